@@ -1,0 +1,1 @@
+"""The configuration file: reading it, refusing it with file and line, and what came out."""

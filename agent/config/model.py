@@ -1,0 +1,202 @@
+"""The configuration as one frozen tree: each field with its type, its range, its unit and one line of documentation."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from agent.config.sources import SourceConfig
+
+DeviceId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=128)]
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+
+_BROKER = re.compile(r"^(mqtt|mqtts)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$")
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class DeviceConfig(Section):
+    """Who this agent is to its subscribers."""
+
+    id: Literal["auto"] | DeviceId = "auto"
+    """Level of every topic; `auto` derives it from the machine's id."""
+    name: str = Field(default="", max_length=128)
+    """Name for people; the id where empty."""
+
+
+class BatchingConfig(Section):
+    """How frames of several cameras are put together for one call of the engine."""
+
+    max_size: int = Field(default=4, ge=1, le=64)
+    """Most frames in one call."""
+    max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
+    """How long a frame may wait for company; 0 takes what is there and never makes a lone frame wait."""
+
+
+class ModelConfig(Section):
+    """One model and the engine that serves it on this device."""
+
+    package: str = Field(min_length=1)
+    """Directory of the model package, relative to the configuration file, or `demo` for the bundled one."""
+    engine: str = "auto"
+    """Engine by name (see `agent doctor`), `auto` or `fastest`."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Arithmetic of the model; fp16 and int8 are taken only when they keep its answers."""
+    strict: bool = False
+    """Refuse to start (exit code 69) rather than run with less than what is asked for."""
+    batching: BatchingConfig = BatchingConfig()
+    options: dict[str, bool | int | float | str] = {}
+    """Options of that engine (threads, workspace, DLA core ...), validated by it."""
+
+
+class DecideConfig(Section):
+    """From a stream of scores to a label that holds still."""
+
+    top_k: int = Field(default=3, ge=1, le=100)
+    """Classes in every result."""
+    enter: Ratio = 0.7
+    """Confidence from which a result votes for its class."""
+    exit: Ratio = 0.5
+    """Confidence below which the decided class stops being confirmed; at most `enter`."""
+    votes: int = Field(default=3, ge=1, le=1000)
+    """Votes inside the window that change the label."""
+    window: int = Field(default=5, ge=1, le=1000)
+    """Results that are looked at; at least `votes`."""
+    unknown: str = Field(default="unknown", min_length=1, max_length=64)
+    """Label while no class is confirmed."""
+    stale_after_s: float = Field(default=10.0, gt=0.0, le=86400.0)
+    """Seconds without a result after which the label is `unknown`."""
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> DecideConfig:
+        if self.exit > self.enter:
+            raise ValueError(f"exit {self.exit} is above enter {self.enter}: lower exit or raise enter")
+        if self.votes > self.window:
+            raise ValueError(f"votes {self.votes} do not fit in window {self.window}: raise window or lower votes")
+        return self
+
+
+class WhenConfig(Section):
+    """Run this classifier only on frames to which another one of the same camera gave one of these labels."""
+
+    classifier: Name
+    """Name of the other classifier."""
+    labels: tuple[str, ...] = Field(min_length=1)
+    """Its labels that open the gate, by the best class of that frame."""
+
+
+class ClassifierConfig(Section):
+    """One use of a model on one camera."""
+
+    model: Name
+    """Key of the model under `models`."""
+    name: Name | None = None
+    """Level of the topic; the model's key where it is not given."""
+    roi: tuple[Ratio, Ratio, Ratio, Ratio] = (0.0, 0.0, 1.0, 1.0)
+    """Region of interest x0 y0 x1 y1 as shares of the picture."""
+    when: WhenConfig | None = None
+    decide: DecideConfig = DecideConfig()
+
+    @model_validator(mode="after")
+    def _roi_has_an_area(self) -> ClassifierConfig:
+        x0, y0, x1, y1 = self.roi
+        if x1 <= x0 or y1 <= y0:
+            raise ValueError(f"roi {list(self.roi)} has no area: x1 must be above x0 and y1 above y0")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The classifier's name, unique within its camera."""
+        return self.name if self.name is not None else self.model
+
+
+class CameraConfig(Section):
+    """One source of frames and what is asked about them."""
+
+    source: SourceConfig = Field(discriminator="type")
+    rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
+    """Frames a second that are classified; null takes every frame, and those of a file as fast as they are read."""
+    priority: int = Field(default=1, ge=1, le=9)
+    """1 is served and spared first."""
+    enabled: bool = True
+    classify: tuple[ClassifierConfig, ...] = Field(min_length=1)
+
+
+class TlsConfig(Section):
+    """Certificates for a `mqtts://` broker; the chain and the host name are always checked."""
+
+    ca_file: str | None = None
+    """Authority that signed the broker's certificate, PEM; the system's own where null."""
+    cert_file: str | None = None
+    """Certificate of this client, PEM."""
+    key_file: str | None = None
+    """Key of this client's certificate, PEM, readable by the agent alone."""
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> TlsConfig:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: give both or neither")
+        return self
+
+
+class ResultsConfig(Section):
+    """The stream of every result."""
+
+    qos: Literal[0, 1] = 0
+    """MQTT quality of service."""
+    max_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
+    """Most results a second of one classifier; null publishes every one."""
+
+
+class MqttConfig(Section):
+    """The broker and what is sent to it."""
+
+    broker: str = "mqtt://127.0.0.1:1883"
+    """`mqtt://host:port`, `mqtts://host:port`, or `embedded` for one that starts by itself, for trying out."""
+    username: str | None = Field(default=None, max_length=256)
+    password_file: str | None = None
+    """File with the password on its first line; the systemd credential `mqtt-password` where null."""
+    tls: TlsConfig = TlsConfig()
+    prefix: TopicPrefix = "edge"
+    """First levels of every topic."""
+    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    """MQTT client id; `<prefix>-<device>` where null."""
+    keepalive_s: int = Field(default=15, ge=5, le=600)
+    """A silent broker is noticed after twice this time."""
+    results: ResultsConfig = ResultsConfig()
+
+    @model_validator(mode="after")
+    def _broker_is_an_address(self) -> MqttConfig:
+        if self.broker != "embedded":
+            match = _BROKER.match(self.broker)
+            if match is None:
+                raise ValueError(
+                    "broker must look like mqtt://host:1883, mqtts://host:8883 or embedded; user name and password "
+                    "have keys of their own (username, password_file)"
+                )
+            if match[3] is not None and not 1 <= int(match[3][1:]) <= 65535:
+                raise ValueError(f"port {match[3][1:]} of the broker is outside 1 to 65535")
+        return self
+
+
+class AgentConfig(Section):
+    """The whole configuration file."""
+
+    version: Literal[1]
+    """Version of this file's form."""
+    device: DeviceConfig = DeviceConfig()
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    """Models by a name of your choice."""
+    cameras: dict[Name, CameraConfig] = Field(min_length=1)
+    """Cameras by a name of your choice."""
+    mqtt: MqttConfig = MqttConfig()
+    state_dir: str = "auto"
+    """Where the agent keeps what outlives it; `auto` is $STATE_DIRECTORY, else ~/.local/state/agent."""

@@ -1,0 +1,82 @@
+"""Where frames come from: one model per `type`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SourceSection(BaseModel):
+    """Base of every source: unknown keys are refused, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class FileSource(SourceSection):
+    """A video file; no frame is dropped, the reader waits."""
+
+    type: Literal["file"]
+    path: str = Field(min_length=1)
+    """The file, relative to the configuration file, or `demo` for the bundled clip."""
+    loop: bool = False
+    """Start again at its end."""
+
+
+class ImagesSource(SourceSection):
+    """A folder of images in the order of their names, or one image; no image is dropped, the reader waits."""
+
+    type: Literal["images"]
+    path: str = Field(min_length=1)
+    """The folder or file, relative to the configuration file."""
+    loop: bool = False
+    """Start again at the end."""
+
+
+class RtspSource(SourceSection):
+    """A network camera, decoded by FFmpeg."""
+
+    type: Literal["rtsp"]
+    url: str = Field(pattern=r"^rtsps?://[^\s]+$")
+    """Address without credentials."""
+    username: str | None = None
+    password_file: str | None = None
+    """File with the camera's password on its first line."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    open_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
+    """Longest wait for the stream's first answer."""
+    read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
+    """Longest wait for a frame before the stream counts as lost."""
+
+
+class V4l2Source(SourceSection):
+    """A USB or other camera of the kernel's video interface."""
+
+    type: Literal["v4l2"]
+    device: str = "/dev/video0"
+    """Device file; a link below /dev/v4l/by-id stays the same camera in another socket."""
+    width: int | None = Field(default=None, ge=16, le=16384)
+    """Width in pixels; the camera's own choice where null."""
+    height: int | None = Field(default=None, ge=16, le=16384)
+    """Height in pixels; the camera's own choice where null."""
+    fps: float | None = Field(default=None, gt=0.0, le=1000.0)
+    """Frames a second asked of the camera."""
+    fourcc: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 ]{4}$")
+    """Pixel format such as MJPG or YUYV; the camera's own choice where null."""
+    read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
+    """Longest wait for a frame before the camera counts as lost."""
+
+
+class PatternSource(SourceSection):
+    """A drawn test pattern that moves: a live camera without a camera."""
+
+    type: Literal["pattern"]
+    width: int = Field(default=640, ge=16, le=8192)
+    height: int = Field(default=480, ge=16, le=8192)
+    fps: float = Field(default=30.0, gt=0.0, le=1000.0)
+    """Frames a second."""
+    seed: int = Field(default=0, ge=0)
+    """Choice of the drawing."""
+
+
+SourceConfig = FileSource | ImagesSource | RtspSource | V4l2Source | PatternSource

@@ -1,0 +1,109 @@
+"""The seam between the agent and whatever computes a model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+Images = npt.NDArray[np.uint8]
+"""A batch at the model's size: ``(N, H, W, 3)`` uint8 BGR, C-contiguous."""
+
+Scores = npt.NDArray[np.float32]
+"""Probabilities: ``(N, classes)`` float32, 0 to 1."""
+
+_EMPTY: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What the configuration asks for.
+
+    ``engine`` is a name of the table in the documentation (``ort-cpu``, ``tensorrt``, ``auto``, ``fastest`` ...).
+    ``strict`` refuses anything less than what was asked for. ``max_batch`` is the largest N of ``infer``.
+    ``options`` are of the engine alone (threads, workspace ...) and are validated by it.
+    ``cache_dir`` holds what is derived from the model (serving graphs, quantised graphs, plans).
+    """
+
+    cache_dir: Path
+    engine: str = "auto"
+    precision: Precision = "fp32"
+    strict: bool = False
+    max_batch: int = 1
+    options: Mapping[str, object] = _EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One engine that was considered and not taken."""
+
+    engine: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What really runs, read back from the library and never from the request.
+
+    ``placement`` counts the graph's nodes by execution provider. ``degraded`` is None, or one sentence on what was
+    asked for and not had. ``versions`` names each library that takes part. ``max_batch`` is the largest N that one
+    call of ``infer`` takes.
+    """
+
+    name: str
+    requested: str
+    precision: Precision
+    requested_precision: Precision
+    device: str
+    max_batch: int
+    classes: int
+    placement: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    degraded: str | None = None
+    rejected: tuple[Rejection, ...] = ()
+    load_ms: float = 0.0
+    parity: Mapping[str, float | str | bool] | None = None
+
+
+class Engine(Protocol):
+    """A loaded and warmed-up model.
+
+    One thread opens, uses and closes an engine (CUDA contexts are bound to a thread).
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs; does not change during the engine's life."""
+        ...
+
+    def infer(self, batch: Images) -> Scores:
+        """Classify ``batch``, ``(N, H, W, 3)`` uint8 BGR with 1 <= N <= ``info.max_batch``.
+
+        The batch is read before the call returns and stays the caller's. The scores, ``(N, classes)`` float32
+        probabilities, are a fresh array that belongs to the caller.
+
+        Raises:
+            ValueError: wrong shape, dtype or N: a mistake of the program.
+            InferenceFailed: the library refused or failed, or gave NaN or infinity for a whole batch.
+            EngineLost: the device is gone; nothing on it works any more in this process.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back; harmless when called twice. ``infer`` afterwards raises InferenceFailed."""
+        ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,58 @@
+"""What the engines raise.
+
+    EngineError                   exit code 70
+    ├── EngineUnavailable         69  this engine cannot run on this device
+    ├── ModelRejected             78  the package or its model cannot be served as it is
+    │   └── GoldenMismatch        78  the model loads but no longer gives its known answers
+    ├── PrecisionRejected         69  the wanted precision does not keep the answers
+    └── InferenceFailed           70  a run failed after the engine was loaded
+        └── EngineLost            70  the device or its context is gone: the process must end
+
+A message says what happened, the two facts that disagree and what to do; the same data stands in ``fields``.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of everything that leaves this package.
+
+    ``fields`` holds the facts of the message for logs and for MQTT; no secret ever enters it.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, **fields: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = fields
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot run on this device; the message says how to get it."""
+
+    exit_code = 69
+
+
+class ModelRejected(EngineError):
+    """The model package, its model or its labels cannot be served as they are."""
+
+    exit_code = 78
+
+
+class GoldenMismatch(ModelRejected):
+    """A golden image did not give its known answer."""
+
+
+class PrecisionRejected(EngineError):
+    """An engine's answers differ too much from the fp32 reference."""
+
+    exit_code = 69
+
+
+class InferenceFailed(EngineError):
+    """A run failed on an engine that had been loaded."""
+
+
+class EngineLost(InferenceFailed):
+    """The device or its context is unusable for the rest of this process."""
