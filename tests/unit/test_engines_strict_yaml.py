@@ -1,0 +1,124 @@
+"""The strict YAML reader: what it takes, where it says things stand, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from engines.strict_yaml import MAX_BYTES, StrictYamlError, load_strict, nearest_key
+
+
+def refused(text: str) -> StrictYamlError:
+    with pytest.raises(StrictYamlError) as caught:
+        load_strict(text, name="site.yaml")
+    assert str(caught.value).startswith(f"site.yaml:{caught.value.line}:{caught.value.column}: ")
+    return caught.value
+
+
+def test_values_have_the_types_that_both_yaml_versions_agree_on() -> None:
+    text = "a: 1\nb: -2.5\nc: true\nd: ~\ne: 'no'\nf: [x, 0x1F, 1e-3]\n"
+    text += "g: {h: 1.0.0, 1: '010'}\ni: 127.0.0.1:1883\nj: _1\n"
+    assert load_strict(text, name="n").data == {
+        "a": 1,
+        "b": -2.5,
+        "c": True,
+        "d": None,
+        "e": "no",
+        "f": ["x", 31, 0.001],
+        "g": {"h": "1.0.0", 1: "010"},
+        "i": "127.0.0.1:1883",
+        "j": "_1",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n"])
+def test_an_empty_document_has_no_data(text: str) -> None:
+    assert load_strict(text, name="n").data is None
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert load_strict("\ufeffa: 1\n", name="n").data == {"a": 1}
+
+
+def test_every_key_and_item_has_its_line() -> None:
+    document = load_strict("a: 1\nb:\n  c:\n    - x\n    - {d: 2,\n       e: 3}\n", name="n")
+    assert document.line_of(("a",)) == 1
+    assert document.line_of(("b", "c", 1)) == 5
+    assert document.line_of(("b", "c", 1, "e")) == 6
+    assert document.line_of(("b", "missing", "deeper")) == 2
+    assert document.line_of(("nothing",)) == 1
+
+
+@pytest.mark.parametrize("word", ["yes", "No", "on", "OFF"])
+def test_a_spoken_boolean_is_refused_as_key_and_value(word: str) -> None:
+    assert f'quote it: "{word}"' in refused(f"a: {word}\n").message
+    assert word in refused(f"{word}: 1\n").message
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    "010 -07 08 08.5 0o17 0b11 12:30 -1:02:03 1_000 0x_F 2024-01-01 .inf -.INF .nan =".split(),
+)
+def test_a_scalar_that_yaml_reads_surprisingly_is_refused_with_how_to_quote_it(scalar: str) -> None:
+    assert f'"{scalar}"' in refused(f"a: {scalar}\n").message
+    assert load_strict(f'a: "{scalar}"\n', name="n").data == {"a": scalar}
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 65])
+def test_a_number_that_no_field_can_hold_is_refused(number: str) -> None:
+    assert "number" in refused(f"a: {number}\n").message
+
+
+def test_a_repeated_key_is_refused_with_both_lines() -> None:
+    error = refused("a: 1\nb: 2\na: 3\n")
+    assert (error.line, error.column) == (3, 1)
+    assert "'a'" in error.message
+    assert "line 1" in error.message
+
+
+def test_a_repeated_key_in_a_flow_mapping_is_refused() -> None:
+    assert "'b'" in refused("a: {b: 1, b: 2}\n").message
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("a: &x 1\n", "&x"),
+        ("a: *x\n", "*x"),
+        ("a: !!python/object:os.system 1\n", "python/object"),
+        ("a: !mine 1\n", "!mine"),
+        ("<<: {a: 1}\n", "<<"),
+        ("a: 1\n---\nb: 2\n", "second document"),
+        ("%TAG ! tag:x,2000:\n---\na: 1\n", "%TAG"),
+        ("? [a]\n: 1\n", "a list"),
+        ("~: 1\n", "empty"),
+        ("1.5: 1\n", "a number"),
+        ("true: 1\n", "true or false"),
+        ("a: [1\n", "not valid YAML"),
+        ("\ta: 1\n", "not valid YAML"),
+        ("a: \x00\n", "does not allow"),
+    ],
+)
+def test_what_is_not_taken_is_refused_by_name(text: str, fact: str) -> None:
+    assert fact in refused(text).message
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
+def test_deep_nesting_is_refused_without_recursion(opening: str) -> None:
+    error = refused(opening * 20_000)
+    assert "50 levels" in error.message
+
+
+def test_a_large_text_is_refused_with_both_sizes() -> None:
+    error = refused("a: " + "x" * MAX_BYTES)
+    assert str(MAX_BYTES) in error.message
+    assert str(MAX_BYTES + 3) in error.message
+
+
+def test_the_position_of_a_forbidden_character_is_its_own() -> None:
+    error = refused("a: 1\nb: \x07\n")
+    assert (error.line, error.column) == (2, 4)
+
+
+def test_the_nearest_key_is_offered_only_when_it_is_near() -> None:
+    assert nearest_key("intrepolation", ["interpolation", "scale"]) == "interpolation"
+    assert nearest_key("zzz", ["interpolation", "scale"]) is None
