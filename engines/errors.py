@@ -4,6 +4,7 @@
     ├── EngineUnavailable         69  this engine cannot run on this device
     ├── ModelRejected             78  the package or its model cannot be served as it is
     │   └── GoldenMismatch        78  the model loads but no longer gives its known answers
+    ├── ImageRejected             78  a picture cannot be read or must not be
     ├── PrecisionRejected         69  the wanted precision does not keep the answers
     └── InferenceFailed           70  a run failed after the engine was loaded
         └── EngineLost            70  the device or its context is gone: the process must end
@@ -42,6 +43,12 @@ class ModelRejected(EngineError):
 
 class GoldenMismatch(ModelRejected):
     """A golden image did not give its known answer."""
+
+
+class ImageRejected(EngineError):
+    """A picture cannot be decoded, or is too large to be."""
+
+    exit_code = 78
 
 
 class PrecisionRejected(EngineError):

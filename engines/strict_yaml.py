@@ -162,7 +162,7 @@ class _Builder:
 
     def _place(self, event: yaml.Event, value: object) -> KeyPath:
         """Put a value where it belongs and remember its line; returns its path."""
-        line: int = event.start_mark.line + 1
+        line, _ = _position(event)
         if not self._levels:
             self.data = value
             self.lines[()] = line
@@ -203,7 +203,12 @@ class _Builder:
             raise self._error(event, str(exc)) from None
 
     def _error(self, event: yaml.Event, message: str) -> StrictYamlError:
-        return StrictYamlError(self._name, event.start_mark.line + 1, event.start_mark.column + 1, message)
+        return StrictYamlError(self._name, *_position(event), message)
+
+
+def _position(event: yaml.Event) -> tuple[int, int]:
+    mark = event.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
 def _plain_value(text: str) -> object:
