@@ -1,0 +1,1 @@
+"""From a record of the pipeline to a subscriber of the broker."""

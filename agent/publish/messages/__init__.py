@@ -1,0 +1,79 @@
+"""The public schema: one frozen class for each message, its name and version in the field ``schema``.
+
+A field is never renamed or given another meaning inside a version; new optional fields may come. Every constructor
+validates, ``encode`` gives the bytes that are sent.
+"""
+
+from __future__ import annotations
+
+from agent.publish.messages.base import PUBLIC, ClockState, Message, encode, utc_text
+from agent.publish.messages.lifecycle import (
+    CameraRuntime,
+    ClassifierRuntime,
+    ModelRuntime,
+    RejectedEngine,
+    Runtime,
+    Status,
+)
+from agent.publish.messages.results import (
+    Engine,
+    Event,
+    Evidence,
+    Latencies,
+    Model,
+    Result,
+    State,
+    TopClass,
+    event_from_state_change,
+    result_from_classification,
+    state_from_state_change,
+)
+from agent.publish.messages.vitals import (
+    CameraAccounting,
+    CameraHealth,
+    ClassifierAccounting,
+    Connection,
+    Health,
+    Latency,
+    ModelHealth,
+    ModelLatency,
+    Percentiles,
+    Process,
+    PublisherHealth,
+)
+
+__all__ = [
+    "PUBLIC",
+    "CameraAccounting",
+    "CameraHealth",
+    "CameraRuntime",
+    "ClassifierAccounting",
+    "ClassifierRuntime",
+    "ClockState",
+    "Connection",
+    "Engine",
+    "Event",
+    "Evidence",
+    "Health",
+    "Latencies",
+    "Latency",
+    "Message",
+    "Model",
+    "ModelHealth",
+    "ModelLatency",
+    "ModelRuntime",
+    "Percentiles",
+    "Process",
+    "PublisherHealth",
+    "RejectedEngine",
+    "Result",
+    "Runtime",
+    "State",
+    "Status",
+    "TopClass",
+    "encode",
+    "event_from_state_change",
+    "result_from_classification",
+    "state_from_state_change",
+    "utc_text",
+]

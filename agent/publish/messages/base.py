@@ -1,0 +1,50 @@
+"""What all messages share.
+
+They are pydantic dataclasses and not models: a model cannot have a field named ``schema``, and orjson writes a
+dataclass three times faster than pydantic writes a model (1.0 against 4.3 us for a result on a 2-core x86).
+They have no slots for the same reason (5.6 us with them).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Literal
+
+import orjson
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+PUBLIC = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+"""Configuration of every public class."""
+
+ClockState = Literal["synced", "unsynced"]
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Duration = Annotated[float, Field(ge=0.0)]
+Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Message:
+    """Base of all messages."""
+
+    schema: str
+    """Name and version of this message's form."""
+    device: str
+    """Id of the device that sent it."""
+    session: Count
+    """Number of the agent's start on this device; it counts up by one with each start."""
+
+
+def encode(message: Message) -> bytes:
+    """The UTF-8 JSON of ``message`` as it is sent."""
+    return orjson.dumps(message)
+
+
+def utc_text(utc_ns: int) -> str:
+    """RFC 3339 with microseconds and ``Z``; ``utc_ns`` is nanoseconds since 1970."""
+    moment = _EPOCH + timedelta(microseconds=utc_ns // 1000)
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
