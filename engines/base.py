@@ -30,7 +30,8 @@ class EngineOptions:
     ``engine`` is a name of the table in the documentation (``ort-cpu``, ``tensorrt``, ``auto``, ``fastest`` ...).
     ``strict`` refuses anything less than what was asked for. ``max_batch`` is the largest N of ``infer``.
     ``options`` are of the engine alone (threads, workspace ...) and are validated by it.
-    ``cache_dir`` holds what is derived from the model (serving graphs, quantised graphs, plans).
+    ``cache_dir`` holds what is derived from the model (serving graphs, quantised graphs, plans). ``workers`` is the
+    number of engines that share this device's CPU: an engine that is not told its threads takes its share of cores.
     """
 
     cache_dir: Path
@@ -39,6 +40,7 @@ class EngineOptions:
     strict: bool = False
     max_batch: int = 1
     options: Mapping[str, object] = _EMPTY
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,14 @@ class Engine(Protocol):
             ValueError: wrong shape, dtype or N: a mistake of the program.
             InferenceFailed: the library refused or failed, or gave NaN or infinity for a whole batch.
             EngineLost: the device is gone; nothing on it works any more in this process.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Ask the running ``infer`` to end with InferenceFailed; from any thread, without waiting for it.
+
+        Does nothing where no call runs or where the library cannot be interrupted (the caller then ends the process
+        after its deadline).
         """
         ...
 

@@ -2,6 +2,7 @@
 
     EngineError                   exit code 70
     ├── EngineUnavailable         69  this engine cannot run on this device
+    ├── OptionsRejected           78  an engine's name, option or value that does not exist
     ├── ModelRejected             78  the package or its model cannot be served as it is
     │   └── GoldenMismatch        78  the model loads but no longer gives its known answers
     ├── ImageRejected             78  a picture cannot be read or must not be
@@ -33,6 +34,12 @@ class EngineUnavailable(EngineError):
     """The engine cannot run on this device; the message says how to get it."""
 
     exit_code = 69
+
+
+class OptionsRejected(EngineError):
+    """The configuration names an engine, an option or a value that does not exist."""
+
+    exit_code = 78
 
 
 class ModelRejected(EngineError):
