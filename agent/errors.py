@@ -5,7 +5,8 @@
     ├── ConfigError               78  the configuration cannot be used; names file and line
     ├── Unavailable               69  something needed is not there
     │   ├── SourceUnavailable     69  a camera, stream or file cannot be opened
-    │   └── BrokerUnavailable     69  the broker cannot be reached, refuses us, or cannot be started
+    │   ├── BrokerUnavailable     69  the broker cannot be reached, refuses us, or cannot be started
+    │   └── InUse                 75  another agent holds the state directory
     ├── SourceLost                70  a source that had been open stopped delivering (recovered by its camera)
     └── StageFailed               70  a thread of the pipeline ended by an exception
 
@@ -50,6 +51,12 @@ class SourceUnavailable(Unavailable):
 
 class BrokerUnavailable(Unavailable):
     """The broker cannot be reached, refuses us, or cannot be started."""
+
+
+class InUse(Unavailable):
+    """Another agent holds what only one may have; trying again later may help."""
+
+    exit_code = 75
 
 
 class SourceLost(AgentError):

@@ -1,0 +1,237 @@
+"""One camera: a thread that opens its source, reads it, brings it back when it is lost, and offers every frame."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.channel import ChannelClosed
+from agent.clock import Clock
+from agent.config.model import CameraConfig
+from agent.errors import SourceLost, SourceUnavailable
+from agent.pipeline.accounting import CameraAccount, CameraCounts, Drop
+from agent.pipeline.inbox import Inbox, Lane
+from agent.pipeline.pacing import Pacer
+from agent.records import Frame
+from agent.service.logs import get_logger
+from agent.sources.base import Capture, Source
+
+log = get_logger(__name__)
+
+CameraState = Literal["connecting", "connected", "lost", "ended"]
+
+_FRAMES_ON_THEIR_WAY = 8
+"""Frames of one file between reader and decision: enough to keep a batch full, small enough to hold in memory."""
+_FIRST_BACKOFF_S = 1.0
+_LONGEST_BACKOFF_S = 30.0
+_STABLE_AFTER_NS = 30 * 1_000_000_000
+_RATE_WINDOW_NS = 10 * 1_000_000_000
+_JOIN_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatistics:
+    """One camera at one moment.
+
+    ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame.
+    """
+
+    name: str
+    state: CameraState
+    error: str | None
+    fps: float
+    reconnects: int
+    last_frame_age_s: float | None
+    mark: str | None
+    skipped_unreadable: int
+    counts: CameraCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a camera's frames go: a classifier without a gate, and the inbox of the worker that serves it."""
+
+    lane: Lane
+    inbox: Inbox
+
+
+class Camera:
+    """Owns one source and the thread that reads it.
+
+    A live source is opened again for ever, with exponential backoff and jitter; a file that ends, ends the camera.
+    ``on_change`` is called on the camera's thread whenever its state changes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: CameraConfig,
+        source: Source,
+        account: CameraAccount,
+        routes: Sequence[Route],
+        *,
+        clock: Clock,
+        on_change: Callable[[str], None] | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.source = source
+        self.account = account
+        self.pacer = Pacer(config.rate_hz)
+        self.failure: BaseException | None = None
+        self._routes = tuple(routes)
+        self._clock = clock
+        self._on_change = on_change
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._main, name=f"camera-{name}", daemon=True)
+        self._lock = threading.Lock()
+        self._state: CameraState = "connecting"
+        self._error: str | None = None
+        self._reconnects = 0
+        self._frames = 0
+        self._recent: deque[int] = deque(maxlen=600)
+
+    def start(self) -> None:
+        """Start reading."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end, also while its source blocks."""
+        self._stop.set()
+        self.source.interrupt()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; False when it is still in its library after ``timeout_s``."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def is_done(self) -> bool:
+        """A file that was read to its end, with every frame of it decided."""
+        return self._state == "ended" and not self._thread.is_alive() and self.account.counts().in_flight == 0
+
+    def statistics(self) -> CameraStatistics:
+        """From any thread."""
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            recent = [at for at in self._recent if now_ns - at <= _RATE_WINDOW_NS]
+            state, error = self._state, self._error
+            last = self._recent[-1] if self._recent else None
+        span_s = (recent[-1] - recent[0]) / 1e9 if len(recent) > 1 else 0.0
+        return CameraStatistics(
+            name=self.name,
+            state=state,
+            error=error,
+            fps=(len(recent) - 1) / span_s if span_s > 0 else 0.0,
+            reconnects=self._reconnects,
+            last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
+            mark=None,
+            skipped_unreadable=self.source.statistics().skipped,
+            counts=self.account.counts(),
+        )
+
+    def _main(self) -> None:
+        try:
+            self._read_for_ever()
+        except Exception as exc:  # noqa: BLE001 - top of a stage thread: recorded, the owner raises it in main
+            self.failure = exc
+        finally:
+            self.source.close()
+
+    def _read_for_ever(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            opened_ns = None
+            try:
+                self.source.open()
+                opened_ns = self._clock.monotonic_ns()
+                self._set_state("connected", None)
+                if self._read_until_end():
+                    self._set_state("ended", None)
+                    return
+            except (SourceUnavailable, SourceLost) as exc:
+                if self._stop.is_set():
+                    return
+                if not self.source.is_live:
+                    self._set_state("ended", exc.message)
+                    return
+                self._set_state("lost" if self._frames else "connecting", exc.message)
+            finally:
+                self.source.close()
+            was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
+            failures = 0 if was_stable else failures + 1
+            self._clock.wait(self._stop, self._backoff_s(failures))
+
+    def _backoff_s(self, failures: int) -> float:
+        ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_S)
+        return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
+
+    def _read_until_end(self) -> bool:
+        """True at the end of a file, False when asked to stop."""
+        while not self._stop.is_set():
+            if not self.source.is_live and not self._wait_until_due():
+                return False
+            capture = self.source.read()
+            if capture is None:
+                return True
+            self._take(capture)
+        return False
+
+    def _wait_until_due(self) -> bool:
+        """Wait for room and for the next frame's time; False when asked to stop."""
+        while not self._stop.is_set():
+            if not self.account.wait_for_room(_FRAMES_ON_THEIR_WAY, _JOIN_POLL_S):
+                continue
+            wait_s = self.pacer.wait_s(self._clock.monotonic_ns())
+            if wait_s <= 0.0:
+                return True
+            self._clock.wait(self._stop, wait_s)
+        return False
+
+    def _take(self, capture: Capture) -> None:
+        frame = Frame(
+            camera=self.name,
+            index=self._frames,
+            image=capture.image,
+            captured_at_ns=capture.captured_at_ns,
+            captured_at_utc_ns=capture.captured_at_utc_ns,
+            capture_ms=capture.capture_ms,
+        )
+        self._frames += 1
+        with self._lock:
+            self._recent.append(time.monotonic_ns())
+        if self.source.is_live and not self.pacer.takes(capture.captured_at_ns):
+            self.account.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
+            return
+        ticket = self.account.open(frame)
+        try:
+            for route in self._routes:
+                self.account.offer(ticket, route.lane.classifier)
+                try:
+                    route.inbox.put(route.lane, ticket)
+                except ChannelClosed:
+                    self.account.dropped(ticket, route.lane.classifier, Drop.STOPPING)
+        finally:
+            self.account.release(ticket)
+
+    def _set_state(self, state: CameraState, error: str | None) -> None:
+        with self._lock:
+            previous, self._state, self._error = self._state, state, error
+            if state == "connected" and previous == "lost":
+                self._reconnects += 1
+        if state == "connected":
+            log.info("camera.connected", camera=self.name, source=self.source.description)
+        elif state == "ended":
+            log.info("camera.ended", camera=self.name, reason=error or "end of the source")
+        elif previous != state or self._reconnects == 0:
+            log.warning("camera.lost", camera=self.name, reason=error)
+        if self._on_change is not None and previous != state:
+            self._on_change(self.name)

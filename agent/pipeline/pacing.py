@@ -1,0 +1,59 @@
+"""How often a camera's frames are classified: its own rate, and the governor's share of it."""
+
+from __future__ import annotations
+
+
+class Pacer:
+    """Decides when the next frame is due. Used by one camera thread; only ``ratio`` is set from another one.
+
+    Due times lie on a grid of one period, so that the mean rate is exact although frames come a little early or late;
+    after a gap of more than a period the grid starts anew.
+    """
+
+    def __init__(self, rate_hz: float | None) -> None:
+        self._rate_hz = rate_hz
+        self._due_ns: int | None = None
+        self._credit = 0.0
+        self.ratio = 1.0
+        """Share of the rate that the governor grants, 0 to 1; 0 pauses."""
+
+    @property
+    def rate_hz(self) -> float | None:
+        """The configured rate."""
+        return self._rate_hz
+
+    def takes(self, captured_at_ns: int) -> bool:
+        """Whether a live frame of that moment is to be classified."""
+        ratio = self.ratio
+        if ratio <= 0.0:
+            return False
+        if self._rate_hz is None:
+            self._credit = min(self._credit + ratio, 1.0)
+            if self._credit < 1.0 - 1e-9:
+                return False
+            self._credit = 0.0 if ratio < 1.0 else 1.0
+            return True
+        period_ns = round(1e9 / (self._rate_hz * ratio))
+        # A quarter of a period of grace: a 30 fps camera that jitters must still give 15 frames a second at 15 Hz.
+        if self._due_ns is not None and captured_at_ns + period_ns // 4 < self._due_ns:
+            return False
+        self._advance(captured_at_ns, period_ns)
+        return True
+
+    def wait_s(self, now_ns: int) -> float:
+        """Seconds until the next frame of a file is due, 0 when it is; it then counts as taken."""
+        ratio = self.ratio
+        if ratio <= 0.0:
+            return 0.5
+        if self._rate_hz is None:
+            return 0.0
+        period_ns = round(1e9 / (self._rate_hz * ratio))
+        if self._due_ns is not None and now_ns < self._due_ns:
+            return min((self._due_ns - now_ns) / 1e9, 0.5)
+        self._advance(now_ns, period_ns)
+        return 0.0
+
+    def _advance(self, now_ns: int, period_ns: int) -> None:
+        if self._due_ns is None or now_ns - self._due_ns > period_ns:
+            self._due_ns = now_ns
+        self._due_ns += period_ns

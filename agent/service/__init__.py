@@ -1,0 +1,1 @@
+"""What makes the agent a service: logs, reports on itself, and the contract with systemd."""

@@ -1,0 +1,99 @@
+"""The state directory: one agent at a time, and the number of its starts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from agent.errors import ConfigError, InUse
+
+_LOCK = "lock"
+_SESSION = "session"
+
+
+class StateDirectory:
+    """Holds the directory for this process while open; ``session`` counts the starts of agents on it, from 1."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.session = 0
+        self._lock_fd: int | None = None
+
+    def open(self) -> None:
+        """Make the directory if need be, lock it, and count this start.
+
+        Raises:
+            ConfigError: it cannot be made or written.
+            InUse: another agent holds it.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as exc:
+            raise ConfigError(
+                f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or name "
+                "another one as state_dir",
+                path=str(self.path),
+            ) from exc
+        try:
+            self._claim(descriptor)
+            self.session = self._count()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._lock_fd = descriptor
+
+    def close(self) -> None:
+        """Let others have it; harmless when called twice."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def __enter__(self) -> StateDirectory:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _claim(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise InUse(
+                f"state_dir {self.path} is held by another agent (process {holder}), and two agents cannot share one. "
+                "Stop the other one, or give this one a state_dir and a device id of its own",
+                path=str(self.path),
+                holder=holder,
+            ) from exc
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _count(self) -> int:
+        file = self.path / _SESSION
+        try:
+            last = int(file.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            last = 0
+        except ValueError:
+            # A torn or foreign file: the start time keeps the count rising, which is all that subscribers rely on.
+            last = int(file.stat().st_mtime)
+        fresh = file.with_suffix(".new")
+        try:
+            with fresh.open("w", encoding="ascii") as stream:
+                stream.write(f"{last + 1}\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.replace(file)
+        except OSError as exc:
+            raise ConfigError(
+                f"state_dir {self.path} cannot be written: {exc.strerror}. Free some space there, or name another "
+                "one as state_dir",
+                path=str(self.path),
+            ) from exc
+        return last + 1
