@@ -1,4 +1,4 @@
-"""The configuration as one frozen tree: each field with its type, its range, its unit and one line of documentation."""
+"""The configuration as one frozen tree: every field has a type, a range, its unit and a line of documentation."""
 
 from __future__ import annotations
 

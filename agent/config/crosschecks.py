@@ -1,0 +1,155 @@
+"""What no single key can tell: names that must exist elsewhere in the file, and combinations that make no sense.
+
+The checks read the file's plain data and skip whatever has the wrong type, so that they also run on a file that has
+other faults, and all of them are told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.config.model import AgentConfig
+from agent.config.problems import Problem, at, suggestion
+from agent.config.shape import KeyPath
+from engines.strict_yaml import StrictDocument
+
+_LOOPBACK = ("localhost", "127.", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """One entry of a camera's ``classify``: where it stands and what it says, as far as it is text."""
+
+    path: KeyPath
+    model: str | None
+    key: str | None
+    waits_for: str | None
+
+
+def cross_problems(document: StrictDocument) -> Iterator[Problem]:
+    """Every fault between the keys of the file."""
+    models = _section(document.data, "models")
+    for camera, uses in _uses_by_camera(document.data):
+        yield from _models_exist(document, uses, list(models))
+        yield from _names_are_unique(document, camera, uses)
+        yield from _gates_open(document, camera, uses)
+    yield from _tls_is_used(document)
+
+
+def _section(data: object, *path: str) -> Mapping[str, object]:
+    for key in path:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
+    for camera, body in _section(data, "cameras").items():
+        entries = body.get("classify") if isinstance(body, dict) else None
+        if not isinstance(entries, list):
+            continue
+        uses = []
+        for index, entry in enumerate(entries):
+            if isinstance(entry, dict):
+                model = _text(entry.get("model"))
+                key = _text(entry.get("name")) or model
+                waits_for = _text(_section(entry, "when").get("classifier"))
+                uses.append(_Use(("cameras", camera, "classify", index), model, key, waits_for))
+        yield str(camera), uses
+
+
+def _models_exist(document: StrictDocument, uses: Sequence[_Use], models: Sequence[str]) -> Iterator[Problem]:
+    for use in uses:
+        if use.model is not None and models and use.model not in models:
+            text = f"there is no model `{use.model}`; `models` has {', '.join(models)}{suggestion(use.model, models)}"
+            yield at(document, (*use.path, "model"), text)
+
+
+def _names_are_unique(document: StrictDocument, camera: str, uses: Sequence[_Use]) -> Iterator[Problem]:
+    first: dict[str, _Use] = {}
+    for use in uses:
+        if use.key is None:
+            continue
+        if use.key in first:
+            line = document.line_of(first[use.key].path)
+            text = (
+                f"camera {camera} has two classifiers named `{use.key}`, the first on line {line}; give this one a "
+                "`name` of its own"
+            )
+            yield at(document, (*use.path, "name"), text)
+        else:
+            first[use.key] = use
+
+
+def _gates_open(document: StrictDocument, camera: str, uses: Sequence[_Use]) -> Iterator[Problem]:
+    by_key = {use.key: use for use in uses if use.key is not None}
+    told: set[str] = set()
+    for use in uses:
+        if use.waits_for is None:
+            continue
+        path = (*use.path, "when", "classifier")
+        if use.waits_for == use.key:
+            yield at(document, path, f"`{use.key}` waits for itself; name another classifier of camera {camera}")
+        elif use.waits_for not in by_key:
+            others = [key for key in by_key if key != use.key]
+            known = f"it has {', '.join(others)}" if others else "it has no other"
+            text = f"camera {camera} has no classifier `{use.waits_for}`; {known}{suggestion(use.waits_for, others)}"
+            yield at(document, path, text)
+        elif use.key is not None and use.key not in told and (circle := _circle(use.key, by_key)):
+            told.update(circle)
+            yield at(document, path, f"these wait for each other: {' -> '.join(circle)}; one of them must not wait")
+
+
+def _circle(start: str, by_key: Mapping[str, _Use]) -> list[str]:
+    """The names from ``start`` back to ``start``; empty where its gates end."""
+    names = [start]
+    while (use := by_key.get(names[-1])) is not None and use.waits_for is not None:
+        names.append(use.waits_for)
+        if names[-1] == start:
+            return names if len(names) > 2 else []
+        if len(names) > len(by_key) + 1:
+            break
+    return []
+
+
+def _tls_is_used(document: StrictDocument) -> Iterator[Problem]:
+    mqtt = _section(document.data, "mqtt")
+    broker = mqtt.get("broker", "mqtt://")
+    given = [key for key, value in _section(mqtt, "tls").items() if value is not None]
+    if given and isinstance(broker, str) and not broker.startswith("mqtts://"):
+        text = f"{' and '.join(given)} would be ignored, because the broker's address does not start with mqtts://"
+        yield at(document, ("mqtt", "tls"), f"{text}; write mqtts:// or remove the certificates")
+
+
+def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
+    """What is allowed but was probably not meant."""
+    used = {use.model for camera in config.cameras.values() if camera.enabled for use in camera.classify}
+    for name in config.models:
+        if name not in used:
+            yield at(document, ("models", name), "no enabled camera uses this model; it is not loaded")
+    if not any(camera.enabled for camera in config.cameras.values()):
+        yield at(document, ("cameras",), "every camera is disabled; nothing will be classified")
+    for name, camera in config.cameras.items():
+        for index, use in enumerate(camera.classify):
+            if use.when is None:
+                continue
+            path = ("cameras", name, "classify", index, "when", "labels")
+            repeated = {label for label in use.when.labels if use.when.labels.count(label) > 1}
+            if repeated:
+                yield at(document, path, f"named more than once: {', '.join(sorted(repeated))}")
+    yield from _warnings_of_mqtt(config, document)
+
+
+def _warnings_of_mqtt(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
+    mqtt = config.mqtt
+    if mqtt.password_file is not None and mqtt.username is None:
+        yield at(document, ("mqtt", "password_file"), "there is no `username`; most brokers ignore a password alone")
+    address = mqtt.broker.removeprefix("mqtt://")
+    is_open = mqtt.broker.startswith("mqtt://") and not address.startswith(_LOOPBACK)
+    if mqtt.username is not None and is_open:
+        text = "the password crosses the network in clear text; use mqtts:// where the broker offers it"
+        yield at(document, ("mqtt", "broker"), text)

@@ -1,0 +1,44 @@
+"""Who this machine is: an id that stays the same over restarts and tells nothing about the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import socket
+from pathlib import Path
+
+from agent.errors import ConfigError
+
+MACHINE_ID_FILE = Path("/etc/machine-id")
+
+_APPLICATION = b"edge-inference-agent"
+_MACHINE_ID = re.compile(r"[0-9a-f]{32}")
+_NOT_ALLOWED = re.compile(r"[^a-z0-9_-]+")
+
+
+def device_id_of_machine(machine_id_file: Path = MACHINE_ID_FILE, *, hostname: str | None = None) -> str:
+    """``device-`` and twelve digits made from the machine's id; the host name where the machine has none.
+
+    The machine's id is confidential, so only a keyed hash of it leaves this function.
+    Source: machine-id(5), "should not be exposed in untrusted environments".
+
+    Raises:
+        ConfigError: neither an id nor a usable host name.
+    """
+    try:
+        text = machine_id_file.read_text(encoding="ascii").strip().lower()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if _MACHINE_ID.fullmatch(text) and text.strip("0"):
+        return "device-" + hmac.new(bytes.fromhex(text), _APPLICATION, hashlib.sha256).hexdigest()[:12]
+    name = socket.gethostname() if hostname is None else hostname
+    level = _NOT_ALLOWED.sub("-", name.lower()).strip("-_")[:64]
+    if not level or level == "localhost":
+        raise ConfigError(
+            f"device.id is auto, but {machine_id_file} holds no machine id and the host name {name!r} does not tell "
+            "this machine from others. Set device.id in the configuration",
+            machine_id_file=str(machine_id_file),
+            hostname=name,
+        )
+    return level

@@ -1,0 +1,35 @@
+"""The configuration as YAML that the strict reader gives back unchanged."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from agent.config.model import AgentConfig
+
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
+_SPECIAL = re.compile(r"(?i:yes|no|on|off|y|n|true|false|null)\Z")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes everything that some YAML version reads as other than text."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the library's signature
+        """Repeat values in place of writing aliases, which the reader refuses."""
+        return True
+
+
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    is_plain = _PLAIN.match(value) is not None and _SPECIAL.match(value) is None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if is_plain else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
+def yaml_from_config(config: AgentConfig) -> str:
+    """Every key with its value, defaults too, in the order of the documentation. Holds no secret."""
+    data = config.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)

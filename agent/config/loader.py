@@ -1,0 +1,286 @@
+"""From a YAML file to one frozen configuration, or to one error that names every fault with its line.
+
+Nothing else in the agent reads the configuration file, the environment or a password file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import ValidationError
+
+from agent.config.bundled import DEMO, demo_package
+from agent.config.crosschecks import cross_problems, warnings_of
+from agent.config.device import MACHINE_ID_FILE, device_id_of_machine
+from agent.config.model import AgentConfig
+from agent.config.problems import (
+    Problem,
+    at,
+    error_of,
+    problems_of_conversion,
+    problems_of_validation,
+    problems_of_values,
+    suggestion,
+)
+from agent.config.secret import Secret, read_secret
+from agent.config.shape import KeyPath
+from agent.errors import ConfigError
+from engines.strict_yaml import MAX_BYTES, StrictDocument, StrictYamlError, load_strict
+
+MQTT_CREDENTIAL = "mqtt-password"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A configuration that passed every check, and what had to be found out on this machine.
+
+    ``base_dir`` is where relative paths of the file start. ``sha256`` is of the configuration with its defaults, so
+    that comments and the order of keys do not change it. ``warnings`` are lines for people. Passwords are None or
+    absent where the configuration names none.
+    """
+
+    config: AgentConfig
+    path: Path
+    base_dir: Path
+    sha256: str
+    device_id: str
+    device_name: str
+    state_dir: Path
+    warnings: tuple[str, ...]
+    mqtt_password: Secret | None
+    camera_passwords: Mapping[str, Secret]
+    document: StrictDocument = field(repr=False)
+
+    def resolve(self, path: str) -> Path:
+        """A path as the file has it, made absolute."""
+        return _resolved(path, self.base_dir)
+
+    def package_dir(self, model: str) -> Path:
+        """The directory of the model package of one model by its key under ``models``."""
+        return _package_dir(self.config.models[model].package, self.base_dir)
+
+
+def load_config(
+    path: Path,
+    *,
+    check_files: bool = True,
+    environ: Mapping[str, str] | None = None,
+    machine_id_file: Path = MACHINE_ID_FILE,
+) -> LoadedConfig:
+    """Read, check and resolve one configuration file.
+
+    ``check_files=False`` leaves out what depends on the rest of the machine: whether the files that it names exist,
+    and the passwords. ``environ`` is the process's environment where it is None.
+
+    Raises:
+        ConfigError: the message has one line for each fault, ``file:line: key.path: what is wrong; what to do``.
+    """
+    environ = os.environ if environ is None else environ
+    document = _parsed(_text_of(path), str(path))
+    config = _validated(document)
+    base_dir = path.absolute().parent
+    mqtt_password: Secret | None = None
+    camera_passwords: dict[str, Secret] = {}
+    if check_files:
+        problems = [*_missing_files(config, base_dir, document)]
+        mqtt_password = _mqtt_password(config, base_dir, document, environ, problems)
+        camera_passwords = dict(_camera_passwords(config, base_dir, document, problems))
+        if problems:
+            raise error_of(problems, document.name)
+    device_id = device_id_of_machine(machine_id_file) if config.device.id == "auto" else config.device.id
+    return LoadedConfig(
+        config=config,
+        path=path,
+        base_dir=base_dir,
+        sha256=_digest(config),
+        device_id=device_id,
+        device_name=config.device.name or device_id,
+        state_dir=_state_dir(config.state_dir, base_dir, environ),
+        warnings=tuple(problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line)),
+        mqtt_password=mqtt_password,
+        camera_passwords=MappingProxyType(camera_passwords),
+        document=document,
+    )
+
+
+def check_when_labels(loaded: LoadedConfig, labels_by_model: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a gate that waits for a label which its model does not have.
+
+    ``labels_by_model`` has the labels of each model by its key under ``models``; models that are not in it are not
+    checked.
+
+    Raises:
+        ConfigError: with the line of each such label and the nearest one that exists.
+    """
+    problems: list[Problem] = []
+    for name, camera in loaded.config.cameras.items():
+        model_of = {use.key: use.model for use in camera.classify}
+        for index, use in enumerate(camera.classify):
+            if use.when is None or model_of[use.when.classifier] not in labels_by_model:
+                continue
+            model = model_of[use.when.classifier]
+            known = labels_by_model[model]
+            for position, label in enumerate(use.when.labels):
+                if label not in known:
+                    text = f"model {model} has no label `{label}`; it has {_some(known)}{suggestion(label, known)}"
+                    path = ("cameras", name, "classify", index, "when", "labels", position)
+                    problems.append(at(loaded.document, path, text))
+    if problems:
+        raise error_of(problems, loaded.document.name)
+
+
+def _some(labels: Sequence[str], limit: int = 12) -> str:
+    text = ", ".join(labels[:limit])
+    return text if len(labels) <= limit else f"{text} and {len(labels) - limit} more"
+
+
+def _line(problem: Problem) -> int:
+    return problem.line
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{path} is not a file; give the path of a configuration file", file=str(path))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(
+            f"the configuration {path} cannot be read: {exc.strerror}; give the path of a readable file",
+            file=str(path),
+        ) from exc
+    except ValueError as exc:
+        raise ConfigError(f"{str(path)!r} is not a possible path: {exc}") from exc
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(
+            f"{path}:{line}: the file is not UTF-8 text (byte 0x{content[exc.start]:02x}); save it as UTF-8",
+            file=str(path),
+            line=line,
+        ) from exc
+
+
+def _parsed(text: str, name: str) -> StrictDocument:
+    try:
+        document = load_strict(text, name=name)
+    except StrictYamlError as exc:
+        raise ConfigError(str(exc), file=name, line=exc.line) from exc
+    if document.data is None:
+        raise ConfigError(f"{name}:1: the file is empty; start from one of the files in configs/", file=name, line=1)
+    if not isinstance(document.data, dict):
+        raise ConfigError(
+            f"{name}:{document.line_of(())}: the file must be lines of `key: value`; it starts with a list or text",
+            file=name,
+            line=document.line_of(()),
+        )
+    return document
+
+
+def _validated(document: StrictDocument) -> AgentConfig:
+    """The configuration, or one error with every fault that can be told without looking at the machine."""
+    problems = [*problems_of_values(document)]
+    if problems:
+        raise error_of(problems, document.name)
+    try:
+        # JSON, because a strict check of Python data would refuse lists where the model has tuples.
+        config = AgentConfig.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as exc:
+        problems += problems_of_validation(exc, document)
+        problems += cross_problems(document)
+        raise error_of(problems, document.name) from None
+    problems += problems_of_conversion(document, config.model_dump(mode="json"))
+    problems += cross_problems(document)
+    if problems:
+        raise error_of(problems, document.name)
+    return config
+
+
+def _digest(config: AgentConfig) -> str:
+    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _resolved(path: str, base_dir: Path) -> Path:
+    expanded = Path(path).expanduser() if path.startswith("~/") else Path(path)
+    return base_dir / expanded
+
+
+def _package_dir(package: str, base_dir: Path) -> Path:
+    return demo_package() if package == DEMO else _resolved(package, base_dir)
+
+
+def _state_dir(configured: str, base_dir: Path, environ: Mapping[str, str]) -> Path:
+    if configured != "auto":
+        return _resolved(configured, base_dir)
+    # systemd gives several directories with colons between them; the unit asks for one.
+    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        return Path(given)
+    home = environ.get("HOME") or str(Path.home())
+    return Path(home) / ".local" / "state" / "agent"
+
+
+def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:
+    for name, model in config.models.items():
+        package = _package_dir(model.package, base_dir)
+        path: KeyPath = ("models", name, "package")
+        if not package.is_dir():
+            text = f"there is no directory {package}; make one with: agent model import FILE.onnx"
+            yield at(document, path, text)
+        elif not (package / "model.yaml").is_file():
+            yield at(document, path, f"{package} has no model.yaml, so it is not a model package")
+    for name, camera in config.cameras.items():
+        source = camera.source
+        if source.type in {"file", "images"} and source.path != DEMO:
+            found = _resolved(source.path, base_dir)
+            if not found.exists():
+                yield at(document, ("cameras", name, "source", "path"), f"there is no {found}")
+    for key, value in config.mqtt.tls.model_dump().items():
+        if value is not None and not _resolved(value, base_dir).is_file():
+            yield at(document, ("mqtt", "tls", key), f"there is no file {_resolved(value, base_dir)}")
+
+
+def _mqtt_password(
+    config: AgentConfig,
+    base_dir: Path,
+    document: StrictDocument,
+    environ: Mapping[str, str],
+    problems: list[Problem],
+) -> Secret | None:
+    """The broker's password; what is wrong with its file is added to ``problems``."""
+    configured = config.mqtt.password_file
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    if configured is not None:
+        file = _resolved(configured, base_dir)
+    elif credentials and (Path(credentials) / MQTT_CREDENTIAL).exists():
+        file = Path(credentials) / MQTT_CREDENTIAL
+    else:
+        return None
+    return _secret(file, ("mqtt", "password_file"), document, problems)
+
+
+def _camera_passwords(
+    config: AgentConfig, base_dir: Path, document: StrictDocument, problems: list[Problem]
+) -> Iterator[tuple[str, Secret]]:
+    for name, camera in config.cameras.items():
+        configured = getattr(camera.source, "password_file", None)
+        if isinstance(configured, str):
+            path = ("cameras", name, "source", "password_file")
+            secret = _secret(_resolved(configured, base_dir), path, document, problems)
+            if secret is not None:
+                yield name, secret
+
+
+def _secret(file: Path, path: KeyPath, document: StrictDocument, problems: list[Problem]) -> Secret | None:
+    try:
+        return read_secret(file)
+    except ConfigError as exc:
+        problems.append(at(document, path, exc.message))
+        return None

@@ -1,0 +1,243 @@
+"""What is wrong with a configuration file: one line for each fault, with its place and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from agent.config.model import AgentConfig
+from agent.config.secret import redact
+from agent.config.shape import KeyPath, Place, place_of
+from agent.errors import ConfigError
+from engines.strict_yaml import StrictDocument, nearest_key
+
+_SHOWN_CHARS = 60
+_SECRET_WORDS = ("password", "secret", "token", "passwd", "credential")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault: the line (from 1), the key it is about, what is wrong and what to do."""
+
+    line: int
+    key: str
+    message: str
+
+    def text(self, name: str) -> str:
+        """``file:line: key: message``."""
+        return f"{name}:{self.line}: {self.key}: {self.message}" if self.key else f"{name}:{self.line}: {self.message}"
+
+
+def dotted(path: KeyPath) -> str:
+    """``cameras.front.classify[0].model``."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return redact(text)
+
+
+def error_of(problems: Sequence[Problem], name: str) -> ConfigError:
+    """All faults of one file as one error, in the order of the file."""
+    ordered = sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.key))
+    lines = [problem.text(name) for problem in ordered]
+    message = lines[0] if len(lines) == 1 else "\n  ".join([f"{name} has {len(lines)} faults:", *lines])
+    return ConfigError(message, file=name, problems=lines)
+
+
+def at(document: StrictDocument, path: KeyPath, message: str) -> Problem:
+    """A fault at the line of ``path``, or of its nearest parent that is there."""
+    return Problem(document.line_of(path), dotted(path), message)
+
+
+def suggestion(given: object, valid: Sequence[str]) -> str:
+    """``; did you mean x?`` or nothing."""
+    found = nearest_key(given, valid) if isinstance(given, str) else None
+    return "" if found is None else f"; did you mean `{found}`?"
+
+
+def shown(value: object, path: KeyPath) -> str:
+    """A value as the file has it, short and without anything secret."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a section" if value else "an empty section"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    if any(word in str(key).lower() for key in path for word in _SECRET_WORDS):
+        return "this value"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    text = redact(value)
+    return f"`{text[:_SHOWN_CHARS]}...`" if len(text) > _SHOWN_CHARS else f"`{text}`"
+
+
+def problems_of_values(document: StrictDocument) -> Iterator[Problem]:
+    """Keys that are numbers and text that no program can use, anywhere in the file."""
+    yield from _unusable(document, (), document.data)
+
+
+def _unusable(document: StrictDocument, path: KeyPath, value: object) -> Iterator[Problem]:
+    if isinstance(value, dict):
+        for key, below in value.items():
+            if isinstance(key, str):
+                yield from _unusable_text(document, (*path, key), key)
+            else:
+                yield at(document, (*path, key), f'the key {key} is a number; quote it: "{key}"')
+            yield from _unusable(document, (*path, key), below)
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from _unusable(document, (*path, index), below)
+    elif isinstance(value, str):
+        yield from _unusable_text(document, path, value)
+
+
+def _unusable_text(document: StrictDocument, path: KeyPath, text: str) -> Iterator[Problem]:
+    for char in text:
+        if ord(char) < ord(" ") or ord(char) == 0x7F or 0xD800 <= ord(char) <= 0xDFFF:
+            line = document.line_of(path)
+            key = dotted(path).encode("ascii", "backslashreplace").decode("ascii")
+            safe = "".join(c if c.isprintable() else "?" for c in key)
+            yield Problem(line, safe, f"the text holds the control character U+{ord(char):04X}; remove it")
+            return
+
+
+def problems_of_validation(error: ValidationError, document: StrictDocument) -> Iterator[Problem]:
+    """The library's errors in the terms of the file; the tries of a union become one."""
+    for detail in error.errors(include_url=False):
+        place, rest = place_of(AgentConfig, detail["loc"])
+        raw = _raw(document.data, place.path)
+        if detail["type"] == "too_short" and isinstance(raw, list | dict) and raw:
+            continue  # its items are at fault and have their own errors
+        yield _problem(detail, place, rest, raw, document)
+
+
+def _problem(
+    detail: ErrorDetails, place: Place, rest: tuple[str | int, ...], raw: object, document: StrictDocument
+) -> Problem:
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(place, rest, document)
+    if kind == "missing":
+        return _missing(place, rest, document)
+    if rest == ("[key]",):
+        return at(document, place.path, f"this name is not possible; it must be {place.allowed()}")
+    if kind == "union_tag_invalid":
+        return _wrong_tag(place, raw, document)
+    if kind == "union_tag_not_found":
+        key = place.discriminator or "type"
+        return at(document, (*place.path, key), f"is missing; give one of {', '.join(place.tags())}")
+    if kind == "value_error":
+        return _disagreement(detail, place, raw, document)
+    return _wrong_value(place, raw, document)
+
+
+def _unknown_key(place: Place, rest: tuple[str | int, ...], document: StrictDocument) -> Problem:
+    key, valid = rest[0], place.keys()
+    found = nearest_key(str(key), valid)
+    if found is None:
+        advice = f"possible here: {', '.join(valid)}"
+    else:
+        advice = f"did you mean `{found}`? Possible here: {', '.join(valid)}"
+    return at(document, (*place.path, key), f"unknown key; {advice}")
+
+
+def _missing(place: Place, rest: tuple[str | int, ...], document: StrictDocument) -> Problem:
+    if place.path and isinstance(place.path[-1], int):  # one item of a list of fixed length
+        path = place.path[:-1]
+        found = _raw(document.data, path)
+        parent, _ = place_of(AgentConfig, path)
+        count = len(found) if isinstance(found, list) else 0
+        return at(document, path, f"has {count} values; give {parent.allowed()}")
+    return at(
+        document, (*place.path, *rest), "is missing; add it" if rest else f"is missing; give {_for_display(place)}"
+    )
+
+
+def _wrong_tag(place: Place, raw: object, document: StrictDocument) -> Problem:
+    key = place.discriminator or "type"
+    path = (*place.path, key)
+    given = raw.get(key) if isinstance(raw, Mapping) else None
+    tags = place.tags()
+    advice = f"give one of {', '.join(tags)}{suggestion(given, tags)}"
+    return at(document, path, f"{shown(given, path)} is not possible; {advice}")
+
+
+def _disagreement(detail: ErrorDetails, place: Place, raw: object, document: StrictDocument) -> Problem:
+    """Two keys of one section disagree: the line is that of the first one that the message names."""
+    text = redact(str(detail.get("ctx", {}).get("error", detail["msg"])))
+    path = place.path
+    if isinstance(raw, Mapping):
+        named = [word for word in text.replace(",", " ").replace(":", " ").split() if word in raw]
+        path = (*path, named[0]) if named else path
+    return at(document, path, text)
+
+
+def _wrong_value(place: Place, raw: object, document: StrictDocument) -> Problem:
+    path = place.path
+    choices = [choice for choice in place.choices() if isinstance(choice, str)]
+    hint = suggestion(raw, choices)
+    if isinstance(raw, str) and not hint:
+        hint = _unquoted(raw, place)
+    found = "is empty" if raw is None else f"{shown(raw, path)} is not possible"
+    return at(document, path, f"{found}; give {_for_display(place)}{hint}")
+
+
+def _for_display(place: Place) -> str:
+    if place.tags():
+        return f"a section with `{place.discriminator}:`, one of {', '.join(place.tags())}"
+    return place.allowed()
+
+
+def _unquoted(raw: str, place: Place) -> str:
+    """A number or truth value in quotes is text."""
+    wanted = place.allowed()
+    is_number = raw.strip().lstrip("+-").replace(".", "", 1).isdigit()
+    if (is_number and "number" in wanted) or (raw in {"true", "false"} and "true or false" in wanted):
+        return f"; write it without quotes: {raw}"
+    return ""
+
+
+def _raw(data: object, path: KeyPath) -> object:
+    """What the file has at ``path``; None where it has nothing."""
+    for key in path:
+        if isinstance(data, dict):
+            data = data.get(key)
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+        else:
+            return None
+    return data
+
+
+def problems_of_conversion(document: StrictDocument, dumped: object) -> Iterator[Problem]:
+    """Values that validation took for another type: ``true`` or ``1.0`` where a whole number of a set is meant."""
+    yield from _converted(document, (), document.data, dumped)
+
+
+def _converted(document: StrictDocument, path: KeyPath, raw: object, dumped: object) -> Iterator[Problem]:
+    if isinstance(raw, dict) and isinstance(dumped, dict):
+        for key in raw.keys() & dumped.keys():
+            yield from _converted(document, (*path, key), raw[key], dumped[key])
+    elif isinstance(raw, list) and isinstance(dumped, list):
+        for index, (below, out) in enumerate(zip(raw, dumped, strict=False)):
+            yield from _converted(document, (*path, index), below, out)
+    elif isinstance(raw, bool) != isinstance(dumped, bool) or (isinstance(raw, float) and isinstance(dumped, int)):
+        place, _ = place_of(AgentConfig, _with_tags(document.data, path))
+        yield _wrong_value(place, raw, document)
+
+
+def _with_tags(data: object, path: KeyPath) -> tuple[str | int, ...]:
+    """``path`` as a validation error would give it, with the tag of the section that the discriminator chose."""
+    loc: list[str | int] = []
+    for position, key in enumerate(path):
+        place, _ = place_of(AgentConfig, loc)
+        section = _raw(data, path[:position])
+        if place.discriminator is not None and isinstance(section, Mapping):
+            loc.append(str(section.get(place.discriminator)))
+        loc.append(key)
+    return tuple(loc)

@@ -1,0 +1,205 @@
+"""What the configuration allows at one place, in words for the person who edits it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+KeyPath = tuple["str | int", ...]
+
+_WORDS_OF_PATTERNS: Mapping[str, str] = {
+    r"^[a-z0-9][a-z0-9_-]{0,63}$": "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": "1 to 64 lower-case letters, digits, - _ and . that start with a letter or digit",
+    r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$": "topic levels of letters, digits, . _ and - with / between them",
+    r"^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits, . _ and -",
+    r"^rtsps?://[^\s]+$": "an address that starts with rtsp:// or rtsps://",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place of the file: its path there, and what the model says of it.
+
+    ``annotation`` is the type without its ``Annotated`` and ``metadata`` what stood in it. ``discriminator`` is the
+    key that chooses between several sections, None where there is no choice.
+    """
+
+    path: KeyPath
+    annotation: object
+    metadata: tuple[object, ...] = ()
+    discriminator: str | None = None
+
+    def child(self, key: str | int) -> Place | None:
+        """The place below ``key``, None where the model knows nothing of it."""
+        annotation = self.section()
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields.get(str(key))
+            return None if field is None else _place_of_field((*self.path, key), field)
+        arguments = get_args(annotation)
+        if get_origin(annotation) is dict:
+            return _bare(Place((*self.path, key), arguments[1]))
+        if get_origin(annotation) is tuple and isinstance(key, int):
+            item = arguments[0] if arguments[-1] is Ellipsis or key >= len(arguments) else arguments[key]
+            return _bare(Place((*self.path, key), item))
+        return None
+
+    def key(self, name: str | int) -> Place | None:
+        """The key ``name`` itself, as far as a mapping says what its keys look like."""
+        annotation = self.section()
+        if get_origin(annotation) is not dict:
+            return None
+        return _bare(Place((*self.path, name), get_args(annotation)[0]))
+
+    def section(self, tag: str | None = None) -> object:
+        """The type itself; of an optional one the other; of several sections that of ``tag``."""
+        members = [member for member in _members(self.annotation) if member is not type(None)]
+        if len(members) == 1:
+            return members[0]
+        if self.discriminator is not None and tag is not None:
+            for member in members:
+                if tag in tags_of(member, self.discriminator):
+                    return member
+        return self.annotation
+
+    def keys(self) -> list[str]:
+        """The keys that a section takes; empty where the keys are the user's own."""
+        section = self.section()
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            return list(section.model_fields)
+        return []
+
+    def choices(self) -> list[object]:
+        """The values of a closed set, of a union too; empty where others are possible."""
+        found: list[object] = []
+        for member in _members(self.annotation):
+            if get_origin(member) is Literal:
+                found += get_args(member)
+        return found
+
+    def tags(self) -> list[str]:
+        """The values of the discriminator."""
+        if self.discriminator is None:
+            return []
+        return [tag for member in _members(self.annotation) for tag in tags_of(member, self.discriminator)]
+
+    def allowed(self) -> str:
+        """What may stand here, such as ``a number, above 0 and at most 1000, or null``."""
+        words = [_words(member, self.metadata) for member in _members(self.annotation)]
+        *first, last = dict.fromkeys(words)
+        return f"{', '.join(first)} or {last}" if first else last
+
+
+def tags_of(section: object, discriminator: str) -> list[str]:
+    """The values of ``discriminator`` that mean this section."""
+    if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        return []
+    field = section.model_fields.get(discriminator)
+    return [] if field is None else [str(value) for value in get_args(field.annotation)]
+
+
+def place_of(root: type[BaseModel], loc: Sequence[str | int]) -> tuple[Place, tuple[str | int, ...]]:
+    """Follow the location of a validation error through the model.
+
+    Returns the place, and what of ``loc`` the model could not follow: an unknown key, ``[key]``, or the member of a
+    union that was tried. For ``[key]`` the place is that of the key.
+    """
+    place, rest = Place((), root), tuple(loc)
+    while rest:
+        tag = str(rest[0]) if rest[0] in place.tags() else None
+        if tag is not None:
+            place, rest = Place(place.path, place.section(tag), place.metadata), rest[1:]
+            continue
+        if rest[1:] == ("[key]",) and (key := place.key(rest[0])) is not None:
+            return key, rest[1:]
+        below = place.child(rest[0])
+        if below is None:
+            break
+        place, rest = below, rest[1:]
+    return place, rest
+
+
+def _place_of_field(path: KeyPath, field: FieldInfo) -> Place:
+    discriminator = field.discriminator if isinstance(field.discriminator, str) else None
+    return _bare(Place(path, field.annotation, tuple(field.metadata), discriminator))
+
+
+def _bare(place: Place) -> Place:
+    """The same place with its ``Annotated`` taken apart."""
+    if get_origin(place.annotation) is not Annotated:
+        return place
+    annotation, *metadata = get_args(place.annotation)
+    return _bare(Place(place.path, annotation, (*place.metadata, *metadata), place.discriminator))
+
+
+def _members(annotation: object) -> Iterator[object]:
+    if get_origin(annotation) in {Union, types.UnionType}:
+        for member in get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _words(annotation: object, metadata: tuple[object, ...]) -> str:
+    if get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        metadata = (*metadata, *more)
+    if get_origin(annotation) is Literal:
+        values = [_literal(value) for value in get_args(annotation)]
+        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a section with the keys {', '.join(annotation.model_fields)}"
+    if get_origin(annotation) is dict:
+        return "a section with one entry or more" if dict(_bounds(metadata)).get("min_length") else "a section"
+    if get_origin(annotation) is tuple:
+        arguments = get_args(annotation)
+        if arguments[-1] is not Ellipsis:
+            return f"a list of {len(arguments)} values"
+        return "a list of at least one entry" if dict(_bounds(metadata)).get("min_length") else "a list"
+    return _words_of_scalar(annotation, dict(_bounds(metadata)))
+
+
+def _literal(value: object) -> str:
+    return value if isinstance(value, str) else str(value).lower()
+
+
+def _bounds(metadata: Sequence[object]) -> Iterator[tuple[str, object]]:
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            yield from _bounds(item.metadata)
+            continue
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern"):
+            value = getattr(item, name, None)
+            if value is not None:
+                yield name, value
+
+
+def _words_of_scalar(annotation: object, bounds: Mapping[str, object]) -> str:
+    if annotation is type(None):
+        return "null"
+    if annotation is bool:
+        return "true or false"
+    if annotation is int or annotation is float:
+        kind = "a whole number" if annotation is int else "a number"
+        return ", ".join(part for part in (kind, _words_of_range(bounds)) if part)
+    pattern = bounds.get("pattern")
+    if isinstance(pattern, str):
+        return _WORDS_OF_PATTERNS.get(pattern, f"text that matches {pattern}")
+    longest = bounds.get("max_length")
+    text = "text that is not empty" if bounds.get("min_length") else "text"
+    return text if longest is None else f"{text} (at most {longest} characters)"
+
+
+def _words_of_range(bounds: Mapping[str, object]) -> str:
+    if "ge" in bounds and "le" in bounds:
+        return f"{_number(bounds['ge'])} to {_number(bounds['le'])}"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return " and ".join(f"{word} {_number(bounds[name])}" for name, word in words.items() if name in bounds)
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
