@@ -28,10 +28,10 @@ class Pacer:
         if ratio <= 0.0:
             return False
         if self._rate_hz is None:
-            self._credit = min(self._credit + ratio, 1.0)
+            self._credit += ratio
             if self._credit < 1.0 - 1e-9:
                 return False
-            self._credit = 0.0 if ratio < 1.0 else 1.0
+            self._credit -= 1.0
             return True
         period_ns = round(1e9 / (self._rate_hz * ratio))
         # A quarter of a period of grace: a 30 fps camera that jitters must still give 15 frames a second at 15 Hz.

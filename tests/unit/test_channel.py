@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from agent.channel import Channel, ChannelClosed
+
+
+def test_drop_oldest_keeps_the_newest_and_reports_the_lost() -> None:
+    lost: list[int] = []
+    channel: Channel[int] = Channel(2, "drop_oldest", on_drop=lost.append)
+    assert all(channel.send(item) for item in range(5))
+    assert lost == [0, 1, 2]
+    assert [channel.receive(), channel.receive()] == [3, 4]
+
+
+def test_drop_newest_refuses_what_does_not_fit() -> None:
+    lost: list[int] = []
+    channel: Channel[int] = Channel(2, "drop_newest", on_drop=lost.append)
+    assert [channel.send(item) for item in range(4)] == [True, True, False, False]
+    assert lost == [2, 3]
+    assert [channel.receive(), channel.receive()] == [0, 1]
+
+
+def test_block_gives_up_at_its_timeout_and_counts_nothing() -> None:
+    channel: Channel[int] = Channel(1, "block")
+    assert channel.send(1)
+    assert not channel.send(2, timeout=0.01)
+    assert channel.statistics().sent == 1
+
+
+def test_closing_wakes_a_waiting_receiver() -> None:
+    channel: Channel[int] = Channel(1, "block")
+    outcome: list[str] = []
+
+    def wait_for_item() -> None:
+        try:
+            channel.receive()
+        except ChannelClosed:
+            outcome.append("closed")
+
+    receiver = threading.Thread(target=wait_for_item)
+    receiver.start()
+    channel.close()
+    receiver.join(5)
+    assert outcome == ["closed"]
+
+
+def test_closing_wakes_a_waiting_sender() -> None:
+    channel: Channel[int] = Channel(1, "block")
+    channel.send(1)
+    outcome: list[str] = []
+
+    def wait_for_room() -> None:
+        try:
+            channel.send(2)
+        except ChannelClosed:
+            outcome.append("closed")
+
+    sender = threading.Thread(target=wait_for_room)
+    sender.start()
+    channel.close()
+    sender.join(5)
+    assert outcome == ["closed"]
+
+
+def test_what_was_sent_before_closing_can_still_be_received() -> None:
+    channel: Channel[int] = Channel(3, "block")
+    channel.send(1)
+    channel.close()
+    assert channel.receive() == 1
+    with pytest.raises(ChannelClosed):
+        channel.receive()
+    with pytest.raises(ChannelClosed):
+        channel.send(2)
+
+
+def test_receive_gives_none_when_nothing_comes_in_time() -> None:
+    assert Channel[int](1, "block").receive(timeout=0.01) is None
+
+
+def test_a_channel_without_room_for_anything_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        Channel[int](0, "block")
