@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,8 +19,6 @@ Images = npt.NDArray[np.uint8]
 
 Scores = npt.NDArray[np.float32]
 """Probabilities: ``(N, classes)`` float32, 0 to 1."""
-
-_EMPTY: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +37,7 @@ class EngineOptions:
     precision: Precision = "fp32"
     strict: bool = False
     max_batch: int = 1
-    options: Mapping[str, object] = _EMPTY
+    options: Mapping[str, object] = field(default_factory=dict)
     workers: int = 1
 
 

@@ -1,0 +1,63 @@
+"""Runs a model on whatever this device has, and says what really runs. This is the whole public API."""
+
+from __future__ import annotations
+
+from engines.base import (
+    PRECISIONS,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    Images,
+    Precision,
+    Rejection,
+    Scores,
+)
+from engines.environment import EnvironmentRecord, Gpu, describe
+from engines.errors import (
+    EngineError,
+    EngineLost,
+    EngineUnavailable,
+    GoldenMismatch,
+    ImageRejected,
+    InferenceFailed,
+    ModelRejected,
+    OptionsRejected,
+    PrecisionRejected,
+)
+from engines.graph import ServingGraph, build_serving_model, serving_graph
+from engines.package import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
+from engines.registry import ProbeResult, probe
+
+__all__ = [
+    "PRECISIONS",
+    "Engine",
+    "EngineError",
+    "EngineInfo",
+    "EngineLost",
+    "EngineOptions",
+    "EngineUnavailable",
+    "EnvironmentRecord",
+    "GoldenImage",
+    "GoldenMismatch",
+    "Gpu",
+    "ImageRejected",
+    "Images",
+    "InferenceFailed",
+    "InputSpec",
+    "ModelPackage",
+    "ModelRejected",
+    "ModelSignature",
+    "OptionsRejected",
+    "OutputSpec",
+    "Precision",
+    "PrecisionRejected",
+    "ProbeResult",
+    "Rejection",
+    "Scores",
+    "ServingGraph",
+    "build_serving_model",
+    "describe",
+    "load_package",
+    "probe",
+    "serving_graph",
+]
