@@ -1,0 +1,105 @@
+"""`agent config`: look at a configuration without running it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from agent.config.dump import yaml_from_config
+from agent.config.loader import LoadedConfig, load_config
+from agent.errors import UsageError
+
+
+@click.group()
+def config() -> None:
+    """Check a configuration file, print its schema."""
+
+
+@config.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(file: Path, *, as_json: bool) -> None:
+    """Check FILE and print what it means, defaults included.
+
+    Exit code 78 when it cannot be used; every fault is told with its line.
+    """
+    loaded = load_config(file)
+    if as_json:
+        print(json.dumps({**_resolved(loaded), "config": loaded.config.model_dump(mode="json")}, indent=2))
+    else:
+        _print_text(loaded)
+
+
+def _resolved(loaded: LoadedConfig) -> dict[str, object]:
+    return {
+        "file": str(loaded.path),
+        "sha256": loaded.sha256,
+        "device": {"id": loaded.device_id, "name": loaded.device_name},
+        "state_dir": str(loaded.state_dir),
+        "packages": {name: str(loaded.package_dir(name)) for name in loaded.config.models},
+        "passwords": [
+            *(["mqtt"] if loaded.mqtt_password else []),
+            *(f"cameras.{name}" for name in loaded.camera_passwords),
+        ],
+        "warnings": list(loaded.warnings),
+    }
+
+
+def _print_text(loaded: LoadedConfig) -> None:
+    from rich.console import Console
+    from rich.syntax import Syntax
+    from rich.table import Table
+
+    text = yaml_from_config(loaded.config)
+    console = Console(soft_wrap=True)
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default"))
+    else:
+        print(text)
+    table = Table.grid(padding=(0, 2))
+    for name, value in _resolved(loaded).items():
+        if name not in {"warnings", "file"}:
+            table.add_row(f"# {name}", _in_words(value))
+    console.print(table, highlight=False)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    console.print(f"# {loaded.path} is good", style="green", highlight=False)
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {below}" for name, below in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+@config.command()
+@click.option("--messages", is_flag=True, help="The schemas of the MQTT messages.")
+@click.option("--asyncapi", is_flag=True, help="The AsyncAPI document of the MQTT topics.")
+def schema(*, messages: bool, asyncapi: bool) -> None:
+    """Print the JSON Schema of the configuration file, for editors."""
+    if messages and asyncapi:
+        raise UsageError("--messages and --asyncapi print different documents; give one of them")
+    print(json.dumps(_schema(messages=messages, asyncapi=asyncapi), indent=2))
+
+
+def _schema(*, messages: bool, asyncapi: bool) -> object:
+    if messages:
+        from agent.publish.schemas import message_schemas
+
+        return message_schemas()
+    if asyncapi:
+        from agent.publish.schemas import asyncapi_document
+
+        return asyncapi_document()
+    from agent.config.model import AgentConfig
+
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **AgentConfig.model_json_schema(),
+        "title": "Configuration of the edge inference agent",
+    }
