@@ -30,7 +30,7 @@ _NOT_IDENTITY = frozenset({"error", "detail", "text", "exc_info", "exception", "
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of one module: ``log = get_logger(__name__)``, then ``log.info("engine.loaded", load_ms=812)``."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: FilteringBoundLogger = structlog.get_logger(component=name)
     return logger
 
 
@@ -195,4 +195,4 @@ class LibraryHandler(logging.Handler):
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
         exc_info = record.exc_info if record.exc_info and record.exc_info[0] else None
         extra = {"exc_info": exc_info} if exc_info else {}
-        self._log.log(level, "library", logger=record.name, text=text, **extra)
+        self._log.log(level, "library", library=record.name, text=text, **extra)
