@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class SourceSection(BaseModel):
@@ -47,6 +48,32 @@ class RtspSource(SourceSection):
     """Longest wait for the stream's first answer."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the stream counts as lost."""
+    decode_threads: int = Field(default=1, ge=1, le=16)
+    """Threads of the decoder; each one beyond the first makes every frame one frame older."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_an_address(cls, url: str) -> str:
+        # What is wrong is said without the url itself: it may hold a password.
+        try:
+            parts = urlsplit(url)
+            host, has_port = parts.hostname, parts.port != 0
+        except ValueError:
+            raise ValueError("the url's host or port is malformed: write rtsp://host:port/path") from None
+        if "@" in parts.netloc:
+            raise ValueError(
+                "the url holds credentials, which would reach logs: move the user to `username` and the password to "
+                "a file named by `password_file`"
+            )
+        if not host or not has_port:
+            raise ValueError("the url names no host or port 0: write rtsp://host:port/path")
+        return url
+
+    @model_validator(mode="after")
+    def _password_has_its_user(self) -> RtspSource:
+        if self.password_file is not None and not self.username:
+            raise ValueError("password_file is given without username: give both")
+        return self
 
 
 class V4l2Source(SourceSection):

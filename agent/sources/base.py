@@ -53,7 +53,7 @@ class Source(Protocol):
 
     @property
     def is_live(self) -> bool:
-        """Live: the newest picture wins and older ones may be dropped. Not live: nothing is dropped, the reader waits."""
+        """True: the newest picture wins, older ones may be dropped. False: nothing is dropped, the reader waits."""
         ...
 
     @property
@@ -75,12 +75,13 @@ class Source(Protocol):
         """Get ready to read; harmless on an open source.
 
         Raises:
-            SourceUnavailable: it cannot be opened; ``fields["reason"]`` is one word, ``interrupted`` after ``interrupt``.
+            SourceUnavailable: it cannot be opened. ``fields["reason"]`` is one word, ``interrupted`` after
+                ``interrupt``.
         """
         ...
 
     def read(self) -> Capture | None:
-        """The next picture; None at the end of a file or folder (and again when asked again), never from a live source.
+        """The next picture; None at the end of a file or folder, now and at every later call. A live one has no end.
 
         Blocks at most the source's read timeout.
 

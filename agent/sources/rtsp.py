@@ -1,0 +1,205 @@
+"""Frames from a network camera over RTSP, decoded by FFmpeg inside OpenCV."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import cv2
+
+from agent.clock import Clock
+from agent.config.secret import Secret, read_secret, redact
+from agent.config.sources import RtspSource
+from agent.errors import ConfigError
+from agent.sources.base import Capture, SourceStatistics
+from agent.sources.decoder import Decoder, open_decoder, option_gate, retrieve_picture
+from agent.sources.lifecycle import Lifecycle
+from agent.sources.rtsp_handshake import HandshakeFailed, describe_stream
+
+_LEAST_OPEN_S = 0.5
+_STALLED_RATIO = 0.9
+_MOST_STALE_FRAMES = 250
+_UNKNOWN_FPS = 25.0
+_ADVICE = "Set the camera to 8 bit H.264"
+
+
+class RtspStream:
+    """A live stream; it must be read continuously, because FFmpeg keeps what is not fetched.
+
+    ``captured_at_ns`` is when the decoded picture came out of FFmpeg: the exposure, the camera's encoder and the
+    network lie before it and are unknown. FFmpeg decodes while it waits, so ``capture_ms`` holds only the conversion
+    to BGR.
+    An interruption takes effect at once while the camera is asked, and within ``open_timeout_s`` or ``read_timeout_s``
+    inside FFmpeg.
+    """
+
+    is_live = True
+    kind = "rtsp"
+
+    def __init__(self, config: RtspSource, *, base_dir: Path, clock: Clock) -> None:
+        self._config = config
+        self._base_dir = base_dir
+        self._clock = clock
+        self._lifecycle = Lifecycle(redact(config.url))
+        self._decoder: Decoder | None = None
+        self._is_grabbed = False
+
+    @property
+    def description(self) -> str:
+        """See Source."""
+        return self._lifecycle.description
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None if self._decoder is None else self._decoder.fps
+
+    def open(self) -> None:
+        """See Source. What FFmpeg gathered while it looked at the stream is left out, so the first frame is fresh."""
+        self._lifecycle.check_open()
+        if self._decoder is not None:
+            return
+        started = time.monotonic()
+        password = self._password()
+        status = self._ask_camera()
+        decoder = self._open_stream(password, started)
+        if decoder is None:
+            self._lifecycle.check_open()
+            raise self._not_opened(status)
+        self._decoder = decoder
+        self._is_grabbed = self._drain(decoder)
+
+    def read(self) -> Capture | None:
+        """See Source."""
+        decoder = self._lifecycle.opened(self._decoder)
+        if not self._is_grabbed:
+            self._grab(decoder)
+        self._is_grabbed = False
+        captured_at_ns, captured_at_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        image = retrieve_picture(decoder, self._lifecycle, advice=_ADVICE)
+        self._lifecycle.count_delivered()
+        return Capture(image, captured_at_ns, captured_at_utc_ns, (self._clock.monotonic_ns() - captured_at_ns) / 1e6)
+
+    def close(self) -> None:
+        """See Source."""
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
+        self._is_grabbed = False
+
+    def interrupt(self) -> None:
+        """See Source."""
+        self._lifecycle.interrupt()
+
+    def statistics(self) -> SourceStatistics:
+        """See Source."""
+        return self._lifecycle.statistics()
+
+    def _password(self) -> Secret | None:
+        if self._config.password_file is None:
+            return None
+        try:
+            return read_secret(self._base_dir / self._config.password_file)
+        except ConfigError as exc:
+            raise self._lifecycle.unavailable("credentials", f"{self.description}: {exc.message}") from exc
+
+    def _ask_camera(self) -> int | None:
+        lifecycle, config = self._lifecycle, self._config
+        try:
+            status = describe_stream(
+                urlsplit(config.url), timeout_s=config.open_timeout_s, interrupted=lifecycle.interrupted
+            )
+        except HandshakeFailed as exc:
+            lifecycle.check_open()
+            raise lifecycle.unavailable(exc.reason, f"{self.description} cannot be opened: {exc}") from exc
+        if status == 401 and config.username is None:
+            raise lifecycle.unavailable(
+                "credentials",
+                f"{self.description} asks for a user (401) and none is configured. Set `username` and `password_file`",
+            )
+        if status == 404:
+            raise lifecycle.unavailable(
+                "no_such_stream",
+                f"{self.description}: the camera is there and knows no such stream (404). "
+                "Correct the path of the url: the camera's manual names it",
+            )
+        return status
+
+    def _open_stream(self, password: Secret | None, started: float) -> Decoder | None:
+        config = self._config
+        left_s = max(_LEAST_OPEN_S, config.open_timeout_s - (time.monotonic() - started))
+        properties = {
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: round(left_s * 1000),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC: round(config.read_timeout_s * 1000),
+            # FFmpeg decodes one frame later for each further thread.
+            cv2.CAP_PROP_N_THREADS: config.decode_threads,
+        }
+        # OpenCV's own choice is TCP, as for files: so these openings never wait for one another.
+        options = "rtsp_transport;udp" if config.transport == "udp" else None
+        gate = option_gate.holding(options, timeout_s=config.open_timeout_s, interrupted=self._lifecycle.interrupted)
+        with gate as entered:
+            if not entered:
+                return None
+            return open_decoder(self._address(password), backend="ffmpeg", properties=properties)
+
+    def _address(self, password: Secret | None) -> str:
+        """The URL with its credentials, for FFmpeg alone."""
+        if self._config.username is None:
+            return self._config.url
+        user = quote(self._config.username, safe="")
+        if password is not None:
+            user += ":" + quote(password.reveal(), safe="")
+        parts = urlsplit(self._config.url)
+        return parts._replace(netloc=f"{user}@{parts.netloc}").geturl()
+
+    def _not_opened(self, status: int | None) -> Exception:
+        config, lifecycle = self._config, self._lifecycle
+        if status in (401, 403):
+            return lifecycle.unavailable(
+                "credentials",
+                f"{self.description} refused the user {config.username!r} or has no video for it (status {status} "
+                "without credentials). Check `username` and the first line of `password_file`",
+                status=status,
+            )
+        answered = "took the connection" if status is None else f"answered with status {status}"
+        return lifecycle.unavailable(
+            "no_stream",
+            f"{self.description} {answered}, and no video came over {config.transport} within "
+            f"{config.open_timeout_s:g} s. Raise `open_timeout_s`, try the other "
+            "`transport`, or set the camera to H.264",
+            status=status,
+        )
+
+    def _drain(self, decoder: Decoder) -> bool:
+        """Let go of the frames that came while the stream was opened; True when a fresh one is grabbed.
+
+        A grab that had to wait gives a fresh frame. Ends without one after a loss, which the first read then reports.
+        """
+        threshold_s = 0.5 / (decoder.fps or _UNKNOWN_FPS)
+        deadline = time.monotonic() + self._config.read_timeout_s
+        for _ in range(_MOST_STALE_FRAMES):
+            before = time.monotonic()
+            if before > deadline or not decoder.grab():
+                return False
+            waited_s = time.monotonic() - before
+            if waited_s > threshold_s:
+                return waited_s < self._config.read_timeout_s * _STALLED_RATIO
+        return False
+
+    def _grab(self, decoder: Decoder) -> None:
+        before = time.monotonic()
+        is_grabbed = decoder.grab()
+        waited_s = time.monotonic() - before
+        lifecycle = self._lifecycle
+        if lifecycle.interrupted.is_set():
+            lifecycle.opened(self._decoder)
+        # The first grabs of a stall succeed late, with what the decoder still held.
+        if waited_s >= self._config.read_timeout_s * _STALLED_RATIO:
+            raise lifecycle.lost(
+                "stalled",
+                f"{self.description} is connected and sent no frame for {waited_s:.1f} s, `read_timeout_s` is "
+                f"{self._config.read_timeout_s:g}. Raise it for cameras slower than that",
+            )
+        if not is_grabbed:
+            raise lifecycle.lost("ended", f"{self.description} ended the stream or its connection broke")

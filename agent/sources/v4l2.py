@@ -1,0 +1,178 @@
+"""Frames from a USB or other camera of the kernel's video interface, through OpenCV."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+
+import cv2
+
+from agent.clock import Clock
+from agent.config.sources import V4l2Source
+from agent.sources.base import Capture, SourceStatistics
+from agent.sources.decoder import Decoder, OpenCapture, open_decoder, retrieve_picture
+from agent.sources.lifecycle import Lifecycle
+
+_AT_ONCE_S = 0.3
+_OLDEST_STAMP_NS = 2_000_000_000
+_VIDEO_MAJOR = 81
+_ADVICE = "Set `fourcc` to MJPG or YUYV"
+
+
+class V4l2Camera:
+    """A camera of the kernel.
+
+    ``captured_at_ns`` is the driver's own stamp where it keeps the monotonic clock (USB cameras do, at the arrival of
+    a frame's first bytes), else when the frame was fetched; ``capture_ms`` holds what followed, with the decoding of
+    MJPG.
+    OpenCV waits for a frame in steps of one second, so an interruption takes at most that long.
+    """
+
+    is_live = True
+    kind = "v4l2"
+
+    def __init__(self, config: V4l2Source, *, clock: Clock, open_capture: OpenCapture = cv2.VideoCapture) -> None:
+        self._config = config
+        self._clock = clock
+        self._open_capture = open_capture
+        self._lifecycle = Lifecycle(f"camera {config.device}")
+        self._decoder: Decoder | None = None
+
+    @property
+    def description(self) -> str:
+        """See Source."""
+        return self._lifecycle.description
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None if self._decoder is None else self._decoder.fps
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        if self._decoder is not None:
+            return
+        device = self._check_device()
+        decoder = open_decoder(device, backend="v4l2", properties=self._properties(), open_capture=self._open_capture)
+        if decoder is None:
+            raise self._lifecycle.unavailable(
+                "busy",
+                f"{device} is there and cannot be opened for capture with {self._wish()}: another program holds it, "
+                "it is a camera's second (metadata) device, or it cannot do that. See: v4l2-ctl --list-formats-ext "
+                f"-d {device}",
+            )
+        self._check_size(decoder)
+        self._decoder = decoder
+
+    def read(self) -> Capture | None:
+        """See Source."""
+        decoder = self._lifecycle.opened(self._decoder)
+        self._grab(decoder)
+        now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        age_ns = now_ns - round(decoder.position_ms * 1e6)
+        if not 0 <= age_ns <= _OLDEST_STAMP_NS:
+            age_ns = 0
+        image = retrieve_picture(decoder, self._lifecycle, advice=_ADVICE)
+        self._lifecycle.count_delivered()
+        capture_ms = (self._clock.monotonic_ns() - now_ns + age_ns) / 1e6
+        return Capture(image, now_ns - age_ns, now_utc_ns - age_ns, capture_ms)
+
+    def close(self) -> None:
+        """See Source."""
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
+
+    def interrupt(self) -> None:
+        """See Source."""
+        self._lifecycle.interrupt()
+
+    def statistics(self) -> SourceStatistics:
+        """See Source."""
+        return self._lifecycle.statistics()
+
+    def _check_device(self) -> str:
+        """The device file behind links.
+
+        Raises:
+            SourceUnavailable: it is missing, no video device, or not ours to open.
+        """
+        path, lifecycle = Path(self._config.device), self._lifecycle
+        try:
+            device = path.resolve(strict=True)
+            status = device.stat()
+        except OSError as exc:
+            present = ", ".join(sorted(str(found) for found in Path("/dev").glob("video*"))) or "none"
+            raise lifecycle.unavailable(
+                "missing",
+                f"{path} cannot be found ({exc.strerror}); video devices present: {present}. Plug the camera in or "
+                "correct `device`",
+            ) from exc
+        if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != _VIDEO_MAJOR:
+            raise lifecycle.unavailable(
+                "not_a_camera", f"{path} is no video device. Name one as /dev/video0 or a link below /dev/v4l/by-id"
+            )
+        if not os.access(device, os.R_OK | os.W_OK):
+            raise lifecycle.unavailable(
+                "permission",
+                f"{path} is not accessible to user {os.getuid()}. Add the agent's user to the group `video`",
+            )
+        return str(device)
+
+    def _properties(self) -> dict[int, int]:
+        config = self._config
+        properties: dict[int, int] = {}
+        if config.fourcc is not None:
+            properties[cv2.CAP_PROP_FOURCC] = cv2.VideoWriter.fourcc(*config.fourcc)
+        if config.width is not None:
+            properties[cv2.CAP_PROP_FRAME_WIDTH] = config.width
+        if config.height is not None:
+            properties[cv2.CAP_PROP_FRAME_HEIGHT] = config.height
+        if config.fps is not None:
+            properties[cv2.CAP_PROP_FPS] = round(config.fps)
+        return properties
+
+    def _wish(self) -> str:
+        config = self._config
+        wishes = [config.fourcc, f"width {config.width}" if config.width else None]
+        wishes += [f"height {config.height}" if config.height else None, f"{config.fps:g} fps" if config.fps else None]
+        return ", ".join(wish for wish in wishes if wish) or "its own settings"
+
+    def _check_size(self, decoder: Decoder) -> None:
+        """A driver takes the nearest size it has without a word; what was asked for is what must come.
+
+        Raises:
+            SourceUnavailable: another size comes.
+        """
+        config, (width, height) = self._config, decoder.size
+        if (config.width or width, config.height or height) == (width, height):
+            return
+        decoder.release()
+        raise self._lifecycle.unavailable(
+            "size",
+            f"{self.description} gives {width}x{height}, the configuration asks for {config.width or width}x"
+            f"{config.height or height}. Take a size of: v4l2-ctl --list-formats-ext -d {config.device}",
+        )
+
+    def _grab(self, decoder: Decoder) -> None:
+        """Wait for a frame in the library's steps; a failure that comes at once is a camera that is gone."""
+        lifecycle, timeout_s = self._lifecycle, self._config.read_timeout_s
+        deadline = time.monotonic() + timeout_s
+        while True:
+            before = time.monotonic()
+            if decoder.grab():
+                return
+            now = time.monotonic()
+            if lifecycle.interrupted.is_set():
+                lifecycle.opened(self._decoder)
+            if now - before < _AT_ONCE_S:
+                raise lifecycle.lost("ended", f"{self.description} gave no frame and an error at once: it is gone")
+            if now >= deadline:
+                raise lifecycle.lost(
+                    "stalled",
+                    f"{self.description} is there and gave no frame within {timeout_s:g} s. Plug it out and in; "
+                    "where it has too little bandwidth, take MJPG, a smaller size or another USB port",
+                )
