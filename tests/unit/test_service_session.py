@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.errors import ConfigError, InUse
+from agent.service.session import StateDirectory
+
+
+def _session(path: Path) -> int:
+    with StateDirectory(path) as state:
+        return state.session
+
+
+def test_sessions_count_the_starts(tmp_path: Path) -> None:
+    assert [_session(tmp_path / "state") for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_second_agent_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with StateDirectory(tmp_path), pytest.raises(InUse, match=f"process {os.getpid()}") as refused:
+        _session(tmp_path)
+    assert refused.value.exit_code == 75
+
+
+def test_a_killed_agent_leaves_the_directory_free(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_hold_and_die, args=(tmp_path,))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 1
+    child.close()
+    assert _session(tmp_path) == 2
+
+
+def _hold_and_die(path: Path) -> None:
+    StateDirectory(path).open()
+    os._exit(1)
+
+
+def test_a_torn_session_file_does_not_turn_the_count_back(tmp_path: Path) -> None:
+    _session(tmp_path)
+    (tmp_path / "session").write_bytes(b"\0\0\0\0")
+    assert _session(tmp_path) > 1_000_000_000
+
+
+def test_a_directory_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="Make it writable"):
+        _session(tmp_path / "file" / "state")
