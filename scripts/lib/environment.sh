@@ -1,0 +1,87 @@
+# Virtual environments of the scripts. Sourced, not run; needs $root (the checkout) and system.sh.
+
+# Packages of another distribution on these paths (ROS does so on many boards) would shadow the locked ones.
+unset PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# python_version INTERPRETER: print its version as 3.12, or nothing if it does not run.
+python_version() {
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+
+# Print the path of an interpreter of a supported version: $PYTHON, or the first that fits on PATH.
+select_python() {
+  local candidate version seen=()
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+    version=$(python_version "$candidate")
+    case $version in
+      3.10 | 3.11 | 3.12 | 3.13)
+        command -v "$candidate"
+        return
+        ;;
+      '') seen+=("$candidate: not found or does not run") ;;
+      *) seen+=("$candidate: Python $version") ;;
+    esac
+  done
+  give_up "This project runs on Python 3.10 to 3.13, found here: $(printf '%s; ' "${seen[@]}")
+name one that fits, for example: PYTHON=/usr/bin/python3.12 $0"
+}
+
+# Print the folder of the tests' environment for the selected interpreter: several versions stand side by side.
+test_environment_folder() {
+  local python
+  python=$(select_python)
+  printf '%s\n' "$root/.venvs/${1:-test}-$(python_version "$python")"
+}
+
+# new_environment INTERPRETER FOLDER: an empty virtual environment with pip in it.
+new_environment() {
+  local python=$1 folder=$2 package
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    # Debian and Ubuntu split these modules off.
+    package="python$(python_version "$python")-venv"
+    apt_install "$package" || give_up "$python cannot make virtual environments: its modules venv and ensurepip are missing.
+Install them and try again, on Debian and Ubuntu:
+  sudo apt-get install $package"
+  fi
+  "$python" -m venv --clear "$folder"
+}
+
+# pip_install FOLDER ARGUMENT...: pip of that environment, quiet, never asking.
+pip_install() {
+  local folder=$1
+  shift
+  "$folder/bin/python" -m pip install --quiet --no-input "$@"
+}
+
+# Print what an environment made by this interpreter from these files depends on, as one hash.
+environment_key() {
+  "$1" - "$root" "${@:2}" <<'PYTHON'
+import hashlib, pathlib, sys
+parts = [sys.version, sys.argv[1]] + [pathlib.Path(name).read_text() for name in sys.argv[2:]]
+print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
+PYTHON
+}
+
+# have_environment FOLDER LOCK [STEP]: FOLDER holds the packages of LOCK and this checkout, editable. Made at the first
+# call, left alone as long as the lock, pyproject.toml, the interpreter and the checkout's place are the same.
+# STEP is a command that is called with FOLDER and installs more.
+have_environment() {
+  local folder=$1 lock=$2 step=${3:-:} python key stamp=$1/.complete
+  python=$(select_python)
+  key="$(environment_key "$python" "$lock" "$root/pyproject.toml") $step"
+  if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && "$folder/bin/python" -c '' 2>/dev/null; then
+    return
+  fi
+  say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages; takes a minute)"
+  rm -f "$stamp"
+  if ! "$folder/bin/python" -m pip --version >/dev/null 2>&1 ||
+    [ "$(python_version "$folder/bin/python")" != "$(python_version "$python")" ]; then
+    new_environment "$python" "$folder"
+  fi
+  pip_install "$folder" --require-hashes -r "$lock"
+  # The lock holds the build backend too, so nothing is fetched past it.
+  pip_install "$folder" --no-deps --no-index --no-build-isolation --editable "$root"
+  $step "$folder"
+  printf '%s' "$key" >"$stamp"
+}

@@ -1,0 +1,53 @@
+# System programs that the scripts need, and how they are asked for. Sourced, not run.
+
+# command:package (Debian and Ubuntu names). The one place that lists what the tests need beside Python.
+test_needs=(
+  mosquitto:mosquitto
+  openssl:openssl
+)
+
+say() {
+  printf '%s\n' "$*" >&2
+}
+
+# Exit code 69: something needed is unavailable, as in the program itself.
+give_up() {
+  say "$@"
+  exit 69
+}
+
+# Run a command as root if that needs no password; fail otherwise.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    sudo -n "$@"
+  else
+    return 1
+  fi
+}
+
+# apt_install PACKAGE...: true once all are installed, false where this machine or this user cannot.
+apt_install() {
+  command -v apt-get >/dev/null || return 1
+  as_root true || return 1
+  say "Installing system packages: $*"
+  local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@")
+  as_root "${install[@]}" >/dev/null 2>&1 && return 0
+  # The package lists may be absent (fresh container) or stale.
+  as_root apt-get update -qq >/dev/null && as_root "${install[@]}" >/dev/null
+}
+
+# need_system COMMAND:PACKAGE...: have every command, installing what is missing, or say what to install.
+need_system() {
+  local need missing=()
+  # Debian keeps daemons where an ordinary user's PATH does not look.
+  PATH="$PATH:/usr/local/sbin:/usr/sbin"
+  for need in "$@"; do
+    command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+  done
+  [ ${#missing[@]} = 0 ] && return 0
+  apt_install "${missing[@]}" && return 0
+  give_up "Missing system packages: ${missing[*]}. Install them and try again, on Debian and Ubuntu:
+  sudo apt-get install ${missing[*]}"
+}
