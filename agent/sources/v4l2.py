@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,11 @@ _VIDEO_MAJOR = 81
 _ADVICE = "Set `fourcc` to MJPG or YUYV"
 
 
+def is_video_device(status: os.stat_result) -> bool:
+    """Whether this is a device file of the kernel's video interface. Source: Linux, admin-guide/devices.txt."""
+    return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == _VIDEO_MAJOR
+
+
 class V4l2Camera:
     """A camera of the kernel.
 
@@ -33,10 +39,18 @@ class V4l2Camera:
     is_live = True
     kind = "v4l2"
 
-    def __init__(self, config: V4l2Source, *, clock: Clock, open_capture: OpenCapture = cv2.VideoCapture) -> None:
+    def __init__(
+        self,
+        config: V4l2Source,
+        *,
+        clock: Clock,
+        open_capture: OpenCapture = cv2.VideoCapture,
+        is_video: Callable[[os.stat_result], bool] = is_video_device,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._open_capture = open_capture
+        self._is_video = is_video
         self._lifecycle = Lifecycle(f"camera {config.device}")
         self._decoder: Decoder | None = None
 
@@ -111,7 +125,7 @@ class V4l2Camera:
                 f"{path} cannot be found ({exc.strerror}); video devices present: {present}. Plug the camera in or "
                 "correct `device`",
             ) from exc
-        if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != _VIDEO_MAJOR:
+        if not self._is_video(status):
             raise lifecycle.unavailable(
                 "not_a_camera", f"{path} is no video device. Name one as /dev/video0 or a link below /dev/v4l/by-id"
             )

@@ -1,0 +1,136 @@
+"""Every source keeps the contract, and the contract is sharp enough to catch a source that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.clock import SystemClock
+from agent.config.sources import FileSource, ImagesSource, PatternSource, RtspSource, SourceConfig, V4l2Source
+from agent.errors import SourceUnavailable
+from agent.sources.base import Source, make_source
+from agent.sources.v4l2 import V4l2Camera
+from tests.conformance import broken_sources as broken
+from tests.conformance import source_contract as contract
+from tests.conformance.source_contract import CONTRACT, SourceCase
+from tests.fixtures.rtsp_server import RtspServer
+from tests.fixtures.video_device import FakeVideoDevice
+from tests.fixtures.videos import write_video
+
+
+def _case(directory: Path, present: SourceConfig, absent: SourceConfig, *, is_live: bool) -> SourceCase:
+    def make(config: SourceConfig) -> Callable[[], Source]:
+        return lambda: make_source(config, base_dir=directory, clock=SystemClock())
+
+    return SourceCase(make=make(present), make_absent=make(absent), is_live=is_live)
+
+
+def _file_case(directory: Path) -> SourceCase:
+    write_video(directory / "clip.mp4", frames=12)
+    absent = FileSource(type="file", path="absent.mp4")
+    return _case(directory, FileSource(type="file", path="clip.mp4"), absent, is_live=False)
+
+
+def _images_case(directory: Path) -> SourceCase:
+    folder = directory / "images"
+    folder.mkdir()
+    for number in range(6):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((24, 32, 3), number, np.uint8))
+    absent = ImagesSource(type="images", path="absent")
+    return _case(directory, ImagesSource(type="images", path="images"), absent, is_live=False)
+
+
+def _pattern_case(directory: Path) -> SourceCase:
+    present = PatternSource(type="pattern", width=64, height=48, fps=200.0)
+    # A pattern is always there; its place in that one check is taken by a file.
+    return _case(directory, present, FileSource(type="file", path="absent.mp4"), is_live=True)
+
+
+def _rtsp_case(directory: Path, server: RtspServer) -> SourceCase:
+    absent = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{server.port}/elsewhere")
+    return _case(directory, RtspSource(type="rtsp", url=server.url), absent, is_live=True)
+
+
+def _v4l2_case(directory: Path) -> SourceCase:
+    def make() -> Source:
+        config = V4l2Source(type="v4l2", device="/dev/null")
+        return V4l2Camera(config, clock=SystemClock(), open_capture=FakeVideoDevice, is_video=lambda _: True)
+
+    absent = V4l2Source(type="v4l2", device=str(directory / "video9"))
+    return SourceCase(make=make, make_absent=lambda: V4l2Camera(absent, clock=SystemClock()), is_live=True)
+
+
+@pytest.fixture(scope="module", params=["file", "images", "pattern", "rtsp", "v4l2"])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SourceCase]:
+    directory = tmp_path_factory.mktemp("sources")
+    if request.param == "rtsp":
+        # The higher the rate, the sooner FFmpeg has seen enough of the stream to open it.
+        with RtspServer(directory, size=(160, 120), fps=100.0) as server:
+            yield _rtsp_case(directory, server)
+        return
+    makers = {"file": _file_case, "images": _images_case, "pattern": _pattern_case, "v4l2": _v4l2_case}
+    yield makers[request.param](directory)
+
+
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_source_keeps_its_contract(case: SourceCase, promise: Callable[[SourceCase], None]) -> None:
+    promise(case)
+
+
+def _memory_case(kind: type[broken.GoodSource], *, is_live: bool = False) -> SourceCase:
+    return SourceCase(
+        make=lambda: kind(is_live=is_live),
+        make_absent=lambda: kind(is_live=is_live, is_absent=True),
+        is_live=is_live,
+        interrupt_s=0.5,
+    )
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_a_good_source_in_memory_passes(promise: Callable[[SourceCase], None], is_live: bool) -> None:
+    promise(_memory_case(broken.GoodSource, is_live=is_live))
+
+
+_FAULTS: list[tuple[type[broken.GoodSource], Callable[[SourceCase], None], bool]] = [
+    (broken.ReusesItsArray, contract.pictures_belong_to_the_caller, False),
+    (broken.GivesGrey, contract.pictures_are_bgr_bytes_in_one_piece, False),
+    (broken.GivesFloats, contract.pictures_are_bgr_bytes_in_one_piece, False),
+    (broken.GivesAView, contract.pictures_are_bgr_bytes_in_one_piece, False),
+    (broken.StampsTheFuture, contract.stamps_lie_in_the_past_and_never_go_back, False),
+    (broken.StampsBackwards, contract.stamps_lie_in_the_past_and_never_go_back, False),
+    (broken.StampsLocalTime, contract.both_stamps_name_one_moment, False),
+    (broken.ReadsWithoutOpening, contract.reading_before_opening_is_refused, False),
+    (broken.ReadsAfterClosing, contract.reading_after_closing_is_refused, False),
+    (broken.DiesOnTheSecondOpening, contract.opening_twice_is_harmless, False),
+    (broken.DiesOnTheSecondClosing, contract.closing_twice_or_unopened_is_harmless, False),
+    (broken.OpensOnce, contract.opens_again_after_closing, False),
+    (broken.StartsAgainAfterItsEnd, contract.an_end_stays_an_end, False),
+    (broken.LiveThatEnds, contract.an_end_stays_an_end, True),
+    (broken.ForgetsToCount, contract.every_delivery_is_counted, False),
+    (broken.AnnouncesItsTimeBase, contract.announces_a_rate_that_cameras_have, False),
+    (broken.ForgetsTheInterruption, contract.an_interrupted_source_stays_interrupted, False),
+    (broken.SleepsThroughTheInterruption, contract.an_interruption_ends_the_reading_of_another_thread, True),
+    (broken.LetsAForeignErrorOut, contract.what_is_not_there_is_said_plainly, False),
+    (broken.SaysNothing, contract.what_is_not_there_is_said_plainly, False),
+    (broken.ShowsItsPassword, contract.says_what_it_is, False),
+    (broken.ClaimsToBeLive, contract.says_what_it_is, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise", "is_live"), _FAULTS, ids=[f"{kind.__name__}-{check.__name__}" for kind, check, _ in _FAULTS]
+)
+def test_a_broken_source_is_caught(
+    kind: type[broken.GoodSource], promise: Callable[[SourceCase], None], is_live: bool
+) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception, SourceUnavailable, RuntimeError, OSError)):
+        promise(_memory_case(kind, is_live=is_live))
+
+
+def test_every_promise_has_caught_a_broken_source() -> None:
+    assert {check for _, check, _ in _FAULTS} == set(CONTRACT)
