@@ -18,8 +18,9 @@ from agent.pipeline.decide import Decision, top_scores
 from agent.pipeline.inbox import Inbox, Job, Lane
 from agent.records import Classification, Image, Score, ServedModel, StageTimes, StateChange
 from agent.service.logs import get_logger
-from engines import Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Resizer
+from engines import Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage
 from engines.base import Scores
+from engines.resize import Resizer
 
 log = get_logger(__name__)
 
