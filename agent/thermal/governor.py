@@ -1,0 +1,312 @@
+"""The governor: from temperatures and power to one ratio for the rate of inference.
+
+It acts on where a zone will be, not on where it is: the slope of the last seconds, drawn out by two minutes. In the band
+below the soft limit nothing is changed. Above it the rate is cut at once and in proportion; below it the rate comes back
+slowly, and never earlier than a minute after the last cut, so that it cannot swing more often than once a minute
+whatever the temperature does. At the hard limit inference pauses. It never touches the board's power mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.thermal.limits import Limits, limits_of
+from agent.thermal.sensors.base import ThermalSample
+from agent.thermal.trend import Trend
+
+GovernorState = Literal["off", "free", "reduced", "paused", "blind"]
+
+_WINDOW_S = 30.0
+_GAP_S = 10.0
+_HORIZON_S = 120.0
+"""How far ahead a zone is predicted. With the gains below this damps a heat sink of ten minutes well and leaves the loop
+over the silicon itself (seconds, a few kelvin) a gain below one half."""
+_CUT_PER_KELVIN = 0.01
+"""Share of the full rate taken away for each kelvin that is predicted too much."""
+_RECOVER_PER_KELVIN = 0.005
+"""Share of the full rate given back in ten seconds for each kelvin of room."""
+_LARGEST_CUT = 0.3
+_LARGEST_RECOVERY = 0.03
+_STEP = 0.01
+"""Smallest change of the ratio."""
+_CUT_EVERY_S = 10.0
+"""Between two cuts, so that the first can be seen in the slope."""
+_CUT_HOT_EVERY_S = 3.0
+"""The same while a zone is above its soft limit and rises."""
+_RECOVER_EVERY_S = 10.0
+_HARD_READINGS = 2
+"""Readings in a row at the hard limit that pause: a single one may be a glitch."""
+_BLIND_PAUSE_S = 300.0
+"""A pause ends after this time where no temperature can be read that would end it."""
+_VANISHED_BELOW_SOFT_KELVIN = 15.0
+"""A zone that was seen closer than this to its limit and then vanished counts as silence."""
+_POWER_WINDOW_S = 5.0
+_POWER_AIM_RATIO = 0.97
+_POWER_BAND_RATIO = 0.05
+"""Height of the band below the power budget."""
+_ALERT_CUT = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class GovernorDecision:
+    """What holds from ``decided_at_ns`` (monotonic) on.
+
+    ``ratio`` is the share of the configured rate that may be classified, 0 when ``paused``. ``changed`` is True on the
+    decision that changed the ratio or the state; ``reason`` is that of the last change. The zone is the one closest to
+    its limit, and the temperatures are its own.
+    """
+
+    ratio: float
+    paused: bool
+    state: GovernorState
+    reason: str
+    changed: bool
+    previous_ratio: float
+    decided_at_ns: int
+    zone: str | None = None
+    celsius: float | None = None
+    predicted_celsius: float | None = None
+    soft_celsius: float | None = None
+    hard_celsius: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pressure:
+    """How one zone, the power or an alert stands: what it wants cut now, and what it would give back in ten seconds."""
+
+    cut: float
+    room: float
+    text: str
+    is_urgent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _ZoneView:
+    """One governed zone at the newest reading, degrees Celsius."""
+
+    zone: str
+    celsius: float
+    smoothed: float
+    predicted: float
+    limits: Limits
+
+    @property
+    def excess(self) -> float:
+        """How far the zone is, or will be, above its soft limit."""
+        return max(self.smoothed, self.predicted) - self.limits.soft_celsius
+
+
+class Governor:
+    """Pure: no threads, no clock, no I/O. ``step`` is called with each reading and with the time."""
+
+    def __init__(self, config: ThermalConfig) -> None:
+        self._config: GovernorConfig = config.governor
+        self._is_on = config.governor.enabled and config.source != "none"
+        self._zones: dict[str, Trend] = {}
+        self._power = Trend(window_s=_POWER_WINDOW_S, gap_s=_GAP_S)
+        self._views: dict[str, _ZoneView] = {}
+        self._ratio = 1.0
+        self._paused = False
+        self._blind = False
+        self._hard_readings = 0
+        self._credit = 0.0
+        self._last_sample_s = float("-inf")
+        self._silent_since_s: float | None = None
+        self._last_cut_s = float("-inf")
+        self._last_recovery_s = float("-inf")
+        self._last: GovernorDecision | None = None
+
+    def step(self, sample: ThermalSample | None, now_ns: int) -> GovernorDecision:
+        """Decide with the newest ``sample`` at ``now_ns`` (monotonic). The same sample twice counts once."""
+        now_s = now_ns / 1e9
+        if not self._is_on:
+            return self._decided(now_ns, "the governor is switched off")
+        if self._silent_since_s is None:
+            self._silent_since_s = now_s
+        is_new = sample is not None and sample.taken_at_ns / 1e9 > self._last_sample_s
+        reason = None
+        if sample is not None and is_new:
+            reason = self._read(sample, now_s)
+        silent = self._why_blind(sample, now_s)
+        if silent is not None:
+            reason = self._cap(silent, now_s)
+        else:
+            self._blind = False
+        return self._decided(now_ns, reason)
+
+    def _read(self, sample: ThermalSample, now_s: float) -> str | None:
+        """Take the new sample in and act on it; the reason when the ratio or the pause changed."""
+        taken_s = sample.taken_at_ns / 1e9
+        passed_s = min(taken_s - self._last_sample_s, _GAP_S)
+        self._last_sample_s = taken_s
+        if not sample.temperatures:
+            return None
+        self._silent_since_s = taken_s
+        for zone, limits in limits_of(sample, self._config).items():
+            trend = self._zones.setdefault(zone, Trend(window_s=_WINDOW_S, gap_s=_GAP_S))
+            trend.add(taken_s, sample.temperatures[zone])
+            self._views[zone] = _ZoneView(
+                zone, trend.last, trend.fitted(), trend.fitted(_HORIZON_S), limits
+            )
+        views = [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
+        self._hard_readings = (
+            self._hard_readings + 1 if any(v.celsius >= v.limits.hard_celsius for v in views) else 0
+        )
+        if self._paused:
+            return self._resume(views, now_s)
+        if self._hard_readings >= _HARD_READINGS:
+            return self._pause(max(views, key=lambda view: view.celsius - view.limits.hard_celsius), now_s)
+        pressures = [self._zone_pressure(view) for view in views]
+        pressures += self._alert_pressure(sample) + self._power_pressure(sample, taken_s)
+        return self._cut(pressures, now_s) or self._recover(pressures, now_s, passed_s)
+
+    def _zone_pressure(self, view: _ZoneView) -> _Pressure:
+        band = self._config.hysteresis_celsius
+        soft = view.limits.soft_celsius
+        cut = room = 0.0
+        if view.predicted > soft - band / 4:
+            cut = (view.predicted - (soft - band / 2)) * _CUT_PER_KELVIN
+        elif view.excess < -band:
+            room = (-band - view.excess) * _RECOVER_PER_KELVIN
+        text = (
+            f"{view.zone} at {view.celsius:.1f} °C, {view.predicted:.1f} °C expected in {_HORIZON_S:g} s, "
+            f"soft limit {soft:.1f} °C"
+        )
+        return _Pressure(cut, room, text, is_urgent=view.celsius > soft and view.predicted > view.celsius)
+
+    def _alert_pressure(self, sample: ThermalSample) -> list[_Pressure]:
+        active = sorted(name for name, state in sample.throttle_alerts.items() if state > 0)
+        return [_Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({', '.join(active)})")] if active else []
+
+    def _power_pressure(self, sample: ThermalSample, taken_s: float) -> list[_Pressure]:
+        budget, watts = self._config.power_budget_watts, sample.power.total_watts
+        if budget is None or watts is None:
+            return []
+        self._power.add(taken_s, watts)
+        mean = self._power.mean()
+        cut = room = 0.0
+        if mean > budget:
+            cut = self._ratio * (mean - _POWER_AIM_RATIO * budget) / mean
+        elif mean < (1.0 - _POWER_BAND_RATIO) * budget:
+            room = self._ratio * (_POWER_AIM_RATIO * budget - mean) / budget / 2
+        text = f"{mean:.1f} W ({sample.power.total_meaning}), budget {budget:.1f} W"
+        return [_Pressure(cut, room, text)]
+
+    def _cut(self, pressures: list[_Pressure], now_s: float) -> str | None:
+        worst = max(pressures, key=lambda pressure: pressure.cut, default=None)
+        if worst is None or worst.cut <= 0.0:
+            return None
+        self._credit = 0.0
+        wait_s = _CUT_HOT_EVERY_S if any(pressure.is_urgent for pressure in pressures) else _CUT_EVERY_S
+        if now_s - self._last_cut_s < wait_s or self._ratio <= self._config.min_rate_ratio:
+            return None
+        before = self._ratio
+        cut = min(max(worst.cut, _STEP), _LARGEST_CUT)
+        self._ratio = max(self._config.min_rate_ratio, before - cut)
+        self._last_cut_s = now_s
+        return f"{worst.text}: rate cut from {before:.0%} to {self._ratio:.0%}"
+
+    def _recover(self, pressures: list[_Pressure], now_s: float, passed_s: float) -> str | None:
+        least = min(pressures, key=lambda pressure: pressure.room, default=None)
+        if least is None or least.room <= 0.0 or self._ratio >= 1.0:
+            self._credit = 0.0
+            return None
+        self._credit = min(
+            self._credit + min(least.room, _LARGEST_RECOVERY) * passed_s / _RECOVER_EVERY_S, _LARGEST_RECOVERY
+        )
+        waits = now_s - self._last_cut_s < self._config.recover_after_s
+        if waits or now_s - self._last_recovery_s < _RECOVER_EVERY_S or self._credit < _STEP:
+            return None
+        before = self._ratio
+        self._ratio = min(1.0, before + self._credit)
+        self._credit = 0.0
+        self._last_recovery_s = now_s
+        return f"{least.text}: rate back from {before:.0%} to {self._ratio:.0%}"
+
+    def _pause(self, view: _ZoneView, now_s: float) -> str:
+        self._paused = True
+        self._ratio = 0.0
+        self._credit = 0.0
+        self._last_cut_s = now_s
+        return (
+            f"{view.zone} at {view.celsius:.1f} °C, hard limit {view.limits.hard_celsius:.1f} °C: inference pauses, "
+            f"cameras and broker stay"
+        )
+
+    def _resume(self, views: list[_ZoneView], now_s: float) -> str | None:
+        band = self._config.hysteresis_celsius
+        if now_s - self._last_cut_s < self._config.recover_after_s:
+            return None
+        if any(view.celsius > view.limits.soft_celsius - band for view in views):
+            return None
+        return self._end_pause("every zone is below its soft limit again", now_s)
+
+    def _end_pause(self, why: str, now_s: float) -> str:
+        self._paused = False
+        self._ratio = self._config.min_rate_ratio
+        self._last_recovery_s = now_s
+        return f"{why}: inference goes on at {self._ratio:.0%}"
+
+    def _why_blind(self, sample: ThermalSample | None, now_s: float) -> str | None:
+        """Why the temperature counts as unknown, or None while it is known or the machine has none to tell."""
+        silence_s = self._config.silence_s
+        since = self._silent_since_s
+        if since is not None and now_s - since >= silence_s:
+            if not self._zones and sample is not None and not sample.temperatures and not sample.absent:
+                return None  # a machine without a single thermal zone
+            return f"no temperature for {now_s - since:.0f} s"
+        for zone, trend in self._zones.items():
+            limit = self._views[zone].limits.soft_celsius
+            if now_s - trend.last_s >= silence_s and trend.last > limit - _VANISHED_BELOW_SOFT_KELVIN:
+                return f"{zone} gives no temperature for {now_s - trend.last_s:.0f} s and was at {trend.last:.1f} °C"
+        return None
+
+    def _cap(self, why: str, now_s: float) -> str | None:
+        if self._paused:
+            if now_s - self._last_cut_s < _BLIND_PAUSE_S:
+                return None
+            self._blind = True
+            return self._end_pause(f"{why} and paused for {_BLIND_PAUSE_S:.0f} s", now_s)
+        self._credit = 0.0
+        cap = max(self._config.silent_rate_ratio, self._config.min_rate_ratio)
+        is_first, self._blind = not self._blind, True
+        self._last_cut_s = now_s
+        if is_first or self._ratio > cap:
+            self._ratio = min(self._ratio, cap)
+            return f"{why}: rate held to at most {cap:.0%}"
+        return None
+
+    def _decided(self, now_ns: int, reason: str | None) -> GovernorDecision:
+        last = self._last
+        state = self._state()
+        previous = 1.0 if last is None else last.ratio
+        view = max(self._views.values(), key=lambda view: view.excess, default=None)
+        text = reason if reason is not None else "within limits" if last is None else last.reason
+        if state == "free" and (last is None or last.state != "free"):
+            text = reason or "within limits"
+        self._last = GovernorDecision(
+            ratio=self._ratio,
+            paused=self._paused,
+            state=state,
+            reason=text,
+            changed=self._ratio != previous or (last is not None and state != last.state),
+            previous_ratio=previous,
+            decided_at_ns=now_ns,
+            zone=None if view is None else view.zone,
+            celsius=None if view is None else view.celsius,
+            predicted_celsius=None if view is None else view.predicted,
+            soft_celsius=None if view is None else view.limits.soft_celsius,
+            hard_celsius=None if view is None else view.limits.hard_celsius,
+        )
+        return self._last
+
+    def _state(self) -> GovernorState:
+        if not self._is_on:
+            return "off"
+        if self._paused:
+            return "paused"
+        if self._blind:
+            return "blind"
+        return "reduced" if self._ratio < 1.0 else "free"

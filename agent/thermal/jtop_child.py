@@ -1,0 +1,128 @@
+"""The program that talks to jtop: one JSON line for each sample on standard output, until standard input closes.
+
+It runs as a process of its own and imports nothing of the agent. jetson-stats is under the AGPL, its import changes how
+`multiprocessing` starts processes, its connect can block for ever and it cannot connect twice in one thread: none of
+that may happen inside the agent. It may be run by another Python than the agent's, the one that has jetson-stats.
+
+    python -m agent.thermal.jtop_child --interval 1.0 [--socket /run/jtop.sock]
+
+Lines: {"kind": "hello", "client": "7.2.2"}, {"kind": "sample", "uptime_s": ..., "temperature": {...}, ...} and, before it
+ends with code 1, {"kind": "error", "reason": "...", "message": "..."}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+from importlib import metadata
+from typing import Any
+
+
+def main() -> int:
+    """Print samples until told to stop, or one error."""
+    parser = argparse.ArgumentParser(description="print what jtop says, one JSON line for each sample")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between two samples")
+    parser.add_argument("--socket", help="socket of the service where it is not the usual one")
+    arguments = parser.parse_args()
+    # Started by path, this folder comes first: its modules must not stand in for anybody else's.
+    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - nothing else of pathlib is needed
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]  # noqa: PTH100
+    lines = _Lines()
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    try:
+        _print_samples(lines, arguments.interval, arguments.socket)
+    except Exception as exc:  # noqa: BLE001 - top of this program: whatever it is, the parent must hear of it
+        lines.put({"kind": "error", "reason": _reason(exc), "message": " ".join(str(exc).split())[:500]})
+        lines.flush_and_leave(1)
+    return 0
+
+
+class _Lines:
+    """The real standard output; what libraries print goes nowhere."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+
+    def put(self, line: dict[str, Any]) -> None:
+        self._out.write(json.dumps(line, default=str) + "\n")
+        self._out.flush()
+
+    def flush_and_leave(self, code: int) -> None:
+        """End at once: the finalisers of multiprocessing may wait for ever for a manager that hangs."""
+        self._out.flush()
+        os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe that nobody writes to; its end is the parent's end."""
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def _print_samples(lines: _Lines, interval_s: float, socket: str | None) -> None:
+    import jtop as package
+    import jtop.service as service
+
+    if socket is not None:
+        service.JTOP_PIPE = socket
+    lines.put({"kind": "hello", "client": _client_version()})
+    client = package.jtop(interval=interval_s)
+    client.start()
+    while client.ok():
+        lines.put(_sample(client))
+    lines.put({"kind": "error", "reason": "silent", "message": "the service answers no more"})
+    lines.flush_and_leave(1)
+
+
+def _sample(client: Any) -> dict[str, Any]:
+    """The properties that the agent reads, as they are."""
+    gpu = {name: dict(value) for name, value in dict(client.gpu).items()}
+    mode = client.nvpmodel
+    return {
+        "kind": "sample",
+        "uptime_s": client.uptime.total_seconds(),
+        "temperature": client.temperature,
+        "power": client.power,
+        "gpu": gpu,
+        "memory": dict(client.memory).get("RAM"),
+        "fan": {name: dict(value) for name, value in dict(client.fan).items()},
+        "power_mode": None if mode is None else str(mode.name),
+    }
+
+
+def _client_version() -> str:
+    try:
+        return metadata.version("jetson-stats")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _reason(exc: Exception) -> str:
+    """One word for the kinds of failure that are told apart by their message alone."""
+    text = str(exc)
+    known = {
+        "not active": "not_active",
+        "can't access": "no_permission",
+        "Mismatch": "wrong_version",
+        "Authentication": "wrong_key",
+        "Lost connection": "lost",
+    }
+    for part, reason in known.items():
+        if part in text:
+            return reason
+    if isinstance(exc, ImportError):
+        return "not_installed"
+    if isinstance(exc, PermissionError):
+        return "no_permission"
+    return "lost" if isinstance(exc, (OSError, EOFError)) else "failed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Reading the small text files of /sys and /proc without ever waiting for one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+_LONGEST_BYTES = 8192
+
+
+def read_text(path: Path) -> str:
+    """The file's text without white space and NULs around it. Not buffered: a sensor that says EAGAIN says it here.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _LONGEST_BYTES).decode("utf-8", "replace").strip(" \t\r\n\0")
+    finally:
+        os.close(descriptor)
+
+
+def text_or_none(path: Path) -> str | None:
+    """Like ``read_text``; None where it cannot be read or is empty."""
+    try:
+        return read_text(path) or None
+    except OSError:
+        return None
+
+
+def number_or_reason(path: Path) -> float | str:
+    """The number in ``path``, or why there is none."""
+    try:
+        text = read_text(path)
+    except OSError as exc:
+        code = errno.errorcode.get(exc.errno or 0, "error")
+        return f"{code}: {os.strerror(exc.errno)}" if exc.errno else f"{code}: cannot be read"
+    if not text:
+        return "reads empty"
+    try:
+        return float(text)
+    except ValueError:
+        return f"reads {text[:32]!r}, which is no number"
+
+
+def number_or_none(path: Path) -> float | None:
+    """The number in ``path``; None where there is none."""
+    number = number_or_reason(path)
+    return None if isinstance(number, str) else number
+
+
+def folders(parent: Path, pattern: str = "*") -> list[Path]:
+    """The folders in ``parent`` in the order of their numbers; empty where there is no such parent."""
+    try:
+        found = [path for path in parent.glob(pattern) if path.is_dir()]
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: (int("".join(c for c in path.name if c.isdigit())[:18] or 0), path.name))

@@ -1,0 +1,208 @@
+"""Temperatures, trip points, throttle alerts, power and GPU from the files of the kernel. Needs no rights."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from agent.clock import Clock
+from agent.thermal.sensors.base import (
+    GpuSample,
+    MemorySample,
+    SensorDescription,
+    ThermalSample,
+    TripPoints,
+    zone_name,
+)
+from agent.thermal.sensors.files import folders, number_or_none, number_or_reason, read_text, text_or_none
+from agent.thermal.sensors.plausible import HIGHEST_CELSIUS, ZoneCheck
+from agent.thermal.sensors.rails import hwmon_folders, read_fans, read_power
+
+log = structlog.get_logger(__name__)
+
+_LOWEST_TRIP_CELSIUS = 50.0
+"""Trip points below it are placeholders (0, -274) or the fan's business."""
+_LONGEST_TRIPS = 16
+_GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
+_OLD_GPU_LOADS = ("devices/gpu.0/load", "devices/platform/gpu.0/load")
+_LOOK_AGAIN_S = 60.0
+_STALE_S = 4.0
+_STOP_S = 2.0
+
+
+class SysfsReader:
+    """Reads everything once, at the caller's time. Used by one thread.
+
+    ``root`` stands for /sys, ``proc`` for /proc. Zones keep their names between boots, their numbers do not.
+    """
+
+    def __init__(self, root: Path, *, proc: Path = Path("/proc"), nvpmodel: Path | None = None) -> None:
+        self._root = root
+        self._meminfo = proc / "meminfo"
+        # Written by nvpmodel as `pmode:0002`; not tried on a board.
+        self._nvpmodel = nvpmodel if nvpmodel is not None else Path("/var/lib/nvpmodel/status")
+        self._check = ZoneCheck()
+        self._looked_at_s = float("-inf")
+        self._zones: dict[str, Path] = {}
+        self._constant: dict[str, str] = {}
+        self._trips: dict[str, TripPoints] = {}
+        self._alerts: dict[str, Path] = {}
+        self._hwmons: list[Path] = []
+        self._gpu: Path | None = None
+
+    def read(self, now_ns: int) -> ThermalSample:
+        """One sample, taken at ``now_ns``; what cannot be read is absent and never an error."""
+        now_s = now_ns / 1e9
+        if now_s - self._looked_at_s >= _LOOK_AGAIN_S:
+            self._look(now_s)
+        readings: dict[str, float] = {}
+        absent = dict(self._constant)
+        for zone, folder in self._zones.items():
+            millicelsius = number_or_reason(folder / "temp")
+            if isinstance(millicelsius, str):
+                absent[zone] = millicelsius
+            else:
+                readings[zone] = millicelsius / 1000.0
+        temperatures, lies = self._check.check(readings, now_s)
+        power, dark_rails = read_power(self._hwmons)
+        return ThermalSample(
+            source="sysfs",
+            taken_at_ns=now_ns,
+            temperatures=temperatures,
+            trip_points=dict(self._trips),
+            power=power,
+            gpu=self._read_gpu(),
+            memory=self._read_memory(),
+            fans=read_fans(self._hwmons),
+            power_mode=self._read_power_mode(),
+            throttle_alerts=self._read_alerts(),
+            absent={**absent, **lies, **dark_rails},
+        )
+
+    def _look(self, now_s: float) -> None:
+        """Find out what this board has."""
+        self._looked_at_s = now_s
+        thermal = self._root / "class/thermal"
+        if not thermal.is_dir():
+            thermal = self._root / "devices/virtual/thermal"
+        self._zones, self._constant, self._alerts = {}, {}, {}
+        for folder in folders(thermal, "thermal_zone*"):
+            kind = text_or_none(folder / "type")
+            if kind is None:
+                continue
+            name = zone_name(kind, {**self._zones, **self._constant})
+            if "PMIC" in kind:
+                self._constant[name] = "the PMIC's zone gives a constant"
+            else:
+                self._zones[name] = folder
+        self._trips = {zone: _read_trip_points(folder) for zone, folder in self._zones.items()}
+        for folder in folders(thermal, "cooling_device*"):
+            kind = text_or_none(folder / "type") or ""
+            if kind.endswith(("-throttle-alert", "hot-surface-alert")):
+                self._alerts[kind] = folder
+        self._hwmons = hwmon_folders(self._root)
+        devices = folders(self._root / "class/devfreq")
+        self._gpu = next((d for d in devices if any(name in d.name for name in _GPU_NAMES)), None)
+
+    def _read_alerts(self) -> dict[str, int]:
+        states = {name: number_or_none(folder / "cur_state") for name, folder in self._alerts.items()}
+        return {name: int(state) for name, state in states.items() if state is not None}
+
+    def _read_gpu(self) -> GpuSample:
+        loads = [self._root / path for path in _OLD_GPU_LOADS]
+        clock = highest = None
+        if self._gpu is not None:
+            loads.insert(0, self._gpu / "device/load")
+            clock = number_or_none(self._gpu / "cur_freq")
+            highest = number_or_none(self._gpu / "max_freq")
+        permille = next((value for path in loads if (value := number_or_none(path)) is not None), None)
+        return GpuSample(
+            load_ratio=None if permille is None or not 0 <= permille <= 1000 else permille / 1000.0,
+            clock_hz=None if clock is None else int(clock),
+            max_clock_hz=None if highest is None else int(highest),
+        )
+
+    def _read_memory(self) -> MemorySample | None:
+        try:
+            lines = read_text(self._meminfo).splitlines()
+            kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest}
+            total, available = kib["MemTotal"], kib["MemAvailable"]
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+        return MemorySample(total_bytes=total * 1024, used_bytes=(total - available) * 1024)
+
+    def _read_power_mode(self) -> str | None:
+        text = text_or_none(self._nvpmodel)
+        if text is None or not text.startswith("pmode:"):
+            return None
+        return text.removeprefix("pmode:").split()[0].lstrip("0") or "0"
+
+
+class SysfsSensor:
+    """Reads in a thread of its own, so that a bus that hangs holds nobody else up."""
+
+    def __init__(self, root: Path, *, clock: Clock, interval_s: float, reader: SysfsReader | None = None) -> None:
+        self._root = root
+        self._clock = clock
+        self._interval_s = interval_s
+        self._reader = reader if reader is not None else SysfsReader(root)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._sample: ThermalSample | None = None
+
+    def start(self) -> None:
+        """See Sensor."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="thermal-sysfs", daemon=True)
+            self._thread.start()
+
+    def latest(self) -> ThermalSample | None:
+        """See Sensor; a sample older than 4 s and three intervals is none."""
+        sample = self._sample
+        if sample is None or sample.age_s(self._clock.monotonic_ns()) > max(_STALE_S, 3 * self._interval_s):
+            return None
+        return sample
+
+    def describe(self) -> SensorDescription:
+        """See Sensor."""
+        if self._thread is None:
+            return SensorDescription("sysfs", "stopped", str(self._root))
+        sample = self.latest()
+        if sample is None:
+            return SensorDescription("sysfs", "starting" if self._sample is None else "silent", str(self._root))
+        detail = f"{len(sample.temperatures)} zones below {self._root}, {len(sample.absent)} absent"
+        return SensorDescription("sysfs", "reading", detail)
+
+    def stop(self) -> None:
+        """See Sensor."""
+        thread, self._thread = self._thread, None
+        self._stop.set()
+        if thread is not None:
+            thread.join(_STOP_S)
+            if thread.is_alive():
+                log.warning("thermal.sysfs_hangs", waited_s=_STOP_S, root=str(self._root))
+        self._sample = None
+
+    def _run(self) -> None:
+        while True:
+            sample = self._reader.read(self._clock.monotonic_ns())
+            self._sample = replace(sample, taken_at_ns=self._clock.monotonic_ns())
+            if self._clock.wait(self._stop, self._interval_s):
+                return
+
+
+def _read_trip_points(folder: Path) -> TripPoints:
+    lowest: dict[str, float] = {}
+    for number in range(_LONGEST_TRIPS):
+        kind = text_or_none(folder / f"trip_point_{number}_type")
+        if kind is None:
+            break
+        millicelsius = number_or_none(folder / f"trip_point_{number}_temp")
+        if millicelsius is None or not _LOWEST_TRIP_CELSIUS <= millicelsius / 1000.0 <= HIGHEST_CELSIUS:
+            continue
+        lowest[kind] = min(lowest.get(kind, HIGHEST_CELSIUS), millicelsius / 1000.0)
+    return TripPoints(passive=lowest.get("passive"), hot=lowest.get("hot"), critical=lowest.get("critical"))
