@@ -7,66 +7,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-Color = Literal["rgb", "bgr", "gray"]
-ResizeMode = Literal["stretch", "shorter_side", "letterbox"]
-Interpolation = Literal["linear", "area", "nearest"]
-Activation = Literal["none", "softmax", "sigmoid"]
-Layout = Literal["NCHW", "NHWC"]
-InputDtype = Literal["float32", "float16", "uint8"]
-ModelFormat = Literal["onnx", "pt2"]
+from engines.activation import check_declared_activation
+from engines.errors import ModelRejected
+from engines.images import IMAGE_SUFFIXES
+from engines.labels import MAX_BYTES as MAX_LABEL_BYTES
+from engines.labels import fit_labels, parse_labels
+from engines.manifest import InputSection, Manifest, inside, read_manifest
+from engines.model_file import check_model, file_sha256, read_onnx
+from engines.onnx_signature import onnx_signature
+from engines.pt2_signature import pt2_signature
+from engines.specs import (
+    Activation,
+    Color,
+    InputDtype,
+    InputSpec,
+    Interpolation,
+    Layout,
+    ModelFormat,
+    ModelSignature,
+    OutputSpec,
+    ResizeMode,
+)
+from engines.strict_yaml import nearest_key
 
+__all__ = [
+    "Activation",
+    "Color",
+    "GoldenImage",
+    "InputDtype",
+    "InputSpec",
+    "Interpolation",
+    "Layout",
+    "ModelFormat",
+    "ModelPackage",
+    "ModelSignature",
+    "OutputSpec",
+    "ResizeMode",
+    "load_package",
+]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputSpec:
-    """How a picture becomes the model's input.
-
-    ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes.
-    A value v of channel c becomes ``(v * scale - mean[c]) / std[c]``; the channels stand in the model's own colour
-    order, and ``mean`` and ``std`` have one entry per channel (three, or one for gray).
-    """
-
-    width: int
-    height: int
-    color: Color = "rgb"
-    resize: ResizeMode = "stretch"
-    resize_to: int | None = None
-    interpolation: Interpolation = "linear"
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-    @property
-    def channels(self) -> int:
-        """Channels that the model is fed: 1 for gray, else 3."""
-        return 1 if self.color == "gray" else 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSpec:
-    """``activation`` is what the model's graph still lacks to give probabilities."""
-
-    activation: Activation = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSignature:
-    """What the model file itself says. ``batch`` is None where it is dynamic.
-
-    ``output_shape`` is the model's own, with None for a dynamic dimension; ``classes`` is the number in it.
-    """
-
-    input_name: str
-    output_name: str
-    layout: Layout
-    dtype: InputDtype
-    batch: int | None
-    height: int
-    width: int
-    channels: int
-    classes: int
-    output_shape: tuple[int | None, ...]
+MAX_CALIBRATION_IMAGES = 10_000
+_FORMATS: dict[str, ModelFormat] = {".onnx": "onnx", ".pt2": "pt2"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,4 +85,121 @@ def load_package(directory: Path) -> ModelPackage:
     Raises:
         ModelRejected: anything that does not fit, with the two facts that disagree.
     """
-    raise NotImplementedError(directory)
+    manifest = read_manifest(directory)
+    root = directory.resolve()
+    model_path = inside(root, manifest.file, what="file")
+    model_format = _FORMATS.get(model_path.suffix)
+    if model_format is None:
+        raise ModelRejected(f"file {manifest.file!r} ends in {model_path.suffix!r}, a model is .onnx or .pt2")
+    spec = input_spec(manifest.input)
+    output = OutputSpec(activation=manifest.output.activation)
+    signature = _checked_signature(model_path, root, manifest, spec, output)
+    labels = _labels(root, manifest, signature.classes)
+    return ModelPackage(
+        directory=root,
+        name=manifest.name,
+        version=manifest.version,
+        sha256=manifest.sha256,
+        model_path=model_path,
+        format=model_format,
+        input=spec,
+        output=output,
+        labels=labels,
+        golden=_golden(root, manifest, labels),
+        calibration=_calibration(root, manifest),
+        license=manifest.license,
+        signature=signature,
+    )
+
+
+def input_spec(section: InputSection) -> InputSpec:
+    """The section of the manifest with its defaults filled in."""
+    channels = 1 if section.color == "gray" else 3
+    return InputSpec(
+        width=section.width,
+        height=section.height,
+        color=section.color,
+        resize=section.resize,
+        resize_to=section.resize_to,
+        interpolation=section.interpolation,
+        scale=float(section.scale),
+        mean=tuple(float(v) for v in section.mean) if section.mean else (0.0,) * channels,
+        std=tuple(float(v) for v in section.std) if section.std else (1.0,) * channels,
+    )
+
+
+def check_sha256(found: str, stated: str, *, path: Path) -> None:
+    """Raises ModelRejected with both where a model's bytes are not the ones that its manifest states."""
+    if found != stated:
+        raise ModelRejected(
+            f"{path} has sha256 {found}, the manifest states {stated}. The file is damaged or another one: copy the "
+            "package again, or import the model anew if the change is meant",
+            path=str(path),
+            found=found,
+            stated=stated,
+        )
+
+
+def _checked_signature(
+    path: Path, root: Path, manifest: Manifest, spec: InputSpec, output: OutputSpec
+) -> ModelSignature:
+    name = path.name
+    if path.suffix == ".pt2":
+        check_sha256(file_sha256(path), manifest.sha256, path=path)
+        signature = pt2_signature(path, spec, name=name)
+    else:
+        model, found = read_onnx(path, root=root)
+        check_sha256(found, manifest.sha256, path=path)
+        check_model(model, name=name)
+        signature = onnx_signature(model, spec, name=name)
+        check_declared_activation(model, signature.output_name, output.activation, name=name)
+    if signature.dtype == "uint8" and (spec.scale, set(spec.mean), set(spec.std)) != (1.0, {0.0}, {1.0}):
+        raise ModelRejected(
+            f"{name}: the model takes uint8 and so normalises by itself, but the manifest says scale {spec.scale:g}, "
+            f"mean {list(spec.mean)}, std {list(spec.std)}. Remove scale, mean and std",
+            dtype="uint8",
+            scale=spec.scale,
+        )
+    return signature
+
+
+def _labels(root: Path, manifest: Manifest, classes: int) -> tuple[str, ...]:
+    path = inside(root, manifest.labels.file, what="labels.file")
+    name, offset = manifest.labels.file, int(manifest.labels.offset)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_LABEL_BYTES + 1)
+    except OSError as exc:
+        raise ModelRejected(f"labels {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
+    return fit_labels(parse_labels(data, name=name, offset=offset), classes=classes, offset=offset, name=name)
+
+
+def _golden(root: Path, manifest: Manifest, labels: tuple[str, ...]) -> tuple[GoldenImage, ...]:
+    golden: list[GoldenImage] = []
+    known = set(labels)
+    for place, item in enumerate(manifest.golden):
+        if item.label not in known:
+            near = nearest_key(item.label, labels)
+            hint = f"did you mean {near!r}?" if near else f"the first labels are {', '.join(labels[:5])}"
+            raise ModelRejected(
+                f"golden[{place}]: label {item.label!r} is none of the {len(labels)} labels of the model, {hint}",
+                label=item.label,
+            )
+        path = inside(root, item.image, what=f"golden[{place}].image")
+        golden.append(GoldenImage(path=path, label=item.label, min_confidence=float(item.min_confidence)))
+    return tuple(golden)
+
+
+def _calibration(root: Path, manifest: Manifest) -> tuple[Path, ...]:
+    if manifest.calibration is None:
+        return ()
+    folder = inside(root, manifest.calibration, what="calibration")
+    if not folder.is_dir():
+        raise ModelRejected(f"calibration {manifest.calibration!r} is a file, a directory of images was expected")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not 0 < len(found) <= MAX_CALIBRATION_IMAGES:
+        raise ModelRejected(
+            f"calibration {manifest.calibration!r} holds {len(found)} images, 1 to {MAX_CALIBRATION_IMAGES} are taken",
+            images=len(found),
+        )
+    return tuple(inside(root, path.relative_to(root).as_posix(), what="calibration image") for path in found)

@@ -1,0 +1,155 @@
+"""Width, height and completeness of an encoded picture, read from its headers alone.
+
+The decoders are not asked before the size is known: a few hundred bytes can name a picture of gigabytes.
+Source: JPEG ITU T.81 annex B; PNG 1.2 section 11.2.2; WebP container specification; TIFF 6.0 section 2.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT, _TIFF_LONG = 256, 257, 3, 4
+_MAX_TIFF_ENTRIES = 4096
+
+
+class HeaderError(Exception):
+    """The header does not hold; the text says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None where nothing is."""
+
+    kind: str
+    width: int
+    height: int
+    damage: str | None = None
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """The header of an encoded picture.
+
+    Raises:
+        HeaderError: not a picture of a kind that is taken, or its header is cut off or senseless.
+    """
+    for magic, reader in _READERS:
+        if magic.match(data):
+            try:
+                header = reader(data)
+            except (struct.error, IndexError) as exc:
+                raise HeaderError(f"the header is cut off, there are only {len(data)} bytes") from exc
+            if header.width <= 0 or header.height <= 0:
+                raise HeaderError(f"the {header.kind} header says {header.width}x{header.height} pixels")
+            return header
+    raise HeaderError(f"not a JPEG, PNG, BMP, WebP, GIF or TIFF picture, it begins with {data[:8]!r}")
+
+
+def _jpeg(data: bytes) -> ImageHeader:
+    """The first frame header, and whether the end marker follows the last scan."""
+    size: tuple[int, int] | None = None
+    pos = 2
+    while True:
+        pos = _next_marker(data, pos)
+        if pos < 0:
+            break
+        marker = data[pos + 1]
+        pos += 2
+        if marker == _EOI:
+            if size is None:
+                break
+            return ImageHeader("JPEG", *size)
+        if marker in _STANDALONE or marker == _SOI:
+            continue
+        if pos + 2 > len(data):
+            break
+        (length,) = struct.unpack_from(">H", data, pos)
+        if marker in _SOF:
+            height, width = struct.unpack_from(">HH", data, pos + 3)
+            size = (max(width, size[0]), max(height, size[1])) if size else (width, height)
+        pos += max(length, 2)
+        if marker == _SOS:
+            found = _MARKER_IN_SCAN.search(data, pos)
+            if not found:
+                break
+            pos = found.start()
+    if size is None:
+        raise HeaderError("a JPEG without a frame header (SOF), the end is missing")
+    return ImageHeader("JPEG", *size, damage="the end marker (EOI) is missing")
+
+
+def _next_marker(data: bytes, pos: int) -> int:
+    """Position of the next 0xFF that is followed by a marker, or -1."""
+    while True:
+        pos = data.find(b"\xff", pos)
+        if pos < 0 or pos + 1 >= len(data):
+            return -1
+        if data[pos + 1] not in {0x00, 0xFF}:
+            return pos
+        pos += 1
+
+
+def _png(data: bytes) -> ImageHeader:
+    width, height = struct.unpack_from(">II", data, 16)
+    if data[12:16] != b"IHDR":
+        raise HeaderError("a PNG whose first chunk is not IHDR")
+    return ImageHeader("PNG", width, height, None if b"IEND" in data[-1024:] else "the last chunk (IEND) is missing")
+
+
+def _bmp(data: bytes) -> ImageHeader:
+    (header_bytes,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if header_bytes == 12 else "<ii", data, 18)
+    (pixels_at,) = struct.unpack_from("<I", data, 10)
+    damage = "the pixels are missing" if pixels_at >= len(data) else None
+    return ImageHeader("BMP", width, abs(height), damage)
+
+
+def _gif(data: bytes) -> ImageHeader:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return ImageHeader("GIF", width, height, None if b"\x3b" in data[-64:] else "the trailer is missing")
+
+
+def _webp(data: bytes) -> ImageHeader:
+    (riff_bytes,) = struct.unpack_from("<I", data, 4)
+    damage = None if len(data) >= riff_bytes + 8 else f"{riff_bytes + 8} bytes were announced"
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        width = int.from_bytes(data[24:27], "little") + 1
+        height = int.from_bytes(data[27:30], "little") + 1
+    elif chunk == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+    elif chunk == b"VP8 ":
+        width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", data, 26))
+    else:
+        raise HeaderError(f"a WebP whose first chunk is {chunk!r}")
+    return ImageHeader("WebP", width, height, damage)
+
+
+def _tiff(data: bytes) -> ImageHeader:
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    (entries,) = struct.unpack_from(order + "H", data, at)
+    found: dict[int, int] = {}
+    for entry in range(min(entries, _MAX_TIFF_ENTRIES)):
+        tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * entry)
+        if tag in {_TIFF_WIDTH, _TIFF_HEIGHT} and kind in {_TIFF_SHORT, _TIFF_LONG}:
+            (value,) = struct.unpack_from(order + ("H" if kind == _TIFF_SHORT else "I"), data, at + 10 + 12 * entry)
+            found[tag] = max(value, found.get(tag, 0))
+    return ImageHeader("TIFF", found.get(_TIFF_WIDTH, 0), found.get(_TIFF_HEIGHT, 0))
+
+
+_READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], ImageHeader]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), _jpeg),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
+    (re.compile(rb"BM"), _bmp),
+    (re.compile(rb"GIF8[79]a"), _gif),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
+    (re.compile(rb"II\*\x00|MM\x00\*"), _tiff),
+)

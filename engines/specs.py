@@ -1,0 +1,65 @@
+"""What a model wants for input and gives as output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Color = Literal["rgb", "bgr", "gray"]
+ResizeMode = Literal["stretch", "shorter_side", "letterbox"]
+Interpolation = Literal["linear", "area", "nearest"]
+Activation = Literal["none", "softmax", "sigmoid"]
+Layout = Literal["NCHW", "NHWC"]
+InputDtype = Literal["float32", "float16", "uint8"]
+ModelFormat = Literal["onnx", "pt2"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """How a picture becomes the model's input.
+
+    ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes.
+    A value v of channel c becomes ``(v * scale - mean[c]) / std[c]``; the channels stand in the model's own colour
+    order, and ``mean`` and ``std`` have one entry per channel (three, or one for gray).
+    """
+
+    width: int
+    height: int
+    color: Color = "rgb"
+    resize: ResizeMode = "stretch"
+    resize_to: int | None = None
+    interpolation: Interpolation = "linear"
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    @property
+    def channels(self) -> int:
+        """Channels that the model is fed: 1 for gray, else 3."""
+        return 1 if self.color == "gray" else 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpec:
+    """``activation`` is what the model's graph still lacks to give probabilities."""
+
+    activation: Activation = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSignature:
+    """What the model file itself says. ``batch`` is None where it is dynamic.
+
+    ``output_shape`` is the model's own, with None for a dynamic dimension; ``classes`` is the number in it.
+    """
+
+    input_name: str
+    output_name: str
+    layout: Layout
+    dtype: InputDtype
+    batch: int | None
+    height: int
+    width: int
+    channels: int
+    classes: int
+    output_shape: tuple[int | None, ...]
