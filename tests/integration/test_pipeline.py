@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -20,7 +20,9 @@ from tests.fixtures.parts import BrightnessEngine, ScriptedSource, plain_package
 _LABELS = ("zero", "one", "two", "three")
 
 
-def _config(cameras: dict[str, dict[str, object]], models: dict[str, dict[str, object]] | None = None) -> AgentConfig:
+def _config(
+    cameras: Mapping[str, Mapping[str, object]], models: Mapping[str, Mapping[str, object]] | None = None
+) -> AgentConfig:
     return AgentConfig.model_validate(
         {
             "version": 1,
@@ -120,8 +122,11 @@ def test_four_cameras_share_one_model_through_its_batcher() -> None:
     gate = threading.Event()
     engines: list[BrightnessEngine] = []
 
+    def hold(batch: Images) -> None:
+        gate.wait(5)
+
     def open_engine(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
-        engines.append(BrightnessEngine(4, on_infer=lambda batch: gate.wait(5) and None))
+        engines.append(BrightnessEngine(4, on_infer=hold))
         return engines[0]
 
     cameras = {f"c{index}": {"classify": [{"model": "m"}]} for index in range(4)}
