@@ -108,12 +108,25 @@ def _unusable_text(document: StrictDocument, path: KeyPath, text: str) -> Iterat
 
 def problems_of_validation(error: ValidationError, document: StrictDocument) -> Iterator[Problem]:
     """The library's errors in the terms of the file; the tries of a union become one."""
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    misspelt = {_meant(detail) for detail in details}
+    for detail in details:
         place, rest = place_of(AgentConfig, detail["loc"])
+        if detail["type"] == "missing" and (*place.path, *rest) in misspelt:
+            continue  # its misspelling is told already
         raw = _raw(document.data, place.path)
         if detail["type"] == "too_short" and isinstance(raw, list | dict) and raw:
             continue  # its items are at fault and have their own errors
         yield _problem(detail, place, rest, raw, document)
+
+
+def _meant(detail: ErrorDetails) -> KeyPath | None:
+    """The path that an unknown key was probably meant to have."""
+    if detail["type"] != "extra_forbidden":
+        return None
+    place, rest = place_of(AgentConfig, detail["loc"])
+    found = nearest_key(str(rest[0]), place.keys())
+    return None if found is None else (*place.path, found)
 
 
 def _problem(

@@ -1,0 +1,183 @@
+"""What a good configuration file becomes on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.config.device import device_id_of_machine
+from agent.config.loader import LoadedConfig, check_when_labels, load_config
+from agent.config.secret import MAX_SECRET_BYTES, read_secret
+from agent.errors import ConfigError
+
+MACHINE_ID = "0123456789abcdef0123456789abcdef"
+
+CASCADE = """\
+version: 1
+models:
+  parts: {package: packages/parts-1}
+cameras:
+  front:
+    source: {type: pattern}
+    classify:
+      - {model: parts, name: whole}
+      - {model: parts, name: dents, when: {classifier: whole, labels: [dent, ok]}}
+"""
+
+
+def write(folder: Path, text: str = CASCADE) -> Path:
+    path = folder / "agent.yaml"
+    path.write_text(text)
+    package = folder / "packages" / "parts-1"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "model.yaml").touch()
+    return path
+
+
+def load(folder: Path, text: str = CASCADE, *, environ: dict[str, str] | None = None) -> LoadedConfig:
+    (folder / "machine-id").write_text(MACHINE_ID + "\n")
+    environ = {"HOME": "/home/someone"} if environ is None else environ
+    return load_config(write(folder, text), environ=environ, machine_id_file=folder / "machine-id")
+
+
+def test_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    assert loaded.base_dir == tmp_path
+    assert loaded.package_dir("parts") == tmp_path / "packages" / "parts-1"
+    assert loaded.resolve("/etc/x") == Path("/etc/x")
+
+
+def test_state_lives_where_systemd_says_else_in_the_home(tmp_path: Path) -> None:
+    assert load(tmp_path).state_dir == Path("/home/someone/.local/state/agent")
+    assert load(tmp_path, environ={"STATE_DIRECTORY": "/var/lib/agent"}).state_dir == Path("/var/lib/agent")
+    assert load(tmp_path, CASCADE + "state_dir: here\n").state_dir == tmp_path / "here"
+
+
+def test_the_hash_is_of_the_meaning_and_not_of_the_text(tmp_path: Path) -> None:
+    first = load(tmp_path).sha256
+    assert load(tmp_path, "# a comment\n" + CASCADE + "mqtt: {prefix: edge}\n").sha256 == first
+    assert load(tmp_path, CASCADE + "mqtt: {prefix: hall}\n").sha256 != first
+
+
+def test_auto_device_id_is_stable_and_does_not_show_the_machine_id(tmp_path: Path) -> None:
+    first = load(tmp_path)
+    assert first.device_id == load(tmp_path).device_id
+    assert first.device_name == first.device_id
+    assert MACHINE_ID[:8] not in first.device_id
+    (tmp_path / "other").write_text("f" * 32)
+    assert device_id_of_machine(tmp_path / "other") != first.device_id
+
+
+@pytest.mark.parametrize("content", [None, "", "uninitialized\n", "0" * 32])
+def test_without_a_machine_id_the_host_name_is_taken(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "machine-id"
+    if content is not None:
+        file.write_text(content)
+    assert device_id_of_machine(file, hostname="Jetson_1.Hall A") == "jetson_1-hall-a"
+    with pytest.raises(ConfigError, match=r"Set device\.id"):
+        device_id_of_machine(file, hostname="localhost")
+
+
+def test_missing_files_are_told_with_line_and_the_path_that_was_looked_at(tmp_path: Path) -> None:
+    text = CASCADE.replace("packages/parts-1", "packages/parts-2").replace(
+        "{type: pattern}", "{type: file, path: a.mp4}"
+    )
+    text += "mqtt:\n  broker: mqtts://host\n  tls: {ca_file: ca.pem}\n  password_file: /nowhere/password\n"
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    told = caught.value.message.splitlines()
+    file = tmp_path / "agent.yaml"
+    assert told[1].startswith(f"  {file}:3: models.parts.package: there is no directory {tmp_path}/packages/parts-2")
+    assert told[2] == f"  {file}:6: cameras.front.source.path: there is no {tmp_path}/a.mp4"
+    assert told[3] == f"  {file}:12: mqtt.tls.ca_file: there is no file {tmp_path}/ca.pem"
+    assert told[4].startswith(f"  {file}:13: mqtt.password_file: the password file /nowhere/password cannot be opened")
+    assert load_config(tmp_path / "agent.yaml", check_files=False).mqtt_password is None
+
+
+def test_a_directory_without_a_manifest_is_no_package(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty has no model\.yaml"):
+        load(tmp_path, CASCADE.replace("packages/parts-1", "empty"))
+
+
+def test_passwords_are_read_once_and_shown_nowhere(tmp_path: Path) -> None:
+    for name in ("broker", "camera"):
+        (tmp_path / name).write_text(f"{name} secret\nsecond line\n")
+        (tmp_path / name).chmod(0o600)
+    camera = "{type: rtsp, url: rtsp://h/s, username: u, password_file: camera}"
+    text = CASCADE.replace("{type: pattern}", camera) + "mqtt: {username: u, password_file: broker}\n"
+    loaded = load(tmp_path, text)
+    assert loaded.mqtt_password is not None
+    assert loaded.mqtt_password.reveal() == "broker secret"
+    assert loaded.camera_passwords["front"].reveal() == "camera secret"
+    assert "secret" not in repr(loaded).replace("Secret(", "")
+
+
+def test_the_systemd_credential_is_taken_where_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mqtt-password").write_text("from systemd\n")
+    (tmp_path / "mqtt-password").chmod(0o400)
+    loaded = load(tmp_path, environ={"HOME": "/", "CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert loaded.mqtt_password is not None
+    assert loaded.mqtt_password.reveal() == "from systemd"
+    assert load(tmp_path, environ={"HOME": "/", "CREDENTIALS_DIRECTORY": "/nowhere"}).mqtt_password is None
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "words"),
+    [
+        (b"secret\n", 0o604, "chmod 600"),
+        (b"secret\n", 0o602, "chmod 600"),
+        (b"\nsecret\n", 0o600, "first line"),
+        (b"", 0o600, "first line"),
+        (b"x" * (MAX_SECRET_BYTES + 1), 0o600, "larger than 4096 bytes"),
+        (b"secret\xff\n", 0o600, "not UTF-8"),
+    ],
+)
+def test_a_password_file_that_is_not_safe_or_not_usable_is_refused(
+    tmp_path: Path, content: bytes, mode: int, words: str
+) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(content)
+    file.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        read_secret(file)
+    assert words in caught.value.message
+    assert str(file) in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+def test_a_password_file_that_is_a_pipe_or_a_directory_is_refused_at_once(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for file in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ConfigError, match="not a regular file"):
+            read_secret(file)
+
+
+def test_a_gate_on_a_label_that_the_model_lost_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    check_when_labels(loaded, {"parts": ["ok", "dent"]})
+    check_when_labels(loaded, {})
+    with pytest.raises(ConfigError) as caught:
+        check_when_labels(loaded, {"parts": ["ok", "dents"]})
+    expected = f"{tmp_path}/agent.yaml:9: cameras.front.classify[1].when.labels[0]: model parts has no label `dent`"
+    assert caught.value.message.startswith(expected)
+    assert "did you mean `dents`?" in caught.value.message
+
+
+def test_what_was_probably_not_meant_is_a_warning_with_its_line(tmp_path: Path) -> None:
+    text = CASCADE.replace("cameras:", "  spare: {package: packages/parts-1}\ncameras:").replace(
+        "{type: pattern}", "{type: pattern}\n    enabled: false"
+    )
+    text += "mqtt: {broker: mqtt://hall.example, username: u}\n"
+    warnings = load(tmp_path, text).warnings
+    file = tmp_path / "agent.yaml"
+    assert [warning.removeprefix(f"{file}:").split(": ")[:2] for warning in warnings] == [
+        ["3", "models.parts"],
+        ["4", "models.spare"],
+        ["5", "cameras"],
+        ["12", "mqtt.broker"],
+    ]
+    assert load(tmp_path).warnings == ()
