@@ -1,4 +1,9 @@
+# shellcheck shell=bash
 # Virtual environments of the scripts. Sourced, not run; needs $root (the checkout) and system.sh.
+
+# A failure inside $(...) ends the script too.
+shopt -s inherit_errexit
+: "${root:?}"
 
 # Packages of another distribution on these paths (ROS does so on many boards) would shadow the locked ones.
 unset PYTHONPATH PYTHONHOME
@@ -63,25 +68,30 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
 PYTHON
 }
 
-# have_environment FOLDER LOCK [STEP]: FOLDER holds the packages of LOCK and this checkout, editable. Made at the first
-# call, left alone as long as the lock, pyproject.toml, the interpreter and the checkout's place are the same.
-# STEP is a command that is called with FOLDER and installs more.
+# have_environment FOLDER LOCK [MORE ARGUMENT...]: FOLDER holds the packages of LOCK and this checkout, editable. Made at
+# the first call, left alone as long as the lock, pyproject.toml, the interpreter and the checkout's place are the same.
+# MORE is a function of engine_environments.sh that is called with FOLDER and its arguments and installs what is not in
+# the lock.
 have_environment() {
-  local folder=$1 lock=$2 step=${3:-:} python key stamp=$1/.complete
+  local folder=$1 lock=$2 more=("${@:3}") python key stamp=$1/.complete
+  local inputs=("$lock" "$root/pyproject.toml")
+  [ ${#more[@]} = 0 ] || inputs+=("$root/scripts/lib/engine_environments.sh")
   python=$(select_python)
-  key="$(environment_key "$python" "$lock" "$root/pyproject.toml") $step"
+  key="$(environment_key "$python" "${inputs[@]}") ${more[*]}"
   if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && "$folder/bin/python" -c '' 2>/dev/null; then
     return
   fi
-  say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages; takes a minute)"
+  say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages, takes a minute)"
   rm -f "$stamp"
-  if ! "$folder/bin/python" -m pip --version >/dev/null 2>&1 ||
+  # What MORE has replaced must not be mixed with what the lock brings: such an environment starts empty.
+  if [ ${#more[@]} != 0 ] ||
+    ! "$folder/bin/python" -m pip --version >/dev/null 2>&1 ||
     [ "$(python_version "$folder/bin/python")" != "$(python_version "$python")" ]; then
     new_environment "$python" "$folder"
   fi
   pip_install "$folder" --require-hashes -r "$lock"
   # The lock holds the build backend too, so nothing is fetched past it.
   pip_install "$folder" --no-deps --no-index --no-build-isolation --editable "$root"
-  $step "$folder"
+  [ ${#more[@]} = 0 ] || "${more[0]}" "$folder" "${more[@]:1}"
   printf '%s' "$key" >"$stamp"
 }

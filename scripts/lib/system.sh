@@ -1,6 +1,8 @@
+# shellcheck shell=bash
 # System programs that the scripts need, and how they are asked for. Sourced, not run.
 
 # command:package (Debian and Ubuntu names). The one place that lists what the tests need beside Python.
+# shellcheck disable=SC2034  # used by scripts/test
 test_needs=(
   mosquitto:mosquitto
   openssl:openssl
