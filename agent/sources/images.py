@@ -1,0 +1,126 @@
+"""Frames from a folder of images, or from one image."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from agent.clock import Clock
+from agent.config.sources import ImagesSource
+from agent.errors import SourceUnavailable
+from agent.service.logs import get_logger
+from agent.sources.base import Capture, SourceStatistics
+from agent.sources.lifecycle import Lifecycle
+from engines.errors import ImageRejected
+from engines.images import IMAGE_SUFFIXES, read_image
+
+log = get_logger(__name__)
+
+
+class ImageFolder:
+    """The images of a folder in the order of their names, without its subfolders; nothing is dropped.
+
+    Images that cannot be read are passed over, counted and logged. ``captured_at_ns`` is when the reading of an image
+    began. A looping folder is listed anew for each pass.
+    """
+
+    is_live = False
+    kind = "images"
+
+    def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock) -> None:
+        self._config = config
+        self._path = base_dir / config.path
+        self._clock = clock
+        self._lifecycle = Lifecycle(f"images {config.path}")
+        self._waiting: deque[Path] | None = None
+        self._has_delivered = False
+        self._last_refusal = ""
+
+    @property
+    def description(self) -> str:
+        """See Source."""
+        return self._lifecycle.description
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        if self._waiting is None:
+            self._waiting = self._list()
+            self._has_delivered = False
+
+    def read(self) -> Capture | None:
+        """See Source. ``reason`` is also ``unreadable``: no image of a whole pass could be read."""
+        while True:
+            waiting = self._lifecycle.opened(self._waiting)
+            if not waiting:
+                if not self._has_delivered:
+                    raise self._lifecycle.lost(
+                        "unreadable",
+                        f"{self.description}: no image can be read, the last because {self._last_refusal}",
+                    )
+                if not self._config.loop:
+                    return None
+                self._start_again()
+                continue
+            capture = self._read_image(waiting.popleft())
+            if capture is not None:
+                return capture
+
+    def close(self) -> None:
+        """See Source."""
+        self._waiting = None
+
+    def interrupt(self) -> None:
+        """See Source."""
+        self._lifecycle.interrupt()
+
+    def statistics(self) -> SourceStatistics:
+        """See Source."""
+        return self._lifecycle.statistics()
+
+    def _read_image(self, path: Path) -> Capture | None:
+        started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        try:
+            image = read_image(path)
+        except ImageRejected as exc:
+            self._last_refusal = exc.message
+            self._lifecycle.count_skipped()
+            log.warning("images.skipped", path=str(path), reason=exc.message)
+            return None
+        self._has_delivered = True
+        self._lifecycle.count_delivered()
+        return Capture(image, started_ns, started_utc_ns, (self._clock.monotonic_ns() - started_ns) / 1e6)
+
+    def _start_again(self) -> None:
+        self._has_delivered = False
+        try:
+            self._waiting = self._list()
+        except SourceUnavailable as exc:
+            raise self._lifecycle.lost("missing", f"{self.description} could not start again: {exc.message}") from exc
+
+    def _list(self) -> deque[Path]:
+        path, lifecycle = self._path, self._lifecycle
+        if path.is_file():
+            return deque([path])
+        try:
+            found = sorted(path.iterdir(), key=lambda entry: entry.name)
+        except OSError as exc:
+            raise lifecycle.unavailable(
+                "missing", f"the folder or image {path} cannot be read: {exc.strerror}. Correct `path`"
+            ) from exc
+        images = deque(entry for entry in found if _is_image(entry))
+        if not images:
+            kinds = " ".join(sorted(IMAGE_SUFFIXES))
+            raise lifecycle.unavailable(
+                "empty", f"the folder {path} holds {len(found)} entries and no image ({kinds}). Correct `path`"
+            )
+        return images
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()

@@ -1,0 +1,41 @@
+"""The section of a network camera: credentials stay out of its address and out of the refusal."""
+
+from __future__ import annotations
+
+import pydantic
+import pytest
+
+from agent.config.sources import RtspSource
+
+CANARY = "hunter2-CANARY"
+
+
+@pytest.mark.parametrize(
+    "url", [f"rtsp://admin:{CANARY}@camera/1", f"rtsp://{CANARY}@camera/1", f"rtsps://a:{CANARY}%40b@10.0.0.1:322/"]
+)
+def test_credentials_in_the_url_are_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="`username` and the password to") as caught:
+        RtspSource(type="rtsp", url=url)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["rtsp:///camera", "rtsp://camera:0/1", "rtsp://camera:99999/1", "rtsp://[::1/x"])
+def test_url_without_a_usable_host_and_port_is_refused(url: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="rtsp://host:port/path"):
+        RtspSource(type="rtsp", url=url)
+
+
+@pytest.mark.parametrize("url", ["http://camera/1", "camera", "rtsp://", "rtsp://cam era/1"])
+def test_other_schemes_are_refused(url: str) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        RtspSource(type="rtsp", url=url)
+
+
+@pytest.mark.parametrize("url", ["rtsp://camera", "rtsp://[fe80::1]:8554/x", "rtsps://10.0.0.1/a?channel=1&sub=0"])
+def test_plain_addresses_are_taken(url: str) -> None:
+    assert RtspSource(type="rtsp", url=url).url == url
+
+
+def test_password_without_a_user_is_refused() -> None:
+    with pytest.raises(pydantic.ValidationError, match="password_file is given without username"):
+        RtspSource(type="rtsp", url="rtsp://camera/1", password_file="password")

@@ -1,0 +1,156 @@
+"""Cameras of the kernel: what is asked of them, what is said when it fails, and which moment their frames name."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.clock import SystemClock
+from agent.config.sources import V4l2Source
+from agent.errors import SourceLost, SourceUnavailable
+from agent.sources.v4l2 import V4l2Camera
+from tests.fixtures.video_device import FakeVideoDevice
+
+
+class Bench:
+    """A camera whose device is a fake; ``faults`` may change while it runs."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.faults: dict[str, Any] = {}
+        self.devices: list[FakeVideoDevice] = []
+        config = V4l2Source(type="v4l2", device="/dev/null", **settings)
+        self.camera = V4l2Camera(config, clock=SystemClock(), open_capture=self._open, is_video=lambda _: True)
+
+    def _open(self, name: str, backend: int, parameters: list[int]) -> FakeVideoDevice:
+        self.devices.append(FakeVideoDevice(name, backend, parameters, self.faults))
+        return self.devices[-1]
+
+
+def test_pixel_format_is_asked_before_size_and_rate() -> None:
+    bench = Bench(width=32, height=24, fps=30.0, fourcc="MJPG")
+    bench.camera.open()
+    assert list(bench.devices[0].asked.items()) == [
+        (cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")),
+        (cv2.CAP_PROP_FRAME_WIDTH, 32),
+        (cv2.CAP_PROP_FRAME_HEIGHT, 24),
+        (cv2.CAP_PROP_FPS, 30),
+    ]
+    bench.camera.close()
+
+
+def test_camera_keeps_its_own_settings_where_none_are_given() -> None:
+    bench = Bench()
+    bench.camera.open()
+    assert bench.devices[0].asked == {}
+    bench.camera.close()
+
+
+def test_size_that_the_camera_does_not_have_is_refused_and_the_device_released() -> None:
+    bench = Bench(width=1920, height=1080)
+    with pytest.raises(SourceUnavailable, match=r"gives 32x24, the configuration asks for 1920x1080"):
+        bench.camera.open()
+    assert bench.devices[0].released == 1
+
+
+def test_frame_carries_the_stamp_of_the_driver() -> None:
+    bench = Bench()
+    stamp_ns = time.monotonic_ns() - 40_000_000
+    bench.faults["stamp_ms"] = stamp_ns / 1e6
+    bench.camera.open()
+    capture = bench.camera.read()
+    assert capture is not None
+    assert capture.captured_at_ns == pytest.approx(stamp_ns, abs=1000)
+    assert capture.capture_ms >= 40.0
+    bench.camera.close()
+
+
+@pytest.mark.parametrize("stamp_ms", [0.0, 1e3 * 1_700_000_000, -5.0], ids=["none", "wall-clock", "negative"])
+def test_stamp_of_another_clock_is_not_believed(stamp_ms: float) -> None:
+    bench = Bench()
+    bench.faults["stamp_ms"] = stamp_ms
+    bench.camera.open()
+    before_ns = time.monotonic_ns()
+    capture = bench.camera.read()
+    assert capture is not None
+    assert before_ns <= capture.captured_at_ns <= time.monotonic_ns()
+    bench.camera.close()
+
+
+def test_unplugged_camera_is_lost_at_once_and_comes_back() -> None:
+    bench = Bench()
+    bench.camera.open()
+    assert bench.camera.read() is not None
+    bench.faults["gone"] = True
+    with pytest.raises(SourceLost) as caught:
+        bench.camera.read()
+    assert caught.value.fields["reason"] == "ended"
+    bench.camera.close()
+    bench.faults.clear()
+    bench.camera.open()
+    assert bench.camera.read() is not None
+    bench.camera.close()
+    assert [device.released for device in bench.devices] == [1, 1]
+
+
+def test_camera_without_frames_is_stalled_after_its_timeout() -> None:
+    bench = Bench(read_timeout_s=0.5)
+    bench.camera.open()
+    bench.faults["stalled"] = True
+    with pytest.raises(SourceLost, match=r"no frame within 0\.5 s") as caught:
+        bench.camera.read()
+    assert caught.value.fields["reason"] == "stalled"
+    bench.camera.close()
+
+
+def test_busy_camera_is_named_with_what_was_asked() -> None:
+    bench = Bench(fourcc="YUYV")
+    bench.faults["busy"] = True
+    with pytest.raises(SourceUnavailable, match=r"with YUYV: another program holds it"):
+        bench.camera.open()
+    assert bench.devices[0].released == 1
+
+
+def test_grey_camera_gives_three_channels() -> None:
+    bench = Bench()
+    bench.faults["picture"] = np.full((24, 32), 9, np.uint8)
+    bench.camera.open()
+    capture = bench.camera.read()
+    assert capture is not None
+    assert capture.image.shape == (24, 32, 3)
+    assert np.all(capture.image == 9)
+    bench.camera.close()
+
+
+@pytest.mark.parametrize(
+    ("picture", "reason"),
+    [(np.zeros((24, 32), np.uint16), "format"), (None, "damaged")],
+    ids=["16-bit", "undecodable"],
+)
+def test_picture_that_cannot_be_used_is_a_loss_with_advice(picture: object, reason: str) -> None:
+    bench = Bench()
+    bench.faults["picture"] = picture
+    bench.camera.open()
+    with pytest.raises(SourceLost, match="Set `fourcc` to MJPG or YUYV") as caught:
+        bench.camera.read()
+    assert caught.value.fields["reason"] == reason
+    bench.camera.close()
+
+
+def test_missing_device_lists_those_present(tmp_path: Path) -> None:
+    config = V4l2Source(type="v4l2", device=str(tmp_path / "video7"))
+    with pytest.raises(SourceUnavailable, match=r"video7 cannot be found .* video devices present: ") as caught:
+        V4l2Camera(config, clock=SystemClock()).open()
+    assert caught.value.fields["reason"] == "missing"
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "file"])
+def test_device_that_is_no_camera_is_refused(tmp_path: Path, device: str) -> None:
+    (tmp_path / "file").write_text("no camera")
+    config = V4l2Source(type="v4l2", device=str(tmp_path / device))
+    with pytest.raises(SourceUnavailable, match="is no video device"):
+        V4l2Camera(config, clock=SystemClock()).open()
