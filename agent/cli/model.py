@@ -1,0 +1,225 @@
+"""`agent model`: make, prove and list model packages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from agent.errors import UsageError
+
+if TYPE_CHECKING:
+    from engines.package import ModelPackage
+    from engines.proof import ModelProof
+    from engines.specs import Activation
+
+_MANIFEST = "model.yaml"
+
+
+@click.group()
+def model() -> None:
+    """Import, check and list model packages."""
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise click.BadParameter(f"{value!r} is not like 224x224", ctx, param)
+    return int(width), int(height)
+
+
+def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
+    known: list[tuple[Path, str]] = []
+    for value in values:
+        image, _, label = value.partition("=")
+        if not (image and label):
+            raise click.BadParameter(f"{value!r} is not like photo.jpg=cat", ctx, param)
+        known.append((Path(image), label))
+    return tuple(known)
+
+
+@model.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--labels", type=click.Path(path_type=Path), required=True, help="The label file, any usual shape.")
+@click.option(
+    "--preset",
+    type=click.Choice(["imagenet", "tf", "caffe", "raw01", "raw255"]),
+    required=True,
+    help="What the training did to pictures; a wrong one costs accuracy silently.",
+)
+@click.option("--name", help="Default: the file's name.")
+@click.option("--version", default="1.0.0", show_default=True)
+@click.option("--size", metavar="WIDTHxHEIGHT", callback=_size, help="For models that leave width and height open.")
+@click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Default: the preset's.")
+@click.option("--resize", type=click.Choice(["stretch", "shorter_side", "letterbox"]), help="Default: the preset's.")
+@click.option("--resize-to", type=click.IntRange(min=1), help="Shorter side in pixels before the centre crop.")
+@click.option("--interpolation", type=click.Choice(["linear", "area", "nearest"]), default="linear", show_default=True)
+@click.option(
+    "--activation",
+    type=click.Choice(["auto", "none", "softmax", "sigmoid"]),
+    default="auto",
+    show_default=True,
+    help="What the graph still lacks; auto runs the model to see.",
+)
+@click.option("--offset", type=click.IntRange(0, 1), default=0, show_default=True, help="1: a background class first.")
+@click.option(
+    "--golden", metavar="IMAGE=LABEL", multiple=True, callback=_golden, help="A known answer; may be given again."
+)
+@click.option("--calibration", type=click.Path(path_type=Path), help="A directory of images for INT8.")
+@click.option("--license", "license_name", help="The model's licence.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path(), help="Where the package is made.  [default: .]"
+)
+@click.option("--force", is_flag=True, help="Replace a package that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def import_(file: Path, *, as_json: bool, activation: str, license_name: str | None, **options: object) -> None:
+    """Write a package from the ONNX model FILE and prove it.
+
+    Size, layout and classes are read from the model. Nothing is written unless all checks pass.
+    """
+    from engines.importer import ImportRequest, import_model
+
+    declared = None if activation == "auto" else cast("Activation", activation)
+    request = ImportRequest(model=file, activation=declared, license=license_name, **options)  # type: ignore[arg-type] # click has checked each option
+    _print_proof(import_model(request), as_json=as_json)
+
+
+@model.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(directory: Path, *, as_json: bool) -> int:
+    """Prove the package in DIRECTORY: manifest, sha256, labels, serving graph, known answers.
+
+    Exit code 1 when a golden picture is not classified as stated, 78 when the package cannot be served.
+    """
+    from engines.package import load_package
+    from engines.proof import prove_package
+
+    proof = prove_package(load_package(directory))
+    _print_proof(proof, as_json=as_json)
+    return 0 if proof.has_passed else 1
+
+
+@model.command("list")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(directory: Path, *, as_json: bool) -> int:
+    """List the packages below DIRECTORY; exit code 1 when one of them cannot be used."""
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory, packages are listed below one")
+    rows = [_row(path) for path in _packages_below(directory)]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_list(rows)
+    return 1 if any("rejected" in row for row in rows) else 0
+
+
+def _packages_below(directory: Path) -> Iterator[Path]:
+    for manifest in sorted(directory.rglob(_MANIFEST)):
+        if not any(part.startswith(".") for part in manifest.relative_to(directory).parts):
+            yield manifest.parent
+
+
+def _row(directory: Path) -> dict[str, object]:
+    from engines.errors import ModelRejected
+    from engines.package import load_package
+
+    try:
+        return {**_facts(load_package(directory)), "directory": str(directory)}
+    except ModelRejected as exc:
+        return {"directory": str(directory), "rejected": exc.message}
+
+
+def _facts(package: ModelPackage) -> dict[str, object]:
+    signature, spec = package.signature, package.input
+    return {
+        "name": package.name,
+        "version": package.version,
+        "directory": str(package.directory),
+        "sha256": package.sha256,
+        "format": package.format,
+        "input": f"{spec.width}x{spec.height} {spec.color}, {spec.resize}, {signature.layout} {signature.dtype}",
+        "activation": package.output.activation,
+        "classes": signature.classes,
+        "golden": len(package.golden),
+        "calibration": len(package.calibration),
+        "license": package.license,
+    }
+
+
+def _print_proof(proof: ModelProof, *, as_json: bool) -> None:
+    facts = _facts(proof.package) | {
+        "opset": proof.opset,
+        "batch": "dynamic" if proof.max_batch is None else proof.max_batch,
+    }
+    golden = [
+        {
+            "image": result.path.name,
+            "expected": result.expected,
+            "min_confidence": result.min_confidence,
+            "got": result.got,
+            "confidence": round(result.confidence, 4),
+            "right": result.is_right,
+        }
+        for result in proof.golden.results
+    ]
+    if as_json:
+        document = {**facts, "passed": proof.has_passed, "golden_results": golden, "warnings": list(proof.warnings)}
+        print(json.dumps(document, indent=2))
+        return
+    for name, value in facts.items():
+        print(f"{name:<12} {'-' if value is None else value}")
+    if golden:
+        _print_table(
+            ["image", "expected", "got", "confidence", "at least", ""],
+            [
+                [
+                    str(row["image"]),
+                    str(row["expected"]),
+                    str(row["got"]),
+                    f"{row['confidence']:.4f}",
+                    f"{row['min_confidence']:.2f}",
+                    "right" if row["right"] else "WRONG",
+                ]
+                for row in golden
+            ],
+        )
+    for warning in proof.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    wrong = len(proof.golden.wrong)
+    print(f"{wrong} of {len(golden)} golden pictures are wrong" if wrong else "the package is good")
+
+
+def _print_list(rows: list[dict[str, object]]) -> None:
+    good = [row for row in rows if "rejected" not in row]
+    columns = ["name", "version", "input", "classes", "golden", "directory"]
+    if good:
+        _print_table(columns, [[str(row[column]) for column in columns] for row in good])
+    for row in rows:
+        if "rejected" in row:
+            print(f"rejected: {row['directory']}\n  {row['rejected']}", file=sys.stderr)
+    if not rows:
+        print("no packages here", file=sys.stderr)
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table on a terminal, tab-separated lines elsewhere."""
+    if not sys.stdout.isatty():
+        for row in [columns, *rows]:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell, style="red" if cell == "WRONG" else "") for cell in row))
+    Console().print(table)

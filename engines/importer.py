@@ -1,0 +1,252 @@
+"""Writes a model package from an ONNX file, its labels and the name of its preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from engines.activation import guess_activation, last_operator
+from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
+from engines.images import IMAGE_SUFFIXES
+from engines.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTERN
+from engines.model_file import file_sha256, read_onnx
+from engines.onnx_signature import image_shape, shape_text
+from engines.package import load_package
+from engines.presets import CROP_RATIO, PRESETS, PresetName
+from engines.proof import ModelProof, measure_raw_scores, prove_package
+from engines.specs import Activation, Color, Interpolation, ResizeMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRequest:
+    """What is to be imported. None means: take it from the model, its name or the preset.
+
+    ``size`` is width and height in pixels, for models that leave them open. ``activation`` None tries the model.
+    ``out`` is the directory that the package directory is made in.
+    """
+
+    model: Path
+    labels: Path
+    out: Path
+    preset: PresetName
+    name: str | None = None
+    version: str = "1.0.0"
+    size: tuple[int, int] | None = None
+    color: Color | None = None
+    resize: ResizeMode | None = None
+    resize_to: int | None = None
+    interpolation: Interpolation = "linear"
+    activation: Activation | None = None
+    offset: int = 0
+    golden: Sequence[tuple[Path, str]] = ()
+    calibration: Path | None = None
+    license: str | None = None
+    force: bool = False
+
+
+def import_model(request: ImportRequest) -> ModelProof:
+    """Write the package directory ``<name>-<version>`` into ``request.out`` and prove it.
+
+    Nothing is written unless all checks have passed, known answers included.
+
+    Raises:
+        ModelRejected: the model, its labels or the request do not fit, or the package is there already.
+        GoldenMismatch: a golden picture is classified as something else.
+        ImageRejected: a golden picture cannot be read.
+        EngineUnavailable: ONNX Runtime is not there.
+    """
+    name = request.name or _name_from(request.model)
+    _check_name(name, request.version)
+    target = request.out / f"{name}-{request.version}"
+    if target.exists() and not request.force:
+        raise ModelRejected(
+            f"{target} is there already. Give another --version or --name, or --force to replace it", path=str(target)
+        )
+    with _staging(request.out, target.name) as stage:
+        model = _copy_model(request, stage)
+        manifest = _manifest(request, model, name, stage)
+        _write(stage, manifest)
+        if request.activation is None:
+            manifest["output"] = {"activation": _activation(stage, model)}
+            _write(stage, manifest)
+        proof = prove_package(load_package(stage))
+        for wrong in proof.golden.wrong:
+            raise GoldenMismatch(
+                f"{wrong.path.name}: expected {wrong.expected!r}, got {wrong.got!r} with {wrong.confidence:.3f}. "
+                f"Is preset {request.preset} what the model was trained with? Nothing was written",
+                image=wrong.path.name,
+                expected=wrong.expected,
+                got=wrong.got,
+                confidence=wrong.confidence,
+            )
+        _put_in_place(stage, target)
+    return replace(proof, package=load_package(target))
+
+
+def _name_from(model: Path) -> str:
+    stem = model.resolve().parent.name if model.stem.lower() == "model" else model.stem
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "model"
+
+
+def _check_name(name: str, version: str) -> None:
+    for what, value, pattern in (("name", name, NAME_PATTERN), ("version", version, VERSION_PATTERN)):
+        if not re.match(pattern.replace("$", r"\Z"), value):
+            raise ModelRejected(f"{what} {value!r} does not match {pattern}. Give another --{what}", value=value)
+
+
+def _copy_model(request: ImportRequest, stage: Path) -> onnx.ModelProto:
+    """The model into one file: with its external data inside, unchanged where there is none."""
+    if request.model.suffix != ".onnx":
+        raise ModelRejected(
+            f"{request.model} ends in {request.model.suffix!r}, only .onnx is imported. Export the model to ONNX; a "
+            "package of a .pt2 file is written by hand, see docs/models.md",
+            path=str(request.model),
+        )
+    model, digest = read_onnx(request.model.resolve(), root=request.model.resolve().parent)
+    shutil.copyfile(request.model, stage / "model.onnx")
+    if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:
+        (stage / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    return model
+
+
+def _manifest(request: ImportRequest, model: onnx.ModelProto, name: str, stage: Path) -> dict[str, object]:
+    labels = f"labels{request.labels.suffix.lower() if request.labels.suffix.lower() == '.json' else '.txt'}"
+    _copy(request.labels, stage / labels, what="labels")
+    manifest: dict[str, object] = {
+        "name": name,
+        "version": request.version,
+        "file": "model.onnx",
+        "sha256": file_sha256(stage / "model.onnx"),
+        "input": _input(request, model),
+        "output": {"activation": request.activation or "none"},
+        "labels": {"file": labels, "offset": request.offset},
+    }
+    if request.golden:
+        manifest["golden"] = _copy_golden(request.golden, stage / "golden")
+    if request.calibration is not None:
+        _copy_calibration(request.calibration, stage / "calibration")
+        manifest["calibration"] = "calibration"
+    if request.license:
+        manifest["license"] = request.license
+    return manifest
+
+
+def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
+    _, (height, width, channels) = image_shape(model, name=request.model.name)
+    asked_width, asked_height = request.size or (None, None)
+    width, height = width or asked_width, height or asked_height
+    if width is None or height is None or (request.size and request.size != (width, height)):
+        found = shape_text((height, width))
+        raise ModelRejected(
+            f"{request.model.name}: the model's input is {found} (height x width), --size is "
+            f"{'not given' if request.size is None else f'{request.size[0]}x{request.size[1]}'}. "
+            + ("Give --size WIDTHxHEIGHT" if "?" in found else "Leave --size away"),
+            shape=found,
+        )
+    preset = PRESETS[request.preset]
+    color = request.color or ("gray" if channels == 1 else preset.color)
+    count = 1 if color == "gray" else 3
+    if count < max(len(preset.mean), len(preset.std)):
+        raise ModelRejected(
+            f"{request.model.name} takes 1 channel, preset {request.preset} has values for 3. Take raw01, raw255, tf",
+            preset=request.preset,
+            channels=1,
+        )
+    resize = request.resize or preset.resize
+    section: dict[str, object] = {"width": width, "height": height, "color": color, "resize": resize}
+    if request.resize_to is not None or resize == "shorter_side":
+        section["resize_to"] = request.resize_to or round(max(width, height) * CROP_RATIO)
+    section["interpolation"] = request.interpolation
+    section["scale"] = preset.scale
+    section["mean"] = list(preset.mean if len(preset.mean) == count else preset.mean * count)
+    section["std"] = list(preset.std if len(preset.std) == count else preset.std * count)
+    return section
+
+
+def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
+    """What is missing, by running the model; by its last operator alone where it cannot be run."""
+    last = last_operator(model, model.graph.output[0].name)
+    if last == "LogSoftmax":
+        return "softmax"
+    try:
+        raw, last = measure_raw_scores(load_package(stage))
+    except EngineUnavailable:
+        return "none" if last in {"Softmax", "Sigmoid", "HardSigmoid"} else "softmax"
+    return guess_activation(raw, last)
+
+
+def _copy(source: Path, target: Path, *, what: str) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as exc:
+        raise ModelRejected(f"{what} {source} cannot be copied: {exc.strerror or exc}", path=str(source)) from exc
+
+
+def _copy_golden(golden: Sequence[tuple[Path, str]], folder: Path) -> list[dict[str, object]]:
+    folder.mkdir()
+    items: list[dict[str, object]] = []
+    for place, (image, label) in enumerate(golden, 1):
+        name = f"{place:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.name)}"
+        _copy(image, folder / name, what="golden picture")
+        items.append({"image": f"golden/{name}", "label": label})
+    return items
+
+
+def _copy_calibration(source: Path, folder: Path) -> None:
+    images = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    if not images:
+        raise ModelRejected(f"calibration {source} holds 0 images, 50 or more are wanted", path=str(source))
+    folder.mkdir()
+    for place, image in enumerate(images, 1):
+        _copy(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration picture")
+
+
+def _write(stage: Path, manifest: dict[str, object]) -> None:
+    (stage / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def manifest_text(manifest: dict[str, object]) -> str:
+    """YAML that the strict reader takes: every text quoted as JSON does."""
+    lines: list[str] = []
+    for key, value in manifest.items():
+        if isinstance(value, dict):
+            lines.append(f"{key}:")
+            lines += [f"  {inner}: {json.dumps(item, ensure_ascii=False)}" for inner, item in value.items()]
+        elif isinstance(value, list):
+            lines.append(f"{key}:")
+            lines += [f"  - {json.dumps(item, ensure_ascii=False)}" for item in value]
+        else:
+            lines.append(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _staging(out: Path, name: str) -> Iterator[Path]:
+    """A directory beside the target, gone afterwards unless it was put in place."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(dir=out, prefix=".import-"))
+    except OSError as exc:
+        raise ModelRejected(f"{out} cannot be written: {exc.strerror or exc}", path=str(out)) from exc
+    try:
+        stage = holder / name
+        stage.mkdir()
+        yield stage
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _put_in_place(stage: Path, target: Path) -> None:
+    """Rename the finished directory; what was there before goes with the staging directory."""
+    if target.exists():
+        target.rename(stage.with_name("replaced"))
+    stage.rename(target)
