@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from agent.config.bundled import DEMO, demo_package
 from agent.config.crosschecks import cross_problems, warnings_of
 from agent.config.device import MACHINE_ID_FILE, device_id_of_machine
-from agent.config.model import AgentConfig
+from agent.config.model import AgentConfig, MqttConfig, TlsConfig
 from agent.config.problems import (
     Problem,
     at,
@@ -41,9 +41,10 @@ MQTT_CREDENTIAL = "mqtt-password"
 class LoadedConfig:
     """A configuration that passed every check, and what had to be found out on this machine.
 
-    ``base_dir`` is where relative paths of the file start. ``sha256`` is of the configuration with its defaults, so
-    that comments and the order of keys do not change it. ``warnings`` are lines for people. Passwords are None or
-    absent where the configuration names none.
+    ``base_dir`` is where relative paths of the file start; those of ``config.mqtt`` are absolute. ``sha256`` is
+    of the file's content with its defaults, so that comments and the order of keys do not change it. ``warnings`` are
+    lines for people. ``mqtt_password_file`` may be a systemd credential. Passwords are None or absent where the
+    configuration names none, and where files were not checked.
     """
 
     config: AgentConfig
@@ -55,6 +56,7 @@ class LoadedConfig:
     state_dir: Path
     warnings: tuple[str, ...]
     mqtt_password: Secret | None
+    mqtt_password_file: Path | None
     camera_passwords: Mapping[str, Secret]
     document: StrictDocument = field(repr=False)
 
@@ -65,6 +67,13 @@ class LoadedConfig:
     def package_dir(self, model: str) -> Path:
         """The directory of the model package of one model by its key under ``models``."""
         return _package_dir(self.config.models[model].package, self.base_dir)
+
+    def resolved_mqtt(self) -> MqttConfig:
+        """The section ``mqtt`` with every path made absolute."""
+        mqtt = self.config.mqtt
+        tls = {key: value and str(self.resolve(value)) for key, value in mqtt.tls.model_dump().items()}
+        password_file = mqtt.password_file and str(self.resolve(mqtt.password_file))
+        return mqtt.model_copy(update={"tls": TlsConfig(**tls), "password_file": password_file})
 
 
 def load_config(
@@ -86,11 +95,15 @@ def load_config(
     document = _parsed(_text_of(path), str(path))
     config = _validated(document)
     base_dir = path.absolute().parent
+    sha256 = _digest(config)
+    config = _with_absolute_paths(config, base_dir)
+    password_file = _mqtt_password_file(config, environ)
     mqtt_password: Secret | None = None
     camera_passwords: dict[str, Secret] = {}
     if check_files:
         problems = [*_missing_files(config, base_dir, document)]
-        mqtt_password = _mqtt_password(config, base_dir, document, environ, problems)
+        if password_file is not None:
+            mqtt_password = _secret(password_file, ("mqtt", "password_file"), document, problems)
         camera_passwords = dict(_camera_passwords(config, base_dir, document, problems))
         if problems:
             raise error_of(problems, document.name)
@@ -99,12 +112,13 @@ def load_config(
         config=config,
         path=path,
         base_dir=base_dir,
-        sha256=_digest(config),
+        sha256=sha256,
         device_id=device_id,
         device_name=config.device.name or device_id,
         state_dir=_state_dir(config.state_dir, base_dir, environ),
         warnings=tuple(problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line)),
         mqtt_password=mqtt_password,
+        mqtt_password_file=password_file,
         camera_passwords=MappingProxyType(camera_passwords),
         document=document,
     )
@@ -243,27 +257,28 @@ def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument
             if not found.exists():
                 yield at(document, ("cameras", name, "source", "path"), f"there is no {found}")
     for key, value in config.mqtt.tls.model_dump().items():
-        if value is not None and not _resolved(value, base_dir).is_file():
-            yield at(document, ("mqtt", "tls", key), f"there is no file {_resolved(value, base_dir)}")
+        if value is not None and not Path(value).is_file():
+            yield at(document, ("mqtt", "tls", key), f"there is no file {value}")
 
 
-def _mqtt_password(
-    config: AgentConfig,
-    base_dir: Path,
-    document: StrictDocument,
-    environ: Mapping[str, str],
-    problems: list[Problem],
-) -> Secret | None:
-    """The broker's password; what is wrong with its file is added to ``problems``."""
-    configured = config.mqtt.password_file
+def _with_absolute_paths(config: AgentConfig, base_dir: Path) -> AgentConfig:
+    """The same configuration with the paths of ``mqtt`` made absolute: the connection knows no base directory."""
+    mqtt = config.mqtt
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(_resolved(path, base_dir))
+
+    tls = mqtt.tls.model_copy(update={key: absolute(path) for key, path in mqtt.tls.model_dump().items()})
+    mqtt = mqtt.model_copy(update={"password_file": absolute(mqtt.password_file), "tls": tls})
+    return config.model_copy(update={"mqtt": mqtt})
+
+
+def _mqtt_password_file(config: AgentConfig, environ: Mapping[str, str]) -> Path | None:
+    if config.mqtt.password_file is not None:
+        return Path(config.mqtt.password_file)
     credentials = environ.get("CREDENTIALS_DIRECTORY")
-    if configured is not None:
-        file = _resolved(configured, base_dir)
-    elif credentials and (Path(credentials) / MQTT_CREDENTIAL).exists():
-        file = Path(credentials) / MQTT_CREDENTIAL
-    else:
-        return None
-    return _secret(file, ("mqtt", "password_file"), document, problems)
+    credential = Path(credentials) / MQTT_CREDENTIAL if credentials else None
+    return credential if credential is not None and credential.exists() else None
 
 
 def _camera_passwords(

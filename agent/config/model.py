@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from agent.config.sources import SourceConfig
+from agent.config.thermal import ThermalConfig
 
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -198,5 +199,6 @@ class AgentConfig(Section):
     cameras: dict[Name, CameraConfig] = Field(min_length=1)
     """Cameras by a name of your choice."""
     mqtt: MqttConfig = MqttConfig()
+    thermal: ThermalConfig = ThermalConfig()
     state_dir: str = "auto"
     """Where the agent keeps what outlives it; `auto` is $STATE_DIRECTORY, else ~/.local/state/agent."""

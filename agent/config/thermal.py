@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,9 +19,9 @@ class GovernorConfig(ThermalSection):
     """How much inference gives way to heat. It changes the rate of the cameras and nothing of the board."""
 
     enabled: bool = True
-    soft_celsius: Literal["auto"] | float = Field(default="auto", ge=30.0, le=115.0)
+    soft_celsius: Literal["auto"] | Annotated[float, Field(ge=30.0, le=115.0)] = "auto"
     """Temperature that every zone is kept under; `auto` takes it from the board's trip points."""
-    hard_celsius: Literal["auto"] | float = Field(default="auto", ge=35.0, le=120.0)
+    hard_celsius: Literal["auto"] | Annotated[float, Field(ge=35.0, le=120.0)] = "auto"
     """Temperature at which inference pauses; `auto` takes it from the board's trip points."""
     margin_celsius: float = Field(default=10.0, ge=4.0, le=50.0)
     """How far `auto` stays below the temperature at which the board throttles."""
@@ -43,7 +43,7 @@ class GovernorConfig(ThermalSection):
         soft, hard = self.soft_celsius, self.hard_celsius
         if soft != "auto" and hard != "auto" and hard < soft + 2.0:
             raise ValueError(
-                f"hard_celsius {hard} must be at least 2 degrees above soft_celsius {soft}: raise one or lower the other"
+                f"hard_celsius {hard} must be at least 2 above soft_celsius {soft}: raise one or lower the other"
             )
         return self
 

@@ -52,7 +52,8 @@ def configurations(draw: st.DrawFn) -> dict[str, object]:
         classify: list[dict[str, object]] = []
         for key in keys:
             entry: dict[str, object] = {"model": draw(st.sampled_from(models)), "name": key, "decide": draw(decides)}
-            if classify and draw(st.integers(0, 1)):
+            is_gated: bool = draw(st.booleans())
+            if classify and is_gated:
                 gate = draw(st.sampled_from(keys[: len(classify)]))
                 entry["when"] = {"classifier": gate, "labels": draw(st.lists(labels, min_size=1, max_size=3))}
             classify.append(entry)
