@@ -1,0 +1,311 @@
+"""The agent, put together in the order in which a frame travels.
+
+    source ─► camera thread ─► inbox ─► worker thread (resize, engine, decide) ─► publisher thread ─► sink
+                                                  main thread: signals, reports, supervision
+
+``startup`` opens everything, ``main_loop`` watches over it, ``shutdown`` closes it in reverse.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+
+import agent
+from agent.clock import Clock, SystemClock
+from agent.config.loader import LoadedConfig, check_when_labels
+from agent.config.model import ModelConfig
+from agent.errors import StageFailed
+from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics
+from agent.pipeline.supervision import HangWatch
+from agent.publish.base import Sink
+from agent.publish.broker import EmbeddedBroker
+from agent.publish.client import MqttClient
+from agent.publish.clocksync import ClockWatch
+from agent.publish.identity import Identity
+from agent.publish.messages import Runtime, utc_text
+from agent.publish.publisher import Publisher, PublisherStatistics
+from agent.publish.settings import BrokerAddress, settings_from_config
+from agent.publish.topics import Topics
+from agent.service.logs import get_logger
+from agent.service.notify import Notifier
+from agent.service.reporter import Reporter
+from agent.service.reports import camera_runtimes, library_versions, model_runtime
+from agent.service.session import StateDirectory
+from agent.sources.base import make_source
+from engines import Engine, EngineOptions, EnvironmentRecord, ModelPackage, describe, load_package, open_engine
+
+log = get_logger(__name__)
+
+_TICK_S = 0.1
+_LOADING_LOG_EVERY_S = 10.0
+_EXTEND_BY_S = 60.0
+_PUBLISHER_STOP_S = 2.0
+_SWITCH_INTERVAL_S = 0.0002
+"""How long a Python thread may hold the interpreter while others wait. The default, 5 ms, is added to an inference
+whenever another thread computes (measured: 3.7 ms alone, 9.0 ms beside one busy thread, 3.9 ms with this setting)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatistics:
+    """Everything that the parts count, at one moment."""
+
+    pipeline: PipelineStatistics
+    publisher: PublisherStatistics
+
+
+class Agent:
+    """One run of the agent in this process.
+
+    ``run`` may be called once, on the main thread where signals are to be heeded. ``mirrors`` see every message
+    besides the broker.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        *,
+        mirrors: Sequence[Sink] = (),
+        clock: Clock | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._loaded = loaded
+        self._mirrors = tuple(mirrors)
+        self._clock = clock or SystemClock()
+        self._notifier = notifier or Notifier(None)
+        self._hangs = HangWatch()
+        self._resources = ExitStack()
+        self._stop_requested = False
+        self._signals = 0
+        self.broker_address: BrokerAddress | None = None
+        """Where the broker is; known once `run` calls ``on_ready``."""
+
+    def run(self, *, for_s: float | None = None, on_ready: Callable[[], None] | None = None) -> None:
+        """Work until a signal, `request_stop`, the end of every file, or ``for_s`` seconds after being ready.
+
+        Raises:
+            AgentError, EngineError: it could not start, or had to end; everything has been closed.
+        """
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        try:
+            self.startup()
+            if on_ready is not None and not self._stop_requested:
+                on_ready()
+            self.main_loop(for_s)
+        finally:
+            self.shutdown()
+
+    def request_stop(self) -> None:
+        """Ask `run` to return; any thread."""
+        self._stop_requested = True
+
+    def handle_signals(self) -> None:
+        """Stop at SIGTERM and SIGINT, at once at the second one. Main thread only."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def statistics(self) -> AgentStatistics:
+        """From any thread, between ``on_ready`` and the end of `run` and after it."""
+        return AgentStatistics(self._pipeline.statistics(), self._publisher.statistics())
+
+    def startup(self) -> None:
+        """Open everything, in the order in which it depends on each other."""
+        loaded, enter = self._loaded, self._resources.enter_context
+        for warning in loaded.warnings:
+            log.warning("config.warning", text=warning)
+        state = enter(StateDirectory(loaded.state_dir))
+        packages = self._load_packages()
+        identity = self._identity(state.session)
+        self._reporter = Reporter(identity, self._hangs, clock=self._clock)
+        self._publisher = self._make_publisher(identity)
+        self._resources.callback(self._stop_publisher)
+        self._pipeline = self._make_pipeline(packages)
+        # Closed in reverse: the pipeline stops first, so that the last words hold the final figures.
+        self._resources.callback(self._reporter.send_last_words, self._pipeline, self._publisher)
+        enter(self._pipeline)
+        self._publisher.start()
+        self._pipeline.start_workers()
+        environment = describe()
+        self._wait_for_engines()
+        if self._stop_requested:
+            return
+        self._publisher.offer(self._runtime(identity, packages, environment))
+        self._pipeline.start_cameras()
+        self._notifier.ready(self._status())
+        log.info("agent.ready", device=identity.device, session=identity.session, config_sha256=loaded.sha256[:12])
+
+    def main_loop(self, for_s: float | None = None) -> None:
+        """Watch over the threads until there is a reason to end.
+
+        Raises:
+            AgentError, EngineError: a thread ended by an exception, or hangs.
+        """
+        began_s = time.monotonic()
+        while not self._stop_requested:
+            self._check()
+            self._reporter.tick(self._pipeline, self._publisher)
+            if self._pipeline.is_done:
+                log.info("agent.sources_ended")
+                return
+            if for_s is not None and time.monotonic() - began_s >= for_s:
+                return
+            time.sleep(_TICK_S)
+
+    def shutdown(self) -> None:
+        """Close everything in reverse; harmless when repeated."""
+        self._stop_requested = True
+        self._notifier.stopping()
+        self._resources.close()
+
+    def _check(self) -> None:
+        self._pipeline.check()
+        failure = self._publisher.statistics().failure
+        if failure is not None:
+            raise StageFailed(failure)
+        for worker in self._pipeline.workers.values():
+            self._hangs.look(worker.statistics(), worker.interrupt)
+
+    def _load_packages(self) -> dict[str, ModelPackage]:
+        config = self._loaded.config
+        used = {
+            classifier.model for camera in config.cameras.values() if camera.enabled for classifier in camera.classify
+        }
+        packages = {key: load_package(self._loaded.package_dir(key)) for key in config.models if key in used}
+        check_when_labels(self._loaded, {key: package.labels for key, package in packages.items()})
+        return packages
+
+    def _identity(self, session: int) -> Identity:
+        return Identity(
+            device=self._loaded.device_id,
+            session=session,
+            agent=agent.__version__,
+            started=utc_text(self._clock.utc_ns()),
+            topics=Topics(self._loaded.config.mqtt.prefix, self._loaded.device_id),
+        )
+
+    def _make_publisher(self, identity: Identity) -> Publisher:
+        config = self._loaded.config.mqtt
+        if config.broker == "embedded":
+            broker = self._resources.enter_context(EmbeddedBroker())
+            self.broker_address = BrokerAddress(broker.host, broker.port)
+        settings = settings_from_config(
+            self._loaded.resolved_mqtt(),
+            device=identity.device,
+            address=self.broker_address,
+            password_file=self._loaded.mqtt_password_file,
+        )
+        self.broker_address = settings.address
+        return Publisher(
+            MqttClient(settings, will=identity.status("offline"), clock=self._clock),
+            identity=identity,
+            result_qos=config.results.qos,
+            result_max_hz=config.results.max_hz,
+            mirrors=self._mirrors,
+            clock=self._clock,
+            clock_state=ClockWatch().state,
+            on_result_sent=self._reporter.result_sent,
+        )
+
+    def _stop_publisher(self) -> None:
+        if not self._publisher.stop(_PUBLISHER_STOP_S):
+            log.warning("stop.cut_off", thread="publisher")
+
+    def _make_pipeline(self, packages: Mapping[str, ModelPackage]) -> Pipeline:
+        make = partial(make_source, base_dir=self._loaded.base_dir, clock=self._clock)
+        return Pipeline(
+            self._loaded.config,
+            packages,
+            Parts(self._open_engine, make),
+            clock=self._clock,
+            emit=self._publisher.offer,
+            on_camera_change=self._reporter.camera_changed,
+        )
+
+    def _open_engine(self, key: str, config: ModelConfig, package: ModelPackage) -> Engine:
+        """Runs on the worker's thread."""
+        engine = open_engine(
+            package,
+            EngineOptions(
+                engine=config.engine,
+                precision=config.precision,
+                strict=config.strict,
+                max_batch=config.batching.max_size,
+                options=config.options,
+                cache_dir=self._loaded.state_dir / "cache",
+                workers=len(self._pipeline.workers),
+            ),
+        )
+        info = engine.info
+        log.info("engine.loaded", model=key, engine=info.name, precision=info.precision, load_ms=round(info.load_ms))
+        if info.degraded is not None:
+            log.warning("engine.degraded", model=key, reason=info.degraded)
+        return engine
+
+    def _wait_for_engines(self) -> None:
+        """Wait for every worker, and say that we still do."""
+        began_s = time.monotonic()
+        next_word_s = began_s + _LOADING_LOG_EVERY_S
+        for key, worker in self._pipeline.workers.items():
+            while not self._stop_requested and not worker.wait_ready(_TICK_S):
+                now_s = time.monotonic()
+                if now_s >= next_word_s:
+                    next_word_s = now_s + _LOADING_LOG_EVERY_S
+                    elapsed_s = round(now_s - began_s)
+                    log.info("engine.loading", model=key, elapsed_s=elapsed_s)
+                    self._notifier.extend_timeout(_EXTEND_BY_S, f"Loading model {key}, {elapsed_s} s so far")
+
+    def _runtime(
+        self, identity: Identity, packages: Mapping[str, ModelPackage], environment: EnvironmentRecord
+    ) -> Runtime:
+        infos = {
+            key: info
+            for key, worker in self._pipeline.workers.items()
+            if (info := worker.statistics().info) is not None
+        }
+        return Runtime(
+            device=identity.device,
+            session=identity.session,
+            at=utc_text(self._clock.utc_ns()),
+            agent=identity.agent,
+            libraries=library_versions(infos.values()),
+            board={
+                "model": environment.board,
+                "name": self._loaded.device_name,
+                "l4t": environment.l4t,
+                "jetpack": environment.jetpack,
+                "power_mode": environment.power_mode,
+                "os": environment.os,
+                "architecture": environment.architecture,
+                "cpu": environment.cpu,
+                "cpu_cores": environment.cpu_cores,
+                "gpu": environment.gpus[0].name if environment.gpus else None,
+                "driver": environment.driver,
+                "cuda": environment.cuda,
+                "python": environment.python,
+            },
+            models={key: model_runtime(info, packages[key]) for key, info in infos.items()},
+            cameras=camera_runtimes(
+                self._loaded.config,
+                {name: camera.source.description for name, camera in self._pipeline.cameras.items()},
+            ),
+            config_sha256=self._loaded.sha256,
+            previous_exit=None,
+        )
+
+    def _status(self) -> str:
+        engines = {worker.info.name for worker in self._pipeline.statistics().workers if worker.info is not None}
+        return f"{len(self._pipeline.cameras)} camera(s), engine {', '.join(sorted(engines))}"
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
+        # Only plain attributes: anything with a lock can deadlock in a handler that interrupts itself.
+        self._signals += 1
+        self._stop_requested = True
+        if self._signals > 1:
+            os._exit(128 + number)

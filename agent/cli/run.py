@@ -1,0 +1,40 @@
+"""`agent run`: the daemon."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Configuration file.",
+)
+@click.option(
+    "--print", "is_printing", is_flag=True, help="Write every message as a JSON line to standard output too."
+)
+def run(path: Path, *, is_printing: bool) -> None:
+    """Run the agent as a configuration file says.
+
+    It works until SIGTERM or SIGINT, or until every file among its sources has been read to its end. A second signal
+    ends it at once.
+    """
+    from agent.app import Agent
+    from agent.config.loader import load_config
+    from agent.publish.jsonlines import JsonLinesSink
+    from agent.service.notify import Notifier
+
+    faulthandler.enable()
+    mirrors = [JsonLinesSink(sys.stdout.buffer)] if is_printing else []
+    with Notifier.from_environment() as notifier:
+        agent = Agent(load_config(path), mirrors=mirrors, notifier=notifier)
+        agent.handle_signals()
+        agent.run()

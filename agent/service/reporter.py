@@ -1,0 +1,159 @@
+"""Decides when the agent speaks of itself, and puts the figures of its parts together."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+
+from agent.clock import Clock
+from agent.pipeline.pipeline import Pipeline, PipelineStatistics
+from agent.pipeline.supervision import HangWatch
+from agent.publish.identity import Identity
+from agent.publish.messages import (
+    Connection,
+    Health,
+    Latency,
+    ModelHealth,
+    Process,
+    PublisherHealth,
+    utc_text,
+)
+from agent.publish.publisher import Publisher, PublisherStatistics
+from agent.records import Classification
+from agent.service.process import ProcessMeter
+from agent.service.reports import camera_accounting, camera_health, classifier_accounting, model_latency
+
+LATENCY_EVERY_NS = 5 * 1_000_000_000
+HEALTH_EVERY_NS = 10 * 1_000_000_000
+CAMERA_HEALTH_EVERY_NS = 30 * 1_000_000_000
+_TIMES_KEPT = 100_000
+
+
+class Reporter:
+    """Makes `latency`, `health` and the cameras' health when they are due.
+
+    ``camera_changed`` and ``result_sent`` are called by any thread, the rest by the main loop.
+    """
+
+    def __init__(self, identity: Identity, hangs: HangWatch, *, clock: Clock) -> None:
+        self._hangs = hangs
+        self._identity = identity
+        self._clock = clock
+        self._meter = ProcessMeter()
+        self._changed: deque[str] = deque()
+        self._publish_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_TIMES_KEPT))
+        now_ns = clock.monotonic_ns()
+        self._started_ns = now_ns
+        self._window_began_ns = now_ns
+        self._latency_due_ns = now_ns + LATENCY_EVERY_NS
+        self._health_due_ns = now_ns
+        self._cameras_due_ns = now_ns
+
+    def camera_changed(self, name: str) -> None:
+        """The camera's state is another one: its health is sent at the next tick."""
+        self._changed.append(name)
+
+    def result_sent(self, result: Classification, sent_ns: int) -> None:
+        """The result was handed to the network at monotonic ``sent_ns``."""
+        self._publish_ms[result.served.key].append((sent_ns - result.decided_at_ns) / 1e6)
+
+    def tick(self, pipeline: Pipeline, publisher: Publisher) -> None:
+        """Send what is due."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns >= self._latency_due_ns:
+            self._latency_due_ns = now_ns + LATENCY_EVERY_NS
+            publisher.offer(self._latency(pipeline))
+        if now_ns >= self._cameras_due_ns:
+            self._cameras_due_ns = now_ns + CAMERA_HEALTH_EVERY_NS
+            self._changed.extend(pipeline.cameras)
+        if self._changed:
+            self._send_camera_health(pipeline, publisher)
+        if now_ns >= self._health_due_ns:
+            self._health_due_ns = now_ns + HEALTH_EVERY_NS
+            publisher.offer(self._health(pipeline.statistics(), publisher.statistics()))
+
+    def send_last_words(self, pipeline: Pipeline, publisher: Publisher) -> None:
+        """After the pipeline has stopped: the final books."""
+        self._changed.extend(pipeline.cameras)
+        self._send_camera_health(pipeline, publisher)
+        publisher.offer(self._latency(pipeline))
+        publisher.offer(self._health(pipeline.statistics(), publisher.statistics()))
+
+    def _send_camera_health(self, pipeline: Pipeline, publisher: Publisher) -> None:
+        names = {self._changed.popleft() for _ in range(len(self._changed))}
+        for name in sorted(names):
+            publisher.offer(
+                camera_health(
+                    pipeline.cameras[name].statistics(),
+                    device=self._identity.device,
+                    session=self._identity.session,
+                    utc_ns=self._clock.utc_ns(),
+                )
+            )
+
+    def _latency(self, pipeline: Pipeline) -> Latency:
+        models = {}
+        for key, worker in pipeline.workers.items():
+            times = worker.take_times()
+            for stages, _ in times:
+                self._hangs.note(key, stages.infer_ms)
+            published = self._publish_ms[key]
+            models[key] = model_latency(times, [published.popleft() for _ in range(len(published))])
+        now_ns = self._clock.monotonic_ns()
+        window_s = (now_ns - self._window_began_ns) / 1e9
+        self._window_began_ns = now_ns
+        return Latency(
+            device=self._identity.device,
+            session=self._identity.session,
+            at=utc_text(self._clock.utc_ns()),
+            window_s=round(window_s, 3),
+            models=models,
+        )
+
+    def _health(self, pipeline: PipelineStatistics, publisher: PublisherStatistics) -> Health:
+        process = self._meter.read()
+        return Health(
+            device=self._identity.device,
+            session=self._identity.session,
+            at=utc_text(self._clock.utc_ns()),
+            uptime_s=round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 3),
+            cameras={camera.name: camera_accounting(camera.counts) for camera in pipeline.cameras},
+            classifiers={
+                camera.name: {
+                    name: classifier_accounting(counts) for name, counts in camera.counts.classifiers.items()
+                }
+                for camera in pipeline.cameras
+            },
+            models={
+                worker.model: ModelHealth(
+                    engine=worker.info.name, precision=worker.info.precision, degraded=worker.info.degraded
+                )
+                for worker in pipeline.workers
+                if worker.info is not None
+            },
+            publisher=PublisherHealth(
+                sent=publisher.sent,
+                dropped=dict(publisher.dropped),
+                thinned=publisher.thinned,
+                queued=publisher.queued,
+                stored=publisher.stored,
+            ),
+            process=Process(
+                rss_mib=round(process.rss_bytes / 2**20, 1),
+                cpu_percent=round(100.0 * process.cpu_ratio, 1),
+                threads=process.threads,
+                fds=process.fds,
+            ),
+            connection=_connection(publisher),
+        )
+
+
+def _connection(publisher: PublisherStatistics) -> Connection:
+    connection = publisher.connection
+    return Connection(
+        state=connection.state,
+        broker=connection.address,
+        protocol=connection.protocol,
+        since=utc_text(connection.since_utc_ns),
+        reason=connection.reason,
+        reconnects=connection.reconnects,
+    )
