@@ -47,6 +47,7 @@ class Channel(Generic[T]):
         self._not_empty = threading.Condition(lock)
         self._not_full = threading.Condition(lock)
         self._closed = False
+        self._woken = False
         self._sent = 0
         self._received = 0
         self._dropped = 0
@@ -80,7 +81,7 @@ class Channel(Generic[T]):
         return not (dropped and self._policy == "drop_newest")
 
     def receive(self, timeout: float | None = None) -> T | None:
-        """The oldest item; None when ``timeout`` seconds passed without one.
+        """The oldest item; None when ``timeout`` seconds passed without one, or after ``wake`` while it is empty.
 
         Raises:
             ChannelClosed: the channel is closed and empty.
@@ -90,6 +91,9 @@ class Channel(Generic[T]):
             while not self._items:
                 if self._closed:
                     raise ChannelClosed
+                if self._woken:
+                    self._woken = False
+                    return None
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return None
@@ -98,6 +102,12 @@ class Channel(Generic[T]):
             item = self._items.popleft()
             self._not_full.notify()
             return item
+
+    def wake(self) -> None:
+        """Make one ``receive``, the waiting one or the next, return None instead of waiting: there is other news."""
+        with self._not_empty:
+            self._woken = True
+            self._not_empty.notify()
 
     def close(self) -> None:
         """Refuse further items and wake everyone who waits; harmless when called twice."""
