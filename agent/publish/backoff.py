@@ -1,0 +1,50 @@
+"""How long to wait before the next attempt."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+STABLE_S = 30.0
+"""A connection that held this long was a good one: the next failure starts from the beginning."""
+
+TAKEOVERS = 3
+TAKEOVER_WINDOW_S = 60.0
+
+
+class Backoff:
+    """Capped exponential backoff with full jitter: evenly between 0 and ``min(cap_s, base_s * 2 ** failures)``.
+
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    def __init__(self, *, base_s: float = 1.0, rng: random.Random | None = None) -> None:
+        self._base_s = base_s
+        self._rng = rng or random.Random()  # noqa: S311 (spreads attempts, guards nothing)
+        self._failures = 0
+
+    def next_s(self, cap_s: float) -> float:
+        """Seconds to wait after one more failure, at most ``cap_s``."""
+        ceiling = min(cap_s, self._base_s * 2.0 ** min(self._failures, 32))
+        self._failures += 1
+        return self._rng.uniform(0.0, ceiling)
+
+    def between_s(self, low_s: float, high_s: float) -> float:
+        """Seconds evenly between the two, for a wait that must not be short."""
+        return self._rng.uniform(low_s, high_s)
+
+    def reset(self) -> None:
+        """The last connection was a good one."""
+        self._failures = 0
+
+
+class TakeoverGuard:
+    """Notices that another client uses the same client id: three takeovers within a minute."""
+
+    def __init__(self) -> None:
+        self._times_ns: deque[int] = deque(maxlen=TAKEOVERS)
+
+    def note(self, now_ns: int) -> bool:
+        """Count one takeover at monotonic ``now_ns``; True when it makes three within a minute."""
+        self._times_ns.append(now_ns)
+        return len(self._times_ns) == TAKEOVERS and now_ns - self._times_ns[0] <= TAKEOVER_WINDOW_S * 1e9

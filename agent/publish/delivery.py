@@ -1,0 +1,184 @@
+"""Hands packets to the sink and follows each to its confirmation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+from agent.publish.base import Packet, Sink
+from agent.publish.outbox import Outbox
+from agent.publish.retained import RetainedValues
+from agent.publish.tally import Tally
+from agent.service.logs import get_logger
+
+WINDOW = 20
+"""Retained values and events that wait for a confirmation at once."""
+
+_FRESH = b'"historical":false}'
+_HISTORICAL = b'"historical":true}'
+_TRY_LATER = frozenset({"disconnected", "backlog"})
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """One packet on its way; ``outbox_key`` is that of an event. A guarded one is sent again until it arrives."""
+
+    topic: str
+    is_guarded: bool
+    outbox_key: int | None = None
+
+
+def historical(packet: Packet) -> Packet:
+    """``packet`` with its last field, ``historical``, set to true; one without that field is returned as it is."""
+    if not packet.payload.endswith(_FRESH):
+        return packet
+    return replace(packet, payload=packet.payload[: -len(_FRESH)] + _HISTORICAL)
+
+
+class Delivery:
+    """The three ways to a subscriber. Used by the publisher's thread alone.
+
+    - a stream (results, latency) goes at once or is dropped and counted;
+    - a retained value waits for the connection, its newest version alone, and is sent again on each new connection;
+    - an event goes through the outbox, in order, until it is confirmed.
+    """
+
+    def __init__(self, sink: Sink, outbox: Outbox, tally: Tally, mirrors: Sequence[Sink] = ()) -> None:
+        self._sink = sink
+        self._outbox = outbox
+        self._tally = tally
+        self._mirrors = tuple(mirrors)
+        self._retained = RetainedValues()
+        self._is_live = False
+        self._in_flight: dict[int, _Flight] = {}
+        self._guarded = 0
+        self._keys = count(1)
+        self._sent_up_to = 0
+        self._historical_up_to = outbox.last_key
+
+    @property
+    def is_live(self) -> bool:
+        """The sink is connected."""
+        return self._is_live
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing that must arrive is left."""
+        return not self._guarded and not self._retained.pending and not self._outbox.statistics().stored
+
+    def connected(self) -> None:
+        """A new connection: the broker may know nothing of what was sent before."""
+        self._forget_flights()
+        self._is_live = True
+        self._sent_up_to = 0
+        self._historical_up_to = self._outbox.last_key
+        self._retained.want_all()
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+        self._is_live = False
+        self._forget_flights()
+
+    def confirmed(self, key: int, problem: str | None) -> None:
+        """The sink told the fate of the packet with ``key``."""
+        flight = self._in_flight.pop(key, None)
+        if flight is None:
+            return
+        self._guarded -= flight.is_guarded
+        if flight.outbox_key is not None:
+            self._outbox.ack(flight.outbox_key)
+        if problem is None:
+            self._tally.sent()
+        else:
+            self._refused(flight.topic, problem)
+
+    def stream(self, packet: Packet) -> bool:
+        """Send now or give up; True when it was handed to the network."""
+        self._mirror(packet)
+        if not self._is_live:
+            self._tally.drop("disconnected")
+            return False
+        problem = (
+            self._sink.send(packet)
+            if packet.qos == 0
+            else self._track(packet, _Flight(packet.topic, is_guarded=False))
+        )
+        if problem is not None:
+            self._tally.drop(problem)
+            return False
+        if packet.qos == 0:
+            self._tally.sent()
+        return True
+
+    def retain(self, packet: Packet) -> None:
+        """Send as soon as possible, and again on every new connection, until a newer value takes its place."""
+        self._mirror(packet)
+        if self._retained.put(packet):
+            self._tally.drop("superseded")
+
+    def event(self, packet: Packet) -> None:
+        """Store, then send until it is confirmed."""
+        self._mirror(packet)
+        self._outbox.put(packet)
+
+    def pump(self) -> None:
+        """Send what waits, as far as the window allows."""
+        while self._is_live and self._guarded < WINDOW:
+            if not (self._pump_retained() or self._pump_outbox()):
+                return
+
+    def _pump_retained(self) -> bool:
+        packet = self._retained.next()
+        if packet is None:
+            return False
+        problem = self._track(packet, _Flight(packet.topic, is_guarded=True))
+        if problem in _TRY_LATER:
+            return False
+        self._retained.sent(packet)
+        if problem is not None:
+            self._refused(packet.topic, problem)
+        return True
+
+    def _pump_outbox(self) -> bool:
+        stored = self._outbox.next(self._sent_up_to)
+        if stored is None:
+            return False
+        packet = historical(stored.packet) if stored.key <= self._historical_up_to else stored.packet
+        problem = self._track(packet, _Flight(packet.topic, is_guarded=True, outbox_key=stored.key))
+        if problem in _TRY_LATER:
+            return False
+        self._sent_up_to = stored.key
+        if problem is not None:
+            self._outbox.ack(stored.key)
+            self._refused(packet.topic, problem)
+        return True
+
+    def _track(self, packet: Packet, flight: _Flight) -> str | None:
+        key = next(self._keys)
+        # Before sending: a sink may confirm before send returns.
+        self._in_flight[key] = flight
+        self._guarded += flight.is_guarded
+        problem = self._sink.send(packet, key)
+        if problem is not None:
+            del self._in_flight[key]
+            self._guarded -= flight.is_guarded
+        return problem
+
+    def _forget_flights(self) -> None:
+        """Retained values and events are sent again; a QoS 1 stream is not, whether it arrived or not."""
+        lost = len(self._in_flight) - self._guarded
+        if lost:
+            self._tally.drop("connection_lost", lost)
+        self._in_flight.clear()
+        self._guarded = 0
+
+    def _refused(self, topic: str, problem: str) -> None:
+        self._tally.drop(problem)
+        log.warning("publish.refused", topic=topic, problem=problem)
+
+    def _mirror(self, packet: Packet) -> None:
+        for mirror in self._mirrors:
+            mirror.send(packet)

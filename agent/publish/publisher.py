@@ -1,0 +1,368 @@
+"""From the pipeline's records to packets on their way: the publisher thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+from agent.channel import Channel, ChannelClosed
+from agent.clock import Clock, SystemClock
+from agent.errors import StageFailed
+from agent.publish.base import Sink, SinkStatistics
+from agent.publish.delivery import Delivery
+from agent.publish.identity import Identity
+from agent.publish.messages import (
+    ClockState,
+    Message,
+    event_from_state_change,
+    result_from_classification,
+    state_from_state_change,
+)
+from agent.publish.outbox import MemoryOutbox, Outbox
+from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
+from agent.publish.tally import Tally
+from agent.records import Classification, StateChange
+from agent.service.logs import get_logger
+
+RESULTS_BUFFERED = 256
+IMPORTANT_BUFFERED = 1024
+IDLE_S = 0.5
+FAREWELL_SHARE = 0.6
+"""Of the time that ``stop`` is given, for the last messages; the rest is for the sink."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStatistics:
+    """What became of the messages of this session. ``sent`` at QoS 1 are those that the broker confirmed, ``queued``
+    wait for the publisher's thread, ``stored`` are events that wait for a confirmation."""
+
+    sent: int
+    dropped: Mapping[str, int]
+    thinned: int
+    queued: int
+    stored: int
+    connection: SinkStatistics
+    failure: str | None
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Numbers of one classifier's topics; touched by its worker's thread alone."""
+
+    results: count[int]
+    states: count[int]
+    events: count[int]
+    next_due_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    classification: Classification
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    change: StateChange
+    at_utc_ns: int
+    state_seq: int
+    event_seq: int | None
+
+
+_Important = _Change | Message | Outgoing
+
+
+class Publisher:
+    """Takes records from any thread, and alone turns them into messages and hands them to the sink.
+
+    Results wait in one bounded channel and everything else in another, so that a flood of results cannot push out a
+    state or an event. A message gets its number when it is offered: whatever is dropped later leaves a hole that
+    subscribers see.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        identity: Identity,
+        result_qos: Literal[0, 1] = 0,
+        result_max_hz: float | None = None,
+        outbox: Outbox | None = None,
+        mirrors: Sequence[Sink] = (),
+        clock: Clock | None = None,
+        clock_state: Callable[[], ClockState] = lambda: "unsynced",
+        on_result_sent: Callable[[Classification, int], None] | None = None,
+        on_failure: Callable[[StageFailed], None] | None = None,
+    ) -> None:
+        """``mirrors`` see every packet besides. ``on_result_sent`` is called on the publisher's thread with each
+        result that was handed to the network and the monotonic time of that, ``on_failure`` when the thread ends by
+        an exception."""
+        self._sink = sink
+        self._identity = identity
+        self._result_qos = result_qos
+        self._period_ns = 0 if result_max_hz is None else int(1e9 / result_max_hz)
+        self._outbox = outbox or MemoryOutbox()
+        self._mirrors = tuple(mirrors)
+        self._clock = clock or SystemClock()
+        self._clock_state = clock_state
+        self._on_result_sent = on_result_sent
+        self._on_failure = on_failure
+        self._tally = Tally()
+        self._delivery = Delivery(sink, self._outbox, self._tally, self._mirrors)
+        self._results: Channel[_Result] = Channel(
+            RESULTS_BUFFERED, "drop_oldest", on_drop=lambda _: self._tally.drop("overflow")
+        )
+        self._important: Channel[_Important] = Channel(
+            IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._tally.drop("overflow", _messages(lost))
+        )
+        self._streams: dict[tuple[str, str], _Stream] = {}
+        self._news: deque[Callable[[], None]] = deque()
+        self._has_news = threading.Event()
+        self._leave_by: float | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: StageFailed | None = None
+
+    def start(self) -> None:
+        """Start the thread and the sink; does not wait for a connection."""
+        if self._thread is not None:
+            raise RuntimeError("a Publisher is started once")
+        self._delivery.retain(self._identity.status("online"))
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread.start()
+        for mirror in self._mirrors:
+            mirror.start(_Deaf())
+        self._sink.start(self)
+
+    def offer(self, record: Classification | StateChange | Message | Outgoing) -> None:
+        """Hand ``record`` over; never waits, what there is no room for is dropped and counted.
+
+        The records of one classifier come from one thread. A ``Message`` is one of runtime, thermal, health,
+        camera health and latency; an ``Outgoing`` names its own topic.
+        """
+        try:
+            if isinstance(record, Classification):
+                self._offer_result(record)
+            else:
+                self._important.send(self._numbered(record) if isinstance(record, StateChange) else record)
+                self._results.wake()
+        except ChannelClosed:
+            self._tally.drop("stopped")
+
+    def stop(self, timeout_s: float = 3.0) -> bool:
+        """Send what waits and ``stopped``, then disconnect; False when something had to be cut off. Idempotent."""
+        started = time.monotonic()
+        if self._leave_by is None:
+            self._leave_by = started + timeout_s * FAREWELL_SHARE
+        self._important.close()
+        self._results.close()
+        self._has_news.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        left_s = max(0.1, started + timeout_s - time.monotonic())
+        is_clean = self._sink.stop(left_s)
+        for mirror in self._mirrors:
+            mirror.stop(0.0)
+        self._outbox.close()
+        return is_clean and (self._thread is None or not self._thread.is_alive())
+
+    def statistics(self) -> PublisherStatistics:
+        """The counts at this moment; any thread."""
+        sent, thinned, dropped = self._tally.counts()
+        stored = self._outbox.statistics()
+        for reason, lost in stored.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + lost
+        return PublisherStatistics(
+            sent=sent,
+            dropped=dropped,
+            thinned=thinned,
+            queued=self._results.statistics().buffered + self._important.statistics().buffered,
+            stored=stored.stored,
+            connection=self._sink.statistics(),
+            failure=None if self._failure is None else self._failure.message,
+        )
+
+    def on_connected(self) -> None:
+        """See SinkListener."""
+        self._tell(self._delivery.connected)
+
+    def on_disconnected(self, reason: str) -> None:  # noqa: ARG002 (the sink's statistics have it)
+        """See SinkListener."""
+        self._tell(self._delivery.disconnected)
+
+    def on_confirmed(self, key: int, problem: str | None) -> None:
+        """See SinkListener."""
+        self._tell(lambda: self._delivery.confirmed(key, problem))
+
+    def on_failed(self, error: BaseException) -> None:
+        """See SinkListener."""
+
+        def fail() -> None:
+            raise StageFailed(f"the connection's thread ended by {type(error).__name__}: {error}") from error
+
+        self._tell(fail)
+
+    def _tell(self, news: Callable[[], None]) -> None:
+        self._news.append(news)
+        self._has_news.set()
+        self._results.wake()
+
+    def _offer_result(self, classification: Classification) -> None:
+        stream = self._stream(classification.camera, classification.classifier)
+        if self._period_ns and not _is_due(stream, classification.decided_at_ns, self._period_ns):
+            self._tally.thinned()
+            return
+        self._results.send(_Result(classification, next(stream.results)))
+
+    def _numbered(self, change: StateChange) -> _Change:
+        stream = self._stream(change.camera, change.classifier)
+        event_seq = None if change.previous is None else next(stream.events)
+        return _Change(change, self._clock.utc_ns(), next(stream.states), event_seq)
+
+    def _stream(self, camera: str, classifier: str) -> _Stream:
+        stream = self._streams.get((camera, classifier))
+        if stream is None:
+            # setdefault is one step, so two threads that come first together get the same one
+            stream = self._streams.setdefault((camera, classifier), _Stream(count(), count(), count()))
+        return stream
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as exc:  # the top of the thread: recorded here, raised by who is told
+            log.exception("publisher.failed")
+            failure = self._failure = _stage_failed(exc)
+            self._important.close()
+            self._results.close()
+            if self._on_failure is not None:
+                self._on_failure(failure)
+
+    def _work(self) -> None:
+        while True:
+            self._hear()
+            self._take_important()
+            self._delivery.pump()
+            try:
+                result = self._results.receive(IDLE_S)
+            except ChannelClosed:
+                break
+            if result is not None:
+                self._publish_result(result)
+        self._take_important()
+        self._say_farewell()
+
+    def _say_farewell(self) -> None:
+        self._hear()
+        self._delivery.retain(self._identity.status("stopped"))
+        self._delivery.pump()
+        while self._delivery.is_live and not self._delivery.is_done:
+            left_s = (self._leave_by or 0.0) - time.monotonic()
+            if left_s <= 0:
+                log.warning("publisher.farewell_cut_off", stored=self._outbox.statistics().stored)
+                return
+            self._has_news.wait(left_s)
+            self._has_news.clear()
+            self._hear()
+            self._delivery.pump()
+
+    def _hear(self) -> None:
+        while self._news:
+            self._news.popleft()()
+
+    def _take_important(self) -> None:
+        while True:
+            try:
+                item = self._important.receive(0.0)
+            except ChannelClosed:
+                return
+            if item is None:
+                return
+            if isinstance(item, _Change):
+                self._publish_change(item)
+            else:
+                self._publish_vital(item)
+            self._hear()
+            self._delivery.pump()
+
+    def _publish_result(self, item: _Result) -> None:
+        identity = self._identity
+        message = result_from_classification(
+            item.classification,
+            device=identity.device,
+            session=identity.session,
+            seq=item.seq,
+            clock_state=self._clock_state(),
+        )
+        outgoing = result_outgoing(message, identity.topics, qos=self._result_qos)
+        if self._delivery.stream(outgoing.packet()) and self._on_result_sent is not None:
+            self._on_result_sent(item.classification, self._clock.monotonic_ns())
+
+    def _publish_change(self, item: _Change) -> None:
+        identity, clock_state = self._identity, self._clock_state()
+        if item.event_seq is not None:
+            event = event_from_state_change(
+                item.change,
+                device=identity.device,
+                session=identity.session,
+                seq=item.event_seq,
+                at_utc_ns=item.at_utc_ns,
+                clock_state=clock_state,
+            )
+            self._delivery.event(event_outgoing(event, identity.topics).packet())
+        state = state_from_state_change(
+            item.change,
+            device=identity.device,
+            session=identity.session,
+            seq=item.state_seq,
+            at_utc_ns=item.at_utc_ns,
+            clock_state=clock_state,
+        )
+        self._delivery.retain(state_outgoing(state, identity.topics).packet())
+
+    def _publish_vital(self, item: Message | Outgoing) -> None:
+        outgoing = item if isinstance(item, Outgoing) else vital_outgoing(item, self._identity.topics)
+        packet = outgoing.packet()
+        if packet.retain:
+            self._delivery.retain(packet)
+        else:
+            self._delivery.stream(packet)
+
+
+class _Deaf:
+    """Listens to a mirror, whose fate concerns nobody."""
+
+    def on_connected(self) -> None: ...
+
+    def on_disconnected(self, reason: str) -> None: ...
+
+    def on_confirmed(self, key: int, problem: str | None) -> None: ...
+
+    def on_failed(self, error: BaseException) -> None: ...
+
+
+def _is_due(stream: _Stream, now_ns: int, period_ns: int) -> bool:
+    """Whether the stream's next result may go; the grid keeps the rate also where frames come unevenly."""
+    if now_ns < stream.next_due_ns:
+        return False
+    late_ns = now_ns - stream.next_due_ns
+    stream.next_due_ns = now_ns + period_ns if late_ns >= period_ns else stream.next_due_ns + period_ns
+    return True
+
+
+def _stage_failed(exc: Exception) -> StageFailed:
+    if isinstance(exc, StageFailed):
+        return exc
+    failure = StageFailed(f"the publisher ended by {type(exc).__name__}: {exc}", stage="publisher")
+    failure.__cause__ = exc
+    return failure
+
+
+def _messages(item: _Important) -> int:
+    """How many messages are lost with ``item``."""
+    return 2 if isinstance(item, _Change) and item.event_seq is not None else 1

@@ -1,0 +1,78 @@
+"""A small subscriber that comes back by itself, for live views and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from agent.channel import Channel
+from agent.errors import BrokerUnavailable
+from agent.publish.base import SinkListener, SinkStatistics
+from agent.publish.client import MqttClient
+from agent.publish.connection import Received
+from agent.publish.settings import MqttSettings
+
+BUFFERED = 10_000
+"""Messages that may wait to be read; older ones are dropped and counted."""
+
+
+class Subscriber:
+    """Messages of some topics, oldest first. Made by ``open_subscriber``."""
+
+    def __init__(self, client: MqttClient, channel: Channel[Received]) -> None:
+        self._client = client
+        self._channel = channel
+
+    def receive(self, timeout_s: float | None = None) -> Received | None:
+        """The oldest unread message; None when ``timeout_s`` passed without one."""
+        return self._channel.receive(timeout_s)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were given up because nobody read them in time."""
+        return self._channel.statistics().dropped
+
+    def connection(self) -> SinkStatistics:
+        """The state of the connection."""
+        return self._client.statistics()
+
+
+class _Silent(SinkListener):
+    """A subscriber sends nothing, so there is nothing to hear about it."""
+
+    def on_connected(self) -> None: ...
+
+    def on_disconnected(self, reason: str) -> None: ...
+
+    def on_confirmed(self, key: int, problem: str | None) -> None: ...
+
+    def on_failed(self, error: BaseException) -> None: ...
+
+
+@contextmanager
+def open_subscriber(
+    settings: MqttSettings, topics: Sequence[str], *, timeout_s: float | None = None
+) -> Iterator[Subscriber]:
+    """Subscribe to ``topics`` (wildcards allowed). With ``timeout_s`` the first connection must be there by then.
+
+    Raises:
+        BrokerUnavailable: ``timeout_s`` passed without a connection; the message has the reason.
+    """
+    channel: Channel[Received] = Channel(BUFFERED, "drop_oldest")
+
+    def keep(message: Received) -> None:
+        channel.send(message)
+
+    client = MqttClient(settings, subscriptions=topics, on_received=keep)
+    client.start(_Silent())
+    try:
+        if timeout_s is not None and not client.wait_subscribed(timeout_s):
+            statistics = client.statistics()
+            raise BrokerUnavailable(
+                f"no connection to {statistics.address} within {timeout_s:g} s: {statistics.reason}",
+                broker=statistics.address,
+            )
+        yield Subscriber(client, channel)
+    finally:
+        client.stop(2.0)
+        channel.close()
