@@ -1,0 +1,177 @@
+"""A private broker for trying out: ``mqtt.broker: embedded``."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from agent.errors import BrokerUnavailable
+from agent.publish.settings import BrokerAddress
+from agent.service.logs import get_logger
+
+Kind = Literal["mosquitto", "amqtt"]
+
+START_WITHIN_S = 10.0
+_PORT_ATTEMPTS = 3
+_PR_SET_PDEATHSIG = 1
+"""Source: prctl(2)."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedBroker:
+    """A broker that belongs to this process and listens on the loopback interface alone."""
+
+    host: str
+    port: int
+    kind: Kind
+    version: str
+
+    @property
+    def address(self) -> BrokerAddress:
+        """Where to connect to."""
+        return BrokerAddress(self.host, self.port)
+
+
+@contextmanager
+def embedded_broker(kind: Kind | None = None) -> Iterator[EmbeddedBroker]:
+    """Start mosquitto where it is installed, else amqtt (MQTT 3.1.1), and end it with the block or with this process.
+
+    ``kind`` asks for one of the two.
+
+    Raises:
+        BrokerUnavailable: neither is installed, or it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="agent-broker-") as name:  # made with mode 0700
+        directory = Path(name)
+        kind, description = _choose(kind)
+        process, port = _start(kind, directory)
+        try:
+            log.info("broker.embedded", kind=kind, version=description, port=port)
+            yield EmbeddedBroker("127.0.0.1", port, kind, description)
+        finally:
+            _end(process)
+
+
+def _choose(kind: Kind | None) -> tuple[Kind, str]:
+    """Which of the two, and its version."""
+    program = _mosquitto()
+    if program is not None and kind in (None, "mosquitto"):
+        return "mosquitto", _mosquitto_version(program)
+    if importlib.util.find_spec("amqtt") is not None and kind in (None, "amqtt"):
+        return "amqtt", version("amqtt")
+    wanted = "mqtt.broker is `embedded`" if kind is None else f"a broker of kind {kind} is asked for"
+    raise BrokerUnavailable(
+        f"{wanted}, and {'neither mosquitto nor amqtt' if kind is None else 'it'} is installed. Install one of them "
+        '(sudo apt install mosquitto, or pip install "edge-inference-agent[demo]") or name a broker in mqtt.broker'
+    )
+
+
+def _mosquitto() -> str | None:
+    # Debian puts it where only root's PATH leads.
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+def _mosquitto_version(program: str) -> str:
+    told = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=10, check=False).stdout
+    words = told.split()[:3]
+    return words[2] if words[:2] == ["mosquitto", "version"] and len(words) == 3 else "unknown"
+
+
+def _start(kind: Kind, directory: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start it on a free port. Somebody else may take the port between the choice and its use: then another one."""
+    problem = ""
+    for _ in range(_PORT_ATTEMPTS):
+        port = _free_port()
+        process = _spawn(_command(kind, directory, port), directory / "broker.log")
+        try:
+            _wait_listening(process, port)
+        except BaseException as exc:
+            _end(process)
+            if not isinstance(exc, BrokerUnavailable):
+                raise
+            problem = exc.message
+        else:
+            return process, port
+    last = _last_line(directory / "broker.log")
+    raise BrokerUnavailable(
+        f"the embedded broker ({kind}) does not start: {problem}. Its last words: {last}", kind=kind
+    )
+
+
+def _command(kind: Kind, directory: Path, port: int) -> list[str]:
+    if kind == "amqtt":
+        return [sys.executable, "-m", "agent.publish.amqtt_child", str(port)]
+    config = directory / "mosquitto.conf"
+    # Started by root, mosquitto would become a user that cannot read this private directory.
+    lines = ["user root"] if os.geteuid() == 0 else []
+    lines += ["persistence false", "log_dest stderr", f"listener {port} 127.0.0.1", "allow_anonymous true"]
+    config.write_text("\n".join(lines) + "\n")
+    return [_mosquitto() or "mosquitto", "-c", str(config)]
+
+
+def _spawn(command: list[str], log_file: Path) -> subprocess.Popen[bytes]:
+    with log_file.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a Ctrl-C on the terminal is for the agent, which ends the broker last
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (two system calls, no lock is taken)
+        )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before the program starts: the kernel ends it when the thread that started it ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _wait_listening(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise BrokerUnavailable(f"it ended with code {process.returncode}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
+            return
+        time.sleep(0.02)
+    raise BrokerUnavailable(f"it does not listen on port {port} after {START_WITHIN_S:g} s")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(3.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "none")
