@@ -8,6 +8,7 @@ from engines.base import (
     EngineInfo,
     EngineOptions,
     Images,
+    Measurement,
     Precision,
     Rejection,
     Scores,
@@ -24,9 +25,13 @@ from engines.errors import (
     OptionsRejected,
     PrecisionRejected,
 )
+from engines.golden import check_golden
 from engines.graph import ServingGraph, build_serving_model, serving_graph
+from engines.images import read_image
+from engines.opening import open_engine
 from engines.package import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
 from engines.registry import ProbeResult, probe
+from engines.resize import Resizer
 
 __all__ = [
     "PRECISIONS",
@@ -44,6 +49,7 @@ __all__ = [
     "Images",
     "InferenceFailed",
     "InputSpec",
+    "Measurement",
     "ModelPackage",
     "ModelRejected",
     "ModelSignature",
@@ -53,11 +59,15 @@ __all__ = [
     "PrecisionRejected",
     "ProbeResult",
     "Rejection",
+    "Resizer",
     "Scores",
     "ServingGraph",
     "build_serving_model",
+    "check_golden",
     "describe",
     "load_package",
+    "open_engine",
     "probe",
+    "read_image",
     "serving_graph",
 ]

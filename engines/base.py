@@ -51,12 +51,24 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How fast one engine classifies a single picture on this device, from ``runs`` calls of ``infer``."""
+
+    engine: str
+    precision: Precision
+    runs: int
+    p50_ms: float
+    p90_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """What really runs, read back from the library and never from the request.
 
     ``placement`` counts the graph's nodes by execution provider. ``degraded`` is None, or one sentence on what was
     asked for and not had. ``versions`` names each library that takes part. ``max_batch`` is the largest N that one
-    call of ``infer`` takes.
+    call of ``infer`` takes. ``measurements`` are those that led to this engine, fastest first; ``kept_layers`` names
+    the layers of an int8 model that stay in fp32 for the answers' sake.
     """
 
     name: str
@@ -72,6 +84,8 @@ class EngineInfo:
     rejected: tuple[Rejection, ...] = ()
     load_ms: float = 0.0
     parity: Mapping[str, float | str | bool] | None = None
+    measurements: tuple[Measurement, ...] = ()
+    kept_layers: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -134,12 +134,9 @@ def gpus_from_answer(answer: ChildAnswer) -> tuple[Gpu, ...]:
 
 def installed_version(library: str) -> str | None:
     """Give the version of a library from its installed metadata, None where it is not installed by a package."""
-    for distribution in _DISTRIBUTIONS.get(library, (library,)):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return None
+    names = _DISTRIBUTIONS.get(library, (library,))
+    found = [one.version for name in names for one in distributions(name=name)]
+    return found[0] if found else None
 
 
 def available_cores(root: Path = _ROOT) -> int:
@@ -206,7 +203,8 @@ def _power_mode(root: Path) -> str | None:
 
 
 def _driver(root: Path) -> str | None:
-    match = re.search(r"(?:Module|Kernel Module.*?)\s+(\d+\.\d+(?:\.\d+)?)", _read(root / "proc/driver/nvidia/version"))
+    text = _read(root / "proc/driver/nvidia/version")
+    match = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return match.group(1) if match else None
 
 

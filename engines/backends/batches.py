@@ -16,9 +16,9 @@ def check_batch(batch: Images, *, height: int, width: int, max_batch: int) -> No
     Raises:
         ValueError: wrong shape, dtype or number of images.
     """
-    if not isinstance(batch, np.ndarray) or batch.dtype != np.uint8:
-        kind = batch.dtype if isinstance(batch, np.ndarray) else type(batch).__name__
-        raise ValueError(f"a batch is {kind}, the engine takes uint8: hand over resized BGR images as uint8")
+    dtype: object = getattr(batch, "dtype", type(batch).__name__)
+    if dtype != np.uint8:
+        raise ValueError(f"a batch is {dtype}, the engine takes uint8: hand over resized BGR images as uint8")
     if batch.ndim != 4 or batch.shape[1:] != (height, width, 3):
         raise ValueError(
             f"a batch has shape {batch.shape}, the engine takes (N, {height}, {width}, 3) BGR: resize the images first"

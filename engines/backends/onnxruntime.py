@@ -124,9 +124,7 @@ def open_onnxruntime(
         versions=_versions(),
         degraded=_split_between(placed, provider, engine),
     )
-    loaded = OnnxRuntimeEngine(
-        session, info=info, graph=graph, height=package.input.height, width=package.input.width
-    )
+    loaded = OnnxRuntimeEngine(session, info=info, graph=graph, height=package.input.height, width=package.input.width)
     _warm_up(loaded, package)
     load_ms = (time.perf_counter_ns() - started) / 1e6
     loaded._info = replace(info, load_ms=load_ms)  # noqa: SLF001 the same module made it a moment ago

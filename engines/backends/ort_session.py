@@ -46,7 +46,8 @@ def library_errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises: its own exceptions have no common base below Exception."""
     state = library().capi.onnxruntime_pybind11_state
     own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
-    return (*own, RuntimeError, ValueError, OSError)
+    found: tuple[type[Exception], ...] = (*own, RuntimeError, ValueError, OSError)
+    return found
 
 
 def open_session(

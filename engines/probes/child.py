@@ -1,4 +1,4 @@
-"""Starts the probe scripts: a library that crashes, hangs or prints takes its own process with it, never the agent's."""
+"""Starts the probe scripts: a library that crashes, hangs or prints takes its own process with it, not the agent."""
 
 from __future__ import annotations
 

@@ -1,0 +1,228 @@
+"""The PyTorch engine: a torch.export program with its preprocessing and activation around it, for development.
+
+The serving steps are those of ``engines.preprocessing``, in the same order and with the same constants.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from engines.backends.batches import check_batch, check_scores
+from engines.base import EngineInfo, EngineOptions, Images, Scores
+from engines.environment import available_cores, cpu_model
+from engines.errors import EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OptionsRejected
+from engines.package import ModelPackage
+from engines.preprocessing import GRAY_BGR
+
+OPTION_NAMES = ("device", "compile", "threads")
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+class TorchEngine:
+    """A program on one device. ``interrupt`` has no effect: PyTorch cannot leave a call."""
+
+    def __init__(
+        self, serve: Callable[[Any], Any], *, torch: Any, device: str, info: EngineInfo, package: ModelPackage
+    ) -> None:
+        """Take over ``serve``, which maps a uint8 tensor on ``device`` to probabilities on it."""
+        self._serve: Callable[[Any], Any] | None = serve
+        self._torch = torch
+        self._device = device
+        self._info = info
+        self._size = package.input
+        self._fixed_batch = package.signature.batch
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+        return self._info
+
+    def infer(self, batch: Images) -> Scores:
+        """Classify a batch; see ``engines.base.Engine``."""
+        serve = self._serve
+        if serve is None:
+            raise InferenceFailed("torch was used after it was closed. Open it again", engine="torch")
+        check_batch(batch, height=self._size.height, width=self._size.width, max_batch=self._info.max_batch)
+        count = len(batch)
+        fed = batch if self._fixed_batch in (None, count) else self._padded(batch)
+        try:
+            with self._torch.inference_mode():
+                answer = serve(self._torch.from_numpy(np.array(fed)).to(self._device))
+                scores: Scores = answer[:count].to("cpu").numpy().astype(np.float32, copy=True)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as exc:
+            lost = "CUDA error" in str(exc)
+            kind = EngineLost if lost else InferenceFailed
+            raise kind(
+                f"torch failed on a batch of {count}: {' '.join(str(exc).split())[:500]}. "
+                + ("The device is gone: restart" if lost else "Three in a row reload the engine"),
+                engine="torch",
+                images=count,
+            ) from exc
+        check_scores(scores, engine="torch")
+        return scores
+
+    def interrupt(self) -> None:
+        """Do nothing: PyTorch cannot leave a call."""
+
+    def close(self) -> None:
+        """Let the program and its weights go."""
+        if self._serve is None:
+            return
+        self._serve = None
+        if self._device != "cpu":
+            self._torch.cuda.empty_cache()
+
+    def __enter__(self) -> TorchEngine:
+        """Use the engine for a while."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _padded(self, batch: Images) -> Images:
+        padded = np.zeros((self._fixed_batch or 1, *batch.shape[1:]), np.uint8)
+        padded[: len(batch)] = batch
+        return padded
+
+
+def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
+    """Load the package's program and run it once.
+
+    Raises:
+        EngineUnavailable: PyTorch is absent, or the wanted device is.
+        OptionsRejected: an option that this engine does not have.
+        ModelRejected: the program cannot be loaded.
+        InferenceFailed: the first run failed.
+    """
+    started = time.perf_counter_ns()
+    torch = _library()
+    settings = _settings(options, torch)
+    torch.set_num_threads(settings["threads"])
+    serve = _serving(package, torch, str(settings["device"]))
+    if settings["compile"]:
+        serve = torch.compile(serve)
+    device = str(settings["device"])
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU {cpu_model() or ''}".strip()
+    info = EngineInfo(
+        name="torch",
+        requested=options.engine,
+        precision="fp32",
+        requested_precision=options.precision,
+        device=name,
+        max_batch=package.signature.batch or options.max_batch,
+        classes=package.signature.classes,
+        placement={f"torch {device}": 1},
+        versions={"torch": str(torch.__version__), "numpy": str(np.__version__)},
+    )
+    engine = TorchEngine(serve, torch=torch, device=device, info=info, package=package)
+    for size in sorted({1, info.max_batch}):
+        engine.infer(np.full((size, package.input.height, package.input.width, 3), 127, np.uint8))
+    load_ms = (time.perf_counter_ns() - started) / 1e6
+    engine._info = replace(info, load_ms=load_ms)  # noqa: SLF001 made here a moment ago
+    return engine
+
+
+def _library() -> Any:
+    try:
+        import torch
+    except (ImportError, OSError, RuntimeError, AttributeError) as exc:
+        raise EngineUnavailable(
+            f"PyTorch cannot be imported: {exc}. Install it: pip install 'edge-inference-agent[torch]'",
+            engine="torch",
+        ) from exc
+    return torch
+
+
+def _settings(options: EngineOptions, torch: Any) -> dict[str, Any]:
+    for name in options.options:
+        if name not in OPTION_NAMES:
+            raise OptionsRejected(
+                f"engine torch has no option {name}: it has {', '.join(OPTION_NAMES)}. Correct it under options",
+                engine="torch",
+                option=name,
+            )
+    device = options.options.get("device", "auto")
+    is_compiled = options.options.get("compile", False)
+    threads = options.options.get("threads", max(1, available_cores() // max(1, options.workers)))
+    if device not in _DEVICES or not isinstance(is_compiled, bool) or not isinstance(threads, int) or threads < 1:
+        raise OptionsRejected(
+            f"options of engine torch are device {device!r}, compile {is_compiled!r}, threads {threads!r}: wanted are "
+            f"one of {', '.join(_DEVICES)}, true or false, and a number from 1 on",
+            engine="torch",
+        )
+    has_cuda = bool(torch.cuda.is_available())
+    if device == "cuda" and not has_cuda:
+        raise EngineUnavailable(
+            f"torch was asked to run on CUDA and PyTorch {torch.__version__} finds no CUDA device. "
+            "Set device: cpu, or install a build of PyTorch for this GPU",
+            engine="torch",
+        )
+    if device == "auto":
+        device = "cuda" if has_cuda else "cpu"
+    return {"device": device, "compile": is_compiled, "threads": threads}
+
+
+def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], Any]:
+    """Give a function from uint8 ``(N, H, W, 3)`` BGR on ``device`` to float32 ``(N, classes)`` probabilities."""
+    try:
+        program = torch.export.load(str(package.model_path))
+        model = program.module().to(device)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as exc:
+        raise ModelRejected(
+            f"{package.model_path.name} cannot be loaded by PyTorch {torch.__version__}: "
+            f"{' '.join(str(exc).split())[:300]}. Export it again with this version",
+            file=package.model_path.name,
+        ) from exc
+    prepare, finish = _preparation(package, torch, device), _activation(package, torch)
+
+    def serve(images: Any) -> Any:
+        output = model(prepare(images))
+        if isinstance(output, tuple | list):
+            output = output[0]
+        return finish(output.float().flatten(1))
+
+    return serve
+
+
+def _preparation(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], Any]:
+    spec, signature = package.input, package.signature
+
+    def plane(values: Any) -> Any:
+        return torch.tensor(np.asarray(values, np.float32).reshape(-1, 1, 1), device=device)
+
+    std = np.asarray(spec.std, np.float64)
+    factor, shift = plane(spec.scale / std), plane(-np.asarray(spec.mean, np.float64) / std)
+    gray = plane(GRAY_BGR)
+    dtype = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}[signature.dtype]
+
+    def prepare(images: Any) -> Any:
+        planes = images.permute(0, 3, 1, 2)
+        if spec.color == "rgb":
+            planes = planes.flip(1)
+        elif spec.color == "gray":
+            planes = ((planes.float() * gray).sum(1, keepdim=True) + 0.5).floor()
+        if signature.dtype != "uint8":
+            planes = planes.float() * factor + shift
+        if signature.layout == "NHWC":
+            planes = planes.permute(0, 2, 3, 1)
+        return planes.to(dtype).contiguous()
+
+    return prepare
+
+
+def _activation(package: ModelPackage, torch: Any) -> Callable[[Any], Any]:
+    known: Mapping[str, Callable[[Any], Any]] = {
+        "softmax": lambda output: torch.softmax(output, 1),
+        "sigmoid": torch.sigmoid,
+        "none": lambda output: output,
+    }
+    return known[package.output.activation]

@@ -1,0 +1,127 @@
+"""Opens one engine by name and proves it: it runs here, knows the golden images and keeps the reference's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from engines.backends.onnxruntime import open_onnxruntime
+from engines.backends.ort_options import known_options
+from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
+from engines.backends.torch import open_torch
+from engines.base import Engine, EngineOptions, Precision
+from engines.certify import REFERENCE, certify
+from engines.errors import EngineError, EngineUnavailable, GoldenMismatch, PrecisionRejected
+from engines.golden import check_golden
+from engines.package import ModelPackage
+from engines.precision import precise_graph
+from engines.registry import Prober
+from engines.served import ServedEngine
+
+_SAFER: Mapping[Precision, Precision | None] = {"int8": "fp16", "fp16": "fp32", "fp32": None}
+
+
+def open_candidate(package: ModelPackage, options: EngineOptions, name: str, prober: Prober) -> Engine:
+    """Open the engine ``name`` in the precision of ``options``, or in the next safer one that keeps the answers.
+
+    ``options.options`` that another engine was meant for are left out. ``info`` carries parity and degradation.
+
+    Raises:
+        EngineUnavailable: the engine cannot run here or cannot run this package.
+        PrecisionRejected: strict and the precision does not keep the answers, or not even fp32 does.
+        GoldenMismatch: fp32 does not give the known answers.
+        ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
+    """
+    _require_format(name, package)
+    if name != REFERENCE:
+        _require_probe(name, prober)
+    return _open_or_safer(package, options, name)
+
+
+def _open_or_safer(package: ModelPackage, options: EngineOptions, name: str) -> Engine:
+    try:
+        return _open_proven(package, options, name)
+    except (PrecisionRejected, GoldenMismatch) as exc:
+        safer = _SAFER[options.precision]
+        if options.strict or safer is None:
+            raise
+        reason = f"{options.precision} was asked for and refused: {exc.message}"
+        engine = _open_or_safer(package, replace(options, precision=safer), name)
+    degraded = "; ".join(part for part in (reason, engine.info.degraded) if part)
+    return ServedEngine(engine, replace(engine.info, requested_precision=options.precision, degraded=degraded))
+
+
+def options_for(engine: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Keep the options that ``engine`` knows, of options that were written for another one."""
+    known = options_of(engine)
+    return {name: value for name, value in options.items() if known is None or name in known}
+
+
+def options_of(engine: str) -> frozenset[str] | None:
+    """Name the options of an engine; None where they cannot be known before it is asked."""
+    if engine == "tensorrt":
+        return frozenset()
+    if engine == "torch":
+        return frozenset(TORCH_OPTIONS)
+    return known_options(engine)
+
+
+def open_unproven(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
+    """Open an engine in exactly the precision of ``options``, without golden images and without a certificate.
+
+    Gives the engine and the layers that its graph keeps in fp32.
+    """
+    if name == "torch":
+        return open_torch(package, options), ()
+    precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision)
+    if name == "tensorrt":
+        raise EngineUnavailable("tensorrt is not part of this program yet. Choose ort-tensorrt", engine=name)
+    return open_onnxruntime(package, options, engine=name, graph=precise.graph), precise.kept_layers
+
+
+def _open_proven(package: ModelPackage, options: EngineOptions, name: str) -> Engine:
+    engine, kept_layers = open_unproven(package, options, name)
+    return _or_close(engine, lambda: _proven(package, options, engine, kept_layers))
+
+
+def _proven(package: ModelPackage, options: EngineOptions, engine: Engine, kept_layers: tuple[str, ...]) -> Engine:
+    check_golden(package, engine)
+    is_reference = engine.info.name == REFERENCE and engine.info.precision == "fp32"
+    if is_reference or package.format != "onnx":
+        return engine
+    certificate = certify(package, engine, options, kept_layers=kept_layers)
+    certificate.require()
+    return ServedEngine(engine, replace(engine.info, parity=certificate.as_parity(), kept_layers=kept_layers))
+
+
+def _or_close(engine: Engine, prove: Callable[[], Engine]) -> Engine:
+    try:
+        return prove()
+    except EngineError:
+        engine.close()
+        raise
+
+
+def _require_format(name: str, package: ModelPackage) -> None:
+    is_torch = name == "torch"
+    if is_torch == (package.format == "pt2"):
+        return
+    wanted = "a torch.export program (model.pt2)" if is_torch else "an ONNX model"
+    raise EngineUnavailable(
+        f"{name} needs {wanted}, the package {package.name}-{package.version} holds {package.model_path.name}. "
+        "Choose another engine, or export the model in that form",
+        engine=name,
+        reason=f"it needs {wanted}, the package holds {package.model_path.name}",
+        remedy="export the model in that form",
+    )
+
+
+def _require_probe(name: str, prober: Prober) -> None:
+    result = prober.probe(name)
+    if not result.can_run:
+        raise EngineUnavailable(
+            f"{name} cannot run here: {result.reason}. To get it, {result.remedy}",
+            engine=name,
+            reason=result.reason,
+            remedy=result.remedy,
+        )

@@ -1,0 +1,70 @@
+"""Proves an engine against the reference: once per model, engine, precision and versions, then from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from engines.backends.onnxruntime import open_onnxruntime
+from engines.base import Engine, EngineOptions
+from engines.graph import serving_graph
+from engines.package import ModelPackage
+from engines.parity import Certificate, CertificateStore, Pictures, compare, pictures_of
+
+REFERENCE = "ort-cpu"
+
+
+def certify(
+    package: ModelPackage, engine: Engine, options: EngineOptions, *, kept_layers: tuple[str, ...] = ()
+) -> Certificate:
+    """Give the certificate of an engine on the package's own pictures, made where the cache has none.
+
+    Raises:
+        InferenceFailed: the engine or the reference failed on a picture.
+    """
+    store = CertificateStore(options.cache_dir)
+    key = _key(package, engine, options, kept_layers)
+    known = store.load(key)
+    if known is not None:
+        return known
+    certificate = compare_with_reference(
+        package, engine, options.cache_dir, pictures_of(package), kept_layers=kept_layers
+    )
+    store.save(key, certificate)
+    return certificate
+
+
+def compare_with_reference(
+    package: ModelPackage,
+    engine: Engine,
+    cache_dir: Path,
+    pictures: Pictures,
+    *,
+    kept_layers: tuple[str, ...] = (),
+) -> Certificate:
+    """Compare an engine with ONNX Runtime's CPU provider in fp32 on ``pictures``."""
+    options = EngineOptions(cache_dir=cache_dir, engine=REFERENCE)
+    graph = serving_graph(package, cache_dir=cache_dir)
+    with open_onnxruntime(package, options, engine=REFERENCE, graph=graph) as reference:
+        return compare(package, engine, reference, pictures, kept_layers=kept_layers)
+
+
+def _key(
+    package: ModelPackage, engine: Engine, options: EngineOptions, kept_layers: tuple[str, ...]
+) -> dict[str, object]:
+    info = engine.info
+    pictures = [*(golden.path for golden in package.golden), *package.calibration]
+    return {
+        "certificate": 1,
+        "model": package.sha256,
+        "input": repr(package.input),
+        "output": repr(package.output),
+        "engine": info.name,
+        "precision": info.precision,
+        "device": info.device,
+        "versions": dict(sorted(info.versions.items())),
+        "options": {name: str(value) for name, value in sorted(options.options.items())},
+        "placement": dict(sorted(info.placement.items())),
+        "kept_layers": kept_layers,
+        "pictures": [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures],
+    }
