@@ -13,11 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 from agent.errors import BrokerUnavailable
@@ -34,39 +32,48 @@ _PR_SET_PDEATHSIG = 1
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class EmbeddedBroker:
-    """A broker that belongs to this process and listens on the loopback interface alone."""
+    """mosquitto where it is installed, else amqtt (MQTT 3.1.1), on a free port of the loopback interface.
 
-    host: str
-    port: int
-    kind: Kind
-    version: str
+    Use it with ``with``: it ends with the block, and is ended by the kernel when the thread that started it ends, so it
+    cannot outlive the agent. ``kind`` asks for one of the two. ``host``, ``port``, ``kind`` and ``version`` are known
+    inside the block.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, kind: Kind | None = None) -> None:
+        self._wanted = kind
+        self._resources = contextlib.ExitStack()
+        self.kind: Kind = kind or "mosquitto"
+        self.version = ""
+        self.port = 0
 
     @property
     def address(self) -> BrokerAddress:
         """Where to connect to."""
         return BrokerAddress(self.host, self.port)
 
+    def __enter__(self) -> EmbeddedBroker:
+        """Start it and wait until it listens.
 
-@contextmanager
-def embedded_broker(kind: Kind | None = None) -> Iterator[EmbeddedBroker]:
-    """Start mosquitto where it is installed, else amqtt (MQTT 3.1.1), and end it with the block or with this process.
+        Raises:
+            BrokerUnavailable: neither of the two is installed, or it does not start.
+        """
+        self.kind, self.version = _choose(self._wanted)
+        with contextlib.ExitStack() as resources:
+            # made with mode 0700
+            directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="agent-broker-")))
+            process, self.port = _start(self.kind, directory)
+            resources.callback(_end, process)
+            self._resources = resources.pop_all()
+        log.info("broker.embedded", kind=self.kind, version=self.version, port=self.port)
+        return self
 
-    ``kind`` asks for one of the two.
-
-    Raises:
-        BrokerUnavailable: neither is installed, or it does not start.
-    """
-    with tempfile.TemporaryDirectory(prefix="agent-broker-") as name:  # made with mode 0700
-        directory = Path(name)
-        kind, description = _choose(kind)
-        process, port = _start(kind, directory)
-        try:
-            log.info("broker.embedded", kind=kind, version=description, port=port)
-            yield EmbeddedBroker("127.0.0.1", port, kind, description)
-        finally:
-            _end(process)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
 
 
 def _choose(kind: Kind | None) -> tuple[Kind, str]:
