@@ -51,7 +51,6 @@ def _resolved(loaded: LoadedConfig) -> dict[str, object]:
 def _print_text(loaded: LoadedConfig) -> None:
     from rich.console import Console
     from rich.syntax import Syntax
-    from rich.table import Table
 
     text = yaml_from_config(loaded.config)
     console = Console(soft_wrap=True)
@@ -59,14 +58,12 @@ def _print_text(loaded: LoadedConfig) -> None:
         console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default"))
     else:
         print(text)
-    table = Table.grid(padding=(0, 2))
     for name, value in _resolved(loaded).items():
         if name not in {"warnings", "file"}:
-            table.add_row(f"# {name}", _in_words(value))
-    console.print(table, highlight=False)
+            console.print(f"# {name:<10} {_in_words(value)}", highlight=False, markup=False, style="dim")
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    console.print(f"# {loaded.path} is good", style="green", highlight=False)
+    console.print(f"# {loaded.path} is good", style="green", highlight=False, markup=False)
 
 
 def _in_words(value: object) -> str:

@@ -41,10 +41,10 @@ MQTT_CREDENTIAL = "mqtt-password"
 class LoadedConfig:
     """A configuration that passed every check, and what had to be found out on this machine.
 
-    ``base_dir`` is where relative paths of the file start; those of ``config.mqtt`` are absolute. ``sha256`` is
-    of the file's content with its defaults, so that comments and the order of keys do not change it. ``warnings`` are
-    lines for people. ``mqtt_password_file`` may be a systemd credential. Passwords are None or absent where the
-    configuration names none, and where files were not checked.
+    ``base_dir`` is where relative paths of the file start. ``sha256`` is of the configuration with its defaults, so
+    that comments and the order of keys do not change it. ``warnings`` are lines for people. ``mqtt_password_file``
+    may be a systemd credential. Passwords are None or absent where the configuration names none, and where files
+    were not checked.
     """
 
     config: AgentConfig
@@ -95,9 +95,7 @@ def load_config(
     document = _parsed(_text_of(path), str(path))
     config = _validated(document)
     base_dir = path.absolute().parent
-    sha256 = _digest(config)
-    config = _with_absolute_paths(config, base_dir)
-    password_file = _mqtt_password_file(config, environ)
+    password_file = _mqtt_password_file(config, base_dir, environ)
     mqtt_password: Secret | None = None
     camera_passwords: dict[str, Secret] = {}
     if check_files:
@@ -112,7 +110,7 @@ def load_config(
         config=config,
         path=path,
         base_dir=base_dir,
-        sha256=sha256,
+        sha256=_digest(config),
         device_id=device_id,
         device_name=config.device.name or device_id,
         state_dir=_state_dir(config.state_dir, base_dir, environ),
@@ -257,25 +255,13 @@ def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument
             if not found.exists():
                 yield at(document, ("cameras", name, "source", "path"), f"there is no {found}")
     for key, value in config.mqtt.tls.model_dump().items():
-        if value is not None and not Path(value).is_file():
-            yield at(document, ("mqtt", "tls", key), f"there is no file {value}")
+        if value is not None and not _resolved(value, base_dir).is_file():
+            yield at(document, ("mqtt", "tls", key), f"there is no file {_resolved(value, base_dir)}")
 
 
-def _with_absolute_paths(config: AgentConfig, base_dir: Path) -> AgentConfig:
-    """The same configuration with the paths of ``mqtt`` made absolute: the connection knows no base directory."""
-    mqtt = config.mqtt
-
-    def absolute(path: str | None) -> str | None:
-        return None if path is None else str(_resolved(path, base_dir))
-
-    tls = mqtt.tls.model_copy(update={key: absolute(path) for key, path in mqtt.tls.model_dump().items()})
-    mqtt = mqtt.model_copy(update={"password_file": absolute(mqtt.password_file), "tls": tls})
-    return config.model_copy(update={"mqtt": mqtt})
-
-
-def _mqtt_password_file(config: AgentConfig, environ: Mapping[str, str]) -> Path | None:
+def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:
     if config.mqtt.password_file is not None:
-        return Path(config.mqtt.password_file)
+        return _resolved(config.mqtt.password_file, base_dir)
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(credentials) / MQTT_CREDENTIAL if credentials else None
     return credential if credential is not None and credential.exists() else None
