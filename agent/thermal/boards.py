@@ -1,8 +1,8 @@
 """The boards that can be simulated: every number with where it comes from.
 
 Marks: [D] published by the maker or read from a board's own files, [M] measured by MLPerf's power runs, [A] an
-assumption of ours that gives the behaviour described beside it. Neither board is a copy of one on a desk; they stand for
-a module of that family in a housing without a fan (orin) and on its developer kit (thor).
+assumption of ours that gives the behaviour described beside it. Neither board is a copy of one on a desk; they stand
+for a module of that family in a housing without a fan (orin) and on its developer kit (thor).
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ ORIN = BoardParameters(
     # [A] Leakage of a sub-10 nm chip: about 5 % of full load at 60 degrees, doubling each 40 K.
     leakage_watts=0.7,
     leakage_doubles_kelvin=40.0,
-    # [D] NVIDIA's device tree for Orin: cpu, gpu and soc zones passive 99.0 and critical 104.5, tj critical 104.5 only.
+    # [D] NVIDIA's device tree for Orin: cpu, gpu and soc zones passive 99.0 and critical 104.5, tj critical 104.5
+    # only.
     trip_points={
         "cpu": TripPoints(passive=99.0, critical=104.5),
         "gpu": TripPoints(passive=99.0, critical=104.5),

@@ -1,13 +1,14 @@
 """The governor: from temperatures and power to one ratio for the rate of inference.
 
-It acts on where a zone will be, not on where it is: the slope of the last seconds, drawn out by two minutes. In the band
-below the soft limit nothing is changed. Above it the rate is cut at once and in proportion; below it the rate comes back
-slowly, and never earlier than a minute after the last cut, so that it cannot swing more often than once a minute
-whatever the temperature does. At the hard limit inference pauses. It never touches the board's power mode.
+It acts on where a zone will be, not on where it is: the slope of the last seconds, drawn out by two minutes. In the
+band below the soft limit nothing is changed. Above it the rate is cut at once and in proportion; below it the rate
+comes back slowly, and never earlier than a minute after the last cut, so that it cannot swing more often than once a
+minute whatever the temperature does. At the hard limit inference pauses. It never touches the board's power mode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,8 +22,8 @@ GovernorState = Literal["off", "free", "reduced", "paused", "blind"]
 _WINDOW_S = 30.0
 _GAP_S = 10.0
 _HORIZON_S = 120.0
-"""How far ahead a zone is predicted. With the gains below this damps a heat sink of ten minutes well and leaves the loop
-over the silicon itself (seconds, a few kelvin) a gain below one half."""
+"""How far ahead a zone is predicted. With the gains below this damps a heat sink of ten minutes well and leaves the
+loop over the silicon itself (seconds, a few kelvin) a gain below one half."""
 _CUT_PER_KELVIN = 0.01
 """Share of the full rate taken away for each kelvin that is predicted too much."""
 _RECOVER_PER_KELVIN = 0.005
@@ -72,9 +73,20 @@ class GovernorDecision:
     hard_celsius: float | None = None
 
 
+_UNCHANGED: Mapping[GovernorState, str] = {
+    "off": "the governor is switched off",
+    "free": "nothing has called for a cut",
+    "reduced": "temperatures are known again, the rate comes back slowly",
+    "paused": "inference is paused",
+    "blind": "no temperature is known",
+}
+"""Reason of a state that was not entered by a change of the ratio."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Pressure:
-    """How one zone, the power or an alert stands: what it wants cut now, and what it would give back in ten seconds."""
+    """How one zone, the power or an alert stands: what it wants cut now, and what it would give back in ten
+    seconds."""
 
     cut: float
     room: float
@@ -122,7 +134,7 @@ class Governor:
         """Decide with the newest ``sample`` at ``now_ns`` (monotonic). The same sample twice counts once."""
         now_s = now_ns / 1e9
         if not self._is_on:
-            return self._decided(now_ns, "the governor is switched off")
+            return self._decided(now_ns, None)
         if self._silent_since_s is None:
             self._silent_since_s = now_s
         is_new = sample is not None and sample.taken_at_ns / 1e9 > self._last_sample_s
@@ -147,13 +159,9 @@ class Governor:
         for zone, limits in limits_of(sample, self._config).items():
             trend = self._zones.setdefault(zone, Trend(window_s=_WINDOW_S, gap_s=_GAP_S))
             trend.add(taken_s, sample.temperatures[zone])
-            self._views[zone] = _ZoneView(
-                zone, trend.last, trend.fitted(), trend.fitted(_HORIZON_S), limits
-            )
+            self._views[zone] = _ZoneView(zone, trend.last, trend.fitted(), trend.fitted(_HORIZON_S), limits)
         views = [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
-        self._hard_readings = (
-            self._hard_readings + 1 if any(v.celsius >= v.limits.hard_celsius for v in views) else 0
-        )
+        self._hard_readings = self._hard_readings + 1 if any(v.celsius >= v.limits.hard_celsius for v in views) else 0
         if self._paused:
             return self._resume(views, now_s)
         if self._hard_readings >= _HARD_READINGS:
@@ -254,8 +262,8 @@ class Governor:
         silence_s = self._config.silence_s
         since = self._silent_since_s
         if since is not None and now_s - since >= silence_s:
-            if not self._zones and sample is not None and not sample.temperatures and not sample.absent:
-                return None  # a machine without a single thermal zone
+            if not self._zones and sample is not None and not sample.has_zones:
+                return None
             return f"no temperature for {now_s - since:.0f} s"
         for zone, trend in self._zones.items():
             limit = self._views[zone].limits.soft_celsius
@@ -283,9 +291,9 @@ class Governor:
         state = self._state()
         previous = 1.0 if last is None else last.ratio
         view = max(self._views.values(), key=lambda view: view.excess, default=None)
-        text = reason if reason is not None else "within limits" if last is None else last.reason
-        if state == "free" and (last is None or last.state != "free"):
-            text = reason or "within limits"
+        text = reason
+        if text is None:
+            text = last.reason if last is not None and last.state == state else _UNCHANGED[state]
         self._last = GovernorDecision(
             ratio=self._ratio,
             paused=self._paused,

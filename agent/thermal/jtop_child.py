@@ -1,13 +1,14 @@
 """The program that talks to jtop: one JSON line for each sample on standard output, until standard input closes.
 
-It runs as a process of its own and imports nothing of the agent. jetson-stats is under the AGPL, its import changes how
-`multiprocessing` starts processes, its connect can block for ever and it cannot connect twice in one thread: none of
-that may happen inside the agent. It may be run by another Python than the agent's, the one that has jetson-stats.
+It runs as a process of its own and imports nothing of the agent. jetson-stats is under the AGPL, its import changes
+how `multiprocessing` starts processes, its connect can block for ever and it cannot connect twice in one thread:
+none of that may happen inside the agent. It may be run by another Python than the agent's, the one that has
+jetson-stats.
 
     python -m agent.thermal.jtop_child --interval 1.0 [--socket /run/jtop.sock]
 
-Lines: {"kind": "hello", "client": "7.2.2"}, {"kind": "sample", "uptime_s": ..., "temperature": {...}, ...} and, before it
-ends with code 1, {"kind": "error", "reason": "...", "message": "..."}.
+Lines: {"kind": "hello", "client": "7.2.2"}, {"kind": "sample", "uptime_s": ..., "temperature": {...}, ...} and,
+before it ends with code 1, {"kind": "error", "reason": "...", "message": "..."}.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import sys
 import threading
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn
 
 
 def main() -> int:
@@ -36,8 +37,8 @@ def main() -> int:
         _print_samples(lines, arguments.interval, arguments.socket)
     except Exception as exc:  # noqa: BLE001 - top of this program: whatever it is, the parent must hear of it
         lines.put({"kind": "error", "reason": _reason(exc), "message": " ".join(str(exc).split())[:500]})
-        lines.flush_and_leave(1)
-    return 0
+        leave(1)
+    return 0  # not reached: printing ends by leaving
 
 
 class _Lines:
@@ -50,20 +51,24 @@ class _Lines:
         os.close(nowhere)
 
     def put(self, line: dict[str, Any]) -> None:
-        self._out.write(json.dumps(line, default=str) + "\n")
-        self._out.flush()
+        """Write one line; without a reader this program has no purpose."""
+        try:
+            self._out.write(json.dumps(line, default=str) + "\n")
+            self._out.flush()
+        except BrokenPipeError:
+            leave(1)
 
-    def flush_and_leave(self, code: int) -> None:
-        """End at once: the finalisers of multiprocessing may wait for ever for a manager that hangs."""
-        self._out.flush()
-        os._exit(code)
+
+def leave(code: int) -> NoReturn:
+    """End at once: the finalisers of multiprocessing may wait for ever for a manager that hangs."""
+    os._exit(code)
 
 
 def _end_with_parent() -> None:
     """Standard input is a pipe that nobody writes to; its end is the parent's end."""
     while os.read(0, 4096):
         pass
-    os._exit(0)
+    leave(0)
 
 
 def _print_samples(lines: _Lines, interval_s: float, socket: str | None) -> None:
@@ -78,7 +83,7 @@ def _print_samples(lines: _Lines, interval_s: float, socket: str | None) -> None
     while client.ok():
         lines.put(_sample(client))
     lines.put({"kind": "error", "reason": "silent", "message": "the service answers no more"})
-    lines.flush_and_leave(1)
+    leave(1)
 
 
 def _sample(client: Any) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class Limits:
 def limits_of(sample: ThermalSample, config: GovernorConfig) -> dict[str, Limits]:
     """Limits of every zone of ``sample`` that is governed.
 
-    Zones without a trip point of their own (a wireless card, a disk) are watched and not governed, unless no zone of the
-    board has one, or the configuration sets both limits.
+    Zones without a trip point of their own (a wireless card, a disk) are watched and not governed, unless no zone of
+    the board has one, or the configuration sets both limits.
     """
     throttling = {
         zone: celsius

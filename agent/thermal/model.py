@@ -68,7 +68,8 @@ class SimulatedBoard:
         return 1.0 - self._throttle_level * self.parameters.throttle_step_ratio
 
     def advance(self, seconds: float, load: float) -> float:
-        """Let ``seconds`` pass at ``load`` (share of the full rate) and return the work done, in seconds of full rate."""
+        """Let ``seconds`` pass at ``load`` (share of the full rate) and return the work done, in seconds of full
+        rate."""
         done = 0.0
         while seconds > 1e-9:
             step = min(_STEP_S, seconds)
@@ -125,5 +126,6 @@ class SimulatedBoard:
         """State of each throttle alert; the hottest block's alert is the one that is raised."""
         hottest = max(self._dies, key=lambda name: self._dies[name])
         return {
-            alert: int(self._throttle_level > 0 and alert.startswith(f"{hottest}-")) for alert in self.parameters.alerts
+            alert: int(self._throttle_level > 0 and alert.startswith(f"{hottest}-"))
+            for alert in self.parameters.alerts
         }

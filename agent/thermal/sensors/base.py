@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 
 SourceName = Literal["jtop", "sysfs", "simulated", "none"]
 
+RAIL_PREFIX = "power "
+"""Before the name of a rail among what is absent."""
+
 
 @dataclass(frozen=True, slots=True)
 class TripPoints:
@@ -84,6 +87,11 @@ class ThermalSample:
         return max(self.temperatures.items(), key=lambda item: item[1])
 
     @property
+    def has_zones(self) -> bool:
+        """Whether there is any thermal zone at all, readable or not."""
+        return bool(self.temperatures) or any(not name.startswith(RAIL_PREFIX) for name in self.absent)
+
+    @property
     def is_throttling(self) -> bool | None:
         """Whether the board says that it throttles; None where it has no alerts."""
         if not self.throttle_alerts:
@@ -150,7 +158,7 @@ def zone_name(kernel_type: str, taken: Mapping[str, object]) -> str:
     Cut at the first ``-``, else at the first ``_``, as jtop does, then lower case; a number is added where ``taken``
     holds the name already.
     """
-    cut = kernel_type.split("-")[0] if "-" in kernel_type else kernel_type.split("_")[0]
+    cut = kernel_type.split("-", maxsplit=1)[0] if "-" in kernel_type else kernel_type.split("_", maxsplit=1)[0]
     name = "_".join(cut.lower().split()) or "unnamed"
     unique, count = name, 1
     while unique in taken:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.thermal.sensors.base import FanSample, PowerSample
+from agent.thermal.sensors.base import RAIL_PREFIX, FanSample, PowerSample
 from agent.thermal.sensors.files import folders, number_or_none, text_or_none
 
 TOTAL_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")
-"""Rails that carry the whole input: INA238 of Thor's carrier; Orin NX and Nano; Nano and TX1. VIN_SYS_5V0 is not one."""
+"""Rails that carry the whole input: INA238 of Thor's carrier; Orin NX and Nano; Nano and TX1. VIN_SYS_5V0 is not
+one."""
 
 _MOST_WATTS = 1000.0
 _RAILS_OF_INA3221 = (1, 2, 3)
@@ -66,9 +67,9 @@ def read_fans(hwmons: list[Path]) -> dict[str, FanSample]:
 
 def _take(rails: dict[str, float], absent: dict[str, str], label: str, watts: float | None) -> None:
     if watts is None:
-        absent[f"power {label}"] = "cannot be read"
+        absent[f"{RAIL_PREFIX}{label}"] = "cannot be read"
     elif not 0.0 <= watts <= _MOST_WATTS:
-        absent[f"power {label}"] = f"reads {watts:g} W: outside 0 to {_MOST_WATTS:g}"
+        absent[f"{RAIL_PREFIX}{label}"] = f"reads {watts:g} W: outside 0 to {_MOST_WATTS:g}"
     else:
         rails[label] = round(watts, 3)
 

@@ -6,9 +6,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from agent.clock import Clock
+from agent.service.logs import get_logger
 from agent.thermal.sensors.base import (
     GpuSample,
     MemorySample,
@@ -21,7 +20,7 @@ from agent.thermal.sensors.files import folders, number_or_none, number_or_reaso
 from agent.thermal.sensors.plausible import HIGHEST_CELSIUS, ZoneCheck
 from agent.thermal.sensors.rails import hwmon_folders, read_fans, read_power
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _LOWEST_TRIP_CELSIUS = 50.0
 """Trip points below it are placeholders (0, -274) or the fan's business."""

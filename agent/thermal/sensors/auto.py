@@ -1,0 +1,67 @@
+"""jtop over sysfs: what jtop says where it says something, the kernel's files for all the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.thermal.sensors.base import GpuSample, Sensor, SensorDescription, ThermalSample
+
+
+class JtopOverSysfs:
+    """Both sources run all the time, so that the loss of one costs nothing.
+
+    jtop knows neither trip points nor throttle alerts, and never shows a zone that was dark when its service started:
+    these come from sysfs in any case. With ``falls_back`` a silent jtop leaves a sample of sysfs alone, else none.
+    """
+
+    def __init__(self, jtop: Sensor, sysfs: Sensor, *, falls_back: bool) -> None:
+        self._jtop = jtop
+        self._sysfs = sysfs
+        self._falls_back = falls_back
+
+    def start(self) -> None:
+        """See Sensor."""
+        self._sysfs.start()
+        self._jtop.start()
+
+    def latest(self) -> ThermalSample | None:
+        """See Sensor."""
+        upper, lower = self._jtop.latest(), self._sysfs.latest()
+        if upper is None:
+            return lower if self._falls_back else None
+        return upper if lower is None else overlaid(upper, lower)
+
+    def describe(self) -> SensorDescription:
+        """See Sensor."""
+        jtop, sysfs = self._jtop.describe(), self._sysfs.describe()
+        if jtop.state == "reading" or not self._falls_back:
+            return jtop
+        return replace(
+            sysfs,
+            detail=f"{sysfs.detail}; jtop is {jtop.state}: {jtop.detail or 'no sample yet'}",
+            restarts=jtop.restarts,
+        )
+
+    def stop(self) -> None:
+        """See Sensor."""
+        self._jtop.stop()
+        self._sysfs.stop()
+
+
+def overlaid(upper: ThermalSample, lower: ThermalSample) -> ThermalSample:
+    """``upper`` (jtop) completed by ``lower`` (sysfs); a zone that either can read is not absent."""
+    temperatures = {**lower.temperatures, **upper.temperatures}
+    absent = {name: why for name, why in {**lower.absent, **upper.absent}.items() if name not in temperatures}
+    load = lower.gpu.load_ratio if lower.gpu.load_ratio is not None else upper.gpu.load_ratio
+    return replace(
+        upper,
+        temperatures=temperatures,
+        trip_points=lower.trip_points,
+        power=upper.power if upper.power.total_watts is not None else lower.power,
+        gpu=GpuSample(load_ratio=load, clock_hz=lower.gpu.clock_hz, max_clock_hz=lower.gpu.max_clock_hz),
+        memory=upper.memory if upper.memory is not None else lower.memory,
+        fans=upper.fans or lower.fans,
+        power_mode=upper.power_mode if upper.power_mode is not None else lower.power_mode,
+        throttle_alerts=lower.throttle_alerts,
+        absent=absent,
+    )
