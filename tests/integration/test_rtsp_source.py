@@ -1,0 +1,337 @@
+"""A network camera over real RTSP: its pictures, its faults, and its password that shows nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.config.sources import RtspSource
+from agent.errors import SourceLost, SourceUnavailable
+from agent.sources.base import probe_source
+from agent.sources.rtsp import RtspStream
+from tests.fixtures.rtsp_server import RtspServer, silent_listener
+
+_BOUND_S = 30.0
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _stream(directory: Path, url: str, **settings: Any) -> RtspStream:
+    return RtspStream(RtspSource(type="rtsp", url=url, **settings), base_dir=directory, clock=SystemClock())
+
+
+def _password(directory: Path, text: str, name: str = "password") -> str:
+    path = directory / name
+    path.write_text(text + "\n", encoding="utf-8")
+    path.chmod(0o600)
+    return name
+
+
+def _unavailable(stream: RtspStream) -> SourceUnavailable:
+    """The error of an opening that must fail, and must do so in time."""
+    failures: list[SourceUnavailable] = []
+
+    def open_it() -> None:
+        with closing(stream):
+            try:
+                stream.open()
+            except SourceUnavailable as exc:
+                failures.append(exc)
+
+    thread = threading.Thread(target=open_it, name="opening")
+    thread.start()
+    thread.join(_BOUND_S)
+    assert not thread.is_alive(), f"opening took longer than {_BOUND_S:g} s"
+    assert failures, "the stream was opened"
+    return failures[0]
+
+
+def _read_until_lost(stream: RtspStream) -> SourceLost:
+    with pytest.raises(SourceLost) as caught:
+        for _ in range(500):
+            stream.read()
+    return caught.value
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RtspServer]:
+    with RtspServer(tmp_path, fps=100.0) as running:
+        yield running
+
+
+def test_pictures_come_in_blue_green_red(tmp_path: Path, server: RtspServer) -> None:
+    with closing(_stream(tmp_path, server.url)) as stream:
+        stream.open()
+        capture = stream.read()
+        assert capture is not None
+        assert capture.image.shape == (240, 320, 3)
+        left, right = capture.image[60, 40].tolist(), capture.image[60, 280].tolist()
+        assert left[2] > 150 > left[0]
+        assert right[0] > 150 > right[2]
+
+
+def test_doctor_sees_size_and_rate(tmp_path: Path, server: RtspServer) -> None:
+    result = probe_source(_stream(tmp_path, server.url), deadline_s=_BOUND_S)
+    assert result.ok
+    assert (result.width, result.height) == (320, 240)
+    assert result.fps == pytest.approx(100.0, rel=0.1)
+    assert result.detail.startswith("320x240 at ")
+
+
+def test_doctor_gives_up_on_a_silent_camera_at_its_deadline(tmp_path: Path) -> None:
+    with silent_listener() as port:
+        stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
+        result = probe_source(stream, deadline_s=0.3)
+    assert not result.ok
+    assert result.detail == f"no picture within 0.3 s from rtsp://127.0.0.1:{port}/camera"
+
+
+def test_black_hole_ends_in_the_open_timeout(tmp_path: Path) -> None:
+    with silent_listener() as port:
+        error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=0.5))
+    assert error.fields["reason"] == "no_answer"
+    assert "gave no answer within 0.5 s" in error.message
+
+
+def test_server_that_stalls_before_the_opening_ends_in_the_open_timeout(tmp_path: Path, server: RtspServer) -> None:
+    server.stall()
+    error = _unavailable(_stream(tmp_path, server.url, open_timeout_s=0.5))
+    assert error.fields["reason"] == "no_answer"
+
+
+def test_opening_is_interrupted_while_the_camera_is_silent(tmp_path: Path) -> None:
+    with silent_listener() as port:
+        stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
+        timer = threading.Timer(0.3, stream.interrupt)
+        timer.start()
+        error = _unavailable(stream)
+        timer.join()
+    assert error.fields["reason"] == "interrupted"
+
+
+def test_stalled_stream_is_lost_and_comes_back(tmp_path: Path, server: RtspServer) -> None:
+    with closing(_stream(tmp_path, server.url, read_timeout_s=0.8)) as stream:
+        stream.open()
+        assert stream.read() is not None
+        server.stall()
+        lost = _read_until_lost(stream)
+        assert lost.fields["reason"] == "stalled"
+        assert "`read_timeout_s` is 0.8" in lost.message
+        stream.close()
+        server.resume()
+        stream.open()
+        assert stream.read() is not None
+
+
+def test_killed_server_is_a_loss_and_the_stream_comes_back_after_its_restart(tmp_path: Path) -> None:
+    with RtspServer(tmp_path, fps=100.0) as server:
+        stream = _stream(tmp_path, server.url, read_timeout_s=60.0)
+        with closing(stream):
+            stream.open()
+            assert stream.read() is not None
+            server.kill()
+            assert _read_until_lost(stream).fields["reason"] == "ended"
+            stream.close()
+            with pytest.raises(SourceUnavailable, match="nothing listens at 127"):
+                stream.open()
+            with RtspServer(tmp_path, port=server.port, fps=100.0):
+                stream.open()
+                assert stream.read() is not None
+
+
+def test_change_of_size_goes_on_with_whole_pictures(tmp_path: Path) -> None:
+    change = (150, (480, 360))
+    with (
+        RtspServer(tmp_path, fps=100.0, size_change=change) as server,
+        closing(_stream(tmp_path, server.url)) as stream,
+    ):
+        stream.open()
+        after_change = 0
+        while after_change < 100:
+            capture = stream.read()
+            assert capture is not None
+            after_change += "CHANGED to 480x360" in server.requests()
+            # OpenCV 5 scales to the size at the opening, older ones pass the new size on.
+            height, width = capture.image.shape[:2]
+            assert (width, height) in {(320, 240), change[1]}
+            blue, _, red = capture.image[height // 4, width // 8].tolist()
+            assert red > 150 > blue
+            blue, _, red = capture.image[height // 4, width * 7 // 8].tolist()
+            assert blue > 150 > red
+
+
+@pytest.mark.parametrize("password", ["plain", "p@ss/w:rd%20?#&", "größe 漢字"])
+def test_user_and_password_of_any_letters_are_accepted(tmp_path: Path, password: str) -> None:
+    name = _password(tmp_path, password)
+    with (
+        RtspServer(tmp_path, fps=100.0, credentials=("ad min@", password)) as server,
+        closing(_stream(tmp_path, server.url, username="ad min@", password_file=name)) as stream,
+    ):
+        stream.open()
+        assert stream.read() is not None
+
+
+def test_refused_and_missing_credentials_are_told_apart(tmp_path: Path) -> None:
+    name = _password(tmp_path, "wrong-CANARY")
+    with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right-CANARY")) as server:
+        without = _unavailable(_stream(tmp_path, server.url))
+        wrong = _unavailable(_stream(tmp_path, server.url, username="admin", password_file=name))
+    assert without.fields["reason"] == wrong.fields["reason"] == "credentials"
+    assert "none is configured" in without.message
+    assert "refused the user 'admin'" in wrong.message
+    assert "CANARY" not in without.message + wrong.message + repr(wrong.fields)
+
+
+def test_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / _password(tmp_path, "secret-CANARY")).chmod(0o644)
+    error = _unavailable(_stream(tmp_path, "rtsp://127.0.0.1:1/x", username="admin", password_file="password"))
+    assert error.fields["reason"] == "credentials"
+    assert "chmod 600" in error.message
+    assert "CANARY" not in error.message
+
+
+def test_unknown_path_is_named_so(tmp_path: Path, server: RtspServer) -> None:
+    error = _unavailable(_stream(tmp_path, server.url.replace("camera", "elsewhere")))
+    assert error.fields["reason"] == "no_such_stream"
+    assert "404" in error.message
+
+
+def test_closed_port_and_unknown_name_are_named_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1")).fields["reason"] == "refused"
+    error = _unavailable(_stream(tmp_path, "rtsp://camera.invalid/1"))
+    assert error.fields["reason"] == "unknown_host"
+    assert "'camera.invalid' cannot be resolved" in error.message
+
+
+@contextlib.contextmanager
+def _answering(answer: bytes) -> Iterator[int]:
+    """The port of a server that answers one connection with these bytes and closes it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, name="answering")
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(_BOUND_S)
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400 Bad Request"),
+        (b"\xff\xfe\x00\n", "which is not RTSP"),
+        (b"", "''"),
+    ],
+    ids=["http", "binary", "nothing"],
+)
+def test_port_that_speaks_something_else_is_named_so(tmp_path: Path, answer: bytes, shown: str) -> None:
+    with _answering(answer) as port:
+        error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
+    assert error.fields["reason"] == "not_rtsp"
+    assert shown in error.message
+
+
+def test_udp_is_asked_for_when_configured_and_only_then(tmp_path: Path, server: RtspServer) -> None:
+    with closing(_stream(tmp_path, server.url)) as stream:
+        stream.open()
+    assert not [line for line in server.requests() if line.startswith("SETUP") and "UDP" in line]
+    error = _unavailable(_stream(tmp_path, server.url, transport="udp", open_timeout_s=3.0))
+    assert error.fields["reason"] == "no_stream"
+    assert "no video came over udp" in error.message
+    asked = [line for line in server.requests() if line.startswith("SETUP")]
+    assert "RTP/AVP/UDP" in asked[-1] or "RTP/AVP;" in asked[-1]
+    assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
+
+
+_EVERY_FAULT = """
+import sys, traceback
+from pathlib import Path
+from agent.clock import SystemClock
+from agent.config.sources import RtspSource
+from agent.errors import AgentError
+from agent.sources.rtsp import RtspStream
+from agent.sources.base import probe_source
+
+directory = Path(sys.argv[1])
+for url in sys.argv[2:]:
+    config = RtspSource(
+        type="rtsp", url=url, username="admin", password_file="password", open_timeout_s=3.0, read_timeout_s=1.0
+    )
+    stream = RtspStream(config, base_dir=directory, clock=SystemClock())
+    print(repr(config), stream.description, vars(stream))
+    try:
+        stream.open()
+        print("opened", flush=True)
+        while True:
+            stream.read()
+    except AgentError as exc:
+        print(exc, repr(exc), exc.fields)
+        traceback.print_exc(file=sys.stdout)
+    finally:
+        stream.close()
+    print(probe_source(stream, deadline_s=3.0))
+"""
+
+
+def test_password_shows_in_no_output_and_libraries_stay_silent(tmp_path: Path) -> None:
+    _password(tmp_path, "hunter2-CANARY", name="password")
+    with (
+        RtspServer(tmp_path, fps=100.0, credentials=("admin", "hunter2-CANARY")) as good,
+        RtspServer(tmp_path, fps=100.0, credentials=("admin", "another")) as refusing,
+        silent_listener() as black_hole,
+    ):
+        closed = "rtsp://127.0.0.1:1/camera"
+        silent = f"rtsp://127.0.0.1:{black_hole}/camera"
+        command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), closed, silent, refusing.url, good.url]
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+        )
+        assert process.stdout is not None
+        with process:
+            seen = []
+            for line in process.stdout:
+                seen.append(line)
+                if line == "opened\n":
+                    good.kill()
+            assert process.stderr is not None
+            errors = process.stderr.read()
+    output = "".join(seen)
+    assert process.returncode == 0, errors
+    assert "opened\n" in seen
+    assert output.count("SourceUnavailable") >= 3
+    assert "SourceLost" in output
+    assert "CANARY" not in output + errors
+    assert "FFMPEG" not in output
+    assert errors == "", "a library wrote to the error stream"
+
+
+def test_libraries_speak_when_the_environment_asks_them_to(tmp_path: Path) -> None:
+    _password(tmp_path, "wrong")
+    with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right")) as refusing:
+        command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), refusing.url]
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OPENCV_FFMPEG_LOGLEVEL": "16"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_BOUND_S, check=True)
+    assert "401" in done.stdout + done.stderr
+    assert "FFMPEG" in done.stdout + done.stderr
