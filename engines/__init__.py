@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from engines.base import (
-    PRECISIONS,
-    Engine,
-    EngineInfo,
-    EngineOptions,
-    Images,
-    Measurement,
-    Precision,
-    Rejection,
-    Scores,
-)
-from engines.environment import EnvironmentRecord, Gpu, describe
-from engines.errors import (
-    EngineError,
-    EngineLost,
-    EngineUnavailable,
-    GoldenMismatch,
-    ImageRejected,
-    InferenceFailed,
-    ModelRejected,
-    OptionsRejected,
-    PrecisionRejected,
-)
-from engines.golden import check_golden
-from engines.graph import ServingGraph, build_serving_model, serving_graph
-from engines.images import read_image
-from engines.opening import open_engine
-from engines.package import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
-from engines.registry import ProbeResult, probe
-from engines.resize import Resizer
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engines.base import (
+        PRECISIONS,
+        Engine,
+        EngineInfo,
+        EngineOptions,
+        Images,
+        Measurement,
+        Precision,
+        Rejection,
+        Scores,
+    )
+    from engines.environment import EnvironmentRecord, Gpu, describe
+    from engines.errors import (
+        EngineError,
+        EngineLost,
+        EngineUnavailable,
+        GoldenMismatch,
+        ImageRejected,
+        InferenceFailed,
+        ModelRejected,
+        OptionsRejected,
+        PrecisionRejected,
+    )
+    from engines.golden import check_golden
+    from engines.graph import ServingGraph, build_serving_model, serving_graph
+    from engines.images import read_image
+    from engines.opening import open_engine
+    from engines.package import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
+    from engines.registry import ProbeResult, probe
+    from engines.resize import Resizer
 
 __all__ = [
     "PRECISIONS",
@@ -71,3 +75,55 @@ __all__ = [
     "read_image",
     "serving_graph",
 ]
+
+# Imported when they are first asked for: reading a configuration must not wait for numpy, OpenCV and ONNX.
+_HOMES = {
+    "PRECISIONS": "engines.base",
+    "Engine": "engines.base",
+    "EngineError": "engines.errors",
+    "EngineInfo": "engines.base",
+    "EngineLost": "engines.errors",
+    "EngineOptions": "engines.base",
+    "EngineUnavailable": "engines.errors",
+    "EnvironmentRecord": "engines.environment",
+    "GoldenImage": "engines.package",
+    "GoldenMismatch": "engines.errors",
+    "Gpu": "engines.environment",
+    "ImageRejected": "engines.errors",
+    "Images": "engines.base",
+    "InferenceFailed": "engines.errors",
+    "InputSpec": "engines.package",
+    "Measurement": "engines.base",
+    "ModelPackage": "engines.package",
+    "ModelRejected": "engines.errors",
+    "ModelSignature": "engines.package",
+    "OptionsRejected": "engines.errors",
+    "OutputSpec": "engines.package",
+    "Precision": "engines.base",
+    "PrecisionRejected": "engines.errors",
+    "ProbeResult": "engines.registry",
+    "Rejection": "engines.base",
+    "Resizer": "engines.resize",
+    "Scores": "engines.base",
+    "ServingGraph": "engines.graph",
+    "build_serving_model": "engines.graph",
+    "check_golden": "engines.golden",
+    "describe": "engines.environment",
+    "load_package": "engines.package",
+    "open_engine": "engines.opening",
+    "probe": "engines.registry",
+    "read_image": "engines.images",
+    "serving_graph": "engines.graph",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
