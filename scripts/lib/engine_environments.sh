@@ -27,10 +27,11 @@ install_engine() {
     openvino) replace_onnxruntime "$folder" onnxruntime-openvino==1.24.1 ;;
     gpu-wheel) replace_onnxruntime "$folder" 'onnxruntime-gpu>=1.23' ;;
   esac
+  "$folder/bin/python" -m pip check
 }
 
 # replace_onnxruntime FOLDER REQUIREMENT
 replace_onnxruntime() {
   "$1/bin/python" -m pip uninstall --quiet --yes onnxruntime
-  pip_install "$1" --force-reinstall --no-deps "$2"
+  pip_install "$1" "$2"
 }

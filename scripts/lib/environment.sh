@@ -28,8 +28,8 @@ select_python() {
       *) seen+=("$candidate: Python $version") ;;
     esac
   done
-  give_up "This project runs on Python 3.10 to 3.13, found here: $(printf '%s; ' "${seen[@]}")
-name one that fits, for example: PYTHON=/usr/bin/python3.12 $0"
+  give_up "This project runs on Python 3.10 to 3.13, found here: $(comma_separated "${seen[@]}").
+Name one that fits, for example: PYTHON=/usr/bin/python3.12 $0"
 }
 
 # Print the folder of the tests' environment for the selected interpreter: several versions stand side by side.

@@ -45,7 +45,7 @@ finish() {
   echo
   printf '%s\n' "${step_lines[@]}"
   if [ ${#failed_steps[@]} != 0 ]; then
-    printf 'failed steps: %s\n' "$(printf '%s; ' "${failed_steps[@]}")"
+    printf 'failed steps: %s\n' "$(comma_separated "${failed_steps[@]}")"
     # A run that broke off leaves no count.
     [ $((failed + other)) != 0 ] || other=${#failed_steps[@]}
   fi

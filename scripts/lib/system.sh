@@ -12,6 +12,12 @@ say() {
   printf '%s\n' "$*" >&2
 }
 
+comma_separated() {
+  local joined
+  joined=$(printf '%s, ' "$@")
+  printf '%s\n' "${joined%, }"
+}
+
 # Exit code 69: something needed is unavailable, as in the program itself.
 give_up() {
   say "$@"

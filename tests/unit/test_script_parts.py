@@ -1,0 +1,178 @@
+"""The shell parts of the scripts, on machines that lack something: what is missing is named, and how to get it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+
+_PRELUDE = f"""
+set -euo pipefail
+root={_ROOT}
+source "$root/scripts/lib/system.sh"
+source "$root/scripts/lib/environment.sh"
+source "$root/scripts/lib/steps.sh"
+source "$root/scripts/lib/engine_environments.sh"
+"""
+
+# An ordinary user without sudo.
+_NO_RIGHTS = "as_root() { return 1; }\n"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A folder of programs: the whole PATH of a machine that has only what is put there."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "cat", "awk", "rm", "touch", "env"):
+        found = subprocess.run(["which", name], capture_output=True, text=True, check=True).stdout.strip()
+        (programs / name).symlink_to(found)
+    return programs
+
+
+def _program(machine: Path, name: str, script: str) -> None:
+    path = machine / name
+    path.write_text(f"#!/bin/bash\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _bash(machine: Path, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/bash", "-c", _PRELUDE + script],
+        env={"PATH": str(machine), **variables},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.14", "2.7"])
+def test_interpreter_of_another_version_is_refused_with_its_version(machine: Path, version: str) -> None:
+    _program(machine, "python3", f"echo {version}")
+    result = _bash(machine, "select_python")
+    assert result.returncode == 69
+    assert f"runs on Python 3.10 to 3.13, found here: python3: Python {version}" in result.stderr
+    assert "PYTHON=/usr/bin/python3.12" in result.stderr
+
+
+def test_newer_interpreter_under_another_name_is_found(machine: Path) -> None:
+    _program(machine, "python3", "echo 3.8")
+    _program(machine, "python3.11", "echo 3.11")
+    assert _bash(machine, "select_python").stdout == f"{machine}/python3.11\n"
+
+
+def test_chosen_interpreter_that_does_not_run_is_not_replaced_by_another(machine: Path) -> None:
+    _program(machine, "python3", "echo 3.12")
+    result = _bash(machine, "folder=$(test_environment_folder); echo still here", PYTHON="no-such-python")
+    assert result.returncode == 69
+    assert result.stdout == ""
+    assert "no-such-python: not found or does not run" in result.stderr
+
+
+def test_missing_venv_module_is_named_with_its_package(machine: Path, tmp_path: Path) -> None:
+    _program(machine, "python3", "case $* in *ensurepip*) exit 1 ;; esac; echo 3.10")
+    result = _bash(machine, f"{_NO_RIGHTS} new_environment python3 {tmp_path}/new")
+    assert result.returncode == 69
+    assert "sudo apt-get install python3.10-venv" in result.stderr
+
+
+def test_missing_programs_are_named_with_their_packages(machine: Path) -> None:
+    script = f"{_NO_RIGHTS} need_system bash:bash no-such-broker:some-broker no-such-tool:some-tool"
+    result = _bash(machine, script)
+    assert result.returncode == 69
+    assert "Missing system packages: some-broker some-tool." in result.stderr
+
+
+def test_missing_programs_are_installed_where_that_is_allowed(machine: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    # As in a fresh container: nothing can be found before the lists are fetched.
+    _program(machine, "apt-get", f'echo "$*" >>{asked}; [ "$1" = update ] || [ "$(wc -l <{asked})" -gt 1 ]')
+    (machine / "wc").symlink_to("/usr/bin/wc")
+    result = _bash(machine, 'as_root() { "$@"; }; need_system no-such-broker:some-broker')
+    assert result.returncode == 0, result.stderr
+    calls = asked.read_text(encoding="utf-8").splitlines()
+    assert [call.split()[0] for call in calls] == ["install", "update", "install"]
+    assert calls[0].endswith("--no-install-recommends some-broker")
+
+
+def test_environment_is_made_once_and_again_when_the_lock_changes(machine: Path, tmp_path: Path) -> None:
+    """The interpreter is real; making the environment and filling it are noted and left out."""
+    (machine / "python3").symlink_to(sys.executable)
+    lock = tmp_path / "a.lock"
+    script = f"""
+        new_environment() {{ mkdir -p "$2/bin"; ln -sf "$1" "$2/bin/python"; echo new; }}
+        pip_install() {{ echo "install ${{*:2}}"; }}
+        more() {{ echo "more $2"; }}
+        have_environment {tmp_path}/env {lock} more torch
+    """
+    (machine / "mkdir").symlink_to("/bin/mkdir")
+    (machine / "ln").symlink_to("/bin/ln")
+    lock.write_text("one", encoding="utf-8")
+    made = _bash(machine, script)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines() == [
+        "new",
+        f"install --require-hashes -r {lock}",
+        f"install --no-deps --no-index --no-build-isolation --editable {_ROOT}",
+        "more torch",
+    ]
+    assert _bash(machine, script).stdout == ""
+    lock.write_text("two", encoding="utf-8")
+    assert _bash(machine, script).stdout == made.stdout
+
+
+def test_failed_installation_leaves_no_mark_of_success(machine: Path, tmp_path: Path) -> None:
+    (machine / "python3").symlink_to(sys.executable)
+    script = f"""
+        new_environment() {{ :; }}
+        pip_install() {{ return 1; }}
+        have_environment {tmp_path} {_ROOT}/pyproject.toml
+    """
+    result = _bash(machine, script)
+    assert result.returncode == 1
+    assert not (tmp_path / ".complete").exists()
+
+
+def test_steps_all_run_and_their_failures_are_counted(machine: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "= 1 failed, 27 passed, 2 skipped, 1 error in 80.89s (0:01:20) =\nnot 5 passed\n3 passed in 0.10s\n",
+        encoding="utf-8",
+    )
+    script = f"""
+        inner() {{ false; echo "not reached"; }}
+        step check inner
+        step pytest false
+        step wheel echo built
+        finish {log}
+    """
+    result = _bash(machine, script)
+    assert result.returncode == 1
+    assert "not reached" not in result.stdout
+    assert result.stdout.startswith("built\n")
+    assert "failed steps: check, pytest\n" in result.stdout
+    assert result.stdout.splitlines()[-1] == "30 passed, 3 failed, 2 skipped"
+
+
+def test_steps_without_a_failure_end_with_success(machine: Path, tmp_path: Path) -> None:
+    result = _bash(machine, f'step a true; echo "3 passed in 0.10s" >{tmp_path}/log; finish {tmp_path}/log')
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1] == "3 passed, 0 failed, 0 skipped"
+
+
+def test_broken_off_run_counts_as_a_failure(machine: Path, tmp_path: Path) -> None:
+    result = _bash(machine, f"step pytest false; finish {tmp_path}/log")
+    assert result.stdout.splitlines()[-1] == "0 passed, 1 failed, 0 skipped"
+
+
+@pytest.mark.parametrize("arguments", [["--with", "abacus"], ["--only"]])
+def test_wrong_arguments_of_test_are_refused_before_anything_is_made(arguments: list[str]) -> None:
+    command = [str(_ROOT / "scripts/test"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode in {1, 2}
+    assert arguments[-1] in result.stderr
