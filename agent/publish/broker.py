@@ -35,9 +35,8 @@ log = get_logger(__name__)
 class EmbeddedBroker:
     """mosquitto where it is installed, else amqtt (MQTT 3.1.1), on a free port of the loopback interface.
 
-    Use it with ``with``: it ends with the block, and is ended by the kernel when the thread that started it ends, so it
-    cannot outlive the agent. ``kind`` asks for one of the two. ``host``, ``port``, ``kind`` and ``version`` are known
-    inside the block.
+    It ends with its ``with`` block, and the kernel ends it when the thread that started it ends, so it cannot outlive
+    the agent. ``kind`` asks for one of the two. ``port``, ``kind`` and ``version`` are known inside the block.
     """
 
     host = "127.0.0.1"

@@ -103,7 +103,7 @@ class Connection:
         self._lock = threading.Lock()
         self._on_the_way: dict[int, tuple[int | None, int]] = {}
         self._unacknowledged = 0
-        self._receive_maximum = 65535
+        self._receive_maximum = MAX_UNCONFIRMED
         self._acknowledged: deque[tuple[int, str | None]] = deque()
         self._is_granted = False
         self._is_ending = False
@@ -332,7 +332,9 @@ class Connection:
         self._max_packet_bytes = getattr(granted, "MaximumPacketSize", None)
         self._max_qos = min(1, getattr(granted, "MaximumQoS", 1))
         self._may_retain = bool(getattr(granted, "RetainAvailable", 1))
-        self._receive_maximum = getattr(granted, "ReceiveMaximum", 65535)
+        maximum = getattr(granted, "ReceiveMaximum", 65535)
+        # paho keeps to INFLIGHT by itself and cannot be told another number once it is connected.
+        self._receive_maximum = maximum if maximum < INFLIGHT else MAX_UNCONFIRMED
 
     def _on_disconnect(
         self,

@@ -14,7 +14,12 @@ import orjson
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-PUBLIC = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+PUBLIC = ConfigDict(
+    extra="forbid",
+    use_attribute_docstrings=True,
+    allow_inf_nan=False,
+    json_schema_serialization_defaults_required=True,  # what has a default is sent all the same
+)
 """Configuration of every public class."""
 
 ClockState = Literal["synced", "unsynced"]
@@ -29,14 +34,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Message:
-    """Base of all messages."""
+    """Base of all messages. Its fields carry their descriptions themselves, docstrings are not inherited."""
 
     schema: str
-    """Name and version of this message's form."""
-    device: str
-    """Id of the device that sent it."""
-    session: Count
-    """Number of the agent's start on this device; it counts up by one with each start."""
+    device: Annotated[str, Field(description="Id of the device that sent it.")]
+    session: Annotated[
+        int, Field(ge=0, description="Number of the agent's start on this device; it counts up by one with each.")
+    ]
 
 
 def encode(message: Message) -> bytes:

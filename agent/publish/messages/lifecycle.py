@@ -16,6 +16,7 @@ class Status(Message):
     """Whether the agent is there. ``offline`` is sent by the broker when the agent dies or its connection breaks."""
 
     schema: Literal["status/1"] = "status/1"
+    """Name and version of this message\'s form."""
     state: Literal["online", "offline", "stopped"]
     """`online`: connected; `offline`: gone without a word; `stopped`: ended as it was told to."""
     agent: str
@@ -103,6 +104,7 @@ class Runtime(Message):
     """What runs on this device: sent on every connection and whenever it changes."""
 
     schema: Literal["runtime/1"] = "runtime/1"
+    """Name and version of this message\'s form."""
     at: Instant
     """When it was written, UTC."""
     agent: str

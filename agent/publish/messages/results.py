@@ -70,6 +70,7 @@ class Result(Message):
     """The answer of one classifier to one frame."""
 
     schema: Literal["result/1"] = "result/1"
+    """Name and version of this message\'s form."""
     seq: Count
     """Counts this topic's messages within the session from 0 without gaps: a hole is a message that did not arrive."""
     frame: Count
@@ -109,6 +110,7 @@ class State(Message):
     """The decided label of one classifier: sent when it changes and again to show that it still holds."""
 
     schema: Literal["state/1"] = "state/1"
+    """Name and version of this message\'s form."""
     seq: Count
     """Counts this topic's messages within the session from 0 without gaps; a retained one keeps its number."""
     at: Instant
@@ -158,6 +160,7 @@ class Event(Message):
     """One change of the decided label. Delivered at least once: device, session, topic and seq identify it."""
 
     schema: Literal["event/1"] = "event/1"
+    """Name and version of this message\'s form."""
     seq: Count
     """Counts this topic's messages within the session from 0 without gaps: a hole is a message that did not arrive."""
     at: Instant

@@ -14,6 +14,7 @@ class CameraHealth(Message):
     """How one camera is. captured = classified + the sum of dropped + in_flight."""
 
     schema: Literal["camera-health/1"] = "camera-health/1"
+    """Name and version of this message\'s form."""
     at: Instant
     """When it was written, UTC."""
     camera: str
@@ -83,6 +84,7 @@ class Latency(Message):
     """Where the time of the last few seconds went."""
 
     schema: Literal["latency/1"] = "latency/1"
+    """Name and version of this message\'s form."""
     at: Instant
     """End of the window, UTC."""
     window_s: Duration
@@ -186,6 +188,7 @@ class Health(Message):
     """One record of everything."""
 
     schema: Literal["health/1"] = "health/1"
+    """Name and version of this message\'s form."""
     at: Instant
     """When it was written, UTC."""
     uptime_s: Duration
