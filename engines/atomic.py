@@ -28,6 +28,6 @@ def write_atomically(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
     except OSError as exc:
         raise EngineUnavailable(
-            f"the cache directory {path.parent} cannot be used: {exc.strerror or exc}. Make it writable or name another",
+            f"the cache directory {path.parent} cannot be used: {exc.strerror or exc}. Free or change it",
             cache_dir=str(path.parent),
         ) from exc

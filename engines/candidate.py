@@ -85,6 +85,12 @@ def _open_proven(package: ModelPackage, options: EngineOptions, name: str) -> En
 
 
 def _proven(package: ModelPackage, options: EngineOptions, engine: Engine, kept_layers: tuple[str, ...]) -> Engine:
+    if engine.info.precision != options.precision:
+        raise PrecisionRejected(
+            f"{engine.info.degraded or engine.info.precision}. Use precision {engine.info.precision}",
+            engine=engine.info.name,
+            precision=options.precision,
+        )
     check_golden(package, engine)
     is_reference = engine.info.name == REFERENCE and engine.info.precision == "fp32"
     if is_reference or package.format != "onnx":

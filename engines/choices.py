@@ -64,10 +64,10 @@ class ChoiceMemory:
             values = json.loads(self._path(key).read_text())["choice"]
             measurements = tuple(Measurement(**one) for one in values["measurements"])
             unmeasured = tuple(Rejection(**one) for one in values["unmeasured"])
-            choice = Choice(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
-            return choice if measurements else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
+        choice = Choice(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
+        return choice if measurements else None
 
     def save(self, key: Mapping[str, object], choice: Choice) -> None:
         """Write a choice atomically, with what it is true of."""

@@ -12,9 +12,10 @@ import numpy as np
 
 from engines.backends.batches import check_batch, check_scores
 from engines.backends.ort_options import provider_of, session_settings
-from engines.backends.ort_session import library, library_errors, one_line, open_session, placement
-from engines.base import EngineInfo, EngineOptions, Images, Scores
-from engines.environment import available_cores, cpu_model
+from engines.backends.ort_providers import OpenedSession, open_session
+from engines.backends.ort_session import failure_from, library, library_errors, placement
+from engines.base import EngineInfo, EngineOptions, Images, Precision, Scores
+from engines.environment import available_cores
 from engines.errors import EngineUnavailable, InferenceFailed
 from engines.graph import ServingGraph
 from engines.package import ModelPackage
@@ -25,17 +26,19 @@ _WARM_UP_RUNS = 2
 class OnnxRuntimeEngine:
     """A session on one execution provider. One thread uses it; ``interrupt`` alone may come from another."""
 
-    def __init__(self, session: Any, *, info: EngineInfo, graph: ServingGraph, height: int, width: int) -> None:
+    def __init__(self, opened: OpenedSession, *, info: EngineInfo, graph: ServingGraph, package: ModelPackage) -> None:
         """Take over a session that has been proven to run where ``info`` says."""
-        self._session = session
         self._info = info
-        self._input = graph.input_name
-        self._outputs = [graph.output_name]
-        self._height, self._width = height, width
+        self._height, self._width = package.input.height, package.input.width
         self._fixed_batch = graph.max_batch
         self._run_options = library().RunOptions()
         self._run_options.log_severity_level = 4
         self._errors = library_errors()
+        self._runner: DirectRunner | BoundRunner | None = (
+            DirectRunner(opened.session, graph)
+            if opened.memory == "cpu"
+            else BoundRunner(opened.session, graph, memory=opened.memory, classes=info.classes)
+        )
 
     @property
     def info(self) -> EngineInfo:
@@ -44,8 +47,8 @@ class OnnxRuntimeEngine:
 
     def infer(self, batch: Images) -> Scores:
         """Classify a batch; see ``engines.base.Engine``."""
-        session = self._session
-        if session is None:
+        runner = self._runner
+        if runner is None:
             raise InferenceFailed(
                 f"{self._info.name} was used after it was closed. Open it again", engine=self._info.name
             )
@@ -54,13 +57,9 @@ class OnnxRuntimeEngine:
         fed = batch if self._fixed_batch in (None, count) else self._padded(batch)
         self._run_options.terminate = False
         try:
-            scores: Scores = session.run(self._outputs, {self._input: fed}, self._run_options)[0][:count]
+            scores = runner.run(fed, self._run_options)[:count]
         except self._errors as exc:
-            raise InferenceFailed(
-                f"{self._info.name} failed on a batch of {count}: {one_line(exc)}. Three in a row reload the engine",
-                engine=self._info.name,
-                images=count,
-            ) from exc
+            raise failure_from(self._info.name, count, exc) from exc
         check_scores(scores, engine=self._info.name)
         return scores
 
@@ -70,7 +69,7 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Free the session."""
-        self._session = None
+        self._runner = None
 
     def __enter__(self) -> OnnxRuntimeEngine:
         """Use the engine for a while."""
@@ -82,6 +81,15 @@ class OnnxRuntimeEngine:
         """Close it."""
         self.close()
 
+    def warmed_up(self, started_ns: int) -> OnnxRuntimeEngine:
+        """Run the smallest and the largest batch, and note how long it took from ``started_ns`` until now."""
+        for size in sorted({1, self._info.max_batch}):
+            grey = np.full((size, self._height, self._width, 3), 127, np.uint8)
+            for _ in range(_WARM_UP_RUNS):
+                self.infer(grey)
+        self._info = replace(self._info, load_ms=(time.perf_counter_ns() - started_ns) / 1e6)
+        return self
+
     def _padded(self, batch: Images) -> Images:
         """Fill a batch up to the number of images that the model is fixed to."""
         padded = np.zeros((self._fixed_batch or 1, self._height, self._width, 3), np.uint8)
@@ -89,22 +97,66 @@ class OnnxRuntimeEngine:
         return padded
 
 
+class DirectRunner:
+    """Hands numpy arrays over as they are: on the CPU nothing is copied."""
+
+    def __init__(self, session: Any, graph: ServingGraph) -> None:
+        self._session = session
+        self._input = graph.input_name
+        self._outputs = [graph.output_name]
+
+    def run(self, batch: Images, run_options: Any) -> Scores:
+        """Give a fresh array ``(N, classes)``."""
+        scores: Scores = self._session.run(self._outputs, {self._input: batch}, run_options)[0]
+        return scores
+
+
+class BoundRunner:
+    """Keeps one pair of buffers on the device for each batch size, at addresses that never change."""
+
+    def __init__(self, session: Any, graph: ServingGraph, *, memory: str, classes: int) -> None:
+        self._session = session
+        self._names = (graph.input_name, graph.output_name)
+        self._memory = memory
+        self._classes = classes
+        self._pairs: dict[int, tuple[Any, Any]] = {}
+
+    def run(self, batch: Images, run_options: Any) -> Scores:
+        """Copy the batch to the device, run, and give the scores as a fresh array on the host."""
+        pair = self._pairs.get(len(batch))
+        if pair is None:
+            pair = self._pairs[len(batch)] = self._bound(batch.shape)
+        images, binding = pair
+        images.update_inplace(np.ascontiguousarray(batch))
+        self._session.run_with_iobinding(binding, run_options)
+        return np.array(binding.copy_outputs_to_cpu()[0], np.float32)
+
+    def _bound(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        values = library().OrtValue
+        images = values.ortvalue_from_shape_and_type(list(shape), np.uint8, self._memory, 0)
+        scores = values.ortvalue_from_shape_and_type([shape[0], self._classes], np.float32, self._memory, 0)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._names[0], images)
+        binding.bind_ortvalue_output(self._names[1], scores)
+        return images, binding
+
+
 def open_onnxruntime(
     package: ModelPackage, options: EngineOptions, *, engine: str, graph: ServingGraph
 ) -> OnnxRuntimeEngine:
-    """Open ``graph`` on the provider that ``engine`` names and run it once in each batch size's extreme.
+    """Open ``graph`` on the provider that ``engine`` names and run its smallest and its largest batch.
 
     Raises:
         EngineUnavailable: the provider is not there or does not take the graph.
         OptionsRejected: an option that the engine does not have.
         InferenceFailed: the first run failed.
     """
-    started = time.perf_counter_ns()
+    started_ns = time.perf_counter_ns()
     provider = provider_of(engine)
     threads = max(1, available_cores() // max(1, options.workers))
     settings = session_settings(engine, provider, options.options, default_threads=threads)
-    session = open_session(graph.path, engine=engine, provider=provider, settings=settings)
-    placed = placement(session)
+    opened = open_session(package, options, engine=engine, provider=provider, settings=settings, graph=graph)
+    placed = placement(opened.session)
     if placed and provider not in placed:
         raise EngineUnavailable(
             f"{engine} was asked to run on {provider} and every node went to {', '.join(placed)}. "
@@ -115,42 +167,26 @@ def open_onnxruntime(
     info = EngineInfo(
         name=engine,
         requested=options.engine,
-        precision=graph.precision,
+        precision=opened.precision,
         requested_precision=options.precision,
-        device=_device_of(provider),
+        device=opened.device,
         max_batch=graph.max_batch or options.max_batch,
         classes=package.signature.classes,
         placement=placed,
-        versions=_versions(),
-        degraded=_split_between(placed, provider, engine),
+        versions=opened.versions,
+        degraded=_less_than_asked(engine, provider, placed, opened.precision, graph.precision),
     )
-    loaded = OnnxRuntimeEngine(session, info=info, graph=graph, height=package.input.height, width=package.input.width)
-    _warm_up(loaded, package)
-    load_ms = (time.perf_counter_ns() - started) / 1e6
-    loaded._info = replace(info, load_ms=load_ms)  # noqa: SLF001 the same module made it a moment ago
-    return loaded
+    return OnnxRuntimeEngine(opened, info=info, graph=graph, package=package).warmed_up(started_ns)
 
 
-def _warm_up(engine: OnnxRuntimeEngine, package: ModelPackage) -> None:
-    for size in sorted({1, engine.info.max_batch}):
-        grey = np.full((size, package.input.height, package.input.width, 3), 127, np.uint8)
-        for _ in range(_WARM_UP_RUNS):
-            engine.infer(grey)
-
-
-def _split_between(placed: Mapping[str, int], provider: str, engine: str) -> str | None:
+def _less_than_asked(
+    engine: str, provider: str, placed: Mapping[str, int], actual: Precision, wanted: Precision
+) -> str | None:
+    sentences = []
     others = {name: count for name, count in placed.items() if name != provider}
-    if not others:
-        return None
-    parts = ", ".join(f"{count} on {name}" for name, count in sorted(others.items()))
-    return f"{engine} runs {placed[provider]} nodes on {provider} and {parts}"
-
-
-def _device_of(provider: str) -> str:
-    if provider in ("CPUExecutionProvider", "XnnpackExecutionProvider", "DnnlExecutionProvider"):
-        return f"CPU {cpu_model() or ''}".strip()
-    return provider.removesuffix("ExecutionProvider")
-
-
-def _versions() -> dict[str, str]:
-    return {"onnxruntime": str(library().__version__), "numpy": str(np.__version__)}
+    if others:
+        parts = ", ".join(f"{count} on {name}" for name, count in sorted(others.items()))
+        sentences.append(f"{engine} runs {placed[provider]} nodes on {provider} and {parts}")
+    if actual != wanted:
+        sentences.append(f"{engine} computes the {wanted} graph in {actual} on this device, which gains nothing")
+    return "; ".join(sentences) or None

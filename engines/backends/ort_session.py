@@ -7,19 +7,43 @@ This is the boundary to the library together with ``engines.backends.onnxruntime
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
-import tempfile
+import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engines.backends.ort_options import SessionSettings
-from engines.environment import cpu_model
-from engines.errors import EngineUnavailable
+from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
 
 _FATAL = 4
+# CUDA errors after which nothing in the process works on the device any more.
+# Source: CUDA runtime API, cudaError: "the process must be terminated and relaunched".
+_STICKY = re.compile(r"CUDA(?:_ERROR)?\s*(?:failure|error)?\s*:?\s*(46|7[01]\d|999)\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """All that one session is made from. ``fallbacks`` may take single nodes that ``provider`` does not.
+
+    ``is_exclusive`` makes a node on the CPU an error of the library; ``is_optimised`` says that ``model`` is already
+    what ONNX Runtime makes of the graph.
+    """
+
+    engine: str
+    provider: str
+    model: Path
+    settings: SessionSettings
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: Sequence[tuple[str, Mapping[str, str]]] = ()
+    is_exclusive: bool = False
+    is_optimised: bool = False
 
 
 @functools.cache
@@ -50,19 +74,23 @@ def library_errors() -> tuple[type[Exception], ...]:
     return found
 
 
-def open_session(
-    model: Path, *, engine: str, provider: str, settings: SessionSettings, fallbacks: Sequence[str] = ()
-) -> Any:
-    """Open ``model`` on ``provider`` alone (the ``fallbacks`` may take single nodes), fully optimised.
+def load_libraries(provider: str) -> None:
+    """Load what the provider is linked against, from the installed Python packages, before it is asked for.
 
     Raises:
-        EngineUnavailable: the library is absent, refuses, or would run the model elsewhere.
+        EngineUnavailable: TensorRT's package is absent or broken.
     """
-    options = session_options(settings)
-    path = model
-    if provider == "CPUExecutionProvider":
-        path = _optimised_for_this_cpu(model, options, settings)
-    return create_session(path, options, engine=engine, provider=provider, settings=settings, fallbacks=fallbacks)
+    ort = library()
+    if provider == TENSORRT:
+        try:
+            import tensorrt  # noqa: F401 - importing it loads libnvinfer
+        except (ImportError, OSError, RuntimeError) as exc:
+            raise EngineUnavailable(
+                f"{provider} needs TensorRT's libraries, which do not load: {exc}. Install TensorRT for this device",
+                provider=provider,
+            ) from exc
+    if provider in (TENSORRT, CUDA) and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
 
 
 def session_options(settings: SessionSettings) -> Any:
@@ -78,42 +106,41 @@ def session_options(settings: SessionSettings) -> Any:
     return options
 
 
-def create_session(
-    model: Path, options: Any, *, engine: str, provider: str, settings: SessionSettings, fallbacks: Sequence[str] = ()
-) -> Any:
-    """Create the session and prove that ``provider`` leads it.
+def create_session(plan: SessionPlan) -> Any:
+    """Create the session and prove that the wanted provider leads it.
 
     Raises:
         EngineUnavailable: the library refuses, or another provider took the model.
     """
     ort = library()
-    compiled_in = ort.get_available_providers()
-    if provider not in compiled_in:
-        raise EngineUnavailable(
-            f"{engine} needs {provider}, this ONNX Runtime {ort.__version__} has {', '.join(compiled_in)}. "
-            "Install the build of ONNX Runtime that has it, see: agent doctor",
-            engine=engine,
-            provider=provider,
-        )
-    wanted: list[Any] = [(provider, dict(settings.provider)), *fallbacks]
+    _require_compiled_in(plan)
+    options = session_options(plan.settings)
+    if plan.is_optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if plan.is_exclusive:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    providers = [
+        (plan.provider, dict(plan.provider_options)),
+        *((name, dict(given)) for name, given in plan.fallbacks),
+    ]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            session = ort.InferenceSession(str(model), options, providers=wanted, enable_fallback=0)
+            session = ort.InferenceSession(str(plan.model), options, providers=providers, enable_fallback=0)
     except library_errors() as exc:
         raise EngineUnavailable(
-            f"{engine} cannot load {model.name}: {one_line(exc)}. Choose another engine, see: agent doctor",
-            engine=engine,
-            provider=provider,
+            f"{plan.engine} cannot load {plan.model.name}: {one_line(exc)}. Choose another engine, see: agent doctor",
+            engine=plan.engine,
+            provider=plan.provider,
         ) from exc
     session.disable_fallback()
     actual = session.get_providers()
-    if not actual or actual[0] != provider:
+    if not actual or actual[0] != plan.provider:
         raise EngineUnavailable(
-            f"{engine} was asked to run on {provider} and ONNX Runtime took {', '.join(actual) or 'nothing'}. "
+            f"{plan.engine} was asked to run on {plan.provider} and ONNX Runtime took {', '.join(actual) or 'none'}. "
             "Install what the provider needs (agent doctor names it) or choose another engine",
-            engine=engine,
-            provider=provider,
+            engine=plan.engine,
+            provider=plan.provider,
             actual=",".join(actual),
         )
     return session
@@ -129,52 +156,32 @@ def placement(session: Any) -> Mapping[str, int]:
     return counts
 
 
+def failure_from(engine: str, count: int, error: BaseException) -> EngineError:
+    """Translate what a run raised."""
+    text = one_line(error)
+    if _STICKY.search(text) or type(error).__name__ == "DeviceReset":
+        return EngineLost(
+            f"{engine} lost its device on a batch of {count}: {text}. Nothing on it works until the program restarts",
+            engine=engine,
+            images=count,
+        )
+    return InferenceFailed(
+        f"{engine} failed on a batch of {count}: {text}. Three in a row reload the engine", engine=engine, images=count
+    )
+
+
 def one_line(error: BaseException) -> str:
     """The library's words without line breaks and not longer than a log line."""
     return " ".join(str(error).split()).rstrip(".")[:500]
 
 
-def _optimised_for_this_cpu(model: Path, options: Any, settings: SessionSettings) -> Path:
-    """Give the graph that ONNX Runtime has optimised for this CPU, made and kept beside the model the first time.
-
-    It starts in a tenth of the time. It is of this machine and this version alone, which its name says. Where it
-    cannot be written the model itself is opened.
-    """
+def _require_compiled_in(plan: SessionPlan) -> None:
     ort = library()
-    stamp = hashlib.sha256(f"{ort.__version__} {cpu_model()} {_cpu_flags()}".encode()).hexdigest()[:16]
-    kept = model.with_name(f"{model.stem}.cpu-{stamp}.onnx")
-    checksum = kept.with_suffix(".sha256")
-    if _is_intact(kept, checksum):
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return kept
-    writer = session_options(settings)
-    try:
-        with tempfile.TemporaryDirectory(dir=model.parent, prefix=".optimise-") as work:
-            made = Path(work) / kept.name
-            writer.optimized_model_filepath = str(made)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ort.InferenceSession(str(model), writer, providers=["CPUExecutionProvider"], enable_fallback=0)
-            digest = hashlib.sha256(made.read_bytes()).hexdigest()
-            (Path(work) / checksum.name).write_text(digest)
-            os.replace(Path(work) / checksum.name, checksum)  # noqa: PTH105 replaces atomically
-            os.replace(made, kept)  # noqa: PTH105
-    except library_errors():
-        return model
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return kept
-
-
-def _is_intact(file: Path, checksum: Path) -> bool:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest() == checksum.read_text().strip()
-    except OSError:
-        return False
-
-
-def _cpu_flags() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    compiled_in = ort.get_available_providers()
+    if plan.provider not in compiled_in:
+        raise EngineUnavailable(
+            f"{plan.engine} needs {plan.provider}, this ONNX Runtime {ort.__version__} has {', '.join(compiled_in)}. "
+            "Install the build of ONNX Runtime that has it, see: agent doctor",
+            engine=plan.engine,
+            provider=plan.provider,
+        )

@@ -1,0 +1,170 @@
+"""Opens a session on each execution provider in the way that provider needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engines.backends.ort_cpu_graph import computes_in_half, cpu_graph
+from engines.backends.ort_options import SessionSettings
+from engines.backends.ort_session import (
+    CPU,
+    CUDA,
+    OPENVINO,
+    TENSORRT,
+    SessionPlan,
+    create_session,
+    library,
+    load_libraries,
+)
+from engines.backends.ort_tensorrt import (
+    context_model,
+    plan_directory,
+    prepare_directory,
+    provider_options,
+    seal_directory,
+    tensorrt_version,
+    without_context,
+)
+from engines.base import EngineOptions, Precision
+from engines.environment import cpu_model, gpus_from_answer
+from engines.errors import EngineUnavailable
+from engines.graph import ServingGraph
+from engines.package import ModelPackage
+from engines.probes.child import run_child
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSession:
+    """A session and what it really is. ``memory`` names where inputs and outputs live: ``cpu`` or ``cuda``."""
+
+    session: Any
+    device: str
+    precision: Precision
+    versions: Mapping[str, str]
+    memory: str = "cpu"
+
+
+def open_session(
+    package: ModelPackage,
+    options: EngineOptions,
+    *,
+    engine: str,
+    provider: str,
+    settings: SessionSettings,
+    graph: ServingGraph,
+) -> OpenedSession:
+    """Open the serving graph on ``provider``.
+
+    Raises:
+        EngineUnavailable: the library is absent, refuses, or would run the model elsewhere.
+    """
+    plan = SessionPlan(
+        engine=engine,
+        provider=provider,
+        model=graph.path,
+        settings=settings,
+        provider_options=settings.provider,
+        is_exclusive=options.strict and provider != CPU,
+    )
+    if provider == CPU:
+        return _on_cpu(plan, graph)
+    if provider == CUDA:
+        return _on_cuda(plan, graph)
+    if provider == TENSORRT:
+        return _on_tensorrt(plan, package, options, graph)
+    if provider == OPENVINO:
+        ours = {"device_type": "CPU", "num_of_threads": str(settings.threads)}
+        plan = replace(plan, provider_options={**ours, **settings.provider})
+    elif provider == "XnnpackExecutionProvider":
+        # The provider has threads of its own; the session's would compete with them. Source: XNNPACK provider page.
+        ours = {"intra_op_num_threads": str(settings.threads)}
+        plan = replace(
+            plan, provider_options={**ours, **settings.provider}, settings=replace(settings, allow_spinning=False)
+        )
+    device = provider.removesuffix("ExecutionProvider")
+    return OpenedSession(
+        session=create_session(plan),
+        device=f"{device} on CPU {cpu_model() or ''}".strip() if provider == OPENVINO else device,
+        precision=graph.precision,
+        versions=_versions(),
+    )
+
+
+def _on_cpu(plan: SessionPlan, graph: ServingGraph) -> OpenedSession:
+    optimised = cpu_graph(graph.path, plan.settings)
+    is_half = graph.precision == "fp16" and computes_in_half(optimised)
+    return OpenedSession(
+        session=create_session(replace(plan, model=optimised.path, is_optimised=optimised.is_optimised)),
+        device=f"CPU {cpu_model() or ''}".strip(),
+        precision=graph.precision if graph.precision != "fp16" or is_half else "fp32",
+        versions=_versions(),
+    )
+
+
+def _on_cuda(plan: SessionPlan, graph: ServingGraph) -> OpenedSession:
+    load_libraries(CUDA)
+    return OpenedSession(
+        session=create_session(plan),
+        device=_gpu_name(plan),
+        precision=graph.precision,
+        versions=_versions(),
+        memory="cuda",
+    )
+
+
+def _on_tensorrt(
+    plan: SessionPlan, package: ModelPackage, options: EngineOptions, graph: ServingGraph
+) -> OpenedSession:
+    """Open the context model of an earlier build, else build; the first run belongs to the loading."""
+    load_libraries(TENSORRT)
+    gpus = gpus_from_answer(run_child("cuda_child"))
+    directory = plan_directory(graph, options, plan.provider_options, gpus)
+    try:
+        prepare_directory(directory)
+    except OSError as exc:
+        raise EngineUnavailable(
+            f"the plan directory {directory} cannot be used: {exc.strerror or exc}. Make it writable or name another",
+            engine=plan.engine,
+        ) from exc
+    given = provider_options(package, graph, options, plan.provider_options, directory)
+    plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
+    session = _from_context(plan, directory) or _built(plan, directory)
+    seal_directory(directory)
+    return OpenedSession(
+        session=session,
+        device=_gpu_name(plan),
+        precision=graph.precision,
+        versions={**_versions(), "tensorrt": tensorrt_version()},
+        memory="cuda",
+    )
+
+
+def _from_context(plan: SessionPlan, directory: Any) -> Any | None:
+    kept = context_model(directory)
+    if kept is None:
+        return None
+    options = {name: value for name, value in plan.provider_options.items() if name != "trt_dump_ep_context_model"}
+    options["trt_engine_cache_path"] = str(directory / "plans")
+    try:
+        return create_session(replace(plan, model=kept, is_optimised=True, provider_options=options))
+    except EngineUnavailable:
+        return None
+
+
+def _built(plan: SessionPlan, directory: Any) -> Any:
+    try:
+        return create_session(plan)
+    except EngineUnavailable:
+        return create_session(replace(plan, provider_options=without_context(plan.provider_options, directory)))
+
+
+def _gpu_name(plan: SessionPlan) -> str:
+    gpus = gpus_from_answer(run_child("cuda_child"))
+    number = int(plan.provider_options.get("device_id", "0"))
+    return gpus[number].name if number < len(gpus) else "CUDA device"
+
+
+def _versions() -> dict[str, str]:
+    return {"onnxruntime": str(library().__version__)}
