@@ -12,6 +12,7 @@ import selectors
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import SplitResult
 
@@ -90,20 +91,15 @@ def _connect(host: str, port: int, patience: _Patience) -> socket.socket:
         ) from exc
     failure = HandshakeFailed("unknown_host", f"the name {host!r} has no address")
     for family, kind, protocol, _, target in found:
-        connection = socket.socket(family, kind, protocol)
-        try:
+        with ExitStack() as cleanup:
+            connection = cleanup.enter_context(socket.socket(family, kind, protocol))
             connection.settimeout(0.0)
             problem = connection.connect_ex(target)
-            if problem and patience.wait(connection, selectors.EVENT_WRITE):
+            if problem == errno.EINPROGRESS and patience.wait(connection, selectors.EVENT_WRITE):
                 problem = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if not problem:
-                    return connection
-        except BaseException:
-            connection.close()
-            raise
-        if not problem:
-            return connection
-        connection.close()
+            if not problem:
+                cleanup.pop_all()
+                return connection
         failure = _not_connected(host, port, problem, patience)
     raise failure
 

@@ -216,6 +216,60 @@ def test_closed_port_and_unknown_name_are_named_so(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
+def _trickling(port: int, slow: threading.Event) -> Iterator[int]:
+    """The port of a proxy before ``port`` that passes on single bytes, ten a second, once ``slow`` is set."""
+    done = threading.Event()
+
+    def pass_on(source: socket.socket, target: socket.socket, *, is_answer: bool) -> None:
+        with contextlib.suppress(OSError):
+            while not done.is_set():
+                is_slow = is_answer and slow.is_set()
+                if is_slow:
+                    done.wait(0.1)
+                data = source.recv(1 if is_slow else 4096)
+                if not data:
+                    break
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            while True:
+                client = stack.enter_context(listener.accept()[0])
+                server = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for ends, is_answer in (((client, server), False), ((server, client), True)):
+                    thread = threading.Thread(target=pass_on, args=ends, kwargs={"is_answer": is_answer}, name="proxy")
+                    thread.start()
+                    threads.append(thread)
+
+    threads: list[threading.Thread] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting = threading.Thread(target=serve, name="accepting")
+        accepting.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            done.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join(_BOUND_S)
+            for thread in threads:
+                thread.join(_BOUND_S)
+
+
+def test_trickle_of_single_bytes_does_not_keep_a_stream_alive(tmp_path: Path, server: RtspServer) -> None:
+    slow = threading.Event()
+    with (
+        _trickling(server.port, slow) as port,
+        closing(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", read_timeout_s=0.8)) as stream,
+    ):
+        stream.open()
+        assert stream.read() is not None
+        slow.set()
+        assert _read_until_lost(stream).fields["reason"] == "stalled"
+
+
+@contextlib.contextmanager
 def _answering(answer: bytes) -> Iterator[int]:
     """The port of a server that answers one connection with these bytes and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
