@@ -156,6 +156,7 @@ class Governor:
         if not sample.temperatures:
             return None
         self._silent_since_s = taken_s
+        is_first = not self._zones
         for zone, limits in limits_of(sample, self._config).items():
             trend = self._zones.setdefault(zone, Trend(window_s=_WINDOW_S, gap_s=_GAP_S))
             trend.add(taken_s, sample.temperatures[zone])
@@ -166,6 +167,8 @@ class Governor:
             return self._resume(views, now_s)
         if self._hard_readings >= _HARD_READINGS:
             return self._pause(max(views, key=lambda view: view.celsius - view.limits.hard_celsius), now_s)
+        if is_first and any(view.excess > 0.0 for view in views):
+            return self._start_low(max(views, key=lambda view: view.excess), now_s)
         pressures = [self._zone_pressure(view) for view in views]
         pressures += self._alert_pressure(sample) + self._power_pressure(sample, taken_s)
         return self._cut(pressures, now_s) or self._recover(pressures, now_s, passed_s)
@@ -201,6 +204,14 @@ class Governor:
             room = self._ratio * (_POWER_AIM_RATIO * budget - mean) / budget / 2
         text = f"{mean:.1f} W ({sample.power.total_meaning}), budget {budget:.1f} W"
         return [_Pressure(cut, room, text)]
+
+    def _start_low(self, view: _ZoneView, now_s: float) -> str:
+        self._ratio = self._config.min_rate_ratio
+        self._last_cut_s = now_s
+        return (
+            f"{view.zone} at {view.celsius:.1f} °C at the start, soft limit {view.limits.soft_celsius:.1f} °C: "
+            f"inference begins at {self._ratio:.0%}"
+        )
 
     def _cut(self, pressures: list[_Pressure], now_s: float) -> str | None:
         worst = max(pressures, key=lambda pressure: pressure.cut, default=None)

@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -29,8 +30,8 @@ def main() -> int:
     parser.add_argument("--socket", help="socket of the service where it is not the usual one")
     arguments = parser.parse_args()
     # Started by path, this folder comes first: its modules must not stand in for anybody else's.
-    here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - nothing else of pathlib is needed
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]  # noqa: PTH100
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     lines = _Lines()
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     try:
