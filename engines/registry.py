@@ -76,6 +76,10 @@ def canonical_name(name: str) -> str:
 class Prober:
     """Finds out what can run, each thing once and each in a process of its own: CUDA first, TensorRT after it."""
 
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._results: dict[str, ProbeResult] = {}
+
     @functools.cached_property
     def cuda(self) -> ChildAnswer:
         """The CUDA driver's answer."""
@@ -103,12 +107,11 @@ class Prober:
         return (*AUTO_ORDER, *(name for name in others if name not in AUTO_ORDER))
 
     def probe(self, name: str) -> ProbeResult:
-        """Probe one engine by its canonical name."""
-        if name == "tensorrt":
-            return self._tensorrt()
-        if name == "torch":
-            return self._torch()
-        return self._onnxruntime(name)
+        """Probe one engine by its canonical name; asked again, give the same answer at once."""
+        if name not in self._results:
+            probes = {"tensorrt": self._tensorrt, "torch": self._torch}
+            self._results[name] = probes[name]() if name in probes else self._onnxruntime(name)
+        return self._results[name]
 
     def _tensorrt(self) -> ProbeResult:
         if self.cuda.failure:

@@ -7,6 +7,7 @@ This is the boundary to the library together with ``engines.backends.onnxruntime
 from __future__ import annotations
 
 import functools
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -48,11 +49,15 @@ class SessionPlan:
 
 @functools.cache
 def library() -> Any:
-    """Import ONNX Runtime once, with its own log and telemetry silent.
+    """Import ONNX Runtime once, with its log silent and its telemetry off.
+
+    From 1.31 on its Linux builds keep a database of events in the user's cache and send it away; only the variable,
+    set before the import, prevents both. Source: Privacy.md in the package.
 
     Raises:
         EngineUnavailable: it is absent or cannot be loaded.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except (ImportError, OSError, RuntimeError, AttributeError) as exc:

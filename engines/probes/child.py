@@ -56,7 +56,7 @@ def run_children(commands: Sequence[tuple[str, ...]], *, timeout_s: float) -> li
 
 
 def _start(command: tuple[str, ...]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONFAULTHANDLER": "", "PYTHONWARNINGS": "ignore"}
+    quiet = {"PYTHONFAULTHANDLER": "", "PYTHONWARNINGS": "ignore", "ORT_DISABLE_TELEMETRY": "1"}
     return subprocess.Popen(
         [sys.executable, str(_SCRIPTS / f"{command[0]}.py"), *command[1:]],
         stdin=subprocess.DEVNULL,
@@ -64,7 +64,7 @@ def _start(command: tuple[str, ...]) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=environment,
+        env={**os.environ, **quiet},
     )
 
 

@@ -1,0 +1,162 @@
+"""Every engine keeps the contract, and the contract is sharp enough to catch an engine that does not.
+
+An engine that cannot run here is skipped with the reason its probe gives. `REQUIRE_ENGINES=ort-cpu,torch` names those
+whose absence is a failure.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from engines import Engine, EngineOptions, Images, InferenceFailed, ModelPackage, Precision, load_package
+from engines.candidate import open_candidate
+from engines.registry import Prober
+from tests.conformance import broken_engines as broken
+from tests.conformance import engine_contract as contract
+from tests.conformance.engine_contract import CONTRACT, MAX_BATCH, EngineCase
+from tests.fixtures.colour_packages import LABELS, colour_model, colour_picture, write_colour_package
+from tests.fixtures.torch_packages import write_torch_package
+
+SIDE = 32
+ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
+# How far probabilities may lie from those of ort-cpu in fp32: TF32 and int8 are coarse, the rest only orders its sums
+# differently.
+_TOLERANCES = {"ort-cpu": 1e-5, "torch": 1e-4, "ort-openvino": 1e-3, "ort-cuda": 3e-3, "ort-tensorrt": 3e-3}
+_COARSE = 0.02
+
+_CASES: list[tuple[str, Precision, int | str]] = [
+    *((name, "fp32", "batch") for name in ENGINES),
+    *((name, "fp32", MAX_BATCH) for name in ENGINES),
+    *((name, "int8", "batch") for name in ENGINES if name != "torch"),
+]
+
+
+@functools.cache
+def _prober() -> Prober:
+    return Prober()
+
+
+def _require(name: str) -> None:
+    result = _prober().probe(name)
+    if result.can_run:
+        return
+    if name in os.environ.get("REQUIRE_ENGINES", "").split(","):
+        pytest.fail(f"{name} is required and cannot run: {result.reason}")
+    pytest.skip(f"{name} cannot run here: {result.reason}")
+
+
+def _pictures() -> Images:
+    rows = [cv2.resize(colour_picture(label, seed=40 + number), (SIDE, SIDE)) for number, label in enumerate(LABELS)]
+    return np.stack(rows).astype(np.uint8)
+
+
+def _open(name: str, precision: Precision, package: ModelPackage, cache_dir: Path) -> Engine:
+    options = EngineOptions(
+        cache_dir=cache_dir, engine=name, precision=precision, strict=True, max_batch=MAX_BATCH, options={}
+    )
+    return open_candidate(package, options, name, _prober())
+
+
+@pytest.fixture(scope="module", params=_CASES, ids=lambda case: "-".join(map(str, case)))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineCase:
+    name, precision, batch = request.param
+    _require(name)
+    directory = tmp_path_factory.mktemp(name)
+    write = write_torch_package if name == "torch" else _write_onnx_package
+    packages = [
+        load_package(write(directory / kind, batch=batch, is_tied=kind == "tied", fails_on_black=kind == "failing"))
+        for kind in ("good", "tied", "failing")
+    ]
+    pictures = _pictures()
+    reference = load_package(_write_onnx_package(directory / "reference"))
+    with _open("ort-cpu", "fp32", reference, directory / "cache") as engine:
+        expected = np.concatenate([engine.infer(picture[None]) for picture in pictures])
+    good, tied, failing = (
+        functools.partial(_open, name, precision, package, directory / "cache") for package in packages
+    )
+    return EngineCase(
+        open=good,
+        open_tied=tied,
+        open_failing=failing if precision != "int8" else None,
+        pictures=pictures,
+        expected=expected,
+        tolerance=_COARSE if precision == "int8" else _TOLERANCES.get(name, 3e-3),
+        names=frozenset({name}),
+    )
+
+
+def _write_onnx_package(
+    directory: Path, *, batch: int | str = "batch", is_tied: bool = False, fails_on_black: bool = False
+) -> Path:
+    model = colour_model(side=SIDE, batch=batch, is_tied=is_tied, fails_on_black=fails_on_black)
+    return write_colour_package(directory, model=model, side=SIDE, golden=not is_tied)
+
+
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_engine_keeps_its_contract(case: EngineCase, promise: Callable[[EngineCase], None]) -> None:
+    promise(case)
+
+
+def _memory_case(kind: type[broken.GoodEngine]) -> EngineCase:
+    pictures = _pictures()
+    good = broken.GoodEngine(max_batch=len(pictures), side=SIDE)
+    return EngineCase(
+        open=lambda: kind(max_batch=MAX_BATCH, side=SIDE),
+        open_tied=lambda: kind(max_batch=MAX_BATCH, side=SIDE, is_tied=True),
+        open_failing=lambda: kind(max_batch=MAX_BATCH, side=SIDE, fails_on_black=True),
+        pictures=pictures,
+        expected=good.infer(pictures),
+        tolerance=1e-5,
+        names=frozenset({"memory"}),
+    )
+
+
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_a_good_engine_in_memory_passes(promise: Callable[[EngineCase], None]) -> None:
+    promise(_memory_case(broken.GoodEngine))
+
+
+_FAULTS: list[tuple[type[broken.GoodEngine], Callable[[EngineCase], None]]] = [
+    (broken.TurnsTheBatchRound, contract.keeps_the_order_of_a_batch),
+    (broken.TurnsTheBatchRound, contract.agrees_with_the_reference),
+    (broken.ReusesItsBuffer, contract.scores_belong_to_the_caller),
+    (broken.AnswersTheBatchBefore, contract.keeps_the_order_of_a_batch),
+    (broken.GivesLogits, contract.gives_probabilities_of_every_class),
+    (broken.GivesDoubles, contract.gives_probabilities_of_every_class),
+    (broken.LosesTheLastClass, contract.gives_probabilities_of_every_class),
+    (broken.SwallowsNan, contract.nan_is_never_a_class),
+    (broken.FailsWithTheWholeBatch, contract.nan_is_never_a_class),
+    (broken.StaysBrokenAfterAFailure, contract.a_failed_call_leaves_the_engine_usable),
+    (broken.TakesAnyBatch, contract.refuses_too_many_and_none),
+    (broken.TakesAnyBatch, contract.refuses_what_is_no_batch_of_bytes),
+    (broken.ConvertsQuietly, contract.refuses_what_is_no_batch_of_bytes),
+    (broken.DrawsDice, contract.gives_the_same_answer_twice),
+    (broken.BreaksTies, contract.ties_go_to_the_lowest_class),
+    (broken.WritesIntoTheBatch, contract.reads_the_batch_before_it_returns),
+    (broken.SwapsRedAndBlue, contract.agrees_with_the_reference),
+    (broken.WorksWhenClosed, contract.is_closed_after_its_block),
+    (broken.DiesOnTheSecondClosing, contract.closing_twice_is_harmless),
+    (broken.StaysInterrupted, contract.interrupting_nothing_is_harmless),
+    (broken.HidesItsVersions, contract.says_what_runs),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise"), _FAULTS, ids=[f"{kind.__name__}-{promise.__name__}" for kind, promise in _FAULTS]
+)
+def test_the_contract_catches_a_broken_engine(
+    kind: type[broken.GoodEngine], promise: Callable[[EngineCase], None]
+) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception, RuntimeError, InferenceFailed)):
+        promise(_memory_case(kind))
+
+
+def test_every_promise_has_a_broken_engine_that_it_catches() -> None:
+    assert {promise for _, promise in _FAULTS} == set(CONTRACT)
