@@ -1,0 +1,23 @@
+"""What several commands take in the same way."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|)\Z")
+
+PATH = click.Path(path_type=Path)
+
+
+def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """Callback of an option: seconds from ``20s``, ``500ms``, ``2m``, ``1h`` or plain seconds."""
+    if value is None:
+        return None
+    match = _DURATION.match(value.strip())
+    if match is None or not 0 < (found := float(match[1]) * _UNITS_S[match[2]]) <= 86400 * 365:
+        raise click.BadParameter(f"{value!r} is no length of time; give it like 20s, 500ms, 2m or 1h")
+    return found

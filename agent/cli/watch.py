@@ -1,0 +1,184 @@
+"""`agent watch`: what agents publish, live."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import PATH, seconds
+from agent.errors import BrokerUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from agent.publish.settings import BrokerAddress, MqttSettings
+    from agent.publish.subscriber import Subscriber
+    from agent.watching.fleet import FleetView
+
+_CONNECT_S = 5.0
+_PICTURE_S = 0.25
+_LINES_S = 2.0
+
+
+@click.command()
+@click.argument("broker", metavar="[BROKER_URL]", required=False)
+@click.option("-c", "--config", "path", type=PATH, help="Take broker, prefix and password from this configuration.")
+@click.option("--prefix", help="First levels of the topics.  [default: edge]")
+@click.option("--device", help="Only this device; every one of the prefix where it is left out.")
+@click.option("--username", help="User name for the broker.")
+@click.option("--password-file", type=PATH, help="File with the password on its first line.")
+@click.option("--ca-file", type=PATH, help="Authority that signed the broker's certificate, for mqtts://.")
+@click.option("--for", "for_s", metavar="TIME", callback=seconds, help="End after this time, such as 20s.")
+@click.option("--json", "as_json", is_flag=True, help="Print every message as a JSON line.")
+def watch(
+    *,
+    broker: str | None,
+    path: Path | None,
+    prefix: str | None,
+    device: str | None,
+    username: str | None,
+    password_file: Path | None,
+    ca_file: Path | None,
+    for_s: float | None,
+    as_json: bool,
+) -> None:
+    """Live view of what agents publish at BROKER_URL (default: mqtt://127.0.0.1:1883)."""
+    from agent.publish.topics import level
+    from agent.service import logs
+    from agent.watching.fleet import FleetView
+
+    # The picture itself says how the connection is; lines between would tear it.
+    logs.configure(level="error")
+    settings, configured_prefix = _settings(broker, path, username, password_file, ca_file)
+    prefix = prefix or configured_prefix
+    topic = f"{prefix}/{level(device) if device else '+'}/#"
+    end_s = time.monotonic() + for_s if for_s is not None else float("inf")
+    with _subscribed(settings, topic) as subscriber:
+        try:
+            if as_json:
+                _print_messages(subscriber, end_s)
+            elif sys.stdout.isatty():
+                _draw(subscriber, FleetView(prefix), end_s, topic)
+            else:
+                _print_lines(subscriber, FleetView(prefix), end_s)
+        except KeyboardInterrupt:
+            return  # that is how watching ends
+
+
+def _settings(
+    broker: str | None, path: Path | None, username: str | None, password_file: Path | None, ca_file: Path | None
+) -> tuple[MqttSettings, str]:
+    """How to reach the broker, and the prefix of the topics there."""
+    from agent.publish.settings import BrokerAddress, Credentials, MqttSettings, TlsFiles, settings_from_config
+
+    # An id of its own: two clients with one id throw each other out.
+    client_id = f"agent-watch-{secrets.token_hex(4)}"
+    prefix = "edge"
+    address = None if broker is None else _address(broker)
+    if path is not None:
+        from agent.config.loader import load_config
+
+        loaded = load_config(path)
+        prefix = loaded.config.mqtt.prefix
+        if address is None and loaded.config.mqtt.broker == "embedded":
+            raise UsageError(
+                f"the broker of {path} is embedded and listens on a port of its choice; give the address that "
+                "`agent run` or `agent demo` has printed: agent watch mqtt://127.0.0.1:PORT"
+            )
+        settings = settings_from_config(
+            loaded.resolved_mqtt(),
+            device=loaded.device_id,
+            address=address,
+            password_file=loaded.mqtt_password_file,
+        )
+        settings = replace(settings, client_id=client_id)
+    else:
+        address = address or BrokerAddress.parse("mqtt://127.0.0.1:1883")
+        settings = MqttSettings(address=address, client_id=client_id)
+    if username is not None or password_file is not None:
+        settings = replace(settings, credentials=Credentials(username, password_file))
+        settings.credentials.password()
+    if ca_file is not None:
+        settings = replace(settings, tls=TlsFiles(ca=ca_file))
+    return settings, prefix
+
+
+def _address(url: str) -> BrokerAddress:
+    from agent.publish.settings import BrokerAddress
+
+    try:
+        return BrokerAddress.parse(url)
+    except BrokerUnavailable as exc:
+        raise UsageError(exc.message) from exc
+
+
+@contextmanager
+def _subscribed(settings: MqttSettings, topic: str) -> Iterator[Subscriber]:
+    from agent.publish.subscriber import open_subscriber
+
+    with open_subscriber(settings, [topic], timeout_s=_CONNECT_S) as subscriber:
+        yield subscriber
+
+
+def _print_messages(subscriber: Subscriber, end_s: float) -> None:
+    import orjson
+
+    while time.monotonic() < end_s:
+        received = subscriber.receive(min(1.0, max(0.0, end_s - time.monotonic())))
+        if received is None:
+            continue
+        try:
+            message = orjson.loads(received.payload)
+        except orjson.JSONDecodeError:
+            message = received.payload.decode("utf-8", "replace")
+        line = orjson.dumps({"topic": received.topic, "retain": received.retain, "message": message})
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _hear(subscriber: Subscriber, view: FleetView, until_s: float) -> None:
+    """Take messages until ``until_s`` (monotonic)."""
+    while (left_s := until_s - time.monotonic()) > 0:
+        received = subscriber.receive(left_s)
+        if received is not None:
+            view.update(received.topic, received.payload, now_s=time.monotonic())
+
+
+def _print_lines(subscriber: Subscriber, view: FleetView, end_s: float) -> None:
+    from agent.watching.lines import lines_from_fleet
+
+    while (now_s := time.monotonic()) < end_s:
+        _hear(subscriber, view, min(end_s, now_s + _LINES_S))
+        for line in lines_from_fleet(view, now_s=time.monotonic()):
+            print(line, flush=True)
+
+
+def _draw(subscriber: Subscriber, view: FleetView, end_s: float, topic: str) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from agent.watching.picture import render
+
+    console = Console()
+
+    def picture() -> RenderableType:
+        connection = subscriber.connection()
+        reason = f": {connection.reason}" if connection.reason else ""
+        heading = f"{topic} at {connection.address} · {connection.state}{reason} · Ctrl-C ends"
+        return render(view, now_s=time.monotonic(), width=console.width, heading=heading)
+
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            while (now_s := time.monotonic()) < end_s:
+                _hear(subscriber, view, min(end_s, now_s + _PICTURE_S))
+                live.update(picture(), refresh=True)
+    finally:
+        console.print(picture())

@@ -1,0 +1,1 @@
+"""The live view: what agents publish, gathered into one picture."""

@@ -1,0 +1,134 @@
+"""`agent watch` against a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import paho.mqtt.publish as mqtt
+import pytest
+
+from agent.publish.messages import encode
+from tests.fixtures.mosquitto import MosquittoBroker
+from tests.fixtures.publish_samples import DEVICE, TOPICS, camera_health, health, runtime
+
+PASSWORD = "correct-horse-battery"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
+    with MosquittoBroker(tmp_path / "broker") as started:
+        yield started
+
+
+def fill(port: int, **options: object) -> None:
+    """Retained messages of one device."""
+    messages = [
+        (TOPICS.status, json.dumps({"state": "online"}).encode(), 1, True),
+        (TOPICS.runtime, encode(runtime()), 1, True),
+        (TOPICS.health, encode(health()), 1, True),
+        (TOPICS.camera_health("front"), encode(camera_health()), 1, True),
+    ]
+    mqtt.multiple(messages, hostname="127.0.0.1", port=port, **options)  # type: ignore[arg-type]  # untyped pass-through
+
+
+def watch(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agent", "watch", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_retained_messages_are_shown_off_a_terminal_as_lines(broker: MosquittoBroker) -> None:
+    fill(broker.port)
+    result = watch(broker.url, "--for", "500ms")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{DEVICE} online\n", "")
+
+
+def test_json_gives_every_message_as_a_line(broker: MosquittoBroker) -> None:
+    fill(broker.port)
+    mqtt.single("edge/x/strange", b"\xffnot json", retain=True, hostname="127.0.0.1", port=broker.port)
+    result = watch(broker.url, "--json", "--for", "500ms")
+    lines = {line["topic"]: line["message"] for line in map(json.loads, result.stdout.splitlines())}
+    assert set(lines) == {
+        TOPICS.status,
+        TOPICS.runtime,
+        TOPICS.health,
+        TOPICS.camera_health("front"),
+        "edge/x/strange",
+    }
+    assert lines[TOPICS.status] == {"state": "online"}
+
+
+def test_only_the_device_that_was_asked_for_is_heard(broker: MosquittoBroker) -> None:
+    fill(broker.port)
+    assert watch(broker.url, "--device", "other", "--for", "500ms").stdout == "nothing heard under edge/ yet\n"
+
+
+def test_on_a_terminal_a_picture_is_drawn_until_ctrl_c(broker: MosquittoBroker) -> None:
+    fill(broker.port)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "agent", "watch", broker.url]
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        seen = b""
+        while b"Jetson Orin Nano" not in seen:
+            seen += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        try:
+            while chunk := os.read(ours, 65536):
+                seen += chunk
+        except OSError:  # how a terminal tells that the other side is closed
+            pass
+        os.close(ours)
+        assert process.wait(timeout=30) == 0
+    assert DEVICE.encode() in seen
+    assert b"Traceback" not in seen
+
+
+def test_the_configuration_gives_address_prefix_and_password(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(PASSWORD)
+    (tmp_path / "password").chmod(0o600)
+    (tmp_path / "model.yaml").touch()
+    with MosquittoBroker(tmp_path / "broker", users={"agent": PASSWORD}) as broker:
+        fill(broker.port, auth={"username": "agent", "password": PASSWORD})
+        config = tmp_path / "agent.yaml"
+        config.write_text(
+            "version: 1\ndevice: {id: line-3}\nmodels: {m: {package: .}}\n"
+            "cameras: {c: {source: {type: pattern}, classify: [{model: m}]}}\n"
+            f"mqtt: {{broker: '{broker.url}', username: agent, password_file: password}}\n"
+        )
+        result = watch("-c", str(config), "--for", "500ms")
+        assert result.stdout == f"{DEVICE} online\n"
+        refused = watch(broker.url, "--for", "500ms")
+    assert refused.returncode == 69
+    assert "not authori" in refused.stderr.lower()
+    assert PASSWORD not in result.stderr + refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["http://127.0.0.1"], "mqtt://host:1883"),
+        (["mqtt://me:secret@127.0.0.1"], "mqtt://host:1883"),
+        (["--for", "soon"], "no length of time"),
+        (["--for", "0"], "no length of time"),
+    ],
+)
+def test_wrong_usage_is_explained(args: list[str], words: str) -> None:
+    result = watch(*args)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_an_absent_broker_is_one_line_and_exit_code_69() -> None:
+    result = watch("mqtt://127.0.0.1:1", "--for", "500ms")
+    assert result.returncode == 69
+    assert result.stderr.startswith("error: no connection to mqtt://127.0.0.1:1 within 5 s: ")
+    assert len(result.stderr.splitlines()) == 1
