@@ -22,7 +22,7 @@ import agent
 from agent.clock import Clock, SystemClock
 from agent.config.loader import LoadedConfig, check_when_labels
 from agent.config.model import ModelConfig
-from agent.errors import StageFailed
+from agent.errors import AgentError, StageFailed
 from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics
 from agent.pipeline.supervision import HangWatch
 from agent.publish.base import Sink
@@ -40,7 +40,16 @@ from agent.service.reporter import Reporter
 from agent.service.reports import camera_runtimes, library_versions, model_runtime
 from agent.service.session import StateDirectory
 from agent.sources.base import make_source
-from engines import Engine, EngineOptions, EnvironmentRecord, ModelPackage, describe, load_package, open_engine
+from engines import (
+    Engine,
+    EngineError,
+    EngineOptions,
+    EnvironmentRecord,
+    ModelPackage,
+    describe,
+    load_package,
+    open_engine,
+)
 
 log = get_logger(__name__)
 
@@ -84,6 +93,7 @@ class Agent:
         self._resources = ExitStack()
         self._stop_requested = False
         self._signals = 0
+        self._outcome = "failed by a fault of the program"
         self.broker_address: BrokerAddress | None = None
         """Where the broker is; known once `run` calls ``on_ready``."""
 
@@ -99,6 +109,10 @@ class Agent:
             if on_ready is not None and not self._stop_requested:
                 on_ready()
             self.main_loop(for_s)
+            self._outcome = "stopped as it was told to, or at the end of its files"
+        except (AgentError, EngineError) as exc:
+            self._outcome = f"failed with exit code {exc.exit_code}: {exc.message}"
+            raise
         finally:
             self.shutdown()
 
@@ -120,9 +134,10 @@ class Agent:
         loaded, enter = self._loaded, self._resources.enter_context
         for warning in loaded.warnings:
             log.warning("config.warning", text=warning)
-        state = enter(StateDirectory(loaded.state_dir))
+        self._state = enter(StateDirectory(loaded.state_dir))
+        self._resources.callback(lambda: self._state.record_exit(self._outcome))
         packages = self._load_packages()
-        identity = self._identity(state.session)
+        identity = self._identity(self._state.session)
         self._reporter = Reporter(identity, self._hangs, clock=self._clock)
         self._publisher = self._make_publisher(identity)
         self._resources.callback(self._stop_publisher)
@@ -296,7 +311,7 @@ class Agent:
                 {name: camera.source.description for name, camera in self._pipeline.cameras.items()},
             ),
             config_sha256=self._loaded.sha256,
-            previous_exit=None,
+            previous_exit=self._state.previous_exit,
         )
 
     def _status(self) -> str:

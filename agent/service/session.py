@@ -1,4 +1,4 @@
-"""The state directory: one agent at a time, and the number of its starts."""
+"""The state directory: one agent at a time, the number of its starts, and how the last one ended."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.errors import ConfigError, InUse
+from agent.service.logs import get_logger
+
+log = get_logger(__name__)
 
 _LOCK = "lock"
 _SESSION = "session"
+_EXIT = "last-exit"
+_STILL_RUNNING = "ended without a word: killed, crashed, or the power was cut"
+_LONGEST_EXIT_BYTES = 4096
 
 
 class StateDirectory:
-    """Holds the directory for this process while open; ``session`` counts the starts of agents on it, from 1."""
+    """Holds the directory for this process while open.
+
+    ``session`` counts the starts of agents on it, from 1; ``previous_exit`` is how the one before ended, None where
+    there was none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.session = 0
+        self.previous_exit: str | None = None
         self._lock_fd: int | None = None
 
     def open(self) -> None:
@@ -40,10 +51,20 @@ class StateDirectory:
         try:
             self._claim(descriptor)
             self.session = self._count()
+            self.previous_exit = self._read_exit()
+            self._write(_EXIT, _STILL_RUNNING)
         except BaseException:
             os.close(descriptor)
             raise
         self._lock_fd = descriptor
+
+    def record_exit(self, how: str) -> None:
+        """Remember for the next session how this one ends."""
+        try:
+            self._write(_EXIT, how)
+        except ConfigError as exc:
+            # The disk filled up while the agent ran; the next session will call this one killed.
+            log.warning("state.not_written", error=exc.message)
 
     def close(self) -> None:
         """Let others have it; harmless when called twice."""
@@ -83,17 +104,28 @@ class StateDirectory:
         except ValueError:
             # A torn or foreign file: the start time keeps the count rising, which is all that subscribers rely on.
             last = int(file.stat().st_mtime)
-        fresh = file.with_suffix(".new")
+        self._write(_SESSION, str(last + 1))
+        return last + 1
+
+    def _read_exit(self) -> str | None:
         try:
-            with fresh.open("w", encoding="ascii") as stream:
-                stream.write(f"{last + 1}\n")
+            with (self.path / _EXIT).open("rb") as stream:
+                return stream.read(_LONGEST_EXIT_BYTES).decode("utf-8", "replace").strip() or None
+        except OSError:
+            return None
+
+    def _write(self, name: str, text: str) -> None:
+        """Replace a file as a whole: after a power cut it has the old text or the new one."""
+        fresh = self.path / f"{name}.new"
+        try:
+            with fresh.open("w", encoding="utf-8") as stream:
+                stream.write(f"{text}\n")
                 stream.flush()
                 os.fsync(stream.fileno())
-            fresh.replace(file)
+            fresh.replace(self.path / name)
         except OSError as exc:
             raise ConfigError(
                 f"state_dir {self.path} cannot be written: {exc.strerror}. Free some space there, or name another "
                 "one as state_dir",
                 path=str(self.path),
             ) from exc
-        return last + 1

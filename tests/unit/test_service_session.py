@@ -50,3 +50,14 @@ def test_a_directory_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="Make it writable"):
         _session(tmp_path / "file" / "state")
+
+
+def test_the_next_session_learns_how_the_last_one_ended(tmp_path: Path) -> None:
+    with StateDirectory(tmp_path) as first:
+        assert first.previous_exit is None
+        first.record_exit("stopped")
+    with StateDirectory(tmp_path) as second:
+        assert second.previous_exit == "stopped"
+    with StateDirectory(tmp_path) as third:
+        assert third.previous_exit is not None
+        assert "killed" in third.previous_exit
