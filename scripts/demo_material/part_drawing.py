@@ -203,7 +203,7 @@ def part_sprite(kind: PartKind, tint: tuple[float, float, float], seed: int) -> 
         _scratch(metal, rng)
     metal += bevel[:, :, None]
     colour = np.clip(metal, 0, 255).astype(np.uint8)
-    return cv2.GaussianBlur(colour, (3, 3), 0.8), mask  # type: ignore[return-value]  # OpenCV's stubs lose the dtype
+    return np.asarray(cv2.GaussianBlur(colour, (3, 3), 0.8), np.uint8), mask
 
 
 def placement(part: Part) -> npt.NDArray[np.float64]:

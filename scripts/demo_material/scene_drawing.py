@@ -123,9 +123,9 @@ def _light_field(light: Light) -> npt.NDArray[np.float32]:
 
 def _photograph(picture: npt.NDArray[np.float32], optics: Optics) -> Picture:
     if optics.motion_px > 1:
-        picture = cv2.blur(picture, (optics.motion_px, 1))  # type: ignore[assignment]  # dtype lost by the stubs
+        picture = np.asarray(cv2.blur(picture, (optics.motion_px, 1)), np.float32)
     if optics.blur_px > 0.2:
-        picture = cv2.GaussianBlur(picture, (0, 0), optics.blur_px)  # type: ignore[assignment]  # as above
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), optics.blur_px), np.float32)
     rng = np.random.default_rng(optics.seed)
     y, x = (int(v) for v in rng.integers(0, 512, 2))
     noisy = picture + optics.noise * _noise_bank()[y : y + HEIGHT_PX, x : x + WIDTH_PX]
