@@ -1,0 +1,258 @@
+"""The serving graph computes what the manifest says and the model means, for every kind of model."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from engines.errors import EngineUnavailable, ModelRejected
+from engines.graph import build_serving_model, serving_graph
+from engines.package import InputSpec, ModelPackage, load_package
+from engines.resize import Resizer
+from tests.fixtures.packages import PackageFiles, TinyModel
+
+Floats = npt.NDArray[np.float32]
+
+NORMALISED = {"scale": 1 / 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+def run(model: onnx.ModelProto | Path, feeds: dict[str, Any]) -> Floats:
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def pictures(package: ModelPackage, count: int, seed: int = 3) -> npt.NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, package.input.height, package.input.width, 3), np.uint8)
+
+
+def reference(package: ModelPackage, tiny: TinyModel, batch: npt.NDArray[np.uint8]) -> Floats:
+    """What a reader of the manifest would write with numpy, and the model run as it is."""
+    spec = package.input
+    answers = []
+    for picture in batch:
+        if spec.color == "gray":
+            pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[:, :, None]
+        else:
+            pixels = picture[:, :, ::-1] if spec.color == "rgb" else picture
+        values = (pixels.astype(np.float32) * spec.scale - np.array(spec.mean)) / np.array(spec.std)
+        data = values if package.signature.layout == "NHWC" else values.transpose(2, 0, 1)
+        raw = run(tiny.proto(), {tiny.input_name: data[None].astype(package.signature.dtype)})
+        answers.append(raw.astype(np.float32).reshape(-1))
+    scores = np.stack(answers)
+    if package.output.activation == "softmax":
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores = powers / powers.sum(axis=1, keepdims=True)
+    elif package.output.activation == "sigmoid":
+        scores = 1 / (1 + np.exp(-scores))
+    return scores.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "color", "normalised"),
+    [
+        case
+        for case in itertools.product(
+            ["NCHW", "NHWC"], ["float32", "float16", "uint8"], ["rgb", "bgr", "gray"], [True, False]
+        )
+        if not (case[1] == "uint8" and case[3])
+    ],
+)
+def test_serving_graph_equals_the_plain_computation(
+    tmp_path: Path, layout: str, dtype: str, color: str, normalised: bool
+) -> None:
+    tiny = TinyModel(layout=layout, dtype=dtype, channels=1 if color == "gray" else 3)
+    keys: dict[str, Any] = {"color": color}
+    if normalised:
+        keys |= {
+            name: value[: tiny.channels] if isinstance(value, list) else value for name, value in NORMALISED.items()
+        }
+    package = load_package(PackageFiles.of(tiny, **keys).write(tmp_path))
+    batch = pictures(package, 3)
+    scores = run(build_serving_model(package), {"images": batch})
+    assert scores.dtype == np.float32
+    assert scores.shape == (3, 5)
+    np.testing.assert_allclose(scores, reference(package, tiny, batch), atol=1e-3 if dtype == "float16" else 1e-5)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "shorter_side", "letterbox"])
+@pytest.mark.parametrize("interpolation", ["linear", "area", "nearest"])
+def test_a_frame_of_any_size_reaches_the_model_as_the_manifest_says(
+    tmp_path: Path, resize: str, interpolation: str
+) -> None:
+    keys: dict[str, Any] = {"resize": resize, "interpolation": interpolation, **NORMALISED}
+    if resize == "shorter_side":
+        keys["resize_to"] = 9
+    package = load_package(PackageFiles.of(TinyModel(), **keys).write(tmp_path))
+    frame = np.random.default_rng(5).integers(0, 256, (40, 61, 3), np.uint8)
+    batch = np.empty((1, 6, 8, 3), np.uint8)
+    Resizer(package.input).fill(frame, batch[0])
+    scores = run(build_serving_model(package), {"images": batch})
+    np.testing.assert_allclose(scores, reference(package, TinyModel(), batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 17, 18, 21])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_models_of_old_and_new_opsets_are_served_in_their_own(tmp_path: Path, opset: int, channels: int) -> None:
+    ir_version = 3 if opset == 7 else 8
+    tiny = TinyModel(opset=opset, channels=channels, ir_version=ir_version, initializers_as_inputs=opset == 7)
+    package = load_package(PackageFiles.of(tiny).write(tmp_path))
+    model = build_serving_model(package)
+    assert [entry.version for entry in model.opset_import] == [opset]
+    assert 4 <= model.ir_version <= 10
+    assert [value.name for value in model.graph.input] == ["images"]
+    batch = pictures(package, 2)
+    np.testing.assert_allclose(run(model, {"images": batch}), reference(package, tiny, batch), atol=1e-5)
+
+
+def test_an_opset_older_than_runtimes_take_is_raised(tmp_path: Path) -> None:
+    nodes = [helper.make_node("GlobalAveragePool", ["data"], ["logits"])]
+    graph = helper.make_graph(
+        nodes,
+        "old",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 1, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 5)])
+    model.ir_version = 3
+    files = PackageFiles.of(TinyModel(classes=3, width=4, height=4)).with_model(model.SerializeToString())
+    served = build_serving_model(load_package(files.write(tmp_path)))
+    assert served.opset_import[0].version == 7
+    assert run(served, {"images": np.zeros((2, 4, 4, 3), np.uint8)}).shape == (2, 3)
+
+
+@pytest.mark.parametrize("shape", ["nc", "nc11", "c"])
+@pytest.mark.parametrize(
+    ("ending", "activation"),
+    [("none", "softmax"), ("none", "sigmoid"), ("softmax", "none"), ("log_softmax", "softmax")],
+)
+def test_every_output_shape_and_activation_gives_probabilities(
+    tmp_path: Path, shape: str, ending: str, activation: str
+) -> None:
+    tiny = TinyModel(shape=shape, ending="none" if shape == "c" else ending)
+    files = PackageFiles.of(tiny)
+    files.manifest["output"] = {"activation": "softmax" if shape == "c" else activation}
+    package = load_package(files.write(tmp_path))
+    batch = pictures(package, 1)
+    np.testing.assert_allclose(
+        run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("tiny", "max_batch"),
+    [
+        (TinyModel(batch=1), None),
+        (TinyModel(batch="N"), None),
+        (TinyModel(batch=4), None),
+        (TinyModel(batch=1, ending="baked"), 1),
+        (TinyModel(batch="N", ending="baked"), 1),
+        (TinyModel(batch=1, ending="mixing"), 1),
+        (TinyModel(batch=1, shape="c"), 1),
+    ],
+    ids=["one", "dynamic", "four", "baked", "dynamic but baked", "mixing", "no batch dimension"],
+)
+def test_the_batch_is_dynamic_exactly_where_the_answers_do_not_depend_on_it(
+    tmp_path: Path, tiny: TinyModel, max_batch: int | None
+) -> None:
+    files = PackageFiles.of(tiny)
+    files.manifest["output"] = {"activation": "none"} if tiny.ending == "mixing" else {"activation": "softmax"}
+    graph = serving_graph(load_package(files.write(tmp_path)), cache_dir=tmp_path / "cache")
+    assert graph.max_batch == max_batch
+
+
+def test_dynamic_sides_are_fixed_by_the_manifest(tmp_path: Path) -> None:
+    tiny = TinyModel(dynamic_sides=True, batch="N")
+    package = load_package(PackageFiles.of(tiny).write(tmp_path))
+    assert (package.signature.height, package.signature.width) == (6, 8)
+    dims = build_serving_model(package).graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in dims][1:] == [6, 8, 3]
+
+
+@pytest.mark.parametrize(("source", "target"), [("images", "scores"), ("scores", "images"), ("serving/cast", "conv2")])
+def test_a_model_whose_tensors_bear_our_names_is_served(tmp_path: Path, source: str, target: str) -> None:
+    tiny = TinyModel(input_name=source, output_name=target)
+    package = load_package(PackageFiles.of(tiny).write(tmp_path))
+    batch = pictures(package, 2)
+    np.testing.assert_allclose(
+        run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
+    )
+
+
+def test_gray_is_exactly_what_an_8_bit_gray_picture_has(tmp_path: Path) -> None:
+    tiny = TinyModel(channels=1, height=32, width=32)
+    package = load_package(PackageFiles.of(tiny).write(tmp_path))
+    model = build_serving_model(package)
+    batch = pictures(package, 1)
+    model.graph.output.append(helper.make_tensor_value_info("data", TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    gray = session.run(["data"], {"images": batch})[0]
+    assert np.array_equal(gray[0, 0], cv2.cvtColor(batch[0], cv2.COLOR_BGR2GRAY))
+
+
+def test_the_second_call_takes_the_graph_from_the_cache(tmp_path: Path) -> None:
+    package = load_package(PackageFiles.of().write(tmp_path))
+    first = serving_graph(package, cache_dir=tmp_path / "cache")
+    stamp = first.path.stat().st_mtime_ns
+    assert serving_graph(package, cache_dir=tmp_path / "cache") == first
+    assert first.path.stat().st_mtime_ns == stamp
+    assert sorted(path.suffix for path in first.path.parent.iterdir()) == [".onnx", ".sha256"]
+
+
+@pytest.mark.parametrize("victim", ["graph", "sidecar", "no sidecar"])
+def test_a_damaged_cache_entry_is_made_anew(tmp_path: Path, victim: str) -> None:
+    package = load_package(PackageFiles.of().write(tmp_path))
+    first = serving_graph(package, cache_dir=tmp_path / "cache")
+    sidecar = first.path.with_suffix(".onnx.sha256")
+    if victim == "graph":
+        data = bytearray(first.path.read_bytes())
+        data[len(data) // 2] ^= 1
+        first.path.write_bytes(data)
+    elif victim == "sidecar":
+        sidecar.write_text("0" * 64)
+    else:
+        sidecar.unlink()
+    assert serving_graph(package, cache_dir=tmp_path / "cache") == first
+    assert first.path.read_bytes()
+
+
+def test_other_preprocessing_has_another_address(tmp_path: Path) -> None:
+    paths = set()
+    for place, keys in enumerate([{}, {"color": "bgr"}, {"scale": 0.5}]):
+        (tmp_path / str(place)).mkdir()
+        package = load_package(PackageFiles.of(**keys).write(tmp_path / str(place)))
+        paths.add(serving_graph(package, cache_dir=tmp_path / "cache").path)
+    assert len(paths) == 3
+
+
+def test_a_cache_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    package = load_package(PackageFiles.of().write(tmp_path))
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(EngineUnavailable, match=r"cache directory .*cache cannot be used"):
+        serving_graph(package, cache_dir=tmp_path / "cache")
+
+
+def test_a_model_changed_after_loading_is_refused_with_both_hashes(tmp_path: Path) -> None:
+    package = load_package(PackageFiles.of().write(tmp_path))
+    package.model_path.write_bytes(TinyModel(seed=8).proto().SerializeToString())
+    with pytest.raises(ModelRejected, match=package.sha256):
+        serving_graph(package, cache_dir=tmp_path / "cache")
+
+
+def test_normalisation_that_changes_nothing_adds_no_nodes(tmp_path: Path) -> None:
+    package = load_package(PackageFiles.of(color="bgr").write(tmp_path))
+    added = [node.op_type for node in build_serving_model(package).graph.node if "serving/" in node.name]
+    assert added == ["Cast", "Transpose", "Softmax"]
+    assert InputSpec(width=1, height=1).channels == 3

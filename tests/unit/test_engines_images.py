@@ -1,0 +1,190 @@
+"""Pictures of every usual kind become BGR; what is damaged, too large or something else is refused by name."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from engines.errors import ImageRejected
+from engines.images import decode_image, read_image
+
+Picture = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def picture() -> Picture:
+    """40 rows, 60 columns, every channel another gradient."""
+    rows, columns = np.mgrid[0:40, 0:60]
+    return np.dstack([rows * 6, columns * 4, 255 - rows * 3 - columns]).astype(np.uint8)
+
+
+def encoded(kind: str, picture: npt.NDArray[np.generic]) -> bytes:
+    return bytes(cv2.imencode(kind, picture)[1].tobytes())
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01" + struct.pack(">HHI", orientation, 0, 0)
+    segment = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(ImageRejected) as caught:
+        decode_image(data, name="photo")
+    assert caught.value.message.startswith("photo")
+    return caught.value.message
+
+
+@pytest.mark.parametrize("kind", [".png", ".bmp", ".tiff"])
+def test_a_lossless_picture_comes_back_as_it_was(picture: Picture, kind: str) -> None:
+    decoded = decode_image(encoded(kind, picture), name="photo")
+    assert decoded.flags.c_contiguous
+    assert decoded.dtype == np.uint8
+    assert np.array_equal(decoded, picture)
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".webp"])
+def test_a_lossy_picture_comes_back_nearly(picture: Picture, kind: str) -> None:
+    decoded = decode_image(encoded(kind, picture), name="photo")
+    assert np.abs(decoded.astype(int) - picture).mean() < 4
+
+
+@pytest.mark.parametrize("kind", [".png", ".jpg", ".bmp", ".tiff"])
+def test_gray_becomes_three_equal_channels(picture: Picture, kind: str) -> None:
+    decoded = decode_image(encoded(kind, picture[:, :, 0]), name="photo")
+    assert decoded.shape == (40, 60, 3)
+    assert np.array_equal(decoded[:, :, 0], decoded[:, :, 1])
+    assert np.array_equal(decoded[:, :, 0], decoded[:, :, 2])
+
+
+def test_alpha_is_dropped_and_the_colours_kept(picture: Picture) -> None:
+    transparent = np.dstack([picture, np.zeros(picture.shape[:2], np.uint8)])
+    assert np.array_equal(decode_image(encoded(".png", transparent), name="photo"), picture)
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_sixteen_bits_are_scaled_to_eight(picture: Picture, kind: str) -> None:
+    assert np.array_equal(decode_image(encoded(kind, picture.astype(np.uint16) * 257), name="photo"), picture)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "rotation"),
+    [(3, cv2.ROTATE_180), (6, cv2.ROTATE_90_CLOCKWISE), (8, cv2.ROTATE_90_COUNTERCLOCKWISE)],
+)
+def test_exif_orientation_is_applied(picture: Picture, orientation: int, rotation: int) -> None:
+    jpeg = encoded(".jpg", picture)
+    upright = decode_image(jpeg, name="photo")
+    assert np.array_equal(
+        decode_image(with_orientation(jpeg, orientation), name="photo"), cv2.rotate(upright, rotation)
+    )
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
+def test_a_truncated_picture_is_refused(picture: Picture, kind: str, part: float) -> None:
+    data = encoded(kind, picture)
+    message = refusal(data[: int(len(data) * part)])
+    assert "truncated" in message or "cut off" in message or "does not decode" in message or "missing" in message
+
+
+def test_a_jpeg_without_its_end_marker_is_refused_by_name(picture: Picture) -> None:
+    data = encoded(".jpg", picture)
+    assert data.endswith(b"\xff\xd9")
+    message = refusal(data[:-2])
+    assert "truncated JPEG" in message
+    assert "EOI" in message
+    assert str(len(data) - 2) in message
+
+
+def test_a_thumbnails_end_marker_does_not_count(picture: Picture) -> None:
+    data = encoded(".jpg", picture)
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
+    assert "EOI" in refusal(data[:2] + thumbnail + data[2:-2])
+
+
+def test_bytes_after_the_end_marker_do_no_harm(picture: Picture) -> None:
+    data = encoded(".jpg", picture)
+    assert np.array_equal(decode_image(data + bytes(100), name="photo"), decode_image(data, name="photo"))
+
+
+def _png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    end = b"\x00\x00\x00\x00IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + end
+
+
+BOMBS = {
+    "PNG": _png_header(100_000, 100_000),
+    "JPEG": b"\xff\xd8\xff\xc0\x00\x11\x08" + struct.pack(">HH", 60_000, 60_000) + bytes(12) + b"\xff\xd9",
+    "BMP": b"BM" + bytes(8) + struct.pack("<IIii", 54, 40, 100_000, -100_000) + bytes(40),
+    "GIF": b"GIF89a" + struct.pack("<HH", 65_000, 65_000) + bytes(3) + b";",
+    "WebP": b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff\xff\x00" * 2,
+    "TIFF": b"II*\x00" + struct.pack("<IH", 8, 2) + struct.pack("<HHIIHHII", 256, 4, 1, 99_999, 257, 4, 1, 99_999),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_picture_above_the_pixel_limit_is_refused_before_decoding(kind: str) -> None:
+    message = refusal(BOMBS[kind])
+    assert kind in message
+    assert "50000000" in message
+    assert "x" in message
+
+
+@pytest.mark.parametrize(
+    ("data", "fact"),
+    [
+        (b"", "0 bytes"),
+        (b"hello world", "not a JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "cut off"),
+        (b"\xff\xd8\xff\xd9", "without a frame header"),
+        (_png_header(0, 5), "0x5"),
+        (_png_header(5, 5), "does not decode"),
+        (b"RIFF\x10\x00\x00\x00WEBPJUNK" + bytes(20), "JUNK"),
+        (b"GIF89a" + bytes(20), "0x0"),
+        (b"MM\x00*" + struct.pack(">I", 4_000_000), "cut off"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_its_reason(data: bytes, fact: str) -> None:
+    assert fact in refusal(data)
+
+
+def test_random_damage_gives_a_picture_or_a_refusal(picture: Picture) -> None:
+    rng = np.random.default_rng(11)
+    outcomes = {"picture": 0, "refusal": 0}
+    for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff"):
+        data = np.frombuffer(encoded(kind, picture), np.uint8)
+        for _ in range(60):
+            damaged = data.copy()
+            places = rng.integers(0, len(data), 3)
+            damaged[places] = rng.integers(0, 256, 3)
+            try:
+                decoded = decode_image(damaged.tobytes(), name="photo")
+            except ImageRejected:
+                outcomes["refusal"] += 1
+            else:
+                assert decoded.ndim == 3
+                outcomes["picture"] += 1
+    assert min(outcomes.values()) > 0
+
+
+def test_files_are_read_and_missing_ones_named(tmp_path: Path, picture: Picture) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(".png", picture))
+    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+    with pytest.raises(ImageRejected, match=r"b\.png cannot be read"):
+        read_image(tmp_path / "b.png")
+    with pytest.raises(ImageRejected, match="cannot be read"):
+        read_image(tmp_path)
+
+
+def test_a_file_above_the_limit_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    with (tmp_path / "a.jpg").open("wb") as stream:
+        stream.truncate((256 << 20) + 1)
+    with pytest.raises(ImageRejected, match=f"{(256 << 20) + 1} bytes.*{256 << 20}"):
+        read_image(tmp_path / "a.jpg")
