@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         Rejection,
         Scores,
     )
+    from engines.certify import verify
+    from engines.choices import Choice, remember
     from engines.environment import EnvironmentRecord, Gpu, describe
     from engines.errors import (
         EngineError,
@@ -34,11 +36,14 @@ if TYPE_CHECKING:
     from engines.images import read_image
     from engines.opening import open_engine
     from engines.package import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
+    from engines.parity import Certificate
     from engines.registry import ProbeResult, probe
     from engines.resize import Resizer
 
 __all__ = [
     "PRECISIONS",
+    "Certificate",
+    "Choice",
     "Engine",
     "EngineError",
     "EngineInfo",
@@ -73,12 +78,15 @@ __all__ = [
     "open_engine",
     "probe",
     "read_image",
+    "remember",
     "serving_graph",
+    "verify",
 ]
 
 # Imported when they are first asked for: reading a configuration must not wait for numpy, OpenCV and ONNX.
 _HOMES = {
-    "PRECISIONS": "engines.base",
+    "Certificate": "engines.parity",
+    "Choice": "engines.choices",
     "Engine": "engines.base",
     "EngineError": "engines.errors",
     "EngineInfo": "engines.base",
@@ -99,6 +107,7 @@ _HOMES = {
     "ModelSignature": "engines.package",
     "OptionsRejected": "engines.errors",
     "OutputSpec": "engines.package",
+    "PRECISIONS": "engines.base",
     "Precision": "engines.base",
     "PrecisionRejected": "engines.errors",
     "ProbeResult": "engines.registry",
@@ -113,7 +122,9 @@ _HOMES = {
     "open_engine": "engines.opening",
     "probe": "engines.registry",
     "read_image": "engines.images",
+    "remember": "engines.choices",
     "serving_graph": "engines.graph",
+    "verify": "engines.certify",
 }
 
 

@@ -32,10 +32,19 @@ def open_candidate(package: ModelPackage, options: EngineOptions, name: str, pro
         GoldenMismatch: fp32 does not give the known answers.
         ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
+    require_runnable(package, name, prober)
+    return _open_or_safer(package, options, name)
+
+
+def require_runnable(package: ModelPackage, name: str, prober: Prober) -> None:
+    """Refuse an engine that cannot run here, or not this package.
+
+    Raises:
+        EngineUnavailable: with reason and remedy. The reference itself is not probed: opening it says the same.
+    """
     _require_format(name, package)
     if name != REFERENCE:
         _require_probe(name, prober)
-    return _open_or_safer(package, options, name)
 
 
 def _open_or_safer(package: ModelPackage, options: EngineOptions, name: str) -> Engine:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engines.backends.onnxruntime import open_onnxruntime
 from engines.base import Engine, EngineOptions
+from engines.errors import EngineUnavailable
 from engines.graph import serving_graph
 from engines.package import ModelPackage
 from engines.parity import Certificate, CertificateStore, Pictures, compare, pictures_of
@@ -42,11 +43,48 @@ def compare_with_reference(
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Compare an engine with ONNX Runtime's CPU provider in fp32 on ``pictures``."""
+    """Compare an engine with ONNX Runtime's CPU provider in fp32 on ``pictures``.
+
+    Raises:
+        EngineUnavailable: the package has no ONNX model, which the reference needs.
+    """
+    if package.format != "onnx":
+        raise EngineUnavailable(
+            f"the reference {REFERENCE} needs an ONNX model, the package {package.name}-{package.version} holds "
+            f"{package.model_path.name}. Its known answers are checked by: agent model check",
+            engine=REFERENCE,
+        )
     options = EngineOptions(cache_dir=cache_dir, engine=REFERENCE)
     graph = serving_graph(package, cache_dir=cache_dir)
     with open_onnxruntime(package, options, engine=REFERENCE, graph=graph) as reference:
         return compare(package, engine, reference, pictures, kept_layers=kept_layers)
+
+
+def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = None) -> Certificate:
+    """Compare the engine that ``options`` names with the reference, by hand: nothing is cached, nothing is refused.
+
+    The pictures are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare what they choose.
+
+    Raises:
+        EngineUnavailable: the engine cannot run here.
+        PrecisionRejected: a graph of this precision cannot be made at all.
+        ImageRejected, ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
+    """
+    from engines.candidate import open_unproven, require_runnable
+    from engines.opening import open_engine
+    from engines.registry import CHOOSERS, Prober, canonical_name
+
+    name = canonical_name(options.engine)
+    pictures = pictures_of(package, folder)
+    if name in CHOOSERS:
+        with open_engine(package, options) as chosen:
+            return compare_with_reference(
+                package, chosen, options.cache_dir, pictures, kept_layers=chosen.info.kept_layers
+            )
+    require_runnable(package, name, Prober())
+    engine, kept_layers = open_unproven(package, options, name)
+    with engine:
+        return compare_with_reference(package, engine, options.cache_dir, pictures, kept_layers=kept_layers)
 
 
 def _key(

@@ -14,7 +14,7 @@ import numpy as np
 
 from engines.atomic import write_atomically
 from engines.base import Engine, EngineOptions, Measurement, Precision, Rejection
-from engines.environment import EnvironmentRecord
+from engines.environment import EnvironmentRecord, describe
 from engines.package import ModelPackage
 
 # A claim on p90 needs 64 runs at 99 % confidence. Source: MLPerf LoadGen, early stopping.
@@ -77,6 +77,25 @@ class ChoiceMemory:
     def _path(self, key: Mapping[str, object]) -> Path:
         text = json.dumps(dict(key), sort_keys=True)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def remember(
+    package: ModelPackage,
+    options: EngineOptions,
+    measurements: Sequence[Measurement],
+    unmeasured: Sequence[Rejection] = (),
+) -> Choice:
+    """Make a finished measurement what ``auto`` and ``fastest`` choose for this package and options on this device.
+
+    Raises:
+        ValueError: there is no measurement.
+        EngineUnavailable: the cache directory cannot be written.
+    """
+    if not measurements:
+        raise ValueError("no engine was measured, there is nothing to choose from")
+    choice = choice_from(measurements, unmeasured)
+    ChoiceMemory(options.cache_dir).save(choice_key(package, options, describe()), choice)
+    return choice
 
 
 def choice_key(package: ModelPackage, options: EngineOptions, environment: EnvironmentRecord) -> dict[str, object]:

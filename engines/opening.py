@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from engines.base import PRECISIONS, Engine, EngineOptions, Rejection
 from engines.candidate import open_candidate, options_for, options_of
 from engines.certify import REFERENCE
-from engines.choices import Choice, ChoiceMemory, choice_from, choice_key, measure
+from engines.choices import Choice, ChoiceMemory, choice_key, measure, remember
 from engines.environment import describe, l4t_release
 from engines.errors import (
     EngineError,
@@ -150,9 +150,7 @@ class _Search:
                     losers.callback(self._close_unless_chosen, name, engine)
             if not opened:
                 return self.first(())
-            self.choice = choice_from(measure(opened, self.package), self.rejected)
-            self.rejected.clear()
-            ChoiceMemory(self.options.cache_dir).save(self._key(), self.choice)
+            self.choice = remember(self.package, self.options, measure(opened, self.package), self.rejected)
             return opened[self.choice.engine]
 
     def _close_unless_chosen(self, name: str, engine: Engine) -> None:

@@ -55,6 +55,7 @@ class Certificate:
     model_sha256: str
     engine: str
     precision: Precision
+    requested_precision: Precision
     reference: str
     versions: Mapping[str, str]
     source: str
@@ -113,10 +114,10 @@ class Certificate:
         """
         if not self.has_passed:
             raise PrecisionRejected(
-                f"{self.engine} in {self.precision} does not keep the answers of {self.model}: {self.why_not}. "
+                f"{self.engine} in {self.requested_precision} does not keep the answers of {self.model}: {self.why_not}. "
                 "Use a safer precision, or see which pictures differ: agent verify",
                 engine=self.engine,
-                precision=self.precision,
+                precision=self.requested_precision,
                 agreement=self.agreement,
                 bar=self.bar,
                 images=self.images,
@@ -203,12 +204,13 @@ def certificate_from(
         model_sha256=package.sha256,
         engine=engine.info.name,
         precision=engine.info.precision,
+        requested_precision=engine.info.requested_precision,
         reference=f"{reference} fp32",
         versions=dict(engine.info.versions),
         source=pictures.source,
         images=len(actual),
         agreement=float(is_same.mean()),
-        bar=BARS[engine.info.precision],
+        bar=BARS[engine.info.requested_precision],
         flips=int((~is_same).sum()),
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
