@@ -39,7 +39,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=TRAINING_COUNT, help="training pictures to draw")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor cores to use")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name, least in (("pictures", 1000), ("epochs", 1), ("threads", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} is {getattr(options, name)}, the least is {least}")
+    return options
 
 
 def _train(pictures: int, epochs: int, threads: int) -> Weights:
@@ -135,7 +139,11 @@ def main() -> int:
         package.write_model(directory, _train(options.pictures, options.epochs, options.threads))
         print(f"wrote {model.name}: {model.stat().st_size} bytes", flush=True)
         passed = _test(model, options.threads)
-        _write_package(directory, model)
+        try:
+            _write_package(directory, model)
+        except package.NotSure as exc:
+            print(f"{exc}. {directory} is incomplete until then", file=sys.stderr)
+            return 1
     if model.exists() and clip_file.exists():
         passed = _score_clip(model, clip_file, CLIP_SEED) and passed
     if not passed:

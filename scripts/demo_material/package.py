@@ -27,6 +27,10 @@ CALIBRATION_COUNT = 50
 _KEPT_SIZE_PX = (320, 240)
 
 
+class NotSure(ValueError):
+    """The model is not certain enough of the pictures that are to be its known answers."""
+
+
 def graph_of(weights: Weights) -> onnx.ModelProto:
     """Build the ONNX graph: `image` float32 (batch, 3, H, W) normalised RGB to `logits` (batch, classes).
 
@@ -108,7 +112,7 @@ def write_golden(
     """Keep the first candidates of each label that the model is sure of; return their manifest lines.
 
     Raises:
-        ValueError: the model is not sure of enough candidates of a label.
+        NotSure: the model is not sure of enough candidates of a label.
     """
     _empty_folder(directory / "golden")
     lines = []
@@ -122,7 +126,7 @@ def write_golden(
             cv2.imwrite(str(directory / name), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
             lines.append(f"  - {{image: {name}, label: {label}, min_confidence: {GOLDEN_CONFIDENCE}}}")
         if kept < GOLDEN_PER_LABEL:
-            raise ValueError(
+            raise NotSure(
                 f"the model is sure of {kept} golden candidates of {label}, {GOLDEN_PER_LABEL} are needed: "
                 "train longer or draw more candidates"
             )
