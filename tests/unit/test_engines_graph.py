@@ -56,7 +56,7 @@ def reference(package: ModelPackage, tiny: TinyModel, batch: npt.NDArray[np.uint
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         scores = powers / powers.sum(axis=1, keepdims=True)
     elif package.output.activation == "sigmoid":
-        scores = 1 / (1 + np.exp(-scores))
+        scores = (1 / (1 + np.exp(-scores))).astype(np.float32)
     return scores.astype(np.float32)
 
 
@@ -230,7 +230,8 @@ def test_a_damaged_cache_entry_is_made_anew(tmp_path: Path, victim: str) -> None
 
 def test_other_preprocessing_has_another_address(tmp_path: Path) -> None:
     paths = set()
-    for place, keys in enumerate([{}, {"color": "bgr"}, {"scale": 0.5}]):
+    variants: list[dict[str, Any]] = [{}, {"color": "bgr"}, {"scale": 0.5}]
+    for place, keys in enumerate(variants):
         (tmp_path / str(place)).mkdir()
         package = load_package(PackageFiles.of(**keys).write(tmp_path / str(place)))
         paths.add(serving_graph(package, cache_dir=tmp_path / "cache").path)

@@ -24,7 +24,7 @@ def picture() -> Picture:
     return np.dstack([rows * 6, columns * 4, 255 - rows * 3 - columns]).astype(np.uint8)
 
 
-def encoded(kind: str, picture: npt.NDArray[np.generic]) -> bytes:
+def encoded(kind: str, picture: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
     return bytes(cv2.imencode(kind, picture)[1].tobytes())
 
 

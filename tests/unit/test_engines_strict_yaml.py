@@ -56,8 +56,10 @@ def test_a_spoken_boolean_is_refused_as_key_and_value(word: str) -> None:
 
 @pytest.mark.parametrize(
     "scalar",
-    ["010", "-07", "08", "08.5", "0o17", "0b11", "12:30", "-1:02:03", "1_000", "0x_F", "2024-01-01"]
-    + [".inf", "-.INF", ".nan", "="],
+    [
+        *("010", "-07", "08", "08.5", "0o17", "0b11", "12:30", "-1:02:03", "1_000", "0x_F", "2024-01-01"),
+        *(".inf", "-.INF", ".nan", "="),
+    ],
 )
 def test_a_scalar_that_yaml_reads_surprisingly_is_refused_with_how_to_quote_it(scalar: str) -> None:
     assert f'"{scalar}"' in refused(f"a: {scalar}\n").message

@@ -1,0 +1,212 @@
+"""`agent model` makes, proves and lists packages, and says by its exit code how that went."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx.external_data_helper import convert_model_to_external_data
+
+from agent.__main__ import main
+from engines.package import load_package
+from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Path:
+    """A model, its labels and a picture that it knows."""
+    (tmp_path / "Tree Net.onnx").write_bytes(TinyModel().proto().SerializeToString())
+    (tmp_path / "labels.json").write_text(json.dumps(LABELS), encoding="utf-8")
+    noise = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.png"), noise)
+    return tmp_path
+
+
+def import_(material: Path, *more: str, preset: str = "raw255") -> int:
+    command = ["model", "import", str(material / "Tree Net.onnx"), "--labels", str(material / "labels.json")]
+    return main([*command, "--preset", preset, "--out", str(material / "out"), *more])
+
+
+def answer(material: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The label that the model gives to the picture."""
+    import_(material, "--golden", f"{material / 'photo.png'}=none of them")
+    capsys.readouterr()
+    for label in LABELS:
+        if import_(material, "--golden", f"{material / 'photo.png'}={label}", "--name", "probe") == 0:
+            capsys.readouterr()
+            return label
+        capsys.readouterr()
+    raise AssertionError("no label is right")
+
+
+def test_import_writes_a_package_that_loads_and_checks(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = answer(material, capsys)
+    (material / "cal").mkdir()
+    cv2.imwrite(str(material / "cal/x.jpg"), np.zeros((9, 9, 3), np.uint8))
+    known = ["--golden", f"{material / 'photo.png'}={label}", "--calibration", str(material / "cal")]
+    code = import_(material, *known, "--license", "MIT", "--json")
+    assert code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["version"], told["classes"], told["activation"]) == ("tree-net", "1.0.0", 5, "softmax")
+    assert (told["batch"], told["passed"], told["golden"], told["calibration"]) == ("dynamic", True, 1, 1)
+    package = load_package(material / "out/tree-net-1.0.0")
+    assert package.labels == LABELS
+    assert package.license == "MIT"
+    assert main(["model", "check", str(package.directory)]) == 0
+    out = capsys.readouterr().out
+    assert "photo.png" in out
+    assert "right" in out
+
+
+def test_nothing_is_left_behind_by_a_refused_import(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = answer(material, capsys)
+    wrong = next(other for other in LABELS if other != label)
+    assert import_(material, "--golden", f"{material / 'photo.png'}={wrong}", "--name", "wrong") == 78
+    error = capsys.readouterr().err
+    assert f"expected {wrong!r}, got {label!r}" in error
+    assert "preset raw255" in error
+    assert [path.name for path in (material / "out").iterdir()] == ["probe-1.0.0"]
+
+
+def test_a_package_is_replaced_only_by_force(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_(material, "--license", "MIT") == 0
+    assert import_(material, "--license", "BSD") == 78
+    assert "--force" in capsys.readouterr().err
+    assert load_package(material / "out/tree-net-1.0.0").license == "MIT"
+    assert import_(material, "--license", "BSD", "--force") == 0
+    assert load_package(material / "out/tree-net-1.0.0").license == "BSD"
+    assert [path.name for path in (material / "out").iterdir()] == ["tree-net-1.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "found"), [("none", "softmax"), ("softmax", "none"), ("sigmoid", "none"), ("log_softmax", "softmax")]
+)
+def test_the_missing_activation_is_found_by_itself(material: Path, ending: str, found: str) -> None:
+    (material / "Tree Net.onnx").write_bytes(TinyModel(ending=ending).proto().SerializeToString())
+    assert import_(material) == 0
+    assert load_package(material / "out/tree-net-1.0.0").output.activation == found
+
+
+@pytest.mark.parametrize(
+    ("preset", "color", "mean", "resize"),
+    [
+        ("imagenet", "rgb", (0.485, 0.456, 0.406), ("shorter_side", 9)),
+        ("tf", "rgb", (1.0, 1.0, 1.0), ("stretch", None)),
+        ("caffe", "bgr", (104.0, 117.0, 123.0), ("shorter_side", 9)),
+        ("raw01", "rgb", (0.0, 0.0, 0.0), ("stretch", None)),
+    ],
+)
+def test_a_preset_is_written_out_in_the_manifest(
+    material: Path, preset: str, color: str, mean: tuple[float, ...], resize: tuple[str, int | None]
+) -> None:
+    assert import_(material, preset=preset) == 0
+    spec = load_package(material / "out/tree-net-1.0.0").input
+    assert (spec.color, spec.mean, (spec.resize, spec.resize_to)) == (color, mean, resize)
+
+
+def test_options_override_the_preset(material: Path) -> None:
+    options = ["--color", "bgr", "--resize", "shorter_side", "--resize-to", "20", "--interpolation", "area"]
+    assert import_(material, *options, "--version", "2", "--name", "x") == 0
+    spec = load_package(material / "out/x-2").input
+    assert (spec.color, spec.resize, spec.resize_to, spec.interpolation) == ("bgr", "shorter_side", 20, "area")
+
+
+def test_a_gray_model_gets_gray_and_open_sides_need_a_size(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = TinyModel(channels=1, dynamic_sides=True, batch="N")
+    (material / "Tree Net.onnx").write_bytes(tiny.proto().SerializeToString())
+    assert import_(material) == 78
+    assert "--size WIDTHxHEIGHT" in capsys.readouterr().err
+    assert import_(material, "--size", "8x6") == 0
+    spec = load_package(material / "out/tree-net-1.0.0").input
+    assert (spec.color, spec.width, spec.height) == ("gray", 8, 6)
+
+
+def test_external_data_is_put_into_the_one_file(material: Path) -> None:
+    model = TinyModel().proto()
+    convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, str(material / "Tree Net.onnx"))
+    assert (material / "weights.bin").stat().st_size > 0
+    assert import_(material) == 0
+    package = load_package(material / "out/tree-net-1.0.0")
+    assert sorted(path.name for path in package.directory.iterdir()) == ["labels.json", "model.onnx", "model.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "fact"),
+    [
+        (["--preset", "vgg"], 2, "'imagenet'"),
+        (["--size", "big"], 2, "224x224"),
+        (["--golden", "photo.jpg"], 2, "photo.jpg=cat"),
+        (["--offset", "2"], 2, "0<=x<=1"),
+        (["--name", "Tree"], 78, "'Tree' does not match"),
+        (["--version", "a/b"], 78, "'a/b' does not match"),
+        (["--size", "9x9"], 78, "6x8 (height x width), --size is 9x9"),
+        (["--offset", "1"], 78, "5 labels with offset 1, the model has 5 classes"),
+        (["--activation", "none"], 78, "activation: softmax"),
+        (["--resize", "letterbox", "--resize-to", "9"], 78, "resize is letterbox"),
+        (["--golden", "nowhere.jpg=ash"], 78, "nowhere.jpg"),
+        (["--calibration", "nowhere"], 78, "holds 0 images"),
+        (["--labels", "nowhere"], 78, "nowhere"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_by_its_fact(
+    material: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, fact: str
+) -> None:
+    assert import_(material, *options) == code
+    assert fact in capsys.readouterr().err
+    assert not (material / "out").exists() or not list((material / "out").iterdir())
+
+
+def test_check_fails_with_1_where_a_known_answer_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = PackageFiles.of()
+    files.extra["a.png"] = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
+    files.manifest["golden"] = [{"image": "a.png", "label": "ash", "min_confidence": 0.99}]
+    directory = files.write(tmp_path)
+    assert main(["model", "check", str(directory)]) == 1
+    assert "1 of 1 golden pictures are wrong" in capsys.readouterr().out
+    assert main(["model", "check", str(directory), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["golden_results"][0]["right"] is False
+
+
+def test_check_refuses_a_damaged_package_with_78(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = PackageFiles.of().write(tmp_path)
+    (directory / "model.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert main(["model", "check", str(directory)]) == 78
+    assert "Git LFS pointer" in capsys.readouterr().err
+
+
+def test_list_shows_good_packages_and_names_rejected_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    PackageFiles.of().write(tmp_path / "a")
+    assert main(["model", "list", str(tmp_path)]) == 0
+    assert "trees\t1.0.0" in capsys.readouterr().out
+    broken = PackageFiles.of()
+    broken.labels = b"one\n"
+    broken.write(tmp_path / "b")
+    assert main(["model", "list", str(tmp_path)]) == 1
+    assert "1 labels" in capsys.readouterr().err
+    assert main(["model", "list", str(tmp_path), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [("rejected" in row) for row in rows] == [False, True]
+    assert main(["model", "list", str(tmp_path / "nowhere")]) == 2
+
+
+def test_the_real_program_imports_a_model(material: Path) -> None:
+    command = [sys.executable, "-m", "agent", "model", "import", str(material / "Tree Net.onnx"), "--preset", "raw01"]
+    done = subprocess.run(
+        [*command, "--labels", str(material / "labels.json"), "--out", str(material)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the package is good")
+    assert (material / "tree-net-1.0.0/model.yaml").is_file()
