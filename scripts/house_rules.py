@@ -35,7 +35,7 @@ _IMPORTERS = {
 # Written so that these patterns do not find themselves.
 _TRACES = {
     "a path of one machine": re.compile(
-        r"(?<![\w.*-])/(?:work|farm|root|builds|workspace|tmp/venv|tmp/w|home/(?!\$|<)[\w-]+|Users/[\w-]+)/"
+        r"(?<![\w.*-])/(?:work|farm|root|builds|workspace|tmp/venv|tmp/w|home/(?!\$|<|(?:agent|someone|user|you)/)[\w-]+|Users/[\w-]+)/"
     ),
     "an address of a package index": re.compile(
         r"--(?:(?:extra-)?index-url|find-links)|PIP_(?:EXTRA_)?INDEX_URL\s*=|https?://[^\s\"']*/simple(?:[/\"\s]|$)"

@@ -45,7 +45,11 @@ _BREACHES = {
     "skipif mark": ("tests/test_x.py", "m = pytest.mark.skipif(True)\n", "x.py:1: a test is left out"),
     "xfail mark": ("tests/test_x.py", "@pytest.mark.xfail()\ndef test_x(): pass\n", "x.py:1: a test is left out"),
     "import or skip": ("tests/test_x.py", "pytest.importorskip('x')\n", "x.py:1: a test is left out"),
-    "home": ("docs/x.md", "see /ho" + "me/jane/model.onnx\n", "docs/x.md:1: a path of one machine, '/home/jane/'"),
+    "home": (
+        "docs/x.md",
+        "see /ho" + "me/jane/model.onnx\n",
+        "docs/x.md:1: a path of one machine, '/ho" + "me/jane/'",
+    ),
     "root's home": ("configs/x.yaml", "a: 1\nmodel: /ro" + "ot/model\n", "x.yaml:2: a path of one machine"),
     "index option": ("scripts/x", "pip install --extra-ind" + "ex-url y\n", "x:1: an address of a package index"),
     "index address": (
