@@ -39,7 +39,11 @@ class Backoff:
 
 
 class TakeoverGuard:
-    """Notices that another client uses the same client id: three takeovers within a minute."""
+    """Notices that another client uses the same client id: three takeovers within a minute.
+
+    Not every broker says that it was one (mosquitto 2.0.11 just closes the connection), so a connection that the
+    broker closes without a reason counts too, as long as the next one is granted at once.
+    """
 
     def __init__(self) -> None:
         self._times_ns: deque[int] = deque(maxlen=TAKEOVERS)
@@ -48,3 +52,7 @@ class TakeoverGuard:
         """Count one takeover at monotonic ``now_ns``; True when it makes three within a minute."""
         self._times_ns.append(now_ns)
         return len(self._times_ns) == TAKEOVERS and now_ns - self._times_ns[0] <= TAKEOVER_WINDOW_S * 1e9
+
+    def clear(self) -> None:
+        """An attempt was not granted: it is the broker or the network that comes and goes."""
+        self._times_ns.clear()

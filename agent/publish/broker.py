@@ -51,7 +51,7 @@ class EmbeddedBroker:
     @property
     def address(self) -> BrokerAddress:
         """Where to connect to."""
-        return BrokerAddress(self.host, self.port)
+        return BrokerAddress(self.host, self.port, is_older=self.kind == "amqtt")
 
     def __enter__(self) -> EmbeddedBroker:
         """Start it and wait until it listens.

@@ -20,6 +20,7 @@ REFUSAL_CAP_S = 120.0
 TAKEOVER_WAIT_S = (60.0, 120.0)
 
 _VERSIONS: tuple[Version, ...] = ("5", "3.1.1")
+_OTHER_VERSION_MAY_HELP = frozenset({"version", "unanswered", "mute"})
 
 log = get_logger(__name__)
 
@@ -27,9 +28,10 @@ log = get_logger(__name__)
 class MqttClient:
     """A sink that sends to an MQTT broker: MQTT 5, or 3.1.1 where the broker is older.
 
-    One thread, ``mqtt``, connects, runs the network and tells the listener. It starts again after every failure, reads
-    the password and the certificates anew, and asks for MQTT 5 first each time. ``will`` is what the broker sends
-    when this agent dies. ``on_received`` is called on that thread with each message of ``subscriptions``.
+    One thread, ``mqtt``, connects, runs the network and tells the listener. It starts again after every failure and
+    reads the password and the certificates anew. A broker that is known to be older is asked for 3.1.1 at once, until
+    it was away. ``will`` is what the broker sends when this agent dies. ``on_received`` is called on that thread with
+    each message of ``subscriptions``.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class MqttClient:
         self._since_utc_ns = self._clock.utc_ns()
         self._reason: str | None = "not started"
         self._version: Version | None = None
+        self._is_older = settings.address.is_older
         self._grants = 0
         self._granted_at_ns = 0
         self._failure: str | None = None
@@ -163,7 +166,7 @@ class MqttClient:
     def _attempt(self) -> Ending:
         """One connection from its start to its end, with the older protocol where the broker wants that."""
         ending = Ending("network", "no attempt was made")
-        for version in _VERSIONS:
+        for version in _VERSIONS[1:] if self._is_older else _VERSIONS:
             connection = Connection(
                 self._settings, self, version=version, will=self._will, subscriptions=self._subscriptions
             )
@@ -176,24 +179,30 @@ class MqttClient:
             finally:
                 with self._lock:
                     self._connection = None
-            if ending.was_granted or ending.kind not in {"version", "unanswered"}:
+            if ending.was_granted:
+                self._is_older = version != _VERSIONS[0]
                 return ending
+            if ending.kind not in _OTHER_VERSION_MAY_HELP or self._stop.is_set():
+                break
+        self._is_older = self._settings.address.is_older
         return explain_silence(ending, self._settings) if ending.kind == "unanswered" else ending
 
     def _wait_s(self, ending: Ending) -> float:
         now_ns = self._clock.monotonic_ns()
         if ending.was_granted and now_ns - self._granted_at_ns >= STABLE_S * 1e9:
             self._backoff.reset()
-        if ending.kind == "takeover" and self._takeovers.note(now_ns):
+        if not ending.was_granted:
+            self._takeovers.clear()
+        if ending.kind in {"takeover", "closed"} and self._takeovers.note(now_ns):
             reason = (
-                f"duplicate_client_id: {ending.reason} again and again: give one of the two agents another "
-                "device.id or mqtt.client_id"
+                f"duplicate_client_id: {ending.reason}, three times within a minute. Another client seems to use the "
+                f"client id {self._settings.client_id!r} too: give one of them another device.id or mqtt.client_id"
             )
             self._become("disconnected", reason)
             log.error("broker.duplicate_client_id", client_id=self._settings.client_id)
             return self._backoff.between_s(*TAKEOVER_WAIT_S)
-        is_network = ending.kind in {"network", "lost", "takeover", "unanswered"}
-        return self._backoff.next_s(NETWORK_CAP_S if is_network else REFUSAL_CAP_S)
+        is_refusal = ending.kind in {"refused", "tls", "setup", "version"}
+        return self._backoff.next_s(REFUSAL_CAP_S if is_refusal else NETWORK_CAP_S)
 
     def _report(self, ending: Ending) -> None:
         """One line when the connection is lost or cannot be made, and one when its reason becomes another."""

@@ -232,7 +232,7 @@ class Connection:
         while self._ending is None and (sock := client.socket()) is not None:
             if not self._is_granted and time.monotonic() > answer_by:
                 self._ending = Ending(
-                    "network",
+                    "mute",
                     f"{settings.address} accepted the connection and did not answer CONNECT within "
                     f"{settings.connect_timeout_s:g} s",
                 )
@@ -306,7 +306,11 @@ class Connection:
     def _lost(self, why: str | None) -> Ending:
         if not self._is_granted:
             return ending_from_silence(self._settings, self._last_log)
-        detail = why or self._last_log or "closed by the other side"
+        detail = why or self._last_log
+        if detail is None:
+            return Ending(
+                "closed", f"{self._settings.address} closed the connection without a reason", was_granted=True
+            )
         return Ending("lost", redact(f"the connection to {self._settings.address} broke: {detail}"), was_granted=True)
 
     def _on_connect(

@@ -95,6 +95,11 @@ class Delivery:
         else:
             self._refused(flight.topic, problem)
 
+    def abandon(self) -> None:
+        """Nothing more will be sent: count what never was. Events are the outbox's to count or to keep."""
+        if self._retained.unsent:
+            self._tally.drop("stopped", self._retained.unsent)
+
     def stream(self, packet: Packet) -> bool:
         """Send now or give up; True when it was handed to the network."""
         self._mirror(packet)

@@ -11,9 +11,12 @@ from typing import Literal
 from agent.config.secret import redact
 from agent.publish.settings import BrokerAddress, MqttSettings
 
-EndKind = Literal["stopped", "version", "unanswered", "refused", "tls", "setup", "network", "lost", "takeover"]
+EndKind = Literal[
+    "stopped", "version", "unanswered", "mute", "refused", "tls", "setup", "network", "lost", "closed", "takeover"
+]
 """``version``: the broker is older than the MQTT version we spoke; ``unanswered``: it closed the connection without an
-answer to CONNECT; ``setup``: a file of ours cannot be used; ``lost``: it broke after it had been granted."""
+answer to CONNECT; ``mute``: it left it open and did not answer; ``setup``: a file of ours cannot be used; ``lost``: it
+broke after it had been granted; ``closed``: the broker ended it then without giving a reason."""
 
 # Reason codes. Source: MQTT Version 5.0, section 2.4; 3.1.1's return codes are mapped onto them.
 UNSUPPORTED_VERSION = 0x84

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
+from pydantic import ValidationError
+
 from agent.channel import Channel, ChannelClosed
 from agent.clock import Clock, SystemClock
 from agent.errors import StageFailed
@@ -133,11 +135,11 @@ class Publisher:
         """Start the thread and the sink; does not wait for a connection."""
         if self._thread is not None:
             raise RuntimeError("a Publisher is started once")
+        for mirror in self._mirrors:
+            mirror.start(_Deaf())
         self._delivery.retain(self._identity.status("online"))
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
-        for mirror in self._mirrors:
-            mirror.start(_Deaf())
         self._sink.start(self)
 
     def offer(self, record: Classification | StateChange | Message | Outgoing) -> None:
@@ -253,23 +255,25 @@ class Publisher:
             except ChannelClosed:
                 break
             if result is not None:
-                self._publish_result(result)
+                self._publish(result)
         self._take_important()
         self._say_farewell()
 
     def _say_farewell(self) -> None:
         self._hear()
-        self._delivery.retain(self._identity.status("stopped"))
-        self._delivery.pump()
+        if self._delivery.is_live:
+            self._delivery.retain(self._identity.status("stopped"))
+            self._delivery.pump()
         while self._delivery.is_live and not self._delivery.is_done:
             left_s = (self._leave_by or 0.0) - time.monotonic()
             if left_s <= 0:
                 log.warning("publisher.farewell_cut_off", stored=self._outbox.statistics().stored)
-                return
+                break
             self._has_news.wait(left_s)
             self._has_news.clear()
             self._hear()
             self._delivery.pump()
+        self._delivery.abandon()
 
     def _hear(self) -> None:
         while self._news:
@@ -283,12 +287,22 @@ class Publisher:
                 return
             if item is None:
                 return
-            if isinstance(item, _Change):
+            self._publish(item)
+            self._hear()
+            self._delivery.pump()
+
+    def _publish(self, item: _Result | _Important) -> None:
+        try:
+            if isinstance(item, _Result):
+                self._publish_result(item)
+            elif isinstance(item, _Change):
                 self._publish_change(item)
             else:
                 self._publish_vital(item)
-            self._hear()
-            self._delivery.pump()
+        except ValidationError as exc:
+            # An engine that once gives not-a-number must not silence the agent.
+            self._tally.drop("invalid", _messages(item))
+            log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 
     def _publish_result(self, item: _Result) -> None:
         identity = self._identity
@@ -363,6 +377,6 @@ def _stage_failed(exc: Exception) -> StageFailed:
     return failure
 
 
-def _messages(item: _Important) -> int:
+def _messages(item: _Result | _Important) -> int:
     """How many messages are lost with ``item``."""
     return 2 if isinstance(item, _Change) and item.event_seq is not None else 1

@@ -13,12 +13,14 @@ class RetainedValues:
     def __init__(self) -> None:
         self._values: dict[str, Packet] = {}
         self._pending: OrderedDict[str, None] = OrderedDict()
+        self._unsent: set[str] = set()
 
     def put(self, packet: Packet) -> bool:
         """Take the newest value of its topic; True when it supersedes one that was never sent."""
-        is_superseding = packet.topic in self._pending
+        is_superseding = packet.topic in self._unsent
         self._values[packet.topic] = packet
         self._pending[packet.topic] = None
+        self._unsent.add(packet.topic)
         return is_superseding
 
     def want_all(self) -> None:
@@ -34,8 +36,14 @@ class RetainedValues:
     def sent(self, packet: Packet) -> None:
         """``packet`` is on its way."""
         self._pending.pop(packet.topic, None)
+        self._unsent.discard(packet.topic)
 
     @property
     def pending(self) -> int:
         """Values that wait to be sent."""
         return len(self._pending)
+
+    @property
+    def unsent(self) -> int:
+        """Values of which no connection has taken the newest version yet."""
+        return len(self._unsent)

@@ -17,11 +17,15 @@ _ADDRESS = re.compile(r"^(?P<scheme>mqtts?)://(?P<host>\[[0-9a-fA-F:]+\]|[^:/@\s
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where the broker listens. ``host`` has no brackets, also where it is an IPv6 address."""
+    """Where the broker listens. ``host`` has no brackets, also where it is an IPv6 address.
+
+    ``is_older`` says that MQTT 3.1.1 is all it speaks; where that is not known, it is found out.
+    """
 
     host: str
     port: int
     is_tls: bool = False
+    is_older: bool = False
 
     @classmethod
     def parse(cls, url: str) -> BrokerAddress:
@@ -62,6 +66,17 @@ class Credentials:
         return None if self.password_file is None else read_secret(self.password_file)
 
 
+class _TidySocket(ssl.SSLSocket):
+    """Closes itself when the handshake fails: paho would leave it open for the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """Certificates, PEM; they are read at each attempt."""
@@ -81,6 +96,7 @@ class TlsFiles:
         except (OSError, ssl.SSLError) as exc:
             raise _unusable("ca_file", self.ca, exc) from exc
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _TidySocket
         if self.cert is not None and self.key is not None:
             _refuse_public(self.key)
             try:

@@ -118,6 +118,8 @@ def test_waits_are_spread_from_nothing_to_their_ceiling() -> None:
 def test_three_takeovers_within_a_minute_mean_a_second_agent() -> None:
     guard = TakeoverGuard()
     assert [guard.note(second * 1_000_000_000) for second in (0, 10, 20)] == [False, False, True]
+    guard.clear()
+    assert not guard.note(30 * 1_000_000_000)
     slow = TakeoverGuard()
     assert [slow.note(second * 1_000_000_000) for second in (0, 40, 80, 120)] == [False, False, False, False]
 
@@ -168,7 +170,9 @@ def test_only_the_newest_value_of_a_retained_topic_waits() -> None:
         values.sent(packet)
     assert sent == [new, other]
     values.want_all()
-    assert values.pending == 2
+    assert (values.pending, values.unsent) == (2, 0)
+    assert not values.put(new), "what was sent once is not superseded"
+    assert (values.pending, values.unsent) == (2, 1)
 
 
 def test_a_late_event_says_that_it_is_historical() -> None:

@@ -300,5 +300,6 @@ def _latencies(times: StageTimes) -> Latencies:
 
 
 def _share(value: float) -> float:
-    """``value`` to six digits, and 1 where float32 arithmetic ended a little above it."""
-    return min(1.0, round(value, 6))
+    """``value`` to six digits, and 1 where float32 arithmetic ended a little above it; not a number stays that."""
+    rounded = round(value, 6)
+    return 1.0 if 1.0 < rounded < 1.0001 else rounded

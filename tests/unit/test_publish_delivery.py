@@ -1,0 +1,336 @@
+"""What is sent when, what is sent again, and what is counted; the sink is a fake at the seam."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from agent.errors import StageFailed
+from agent.publish.base import Packet, SinkListener, SinkStatistics
+from agent.publish.delivery import WINDOW, Delivery
+from agent.publish.jsonlines import JsonLinesSink
+from agent.publish.messages import Status
+from agent.publish.outbox import MemoryOutbox
+from agent.publish.publisher import IMPORTANT_BUFFERED, RESULTS_BUFFERED, Publisher
+from agent.publish.tally import Tally
+from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change, vitals
+
+
+class HeldSink:
+    """Takes everything and confirms only when it is told to; ``problem`` refuses what comes next."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Packet, int | None]] = []
+        self.problem: str | None = None
+        self.listener: SinkListener | None = None
+
+    def start(self, listener: SinkListener) -> None:
+        self.listener = listener
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        if self.problem is None:
+            self.taken.append((packet, key))
+        return self.problem
+
+    def stop(self, timeout_s: float) -> bool:
+        return True
+
+    def statistics(self) -> SinkStatistics:
+        return SinkStatistics("connected", "memory", None, 0, None, 0, 0)
+
+    def topics(self) -> list[str]:
+        return [packet.topic for packet, _ in self.taken]
+
+
+class Bench:
+    """A delivery and all that it uses."""
+
+    def __init__(self) -> None:
+        self.sink = HeldSink()
+        self.outbox = MemoryOutbox()
+        self.tally = Tally()
+        self.delivery = Delivery(self.sink, self.outbox, self.tally)
+
+    def confirm_all(self, problem: str | None = None) -> None:
+        taken, self.sink.taken = self.sink.taken, []
+        for _, key in taken:
+            if key is not None:
+                self.delivery.confirmed(key, problem)
+
+    @property
+    def counts(self) -> tuple[int, dict[str, int]]:
+        sent, _, dropped = self.tally.counts()
+        return sent, dropped
+
+
+def _event(number: int) -> Packet:
+    return Packet("event", b'{"n":%d,"historical":false}' % number, qos=1)
+
+
+def _value(topic: str, number: int = 0) -> Packet:
+    return Packet(topic, b"%d" % number, qos=1, retain=True)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_stream_without_a_connection_is_dropped_and_counted(bench: Bench) -> None:
+    assert not bench.delivery.stream(Packet("result", b"1"))
+    bench.delivery.connected()
+    assert bench.delivery.stream(Packet("result", b"2"))
+    bench.sink.problem = "backlog"
+    assert not bench.delivery.stream(Packet("result", b"3"))
+    assert bench.counts == (1, {"disconnected": 1, "backlog": 1})
+
+
+def test_values_and_events_wait_for_the_connection_and_go_out_values_first(bench: Bench) -> None:
+    bench.delivery.event(_event(0))
+    bench.delivery.retain(_value("a"))
+    bench.delivery.pump()
+    assert bench.sink.taken == []
+    bench.delivery.connected()
+    bench.delivery.pump()
+    assert bench.sink.topics() == ["a", "event"]
+    assert bench.outbox.statistics().stored == 1
+    bench.confirm_all()
+    assert bench.delivery.is_done
+    assert bench.counts == (2, {})
+
+
+def test_only_a_window_of_packets_is_on_the_way_at_once(bench: Bench) -> None:
+    bench.delivery.connected()
+    for number in range(3 * WINDOW):
+        bench.delivery.event(_event(number))
+    numbers = []
+    for _ in range(3):
+        bench.delivery.pump()
+        bench.delivery.pump()
+        assert len(bench.sink.taken) == WINDOW
+        numbers += [orjson.loads(packet.payload)["n"] for packet, _ in bench.sink.taken]
+        bench.confirm_all()
+    assert numbers == list(range(3 * WINDOW))
+    assert bench.counts == (3 * WINDOW, {})
+
+
+def test_unconfirmed_events_are_sent_again_in_order_and_marked(bench: Bench) -> None:
+    bench.delivery.connected()
+    for number in range(3):
+        bench.delivery.event(_event(number))
+    bench.delivery.pump()
+    (_, first_key), *_ = bench.sink.taken
+    assert first_key is not None
+    bench.delivery.confirmed(first_key, None)
+    bench.sink.taken.clear()
+    bench.delivery.disconnected()
+    bench.delivery.event(_event(3))
+    bench.delivery.pump()
+    assert bench.sink.taken == []
+    bench.delivery.connected()
+    bench.delivery.event(_event(4))
+    bench.delivery.pump()
+    again = [orjson.loads(packet.payload) for packet, _ in bench.sink.taken]
+    assert again == [{"n": number, "historical": number != 4} for number in (1, 2, 3, 4)]
+    bench.confirm_all()
+    assert bench.counts == (5, {})
+
+
+def test_a_confirmation_of_an_earlier_connection_is_ignored(bench: Bench) -> None:
+    bench.delivery.connected()
+    bench.delivery.event(_event(0))
+    bench.delivery.pump()
+    late = bench.sink.taken.copy()
+    bench.delivery.disconnected()
+    for _, key in late:
+        assert key is not None
+        bench.delivery.confirmed(key, None)
+    assert bench.counts == (0, {})
+    assert bench.outbox.statistics().stored == 1
+
+
+def test_every_value_is_sent_again_on_a_new_connection(bench: Bench) -> None:
+    bench.delivery.connected()
+    for topic in ("a", "b"):
+        bench.delivery.retain(_value(topic))
+    bench.delivery.pump()
+    bench.confirm_all()
+    bench.delivery.disconnected()
+    bench.delivery.retain(_value("b", 1))
+    bench.delivery.retain(_value("b", 2))
+    bench.delivery.connected()
+    bench.delivery.pump()
+    assert sorted((packet.topic, packet.payload) for packet, _ in bench.sink.taken) == [("a", b"0"), ("b", b"2")]
+    assert bench.counts[1] == {"superseded": 1}
+
+
+def test_what_the_broker_refuses_for_good_is_counted_and_forgotten(bench: Bench) -> None:
+    bench.delivery.connected()
+    bench.delivery.event(_event(0))
+    bench.delivery.pump()
+    bench.confirm_all("not_authorised")
+    bench.sink.problem = "oversize"
+    bench.delivery.event(_event(1))
+    bench.delivery.retain(_value("a"))
+    bench.delivery.pump()
+    bench.sink.problem = None
+    bench.delivery.pump()
+    assert bench.sink.taken == []
+    assert bench.delivery.is_done
+    assert bench.counts == (0, {"not_authorised": 1, "oversize": 2})
+
+
+def test_what_the_sink_has_no_room_for_is_tried_again(bench: Bench) -> None:
+    bench.delivery.connected()
+    bench.sink.problem = "backlog"
+    bench.delivery.event(_event(0))
+    bench.delivery.retain(_value("a"))
+    bench.delivery.pump()
+    bench.sink.problem = None
+    bench.delivery.pump()
+    assert bench.sink.topics() == ["a", "event"]
+    assert bench.counts == (0, {})
+
+
+def test_a_qos_1_stream_is_counted_when_its_connection_breaks(bench: Bench) -> None:
+    bench.delivery.connected()
+    for _ in range(3):
+        bench.delivery.stream(Packet("result", b"1", qos=1))
+    (_, key), *_ = bench.sink.taken
+    assert key is not None
+    bench.delivery.confirmed(key, None)
+    bench.delivery.disconnected()
+    assert bench.counts == (1, {"connection_lost": 2})
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_flood_of_results_drops_the_oldest_results_and_no_state() -> None:
+    stream = io.BytesIO()
+    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY)
+    # The thread does not run yet, so that everything has to wait.
+    publisher.offer(state_change())
+    for index in range(RESULTS_BUFFERED + 44):
+        publisher.offer(classification(index))
+    assert publisher.statistics().dropped == {"overflow": 44}
+    assert publisher.statistics().queued == RESULTS_BUFFERED + 1
+    publisher.start()
+    _until(lambda: publisher.statistics().queued == 0)
+    publisher.stop()
+    lines = [orjson.loads(line) for line in stream.getvalue().splitlines()]
+    results = [line["message"]["seq"] for line in lines if line["topic"].endswith("result")]
+    assert results == list(range(results[0], RESULTS_BUFFERED + 44))
+    assert sum(line["topic"].endswith(("state", "event")) for line in lines) == 2
+
+
+def test_dropped_changes_count_each_message_that_is_lost() -> None:
+    publisher = Publisher(JsonLinesSink(io.BytesIO()), identity=IDENTITY)
+    for _ in range(IMPORTANT_BUFFERED + 1):
+        publisher.offer(state_change())
+    assert publisher.statistics().dropped == {"overflow": 2}
+    publisher.stop()
+
+
+def test_numbers_have_no_gaps_on_each_topic() -> None:
+    stream = io.BytesIO()
+    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY)
+    publisher.start()
+
+    def work(camera: str) -> None:
+        for index in range(60):
+            publisher.offer(classification(index, camera=camera))
+            publisher.offer(state_change(previous="ok" if index % 3 == 0 else None, camera=camera))
+
+    threads = [threading.Thread(target=work, args=(camera,)) for camera in ("left", "right")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _until(lambda: publisher.statistics().queued == 0)
+    assert publisher.stop()
+    lines = [orjson.loads(line) for line in stream.getvalue().splitlines()]
+    for camera in ("left", "right"):
+        for topic, expected in (
+            (TOPICS.result(camera, "inspect"), 60),
+            (TOPICS.event(camera, "inspect"), 20),
+        ):
+            seqs = [line["message"]["seq"] for line in lines if line["topic"] == topic]
+            assert seqs == list(range(expected))
+        states = [line["message"]["seq"] for line in lines if line["topic"] == TOPICS.state(camera, "inspect")]
+        assert states == sorted(states)
+        assert states[-1] == 59
+    assert lines[0]["message"]["state"] == "online"
+    assert lines[-1]["message"]["state"] == "stopped"
+
+
+def test_a_mirror_sees_every_message_once() -> None:
+    stream, mirror = io.BytesIO(), io.BytesIO()
+    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY, mirrors=[JsonLinesSink(mirror)])
+    publisher.start()
+    for message in vitals():
+        publisher.offer(message)
+    publisher.offer(state_change())
+    _until(lambda: publisher.statistics().sent == 7)
+    publisher.offer(classification())
+    _until(lambda: publisher.statistics().sent == 8)
+    publisher.stop()
+    assert sorted(mirror.getvalue().splitlines())[:-1] == sorted(stream.getvalue().splitlines())[:-1]
+    assert b'"stopped"' in mirror.getvalue()
+
+
+def test_who_measures_is_told_when_a_result_left() -> None:
+    told: list[tuple[int, int]] = []
+    publisher = Publisher(
+        JsonLinesSink(io.BytesIO()),
+        identity=IDENTITY,
+        on_result_sent=lambda result, sent_ns: told.append((result.frame_index, sent_ns)),
+    )
+    publisher.start()
+    _until(lambda: publisher.statistics().sent == 1)
+    for index in range(3):
+        publisher.offer(classification(index))
+    _until(lambda: len(told) == 3)
+    publisher.stop()
+    assert [frame for frame, _ in told] == [0, 1, 2]
+    assert all(0 < sent_ns <= time.monotonic_ns() for _, sent_ns in told)
+
+
+def test_a_result_that_is_no_number_is_dropped_and_the_next_one_is_sent() -> None:
+    stream = io.BytesIO()
+    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY)
+    publisher.start()
+    _until(lambda: publisher.statistics().sent == 1)
+    publisher.offer(replace(classification(), margin=float("nan")))
+    publisher.offer(replace(state_change(), confidence=float("nan")))
+    publisher.offer(classification(1))
+    _until(lambda: publisher.statistics().sent == 2)
+    assert publisher.stop()
+    assert publisher.statistics().dropped == {"invalid": 3}
+    assert publisher.statistics().failure is None
+    assert b"null" not in stream.getvalue()
+
+
+def test_a_mistake_of_the_program_ends_the_publisher_with_its_reason() -> None:
+    failures: list[StageFailed] = []
+    publisher = Publisher(JsonLinesSink(io.BytesIO()), identity=IDENTITY, on_failure=failures.append)
+    publisher.start()
+    status = Status(device="d", session=1, state="online", agent="1", since="2026-01-02T03:04:05Z")
+    publisher.offer(status)  # has no route: it is the publisher's own
+    _until(lambda: bool(failures))
+    publisher.offer(classification())
+    publisher.stop()
+    assert "no topic is known for 'status/1'" in (publisher.statistics().failure or "")
+    assert failures[0].exit_code == 70
+    assert isinstance(failures[0].__cause__, ValueError)
+    assert publisher.statistics().dropped["stopped"] == 1
