@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import version_converter
 
 from engines.backends.ort_session import library, library_errors, one_line
 from engines.base import Images
@@ -21,6 +22,7 @@ from engines.fp16 import constants_to_initializers, edge_nodes
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that are computed in int8; the rest follows where it costs nothing."""
 
+_PER_CHANNEL_OPSET = 13
 _QUANTISED = (*LAYERS, "Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Clip")
 
 
@@ -50,11 +52,12 @@ class Int8Converter:
         )
 
     def convert(self, *, keep: Sequence[str] = ()) -> onnx.ModelProto:
-        """Quantise all layers but ``keep``.
+        """Quantise all layers but ``keep``, which read and compute fp32.
 
         Raises:
             PrecisionRejected: the quantiser cannot take the graph.
         """
+        kept = frozenset((*self._edges, *keep)) | _leading_to(self._model.graph, keep)
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
         with tempfile.TemporaryDirectory(prefix="int8-") as work:
@@ -71,7 +74,7 @@ class Int8Converter:
                     per_channel=True,
                     calibrate_method=CalibrationMethod.MinMax,
                     op_types_to_quantize=list(_QUANTISED),
-                    nodes_to_exclude=[*self._edges, *keep],
+                    nodes_to_exclude=sorted(kept),
                     extra_options={
                         "ActivationSymmetric": True,
                         "WeightSymmetric": True,
@@ -80,7 +83,7 @@ class Int8Converter:
                         "QuantizeBias": False,
                     },
                 )
-                return onnx.load(target)
+                return _reading_fp32(onnx.load(target), kept)
             except _quantiser_errors() as exc:
                 raise PrecisionRejected(
                     f"the model cannot be quantised to int8: {one_line(exc)}. Use precision fp16 or fp32",
@@ -103,6 +106,49 @@ class Int8Converter:
         return Reader()
 
 
+def _leading_to(graph: onnx.GraphProto, layers: Sequence[str]) -> frozenset[str]:
+    """Name the nodes between ``layers`` and the layers in front of them: an activation, an addition, a pooling."""
+    producers = {name: node for node in graph.node for name in node.output}
+    waiting = [name for node in graph.node if node.name in layers for name in node.input]
+    found: set[str] = set()
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is not None and node.op_type not in LAYERS and node.name not in found:
+            found.add(node.name)
+            waiting.extend(node.input)
+    return frozenset(found)
+
+
+def _reading_fp32(model: onnx.ModelProto, kept: frozenset[str]) -> onnx.ModelProto:
+    """Let the kept nodes read tensors as they were before a quantised neighbour's output was rounded."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.name not in kept:
+            continue
+        for place, name in enumerate(node.input):
+            restored = producers.get(name)
+            rounded = producers.get(restored.input[0]) if restored is not None else None
+            if restored is None or rounded is None:
+                continue
+            if (restored.op_type, rounded.op_type) == ("DequantizeLinear", "QuantizeLinear"):
+                node.input[place] = rounded.input[0]
+    _drop_unread_rounding(model.graph)
+    return model
+
+
+def _drop_unread_rounding(graph: onnx.GraphProto) -> None:
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in read]:
+            graph.node.remove(node)
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Raise an older operator set to the first whose QuantizeLinear has one scale per channel."""
+    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    return model if opset >= _PER_CHANNEL_OPSET else version_converter.convert_version(model, _PER_CHANNEL_OPSET)
+
+
 def _quantiser_errors() -> tuple[type[Exception], ...]:
     return (*library_errors(), TypeError, KeyError, AssertionError)
 
@@ -117,9 +163,10 @@ def _folded(graph: Path) -> onnx.ModelProto:
         target = Path(work) / "folded.onnx"
         options.optimized_model_filepath = str(target)
         try:
-            ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            content = _raised(onnx.load(graph)).SerializeToString()
+            ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             model = onnx.load(target)
-        except library_errors() as exc:
+        except _quantiser_errors() as exc:
             raise PrecisionRejected(
                 f"the model cannot be prepared for int8: {one_line(exc)}. Use precision fp16 or fp32", precision="int8"
             ) from exc

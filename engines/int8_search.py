@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from engines.backends.ort_session import library
+from engines.backends.ort_session import library, library_errors, one_line
 from engines.base import Images, Scores
 from engines.errors import PrecisionRejected
 from engines.int8 import Int8Converter
@@ -132,7 +132,12 @@ def _run(model: onnx.ModelProto, batch: Images, *, input_name: str, outputs: Seq
     ort = library()
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     usable = len(batch) // step * step
-    parts = [session.run(list(outputs), {input_name: batch[i : i + step]}) for i in range(0, usable, step)]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        parts = [session.run(list(outputs), {input_name: batch[i : i + step]}) for i in range(0, usable, step)]
+    except library_errors() as exc:
+        raise PrecisionRejected(
+            f"the quantised model does not run: {one_line(exc)}. Use precision fp16 or fp32", precision="int8"
+        ) from exc
     return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -114,7 +114,7 @@ class Certificate:
         """
         if not self.has_passed:
             raise PrecisionRejected(
-                f"{self.engine} in {self.requested_precision} does not keep the answers of {self.model}: {self.why_not}. "
+                f"{self.engine} in {self.requested_precision} loses answers of {self.model}: {self.why_not}. "
                 "Use a safer precision, or see which pictures differ: agent verify",
                 engine=self.engine,
                 precision=self.requested_precision,
