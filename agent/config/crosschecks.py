@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
 from agent.config.shape import KeyPath
-from engines.strict_yaml import StrictDocument
+from engines.strict_yaml import StrictDocument, nearest_key
 
 _LOOPBACK = ("localhost", "127.", "[::1]")
+
+# The engines know their names best, but asking them would load their libraries; a test compares the two.
+ENGINES = ("auto", "fastest", "tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
+ENGINE_ALIASES = ("trt", "ort-trt", "onnxruntime", "ort", "cpu", "cuda", "openvino", "pytorch")
+_PROVIDERS = ("dml", "directml", "coreml", "nnapi", "xnnpack", "qnn", "vitisai", "cann", "migraphx", "rocm", "webgpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class _Use:
 def cross_problems(document: StrictDocument) -> Iterator[Problem]:
     """Every fault between the keys of the file."""
     models = _section(document.data, "models")
+    yield from _engines_exist(document, models)
     for camera, uses in _uses_by_camera(document.data):
         yield from _models_exist(document, uses, list(models))
         yield from _names_are_unique(document, camera, uses)
@@ -60,6 +66,23 @@ def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
                 waits_for = _text(_section(entry, "when").get("classifier"))
                 uses.append(_Use(("cameras", camera, "classify", index), model, key, waits_for))
         yield str(camera), uses
+
+
+def _engines_exist(document: StrictDocument, models: Mapping[str, object]) -> Iterator[Problem]:
+    for name, model in models.items():
+        engine = _text(model.get("engine")) if isinstance(model, dict) else None
+        if engine is None:
+            continue
+        wanted = engine.strip().lower().replace("_", "-")
+        if wanted in ENGINES or wanted in ENGINE_ALIASES:
+            continue
+        near = nearest_key(wanted, [*ENGINES, *(f"ort-{provider}" for provider in _PROVIDERS)])
+        # Any provider of ONNX Runtime may follow `ort-`; only what is almost another name is taken for a mistake.
+        if wanted.startswith("ort-") and (near is None or near.removeprefix("ort-") in _PROVIDERS):
+            continue
+        hint = "" if near is None else f"; did you mean `{near}`?"
+        text = f"there is no engine `{engine}`; give one of {', '.join(ENGINES)} or ort-<provider>{hint}"
+        yield at(document, ("models", name, "engine"), text)
 
 
 def _models_exist(document: StrictDocument, uses: Sequence[_Use], models: Sequence[str]) -> Iterator[Problem]:

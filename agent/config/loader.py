@@ -113,7 +113,7 @@ def load_config(
         sha256=_digest(config),
         device_id=device_id,
         device_name=config.device.name or device_id,
-        state_dir=_state_dir(config.state_dir, base_dir, environ),
+        state_dir=default_state_dir(environ) if config.state_dir == "auto" else _resolved(config.state_dir, base_dir),
         warnings=tuple(problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line)),
         mqtt_password=mqtt_password,
         mqtt_password_file=password_file,
@@ -229,9 +229,9 @@ def _package_dir(package: str, base_dir: Path) -> Path:
     return demo_package() if package == DEMO else _resolved(package, base_dir)
 
 
-def _state_dir(configured: str, base_dir: Path, environ: Mapping[str, str]) -> Path:
-    if configured != "auto":
-        return _resolved(configured, base_dir)
+def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """What ``state_dir: auto`` means; ``environ`` is the process's environment where it is None."""
+    environ = os.environ if environ is None else environ
     # systemd gives several directories with colons between them; the unit asks for one.
     if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
         return Path(given)

@@ -49,7 +49,11 @@ class RtspSource(SourceSection):
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the stream counts as lost."""
     decode_threads: int = Field(default=1, ge=1, le=16)
-    """Threads of the decoder; each one beyond the first makes every frame one frame older."""
+    """Threads of FFmpeg's decoder; each one beyond the first makes every frame one frame older."""
+    reader: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
+    """`gstreamer` decodes in the hardware of a Jetson."""
+    codec: Literal["h264", "h265", "mjpeg"] = "h264"
+    """What the camera sends; FFmpeg finds out by itself, GStreamer has to be told."""
 
     @field_validator("url")
     @classmethod
@@ -92,6 +96,38 @@ class V4l2Source(SourceSection):
     """Pixel format such as MJPG or YUYV; the camera's own choice where null."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the camera counts as lost."""
+    reader: Literal["opencv", "gstreamer"] = "opencv"
+    """`gstreamer` decodes MJPG in the hardware of a Jetson."""
+
+
+class CsiSource(SourceSection):
+    """A camera on the CSI connector of a Jetson, through its image processor."""
+
+    type: Literal["csi"]
+    sensor_id: int = Field(default=0, ge=0, le=15)
+    width: int = Field(default=1920, ge=16, le=16384)
+    """Width in pixels; with height and fps it chooses the sensor's mode."""
+    height: int = Field(default=1080, ge=16, le=16384)
+    fps: float = Field(default=30.0, gt=0.0, le=1000.0)
+    """Frames a second."""
+    flip: int = Field(default=0, ge=0, le=7)
+    """Turn the picture: 0 not, 2 by half a turn, others as in `flip-method` of nvvidconv."""
+    open_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
+    """Longest wait for the first frame."""
+    read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
+    """Longest wait for a frame before the camera counts as lost."""
+
+
+class GStreamerSource(SourceSection):
+    """A GStreamer pipeline of your own, for cameras that the other types do not know."""
+
+    type: Literal["gstreamer"]
+    pipeline: str = Field(min_length=1, max_length=4096)
+    """Elements joined by `!`, without a sink: the agent adds the conversion and the end."""
+    open_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
+    """Longest wait for the first frame."""
+    read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
+    """Longest wait for a frame before the pipeline counts as lost."""
 
 
 class PatternSource(SourceSection):
@@ -106,4 +142,4 @@ class PatternSource(SourceSection):
     """Choice of the drawing."""
 
 
-SourceConfig = FileSource | ImagesSource | RtspSource | V4l2Source | PatternSource
+SourceConfig = FileSource | ImagesSource | RtspSource | V4l2Source | CsiSource | GStreamerSource | PatternSource

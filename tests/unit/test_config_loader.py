@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from agent.config.crosschecks import ENGINE_ALIASES, ENGINES
 from agent.config.device import device_id_of_machine
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
 from agent.config.secret import MAX_SECRET_BYTES, read_secret
 from agent.errors import ConfigError
+from engines.registry import AUTO_ORDER, CHOOSERS, canonical_name
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 
@@ -148,12 +151,18 @@ def test_a_password_file_that_is_not_safe_or_not_usable_is_refused(
 
 
 def test_a_password_file_that_is_a_pipe_or_a_directory_is_refused_at_once(tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "pipe", 0o600)
     for file in (tmp_path / "pipe", tmp_path):
         with pytest.raises(ConfigError, match="not a regular file"):
             read_secret(file)
+
+
+def test_the_names_of_engines_are_those_that_the_engines_know(tmp_path: Path) -> None:
+    assert (*CHOOSERS, *AUTO_ORDER) == ENGINES
+    for name in (*ENGINES, *ENGINE_ALIASES, "TensorRT", "ort_cpu", "ort-xnnpack", "ort-brandnew"):
+        assert load(tmp_path, CASCADE.replace("parts-1}", f"parts-1, engine: {name}}}")).config.models["parts"].engine
+    for name in ENGINE_ALIASES:
+        assert canonical_name(name) in AUTO_ORDER
 
 
 def test_a_gate_on_a_label_that_the_model_lost_is_refused_with_the_nearest(tmp_path: Path) -> None:

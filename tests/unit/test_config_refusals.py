@@ -154,6 +154,8 @@ VALUES = [
 CROSS = [
     bad("no-such-model", "- model: inspect\n        name: whole", "- model: inspcet\n        name: whole",
         "no model `inspcet`", "`inspect`"),
+    bad("no-such-engine", "engine: auto", "engine: tensort", "no engine `tensort`", "`tensorrt`"),
+    bad("no-such-provider", "engine: auto", "engine: ort-cpuu", "no engine `ort-cpuu`", "`ort-cpu`"),
     bad("two-classifiers-of-one-name", "name: part\n        when: {classifier: whole, labels: [dent]}",
         "name: whole", "two classifiers named `whole`", "line 16", where="name: whole\n        decide"),
     bad("two-classifiers-of-one-model", "        name: part\n", "      - model: inspect\n",

@@ -1,0 +1,69 @@
+"""`agent doctor`: what can run here, what cannot, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import PATH
+from agent.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from agent.doctor.findings import Report
+
+_WIDE_CELLS = 140
+
+
+@click.command()
+@click.option("-c", "--config", "path", type=PATH, help="Also check all that this configuration needs.")
+@click.option("--cameras/--no-cameras", default=True, help="Whether to open the cameras of the configuration.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(*, path: Path | None, cameras: bool, as_json: bool) -> int:
+    """Say what is installed, which engines can run and why the others cannot, and check a configuration's needs.
+
+    Exit code 0 when everything that is needed can run, 69 otherwise, 78 when the configuration is refused.
+    """
+    from rich.console import Console
+
+    from agent.config.loader import default_state_dir, load_config
+    from agent.doctor.examination import examine
+    from agent.service import logs
+
+    # What goes wrong is in the report.
+    logs.configure(level="error")
+    loaded, error = None, None
+    if path is not None:
+        try:
+            loaded = load_config(path)
+        except ConfigError as exc:
+            error = exc
+    with Console(stderr=True).status("looking around ..."):
+        examination = examine(
+            loaded,
+            state_dir=default_state_dir() if loaded is None else loaded.state_dir,
+            with_cameras=cameras,
+            config_error=error,
+        )
+    _print(examination.report, as_json=as_json)
+    code = ConfigError.exit_code if error else Unavailable.exit_code if examination.report.failures else 0
+    if examination.is_cut_off:
+        sys.stdout.flush()
+        os._exit(code)  # a check that hangs in a library would hold up the end for ever
+    return code
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from agent.doctor.picture import render
+
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2, default=str))
+    else:
+        # Off a terminal lines are cut by nobody, so they may be longer.
+        Console(width=None if sys.stdout.isatty() else _WIDE_CELLS).print(render(report))

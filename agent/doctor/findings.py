@@ -1,0 +1,82 @@
+"""What was found out, one record for each thing that was looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+State = Literal["ok", "absent", "warning", "failed"]
+
+_NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    ``absent`` is not there and nobody needs it; ``warning`` works, but not as it should; ``failed`` does not work.
+    ``is_needed`` says that the configuration cannot do without it.
+    """
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+    is_needed: bool = False
+    facts: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "detail": self.detail,
+            "remedy": self.remedy,
+            "needed": self.is_needed,
+            **({"facts": dict(self.facts)} if self.facts else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Findings of one area."""
+
+    name: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything, in the order in which it is shown. ``subject`` is what it was held against."""
+
+    subject: str
+    sections: tuple[Section, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """``area: name`` of everything that is needed and does not work."""
+        return [
+            f"{section.name}: {finding.name}"
+            for section in self.sections
+            for finding in section.findings
+            if finding.state == "failed" and finding.is_needed
+        ]
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {
+            "subject": self.subject,
+            "ok": not self.failures,
+            "failures": self.failures,
+            "sections": {section.name: [one.as_dict() for one in section.findings] for section in self.sections},
+        }
+
+
+def sections_from(findings: Sequence[tuple[str, Sequence[Finding]]]) -> tuple[Section, ...]:
+    """Sections by name, in the order of their first appearance; empty ones are left out."""
+    by_name: dict[str, list[Finding]] = {}
+    for name, found in findings:
+        by_name.setdefault(name, []).extend(found)
+    return tuple(Section(name, tuple(found)) for name, found in by_name.items() if found)

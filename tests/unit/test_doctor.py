@@ -1,0 +1,135 @@
+"""The doctor's findings: what counts as needed, and what is said where something is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agent.config.model import ModelConfig
+from agent.doctor import checks
+from agent.doctor.findings import Finding, Report, Section, sections_from
+from agent.doctor.picture import render
+from agent.errors import BrokerUnavailable
+from engines import EnvironmentRecord, Gpu, ProbeResult
+from tests.fixtures.colour_packages import write_colour_package
+
+RECORD = EnvironmentRecord(
+    board="NVIDIA Jetson Orin Nano", l4t="36.4.3", jetpack="6.2", power_mode="15W", os="Ubuntu 22.04", kernel="5.15",
+    architecture="aarch64", python="3.10.12", cpu="ARMv8", cpu_cores=6,
+    gpus=(Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30, integrated=True),),
+    driver="540.4", cuda="12.6", tensorrt="broken: libnvinfer.so.10: cannot open", onnxruntime="1.23.2",
+    onnxruntime_providers=("CPUExecutionProvider",), torch=None, numpy="1.26", opencv="4.11", onnx="1.17",
+)  # fmt: skip
+
+CPU = ProbeResult("ort-cpu", can_run=True, detail="ONNX Runtime 1.23.2")
+NO_TRT = ProbeResult("tensorrt", can_run=False, reason="no NVIDIA driver", remedy="install JetPack")
+NO_CPU = ProbeResult("ort-cpu", can_run=False, reason="not installed", remedy="install the extra")
+
+
+def by_name(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def test_the_runtime_names_what_is_there_absent_and_broken() -> None:
+    found = by_name(list(checks.runtime_findings(RECORD)))
+    assert found["torch"].state == "absent"
+    assert found["tensorrt"].state == "warning"
+    assert "libnvinfer.so.10" in found["tensorrt"].detail
+    assert "compute capability 8.7, shared memory" in found["gpu"].detail
+    assert "L4T 36.4.3" in found["system"].detail
+    without = by_name(list(checks.runtime_findings(replace(RECORD, gpus=()))))
+    assert without["gpu"].state == "absent"
+
+
+def test_an_engine_that_nobody_needs_is_absent_and_not_failed() -> None:
+    found = by_name(list(checks.engine_findings([NO_TRT, CPU])))
+    assert (found["tensorrt"].state, found["tensorrt"].remedy) == ("absent", "install JetPack")
+    assert found["ort-cpu"].state == "ok"
+    assert "any engine" not in found
+
+
+def test_without_any_engine_nothing_can_run() -> None:
+    found = by_name(list(checks.engine_findings([NO_TRT, NO_CPU])))
+    assert found["any engine"].state == "failed"
+    assert found["any engine"].is_needed
+
+
+@pytest.mark.parametrize(
+    ("engine", "strict", "state", "words"),
+    [
+        ("auto", False, "ok", "ort-cpu can run here"),
+        ("ort-cpu", True, "ok", "engine ort-cpu"),
+        ("tensorrt", False, "warning", "ort-cpu would serve it as degraded"),
+        ("tensorrt", True, "failed", "engine tensorrt cannot run: no NVIDIA driver"),
+        ("tensort", False, "failed", "tensorrt"),
+    ],
+)
+def test_a_model_is_held_against_the_engine_it_asks_for(
+    tmp_path: Path, engine: str, strict: bool, state: str, words: str
+) -> None:
+    folder = write_colour_package(tmp_path, calibration=0)
+    config = ModelConfig(package="x", engine=engine, strict=strict)
+    finding = checks.model_finding("colours", config, folder, [NO_TRT, CPU])
+    assert (finding.state, finding.is_needed) == (state, True)
+    assert words in finding.detail
+
+
+def test_a_broken_package_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+    folder = write_colour_package(tmp_path, calibration=0)
+    (folder / "model.onnx").write_bytes(b"")
+    finding = checks.model_finding("colours", ModelConfig(package="x"), folder, [CPU])
+    assert finding.state == "failed"
+    assert "agent model check" in finding.remedy
+
+
+def test_a_state_directory_that_does_not_exist_yet_is_judged_by_its_parent(tmp_path: Path) -> None:
+    finding = checks.state_dir_finding(tmp_path / "not" / "yet")
+    assert finding.state in {"ok", "warning"}
+    assert str(tmp_path / "not" / "yet") in finding.detail
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_state_directory_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    finding = checks.state_dir_finding(tmp_path / "file" / "state")
+    assert (finding.state, finding.is_needed) == ("failed", True)
+
+
+def test_a_check_that_fails_in_any_way_becomes_one_line() -> None:
+    told = checks.failure("broker", BrokerUnavailable("nothing listens"), is_needed=True)
+    assert (told.state, told.detail) == ("failed", "nothing listens")
+    assert checks.failure("gpu", OSError(5, "Input/output error"), is_needed=False).detail.startswith("OSError: ")
+
+
+def test_only_what_is_needed_and_failed_counts() -> None:
+    report = Report(
+        "agent.yaml",
+        sections_from(
+            [
+                ("engines", [Finding("tensorrt", "absent", "no driver", "install JetPack")]),
+                ("cameras", [Finding("front", "failed", "no picture", is_needed=True)]),
+                ("machine", [Finding("heat", "failed", "no sensor"), Finding("clock", "warning", "unsynced")]),
+                ("cameras", [Finding("back", "ok", "640x480")]),
+                ("nothing", []),
+            ]
+        ),
+    )
+    assert report.failures == ["cameras: front"]
+    assert [section.name for section in report.sections] == ["engines", "cameras", "machine"]
+    assert report.as_dict()["ok"] is False
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_the_picture_tells_every_finding_and_the_verdict(width: int) -> None:
+    report = Report(
+        "agent.yaml",
+        (Section("cameras", (Finding("front", "failed", "no picture", "plug it in", is_needed=True),)),),
+    )
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(render(report))
+    for words in ("cameras", "✘ front", "no picture", "→ plug it in", "needs one thing that cannot run"):
+        assert words in capture.get()
