@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ log = get_logger(__name__)
 
 _CHILD = Path(__file__).resolve().parents[1] / "jtop_child.py"
 _LONGEST_LINE_BYTES = 1 << 20
-_KILL_S = 2.0
-_STOP_S = 3.0
+_KILL_S = 1.0
+_STOP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class JtopSensor:
                 patience_s = self._times.silence_s if had_sample else self._times.first_sample_s
                 return had_sample, f"silent: no new sample for {patience_s:g} s, child killed"
             if line == b"":
-                return had_sample, f"ended: the child left with code {child.wait(_KILL_S)} and without a reason"
+                return had_sample, _why_ended(child)
             try:
                 message = orjson.loads(line)
                 kind = message["kind"]
@@ -191,14 +192,19 @@ class _ChildReader:
         self._buffer = b""
 
     def line(self, timeout_s: float) -> bytes | None:
-        """The next line, empty at the end of the output, None when ``timeout_s`` passed without one."""
+        """The next line, empty at the end of the output, None when ``timeout_s`` passed without one.
+
+        What is longer than a line can be is thrown away.
+        """
+        deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
-            if timeout_s <= 0 or not self._poll.poll(timeout_s * 1000):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not self._poll.poll(left_s * 1000):
                 return None
             chunk = os.read(self._descriptor, 65536)
-            if not chunk or len(self._buffer) > _LONGEST_LINE_BYTES:
+            if not chunk:
                 return b""
-            self._buffer += chunk
+            self._buffer = chunk if len(self._buffer) > _LONGEST_LINE_BYTES else self._buffer + chunk
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line + b"\n"
 
@@ -216,6 +222,13 @@ def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
         start_new_session=True,
         env=environment,
     )
+
+
+def _why_ended(child: subprocess.Popen[bytes]) -> str:
+    try:
+        return f"ended: the child left with code {child.wait(_KILL_S)} and without a reason"
+    except subprocess.TimeoutExpired:
+        return "ended: the child closed its output and lived on, killed"
 
 
 def _kill(child: subprocess.Popen[Any]) -> None:

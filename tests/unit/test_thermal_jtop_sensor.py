@@ -1,0 +1,176 @@
+"""The owner of the jtop child, with children that misbehave."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import pytest
+
+from agent.clock import SystemClock
+from agent.thermal.sensors.auto import JtopOverSysfs, overlaid
+from agent.thermal.sensors.base import FanSample, GpuSample, PowerSample, ThermalSample, TripPoints
+from agent.thermal.sensors.jtop import JtopSensor, JtopTimes, jtop_command
+from tests.fixtures.deadlines import wait_until
+from tests.fixtures.jtop_children import child
+from tests.fixtures.thermal_samples import ScriptedSensor
+
+QUICK = JtopTimes(fresh_s=0.3, first_sample_s=1.0, silence_s=0.5, first_wait_s=0.05, longest_wait_s=0.1)
+
+
+def sensor(behaviour: str, times: JtopTimes = QUICK) -> JtopSensor:
+    return JtopSensor(child(behaviour), clock=SystemClock(), times=times)
+
+
+def test_sample_of_the_child_is_delivered_and_fresh() -> None:
+    jtop = sensor("steady")
+    jtop.start()
+    try:
+        wait_until(jtop.latest)
+        sample = jtop.latest()
+        assert sample is not None
+        assert sample.temperatures == {"gpu": 50.0}
+        description = jtop.describe()
+        assert (description.source, description.state, description.detail) == ("jtop", "reading", "jetson-stats 7.2.2")
+    finally:
+        jtop.stop()
+    assert jtop.latest() is None
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    ["one sample, then mute", "repeats its last answer", "one sample, then stops", "ignores everything"],
+)
+def test_child_without_news_is_killed_and_started_again(behaviour: str) -> None:
+    jtop = sensor(behaviour)
+    jtop.start()
+    try:
+        wait_until(jtop.latest)
+        wait_until(lambda: jtop.latest() is None)
+        wait_until(lambda: jtop.describe().state == "silent" or jtop.describe().restarts)
+        wait_until(lambda: jtop.describe().restarts >= 2)
+        wait_until(jtop.latest)
+    finally:
+        jtop.stop()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("mute", "silent: no new sample for 1 s, child killed"),
+        ("no end of line", "silent: no new sample for 1 s, child killed"),
+        ("closes its output", "ended: the child closed its output and lived on"),
+        ("one sample, then ends", "ended: the child left with code 0"),
+        ("one sample, then killed", "ended: the child left with code -9"),
+        ("says why", "no_permission: not in group"),
+    ],
+)
+def test_reason_of_the_end_is_told(behaviour: str, reason: str) -> None:
+    jtop = sensor(behaviour, JtopTimes(0.3, 1.0, 0.5, first_wait_s=5.0, longest_wait_s=5.0))
+    jtop.start()
+    try:
+        wait_until(lambda: jtop.describe().state == "silent")
+        assert jtop.describe().detail.startswith(reason)
+    finally:
+        jtop.stop()
+
+
+def test_absent_jetson_stats_is_asked_for_once() -> None:
+    jtop = sensor("not installed")
+    jtop.start()
+    try:
+        wait_until(lambda: jtop.describe().state == "silent")
+        assert jtop.describe().detail == "not_installed: no jtop"
+        wait_until(lambda: jtop._thread is not None and not jtop._thread.is_alive())
+        assert jtop.describe().restarts == 0
+    finally:
+        jtop.stop()
+
+
+def test_interpreter_that_does_not_exist_is_named() -> None:
+    jtop = JtopSensor(jtop_command("no-such-python", interval_s=1.0), clock=SystemClock(), times=QUICK)
+    jtop.start()
+    try:
+        wait_until(lambda: jtop.describe().state == "silent")
+        assert jtop.describe().detail.startswith("not_installed: no-such-python cannot be run")
+    finally:
+        jtop.stop()
+
+
+def test_nonsense_between_the_lines_is_passed_over() -> None:
+    jtop = sensor("talks nonsense")
+    jtop.start()
+    try:
+        wait_until(jtop.latest)
+    finally:
+        jtop.stop()
+
+
+def test_stop_ends_the_child_with_everything_it_started() -> None:
+    before = set(psutil.Process().children(recursive=True))
+    jtop = sensor("has children")
+    jtop.start()
+    wait_until(jtop.latest)
+    family = set(psutil.Process().children(recursive=True)) - before
+    assert len(family) == 2
+    started = time.monotonic()
+    jtop.stop()
+    assert time.monotonic() - started < 5.0
+    wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
+
+
+def test_stop_before_start_and_twice_is_harmless() -> None:
+    jtop = sensor("steady")
+    jtop.stop()
+    jtop.start()
+    jtop.stop()
+    jtop.stop()
+    assert jtop.describe().state == "stopped"
+
+
+JTOP = ThermalSample(
+    source="jtop",
+    taken_at_ns=2,
+    temperatures={"cpu": 50.0},
+    power=PowerSample({"VIN": 80.0}, 80.0, "VIN: the whole board"),
+    gpu=GpuSample(load_ratio=0.9),
+    power_mode="MAXN",
+    absent={"gpu": "jtop says offline"},
+)
+SYSFS = ThermalSample(
+    source="sysfs",
+    taken_at_ns=1,
+    temperatures={"cpu": 49.0, "gpu": 48.0},
+    trip_points={"cpu": TripPoints(critical=104.5)},
+    power=PowerSample({"VDD_IN": 9.0}, 9.0, "VDD_IN: the whole board"),
+    gpu=GpuSample(load_ratio=0.5, clock_hz=600, max_clock_hz=900),
+    fans={"pwmfan": FanSample(speed_ratio=0.5)},
+    throttle_alerts={"cpu-throttle-alert": 0},
+    absent={"cv0": "EAGAIN: Resource temporarily unavailable"},
+)
+
+
+def test_jtop_is_completed_by_what_only_sysfs_knows() -> None:
+    both = overlaid(JTOP, SYSFS)
+    assert both.source == "jtop"
+    assert both.temperatures == {"cpu": 50.0, "gpu": 48.0}
+    assert both.trip_points == SYSFS.trip_points
+    assert both.throttle_alerts == SYSFS.throttle_alerts
+    assert both.power == JTOP.power
+    assert both.gpu == SYSFS.gpu
+    assert both.power_mode == "MAXN"
+    assert both.fans == SYSFS.fans
+    assert both.absent == {"cv0": "EAGAIN: Resource temporarily unavailable"}
+
+
+@pytest.mark.parametrize(("falls_back", "source"), [(True, "sysfs"), (False, None)])
+def test_silent_jtop_leaves_sysfs_only_where_that_was_asked_for(falls_back: bool, source: str | None) -> None:
+    jtop, sysfs = ScriptedSensor(), ScriptedSensor()
+    both = JtopOverSysfs(jtop, sysfs, falls_back=falls_back)
+    sysfs.sample = SYSFS
+    latest = both.latest()
+    assert (None if latest is None else latest.source) == source
+    jtop.sample = JTOP
+    latest = both.latest()
+    assert latest is not None
+    assert latest.source == "jtop"
