@@ -19,10 +19,11 @@ from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
 from engines.images import IMAGE_SUFFIXES
 from engines.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTERN
 from engines.model_file import file_sha256, read_onnx
-from engines.onnx_signature import image_shape, shape_text
+from engines.onnx_signature import image_shape
 from engines.package import load_package
 from engines.presets import CROP_RATIO, PRESETS, PresetName
 from engines.proof import ModelProof, measure_raw_scores, prove_package
+from engines.signature import shape_text
 from engines.specs import Activation, Color, Interpolation, ResizeMode
 
 
