@@ -9,11 +9,14 @@ from typing import Protocol
 
 from agent.clock import Clock
 from agent.config.sources import (
+    CsiSource,
     FileSource,
+    GStreamerSource,
     ImagesSource,
     PatternSource,
     RtspSource,
     SourceConfig,
+    V4l2Source,
 )
 from agent.errors import SourceLost, SourceUnavailable
 from agent.records import Image
@@ -120,6 +123,12 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
         from agent.sources.images import ImageFolder
 
         return ImageFolder(config, base_dir=base_dir, clock=clock)
+    if isinstance(config, (CsiSource, GStreamerSource)) or (
+        isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
+    ):
+        from agent.sources.gst_camera import GStreamerCamera
+
+        return GStreamerCamera(config, base_dir=base_dir, clock=clock)
     if isinstance(config, RtspSource):
         from agent.sources.rtsp import RtspStream
 

@@ -9,13 +9,12 @@ from urllib.parse import quote, urlsplit
 import cv2
 
 from agent.clock import Clock
-from agent.config.secret import Secret, read_secret, redact
+from agent.config.secret import Secret, redact
 from agent.config.sources import RtspSource
-from agent.errors import ConfigError
 from agent.sources.base import Capture, SourceStatistics
 from agent.sources.decoder import Decoder, open_decoder, option_gate, retrieve_picture
 from agent.sources.lifecycle import Lifecycle
-from agent.sources.rtsp_handshake import HandshakeFailed, describe_stream
+from agent.sources.rtsp_access import ask_camera, not_opened, read_password
 
 _LEAST_OPEN_S = 0.5
 _STALLED_RATIO = 0.9
@@ -61,12 +60,12 @@ class RtspStream:
         if self._decoder is not None:
             return
         started = time.monotonic()
-        password = self._password()
-        status = self._ask_camera()
+        password = read_password(self._config, self._base_dir, self._lifecycle)
+        status = ask_camera(self._config, self._lifecycle)
         decoder = self._open_stream(password, started)
         if decoder is None:
             self._lifecycle.check_open()
-            raise self._not_opened(status)
+            raise not_opened(self._config, self._lifecycle, status)
         self._decoder = decoder
         self._is_grabbed = self._drain(decoder)
 
@@ -96,36 +95,6 @@ class RtspStream:
         """See Source."""
         return self._lifecycle.statistics()
 
-    def _password(self) -> Secret | None:
-        if self._config.password_file is None:
-            return None
-        try:
-            return read_secret(self._base_dir / self._config.password_file)
-        except ConfigError as exc:
-            raise self._lifecycle.unavailable("credentials", f"{self.description}: {exc.message}") from exc
-
-    def _ask_camera(self) -> int | None:
-        lifecycle, config = self._lifecycle, self._config
-        try:
-            status = describe_stream(
-                urlsplit(config.url), timeout_s=config.open_timeout_s, interrupted=lifecycle.interrupted
-            )
-        except HandshakeFailed as exc:
-            lifecycle.check_open()
-            raise lifecycle.unavailable(exc.reason, f"{self.description} cannot be opened: {exc}") from exc
-        if status == 401 and config.username is None:
-            raise lifecycle.unavailable(
-                "credentials",
-                f"{self.description} asks for a user (401) and none is configured. Set `username` and `password_file`",
-            )
-        if status == 404:
-            raise lifecycle.unavailable(
-                "no_such_stream",
-                f"{self.description}: the camera is there and knows no such stream (404). "
-                "Correct the path of the url: the camera's manual names it",
-            )
-        return status
-
     def _open_stream(self, password: Secret | None, started: float) -> Decoder | None:
         config = self._config
         left_s = max(_LEAST_OPEN_S, config.open_timeout_s - (time.monotonic() - started))
@@ -152,24 +121,6 @@ class RtspStream:
             user += ":" + quote(password.reveal(), safe="")
         parts = urlsplit(self._config.url)
         return parts._replace(netloc=f"{user}@{parts.netloc}").geturl()
-
-    def _not_opened(self, status: int | None) -> Exception:
-        config, lifecycle = self._config, self._lifecycle
-        if status in (401, 403):
-            return lifecycle.unavailable(
-                "credentials",
-                f"{self.description} refused the user {config.username!r} or has no video for it (status {status} "
-                "without credentials). Check `username` and the first line of `password_file`",
-                status=status,
-            )
-        answered = "took the connection" if status is None else f"answered with status {status}"
-        return lifecycle.unavailable(
-            "no_stream",
-            f"{self.description} {answered}, and no video came over {config.transport} within "
-            f"{config.open_timeout_s:g} s. Raise `open_timeout_s`, try the other "
-            "`transport`, or set the camera to H.264",
-            status=status,
-        )
 
     def _drain(self, decoder: Decoder) -> bool:
         """Let go of the frames that came while the stream was opened; True when a fresh one is grabbed.

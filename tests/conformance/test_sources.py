@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
 
 from agent.clock import SystemClock
-from agent.config.sources import FileSource, ImagesSource, PatternSource, RtspSource, SourceConfig, V4l2Source
+from agent.config.sources import (
+    FileSource,
+    GStreamerSource,
+    ImagesSource,
+    PatternSource,
+    RtspSource,
+    SourceConfig,
+    V4l2Source,
+)
 from agent.errors import SourceUnavailable
 from agent.sources.base import Source, make_source
 from agent.sources.v4l2 import V4l2Camera
 from tests.conformance import broken_sources as broken
 from tests.conformance import source_contract as contract
 from tests.conformance.source_contract import CONTRACT, SourceCase
+from tests.fixtures.gstreamer import require_gstreamer
 from tests.fixtures.rtsp_server import RtspServer
 from tests.fixtures.video_device import FakeVideoDevice
 from tests.fixtures.videos import write_video
@@ -50,9 +60,9 @@ def _pattern_case(directory: Path) -> SourceCase:
     return _case(directory, present, FileSource(type="file", path="absent.mp4"), is_live=True)
 
 
-def _rtsp_case(directory: Path, server: RtspServer) -> SourceCase:
-    absent = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{server.port}/elsewhere")
-    return _case(directory, RtspSource(type="rtsp", url=server.url), absent, is_live=True)
+def _rtsp_case(directory: Path, server: RtspServer, *, reader: Literal["ffmpeg", "gstreamer"]) -> SourceCase:
+    absent = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{server.port}/elsewhere", reader=reader)
+    return _case(directory, RtspSource(type="rtsp", url=server.url, reader=reader), absent, is_live=True)
 
 
 def _v4l2_case(directory: Path) -> SourceCase:
@@ -64,15 +74,23 @@ def _v4l2_case(directory: Path) -> SourceCase:
     return SourceCase(make=make, make_absent=lambda: V4l2Camera(absent, clock=SystemClock()), is_live=True)
 
 
-@pytest.fixture(scope="module", params=["file", "images", "pattern", "rtsp", "v4l2"])
+def _gstreamer_case(directory: Path) -> SourceCase:
+    present = GStreamerSource(type="gstreamer", pipeline="videotestsrc is-live=true ! video/x-raw,width=64,height=48")
+    return _case(directory, present, GStreamerSource(type="gstreamer", pipeline="absentsrc"), is_live=True)
+
+
+@pytest.fixture(scope="module", params=["file", "images", "pattern", "rtsp", "v4l2", "gstreamer", "rtsp-gstreamer"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SourceCase]:
     directory = tmp_path_factory.mktemp("sources")
-    if request.param == "rtsp":
+    if "gstreamer" in request.param:
+        require_gstreamer()
+    if "rtsp" in request.param:
         # The higher the rate, the sooner FFmpeg has seen enough of the stream to open it.
         with RtspServer(directory, size=(160, 120), fps=100.0) as server:
-            yield _rtsp_case(directory, server)
+            yield _rtsp_case(directory, server, reader="gstreamer" if "gstreamer" in request.param else "ffmpeg")
         return
     makers = {"file": _file_case, "images": _images_case, "pattern": _pattern_case, "v4l2": _v4l2_case}
+    makers["gstreamer"] = _gstreamer_case
     yield makers[request.param](directory)
 
 

@@ -1,0 +1,162 @@
+"""Which GStreamer elements make a camera's pipeline.
+
+A pipeline's text holds only words and numbers of ours; what comes from the configuration as text (addresses,
+passwords, device files) is set as a property of a named element, so it cannot become an element itself. The one
+exception is a pipeline that the configuration spells out.
+
+Source: NVIDIA Jetson Linux Developer Guide, Multimedia, Accelerated GStreamer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
+
+Has = Callable[[str], bool]
+"""Whether an element of that name is installed."""
+
+SINK = "sink"
+_JETSON = "nvidia-l4t-gstreamer"
+_PACKAGES: Mapping[str, str] = {
+    "appsink": "gstreamer1.0-plugins-base",
+    "videoconvert": "gstreamer1.0-plugins-base",
+    "rtspsrc": "gstreamer1.0-plugins-good",
+    "rtph264depay": "gstreamer1.0-plugins-good",
+    "rtph265depay": "gstreamer1.0-plugins-good",
+    "rtpjpegdepay": "gstreamer1.0-plugins-good",
+    "v4l2src": "gstreamer1.0-plugins-good",
+    "jpegdec": "gstreamer1.0-plugins-good",
+    "jpegparse": "gstreamer1.0-plugins-bad",
+    "h264parse": "gstreamer1.0-plugins-bad",
+    "h265parse": "gstreamer1.0-plugins-bad",
+    "avdec_h264": "gstreamer1.0-libav",
+    "avdec_h265": "gstreamer1.0-libav",
+    "nvarguscamerasrc": _JETSON,
+    "nvvidconv": _JETSON,
+    "nvv4l2decoder": _JETSON,
+}
+_RAW_FORMATS: Mapping[str, str] = {
+    "YUYV": "YUY2",
+    "UYVY": "UYVY",
+    "NV12": "NV12",
+    "YU12": "I420",
+    "GREY": "GRAY8",
+    "BGR3": "BGR",
+    "RGB3": "RGB",
+}
+_PACKED = ("MJPG", "JPEG")
+_DEPAY: Mapping[str, tuple[str, ...]] = {
+    "h264": ("rtph264depay", "h264parse"),
+    "h265": ("rtph265depay", "h265parse"),
+    "mjpeg": ("rtpjpegdepay", "jpegparse"),
+}
+
+
+class NotPossible(Exception):
+    """What the configuration asks for is not known here; the text says what is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pipeline to be made: its text, the elements it needs, and what is set on its named elements.
+
+    ``properties`` maps ``element.property`` to a text or number, a password among them: they are not shown.
+    """
+
+    text: str
+    needs: tuple[str, ...]
+    properties: Mapping[str, str | int] = field(default_factory=dict, repr=False)
+
+    def missing(self, has: Has) -> dict[str, str]:
+        """Elements that are not installed, each with the apt package that holds it."""
+        return {name: _PACKAGES.get(name, "gstreamer1.0-plugins-bad") for name in self.needs if not has(name)}
+
+
+def plan_for(
+    config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, has: Has, password: str | None = None
+) -> Plan:
+    """The pipeline of one source; hardware is used where its elements are installed.
+
+    Raises:
+        NotPossible: a pixel format that has no counterpart.
+    """
+    if isinstance(config, CsiSource):
+        return _csi(config)
+    if isinstance(config, RtspSource):
+        return _rtsp(config, has, password)
+    if isinstance(config, V4l2Source):
+        return _v4l2(config, has)
+    return Plan(text=f"{config.pipeline} ! {_tail('videoconvert')}", needs=("videoconvert", "appsink"))
+
+
+def _tail(converter: str) -> str:
+    """To BGRx, which has no padding, and only the newest picture."""
+    return f"{converter} ! video/x-raw,format=BGRx ! appsink name={SINK} drop=true max-buffers=1 sync=false"
+
+
+def _rate(fps: float) -> str:
+    fraction = Fraction(fps).limit_denominator(1001)
+    return f"{fraction.numerator}/{fraction.denominator}"
+
+
+def _is_jetson(has: Has) -> bool:
+    return has("nvv4l2decoder") and has("nvvidconv")
+
+
+def _csi(config: CsiSource) -> Plan:
+    caps = (
+        f"video/x-raw(memory:NVMM),width={config.width},height={config.height},"
+        f"framerate={_rate(config.fps)},format=NV12"
+    )
+    text = f"nvarguscamerasrc sensor-id={config.sensor_id} ! {caps} ! "
+    text += _tail(f"nvvidconv flip-method={config.flip}")
+    return Plan(text=text, needs=("nvarguscamerasrc", "nvvidconv", "appsink"))
+
+
+def _rtsp(config: RtspSource, has: Has, password: str | None) -> Plan:
+    depay = _DEPAY[config.codec]
+    if _is_jetson(has):
+        hint = "mjpeg=1" if config.codec == "mjpeg" else "enable-max-performance=1"
+        decoder, converter, needs = f"nvv4l2decoder {hint}", "nvvidconv", ("nvv4l2decoder", "nvvidconv")
+    else:
+        element = "jpegdec" if config.codec == "mjpeg" else f"avdec_{config.codec}"
+        threads = "" if config.codec == "mjpeg" else f" max-threads={config.decode_threads}"
+        decoder, converter, needs = element + threads, "videoconvert", (element, "videoconvert")
+    source = f"rtspsrc name=source protocols={config.transport} latency=100 drop-on-latency=true"
+    chain = " ! ".join((source, *depay, decoder, _tail(converter)))
+    properties: dict[str, str | int] = {
+        "source.location": config.url,
+        "source.tcp-timeout": round(config.open_timeout_s * 1e6),
+    }
+    if config.username is not None:
+        properties["source.user-id"] = config.username
+    if password is not None:
+        properties["source.user-pw"] = password
+    return Plan(text=chain, needs=("rtspsrc", *depay, *needs, "appsink"), properties=properties)
+
+
+def _v4l2(config: V4l2Source, has: Has) -> Plan:
+    fourcc = None if config.fourcc is None else config.fourcc.upper()
+    size = "" if config.width is None else f",width={config.width}"
+    size += "" if config.height is None else f",height={config.height}"
+    size += "" if config.fps is None else f",framerate={_rate(config.fps)}"
+    needs: tuple[str, ...]
+    if fourcc in _PACKED and _is_jetson(has):
+        middle, needs = f"image/jpeg{size} ! nvv4l2decoder mjpeg=1", ("nvv4l2decoder", "nvvidconv")
+        converter = "nvvidconv"
+    elif fourcc in _PACKED:
+        middle, needs, converter = f"image/jpeg{size} ! jpegdec", ("jpegdec", "videoconvert"), "videoconvert"
+    elif fourcc is None or fourcc in _RAW_FORMATS:
+        form = "" if fourcc is None else f",format={_RAW_FORMATS[fourcc]}"
+        middle, needs, converter = f"video/x-raw{form}{size}", ("videoconvert",), "videoconvert"
+    else:
+        known = " ".join((*_PACKED, *_RAW_FORMATS))
+        raise NotPossible(f"`fourcc` {fourcc!r} is not known to the GStreamer reader, it knows {known}")
+    return Plan(
+        text=f"v4l2src name=source ! {middle} ! {_tail(converter)}",
+        needs=("v4l2src", *needs, "appsink"),
+        properties={"source.device": config.device},
+    )

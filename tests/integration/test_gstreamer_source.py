@@ -1,0 +1,196 @@
+"""Cameras through a real GStreamer: its pictures, its stamps, its faults."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.config.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
+from agent.errors import SourceLost, SourceUnavailable
+from agent.sources.gst_camera import GStreamerCamera
+from tests.fixtures.gstreamer import require_gstreamer
+from tests.fixtures.rtsp_server import RtspServer
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def gst() -> Any:
+    return require_gstreamer()
+
+
+@pytest.fixture
+def server(tmp_path: Path, gst: Any) -> Iterator[RtspServer]:
+    with RtspServer(tmp_path, fps=100.0) as running:
+        yield running
+
+
+def _camera(config: CsiSource | RtspSource | V4l2Source | GStreamerSource, directory: Path) -> GStreamerCamera:
+    return GStreamerCamera(config, base_dir=directory, clock=SystemClock())
+
+
+def _stream(directory: Path, url: str, **settings: Any) -> GStreamerCamera:
+    return _camera(RtspSource(type="rtsp", url=url, reader="gstreamer", **settings), directory)
+
+
+def _own(pipeline: str, **settings: Any) -> GStreamerCamera:
+    return _camera(GStreamerSource(type="gstreamer", pipeline=pipeline, **settings), Path("/nowhere"))
+
+
+def _read_until_lost(camera: GStreamerCamera) -> SourceLost:
+    with pytest.raises(SourceLost) as caught:
+        for _ in range(500):
+            camera.read()
+    return caught.value
+
+
+def test_stream_gives_blue_green_red(tmp_path: Path, server: RtspServer) -> None:
+    with closing(_stream(tmp_path, server.url)) as camera:
+        camera.open()
+        capture = camera.read()
+    assert capture is not None
+    assert capture.image.shape == (240, 320, 3)
+    left, right = capture.image[60, 40].tolist(), capture.image[60, 280].tolist()
+    assert left[2] > 150 > left[0]
+    assert right[0] > 150 > right[2]
+
+
+@pytest.mark.parametrize("width", [64, 66, 321])
+def test_rows_of_every_width_stay_straight(gst: Any, width: int) -> None:
+    caps = f"video/x-raw,format=GRAY8,width={width},height=48"
+    with closing(_own(f"videotestsrc is-live=true pattern=white ! {caps}")) as camera:
+        camera.open()
+        capture = camera.read()
+    assert capture is not None
+    assert capture.image.shape == (48, width, 3)
+    assert capture.image.min() == capture.image.max() > 200
+
+
+def test_stalled_stream_is_lost_and_comes_back(tmp_path: Path, server: RtspServer) -> None:
+    with closing(_stream(tmp_path, server.url, read_timeout_s=0.8)) as camera:
+        camera.open()
+        server.stall()
+        assert _read_until_lost(camera).fields["reason"] == "stalled"
+        camera.close()
+        server.resume()
+        camera.open()
+        assert camera.read() is not None
+
+
+def test_killed_server_is_a_loss_and_the_stream_comes_back_after_its_restart(
+    tmp_path: Path, server: RtspServer
+) -> None:
+    with closing(_stream(tmp_path, server.url)) as camera:
+        camera.open()
+        server.kill()
+        assert _read_until_lost(camera).fields["reason"] == "ended"
+        camera.close()
+        with pytest.raises(SourceUnavailable, match="nothing listens at 127"):
+            camera.open()
+        with RtspServer(tmp_path, port=server.port, fps=100.0):
+            camera.open()
+            assert camera.read() is not None
+
+
+def test_change_of_size_passes_through(tmp_path: Path, gst: Any) -> None:
+    sizes = set()
+    with (
+        RtspServer(tmp_path, fps=100.0, size_change=(100, (480, 360))) as server,
+        closing(_stream(tmp_path, server.url)) as camera,
+    ):
+        camera.open()
+        for _ in range(500):
+            capture = camera.read()
+            assert capture is not None
+            sizes.add(capture.image.shape)
+            if len(sizes) == 2:
+                break
+    assert sizes == {(240, 320, 3), (360, 480, 3)}
+
+
+@pytest.mark.parametrize("password", ['"p@ss/w:rd%20?#& ! fakesink', "größe 漢字"])
+def test_password_of_any_letters_is_accepted_and_a_wrong_one_named(tmp_path: Path, gst: Any, password: str) -> None:
+    for name, text in (("right", password), ("wrong", "hunter2-CANARY")):
+        (tmp_path / name).write_text(text + "\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o600)
+    with RtspServer(tmp_path, fps=100.0, credentials=("admin", password)) as server:
+        with closing(_stream(tmp_path, server.url, username="admin", password_file="right")) as camera:
+            camera.open()
+        with pytest.raises(SourceUnavailable, match="refused the user 'admin'") as caught:
+            _stream(tmp_path, server.url, username="admin", password_file="wrong").open()
+    assert caught.value.fields["reason"] == "credentials"
+    assert "CANARY" not in str(caught.value)
+
+
+def test_wrong_codec_is_refused_with_the_setting_to_change(tmp_path: Path, server: RtspServer) -> None:
+    with pytest.raises(SourceUnavailable, match="set `codec` to what the camera sends"):
+        _stream(tmp_path, server.url, codec="h265", open_timeout_s=3.0).open()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "detail"),
+    [
+        ("absentsrc", 'no element "absentsrc"'),
+        ("videotestsrc !", "syntax error"),
+        ("videotestsrc num-buffers=0", "ended at once"),
+        ("filesrc location=/absent ! decodebin", "Resource not found"),
+        ("videotestsrc ! capsfilter caps=video/x-raw(memory:Absent)", "cannot be opened"),
+    ],
+    ids=["element", "syntax", "empty", "file", "caps"],
+)
+def test_own_pipeline_that_cannot_run_says_why(gst: Any, pipeline: str, detail: str) -> None:
+    with pytest.raises(SourceUnavailable, match="gst-launch") as caught:
+        _own(pipeline, open_timeout_s=2.0).open()
+    assert detail in caught.value.message
+
+
+def test_own_pipeline_that_ends_is_a_loss(gst: Any) -> None:
+    with closing(_own("videotestsrc num-buffers=3")) as camera:
+        camera.open()
+        assert _read_until_lost(camera).fields["reason"] == "ended"
+
+
+@pytest.mark.parametrize(
+    ("config", "detail"),
+    [
+        (CsiSource(type="csi"), "needs the GStreamer element nvarguscamerasrc"),
+        (V4l2Source(type="v4l2", device="/dev/video97", reader="gstreamer"), "'/dev/video97'"),
+        (V4l2Source(type="v4l2", fourcc="ABCD", reader="gstreamer"), "knows MJPG"),
+    ],
+    ids=["csi", "usb", "format"],
+)
+def test_camera_that_this_machine_lacks_says_what_to_do(gst: Any, config: SourceConfig, detail: str) -> None:
+    assert isinstance(config, (CsiSource, V4l2Source))
+    if config.type == "csi" and gst.ElementFactory.find("nvarguscamerasrc") is not None:
+        pytest.skip("this machine has the elements of a Jetson")
+    with pytest.raises(SourceUnavailable) as caught:
+        _camera(config, Path("/nowhere")).open()
+    assert detail in caught.value.message
+
+
+def test_missing_bindings_name_their_packages(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['gi'] = None\n"
+        "from pathlib import Path\n"
+        "from agent.clock import SystemClock\n"
+        "from agent.config.sources import CsiSource\n"
+        "from agent.sources.base import make_source, probe_source\n"
+        "source = make_source(CsiSource(type='csi'), base_dir=Path('.'), clock=SystemClock())\n"
+        "print(probe_source(source, deadline_s=5.0).detail)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60, check=True
+    )
+    assert "CSI sensor 0 needs GStreamer" in done.stdout
+    assert "apt-get install python3-gi gir1.2-gst-plugins-base-1.0" in done.stdout
+    assert done.stderr == ""
