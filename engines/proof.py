@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from engines.activation import RawScores, judge_activation, last_operator, raw_scores
-from engines.base import EngineOptions, Images
+from engines.base import Engine, EngineOptions, Images
 from engines.batch_dimension import run_serving_model, trial_pictures
 from engines.golden import GoldenReport, run_golden
 from engines.graph import build_serving_model, max_batch_of
@@ -19,19 +20,22 @@ from engines.model_file import opset_of
 from engines.package import ModelPackage
 from engines.preprocessing import OUTPUT_NAME
 from engines.resize import Resizer
-from engines.specs import OutputSpec
+from engines.specs import ModelFormat, OutputSpec
 
-REFERENCE_ENGINE = "ort-cpu"
+REFERENCE_ENGINES: dict[ModelFormat, str] = {"onnx": "ort-cpu", "pt2": "torch"}
 _TRIAL_PICTURES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelProof:
-    """What was found out about a package. ``max_batch`` is None where the batch dimension is dynamic."""
+    """What was found out about a package.
+
+    ``max_batch`` is None where the batch dimension is dynamic, ``opset`` where the model is not ONNX.
+    """
 
     package: ModelPackage
     max_batch: int | None
-    opset: int
+    opset: int | None
     raw: RawScores
     golden: GoldenReport
     warnings: tuple[str, ...]
@@ -43,16 +47,14 @@ class ModelProof:
 
 
 def prove_package(package: ModelPackage) -> ModelProof:
-    """Build the serving graph of ``package`` and run it on ONNX Runtime's CPU provider.
+    """Build the serving graph of ``package`` and run it on ONNX Runtime's CPU provider; a .pt2 model on torch.
 
     Raises:
         ModelRejected: the model cannot be served, or its scores would not be probabilities.
-        EngineUnavailable: ONNX Runtime is not there.
+        EngineUnavailable: ONNX Runtime, or torch, is not there.
         ImageRejected: a golden picture cannot be read.
     """
-    from engines.opening import open_engine
-
-    model = build_serving_model(package)
+    model = build_serving_model(package) if package.format == "onnx" else None
     raw, _ = measure_raw_scores(package)
     warning = judge_activation(
         raw, package.output.activation, name=package.model_path.name, classes=package.signature.classes
@@ -63,15 +65,12 @@ def prove_package(package: ModelPackage) -> ModelProof:
     expected = f"{package.name}-{package.version}"
     if package.directory.name != expected:
         warnings.append(f"the directory is named {package.directory.name}, by the manifest it would be {expected}")
-    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
-        options = EngineOptions(engine=REFERENCE_ENGINE, cache_dir=Path(cache), strict=True)
-        # Without its known answers, so that all of them are run and none ends the opening.
-        with open_engine(replace(package, golden=()), options) as engine:
-            golden = run_golden(package, engine)
+    with _reference_engine(package) as engine:
+        golden = run_golden(package, engine)
     return ModelProof(
         package=package,
-        max_batch=max_batch_of(model),
-        opset=opset_of(model),
+        max_batch=max_batch_of(model) if model else package.signature.batch,
+        opset=opset_of(model) if model else None,
         raw=raw,
         golden=golden,
         warnings=tuple(warnings),
@@ -83,10 +82,26 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
 
     Raises:
         ModelRejected: the model cannot be run.
-        EngineUnavailable: ONNX Runtime is not there.
+        EngineUnavailable: ONNX Runtime, or torch, is not there.
     """
-    bare: onnx.ModelProto = build_serving_model(replace(package, output=OutputSpec(activation="none")))
-    return raw_scores(run_serving_model(bare, _pictures(package))), last_operator(bare, OUTPUT_NAME)
+    pictures = _pictures(package)
+    package = replace(package, output=OutputSpec(activation="none"))
+    if package.format != "onnx":
+        with _reference_engine(package) as engine:
+            return raw_scores(np.concatenate([engine.infer(picture[None]) for picture in pictures])), ""
+    bare = build_serving_model(package)
+    return raw_scores(run_serving_model(bare, pictures)), last_operator(bare, OUTPUT_NAME)
+
+
+@contextmanager
+def _reference_engine(package: ModelPackage) -> Iterator[Engine]:
+    """The engine of the proof; without the known answers, so that all of them are run and none ends the opening."""
+    from engines.opening import open_engine
+
+    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+        options = EngineOptions(engine=REFERENCE_ENGINES[package.format], cache_dir=Path(cache), strict=True)
+        with open_engine(replace(package, golden=()), options) as engine:
+            yield engine
 
 
 def _pictures(package: ModelPackage) -> Images:
