@@ -25,7 +25,7 @@ from engines.onnx_signature import data_inputs, set_shape, shape_of
 from engines.package import ModelPackage, check_sha256
 from engines.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX, input_chain, output_chain
 
-TRANSFORMATION = 1
+TRANSFORMATION = 2
 """Raised whenever the same package gives another graph, so that cached ones are made anew."""
 
 OLDEST_OPSET = 7

@@ -157,12 +157,13 @@ def test_every_output_shape_and_activation_gives_probabilities(
         (TinyModel(batch=1), None),
         (TinyModel(batch="N"), None),
         (TinyModel(batch=4), None),
-        (TinyModel(batch=1, ending="baked"), 1),
-        (TinyModel(batch="N", ending="baked"), 1),
+        (TinyModel(batch=1, ending="baked"), None),
+        (TinyModel(batch="N", ending="baked"), None),
+        (TinyModel(batch=4, ending="baked"), 4),
         (TinyModel(batch=1, ending="mixing"), 1),
         (TinyModel(batch=1, shape="c"), 1),
     ],
-    ids=["one", "dynamic", "four", "baked", "dynamic but baked", "mixing", "no batch dimension"],
+    ids=["one", "dynamic", "four", "baked", "dynamic but baked", "four but baked", "mixing", "no batch dimension"],
 )
 def test_the_batch_is_dynamic_exactly_where_the_answers_do_not_depend_on_it(
     tmp_path: Path, tiny: TinyModel, max_batch: int | None
@@ -257,3 +258,25 @@ def test_normalisation_that_changes_nothing_adds_no_nodes(tmp_path: Path) -> Non
     added = [node.op_type for node in build_serving_model(package).graph.node if "serving/" in node.name]
     assert added == ["Cast", "Transpose", "Softmax"]
     assert InputSpec(width=1, height=1).channels == 3
+
+
+def test_a_freed_reshape_gives_every_picture_its_own_answer(tmp_path: Path) -> None:
+    tiny = TinyModel(batch=1, ending="baked")
+    package = load_package(PackageFiles.of(tiny).write(tmp_path))
+    batch = pictures(package, 4)
+    np.testing.assert_allclose(
+        run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
+    )
+
+
+def test_a_model_that_cannot_be_run_is_refused_at_load_time_with_the_reason(tmp_path: Path) -> None:
+    model = TinyModel(output_name="x").proto()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 7], np.int64), "seven"))
+    model.graph.node.append(helper.make_node("Reshape", ["x", "seven"], ["y"]))
+    model.graph.node.append(helper.make_node("Slice", ["y", "zero", "five", "one"], ["logits"]))
+    for name, value in (("zero", 0), ("five", 5), ("one", 1)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.int64), name))
+    model.graph.output[0].name = "logits"
+    files = PackageFiles.of().with_model(model.SerializeToString())
+    with pytest.raises(ModelRejected, match=r"model\.onnx cannot be run for 1 picture\(s\) of 8x6: .*Export"):
+        serving_graph(load_package(files.write(tmp_path)), cache_dir=tmp_path / "cache")
