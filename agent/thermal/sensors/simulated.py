@@ -78,7 +78,7 @@ class SimulatedSensor:
     def stop(self) -> None:
         """See Sensor."""
         with self._lock:
-            self._lived_until_ns = None
+            self._lived_until_ns = self._sample = None
 
 
 def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) -> ThermalSample:
