@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -152,12 +153,12 @@ def _measurement(name: str, precision: Precision, times_ns: list[int]) -> Measur
         engine=name,
         precision=precision,
         runs=len(ordered),
-        p50_ms=_percentile(ordered, 0.50),
-        p90_ms=_percentile(ordered, 0.90),
+        p50_ms=percentile_ms(ordered, 0.50),
+        p90_ms=percentile_ms(ordered, 0.90),
     )
 
 
-def _percentile(ordered: list[int], ratio: float) -> float:
-    """The smallest measured time that ``ratio`` of all do not exceed, in ms: no interpolation."""
-    rank = max(0, -(-len(ordered) * ratio // 1) - 1)
-    return ordered[int(rank)] / 1e6
+def percentile_ms(ordered_ns: Sequence[int], ratio: float) -> float:
+    """The smallest measured time, in ms, that ``ratio`` of all do not exceed: no interpolation."""
+    rank = math.ceil(len(ordered_ns) * ratio) - 1
+    return ordered_ns[min(max(rank, 0), len(ordered_ns) - 1)] / 1e6

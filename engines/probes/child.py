@@ -69,8 +69,10 @@ def _start(command: tuple[str, ...]) -> subprocess.Popen[str]:
 
 
 def _collect(process: subprocess.Popen[str], deadline: float, timeout_s: float) -> ChildAnswer:
+    # One that has ended beside a slow one has answered, however late it is asked.
+    remaining = None if process.poll() is not None else max(0.0, deadline - time.monotonic())
     try:
-        output, errors = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        output, errors = process.communicate(timeout=remaining)
     except subprocess.TimeoutExpired:
         return ChildAnswer(failure=f"the probe gave no answer in {timeout_s:.0f} s")
     last_error = _last_error(errors)

@@ -1,0 +1,145 @@
+"""Certificates: what is compared, what fails, and what is believed of a file on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines import Certificate, EngineInfo, ModelPackage, PrecisionRejected, Scores, load_package
+from engines.base import Precision
+from engines.parity import CertificateStore, Pictures, certificate_from, pictures_of
+from tests.conformance.broken_engines import GoodEngine
+from tests.fixtures.colour_packages import LABELS, write_colour_package
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    return load_package(write_colour_package(tmp_path_factory.mktemp("package")))
+
+
+class PreciseEngine(GoodEngine):
+    """The engine in memory, which says that it runs in another precision."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__(max_batch=4, side=32)
+        self._info = EngineInfo(
+            name="memory",
+            requested="memory",
+            precision=precision,
+            requested_precision=precision,
+            device="memory",
+            max_batch=4,
+            classes=4,
+            versions={"memory": "1"},
+        )
+
+
+def _certificate(
+    package: ModelPackage, expected: Scores, actual: Scores, precision: Precision = "int8"
+) -> Certificate:
+    names = tuple(f"{row}.png" for row in range(len(expected)))
+    pictures = Pictures("package", names, np.zeros((len(expected), 32, 32, 3), np.uint8))
+    return certificate_from(package, PreciseEngine(precision), expected, actual, pictures, reference="ort-cpu")
+
+
+def _answers(count: int = 100) -> Scores:
+    scores = np.full((count, 4), 0.1, np.float32)
+    scores[np.arange(count), np.arange(count) % 4] = 0.7
+    return scores
+
+
+def test_equal_answers_pass_with_nothing_to_tell(package: ModelPackage) -> None:
+    certificate = _certificate(package, _answers(), _answers())
+    assert certificate.has_passed
+    assert (certificate.agreement, certificate.flips, certificate.max_abs_difference) == (1.0, 0, 0.0)
+    assert certificate.cosine == pytest.approx(1)
+    assert certificate.worst == ()
+    certificate.require()
+
+
+@pytest.mark.parametrize(("precision", "flips"), [("fp32", 1), ("fp16", 1), ("int8", 3)])
+def test_each_precision_has_its_own_bar(package: ModelPackage, precision: Precision, flips: int) -> None:
+    actual = _answers()
+    actual[:flips] = actual[:flips, ::-1]
+    assert _certificate(package, _answers(), actual, precision).has_passed
+    actual[flips] = actual[flips, ::-1]
+    certificate = _certificate(package, _answers(), actual, precision)
+    assert not certificate.has_passed
+    assert "the bar is" in certificate.why_not
+    with pytest.raises(PrecisionRejected, match=rf"memory in {precision} .*agent verify"):
+        certificate.require()
+
+
+def test_the_farthest_pictures_are_named_flips_first(package: ModelPackage) -> None:
+    actual = _answers()
+    actual[7] = [0.3, 0.31, 0.29, 0.1]
+    actual[3, 3] = 0.65
+    worst = _certificate(package, _answers(), actual).worst
+    assert [one.image for one in worst] == ["7.png", "3.png"]
+    assert (worst[0].reference, worst[0].engine) == (LABELS[3], LABELS[1])
+    assert worst[1].difference == pytest.approx(0.05, abs=1e-6)
+
+
+def test_a_picture_without_a_number_fails_whatever_the_others_say(package: ModelPackage) -> None:
+    actual = _answers(1000)
+    actual[5, 2] = np.nan
+    certificate = _certificate(package, _answers(1000), actual)
+    assert certificate.agreement > certificate.bar
+    assert not certificate.has_passed
+    assert "NaN" in certificate.why_not
+    assert certificate.worst[0].engine == "not a number"
+
+
+def test_the_same_answer_to_every_picture_fails_even_where_it_is_right(package: ModelPackage) -> None:
+    expected = np.tile(np.array([0.7, 0.1, 0.1, 0.1], np.float32), (50, 1))
+    expected[:, 1] += np.linspace(0, 0.1, 50, dtype=np.float32)
+    actual = np.tile(expected[0], (50, 1))
+    certificate = _certificate(package, expected, actual)
+    assert certificate.agreement == 1.0
+    assert certificate.is_degenerate
+    assert "same answer" in certificate.why_not
+
+
+def test_a_model_that_itself_never_changes_its_answer_is_not_held_against_the_engine(package: ModelPackage) -> None:
+    constant = np.tile(np.array([0.7, 0.1, 0.1, 0.1], np.float32), (50, 1))
+    assert not _certificate(package, constant, constant).is_degenerate
+
+
+def test_a_certificate_survives_the_disk(package: ModelPackage, tmp_path: Path) -> None:
+    actual = _answers()
+    actual[0] = actual[0, ::-1]
+    certificate = _certificate(package, _answers(), actual)
+    store = CertificateStore(tmp_path)
+    store.save({"model": "a"}, certificate)
+    assert store.load({"model": "a"}) == certificate
+    assert store.load({"model": "b"}) is None
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"worst": 1}', "\0\0"])
+def test_a_damaged_certificate_is_as_good_as_none(package: ModelPackage, tmp_path: Path, content: str) -> None:
+    store = CertificateStore(tmp_path)
+    store.save({}, _certificate(package, _answers(), _answers()))
+    path = next((tmp_path / "certificates").glob("*.json"))
+    path.write_text(content)
+    assert store.load({}) is None
+
+
+def test_pictures_are_the_golden_and_the_calibration_ones(package: ModelPackage) -> None:
+    pictures = pictures_of(package)
+    assert pictures.source == "package"
+    assert pictures.batch.shape == (4 + 32, 32, 32, 3)
+
+
+def test_a_package_without_pictures_is_compared_on_drawn_ones_that_differ(tmp_path: Path) -> None:
+    package = load_package(write_colour_package(tmp_path, calibration=0, golden=False))
+    pictures = pictures_of(package)
+    assert pictures.source == "synthetic"
+    assert len(np.unique(pictures.batch.reshape(len(pictures.batch), -1), axis=0)) == len(pictures.batch)
+    np.testing.assert_array_equal(pictures.batch, pictures_of(package).batch)
+
+
+def test_a_folder_without_pictures_is_told(package: ModelPackage, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no picture"):
+        pictures_of(package, tmp_path)
