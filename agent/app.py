@@ -34,6 +34,7 @@ from agent.publish.messages import Runtime, utc_text
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.publish.settings import BrokerAddress, settings_from_config
 from agent.publish.topics import Topics
+from agent.service.heartbeat import stuck_stages
 from agent.service.logs import get_logger
 from agent.service.notify import Notifier
 from agent.service.reporter import Reporter
@@ -93,6 +94,7 @@ class Agent:
         self._resources = ExitStack()
         self._stop_requested = False
         self._signals = 0
+        self._watchdog_due_s = 0.0
         self._outcome = "failed by a fault of the program"
         self.broker_address: BrokerAddress | None = None
         """Where the broker is; known once `run` calls ``on_ready``."""
@@ -165,6 +167,7 @@ class Agent:
         began_s = time.monotonic()
         while not self._stop_requested:
             self._check()
+            self._feed_watchdog()
             self._reporter.tick(self._pipeline, self._publisher)
             if self._pipeline.is_done:
                 log.info("agent.sources_ended")
@@ -186,6 +189,21 @@ class Agent:
             raise StageFailed(failure)
         for worker in self._pipeline.workers.values():
             self._hangs.look(worker.statistics(), worker.interrupt)
+
+    def _feed_watchdog(self) -> None:
+        """Tell the service manager that every stage turns; where one does not, leave word why and let it restart us."""
+        now_s = time.monotonic()
+        if self._notifier.watchdog_s is None or now_s < self._watchdog_due_s:
+            return
+        self._watchdog_due_s = now_s + self._notifier.watchdog_s / 3
+        stuck = stuck_stages((*self._pipeline.hearts, self._publisher.heartbeat))
+        if not stuck:
+            self._notifier.alive()
+            return
+        why = "; ".join(map(str, stuck))
+        log.error("watchdog.not_fed", stuck=why)
+        self._notifier.status(f"Stuck: {why}")
+        self._state.record_exit(f"the watchdog was not fed: {why}")
 
     def _load_packages(self) -> dict[str, ModelPackage]:
         config = self._loaded.config

@@ -18,6 +18,7 @@ from agent.pipeline.accounting import CameraAccount, CameraCounts, Drop
 from agent.pipeline.inbox import Inbox, Lane
 from agent.pipeline.pacing import Pacer
 from agent.records import Frame
+from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from agent.sources.base import Capture, Source
 
@@ -32,6 +33,9 @@ _LONGEST_BACKOFF_S = 30.0
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
+_OPEN_WITHIN_S = 150.0
+"""Above the longest open and read timeouts of the configuration, 60 s each: past it the library ignores them."""
+_READ_WITHIN_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Camera:
         self.account = account
         self.pacer = Pacer(config.rate_hz)
         self.failure: BaseException | None = None
+        self.heartbeat = Heartbeat(f"camera {name}")
         self._routes = tuple(routes)
         self._clock = clock
         self._on_change = on_change
@@ -144,12 +149,14 @@ class Camera:
         except Exception as exc:  # noqa: BLE001 - top of a stage thread: recorded, the owner raises it in main
             self.failure = exc
         finally:
+            self.heartbeat.rest()
             self.source.close()
 
     def _read_for_ever(self) -> None:
         failures = 0
         while not self._stop.is_set():
             opened_ns = None
+            self.heartbeat.beat(_OPEN_WITHIN_S)
             try:
                 self.source.open()
                 opened_ns = self._clock.monotonic_ns()
@@ -168,7 +175,9 @@ class Camera:
                 self.source.close()
             was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
             failures = 0 if was_stable else failures + 1
-            self._clock.wait(self._stop, self._backoff_s(failures))
+            backoff_s = self._backoff_s(failures)
+            self.heartbeat.beat(backoff_s + _READ_WITHIN_S)
+            self._clock.wait(self._stop, backoff_s)
 
     def _backoff_s(self, failures: int) -> float:
         ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_S)
@@ -179,6 +188,7 @@ class Camera:
         while not self._stop.is_set():
             if not self.source.is_live and not self._wait_until_due():
                 return False
+            self.heartbeat.beat(_READ_WITHIN_S)
             capture = self.source.read()
             if capture is None:
                 return True
@@ -188,6 +198,7 @@ class Camera:
     def _wait_until_due(self) -> bool:
         """Wait for room and for the next frame's time; False when asked to stop."""
         while not self._stop.is_set():
+            self.heartbeat.beat(_READ_WITHIN_S)
             if not self.account.wait_for_room(_FRAMES_ON_THEIR_WAY, _JOIN_POLL_S):
                 continue
             wait_s = self.pacer.wait_s(self._clock.monotonic_ns())

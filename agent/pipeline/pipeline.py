@@ -17,6 +17,7 @@ from agent.pipeline.camera import Camera, CameraStatistics, Route
 from agent.pipeline.decide import Decision
 from agent.pipeline.inbox import Lane
 from agent.pipeline.worker import Dependent, Emit, Station, Worker, WorkerStatistics
+from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from agent.sources.base import Source
 from engines import Engine, ModelPackage
@@ -90,6 +91,12 @@ class Pipeline:
     def cameras(self) -> Mapping[str, Camera]:
         """By name."""
         return self._cameras
+
+    @property
+    def hearts(self) -> tuple[Heartbeat, ...]:
+        """The signs of life of every thread."""
+        cameras = tuple(camera.heartbeat for camera in self._cameras.values())
+        return (*cameras, *(worker.heartbeat for worker in self._workers.values()))
 
     def start_workers(self) -> None:
         """Begin to load every engine, all at once."""

@@ -17,6 +17,7 @@ from agent.pipeline.accounting import CameraAccount, Drop
 from agent.pipeline.decide import Decision, top_scores
 from agent.pipeline.inbox import Inbox, Job, Lane
 from agent.records import Classification, Image, Score, ServedModel, StageTimes, StateChange
+from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from engines import Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage
 from engines.base import Scores
@@ -29,6 +30,8 @@ _FAILURES_BEFORE_RELOAD = 3
 _STABLE_AFTER_NS = 600 * 1_000_000_000
 """A second series of failures within this time ends the process: loading the engine again did not help."""
 _TIMES_KEPT = 100_000
+_PASS_WITHIN_S = 10.0
+"""A pass through the loop without the engine's call takes milliseconds; this much means that the thread is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class Worker:
         self.config = config
         self.package = package
         self.inbox = Inbox(self._on_superseded)
+        self.heartbeat = Heartbeat(f"model {key}")
         self.failure: BaseException | None = None
         self._open_engine = open_engine
         self._clock = clock
@@ -183,6 +187,7 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 - top of a stage thread: recorded, the owner raises it in main
             self.failure = exc
         finally:
+            self.heartbeat.rest()
             self._ready.set()
             for job in self.inbox.close():
                 self._drop(job, Drop.STOPPING)
@@ -231,6 +236,7 @@ class Worker:
         max_delay_s = self.config.batching.max_delay_ms / 1e3
         next_tick_ns = 0
         while True:
+            self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
             try:
                 jobs = self.inbox.take(len(serving.batch), max_delay_s, _TICK_S)
             except ChannelClosed:
@@ -265,6 +271,8 @@ class Worker:
             InferenceFailed: it failed several times in a row.
         """
         progress = self._progress
+        # The call has its own deadline, which is watched from outside.
+        self.heartbeat.rest()
         progress.busy_since_ns = time.monotonic_ns()
         try:
             scores = serving.engine.infer(serving.batch[: len(jobs)])
@@ -279,6 +287,7 @@ class Worker:
             return None
         finally:
             progress.busy_since_ns = None
+            self.heartbeat.beat(_PASS_WITHIN_S)
         progress.failures_in_a_row = 0
         return scores
 

@@ -29,11 +29,14 @@ from agent.publish.outbox import MemoryOutbox, Outbox
 from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
 from agent.publish.tally import Tally
 from agent.records import Classification, StateChange
+from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 
 RESULTS_BUFFERED = 256
 IMPORTANT_BUFFERED = 1024
 IDLE_S = 0.5
+PASS_WITHIN_S = 15.0
+"""A pass of the publisher's loop takes milliseconds; this much means that it is stuck, in a disk or a library."""
 FAREWELL_SHARE = 0.6
 """Of the time that ``stop`` is given, for the last messages; the rest is for the sink."""
 
@@ -116,6 +119,7 @@ class Publisher:
         self._clock_state = clock_state
         self._on_result_sent = on_result_sent
         self._on_failure = on_failure
+        self.heartbeat = Heartbeat("publisher")
         self._tally = Tally()
         self._delivery = Delivery(sink, self._outbox, self._tally, self._mirrors)
         self._results: Channel[_Result] = Channel(
@@ -247,6 +251,7 @@ class Publisher:
 
     def _work(self) -> None:
         while True:
+            self.heartbeat.beat(PASS_WITHIN_S)
             self._hear()
             self._take_important()
             self._delivery.pump()
@@ -256,6 +261,7 @@ class Publisher:
                 break
             if result is not None:
                 self._publish(result)
+        self.heartbeat.rest()
         self._take_important()
         self._say_farewell()
 

@@ -1,0 +1,45 @@
+"""How the main loop knows that every stage still turns: each one says how long it may be away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class Heartbeat:
+    """One stage's sign of life. ``beat`` belongs to the stage's thread; reading is for any thread."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._deadline_ns: int | None = None
+
+    def beat(self, allow_s: float) -> None:
+        """The stage turns, and will be back here within ``allow_s`` seconds unless it is stuck."""
+        self._deadline_ns = time.monotonic_ns() + round(allow_s * 1e9)
+
+    def rest(self) -> None:
+        """The stage has ended, or has not begun: nothing is expected of it."""
+        self._deadline_ns = None
+
+    def overdue_s(self) -> float:
+        """Seconds past what the stage allowed itself; 0 while all is well."""
+        deadline_ns = self._deadline_ns
+        return 0.0 if deadline_ns is None else max((time.monotonic_ns() - deadline_ns) / 1e9, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A stage that is not back in time."""
+
+    name: str
+    overdue_s: float
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.overdue_s:.0f} s overdue"
+
+
+def stuck_stages(hearts: Iterable[Heartbeat]) -> tuple[Stuck, ...]:
+    """Those that are overdue, the longest first."""
+    late = [Stuck(heart.name, overdue_s) for heart in hearts if (overdue_s := heart.overdue_s()) > 0.0]
+    return tuple(sorted(late, key=lambda stuck: -stuck.overdue_s))
