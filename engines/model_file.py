@@ -163,8 +163,11 @@ def check_model(model: onnx.ModelProto, *, name: str) -> None:
         ModelRejected: with the library's reason.
     """
     try:
+        if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+            # Runtimes take an output without a shape, the checker does not.
+            model = onnx.shape_inference.infer_shapes(model)
         onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as exc:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as exc:
         reason = str(exc).strip().splitlines()[0]
         raise ModelRejected(f"{name} is not a valid ONNX model: {reason}", path=name) from exc
 

@@ -16,6 +16,9 @@ _INPUT_DTYPES: dict[str, InputDtype] = {"float32": "float32", "float16": "float1
 _OUTPUT_DTYPES = frozenset({"float32", "float16", "float64"})
 _IMAGE_RANK = 4
 
+MAX_FIXED_BATCH = 256
+"""Largest batch size that a model may be fixed to: each run fills all of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
@@ -118,6 +121,12 @@ def signature_from(
         ModelRejected: the output is not one score per class.
     """
     batch = image_rank(source, name=name)[0]
+    if batch is not None and batch > MAX_FIXED_BATCH:
+        raise ModelRejected(
+            f"{name}: input {source.name} takes exactly {batch} pictures at once, the limit is {MAX_FIXED_BATCH}. "
+            "Export the model with a batch of 1 or a dynamic one",
+            batch=batch,
+        )
     return ModelSignature(
         input_name=source.name,
         output_name=target.name,

@@ -145,6 +145,7 @@ REFUSALS: dict[str, tuple[Change, list[str]]] = {
     "two outputs": (two("output"), ["2 outputs", "logits (1x5)", "conv (1x5)"]),
     "rank 3 input": (with_shape(1, 6, 8), ["1x6x8", "4 dimensions"]),
     "no image": (with_shape(1, 9, 9, 9), ["1x9x9x9", "1 or 3 channels"]),
+    "huge batch": (other_model(batch=1000), ["1000 pictures", "256"]),
     "integer input": (_unsupported_input(), ["int32", "float32, float16, uint8"]),
     "integer output": (_integer_output(), ["int64", "float32", "ArgMax"]),
     "a map of scores": (_map_output(), ["1x5x7x7", "batch x classes"]),
@@ -315,3 +316,10 @@ def test_the_layout_is_read_from_the_model(tmp_path: Path, dims: tuple[int | str
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     signature = load_package(PackageFiles.of().with_model(model.SerializeToString()).write(tmp_path)).signature
     assert (signature.layout, signature.classes, signature.batch) == (layout, 5, 1 if dims[0] == 1 else None)
+
+
+def test_an_output_without_a_shape_is_worked_out(tmp_path: Path) -> None:
+    model = TinyModel().proto()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    signature = load_package(PackageFiles.of().with_model(model.SerializeToString()).write(tmp_path)).signature
+    assert (signature.classes, signature.output_shape) == (5, (1, 5))
