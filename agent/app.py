@@ -191,7 +191,7 @@ class Agent:
             self._hangs.look(worker.statistics(), worker.interrupt)
 
     def _feed_watchdog(self) -> None:
-        """Tell the service manager that every stage turns; where one does not, leave word why and let it restart us."""
+        """Tell the service manager that every stage turns; where one does not, leave word why and be restarted."""
         now_s = time.monotonic()
         if self._notifier.watchdog_s is None or now_s < self._watchdog_due_s:
             return
