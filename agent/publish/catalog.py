@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.publish.messages import CameraHealth, Event, Health, Latency, Message, Result, Runtime, State, Status
+from agent.publish.thermal_messages import Thermal
 from agent.publish.topics import Topics
 
 _ANY = Topics("{prefix}", "{device}")
@@ -64,6 +65,9 @@ CATALOG = (
         qos=0,
         retain=False,
         summary="Where the time of the last seconds went, by model and stage.",
+    ),
+    Entry(
+        Thermal, _ANY.thermal, qos=1, retain=True, summary="Temperatures, power and what the governor makes of them."
     ),
     Entry(Health, _ANY.health, qos=1, retain=True, summary="One record of everything, with the frame accounting."),
 )

@@ -127,16 +127,17 @@ def test_who_comes_later_finds_the_birth_the_states_and_no_old_results(broker: M
         publisher.offer(message)
     publisher.offer(state_change())
     publisher.offer(classification())
-    _until(lambda: publisher.statistics().sent >= 8)
+    _until(lambda: publisher.statistics().sent >= 9)
     with Recorder(broker.port) as recorder:
         recorder.wait_for(lambda message: message.topic == STATE)
         recorder.wait_for(_is_status("online"))
-        recorder.wait_for(lambda message: message.topic == TOPICS.health)
+        recorder.wait_count(6)
         retained = {message.topic for message in recorder.messages() if message.retain}
     assert retained == {
         TOPICS.status,
         TOPICS.runtime,
         TOPICS.health,
+        TOPICS.thermal,
         TOPICS.camera_health("front"),
         STATE,
     }

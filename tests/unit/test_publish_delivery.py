@@ -281,9 +281,9 @@ def test_a_mirror_sees_every_message_once() -> None:
     for message in vitals():
         publisher.offer(message)
     publisher.offer(state_change())
-    _until(lambda: publisher.statistics().sent == 7)
-    publisher.offer(classification())
     _until(lambda: publisher.statistics().sent == 8)
+    publisher.offer(classification())
+    _until(lambda: publisher.statistics().sent == 9)
     publisher.stop()
     assert sorted(mirror.getvalue().splitlines())[:-1] == sorted(stream.getvalue().splitlines())[:-1]
     assert b'"stopped"' in mirror.getvalue()

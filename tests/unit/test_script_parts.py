@@ -16,7 +16,7 @@ root={_ROOT}
 source "$root/scripts/lib/system.sh"
 source "$root/scripts/lib/environment.sh"
 source "$root/scripts/lib/steps.sh"
-source "$root/scripts/lib/engine_environments.sh"
+source "$root/scripts/lib/extra_environments.sh"
 """
 
 # An ordinary user without sudo.

@@ -40,6 +40,7 @@ from agent.publish.messages.vitals import (
     Percentiles,
     Process,
     PublisherHealth,
+    ThermalHealth,
 )
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "Runtime",
     "State",
     "Status",
+    "ThermalHealth",
     "TopClass",
     "encode",
     "event_from_state_change",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from agent.publish.messages.base import PUBLIC, Count, Duration, Instant, Message
+from agent.publish.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -89,6 +89,8 @@ class Latency(Message):
     """End of the window, UTC."""
     window_s: Duration
     """Length of the window in seconds."""
+    throttled: bool | None
+    """Whether the board cut its clocks in this window; null where it does not tell."""
     models: dict[str, ModelLatency]
     """By the model's key in the configuration."""
 
@@ -184,6 +186,24 @@ class Connection:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class ThermalHealth:
+    """Temperature in short; the topic `thermal` has all of it."""
+
+    source: str
+    """Where the figures come from: jtop, sysfs, simulated or none."""
+    hottest_zone: str | None
+    """Zone with the highest temperature; null where none is known."""
+    hottest_celsius: float | None
+    """Its temperature in degrees Celsius."""
+    total_watts: float | None
+    """Power in watts, as the board totals it; null where it does not tell."""
+    governor: str
+    """What the governor does."""
+    rate_ratio: Share
+    """Share of the configured rate that may be classified."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Health(Message):
     """One record of everything."""
 
@@ -205,3 +225,5 @@ class Health(Message):
     """The agent's process."""
     connection: Connection
     """The broker."""
+    thermal: ThermalHealth
+    """Temperature and the governor."""
