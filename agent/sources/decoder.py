@@ -29,6 +29,7 @@ _BACKENDS: Mapping[Backend, int] = {"ffmpeg": cv2.CAP_FFMPEG, "v4l2": cv2.CAP_V4
 _HIGHEST_FPS = 1000.0
 _OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _GATE_POLL_S = 0.1
+_SILENT = 0
 
 
 def _silence_libraries() -> None:
@@ -36,7 +37,9 @@ def _silence_libraries() -> None:
     # Seconds that OpenCV's V4L2 waits for a frame before it gives the call back; read once, its default is 10.
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1")
     if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        # The setter moved between OpenCV 4.8 and 4.14.
+        setter: Callable[[int], object] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+        setter(_SILENT)
 
 
 _silence_libraries()
