@@ -24,6 +24,8 @@ _GAP_S = 10.0
 _HORIZON_S = 120.0
 """How far ahead a zone is predicted. With the gains below this damps a heat sink of ten minutes well and leaves the
 loop over the silicon itself (seconds, a few kelvin) a gain below one half."""
+_LARGEST_RISE_KELVIN = 15.0
+"""Most that a slope may add: silicon jumps by some kelvin in seconds when work begins, and then goes on slowly."""
 _CUT_PER_KELVIN = 0.01
 """Share of the full rate taken away for each kelvin that is predicted too much."""
 _RECOVER_PER_KELVIN = 0.005
@@ -160,7 +162,9 @@ class Governor:
         for zone, limits in limits_of(sample, self._config).items():
             trend = self._zones.setdefault(zone, Trend(window_s=_WINDOW_S, gap_s=_GAP_S))
             trend.add(taken_s, sample.temperatures[zone])
-            self._views[zone] = _ZoneView(zone, trend.last, trend.fitted(), trend.fitted(_HORIZON_S), limits)
+            smoothed = trend.fitted()
+            predicted = min(trend.fitted(_HORIZON_S), smoothed + _LARGEST_RISE_KELVIN)
+            self._views[zone] = _ZoneView(zone, trend.last, smoothed, predicted, limits)
         views = [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
         self._hard_readings = self._hard_readings + 1 if any(v.celsius >= v.limits.hard_celsius for v in views) else 0
         if self._paused:
