@@ -328,9 +328,10 @@ from agent.sources.rtsp import RtspStream
 from agent.sources.base import probe_source
 
 directory = Path(sys.argv[1])
-for url in sys.argv[2:]:
+for argument in sys.argv[2:]:
+    timeout, url = argument.split(" ")
     config = RtspSource(
-        type="rtsp", url=url, username="admin", password_file="password", open_timeout_s=3.0, read_timeout_s=1.0
+        type="rtsp", url=url, username="admin", password_file="password", open_timeout_s=timeout, read_timeout_s=1.0
     )
     stream = RtspStream(config, base_dir=directory, clock=SystemClock())
     print(repr(config), stream.description, vars(stream))
@@ -344,7 +345,7 @@ for url in sys.argv[2:]:
         traceback.print_exc(file=sys.stdout)
     finally:
         stream.close()
-    print(probe_source(stream, deadline_s=3.0))
+    print(probe_source(stream, deadline_s=1.0))
 """
 
 
@@ -355,9 +356,9 @@ def test_password_shows_in_no_output_and_libraries_stay_silent(tmp_path: Path) -
         RtspServer(tmp_path, fps=100.0, credentials=("admin", "another")) as refusing,
         silent_listener() as black_hole,
     ):
-        closed = "rtsp://127.0.0.1:1/camera"
-        silent = f"rtsp://127.0.0.1:{black_hole}/camera"
-        command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), closed, silent, refusing.url, good.url]
+        faults = ["1 rtsp://127.0.0.1:1/camera", f"1 rtsp://127.0.0.1:{black_hole}/camera"]
+        faults += [f"20 {refusing.url}", f"20 {good.url}"]
+        command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), *faults]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
@@ -384,7 +385,7 @@ def test_password_shows_in_no_output_and_libraries_stay_silent(tmp_path: Path) -
 def test_libraries_speak_when_the_environment_asks_them_to(tmp_path: Path) -> None:
     _password(tmp_path, "wrong")
     with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right")) as refusing:
-        command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), refusing.url]
+        command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), f"20 {refusing.url}"]
         environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OPENCV_FFMPEG_LOGLEVEL": "16"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_BOUND_S, check=True)
     assert "401" in done.stdout + done.stderr
