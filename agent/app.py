@@ -1,7 +1,7 @@
 """The agent, put together in the order in which a frame travels.
 
     source ─► camera thread ─► inbox ─► worker thread (resize, engine, decide) ─► publisher thread ─► sink
-                                                  main thread: signals, reports, supervision
+     sensor ─► thermal monitor (governor) ─► rate of every camera      main thread: signals, reports, supervision
 
 ``startup`` opens everything, ``main_loop`` watches over it, ``shutdown`` closes it in reverse.
 """
@@ -23,7 +23,7 @@ from agent.clock import Clock, SystemClock
 from agent.config.loader import LoadedConfig, check_when_labels
 from agent.config.model import ModelConfig
 from agent.errors import AgentError, StageFailed
-from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics
+from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
 from agent.pipeline.supervision import HangWatch
 from agent.publish.base import Sink
 from agent.publish.broker import EmbeddedBroker
@@ -37,10 +37,15 @@ from agent.publish.topics import Topics
 from agent.service.heartbeat import stuck_stages
 from agent.service.logs import get_logger
 from agent.service.notify import Notifier
+from agent.service.reporter import Parts as ReportedParts
 from agent.service.reporter import Reporter
 from agent.service.reports import camera_runtimes, library_versions, model_runtime
 from agent.service.session import StateDirectory
 from agent.sources.base import make_source
+from agent.thermal.governor import GovernorDecision
+from agent.thermal.monitor import ThermalMonitor
+from agent.thermal.sensors.choose import make_sensor
+from agent.thermal.sharing import share_ratio
 from engines import (
     Engine,
     EngineError,
@@ -145,9 +150,13 @@ class Agent:
         self._resources.callback(self._stop_publisher)
         self._pipeline = self._make_pipeline(packages)
         # Closed in reverse: the pipeline stops first, so that the last words hold the final figures.
-        self._resources.callback(self._reporter.send_last_words, self._pipeline, self._publisher)
+        self._thermal = self._make_thermal(identity)
+        parts = self._parts = ReportedParts(self._pipeline, self._publisher, self._thermal)
+        self._resources.callback(self._reporter.send_last_words, parts)
         enter(self._pipeline)
+        self._resources.callback(self._thermal.stop)
         self._publisher.start()
+        self._thermal.start()
         self._pipeline.start_workers()
         environment = describe()
         self._wait_for_engines()
@@ -168,7 +177,7 @@ class Agent:
         while not self._stop_requested:
             self._check()
             self._feed_watchdog()
-            self._reporter.tick(self._pipeline, self._publisher)
+            self._reporter.tick(self._parts)
             if self._pipeline.is_done:
                 log.info("agent.sources_ended")
                 return
@@ -184,6 +193,8 @@ class Agent:
 
     def _check(self) -> None:
         self._pipeline.check()
+        if self._thermal.failure is not None:
+            raise StageFailed(f"the thermal monitor ended by {self._thermal.failure!r}") from self._thermal.failure
         failure = self._publisher.statistics().failure
         if failure is not None:
             raise StageFailed(failure)
@@ -260,6 +271,23 @@ class Agent:
             emit=self._publisher.offer,
             on_camera_change=self._reporter.camera_changed,
         )
+
+    def _make_thermal(self, identity: Identity) -> ThermalMonitor:
+        config = self._loaded.config.thermal
+        meter = RateMeter(self._pipeline)
+        return ThermalMonitor(
+            config,
+            make_sensor(config, clock=self._clock, rate_hz=meter.rate_hz),
+            clock=self._clock,
+            device=identity.device,
+            session=identity.session,
+            on_decision=self._obey,
+            on_message=self._publisher.offer,
+        )
+
+    def _obey(self, decision: GovernorDecision) -> None:
+        """Runs on the thermal monitor's thread."""
+        self._pipeline.set_ratios(share_ratio(decision.ratio, self._pipeline.asked_hz()))
 
     def _open_engine(self, key: str, config: ModelConfig, package: ModelPackage) -> Engine:
         """Runs on the worker's thread."""

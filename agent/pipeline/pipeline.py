@@ -136,6 +136,17 @@ class Pipeline:
         for name, ratio in ratios.items():
             self._cameras[name].pacer.ratio = ratio
 
+    def asked_hz(self) -> dict[str, tuple[float, int]]:
+        """For each camera the frames a second that it would have classified, and its priority."""
+        return {
+            name: (camera.config.rate_hz or camera.statistics().fps or 1.0, camera.config.priority)
+            for name, camera in self._cameras.items()
+        }
+
+    def frames_decided(self) -> int:
+        """Frames that all models together have answered so far."""
+        return sum(worker.statistics().frames for worker in self._workers.values())
+
     def stop(self) -> list[str]:
         """Stop cameras, then workers; the names of the threads that were still busy at their deadline."""
         for camera in self._cameras.values():
@@ -205,6 +216,24 @@ class Pipeline:
             for classifier in config.classify
             if classifier.when is not None and classifier.when.classifier == gate.key
         )
+
+
+class RateMeter:
+    """Frames a second that a pipeline answers, between two calls. Used by one thread."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._last = time.monotonic(), pipeline.frames_decided()
+        self._rate_hz = 0.0
+
+    def rate_hz(self) -> float:
+        """The rate since the last call; calls closer than a tenth of a second share one answer."""
+        now_s, frames = time.monotonic(), self._pipeline.frames_decided()
+        elapsed_s = now_s - self._last[0]
+        if elapsed_s >= 0.1:
+            self._rate_hz = (frames - self._last[1]) / elapsed_s
+            self._last = now_s, frames
+        return self._rate_hz
 
 
 def _join(joins: Mapping[str, Callable[[float], bool]], patience_s: float) -> list[str]:

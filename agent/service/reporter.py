@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from dataclasses import dataclass
 
 from agent.clock import Clock
-from agent.pipeline.pipeline import Pipeline, PipelineStatistics
+from agent.pipeline.pipeline import Pipeline
 from agent.pipeline.supervision import HangWatch
 from agent.publish.identity import Identity
 from agent.publish.messages import (
@@ -15,17 +16,28 @@ from agent.publish.messages import (
     ModelHealth,
     Process,
     PublisherHealth,
+    ThermalHealth,
     utc_text,
 )
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.records import Classification
 from agent.service.process import ProcessMeter
 from agent.service.reports import camera_accounting, camera_health, classifier_accounting, model_latency
+from agent.thermal.monitor import ThermalMonitor, ThermalStatistics
 
 LATENCY_EVERY_NS = 5 * 1_000_000_000
 HEALTH_EVERY_NS = 10 * 1_000_000_000
 CAMERA_HEALTH_EVERY_NS = 30 * 1_000_000_000
 _TIMES_KEPT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is reported on."""
+
+    pipeline: Pipeline
+    publisher: Publisher
+    thermal: ThermalMonitor
 
 
 class Reporter:
@@ -56,43 +68,43 @@ class Reporter:
         """The result was handed to the network at monotonic ``sent_ns``."""
         self._publish_ms[result.served.key].append((sent_ns - result.decided_at_ns) / 1e6)
 
-    def tick(self, pipeline: Pipeline, publisher: Publisher) -> None:
+    def tick(self, parts: Parts) -> None:
         """Send what is due."""
         now_ns = self._clock.monotonic_ns()
         if now_ns >= self._latency_due_ns:
             self._latency_due_ns = now_ns + LATENCY_EVERY_NS
-            publisher.offer(self._latency(pipeline))
+            parts.publisher.offer(self._latency(parts))
         if now_ns >= self._cameras_due_ns:
             self._cameras_due_ns = now_ns + CAMERA_HEALTH_EVERY_NS
-            self._changed.extend(pipeline.cameras)
+            self._changed.extend(parts.pipeline.cameras)
         if self._changed:
-            self._send_camera_health(pipeline, publisher)
+            self._send_camera_health(parts)
         if now_ns >= self._health_due_ns:
             self._health_due_ns = now_ns + HEALTH_EVERY_NS
-            publisher.offer(self._health(pipeline.statistics(), publisher.statistics()))
+            parts.publisher.offer(self._health(parts))
 
-    def send_last_words(self, pipeline: Pipeline, publisher: Publisher) -> None:
+    def send_last_words(self, parts: Parts) -> None:
         """After the pipeline has stopped: the final books."""
-        self._changed.extend(pipeline.cameras)
-        self._send_camera_health(pipeline, publisher)
-        publisher.offer(self._latency(pipeline))
-        publisher.offer(self._health(pipeline.statistics(), publisher.statistics()))
+        self._changed.extend(parts.pipeline.cameras)
+        self._send_camera_health(parts)
+        parts.publisher.offer(self._latency(parts))
+        parts.publisher.offer(self._health(parts))
 
-    def _send_camera_health(self, pipeline: Pipeline, publisher: Publisher) -> None:
+    def _send_camera_health(self, parts: Parts) -> None:
         names = {self._changed.popleft() for _ in range(len(self._changed))}
         for name in sorted(names):
-            publisher.offer(
+            parts.publisher.offer(
                 camera_health(
-                    pipeline.cameras[name].statistics(),
+                    parts.pipeline.cameras[name].statistics(),
                     device=self._identity.device,
                     session=self._identity.session,
                     utc_ns=self._clock.utc_ns(),
                 )
             )
 
-    def _latency(self, pipeline: Pipeline) -> Latency:
+    def _latency(self, parts: Parts) -> Latency:
         models = {}
-        for key, worker in pipeline.workers.items():
+        for key, worker in parts.pipeline.workers.items():
             times = worker.take_times()
             for stages, _ in times:
                 self._hangs.note(key, stages.infer_ms)
@@ -100,17 +112,19 @@ class Reporter:
             models[key] = model_latency(times, [published.popleft() for _ in range(len(published))])
         now_ns = self._clock.monotonic_ns()
         window_s = (now_ns - self._window_began_ns) / 1e9
+        throttled = parts.thermal.throttled_between(self._window_began_ns, now_ns)
         self._window_began_ns = now_ns
         return Latency(
             device=self._identity.device,
             session=self._identity.session,
             at=utc_text(self._clock.utc_ns()),
             window_s=round(window_s, 3),
+            throttled=throttled,
             models=models,
         )
 
-    def _health(self, pipeline: PipelineStatistics, publisher: PublisherStatistics) -> Health:
-        process = self._meter.read()
+    def _health(self, parts: Parts) -> Health:
+        process, pipeline, publisher = self._meter.read(), parts.pipeline.statistics(), parts.publisher.statistics()
         return Health(
             device=self._identity.device,
             session=self._identity.session,
@@ -144,6 +158,7 @@ class Reporter:
                 fds=process.fds,
             ),
             connection=_connection(publisher),
+            thermal=_thermal(parts.thermal.statistics()),
         )
 
 
@@ -156,4 +171,15 @@ def _connection(publisher: PublisherStatistics) -> Connection:
         since=utc_text(connection.since_utc_ns),
         reason=connection.reason,
         reconnects=connection.reconnects,
+    )
+
+
+def _thermal(thermal: ThermalStatistics) -> ThermalHealth:
+    return ThermalHealth(
+        source=thermal.source,
+        hottest_zone=thermal.hottest_zone,
+        hottest_celsius=thermal.hottest_celsius,
+        total_watts=None if thermal.total_watts is None else round(thermal.total_watts, 3),
+        governor=thermal.state,
+        rate_ratio=thermal.rate_ratio,
     )
