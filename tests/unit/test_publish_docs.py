@@ -1,0 +1,35 @@
+"""docs/mqtt.md shows messages as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+
+from agent.publish.catalog import CATALOG
+from agent.publish.schemas import message_schemas
+
+TEXT = (Path(__file__).parents[2] / "docs" / "mqtt.md").read_text()
+
+
+def test_every_message_has_an_example_that_fits_its_schema() -> None:
+    schemas = message_schemas()
+    shown = [json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", TEXT, flags=re.DOTALL)]
+    assert sorted(example["schema"] for example in shown) == sorted(schemas)
+    for example in shown:
+        jsonschema.Draft202012Validator(schemas[example["schema"]]).validate(example)
+
+
+def test_the_table_of_topics_is_the_catalog() -> None:
+    rows = re.findall(
+        r"^\| \[`([^`]+)`\]\(#[a-z-]+\) \| `([^`]+)` \| [^|]+ \| ([^|]+) \| (yes|no) \|$", TEXT, flags=re.M
+    )
+    documented = {(topic, schema, qos, retained) for topic, schema, qos, retained in rows}
+    expected = set()
+    for entry in CATALOG:
+        topic = entry.address.removeprefix("{prefix}/{device}/").replace("{", "<").replace("}", ">")
+        qos = "`mqtt.results.qos`" if entry.qos is None else str(entry.qos)
+        expected.add((topic, entry.schema_name, qos, "yes" if entry.retain else "no"))
+    assert documented == expected
