@@ -67,10 +67,8 @@ class _Stream:
     next_due_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    classification: Classification
-    seq: int
+_Result = tuple[Classification, int]
+"""A classification and its number: a plain tuple, since this is made on the workers' threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,11 @@ class Publisher:
         """
         try:
             if isinstance(record, Classification):
-                self._offer_result(record)
+                stream = self._stream(record.camera, record.classifier)
+                if self._period_ns and not _is_due(stream, record.decided_at_ns, self._period_ns):
+                    self._tally.thinned()
+                    return
+                self._results.send((record, next(stream.results)))
             else:
                 self._important.send(self._numbered(record) if isinstance(record, StateChange) else record)
                 self._results.wake()
@@ -218,13 +220,6 @@ class Publisher:
         self._news.append(news)
         self._has_news.set()
         self._results.wake()
-
-    def _offer_result(self, classification: Classification) -> None:
-        stream = self._stream(classification.camera, classification.classifier)
-        if self._period_ns and not _is_due(stream, classification.decided_at_ns, self._period_ns):
-            self._tally.thinned()
-            return
-        self._results.send(_Result(classification, next(stream.results)))
 
     def _numbered(self, change: StateChange) -> _Change:
         stream = self._stream(change.camera, change.classifier)
@@ -299,7 +294,7 @@ class Publisher:
 
     def _publish(self, item: _Result | _Important) -> None:
         try:
-            if isinstance(item, _Result):
+            if isinstance(item, tuple):
                 self._publish_result(item)
             elif isinstance(item, _Change):
                 self._publish_change(item)
@@ -312,16 +307,17 @@ class Publisher:
 
     def _publish_result(self, item: _Result) -> None:
         identity = self._identity
+        classification, seq = item
         message = result_from_classification(
-            item.classification,
+            classification,
             device=identity.device,
             session=identity.session,
-            seq=item.seq,
+            seq=seq,
             clock_state=self._clock_state(),
         )
         outgoing = result_outgoing(message, identity.topics, qos=self._result_qos)
         if self._delivery.stream(outgoing.packet()) and self._on_result_sent is not None:
-            self._on_result_sent(item.classification, self._clock.monotonic_ns())
+            self._on_result_sent(classification, self._clock.monotonic_ns())
 
     def _publish_change(self, item: _Change) -> None:
         identity, clock_state = self._identity, self._clock_state()
