@@ -27,7 +27,7 @@ from agent.thermal.monitor import ThermalMonitor, ThermalStatistics
 
 LATENCY_EVERY_NS = 5 * 1_000_000_000
 HEALTH_EVERY_NS = 10 * 1_000_000_000
-CAMERA_HEALTH_EVERY_NS = 30 * 1_000_000_000
+CAMERA_HEALTH_EVERY_NS = 10 * 1_000_000_000
 _TIMES_KEPT = 100_000
 
 
