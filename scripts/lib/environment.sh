@@ -9,6 +9,9 @@ shopt -s inherit_errexit
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
+# Options of venv for the environments made next.
+environment_options=()
+
 # python_version INTERPRETER: print its version as 3.12, or nothing if it does not run.
 python_version() {
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
@@ -49,7 +52,7 @@ new_environment() {
 Install them and try again, on Debian and Ubuntu:
   sudo apt-get install $package"
   fi
-  "$python" -m venv --clear "$folder"
+  "$python" -m venv --clear "${environment_options[@]}" "$folder"
 }
 
 # pip_install FOLDER ARGUMENT...: pip of that environment, quiet, never asking.
@@ -70,12 +73,12 @@ PYTHON
 
 # have_environment FOLDER LOCK [MORE ARGUMENT...]: FOLDER holds the packages of LOCK and this checkout, editable. Made at
 # the first call, left alone as long as the lock, pyproject.toml, the interpreter and the checkout's place are the same.
-# MORE is a function of engine_environments.sh that is called with FOLDER and its arguments and installs what is not in
-# the lock.
+# MORE is a function of extra_environments.sh that is called with FOLDER and its arguments and installs what is not in
+# the lock; `:` where that is nothing.
 have_environment() {
   local folder=$1 lock=$2 more=("${@:3}") python key stamp=$1/.complete
   local inputs=("$lock" "$root/pyproject.toml")
-  [ ${#more[@]} = 0 ] || inputs+=("$root/scripts/lib/engine_environments.sh")
+  [ ${#more[@]} = 0 ] || inputs+=("$root/scripts/lib/extra_environments.sh")
   python=$(select_python)
   key="$(environment_key "$python" "${inputs[@]}") ${more[*]}"
   if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && "$folder/bin/python" -c '' 2>/dev/null; then

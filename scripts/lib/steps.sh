@@ -40,7 +40,7 @@ finish() {
   local failed other=0 name
   failed=$(($(count_of failed "$1") + $(count_of 'errors?' "$1")))
   for name in "${failed_steps[@]}"; do
-    case $name in pytest | conformance*) ;; *) other=$((other + 1)) ;; esac
+    case $name in pytest*) ;; *) other=$((other + 1)) ;; esac
   done
   echo
   printf '%s\n' "${step_lines[@]}"

@@ -8,6 +8,18 @@ test_needs=(
   openssl:openssl
 )
 
+# What `scripts/test --with gstreamer` needs.
+# shellcheck disable=SC2034  # used by extra_environments.sh
+gstreamer_packages=(
+  python3-gi
+  gir1.2-gst-plugins-base-1.0
+  gstreamer1.0-tools
+  gstreamer1.0-plugins-base
+  gstreamer1.0-plugins-good
+  gstreamer1.0-plugins-bad
+  gstreamer1.0-libav
+)
+
 say() {
   printf '%s\n' "$*" >&2
 }

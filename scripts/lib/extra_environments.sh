@@ -1,0 +1,83 @@
+# shellcheck shell=bash
+# Environments of `scripts/test --with`: for what cannot live beside the locked ONNX Runtime, is too large to be
+# everybody's, or comes from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
+# Their packages are pinned here and not in the lock: which build of them fits depends on the machine (CPU or CUDA), so
+# no one hash is right everywhere.
+
+extra_environments=(torch openvino gpu-wheel gstreamer jtop)
+
+is_extra_environment() {
+  case " ${extra_environments[*]} " in *" $1 "*) ;; *) return 1 ;; esac
+}
+
+# test_extra NAME: make that environment and run the tests that need it; there a missing engine, GStreamer or jtop is a
+# failure and not a skip.
+test_extra() {
+  case $1 in
+    torch) test_engines torch ort-cpu,torch ;;
+    openvino) test_engines openvino ort-cpu,ort-openvino ;;
+    gpu-wheel) test_engines gpu-wheel ort-cpu ;;
+    gstreamer) test_gstreamer ;;
+    jtop) test_jtop ;;
+  esac
+}
+
+# test_engines NAME REQUIRED: everything about engines, in an environment that has more or other ones.
+test_engines() {
+  local folder
+  folder=$(test_environment_folder "$1")
+  have_environment "$folder" "$lock" install_engine "$1"
+  REQUIRE_ENGINES=$2 run_pytest "$folder/bin/python" tests/*/test_engine*.py
+}
+
+# install_engine FOLDER NAME: what it needs beyond the lock. All builds of ONNX Runtime share one import name, so
+# another build replaces the locked one.
+install_engine() {
+  local folder=$1
+  case $2 in
+    torch) pip_install "$folder" torch==2.13.0 ;;
+    openvino) replace_onnxruntime "$folder" onnxruntime-openvino==1.24.1 ;;
+    gpu-wheel) replace_onnxruntime "$folder" 'onnxruntime-gpu>=1.23' ;;
+  esac
+  "$folder/bin/python" -m pip check
+}
+
+# replace_onnxruntime FOLDER REQUIREMENT
+replace_onnxruntime() {
+  "$1/bin/python" -m pip uninstall --quiet --yes onnxruntime
+  pip_install "$1" "$2"
+}
+
+# GStreamer's bindings are a system package, made for the system's Python alone.
+test_gstreamer() {
+  local folder PYTHON=/usr/bin/python3 environment_options=(--system-site-packages)
+  if ! "$PYTHON" -c 'import gi; gi.require_version("Gst", "1.0")' 2>/dev/null ||
+    ! gst-inspect-1.0 rtspsrc >/dev/null 2>&1 || ! gst-inspect-1.0 avdec_h264 >/dev/null 2>&1; then
+    apt_install "${gstreamer_packages[@]}" ||
+      give_up "GStreamer is missing. Install it, on Debian and Ubuntu: sudo apt-get install ${gstreamer_packages[*]}"
+  fi
+  folder=$(test_environment_folder gstreamer)
+  have_environment "$folder" "$lock" :
+  "$folder/bin/python" -c 'import gi; gi.require_version("Gst", "1.0")'
+  run_pytest "$folder/bin/python" tests -k gstreamer
+}
+
+# jetson-stats runs in a process of its own, so its Python needs nothing else. The one of JetPack 6 (4.3) refuses to be
+# installed by an ordinary user outside a container.
+test_jtop() {
+  local new old
+  new=$(test_environment_folder jtop)
+  old=$(test_environment_folder jtop4)
+  have_packages "$new" jetson-stats==7.2.2
+  have_packages "$old" jetson-stats==4.3.2
+  JTOP_PYTHON=$new/bin/python JTOP_PYTHON_4=$old/bin/python REQUIRE_JTOP=1 \
+    run_pytest "$environment/bin/python" tests -k jtop
+}
+
+# have_packages FOLDER REQUIREMENT: an environment that holds only this.
+have_packages() {
+  [ "$(cat "$1/.complete" 2>/dev/null)" = "$2" ] && return
+  new_environment "$(select_python)" "$1"
+  pip_install "$1" "$2"
+  printf '%s' "$2" >"$1/.complete"
+}
