@@ -34,7 +34,8 @@ def test_what_pyyaml_dumps_is_read_as_it_does_itself(data: Any) -> None:
     except StrictYamlError as exc:
         assert exc.line >= 1
     else:
-        assert read == yaml.safe_load(text)
+        if not _EXPONENT_WITHOUT_POINT.search(text):
+            assert read == yaml.safe_load(text)
 
 
 @given(text=st.text(st.sampled_from("ab01.:-_ \n[]{},#'\"&*!?|>%yesnof~e+x"), max_size=60))
