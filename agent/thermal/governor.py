@@ -19,7 +19,8 @@ from agent.thermal.trend import Trend
 
 GovernorState = Literal["off", "free", "reduced", "paused", "blind"]
 
-_WINDOW_S = 30.0
+_WINDOW_S = 60.0
+"""Readings that the slope is taken from: a sensor's noise of 0.15 K then moves the prediction by 0.1 K only."""
 _GAP_S = 10.0
 _HORIZON_S = 120.0
 """How far ahead a zone is predicted. With the gains below this damps a heat sink of ten minutes well and leaves the
@@ -200,7 +201,7 @@ class Governor:
         if budget is None or watts is None:
             return []
         self._power.add(taken_s, watts)
-        mean = self._power.mean()
+        mean = self._power.mean
         cut = room = 0.0
         if mean > budget:
             cut = self._ratio * (mean - _POWER_AIM_RATIO * budget) / mean

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from agent.thermal.boards import BoardParameters
 
-_STEP_S = 0.25
+_STEP_S = 0.5
 """Longest step of the integration; the fastest block has a time constant above 2.5 s."""
 
 

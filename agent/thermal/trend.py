@@ -6,12 +6,21 @@ from collections import deque
 
 
 class Trend:
-    """Readings of the last ``window_s`` seconds; a hole of more than ``gap_s`` starts anew."""
+    """Readings of the last ``window_s`` seconds and the line through them; a hole of more than ``gap_s`` starts anew.
+
+    The line's slope is 0 while the window holds less than a quarter of its time. The slope, and any point of the line
+    from the newest reading on, grow with the newest reading, all others being equal.
+    """
 
     def __init__(self, *, window_s: float, gap_s: float) -> None:
         self._window_s = window_s
         self._gap_s = gap_s
         self._readings: deque[tuple[float, float]] = deque()
+        self._middle_s = 0.0
+        self.mean = 0.0
+        """Mean of the window."""
+        self.slope = 0.0
+        """Change per second, by least squares."""
 
     @property
     def last_s(self) -> float:
@@ -25,34 +34,28 @@ class Trend:
 
     def add(self, taken_s: float, value: float) -> None:
         """Take one reading; the caller passes them in the order of time."""
-        if taken_s - self.last_s > self._gap_s:
-            self._readings.clear()
-        self._readings.append((taken_s, value))
-        while taken_s - self._readings[0][0] > self._window_s:
-            self._readings.popleft()
-
-    def mean(self) -> float:
-        """Mean of the window."""
-        return sum(value for _, value in self._readings) / len(self._readings)
-
-    def slope(self) -> float:
-        """Change per second by least squares; 0 while the window holds less than a quarter of its time.
-
-        It grows with the newest reading, all others being equal.
-        """
         readings = self._readings
-        if readings[-1][0] - readings[0][0] < self._window_s / 4:
-            return 0.0
-        middle_s = sum(taken_s for taken_s, _ in readings) / len(readings)
-        middle = self.mean()
-        above = sum((taken_s - middle_s) * (value - middle) for taken_s, value in readings)
-        below = sum((taken_s - middle_s) ** 2 for taken_s, _ in readings)
-        return above / below
+        if taken_s - self.last_s > self._gap_s:
+            readings.clear()
+        readings.append((taken_s, value))
+        while taken_s - readings[0][0] > self._window_s:
+            readings.popleft()
+        count = len(readings)
+        # Seconds since the oldest reading: sums over the uptime of a machine would lose their last digits.
+        start_s, start = readings[0]
+        at = [reading_s - start_s for reading_s, _ in readings]
+        values = [reading - start for _, reading in readings]
+        sum_at, sum_values = sum(at), sum(values)
+        self._middle_s = start_s + sum_at / count
+        self.mean = start + sum_values / count
+        self.slope = 0.0
+        if at[-1] >= self._window_s / 4:
+            products = sum(second * above for second, above in zip(at, values, strict=True))
+            squares = sum(second * second for second in at)
+            self.slope = (products - sum_at * sum_values / count) / (squares - sum_at * sum_at / count)
 
     def fitted(self, ahead_s: float = 0.0) -> float:
         """The line through the window, ``ahead_s`` after the newest reading; without a slope the newest reading."""
-        slope = self.slope()
-        if slope == 0.0:
+        if self.slope == 0.0:
             return self.last
-        middle_s = sum(taken_s for taken_s, _ in self._readings) / len(self._readings)
-        return self.mean() + slope * (self.last_s + ahead_s - middle_s)
+        return self.mean + self.slope * (self.last_s + ahead_s - self._middle_s)
