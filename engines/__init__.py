@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from engines.base import (
         PRECISIONS,
+        Building,
+        BuildProgress,
         Engine,
         EngineInfo,
         EngineOptions,
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from engines.choices import Choice, remember
     from engines.environment import EnvironmentRecord, Gpu, describe
     from engines.errors import (
+        BuildCancelled,
+        BuildFailed,
+        BuildNeeded,
         EngineError,
         EngineLost,
         EngineUnavailable,
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
         InferenceFailed,
         ModelRejected,
         OptionsRejected,
+        OutOfMemory,
         PrecisionRejected,
     )
     from engines.golden import check_golden
@@ -42,6 +48,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRECISIONS",
+    "BuildCancelled",
+    "BuildFailed",
+    "BuildNeeded",
+    "BuildProgress",
+    "Building",
     "Certificate",
     "Choice",
     "Engine",
@@ -63,6 +74,7 @@ __all__ = [
     "ModelRejected",
     "ModelSignature",
     "OptionsRejected",
+    "OutOfMemory",
     "OutputSpec",
     "Precision",
     "PrecisionRejected",
@@ -85,6 +97,11 @@ __all__ = [
 
 # Imported when they are first asked for: reading a configuration must not wait for numpy, OpenCV and ONNX.
 _HOMES = {
+    "BuildCancelled": "engines.errors",
+    "BuildFailed": "engines.errors",
+    "BuildNeeded": "engines.errors",
+    "BuildProgress": "engines.base",
+    "Building": "engines.base",
     "Certificate": "engines.parity",
     "Choice": "engines.choices",
     "Engine": "engines.base",
@@ -106,6 +123,7 @@ _HOMES = {
     "ModelRejected": "engines.errors",
     "ModelSignature": "engines.package",
     "OptionsRejected": "engines.errors",
+    "OutOfMemory": "engines.errors",
     "OutputSpec": "engines.package",
     "PRECISIONS": "engines.base",
     "Precision": "engines.base",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,41 @@ Images = npt.NDArray[np.uint8]
 
 Scores = npt.NDArray[np.float32]
 """Probabilities: ``(N, classes)`` float32, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildProgress:
+    """How far the build of an engine is; ``done_ratio`` is 0 to 1 of the phase where the library tells, else None."""
+
+    engine: str
+    model: str
+    phase: str
+    elapsed_s: float
+    done_ratio: float | None = None
+
+
+def _nobody_listens(progress: BuildProgress) -> None:
+    """Takes progress that nobody asked for."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Building:
+    """What is done about an engine that must be built on this device before it can run, which takes minutes.
+
+    ``defer`` passes it over in place of building it, and ``EngineInfo.pending`` names it; with ``strict`` it is built
+    all the same. ``force`` builds it anew although the cache has it. ``on_progress`` is called about once a second
+    while a build runs, ``is_cancelled`` several times a second (true ends the build with BuildCancelled); both on the
+    thread that opens the engine.
+    """
+
+    defer: bool = False
+    force: bool = False
+    on_progress: Callable[[BuildProgress], None] = _nobody_listens
+    is_cancelled: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +74,7 @@ class EngineOptions:
     max_batch: int = 1
     options: Mapping[str, object] = field(default_factory=dict)
     workers: int = 1
+    building: Building = field(default_factory=Building)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +104,8 @@ class EngineInfo:
     ``placement`` counts the graph's nodes by execution provider. ``degraded`` is None, or one sentence on what was
     asked for and not had. ``versions`` names each library that takes part. ``max_batch`` is the largest N that one
     call of ``infer`` takes. ``measurements`` are those that led to this engine, fastest first; ``kept_layers`` names
-    the layers of an int8 model that stay in fp32 for the answers' sake.
+    the layers of an int8 model that stay in fp32 for the answers' sake. ``pending`` names an engine that would be
+    preferred and must be built first. ``details`` are figures of this engine alone (device memory, streams ...).
     """
 
     name: str
@@ -86,6 +123,8 @@ class EngineInfo:
     parity: Mapping[str, float | str | bool] | None = None
     measurements: tuple[Measurement, ...] = ()
     kept_layers: tuple[str, ...] = ()
+    pending: str | None = None
+    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 class Engine(Protocol):

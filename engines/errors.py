@@ -2,6 +2,10 @@
 
     EngineError                   exit code 70
     ├── EngineUnavailable         69  this engine cannot run on this device
+    │   ├── BuildNeeded           69  it must be built first, and was asked not to
+    │   ├── BuildFailed           69  its build failed, took too long or too much memory
+    │   └── OutOfMemory           69  the device has no memory left for it
+    ├── BuildCancelled            70  its build was stopped by who asked for it
     ├── OptionsRejected           78  an engine's name, option or value that does not exist
     ├── ModelRejected             78  the package or its model cannot be served as it is
     │   └── GoldenMismatch        78  the model loads but no longer gives its known answers
@@ -34,6 +38,22 @@ class EngineUnavailable(EngineError):
     """The engine cannot run on this device; the message says how to get it."""
 
     exit_code = 69
+
+
+class BuildNeeded(EngineUnavailable):
+    """The engine must be built on this device before it can run."""
+
+
+class BuildFailed(EngineUnavailable):
+    """The build of an engine came to no end that could be used."""
+
+
+class OutOfMemory(EngineUnavailable):
+    """The device has too little free memory to load the engine."""
+
+
+class BuildCancelled(EngineError):
+    """The build was stopped by who asked for it."""
 
 
 class OptionsRejected(EngineError):
