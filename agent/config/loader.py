@@ -16,7 +16,6 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from agent.config.bundled import DEMO, demo_package
 from agent.config.crosschecks import cross_problems, warnings_of
 from agent.config.device import MACHINE_ID_FILE, device_id_of_machine
 from agent.config.model import AgentConfig, MqttConfig, TlsConfig
@@ -31,10 +30,13 @@ from agent.config.problems import (
 )
 from agent.config.secret import Secret, read_secret
 from agent.config.shape import KeyPath
+from agent.demo import demo_package
 from agent.errors import ConfigError
 from engines.strict_yaml import MAX_BYTES, StrictDocument, StrictYamlError, load_strict
 
 MQTT_CREDENTIAL = "mqtt-password"
+DEMO = "demo"
+"""How a configuration names the bundled package and clip."""
 
 
 @dataclass(frozen=True, slots=True)

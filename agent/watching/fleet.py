@@ -46,9 +46,9 @@ class ClassifierView:
         # From the first result on, so that the rate is right before a whole window has passed.
         return (len(times) - 1) / (now_s - times[0]) if len(times) > 1 and now_s > times[0] else 1 / WINDOW_S
 
-    def latency_ms(self, now_s: float, share: float) -> float | None:
-        """The latency that ``share`` (0..1) of the last while's results did not exceed."""
-        values = sorted(ms for at, ms in self._recent if now_s - at <= WINDOW_S)
+    def latency_ms(self, now_s: float, share: float, *, window_s: float = WINDOW_S) -> float | None:
+        """The latency that ``share`` (0..1) of the last while's results (4096 at most) did not exceed."""
+        values = sorted(ms for at, ms in self._recent if now_s - at <= window_s)
         return values[min(len(values) - 1, int(share * len(values)))] if values else None
 
     @property

@@ -1,0 +1,62 @@
+"""A sink that keeps what the agent of this very process publishes, for a view beside it."""
+
+from __future__ import annotations
+
+from agent.channel import Channel, ChannelClosed
+from agent.clock import Clock, SystemClock
+from agent.publish.base import Packet, SinkListener, SinkState, SinkStatistics
+
+_BUFFERED = 10_000
+
+
+class ViewSink:
+    """Keeps packets until they are received; older ones are dropped when nobody does. Never holds up the publisher."""
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._channel: Channel[Packet] = Channel(_BUFFERED, "drop_oldest")
+        self._clock = clock or SystemClock()
+        self._state: SinkState = "disconnected"
+        self._since_utc_ns = self._clock.utc_ns()
+        self._listener: SinkListener | None = None
+
+    def receive(self, timeout_s: float) -> Packet | None:
+        """The oldest packet that was not received yet; None when ``timeout_s`` passed without one.
+
+        Raises:
+            ChannelClosed: the sink was stopped, and everything has been received.
+        """
+        return self._channel.receive(timeout_s)
+
+    def start(self, listener: SinkListener) -> None:
+        """See Sink."""
+        self._listener = listener
+        self._state, self._since_utc_ns = "connected", self._clock.utc_ns()
+        listener.on_connected()
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        """See Sink; a packet is confirmed at once."""
+        try:
+            self._channel.send(packet)
+        except ChannelClosed:
+            return "disconnected"
+        if key is not None and self._listener is not None:
+            self._listener.on_confirmed(key, None)
+        return None
+
+    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 - nothing here can wait
+        """See Sink; what is buffered can still be received."""
+        self._state = "stopped"
+        self._channel.close()
+        return True
+
+    def statistics(self) -> SinkStatistics:
+        """See Sink."""
+        return SinkStatistics(
+            state=self._state,
+            address="view",
+            protocol=None,
+            since_utc_ns=self._since_utc_ns,
+            reason=None,
+            reconnects=0,
+            unconfirmed=0,
+        )

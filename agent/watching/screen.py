@@ -1,0 +1,85 @@
+"""Shows what this very process publishes, while it works."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+
+from agent.channel import ChannelClosed
+from agent.watching.fleet import FleetView
+from agent.watching.lines import lines_from_fleet
+from agent.watching.mirror import ViewSink
+from agent.watching.picture import render
+
+_PICTURE_S = 0.25
+_LINES_S = 2.0
+_STOP_S = 5.0
+
+
+class Screen:
+    """Takes packets from ``sink`` into ``view`` and shows it: a picture on a terminal, lines elsewhere.
+
+    Owns the thread that does it from ``__enter__`` to ``__exit__``; only that thread touches ``view`` in between.
+    On a terminal what others write to stderr appears above the picture.
+    """
+
+    def __init__(self, sink: ViewSink, view: FleetView, console: Console, *, heading: str) -> None:
+        self._sink = sink
+        self._view = view
+        self._console = console
+        self._heading = heading
+        self._stop = threading.Event()
+        self._resources = ExitStack()
+        self._work: Future[None] | None = None
+
+    def __enter__(self) -> Screen:
+        live: Live | None = None
+        if self._console.is_terminal:
+            live = Live(console=self._console, auto_refresh=False)
+            self._resources.enter_context(live)
+        executor = self._resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="screen"))
+        self._work = executor.submit(self._run, live)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        try:
+            if self._work is not None:
+                self._work.result(timeout=_STOP_S)
+        finally:
+            self._resources.close()
+
+    def _run(self, live: Live | None) -> None:
+        is_more = True
+        while is_more and not self._stop.is_set():
+            until_s = time.monotonic() + (_LINES_S if live is None else _PICTURE_S)
+            is_more = self._hear(until_s)
+            self._show(live)
+
+    def _hear(self, until_s: float) -> bool:
+        """Take packets until ``until_s`` (monotonic) or until told to stop; False when no more will come."""
+        while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
+            try:
+                packet = self._sink.receive(min(left_s, _PICTURE_S))
+            except ChannelClosed:
+                return False
+            if packet is not None:
+                self._view.update(packet.topic, packet.payload, now_s=time.monotonic())
+        return True
+
+    def _show(self, live: Live | None) -> None:
+        now_s = time.monotonic()
+        if live is not None:
+            picture = render(self._view, now_s=now_s, width=self._console.width, heading=self._heading)
+            live.update(picture, refresh=True)
+            return
+        for line in lines_from_fleet(self._view, now_s=now_s):
+            print(line, file=self._console.file, flush=True)

@@ -1,0 +1,87 @@
+"""`agent demo` as a process: it works alone, keeps nothing, and says what it saw."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def demo(cwd: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agent", "demo", *args],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd), "HOME": str(cwd)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def test_the_demo_ends_by_itself_with_a_summary_and_keeps_nothing(tmp_path: Path) -> None:
+    result = demo(tmp_path, "--for", "3s")
+    assert result.returncode == 0, result.stderr
+    *_, frames, latency, labels = result.stdout.splitlines()
+    found = re.fullmatch(r"[0-9.]+ s on \S+ fp32: (\d+) frames, (\d+) classified, (\d+) dropped, [0-9.]+ fps", frames)
+    assert found is not None, frames
+    captured, classified, dropped = map(int, found.groups())
+    assert classified > 0
+    assert captured == classified + dropped
+    assert re.fullmatch(r"belt/inspect: p50 [0-9.]+ ms, p99 [0-9.]+ ms from capture to decision", latency)
+    assert labels.startswith("labels seen: ok ")
+    assert "demo online belt/inspect: " in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_print_gives_messages_as_json_lines_and_the_summary_beside_them(tmp_path: Path) -> None:
+    result = demo(tmp_path, "--for", "1s", "--print")
+    assert result.returncode == 0, result.stderr
+    topics = {json.loads(line)["topic"] for line in result.stdout.splitlines()}
+    assert {"edge/demo/status", "edge/demo/camera/belt/inspect/result"} <= topics
+    assert "labels seen:" not in result.stdout
+    assert "frames" in result.stderr
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_on_a_terminal_a_picture_is_drawn_and_ctrl_c_ends_it_cleanly(tmp_path: Path, width: int) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "agent", "demo"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        seen, is_asked = b"", False
+        while chunk := _read(ours):
+            seen += chunk
+            if not is_asked and b"classifier" in seen:
+                process.send_signal(signal.SIGINT)
+                is_asked = True
+        os.close(ours)
+        assert process.wait(timeout=30) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert "labels seen:" in text
+    assert "Traceback" not in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def _read(terminal: int) -> bytes:
+    readable, _, _ = select.select([terminal], [], [], 60)
+    assert readable, "nothing was drawn for a minute"
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how a terminal tells that the other side is closed
+        return b""
