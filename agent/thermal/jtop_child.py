@@ -20,6 +20,7 @@ import sys
 import threading
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 
@@ -33,13 +34,16 @@ def main() -> int:
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     lines = _Lines()
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-    try:
-        _print_samples(lines, arguments.interval, arguments.socket)
-    except Exception as exc:  # noqa: BLE001 - top of this program: whatever it is, the parent must hear of it
+
+    def say_why(_: type[BaseException], exc: BaseException, __: TracebackType | None) -> None:
+        """Whatever ends this program, the parent must hear of it; nobody reads standard error."""
         lines.put({"kind": "error", "reason": _reason(exc), "message": " ".join(str(exc).split())[:500]})
         leave(1)
-    return 0  # not reached: printing ends by leaving
+
+    sys.excepthook = say_why
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    _print_samples(lines, arguments.interval, arguments.socket)
+    return 0
 
 
 class _Lines:
@@ -83,8 +87,7 @@ def _print_samples(lines: _Lines, interval_s: float, socket: str | None) -> None
     client.start()
     while client.ok():
         lines.put(_sample(client))
-    lines.put({"kind": "error", "reason": "silent", "message": "the service answers no more"})
-    leave(1)
+    raise TimeoutError("the service answers no more")
 
 
 def _sample(client: Any) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def _client_version() -> str:
         return "unknown"
 
 
-def _reason(exc: Exception) -> str:
+def _reason(exc: BaseException) -> str:
     """One word for the kinds of failure that are told apart by their message alone."""
     text = str(exc)
     known = {
@@ -123,6 +126,8 @@ def _reason(exc: Exception) -> str:
     for part, reason in known.items():
         if part in text:
             return reason
+    if isinstance(exc, TimeoutError):
+        return "silent"
     if isinstance(exc, ImportError):
         return "not_installed"
     if isinstance(exc, PermissionError):

@@ -39,8 +39,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeSensor]
         if kind == "sysfs":
             return SysfsSensor(root, clock=CLOCK, interval_s=0.2)
         if kind == "simulated":
-            config = SimulatedBoardConfig()
-            return SimulatedSensor(config, clock=CLOCK, interval_s=0.2, rate_hz=lambda: 5.0)
+            return SimulatedSensor(SimulatedBoardConfig(), clock=CLOCK, interval_s=0.2, rate_hz=lambda: 5.0)
         if kind == "jtop":
             return JtopSensor(child("steady"), clock=CLOCK, times=TIMES)
         if kind == "auto":

@@ -26,10 +26,10 @@ class Course:
         self.governor = governor(**settings)
         self.second = 0
 
-    def hold(self, seconds: int, **reading: float) -> GovernorDecision:
+    def hold(self, seconds: int, *, watts: float | None = None, **zones: float) -> GovernorDecision:
         for _ in range(seconds):
             self.second += 1
-            decision = self.governor.step(sample(self.second, **reading), self.second * SECOND)
+            decision = self.governor.step(sample(self.second, watts=watts, absent=None, **zones), self.second * SECOND)
         return decision
 
     def silence(self, seconds: int, last: ThermalSample | None = None) -> GovernorDecision:

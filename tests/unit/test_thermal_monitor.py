@@ -39,7 +39,7 @@ class Watched:
     def look(self, seconds: int = 1, **zones: float) -> None:
         for _ in range(seconds):
             self.clock.pass_s(1.0)
-            self.show(sample(self.clock.now_ns / 1e9, **zones))
+            self.show(sample(self.clock.now_ns / 1e9, watts=None, absent=None, **zones))
 
     def show(self, shown: ThermalSample | None) -> None:
         self.sensor.sample = shown
