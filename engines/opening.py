@@ -11,6 +11,7 @@ from engines.certify import REFERENCE
 from engines.choices import Choice, ChoiceMemory, choice_key, measure, remember
 from engines.environment import describe, l4t_release
 from engines.errors import (
+    BuildNeeded,
     EngineError,
     EngineUnavailable,
     GoldenMismatch,
@@ -57,6 +58,7 @@ def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
         requested_precision=options.precision,
         rejected=search.rejections(engine),
         degraded=degraded,
+        pending=search.pending,
         measurements=search.choice.measurements if search.choice else (),
     )
     return ServedEngine(engine, info)
@@ -72,6 +74,7 @@ class _Search:
     prober: Prober = field(default_factory=Prober)
     rejected: list[Rejection] = field(default_factory=list)
     choice: Choice | None = None
+    pending: str | None = None
 
     def order(self) -> tuple[str, ...]:
         """The engines that may serve, best first."""
@@ -131,6 +134,8 @@ class _Search:
         except _PASSED_OVER as exc:
             if self._is_final(name, exc):
                 raise
+            if isinstance(exc, BuildNeeded) and self.pending is None:
+                self.pending = name
             self.rejected.append(_rejection_from(name, exc))
             return None
 
