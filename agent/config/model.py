@@ -54,6 +54,7 @@ class ModelConfig(Section):
     strict: bool = False
     """Refuse to start (exit code 69) rather than run with less than what is asked for."""
     batching: BatchingConfig = BatchingConfig()
+    """How frames share one call of the engine."""
     options: dict[str, bool | int | float | str] = {}
     """Options of that engine (threads, workspace, DLA core ...), validated by it."""
 
@@ -104,7 +105,9 @@ class ClassifierConfig(Section):
     roi: tuple[Ratio, Ratio, Ratio, Ratio] = (0.0, 0.0, 1.0, 1.0)
     """Region of interest x0 y0 x1 y1 as shares of the picture."""
     when: WhenConfig | None = None
+    """Run only where another classifier of the camera saw certain labels; null runs on every frame."""
     decide: DecideConfig = DecideConfig()
+    """How results become a label that holds still."""
 
     @model_validator(mode="after")
     def _roi_has_an_area(self) -> ClassifierConfig:
@@ -123,12 +126,15 @@ class CameraConfig(Section):
     """One source of frames and what is asked about them."""
 
     source: SourceConfig = Field(discriminator="type")
+    """Where its frames come from."""
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
     """Frames a second that are classified; null takes every frame, and those of a file as fast as they are read."""
     priority: int = Field(default=1, ge=1, le=9)
     """1 is served and spared first."""
     enabled: bool = True
+    """Leave the camera out without taking it out of the file."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)
+    """What is asked about its frames."""
 
 
 class TlsConfig(Section):
@@ -163,9 +169,11 @@ class MqttConfig(Section):
     broker: str = "mqtt://127.0.0.1:1883"
     """`mqtt://host:port`, `mqtts://host:port`, or `embedded` for one that starts by itself, for trying out."""
     username: str | None = Field(default=None, max_length=256)
+    """Name under which the broker knows the agent."""
     password_file: str | None = None
     """File with the password on its first line; the systemd credential `mqtt-password` where null."""
     tls: TlsConfig = TlsConfig()
+    """Certificates, for `mqtts://`."""
     prefix: TopicPrefix = "edge"
     """First levels of every topic."""
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
@@ -173,6 +181,7 @@ class MqttConfig(Section):
     keepalive_s: int = Field(default=15, ge=5, le=600)
     """A silent broker is noticed after twice this time."""
     results: ResultsConfig = ResultsConfig()
+    """How the stream of every result is sent."""
 
     @model_validator(mode="after")
     def _broker_is_an_address(self) -> MqttConfig:
@@ -194,11 +203,14 @@ class AgentConfig(Section):
     version: Literal[1]
     """Version of this file's form."""
     device: DeviceConfig = DeviceConfig()
+    """Who this agent is to its subscribers."""
     models: dict[Name, ModelConfig] = Field(min_length=1)
     """Models by a name of your choice."""
     cameras: dict[Name, CameraConfig] = Field(min_length=1)
     """Cameras by a name of your choice."""
     mqtt: MqttConfig = MqttConfig()
+    """The broker and what is sent to it."""
     thermal: ThermalConfig = ThermalConfig()
+    """Watching heat and power, and giving way to them."""
     state_dir: str = "auto"
     """Where the agent keeps what outlives it; `auto` is $STATE_DIRECTORY, else ~/.local/state/agent."""

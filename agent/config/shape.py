@@ -55,6 +55,16 @@ class Place:
             return None
         return _bare(Place((*self.path, name), get_args(annotation)[0]))
 
+    def is_mapping(self) -> bool:
+        """Whether its keys are names of the user's choice."""
+        return get_origin(self.section()) is dict
+
+    def entry(self) -> Place | None:
+        """Any one entry of a mapping or list, None where it is neither."""
+        if self.is_mapping():
+            return self.child("")
+        return self.child(0) if get_origin(self.section()) is tuple else None
+
     def section(self, tag: str | None = None) -> object:
         """The type itself; of an optional one the other; of several sections that of ``tag``."""
         members = [member for member in _members(self.annotation) if member is not type(None)]
@@ -92,6 +102,16 @@ class Place:
         words = [_words(member, self.metadata) for member in _members(self.annotation)]
         *first, last = dict.fromkeys(words)
         return f"{', '.join(first)} or {last}" if first else last
+
+
+def sections_of(place: Place) -> list[tuple[str, type[BaseModel]]]:
+    """The sections that may stand at ``place``, each with the tag that chooses it; none where it is no section."""
+    found: list[tuple[str, type[BaseModel]]] = []
+    for member in _members(place.annotation):
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            tags = tags_of(member, place.discriminator) if place.discriminator else []
+            found.append((tags[0] if tags else "", member))
+    return found
 
 
 def tags_of(section: object, discriminator: str) -> list[str]:

@@ -41,9 +41,11 @@ class RtspSource(SourceSection):
     url: str = Field(pattern=r"^rtsps?://[^\s]+$")
     """Address without credentials."""
     username: str | None = None
+    """Name under which the camera knows the agent."""
     password_file: str | None = None
     """File with the camera's password on its first line."""
     transport: Literal["tcp", "udp"] = "tcp"
+    """How pictures travel; tcp loses none on the way."""
     open_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
     """Longest wait for the stream's first answer."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
@@ -105,9 +107,11 @@ class CsiSource(SourceSection):
 
     type: Literal["csi"]
     sensor_id: int = Field(default=0, ge=0, le=15)
+    """Number of the camera on the board."""
     width: int = Field(default=1920, ge=16, le=16384)
     """Width in pixels; with height and fps it chooses the sensor's mode."""
     height: int = Field(default=1080, ge=16, le=16384)
+    """Height in pixels."""
     fps: float = Field(default=30.0, gt=0.0, le=1000.0)
     """Frames a second."""
     flip: int = Field(default=0, ge=0, le=7)
@@ -135,7 +139,9 @@ class PatternSource(SourceSection):
 
     type: Literal["pattern"]
     width: int = Field(default=640, ge=16, le=8192)
+    """Width in pixels."""
     height: int = Field(default=480, ge=16, le=8192)
+    """Height in pixels."""
     fps: float = Field(default=30.0, gt=0.0, le=1000.0)
     """Frames a second."""
     seed: int = Field(default=0, ge=0)

@@ -19,6 +19,7 @@ class GovernorConfig(ThermalSection):
     """How much inference gives way to heat. It changes the rate of the cameras and nothing of the board."""
 
     enabled: bool = True
+    """Whether rates give way to heat at all."""
     soft_celsius: Literal["auto"] | Annotated[float, Field(ge=30.0, le=115.0)] = "auto"
     """Temperature that every zone is kept under; `auto` takes it from the board's trip points."""
     hard_celsius: Literal["auto"] | Annotated[float, Field(ge=35.0, le=120.0)] = "auto"
@@ -52,6 +53,7 @@ class SimulatedBoardConfig(ThermalSection):
     """The simulated board, heated by the rate at which this agent really classifies."""
 
     board: Literal["orin", "thor"] = "orin"
+    """Whose heat it has."""
     ambient_celsius: float = Field(default=35.0, ge=-20.0, le=60.0)
     """Air around the board."""
     start_celsius: float | None = Field(default=None, ge=-20.0, le=90.0)

@@ -8,6 +8,7 @@ import pytest
 
 import agent.demo
 from agent.config.loader import load_config
+from agent.config.reference import reference_markdown
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -28,3 +29,16 @@ def test_the_demonstration_needs_nothing_but_what_is_bundled() -> None:
 def test_the_demonstration_is_the_shipped_file() -> None:
     bundled = Path(agent.demo.__file__).with_name("demo.yaml")
     assert bundled.read_bytes() == (CONFIGS / "demo.yaml").read_bytes()
+
+
+def test_the_reference_of_the_documentation_is_that_of_the_program() -> None:
+    text = (CONFIGS.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    _, reference = text.split("<!-- reference -->\n\n")
+    assert reference == reference_markdown(), "write it anew below the mark: python -m agent.config.reference"
+
+
+def test_every_key_has_a_line_of_documentation() -> None:
+    undocumented = [
+        line for line in reference_markdown().splitlines() if line.startswith("| `") and line.endswith("| |")
+    ]
+    assert undocumented == []
