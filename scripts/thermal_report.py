@@ -213,7 +213,9 @@ def main() -> None:
     print(changes_in(pictured[AMBIENTS[-1]][OURS], SETTLED_S))
     if arguments.picture is not None:
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(arguments.picture), draw(pictured, *limits_of_board("orin"))):
+        if not cv2.imwrite(
+            str(arguments.picture), draw(pictured, *limits_of_board("orin")), [cv2.IMWRITE_PNG_COMPRESSION, 9]
+        ):
             parser.error(f"{arguments.picture} cannot be written: choose a folder that can, and a name ending in .png")
 
 
