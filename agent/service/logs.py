@@ -25,7 +25,7 @@ LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
 REPEAT_AFTER_S = 10.0
 _REMEMBERED_EVENTS = 1024
-_NOT_IDENTITY = frozenset({"error", "detail", "text", "exc_info", "exception", "repeated", "timestamp"})
+_NOT_IDENTITY = frozenset({"error", "detail", "exc_info", "exception", "repeated", "timestamp"})
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -122,13 +122,10 @@ class RateLimit:
 
 
 def _identity(method: str, event: EventDict) -> tuple[object, ...]:
-    # A library's whole message is in its text, so there the text is what tells two events apart.
-    with_text = event.get("event") == "library"
     fields = [
         (name, value)
         for name, value in event.items()
-        if (value is None or isinstance(value, str | bool))
-        and (name not in _NOT_IDENTITY or (with_text and name == "text"))
+        if (value is None or isinstance(value, str | bool)) and name not in _NOT_IDENTITY
     ]
     return (method, *sorted(fields, key=lambda field: field[0]))
 

@@ -127,6 +127,13 @@ def test_the_schema_is_json_and_describes_every_key_of_the_file() -> None:
     assert schema["$defs"]["DecideConfig"]["properties"]["enter"]["description"]
 
 
+@pytest.mark.parametrize(("option", "key"), [("--messages", "result/1"), ("--asyncapi", "asyncapi")])
+def test_the_schemas_of_the_messages_are_json(option: str, key: str) -> None:
+    result = run("config", "schema", option)
+    assert result.returncode == 0, result.stderr
+    assert key in json.loads(result.stdout)
+
+
 def test_looking_at_a_configuration_loads_no_heavy_library(good: Path) -> None:
     code = (
         "import sys; from agent.__main__ import main; code = main(['config', 'check', sys.argv[1]]);"
