@@ -140,9 +140,10 @@ class Publisher:
         for mirror in self._mirrors:
             mirror.start(_Deaf())
         self._delivery.retain(self._identity.status("online"))
+        # A sink that is connected at once says so before the first record is looked at.
+        self._sink.start(self)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
-        self._sink.start(self)
 
     def offer(self, record: Classification | StateChange | Message | Outgoing) -> None:
         """Hand ``record`` over; never waits, what there is no room for is dropped and counted.

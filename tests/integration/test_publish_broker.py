@@ -90,7 +90,8 @@ def _connection(publisher: Publisher) -> SinkStatistics:
 
 
 def _connected(publisher: Publisher) -> Callable[[], bool]:
-    return lambda: _connection(publisher).state == "connected"
+    """Connected, and the status has arrived: from now on the publisher's thread knows it too."""
+    return lambda: _connection(publisher).state == "connected" and publisher.statistics().sent >= 1
 
 
 def _is_status(state: str) -> Callable[[Recorded], bool]:
@@ -100,7 +101,7 @@ def _is_status(state: str) -> Callable[[Recorded], bool]:
 def test_everything_that_is_sent_fits_the_published_schemas(broker: MosquittoBroker, opened: Open) -> None:
     with Recorder(broker.port) as recorder:
         publisher = opened(_settings(broker))
-        recorder.wait_for(_is_status("online"))
+        _until(_connected(publisher))
         for message in vitals():
             publisher.offer(message)
         publisher.offer(state_change())
@@ -177,8 +178,17 @@ def test_a_clean_stop_says_stopped_and_never_offline(broker: MosquittoBroker, op
     assert publisher.stop(), "stopping again is harmless"
 
 
-def test_a_lost_broker_gets_everything_back_that_matters(broker: MosquittoBroker, opened: Open) -> None:
-    publisher = opened(_settings(broker))
+def test_a_lost_broker_gets_everything_back_that_matters(tmp_path: Path, opened: Open) -> None:
+    password = tmp_path / "password"
+    password.touch(0o600)
+    password.write_text("secret-1")
+    with MosquittoBroker(tmp_path / "broker", users={"line-3": "secret-1", "watcher": "w"}) as broker:
+        publisher = opened(_settings(broker, credentials=Credentials("line-3", password)))
+        _lose_and_regain(broker, publisher)
+        publisher.stop()
+
+
+def _lose_and_regain(broker: MosquittoBroker, publisher: Publisher) -> None:
     publisher.offer(runtime())
     publisher.offer(camera_health())
     _until(_connected(publisher))
@@ -192,14 +202,18 @@ def test_a_lost_broker_gets_everything_back_that_matters(broker: MosquittoBroker
     for index in range(1, 6):
         publisher.offer(classification(index))
     _until(lambda: publisher.statistics().dropped.get("disconnected", 0) == 5)
-    with ExitStack() as stack:
-        broker.start()
-        recorder = stack.enter_context(Recorder(broker.port))
+    # The recorder has to be there first, so the new broker does not let the agent in before.
+    broker.set_users({"line-3": "not yet", "watcher": "w"})
+    broker.start()
+    with Recorder(broker.port, username="watcher", password="w") as recorder:
+        broker.set_users({"line-3": "secret-1", "watcher": "w"})
+        broker.reload()
         recorder.wait_count(3, EVENT)
         _until(_connected(publisher))
         publisher.offer(state_change("ok", "scratch"))
         publisher.offer(classification(6))
         events = recorder.wait_count(4, EVENT)
+        recorder.wait_for(lambda message: message.topic == STATE and message.json["seq"] == 3)
         result = recorder.wait_count(1, RESULT)[0]
         recorder.wait_for(lambda message: message.topic == TOPICS.runtime)
         recorder.wait_for(lambda message: message.topic == TOPICS.camera_health("front"))
@@ -372,15 +386,17 @@ def test_an_exception_in_a_callback_becomes_a_failure_of_the_publisher(broker: M
     client = MqttClient(_settings(broker), subscriptions=["cmd/#"], on_received=fail)
     failures: list[StageFailed] = []
     publisher = Publisher(client, identity=IDENTITY, on_failure=failures.append)
-    publisher.start()
-    try:
-        assert client.wait_subscribed(10.0)
-        subprocess.run(
-            ["mosquitto_pub", "-p", str(broker.port), "-t", "cmd/x", "-m", "1", "-q", "1"], check=True, timeout=10
-        )
-        _until(lambda: bool(failures))
-    finally:
-        publisher.stop()
+    with structlog.testing.capture_logs() as lines:
+        publisher.start()
+        try:
+            assert client.wait_subscribed(10.0)
+            subprocess.run(
+                ["mosquitto_pub", "-p", str(broker.port), "-t", "cmd/x", "-m", "1", "-q", "1"], check=True, timeout=10
+            )
+            _until(lambda: bool(failures))
+        finally:
+            publisher.stop()
+    assert {"broker.client_failed", "publisher.failed"} <= {line["event"] for line in lines}
     assert "KeyError" in (publisher.statistics().failure or "")
     assert isinstance(failures[0].__cause__, KeyError)
     assert "KeyError" in (client.statistics().failure or "")

@@ -246,6 +246,7 @@ def test_numbers_have_no_gaps_on_each_topic() -> None:
     stream = io.BytesIO()
     publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY)
     publisher.start()
+    _until(lambda: publisher.statistics().sent == 1)
 
     def work(camera: str) -> None:
         for index in range(60):
