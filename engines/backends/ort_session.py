@@ -134,7 +134,7 @@ def create_session(plan: SessionPlan) -> Any:
             session = ort.InferenceSession(str(plan.model), options, providers=providers, enable_fallback=0)
     except library_errors() as exc:
         raise EngineUnavailable(
-            f"{plan.engine} cannot load {plan.model.name}: {one_line(exc)}. Choose another engine, see: agent doctor",
+            f"{plan.engine} cannot load {plan.model.name} on {plan.provider}: {one_line(exc)}. See: agent doctor",
             engine=plan.engine,
             provider=plan.provider,
         ) from exc
