@@ -1,0 +1,85 @@
+"""`agent verify`: its exit codes and what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from agent.__main__ import main
+from engines.backends.ort_session import library
+from tests.fixtures.colour_packages import colour_picture, outlier_model, write_colour_package
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library_is_loaded() -> None:
+    library()
+
+
+def _verify(tmp_path: Path, folder: Path, *more: str) -> int:
+    return main(["verify", "--package", str(folder), "--cache", str(tmp_path / "cache"), *more])
+
+
+def test_an_engine_that_keeps_the_answers_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_colour_package(tmp_path)
+    assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--precision", "int8", "--json") == 0
+    certificate = json.loads(capsys.readouterr().out)
+    assert certificate["passed"] is True
+    assert certificate["engine"] == "ort-cpu"
+    assert certificate["precision"] == "int8"
+    assert certificate["images"] == 36
+    assert certificate["agreement"] == 1.0
+
+
+def test_an_engine_that_loses_answers_on_a_folder_fails_and_names_the_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calibrated on red alone, an outlier in one layer goes unnoticed until other colours come."""
+    folder = write_colour_package(tmp_path, model=outlier_model(layers=1), golden=False, calibration=2)
+    for path in (folder / "calibration").glob("*.png"):
+        if not path.name.startswith("gray"):
+            path.unlink()
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for label in ("red", "green", "blue", "gray"):
+        cv2.imwrite(str(pictures / f"{label}.png"), colour_picture(label, seed=70))
+    command = ("--engine", "ort-cpu", "--precision", "int8", "--images", str(pictures))
+    assert _verify(tmp_path, folder, *command) == 1
+    output = capsys.readouterr().out
+    assert "failed: " in output
+    assert "red.png" in output
+
+
+def test_the_reference_agrees_with_itself_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _verify(tmp_path, write_colour_package(tmp_path, calibration=0), "--engine", "ort-cpu") == 0
+    output = capsys.readouterr().out
+    assert "top-1 agreement  1.0000, the bar is 0.99" in output
+    assert output.rstrip().endswith("passed")
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (("--engine", "ort-cud"), 78, "did you mean ort-cuda?"),
+        (("--engine", "torch"), 69, "torch needs a torch.export program"),
+        (("--engine", "ort-cpu", "--precision", "int8"), 69, "no calibration pictures"),
+        (("--engine", "ort-cpu", "--precision", "int4"), 2, "int4"),
+        (("--engine", "ort-cpu", "--images", "/dev/null"), 2, "/dev/null"),
+    ],
+)
+def test_what_cannot_be_verified_is_told_with_its_own_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], code: int, words: str
+) -> None:
+    assert _verify(tmp_path, write_colour_package(tmp_path, calibration=0), *more) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
+
+
+def test_a_folder_without_pictures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = write_colour_package(tmp_path, calibration=0)
+    assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--images", str(tmp_path / "empty")) == 2
+    assert "holds no picture" in capsys.readouterr().err

@@ -1,0 +1,222 @@
+"""Opening an engine on this very machine: what is chosen, what is refused, and what is told about the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engines
+from engines import (
+    EngineInfo,
+    EngineOptions,
+    EngineUnavailable,
+    GoldenMismatch,
+    Measurement,
+    ModelPackage,
+    OptionsRejected,
+    Precision,
+    PrecisionRejected,
+    load_package,
+    open_engine,
+)
+from engines.backends.ort_session import library
+from engines.registry import AUTO_ORDER, Prober
+from tests.fixtures.colour_packages import outlier_model, write_colour_package
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library_is_loaded() -> None:
+    library()
+
+
+@pytest.fixture(scope="module")
+def prober() -> Prober:
+    return Prober()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    return load_package(write_colour_package(tmp_path_factory.mktemp("package")))
+
+
+def _info(
+    package: ModelPackage,
+    cache_dir: Path,
+    engine: str,
+    *,
+    precision: Precision = "fp32",
+    strict: bool = False,
+    options: dict[str, object] | None = None,
+) -> EngineInfo:
+    wanted = EngineOptions(
+        cache_dir=cache_dir, engine=engine, precision=precision, strict=strict, max_batch=2, options=options or {}
+    )
+    with open_engine(package, wanted) as engine_:
+        assert engine_.infer(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 4)
+        return engine_.info
+
+
+def _absent(prober: Prober, *names: str) -> str:
+    for name in names:
+        if not prober.probe(name).can_run:
+            return name
+    pytest.skip(f"all of {', '.join(names)} can run here, so none can be missed")
+
+
+def test_the_reference_runs_as_asked(package: ModelPackage, tmp_path: Path) -> None:
+    info = _info(package, tmp_path, "ort-cpu", strict=True)
+    assert (info.name, info.requested, info.precision) == ("ort-cpu", "ort-cpu", "fp32")
+    assert info.degraded is None
+    assert info.rejected == ()
+    assert info.load_ms > 0
+    if info.placement:
+        assert set(info.placement) == {"CPUExecutionProvider"}
+
+
+def test_auto_takes_what_works_and_tells_of_everything_before_it(package: ModelPackage, tmp_path: Path) -> None:
+    info = _info(package, tmp_path, "auto")
+    assert info.requested == "auto"
+    before = AUTO_ORDER[: AUTO_ORDER.index(info.name)]
+    assert [one.engine for one in info.rejected] == list(before)
+    assert all(one.reason and one.remedy for one in info.rejected)
+
+
+def test_an_engine_that_is_not_here_is_refused_where_strict(
+    package: ModelPackage, tmp_path: Path, prober: Prober
+) -> None:
+    name = _absent(prober, "tensorrt", "ort-tensorrt", "ort-cuda")
+    with pytest.raises(EngineUnavailable, match=rf"{name} cannot run here: .+ To get it, .+") as caught:
+        _info(package, tmp_path, name, strict=True)
+    assert caught.value.exit_code == 69
+
+
+def test_an_engine_that_is_not_here_is_replaced_aloud_where_not_strict(
+    package: ModelPackage, tmp_path: Path, prober: Prober
+) -> None:
+    name = _absent(prober, "tensorrt", "ort-tensorrt", "ort-cuda")
+    info = _info(package, tmp_path, name)
+    assert info.name != name
+    assert info.degraded is not None
+    assert info.degraded.startswith(f"{name} was asked for and {info.name} runs: ")
+    assert info.rejected[0].engine == name
+
+
+def test_an_engine_that_does_not_read_the_packages_format_says_so(package: ModelPackage, tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"torch needs a torch\.export program .*holds model\.onnx"):
+        _info(package, tmp_path, "torch", strict=True)
+
+
+def test_fp16_that_would_be_computed_in_fp32_is_refused_or_told(package: ModelPackage, tmp_path: Path) -> None:
+    info = _info(package, tmp_path, "ort-cpu", precision="fp16")
+    assert info.requested_precision == "fp16"
+    if info.precision == "fp16":
+        pytest.skip("this CPU computes in fp16")
+    assert info.degraded is not None
+    assert "fp16 was asked for" in info.degraded
+    with pytest.raises(PrecisionRejected, match="in fp32 on this device"):
+        _info(package, tmp_path, "ort-cpu", precision="fp16", strict=True)
+
+
+def test_int8_serves_with_its_certificate(package: ModelPackage, tmp_path: Path) -> None:
+    info = _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
+    assert info.precision == "int8"
+    assert info.degraded is None
+    assert info.parity is not None
+    assert info.parity["passed"] is True
+    assert info.parity["images"] == 36
+
+
+def test_a_certificate_is_made_once(package: ModelPackage, tmp_path: Path) -> None:
+    first = _info(package, tmp_path, "ort-cpu", precision="int8")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "certificates").iterdir()}
+    assert _info(package, tmp_path, "ort-cpu", precision="int8").parity == first.parity
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "certificates").iterdir()} == files
+
+
+def test_int8_that_loses_the_answers_gives_way_to_the_next_safer_precision(tmp_path: Path) -> None:
+    package = load_package(write_colour_package(tmp_path / "p", model=outlier_model(layers=2)))
+    info = _info(package, tmp_path, "ort-cpu", precision="int8")
+    assert info.precision in ("fp16", "fp32")
+    assert info.requested_precision == "int8"
+    assert info.degraded is not None
+    assert info.degraded.startswith("int8 was asked for and refused: int8 reaches a top-1 agreement of")
+    with pytest.raises(PrecisionRejected):
+        _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
+
+
+def test_int8_keeps_the_layer_that_needs_it_and_says_which(tmp_path: Path) -> None:
+    package = load_package(write_colour_package(tmp_path / "p", model=outlier_model(layers=1)))
+    assert _info(package, tmp_path, "ort-cpu", precision="int8", strict=True).kept_layers == ("conv2",)
+
+
+def test_a_model_that_forgot_its_known_answers_is_refused_by_every_engine(
+    package: ModelPackage, tmp_path: Path
+) -> None:
+    first, second, *rest = package.golden
+    swapped = (dataclasses.replace(first, label=second.label), second, *rest)
+    wrong = dataclasses.replace(package, golden=swapped)
+    for engine in ("auto", "ort-cpu", "tensorrt"):
+        with pytest.raises(GoldenMismatch):
+            _info(wrong, tmp_path, engine)
+
+
+def test_fastest_measures_once_and_then_remembers(package: ModelPackage, tmp_path: Path) -> None:
+    first = _info(package, tmp_path, "fastest")
+    assert first.measurements[0].engine == first.name
+    assert all(one.runs >= 64 for one in first.measurements)
+    told = {one.engine for one in first.rejected} | {one.engine for one in first.measurements}
+    assert told >= set(AUTO_ORDER)
+    again = _info(package, tmp_path, "fastest")
+    assert again.measurements == first.measurements
+    assert again.rejected == first.rejected
+
+
+def test_auto_takes_what_a_measurement_has_proven_fastest(package: ModelPackage, tmp_path: Path) -> None:
+    options = EngineOptions(cache_dir=tmp_path, max_batch=2)
+    table = [Measurement(engine="ort-cpu", precision="fp32", runs=64, p50_ms=1.0, p90_ms=1.1)]
+    engines.remember(package, options, table)
+    info = _info(package, tmp_path, "auto")
+    assert info.name == "ort-cpu"
+    assert info.measurements == tuple(table)
+
+
+def test_a_remembered_engine_that_no_longer_runs_is_replaced(
+    package: ModelPackage, tmp_path: Path, prober: Prober
+) -> None:
+    gone = _absent(prober, "ort-cuda", "ort-tensorrt", "ort-openvino")
+    options = EngineOptions(cache_dir=tmp_path, max_batch=2)
+    table = [Measurement(engine=gone, precision="fp32", runs=64, p50_ms=0.1, p90_ms=0.1)]
+    engines.remember(package, options, table)
+    assert _info(package, tmp_path, "auto").name != gone
+    measured = _info(package, tmp_path, "fastest")
+    assert measured.name != gone
+    assert measured.measurements[0].engine == measured.name
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [("ort-cpu", {"workspace": 1}), ("auto", {"no_such_option": 1}), ("ort-cpu", {"threads": "many"})],
+)
+def test_an_option_that_does_not_exist_is_refused_whatever_is_allowed(
+    package: ModelPackage, tmp_path: Path, engine: str, options: dict[str, object]
+) -> None:
+    with pytest.raises(OptionsRejected) as caught:
+        _info(package, tmp_path, engine, options=options)
+    assert caught.value.exit_code == 78
+
+
+def test_options_of_an_absent_engine_do_not_stop_its_replacement(
+    package: ModelPackage, tmp_path: Path, prober: Prober
+) -> None:
+    _absent(prober, "ort-cuda")
+    info = _info(package, tmp_path, "ort-cuda", options={"use_tf32": False, "threads": 1})
+    assert info.name != "ort-cuda"
+
+
+def test_a_cache_that_cannot_be_written_is_told(package: ModelPackage, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(EngineUnavailable, match="cache directory"):
+        _info(package, tmp_path / "file", "ort-cpu")
