@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from engines.backends.onnxruntime import open_onnxruntime
 from engines.backends.ort_options import known_options
+from engines.backends.tensorrt.opening import open_tensorrt
+from engines.backends.tensorrt.options import OPTION_NAMES as TENSORRT_OPTIONS
 from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
 from engines.backends.torch import open_torch
 from engines.base import Engine, EngineOptions, Precision
@@ -69,7 +71,7 @@ def options_for(engine: str, options: Mapping[str, object]) -> dict[str, object]
 def options_of(engine: str) -> frozenset[str] | None:
     """Name the options of an engine; None where they cannot be known before it is asked."""
     if engine == "tensorrt":
-        return frozenset()
+        return TENSORRT_OPTIONS
     if engine == "torch":
         return frozenset(TORCH_OPTIONS)
     return known_options(engine)
@@ -82,9 +84,9 @@ def open_unproven(package: ModelPackage, options: EngineOptions, name: str) -> t
     """
     if name == "torch":
         return open_torch(package, options), ()
-    precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision)
     if name == "tensorrt":
-        raise EngineUnavailable("tensorrt is not part of this program yet. Choose ort-tensorrt", engine=name)
+        return open_tensorrt(package, options)
+    precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision)
     return open_onnxruntime(package, options, engine=name, graph=precise.graph), precise.kept_layers
 
 

@@ -103,6 +103,8 @@ def _key(
         "versions": dict(sorted(info.versions.items())),
         "options": {name: str(value) for name, value in sorted(options.options.items())},
         "placement": dict(sorted(info.placement.items())),
+        # A plan that is built anew may choose other tactics, and must be proven anew.
+        "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
         "pictures": [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures],
     }

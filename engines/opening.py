@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from engines.base import PRECISIONS, Engine, EngineOptions, Rejection
@@ -146,21 +146,28 @@ class _Search:
         return self.options.strict and name == self.requested
 
     def _measured(self) -> Engine:
-        with contextlib.ExitStack() as losers:
-            opened: dict[str, Engine] = {}
+        opened: dict[str, Engine] = {}
+        kept: str | None = None
+        try:
             for name in self.prober.names():
                 engine = self._try(name)
                 if engine is not None:
                     opened[name] = engine
-                    losers.callback(self._close_unless_chosen, name, engine)
             if not opened:
                 return self.first(())
-            self.choice = remember(self.package, self.options, measure(opened, self.package), self.rejected)
-            return opened[self.choice.engine]
+            kept = self._fastest_of(opened)
+            return opened[kept]
+        finally:
+            for name, engine in opened.items():
+                if name != kept:
+                    engine.close()
 
-    def _close_unless_chosen(self, name: str, engine: Engine) -> None:
-        if self.choice is None or self.choice.engine != name:
-            engine.close()
+    def _fastest_of(self, opened: Mapping[str, Engine]) -> str:
+        if self.pending is not None:
+            # What must be built first cannot be measured yet, so nothing is chosen for good.
+            return next(iter(opened))
+        self.choice = remember(self.package, self.options, measure(opened, self.package), self.rejected)
+        return self.choice.engine
 
     def _remembered(self) -> Choice | None:
         memory = ChoiceMemory(self.options.cache_dir)

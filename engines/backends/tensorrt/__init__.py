@@ -1,0 +1,8 @@
+"""The native TensorRT engine, versions 8.5 to 11: built on the device in a child process, kept, proven, run.
+
+options.py  library.py  what is configured; the library itself, its versions and its log
+job.py  builder.py  build_child.py   a build: what is asked, how it is done, the process it is done in
+plans.py    which plan this device needs, from the cache or built
+cuda.py  graphs.py  buffers.py       device, stream and errors; CUDA graphs; pinned memory
+session.py  engine.py  opening.py    a loaded plan, the engine around it, the way from a package to it
+"""

@@ -1,0 +1,47 @@
+"""What one build is asked for: plain values that cross to the child process as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from engines.base import Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildJob:
+    """``graph`` is the serving graph's file and ``target`` where the plan is written.
+
+    ``profile`` is the smallest, the usual and the largest input shape, None for a graph with a fixed batch.
+    """
+
+    graph: str
+    graph_sha256: str
+    target: str
+    timing_cache: str
+    precision: Precision
+    input_name: str
+    profile: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None
+    device_id: int
+    workspace_bytes: int
+    builder_level: int | None
+    dla_core: int | None
+    gpu_fallback: bool
+    tf32: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def job_from_dict(values: Mapping[str, object]) -> BuildJob:
+    """The job as the child reads it."""
+    given = dict(values)
+    profile = given.pop("profile")
+    shapes = tuple(tuple(shape) for shape in profile) if isinstance(profile, list) else None
+    job: BuildJob = BuildJob(
+        **given,  # type: ignore[arg-type]  # written by as_dict of this very class
+        profile=cast("tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None", shapes),
+    )
+    return job

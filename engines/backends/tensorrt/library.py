@@ -1,0 +1,132 @@
+"""The boundary to TensorRT's Python package: import, version, names that moved, and its log.
+
+Enum members are looked up by name at run time, because their numbers changed between 10 and 11; names that a version
+does not have are None. Nothing here makes a builder or a runtime: that needs a CUDA device, without which TensorRT 8.6
+ends the process.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import threading
+from collections import deque
+from typing import Any
+
+from engines.errors import EngineUnavailable
+
+OLDEST = (8, 5)
+"""The first version with the named-tensor calls."""
+
+_LAST_WEAKLY_TYPED = 10
+_KEPT = 32
+_MEMORY_WORDS = ("out of memory", "outofmemory", "cudamalloc", "insufficient memory", "error code 2")
+
+
+def library() -> Any:
+    """Import TensorRT.
+
+    Raises:
+        EngineUnavailable: it is absent, does not load, or is too old.
+    """
+    try:
+        trt = importlib.import_module("tensorrt")
+    except (ImportError, OSError, RuntimeError, AttributeError) as exc:
+        raise EngineUnavailable(
+            f"TensorRT cannot be imported: {exc}. On a Jetson: apt install python3-libnvinfer; elsewhere install "
+            "TensorRT's Python package for this CUDA",
+            engine="tensorrt",
+            reason=f"TensorRT cannot be imported: {exc}",
+            remedy="install TensorRT's Python package",
+        ) from exc
+    if version_of(trt) < OLDEST:
+        raise EngineUnavailable(
+            f"TensorRT is {trt.__version__}, this program needs {'.'.join(map(str, OLDEST))} or later. "
+            "Update JetPack, or use ort-tensorrt",
+            engine="tensorrt",
+            reason=f"TensorRT {trt.__version__} is too old",
+            remedy="update JetPack",
+        )
+    return trt
+
+
+def version_of(trt: Any) -> tuple[int, int]:
+    """Major and minor version."""
+    major, minor, *_ = str(trt.__version__).split(".")
+    return int(major), int(minor)
+
+
+def member(owner: Any, name: str) -> Any | None:
+    """A member of one of TensorRT's enums, or an attribute, by name; None where this version has none."""
+    return getattr(owner, name, None)
+
+
+def has_precision_flags(trt: Any) -> bool:
+    """Whether precision is asked for by flags (to 10), or stands in the graph alone (from 11)."""
+    return version_of(trt)[0] <= _LAST_WEAKLY_TYPED and member(trt.BuilderFlag, "FP16") is not None
+
+
+class Log:
+    """What TensorRT says: its errors become part of our exceptions. Any thread of TensorRT may write."""
+
+    def __init__(self, trt: Any) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=_KEPT)
+        self._warnings: deque[str] = deque(maxlen=_KEPT)
+        self._count = 0
+        self._lock = threading.Lock()
+        self.native = _native_logger(trt, self)
+        """What TensorRT is given."""
+
+    def mark(self) -> int:
+        """The place in the log from which `errors` is to count."""
+        return self._count
+
+    def errors(self, since: int) -> str:
+        """The errors since a mark in one line; says so where TensorRT gave no reason."""
+        with self._lock:
+            lines = [line for number, line in self._lines if number > since]
+        return "; ".join(lines[-3:]) or "TensorRT gave no reason"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The newest warnings."""
+        return tuple(self._warnings)
+
+    def take(self, line: str, *, is_error: bool) -> None:
+        """Keep a line."""
+        text = " ".join(line.split())[:600]
+        with self._lock:
+            if is_error:
+                self._count += 1
+                self._lines.append((self._count, text))
+            else:
+                self._warnings.append(text)
+
+
+@functools.cache
+def log_of(trt: Any) -> Log:
+    """The process's one log: TensorRT keeps the first logger that it is given and complains about others."""
+    return Log(trt)
+
+
+def tells_of_memory(text: str) -> bool:
+    """Whether an error of TensorRT means that memory ran out."""
+    lowered = text.lower()
+    return any(word in lowered for word in _MEMORY_WORDS)
+
+
+def _native_logger(trt: Any, log: Log) -> Any:
+    severity = trt.ILogger.Severity
+    errors = (severity.ERROR, severity.INTERNAL_ERROR)
+
+    class NativeLogger(trt.ILogger):  # type: ignore[misc]  # the base is known at run time only
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, level: Any, message: str) -> None:
+            if level in errors:
+                log.take(message, is_error=True)
+            elif level == severity.WARNING:
+                log.take(message, is_error=False)
+
+    return NativeLogger()

@@ -1,0 +1,230 @@
+"""Which plan this device needs for a package, and where it comes from: the cache, or a build."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.backends.tensorrt.job import BuildJob
+from engines.backends.tensorrt.library import has_precision_flags, library
+from engines.backends.tensorrt.options import TensorRtOptions, checked_options
+from engines.base import BuildProgress, EngineOptions
+from engines.building import BuildLimits, run_build, total_bytes
+from engines.cache import PlanCache, PlanKey
+from engines.environment import Gpu, gpus_from_answer, l4t_release
+from engines.errors import BuildFailed, BuildNeeded, EngineUnavailable
+from engines.graph import ServingGraph, serving_graph
+from engines.package import ModelPackage
+from engines.precision import precise_graph
+from engines.probes.child import run_child
+
+ENGINE = "tensorrt"
+PLAN = "engine.plan"
+_CHILD = "engines.backends.tensorrt.build_child"
+_USUAL_WORKSPACE_BYTES = 2**30
+_LEAST_MEMORY_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """Everything that one plan depends on, resolved."""
+
+    package: ModelPackage
+    options: EngineOptions
+    settings: TensorRtOptions
+    graph: ServingGraph
+    kept_layers: tuple[str, ...]
+    gpu: Gpu
+    key: PlanKey
+
+    @property
+    def max_batch(self) -> int:
+        """Most pictures in one call."""
+        return self.graph.max_batch or self.options.max_batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A plan's verified bytes; ``why_built`` says why it was not in the cache, None where it was."""
+
+    content: bytes
+    sha256: str
+    why_built: str | None
+
+
+def plan_request(package: ModelPackage, options: EngineOptions) -> PlanRequest:
+    """Resolve what plan ``options`` ask for on this device.
+
+    Raises:
+        EngineUnavailable: TensorRT or CUDA is not there. OptionsRejected: a wrong option.
+        ModelRejected, PrecisionRejected: the graph cannot be made.
+    """
+    settings = checked_options(options.options)
+    trt = library()
+    answer = run_child("cuda_child", timeout_s=20.0)
+    gpus = gpus_from_answer(answer)
+    if settings.device_id >= len(gpus):
+        raise EngineUnavailable(
+            f"option device_id is {settings.device_id}, CUDA shows {len(gpus)} device(s): "
+            f"{answer.failure or 'name a lower one'}",
+            engine=ENGINE,
+        )
+    gpu = gpus[settings.device_id]
+    graph, kept_layers = _graph(package, options, trt)
+    facts: dict[str, object] = {
+        "model": package.sha256,
+        "graph": graph.sha256,
+        "batch": list(_batches(graph, options, settings)),
+        "options": settings.plan_facts(),
+        "tensorrt": str(trt.__version__),
+        "cuda_driver": answer.text("cuda_driver"),
+        "gpu": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "l4t": l4t_release(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    key = PlanKey(ENGINE, f"{package.name}-{package.version}", options.precision, facts)
+    return PlanRequest(
+        package=package,
+        options=options,
+        settings=settings,
+        graph=graph,
+        kept_layers=kept_layers,
+        gpu=gpu,
+        key=key,
+    )
+
+
+def obtain_plan(request: PlanRequest) -> Plan:
+    """Take the plan from the cache, else build it, unless that is to be deferred.
+
+    Raises:
+        BuildNeeded: it is not there and must not be built now.
+        BuildFailed, BuildCancelled: the build. EngineUnavailable: the cache cannot be used.
+    """
+    cache, building = PlanCache(request.options.cache_dir), request.options.building
+    if not building.force:
+        known = cache.read(request.key)
+        if known is not None:
+            return _plan(known[PLAN], None)
+    why = _why_built(cache, request)
+    if building.defer and not request.options.strict:
+        raise BuildNeeded(
+            f"tensorrt has no plan of {request.key.model} yet: {why}. It is built while another engine serves",
+            engine=ENGINE,
+            reason=f"its plan must be built first: {why}",
+            remedy="wait for the build, or build ahead: agent build",
+        )
+    return _built(cache, request, why)
+
+
+def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
+    building, began_s = request.options.building, time.monotonic()
+
+    def report(phase: str, elapsed_s: float, ratio: float | None) -> None:
+        building.on_progress(
+            BuildProgress(engine=ENGINE, model=request.key.model, phase=phase, elapsed_s=elapsed_s, done_ratio=ratio)
+        )
+
+    def waiting() -> None:
+        report("waiting for another process that builds it", time.monotonic() - began_s, None)
+
+    with cache.locked(request.key, is_cancelled=building.is_cancelled, on_wait=waiting):
+        known = None if building.force else cache.read(request.key)
+        if known is not None:  # by whom we waited for
+            return _plan(known[PLAN], None)
+        with tempfile.TemporaryDirectory(dir=_scratch(request), prefix=f"{request.key.stem}-") as folder:
+            job = _job(request, Path(folder) / PLAN)
+            result = run_build(
+                _CHILD,
+                job.as_dict(),
+                what=f"{request.key.model} in {request.key.precision} for TensorRT",
+                limits=_limits(request),
+                report=report,
+                is_cancelled=building.is_cancelled,
+            )
+            content = Path(job.target).read_bytes()
+        if hashlib.sha256(content).hexdigest() != result.get("sha256"):
+            raise BuildFailed(f"the plan of {request.key.model} changed on its way to the cache. Build it again")
+        notes = {**result, "why_built": why, "build_s": round(time.monotonic() - began_s, 1)}
+        cache.store(request.key, {PLAN: content}, notes)
+    return _plan(content, why)
+
+
+def _plan(content: bytes, why_built: str | None) -> Plan:
+    return Plan(content=content, sha256=hashlib.sha256(content).hexdigest(), why_built=why_built)
+
+
+def _why_built(cache: PlanCache, request: PlanRequest) -> str:
+    if request.options.building.force:
+        return "a new build was asked for"
+    return cache.why_quarantined(request.key) or cache.why_not_another(request.key) or "there was none"
+
+
+def _graph(package: ModelPackage, options: EngineOptions, trt: Any) -> tuple[ServingGraph, tuple[str, ...]]:
+    """The graph that is built: for fp16 the fp32 one where a flag asks for fp16, else the converted one."""
+    if options.precision == "fp16" and has_precision_flags(trt):
+        return serving_graph(package, cache_dir=options.cache_dir), ()
+    precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision)
+    return precise.graph, precise.kept_layers
+
+
+def _batches(graph: ServingGraph, options: EngineOptions, settings: TensorRtOptions) -> tuple[int, int, int]:
+    """Smallest, usual and largest batch. Frames come alone unless cameras outnumber the engine's calls."""
+    if graph.max_batch is not None:
+        return (graph.max_batch,) * 3
+    return 1, min(settings.opt_batch or 1, options.max_batch), options.max_batch
+
+
+def _job(request: PlanRequest, target: Path) -> BuildJob:
+    settings, graph, size = request.settings, request.graph, request.package.input
+    shapes = [(count, size.height, size.width, 3) for count in _batches(graph, request.options, settings)]
+    version = str(request.key.facts["tensorrt"])
+    board = hashlib.sha256(f"{request.gpu.name} {request.gpu.compute_capability}".encode()).hexdigest()[:12]
+    workspace = min(_USUAL_WORKSPACE_BYTES, request.gpu.memory_bytes // 4 or _USUAL_WORKSPACE_BYTES)
+    return BuildJob(
+        graph=str(graph.path),
+        graph_sha256=graph.sha256,
+        target=str(target),
+        timing_cache=str(request.options.cache_dir / "timing" / f"tensorrt-{version}-{board}.bin"),
+        precision=request.options.precision,
+        input_name=graph.input_name,
+        profile=None if graph.max_batch is not None else (shapes[0], shapes[1], shapes[2]),
+        device_id=settings.device_id,
+        workspace_bytes=workspace if settings.workspace_mib is None else settings.workspace_mib * 2**20,
+        builder_level=settings.builder_level,
+        dla_core=settings.dla_core,
+        gpu_fallback=settings.gpu_fallback,
+        tf32=settings.tf32,
+    )
+
+
+def _limits(request: PlanRequest) -> BuildLimits:
+    asked = request.settings.build_memory_mib
+    usual = max(_LEAST_MEMORY_BYTES, (total_bytes() or 0) * 3 // 4)
+    return BuildLimits(
+        timeout_s=float(request.settings.build_timeout_s),
+        memory_bytes=usual if asked is None else asked * 2**20,
+    )
+
+
+def _scratch(request: PlanRequest) -> Path:
+    """Where builds write; what a killed one has left is removed by the next, which holds its lock."""
+    folder = request.options.cache_dir / "building"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise EngineUnavailable(
+            f"the cache directory {folder} cannot be used: {exc.strerror}. Make it writable or name another state_dir",
+            cache_dir=str(folder),
+        ) from exc
+    for left in folder.glob(f"{request.key.stem}-*"):
+        for path in sorted(left.rglob("*"), reverse=True):
+            path.unlink(missing_ok=True)
+        left.rmdir()
+    return folder

@@ -1,0 +1,84 @@
+"""A new plan is on trial: one that takes the process with it must not do so at every start."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from engines.atomic import write_atomically
+from engines.errors import EngineUnavailable
+
+STARTS = 3
+"""So many starts that ended by a crash condemn a plan."""
+HEALTHY_AFTER_S = 60.0
+"""A plan that has worked for so long is proven."""
+
+
+class Trial:
+    """Counts the starts of one plan until it is proven. The count is written before the plan is loaded.
+
+    A start that ends in order is taken back; a crash, a kill or a lost device leaves its count behind.
+    """
+
+    def __init__(self, marker: Path) -> None:
+        """Read nothing yet."""
+        self._marker = marker
+        self._began_s: float | None = None
+
+    def begin(self, *, engine: str) -> None:
+        """Count this start.
+
+        Raises:
+            EngineUnavailable: the plan has crashed too often, or the count cannot be written.
+        """
+        starts = self.starts
+        if starts is None:
+            return
+        if starts >= STARTS:
+            raise EngineUnavailable(
+                f"the plan {self._marker.stem} has ended this program {starts} times before it worked for "
+                f"{HEALTHY_AFTER_S:.0f} s, {STARTS} are allowed. Another engine serves; to try it again: "
+                "agent build --force",
+                engine=engine,
+                reason=f"its plan has ended this program {starts} times",
+                remedy="build it again: agent build --force",
+                starts=starts,
+            )
+        write_atomically(self._marker, json.dumps({"starts": starts + 1}).encode())
+        self._began_s = time.monotonic()
+
+    @property
+    def starts(self) -> int | None:
+        """Starts that did not end well so far; None for a proven plan."""
+        try:
+            value = json.loads(self._marker.read_bytes())
+            return None if value.get("is_proven") else int(value.get("starts", 0))
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, TypeError, AttributeError):
+            # A marker that a power cut has damaged speaks of at least one bad end.
+            return 1
+
+    def note_success(self) -> bool:
+        """After a run that worked: true from the moment on when nothing is left to watch."""
+        if self._began_s is None:
+            return True
+        if time.monotonic() - self._began_s < HEALTHY_AFTER_S:
+            return False
+        self._write_proven()
+        return True
+
+    def end_well(self) -> None:
+        """The engine was closed in order: this start is no sign against the plan."""
+        if self._began_s is not None:
+            starts = (self.starts or 1) - 1
+            self._began_s = None
+            if starts:
+                write_atomically(self._marker, json.dumps({"starts": starts}).encode())
+            else:
+                self._marker.unlink(missing_ok=True)
+
+    def _write_proven(self) -> None:
+        self._began_s = None
+        write_atomically(self._marker, json.dumps({"is_proven": True}).encode())
