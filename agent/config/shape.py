@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -37,7 +37,7 @@ class Place:
     def child(self, key: str | int) -> Place | None:
         """The place below ``key``, None where the model knows nothing of it."""
         annotation = self.section()
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if _is_model(annotation):
             field = annotation.model_fields.get(str(key))
             return None if field is None else _place_of_field((*self.path, key), field)
         arguments = get_args(annotation)
@@ -79,7 +79,7 @@ class Place:
     def keys(self) -> list[str]:
         """The keys that a section takes; empty where the keys are the user's own."""
         section = self.section()
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if _is_model(section):
             return list(section.model_fields)
         return []
 
@@ -108,7 +108,7 @@ def sections_of(place: Place) -> list[tuple[str, type[BaseModel]]]:
     """The sections that may stand at ``place``, each with the tag that chooses it; none where it is no section."""
     found: list[tuple[str, type[BaseModel]]] = []
     for member in _members(place.annotation):
-        if isinstance(member, type) and issubclass(member, BaseModel):
+        if _is_model(member):
             tags = tags_of(member, place.discriminator) if place.discriminator else []
             found.append((tags[0] if tags else "", member))
     return found
@@ -116,7 +116,7 @@ def sections_of(place: Place) -> list[tuple[str, type[BaseModel]]]:
 
 def tags_of(section: object, discriminator: str) -> list[str]:
     """The values of ``discriminator`` that mean this section."""
-    if not (isinstance(section, type) and issubclass(section, BaseModel)):
+    if not (_is_model(section)):
         return []
     field = section.model_fields.get(discriminator)
     return [] if field is None else [str(value) for value in get_args(field.annotation)]
@@ -156,6 +156,11 @@ def _bare(place: Place) -> Place:
     return _bare(Place(place.path, annotation, (*place.metadata, *metadata), place.discriminator))
 
 
+def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    # Python 3.10 takes `tuple[str, ...]` for a class, and issubclass then refuses it.
+    return get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _members(annotation: object) -> Iterator[object]:
     if get_origin(annotation) in {Union, types.UnionType}:
         for member in get_args(annotation):
@@ -171,7 +176,7 @@ def _words(annotation: object, metadata: tuple[object, ...]) -> str:
     if get_origin(annotation) is Literal:
         values = [_literal(value) for value in get_args(annotation)]
         return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if _is_model(annotation):
         return f"a section with the keys {', '.join(annotation.model_fields)}"
     if get_origin(annotation) is dict:
         return "a section with one entry or more" if dict(_bounds(metadata)).get("min_length") else "a section"

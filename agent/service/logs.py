@@ -71,7 +71,7 @@ def _processors() -> list[Processor]:
 def _renderers(*, as_json: bool, colors: bool) -> list[Processor]:
     if as_json:
         return [_in_order, structlog.processors.JSONRenderer(serializer=_json)]
-    return [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=28, timestamp_key="timestamp")]
+    return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="timestamp")]
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
