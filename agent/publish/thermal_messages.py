@@ -158,7 +158,7 @@ def thermal_message(
             total_meaning=seen.power.total_meaning,
         ),
         gpu=Gpu(
-            load_ratio=seen.gpu.load_ratio,
+            load_ratio=None if seen.gpu.load_ratio is None else round(seen.gpu.load_ratio, 3),
             clock_hz=seen.gpu.clock_hz,
             max_clock_hz=seen.gpu.max_clock_hz,
         ),
@@ -188,7 +188,7 @@ def _governor(decision: GovernorDecision, since: str) -> GovernorReport:
     predicted = decision.predicted_celsius
     return GovernorReport(
         state=decision.state,
-        rate_ratio=decision.ratio,
+        rate_ratio=round(decision.ratio, 3),
         reason=decision.reason,
         since=since,
         zone=decision.zone,

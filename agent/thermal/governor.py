@@ -21,6 +21,8 @@ GovernorState = Literal["off", "free", "reduced", "paused", "blind"]
 
 _WINDOW_S = 60.0
 """Readings that the slope is taken from: a sensor's noise of 0.15 K then moves the prediction by 0.1 K only."""
+_SHORT_WINDOW_S = 20.0
+"""A jump of the silicon leaves this window sooner: a cut needs both slopes to agree."""
 _GAP_S = 10.0
 _HORIZON_S = 120.0
 """How far ahead a zone is predicted. With the gains below this damps a heat sink of ten minutes well and leaves the
@@ -103,14 +105,16 @@ class _ZoneView:
 
     zone: str
     celsius: float
-    smoothed: float
     predicted: float
+    """Where both slopes, the long and the short one, lead to."""
+    cautious: float
+    """Where the long one leads to, and not below where the zone is: what a recovery goes by."""
     limits: Limits
 
     @property
     def excess(self) -> float:
         """How far the zone is, or will be, above its soft limit."""
-        return max(self.smoothed, self.predicted) - self.limits.soft_celsius
+        return self.cautious - self.limits.soft_celsius
 
 
 class Governor:
@@ -120,6 +124,7 @@ class Governor:
         self._config: GovernorConfig = config.governor
         self._is_on = config.governor.enabled and config.source != "none"
         self._zones: dict[str, Trend] = {}
+        self._short: dict[str, Trend] = {}
         self._power = Trend(window_s=_POWER_WINDOW_S, gap_s=_GAP_S)
         self._views: dict[str, _ZoneView] = {}
         self._ratio = 1.0
@@ -162,10 +167,13 @@ class Governor:
         is_first = not self._zones
         for zone, limits in limits_of(sample, self._config).items():
             trend = self._zones.setdefault(zone, Trend(window_s=_WINDOW_S, gap_s=_GAP_S))
-            trend.add(taken_s, sample.temperatures[zone])
-            smoothed = trend.fitted()
-            predicted = min(trend.fitted(_HORIZON_S), smoothed + _LARGEST_RISE_KELVIN)
-            self._views[zone] = _ZoneView(zone, trend.last, smoothed, predicted, limits)
+            short = self._short.setdefault(zone, Trend(window_s=_SHORT_WINDOW_S, gap_s=_GAP_S))
+            for each in (trend, short):
+                each.add(taken_s, sample.temperatures[zone])
+            ceiling = trend.fitted() + _LARGEST_RISE_KELVIN
+            expected = min(trend.fitted(_HORIZON_S), ceiling)
+            soonest = min(expected, short.fitted(_HORIZON_S))
+            self._views[zone] = _ZoneView(zone, trend.last, soonest, max(expected, trend.fitted()), limits)
         views = [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
         self._hard_readings = self._hard_readings + 1 if any(v.celsius >= v.limits.hard_celsius for v in views) else 0
         if self._paused:
