@@ -111,11 +111,12 @@ class JtopSensor:
             if self._stop.is_set():
                 return
             self._state, self._detail = "silent", reason
+            if reason.startswith("not_installed"):
+                log.info("thermal.jtop_absent", reason=reason)
+                return  # it will not install itself: `auto` goes on with sysfs
             if reason != self._logged:
                 log.warning("thermal.jtop_silent", reason=reason, restarts=max(0, self._starts - 1))
                 self._logged = reason
-            if reason.startswith("not_installed"):
-                return  # it will not install itself: `auto` goes on with sysfs
             wait_s = self._times.first_wait_s if had_sample else min(wait_s * 2, self._times.longest_wait_s)
             if self._clock.wait(self._stop, wait_s * self._jitter.uniform(0.5, 1.0)):
                 return
