@@ -29,7 +29,7 @@ from engines.backends.ort_tensorrt import (
 )
 from engines.base import EngineOptions, Precision
 from engines.environment import cpu_model, gpus_from_answer
-from engines.errors import EngineUnavailable
+from engines.errors import BuildNeeded, EngineUnavailable
 from engines.graph import ServingGraph
 from engines.package import ModelPackage
 from engines.probes.child import run_child
@@ -122,12 +122,20 @@ def _on_tensorrt(
     gpus = gpus_from_answer(run_child("cuda_child"))
     directory = plan_directory(graph, options, plan.provider_options, gpus)
     try:
-        prepare_directory(directory)
+        prepare_directory(directory, is_forced=options.building.force)
     except OSError as exc:
         raise EngineUnavailable(
             f"the plan directory {directory} cannot be used: {exc.strerror or exc}. Make it writable or name another",
             engine=plan.engine,
         ) from exc
+    if options.building.defer and not options.strict and context_model(directory) is None:
+        raise BuildNeeded(
+            f"{plan.engine} must build its plan for this device before it can run, which takes minutes. "
+            "Build it ahead of time: agent build",
+            engine=plan.engine,
+            reason="its plan is not built yet",
+            remedy="build it: agent build",
+        )
     given = provider_options(package, graph, options, plan.provider_options, directory)
     plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
     session = _from_context(plan, directory) or _built(plan, directory)

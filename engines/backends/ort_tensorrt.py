@@ -97,13 +97,13 @@ def without_context(options: Mapping[str, str], directory: Path) -> dict[str, st
     return {**kept, "trt_engine_cache_path": str(directory / "plans")}
 
 
-def prepare_directory(directory: Path) -> None:
-    """Make the directory; empty it where what lies in it is not what was written, or not ours.
+def prepare_directory(directory: Path, *, is_forced: bool = False) -> None:
+    """Make the directory; empty it where what lies in it is not what was written, or not ours, or not wanted.
 
     Raises:
         OSError: it cannot be made.
     """
-    if directory.exists() and not _is_intact(directory):
+    if directory.exists() and (is_forced or not _is_intact(directory)):
         shutil.rmtree(directory)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     (directory / "plans").mkdir(mode=0o700, exist_ok=True)

@@ -220,3 +220,31 @@ def test_a_cache_that_cannot_be_written_is_told(package: ModelPackage, tmp_path:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(EngineUnavailable, match="cache directory"):
         _info(package, tmp_path / "file", "ort-cpu")
+
+
+def test_a_board_whose_gpu_is_not_used_is_degraded_and_refused_where_strict(
+    package: ModelPackage, tmp_path: Path, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if prober.gpus:
+        pytest.skip("this machine has a GPU, so it may be used")
+    monkeypatch.setenv("AGENT_L4T", "36.4.3")
+    info = _info(package, tmp_path, "auto")
+    assert info.degraded is not None
+    assert info.degraded.startswith("the GPU of this Jetson (L4T 36.4.3) is present and not used")
+    assert "tensorrt: CUDA does not answer" in info.degraded
+    with pytest.raises(EngineUnavailable, match="strict is set") as caught:
+        _info(package, tmp_path, "auto", strict=True)
+    assert caught.value.exit_code == 69
+    assert _info(package, tmp_path, "ort-cpu", strict=True).degraded is None
+
+
+def test_nothing_is_left_to_try_for_a_package_that_no_installed_engine_reads(
+    package: ModelPackage, tmp_path: Path, prober: Prober
+) -> None:
+    if prober.probe("torch").can_run:
+        pytest.skip("PyTorch is here and reads such packages")
+    program = dataclasses.replace(package, format="pt2", model_path=package.model_path.with_suffix(".pt2"))
+    with pytest.raises(EngineUnavailable, match=r"no engine can serve colours here") as caught:
+        _info(program, tmp_path, "auto")
+    for name in AUTO_ORDER:
+        assert f"{name}: " in caught.value.message

@@ -191,7 +191,7 @@ def test_a_serving_graph_that_is_no_model_is_refused_with_the_librarys_words(
 ) -> None:
     (tmp_path / "page.onnx").write_text("<html>not found</html>")
     graph = ServingGraph(path=tmp_path / "page.onnx", sha256="", precision="fp32", max_batch=None)
-    with pytest.raises(EngineUnavailable, match=r"ort-cpu cannot load page\.onnx on CPUExecutionProvider: .*INVALID_PROTOBUF"):
+    with pytest.raises(EngineUnavailable, match=r"cannot load page\.onnx on CPUExecutionProvider: .*INVALID_PROTOBUF"):
         open_onnxruntime(package, EngineOptions(cache_dir=tmp_path), engine="ort-cpu", graph=graph)
 
 

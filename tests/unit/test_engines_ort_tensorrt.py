@@ -119,3 +119,9 @@ def test_a_directory_whose_build_was_cut_off_is_emptied(tmp_path: Path) -> None:
     (tmp_path / "x" / "plans" / "half.plan").write_bytes(b"half")
     ort_tensorrt.prepare_directory(tmp_path / "x")
     assert list((tmp_path / "x" / "plans").iterdir()) == []
+
+
+def test_a_forced_build_starts_from_nothing(tmp_path: Path) -> None:
+    directory = _built(tmp_path / "x")
+    ort_tensorrt.prepare_directory(directory, is_forced=True)
+    assert ort_tensorrt.context_model(directory) is None
