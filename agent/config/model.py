@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from agent.config.picture import PictureConfig
 from agent.config.sources import SourceConfig
 from agent.config.thermal import ThermalConfig
 
@@ -133,6 +134,10 @@ class CameraConfig(Section):
     """1 is served and spared first."""
     enabled: bool = True
     """Leave the camera out without taking it out of the file."""
+    least_fps_ratio: Ratio = 0.2
+    """Open a live camera anew that gives less than this share of the frames it announces for ten seconds; 0 never."""
+    picture: PictureConfig = PictureConfig()
+    """When its pictures count as showing nothing of use."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)
     """What is asked about its frames."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from agent.errors import SourceLost, SourceUnavailable
 from agent.pipeline.accounting import CameraAccount, CameraCounts, Drop
 from agent.pipeline.inbox import Inbox, Lane
 from agent.pipeline.pacing import Pacer
+from agent.pipeline.picture import PictureWatch
+from agent.pipeline.trickle import WINDOW_S, TrickleWatch
 from agent.records import Frame
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
@@ -42,7 +43,8 @@ _READ_WITHIN_S = 90.0
 class CameraStatistics:
     """One camera at one moment.
 
-    ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame.
+    ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame. ``mark`` says
+    what is wrong with the pictures, None when nothing is.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Camera:
     """Owns one source and the thread that reads it.
 
     A live source is opened again for ever, with exponential backoff and jitter; a file that ends, ends the camera.
-    ``on_change`` is called on the camera's thread whenever its state changes.
+    ``on_change`` is called on the camera's thread whenever its state or the mark of its pictures changes.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class Camera:
         self._reconnects = 0
         self._frames = 0
         self._recent: deque[int] = deque(maxlen=600)
+        self._pictures = PictureWatch(config.picture)
+        self._trickle = TrickleWatch(config.least_fps_ratio)
 
     def start(self) -> None:
         """Start reading."""
@@ -138,7 +142,7 @@ class Camera:
             fps=(len(recent) - 1) / span_s if span_s > 0 else 0.0,
             reconnects=self._reconnects,
             last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
-            mark=None,
+            mark=self._pictures.mark,
             skipped_unreadable=self.source.statistics().skipped,
             counts=self.account.counts(),
         )
@@ -160,6 +164,7 @@ class Camera:
             try:
                 self.source.open()
                 opened_ns = self._clock.monotonic_ns()
+                self._trickle.open(opened_ns, self.source.fps)
                 self._set_state("connected", None)
                 if self._read_until_end():
                     self._set_state("ended", None)
@@ -170,6 +175,7 @@ class Camera:
                 if not self.source.is_live:
                     self._set_state("ended", exc.message)
                     return
+                self._pictures.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
             finally:
                 self.source.close()
@@ -193,6 +199,8 @@ class Camera:
             if capture is None:
                 return True
             self._take(capture)
+            if self.source.is_live:
+                self._check_rate()
         return False
 
     def _wait_until_due(self) -> bool:
@@ -208,6 +216,7 @@ class Camera:
         return False
 
     def _take(self, capture: Capture) -> None:
+        now_ns = self._clock.monotonic_ns()
         frame = Frame(
             camera=self.name,
             index=self._frames,
@@ -215,10 +224,11 @@ class Camera:
             captured_at_ns=capture.captured_at_ns,
             captured_at_utc_ns=capture.captured_at_utc_ns,
             capture_ms=capture.capture_ms,
+            mark=self._look(capture, now_ns) if self.source.is_live else None,
         )
         self._frames += 1
         with self._lock:
-            self._recent.append(time.monotonic_ns())
+            self._recent.append(now_ns)
         if self.source.is_live and not self.pacer.takes(capture.captured_at_ns):
             self.account.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
             return
@@ -232,6 +242,35 @@ class Camera:
                     self.account.dropped(ticket, route.lane.classifier, Drop.STOPPING)
         finally:
             self.account.release(ticket)
+
+    def _look(self, capture: Capture, now_ns: int) -> str | None:
+        """The mark of a live picture; a change of it is told."""
+        previous = self._pictures.mark
+        mark = self._pictures.look(capture.image, now_ns)
+        if mark != previous:
+            if mark is None:
+                log.info("camera.picture_clear", camera=self.name, was=previous)
+            else:
+                log.warning("camera.picture_marked", camera=self.name, mark=mark)
+            if self._on_change is not None:
+                self._on_change(self.name)
+        return mark
+
+    def _check_rate(self) -> None:
+        """Give up a connection that is alive and of no use.
+
+        Raises:
+            SourceLost: too few frames come.
+        """
+        fps = self._trickle.frame(self._clock.monotonic_ns())
+        if fps is not None:
+            raise SourceLost(
+                f"{self.source.description} gave {fps:.1f} frames a second for {WINDOW_S:g} s and announces "
+                f"{self.source.fps:g}. Look at the network between; lower `least_fps_ratio` for a camera that sends "
+                "fewer on purpose",
+                reason="trickle",
+                camera=self.name,
+            )
 
     def _set_state(self, state: CameraState, error: str | None) -> None:
         with self._lock:
