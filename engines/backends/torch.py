@@ -6,6 +6,7 @@ The serving steps are those of ``engines.preprocessing``, in the same order and 
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -22,6 +23,11 @@ from engines.preprocessing import GRAY_BGR
 
 OPTION_NAMES = ("device", "compile", "threads")
 _DEVICES = ("auto", "cpu", "cuda")
+# An archive is a zip of JSON and weights: each layer of its reader has errors of its own.
+_LOAD_ERRORS = (
+    *(RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError),
+    *(OSError, EOFError, ImportError, zipfile.BadZipFile),
+)
 
 
 class TorchEngine:
@@ -176,7 +182,7 @@ def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], 
     try:
         program = torch.export.load(str(package.model_path))
         model = program.module().to(device)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as exc:
+    except _LOAD_ERRORS as exc:
         raise ModelRejected(
             f"{package.model_path.name} cannot be loaded by PyTorch {torch.__version__}: "
             f"{' '.join(str(exc).split())[:300]}. Export it again with this version",
