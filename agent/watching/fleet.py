@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from agent.watching.documents import Document, document_from_payload, printable
+from agent.watching.history import History
 
 WINDOW_S = 5.0
 """Rates and latencies are of this last while."""
@@ -71,10 +72,19 @@ class DeviceView:
 
     messages: dict[str, Document] = field(default_factory=dict)
     cameras: dict[str, CameraView] = field(default_factory=dict)
+    heat: History = field(default_factory=History)
 
     def message(self, name: str) -> Document:
         """The newest ``status``, ``runtime`` ...; an empty one before the first."""
         return self.messages.get(name, Document())
+
+    def visible_cameras(self) -> list[str]:
+        """Cameras in alphabetical order, without those that the running configuration no longer has.
+
+        Their retained messages stay in the broker until somebody takes them back.
+        """
+        configured = set(self.message("runtime").section("cameras").names())
+        return sorted(name for name in self.cameras if not configured or name in configured)
 
 
 class FleetView:
@@ -111,6 +121,8 @@ class FleetView:
             device = self._device(device_level)
             if device is not None:
                 device.messages[rest[0]] = document
+                if rest[0] == "thermal":
+                    device.heat.add(document, now_s)
             return True
         if rest[0] != "camera" or len(rest) < 3:
             # Commands and replies travel below the device too, and are not for this view.

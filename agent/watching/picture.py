@@ -12,6 +12,7 @@ from rich.text import Text
 
 from agent.watching.documents import Document
 from agent.watching.fleet import CameraView, ClassifierView, DeviceView, FleetView
+from agent.watching.history import curve
 
 _STALE_S = 3.0
 _BAR_CELLS = 8
@@ -55,7 +56,7 @@ def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> 
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style=_FAINT, no_wrap=True)
     lines.add_column()
-    for key, text in _facts(device):
+    for key, text in (*_facts(device), *_curves(device, now_s)):
         lines.add_row(key, text)
     title = Text.assemble(("● ", _STATE_STYLES.get(state, _SOSO)), (name, "bold"), f" {state} ")
     parts: list[RenderableType] = [lines]
@@ -140,6 +141,27 @@ def _heat(thermal: Document) -> Text:
     return text
 
 
+def _curves(device: DeviceView, now_s: float) -> Iterator[tuple[str, Text]]:
+    """Temperature against its limit, and the rate below it, where a governor is at work."""
+    if (device.message("thermal").text("governor", "state") or "off") == "off":
+        return
+    moments = device.heat.moments(now_s)
+    temperatures = [moment.celsius for moment in moments]
+    known = [celsius for celsius in temperatures if celsius is not None]
+    if not known:
+        return
+    limit = moments[-1].limit_celsius
+    high = max([*known, limit or 0.0])
+    low = min([*known, high - 10.0])
+    text = Text(curve(temperatures, low, high), style="yellow")
+    text.append(f"  {known[-1]:.1f} °C", style="default")
+    if limit is not None:
+        text.append(f" of {limit:.1f} °C", style=_FAINT)
+    yield "temp", text
+    rate = Text(curve([moment.rate_ratio for moment in moments], 0.0, 1.0), style="cyan")
+    yield "rate", rate.append(f"  {moments[-1].rate_ratio * 100:.0f} % of what is asked for", style="default")
+
+
 def _wide_cameras(device: DeviceView, now_s: float) -> Table:
     table = _table()
     for column in ("camera", "state", "fps", "classifier", "label", "confidence", "results/s", "p50 ms", "p99 ms"):
@@ -183,7 +205,7 @@ def _add_column(table: Table, name: str) -> None:
 
 def _lines(device: DeviceView) -> Iterator[tuple[str, CameraView, str, bool]]:
     """Camera, its view, classifier, and whether it is the camera's first line."""
-    for name in sorted(device.cameras):
+    for name in device.visible_cameras():
         camera = device.cameras[name]
         for position, key in enumerate(sorted(camera.classifiers) or [""]):
             yield name, camera, key, position == 0
@@ -208,7 +230,7 @@ def _dropped(camera: CameraView) -> Text:
 
 
 def _errors(device: DeviceView) -> Iterator[Text]:
-    for name in sorted(device.cameras):
+    for name in device.visible_cameras():
         if error := device.cameras[name].health.text("error"):
             yield Text(f"{name}: {error}", style=_BAD)
 
