@@ -27,6 +27,10 @@ _SYNTHETIC = 32
 # Below this spread between pictures a probability is taken as constant: fp16 resolves 5e-4 near 1.
 _CONSTANT = 1e-7
 
+# Two classes that the reference itself holds for equally likely, to a part of the leading one's probability: rounding
+# alone decides which one leads.
+_TIE_RATIO = 0.005
+
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
@@ -45,10 +49,10 @@ class Disagreement:
 class Certificate:
     """How an engine's answers compare with the reference's on the same pictures.
 
-    ``agreement`` is the ratio of pictures with the same top-1 class; differences are of probabilities; ``cosine`` is
-    the smallest of all pictures. ``source`` says what the pictures are: ``package``, ``folder`` or ``synthetic``.
-    ``flips`` counts the pictures with another top-1 class. ``is_degenerate``: the engine gives the same answer to
-    every picture where the reference does not.
+    ``agreement`` is the ratio of pictures with the same top-1 class, or with one that the reference holds for as
+    likely (within 0.5 %); ``flips`` counts the others. Differences are of probabilities; ``cosine`` is the smallest of
+    all pictures. ``source`` says what the pictures are: ``package``, ``folder`` or ``synthetic``. ``is_degenerate``:
+    the engine gives the same answer to every picture where the reference does not.
     """
 
     model: str
@@ -197,7 +201,9 @@ def certificate_from(
     is_finite: Flags = np.asarray(np.isfinite(actual).all(axis=1))
     wanted, given = expected.astype(np.float64), np.nan_to_num(actual.astype(np.float64))
     difference = np.abs(wanted - given)
-    is_same = (wanted.argmax(axis=1) == given.argmax(axis=1)) & is_finite
+    rows = np.arange(len(wanted))
+    leading: Floats = wanted.max(axis=1)
+    is_same = (leading - wanted[rows, given.argmax(axis=1)] <= _TIE_RATIO * leading) & is_finite
     order = np.argsort(-(difference.max(axis=1) + ~is_same))[:_LISTED]
     return Certificate(
         model=f"{package.name}-{package.version}",

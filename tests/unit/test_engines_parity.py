@@ -72,6 +72,15 @@ def test_each_precision_has_its_own_bar(package: ModelPackage, precision: Precis
         certificate.require()
 
 
+def test_rounding_between_two_equally_likely_classes_is_no_other_answer(package: ModelPackage) -> None:
+    expected, actual = _answers(), _answers()
+    expected[0] = [0.4004, 0.4, 0.1, 0.0996]
+    actual[0] = [0.4, 0.4004, 0.1, 0.0996]
+    assert _certificate(package, expected, actual, "fp16").flips == 0
+    expected[0] = [0.404, 0.4, 0.1, 0.096]
+    assert _certificate(package, expected, actual, "fp16").flips == 1
+
+
 def test_the_farthest_pictures_are_named_flips_first(package: ModelPackage) -> None:
     actual = _answers()
     actual[7] = [0.3, 0.31, 0.29, 0.1]
