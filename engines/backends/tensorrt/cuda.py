@@ -99,6 +99,11 @@ class CudaDevice:
         return str(self._device.name())
 
     @property
+    def version(self) -> str:
+        """PyCUDA's version."""
+        return str(getattr(importlib.import_module("pycuda"), "VERSION_TEXT", "unknown"))
+
+    @property
     def is_integrated(self) -> bool:
         """Whether it shares its memory with the CPU, so that nothing needs to be copied."""
         return bool(self._device.get_attribute(self.driver.device_attribute.INTEGRATED))

@@ -67,7 +67,7 @@ def _loaded(request: PlanRequest, plan: Plan, trial: Trial, started_ns: int) -> 
 
 
 def _info(request: PlanRequest, session: PlanSession, device: CudaDevice, trt: Any) -> EngineInfo:
-    versions = {"tensorrt": str(trt.__version__), "pycuda": str(getattr(device.driver, "VERSION_TEXT", "installed"))}
+    versions = {"tensorrt": str(trt.__version__), "pycuda": device.version}
     return EngineInfo(
         name=ENGINE,
         requested=request.options.engine,
