@@ -274,14 +274,15 @@ class Camera:
 
     def _set_state(self, state: CameraState, error: str | None) -> None:
         with self._lock:
-            previous, self._state, self._error = self._state, state, error
+            previous, error_before, self._state, self._error = self._state, self._error, state, error
             if state == "connected" and previous == "lost":
                 self._reconnects += 1
         if state == "connected":
             log.info("camera.connected", camera=self.name, source=self.source.description)
         elif state == "ended":
             log.info("camera.ended", camera=self.name, reason=error or "end of the source")
-        elif previous != state or self._reconnects == 0:
+        elif previous != state or error != error_before:
+            # Never once for each attempt: an absent camera is tried for months.
             log.warning("camera.lost", camera=self.name, reason=error)
         if self._on_change is not None and previous != state:
             self._on_change(self.name)

@@ -1,0 +1,170 @@
+"""One camera through every way of losing it: seen, told, brought back, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from agent.clock import Clock, SystemClock
+from agent.config.model import CameraConfig
+from agent.config.sources import RtspSource
+from agent.pipeline.accounting import CameraAccount
+from agent.pipeline.camera import Camera, CameraStatistics
+from agent.sources.base import Capture, Source
+from agent.sources.rtsp import RtspStream
+from tests.fixtures.deadlines import wait_until
+from tests.fixtures.parts import ScriptedSource
+from tests.fixtures.rtsp_server import RtspServer
+
+
+class _HurriedClock:
+    """Waits are noted and over at once; time goes on by them."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.ahead_ns = 0
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns() + self.ahead_ns
+
+    def utc_ns(self) -> int:
+        return time.time_ns()
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        self.waits.append(seconds)
+        self.ahead_ns += round(seconds * 1e9)
+        return stop.is_set()
+
+
+class _Stepping(ScriptedSource):
+    """Each picture comes ``step_s`` after the one before, by the clock."""
+
+    def __init__(self, clock: _HurriedClock, script: list[int | str], *, step_s: float, fps: float | None) -> None:
+        super().__init__(script, is_live=True, period_s=0.002)
+        self.fps = fps
+        self._clock, self._step_ns = clock, round(step_s * 1e9)
+
+    def read(self) -> Capture | None:
+        self._clock.ahead_ns += self._step_ns
+        return super().read()
+
+
+@contextmanager
+def _camera(source: Source, clock: Clock, told: list[CameraStatistics] | None = None) -> Iterator[Camera]:
+    """A running camera whose frames nobody asks for; ``told`` takes its statistics at each change that it tells."""
+    config = CameraConfig.model_validate({"source": {"type": "pattern"}, "classify": [{"model": "m"}]})
+    account = CameraAccount("cam", ())
+
+    def note(_: str) -> None:
+        if told is not None:
+            told.append(camera.statistics())
+
+    camera = Camera("cam", config, source, account, [], clock=clock, on_change=note, chance=random.Random(5))
+    camera.start()
+    try:
+        yield camera
+    finally:
+        camera.stop()
+        assert camera.join(10.0)
+        assert camera.failure is None
+
+
+def test_two_hundred_losses_leave_nothing_behind() -> None:
+    process = psutil.Process()
+    script: list[int | str] = []
+    for _ in range(200):
+        script += [1, 2, random.Random(len(script)).choice(["stalled", "ended"]), "unavailable"]
+    source = ScriptedSource([*script, 3], is_live=True)
+    with _camera(source, _HurriedClock()) as camera:
+        wait_until(lambda: camera.statistics().reconnects >= 20, within_s=20)
+        gc.collect()
+        before = process.memory_info().rss, process.num_fds(), threading.active_count()
+        wait_until(lambda: camera.statistics().reconnects == 200, within_s=30)
+        gc.collect()
+        after = process.memory_info().rss, process.num_fds(), threading.active_count()
+        assert camera.statistics().state == "connected"
+        assert source.opened == 201
+    assert after[0] - before[0] < 5 * 2**20
+    assert after[1:] == before[1:]
+
+
+def test_the_first_try_comes_soon_and_later_ones_within_half_a_minute() -> None:
+    clock = _HurriedClock()
+    source = ScriptedSource([1, "ended", *["unavailable"] * 60, 2], is_live=True, period_s=0.001)
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
+    waits = clock.waits[:61]
+    assert waits[0] == 1.0
+    for wait_s, ceiling_s in zip(waits, [1, 2, 4, 8, 16, *[30] * 56], strict=True):
+        assert 0.8 * ceiling_s <= wait_s <= ceiling_s
+    assert len(set(waits[5:])) > 50, "without jitter every agent would come back at once"
+
+
+def test_a_connection_that_held_begins_with_the_shortest_wait_again() -> None:
+    clock = _HurriedClock()
+    source = _Stepping(clock, [*["unavailable"] * 4, *[1] * 40, "ended", 2], step_s=1.0, fps=None)
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
+    assert clock.waits[4] == 1.0
+
+
+def test_a_stream_that_trickles_is_opened_anew_and_says_so(
+    record_property: Callable[[str, object], None],
+) -> None:
+    clock = _HurriedClock()
+    told: list[CameraStatistics] = []
+    source = _Stepping(clock, [1], step_s=1.0, fps=25.0)
+    began_ns = clock.monotonic_ns()
+
+    with _camera(source, clock, told):
+        wait_until(lambda: source.opened >= 3, within_s=10)
+    errors = [one.error for one in told if one.error]
+    assert "announces 25" in errors[0]
+    assert "least_fps_ratio" in errors[0]
+    record_property("seen_s", round((clock.monotonic_ns() - began_ns) / 1e9 / source.opened, 1))
+
+
+def test_marks_reach_the_statistics_and_are_told_once_each() -> None:
+    clock = _HurriedClock()
+    told: list[CameraStatistics] = []
+    source = _Stepping(clock, [*[0] * 40, 99], step_s=0.25, fps=None)
+
+    with _camera(source, clock, told) as camera:
+        wait_until(lambda: any(one.mark == "covered" for one in told), within_s=10)
+        assert camera.statistics().mark in {"covered", "frozen"}
+    assert [one.mark for one in told[:4]] == [None, "black", None, "covered"]
+
+
+def test_a_source_that_hides_its_loss_is_never_told_twice() -> None:
+    """While it is away the state changes once, however often it is tried."""
+    told: list[CameraStatistics] = []
+    clock = _HurriedClock()
+    source = ScriptedSource([1, "ended", *["unavailable"] * 30, 2], is_live=True, period_s=0.001)
+
+    with _camera(source, clock, told) as camera:
+        wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
+    assert [one.state for one in told[:3]] == ["connected", "lost", "connected"]
+
+
+def test_a_network_camera_that_hangs_up_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = psutil.Process()
+    with RtspServer(tmp_path, fps=100.0, close_after=60) as server:
+        source = RtspStream(
+            RtspSource(type="rtsp", url=server.url, read_timeout_s=2.0), base_dir=tmp_path, clock=SystemClock()
+        )
+        with _camera(source, _HurriedClock()) as camera:
+            wait_until(lambda: camera.statistics().reconnects >= 2, within_s=30)
+            before = process.memory_info().rss, process.num_fds(), process.num_threads()
+            wait_until(lambda: camera.statistics().reconnects >= 10, within_s=60)
+            after = process.memory_info().rss, process.num_fds(), process.num_threads()
+    assert after[0] - before[0] < 10 * 2**20
+    # One connection more or less may just be open.
+    assert abs(after[1] - before[1]) <= 4
+    assert abs(after[2] - before[2]) <= 3
