@@ -1,0 +1,153 @@
+"""Builds run in a child that is bounded in time and memory, heard while it works, and never outlives who waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engines import BuildCancelled, BuildFailed
+from engines.building import BuildLimits, available_bytes, run_build, total_bytes
+from tests.fixtures.deadlines import wait_until
+
+_AMPLE = BuildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=0)
+
+_CHILDREN = {
+    "good": """
+import json, sys, time
+job = json.loads(sys.stdin.readline())
+print("a library says hello")
+print(json.dumps({"phase": "thinking", "ratio": 0.5}), flush=True)
+time.sleep(0.1)
+print(json.dumps({"result": {"answer": job["question"] * 2}}))
+""",
+    "sleeping": 'import sys, time\nprint(\'{"phase": "sleeping"}\', flush=True)\ntime.sleep(600)',
+    "greedy": "import time\nballast = b'x' * (300 * 2**20)\ntime.sleep(600)",
+    "failing": "import sys\nprint('no such layer', file=sys.stderr)\nsys.exit(1)",
+    "crashing": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)",
+    "silent": "pass",
+    "deaf": "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(600)",
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, object]]:
+    for name, body in _CHILDREN.items():
+        (tmp_path / f"build_{name}.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def start(
+        name: str,
+        *,
+        limits: BuildLimits = _AMPLE,
+        report: Callable[[str, float, float | None], None] = lambda *_: None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> dict[str, object]:
+        return run_build(
+            f"build_{name}",
+            {"question": 21},
+            what="the model",
+            limits=limits,
+            report=report,
+            is_cancelled=is_cancelled,
+        )
+
+    return start
+
+
+def test_the_child_s_result_comes_back_and_its_progress_is_heard(run: Callable[..., dict[str, object]]) -> None:
+    heard: list[tuple[str, float | None]] = []
+    result = run("good", report=lambda phase, elapsed_s, ratio: heard.append((phase, ratio)))
+    assert result == {"answer": 42}
+    assert heard
+    assert heard[0] == ("starting", None)
+
+
+def test_elapsed_time_is_told_while_the_child_says_nothing(run: Callable[..., dict[str, object]]) -> None:
+    heard: list[float] = []
+    enough = threading.Event()
+
+    def report(phase: str, elapsed_s: float, ratio: float | None) -> None:
+        heard.append(elapsed_s)
+        if len(heard) == 3:
+            enough.set()
+
+    with pytest.raises(BuildCancelled):
+        run("sleeping", report=report, is_cancelled=enough.is_set)
+    assert heard == sorted(heard)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("failing", "exit code 1.*no such layer"), ("crashing", "signal 11"), ("silent", "it said nothing")],
+)
+def test_a_child_that_fails_is_told_with_its_last_words(
+    name: str, words: str, run: Callable[..., dict[str, object]]
+) -> None:
+    with pytest.raises(BuildFailed, match=words):
+        run(name)
+
+
+def test_a_child_that_takes_too_long_is_ended(run: Callable[..., dict[str, object]]) -> None:
+    with pytest.raises(BuildFailed, match=r"of time, allowed are.*build_timeout_s"):
+        run("sleeping", limits=BuildLimits(timeout_s=0.3, memory_bytes=2**40, free_bytes=0))
+
+
+def test_a_child_that_closes_its_mouth_is_still_watched(run: Callable[..., dict[str, object]]) -> None:
+    with pytest.raises(BuildFailed, match="of time"):
+        run("deaf", limits=BuildLimits(timeout_s=0.5, memory_bytes=2**40, free_bytes=0))
+
+
+def test_a_child_that_takes_too_much_memory_is_ended(run: Callable[..., dict[str, object]]) -> None:
+    with pytest.raises(BuildFailed, match=r"of memory, allowed are 200 MiB.*build_memory_mib"):
+        run("greedy", limits=BuildLimits(timeout_s=60, memory_bytes=200 * 2**20, free_bytes=0))
+
+
+def test_a_child_is_ended_before_the_system_runs_out_of_memory(run: Callable[..., dict[str, object]]) -> None:
+    with pytest.raises(BuildFailed, match="must stay free"):
+        run("sleeping", limits=BuildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=2**50))
+
+
+def test_the_memory_of_the_machine_is_read(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  100 kB\nMemAvailable:  40 kB\n")
+    assert (total_bytes(meminfo), available_bytes(meminfo)) == (102400, 40960)
+    assert available_bytes(tmp_path / "absent") is None
+
+
+_PARENT = """
+import sys
+from engines.building import BuildLimits, run_build
+run_build("slow_child", {}, what="m", limits=BuildLimits(timeout_s=600, memory_bytes=2**40, free_bytes=0),
+          report=lambda phase, *_: print(phase, flush=True), is_cancelled=lambda: False)
+"""
+
+
+def test_the_real_child_dies_with_its_parent_however_that_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent is killed in a way that lets it clean up nothing."""
+    slow = tmp_path / "slow_child.py"
+    slow.write_text(
+        "import time\nfrom engines.backends.tensorrt import build_child\n"
+        'build_child._bind_to_parent()\nprint(\'{"phase": "bound"}\', flush=True)\ntime.sleep(600)\n'
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with parent:
+        assert parent.stdout is not None
+        children: list[psutil.Process] = []
+        for line in parent.stdout:
+            children = psutil.Process(parent.pid).children()
+            if line.strip() == b"bound":
+                break
+        parent.send_signal(signal.SIGKILL)
+    assert children
+    wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))

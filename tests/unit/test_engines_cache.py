@@ -1,0 +1,266 @@
+"""What lies in the plan cache is native code: it is whole, ours and made for this device, or it is not read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engines import BuildCancelled, EngineUnavailable
+from engines.cache import PlanCache, PlanKey
+from engines.trial import STARTS, Trial
+
+_KEY = PlanKey("tensorrt", "colours-1.0.0", "fp32", {"tensorrt": "10.3.0", "gpu": "Orin", "batch": [1, 1, 4]})
+_CONTENT = {"engine.plan": b"a plan" * 100}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> PlanCache:
+    return PlanCache(tmp_path / "cache")
+
+
+def _plan(cache: PlanCache) -> Path:
+    return cache.directory(_KEY) / "engine.plan"
+
+
+def test_what_was_stored_is_given_back(cache: PlanCache) -> None:
+    assert cache.read(_KEY) is None
+    cache.store(_KEY, _CONTENT, {"build_s": 3})
+    assert cache.read(_KEY) == _CONTENT
+    (entry,) = cache.entries()
+    assert (entry.engine, entry.model, entry.precision) == ("tensorrt", "colours-1.0.0", "fp32")
+    assert entry.notes == {"build_s": 3}
+    assert entry.facts == _KEY.facts
+
+
+def test_another_fact_is_another_plan(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    other = replace(_KEY, facts={**_KEY.facts, "tensorrt": "10.7.0"})
+    assert cache.read(other) is None
+    assert cache.why_not_another(other) == (
+        f"plan {_KEY.name} does not fit: it was built for tensorrt 10.3.0, here is 10.7.0"
+    )
+
+
+def _flip_a_bit(cache: PlanCache) -> None:
+    data = bytearray(_plan(cache).read_bytes())
+    data[17] ^= 4
+    _plan(cache).write_bytes(data)
+
+
+def _link_the_plan(cache: PlanCache) -> None:
+    elsewhere = cache.root.parent / "elsewhere"
+    elsewhere.write_bytes(_plan(cache).read_bytes())
+    _plan(cache).unlink()
+    _plan(cache).symlink_to(elsewhere)
+
+
+def _change_a_fact(cache: PlanCache) -> None:
+    path = cache.directory(_KEY) / "entry.json"
+    record = json.loads(path.read_text())
+    record["facts"]["gpu"] = "Thor"
+    path.write_text(json.dumps(record))
+
+
+def _put_a_pipe(cache: PlanCache) -> None:
+    _plan(cache).unlink()
+    os.mkfifo(_plan(cache), 0o600)
+
+
+def _link_the_folder(cache: PlanCache) -> None:
+    target = cache.root.parent / "moved"
+    cache.directory(_KEY).rename(target)
+    cache.directory(_KEY).symlink_to(target)
+
+
+_DAMAGES: dict[str, tuple[Callable[[PlanCache], object], str]] = {
+    "flipped bit": (_flip_a_bit, "sha256"),
+    "truncated": (lambda cache: _plan(cache).write_bytes(b"a plan"), "6 bytes"),
+    "link to another file": (_link_the_plan, "engine.plan"),
+    "linked folder": (_link_the_folder, "no folder of ours"),
+    "writable by others": (lambda cache: _plan(cache).chmod(0o666), "mode 666: others may write it"),
+    "folder writable by others": (lambda cache: cache.directory(_KEY).chmod(0o777), "others may write it"),
+    "stray file": (lambda cache: (cache.directory(_KEY) / "extra").write_bytes(b"x"), "other files"),
+    "missing plan": (lambda cache: _plan(cache).unlink(), "other files"),
+    "record that is no JSON": (lambda cache: (cache.directory(_KEY) / "entry.json").write_text("{"), "not JSON"),
+    "record of another form": (lambda cache: (cache.directory(_KEY) / "entry.json").write_text("[]"), "another form"),
+    "record of another board": (_change_a_fact, "built for gpu Thor, here is Orin"),
+    "pipe in place of the plan": (_put_a_pipe, "no plain file"),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGES)
+def test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason(damage: str, cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    harm, words = _DAMAGES[damage]
+    harm(cache)
+    assert cache.read(_KEY) is None
+    assert not cache.directory(_KEY).exists()
+    assert words in str(cache.why_quarantined(_KEY))
+    cache.store(_KEY, _CONTENT, {})
+    assert cache.read(_KEY) == _CONTENT
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+def test_a_plan_of_another_user_is_not_read(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    os.chown(_plan(cache), 12345, -1)
+    assert cache.read(_KEY) is None
+    assert "belongs to user 12345" in str(cache.why_quarantined(_KEY))
+
+
+def test_an_entry_that_was_never_finished_counts_as_absent(cache: PlanCache) -> None:
+    folder = cache.begin(_KEY)
+    (folder / "engine.plan").write_bytes(b"half of")
+    assert cache.read(_KEY) is None
+    assert cache.entries() == []
+    assert cache.why_quarantined(_KEY) is None
+    cache.store(_KEY, _CONTENT, {})
+    assert cache.read(_KEY) == _CONTENT
+
+
+def test_a_library_may_write_its_files_itself(cache: PlanCache) -> None:
+    folder = cache.begin(_KEY)
+    (folder / "plans").mkdir()
+    (folder / "plans" / "one.engine").write_bytes(b"1")
+    (folder / "context.onnx").write_bytes(b"2")
+    cache.seal(_KEY, {})
+    assert cache.read(_KEY) == {"context.onnx": b"2", "plans/one.engine": b"1"}
+
+
+def test_the_least_recently_used_goes_when_room_is_needed(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path, max_bytes=25_000)
+    keys = [replace(_KEY, model=f"m-{index}") for index in range(3)]
+    for index, key in enumerate(keys[:2]):
+        cache.store(key, {"engine.plan": bytes(10_000)}, {})
+        os.utime(cache.directory(key) / "entry.json", (1000 + index, 1000 + index))
+    cache.read(keys[0])
+    cache.store(keys[2], {"engine.plan": bytes(10_000)}, {})
+    assert {entry.model for entry in cache.entries()} == {"m-0", "m-2"}
+
+
+def test_a_plan_larger_than_the_cache_is_kept_while_it_is_the_newest(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path, max_bytes=10)
+    cache.store(_KEY, _CONTENT, {})
+    assert cache.read(_KEY) == _CONTENT
+    assert [entry.name for entry in cache.prune()] == [_KEY.name]
+
+
+def test_only_the_newest_few_stay_in_quarantine(cache: PlanCache) -> None:
+    for _ in range(7):
+        cache.store(_KEY, _CONTENT, {})
+        _flip_a_bit(cache)
+        cache.read(_KEY)
+    quarantine = cache.root.parent / "quarantine"
+    assert len(list(quarantine.glob("*.txt"))) == 4
+    assert len([path for path in quarantine.iterdir() if path.is_dir()]) == 4
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    cache = PlanCache(tmp_path / "cache")
+    with pytest.raises(EngineUnavailable, match="cannot be used"):
+        cache.store(_KEY, _CONTENT, {})
+
+
+def test_one_builds_while_the_other_waits(cache: PlanCache) -> None:
+    order: list[str] = []
+    inside, waiting = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=waiting.set):
+            order.append("second")
+
+    with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=inside.set):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert not inside.is_set()
+
+
+def test_waiting_for_another_build_can_be_stopped(cache: PlanCache) -> None:
+    with (
+        cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None),
+        pytest.raises(BuildCancelled),
+        cache.locked(_KEY, is_cancelled=lambda: True, on_wait=lambda: None),
+    ):
+        pytest.fail("two hold the same lock")
+
+
+_WRITER = """
+import os, sys
+from pathlib import Path
+from engines import cache, atomic
+from engines.cache import PlanCache, PlanKey
+key = PlanKey("tensorrt", "colours-1.0.0", "fp32", {"tensorrt": "10.3.0", "gpu": "Orin", "batch": [1, 1, 4]})
+with PlanCache(Path(sys.argv[1])).locked(key, is_cancelled=lambda: False, on_wait=lambda: None):
+    folder = PlanCache(Path(sys.argv[1])).begin(key)
+    with open(folder / ".new-half", "wb") as stream:
+        stream.write(b"half a plan")
+        stream.flush()
+        (folder / "engine.plan").write_bytes(b"another half")
+        print("writing", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"writing\n"
+        child.send_signal(signal.SIGKILL)
+    assert cache.read(_KEY) is None
+    with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: pytest.fail("the lock outlived its holder")):
+        cache.store(_KEY, _CONTENT, {})
+    assert cache.read(_KEY) == _CONTENT
+    assert sorted(path.name for path in cache.directory(_KEY).iterdir()) == ["engine.plan", "entry.json"]
+
+
+def test_a_plan_that_ends_the_program_three_times_is_not_loaded_again(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    for _ in range(STARTS):
+        Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")  # and the process is gone
+    with pytest.raises(EngineUnavailable, match="ended this program 3 times"):
+        Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")
+    cache.store(_KEY, _CONTENT, {})
+    Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")
+
+
+def test_starts_that_end_in_order_do_not_count(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    for _ in range(STARTS + 2):
+        trial = Trial(cache.trial_marker(_KEY))
+        trial.begin(engine="tensorrt")
+        assert not trial.note_success(), "proven at once"
+        trial.end_well()
+    assert not cache.trial_marker(_KEY).exists()
+
+
+def test_a_damaged_marker_is_taken_for_a_bad_end(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    cache.trial_marker(_KEY).write_bytes(b"\0\0\0")
+    assert Trial(cache.trial_marker(_KEY)).starts == 1
+
+
+def test_a_plan_that_was_proven_is_no_longer_watched(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    cache.trial_marker(_KEY).write_text(json.dumps({"is_proven": True}))
+    for _ in range(STARTS + 1):
+        trial = Trial(cache.trial_marker(_KEY))
+        trial.begin(engine="tensorrt")
+        assert trial.note_success()
