@@ -92,6 +92,12 @@ class CameraAccount:
         self._dropped: Counter[str] = Counter()
         self._tallies = {name: _Tally() for name in classifiers}
 
+    def set_classifiers(self, classifiers: tuple[str, ...]) -> None:
+        """Book for these from now on; what is known of the others stays, so that the sums stay."""
+        with self._changed:
+            for name in classifiers:
+                self._tallies.setdefault(name, _Tally())
+
     def refuse(self, reason: Drop) -> None:
         """Book a frame that was read and goes no further."""
         with self._changed:

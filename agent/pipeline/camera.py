@@ -14,14 +14,16 @@ from agent.clock import Clock
 from agent.config.model import CameraConfig
 from agent.errors import SourceLost, SourceUnavailable
 from agent.pipeline.accounting import CameraAccount, CameraCounts, Drop
-from agent.pipeline.inbox import Inbox, Lane
+from agent.pipeline.inbox import Inbox
 from agent.pipeline.pacing import Pacer
 from agent.pipeline.picture import PictureWatch
 from agent.pipeline.trickle import WINDOW_S, TrickleWatch
+from agent.pipeline.worker import Station
 from agent.records import Frame
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from agent.sources.base import Capture, Source
+from agent.stage import StageThread
 
 log = get_logger(__name__)
 
@@ -62,8 +64,8 @@ class CameraStatistics:
 class Route:
     """Where a camera's frames go: a classifier without a gate, and the inbox of the worker that serves it."""
 
-    lane: Lane
-    inbox: Inbox
+    station: Station
+    inbox: Inbox[Station]
 
 
 class Camera:
@@ -79,7 +81,6 @@ class Camera:
         config: CameraConfig,
         source: Source,
         account: CameraAccount,
-        routes: Sequence[Route],
         *,
         clock: Clock,
         on_change: Callable[[str], None] | None = None,
@@ -90,14 +91,13 @@ class Camera:
         self.source = source
         self.account = account
         self.pacer = Pacer(config.rate_hz)
-        self.failure: BaseException | None = None
         self.heartbeat = Heartbeat(f"camera {name}")
-        self._routes = tuple(routes)
+        self._routes: tuple[Route, ...] = ()
         self._clock = clock
         self._on_change = on_change
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._main, name=f"camera-{name}", daemon=True)
+        self._thread = StageThread(f"camera-{name}", self._main)
         self._lock = threading.Lock()
         self._state: CameraState = "connecting"
         self._error: str | None = None
@@ -106,6 +106,10 @@ class Camera:
         self._recent: deque[int] = deque(maxlen=600)
         self._pictures = PictureWatch(config.picture)
         self._trickle = TrickleWatch(config.least_fps_ratio)
+
+    def set_routes(self, routes: Sequence[Route]) -> None:
+        """Offer every frame from now on to these."""
+        self._routes = tuple(routes)
 
     def start(self) -> None:
         """Start reading."""
@@ -118,14 +122,17 @@ class Camera:
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread; False when it is still in its library after ``timeout_s``."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout_s)
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the camera's thread, a fault of the program."""
+        return self._thread.failure
 
     @property
     def is_done(self) -> bool:
         """A file that was read to its end, with every frame of it decided."""
-        return self._state == "ended" and not self._thread.is_alive() and self.account.counts().in_flight == 0
+        return self._state == "ended" and not self._thread.is_alive and self.account.counts().in_flight == 0
 
     def statistics(self) -> CameraStatistics:
         """From any thread."""
@@ -150,8 +157,6 @@ class Camera:
     def _main(self) -> None:
         try:
             self._read_for_ever()
-        except Exception as exc:  # noqa: BLE001 - top of a stage thread: recorded, the owner raises it in main
-            self.failure = exc
         finally:
             self.heartbeat.rest()
             self.source.close()
@@ -235,11 +240,11 @@ class Camera:
         ticket = self.account.open(frame)
         try:
             for route in self._routes:
-                self.account.offer(ticket, route.lane.classifier)
+                self.account.offer(ticket, route.station.classifier)
                 try:
-                    route.inbox.put(route.lane, ticket)
+                    route.inbox.put(route.station, ticket)
                 except ChannelClosed:
-                    self.account.dropped(ticket, route.lane.classifier, Drop.STOPPING)
+                    self.account.dropped(ticket, route.station.classifier, Drop.STOPPING)
         finally:
             self.account.release(ticket)
 

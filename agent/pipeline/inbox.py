@@ -7,14 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from agent.channel import ChannelClosed
 from agent.pipeline.accounting import Ticket
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Lane:
-    """One classifier of one camera, as one worker sees it.
+    """One classifier of one camera, as one worker sees it; two lanes with the same names are two lanes.
 
     ``is_live``: a newer frame takes the place of one that still waits. A lane of a file keeps them all; its length is
     bounded by the frames that its camera may have on their way. ``priority`` 1 is served first.
@@ -26,39 +27,42 @@ class Lane:
     priority: int
 
 
+L = TypeVar("L", bound=Lane)
+
+
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Generic[L]):
     """One frame for one classifier."""
 
-    lane: Lane
+    lane: L
     ticket: Ticket
     arrival: int
     """Order of arrival in this inbox."""
     arrived_at_ns: int
 
 
-class Inbox:
+class Inbox(Generic[L]):
     """Hands a worker the frames of many cameras as batches.
 
     Order: by priority, then by arrival; frames of one lane never overtake each other. ``on_superseded`` is called
     with each frame that gave way to a newer one, on the camera's thread and outside the lock.
     """
 
-    def __init__(self, on_superseded: Callable[[Job], None]) -> None:
+    def __init__(self, on_superseded: Callable[[Job[L]], None]) -> None:
         self._on_superseded = on_superseded
         self._ready = threading.Condition()
-        self._lanes: dict[Lane, deque[Job]] = {}
+        self._lanes: dict[L, deque[Job[L]]] = {}
         self._waiting = 0
         self._arrivals = 0
         self._is_closed = False
 
-    def put(self, lane: Lane, ticket: Ticket) -> None:
+    def put(self, lane: L, ticket: Ticket) -> None:
         """Add a frame; never waits.
 
         Raises:
             ChannelClosed: the inbox was closed; the frame stays the caller's.
         """
-        superseded: Job | None = None
+        superseded: Job[L] | None = None
         with self._ready:
             if self._is_closed:
                 raise ChannelClosed
@@ -73,7 +77,7 @@ class Inbox:
         if superseded is not None:
             self._on_superseded(superseded)
 
-    def take(self, max_size: int, max_delay_s: float, timeout_s: float) -> list[Job]:
+    def take(self, max_size: int, max_delay_s: float, timeout_s: float) -> list[Job[L]]:
         """The next batch, 1 to ``max_size`` jobs; empty when ``timeout_s`` passed without a frame.
 
         A batch that is not full waits until its oldest frame is ``max_delay_s`` old; 0 sends what is there at once.
@@ -90,7 +94,7 @@ class Inbox:
                 raise ChannelClosed
             return self._pick(max_size)
 
-    def close(self) -> list[Job]:
+    def close(self) -> list[Job[L]]:
         """Refuse further frames, wake the worker, and give back what still waited."""
         with self._ready:
             self._is_closed = True
@@ -114,11 +118,17 @@ class Inbox:
                 return
             self._ready.wait(remaining_s)
 
-    def _pick(self, max_size: int) -> list[Job]:
-        batch: list[Job] = []
+    def _pick(self, max_size: int) -> list[Job[L]]:
+        batch: list[Job[L]] = []
         while self._waiting and len(batch) < max_size:
             heads = (jobs for jobs in self._lanes.values() if jobs)
             first = min(heads, key=lambda jobs: (jobs[0].lane.priority, jobs[0].arrival))
             batch.append(first.popleft())
             self._waiting -= 1
         return batch
+
+    def forget(self, lane: L) -> None:
+        """Drop the books of a lane that gets no more frames; one that still has some is left alone."""
+        with self._ready:
+            if not self._lanes.get(lane):
+                self._lanes.pop(lane, None)

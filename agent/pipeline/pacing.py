@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Pacer:
-    """Decides when the next frame is due. Used by one camera thread; only ``ratio`` is set from another one.
+    """Decides when the next frame is due. Used by one camera thread; ``ratio`` and ``rate_hz`` are set from others.
 
     Due times lie on a grid of one period, so that the mean rate is exact although frames come a little early or late;
     after a gap of more than a period the grid starts anew.
@@ -19,8 +19,12 @@ class Pacer:
 
     @property
     def rate_hz(self) -> float | None:
-        """The configured rate."""
+        """The configured rate; a new one holds from the next frame on."""
         return self._rate_hz
+
+    @rate_hz.setter
+    def rate_hz(self, rate_hz: float | None) -> None:
+        self._rate_hz = rate_hz
 
     def takes(self, captured_at_ns: int) -> bool:
         """Whether a live frame of that moment is to be classified."""

@@ -9,14 +9,13 @@ from functools import partial
 from types import TracebackType
 
 from agent.clock import Clock
-from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, ModelConfig
+from agent.config.model import AgentConfig, CameraConfig, ModelConfig
 from agent.config.sources import SourceConfig
 from agent.errors import StageFailed
 from agent.pipeline.accounting import CameraAccount
-from agent.pipeline.camera import Camera, CameraStatistics, Route
-from agent.pipeline.decide import Decision
-from agent.pipeline.inbox import Lane
-from agent.pipeline.worker import Dependent, Emit, Station, Worker, WorkerStatistics
+from agent.pipeline.camera import Camera, CameraStatistics
+from agent.pipeline.routing import CameraPlan, plan_camera
+from agent.pipeline.worker import Emit, Station, Worker, WorkerStatistics
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from agent.sources.base import Source
@@ -26,6 +25,9 @@ log = get_logger(__name__)
 
 _CAMERA_STOP_S = 1.5
 _WORKER_STOP_S = 1.5
+_LOAD_POLL_S = 0.5
+_DRAIN_S = 2.0
+_DRAIN_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +65,17 @@ class Pipeline:
         emit: Emit,
         on_camera_change: Callable[[str], None] | None = None,
     ) -> None:
+        self._parts = parts
         self._clock = clock
-        self._workers = {
-            key: Worker(
-                key,
-                config.models[key],
-                package,
-                partial(parts.open_engine, key, config.models[key], package),
-                clock=clock,
-                emit=emit,
-            )
-            for key, package in packages.items()
-        }
-        self._stations: dict[str, list[Station]] = {key: [] for key in self._workers}
-        self._cameras = {
-            name: self._build_camera(name, camera, parts, on_camera_change)
-            for name, camera in config.cameras.items()
-            if camera.enabled
-        }
+        self._emit = emit
+        self._on_camera_change = on_camera_change
+        self._config = config
+        self._workers = {key: self._make_worker(key, config, package) for key, package in packages.items()}
+        self._cameras: dict[str, Camera] = {}
+        self._plans: dict[str, CameraPlan] = {}
+        for name, camera in _enabled(config).items():
+            self._cameras[name] = self._make_camera(name, camera)
+            self._route(name, camera, self._workers)
 
     @property
     def workers(self) -> Mapping[str, Worker]:
@@ -101,7 +96,7 @@ class Pipeline:
     def start_workers(self) -> None:
         """Begin to load every engine, all at once."""
         for key, worker in self._workers.items():
-            worker.start(self._stations[key])
+            worker.start(self._stations_of(key))
 
     def start_cameras(self) -> None:
         """Begin to read; call it when the workers are ready."""
@@ -131,10 +126,68 @@ class Pipeline:
         """Every source was a file or folder, and all of their frames are decided."""
         return all(camera.is_done for camera in self._cameras.values())
 
+    def apply(self, config: AgentConfig, packages: Mapping[str, ModelPackage]) -> None:
+        """Go over to another configuration; only what changed is stopped or started.
+
+        New and changed models are loaded first, while the old ones serve on; then the cameras are led to them, so that
+        cameras that stay lose no frame. When anything fails, all is as it was.
+
+        Raises:
+            EngineError: a new model cannot be served.
+        """
+        fresh = {
+            key: self._make_worker(key, config, package)
+            for key, package in packages.items()
+            if key not in self._workers
+            or config.models[key] != self._config.models[key]
+            or package != self._workers[key].package
+        }
+        try:
+            _start_and_wait(fresh)
+        except BaseException:
+            _stop_workers(fresh)
+            raise
+        workers = {key: fresh.get(key) or self._workers[key] for key in packages}
+        retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
+        self._config = config
+        started = self._change_cameras(_enabled(config), workers)
+        self._workers = workers
+        for key, worker in workers.items():
+            worker.set_stations(self._stations_of(key))
+        _stop_workers(retired)
+        for camera in started:
+            camera.start()
+
+    def _change_cameras(self, wanted: Mapping[str, CameraConfig], workers: Mapping[str, Worker]) -> list[Camera]:
+        """Stop cameras that go or have another source, lead the others anew; the new ones, not started."""
+        gone = {
+            name: camera
+            for name, camera in self._cameras.items()
+            if name not in wanted or _needs_new_source(camera.config, wanted[name])
+        }
+        for camera in gone.values():
+            camera.stop()
+        for name in _join({name: camera.join for name, camera in gone.items()}, _CAMERA_STOP_S):
+            log.warning("stop.cut_off", thread=f"camera {name}")
+        for name in gone:
+            del self._cameras[name], self._plans[name]
+        started = []
+        for name, config in wanted.items():
+            if name not in self._cameras:
+                self._cameras[name] = self._make_camera(name, config)
+                started.append(self._cameras[name])
+            else:
+                self._cameras[name].config = config
+                self._cameras[name].pacer.rate_hz = config.rate_hz
+            self._route(name, config, workers)
+        return started
+
     def set_ratios(self, ratios: Mapping[str, float]) -> None:
         """Set the share of its rate, 0 to 1, that each named camera is granted."""
         for name, ratio in ratios.items():
-            self._cameras[name].pacer.ratio = ratio
+            camera = self._cameras.get(name)
+            if camera is not None:
+                camera.pacer.ratio = ratio
 
     def asked_hz(self) -> dict[str, tuple[float, int]]:
         """For each camera the frames a second that it would have classified, and its priority."""
@@ -173,49 +226,72 @@ class Pipeline:
         for name in self.stop():
             log.warning("stop.cut_off", thread=name)
 
-    def _build_camera(
-        self, name: str, config: CameraConfig, parts: Parts, on_change: Callable[[str], None] | None
-    ) -> Camera:
-        source = parts.make_source(config.source)
-        account = CameraAccount(name, tuple(classifier.key for classifier in config.classify))
-        lanes = {
-            classifier.key: Lane(name, classifier.key, source.is_live, config.priority)
-            for classifier in config.classify
-        }
-        for classifier in config.classify:
-            station = Station(
-                lane=lanes[classifier.key],
-                config=classifier,
-                account=account,
-                decision=Decision(
-                    name,
-                    classifier.key,
-                    classifier.decide,
-                    now_ns=self._clock.monotonic_ns(),
-                    utc_ns=self._clock.utc_ns(),
-                ),
-                dependents=self._dependents(classifier, config, lanes),
-            )
-            self._stations[classifier.model].append(station)
-        routes = [
-            Route(lanes[classifier.key], self._workers[classifier.model].inbox)
-            for classifier in config.classify
-            if classifier.when is None
-        ]
-        return Camera(name, config, source, account, routes, clock=self._clock, on_change=on_change)
+    def _make_worker(self, key: str, config: AgentConfig, package: ModelPackage) -> Worker:
+        open_engine = partial(self._parts.open_engine, key, config.models[key], package)
+        return Worker(key, config.models[key], package, open_engine, clock=self._clock, emit=self._emit)
 
-    def _dependents(
-        self, gate: ClassifierConfig, config: CameraConfig, lanes: Mapping[str, Lane]
-    ) -> tuple[Dependent, ...]:
-        return tuple(
-            Dependent(
-                lanes[classifier.key],
-                self._workers[classifier.model].inbox,
-                frozenset(classifier.when.labels),
-            )
-            for classifier in config.classify
-            if classifier.when is not None and classifier.when.classifier == gate.key
+    def _make_camera(self, name: str, config: CameraConfig) -> Camera:
+        account = CameraAccount(name, tuple(classifier.key for classifier in config.classify))
+        source = self._parts.make_source(config.source)
+        return Camera(name, config, source, account, clock=self._clock, on_change=self._on_camera_change)
+
+    def _route(self, name: str, config: CameraConfig, workers: Mapping[str, Worker]) -> None:
+        """Lead the camera's frames to ``workers`` from now on; its decisions go on where they can."""
+        camera = self._cameras[name]
+        before = self._plans.get(name)
+        camera.account.set_classifiers(tuple(classifier.key for classifier in config.classify))
+        self._plans[name] = plan_camera(
+            name,
+            config,
+            camera.account,
+            workers,
+            is_live=camera.source.is_live,
+            clock=self._clock,
+            kept=None if before is None else before.stations,
         )
+        camera.set_routes(self._plans[name].routes)
+
+    def _stations_of(self, model: str) -> list[Station]:
+        return [
+            station
+            for plan in self._plans.values()
+            for station in plan.stations.values()
+            if station.config.model == model
+        ]
+
+
+def _enabled(config: AgentConfig) -> dict[str, CameraConfig]:
+    return {name: camera for name, camera in config.cameras.items() if camera.enabled}
+
+
+def _needs_new_source(old: CameraConfig, new: CameraConfig) -> bool:
+    """Whether something changed that only a camera made anew takes up."""
+    taken_up = {"rate_hz", "classify", "priority"}
+    return old.model_dump(exclude=taken_up) != new.model_dump(exclude=taken_up)
+
+
+def _start_and_wait(workers: Mapping[str, Worker]) -> None:
+    for worker in workers.values():
+        worker.start(())
+    for worker in workers.values():
+        while not worker.wait_ready(_LOAD_POLL_S):
+            pass
+
+
+def _is_at_work(worker: Worker) -> bool:
+    statistics = worker.statistics()
+    return statistics.waiting > 0 or statistics.busy_s is not None
+
+
+def _stop_workers(workers: Mapping[str, Worker]) -> None:
+    """Let them answer what they have, then stop them."""
+    deadline = time.monotonic() + _DRAIN_S
+    for worker in workers.values():
+        while _is_at_work(worker) and time.monotonic() < deadline:
+            time.sleep(_DRAIN_POLL_S)
+        worker.stop()
+    for name in _join({f"worker {key}": worker.join for key, worker in workers.items()}, _WORKER_STOP_S):
+        log.warning("stop.cut_off", thread=name)
 
 
 class RateMeter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from agent.pipeline.inbox import Inbox, Job, Lane
 from agent.records import Classification, Image, Score, ServedModel, StageTimes, StateChange
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
+from agent.stage import StageThread
 from engines import Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage
 from engines.base import Scores
 from engines.resize import Resizer
@@ -38,16 +39,15 @@ _PASS_WITHIN_S = 10.0
 class Dependent:
     """A classifier behind this one in a cascade: frames with one of ``labels`` go on to ``inbox``."""
 
-    lane: Lane
-    inbox: Inbox
+    station: Station
+    inbox: Inbox[Station]
     labels: frozenset[str]
 
 
-@dataclass(slots=True)
-class Station:
-    """One classifier of one camera, served by this worker."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Station(Lane):
+    """One classifier of one camera, served by one worker. A new configuration makes a new one."""
 
-    lane: Lane
     config: ClassifierConfig
     account: CameraAccount
     decision: Decision
@@ -113,22 +113,32 @@ class Worker:
         self.key = key
         self.config = config
         self.package = package
-        self.inbox = Inbox(self._on_superseded)
+        self.inbox: Inbox[Station] = Inbox(self._on_superseded)
         self.heartbeat = Heartbeat(f"model {key}")
-        self.failure: BaseException | None = None
         self._open_engine = open_engine
         self._clock = clock
         self._emit = emit
-        self._stations: Mapping[Lane, Station] = {}
+        self._stations: tuple[Station, ...] = ()
+        self._greeted: tuple[Station, ...] = ()
         self._ready = threading.Event()
+        self._has_ended = False
         self._serving: _Serving | None = None
         self._progress = _Progress()
-        self._thread = threading.Thread(target=self._main, name=f"worker-{key}", daemon=True)
+        self._thread = StageThread(f"worker-{key}", self._main)
 
     def start(self, stations: Sequence[Station]) -> None:
         """Load the engine and begin to serve ``stations``."""
-        self._stations = {station.lane: station for station in stations}
+        self._stations = tuple(stations)
         self._thread.start()
+
+    def set_stations(self, stations: Sequence[Station]) -> None:
+        """Serve these from now on. Frames that wait for one which is left out are still answered."""
+        self._stations = tuple(stations)
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the worker's thread."""
+        return self._thread.failure
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the engine is loaded; False when ``timeout_s`` passed first.
@@ -138,7 +148,8 @@ class Worker:
         """
         if not self._ready.wait(timeout_s):
             return False
-        if self.failure is not None:
+        # The flag is set by a thread that ends too, a moment before its failure can be read.
+        if self._has_ended and self.join(_TICK_S) and self.failure is not None:
             raise self.failure
         return True
 
@@ -151,9 +162,7 @@ class Worker:
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread; False when it is still inside the engine after ``timeout_s``."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout_s)
 
     def interrupt(self) -> None:
         """From any thread: end a call of the engine that hangs, where the library can be interrupted."""
@@ -184,10 +193,9 @@ class Worker:
     def _main(self) -> None:
         try:
             self._serve_until_closed()
-        except Exception as exc:  # noqa: BLE001 - top of a stage thread: recorded, the owner raises it in main
-            self.failure = exc
         finally:
             self.heartbeat.rest()
+            self._has_ended = True
             self._ready.set()
             for job in self.inbox.close():
                 self._drop(job, Drop.STOPPING)
@@ -229,13 +237,11 @@ class Worker:
         )
 
     def _serve(self, serving: _Serving) -> None:
-        if not self._ready.is_set():
-            for station in self._stations.values():
-                self._emit(station.decision.initial())
         self._ready.set()
         max_delay_s = self.config.batching.max_delay_ms / 1e3
         next_tick_ns = 0
         while True:
+            self._greet()
             self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
             try:
                 jobs = self.inbox.take(len(serving.batch), max_delay_s, _TICK_S)
@@ -248,10 +254,23 @@ class Worker:
                 next_tick_ns = now_ns + int(_TICK_S * 1e9)
                 self._tick(now_ns)
 
-    def _classify(self, jobs: list[Job], serving: _Serving) -> None:
+    def _greet(self) -> None:
+        """Say the first word on stations that are new, and forget those that are gone."""
+        stations = self._stations
+        if stations is self._greeted:
+            return
+        for station in stations:
+            if station not in self._greeted:
+                self._emit(station.decision.initial())
+        for station in self._greeted:
+            if station not in stations:
+                self.inbox.forget(station)
+        self._greeted = stations
+
+    def _classify(self, jobs: list[Job[Station]], serving: _Serving) -> None:
         taken_ns = time.monotonic_ns()
         for row, job in zip(serving.batch, jobs, strict=False):
-            serving.resizer.fill(_crop(job.ticket.frame.image, self._stations[job.lane].config.roi), row)
+            serving.resizer.fill(_crop(job.ticket.frame.image, job.lane.config.roi), row)
         resized_ns = time.monotonic_ns()
         scores = self._infer(jobs, serving)
         if scores is None:
@@ -264,7 +283,7 @@ class Worker:
             else:
                 self._drop(job, Drop.NOT_FINITE)
 
-    def _infer(self, jobs: list[Job], serving: _Serving) -> Scores | None:
+    def _infer(self, jobs: list[Job[Station]], serving: _Serving) -> Scores | None:
         """The scores of ``jobs``; None when the engine failed, which has been booked.
 
         Raises:
@@ -292,9 +311,9 @@ class Worker:
         return scores
 
     def _decide(
-        self, job: Job, row: Scores, batch_size: int, stamps: tuple[int, int, int], served: ServedModel
+        self, job: Job[Station], row: Scores, batch_size: int, stamps: tuple[int, int, int], served: ServedModel
     ) -> None:
-        station = self._stations[job.lane]
+        station = job.lane
         top, margin = top_scores(row, self.package.labels, station.config.decide.top_k)
         decided_ns = time.monotonic_ns()
         result = _classification(job, top, margin, batch_size, (*stamps, decided_ns), served)
@@ -307,33 +326,33 @@ class Worker:
         self._pass_on(station, job, top[0].label)
         station.account.classified(job.ticket, job.lane.classifier)
 
-    def _pass_on(self, station: Station, job: Job, label: str) -> None:
+    def _pass_on(self, station: Station, job: Job[Station], label: str) -> None:
         """Offer the frame to the classifiers behind this one, before this one's answer is booked."""
         for dependent in station.dependents:
             if label not in dependent.labels:
-                station.account.skip(dependent.lane.classifier)
+                station.account.skip(dependent.station.classifier)
                 continue
-            station.account.offer(job.ticket, dependent.lane.classifier)
+            station.account.offer(job.ticket, dependent.station.classifier)
             try:
-                dependent.inbox.put(dependent.lane, job.ticket)
+                dependent.inbox.put(dependent.station, job.ticket)
             except ChannelClosed:
-                station.account.dropped(job.ticket, dependent.lane.classifier, Drop.STOPPING)
+                station.account.dropped(job.ticket, dependent.station.classifier, Drop.STOPPING)
 
     def _tick(self, now_ns: int) -> None:
-        for station in self._stations.values():
+        for station in self._stations:
             change = station.decision.tick(now_ns=now_ns, utc_ns=self._clock.utc_ns())
             if change is not None:
                 self._emit(change)
 
-    def _on_superseded(self, job: Job) -> None:
+    def _on_superseded(self, job: Job[Station]) -> None:
         self._drop(job, Drop.SUPERSEDED)
 
-    def _drop(self, job: Job, reason: Drop) -> None:
-        self._stations[job.lane].account.dropped(job.ticket, job.lane.classifier, reason)
+    def _drop(self, job: Job[Station], reason: Drop) -> None:
+        job.lane.account.dropped(job.ticket, job.lane.classifier, reason)
 
 
 def _classification(
-    job: Job,
+    job: Job[Station],
     top: tuple[Score, ...],
     margin: float,
     batch_size: int,

@@ -22,9 +22,9 @@ _LANES = [
     max_size=st.integers(1, 5),
 )
 def test_an_inbox_conserves_frames_and_keeps_each_lane_in_order(steps: list[int | None], max_size: int) -> None:
-    superseded: list[Job] = []
-    taken: list[Job] = []
-    inbox = Inbox(superseded.append)
+    superseded: list[Job[Lane]] = []
+    taken: list[Job[Lane]] = []
+    inbox = Inbox[Lane](superseded.append)
     put = 0
     for step in steps:
         if step is None:
