@@ -6,7 +6,7 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from agent.pipeline.camera import Camera, CameraStatistics
 from agent.sources.base import Capture, Source
 from agent.sources.rtsp import RtspStream
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.drills import note
 from tests.fixtures.parts import ScriptedSource
 from tests.fixtures.rtsp_server import RtspServer
 
@@ -62,11 +63,11 @@ def _camera(source: Source, clock: Clock, told: list[CameraStatistics] | None = 
     config = CameraConfig.model_validate({"source": {"type": "pattern"}, "classify": [{"model": "m"}]})
     account = CameraAccount("cam", ())
 
-    def note(_: str) -> None:
+    def note_change(_: str) -> None:
         if told is not None:
             told.append(camera.statistics())
 
-    camera = Camera("cam", config, source, account, [], clock=clock, on_change=note, chance=random.Random(5))
+    camera = Camera("cam", config, source, account, clock=clock, on_change=note_change, chance=random.Random(5))
     camera.start()
     try:
         yield camera
@@ -115,9 +116,7 @@ def test_a_connection_that_held_begins_with_the_shortest_wait_again() -> None:
     assert clock.waits[4] == 1.0
 
 
-def test_a_stream_that_trickles_is_opened_anew_and_says_so(
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_a_stream_that_trickles_is_opened_anew_and_says_so() -> None:
     clock = _HurriedClock()
     told: list[CameraStatistics] = []
     source = _Stepping(clock, [1], step_s=1.0, fps=25.0)
@@ -128,7 +127,7 @@ def test_a_stream_that_trickles_is_opened_anew_and_says_so(
     errors = [one.error for one in told if one.error]
     assert "announces 25" in errors[0]
     assert "least_fps_ratio" in errors[0]
-    record_property("seen_s", round((clock.monotonic_ns() - began_ns) / 1e9 / source.opened, 1))
+    note(seen_s=(clock.monotonic_ns() - began_ns) / 1e9 / source.opened)
 
 
 def test_marks_reach_the_statistics_and_are_told_once_each() -> None:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.agent_process import AgentProcess, write_config
+from tests.fixtures.drills import note
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorder
 from tests.fixtures.supervisor import Supervisor
@@ -89,7 +90,8 @@ sys.exit(main(["run", "-c", sys.argv[1]]))
 
 
 def test_an_agent_whose_interpreter_is_held_is_killed_and_the_next_one_says_so(
-    tmp_path: Path, supervisor: Supervisor, record_property: Callable[[str, object], None]
+    tmp_path: Path,
+    supervisor: Supervisor,
 ) -> None:
     watchdog_s = 2.0
     with MosquittoBroker(tmp_path / "broker") as broker, Recorder(broker.port) as recorder:
@@ -114,11 +116,11 @@ def test_an_agent_whose_interpreter_is_held_is_killed_and_the_next_one_says_so(
         finally:
             hung.kill()
             hung.wait()
-        record_property("seen_s", round(time.monotonic() - began, 2))
+        note(seen_s=time.monotonic() - began)
         assert "Current thread" in (tmp_path / "hung").read_text()
         restarted = time.monotonic()
         with AgentProcess(tmp_path, "run", "-c", str(config)) as agent:
             runtime = recorder.wait_for(lambda one: one.topic.endswith("/runtime") and one.json["session"] == 2, 60)
-            record_property("recovery_s", round(time.monotonic() - restarted, 2))
+            note(recovery_s=time.monotonic() - restarted)
             assert "killed" in runtime.json["previous_exit"]
             assert agent.end() == 0
