@@ -3,7 +3,8 @@
     source ─► camera thread ─► inbox ─► worker thread (resize, engine, decide) ─► publisher thread ─► sink
      sensor ─► thermal monitor (governor) ─► rate of every camera      main thread: signals, reports, supervision
 
-``startup`` opens everything, ``main_loop`` watches over it, ``shutdown`` closes it in reverse.
+``startup`` opens everything, ``main_loop`` watches over it, ``shutdown`` closes it in reverse. A new configuration
+(SIGHUP) goes through ``reload``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from types import FrameType
 
 import agent
 from agent.clock import Clock, SystemClock
-from agent.config.loader import LoadedConfig, check_when_labels
+from agent.config.loader import LoadedConfig
 from agent.config.model import ModelConfig
 from agent.errors import AgentError, StageFailed
 from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
@@ -34,6 +35,7 @@ from agent.publish.messages import Runtime, utc_text
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.publish.settings import BrokerAddress, settings_from_config
 from agent.publish.topics import Topics
+from agent.reload import Reloader, load_packages
 from agent.service.heartbeat import stuck_stages
 from agent.service.logs import get_logger
 from agent.service.notify import Notifier
@@ -53,7 +55,6 @@ from engines import (
     EnvironmentRecord,
     ModelPackage,
     describe,
-    load_package,
     open_engine,
 )
 
@@ -98,6 +99,7 @@ class Agent:
         self._hangs = HangWatch()
         self._resources = ExitStack()
         self._stop_requested = False
+        self._reload_requested = False
         self._signals = 0
         self._watchdog_due_s = 0.0
         self._outcome = "failed by a fault of the program"
@@ -111,26 +113,44 @@ class Agent:
             AgentError, EngineError: it could not start, or had to end; everything has been closed.
         """
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        successor = self._run_once(for_s, on_ready)
+        while successor is not None:
+            # Another broker, device or state directory: everything is opened anew, in the same process.
+            self._loaded = successor
+            successor = self._run_once(for_s, None)
+
+    def _run_once(self, for_s: float | None, on_ready: Callable[[], None] | None) -> LoadedConfig | None:
+        """From start-up to shutdown; the configuration to go on with, None to end."""
+        self._outcome = "failed by a fault of the program"
+        successor = None
         try:
             self.startup()
             if on_ready is not None and not self._stop_requested:
                 on_ready()
-            self.main_loop(for_s)
+            successor = self.main_loop(for_s)
             self._outcome = "stopped as it was told to, or at the end of its files"
         except (AgentError, EngineError) as exc:
             self._outcome = f"failed with exit code {exc.exit_code}: {exc.message}"
             raise
         finally:
+            if successor is None:
+                self._notifier.stopping()
             self.shutdown()
+        return successor
 
     def request_stop(self) -> None:
         """Ask `run` to return; any thread."""
         self._stop_requested = True
 
     def handle_signals(self) -> None:
-        """Stop at SIGTERM and SIGINT, at once at the second one. Main thread only."""
+        """Stop at SIGTERM and SIGINT, at once at the second one; reload at SIGHUP. Main thread only."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
+
+    def request_reload(self) -> None:
+        """Ask for the configuration to be read again; any thread."""
+        self._reload_requested = True
 
     def statistics(self) -> AgentStatistics:
         """From any thread, between ``on_ready`` and the end of `run` and after it."""
@@ -143,8 +163,8 @@ class Agent:
             log.warning("config.warning", text=warning)
         self._state = enter(StateDirectory(loaded.state_dir))
         self._resources.callback(lambda: self._state.record_exit(self._outcome))
-        packages = self._load_packages()
-        identity = self._identity(self._state.session)
+        packages = load_packages(loaded)
+        identity = self._identity = self._make_identity(self._state.session)
         self._reporter = Reporter(identity, self._hangs, clock=self._clock)
         self._publisher = self._make_publisher(identity)
         self._resources.callback(self._stop_publisher)
@@ -155,20 +175,22 @@ class Agent:
         self._resources.callback(self._reporter.send_last_words, parts)
         enter(self._pipeline)
         self._resources.callback(self._thermal.stop)
+        self._reloader = Reloader(loaded, packages, self._pipeline, on_applied=self._announce)
+        self._resources.callback(self._reloader.stop)
         self._publisher.start()
         self._thermal.start()
         self._pipeline.start_workers()
-        environment = describe()
+        self._environment = describe()
         self._wait_for_engines()
         if self._stop_requested:
             return
-        self._publisher.offer(self._runtime(identity, packages, environment))
+        self._announce(loaded, packages)
         self._pipeline.start_cameras()
         self._notifier.ready(self._status())
         log.info("agent.ready", device=identity.device, session=identity.session, config_sha256=loaded.sha256[:12])
 
-    def main_loop(self, for_s: float | None = None) -> None:
-        """Watch over the threads until there is a reason to end.
+    def main_loop(self, for_s: float | None = None) -> LoadedConfig | None:
+        """Watch over the threads until there is a reason to end; a configuration where everything is to start anew.
 
         Raises:
             AgentError, EngineError: a thread ended by an exception, or hangs.
@@ -180,15 +202,20 @@ class Agent:
             self._reporter.tick(self._parts)
             if self._pipeline.is_done:
                 log.info("agent.sources_ended")
-                return
+                return None
             if for_s is not None and time.monotonic() - began_s >= for_s:
-                return
+                return None
+            if self._reload_requested:
+                self._reload_requested = False
+                self._reloader.request()
+            self._reloader.tick()
+            if self._reloader.successor is not None:
+                return self._reloader.successor
             time.sleep(_TICK_S)
+        return None
 
     def shutdown(self) -> None:
         """Close everything in reverse; harmless when repeated."""
-        self._stop_requested = True
-        self._notifier.stopping()
         self._resources.close()
 
     def _check(self) -> None:
@@ -216,16 +243,7 @@ class Agent:
         self._notifier.status(f"Stuck: {why}")
         self._state.record_exit(f"the watchdog was not fed: {why}")
 
-    def _load_packages(self) -> dict[str, ModelPackage]:
-        config = self._loaded.config
-        used = {
-            classifier.model for camera in config.cameras.values() if camera.enabled for classifier in camera.classify
-        }
-        packages = {key: load_package(self._loaded.package_dir(key)) for key in config.models if key in used}
-        check_when_labels(self._loaded, {key: package.labels for key, package in packages.items()})
-        return packages
-
-    def _identity(self, session: int) -> Identity:
+    def _make_identity(self, session: int) -> Identity:
         return Identity(
             device=self._loaded.device_id,
             session=session,
@@ -322,6 +340,12 @@ class Agent:
                     log.info("engine.loading", model=key, elapsed_s=elapsed_s)
                     self._notifier.extend_timeout(_EXTEND_BY_S, f"Loading model {key}, {elapsed_s} s so far")
 
+    def _announce(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
+        """Say what runs from now on. Also called on the reloader's thread."""
+        self._loaded = loaded
+        self._publisher.offer(self._runtime(self._identity, packages, self._environment))
+        self._notifier.status(self._status())
+
     def _runtime(
         self, identity: Identity, packages: Mapping[str, ModelPackage], environment: EnvironmentRecord
     ) -> Runtime:
@@ -363,6 +387,9 @@ class Agent:
     def _status(self) -> str:
         engines = {worker.info.name for worker in self._pipeline.statistics().workers if worker.info is not None}
         return f"{len(self._pipeline.cameras)} camera(s), engine {', '.join(sorted(engines))}"
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
+        self._reload_requested = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
         # Only plain attributes: anything with a lock can deadlock in a handler that interrupts itself.

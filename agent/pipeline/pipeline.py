@@ -169,16 +169,19 @@ class Pipeline:
             camera.stop()
         for name in _join({name: camera.join for name, camera in gone.items()}, _CAMERA_STOP_S):
             log.warning("stop.cut_off", thread=f"camera {name}")
-        for name in gone:
-            del self._cameras[name], self._plans[name]
+        # New dictionaries take the place of the old ones: other threads walk through them at any time.
+        cameras = {name: camera for name, camera in self._cameras.items() if name not in gone}
+        self._plans = {name: plan for name, plan in self._plans.items() if name not in gone}
         started = []
         for name, config in wanted.items():
-            if name not in self._cameras:
-                self._cameras[name] = self._make_camera(name, config)
-                started.append(self._cameras[name])
+            if name not in cameras:
+                cameras[name] = self._make_camera(name, config)
+                started.append(cameras[name])
             else:
-                self._cameras[name].config = config
-                self._cameras[name].pacer.rate_hz = config.rate_hz
+                cameras[name].config = config
+                cameras[name].pacer.rate_hz = config.rate_hz
+        self._cameras = cameras
+        for name, config in wanted.items():
             self._route(name, config, workers)
         return started
 
@@ -240,7 +243,7 @@ class Pipeline:
         camera = self._cameras[name]
         before = self._plans.get(name)
         camera.account.set_classifiers(tuple(classifier.key for classifier in config.classify))
-        self._plans[name] = plan_camera(
+        plan = plan_camera(
             name,
             config,
             camera.account,
@@ -249,7 +252,8 @@ class Pipeline:
             clock=self._clock,
             kept=None if before is None else before.stations,
         )
-        camera.set_routes(self._plans[name].routes)
+        self._plans = {**self._plans, name: plan}
+        camera.set_routes(plan.routes)
 
     def _stations_of(self, model: str) -> list[Station]:
         return [
