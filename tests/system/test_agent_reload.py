@@ -52,11 +52,10 @@ class _Reloading:
         whole = {"models": _MODELS, "cameras": cameras, "mqtt": {"broker": self._broker.url}, **more}
         return write_config(self._directory, whole)
 
-    def reload(self, log: str, count: int = 1) -> None:
-        """Send SIGHUP and wait until ``log`` stands ``count`` times in the log."""
+    def reload(self, log: str) -> None:
+        """Send SIGHUP and wait until ``log`` stands in the log."""
         self.agent.process.send_signal(signal.SIGHUP)
         self.agent.wait_for_log(log)
-        assert self.agent.stderr.count(log) >= count
 
     def results(self, camera: str, classifier: str = "inspect") -> list[Any]:
         topic = f"edge/dut/camera/{camera}/{classifier}/result"
@@ -76,12 +75,6 @@ def running(tmp_path: Path, broker: MosquittoBroker, recorder: Recorder) -> Iter
         reloading.more_results("goes")
         yield reloading
         assert reloading.agent.end() == 0, reloading.agent.stderr
-
-
-def _frames_without_a_hole(results: list[Any]) -> bool:
-    """Whether every frame of a camera that is never too fast was answered."""
-    frames = [result["frame"] for result in results]
-    return frames == list(range(frames[0], frames[0] + len(frames)))
 
 
 def test_a_camera_that_stays_loses_no_frame_while_others_come_and_go(running: _Reloading) -> None:
@@ -125,19 +118,20 @@ def test_a_changed_model_takes_over_without_a_pause_of_the_camera(running: _Relo
     models = {"inspect": {"package": "demo", "engine": "ort-cpu", "options": {"threads": 1}}}
     running.write({"stays": _camera(), "goes": _camera(1)}, models=models)
     running.reload("config.applied")
+    running.recorder.wait_count(2, "edge/dut/runtime")
     running.more_results("stays")
-    assert running.agent.stderr.count("engine.loaded") == 2
+    seqs = [result["seq"] for result in running.results("stays")]
+    assert seqs == list(range(len(seqs)))
     assert running.agent.stderr.count('"camera":"stays","source"') == 1
 
 
 def test_bad_files_change_nothing_and_say_why(running: _Reloading) -> None:
     good = running.path.read_text()
-    for attempt, text in enumerate(["version: 1\n", good.replace("priority", "x") + "typo: 1\n", "{"], 1):
+    for text in ("version: 1\n", good + "typo: 1\n", "{"):
         running.path.write_text(text)
         running.agent.process.send_signal(signal.SIGHUP)
         running.agent.wait_for_log("config.rejected")
         running.more_results("stays")
-        assert attempt >= 1
     running.path.write_text(good)
     running.reload("config.unchanged")
     assert "config.applied" not in running.agent.stderr
