@@ -67,7 +67,8 @@ def blocks_of(markdown: str) -> list[Block]:
 
 
 def _params(*kinds: str) -> list[object]:
-    blocks = blocks_of(_README.read_text(encoding="utf-8"))
+    # Without a README the one test that reads it fails, and not the collection of all tests.
+    blocks = blocks_of(_README.read_text(encoding="utf-8")) if _README.exists() else []
     return [pytest.param(block, id=f"line{block.line}") for block in blocks if block.what in kinds]
 
 
