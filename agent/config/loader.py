@@ -266,7 +266,8 @@ def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[st
         return _resolved(config.mqtt.password_file, base_dir)
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(credentials) / MQTT_CREDENTIAL if credentials else None
-    return credential if credential is not None and credential.exists() else None
+    # systemd refuses to start without the file, so where there is no password it is empty.
+    return credential if credential is not None and credential.is_file() and credential.stat().st_size else None
 
 
 def _camera_passwords(

@@ -124,6 +124,9 @@ def test_the_systemd_credential_is_taken_where_no_file_is_named(tmp_path: Path) 
     assert loaded.mqtt_password is not None
     assert loaded.mqtt_password.reveal() == "from systemd"
     assert load(tmp_path, environ={"HOME": "/", "CREDENTIALS_DIRECTORY": "/nowhere"}).mqtt_password is None
+    (tmp_path / "mqtt-password").chmod(0o600)
+    (tmp_path / "mqtt-password").write_bytes(b"")
+    assert load(tmp_path, environ={"HOME": "/", "CREDENTIALS_DIRECTORY": str(tmp_path)}).mqtt_password is None
 
 
 @pytest.mark.parametrize(

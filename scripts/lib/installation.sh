@@ -1,0 +1,56 @@
+# shellcheck shell=bash
+# What installing and removing the service share. Sourced, not run; needs system.sh.
+
+# Where things go. Everything is written below $prefix, which is empty except for a staged installation.
+environment_dir=/opt/agent
+config_dir=/etc/agent
+state_dir=/var/lib/agent
+unit_file=/etc/systemd/system/agent.service
+drop_in_dir=/etc/systemd/system/agent.service.d
+sysusers_file=/etc/sysusers.d/agent.conf
+
+prefix=
+is_dry=no
+step_number=0
+
+# explain TEXT: the heading of one step.
+explain() {
+  step_number=$((step_number + 1))
+  printf '\n%s. %s\n' "$step_number" "$*" >&2
+}
+
+# told LINE...: what a step finds or leaves out.
+told() {
+  printf '   %s\n' "$@" >&2
+}
+
+# change COMMAND...: show it; run it unless this is a dry run.
+change() {
+  printf '   $%s\n' "$(printf ' %q' "$@")" >&2
+  [ $is_dry = yes ] || "$@"
+}
+
+# change_system COMMAND...: as change, for what concerns the running system and not a staged one.
+change_system() {
+  if [ -n "$prefix" ]; then
+    told "left out below $prefix: $*"
+  else
+    change "$@"
+  fi
+}
+
+# install_file MODE SOURCE TARGET: copy it below $prefix, unless it is there already.
+install_file() {
+  local mode=$1 source=$2 target=$prefix$3
+  if cmp -s "$source" "$target"; then
+    told "$3 is up to date"
+  else
+    change install -D -m "$mode" "$source" "$target"
+  fi
+}
+
+# need_root: the rest of the system belongs to root.
+need_root() {
+  [ $is_dry = yes ] || [ -n "$prefix" ] || [ "$(id -u)" = 0 ] ||
+    give_up "This changes the system and must run as root: sudo $0. What it would do: $0 --dry-run"
+}

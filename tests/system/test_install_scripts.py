@@ -1,0 +1,112 @@
+"""Installing and removing the service: below a staging root and as a dry run, never on the machine of the tests."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.config.loader import load_config
+
+_ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed; only a systemd machine has it"
+)
+
+
+def _script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(_ROOT / "scripts" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+def _staged(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    only = "user,config,unit,start,doctor"
+    result = _script("install-jetson", "--root", str(root), "--only", only, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def _jetpack(directory: Path) -> Path:
+    """What JetPack 6.2 leaves on a board, as far as it is looked at."""
+    (directory / "etc").mkdir(parents=True)
+    (directory / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
+    packages = {"nvidia-jetpack": "6.2+b77", "python3-libnvinfer": "10.3.0.30-1+cuda12.5"}
+    (directory / "var/lib/dpkg").mkdir(parents=True)
+    (directory / "var/lib/dpkg/status").write_text(
+        "\n".join(
+            f"Package: {name}\nStatus: install ok installed\nVersion: {version}\nArchitecture: arm64\n"
+            "Maintainer: nobody\nDescription: made for a test\n"
+            for name, version in packages.items()
+        )
+    )
+    return directory
+
+
+def test_a_dry_run_explains_every_step_and_changes_nothing(tmp_path: Path) -> None:
+    result = _script("install-jetson", "--dry-run", "--root", str(tmp_path / "staged"))
+    assert result.returncode == 0, result.stderr
+    for step in ("Looking at this machine", "environment", "user agent", "Configuration", "The service", "doctor"):
+        assert step in result.stderr
+    assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg-query is not installed")
+def test_jetpack_is_found_and_its_tensorrt_is_seen_by_the_environment(tmp_path: Path) -> None:
+    board = _jetpack(tmp_path / "board")
+    result = _script("install-jetson", "--dry-run", "--root", str(tmp_path / "staged"), "--look-in", str(board))
+    assert result.returncode == 0, result.stderr
+    assert "L4T R36.4.3, JetPack 6.2+b77" in result.stderr
+    assert "TensorRT 10.3.0.30" in result.stderr
+    assert "gets the system's packages" in result.stderr
+    assert "parts: jetson,cpu" in result.stderr
+
+
+def test_a_staged_installation_is_complete_and_a_second_one_changes_nothing(tmp_path: Path) -> None:
+    _staged(tmp_path, "--drop-in", "memory")
+    unit = tmp_path / "etc/systemd/system/agent.service"
+    assert unit.read_bytes() == (_ROOT / "systemd/agent.service").read_bytes()
+    assert (tmp_path / "etc/systemd/system/agent.service.d/memory.conf").is_file()
+    password = tmp_path / "etc/agent/mqtt-password"
+    assert (password.stat().st_mode & 0o777, password.read_bytes()) == (0o600, b"")
+    assert "agent:" in (tmp_path / "etc/passwd").read_text()
+    config = tmp_path / "etc/agent/agent.yaml"
+    assert load_config(config, check_files=False).config.cameras
+
+    config.write_text(config.read_text() + "# mine\n")
+    password.write_text("secret\n")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    second = _staged(tmp_path, "--drop-in", "memory")
+    assert "is up to date" in second.stderr
+    assert "secret" not in second.stderr
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert config.read_text().endswith("# mine\n")
+    assert password.read_text() == "secret\n"
+
+
+def test_a_csi_camera_brings_its_drop_in(tmp_path: Path) -> None:
+    _staged(tmp_path, "--config", str(_ROOT / "configs/csi-camera.yaml"))
+    assert (tmp_path / "etc/systemd/system/agent.service.d/csi.conf").is_file()
+
+
+def test_removing_leaves_configuration_and_state_unless_told(tmp_path: Path) -> None:
+    _staged(tmp_path)
+    (tmp_path / "opt/agent/bin").mkdir(parents=True)
+    (tmp_path / "var/lib/agent").mkdir(parents=True)
+    assert _script("uninstall", "--root", str(tmp_path)).returncode == 0
+    assert not (tmp_path / "etc/systemd/system/agent.service").exists()
+    assert not (tmp_path / "opt/agent").exists()
+    assert (tmp_path / "etc/agent/agent.yaml").exists()
+    assert (tmp_path / "var/lib/agent").exists()
+    assert _script("uninstall", "--root", str(tmp_path), "--purge").returncode == 0
+    assert not (tmp_path / "etc/agent").exists()
+    assert not (tmp_path / "var/lib/agent").exists()
+
+
+def test_what_is_not_known_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    for arguments in (("--drop-in", "nonsense"), ("--nonsense",)):
+        result = _script("install-jetson", "--root", str(tmp_path / "staged"), *arguments)
+        assert result.returncode == 2
+        assert not (tmp_path / "staged").exists()
