@@ -36,6 +36,7 @@ from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.publish.settings import BrokerAddress, settings_from_config
 from agent.publish.topics import Topics
 from agent.reload import Reloader, load_packages
+from agent.service.engine_news import EngineNews
 from agent.service.heartbeat import stuck_stages
 from agent.service.logs import get_logger
 from agent.service.notify import Notifier
@@ -49,6 +50,7 @@ from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.sensors.choose import make_sensor
 from agent.thermal.sharing import share_ratio
 from engines import (
+    Building,
     Engine,
     EngineError,
     EngineOptions,
@@ -61,8 +63,6 @@ from engines import (
 log = get_logger(__name__)
 
 _TICK_S = 0.1
-_LOADING_LOG_EVERY_S = 10.0
-_EXTEND_BY_S = 60.0
 _PUBLISHER_STOP_S = 2.0
 _SWITCH_INTERVAL_S = 0.0002
 """How long a Python thread may hold the interpreter while others wait. The default, 5 ms, is added to an inference
@@ -177,6 +177,7 @@ class Agent:
         self._resources.callback(self._thermal.stop)
         self._reloader = Reloader(loaded, packages, self._pipeline, on_applied=self._announce)
         self._resources.callback(self._reloader.stop)
+        self._news = EngineNews(self._notifier)
         self._publisher.start()
         self._thermal.start()
         self._pipeline.start_workers()
@@ -200,6 +201,7 @@ class Agent:
             self._check()
             self._feed_watchdog()
             self._reporter.tick(self._parts)
+            self._tell_of_engines()
             if self._pipeline.is_done:
                 log.info("agent.sources_ended")
                 return None
@@ -307,8 +309,8 @@ class Agent:
         """Runs on the thermal monitor's thread."""
         self._pipeline.set_ratios(share_ratio(decision.ratio, self._pipeline.asked_hz()))
 
-    def _open_engine(self, key: str, config: ModelConfig, package: ModelPackage) -> Engine:
-        """Runs on the worker's thread."""
+    def _open_engine(self, key: str, config: ModelConfig, package: ModelPackage, building: Building) -> Engine:
+        """Runs on a thread of the worker's."""
         engine = open_engine(
             package,
             EngineOptions(
@@ -319,6 +321,7 @@ class Agent:
                 options=config.options,
                 cache_dir=self._loaded.state_dir / "cache",
                 workers=len(self._pipeline.workers),
+                building=building,
             ),
         )
         info = engine.info
@@ -329,25 +332,32 @@ class Agent:
 
     def _wait_for_engines(self) -> None:
         """Wait for every worker, and say that we still do."""
-        began_s = time.monotonic()
-        next_word_s = began_s + _LOADING_LOG_EVERY_S
-        for key, worker in self._pipeline.workers.items():
+        for worker in self._pipeline.workers.values():
             while not self._stop_requested and not worker.wait_ready(_TICK_S):
-                now_s = time.monotonic()
-                if now_s >= next_word_s:
-                    next_word_s = now_s + _LOADING_LOG_EVERY_S
-                    elapsed_s = round(now_s - began_s)
-                    log.info("engine.loading", model=key, elapsed_s=elapsed_s)
-                    self._notifier.extend_timeout(_EXTEND_BY_S, f"Loading model {key}, {elapsed_s} s so far")
+                self._news.wait(worker.statistics())
+                self._reporter.tick(self._parts)
 
-    def _announce(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
+    def _announce(
+        self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage], *, changed: str | None = None
+    ) -> None:
         """Say what runs from now on. Also called on the reloader's thread."""
         self._loaded = loaded
-        self._publisher.offer(self._runtime(self._identity, packages, self._environment))
+        self._publisher.offer(self._runtime(self._identity, packages, self._environment, changed))
         self._notifier.status(self._status())
 
+    def _tell_of_engines(self) -> None:
+        """A plan that was built meanwhile has taken over, or could not: subscribers are to know."""
+        changed = self._news.changes(self._pipeline.statistics().workers)
+        if changed is not None:
+            packages = {key: worker.package for key, worker in self._pipeline.workers.items()}
+            self._announce(self._loaded, packages, changed=changed)
+
     def _runtime(
-        self, identity: Identity, packages: Mapping[str, ModelPackage], environment: EnvironmentRecord
+        self,
+        identity: Identity,
+        packages: Mapping[str, ModelPackage],
+        environment: EnvironmentRecord,
+        changed: str | None,
     ) -> Runtime:
         infos = {
             key: info
@@ -382,6 +392,7 @@ class Agent:
             ),
             config_sha256=self._loaded.sha256,
             previous_exit=self._state.previous_exit,
+            changed=changed,
         )
 
     def _status(self) -> str:

@@ -19,7 +19,7 @@ from agent.pipeline.worker import Emit, Station, Worker, WorkerStatistics
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from agent.sources.base import Source
-from engines import Engine, ModelPackage
+from engines import Building, Engine, ModelPackage
 
 log = get_logger(__name__)
 
@@ -42,10 +42,10 @@ class PipelineStatistics:
 class Parts:
     """How the pipeline gets what it runs on; the tests put their own here.
 
-    ``open_engine`` is called on the worker's thread, ``make_source`` on the caller's.
+    ``open_engine`` is called on a thread of the worker's, ``make_source`` on the caller's.
     """
 
-    open_engine: Callable[[str, ModelConfig, ModelPackage], Engine]
+    open_engine: Callable[[str, ModelConfig, ModelPackage, Building], Engine]
     make_source: Callable[[SourceConfig], Source]
 
 

@@ -1,4 +1,8 @@
-"""One model: a thread that alone owns the engine, and takes frames from its inbox to decided labels."""
+"""One model: a thread that alone owns the engine, and takes frames from its inbox to decided labels.
+
+Another engine takes over without a frame lost: a successor opens it on a thread of its own (a CUDA context belongs to
+a thread) while this one goes on serving; between two batches the serving thread leaves, and the successor begins.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -14,15 +19,26 @@ from agent.channel import ChannelClosed
 from agent.clock import Clock
 from agent.config.model import ClassifierConfig, ModelConfig
 from agent.pipeline.accounting import CameraAccount, Drop
+from agent.pipeline.answers import classification, crop
 from agent.pipeline.decide import Decision, top_scores
 from agent.pipeline.inbox import Inbox, Job, Lane
-from agent.records import Classification, Image, Score, ServedModel, StageTimes, StateChange
+from agent.pipeline.shift import OpenEngine, Serving, Shift, equipped
+from agent.records import Classification, ServedModel, StageTimes, StateChange
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from agent.stage import StageThread
-from engines import Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage
+from engines import (
+    BuildCancelled,
+    Building,
+    BuildProgress,
+    Engine,
+    EngineError,
+    EngineInfo,
+    EngineLost,
+    InferenceFailed,
+    ModelPackage,
+)
 from engines.base import Scores
-from engines.resize import Resizer
 
 log = get_logger(__name__)
 
@@ -56,7 +72,11 @@ class Station(Lane):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """One worker at one moment; ``busy_s`` is the age of the running call of the engine, None between calls."""
+    """One worker at one moment; ``busy_s`` is the age of the running call of the engine, None between calls.
+
+    ``building`` is the build that runs at the moment. ``changes`` counts how often the engine, or what is known of it,
+    became another after the first one; ``last_change`` says what happened.
+    """
 
     model: str
     served: ServedModel | None
@@ -66,6 +86,9 @@ class WorkerStatistics:
     failures: int
     waiting: int
     busy_s: float | None
+    building: BuildProgress | None = None
+    changes: int = 0
+    last_change: str | None = None
 
 
 @dataclass(slots=True)
@@ -76,18 +99,10 @@ class _Progress:
     failures_in_a_row: int = 0
     reloads: int = 0
     busy_since_ns: int | None = None
+    building: BuildProgress | None = None
+    changes: int = 0
+    last_change: str | None = None
     times: deque[tuple[StageTimes, int]] = field(default_factory=lambda: deque(maxlen=_TIMES_KEPT))
-
-
-@dataclass(frozen=True, slots=True)
-class _Serving:
-    """A loaded engine with the buffers that belong to it; replaced as a whole when the engine is."""
-
-    engine: Engine
-    served: ServedModel
-    resizer: Resizer
-    batch: Image
-    """``(max_batch, H, W, 3)`` uint8 BGR, written anew for each call."""
 
 
 Emit = Callable[[Classification | StateChange], None]
@@ -96,8 +111,7 @@ Emit = Callable[[Classification | StateChange], None]
 class Worker:
     """Serves one model for all cameras that ask for it.
 
-    The engine is opened, used and closed on the worker's own thread. ``emit`` is called on that thread and must not
-    wait.
+    An engine is opened, used and closed on one thread. ``emit`` is called on the one that serves and must not wait.
     """
 
     def __init__(
@@ -105,7 +119,7 @@ class Worker:
         key: str,
         config: ModelConfig,
         package: ModelPackage,
-        open_engine: Callable[[], Engine],
+        open_engine: OpenEngine,
         *,
         clock: Clock,
         emit: Emit,
@@ -115,21 +129,39 @@ class Worker:
         self.package = package
         self.inbox: Inbox[Station] = Inbox(self._on_superseded)
         self.heartbeat = Heartbeat(f"model {key}")
-        self._open_engine = open_engine
         self._clock = clock
         self._emit = emit
         self._stations: tuple[Station, ...] = ()
         self._greeted: tuple[Station, ...] = ()
         self._ready = threading.Event()
         self._has_ended = False
-        self._serving: _Serving | None = None
+        self._is_stopping = False
+        self._serving: Serving | None = None
+        self._swap = threading.Lock()
         self._progress = _Progress()
-        self._thread = StageThread(f"worker-{key}", self._main)
+        self._shift = Shift(open_engine)
+        self._next: Shift | None = None
+        self._threads = [StageThread(f"worker-{key}", partial(self._main, self._shift))]
 
     def start(self, stations: Sequence[Station]) -> None:
         """Load the engine and begin to serve ``stations``."""
         self._stations = tuple(stations)
-        self._thread.start()
+        self._threads[0].start()
+
+    def replace_engine(self, open_engine: OpenEngine, *, is_forced: bool = True) -> bool:
+        """Open another engine beside the one that serves, and let it take over between two batches.
+
+        From any thread, once the worker is ready. Where opening it fails the present engine goes on; without
+        ``is_forced`` also where it is the same engine again. False where a replacement is under way already.
+        """
+        serving = self._serving
+        if serving is None or self._is_stopping or self._has_ended or self._next is not None:
+            return False
+        self._next = Shift(open_engine, is_successor=True, is_forced=is_forced)
+        thread = StageThread(f"worker-{self.key}-next", partial(self._main, self._next))
+        self._threads = [*(one for one in self._threads if one.is_alive or one.failure), thread]
+        thread.start()
+        return True
 
     def set_stations(self, stations: Sequence[Station]) -> None:
         """Serve these from now on. Frames that wait for one which is left out are still answered."""
@@ -137,8 +169,8 @@ class Worker:
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the worker's thread."""
-        return self._thread.failure
+        """What ended one of the worker's threads."""
+        return next((thread.failure for thread in self._threads if thread.failure is not None), None)
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the engine is loaded; False when ``timeout_s`` passed first.
@@ -154,15 +186,17 @@ class Worker:
         return True
 
     def stop(self) -> None:
-        """Refuse further frames; what waits is booked as dropped."""
+        """Refuse further frames; what waits is booked as dropped, and a build is ended."""
+        self._is_stopping = True
         for job in self.inbox.close():
             self._drop(job, Drop.STOPPING)
         if self._progress.busy_since_ns is not None:
             self.interrupt()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread; False when it is still inside the engine after ``timeout_s``."""
-        return self._thread.join(timeout_s)
+        """Wait for the threads; False when one is still inside an engine after ``timeout_s``."""
+        deadline_s = time.monotonic() + timeout_s
+        return all(thread.join(max(deadline_s - time.monotonic(), 0.0)) for thread in tuple(self._threads))
 
     def interrupt(self) -> None:
         """From any thread: end a call of the engine that hangs, where the library can be interrupted."""
@@ -182,65 +216,120 @@ class Worker:
         return WorkerStatistics(
             model=self.key,
             served=None if serving is None else serving.served,
-            info=None if serving is None else serving.engine.info,
+            info=None if serving is None else serving.info,
             batches=progress.batches,
             frames=progress.frames,
             failures=progress.failures,
             waiting=self.inbox.waiting,
             busy_s=None if since_ns is None else (time.monotonic_ns() - since_ns) / 1e9,
+            building=progress.building,
+            changes=progress.changes,
+            last_change=progress.last_change,
         )
 
-    def _main(self) -> None:
+    def _main(self, shift: Shift) -> None:
         try:
-            self._serve_until_closed()
+            self._serve_until_closed(shift)
         finally:
-            self.heartbeat.rest()
-            self._has_ended = True
-            self._ready.set()
-            for job in self.inbox.close():
-                self._drop(job, Drop.STOPPING)
+            if self._shift is shift:  # it was not relieved
+                self.heartbeat.rest()
+                self._has_ended = True
+                self._ready.set()
+                for job in self.inbox.close():
+                    self._drop(job, Drop.STOPPING)
 
-    def _serve_until_closed(self) -> None:
+    def _serve_until_closed(self, shift: Shift) -> None:
         """Serve; load the engine anew when it keeps failing, and give up when that does not last."""
         while True:
             loaded_ns = self._clock.monotonic_ns()
             try:
-                with self._open_engine() as engine:
-                    self._serving = self._equip(engine)
-                    self._serve(self._serving)
+                with shift.open_engine(self._building(shift)) as engine:
+                    self._progress.building = None
+                    if self._take_place(shift, self._equipped(engine)):
+                        self._serve(shift)
                     return
+            except BuildCancelled:
+                log.info("engine.build_stopped", model=self.key)
+                return
             except EngineLost:
                 raise
-            except InferenceFailed as exc:
+            except EngineError as exc:
+                if shift.is_successor:
+                    self._go_on_as_before(exc)
+                    return
+                if not isinstance(exc, InferenceFailed):
+                    raise
                 if self._clock.monotonic_ns() - loaded_ns < _STABLE_AFTER_NS and self._progress.reloads:
                     raise
                 self._progress.reloads += 1
                 self._progress.failures_in_a_row = 0
                 log.warning("engine.reloading", model=self.key, error=exc.message)
 
-    def _equip(self, engine: Engine) -> _Serving:
-        info, spec = engine.info, self.package.input
-        rows = min(self.config.batching.max_size, info.max_batch)
-        return _Serving(
-            engine=engine,
-            served=ServedModel(
-                key=self.key,
-                name=self.package.name,
-                version=self.package.version,
-                sha256=self.package.sha256,
-                engine=info.name,
-                precision=info.precision,
-                degraded=info.degraded is not None,
-            ),
-            resizer=Resizer(spec),
-            batch=np.empty((rows, spec.height, spec.width, 3), np.uint8),
+    def _building(self, shift: Shift) -> Building:
+        """The first engine is to serve at once: what takes minutes is left to a successor."""
+        return Building(
+            defer=not shift.is_successor, on_progress=self._note_build, is_cancelled=lambda: self._is_stopping
         )
 
-    def _serve(self, serving: _Serving) -> None:
+    def _note_build(self, progress: BuildProgress) -> None:
+        self._progress.building = progress
+
+    def _take_place(self, shift: Shift, serving: Serving) -> bool:
+        """Become the one that serves, once the one before has left; False where that is not to be."""
+        before = self._serving
+        if before is None or not shift.is_successor:
+            with self._swap:
+                self._serving = serving
+            return True
+        if not shift.is_forced and serving.runs_as == before.runs_as:
+            # What was hoped for did not come, and the info of this second try says why.
+            self._learn(serving.info, f"{before.info.name} goes on: {before.info.pending} cannot serve")
+            return False
+        shift.is_ready = True
+        while not shift.admitted.wait(_TICK_S):
+            if self._has_ended:
+                return False
+        with self._swap:
+            self._serving = serving
+        shift.is_successor, self._next = False, None
+        self._note_change(f"{before.info.name} gave way to {serving.info.name}")
+        return True
+
+    def _go_on_as_before(self, error: EngineError) -> None:
+        self._progress.building = None
+        serving = self._serving
+        if serving is not None:
+            self._learn(replace(serving.info, pending=None), f"{serving.info.name} goes on: {error.message}")
+
+    def _learn(self, info: EngineInfo, text: str) -> None:
+        """The engine stays, and more is known of those that it stands in for."""
+        with self._swap:
+            if self._serving is not None:
+                served = replace(self._serving.served, degraded=info.degraded is not None)
+                self._serving = replace(self._serving, info=info, served=served)
+        self._next = None
+        self._note_change(text)
+
+    def _note_change(self, text: str) -> None:
+        self._progress.last_change = text
+        self._progress.changes += 1
+        log.info("engine.changed", model=self.key, change=text, frames=self._progress.frames)
+
+    def _equipped(self, engine: Engine) -> Serving:
+        return equipped(engine, key=self.key, package=self.package, max_size=self.config.batching.max_size)
+
+    def _serve(self, shift: Shift) -> None:
+        """Serve until the inbox is closed or a successor is ready."""
         self._ready.set()
+        if self._serving is not None and self._serving.info.pending is not None:
+            self.replace_engine(shift.open_engine, is_forced=False)
         max_delay_s = self.config.batching.max_delay_ms / 1e3
         next_tick_ns = 0
         while True:
+            serving, successor = self._serving, self._next
+            if serving is None or (successor is not None and successor.is_ready):
+                self._relieve(successor)
+                return
             self._greet()
             self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
             try:
@@ -253,6 +342,12 @@ class Worker:
             if now_ns >= next_tick_ns:
                 next_tick_ns = now_ns + int(_TICK_S * 1e9)
                 self._tick(now_ns)
+
+    def _relieve(self, successor: Shift | None) -> None:
+        """Let the successor in: from here on this thread touches neither the inbox nor the stations."""
+        if successor is not None:
+            self._shift = successor
+            successor.admitted.set()
 
     def _greet(self) -> None:
         """Say the first word on stations that are new, and forget those that are gone."""
@@ -267,10 +362,10 @@ class Worker:
                 self.inbox.forget(station)
         self._greeted = stations
 
-    def _classify(self, jobs: list[Job[Station]], serving: _Serving) -> None:
+    def _classify(self, jobs: list[Job[Station]], serving: Serving) -> None:
         taken_ns = time.monotonic_ns()
         for row, job in zip(serving.batch, jobs, strict=False):
-            serving.resizer.fill(_crop(job.ticket.frame.image, job.lane.config.roi), row)
+            serving.resizer.fill(crop(job.ticket.frame.image, job.lane.config.roi), row)
         resized_ns = time.monotonic_ns()
         scores = self._infer(jobs, serving)
         if scores is None:
@@ -283,7 +378,7 @@ class Worker:
             else:
                 self._drop(job, Drop.NOT_FINITE)
 
-    def _infer(self, jobs: list[Job[Station]], serving: _Serving) -> Scores | None:
+    def _infer(self, jobs: list[Job[Station]], serving: Serving) -> Scores | None:
         """The scores of ``jobs``; None when the engine failed, which has been booked.
 
         Raises:
@@ -316,7 +411,7 @@ class Worker:
         station = job.lane
         top, margin = top_scores(row, self.package.labels, station.config.decide.top_k)
         decided_ns = time.monotonic_ns()
-        result = _classification(job, top, margin, batch_size, (*stamps, decided_ns), served)
+        result = classification(job, top, margin, batch_size, (*stamps, decided_ns), served)
         self._emit(result)
         change = station.decision.update(result, now_ns=decided_ns, utc_ns=self._clock.utc_ns())
         if change is not None:
@@ -349,47 +444,3 @@ class Worker:
 
     def _drop(self, job: Job[Station], reason: Drop) -> None:
         job.lane.account.dropped(job.ticket, job.lane.classifier, reason)
-
-
-def _classification(
-    job: Job[Station],
-    top: tuple[Score, ...],
-    margin: float,
-    batch_size: int,
-    stamps: tuple[int, int, int, int],
-    served: ServedModel,
-) -> Classification:
-    """The record of one answer; ``stamps`` are taken, resized, inferred and decided, so that the stages add up."""
-    frame = job.ticket.frame
-    taken_ns, resized_ns, inferred_ns, decided_ns = stamps
-    in_hand_ns = frame.captured_at_ns + round(frame.capture_ms * 1e6)
-    return Classification(
-        camera=job.lane.camera,
-        classifier=job.lane.classifier,
-        served=served,
-        frame_index=frame.index,
-        captured_at_ns=frame.captured_at_ns,
-        captured_at_utc_ns=frame.captured_at_utc_ns,
-        decided_at_ns=decided_ns,
-        top=top,
-        margin=margin,
-        batch=batch_size,
-        times=StageTimes(
-            capture_ms=frame.capture_ms,
-            queue_ms=(taken_ns - in_hand_ns) / 1e6,
-            preprocess_ms=(resized_ns - taken_ns) / 1e6,
-            infer_ms=(inferred_ns - resized_ns) / 1e6,
-            decide_ms=(decided_ns - inferred_ns) / 1e6,
-        ),
-        mark=frame.mark,
-    )
-
-
-def _crop(image: Image, roi: tuple[float, float, float, float]) -> Image:
-    """The region of interest as a view, at least one pixel in each direction."""
-    if roi == (0.0, 0.0, 1.0, 1.0):
-        return image
-    height, width = image.shape[:2]
-    x0, y0 = min(int(roi[0] * width), width - 1), min(int(roi[1] * height), height - 1)
-    x1, y1 = max(round(roi[2] * width), x0 + 1), max(round(roi[3] * height), y0 + 1)
-    return image[y0:y1, x0:x1]

@@ -11,6 +11,7 @@ from agent.pipeline.supervision import HangWatch
 from agent.publish.identity import Identity
 from agent.publish.messages import (
     Connection,
+    EngineBuild,
     Health,
     Latency,
     ModelHealth,
@@ -143,6 +144,16 @@ class Reporter:
                 )
                 for worker in pipeline.workers
                 if worker.info is not None
+            },
+            builds={
+                worker.model: EngineBuild(
+                    engine=build.engine,
+                    phase=build.phase,
+                    elapsed_s=round(build.elapsed_s, 1),
+                    done_ratio=build.done_ratio,
+                )
+                for worker in pipeline.workers
+                if (build := worker.building) is not None
             },
             publisher=PublisherHealth(
                 sent=publisher.sent,

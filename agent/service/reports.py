@@ -122,6 +122,8 @@ def model_runtime(info: EngineInfo, package: ModelPackage) -> ModelRuntime:
         parity=None if info.parity is None else dict(info.parity),
         labels=package.labels,
         load_ms=round(info.load_ms, 1),
+        pending=info.pending,
+        details=dict(info.details),
     )
 
 

@@ -54,7 +54,7 @@ class _Bench:
         self.pipeline = Pipeline(
             config,
             {key: plain_package(*_LABELS) for key in config.models},
-            Parts(open_engine, make_source),
+            Parts(lambda key, config, package, building: open_engine(key, config, package), make_source),
             clock=SystemClock(),
             emit=self.emitted.append,
         )

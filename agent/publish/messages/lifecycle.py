@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from agent.publish.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
@@ -69,6 +70,10 @@ class ModelRuntime:
     """Labels by class index."""
     load_ms: Duration
     """Time that loading and warming up took, in milliseconds."""
+    pending: str | None = None
+    """Engine that is preferred and being built, while this one serves; null where none is."""
+    details: dict[str, Scalar] = Field(default_factory=dict)
+    """Figures of this engine alone: device memory, streams, why its plan was built ..."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -121,3 +126,5 @@ class Runtime(Message):
     """SHA-256 of the configuration in force."""
     previous_exit: str | None
     """How the session before this one ended; null where none is known."""
+    changed: str | None = None
+    """What changed about an engine while the agent ran; null in the first message of a session and after a reload."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from agent.publish.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
@@ -138,6 +139,20 @@ class ModelHealth:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class EngineBuild:
+    """An engine that is being built on the device, which takes minutes."""
+
+    engine: str
+    """Engine that is built."""
+    phase: str
+    """What the build does at the moment."""
+    elapsed_s: Duration
+    """Seconds since its start."""
+    done_ratio: Share | None
+    """How much of the phase is done; null where the library does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class PublisherHealth:
     """What became of the messages of this session."""
 
@@ -219,6 +234,8 @@ class Health(Message):
     """By camera, then by classifier."""
     models: dict[str, ModelHealth]
     """By the model's key in the configuration."""
+    builds: dict[str, EngineBuild] = Field(default_factory=dict)
+    """Builds that run at the moment, by the model's key; the model is served by another engine unless it is strict."""
     publisher: PublisherHealth
     """Messages."""
     process: Process
