@@ -1,0 +1,73 @@
+"""Top-1 and top-5 on labelled pictures: one folder per label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engines.base import Images, Scores
+from engines.errors import ImageRejected
+from engines.images import IMAGE_SUFFIXES, read_image
+from engines.package import ModelPackage
+from engines.resize import Resizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Shares of the pictures whose label is the engine's first answer, or among its first five."""
+
+    pictures: int
+    top1_ratio: float
+    top5_ratio: float
+
+
+def labelled_pictures(package: ModelPackage, folder: Path) -> list[tuple[Path, int]]:
+    """Each picture below ``folder`` with the index of its label, which is the name of the folder it is in.
+
+    Raises:
+        ImageRejected: no picture, or a folder that is none of the model's labels.
+    """
+    index_of = {label: index for index, label in enumerate(package.labels)}
+    found: list[tuple[Path, int]] = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        label = path.parent.name
+        if label not in index_of:
+            known = ", ".join(package.labels[:5])
+            raise ImageRejected(
+                f"{path} lies in a folder named {label!r}, which is none of the {len(index_of)} labels of "
+                f"{package.name} ({known} ...). Name each folder after a label",
+                path=str(path),
+            )
+        found.append((path, index_of[label]))
+    if not found:
+        raise ImageRejected(
+            f"{folder} holds no labelled picture. Put them into one folder per label", folder=str(folder)
+        )
+    return found
+
+
+def accuracy_of(infer: Callable[[Images], Scores], max_batch: int, package: ModelPackage, folder: Path) -> Accuracy:
+    """Classify every labelled picture and count the right answers.
+
+    Raises:
+        ImageRejected: see ``labelled_pictures``; or one cannot be read.
+        InferenceFailed: the engine failed.
+    """
+    pictures = labelled_pictures(package, folder)
+    resizer = Resizer(package.input)
+    right = within_five = 0
+    for start in range(0, len(pictures), max_batch):
+        part = pictures[start : start + max_batch]
+        batch = np.empty((len(part), package.input.height, package.input.width, 3), np.uint8)
+        for row, (path, _) in zip(batch, part, strict=True):
+            resizer.fill(read_image(path), row)
+        for scores, (_, wanted) in zip(infer(batch), part, strict=True):
+            best = np.argsort(scores)[::-1][:5]
+            right += int(best[0] == wanted)
+            within_five += int(wanted in best)
+    return Accuracy(pictures=len(pictures), top1_ratio=right / len(pictures), top5_ratio=within_five / len(pictures))

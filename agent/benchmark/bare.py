@@ -1,0 +1,42 @@
+"""The yardstick: ONNX Runtime called directly on the same serving graph, with none of our code around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engines.backends.ort_options import provider_of
+from engines.backends.ort_session import library
+from engines.base import EngineOptions, Images, Scores
+from engines.environment import available_cores
+from engines.package import ModelPackage
+from engines.precision import precise_graph
+from engines.preprocessing import INPUT_NAME, OUTPUT_NAME
+
+
+class BareSession:
+    """``session.run`` and nothing else; the same number of threads as the engine takes by default."""
+
+    def __init__(self, package: ModelPackage, options: EngineOptions) -> None:
+        """Load the serving graph in the wanted precision.
+
+        Raises:
+            ModelRejected, PrecisionRejected, EngineUnavailable: the graph cannot be made.
+        """
+        graph = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision).graph
+        ort = library()
+        settings = ort.SessionOptions()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.intra_op_num_threads = available_cores()
+        settings.log_severity_level = 4
+        self._session: Any = ort.InferenceSession(
+            str(graph.path), settings, providers=[provider_of(options.engine), "CPUExecutionProvider"]
+        )
+        self.max_batch = graph.max_batch or options.max_batch
+        self.versions: Mapping[str, str] = {"onnxruntime": str(ort.__version__)}
+        self.provider = str(self._session.get_providers()[0])
+
+    def infer(self, batch: Images) -> Scores:
+        """One call, as a script would write it."""
+        scores: Scores = self._session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]
+        return scores

@@ -1,0 +1,265 @@
+"""The agent's own path: from a frame to a real subscriber behind a real broker, against the bare session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from agent.benchmark.agent_process import AgentProcess, running_agent
+from agent.benchmark.conditions import ConditionsWatch, Window, others_ratio_of
+from agent.benchmark.report import PipelineResult, StageRow
+from agent.benchmark.rounds import Plan, Progress, RawBlock, ask_block, open_session
+from agent.benchmark.statistics import Spread, spread_of
+from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
+from agent.benchmark.target import BARE, Target
+from agent.publish.broker import EmbeddedBroker
+from agent.publish.settings import BrokerAddress
+from engines.choices import percentile_ms
+
+_SETTLE_S = 3.0
+"""Left out at the start: connections, first pictures, caches."""
+_LENGTH_S = 24.0
+_QUICK_S = 6.0
+_BARE_QUERIES = 200
+_BARE_CLOSED_S = 2.0
+_STAGES = ("capture", "queue", "preprocess", "infer", "decide")
+_TOO_BUSY_RATIO = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineRequest:
+    """Which cameras. Each clip is read once in the cameras' rhythm and once as fast as it goes; no clip: a pattern."""
+
+    cameras: tuple[int, ...] = (1,)
+    clips: tuple[Path, ...] = ()
+    size: tuple[int, int] = (1280, 720)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setup:
+    """One measurement of the whole path."""
+
+    cameras: int
+    source: Mapping[str, object]
+    description: str
+    fps: float | None
+
+    @property
+    def rhythm(self) -> str:
+        return "as fast as it goes" if self.fps is None else f"{self.fps:g} fps"
+
+
+def run_pipelines(
+    plan: Plan,
+    ready: Sequence[Target],
+    request: PipelineRequest,
+    watch: ConditionsWatch,
+    progress: Progress,
+    *,
+    fps: float,
+    is_quick: bool,
+) -> tuple[PipelineResult, ...]:
+    """Measure the path for each engine that is ready, each number of cameras and each source.
+
+    Raises:
+        BrokerUnavailable: no broker can be started here; Unavailable: the agent does not start.
+    """
+    length_s = _QUICK_S if is_quick else _LENGTH_S
+    targets = [target for target in ready if target.kind != BARE]
+    setups = [one for cameras in request.cameras for one in _setups(request, cameras, fps)]
+    progress.phase("the agent's own path", len(setups) * len(targets) * (length_s + _SETTLE_S))
+    found = []
+    for target in targets:
+        bare = Target(engine=target.engine, precision=target.precision, kind=BARE)
+        for setup in setups:
+            found.append(_measure(plan, target, bare if bare in ready else None, setup, watch, length_s))
+            progress.advance(length_s + _SETTLE_S)
+    return tuple(found)
+
+
+def _setups(request: PipelineRequest, cameras: int, fps: float) -> Iterator[_Setup]:
+    if not request.clips:
+        width, height = request.size
+        pattern = {"type": "pattern", "width": width, "height": height, "fps": fps}
+        yield _Setup(cameras=cameras, source=pattern, description=f"pattern {width}x{height}", fps=fps)
+    for clip in request.clips:
+        source = {"type": "file", "path": str(clip.resolve()), "loop": True}
+        yield _Setup(cameras=cameras, source=source, description=clip.name, fps=fps)
+        yield _Setup(cameras=cameras, source=source, description=clip.name, fps=None)
+
+
+def _config(plan: Plan, target: Target, setup: _Setup, address: BrokerAddress) -> dict[str, object]:
+    camera = {"source": dict(setup.source), "rate_hz": setup.fps, "classify": [{"model": "measured"}]}
+    return {
+        "version": 1,
+        "device": {"id": "measured"},
+        "models": {
+            "measured": {
+                "package": str(plan.package_dir),
+                "engine": target.engine,
+                "precision": target.precision,
+                "strict": True,
+                "batching": {"max_size": plan.max_batch},
+            }
+        },
+        "cameras": {f"camera{number}": camera for number in range(1, setup.cameras + 1)},
+        "mqtt": {"broker": f"mqtt://{address.host}:{address.port}", "prefix": PREFIX},
+        "thermal": {"governor": {"enabled": False}},
+    }
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """What was seen between the end of settling and the end of the measurement."""
+
+    arrivals: list[Arrival]
+    publish_ms: list[dict[str, float]]
+    dropped: dict[str, int]
+    cpu_s: float
+    wall_s: float
+    resident_bytes: int
+    growth_bytes: int
+    ready_s: float
+    window: Window
+
+
+def _measure(
+    plan: Plan,
+    target: Target,
+    bare: Target | None,
+    setup: _Setup,
+    watch: ConditionsWatch,
+    length_s: float,
+) -> PipelineResult:
+    before = _bare_block(plan, bare, setup, watch)
+    # A broker for each: one that has seen an agent before would say at once that it is there.
+    with EmbeddedBroker() as broker, listening(broker.address) as inbox:
+        config = _config(plan, target, setup, broker.address)
+        with running_agent(config, plan.cache_dir, inbox.is_running.wait) as process:
+            stretch = _stretch(process, inbox, watch, length_s)
+        books = documents_of(inbox.take(), "health")
+    after = _bare_block(plan, bare, setup, watch)
+    if books:
+        stretch.dropped = _drops(books[-1])
+    times = [*(before.times_ns if before else ()), *(after.times_ns if after else ())]
+    return _result(target, setup, stretch, spread_of(times) if times else None)
+
+
+def _bare_block(plan: Plan, bare: Target | None, setup: _Setup, watch: ConditionsWatch) -> RawBlock | None:
+    """The yardstick in the same rhythm, in a process that lives as long as the block."""
+    if bare is None:
+        return None
+    period_ns = None if setup.fps is None else int(1e9 / setup.fps)
+    expected_s = _BARE_CLOSED_S if period_ns is None else _BARE_QUERIES * period_ns / 1e9
+    duration_ns = int(expected_s * 1e9)
+    block = {"batch": 1, "samples": 1, "duration_ns": duration_ns, "queries": _BARE_QUERIES, "period_ns": period_ns}
+    with open_session(plan, bare) as (session, _):
+        raw, _ = ask_block(session, block, watch, expected_s=expected_s)
+    return raw
+
+
+def _stretch(process: AgentProcess, inbox: Inbox, watch: ConditionsWatch, length_s: float) -> _Stretch:
+    time.sleep(_SETTLE_S)
+    inbox.take()
+    cpu_s, resident, first = process.cpu_s(), process.resident_bytes(), watch.look()
+    began_s, began_ns = time.monotonic(), time.perf_counter_ns()
+    time.sleep(length_s)
+    messages = inbox.take()
+    ended_ns, last = time.perf_counter_ns(), watch.look()
+    used_s, now_resident = process.cpu_s() - cpu_s, process.resident_bytes()
+    windows = documents_of(messages, "latency")
+    return _Stretch(
+        arrivals=arrivals_of(messages),
+        publish_ms=[model["publish"] for one in windows for model in one["models"].values() if model["publish"]],
+        dropped={},
+        cpu_s=used_s,
+        wall_s=time.monotonic() - began_s,
+        resident_bytes=now_resident,
+        growth_bytes=now_resident - resident,
+        ready_s=process.ready_s,
+        window=Window(began_ns, ended_ns, used_s, first, last),
+    )
+
+
+def _result(target: Target, setup: _Setup, stretch: _Stretch, bare: Spread | None) -> PipelineResult:
+    arrivals = stretch.arrivals
+    whole = [one.end_to_end_ms for one in arrivals]
+    in_hand = [one.end_to_end_ms - one.latency_ms["capture"] for one in arrivals]
+    others = [one.end_to_end_ms - one.latency_ms["capture"] - one.latency_ms["infer"] for one in arrivals]
+    from_hand = _spread_of_ms(in_hand)
+    seconds = (stretch.window.ended_ns - stretch.window.began_ns) / 1e9
+    others_ratio = others_ratio_of(stretch.window)
+    warnings = []
+    if others_ratio > _TOO_BUSY_RATIO:
+        warnings.append(f"{setup.description}, {setup.rhythm}: broker and other programs took {others_ratio:.0%}")
+    plural = "s" if setup.cameras > 1 else ""
+    return PipelineResult(
+        name=f"{setup.cameras} camera{plural}, {setup.description}, {setup.rhythm}, {target.label}",
+        cameras=setup.cameras,
+        source=setup.description,
+        fps=setup.fps,
+        engine=target.engine,
+        precision=target.precision,
+        results=len(arrivals),
+        wall_s=stretch.wall_s,
+        throughput_hz=len(arrivals) / seconds,
+        end_to_end=_spread_of_ms(whole),
+        from_hand=from_hand,
+        without_infer=_spread_of_ms(others),
+        stages=tuple(_stage_rows(stretch)),
+        bare=bare,
+        overhead_p50_ms=None if bare is None else from_hand.p50_ms - bare.p50_ms,
+        dropped=stretch.dropped,
+        lost_on_the_way=_holes(arrivals),
+        cpu_ms_per_frame=stretch.cpu_s * 1e3 / max(len(arrivals), 1),
+        ready_s=stretch.ready_s,
+        resident_bytes=stretch.resident_bytes,
+        growth_bytes=stretch.growth_bytes,
+        others_ratio=others_ratio,
+        warnings=tuple(warnings),
+    )
+
+
+def _stage_rows(stretch: _Stretch) -> Iterator[StageRow]:
+    for stage in _STAGES:
+        ordered = sorted(round(one.latency_ms[stage] * 1e6) for one in stretch.arrivals)
+        yield StageRow(
+            stage=stage,
+            p50_ms=percentile_ms(ordered, 0.50),
+            p95_ms=percentile_ms(ordered, 0.95),
+            p99_ms=percentile_ms(ordered, 0.99),
+            max_ms=ordered[-1] / 1e6,
+        )
+    if stretch.publish_ms:
+        # The agent publishes percentiles of five seconds each: the median window, and the worst maximum.
+        yield StageRow(
+            stage="publish",
+            p50_ms=median(one["p50"] for one in stretch.publish_ms),
+            p95_ms=median(one["p95"] for one in stretch.publish_ms),
+            p99_ms=median(one["p99"] for one in stretch.publish_ms),
+            max_ms=max(one["max"] for one in stretch.publish_ms),
+        )
+
+
+def _holes(arrivals: Sequence[Arrival]) -> int:
+    """Results whose number never arrived."""
+    by_camera: dict[str, list[int]] = {}
+    for one in arrivals:
+        by_camera.setdefault(one.camera, []).append(one.seq)
+    return sum(max(seqs) - min(seqs) + 1 - len(set(seqs)) for seqs in by_camera.values())
+
+
+def _drops(health: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> dict[str, int]:
+    """Frames given up by reason, of the whole run and all cameras."""
+    found: dict[str, int] = {}
+    for camera in health["cameras"].values():
+        for reason, count in camera["dropped"].items():
+            found[reason] = found.get(reason, 0) + count
+    return {reason: count for reason, count in found.items() if count}
+
+
+def _spread_of_ms(values: Sequence[float]) -> Spread:
+    return spread_of([round(value * 1e6) for value in values])

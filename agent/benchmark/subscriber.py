@@ -1,0 +1,103 @@
+"""A real subscriber that notes when each message arrived."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from agent.errors import BrokerUnavailable
+from agent.publish.base import SinkListener
+from agent.publish.client import MqttClient
+from agent.publish.connection import Received
+from agent.publish.settings import BrokerAddress, MqttSettings
+
+PREFIX = "benchmark"
+_CONNECT_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One result as it came: ``at_ns`` is the wall clock's, to be held against its time of capture."""
+
+    at_ns: int
+    camera: str
+    seq: int
+    captured_ns: int
+    latency_ms: dict[str, float]
+
+    @property
+    def end_to_end_ms(self) -> float:
+        """From the start of the capture until it was here."""
+        return (self.at_ns - self.captured_ns) / 1e6
+
+
+@dataclass(slots=True)
+class Inbox:
+    """What has arrived; written by the connection's thread, read by any."""
+
+    raw: deque[tuple[int, Received]] = field(default_factory=deque)
+    is_running: threading.Event = field(default_factory=threading.Event)
+
+    def keep(self, message: Received) -> None:
+        """On the connection's thread: nothing but the time is taken here."""
+        self.raw.append((time.time_ns(), message))
+        if message.topic.endswith("/runtime"):
+            self.is_running.set()
+
+    def take(self) -> list[tuple[int, Received]]:
+        """Everything since the last call."""
+        return [self.raw.popleft() for _ in range(len(self.raw))]
+
+
+@contextmanager
+def listening(address: BrokerAddress) -> Iterator[Inbox]:
+    """Hear everything that the measured agent publishes.
+
+    Raises:
+        BrokerUnavailable: no connection.
+    """
+    inbox = Inbox()
+    settings = MqttSettings(address=address, client_id="benchmark-subscriber")
+    client = MqttClient(settings, subscriptions=[f"{PREFIX}/#"], on_received=inbox.keep)
+    client.start(_Silent())
+    try:
+        if not client.wait_subscribed(_CONNECT_WITHIN_S):
+            raise BrokerUnavailable(f"no connection to the benchmark's broker: {client.statistics().reason}")
+        yield inbox
+    finally:
+        client.stop(2.0)
+
+
+def arrivals_of(messages: list[tuple[int, Received]]) -> list[Arrival]:
+    """The results among ``messages``."""
+    return [_arrival(at_ns, message) for at_ns, message in messages if message.topic.endswith("/result")]
+
+
+def documents_of(messages: list[tuple[int, Received]], ending: str) -> list[dict[str, Any]]:
+    """The other messages whose topic ends in ``ending``."""
+    return [orjson.loads(message.payload) for _, message in messages if message.topic.endswith(f"/{ending}")]
+
+
+def _arrival(at_ns: int, message: Received) -> Arrival:
+    values = orjson.loads(message.payload)
+    captured = datetime.fromisoformat(values["captured_at"].replace("Z", "+00:00"))
+    whole = int(captured.timestamp()) * 1_000_000_000 + captured.microsecond * 1000
+    return Arrival(at_ns, values["camera"], values["seq"], whole, values["latency_ms"])
+
+
+class _Silent(SinkListener):
+    def on_connected(self) -> None: ...
+
+    def on_disconnected(self, reason: str) -> None: ...
+
+    def on_confirmed(self, key: int, problem: str | None) -> None: ...
+
+    def on_failed(self, error: BaseException) -> None: ...

@@ -1,0 +1,289 @@
+"""`agent benchmark`: which engine on this device, measured so that it can be trusted."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from agent.benchmark.scenarios import SCENARIOS, Scenario
+from agent.cli.options import PATH
+from agent.errors import UsageError
+from engines.base import PRECISIONS, Precision
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agent.benchmark.compare import Comparison
+    from agent.benchmark.report import Report
+    from agent.benchmark.study import Request
+
+_LARGEST_BATCH = 64
+_WIDTH_ELSEWHERE = 160
+
+
+def _words(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in value.split(",") if word.strip()))
+
+
+def _batches(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
+    words = _words(_ctx, _param, value)
+    if not words or any(not word.isdigit() or not 1 <= int(word) <= _LARGEST_BATCH for word in words):
+        raise click.BadParameter(f"{value!r} is no list of batch sizes from 1 to {_LARGEST_BATCH}; give it like 1,4,8")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, int]:
+    width, sign, height = value.partition("x")
+    if not (sign and width.isdigit() and height.isdigit() and 16 <= int(width) <= 8192 and 16 <= int(height) <= 8192):
+        raise click.BadParameter(f"{value!r} is no size from 16x16 to 8192x8192; give it like 1280x720")
+    return int(width), int(height)
+
+
+def _one_of(known: tuple[str, ...], values: tuple[str, ...], what: str) -> tuple[str, ...]:
+    for value in values:
+        if value not in known:
+            raise UsageError(f"there is no {what} {value!r}; there are {', '.join(known)}")
+    if not values:
+        raise UsageError(f"no {what} was named; there are {', '.join(known)}")
+    return values
+
+
+def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for value in values:
+        name, sign, path = value.partition("=")
+        if not sign or not Path(path).is_file():
+            raise click.BadParameter(f"{value!r} is not ENGINE=PATH with the path of an interpreter that exists")
+        found[name] = path
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The command line."""
+
+    package: str
+    engines: tuple[str, ...]
+    precisions: tuple[str, ...]
+    batches: tuple[int, ...]
+    scenarios: tuple[str, ...]
+    fps: float
+    rounds: int
+    is_quick: bool
+    images: Path | None
+    cameras: tuple[int, ...]
+    clips: tuple[Path, ...]
+    size: tuple[int, int]
+    pythons: dict[str, str]
+    max_p99_ms: float | None
+    max_watts: float | None
+    json_path: Path | None
+    html_path: Path | None
+    md_path: Path | None
+    png_path: Path | None
+    one_line: bool
+    baseline: Path | None
+    gates: tuple[str, ...]
+    force: bool
+    apply_path: Path | None
+    model: str | None
+    cache: Path | None
+
+
+@click.group(invoke_without_command=True)
+@click.option("--package", default="demo", show_default=True, help="Directory of the model package, or demo.")
+@click.option("--engines", default="all", show_default=True, callback=_words, help="Engines by name, or all.")
+@click.option("--precisions", default="fp32,fp16,int8", show_default=True, callback=_words, help="Which to try.")
+@click.option("--batch", "batches", default="1", show_default=True, callback=_batches, help="Sizes, like 1,4,8.")
+@click.option(
+    "--scenario",
+    "scenarios",
+    default="latency",
+    show_default=True,
+    callback=_words,
+    help=f"{', '.join(SCENARIOS)}; several with commas.",
+)
+@click.option("--fps", type=click.FloatRange(0.1, 1000), default=30.0, show_default=True, help="Rhythm when paced.")
+@click.option("--rounds", type=click.IntRange(2, 100), default=10, show_default=True, help="Turns of each engine.")
+@click.option("--quick", "is_quick", is_flag=True, help="Seconds in place of minutes; marked as such.")
+@click.option("--images", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Labelled pictures.")
+@click.option("--cameras", default="1", show_default=True, callback=_batches, help="pipeline: how many, like 1,4.")
+@click.option("--clip", "clips", type=PATH, multiple=True, help="pipeline: video to read.  [default: a pattern]")
+@click.option("--size", default="1280x720", show_default=True, callback=_size, help="pipeline: size of the pattern.")
+@click.option(
+    "--python", "pythons", multiple=True, callback=_pythons, envvar="AGENT_BENCHMARK_PYTHON", metavar="ENGINE=PATH",
+    help="Interpreter of an engine whose libraries are installed elsewhere.",
+)  # fmt: skip
+@click.option("--max-p99-ms", type=float, help="Recommend nothing slower.")
+@click.option("--max-watts", type=float, help="Recommend nothing that takes more.")
+@click.option("--json", "json_path", type=PATH, help="Write the report as JSON.")
+@click.option("--html", "html_path", type=PATH, help="Write it as one self-contained page.")
+@click.option("--md", "md_path", type=PATH, help="Write it as Markdown.")
+@click.option("--png", "png_path", type=PATH, help="Draw it.")
+@click.option("--one-line", is_flag=True, help="Print one line per engine, as transformer-deploy does.")
+@click.option("--baseline", type=PATH, help="Compare with this report afterwards.")
+@click.option("--fail-if", "gates", multiple=True, metavar="GATE", help="With --baseline, like 'p99_ms>+10%'.")
+@click.option("--force", is_flag=True, help="With --baseline: compare different environments all the same.")
+@click.option("--apply", "apply_path", type=PATH, help="Write the recommendation into this configuration.")
+@click.option("--model", help="With --apply: the model's key.  [default: those that use the package]")
+@click.option("--cache", type=PATH, help="Where graphs and plans are kept.  [default: that of the agent]")
+@click.pass_context
+def benchmark(ctx: click.Context, /, **given: Any) -> int:
+    """Measure every engine that can run on this device, and say which to use.
+
+    Each runs in a process of its own, in turns with the others. Exit code 1 when a figure must not be used (busy
+    machine, throttling, too few runs) or a gate of --fail-if breaks, 69 when nothing can be measured.
+    """
+    if ctx.invoked_subcommand is not None:
+        return 0
+    from agent.service import logs
+
+    logs.configure(level="error")
+    asked = Asked(**given)
+    report = _measured(asked)
+    comparison = _compared_with_baseline(report, asked)
+    _write(report, asked)
+    _show(report, comparison, asked)
+    if asked.apply_path is not None:
+        _apply(report, asked, asked.apply_path)
+    has_broken = comparison is not None and comparison.has_failed
+    return 1 if report.invalid or has_broken else 0
+
+
+@benchmark.command()
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@click.option("--fail-if", "gates", multiple=True, metavar="GATE", help="Exit code 1 if so, like 'p99_ms>+10%'.")
+@click.option("--force", is_flag=True, help="Compare different environments all the same.")
+def compare(*, first: Path, second: Path, gates: tuple[str, ...], force: bool) -> int:
+    """Hold the report SECOND against FIRST: ratios with their intervals of 99 % confidence."""
+    from agent.benchmark.compare import compare as hold_against
+    from agent.benchmark.compare import parse_gate
+    from agent.benchmark.report import load_report
+    from agent.benchmark.terminal import print_comparison
+
+    parsed = [parse_gate(gate) for gate in gates]
+    comparison = hold_against(load_report(first), load_report(second), parsed, force=force)
+    print_comparison(comparison, _console())
+    return 1 if comparison.has_failed else 0
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    # A file or a pipe has no width: the tables are given the room that they need.
+    return console if console.is_terminal else Console(soft_wrap=True, width=_WIDTH_ELSEWHERE)
+
+
+def _measured(asked: Asked) -> Report:
+    from rich.console import Console
+
+    from agent.benchmark.compare import parse_gate
+    from agent.benchmark.progress import shown_progress
+    from agent.benchmark.report import load_report
+    from agent.benchmark.study import run_study
+
+    # What is wrong with the command line is said before minutes are spent.
+    if asked.gates and asked.baseline is None:
+        raise UsageError("--fail-if needs --baseline FILE, the report to compare with")
+    for gate in asked.gates:
+        parse_gate(gate)
+    for path in (asked.json_path, asked.html_path, asked.md_path, asked.png_path):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} into")
+    if asked.baseline is not None:
+        load_report(asked.baseline)
+    request = _request(asked)
+    with shown_progress(Console(stderr=True)) as progress:
+        return run_study(request, progress)
+
+
+def _request(asked: Asked) -> Request:
+    from agent.benchmark.pipeline import PipelineRequest
+    from agent.benchmark.recommend import Limits
+    from agent.benchmark.study import Request
+    from agent.config.loader import default_state_dir
+    from agent.demo import demo_package
+
+    return Request(
+        package_dir=demo_package() if asked.package == "demo" else Path(asked.package),
+        cache_dir=asked.cache or default_state_dir() / "cache",
+        engines=() if asked.engines in ((), ("all",)) else asked.engines,
+        precisions=cast("tuple[Precision, ...]", _one_of(PRECISIONS, asked.precisions, "precision")),
+        batches=asked.batches,
+        scenarios=cast("tuple[Scenario, ...]", _one_of(SCENARIOS, asked.scenarios, "scenario")),
+        fps=asked.fps,
+        rounds=asked.rounds,
+        is_quick=asked.is_quick,
+        command=shlex.join(["agent", *sys.argv[1:]]),
+        pythons=asked.pythons,
+        images=asked.images,
+        limits=Limits(max_p99_ms=asked.max_p99_ms, max_watts=asked.max_watts),
+        pipeline=PipelineRequest(cameras=asked.cameras, clips=asked.clips, size=asked.size),
+    )
+
+
+def _compared_with_baseline(report: Report, asked: Asked) -> Comparison | None:
+    from agent.benchmark.compare import compare as hold_against
+    from agent.benchmark.compare import parse_gate
+    from agent.benchmark.report import load_report
+
+    if asked.baseline is None:
+        return None
+    gates = [parse_gate(gate) for gate in asked.gates]
+    return hold_against(load_report(asked.baseline), report, gates, force=asked.force)
+
+
+def _write(report: Report, asked: Asked) -> None:
+    from agent.benchmark.chart import png_of
+    from agent.benchmark.html import to_html
+    from agent.benchmark.markdown import to_markdown
+
+    if asked.json_path is not None:
+        asked.json_path.write_text(report.as_json(), encoding="utf-8")
+    if asked.html_path is not None:
+        asked.html_path.write_text(to_html(report), encoding="utf-8")
+    if asked.md_path is not None:
+        asked.md_path.write_text(to_markdown(report), encoding="utf-8")
+    if asked.png_path is not None:
+        asked.png_path.write_bytes(png_of(report))
+
+
+def _show(report: Report, comparison: Comparison | None, asked: Asked) -> None:
+    from agent.benchmark.tables import one_liners
+    from agent.benchmark.terminal import print_comparison, print_report
+
+    console = _console()
+    if asked.one_line:
+        for line in one_liners(report):
+            console.print(line, highlight=False, markup=False)
+    else:
+        print_report(report, console, package=asked.package)
+    if comparison is not None:
+        print_comparison(comparison, console)
+
+
+def _apply(report: Report, asked: Asked, path: Path) -> None:
+    from agent.benchmark.apply import apply_to, remember_for
+    from agent.benchmark.recommend import measurements_for
+    from agent.demo import demo_package
+    from engines.package import load_package
+
+    choice = report.recommendation
+    if choice is None or choice.engine is None:
+        raise UsageError(f"there is nothing to apply: {'nothing was measured' if choice is None else choice.reason}")
+    if report.invalid and not asked.force:
+        raise UsageError(
+            f"{path} was left as it is: the figures must not be used ({report.invalid[0]}). Measure again on a quiet "
+            "machine, or add --force"
+        )
+    package = load_package(demo_package() if asked.package == "demo" else Path(asked.package))
+    keys = apply_to(path, choice, package, model=asked.model)
+    remember_for(path, keys, package, measurements_for(report.engines, choice))
+    print(f"{path}: {', '.join(keys)} now runs {choice.engine} in {choice.precision}")
