@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -17,19 +20,23 @@ _SESSION = "session"
 _EXIT = "last-exit"
 _STILL_RUNNING = "ended without a word: killed, crashed, or the power was cut"
 _LONGEST_EXIT_BYTES = 4096
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
+"""Full, read-only or broken: no mistake of the configuration, and no reason not to look at cameras."""
 
 
 class StateDirectory:
     """Holds the directory for this process while open.
 
     ``session`` counts the starts of agents on it, from 1; ``previous_exit`` is how the one before ended, None where
-    there was none.
+    there was none. Where the disk is full, read-only or broken the agent starts all the same, and ``session`` is then
+    the time of the start in seconds since 1970, which no other start has.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.session = 0
         self.previous_exit: str | None = None
+        self._is_kept = True
         self._lock_fd: int | None = None
 
     def open(self) -> None:
@@ -43,6 +50,10 @@ class StateDirectory:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
+            if exc.errno in _OF_THE_DISK:
+                self.previous_exit = self._read_exit()
+                self._do_without(exc)
+                return
             raise ConfigError(
                 f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or name "
                 "another one as state_dir",
@@ -50,9 +61,8 @@ class StateDirectory:
             ) from exc
         try:
             self._claim(descriptor)
-            self.session = self._count()
             self.previous_exit = self._read_exit()
-            self._write(_EXIT, _STILL_RUNNING)
+            self._begin()
         except BaseException:
             os.close(descriptor)
             raise
@@ -61,10 +71,12 @@ class StateDirectory:
     def record_exit(self, how: str) -> None:
         """Remember for the next session how this one ends."""
         try:
+            if not self._is_kept:
+                self._write(_SESSION, str(self.session))
             self._write(_EXIT, how)
-        except ConfigError as exc:
+        except OSError as exc:
             # The disk filled up while the agent ran; the next session will call this one killed.
-            log.warning("state.not_written", error=exc.message)
+            log.warning("state.not_written", path=str(self.path), error=exc.strerror)
 
     def close(self) -> None:
         """Let others have it; harmless when called twice."""
@@ -92,8 +104,27 @@ class StateDirectory:
                 path=str(self.path),
                 holder=holder,
             ) from exc
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only its holder has no name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _begin(self) -> None:
+        try:
+            self.session = self._count()
+            self._write(_EXIT, _STILL_RUNNING)
+        except OSError as exc:
+            if exc.errno not in _OF_THE_DISK:
+                raise ConfigError(
+                    f"state_dir {self.path} cannot be written: {exc.strerror}. Make it writable for this user, or "
+                    "name another one as state_dir",
+                    path=str(self.path),
+                ) from exc
+            self._do_without(exc)
+
+    def _do_without(self, why: OSError) -> None:
+        self._is_kept = False
+        self.session = int(time.time())
+        log.error("state.not_kept", path=str(self.path), error=why.strerror, session=self.session)
 
     def _count(self) -> int:
         file = self.path / _SESSION
@@ -117,15 +148,8 @@ class StateDirectory:
     def _write(self, name: str, text: str) -> None:
         """Replace a file as a whole: after a power cut it has the old text or the new one."""
         fresh = self.path / f"{name}.new"
-        try:
-            with fresh.open("w", encoding="utf-8") as stream:
-                stream.write(f"{text}\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.replace(self.path / name)
-        except OSError as exc:
-            raise ConfigError(
-                f"state_dir {self.path} cannot be written: {exc.strerror}. Free some space there, or name another "
-                "one as state_dir",
-                path=str(self.path),
-            ) from exc
+        with fresh.open("w", encoding="utf-8") as stream:
+            stream.write(f"{text}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(self.path / name)

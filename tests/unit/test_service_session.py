@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError, InUse
+from agent.service import logs
 from agent.service.session import StateDirectory
 
 
@@ -61,3 +63,30 @@ def test_the_next_session_learns_how_the_last_one_ended(tmp_path: Path) -> None:
     with StateDirectory(tmp_path) as third:
         assert third.previous_exit is not None
         assert "killed" in third.previous_exit
+
+
+def _with_a_full_disk(path: Path, results: multiprocessing.SimpleQueue[int]) -> None:
+    import resource
+
+    logs.configure(stream=io.StringIO())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    with StateDirectory(path) as state:
+        results.put(state.session)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        state.record_exit("stopped")
+
+
+def test_a_full_disk_is_no_reason_not_to_start_and_the_count_goes_on_from_there(tmp_path: Path) -> None:
+    assert _session(tmp_path) == 1
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    child = context.Process(target=_with_a_full_disk, args=(tmp_path, results))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    child.close()
+    session = results.get()
+    results.close()
+    assert session > 1_000_000_000
+    with StateDirectory(tmp_path) as state:
+        assert (state.session, state.previous_exit) == (session + 1, "stopped")
