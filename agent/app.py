@@ -32,6 +32,7 @@ from agent.publish.client import MqttClient
 from agent.publish.clocksync import ClockWatch
 from agent.publish.identity import Identity
 from agent.publish.messages import Runtime, utc_text
+from agent.publish.opening import open_outbox
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.publish.settings import BrokerAddress, settings_from_config
 from agent.publish.topics import Topics
@@ -256,24 +257,28 @@ class Agent:
 
     def _make_publisher(self, identity: Identity) -> Publisher:
         config = self._loaded.config.mqtt
+        embedded: BrokerAddress | None = None
         if config.broker == "embedded":
-            broker = self._resources.enter_context(EmbeddedBroker())
-            self.broker_address = BrokerAddress(broker.host, broker.port)
+            embedded = self._resources.enter_context(EmbeddedBroker()).address
         settings = settings_from_config(
             self._loaded.resolved_mqtt(),
             device=identity.device,
-            address=self.broker_address,
+            address=embedded,
             password_file=self._loaded.mqtt_password_file,
         )
         self.broker_address = settings.address
+        clock_state = ClockWatch().state
+        outbox = open_outbox(config.outbox, self._loaded.state_dir, clock=self._clock, clock_state=clock_state)
+        self._resources.callback(outbox.close)
         return Publisher(
             MqttClient(settings, will=identity.status("offline"), clock=self._clock),
             identity=identity,
             result_qos=config.results.qos,
             result_max_hz=config.results.max_hz,
+            outbox=outbox,
             mirrors=self._mirrors,
             clock=self._clock,
-            clock_state=ClockWatch().state,
+            clock_state=clock_state,
             on_result_sent=self._reporter.result_sent,
         )
 

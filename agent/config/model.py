@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from agent.config.picture import PictureConfig
 from agent.config.sources import SourceConfig
+from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
 from agent.config.thermal import ThermalConfig
 
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -187,6 +188,12 @@ class MqttConfig(Section):
     """A silent broker is noticed after twice this time."""
     results: ResultsConfig = ResultsConfig()
     """How the stream of every result is sent."""
+    outbox: OutboxConfig = OutboxConfig()
+    """Where events wait until the broker has confirmed them."""
+    commands: CommandsConfig = CommandsConfig()
+    """What subscribers may ask for."""
+    home_assistant: HomeAssistantConfig = HomeAssistantConfig()
+    """Home Assistant's discovery."""
 
     @model_validator(mode="after")
     def _broker_is_an_address(self) -> MqttConfig:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
 from agent.publish.base import Packet, Sink
-from agent.publish.outbox import Outbox
+from agent.publish.outbox import EVENT, Outbox, Stored
 from agent.publish.retained import RetainedValues
 from agent.publish.tally import Tally
 from agent.service.logs import get_logger
@@ -58,6 +59,9 @@ class Delivery:
         self._keys = count(1)
         self._sent_up_to = 0
         self._historical_up_to = outbox.last_key
+        self._backlog: dict[str, int] = {}
+        self._express: deque[Stored] = deque()
+        self._overtook: set[int] = set()
 
     @property
     def is_live(self) -> bool:
@@ -75,6 +79,9 @@ class Delivery:
         self._is_live = True
         self._sent_up_to = 0
         self._historical_up_to = self._outbox.last_key
+        self._backlog = dict(self._outbox.newest_keys())
+        self._express.clear()
+        self._overtook.clear()
         self._retained.want_all()
 
     def disconnected(self) -> None:
@@ -92,6 +99,7 @@ class Delivery:
             self._outbox.ack(flight.outbox_key)
         if problem is None:
             self._tally.sent()
+            self._tally.grant(flight.topic)
         else:
             self._refused(flight.topic, problem)
 
@@ -124,15 +132,21 @@ class Delivery:
         if self._retained.put(packet):
             self._tally.drop("superseded")
 
-    def event(self, packet: Packet) -> None:
-        """Store, then send until it is confirmed."""
+    def event(self, packet: Packet, rank: int = EVENT) -> None:
+        """Store, then send until it is confirmed.
+
+        While older events wait, those of other topics are sent first: only the order within a topic is promised.
+        """
         self._mirror(packet)
-        self._outbox.put(packet)
+        key = self._outbox.put(packet, rank)
+        is_behind = self._sent_up_to < self._historical_up_to
+        if self._is_live and is_behind and self._backlog.get(packet.topic, 0) <= self._sent_up_to:
+            self._express.append(Stored(key, packet))
 
     def pump(self) -> None:
         """Send what waits, as far as the window allows."""
         while self._is_live and self._guarded < WINDOW:
-            if not (self._pump_retained() or self._pump_outbox()):
+            if not (self._pump_retained() or self._pump_express() or self._pump_outbox()):
                 return
 
     def _pump_retained(self) -> bool:
@@ -147,15 +161,36 @@ class Delivery:
             self._refused(packet.topic, problem)
         return True
 
+    def _pump_express(self) -> bool:
+        if not self._express:
+            return False
+        stored = self._express[0]
+        if not self._send_stored(stored, stored.packet):
+            return False
+        self._express.popleft()
+        self._overtook.add(stored.key)
+        return True
+
     def _pump_outbox(self) -> bool:
         stored = self._outbox.next(self._sent_up_to)
+        while stored is not None and stored.key in self._overtook:
+            self._overtook.discard(stored.key)
+            self._sent_up_to = stored.key
+            stored = self._outbox.next(self._sent_up_to)
         if stored is None:
+            self._overtook.clear()
             return False
         packet = historical(stored.packet) if stored.key <= self._historical_up_to else stored.packet
+        if not self._send_stored(stored, packet):
+            return False
+        self._sent_up_to = stored.key
+        return True
+
+    def _send_stored(self, stored: Stored, packet: Packet) -> bool:
+        """Hand one of the outbox to the sink; False when it has no room at the moment."""
         problem = self._track(packet, _Flight(packet.topic, is_guarded=True, outbox_key=stored.key))
         if problem in _TRY_LATER:
             return False
-        self._sent_up_to = stored.key
         if problem is not None:
             self._outbox.ack(stored.key)
             self._refused(packet.topic, problem)
@@ -182,6 +217,8 @@ class Delivery:
 
     def _refused(self, topic: str, problem: str) -> None:
         self._tally.drop(problem)
+        if problem == "not_authorised":
+            self._tally.deny(topic, problem)
         log.warning("publish.refused", topic=topic, problem=problem)
 
     def _mirror(self, packet: Packet) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
@@ -25,7 +25,7 @@ from agent.publish.messages import (
     result_from_classification,
     state_from_state_change,
 )
-from agent.publish.outbox import MemoryOutbox, Outbox
+from agent.publish.outbox import Durability, MemoryOutbox, Outbox
 from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
 from agent.publish.tally import Tally
 from agent.records import Classification, StateChange
@@ -55,6 +55,9 @@ class PublisherStatistics:
     stored: int
     connection: SinkStatistics
     failure: str | None
+    durability: Durability = "memory"
+    durability_reason: str | None = None
+    denied: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -195,6 +198,9 @@ class Publisher:
             stored=stored.stored,
             connection=self._sink.statistics(),
             failure=None if self._failure is None else self._failure.message,
+            durability=stored.durability,
+            durability_reason=stored.reason,
+            denied=self._tally.denied(),
         )
 
     def on_connected(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+_MOST_DENIED = 20
+
 
 class Tally:
     """Counts messages that were sent, dropped (by reason) and thinned; any thread."""
@@ -14,6 +16,7 @@ class Tally:
         self._sent = 0
         self._thinned = 0
         self._dropped: Counter[str] = Counter()
+        self._denied: dict[str, str] = {}
 
     def sent(self) -> None:
         """One more was handed to the network (QoS 0) or confirmed by the broker (QoS 1)."""
@@ -34,3 +37,20 @@ class Tally:
         """Sent, thinned, and dropped by reason."""
         with self._lock:
             return self._sent, self._thinned, {reason: count for reason, count in self._dropped.items() if count}
+
+    def deny(self, topic: str, reason: str) -> None:
+        """The broker does not let us write to ``topic``, or take part in its subscription."""
+        with self._lock:
+            if topic in self._denied or len(self._denied) < _MOST_DENIED:
+                self._denied[topic] = reason
+
+    def grant(self, topic: str) -> None:
+        """The broker takes ``topic`` (again)."""
+        if topic in self._denied:
+            with self._lock:
+                self._denied.pop(topic, None)
+
+    def denied(self) -> dict[str, str]:
+        """What is forbidden, by topic."""
+        with self._lock:
+            return dict(self._denied)

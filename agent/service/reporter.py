@@ -161,6 +161,9 @@ class Reporter:
                 thinned=publisher.thinned,
                 queued=publisher.queued,
                 stored=publisher.stored,
+                durability=publisher.durability,
+                reason=publisher.durability_reason,
+                denied=dict(publisher.denied),
             ),
             process=Process(
                 rss_mib=round(process.rss_bytes / 2**20, 1),

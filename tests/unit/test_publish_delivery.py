@@ -319,7 +319,8 @@ def test_a_result_that_is_no_number_is_dropped_and_the_next_one_is_sent() -> Non
     assert publisher.stop()
     assert publisher.statistics().dropped == {"invalid": 3}
     assert publisher.statistics().failure is None
-    assert b"null" not in stream.getvalue()
+    assert b'"margin":null' not in stream.getvalue()
+    assert b'"confidence":null' not in stream.getvalue()
 
 
 def test_a_mistake_of_the_program_ends_the_publisher_with_its_reason() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Literal
 
 from pydantic import Field
@@ -166,6 +167,12 @@ class PublisherHealth:
     """Messages that wait for the publisher."""
     stored: Count
     """Events that wait for the broker's confirmation."""
+    durability: Literal["each", "grouped", "memory"] = "memory"
+    """How safe they are at the moment: on the disk as they come, within a second, or in memory alone."""
+    reason: str | None = None
+    """Why that is less than what the configuration asks for; null where it is not."""
+    denied: dict[str, str] = field(default_factory=dict)
+    """What the broker's access list forbids, by topic, with the broker's reason; empty where it takes everything."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)

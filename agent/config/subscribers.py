@@ -1,0 +1,49 @@
+"""What is kept for subscribers, and what they may ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Verb = Literal["snapshot", "set", "reload", "rebirth", "selftest", "benchmark", "explain"]
+"""What a command may ask for."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+class OutboxConfig(_Section):
+    """Where events wait until the broker has confirmed them, also over a restart of the agent."""
+
+    max_mib: int = Field(default=256, ge=1, le=65536)
+    """Most that may wait, in MiB; the oldest are given up above it, and counted."""
+    max_age_h: float = Field(default=24.0, gt=0.0, le=8760.0)
+    """Hours after which an event that is still waiting is given up, and counted."""
+    durability: Literal["each", "grouped", "memory"] = "each"
+    """`each` is on the disk milliseconds after it happened, `grouped` within a second, `memory` is never written."""
+
+
+class CommandsConfig(_Section):
+    """Commands over MQTT; off unless they are enabled and allowed one by one."""
+
+    enabled: bool = False
+    """Listen for commands."""
+    allow: tuple[Verb, ...] = ()
+    """Commands that are carried out; every other one is refused."""
+    most_per_minute: int = Field(default=60, ge=1, le=6000)
+    """Commands a minute; more are refused."""
+
+
+class HomeAssistantConfig(_Section):
+    """Makes the agent and its cameras appear in Home Assistant."""
+
+    enabled: bool = False
+    """Publish the discovery message."""
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=128)] = (
+        "homeassistant"
+    )
+    """Discovery prefix that Home Assistant is set to."""
+    snapshots: bool = False
+    """Show the newest snapshot of each camera; it is taken when the `snapshot` command asks for it."""

@@ -1,0 +1,391 @@
+"""Every outbox keeps the promises of ``agent.publish.outbox.Outbox``; what only a file can do is tested besides."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from agent.clock import SystemClock
+from agent.publish.base import Packet
+from agent.publish.outbox import EVENT, REPLY, MemoryOutbox, Outbox
+from agent.publish.outbox_file import SCHEMA_VERSION, OutboxFile
+from agent.publish.sqlite_outbox import SqliteOutbox
+from tests.fixtures.deadlines import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def _packet(number: int, topic: str = "t/0", size: int = 0) -> Packet:
+    return Packet(topic, b'{"n":%d,"x":"%s","historical":false}' % (number, b"x" * size), qos=1)
+
+
+def _is_written(outbox: SqliteOutbox) -> bool:
+    return not outbox._unwritten and not outbox._gone
+
+
+def _numbers(outbox: Outbox) -> list[int]:
+    """What waits, in order."""
+    found, after = [], 0
+    while (stored := outbox.next(after)) is not None:
+        after = stored.key
+        found.append(int(stored.packet.payload.split(b",")[0].split(b":")[1]))
+    return found
+
+
+@pytest.fixture(params=["memory", "each", "grouped"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
+    opened: Outbox = (
+        MemoryOutbox() if request.param == "memory" else _open(tmp_path / "outbox.sqlite", durability=request.param)
+    )
+    yield opened
+    opened.close()
+
+
+def _open(path: Path, **options: object) -> SqliteOutbox:
+    return SqliteOutbox(path, **options).open()  # type: ignore[arg-type]  # options by name
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., SqliteOutbox]]:
+    outboxes: list[SqliteOutbox] = []
+
+    def open_one(**options: object) -> SqliteOutbox:
+        outboxes.append(_open(tmp_path / "outbox.sqlite", **options))
+        return outboxes[-1]
+
+    yield open_one
+    for one in outboxes:
+        one.close()
+
+
+def test_packets_come_out_in_order_with_rising_keys(outbox: Outbox) -> None:
+    keys = [outbox.put(_packet(number)) for number in range(30)]
+    assert keys == sorted(set(keys))
+    assert outbox.last_key == keys[-1]
+    assert _numbers(outbox) == list(range(30))
+    assert outbox.next(keys[-1]) is None
+
+
+def test_what_arrived_is_forgotten_and_the_rest_is_not(outbox: Outbox) -> None:
+    keys = [outbox.put(_packet(number)) for number in range(10)]
+    for key in keys[1::2]:
+        outbox.ack(key)
+        outbox.ack(key)
+    assert _numbers(outbox) == [0, 2, 4, 6, 8]
+    assert outbox.statistics().acknowledged == 5
+    assert outbox.statistics().stored == 5
+
+
+def test_the_newest_key_of_each_topic_is_known_while_it_waits(outbox: Outbox) -> None:
+    first, second, third = (outbox.put(_packet(0, topic)) for topic in ("a", "b", "a"))
+    assert outbox.newest_keys() == {"a": third, "b": second}
+    outbox.ack(second)
+    assert "b" not in outbox.newest_keys()
+    assert first < second
+
+
+def test_a_packet_comes_out_as_it_went_in(outbox: Outbox) -> None:
+    packets = [Packet("ü/x", b"\x00\xff", 1, retain=True, expiry_s=30), Packet("y", b"", 0)]
+    for packet in packets:
+        outbox.put(packet)
+    found = [outbox.next(0), outbox.next(outbox.last_key - 1)]
+    assert [stored.packet for stored in found if stored is not None] == packets
+
+
+def test_the_next_session_finds_what_was_left_and_goes_on_counting(opened: Callable[..., SqliteOutbox]) -> None:
+    first = opened()
+    for number in range(600):  # more than one page
+        first.put(_packet(number, f"t/{number % 3}"))
+    first.ack(1)
+    wait_until(lambda: _is_written(first))
+    first.close()
+    second = opened()
+    assert second.statistics().stored == 599
+    assert second.put(_packet(600)) == 601
+    assert _numbers(second) == list(range(1, 601))
+    assert second.newest_keys()["t/2"] == 600
+    for key in range(2, 602):
+        stored = second.next(key - 1)
+        assert stored is not None
+        second.ack(stored.key)
+    second.close()
+    third = opened()
+    assert third.statistics().stored == 0
+    assert third.put(_packet(0)) == 602, "keys are never used twice"
+
+
+def test_what_was_acknowledged_before_it_was_written_never_is(opened: Callable[..., SqliteOutbox]) -> None:
+    outbox = opened(durability="grouped")
+    outbox.put(_packet(0))
+    wait_until(lambda: _is_written(outbox))
+    for number in range(1, 50):  # within the second after that commit
+        outbox.ack(outbox.put(_packet(number)))
+    assert outbox._gone == {}
+    outbox.close()
+    assert opened().statistics().stored == 1
+
+
+def test_a_commit_outlives_sigkill(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from agent.publish.base import Packet\n"
+        "from agent.publish.sqlite_outbox import SqliteOutbox\n"
+        "outbox = SqliteOutbox(Path(sys.argv[1])).open()\n"
+        "for n in range(100000):\n"
+        "    outbox.put(Packet('t', b'{\"n\":%d,}' % n, 1))\n"
+        "    while outbox._unwritten: time.sleep(0)\n"
+        "    print(n, flush=True)\n"
+    )
+    path = tmp_path / "outbox.sqlite"
+    child = subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child.stdout:
+        committed = [int(child.stdout.readline()) for _ in range(50)]
+        child.kill()
+        child.wait(10)
+        committed += [int(line) for line in child.stdout.read().split("\n") if line.strip()]
+    outbox = _open(path)
+    found = _numbers(outbox)
+    outbox.close()
+    assert found[: len(committed)] == committed
+    assert len(found) <= len(committed) + 1
+
+
+def test_the_oldest_go_where_room_is_short_and_events_outlive_replies(opened: Callable[..., SqliteOutbox]) -> None:
+    outbox = opened(max_bytes=100 * 300)
+    for number in range(150):
+        outbox.put(_packet(number, size=200), REPLY if number % 3 == 0 else EVENT)
+        if number % 40 == 0:
+            wait_until(lambda: _is_written(outbox))
+    wait_until(lambda: _is_written(outbox))
+    left = _numbers(outbox)
+    statistics = outbox.statistics()
+    assert statistics.dropped == {"outbox_full": 150 - len(left)}
+    assert statistics.stored == len(left)
+    assert not any(number % 3 == 0 for number in left), "every reply went before the first event"
+    assert left == [number for number in range(150) if number % 3][-len(left) :]
+
+
+def test_in_memory_too_the_oldest_go_and_events_outlive_replies() -> None:
+    outbox = MemoryOutbox(10)
+    for number in range(20):
+        outbox.put(_packet(number), REPLY if number in {3, 5, 7, 9} else EVENT)
+    assert _numbers(outbox) == list(range(10, 20))
+    assert outbox.statistics().dropped == {"outbox_full": 10}
+
+
+def test_what_is_too_old_is_given_up_and_counted(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+    first = opened()
+    first.put(_packet(0))
+    wait_until(lambda: _is_written(first))
+    first.close()
+    second = opened(max_age_s=1e-6)
+    wait_until(lambda: second.statistics().dropped.get("outbox_too_old", 0) >= 1)
+    assert _numbers(second) == []
+
+
+def test_a_clock_that_is_set_makes_nothing_old(opened: Callable[..., SqliteOutbox]) -> None:
+    class LeapingClock(SystemClock):
+        leap_ns = 0
+
+        def utc_ns(self) -> int:
+            return super().utc_ns() + self.leap_ns
+
+    clock = LeapingClock()
+    first = opened(clock=clock)
+    first.put(_packet(0))
+    wait_until(lambda: _is_written(first))
+    first.close()
+    clock.leap_ns = 50 * 365 * 86400 * 10**9
+    second = opened(clock=clock, clock_state=lambda: "synced", max_age_s=3600.0)
+    second.put(_packet(1))
+    wait_until(lambda: _is_written(second))
+    assert _numbers(second) == [0, 1]
+    assert second.statistics().dropped == {}
+
+
+def test_the_file_is_private(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+    outbox = opened()
+    outbox.put(_packet(0))
+    wait_until(lambda: _is_written(outbox))
+    files = list(tmp_path.glob("outbox.sqlite*"))
+    assert len(files) >= 2
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+@pytest.mark.parametrize("where", ["header", "middle", "text"])
+def test_a_damaged_file_is_set_aside_and_named(
+    opened: Callable[..., SqliteOutbox], tmp_path: Path, where: str
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    first = opened()
+    for number in range(200):
+        first.put(_packet(number, size=400))
+    wait_until(lambda: _is_written(first))
+    first.close()
+    if where == "text":
+        path.write_bytes(b"this is no database\n" * 500)
+    else:
+        with path.open("r+b") as stream:
+            stream.seek(0 if where == "header" else path.stat().st_size // 2 // 4096 * 4096)
+            stream.write(b"\xa5" * 4096)
+    (tmp_path / "outbox.sqlite.corrupt-1").touch()
+    with structlog.testing.capture_logs() as lines:
+        second = opened()
+    line = next(line for line in lines if line["event"] == "outbox.corrupt")
+    assert line["set_aside"] == str(tmp_path / "outbox.sqlite.corrupt-2")
+    assert (tmp_path / "outbox.sqlite.corrupt-2").exists()
+    second.put(_packet(1))
+    wait_until(lambda: _is_written(second))
+    assert second.statistics().durability == "each"
+    second.close()
+    assert _numbers(opened()) == [1]
+
+
+_VERSION_1 = """
+CREATE TABLE waiting (key INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL,
+    qos INTEGER NOT NULL, retain INTEGER NOT NULL, expiry_s INTEGER, utc_ns INTEGER NOT NULL);
+INSERT INTO waiting VALUES (7, 't', x'7b226e223a302c7d', 1, 0, NULL, 5), (9, 't', x'7b226e223a312c7d', 1, 0, NULL, 6);
+PRAGMA user_version = 1;
+"""
+
+
+def test_the_file_of_an_earlier_version_is_read(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "outbox.sqlite")
+    database.executescript(_VERSION_1)
+    database.close()
+    outbox = opened()
+    assert _numbers(outbox) == [0, 1]
+    assert outbox.put(_packet(2)) == 10
+    wait_until(lambda: _is_written(outbox))
+    outbox.close()
+    assert _numbers(opened()) == [0, 1, 2]
+
+
+def test_the_file_of_a_newer_version_stays_as_it_is(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    database = sqlite3.connect(path)
+    database.executescript(f"CREATE TABLE future (x); PRAGMA user_version = {SCHEMA_VERSION + 1};")
+    database.close()
+    before = path.read_bytes()
+    outbox = opened(retry_s=0.05)
+    outbox.put(_packet(0))
+    statistics = outbox.statistics()
+    assert statistics.durability == "memory"
+    assert "newer version" in (statistics.reason or "")
+    assert _numbers(outbox) == [0]
+    outbox.close()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
+def test_a_full_disk_is_told_and_recovered_from_without_a_loss(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip(reason="this system does not let us mount a tmpfs")
+    try:
+        outbox = _open(small / "outbox.sqlite", retry_s=0.05)
+        outbox.put(_packet(0))
+        wait_until(lambda: _is_written(outbox))
+        ballast = small / "ballast"
+        _fill(ballast)
+        for number in range(1, 300):
+            outbox.put(_packet(number, size=1000))
+        wait_until(lambda: outbox.statistics().durability == "memory")
+        assert "disk is full" in (outbox.statistics().reason or "")
+        assert _numbers(outbox) == list(range(300)), "what is in the file can still be read"
+        for key in range(1, 201):
+            outbox.ack(key)
+        ballast.unlink()
+        wait_until(lambda: outbox.statistics().durability == "each")
+        assert outbox.statistics().reason is None
+        wait_until(lambda: _is_written(outbox))
+        outbox.close()
+        again = _open(small / "outbox.sqlite")
+        assert _numbers(again) == list(range(200, 300))
+        again.close()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as stream:
+        try:
+            while True:
+                stream.write(b"x" * 1024)
+        except OSError:
+            return
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system can only be made read-only by root")
+def test_a_file_system_that_becomes_read_only_is_told_and_recovered_from(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip(reason="this system does not let us mount a tmpfs")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+        outbox = _open(small / "outbox.sqlite", retry_s=0.05)
+        for number in range(10):
+            outbox.put(_packet(number))
+        assert outbox.statistics().durability == "memory"
+        assert "cannot be written" in (outbox.statistics().reason or "")
+        assert _numbers(outbox) == list(range(10))
+        subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
+        wait_until(lambda: outbox.statistics().durability == "each")
+        wait_until(lambda: _is_written(outbox))
+        outbox.close()
+        again = _open(small / "outbox.sqlite")
+        assert _numbers(again) == list(range(10))
+        again.close()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_file_that_breaks_while_it_is_in_use_costs_what_was_not_in_memory_and_says_how_much(
+    opened: Callable[..., SqliteOutbox], tmp_path: Path
+) -> None:
+    path = tmp_path / "outbox.sqlite"
+    first = opened()
+    for number in range(4000):  # more than the library keeps in memory
+        first.put(_packet(number, size=1000))
+    wait_until(lambda: _is_written(first))
+    first.close()
+    outbox = opened(retry_s=0.05)
+    for number in range(4000, 4010):
+        outbox.put(_packet(number))
+    wait_until(lambda: _is_written(outbox))
+    with path.open("r+b") as stream:
+        stream.write(b"\xa5" * path.stat().st_size)
+    _numbers(outbox)
+    wait_until(lambda: outbox.statistics().durability == "each" and _is_written(outbox))
+    assert outbox.statistics().dropped == {"outbox_corrupt": 4000}
+    outbox.put(_packet(4010))
+    assert _numbers(outbox) == list(range(4000, 4011))
+    assert list(tmp_path.glob("*.corrupt-1"))
+
+
+def test_two_commits_in_one_second_are_one_when_grouped(opened: Callable[..., SqliteOutbox]) -> None:
+    outbox = opened(durability="grouped")
+    outbox.put(_packet(0))
+    wait_until(lambda: _is_written(outbox))
+    began = time.monotonic()
+    outbox.put(_packet(1))
+    outbox.put(_packet(2))
+    wait_until(lambda: _is_written(outbox))
+    assert time.monotonic() - began > 0.5
+
+
+def test_closing_a_file_twice_is_harmless(tmp_path: Path) -> None:
+    file = OutboxFile(tmp_path / "x")
+    file.close()
+    file.close()
