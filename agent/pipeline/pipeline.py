@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -142,11 +143,10 @@ class Pipeline:
             or config.models[key] != self._config.models[key]
             or package != self._workers[key].package
         }
-        try:
+        with ExitStack() as undo:
+            undo.callback(_stop_workers, fresh)
             _start_and_wait(fresh)
-        except BaseException:
-            _stop_workers(fresh)
-            raise
+            undo.pop_all()
         workers = {key: fresh.get(key) or self._workers[key] for key in packages}
         retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
         self._config = config

@@ -12,6 +12,7 @@ from agent.config.thermal import ThermalConfig
 from agent.publish.messages.base import utc_text
 from agent.publish.thermal_messages import Thermal, thermal_message
 from agent.service.logs import get_logger
+from agent.stage import StageThread
 from agent.thermal.governor import Governor, GovernorDecision, GovernorState
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.base import Sensor, ThermalSample
@@ -74,7 +75,8 @@ class ThermalMonitor:
         self._on_decision = on_decision
         self._on_message = on_message
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = StageThread("thermal-monitor", self._run)
+        self._is_started = False
         self._lock = threading.Lock()
         self._sample: ThermalSample | None = None
         self._decision = self._governor.step(None, clock.monotonic_ns())
@@ -83,22 +85,24 @@ class ThermalMonitor:
         self._readings = self._silent_looks = self._changes = self._messages = 0
         self._sent: ThermalSample | None = None
         self._sent_at_ns: int | None = None
-        self.failure: BaseException | None = None
 
     def start(self) -> None:
         """Start the sensor and the thread."""
-        if self._thread is None:
+        if not self._is_started:
+            self._is_started = True
             self._sensor.start()
-            self._thread = threading.Thread(target=self._run, name="thermal-monitor", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
         """End the thread and the sensor, within 7 s whatever they hang in; harmless when called twice."""
-        thread, self._thread = self._thread, None
         self._stop.set()
-        if thread is not None:
-            thread.join(_STOP_S)
+        self._thread.join(_STOP_S)
         self._sensor.stop()
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the thread."""
+        return self._thread.failure
 
     @property
     def decision(self) -> GovernorDecision:
@@ -161,14 +165,10 @@ class ThermalMonitor:
         )
 
     def _run(self) -> None:
-        try:
-            while True:
-                self.look()
-                if self._clock.wait(self._stop, self._config.interval_s):
-                    return
-        except Exception as exc:  # top of a stage thread: recorded, the owner raises it in main
-            self.failure = exc
-            log.exception("thermal.monitor_failed")
+        while True:
+            self.look()
+            if self._clock.wait(self._stop, self._config.interval_s):
+                return
 
     def look(self) -> None:
         """One reading and what follows from it; called by the thread, or by a test in its place."""
