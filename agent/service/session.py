@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -59,13 +60,12 @@ class StateDirectory:
                 "another one as state_dir",
                 path=str(self.path),
             ) from exc
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, descriptor)
             self._claim(descriptor)
             self.previous_exit = self._read_exit()
             self._begin()
-        except BaseException:
-            os.close(descriptor)
-            raise
+            undo.pop_all()
         self._lock_fd = descriptor
 
     def record_exit(self, how: str) -> None:
