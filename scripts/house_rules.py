@@ -83,7 +83,19 @@ def _files(root: Path) -> list[Path]:
     if not (root / ".git").exists():
         return sorted(path for path in root.rglob("*") if path.is_file())
     listing = subprocess.run(
-        ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        # The checkout may belong to another user than this one, as in a container.
+        [
+            "git",
+            "-c",
+            f"safe.directory={root}",
+            "-C",
+            str(root),
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -6,6 +6,7 @@
 test_needs=(
   mosquitto:mosquitto
   openssl:openssl
+  git:git
 )
 
 # What `scripts/test --with gstreamer` needs.
