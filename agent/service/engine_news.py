@@ -18,10 +18,11 @@ _EXTEND_BY_S = 60.0
 class EngineNews:
     """Looks at the workers a few times a second. Used by the main loop alone."""
 
-    def __init__(self, notifier: Notifier) -> None:
+    def __init__(self, notifier: Notifier, *, every_s: float = _EVERY_S) -> None:
         self._notifier = notifier
+        self._every_s = every_s
         self._began_s = time.monotonic()
-        self._next_word_s = self._began_s + _EVERY_S
+        self._next_word_s = self._began_s + every_s
         self._seen: dict[str, int] = {}
 
     def wait(self, worker: WorkerStatistics) -> None:
@@ -63,5 +64,5 @@ class EngineNews:
         now_s = time.monotonic()
         if now_s < self._next_word_s:
             return False
-        self._next_word_s = now_s + _EVERY_S
+        self._next_word_s = now_s + self._every_s
         return True

@@ -55,6 +55,7 @@ class Reporter:
         self._changed: deque[str] = deque()
         self._publish_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_TIMES_KEPT))
         now_ns = clock.monotonic_ns()
+        self._building: set[str] = set()
         self._started_ns = now_ns
         self._window_began_ns = now_ns
         self._latency_due_ns = now_ns + LATENCY_EVERY_NS
@@ -80,7 +81,9 @@ class Reporter:
             self._changed.extend(parts.pipeline.cameras)
         if self._changed:
             self._send_camera_health(parts)
-        if now_ns >= self._health_due_ns:
+        building = {key for key, worker in parts.pipeline.workers.items() if worker.statistics().building is not None}
+        if now_ns >= self._health_due_ns or building != self._building:
+            self._building = building
             self._health_due_ns = now_ns + HEALTH_EVERY_NS
             parts.publisher.offer(self._health(parts))
 

@@ -1,0 +1,59 @@
+"""Builds and changes of engines are told to those who wait: the log, the service manager, the subscribers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.pipeline.worker import WorkerStatistics
+from agent.service.engine_news import EngineNews
+from agent.service.notify import Notifier
+from engines import BuildProgress
+
+_BUILD = BuildProgress(engine="tensorrt", model="m-1.0.0", phase="building", elapsed_s=42.0, done_ratio=0.25)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """What systemd listens on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(5)
+        yield listener
+
+
+def _worker(model: str = "m", **more: object) -> WorkerStatistics:
+    return WorkerStatistics(model, None, None, 0, 0, 0, 0, None, **more)  # type: ignore[arg-type]  # named fields
+
+
+def test_the_manager_is_asked_for_patience_while_a_strict_engine_is_built(manager: socket.socket) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        EngineNews(notifier, every_s=0).wait(_worker(building=_BUILD))
+        assert manager.recv(4096).decode() == "STATUS=Building tensorrt for m: building, 42 s"
+        heard = manager.recv(4096).decode()
+    assert heard.startswith("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=Model m: building")
+
+
+def test_the_manager_is_not_bothered_more_often_than_agreed(manager: socket.socket) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        EngineNews(notifier, every_s=3600).wait(_worker())
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(4096)
+
+
+def test_each_change_is_told_once() -> None:
+    news = EngineNews(Notifier(None))
+    assert news.changes([_worker()]) is None
+    changed = [_worker(changes=1, last_change="ort-cpu gave way to tensorrt"), _worker("other")]
+    assert news.changes(changed) == "m: ort-cpu gave way to tensorrt"
+    assert news.changes(changed) is None
+
+
+def test_a_build_beside_a_serving_engine_shows_in_the_status(manager: socket.socket) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        assert EngineNews(notifier, every_s=0).changes([_worker(building=_BUILD)]) is None
+        assert manager.recv(4096).decode() == "STATUS=Building tensorrt for m: building, 42 s"
