@@ -20,14 +20,14 @@ from engines.backends.ort_session import (
 )
 from engines.backends.ort_tensorrt import (
     context_model,
-    plan_directory,
-    prepare_directory,
+    plan_key,
+    prepared_directory,
     provider_options,
-    seal_directory,
     tensorrt_version,
     without_context,
 )
-from engines.base import EngineOptions, Precision
+from engines.base import BuildProgress, EngineOptions, Precision
+from engines.cache import PlanCache, PlanKey
 from engines.environment import cpu_model, gpus_from_answer
 from engines.errors import BuildNeeded, EngineUnavailable
 from engines.graph import ServingGraph
@@ -120,26 +120,25 @@ def _on_tensorrt(
     """Open the context model of an earlier build, else build; the first run belongs to the loading."""
     load_libraries(TENSORRT)
     gpus = gpus_from_answer(run_child("cuda_child"))
-    directory = plan_directory(graph, options, plan.provider_options, gpus)
-    try:
-        prepare_directory(directory, is_forced=options.building.force)
-    except OSError as exc:
-        raise EngineUnavailable(
-            f"the plan directory {directory} cannot be used: {exc.strerror or exc}. Make it writable or name another",
-            engine=plan.engine,
-        ) from exc
-    if options.building.defer and not options.strict and context_model(directory) is None:
-        raise BuildNeeded(
-            f"{plan.engine} must build its plan for this device before it can run, which takes minutes. "
-            "Build it ahead of time: agent build",
-            engine=plan.engine,
-            reason="its plan is not built yet",
-            remedy="build it: agent build",
-        )
-    given = provider_options(package, graph, options, plan.provider_options, directory)
-    plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
-    session = _from_context(plan, directory) or _built(plan, directory)
-    seal_directory(directory)
+    key = plan_key(package, graph, options, plan.provider_options, gpus)
+    cache, building = PlanCache(options.cache_dir), options.building
+    with cache.locked(key, is_cancelled=building.is_cancelled, on_wait=lambda: _tell(key, options, "waiting")):
+        directory = prepared_directory(cache, key, is_forced=building.force)
+        is_built = context_model(directory) is not None
+        if building.defer and not options.strict and not is_built:
+            raise BuildNeeded(
+                f"{plan.engine} must build its plan for this device before it can run, which takes minutes. "
+                "Build it ahead of time: agent build",
+                engine=plan.engine,
+                reason="its plan is not built yet",
+                remedy="build it: agent build",
+            )
+        if not is_built:
+            _tell(key, options, "building inside ONNX Runtime, which tells nothing until it is done")
+        given = provider_options(package, graph, options, plan.provider_options, directory)
+        plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
+        session = _from_context(plan, directory) or _built(plan, directory)
+        cache.seal(key, {})
     return OpenedSession(
         session=session,
         device=_gpu_name(plan),
@@ -147,6 +146,10 @@ def _on_tensorrt(
         versions={**_versions(), "tensorrt": tensorrt_version()},
         memory="cuda",
     )
+
+
+def _tell(key: PlanKey, options: EngineOptions, phase: str) -> None:
+    options.building.on_progress(BuildProgress(engine=key.engine, model=key.model, phase=phase, elapsed_s=0.0))
 
 
 def _from_context(plan: SessionPlan, directory: Any) -> Any | None:

@@ -7,42 +7,41 @@ Source: ONNX Runtime documentation, TensorRT execution provider, and the options
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engines.atomic import write_atomically
 from engines.backends.ort_session import library
 from engines.base import EngineOptions
-from engines.environment import Gpu
+from engines.cache import PlanCache, PlanKey
+from engines.environment import Gpu, l4t_release
 from engines.graph import ServingGraph
 from engines.package import ModelPackage
 
 _CONTEXT = "context.onnx"
-_CHECKSUMS = "checksums.json"
 # Precision lives in the graph; up to TensorRT 10 the builder must be allowed to use it, from 11 on it has no flag.
 _WEAK_TYPING_ENDS = 11
 
 
-def plan_directory(
-    graph: ServingGraph, options: EngineOptions, given: Mapping[str, str], gpus: tuple[Gpu, ...]
-) -> Path:
-    """Name the directory of one full configuration, below ``options.cache_dir``."""
-    facts = {
+def plan_key(
+    package: ModelPackage,
+    graph: ServingGraph,
+    options: EngineOptions,
+    given: Mapping[str, str],
+    gpus: tuple[Gpu, ...],
+) -> PlanKey:
+    """Name the cache entry of one full configuration."""
+    facts: dict[str, object] = {
+        "model": package.sha256,
         "graph": graph.sha256,
-        "precision": graph.precision,
-        "max_batch": graph.max_batch or options.max_batch,
+        "batch": graph.max_batch or options.max_batch,
         "options": dict(sorted(given.items())),
         "gpus": [f"{gpu.name} {gpu.compute_capability}" for gpu in gpus],
         "onnxruntime": str(library().__version__),
         "tensorrt": tensorrt_version(),
+        "l4t": l4t_release(),
     }
-    stamp = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    return options.cache_dir / "ort-tensorrt" / stamp
+    return PlanKey("ort-tensorrt", f"{package.name}-{package.version}", graph.precision, facts)
 
 
 def tensorrt_version() -> str:
@@ -97,49 +96,23 @@ def without_context(options: Mapping[str, str], directory: Path) -> dict[str, st
     return {**kept, "trt_engine_cache_path": str(directory / "plans")}
 
 
-def prepare_directory(directory: Path, *, is_forced: bool = False) -> None:
-    """Make the directory; empty it where what lies in it is not what was written, or not ours, or not wanted.
+def prepared_directory(cache: PlanCache, key: PlanKey, *, is_forced: bool = False) -> Path:
+    """The entry's directory: as it was sealed, or empty where it was not, is not ours, or is not wanted.
 
     Raises:
-        OSError: it cannot be made.
+        EngineUnavailable: the cache cannot be written.
     """
-    if directory.exists() and (is_forced or not _is_intact(directory)):
-        shutil.rmtree(directory)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / "plans").mkdir(mode=0o700, exist_ok=True)
+    if is_forced or cache.read(key) is None:
+        cache.begin(key)
+    plans = cache.directory(key) / "plans"
+    plans.mkdir(mode=0o700, exist_ok=True)
+    return plans.parent
 
 
 def context_model(directory: Path) -> Path | None:
     """The context model of an earlier build: it opens without building. None where there is none."""
     path = directory / _CONTEXT
     return path if path.is_file() else None
-
-
-def seal_directory(directory: Path) -> None:
-    """Write down the hashes of what the provider has built."""
-    hashes = {str(path.relative_to(directory)): _hash(path) for path in _files(directory)}
-    write_atomically(directory / _CHECKSUMS, json.dumps(hashes, indent=1).encode())
-
-
-def _is_intact(directory: Path) -> bool:
-    status = directory.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        return False
-    try:
-        hashes = json.loads((directory / _CHECKSUMS).read_text())
-        return isinstance(hashes, dict) and hashes == {
-            str(path.relative_to(directory)): _hash(path) for path in _files(directory)
-        }
-    except (OSError, ValueError):
-        return False
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file() and path.name != _CHECKSUMS)
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _has_precision_flags() -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from engines import EngineOptions, ModelPackage, load_package
 from engines.backends import ort_tensorrt
+from engines.cache import PlanCache, PlanKey
 from engines.environment import Gpu
 from engines.graph import ServingGraph
 from tests.fixtures.colour_packages import write_colour_package
@@ -68,60 +69,70 @@ def test_the_configuration_wins(package: ModelPackage) -> None:
     assert _options(package, trt_timing_cache_enable="False")["trt_timing_cache_enable"] == "False"
 
 
-def test_each_full_configuration_has_a_directory_of_its_own(tmp_path: Path) -> None:
-    options = EngineOptions(cache_dir=tmp_path, max_batch=4)
-    directories = {
-        ort_tensorrt.plan_directory(_GRAPH, options, {}, (_GPU,)),
-        ort_tensorrt.plan_directory(_GRAPH, options, {}, (_GPU,)),
-        ort_tensorrt.plan_directory(replace(_GRAPH, sha256="b" * 64), options, {}, (_GPU,)),
-        ort_tensorrt.plan_directory(replace(_GRAPH, precision="fp16"), options, {}, (_GPU,)),
-        ort_tensorrt.plan_directory(_GRAPH, replace(options, max_batch=8), {}, (_GPU,)),
-        ort_tensorrt.plan_directory(_GRAPH, options, {"trt_dla_enable": "True"}, (_GPU,)),
-        ort_tensorrt.plan_directory(_GRAPH, options, {}, (replace(_GPU, compute_capability="11.0"),)),
+def _key(package: ModelPackage, graph: ServingGraph = _GRAPH, gpu: Gpu = _GPU, **given: str) -> PlanKey:
+    options = EngineOptions(cache_dir=Path("cache"), max_batch=4)
+    return ort_tensorrt.plan_key(package, graph, options, given, (gpu,))
+
+
+def test_each_full_configuration_has_an_entry_of_its_own(package: ModelPackage) -> None:
+    keys = {
+        _key(package).name,
+        _key(package).name,
+        _key(package, replace(_GRAPH, sha256="b" * 64)).name,
+        _key(package, replace(_GRAPH, precision="fp16")).name,
+        _key(package, replace(_GRAPH, max_batch=8)).name,
+        _key(package, trt_dla_enable="True").name,
+        _key(package, gpu=replace(_GPU, compute_capability="11.0")).name,
     }
-    assert len(directories) == 6
+    assert len(keys) == 6
 
 
-def _built(directory: Path) -> Path:
-    ort_tensorrt.prepare_directory(directory)
+def _built(cache: PlanCache, key: PlanKey) -> Path:
+    directory = ort_tensorrt.prepared_directory(cache, key)
     (directory / "context.onnx").write_bytes(b"context")
     (directory / "plans" / "engine.plan").write_bytes(b"native code")
-    ort_tensorrt.seal_directory(directory)
+    cache.seal(key, {})
     return directory
 
 
-def test_a_sealed_directory_is_used_again(tmp_path: Path) -> None:
-    directory = _built(tmp_path / "x")
-    ort_tensorrt.prepare_directory(directory)
+def test_a_sealed_directory_is_used_again(tmp_path: Path, package: ModelPackage) -> None:
+    cache, key = PlanCache(tmp_path), _key(package)
+    directory = _built(cache, key)
+    assert ort_tensorrt.prepared_directory(cache, key) == directory
     assert ort_tensorrt.context_model(directory) == directory / "context.onnx"
     assert (directory / "plans" / "engine.plan").exists()
+    assert [entry.engine for entry in cache.entries()] == ["ort-tensorrt"]
 
 
-@pytest.mark.parametrize("file", ["plans/engine.plan", "plans/another.plan", "checksums.json"])
-def test_a_directory_with_a_changed_foreign_or_missing_file_is_emptied(tmp_path: Path, file: str) -> None:
-    directory = _built(tmp_path / "x")
-    (directory / file).write_bytes(b"other code")
-    ort_tensorrt.prepare_directory(directory)
+@pytest.mark.parametrize("file", ["plans/engine.plan", "plans/another.plan", "entry.json"])
+def test_a_directory_with_a_changed_foreign_or_missing_file_is_emptied(
+    tmp_path: Path, package: ModelPackage, file: str
+) -> None:
+    cache, key = PlanCache(tmp_path), _key(package)
+    (_built(cache, key) / file).write_bytes(b"other code")
+    directory = ort_tensorrt.prepared_directory(cache, key)
     assert ort_tensorrt.context_model(directory) is None
     assert list((directory / "plans").iterdir()) == []
 
 
-def test_a_directory_that_others_may_write_is_emptied(tmp_path: Path) -> None:
-    directory = _built(tmp_path / "x")
-    directory.chmod(0o777)
-    ort_tensorrt.prepare_directory(directory)
+def test_a_directory_that_others_may_write_is_emptied(tmp_path: Path, package: ModelPackage) -> None:
+    cache, key = PlanCache(tmp_path), _key(package)
+    _built(cache, key).chmod(0o777)
+    directory = ort_tensorrt.prepared_directory(cache, key)
     assert ort_tensorrt.context_model(directory) is None
     assert directory.stat().st_mode & 0o077 == 0
 
 
-def test_a_directory_whose_build_was_cut_off_is_emptied(tmp_path: Path) -> None:
-    ort_tensorrt.prepare_directory(tmp_path / "x")
-    (tmp_path / "x" / "plans" / "half.plan").write_bytes(b"half")
-    ort_tensorrt.prepare_directory(tmp_path / "x")
-    assert list((tmp_path / "x" / "plans").iterdir()) == []
+def test_a_directory_whose_build_was_cut_off_is_emptied(tmp_path: Path, package: ModelPackage) -> None:
+    cache, key = PlanCache(tmp_path), _key(package)
+    directory = ort_tensorrt.prepared_directory(cache, key)
+    (directory / "plans" / "half.plan").write_bytes(b"half")
+    ort_tensorrt.prepared_directory(cache, key)
+    assert list((directory / "plans").iterdir()) == []
 
 
-def test_a_forced_build_starts_from_nothing(tmp_path: Path) -> None:
-    directory = _built(tmp_path / "x")
-    ort_tensorrt.prepare_directory(directory, is_forced=True)
+def test_a_forced_build_starts_from_nothing(tmp_path: Path, package: ModelPackage) -> None:
+    cache, key = PlanCache(tmp_path), _key(package)
+    _built(cache, key)
+    directory = ort_tensorrt.prepared_directory(cache, key, is_forced=True)
     assert ort_tensorrt.context_model(directory) is None

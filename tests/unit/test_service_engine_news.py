@@ -40,7 +40,7 @@ def test_the_manager_is_asked_for_patience_while_a_strict_engine_is_built(manage
 def test_the_manager_is_not_bothered_more_often_than_agreed(manager: socket.socket) -> None:
     with Notifier(manager.getsockname()) as notifier:
         EngineNews(notifier, every_s=3600).wait(_worker())
-    manager.setblocking(False)
+    manager.settimeout(0)
     with pytest.raises(BlockingIOError):
         manager.recv(4096)
 
