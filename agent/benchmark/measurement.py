@@ -15,8 +15,6 @@ StageTimes = Callable[[], Mapping[str, float]]
 
 WARM_UP_RUNS = 3
 """At the start of each block: the engine before it has filled the caches."""
-_LONGEST = 8
-"""A block that does not reach its count ends at this many times its length all the same, and says so by its n."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +36,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRequest:
-    """How one block is run; see ``Case``."""
+    """How one block is run; see ``Case``. After ``longest_ns`` it ends without its count, and says so by its n."""
 
     batch: int
     samples: int
     duration_ns: int
     queries: int
     period_ns: int | None = None
+    longest_ns: int = 60_000_000_000
 
 
 class PictureFeed:
@@ -80,7 +79,7 @@ def run_block(
     missed = 0
     clock, cpu = time.perf_counter_ns, time.process_time_ns
     began, cpu_began = clock(), cpu()
-    latest = began + request.duration_ns * _LONGEST
+    latest = began + max(request.longest_ns, request.duration_ns)
     due = began
     while True:
         now = clock()

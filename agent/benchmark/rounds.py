@@ -20,8 +20,11 @@ from agent.benchmark.target import BARE, Target
 
 _OPEN_WITHIN_S = 3600.0
 """An engine may have to be built, which takes minutes on a board."""
-_SLOWEST = 20.0
-"""A block may take this many times its length before its process counts as hung."""
+_PATIENCE = 4.0
+_LEAST_PATIENCE_S = 20.0
+"""A block of an engine that is slow beyond its count ends at so many times its length, but not before these."""
+_HUNG_AFTER_S = 120.0
+"""On top of that: without an answer by then its process counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +155,7 @@ def block_request(case: Case, *, rounds: int) -> dict[str, int | None]:
         "duration_ns": int(case.min_duration_s / rounds * 1e9),
         "queries": math.ceil(case.min_queries / rounds),
         "period_ns": None if case.fps is None else int(1e9 / case.fps),
+        "longest_ns": int(max(_LEAST_PATIENCE_S, _PATIENCE * case.expected_s / rounds) * 1e9),
     }
 
 
@@ -160,7 +164,7 @@ def ask_block(
 ) -> tuple[RawBlock, Answer]:
     """Have one block run and look at the machine before and after it."""
     first, began_ns = watch.look(), time.perf_counter_ns()
-    answer = session.ask({"do": "measure", "block": block}, timeout_s=60.0 + _SLOWEST * expected_s)
+    answer = session.ask({"do": "measure", "block": block}, timeout_s=_HUNG_AFTER_S + _PATIENCE * expected_s)
     ended_ns, last = time.perf_counter_ns(), watch.look()
     values = cast("dict[str, Any]", answer)
     raw = RawBlock(

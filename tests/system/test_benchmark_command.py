@@ -1,0 +1,84 @@
+"""The command as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+QUICK = ("--quick", "--engines", "ort-cpu", "--precisions", "fp32", "--rounds", "2", "--fps", "200")
+
+
+def _agent(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agent", "benchmark", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env={**os.environ, "STATE_DIRECTORY": str(home)},
+    )
+
+
+def test_quick_run_writes_every_form_and_its_exit_code_is_its_verdict(tmp_path: Path) -> None:
+    files = [f"--{kind}={tmp_path / f'report.{kind}'}" for kind in ("json", "html", "md", "png")]
+    done = _agent(*QUICK, *files, home=tmp_path / "state")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert done.returncode == (1 if report["invalid"] else 0), done.stderr
+    assert report["schema"] == "benchmark/1"
+    assert [engine["name"] for engine in report["engines"]] == ["ort-cpu", "bare"]
+    assert "Recommended: ort-cpu fp32" in done.stdout
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "report.md").read_text().startswith("# Benchmark of conveyor")
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    same = _agent("compare", str(tmp_path / "report.json"), str(tmp_path / "report.json"), home=tmp_path / "state")
+    assert same.returncode == 0, same.stderr
+    assert "same" in same.stdout
+    gate = ("compare", str(tmp_path / "report.json"), str(tmp_path / "report.json"), "--fail-if", "p50_ms>0.000001")
+    assert _agent(*gate, home=tmp_path / "state").returncode == 1
+
+
+@pytest.mark.timeout(150)
+def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    arguments = ("--quick", "--scenario", "pipeline", "--engines", "ort-cpu", "--precisions", "fp32", "--fps", "60")
+    done = _agent(*arguments, "--size", "320x240", f"--json={path}", home=tmp_path / "state")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(path.read_text())["pipelines"]
+    assert result["results"] > 30
+    assert result["lost_on_the_way"] == 0
+    assert {row["stage"] for row in result["stages"]} >= {"capture", "queue", "preprocess", "infer", "decide"}
+    assert result["bare"]["n"] >= 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--scenario", "server"), "there is no scenario 'server'; there are latency"),
+        (("--precisions", "int4"), "there is no precision 'int4'; there are fp32, fp16, int8"),
+        (("--batch", "0"), "is no list of batch sizes"),
+        (("--fail-if", "p99_ms>+10%"), "--fail-if needs --baseline"),
+        (("--baseline", "none.json"), "cannot be read"),
+        (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at"),
+        (("--python", "torch=/nowhere"), "is not ENGINE=PATH"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_measured(
+    arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    done = _agent(*arguments, home=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_engine_that_cannot_run_is_told_with_its_remedy(tmp_path: Path) -> None:
+    done = _agent("--quick", "--engines", "ort-tensorrt", home=tmp_path)
+    assert done.returncode == 69
+    assert "no engine could be measured for conveyor" in done.stderr
+    assert "to get it, install" in done.stderr

@@ -1,0 +1,163 @@
+"""What a report says and looks like."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from agent.benchmark.chart import png_of, svg_of
+from agent.benchmark.conditions import Conditions
+from agent.benchmark.html import to_html
+from agent.benchmark.judge import reasons_against, warnings_about, warnings_about_machine
+from agent.benchmark.markdown import to_markdown
+from agent.benchmark.recommend import Limits, measurements_for, recommend
+from agent.benchmark.report import Report
+from agent.benchmark.scenarios import cases_of
+from agent.benchmark.statistics import spread_of
+from tests.fixtures.benchmark_reports import (
+    CLOSED,
+    PACED,
+    QUIET,
+    case_result,
+    engine_result,
+    made_up_rounds,
+    report_of,
+)
+
+
+def _report() -> Report:
+    engines = [
+        engine_result("ort-cpu", "fp32", [case_result(PACED, made_up_rounds(3.0, seed=1))]),
+        engine_result("ort-cpu", "int8", [case_result(PACED, made_up_rounds(1.5, seed=2))], agreement=0.98),
+        engine_result("bare", "fp32", [case_result(PACED, made_up_rounds(2.9, seed=3))]),
+    ]
+    return replace(report_of(engines), recommendation=recommend(engines, Limits()))
+
+
+def test_fastest_that_keeps_the_answers_is_recommended() -> None:
+    choice = _report().recommendation
+    assert choice is not None
+    assert (choice.engine, choice.precision) == ("ort-cpu", "int8")
+    assert re.search(r"next is ort-cpu fp32 at [12]\.\d\d times that", choice.reason)
+
+
+def test_engine_that_loses_answers_is_not_recommended() -> None:
+    engines = list(_report().engines)
+    engines[1] = engine_result("ort-cpu", "int8", engines[1].cases, agreement=0.5, passed=False)
+    choice = recommend(engines, Limits())
+    assert choice.precision == "fp32"
+    assert "top-1 agreement 0.5 is below its bar" in choice.reason
+
+
+def test_limits_rule_engines_out() -> None:
+    choice = recommend(_report().engines, Limits(max_p99_ms=0.1))
+    assert choice.engine is None
+    assert "is above 0.1 ms" in choice.reason
+    assert "does not show its power" in recommend(_report().engines, Limits(max_watts=5.0)).reason
+
+
+def test_safer_precision_wins_where_no_difference_can_be_seen() -> None:
+    engines = [
+        engine_result("ort-cpu", "fp32", [case_result(PACED, made_up_rounds(3.0, seed=1))]),
+        engine_result("ort-cpu", "int8", [case_result(PACED, made_up_rounds(2.99, seed=2))], agreement=1.0),
+    ]
+    assert recommend(engines, Limits()).precision == "fp32"
+
+
+def test_what_auto_remembers_has_the_recommended_engine_first() -> None:
+    report = _report()
+    assert report.recommendation is not None
+    found = measurements_for(report.engines, report.recommendation)
+    assert [(one.engine, one.precision) for one in found] == [("ort-cpu", "int8")]
+
+
+def test_page_needs_nothing_from_elsewhere() -> None:
+    page = to_html(_report())
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"(?:src|href)\s*=|@import|url\(|<script", page)
+    assert "<svg" in page
+    assert "ort-cpu int8" in page
+
+
+def test_names_cannot_break_the_page() -> None:
+    report = _report()
+    evil = replace(report, model=replace(report.model, name="<script>alert(1)</script>"))
+    assert "<script>" not in to_html(evil)
+
+
+def test_markdown_has_every_engine_and_what_was_not_measured() -> None:
+    text = to_markdown(_report())
+    assert "| ort-cpu int8 | paced 30 fps |" in text
+    assert "| tensorrt | any | no driver | install one |" in text
+    assert "ort-cpu int8 passed: its first answer is that of ort-cpu fp32 on 98.0% of 60 pictures" in text
+
+
+def test_picture_shows_the_bars() -> None:
+    image = cv2.imdecode(np.frombuffer(png_of(_report()), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert image.shape[1] == 1600
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50
+
+
+def test_chart_of_a_report_without_engines_is_drawn_too() -> None:
+    assert svg_of(report_of([])).endswith("</svg>")
+
+
+def test_invalid_case_marks_every_form() -> None:
+    report = _report()
+    bad = replace(report.engines[0].cases[0], invalid=("busy machine (other programs took 80%)",))
+    report = replace(report, engines=(replace(report.engines[0], cases=(bad,)), *report.engines[1:]))
+    assert report.invalid == ("busy machine: ort-cpu fp32 paced 30 fps (other programs took 80%)",)
+    assert "Not valid, do not quote" in to_html(report)
+    assert "**Not valid**" in to_markdown(report)
+
+
+def test_busy_machine_throttling_and_drift_make_a_run_invalid() -> None:
+    spread, steady = spread_of([1_000_000] * 700), [[1.0] * 10] * 3
+    assert reasons_against(PACED, spread, QUIET, steady, missed=0) == ()
+    busy = replace(QUIET, others_ratio=0.5)
+    hot = replace(QUIET, has_throttled=True)
+    assert "busy machine" in reasons_against(PACED, spread, busy, steady, missed=0)[0]
+    assert "throttled" in reasons_against(PACED, spread, hot, steady, missed=0)[0]
+    assert "drifted" in reasons_against(PACED, spread, QUIET, [[1.0], [1.3]], missed=0)[0]
+    assert "cannot keep up with 30 fps" in reasons_against(PACED, spread, QUIET, steady, missed=100)[0]
+    assert "n too small" in reasons_against(CLOSED, spread_of([1] * 10), QUIET, steady, missed=0)[0]
+
+
+def test_cautions_of_the_device_are_those_of_trtexec() -> None:
+    spread = spread_of([1_000_000] * 700)
+    stages = {"compute": spread, "enqueue": spread_of([900_000] * 700), "h2d": spread_of([1_200_000] * 700)}
+    found = warnings_about(CLOSED, spread, QUIET, stages, missed=0)
+    assert any("bound by enqueue" in text for text in found)
+    assert any("to the device take longer" in text for text in found)
+
+
+def test_machine_is_warned_about() -> None:
+    found = warnings_about_machine(clocks_locked=False, power_mode="2", load=3.0, cores=2)
+    assert [text.split(" ")[0] for text in found] == ["clocks", "power", "busy"]
+    assert warnings_about_machine(clocks_locked=True, power_mode="0", load=0.0, cores=2) == []
+
+
+def test_lengths_are_those_of_the_rules() -> None:
+    single, multi, offline = cases_of(["single_stream", "multi_stream", "offline"], [1, 8], fps=30, is_quick=False)
+    assert (single.headline, single.min_duration_s, single.min_queries) == ("p90", 600.0, 64)
+    assert (multi.headline, multi.samples, multi.min_queries) == ("p99", 8, 662)
+    assert offline.batch * offline.min_queries >= 24_576
+    assert all(case.is_short for case in cases_of(["single_stream", "latency"], [1], fps=30, is_quick=True))
+
+
+def test_paced_is_the_headline() -> None:
+    assert [case.mode for case in cases_of(["latency"], [1, 4], fps=30, is_quick=False)] == [
+        "paced",
+        "closed",
+        "closed",
+    ]
+
+
+def test_power_gives_pictures_per_joule_its_place() -> None:
+    watts = Conditions(others_ratio=0.0, stolen_ratio=0.0, watts_mean=10.0, celsius_max=61.0)
+    result = replace(case_result(PACED, made_up_rounds(3.0, seed=1), conditions=watts), pictures_per_joule=12.5)
+    assert "| 12.5 |" in to_markdown(report_of([engine_result("ort-cpu", "fp32", [result])]))
