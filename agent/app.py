@@ -324,7 +324,7 @@ class Agent:
                 strict=config.strict,
                 max_batch=config.batching.max_size,
                 options=config.options,
-                cache_dir=self._loaded.state_dir / "cache",
+                cache_dir=self._state.cache_dir,
                 workers=len(self._pipeline.workers),
                 building=building,
             ),

@@ -119,7 +119,10 @@ class Connection:
         """Connect, serve the connection until it breaks or ``end`` is called, and say how it ended."""
         if self._is_ending:
             return Ending("stopped", "stopped")
-        waiting, waking = socket.socketpair()
+        try:
+            waiting, waking = socket.socketpair()
+        except OSError as exc:  # no descriptors left: the next attempt may find some
+            return Ending("network", f"no connection to {self._settings.address} can be made: {exc.strerror}")
         with waiting, waking:
             for end in (waiting, waking):
                 end.setblocking(False)  # noqa: FBT003 (the library's signature)

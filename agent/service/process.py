@@ -6,6 +6,7 @@ import os
 import resource
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +29,23 @@ class ProcessMeter:
 
     def __init__(self) -> None:
         self._last: tuple[float, float] | None = None
+        self._resident_pages = 0
+        self._fds = 0
 
     def read(self) -> ProcessStatistics:
         """One reading. Source: proc(5), statm field 2."""
-        resident_pages = int((_SELF / "statm").read_text(encoding="ascii").split()[1])
+        # Without a free descriptor nothing can be read; what was read last is told then.
+        with suppress(OSError):
+            self._resident_pages = int((_SELF / "statm").read_text(encoding="ascii").split()[1])
+            self._fds = sum(1 for _ in (_SELF / "fd").iterdir()) - 1  # the listing itself holds one
         now_s, used_s = time.monotonic(), sum(os.times()[:2])
         ratio = 0.0
         if self._last is not None and now_s > self._last[0]:
             ratio = (used_s - self._last[1]) / (now_s - self._last[0])
         self._last = now_s, used_s
         return ProcessStatistics(
-            rss_bytes=resident_pages * _PAGE_BYTES,
+            rss_bytes=self._resident_pages * _PAGE_BYTES,
             cpu_ratio=ratio,
             threads=threading.active_count(),
-            fds=sum(1 for _ in (_SELF / "fd").iterdir()) - 1,  # the listing itself holds one
+            fds=self._fds,
         )

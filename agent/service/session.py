@@ -6,6 +6,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +41,15 @@ class StateDirectory:
         self.previous_exit: str | None = None
         self._is_kept = True
         self._lock_fd: int | None = None
+        self._scratch: Path | None = None
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where derived files go: below the directory, or in a temporary one where there is none and none can be made.
+
+        Known once it is open.
+        """
+        return self._scratch or self.path / "cache"
 
     def open(self) -> None:
         """Make the directory if need be, lock it, and count this start.
@@ -83,6 +94,9 @@ class StateDirectory:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
 
     def __enter__(self) -> StateDirectory:
         self.open()
@@ -124,6 +138,9 @@ class StateDirectory:
     def _do_without(self, why: OSError) -> None:
         self._is_kept = False
         self.session = int(time.time())
+        if not (self.path / "cache").is_dir():
+            with contextlib.suppress(OSError):  # then the engines will say what they miss
+                self._scratch = Path(tempfile.mkdtemp(prefix="agent-cache-"))
         log.error("state.not_kept", path=str(self.path), error=why.strerror, session=self.session)
 
     def _count(self) -> int:
