@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -21,3 +22,17 @@ def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     if match is None or not 0 < (found := float(match[1]) * _UNITS_S[match[2]]) <= 86400 * 365:
         raise click.BadParameter(f"{value!r} is no length of time; give it like 20s, 500ms, 2m or 1h")
     return found
+
+
+def package_directory(package: str) -> Path:
+    """The directory of a package, or of the bundled one for ``demo``."""
+    from agent.demo import demo_package
+
+    return demo_package() if package == "demo" else Path(package)
+
+
+def usual_cache_dir() -> Path:
+    """The folder that the agent itself uses where its configuration names no state directory."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    state = Path(given) if given else Path.home() / ".local" / "state" / "agent"
+    return state / "cache"

@@ -1,0 +1,310 @@
+"""`agent build`: build engines ahead of time, and look after those that were built."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import click
+
+from agent.cli.options import PATH, package_directory, usual_cache_dir
+from agent.errors import UsageError
+
+if TYPE_CHECKING:
+    from engines import BuildProgress, EngineInfo, EngineOptions, ModelPackage, Precision
+    from engines.cache import Entry
+
+    Progress = Callable[[BuildProgress], None]
+
+Built = Literal["tensorrt", "ort-tensorrt"]
+_LINE_EVERY_S = 10.0
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """One engine that is to be built."""
+
+    package: ModelPackage
+    options: EngineOptions
+
+
+@click.command()
+@click.option("-c", "--config", "config", type=PATH, help="Build what `agent run` with this file will want.")
+@click.option("--package", help="Directory of a model package, or demo.")
+@click.option(
+    "--engine",
+    type=click.Choice(["tensorrt", "ort-tensorrt"]),
+    default="tensorrt",
+    show_default=True,
+    help="Engine that is built; ONNX Runtime's takes another plan than the native one.",
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Arithmetic."
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Most pictures in one call; that of the configuration, batching.max_size.",
+)
+@click.option("--option", "given", multiple=True, metavar="NAME=VALUE", help="Option of the engine, as under options.")
+@click.option("--force", is_flag=True, help="Build anew although it is there.")
+@click.option("--list", "is_listing", is_flag=True, help="Show the plans that are there.")
+@click.option("--prune", "is_pruning", is_flag=True, help="Delete plans, the least recently used first.")
+@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: what may stay.")
+@click.option("--cache", type=PATH, help="Where plans are kept.  [default: that of the agent]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def build(
+    *,
+    config: Path | None,
+    package: str | None,
+    engine: Built,
+    precision: str,
+    max_batch: int,
+    given: tuple[str, ...],
+    force: bool,
+    is_listing: bool,
+    is_pruning: bool,
+    keep_mib: int,
+    cache: Path | None,
+    as_json: bool,
+) -> int:
+    """Build TensorRT engines for this device ahead of time.
+
+    A plan fits one TensorRT, one GPU, one model with its options, and the largest batch: give the options that the
+    agent will run with, or its configuration. It is kept once it gives the reference's answers. Exit code 69 where it
+    cannot be built here or does not.
+    """
+    chosen = [name for name, value in (("-c", config), ("--package", package)) if value]
+    if is_listing or is_pruning:
+        return _look_after(_cache_of(config, cache), keep_mib if is_pruning else None, as_json=as_json)
+    if len(chosen) != 1:
+        raise UsageError("name what to build: either --package DIRECTORY (or demo) or -c CONFIGURATION")
+    if config is not None:
+        wishes = _from_config(config, cache, engine)
+    else:
+        wishes = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, given)]
+    infos = [_build(wish, force=force, is_quiet=as_json) for wish in wishes]
+    if as_json:
+        print(json.dumps([_facts(info) for info in infos], indent=2))
+    return 0
+
+
+def _from_options(
+    package: str, cache: Path | None, engine: Built, precision: Precision, max_batch: int, given: tuple[str, ...]
+) -> _Wish:
+    from engines import EngineOptions, load_package
+
+    options = EngineOptions(
+        cache_dir=cache or usual_cache_dir(),
+        engine=engine,
+        precision=precision,
+        strict=True,
+        max_batch=max_batch,
+        options=dict(map(_option, given)),
+    )
+    return _Wish(load_package(package_directory(package)), options)
+
+
+def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
+    """What the models of a configuration will want, as far as it is built at all."""
+    from agent.config.loader import load_config
+    from engines import EngineOptions, load_package
+    from engines.candidate import options_for
+    from engines.registry import CHOOSERS, canonical_name
+
+    loaded = load_config(path)
+    wishes = []
+    for key, model in loaded.config.models.items():
+        wanted = canonical_name(model.engine)
+        if wanted not in (*CHOOSERS, "tensorrt", "ort-tensorrt"):
+            continue
+        name = engine if wanted in CHOOSERS else wanted
+        options = EngineOptions(
+            cache_dir=cache or loaded.state_dir / "cache",
+            engine=name,
+            precision=model.precision,
+            strict=True,
+            max_batch=model.batching.max_size,
+            options=options_for(name, model.options),
+        )
+        wishes.append(_Wish(load_package(loaded.package_dir(key)), options))
+    if not wishes:
+        raise UsageError(f"no model of {path} wants an engine that is built: auto, fastest, tensorrt or ort-tensorrt")
+    return wishes
+
+
+def _option(text: str) -> tuple[str, object]:
+    """``name=value`` with the value as in YAML: a number, true or false, or a word."""
+    import yaml
+
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise UsageError(f"--option {text!r} is not NAME=VALUE; give it like --option workspace_mib=512")
+    return name, yaml.safe_load(value)
+
+
+def _build(wish: _Wish, *, force: bool, is_quiet: bool) -> EngineInfo:
+    from engines import Building, open_engine
+
+    with _progress(is_quiet=is_quiet) as on_progress:
+        building = Building(force=force, on_progress=on_progress)
+        with open_engine(wish.package, replace(wish.options, building=building)) as engine:
+            info = engine.info
+    if not is_quiet:
+        _print_built(wish, info)
+    return info
+
+
+@contextlib.contextmanager
+def _progress(*, is_quiet: bool) -> Iterator[Progress]:
+    """A bar on a terminal, a line now and then elsewhere; on standard error either way."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if is_quiet or not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+
+        def show(progress: BuildProgress) -> None:
+            ratio = progress.done_ratio
+            bar.update(
+                task,
+                description=f"{progress.engine} for {progress.model}: {progress.phase}",
+                total=None if ratio is None else 1.0,
+                completed=ratio or 0.0,
+            )
+
+        yield show
+
+
+class _Lines:
+    """Logs a new phase at once, and every so often that it still goes on."""
+
+    def __init__(self) -> None:
+        from agent.service.logs import get_logger
+
+        self._log = get_logger(__name__)
+        self._phase = ""
+        self._due_s = 0.0
+
+    def __call__(self, progress: BuildProgress) -> None:
+        now_s = time.monotonic()
+        if progress.phase == self._phase and now_s < self._due_s:
+            return
+        self._phase, self._due_s = progress.phase, now_s + _LINE_EVERY_S
+        self._log.info(
+            "engine.building",
+            engine=progress.engine,
+            model=progress.model,
+            phase=progress.phase,
+            elapsed_s=round(progress.elapsed_s),
+            done_ratio=progress.done_ratio,
+        )
+
+
+def _facts(info: EngineInfo) -> dict[str, object]:
+    return {
+        "engine": info.name,
+        "precision": info.precision,
+        "device": info.device,
+        "max_batch": info.max_batch,
+        "versions": dict(info.versions),
+        "parity": None if info.parity is None else dict(info.parity),
+        "details": dict(info.details),
+        "load_ms": round(info.load_ms, 1),
+    }
+
+
+def _print_built(wish: _Wish, info: EngineInfo) -> None:
+    why = info.details.get("why_built")
+    said = "was in the cache" if why is None and info.name == "tensorrt" else f"is built ({why or 'or was there'})"
+    print(f"{wish.package.name}-{wish.package.version}: {info.name} {info.precision} for {info.device} {said}")
+    if info.parity is not None:
+        print(
+            f"  agrees with {info.parity['reference']} on {float(info.parity['top1_agreement']):.4f} of "
+            f"{float(info.parity['images']):.0f} pictures, largest difference "
+            f"{float(info.parity['max_abs_difference']):.1e}"
+        )
+    memory = info.details.get("device_memory_bytes")
+    if memory is not None:
+        print(
+            f"  device memory {int(memory) // 1024} KiB, CUDA graphs for batches {info.details['cuda_graphs'] or '-'}"
+        )
+
+
+def _cache_of(config: Path | None, cache: Path | None) -> Path:
+    if cache is not None or config is None:
+        return cache or usual_cache_dir()
+    from agent.config.loader import load_config
+
+    return load_config(config).state_dir / "cache"
+
+
+def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
+    from engines.cache import PlanCache
+
+    cache = PlanCache(cache_dir)
+    gone = [] if keep_mib is None else cache.prune(max_bytes=keep_mib * _MIB)
+    entries = cache.entries()
+    if as_json:
+        whole = {"plans": list(map(_entry_facts, entries)), "deleted": list(map(_entry_facts, gone))}
+        json.dump(whole, sys.stdout, indent=2)
+        print()
+        return 0
+    for entry in gone:
+        print(f"deleted {entry.name}, {entry.size_bytes / _MIB:.1f} MiB")
+    if not entries:
+        print(f"there is no plan in {cache.root}")
+        return 0
+    _print_entries(entries)
+    return 0
+
+
+def _entry_facts(entry: Entry) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "engine": entry.engine,
+        "model": entry.model,
+        "precision": entry.precision,
+        "facts": dict(entry.facts),
+        "size_bytes": entry.size_bytes,
+        "built_at": entry.built_at,
+        "used_at": entry.used_at,
+        "notes": dict(entry.notes),
+    }
+
+
+def _print_entries(entries: list[Entry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "engine", "precision", "TensorRT", "GPU", "batch", "MiB", "built", "used")
+    for entry in entries:
+        facts: Mapping[str, object] = entry.facts
+        batch = facts.get("batch")
+        table.add_row(
+            entry.model,
+            entry.engine,
+            entry.precision,
+            str(facts.get("tensorrt")),
+            str(facts.get("gpu") or facts.get("gpus")),
+            str(batch[-1] if isinstance(batch, list) else batch),
+            f"{entry.size_bytes / _MIB:.1f}",
+            entry.built_at[:16].replace("T", " "),
+            entry.used_at[:16].replace("T", " "),
+        )
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table, highlight=False)
