@@ -129,7 +129,7 @@ class OutboxFile:
             )
             try:
                 _set_up(database)
-            except BaseException:
+            except (sqlite3.Error, OutboxFault):
                 database.close()
                 raise
 
@@ -157,7 +157,7 @@ class OutboxFile:
                 )
                 self._database.executemany("DELETE FROM waiting WHERE key = ?", [(key,) for key in gone])
                 self._database.execute("COMMIT")
-            except BaseException:
+            except sqlite3.Error:
                 with contextlib.suppress(sqlite3.Error):
                     self._database.execute("ROLLBACK")
                 raise
@@ -256,7 +256,7 @@ def _set_up(database: sqlite3.Connection) -> None:
                 database.execute(statement)
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
-    except BaseException:
+    except sqlite3.Error:
         with contextlib.suppress(sqlite3.Error):
             database.execute("ROLLBACK")
         raise

@@ -53,7 +53,9 @@ class SqliteOutbox:
         clock: Clock | None = None,
         clock_state: Callable[[], ClockState] = lambda: "unsynced",
         retry_s: float = RETRY_S,
+        open_file: Callable[[Path], OutboxFile] = OutboxFile,
     ) -> None:
+        """``open_file`` raises OutboxFault where it cannot."""
         self._path = path
         self._max_bytes = max_bytes
         self._max_age_ns = round(max_age_s * 1e9)
@@ -61,6 +63,7 @@ class SqliteOutbox:
         self._clock = clock or SystemClock()
         self._clock_state = clock_state
         self._retry_s = retry_s
+        self._make_file = open_file
         self._boot = boot_id()
         self._disk = threading.RLock()
         """Held around every use of the file; taken before ``_news``, never after it."""
@@ -379,14 +382,14 @@ class SqliteOutbox:
 
     def _open_or_replace(self) -> OutboxFile:
         try:
-            return OutboxFile(self._path)
+            return self._make_file(self._path)
         except OutboxFault as fault:
             if fault.kind != "corrupt":
                 raise
             target = set_aside(self._path)
             reason = fault.reason
         log.error("outbox.corrupt", file=str(self._path), set_aside=str(target), reason=reason)
-        return OutboxFile(self._path)
+        return self._make_file(self._path)
 
     def _fail(self, fault: OutboxFault) -> None:
         with self._news:

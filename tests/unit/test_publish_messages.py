@@ -145,9 +145,9 @@ def test_time_is_utc_with_microseconds(utc_ns: int, text: str) -> None:
 def test_the_catalog_says_how_messages_are_really_sent() -> None:
     samples = _samples()
     routed = {
-        "result/1": result_outgoing(samples["result/1"], TOPICS, qos=0),  # type: ignore[arg-type]
-        "state/1": state_outgoing(samples["state/1"], TOPICS),  # type: ignore[arg-type]
-        "event/1": event_outgoing(samples["event/1"], TOPICS),  # type: ignore[arg-type]
+        "result/1": result_outgoing(samples["result/1"], TOPICS, qos=0),  # type: ignore[arg-type]  # samples by name
+        "state/1": state_outgoing(samples["state/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
+        "event/1": event_outgoing(samples["event/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
     }
     routed |= {message.schema: vital_outgoing(message, TOPICS) for message in vitals()}
     names = {"prefix": "edge", "device": DEVICE, "camera": "front", "classifier": "inspect"}

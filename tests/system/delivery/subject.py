@@ -1,0 +1,224 @@
+"""The process that is drilled: the agent's publisher, outbox and client as they are, with a ledger beside them.
+
+``python -m tests.system.delivery.subject JSON`` with the options of `Options`. It makes events until ``events`` of
+them have been put over all sessions, then waits for SIGTERM. SIGUSR1 steps its clock by ten years.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import orjson
+
+from agent.clock import SystemClock
+from agent.publish.base import Packet, Sink, SinkListener, SinkStatistics
+from agent.publish.client import MqttClient
+from agent.publish.clocksync import ClockWatch
+from agent.publish.identity import Identity
+from agent.publish.messages import utc_text
+from agent.publish.outbox_file import OutboxFile, Row
+from agent.publish.publisher import Publisher
+from agent.publish.settings import BrokerAddress, Credentials, MqttSettings
+from agent.publish.sqlite_outbox import SqliteOutbox
+from agent.publish.topics import Topics
+from agent.service.logs import configure
+from agent.service.session import StateDirectory
+from tests.fixtures.publish_samples import classification, runtime, state_change
+from tests.system.delivery.checker import identity_of
+
+_TEN_YEARS_NS = 10 * 365 * 86400 * 10**9
+_LABELS = ("ok", "dent")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one subject behaves; ``port`` is that of the proxy, ``ledger`` the file that it appends to."""
+
+    port: int
+    state: str
+    outbox: str
+    ledger: str
+    events: int = 60
+    events_per_s: float = 40.0
+    topics: int = 3
+    keepalive_s: int = 1
+    is_eager: bool = False
+    username: str | None = None
+    password_file: str | None = None
+    durability: str = "each"
+
+    def argument(self) -> str:
+        """The command line's only argument."""
+        return orjson.dumps(asdict(self)).decode()
+
+
+class LedgerLines:
+    """Appends whole lines with one system call each, so that a kill can cut off nothing but the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def write(self, kind: str, packets: Iterable[Packet]) -> None:
+        lines = []
+        for packet in packets:
+            topic, session, seq = identity_of(packet.topic, packet.payload)
+            lines.append(f"{kind} {topic} {session} {seq}\n")
+        os.write(self._descriptor, "".join(lines).encode())
+
+
+class LedgerFile(OutboxFile):
+    """Writes down what was committed, after it was."""
+
+    def __init__(self, path: Path, ledger: LedgerLines) -> None:
+        self._ledger = ledger
+        super().__init__(path)
+
+    def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
+        super().write(rows, gone)
+        self._ledger.write("C", [row.packet for row in rows])
+
+
+class LedgerMirror:
+    """A mirror that writes down every event that is about to be put."""
+
+    def __init__(self, ledger: LedgerLines) -> None:
+        self._ledger = ledger
+
+    def start(self, listener: SinkListener) -> None: ...
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        if packet.topic.endswith("/event"):
+            self._ledger.write("P", [packet])
+        return None
+
+    def stop(self, timeout_s: float) -> bool:
+        return True
+
+    def statistics(self) -> SinkStatistics:
+        return SinkStatistics("connected", "ledger", None, 0, None, 0, 0)
+
+
+class EagerSink:
+    """The planted fault: takes a packet for arrived as soon as it was sent."""
+
+    def __init__(self, inner: Sink) -> None:
+        self._inner = inner
+        self._listener: SinkListener | None = None
+
+    def start(self, listener: SinkListener) -> None:
+        self._listener = listener
+        self._inner.start(listener)
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        problem = self._inner.send(packet, key)
+        if problem is None and key is not None and self._listener is not None:
+            self._listener.on_confirmed(key, None)
+        return problem
+
+    def stop(self, timeout_s: float) -> bool:
+        return self._inner.stop(timeout_s)
+
+    def statistics(self) -> SinkStatistics:
+        return self._inner.statistics()
+
+
+class SteppingClock(SystemClock):
+    """UTC that can be set; monotonic time goes on."""
+
+    step_ns = 0
+
+    def utc_ns(self) -> int:
+        return super().utc_ns() + self.step_ns
+
+
+class Subject:
+    """One session."""
+
+    def __init__(self, options: Options, state: StateDirectory) -> None:
+        self._options = options
+        self._clock = SteppingClock()
+        self._is_ending = False
+        ledger = LedgerLines(Path(options.ledger))
+        self._identity = Identity(
+            device="dut",
+            session=state.session,
+            agent="0",
+            started=utc_text(self._clock.utc_ns()),
+            topics=Topics("drill", "dut"),
+        )
+        clock_state = ClockWatch().state
+        self._outbox = SqliteOutbox(
+            Path(options.outbox),
+            durability="grouped" if options.durability == "grouped" else "each",
+            clock=self._clock,
+            clock_state=clock_state,
+            retry_s=0.1,
+            open_file=lambda path: LedgerFile(path, ledger),
+        ).open()
+        client: Sink = MqttClient(self._settings(), will=self._identity.status("offline"), clock=self._clock)
+        self._publisher = Publisher(
+            EagerSink(client) if options.is_eager else client,
+            identity=self._identity,
+            outbox=self._outbox,
+            mirrors=[LedgerMirror(ledger)],
+            clock=self._clock,
+            clock_state=clock_state,
+        )
+
+    def run(self, done: int) -> None:
+        """Make the events from number ``done`` on, then wait for the end."""
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGUSR1, self._step)
+        self._publisher.start()
+        self._publisher.offer(runtime())
+        began = time.monotonic()
+        for number in range(done, self._options.events):
+            while not self._is_ending and time.monotonic() < began + (number - done) / self._options.events_per_s:
+                time.sleep(0.002)
+            if self._is_ending:
+                break
+            camera = f"c{number % self._options.topics}"
+            label = _LABELS[number // self._options.topics % 2]
+            self._publisher.offer(classification(number, camera=camera))
+            self._publisher.offer(state_change(label, _LABELS[_LABELS.index(label) - 1], camera=camera))
+        while not self._is_ending:
+            time.sleep(0.01)
+        self._publisher.stop(2.0)
+
+    def _settings(self) -> MqttSettings:
+        options = self._options
+        file = None if options.password_file is None else Path(options.password_file)
+        return MqttSettings(
+            address=BrokerAddress("127.0.0.1", options.port),
+            client_id="dut",
+            credentials=Credentials(options.username, file),
+            keepalive_s=options.keepalive_s,
+            connect_timeout_s=0.6,
+            backoff_base_s=0.05,
+        )
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._is_ending = True
+
+    def _step(self, number: int, frame: FrameType | None) -> None:
+        self._clock.step_ns += _TEN_YEARS_NS
+
+
+def main(argument: str) -> None:
+    configure(json=True)
+    options = Options(**orjson.loads(argument))
+    ledger = Path(options.ledger)
+    done = ledger.read_text(encoding="utf-8").count("P ") if ledger.exists() else 0
+    with StateDirectory(Path(options.state)) as state:
+        Subject(options, state).run(done)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,109 @@
+"""Reads MQTT off the wire, knowing nothing of the agent's code: which publications a broker acknowledged.
+
+Source: MQTT Version 5.0, sections 2.1, 3.3, 3.4; MQTT Version 3.1.1, the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_CONNECT, _PUBLISH, _PUBACK = 1, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One PUBLISH at QoS 1 that the broker has acknowledged with success."""
+
+    topic: str
+    payload: bytes
+
+
+class Witness:
+    """Gathers what the broker acknowledged, over all connections of one proxy; any thread may read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._acknowledged: list[Publication] = []
+        self.plain_bytes = bytearray()
+
+    def conversation(self) -> Conversation:
+        """One connection begins."""
+        return Conversation(self)
+
+    def note(self, publication: Publication) -> None:
+        """One more was acknowledged."""
+        with self._lock:
+            self._acknowledged.append(publication)
+
+    def acknowledged(self) -> list[Publication]:
+        """All so far, in the order of their acknowledgements."""
+        with self._lock:
+            return list(self._acknowledged)
+
+
+class Conversation:
+    """Both directions of one connection."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self._to_broker, self._from_broker = bytearray(), bytearray()
+        self._on_the_way: dict[int, Publication] = {}
+        self._is_v5 = False
+
+    def sent(self, data: bytes) -> None:
+        """Bytes towards the broker."""
+        self._to_broker += data
+        for kind, flags, body in _packets(self._to_broker):
+            if kind == _CONNECT:
+                self._is_v5 = body[6] == 5
+            elif kind == _PUBLISH and (flags >> 1) & 3 == 1:
+                self._published(body)
+
+    def answered(self, data: bytes) -> None:
+        """Bytes from the broker."""
+        self._from_broker += data
+        for kind, _, body in _packets(self._from_broker):
+            if kind != _PUBACK:
+                continue
+            publication = self._on_the_way.pop(int.from_bytes(body[:2], "big"), None)
+            is_good = len(body) < 3 or body[2] < 0x80
+            if publication is not None and is_good:
+                self._witness.note(publication)
+
+    def _published(self, body: bytes) -> None:
+        length = int.from_bytes(body[:2], "big")
+        topic = body[2 : 2 + length].decode("utf-8")
+        at = 2 + length
+        packet_id = int.from_bytes(body[at : at + 2], "big")
+        at += 2
+        if self._is_v5:
+            size, used = _variable(body[at : at + 4])
+            at += size + used
+        self._on_the_way[packet_id] = Publication(topic, bytes(body[at:]))
+
+
+def _packets(stream: bytearray) -> Iterator[tuple[int, int, bytes]]:
+    """Kind, flags and body of every whole packet, which is taken out of ``stream``."""
+    while len(stream) >= 2:
+        try:
+            size, used = _variable(bytes(stream[1:5]))
+        except IndexError:
+            return
+        if len(stream) < 1 + used + size:
+            return
+        first, body = stream[0], bytes(stream[1 + used : 1 + used + size])
+        del stream[: 1 + used + size]
+        yield first >> 4, first & 0x0F, body
+
+
+def _variable(data: bytes) -> tuple[int, int]:
+    """A variable byte integer and how many bytes it takes; IndexError where it is cut off."""
+    value = used = 0
+    while True:
+        byte = data[used]
+        value |= (byte & 0x7F) << (7 * used)
+        used += 1
+        if not byte & 0x80:
+            return value, used
