@@ -66,7 +66,7 @@ class PlanBuilder:
             raise BuilderRefused(f"TensorRT gave no plan: {self.log.errors(mark)}")
         content = bytes(plan)
         kept = config.get_timing_cache() if cache is not None else None
-        return BuiltPlan(content, bytes(kept.serialize()) if kept else b"", (*self.notes, *self.log.warnings[-3:]))
+        return BuiltPlan(content, b"" if kept is None else bytes(kept.serialize()), (*self.notes, *self.log.warnings[-3:]))
 
     def _network_flags(self) -> int:
         """Explicit batch where it must still be asked for: 10 ignores it, 11 has none. Weak typing is the default."""

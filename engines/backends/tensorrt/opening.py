@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from typing import Any
@@ -53,14 +54,13 @@ def _loaded(request: PlanRequest, plan: Plan, trial: Trial, started_ns: int) -> 
         classes=request.package.signature.classes,
     )
     engine = TensorRtEngine(session, info=_info(request, session, device, trt), trial=trial)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(session.close)
         engine.warm_up()
         if request.settings.cuda_graph:
             session.capture()
             engine.warm_up()
-    except BaseException:
-        session.close()
-        raise
+        undo.pop_all()
     load_ms = (time.perf_counter_ns() - started_ns) / 1e6
     engine._info = replace(engine.info, load_ms=load_ms, details=_details(session, plan))  # noqa: SLF001 made here
     return engine

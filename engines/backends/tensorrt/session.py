@@ -47,7 +47,8 @@ class PlanSession:
         self._contexts: list[Any] = []
         self._buffers: IoBuffers | None = None
         self.why_no_graphs: str | None = "not captured"
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
             with device.current():
                 self._runtime, self._engine = self._deserialised(plan)
                 self.tensors = _tensors(trt, self._engine, classes)
@@ -56,9 +57,7 @@ class PlanSession:
                     device, rows=rows, height=self.tensors.height, width=self.tensors.width, classes=classes
                 )
                 self._plain = self._new_context()
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     @property
     def device_memory_bytes(self) -> int:
