@@ -13,6 +13,8 @@ from engines.package import ModelPackage
 from engines.precision import precise_graph
 from engines.preprocessing import INPUT_NAME, OUTPUT_NAME
 
+_CPU = "CPUExecutionProvider"
+
 
 class BareSession:
     """``session.run`` and nothing else; the same number of threads as the engine takes by default."""
@@ -30,7 +32,7 @@ class BareSession:
         settings.intra_op_num_threads = available_cores()
         settings.log_severity_level = 4
         self._session: Any = ort.InferenceSession(
-            str(graph.path), settings, providers=[provider_of(options.engine), "CPUExecutionProvider"]
+            str(graph.path), settings, providers=list(dict.fromkeys([provider_of(options.engine), _CPU]))
         )
         self.max_batch = graph.max_batch or options.max_batch
         self.versions: Mapping[str, str] = {"onnxruntime": str(ort.__version__)}
