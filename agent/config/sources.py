@@ -88,6 +88,8 @@ class V4l2Source(SourceSection):
     type: Literal["v4l2"]
     device: str = "/dev/video0"
     """Device file; a link below /dev/v4l/by-id stays the same camera in another socket."""
+    serial: str | None = Field(default=None, min_length=1, max_length=128)
+    """Serial number of a USB camera, which finds it in whatever socket it is; `device` is not looked at then."""
     width: int | None = Field(default=None, ge=16, le=16384)
     """Width in pixels; the camera's own choice where null."""
     height: int | None = Field(default=None, ge=16, le=16384)

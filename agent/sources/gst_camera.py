@@ -22,6 +22,8 @@ from agent.sources.gstreamer import (
 )
 from agent.sources.lifecycle import Lifecycle
 from agent.sources.rtsp_access import ask_camera, not_opened, read_password
+from agent.sources.usb_identity import CameraIdentity
+from agent.sources.v4l2 import description_of
 
 log = get_logger(__name__)
 
@@ -46,6 +48,7 @@ class GStreamerCamera:
         self._base_dir = base_dir
         self._clock = clock
         self._lifecycle = Lifecycle(_description(config))
+        self._identity = CameraIdentity(config, self._lifecycle) if isinstance(config, V4l2Source) else None
         self._pipeline: RunningPipeline | None = None
         self._first: Capture | None = None
 
@@ -111,7 +114,7 @@ class GStreamerCamera:
 
     def _start(self) -> tuple[int | None, RunningPipeline]:
         """The camera's answer, where it is one of the network, and the started pipeline."""
-        config, lifecycle = self._config, self._lifecycle
+        config, lifecycle = self._located(), self._lifecycle
         try:
             gst = load_gstreamer()
         except GStreamerMissing as exc:
@@ -132,6 +135,14 @@ class GStreamerCamera:
             return status, RunningPipeline(gst, plan)
         except PipelineFailed as exc:
             raise self._not_opened(status, redact(str(exc))) from exc
+
+    def _located(self) -> CsiSource | RtspSource | V4l2Source | GStreamerSource:
+        """The configuration with the device at which a USB camera is now."""
+        if not isinstance(self._config, V4l2Source) or self._identity is None:
+            return self._config
+        device = self._identity.locate()
+        self._identity.check(Path(device).resolve())
+        return self._config.model_copy(update={"device": device})
 
     def _capture(self, sample: Sample) -> Capture:
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
@@ -185,7 +196,7 @@ def _description(config: CsiSource | RtspSource | V4l2Source | GStreamerSource) 
     if isinstance(config, RtspSource):
         return redact(config.url)
     if isinstance(config, V4l2Source):
-        return f"camera {config.device}"
+        return description_of(config)
     return redact(f"pipeline {config.pipeline}")
 
 

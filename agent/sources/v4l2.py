@@ -15,6 +15,7 @@ from agent.config.sources import V4l2Source
 from agent.sources.base import Capture, SourceStatistics
 from agent.sources.decoder import Decoder, OpenCapture, open_decoder, retrieve_picture
 from agent.sources.lifecycle import Lifecycle
+from agent.sources.usb_identity import SYS, CameraIdentity
 
 _AT_ONCE_S = 0.3
 _OLDEST_STAMP_NS = 2_000_000_000
@@ -25,6 +26,11 @@ _ADVICE = "Set `fourcc` to MJPG or YUYV"
 def is_video_device(status: os.stat_result) -> bool:
     """Whether this is a device file of the kernel's video interface. Source: Linux, admin-guide/devices.txt."""
     return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == _VIDEO_MAJOR
+
+
+def description_of(config: V4l2Source) -> str:
+    """What it reads from, for people."""
+    return f"camera {config.device}" if config.serial is None else f"camera with serial {config.serial}"
 
 
 class V4l2Camera:
@@ -46,12 +52,14 @@ class V4l2Camera:
         clock: Clock,
         open_capture: OpenCapture = cv2.VideoCapture,
         is_video: Callable[[os.stat_result], bool] = is_video_device,
+        sys: Path = SYS,
     ) -> None:
         self._config = config
         self._clock = clock
         self._open_capture = open_capture
         self._is_video = is_video
-        self._lifecycle = Lifecycle(f"camera {config.device}")
+        self._lifecycle = Lifecycle(description_of(config))
+        self._identity = CameraIdentity(config, self._lifecycle, sys=sys)
         self._decoder: Decoder | None = None
 
     @property
@@ -112,9 +120,9 @@ class V4l2Camera:
         """The device file behind links.
 
         Raises:
-            SourceUnavailable: it is missing, no video device, or not ours to open.
+            SourceUnavailable: it is missing, no video device, not ours to open, or another camera than before.
         """
-        path, lifecycle = Path(self._config.device), self._lifecycle
+        path, lifecycle = Path(self._identity.locate()), self._lifecycle
         try:
             device = path.resolve(strict=True)
             status = device.stat()
@@ -134,6 +142,7 @@ class V4l2Camera:
                 "permission",
                 f"{path} is not accessible to user {os.getuid()}. Add the agent's user to the group `video`",
             )
+        self._identity.check(device)
         return str(device)
 
     def _properties(self) -> dict[int, int]:
