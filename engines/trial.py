@@ -30,7 +30,7 @@ class Trial:
         """Count this start.
 
         Raises:
-            EngineUnavailable: the plan has crashed too often, or the count cannot be written.
+            EngineUnavailable: the plan has crashed too often.
         """
         starts = self.starts
         if starts is None:
@@ -45,8 +45,8 @@ class Trial:
                 remedy="build it again: agent build --force",
                 starts=starts,
             )
-        write_atomically(self._marker, json.dumps({"starts": starts + 1}).encode())
-        self._began_s = time.monotonic()
+        if self._write({"starts": starts + 1}):
+            self._began_s = time.monotonic()
 
     @property
     def starts(self) -> int | None:
@@ -66,19 +66,21 @@ class Trial:
             return True
         if time.monotonic() - self._began_s < HEALTHY_AFTER_S:
             return False
-        self._write_proven()
+        self._began_s = None
+        self._write({"is_proven": True})
         return True
 
     def end_well(self) -> None:
         """The engine was closed in order: this start is no sign against the plan."""
         if self._began_s is not None:
-            starts = (self.starts or 1) - 1
+            starts = max(0, (self.starts or 1) - 1)
             self._began_s = None
-            if starts:
-                write_atomically(self._marker, json.dumps({"starts": starts}).encode())
-            else:
-                self._marker.unlink(missing_ok=True)
+            self._write({"starts": starts})
 
-    def _write_proven(self) -> None:
-        self._began_s = None
-        write_atomically(self._marker, json.dumps({"is_proven": True}).encode())
+    def _write(self, state: dict[str, object]) -> bool:
+        """A full disk must not keep a plan from serving: then nothing is counted, and False is given."""
+        try:
+            write_atomically(self._marker, json.dumps(state).encode())
+        except EngineUnavailable:
+            return False
+        return True

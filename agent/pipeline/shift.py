@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from agent.records import Image, ServedModel
-from engines import Building, Engine, EngineInfo, ModelPackage
+from agent.records import Image, ServedModel, StageTimes
+from engines import Building, BuildProgress, Engine, EngineInfo, ModelPackage
 from engines.resize import Resizer
+
+_TIMES_KEPT = 100_000
 
 OpenEngine = Callable[[Building], Engine]
 """Opens the engine on the thread that calls it, see ``engines.open_engine``."""
@@ -46,6 +49,22 @@ class Shift:
     is_forced: bool = False
     is_ready: bool = False
     admitted: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a worker counts, over all its engines; written by the thread that serves, read by any."""
+
+    batches: int = 0
+    frames: int = 0
+    failures: int = 0
+    failures_in_a_row: int = 0
+    reloads: int = 0
+    busy_since_ns: int | None = None
+    building: BuildProgress | None = None
+    changes: int = 0
+    last_change: str | None = None
+    times: deque[tuple[StageTimes, int]] = field(default_factory=lambda: deque(maxlen=_TIMES_KEPT))
 
 
 def equipped(engine: Engine, *, key: str, package: ModelPackage, max_size: int) -> Serving:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,7 +21,7 @@ from agent.pipeline.accounting import CameraAccount, Drop
 from agent.pipeline.answers import classification, crop
 from agent.pipeline.decide import Decision, top_scores
 from agent.pipeline.inbox import Inbox, Job, Lane
-from agent.pipeline.shift import OpenEngine, Serving, Shift, equipped
+from agent.pipeline.shift import OpenEngine, Progress, Serving, Shift, equipped
 from agent.records import Classification, ServedModel, StageTimes, StateChange
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
@@ -46,7 +45,6 @@ _TICK_S = 0.5
 _FAILURES_BEFORE_RELOAD = 3
 _STABLE_AFTER_NS = 600 * 1_000_000_000
 """A second series of failures within this time ends the process: loading the engine again did not help."""
-_TIMES_KEPT = 100_000
 _PASS_WITHIN_S = 10.0
 """A pass through the loop without the engine's call takes milliseconds; this much means that the thread is stuck."""
 
@@ -91,20 +89,6 @@ class WorkerStatistics:
     last_change: str | None = None
 
 
-@dataclass(slots=True)
-class _Progress:
-    batches: int = 0
-    frames: int = 0
-    failures: int = 0
-    failures_in_a_row: int = 0
-    reloads: int = 0
-    busy_since_ns: int | None = None
-    building: BuildProgress | None = None
-    changes: int = 0
-    last_change: str | None = None
-    times: deque[tuple[StageTimes, int]] = field(default_factory=lambda: deque(maxlen=_TIMES_KEPT))
-
-
 Emit = Callable[[Classification | StateChange], None]
 
 
@@ -138,7 +122,7 @@ class Worker:
         self._is_stopping = False
         self._serving: Serving | None = None
         self._swap = threading.Lock()
-        self._progress = _Progress()
+        self._progress = Progress()
         self._shift = Shift(open_engine)
         self._next: Shift | None = None
         self._threads = [StageThread(f"worker-{key}", partial(self._main, self._shift))]
@@ -283,7 +267,8 @@ class Worker:
             return True
         if not shift.is_forced and serving.runs_as == before.runs_as:
             # What was hoped for did not come, and the info of this second try says why.
-            self._learn(serving.info, f"{before.info.name} goes on: {before.info.pending} cannot serve")
+            reasons = [one.reason for one in serving.info.rejected if one.engine == before.info.pending]
+            self._learn(serving.info, f"{before.info.name} goes on: {'; '.join(reasons) or 'it is the same again'}")
             return False
         shift.is_ready = True
         while not shift.admitted.wait(_TICK_S):

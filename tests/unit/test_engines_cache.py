@@ -248,7 +248,7 @@ def test_starts_that_end_in_order_do_not_count(cache: PlanCache) -> None:
         trial.begin(engine="tensorrt")
         assert not trial.note_success(), "proven at once"
         trial.end_well()
-    assert not cache.trial_marker(_KEY).exists()
+    assert Trial(cache.trial_marker(_KEY)).starts == 0
 
 
 def test_a_damaged_marker_is_taken_for_a_bad_end(cache: PlanCache) -> None:
@@ -264,3 +264,11 @@ def test_a_plan_that_was_proven_is_no_longer_watched(cache: PlanCache) -> None:
         trial = Trial(cache.trial_marker(_KEY))
         trial.begin(engine="tensorrt")
         assert trial.note_success()
+
+
+def test_a_cache_that_cannot_be_written_keeps_no_plan_from_serving(tmp_path: Path) -> None:
+    (tmp_path / "plans").write_text("a file where the folder should be")
+    trial = Trial(tmp_path / "plans" / "x.trial")
+    trial.begin(engine="tensorrt")
+    assert trial.note_success()
+    trial.end_well()

@@ -66,7 +66,8 @@ class PlanBuilder:
             raise BuilderRefused(f"TensorRT gave no plan: {self.log.errors(mark)}")
         content = bytes(plan)
         kept = config.get_timing_cache() if cache is not None else None
-        return BuiltPlan(content, b"" if kept is None else bytes(kept.serialize()), (*self.notes, *self.log.warnings[-3:]))
+        timings = b"" if kept is None else bytes(kept.serialize())
+        return BuiltPlan(content, timings, (*self.notes, *self.log.warnings[-3:]))
 
     def _network_flags(self) -> int:
         """Explicit batch where it must still be asked for: 10 ignores it, 11 has none. Weak typing is the default."""

@@ -1,0 +1,127 @@
+"""What must hold after a soak: books that balance, no holes, no growth, no secret, no unexplained end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+_MIB = 2**20
+MOST_SLOPE_MIB_H = 1.0
+MOST_GROWTH_MIB = 20.0
+SLOPE_FLOOR_MIB = 4.0
+"""Below this a slope is the allocator breathing and not a leak; a longer run sees a smaller one."""
+MOST_FDS = 2
+MOST_THREADS = 1
+SHORTEST_SESSION_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The agent's process at monotonic ``at`` seconds."""
+
+    at: float
+    pid: int
+    rss_bytes: int
+    fds: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """One process over the second half of its life; the slope is given with its standard error."""
+
+    pid: int
+    seconds: float
+    rss_mib: float
+    rss_slope_mib_h: float
+    rss_error_mib_h: float
+    fds: float
+    threads: float
+
+    @property
+    def problems(self) -> list[str]:
+        """What grew more than it may."""
+        sure_slope = self.rss_slope_mib_h - 3.0 * self.rss_error_mib_h
+        found = []
+        if (sure_slope > MOST_SLOPE_MIB_H and self.rss_mib > SLOPE_FLOOR_MIB) or self.rss_mib > MOST_GROWTH_MIB:
+            found.append(
+                f"process {self.pid} grew by {self.rss_mib:.1f} MiB in {self.seconds:.0f} s, "
+                f"{self.rss_slope_mib_h:.0f} +- {self.rss_error_mib_h:.0f} MiB/h"
+            )
+        if self.fds > MOST_FDS:
+            found.append(f"process {self.pid} holds {self.fds:.0f} more descriptors than in the middle")
+        if self.threads > MOST_THREADS:
+            found.append(f"process {self.pid} has {self.threads:.0f} more threads than in the middle")
+        return found
+
+
+def growth_of(samples: Sequence[Sample]) -> list[Growth]:
+    """For each process that lived long enough; its first half is start-up and caches and does not count."""
+    by_pid: defaultdict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_pid[sample.pid].append(sample)
+    return [
+        _growth(own[len(own) // 2 :])
+        for own in by_pid.values()
+        if own[-1].at - own[0].at >= SHORTEST_SESSION_S and len(own) >= 12
+    ]
+
+
+def _growth(samples: Sequence[Sample]) -> Growth:
+    at = np.array([sample.at for sample in samples]) - samples[0].at
+    rss = np.array([sample.rss_bytes for sample in samples]) / _MIB
+    slope, intercept = np.polyfit(at, rss, 1)
+    rest = rss - (slope * at + intercept)
+    error = float(np.sqrt((rest @ rest) / max(len(at) - 2, 1) / ((at - at.mean()) @ (at - at.mean()))))
+    quarter = max(len(samples) // 4, 1)
+    begin, end = samples[:quarter], samples[-quarter:]
+    return Growth(
+        pid=samples[0].pid,
+        seconds=float(at[-1]),
+        rss_mib=float(slope * at[-1]),
+        rss_slope_mib_h=float(slope * 3600.0),
+        rss_error_mib_h=error * 3600.0,
+        fds=median(one.fds for one in end) - median(one.fds for one in begin),
+        threads=median(one.threads for one in end) - median(one.threads for one in begin),
+    )
+
+
+def unbalanced(health: Mapping[str, Any]) -> Iterator[str]:
+    """Books of one `health` message that do not add up."""
+    for name, camera in health["cameras"].items():
+        total = camera["classified"] + sum(camera["dropped"].values()) + camera["in_flight"]
+        if camera["captured"] != total:
+            yield f"session {health['session']}, camera {name}: captured {camera['captured']}, accounted for {total}"
+    for camera, classifiers in health["classifiers"].items():
+        for name, books in classifiers.items():
+            total = books["classified"] + books["skipped"] + sum(books["dropped"].values()) + books["in_flight"]
+            if books["offered"] != total:
+                yield f"session {health['session']}, {camera}/{name}: offered {books['offered']}, found {total}"
+
+
+def sequence_problems(topic: str, messages: Iterable[Mapping[str, Any]], *, may_have_holes: bool) -> Iterator[str]:
+    """Numbers that came twice or backwards, and holes where none may be; replayed messages may repeat one."""
+    by_session: defaultdict[int, list[int]] = defaultdict(list)
+    for message in messages:
+        numbers = by_session[message["session"]]
+        if message.get("historical") and message["seq"] in numbers:
+            continue
+        numbers.append(message["seq"])
+    for session, numbers in by_session.items():
+        for before, after in pairwise(numbers):
+            if after <= before:
+                yield f"{topic}: session {session} sent {after} after {before}"
+            elif after != before + 1 and not may_have_holes:
+                yield f"{topic}: session {session} jumped from {before} to {after}"
+
+
+def availability(times: Sequence[float], began: float, ended: float, *, window_s: float = 1.0) -> float:
+    """Share of the windows from ``began`` to ``ended`` in which at least one of ``times`` lies."""
+    count = max(int((ended - began) / window_s), 1)
+    return len({int((at - began) / window_s) for at in times if began <= at < began + count * window_s}) / count
