@@ -16,7 +16,7 @@ from types import TracebackType
 import psutil
 
 from tests.fixtures.agent_process import write_config
-from tests.fixtures.mosquitto import MosquittoBroker
+from tests.fixtures.mosquitto import MosquittoBroker, free_port
 from tests.fixtures.recorder import Recorded, Recorder
 from tests.fixtures.rtsp_server import RtspServer
 
@@ -93,7 +93,7 @@ class Stage:
         self.broker = MosquittoBroker(
             directory / "broker", users={"agent": CANARY, "subscriber": _SUBSCRIBER_PASSWORD}
         )
-        self.camera = RtspServer(directory, credentials=("viewer", CANARY))
+        self.camera = RtspServer(directory, port=free_port(), credentials=("viewer", CANARY))
         self.subscriber: Recorder
         self.agent: Supervised
         self._environment = {"PYTHONPATH": str(Path.cwd()), **(environment or {})}
