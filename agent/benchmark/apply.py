@@ -43,7 +43,7 @@ def apply_to(path: Path, choice: Recommendation, package: ModelPackage, *, model
     path = path.resolve()
     text = path.read_bytes().decode()
     for key in keys:
-        for name, value in (("precision", choice.precision), ("engine", choice.engine)):
+        for name, value in (("engine", choice.engine), ("precision", choice.precision)):
             text = _with_value(text, key, name, value, path)
     _replace_checked(path, text, keys, choice)
     return keys
@@ -89,13 +89,14 @@ def _with_value(text: str, model: str, name: str, value: str, path: Path) -> str
     document = _loaded_text(text, path).document
     lines = text.splitlines(keepends=True)
     where = document.lines.get(("models", model, name))
-    beside = document.lines[("models", model, "package")]
-    if document.lines[("models", model)] == beside:
+    package = document.lines[("models", model, "package")]
+    beside = document.lines.get(("models", model, "engine"), package)
+    if document.lines[("models", model)] == package:
         raise ConfigError(
-            f"{path}:{beside}: the model {model} is written in one line, which is not edited here. Write each of its "
+            f"{path}:{package}: the model {model} is written in one line, which is not edited here. Write each of its "
             f"keys on a line, or set {name}: {value} by hand",
             file=str(path),
-            line=beside,
+            line=package,
         )
     if where is None:
         above = lines[beside - 1]

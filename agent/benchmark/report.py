@@ -205,8 +205,8 @@ class Report:
                 about.setdefault(what, []).append(f"{label} {result.case.name}{sign}{figures}")
         found = []
         for what, who in about.items():
-            more = f" and {len(who) - _MOST_NAMED} more" if len(who) > _MOST_NAMED else ""
-            found.append(f"{what}: {', '.join(who[:_MOST_NAMED])}{more}")
+            more = f"; and {len(who) - _MOST_NAMED} more" if len(who) > _MOST_NAMED else ""
+            found.append(f"{what}: {'; '.join(who[:_MOST_NAMED])}{more}")
         return found
 
     def as_json(self) -> str:

@@ -130,9 +130,9 @@ def measure(
                 del sessions[target], measured[target]
             progress.advance(case.expected_s / plan.rounds)
         if plan.images is not None:
-            for target, session in sessions.items():
+            for target in [one for one in sessions if one.kind != BARE]:
                 progress.phase(f"accuracy of {target.label}", 0.0)
-                measured[target].accuracy = _accuracy(session, plan.images)
+                measured[target].accuracy = _accuracy(sessions[target], plan.images)
     return list(measured.values()), tuple(absent)
 
 

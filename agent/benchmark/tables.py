@@ -121,7 +121,7 @@ def accuracy_sentences(report: Report) -> list[str]:
             continue
         verdict = "passed" if parity.get("passed") else "did NOT pass"
         found.append(
-            f"{engine.label} {verdict}: its first answer is that of {parity['reference']} fp32 on "
+            f"{engine.label} {verdict}: its first answer is that of {parity['reference']} on "
             f"{float(parity['top1_agreement'] or 0):.1%} of {int(parity['images'] or 0)} pictures "
             f"({parity['source']}), probabilities differ by at most {float(parity['max_abs_difference'] or 0):.2e}"
         )

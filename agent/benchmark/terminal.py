@@ -34,7 +34,8 @@ def print_report(report: Report, console: Console, *, package: str) -> None:
         console.print(f"{UNSURE} too few runs for this percentile", highlight=False)
     choice = report.recommendation
     if choice is not None and choice.engine is not None:
-        console.print(f"\nRecommended: {choice.reason}\n", style="bold", highlight=False)
+        condition = ", if the figures could be used" if report.invalid else ""
+        console.print(f"\nRecommended{condition}: {choice.reason}\n", style="bold", highlight=False)
         console.print(as_yaml(choice, model=report.model.name, package=package), highlight=False)
     elif choice is not None and report.engines:
         console.print(f"\nNothing can be recommended: {choice.reason}", style="bold", highlight=False)

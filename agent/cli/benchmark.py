@@ -63,6 +63,22 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     return found
 
 
+def _options(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+    from engines.strict_yaml import StrictYamlError, load_strict
+
+    found: dict[str, object] = {}
+    for value in values:
+        name, sign, text = value.partition("=")
+        try:
+            parsed = load_strict(text, name=name).data
+        except StrictYamlError as exc:
+            raise click.BadParameter(f"{value!r}: {exc.message}") from exc
+        if not sign or not isinstance(parsed, bool | int | float | str):
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE; give it like threads=1")
+        found[name] = parsed
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """The command line."""
@@ -80,6 +96,7 @@ class Asked:
     clips: tuple[Path, ...]
     size: tuple[int, int]
     pythons: dict[str, str]
+    options: dict[str, object]
     max_p99_ms: float | None
     max_watts: float | None
     json_path: Path | None
@@ -118,6 +135,10 @@ class Asked:
 @click.option(
     "--python", "pythons", multiple=True, callback=_pythons, envvar="AGENT_BENCHMARK_PYTHON", metavar="ENGINE=PATH",
     help="Interpreter of an engine whose libraries are installed elsewhere.",
+)  # fmt: skip
+@click.option(
+    "--option", "options", multiple=True, callback=_options, metavar="NAME=VALUE",
+    help="Option of the engines, like threads=1.",
 )  # fmt: skip
 @click.option("--max-p99-ms", type=float, help="Recommend nothing slower.")
 @click.option("--max-watts", type=float, help="Recommend nothing that takes more.")
@@ -192,6 +213,8 @@ def _measured(asked: Asked) -> Report:
     # What is wrong with the command line is said before minutes are spent.
     if asked.gates and asked.baseline is None:
         raise UsageError("--fail-if needs --baseline FILE, the report to compare with")
+    if asked.options and asked.apply_path is not None:
+        raise UsageError("--apply does not write options: measure without --option, or write them by hand")
     for gate in asked.gates:
         parse_gate(gate)
     for path in (asked.json_path, asked.html_path, asked.md_path, asked.png_path):
@@ -223,6 +246,7 @@ def _request(asked: Asked) -> Request:
         is_quick=asked.is_quick,
         command=shlex.join(["agent", *sys.argv[1:]]),
         pythons=asked.pythons,
+        options=asked.options,
         images=asked.images,
         limits=Limits(max_p99_ms=asked.max_p99_ms, max_watts=asked.max_watts),
         pipeline=PipelineRequest(cameras=asked.cameras, clips=asked.clips, size=asked.size),

@@ -31,7 +31,7 @@ def test_quick_run_writes_every_form_and_its_exit_code_is_its_verdict(tmp_path: 
     assert done.returncode == (1 if report["invalid"] else 0), done.stderr
     assert report["schema"] == "benchmark/1"
     assert [engine["name"] for engine in report["engines"]] == ["ort-cpu", "bare"]
-    assert "Recommended: ort-cpu fp32" in done.stdout
+    assert "ort-cpu fp32 has p50" in done.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "report.md").read_text().startswith("# Benchmark of conveyor")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -66,6 +66,8 @@ def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
         (("--baseline", "none.json"), "cannot be read"),
         (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at"),
         (("--python", "torch=/nowhere"), "is not ENGINE=PATH"),
+        (("--option", "threads"), "is not NAME=VALUE"),
+        (("--option", "threads=1", "--apply", "agent.yaml"), "--apply does not write options"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_measured(
