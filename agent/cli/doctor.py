@@ -23,7 +23,12 @@ _WIDE_CELLS = 140
 @click.option("-c", "--config", "path", type=PATH, help="Also check all that this configuration needs.")
 @click.option("--cameras/--no-cameras", default=True, help="Whether to open the cameras of the configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(*, path: Path | None, cameras: bool, as_json: bool) -> int:
+@click.option(
+    "--bundle",
+    type=PATH,
+    help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, health.",
+)
+def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None) -> int:
     """Say what is installed, which engines can run and why the others cannot, and check a configuration's needs.
 
     Exit code 0 when everything that is needed can run, 69 otherwise, 78 when the configuration is refused.
@@ -31,11 +36,14 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool) -> int:
     from rich.console import Console
 
     from agent.config.loader import default_state_dir, load_config
+    from agent.doctor.bundle import check_target, write_bundle
     from agent.doctor.examination import examine
     from agent.service import logs
 
     # What goes wrong is in the report.
     logs.configure(level="error")
+    if bundle is not None:
+        check_target(bundle)
     loaded, error = None, None
     if path is not None:
         try:
@@ -49,6 +57,8 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool) -> int:
             with_cameras=cameras,
             config_error=error,
         )
+    if bundle is not None:
+        write_bundle(bundle, examination.report, loaded)
     _print(examination.report, as_json=as_json)
     code = ConfigError.exit_code if error else Unavailable.exit_code if examination.report.failures else 0
     if examination.is_cut_off:

@@ -18,7 +18,7 @@ SLOPE_FLOOR_MIB = 4.0
 """Below this a slope is the allocator breathing and not a leak; a longer run sees a smaller one."""
 MOST_FDS = 2
 MOST_THREADS = 1
-SHORTEST_SESSION_S = 20.0
+SHORTEST_SESSION_S = 12.0
 
 
 @dataclass(frozen=True, slots=True)

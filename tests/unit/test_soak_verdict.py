@@ -52,7 +52,7 @@ def test_descriptors_and_threads_that_grow_are_caught() -> None:
 
 
 def test_a_process_that_was_just_started_is_not_judged() -> None:
-    assert growth_of(_samples(minutes=0.2)) == []
+    assert growth_of(_samples(minutes=0.15)) == []
 
 
 def _health(**changes: Any) -> dict[str, Any]:
