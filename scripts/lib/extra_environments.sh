@@ -4,7 +4,7 @@
 # Their packages are pinned here and not in the lock: which build of them fits depends on the machine (CPU or CUDA), so
 # no one hash is right everywhere.
 
-extra_environments=(torch openvino gpu-wheel gstreamer jtop)
+extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings)
 
 is_extra_environment() {
   case " ${extra_environments[*]} " in *" $1 "*) ;; *) return 1 ;; esac
@@ -19,6 +19,7 @@ test_extra() {
     gpu-wheel) test_engines gpu-wheel ort-cpu ;;
     gstreamer) test_gstreamer ;;
     jtop) test_jtop ;;
+    tensorrt-bindings) test_tensorrt_bindings ;;
   esac
 }
 
@@ -74,10 +75,23 @@ test_jtop() {
     run_pytest "$environment/bin/python" tests -k jtop
 }
 
-# have_packages FOLDER REQUIREMENT: an environment that holds only this.
+# TensorRT's bindings are wheels of their own on the index, without the libraries, which the test replaces by stubs. The
+# two families that differ most: with weak typing and without. NumPy is what our own code needs to be imported.
+test_tensorrt_bindings() {
+  local ten eleven
+  ten=$(test_environment_folder tensorrt10)
+  eleven=$(test_environment_folder tensorrt11)
+  have_packages "$ten" tensorrt_cu12_bindings==10.16.1.11 cuda-bindings==13.4.4 numpy
+  have_packages "$eleven" tensorrt_cu12_bindings==11.4.0.106 'cuda-bindings==12.9.*' numpy
+  TENSORRT_BINDINGS=$ten/bin/python:$eleven/bin/python \
+    run_pytest "$environment/bin/python" tests/integration/test_tensorrt_bindings.py
+}
+
+# have_packages FOLDER REQUIREMENT...: an environment that holds only these.
 have_packages() {
-  [ "$(cat "$1/.complete" 2>/dev/null)" = "$2" ] && return
-  new_environment "$(select_python)" "$1"
-  pip_install "$1" "$2"
-  printf '%s' "$2" >"$1/.complete"
+  local folder=$1 wanted="${*:2}"
+  [ "$(cat "$folder/.complete" 2>/dev/null)" = "$wanted" ] && return
+  new_environment "$(select_python)" "$folder"
+  pip_install "$folder" "${@:2}"
+  printf '%s' "$wanted" >"$folder/.complete"
 }

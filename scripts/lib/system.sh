@@ -7,6 +7,7 @@ test_needs=(
   mosquitto:mosquitto
   openssl:openssl
   git:git
+  gcc:gcc
 )
 
 # What `scripts/test --with gstreamer` needs.
