@@ -21,6 +21,7 @@ from types import FrameType
 
 import agent
 from agent.clock import Clock, SystemClock
+from agent.commands.opening import make_desk, with_kept_changes
 from agent.config.loader import LoadedConfig
 from agent.config.model import ModelConfig
 from agent.errors import AgentError, StageFailed
@@ -31,6 +32,7 @@ from agent.publish.broker import EmbeddedBroker
 from agent.publish.client import MqttClient
 from agent.publish.clocksync import ClockWatch
 from agent.publish.identity import Identity
+from agent.publish.inbound import Inbound, subscriptions
 from agent.publish.messages import Runtime, utc_text
 from agent.publish.opening import open_outbox
 from agent.publish.publisher import Publisher, PublisherStatistics
@@ -159,7 +161,8 @@ class Agent:
 
     def startup(self) -> None:
         """Open everything, in the order in which it depends on each other."""
-        loaded, enter = self._loaded, self._resources.enter_context
+        loaded = self._loaded = with_kept_changes(self._loaded)
+        enter = self._resources.enter_context
         for warning in loaded.warnings:
             log.warning("config.warning", text=warning)
         self._state = enter(StateDirectory(loaded.state_dir))
@@ -176,8 +179,10 @@ class Agent:
         self._resources.callback(self._reporter.send_last_words, parts)
         enter(self._pipeline)
         self._resources.callback(self._thermal.stop)
-        self._reloader = Reloader(loaded, packages, self._pipeline, on_applied=self._announce)
+        self._reloader = Reloader(loaded, packages, self._pipeline, on_applied=self._announce, amend=with_kept_changes)
         self._resources.callback(self._reloader.stop)
+        self._desk = make_desk(lambda: self._loaded, identity, self._inbound, parts, self._reloader, clock=self._clock)
+        self._resources.callback(self._desk.stop, 1.0)
         self._news = EngineNews(self._notifier)
         self._publisher.start()
         self._thermal.start()
@@ -225,6 +230,8 @@ class Agent:
         self._pipeline.check()
         if self._thermal.failure is not None:
             raise StageFailed(f"the thermal monitor ended by {self._thermal.failure!r}") from self._thermal.failure
+        if self._desk.failure is not None:
+            raise StageFailed(f"the commands ended by {self._desk.failure!r}") from self._desk.failure
         failure = self._publisher.statistics().failure
         if failure is not None:
             raise StageFailed(failure)
@@ -267,11 +274,18 @@ class Agent:
             password_file=self._loaded.mqtt_password_file,
         )
         self.broker_address = settings.address
+        self._inbound = Inbound(subscriptions(config, identity.topics))
         clock_state = ClockWatch().state
         outbox = open_outbox(config.outbox, self._loaded.state_dir, clock=self._clock, clock_state=clock_state)
         self._resources.callback(outbox.close)
         return Publisher(
-            MqttClient(settings, will=identity.status("offline"), clock=self._clock),
+            MqttClient(
+                settings,
+                will=identity.status("offline"),
+                subscriptions=self._inbound.filters,
+                on_received=self._inbound.receive,
+                clock=self._clock,
+            ),
             identity=identity,
             result_qos=config.results.qos,
             result_max_hz=config.results.max_hz,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
 from agent.errors import AgentError
@@ -46,11 +48,15 @@ class Reloader:
         pipeline: Pipeline,
         *,
         on_applied: Callable[[LoadedConfig, Mapping[str, ModelPackage]], None],
+        amend: Callable[[LoadedConfig], LoadedConfig] = lambda loaded: loaded,
     ) -> None:
+        """``amend`` puts what was changed by command and is to be kept onto a configuration that was read."""
         self._loaded = loaded
         self._packages = packages
         self._pipeline = pipeline
         self._on_applied = on_applied
+        self._amend = amend
+        self._one_at_a_time = threading.Lock()
         self._stage: StageThread | None = None
         self._is_asked = False
         self.successor: LoadedConfig | None = None
@@ -79,22 +85,44 @@ class Reloader:
 
     def _reload(self) -> None:
         try:
-            loaded = load_config(self._loaded.path)
+            self.reload_now()
+        except (AgentError, EngineError) as exc:
+            log.error("config.rejected", error=exc.message)  # noqa: TRY400 - the message says it all
+
+    def reload_now(self) -> Literal["unchanged", "restarting", "applied"]:
+        """Read the configuration again and go over to it, on the thread of the caller; what came of it.
+
+        Raises:
+            AgentError, EngineError: it cannot be used; nothing has changed.
+        """
+        with self._one_at_a_time:
+            loaded = self._amend(load_config(self._loaded.path))
             packages = load_packages(loaded)
-            if loaded.sha256 == self._loaded.sha256 and packages == self._packages:
+            is_same = loaded.sha256 == self._loaded.sha256 and loaded.config == self._loaded.config
+            if is_same and packages == self._packages:
                 log.info("config.unchanged", config_sha256=loaded.sha256[:12])
-                return
+                return "unchanged"
             restarting = _sections_to_restart(self._loaded, loaded)
             if restarting:
                 log.info("config.restarting", because_of=", ".join(restarting))
                 self.successor = loaded
-                return
-            self._pipeline.apply(loaded.config, packages)
-        except (AgentError, EngineError) as exc:
-            log.error("config.rejected", error=exc.message)  # noqa: TRY400 - the message says it all
-            return
+                return "restarting"
+            self._go_over_to(loaded, packages)
+            log.info("config.applied", config_sha256=loaded.sha256[:12])
+        return "applied"
+
+    def adjust(self, changed: LoadedConfig) -> None:
+        """Go over to a changed copy of the configuration in force, on the thread of the caller.
+
+        Raises:
+            AgentError, EngineError: it cannot be used; nothing has changed.
+        """
+        with self._one_at_a_time:
+            self._go_over_to(changed, load_packages(changed))
+
+    def _go_over_to(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
+        self._pipeline.apply(loaded.config, packages)
         self._loaded, self._packages = loaded, packages
-        log.info("config.applied", config_sha256=loaded.sha256[:12])
         self._on_applied(loaded, packages)
 
 

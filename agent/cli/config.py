@@ -86,9 +86,10 @@ def schema(*, messages: bool, asyncapi: bool) -> None:
 
 def _schema(*, messages: bool, asyncapi: bool) -> object:
     if messages:
+        from agent.commands.requests import request_schemas
         from agent.publish.schemas import message_schemas
 
-        return message_schemas()
+        return {**message_schemas(), **request_schemas()}
     if asyncapi:
         from agent.publish.schemas import asyncapi_document
 

@@ -103,6 +103,7 @@ class Camera:
         self._error: str | None = None
         self._reconnects = 0
         self._frames = 0
+        self._newest: Frame | None = None
         self._recent: deque[int] = deque(maxlen=600)
         self._pictures = PictureWatch(config.picture)
         self._trickle = TrickleWatch(config.least_fps_ratio)
@@ -133,6 +134,10 @@ class Camera:
     def is_done(self) -> bool:
         """A file that was read to its end, with every frame of it decided."""
         return self._state == "ended" and not self._thread.is_alive and self.account.counts().in_flight == 0
+
+    def newest_frame(self) -> Frame | None:
+        """The frame that was read last, whatever became of it; None before the first. From any thread."""
+        return self._newest
 
     def statistics(self) -> CameraStatistics:
         """From any thread."""
@@ -232,6 +237,7 @@ class Camera:
             mark=self._look(capture, now_ns) if self.source.is_live else None,
         )
         self._frames += 1
+        self._newest = frame
         with self._lock:
             self._recent.append(now_ns)
         if self.source.is_live and not self.pacer.takes(capture.captured_at_ns):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,6 +46,7 @@ _TICK_S = 0.5
 _FAILURES_BEFORE_RELOAD = 3
 _STABLE_AFTER_NS = 600 * 1_000_000_000
 """A second series of failures within this time ends the process: loading the engine again did not help."""
+_ERRAND_WITHIN_S = 30.0
 _PASS_WITHIN_S = 10.0
 """A pass through the loop without the engine's call takes milliseconds; this much means that the thread is stuck."""
 
@@ -121,6 +123,7 @@ class Worker:
         self._has_ended = False
         self._is_stopping = False
         self._serving: Serving | None = None
+        self._errands: deque[Callable[[Serving], None]] = deque()
         self._swap = threading.Lock()
         self._progress = Progress()
         self._shift = Shift(open_engine)
@@ -146,6 +149,13 @@ class Worker:
         self._threads = [*(one for one in self._threads if one.is_alive or one.failure), thread]
         thread.start()
         return True
+
+    def run_errand(self, errand: Callable[[Serving], None]) -> None:
+        """Have ``errand`` called soon, between two batches, on the thread that owns the engine. From any thread.
+
+        It handles its own errors, and every frame that comes meanwhile waits for it.
+        """
+        self._errands.append(errand)
 
     def set_stations(self, stations: Sequence[Station]) -> None:
         """Serve these from now on. Frames that wait for one which is left out are still answered."""
@@ -316,6 +326,9 @@ class Worker:
                 self._relieve(successor)
                 return
             self._greet()
+            while self._errands:
+                self.heartbeat.beat(_ERRAND_WITHIN_S)
+                self._errands.popleft()(serving)
             self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
             try:
                 jobs = self.inbox.take(len(serving.batch), max_delay_s, _TICK_S)

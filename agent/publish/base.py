@@ -10,13 +10,18 @@ SinkState = Literal["connecting", "connected", "disconnected", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One encoded message. ``expiry_s`` is None where it never grows old."""
+    """One encoded message. ``expiry_s`` is None where it never grows old.
+
+    ``content_type`` and ``correlation`` (what a request wants to find in its reply) travel with MQTT 5 alone.
+    """
 
     topic: str
     payload: bytes
     qos: Literal[0, 1] = 0
     retain: bool = False
     expiry_s: int | None = None
+    content_type: str = "application/json"
+    correlation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

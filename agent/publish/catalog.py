@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.publish.messages import CameraHealth, Event, Health, Latency, Message, Result, Runtime, State, Status
+from agent.publish.messages import CameraHealth, Event, Health, Latency, Message, Reply, Result, Runtime, State, Status
 from agent.publish.thermal_messages import Thermal
 from agent.publish.topics import Topics
 
@@ -70,4 +70,5 @@ CATALOG = (
         Thermal, _ANY.thermal, qos=1, retain=True, summary="Temperatures, power and what the governor makes of them."
     ),
     Entry(Health, _ANY.health, qos=1, retain=True, summary="One record of everything, with the frame accounting."),
+    Entry(Reply, _ANY.reply("{verb}"), qos=1, retain=False, summary="The one answer to each command."),
 )

@@ -301,7 +301,9 @@ class Connection:
         if self._version != "5":
             return None
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-        properties.ContentType = "application/json"
+        properties.ContentType = packet.content_type
+        if packet.correlation is not None:
+            properties.CorrelationData = packet.correlation
         if packet.expiry_s is not None:
             properties.MessageExpiryInterval = packet.expiry_s
         return properties

@@ -84,6 +84,10 @@ class Delivery:
         self._overtook.clear()
         self._retained.want_all()
 
+    def rebirth(self) -> None:
+        """Send every retained value again."""
+        self._retained.want_all()
+
     def disconnected(self) -> None:
         """The connection is gone."""
         self._is_live = False

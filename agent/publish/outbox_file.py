@@ -31,6 +31,7 @@ CREATE TABLE waiting (
     qos INTEGER NOT NULL,
     retain INTEGER NOT NULL,
     expiry_s INTEGER,
+    correlation BLOB,
     utc_ns INTEGER NOT NULL,
     rank INTEGER NOT NULL DEFAULT 0,        -- 0 outlives 1
     boot TEXT NOT NULL DEFAULT '',          -- the machine's boot and its age then: a clock that no one sets
@@ -40,6 +41,7 @@ _INDEX = "CREATE INDEX by_rank ON waiting (rank DESC, key)"
 
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
+        "ALTER TABLE waiting ADD COLUMN correlation BLOB",
         "ALTER TABLE waiting ADD COLUMN rank INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE waiting ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE waiting ADD COLUMN boot_ns INTEGER NOT NULL DEFAULT 0",
@@ -48,7 +50,7 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
 }
 """The statements that lead from each earlier version to the next one."""
 
-_COLUMNS = "key, topic, payload, qos, retain, expiry_s, utc_ns, rank, boot, boot_ns"
+_COLUMNS = "key, topic, payload, qos, retain, expiry_s, correlation, utc_ns, rank, boot, boot_ns"
 _SIZE = f"length(CAST(topic AS BLOB)) + length(payload) + {ROW_BYTES}"
 
 # Source: SQLite, Result and Error Codes; the primary code is the low byte of the extended one.
@@ -152,7 +154,7 @@ class OutboxFile:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 self._database.executemany(
-                    f"INSERT OR REPLACE INTO waiting ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (our own text)
+                    f"INSERT OR REPLACE INTO waiting ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (our own text)
                     [_values(row) for row in rows],
                 )
                 self._database.executemany("DELETE FROM waiting WHERE key = ?", [(key,) for key in gone])
@@ -283,12 +285,12 @@ def _kind_of(text: str) -> FaultKind:
 def _values(row: Row) -> tuple[object, ...]:
     packet = row.packet
     return (
-        *(row.key, packet.topic, packet.payload, packet.qos, int(packet.retain), packet.expiry_s),
+        *(row.key, packet.topic, packet.payload, packet.qos, int(packet.retain), packet.expiry_s, packet.correlation),
         *(row.utc_ns, row.rank, row.boot, row.boot_ns),
     )
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    key, topic, payload, qos, retain, expiry_s, utc_ns, rank, boot, boot_ns = values
-    packet = Packet(topic, bytes(payload), 1 if qos else 0, bool(retain), expiry_s)
+    key, topic, payload, qos, retain, expiry_s, correlation, utc_ns, rank, boot, boot_ns = values
+    packet = Packet(topic, bytes(payload), 1 if qos else 0, bool(retain), expiry_s, correlation=correlation)
     return Row(key, packet, rank, utc_ns, boot, boot_ns)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from agent.channel import Channel, ChannelClosed
 from agent.clock import Clock, SystemClock
 from agent.errors import StageFailed
-from agent.publish.base import Sink, SinkStatistics
+from agent.publish.base import Packet, Sink, SinkStatistics
 from agent.publish.delivery import Delivery
 from agent.publish.identity import Identity
 from agent.publish.messages import (
@@ -25,7 +25,7 @@ from agent.publish.messages import (
     result_from_classification,
     state_from_state_change,
 )
-from agent.publish.outbox import Durability, MemoryOutbox, Outbox
+from agent.publish.outbox import REPLY, Durability, MemoryOutbox, Outbox
 from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
 from agent.publish.tally import Tally
 from agent.records import Classification, StateChange
@@ -82,7 +82,7 @@ class _Change:
     event_seq: int | None
 
 
-_Important = _Change | Message | Outgoing
+_Important = _Change | Message | Outgoing | Packet
 
 
 class Publisher:
@@ -148,11 +148,11 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
-    def offer(self, record: Classification | StateChange | Message | Outgoing) -> None:
+    def offer(self, record: Classification | StateChange | Message | Outgoing | Packet) -> None:
         """Hand ``record`` over; never waits, what there is no room for is dropped and counted.
 
         The records of one classifier come from one thread. A ``Message`` is one of runtime, thermal, health,
-        camera health and latency; an ``Outgoing`` names its own topic.
+        camera health and latency; an ``Outgoing`` and a ``Packet`` name their own topics.
         """
         try:
             if isinstance(record, Classification):
@@ -166,6 +166,10 @@ class Publisher:
                 self._results.wake()
         except ChannelClosed:
             self._tally.drop("stopped")
+
+    def rebirth(self) -> None:
+        """Send every retained message again, for whoever lost them. From any thread."""
+        self._tell(self._delivery.rebirth)
 
     def stop(self, timeout_s: float = 3.0) -> bool:
         """Send what waits and ``stopped``, then disconnect; False when something had to be cut off. Idempotent."""
@@ -348,11 +352,16 @@ class Publisher:
         )
         self._delivery.retain(state_outgoing(state, identity.topics).packet())
 
-    def _publish_vital(self, item: Message | Outgoing) -> None:
-        outgoing = item if isinstance(item, Outgoing) else vital_outgoing(item, self._identity.topics)
-        packet = outgoing.packet()
+    def _publish_vital(self, item: Message | Outgoing | Packet) -> None:
+        if isinstance(item, Packet):
+            packet, is_kept = item, False
+        else:
+            outgoing = item if isinstance(item, Outgoing) else vital_outgoing(item, self._identity.topics)
+            packet, is_kept = outgoing.packet(), outgoing.is_kept
         if packet.retain:
             self._delivery.retain(packet)
+        elif is_kept:
+            self._delivery.event(packet, REPLY)
         else:
             self._delivery.stream(packet)
 

@@ -24,10 +24,15 @@ class Outgoing:
     qos: Literal[0, 1] = 0
     retain: bool = False
     expiry_s: int | None = None
+    is_kept: bool = False
+    """It waits in the outbox until the broker has confirmed it."""
+    correlation: bytes | None = None
 
     def packet(self) -> Packet:
         """The encoded message."""
-        return Packet(self.topic, encode(self.message), self.qos, self.retain, self.expiry_s)
+        return Packet(
+            self.topic, encode(self.message), self.qos, self.retain, self.expiry_s, correlation=self.correlation
+        )
 
 
 def result_outgoing(message: Result, topics: Topics, *, qos: Literal[0, 1]) -> Outgoing:

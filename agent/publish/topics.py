@@ -87,5 +87,17 @@ class Topics:
         """Each change of one classifier's label."""
         return self._classifier(camera, classifier, "event")
 
+    def snapshot(self, camera: str) -> str:
+        """The newest picture of one camera, JPEG."""
+        return f"{self.root}/camera/{level(camera)}/snapshot"
+
+    def command(self, verb: str) -> str:
+        """Where one command is taken; ``+`` stands for all of them."""
+        return f"{self.root}/cmd/{verb}"
+
+    def reply(self, verb: str) -> str:
+        """Where the replies to one command go."""
+        return f"{self.root}/reply/{verb}"
+
     def _classifier(self, camera: str, classifier: str, kind: str) -> str:
         return f"{self.root}/camera/{level(camera)}/{level(classifier)}/{kind}"

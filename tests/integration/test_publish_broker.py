@@ -34,6 +34,7 @@ from tests.fixtures.publish_samples import (
     TOPICS,
     camera_health,
     classification,
+    reply,
     runtime,
     state_change,
     vitals,
@@ -106,6 +107,7 @@ def test_everything_that_is_sent_fits_the_published_schemas(broker: MosquittoBro
             publisher.offer(message)
         publisher.offer(state_change())
         publisher.offer(state_change("dent", None))
+        publisher.offer(Outgoing(TOPICS.reply("snapshot"), reply(), 1, is_kept=True))
         for index in range(20):
             publisher.offer(classification(index))
         publisher.stop()

@@ -21,7 +21,7 @@ from agent.publish.messages import (
     state_from_state_change,
     utc_text,
 )
-from agent.publish.routes import event_outgoing, result_outgoing, state_outgoing, vital_outgoing
+from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
 from agent.publish.schemas import asyncapi_document, message_schemas
 from agent.records import Score
 from tests.fixtures.publish_samples import (
@@ -31,6 +31,7 @@ from tests.fixtures.publish_samples import (
     TOPICS,
     classification,
     latency,
+    reply,
     state_change,
     vitals,
 )
@@ -47,7 +48,7 @@ def _samples() -> dict[str, Message]:
     event = event_from_state_change(
         state_change(), device=DEVICE, session=SESSION, seq=1, at_utc_ns=1, clock_state="unsynced"
     )
-    messages = (_result(), state, event, *vitals())
+    messages = (_result(), state, event, reply(), *vitals())
     return {message.schema: message for message in messages}
 
 
@@ -149,8 +150,9 @@ def test_the_catalog_says_how_messages_are_really_sent() -> None:
         "state/1": state_outgoing(samples["state/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
         "event/1": event_outgoing(samples["event/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
     }
+    routed["reply/1"] = Outgoing(TOPICS.reply("snapshot"), reply(), 1, is_kept=True)
     routed |= {message.schema: vital_outgoing(message, TOPICS) for message in vitals()}
-    names = {"prefix": "edge", "device": DEVICE, "camera": "front", "classifier": "inspect"}
+    names = {"prefix": "edge", "device": DEVICE, "camera": "front", "classifier": "inspect", "verb": "snapshot"}
     for entry in CATALOG:
         if entry.name == "status":
             packet = IDENTITY.status("online")
@@ -180,7 +182,7 @@ def test_the_asyncapi_document_holds_together() -> None:
     for channel in document["channels"].values():
         assert set(re.findall(r"\{(\w+)\}", channel["address"])) == channel["parameters"].keys()
     for operation in document["operations"].values():
-        assert operation["action"] == "send"
+        assert operation["action"] in {"send", "receive"}
         assert operation["bindings"]["mqtt"].keys() <= {"qos", "retain", "bindingVersion"}
 
 

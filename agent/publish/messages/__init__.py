@@ -15,6 +15,7 @@ from agent.publish.messages.lifecycle import (
     Runtime,
     Status,
 )
+from agent.publish.messages.replies import Reply
 from agent.publish.messages.results import (
     Engine,
     Event,
@@ -69,6 +70,7 @@ __all__ = [
     "Process",
     "PublisherHealth",
     "RejectedEngine",
+    "Reply",
     "Result",
     "Runtime",
     "State",

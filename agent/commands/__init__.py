@@ -1,0 +1,1 @@
+"""Commands over MQTT: what may be asked, who carries it out, and the one answer to each."""

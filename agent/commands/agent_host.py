@@ -1,0 +1,210 @@
+"""Carries commands out on the running agent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from agent.commands.explanation import explanation
+from agent.commands.host import CommandRefused, Details, known
+from agent.commands.jpeg import jpeg_from_image
+from agent.commands.overrides import Overrides, load_overrides, save_overrides
+from agent.commands.requests import Benchmark, Explain, Selftest, Set, Snapshot
+from agent.config.loader import LoadedConfig
+from agent.errors import AgentError
+from agent.pipeline.pipeline import Pipeline
+from agent.pipeline.shift import Serving
+from agent.pipeline.worker import Worker
+from agent.publish.base import Packet
+from agent.publish.topics import Topics
+from engines import EngineError
+from engines.golden import run_golden
+
+_ERRAND_S = 30.0
+_BENCHMARK_S = 5.0
+_CHUNK_S = 0.02
+"""Serving waits for the benchmark at most this long at a time."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HostParts:
+    """What commands act on. ``base`` is the configuration as the file has it, ``adjust`` and ``reload`` go over to
+    another one, see ``Reloader``; ``rebirth`` sends every retained message again."""
+
+    pipeline: Pipeline
+    topics: Topics
+    state_dir: Path
+    base: Callable[[], LoadedConfig]
+    publish: Callable[[Packet], None]
+    adjust: Callable[[LoadedConfig], None]
+    reload: Callable[[], Literal["unchanged", "restarting", "applied"]]
+    rebirth: Callable[[], None]
+
+
+class AgentHost:
+    """See CommandHost. Used by the commands' thread alone."""
+
+    def __init__(self, parts: HostParts) -> None:
+        self._parts = parts
+        self._kept = load_overrides(parts.state_dir)
+        self._now = self._kept
+
+    def snapshot(self, request: Snapshot) -> Details:
+        """See CommandHost."""
+        cameras = self._parts.pipeline.cameras
+        known(cameras, request.camera, "camera")
+        frame = cameras[request.camera].newest_frame()
+        if frame is None:
+            raise CommandRefused("no_frame", f"camera {request.camera} has not delivered a frame yet")
+        content, width, height = jpeg_from_image(frame.image, max_width=request.max_width, quality=request.quality)
+        topic = self._parts.topics.snapshot(request.camera)
+        self._parts.publish(Packet(topic, content, 1, content_type="image/jpeg"))
+        age_s = round((time.monotonic_ns() - frame.captured_at_ns) / 1e9, 3)
+        return {
+            "topic": topic,
+            "frame": frame.index,
+            "age_s": age_s,
+            "width": width,
+            "height": height,
+            "bytes": len(content),
+        }
+
+    def set(self, request: Set) -> Details:
+        """See CommandHost."""
+        base = self._parts.base()
+        changed = self._now.with_change(request)
+        self._parts.adjust(replace(base, config=changed.applied_to(base.config)))
+        self._now = changed
+        if request.keep:
+            self._kept = self._kept.with_change(request)
+            save_overrides(self._parts.state_dir, self._kept)
+        camera = changed.applied_to(base.config).cameras[request.camera]
+        return {
+            "camera": request.camera,
+            "enabled": camera.enabled,
+            "rate_hz": camera.rate_hz,
+            "classifiers": {one.key: {"enter": one.decide.enter, "exit": one.decide.exit} for one in camera.classify},
+            "kept": request.keep,
+        }
+
+    def reload(self) -> Details:
+        """See CommandHost."""
+        outcome = self._parts.reload()
+        self._now = self._kept
+        return {"outcome": outcome}
+
+    def rebirth(self) -> Details:
+        """See CommandHost."""
+        self._parts.rebirth()
+        return {}
+
+    def selftest(self, request: Selftest) -> Details:
+        """See CommandHost."""
+        details: Details = {}
+        for key, worker in self._workers(request.model).items():
+            report = _on_its_thread(worker, lambda serving, worker=worker: run_golden(worker.package, serving.engine))  # type: ignore[misc]  # bound now
+            details[key] = {
+                "engine": report.engine,
+                "pictures": len(report.results),
+                "wrong": [
+                    {
+                        "picture": one.path.name,
+                        "expected": one.expected,
+                        "got": one.got,
+                        "confidence": round(one.confidence, 4),
+                    }
+                    for one in report.wrong
+                ],
+            }
+        return details
+
+    def benchmark(self, request: Benchmark) -> Details:
+        """See CommandHost."""
+        details: Details = {}
+        for key, worker in self._workers(request.model).items():
+            times: list[float] = []
+            engine = ""
+            end = time.monotonic() + _BENCHMARK_S
+            while len(times) < request.runs and time.monotonic() < end:
+                wanted = request.runs - len(times)
+                engine, some = _on_its_thread(worker, lambda serving, wanted=wanted: _timed(serving, wanted))  # type: ignore[misc]  # bound now
+                times += some
+            times.sort()
+            details[key] = {
+                "engine": engine,
+                "runs": len(times),
+                "p50_ms": round(times[len(times) // 2], 3),
+                "p99_ms": round(times[min(len(times) - 1, int(len(times) * 0.99))], 3),
+                "max_ms": round(times[-1], 3),
+            }
+        return details
+
+    def explain(self, request: Explain) -> Details:
+        """See CommandHost."""
+        base = self._parts.base()
+        known(base.config.cameras, request.camera, "camera")
+        config = self._now.applied_to(base.config).cameras[request.camera]
+        camera = self._parts.pipeline.cameras.get(request.camera)
+        workers = {key: worker.statistics() for key, worker in self._parts.pipeline.workers.items()}
+        return explanation(
+            config,
+            None if camera is None else camera.statistics(),
+            workers,
+            granted_ratio=1.0 if camera is None else camera.pacer.ratio,
+        )
+
+    def _workers(self, model: str | None) -> Mapping[str, Worker]:
+        workers = self._parts.pipeline.workers
+        if model is None:
+            return workers
+        known(workers, model, "model")
+        return {model: workers[model]}
+
+
+def initial_overrides(state_dir: Path) -> Overrides:
+    """What was kept of earlier sessions."""
+    return load_overrides(state_dir)
+
+
+def _timed(serving: Serving, wanted: int) -> tuple[str, list[float]]:
+    """Milliseconds of single calls, for a moment; at least one."""
+    times: list[float] = []
+    end = time.monotonic() + _CHUNK_S
+    while len(times) < wanted and (not times or time.monotonic() < end):
+        began_ns = time.monotonic_ns()
+        serving.engine.infer(serving.batch[:1])
+        times.append((time.monotonic_ns() - began_ns) / 1e6)
+    return serving.info.name, times
+
+
+def _on_its_thread(worker: Worker, work: Callable[[Serving], T]) -> T:
+    """Have ``work`` done by the thread that owns the engine.
+
+    Raises:
+        CommandRefused: it did not come to it in time.
+        AgentError, EngineError: what ``work`` raised.
+    """
+    done = threading.Event()
+    answers: list[T] = []
+    errors: list[AgentError | EngineError] = []
+
+    def errand(serving: Serving) -> None:
+        try:
+            answers.append(work(serving))
+        except (AgentError, EngineError) as exc:
+            errors.append(exc)
+        finally:
+            done.set()
+
+    worker.run_errand(errand)
+    if not done.wait(_ERRAND_S):
+        raise CommandRefused("busy", f"the engine of {worker.key} did not come to it within {_ERRAND_S:g} s")
+    if errors:
+        raise errors[0]
+    return answers[0]

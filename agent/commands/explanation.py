@@ -1,0 +1,95 @@
+"""Why a camera publishes what it does, or nothing: in words, from the books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from agent.commands.host import Details
+from agent.config.model import CameraConfig
+from agent.pipeline.accounting import ClassifierCounts
+from agent.pipeline.camera import CameraStatistics
+from agent.pipeline.worker import WorkerStatistics
+
+_LATE_S = 5.0
+
+
+def explanation(
+    config: CameraConfig,
+    camera: CameraStatistics | None,
+    workers: Mapping[str, WorkerStatistics],
+    *,
+    granted_ratio: float,
+) -> Details:
+    """The figures, and ``findings``: what stands between the camera and its results, the first cause first.
+
+    ``camera`` is None where it is disabled; ``granted_ratio`` is the governor's share of its rate.
+    """
+    findings = list(_findings(config, camera, workers, granted_ratio))
+    if camera is None:
+        return {"state": "disabled", "findings": [*findings]}
+    return {
+        "state": camera.state,
+        "fps": round(camera.fps, 2),
+        "rate_hz": config.rate_hz,
+        "granted_ratio": round(granted_ratio, 3),
+        "captured": camera.counts.captured,
+        "classified": camera.counts.classified,
+        "dropped": {**camera.counts.dropped},
+        "in_flight": camera.counts.in_flight,
+        "last_frame_age_s": None if camera.last_frame_age_s is None else round(camera.last_frame_age_s, 3),
+        "mark": camera.mark,
+        "error": camera.error,
+        "classifiers": {
+            name: {
+                "offered": counts.offered,
+                "classified": counts.classified,
+                "skipped": counts.skipped,
+                "dropped": {**counts.dropped},
+            }
+            for name, counts in camera.counts.classifiers.items()
+        },
+        "findings": [*findings] or ["nothing stands in the way: results are published"],
+    }
+
+
+def _findings(
+    config: CameraConfig,
+    camera: CameraStatistics | None,
+    workers: Mapping[str, WorkerStatistics],
+    granted_ratio: float,
+) -> Iterator[str]:
+    if camera is None:
+        yield "the camera is disabled"
+        return
+    if camera.state != "connected":
+        yield f"the camera is {camera.state}" + (f": {camera.error}" if camera.error else "")
+    if camera.counts.captured == 0:
+        yield "it has not delivered a frame yet"
+    elif camera.state == "connected" and (camera.last_frame_age_s or 0.0) > _LATE_S:
+        yield f"its last frame is {camera.last_frame_age_s:.0f} s old"
+    if camera.mark is not None:
+        yield f"its picture is {camera.mark}; results carry that mark"
+    if granted_ratio <= 0.0:
+        yield "the governor pauses it: the board is too hot"
+    elif granted_ratio < 1.0:
+        yield f"the governor grants {granted_ratio:.0%} of its rate: the board is warm"
+    for reason, count in sorted(camera.counts.dropped.items(), key=lambda item: -item[1]):
+        yield f"{count} of {camera.counts.captured} frames were dropped: {reason}"
+    for use in config.classify:
+        yield from _of_classifier(use.key, camera.counts.classifiers.get(use.key), workers.get(use.model))
+
+
+def _of_classifier(name: str, counts: ClassifierCounts | None, worker: WorkerStatistics | None) -> Iterator[str]:
+    if worker is None or worker.served is None:
+        yield f"the model of {name} is not loaded yet"
+        return
+    if worker.busy_s is not None and worker.busy_s > 1.0:
+        yield f"the engine of {name} has been at work on one batch for {worker.busy_s:.1f} s"
+    if worker.failures:
+        yield f"the engine of {name} has failed {worker.failures} times"
+    if counts is None:
+        return
+    if counts.offered and counts.skipped == counts.offered:
+        yield f"the gate (when) of {name} stayed closed for all of its {counts.offered} frames"
+    elif counts.offered and not counts.classified:
+        yield f"{name} was offered {counts.offered} frames and has answered none"

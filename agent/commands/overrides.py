@@ -1,0 +1,155 @@
+"""What commands have changed about the configuration, and which of it is kept over a restart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent.commands.host import CommandRefused, known
+from agent.commands.requests import Name, Set
+from agent.config.loader import LoadedConfig
+from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
+from agent.service.logs import get_logger
+
+FILE_NAME = "overrides.json"
+
+log = get_logger(__name__)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+M = TypeVar("M", bound=_Strict)
+
+
+class ClassifierOverride(_Strict):
+    """Changes of one classifier; null leaves the value of the file."""
+
+    enter: float | None = Field(default=None, ge=0.0, le=1.0)
+    exit: float | None = Field(default=None, ge=0.0, le=1.0)
+    enabled: bool | None = None
+
+
+class CameraOverride(_Strict):
+    """Changes of one camera."""
+
+    rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
+    enabled: bool | None = None
+    classifiers: dict[Name, ClassifierOverride] = {}
+
+
+class Overrides(_Strict):
+    """All changes, by camera."""
+
+    cameras: dict[Name, CameraOverride] = {}
+
+    def with_change(self, request: Set) -> Overrides:
+        """These and one more."""
+        camera = self.cameras.get(request.camera, CameraOverride())
+        if request.classifier is None:
+            camera = _updated(camera, rate_hz=request.rate_hz, enabled=request.enabled)
+        else:
+            camera = _updated(camera, rate_hz=request.rate_hz)
+            before = camera.classifiers.get(request.classifier, ClassifierOverride())
+            changed = _updated(before, enter=request.enter, exit=request.exit, enabled=request.enabled)
+            camera = camera.model_copy(update={"classifiers": {**camera.classifiers, request.classifier: changed}})
+        return Overrides(cameras={**self.cameras, request.camera: camera})
+
+    def applied_to(self, config: AgentConfig) -> AgentConfig:
+        """``config`` with these changes.
+
+        Raises:
+            CommandRefused: one of them does not fit it.
+        """
+        cameras = dict(config.cameras)
+        for name, change in self.cameras.items():
+            known(cameras, name, "camera")
+            cameras[name] = _changed_camera(name, cameras[name], change)
+        if not any(camera.enabled for camera in cameras.values()):
+            raise CommandRefused("last_camera", "no camera would be left; stop the agent instead")
+        return config.model_copy(update={"cameras": cameras})
+
+
+def _updated(model: M, **values: object) -> M:
+    return model.model_copy(update={key: value for key, value in values.items() if value is not None})
+
+
+def _changed_camera(name: str, camera: CameraConfig, change: CameraOverride) -> CameraConfig:
+    values: dict[str, object] = {}
+    if change.rate_hz is not None:
+        values["rate_hz"] = change.rate_hz
+    if change.enabled is not None:
+        values["enabled"] = change.enabled
+    if change.classifiers:
+        values["classify"] = _changed_classifiers(name, camera.classify, change.classifiers)
+    return camera.model_copy(update=values)
+
+
+def _changed_classifiers(
+    camera: str, classifiers: tuple[ClassifierConfig, ...], changes: dict[str, ClassifierOverride]
+) -> tuple[ClassifierConfig, ...]:
+    by_key = {classifier.key: classifier for classifier in classifiers}
+    for key, change in changes.items():
+        known(by_key, key, "classifier")
+        by_key[key] = by_key[key].model_copy(update={"decide": _changed_decide(by_key[key].decide, change)})
+    kept = tuple(one for key, one in by_key.items() if key not in changes or changes[key].enabled is not False)
+    if not kept:
+        raise CommandRefused("last_classifier", f"camera {camera} would have no classifier left; disable the camera")
+    left = {one.key for one in kept}
+    for one in kept:
+        if one.when is not None and one.when.classifier not in left:
+            raise CommandRefused(
+                "waited_for",
+                f"{one.key} waits for {one.when.classifier}, which would be disabled; disable {one.key} first",
+            )
+    return kept
+
+
+def _changed_decide(decide: DecideConfig, change: ClassifierOverride) -> DecideConfig:
+    values = {key: value for key, value in (("enter", change.enter), ("exit", change.exit)) if value is not None}
+    try:
+        return DecideConfig(**{**decide.model_dump(), **values})
+    except ValidationError as exc:
+        raise CommandRefused("invalid", str(exc.errors()[0]["msg"])) from exc
+
+
+def load_overrides(state_dir: Path) -> Overrides:
+    """What was kept; nothing where there is no file, or none that can be read."""
+    path = state_dir / FILE_NAME
+    try:
+        return Overrides.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Overrides()
+    except (OSError, ValidationError) as exc:
+        log.warning("overrides.ignored", file=str(path), error=type(exc).__name__)
+        return Overrides()
+
+
+def save_overrides(state_dir: Path, overrides: Overrides) -> None:
+    """Replace the file as a whole.
+
+    Raises:
+        CommandRefused: it cannot be written.
+    """
+    path = state_dir / FILE_NAME
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        fresh.write_text(overrides.model_dump_json(exclude_none=True), encoding="utf-8")
+        fresh.replace(path)
+    except OSError as exc:
+        raise CommandRefused("not_kept", f"{path} cannot be written: {exc.strerror}") from exc
+
+
+def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:
+    """``loaded`` with the overrides that were kept; where they do not fit the file any more, without any."""
+    if not overrides.cameras:
+        return loaded
+    try:
+        return replace(loaded, config=overrides.applied_to(loaded.config))
+    except CommandRefused as exc:
+        log.warning("overrides.ignored", error=exc.message)
+        return loaded
