@@ -19,6 +19,7 @@ from scripts.soak_harness.verdict import Growth, Sample, availability, growth_of
 RECOVERS_WITHIN_S = 30.0
 _STARTS_WITHIN_S = 30.0
 _SAMPLE_S = 0.5
+_RECONNECTS_WITHIN_S = 5.0
 _STOPS_WITHIN_S = 5.0
 _LEAK = """
 import agent.sources.pattern as source
@@ -69,6 +70,12 @@ class Report:
     log_bytes: int = 0
     stop_s: float = 0.0
     problems: list[str] = field(default_factory=list)
+    deaf: list[tuple[float, float]] = field(default_factory=list)
+    """When the subscriber may have been without a broker, monotonic seconds: what it missed then, nobody lost."""
+
+    def was_deaf_between(self, began: float, ended: float) -> bool:
+        """Whether the subscriber may have missed a message that came between two others."""
+        return any(first <= ended and began <= last for first, last in self.deaf)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -172,7 +179,7 @@ def _run(plan: Plan, stage: Stage, report: Report, tell: Callable[[str], None]) 
 
 
 def _drill(stage: Stage, fault: Fault, lasts_s: float, at_s: float, report: Report) -> Drill:
-    exits = len(stage.agent.exits)
+    exits, began = len(stage.agent.exits), time.monotonic()
     fault.begin(stage)
     during = time.monotonic()
     time.sleep(lasts_s)
@@ -184,6 +191,8 @@ def _drill(stage: Stage, fault: Fault, lasts_s: float, at_s: float, report: Repo
     recovered_s = _recovery_s(stage, ended, restarts=fault.ends_agent, exits=exits)
     if recovered_s is None:
         report.problems.append(f"{fault.name}: no results of both cameras within {RECOVERS_WITHIN_S:g} s")
+    if fault.loses_subscriber:
+        report.deaf.append((began, time.monotonic() + _RECONNECTS_WITHIN_S))
     if not fault.ends_agent and len(stage.agent.exits) > exits:
         report.problems.append(f"{fault.name}: the agent ended with {stage.agent.exits[-1][1]}")
     return Drill(round(at_s, 1), fault.name, fault.row, round(lasts_s, 1), recovered_s)
@@ -216,10 +225,12 @@ def _judge(stage: Stage, sampler: _Sampler, report: Report, span: tuple[float, f
         messages = subscriber.messages(topic)
         report.results[camera] = len(messages)
         report.availability[camera] = round(availability([one.at for one in messages], *span), 4)
-        problems.extend(sequence_problems(topic, (one.json for one in messages), may_have_holes=has_faults))
-    for topic in (one.replace("/result", "/event") for one in RESULTS.values()):
-        events = (one.json for one in subscriber.messages(topic))
-        problems.extend(sequence_problems(topic, events, may_have_holes=False))
+        # Results are a stream at QoS 0: without a broker they are gone.
+        arrived = [(one.at, one.json) for one in messages]
+        problems.extend(sequence_problems(topic, arrived, lambda _, __: has_faults))
+        topic_of_events = topic.replace("/result", "/event")
+        events = [(one.at, one.json) for one in subscriber.messages(topic_of_events)]
+        problems.extend(sequence_problems(topic_of_events, events, report.was_deaf_between))
     for message in subscriber.messages("edge/dut/health"):
         problems.extend(unbalanced(message.json))
     _judge_log(stage, sampler, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -105,19 +105,28 @@ def unbalanced(health: Mapping[str, Any]) -> Iterator[str]:
                 yield f"session {health['session']}, {camera}/{name}: offered {books['offered']}, found {total}"
 
 
-def sequence_problems(topic: str, messages: Iterable[Mapping[str, Any]], *, may_have_holes: bool) -> Iterator[str]:
-    """Numbers that came twice or backwards, and holes where none may be; replayed messages may repeat one."""
-    by_session: defaultdict[int, list[int]] = defaultdict(list)
-    for message in messages:
+HoleAllowed = Callable[[float, float], bool]
+"""Whether a number may be missing between two messages that arrived at these monotonic seconds."""
+
+
+def sequence_problems(
+    topic: str, messages: Iterable[tuple[float, Mapping[str, Any]]], may_miss: HoleAllowed
+) -> Iterator[str]:
+    """Numbers that came twice or backwards, and holes where none may be; replayed messages may repeat one.
+
+    ``messages`` are those of one topic with their arrival, monotonic seconds.
+    """
+    by_session: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
+    for at, message in messages:
         numbers = by_session[message["session"]]
-        if message.get("historical") and message["seq"] in numbers:
+        if message.get("historical") and any(message["seq"] == number for _, number in numbers):
             continue
-        numbers.append(message["seq"])
+        numbers.append((at, message["seq"]))
     for session, numbers in by_session.items():
-        for before, after in pairwise(numbers):
+        for (at_before, before), (at_after, after) in pairwise(numbers):
             if after <= before:
                 yield f"{topic}: session {session} sent {after} after {before}"
-            elif after != before + 1 and not may_have_holes:
+            elif after != before + 1 and not may_miss(at_before, at_after):
                 yield f"{topic}: session {session} jumped from {before} to {after}"
 
 

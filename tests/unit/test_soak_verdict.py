@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scripts.soak_harness.faults import FAULTS, Draw
+from scripts.soak_harness.soak import Report
 from scripts.soak_harness.verdict import Sample, availability, growth_of, sequence_problems, unbalanced
 
 _MIB = 2**20
@@ -69,21 +70,27 @@ def test_books_that_do_not_add_up_are_caught() -> None:
     assert len(list(unbalanced(broken))) == 1
 
 
-def _numbered(*numbers: int, session: int = 1, **more: Any) -> list[dict[str, Any]]:
-    return [{"session": session, "seq": number, **more} for number in numbers]
+def _numbered(*numbers: int, session: int = 1, **more: Any) -> list[tuple[float, dict[str, Any]]]:
+    return [(float(number), {"session": session, "seq": number, **more}) for number in numbers]
 
 
 def test_holes_doubles_and_steps_back_are_caught() -> None:
-    def told(messages: list[dict[str, Any]], *, may_have_holes: bool) -> int:
-        return len(list(sequence_problems("t", messages, may_have_holes=may_have_holes)))
+    def told(messages: list[tuple[float, dict[str, Any]]], *, may_miss: bool) -> int:
+        return len(list(sequence_problems("t", messages, lambda _, __: may_miss)))
 
-    assert told(_numbered(0, 1, 2, 3), may_have_holes=False) == 0
-    assert told(_numbered(0, 1, 3), may_have_holes=False) == 1
-    assert told(_numbered(0, 1, 3), may_have_holes=True) == 0
-    assert told(_numbered(0, 1, 1, 2), may_have_holes=True) == 1
-    assert told(_numbered(0, 2, 1), may_have_holes=True) == 1
-    assert told(_numbered(0, 1, 2) + _numbered(0, 1, session=2), may_have_holes=False) == 0
-    assert told(_numbered(0, 1) + _numbered(1, historical=True) + _numbered(2), may_have_holes=False) == 0
+    assert told(_numbered(0, 1, 2, 3), may_miss=False) == 0
+    assert told(_numbered(0, 1, 3), may_miss=False) == 1
+    assert told(_numbered(0, 1, 3), may_miss=True) == 0
+    assert told(_numbered(0, 1, 1, 2), may_miss=True) == 1
+    assert told(_numbered(0, 2, 1), may_miss=True) == 1
+    assert told(_numbered(0, 1, 2) + _numbered(0, 1, session=2), may_miss=False) == 0
+    assert told(_numbered(0, 1) + _numbered(1, historical=True) + _numbered(2), may_miss=False) == 0
+
+
+def test_a_hole_is_excused_only_while_the_subscriber_was_without_a_broker() -> None:
+    report = Report(seed=0, seconds=1.0, deaf=[(3.5, 4.5)])
+    assert list(sequence_problems("t", _numbered(3, 5), report.was_deaf_between)) == []
+    assert len(list(sequence_problems("t", _numbered(1, 3, 4), report.was_deaf_between))) == 1
 
 
 def test_availability_counts_seconds_with_a_result() -> None:
