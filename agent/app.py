@@ -31,6 +31,7 @@ from agent.publish.base import Sink
 from agent.publish.broker import EmbeddedBroker
 from agent.publish.client import MqttClient
 from agent.publish.clocksync import ClockWatch
+from agent.publish.home_assistant import open_home_assistant
 from agent.publish.identity import Identity
 from agent.publish.inbound import Inbound, subscriptions
 from agent.publish.messages import Runtime, utc_text
@@ -181,6 +182,7 @@ class Agent:
         self._resources.callback(self._thermal.stop)
         self._reloader = Reloader(loaded, packages, self._pipeline, on_applied=self._announce, amend=with_kept_changes)
         self._resources.callback(self._reloader.stop)
+        self._home = open_home_assistant(loaded, identity, self._inbound, self._publisher)
         self._desk = make_desk(lambda: self._loaded, identity, self._inbound, parts, self._reloader, clock=self._clock)
         self._resources.callback(self._desk.stop, 1.0)
         self._news = EngineNews(self._notifier)
@@ -361,7 +363,9 @@ class Agent:
     ) -> None:
         """Say what runs from now on. Also called on the reloader's thread."""
         self._loaded = loaded
-        self._publisher.offer(self._runtime(self._identity, packages, self._environment, changed))
+        runtime = self._runtime(self._identity, packages, self._environment, changed)
+        self._publisher.offer(runtime)
+        self._home.announce(runtime)
         self._notifier.status(self._status())
 
     def _tell_of_engines(self) -> None:

@@ -140,9 +140,13 @@ def camera_runtimes(config: AgentConfig, descriptions: Mapping[str, str]) -> dic
                     roi=classifier.roi,
                     when_classifier=None if classifier.when is None else classifier.when.classifier,
                     when_labels=() if classifier.when is None else classifier.when.labels,
+                    enter=classifier.decide.enter,
+                    exit=classifier.decide.exit,
+                    unknown=classifier.decide.unknown,
                 )
                 for classifier in camera.classify
             },
+            enabled=camera.enabled,
         )
         for name, camera in config.cameras.items()
     }

@@ -88,6 +88,12 @@ class ClassifierRuntime:
     """Classifier of the same camera that this one waits for; null where it takes every frame."""
     when_labels: tuple[str, ...] = ()
     """Labels of that classifier that open the gate."""
+    enter: Share | None = None
+    """Confidence from which a result votes for its class."""
+    exit: Share | None = None
+    """Confidence below which the decided class stops being confirmed."""
+    unknown: str = "unknown"
+    """Label while no class is confirmed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -102,6 +108,8 @@ class CameraRuntime:
     """Frames a second that are classified; null takes every frame."""
     classifiers: dict[str, ClassifierRuntime]
     """Classifiers by name."""
+    enabled: bool = True
+    """Whether it is read at all."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)

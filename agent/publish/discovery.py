@@ -1,0 +1,244 @@
+"""The discovery message of Home Assistant: what one agent looks like there, as a pure function of what runs.
+
+Source: Home Assistant, MQTT integration, device discovery payload; its abbreviations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from agent.publish.messages import CameraRuntime, Runtime
+from agent.publish.topics import Topics
+
+Component = dict[str, Any]
+
+STATE_EXPIRES_S = 180
+"""States are repeated each 60 s."""
+_HEALTH_EXPIRES_S = 60
+_ID_AND_EXPIRY = '"id":"ha-{{ now().timestamp() }}","expires_at":{{ now().timestamp() + 30 }}'
+
+
+def discovery_message(
+    runtime: Runtime, topics: Topics, *, allowed: Collection[str], snapshots: bool
+) -> dict[str, Any]:
+    """The message for ``<prefix>/device/<object id>/config``.
+
+    ``allowed`` are the commands that the agent takes, which become numbers, switches and buttons; ``snapshots`` adds
+    an image to each camera.
+    """
+    board = runtime.board
+    name = board.get("name") or runtime.device
+    device: Component = {
+        "ids": [object_id(runtime.device)],
+        "name": str(name),
+        "mdl": str(board.get("model") or board.get("architecture") or "Linux"),
+        "sw": runtime.agent,
+    }
+    if board.get("l4t"):
+        device |= {"mf": "NVIDIA", "hw": f"L4T {board['l4t']}"}
+    parts = dict(_components(runtime, topics, allowed, snapshots=snapshots))
+    for key, part in parts.items():
+        part["uniq_id"] = f"{object_id(runtime.device)}_{key}"
+        part["def_ent_id"] = f"{part['p']}.{runtime.device}_{key}".replace("-", "_")
+    return {
+        "dev": device,
+        "o": {"name": "edge-inference-agent", "sw": runtime.agent},
+        "avty": [
+            {"t": topics.status, "val_tpl": "{{ 'online' if value_json.state == 'online' else 'offline' }}"},
+        ],
+        "qos": 1,
+        "cmps": parts,
+    }
+
+
+def object_id(device: str) -> str:
+    """The agent's id in Home Assistant, ``[a-zA-Z0-9_-]``."""
+    return f"edge_inference_agent_{device}"
+
+
+def _components(
+    runtime: Runtime, topics: Topics, allowed: Collection[str], *, snapshots: bool
+) -> Iterator[tuple[str, Component]]:
+    for name, camera in runtime.cameras.items():
+        yield from _of_camera(name, camera, runtime, topics, allowed, snapshots=snapshots)
+    for key in runtime.models:
+        yield (
+            _key(key, "p99"),
+            _sensor(
+                f"{key} latency p99",
+                topics.latency,
+                f"{{{{ value_json.models['{key}'].total.p99 if value_json.models['{key}'].total else None }}}}",
+                dev_cla="duration",
+                unit_of_meas="ms",
+            ),
+        )
+    yield from _of_board(topics)
+
+
+def _of_camera(
+    name: str,
+    camera: CameraRuntime,
+    runtime: Runtime,
+    topics: Topics,
+    allowed: Collection[str],
+    *,
+    snapshots: bool,
+) -> Iterator[tuple[str, Component]]:
+    health = topics.camera_health(name)
+    yield (
+        _key(name, "connected"),
+        {
+            "p": "binary_sensor",
+            "name": f"{name} connected",
+            "dev_cla": "connectivity",
+            "ent_cat": "diagnostic",
+            "stat_t": health,
+            "val_tpl": "{{ 'ON' if value_json.state == 'connected' else 'OFF' }}",
+            "json_attr_t": health,
+        },
+    )
+    fps = _sensor(f"{name} frame rate", health, "{{ value_json.fps }}", unit_of_meas="fps", sug_dsp_prc=1)
+    yield _key(name, "fps"), {**fps, "exp_aft": _HEALTH_EXPIRES_S}
+    for classifier, use in camera.classifiers.items():
+        model = runtime.models.get(use.model)
+        labels = () if model is None else model.labels
+        state = topics.state(name, classifier)
+        yield (
+            _key(name, classifier, "label"),
+            {
+                "p": "sensor",
+                "name": f"{name} {classifier}",
+                "dev_cla": "enum",
+                "ops": list(dict.fromkeys([*labels, use.unknown])),
+                "stat_t": state,
+                "val_tpl": "{{ value_json.label }}",
+                "json_attr_t": state,
+                "exp_aft": STATE_EXPIRES_S,
+            },
+        )
+        if "set" in allowed:
+            yield _key(name, classifier, "enter"), _threshold(name, classifier, topics)
+    if "set" in allowed:
+        yield _key(name, "rate"), _rate(name, topics)
+        yield _key(name, "enabled"), _switch(name, topics)
+    if "snapshot" in allowed and snapshots:
+        yield (
+            _key(name, "image"),
+            {"p": "image", "name": f"{name} snapshot", "img_t": topics.snapshot(name), "cont_type": "image/jpeg"},
+        )
+        yield (
+            _key(name, "take"),
+            {
+                "p": "button",
+                "name": f"{name} take snapshot",
+                "cmd_t": topics.command("snapshot"),
+                "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{name}"}}',
+            },
+        )
+
+
+def _of_board(topics: Topics) -> Iterator[tuple[str, Component]]:
+    thermal = topics.thermal
+    yield (
+        "temperature",
+        {
+            **_sensor(
+                "Temperature",
+                thermal,
+                "{{ value_json.zones[value_json.hottest].celsius if value_json.hottest else None }}",
+                dev_cla="temperature",
+                unit_of_meas="°C",
+                sug_dsp_prc=1,
+            ),
+            "json_attr_t": thermal,
+            "json_attr_tpl": "{{ value_json.zones | tojson }}",
+        },
+    )
+    yield (
+        "power",
+        _sensor(
+            "Power", thermal, "{{ value_json.power.total_watts }}", dev_cla="power", unit_of_meas="W", sug_dsp_prc=1
+        ),
+    )
+    yield (
+        "throttling",
+        {
+            "p": "binary_sensor",
+            "name": "Throttling",
+            "dev_cla": "problem",
+            "ent_cat": "diagnostic",
+            "stat_t": thermal,
+            "val_tpl": "{{ 'ON' if value_json.is_throttling or value_json.governor.state in ['reduced', 'paused'] "
+            "else 'OFF' }}",
+            "json_attr_t": thermal,
+            "json_attr_tpl": "{{ value_json.governor | tojson }}",
+        },
+    )
+
+
+def _sensor(name: str, topic: str, template: str, **more: object) -> Component:
+    return {
+        "p": "sensor",
+        "name": name,
+        "stat_t": topic,
+        "val_tpl": template,
+        "stat_cla": "measurement",
+        "ent_cat": "diagnostic",
+        **more,
+    }
+
+
+def _threshold(camera: str, classifier: str, topics: Topics) -> Component:
+    return {
+        "p": "number",
+        "name": f"{camera} {classifier} threshold",
+        "ent_cat": "config",
+        "stat_t": topics.runtime,
+        "val_tpl": f"{{{{ value_json.cameras['{camera}'].classifiers['{classifier}'].enter }}}}",
+        "cmd_t": topics.command("set"),
+        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}","classifier":"{classifier}",'
+        '"enter":{{ value }},"keep":true}',
+        "min": 0,
+        "max": 1,
+        "step": 0.01,
+        "mode": "box",
+    }
+
+
+def _rate(camera: str, topics: Topics) -> Component:
+    return {
+        "p": "number",
+        "name": f"{camera} rate",
+        "ent_cat": "config",
+        "unit_of_meas": "Hz",
+        "stat_t": topics.runtime,
+        "val_tpl": f"{{{{ value_json.cameras['{camera}'].rate_hz }}}}",
+        "cmd_t": topics.command("set"),
+        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}","rate_hz":{{{{ value }}}},"keep":true}}',
+        "min": 0.1,
+        "max": 120,
+        "step": 0.1,
+        "mode": "box",
+    }
+
+
+def _switch(camera: str, topics: Topics) -> Component:
+    return {
+        "p": "switch",
+        "name": f"{camera} enabled",
+        "ent_cat": "config",
+        "stat_t": topics.runtime,
+        "val_tpl": f"{{{{ 'ON' if value_json.cameras['{camera}'].enabled else 'OFF' }}}}",
+        "cmd_t": topics.command("set"),
+        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}",'
+        "\"enabled\":{{ 'true' if value == 'ON' else 'false' }},\"keep\":true}",
+        "pl_on": "ON",
+        "pl_off": "OFF",
+    }
+
+
+def _key(*names: str) -> str:
+    """One component's key; names of the configuration may hold a dot, which this may not."""
+    return "_".join(re.sub(r"[^A-Za-z0-9_-]", "_", name) for name in names)

@@ -1,0 +1,102 @@
+"""Keeps Home Assistant's picture of this agent up to date."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agent.config.loader import LoadedConfig
+from agent.publish.base import Packet
+from agent.publish.connection import Received
+from agent.publish.discovery import discovery_message, object_id
+from agent.publish.identity import Identity
+from agent.publish.inbound import Inbound
+from agent.publish.messages import Runtime
+from agent.publish.publisher import Publisher
+from agent.service.logs import get_logger
+
+FILE_NAME = "home-assistant.json"
+STUBS_FOR_SESSIONS = 3
+"""A component that is gone is named as removed in this many sessions, since the broker may be away in the first."""
+
+log = get_logger(__name__)
+
+
+class HomeAssistant:
+    """Publishes the discovery message, retained, and remembers in ``file`` what it has named, so that what goes from
+    the configuration goes there too. Where it is disabled it takes back what an earlier session published."""
+
+    def __init__(
+        self, loaded: LoadedConfig, identity: Identity, publish: Callable[[Packet], None], file: Path
+    ) -> None:
+        mqtt = loaded.config.mqtt
+        self._config = mqtt.home_assistant
+        self._allowed = frozenset(mqtt.commands.allow) if mqtt.commands.enabled else frozenset()
+        self._identity = identity
+        self._publish = publish
+        self._file = file
+        self._named = _read(file)
+        self._topic = f"{self._config.prefix}/device/{object_id(identity.device)}/config"
+        for key in [key for key, entry in self._named.items() if entry["sessions"] >= STUBS_FOR_SESSIONS]:
+            del self._named[key]
+        for entry in self._named.values():
+            entry["sessions"] += 1
+
+    @property
+    def birth_topic(self) -> str:
+        """Where Home Assistant says that it has started."""
+        return f"{self._config.prefix}/status"
+
+    def announce(self, runtime: Runtime) -> None:
+        """Say what there is from now on."""
+        if not self._config.enabled:
+            self._take_back()
+            return
+        message = discovery_message(
+            runtime, self._identity.topics, allowed=self._allowed, snapshots=self._config.snapshots
+        )
+        parts: dict[str, Any] = message["cmps"]
+        gone = {key: entry for key, entry in self._named.items() if key not in parts}
+        self._named = {key: {"p": part["p"], "sessions": 0} for key, part in parts.items()} | gone
+        self._write()
+        parts.update({key: {"p": entry["p"]} for key, entry in gone.items()})
+        self._publish(Packet(self._topic, orjson.dumps(message), 1, retain=True))
+
+    def _take_back(self) -> None:
+        if self._file.exists():
+            self._publish(Packet(self._topic, b"", 1, retain=True))
+            self._file.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        fresh = self._file.with_name(f"{self._file.name}.new")
+        try:
+            fresh.write_text(json.dumps(self._named), encoding="utf-8")
+            fresh.replace(self._file)
+        except OSError as exc:
+            log.warning("home_assistant.not_remembered", error=str(exc))
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {str(key): {"p": str(entry["p"]), "sessions": int(entry["sessions"])} for key, entry in found.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def open_home_assistant(
+    loaded: LoadedConfig, identity: Identity, inbound: Inbound, publisher: Publisher
+) -> HomeAssistant:
+    """Home Assistant's picture, sent anew whenever Home Assistant has started."""
+    home = HomeAssistant(loaded, identity, publisher.offer, loaded.state_dir / FILE_NAME)
+
+    def on_status(message: Received) -> None:
+        if message.payload == b"online" and not message.retain:
+            publisher.rebirth()
+
+    inbound.listen(home.birth_topic, on_status)
+    return home

@@ -1,0 +1,161 @@
+"""What Home Assistant is told fits its documented schema, and what goes from the configuration goes there too."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from agent.config.loader import load_config
+from agent.publish.base import Packet
+from agent.publish.discovery import discovery_message
+from agent.publish.home_assistant import STUBS_FOR_SESSIONS, HomeAssistant
+from agent.publish.messages import Runtime
+from tests.fixtures.agent_process import write_config
+from tests.fixtures.discovery_schema import problems_of_discovery
+from tests.fixtures.publish_samples import DEVICE, IDENTITY, TOPICS, runtime
+
+ALLOWED = ("set", "snapshot")
+
+
+def _message(**more: Any) -> dict[str, Any]:
+    return discovery_message(runtime(), TOPICS, **{"allowed": ALLOWED, "snapshots": True, **more})
+
+
+def test_the_message_fits_the_documented_schema() -> None:
+    assert list(problems_of_discovery(_message())) == []
+
+
+BREAKS: list[Callable[[dict[str, Any]], object]] = [
+    lambda message: message.pop("o"),
+    lambda message: message["dev"].pop("ids"),
+    lambda message: message["o"].pop("name"),
+    lambda message: message.update(state_topic="x"),
+    lambda message: message["cmps"]["power"].pop("uniq_id"),
+    lambda message: message["cmps"]["power"].update(uniq_id=message["cmps"]["temperature"]["uniq_id"]),
+    lambda message: message["cmps"]["power"].update(p="thermometer"),
+    lambda message: message["cmps"]["power"].pop("stat_t"),
+    lambda message: message["cmps"]["power"].update(obj_id="x"),
+    lambda message: message["cmps"]["front_inspect_label"].update(unit_of_meas="x"),
+    lambda message: message["cmps"]["front_inspect_label"].pop("ops"),
+    lambda message: message["cmps"]["front_image"].pop("img_t"),
+]
+
+
+@pytest.mark.parametrize("break_it", BREAKS)
+def test_the_schema_notices_a_breach(break_it: Callable[[dict[str, Any]], object]) -> None:
+    message = copy.deepcopy(_message())
+    break_it(message)
+    assert list(problems_of_discovery(message)) != []
+
+
+def test_there_is_an_entity_for_all_that_is_promised() -> None:
+    parts = _message()["cmps"]
+    assert {key: part["p"] for key, part in parts.items()} == {
+        "front_connected": "binary_sensor",
+        "front_fps": "sensor",
+        "front_inspect_label": "sensor",
+        "front_inspect_enter": "number",
+        "front_rate": "number",
+        "front_enabled": "switch",
+        "front_image": "image",
+        "front_take": "button",
+        "inspect_p99": "sensor",
+        "temperature": "sensor",
+        "power": "sensor",
+        "throttling": "binary_sensor",
+    }
+    assert parts["front_inspect_label"]["ops"] == ["ok", "dent", "scratch", "unknown"]
+
+
+def test_without_commands_there_is_nothing_to_press() -> None:
+    parts = _message(allowed=())["cmps"]
+    assert {part["p"] for part in parts.values()} == {"sensor", "binary_sensor"}
+    assert "front_image" not in _message(snapshots=False)["cmps"]
+
+
+def test_every_topic_is_one_that_the_agent_has() -> None:
+    parts = _message()["cmps"]
+    named = {value for part in parts.values() for key, value in part.items() if key.endswith("_t")}
+    assert named == {
+        TOPICS.camera_health("front"),
+        TOPICS.state("front", "inspect"),
+        TOPICS.snapshot("front"),
+        TOPICS.runtime,
+        TOPICS.latency,
+        TOPICS.thermal,
+        TOPICS.command("set"),
+        TOPICS.command("snapshot"),
+    }
+
+
+def test_a_command_of_home_assistant_is_one_that_is_taken() -> None:
+    from agent.commands.requests import request_from_payload
+
+    for part in _message()["cmps"].values():
+        if "cmd_tpl" not in part:
+            continue
+        filled = part["cmd_tpl"].replace("{{ now().timestamp() }}", "1800000000.123456")
+        filled = filled.replace("{{ now().timestamp() + 30 }}", "1800000030.123456").replace("{{ value }}", "0.5")
+        filled = re.sub(r"\{\{ 'true' if value == 'ON' else 'false' \}\}", "true", filled)
+        assert "{{" not in filled
+        verb = part["cmd_t"].rpartition("/")[2]
+        request_from_payload(verb, filled.encode())
+
+
+class Session:
+    """One start of an agent with or without Home Assistant, on one state directory."""
+
+    def __init__(self, directory: Path, *, enabled: bool = True) -> None:
+        config = write_config(
+            directory,
+            {
+                "models": {"inspect": {"package": "demo"}},
+                "cameras": {"front": {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}},
+                "mqtt": {"home_assistant": {"enabled": enabled}},
+            },
+        )
+        self.out: list[Packet] = []
+        self.home = HomeAssistant(load_config(config), IDENTITY, self.out.append, directory / "home.json")
+
+    def announce(self, said: Runtime) -> dict[str, Any]:
+        self.home.announce(said)
+        packet = self.out[-1]
+        assert (packet.topic, packet.retain) == (f"homeassistant/device/edge_inference_agent_{DEVICE}/config", True)
+        message: dict[str, Any] = orjson.loads(packet.payload)["cmps"]
+        return message
+
+
+def _without_camera() -> Runtime:
+    return replace(runtime(), cameras={})
+
+
+def test_what_goes_from_the_configuration_is_taken_away_and_then_forgotten(tmp_path: Path) -> None:
+    assert "stat_t" in Session(tmp_path).announce(runtime())["front_fps"]
+    for _ in range(STUBS_FOR_SESSIONS):
+        assert Session(tmp_path).announce(_without_camera())["front_fps"] == {"p": "sensor"}
+    assert "front_fps" not in Session(tmp_path).announce(_without_camera())
+    assert "stat_t" in Session(tmp_path).announce(runtime())["front_fps"]
+
+
+def test_what_goes_while_the_agent_runs_is_taken_away_at_once_and_comes_back(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    session.announce(runtime())
+    assert session.announce(_without_camera())["front_fps"] == {"p": "sensor"}
+    assert "stat_t" in session.announce(runtime())["front_fps"]
+
+
+def test_switching_it_off_removes_the_device_once(tmp_path: Path) -> None:
+    Session(tmp_path).announce(runtime())
+    off = Session(tmp_path, enabled=False)
+    off.home.announce(runtime())
+    assert [packet.payload for packet in off.out] == [b""]
+    again = Session(tmp_path, enabled=False)
+    again.home.announce(runtime())
+    assert again.out == []
