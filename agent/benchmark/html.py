@@ -15,6 +15,7 @@ from agent.benchmark.tables import (
     notes,
     pipeline_sentence,
     report_tables,
+    soak_sentences,
 )
 
 _STYLE = """
@@ -44,8 +45,8 @@ def to_html(report: Report) -> str:
     parts = [f"<h1>{title}</h1>", f'<p class="quiet">{where}</p>', *_verdict(report), svg_of(report)]
     parts += [f"<h2>{escape(table.title)}</h2>{_table(table)}" for table in report_tables(report)]
     parts += [f"<p>{escape(pipeline_sentence(one))}.</p>" for one in report.pipelines]
-    if sentences := accuracy_sentences(report):
-        parts.append(f"<h2>Answers</h2>{_list(sentences)}")
+    if sentences := [*accuracy_sentences(report), *soak_sentences(report)]:
+        parts.append(f"<h2>In words</h2>{_list(sentences)}")
     parts.append(f"<h2>Notes</h2>{_list([*notes(report), f'{UNSURE} behind a percentile: too few runs for it'])}")
     facts = Table("", ("what", "value"), tuple(environment_rows(report)), words=2)
     parts.append(f"<h2>Measured on</h2>{_table(facts)}")

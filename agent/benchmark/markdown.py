@@ -12,6 +12,7 @@ from agent.benchmark.tables import (
     notes,
     pipeline_sentence,
     report_tables,
+    soak_sentences,
 )
 
 
@@ -26,8 +27,8 @@ def to_markdown(report: Report) -> str:
         parts.append(f"Nothing can be recommended: {choice.reason}.")
     parts += [f"## {table.title}\n\n{_table(table)}" for table in report_tables(report)]
     parts += [pipeline_sentence(one) + "." for one in report.pipelines]
-    if sentences := accuracy_sentences(report):
-        parts.append("## Answers\n\n" + "\n".join(f"- {one}" for one in sentences))
+    if sentences := [*accuracy_sentences(report), *soak_sentences(report)]:
+        parts.append("## In words\n\n" + "\n".join(f"- {one}" for one in sentences))
     said = [*notes(report), f"{UNSURE} behind a percentile: too few runs for it"]
     parts.append("## Notes\n\n" + "\n".join(f"- {one}" for one in said))
     facts = Table("", ("what", "value"), tuple(environment_rows(report)), words=2)

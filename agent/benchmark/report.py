@@ -84,6 +84,12 @@ class EngineResult:
         """Whether it is the bare session, which is no choice."""
         return self.name == BARE
 
+    @property
+    def slowdown_ratio(self) -> float | None:
+        """How much longer a call takes once the device is warm; None where nothing was soaked."""
+        parts = {one.case.part: one.spread.p50_ms for one in self.cases if one.case.scenario == "soak"}
+        return parts["sustained"] / parts["burst"] if {"burst", "sustained"} <= parts.keys() else None
+
     def result_of(self, case: Case) -> CaseResult | None:
         """The same case of this engine, whatever batch it really took."""
         return next((one for one in self.cases if one.case == case), None)

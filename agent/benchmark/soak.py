@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from agent.benchmark.assemble import engine_result
 from agent.benchmark.conditions import ConditionsWatch
-from agent.benchmark.report import CaseResult, EngineResult
+from agent.benchmark.report import EngineResult
 from agent.benchmark.rounds import Measured, Plan, Progress, RawBlock, ask_block, block_request, open_session
 from agent.benchmark.scenarios import Case, cases_of
 from agent.benchmark.target import BARE, Target
@@ -43,14 +43,6 @@ def soak(
         else:
             found[known] = replace(found[known], cases=(*found[known].cases, *result.cases))
     return tuple(found)
-
-
-def slowdown_ratio(engine: EngineResult) -> float | None:
-    """How much longer a call takes once the device is warm; None where nothing was soaked."""
-    parts: dict[str, CaseResult] = {one.case.part: one for one in engine.cases if one.case.scenario == "soak"}
-    if "burst" not in parts or "sustained" not in parts:
-        return None
-    return parts["sustained"].spread.p50_ms / parts["burst"].spread.p50_ms
 
 
 def _soak_one(

@@ -128,6 +128,15 @@ def accuracy_sentences(report: Report) -> list[str]:
     return found
 
 
+def soak_sentences(report: Report) -> list[str]:
+    """Burst against sustained, for each engine that was soaked."""
+    return [
+        f"{engine.label}: once warm a call takes {ratio:.2f} times as long as in the first seconds (p50)"
+        for engine in report.engines
+        if (ratio := engine.slowdown_ratio) is not None
+    ]
+
+
 def one_liners(report: Report) -> list[str]:
     """The figures as transformer-deploy prints them, one line per engine, for people who compare by diff."""
     return [

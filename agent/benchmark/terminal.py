@@ -17,6 +17,7 @@ from agent.benchmark.tables import (
     notes,
     pipeline_sentence,
     report_tables,
+    soak_sentences,
 )
 
 
@@ -26,7 +27,7 @@ def print_report(report: Report, console: Console, *, package: str) -> None:
         console.print(_rich(table), highlight=False)
     for result in report.pipelines:
         console.print(pipeline_sentence(result), highlight=False)
-    for sentence in accuracy_sentences(report):
+    for sentence in (*accuracy_sentences(report), *soak_sentences(report)):
         console.print(sentence, highlight=False)
     for note in notes(report):
         console.print(f"note: {note}", style="yellow", highlight=False)
