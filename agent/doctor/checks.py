@@ -138,7 +138,7 @@ def broker_finding(loaded: LoadedConfig) -> Finding:
         return _embedded_finding()
     settings = settings_from_config(mqtt, device=loaded.device_id, password_file=loaded.mqtt_password_file)
     settings = replace(settings, client_id=f"agent-doctor-{secrets.token_hex(4)}")
-    with open_subscriber(settings, [f"{mqtt.prefix}/+/status"], timeout_s=_BROKER_S) as subscriber:
+    with open_subscriber(settings, [f"{mqtt.prefix}/+/status"], timeout_s=_BROKER_S, is_patient=False) as subscriber:
         protocol = subscriber.connection().protocol or "MQTT"
         devices: set[str] = set()
         end_s = time.monotonic() + _LISTEN_S

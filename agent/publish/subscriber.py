@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from agent.publish.settings import MqttSettings
 
 BUFFERED = 10_000
 """Messages that may wait to be read; older ones are dropped and counted."""
+
+_POLL_S = 0.05
 
 
 class Subscriber:
@@ -51,9 +54,10 @@ class _Silent(SinkListener):
 
 @contextmanager
 def open_subscriber(
-    settings: MqttSettings, topics: Sequence[str], *, timeout_s: float | None = None
+    settings: MqttSettings, topics: Sequence[str], *, timeout_s: float | None = None, is_patient: bool = True
 ) -> Iterator[Subscriber]:
-    """Subscribe to ``topics`` (wildcards allowed). With ``timeout_s`` the first connection must be there by then.
+    """Subscribe to ``topics`` (wildcards allowed). With ``timeout_s`` the first connection must be there by then;
+    without patience the first attempt has to succeed.
 
     Raises:
         BrokerUnavailable: ``timeout_s`` passed without a connection; the message has the reason.
@@ -66,13 +70,24 @@ def open_subscriber(
     client = MqttClient(settings, subscriptions=topics, on_received=keep)
     client.start(_Silent())
     try:
-        if timeout_s is not None and not client.wait_subscribed(timeout_s):
+        if timeout_s is not None and not _is_subscribed(client, timeout_s, is_patient=is_patient):
             statistics = client.statistics()
             raise BrokerUnavailable(
-                f"no connection to {statistics.address} within {timeout_s:g} s: {statistics.reason}",
+                f"no connection to {statistics.address} within {timeout_s:g} s: {statistics.reason}"
+                if is_patient
+                else f"no connection to {statistics.address}: {statistics.reason}",
                 broker=statistics.address,
             )
         yield Subscriber(client, channel)
     finally:
         client.stop(2.0)
         channel.close()
+
+
+def _is_subscribed(client: MqttClient, timeout_s: float, *, is_patient: bool) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not client.wait_subscribed(min(_POLL_S, max(0.0, deadline - time.monotonic()))):
+        has_failed = client.statistics().state == "disconnected"
+        if time.monotonic() >= deadline or (has_failed and not is_patient):
+            return False
+    return True
