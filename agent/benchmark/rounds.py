@@ -117,7 +117,11 @@ def measure(
         measured: dict[Target, Measured] = {}
         for target, prepare_s in ready.items():
             progress.phase(f"loading {target.label}", 0.0)
-            session, opened = resources.enter_context(open_session(plan, target))
+            try:
+                session, opened = resources.enter_context(open_session(plan, target))
+            except ChildFailed as exc:  # alone it could: all of them together may not fit into memory
+                absent.append(_absent(target, exc))
+                continue
             sessions[target], measured[target] = session, Measured(target, opened, prepare_s)
         progress.phase("measuring", plan.expected_s * len(sessions) / max(len(plan.targets), 1))
         for case, target in _turns(plan, list(sessions)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from tests.fixtures.benchmark_reports import (
 )
 
 
+@functools.cache
 def _report() -> Report:
     engines = [
         engine_result("ort-cpu", "fp32", [case_result(PACED, made_up_rounds(3.0, seed=1))]),
