@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from engines.base import Engine, EngineInfo, Images, Scores
@@ -20,6 +21,12 @@ class ServedEngine:
     def info(self) -> EngineInfo:
         """What runs and why."""
         return self._info
+
+    @property
+    def stage_times_ms(self) -> Callable[[], Mapping[str, float]] | None:
+        """What the device's own events tell of the last call, in ms by stage; None where the backend has no events."""
+        found: Callable[[], Mapping[str, float]] | None = getattr(self._engine, "stage_times_ms", None)
+        return found
 
     def infer(self, batch: Images) -> Scores:
         """Classify a batch; see ``engines.base.Engine``."""

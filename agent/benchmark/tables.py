@@ -41,6 +41,7 @@ def report_tables(report: Report) -> list[Table]:
         Table("Time of a call, ms", TIME_COLUMNS, tuple(_time_rows(report)), words=2),
         Table("Inside the device, ms", STAGE_COLUMNS, tuple(_stage_rows(report)), words=3),
         _without_empty(Table("Engines", FACT_COLUMNS, tuple(_fact_row(one) for one in report.engines), words=2)),
+        Table("Details", ("engine", "what", "value"), tuple(_detail_rows(report)), words=3),
         Table(
             "Not measured",
             ("engine", "precision", "reason", "to get it"),
@@ -218,6 +219,17 @@ def _fact_row(engine: EngineResult) -> tuple[str, ...]:
         _mean_text([one.gpu_mhz_max or one.clock_mhz_max for one in conditions], "{:.0f}"),
         _mean_text([one.others_ratio * 100 for one in conditions], "{:.0f} %"),
     )
+
+
+def _detail_rows(report: Report) -> list[tuple[str, str, str]]:
+    return [
+        (engine.label, what.replace("_", " "), str(value))
+        for engine in report.engines
+        for what, value in [
+            *engine.details.items(),
+            *([("kept in fp32", ", ".join(engine.kept_layers))] if engine.kept_layers else []),
+        ]
+    ]
 
 
 def _compare_row(line: Line) -> tuple[str, ...]:
