@@ -34,6 +34,8 @@ change() {
 change_system() {
   if [ -n "$prefix" ]; then
     told "left out below $prefix: $*"
+  elif [ ! -d /run/systemd/system ] && [ $is_dry = no ]; then
+    told "left out, systemd does not run here: $*"
   else
     change "$@"
   fi
