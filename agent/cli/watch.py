@@ -137,8 +137,8 @@ def _print_messages(subscriber: Subscriber, end_s: float) -> None:
             continue
         try:
             message = orjson.loads(received.payload)
-        except orjson.JSONDecodeError:
-            message = received.payload.decode("utf-8", "replace")
+        except orjson.JSONDecodeError:  # a picture
+            message = {"bytes": len(received.payload)}
         line = orjson.dumps({"topic": received.topic, "retain": received.retain, "message": message})
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()

@@ -108,6 +108,8 @@ class FleetView:
         if not topic.startswith(f"{self.prefix}/") or not 2 <= len(levels) <= 5:
             self.unreadable += 1
             return
+        if levels[-1] == "snapshot":  # a picture, which this view has no place for
+            return
         if not payload:  # a retained message was taken back
             self._forget(levels)
             return

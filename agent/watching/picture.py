@@ -121,6 +121,10 @@ def _broker(health: Document) -> Text:
     dropped = publisher.total("dropped")
     text.append(f" · dropped {dropped}", style=_SOSO if dropped else "")
     text.append(f" · waiting {(publisher.number('queued') or 0) + (publisher.number('stored') or 0):.0f}")
+    if why := publisher.text("reason"):
+        text.append(f" · kept in memory alone: {why}", style=_BAD)
+    if denied := len(publisher.section("denied").names()):
+        text.append(f" · {denied} topics forbidden by the broker", style=_BAD)
     return text
 
 
