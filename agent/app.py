@@ -42,6 +42,7 @@ from agent.publish.topics import Topics
 from agent.reload import Reloader, load_packages
 from agent.service.engine_news import EngineNews
 from agent.service.heartbeat import stuck_stages
+from agent.service.last_resort import LastResort
 from agent.service.logs import get_logger
 from agent.service.notify import Notifier
 from agent.service.reporter import Parts as ReportedParts
@@ -57,6 +58,7 @@ from engines import (
     Building,
     Engine,
     EngineError,
+    EngineLost,
     EngineOptions,
     EnvironmentRecord,
     ModelPackage,
@@ -67,6 +69,7 @@ from engines import (
 log = get_logger(__name__)
 
 _TICK_S = 0.1
+_LOST_WITHIN_S = 0.7
 _PUBLISHER_STOP_S = 2.0
 _SWITCH_INTERVAL_S = 0.0002
 """How long a Python thread may hold the interpreter while others wait. The default, 5 ms, is added to an inference
@@ -104,6 +107,7 @@ class Agent:
         self._resources = ExitStack()
         self._stop_requested = False
         self._reload_requested = False
+        self._last_resort = LastResort()
         self._signals = 0
         self._watchdog_due_s = 0.0
         self._outcome = "failed by a fault of the program"
@@ -135,11 +139,17 @@ class Agent:
             self._outcome = "stopped as it was told to, or at the end of its files"
         except (AgentError, EngineError) as exc:
             self._outcome = f"failed with exit code {exc.exit_code}: {exc.message}"
+            if isinstance(exc, EngineLost):
+                # Nothing on the device works any more: be gone soon, however long a camera or a broker takes to stop.
+                log.critical("engine.lost", error=exc.message)
+                self._state.record_exit(self._outcome)
+                self._last_resort.arm(_LOST_WITHIN_S, exc.exit_code)
             raise
         finally:
             if successor is None:
                 self._notifier.stopping()
             self.shutdown()
+            self._last_resort.disarm()
         return successor
 
     def request_stop(self) -> None:

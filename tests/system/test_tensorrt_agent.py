@@ -178,6 +178,20 @@ def test_a_lost_gpu_ends_the_program_with_exit_code_70(
     assert "exit code 70" in exit_word
 
 
+def test_a_lost_gpu_ends_the_program_also_where_the_broker_does_not_answer(
+    tmp_path: Path, broker: MosquittoBroker, recorder: Recorder, nvidia: FakeNvidia
+) -> None:
+    nvidia.set(faults="sticky_at_run=200")
+    with _agent(tmp_path, broker, nvidia, engine="tensorrt", strict=True) as agent:
+        recorder.wait_count(1, _RESULT, 60)
+        broker.pause()
+        try:
+            agent.wait_for_log("engine.lost", 60)
+            assert agent.wait(3) == 70, agent.stderr
+        finally:
+            broker.resume()
+
+
 def test_a_plan_that_crashes_three_times_gives_way_to_the_next_engine(
     tmp_path: Path, broker: MosquittoBroker, recorder: Recorder, nvidia: FakeNvidia
 ) -> None:
