@@ -152,7 +152,7 @@ class Drill:
         proxy = self._proxy
         actions: dict[str, Callable[[], object]] = {
             "broker_kill": self._broker.kill,
-            "broker_stop": self._broker.pause,
+            "broker_stop": self._unless_killed(self._broker.pause),
             "reset": proxy.reset,
             "black_hole": lambda: setattr(proxy, "is_black_hole", True),
             "agent_kill": self._kill_agent,
@@ -169,7 +169,7 @@ class Drill:
         proxy = self._proxy
         actions: dict[str, Callable[[], object]] = {
             "broker_kill": self._broker.start,
-            "broker_stop": self._broker.resume,
+            "broker_stop": self._unless_killed(self._broker.resume),
             "agent_kill": self._start_agent,
             "disk_full": lambda: (self._disk / "ballast").unlink(missing_ok=True),
             "black_hole": lambda: setattr(proxy, "is_black_hole", False),
@@ -180,6 +180,15 @@ class Drill:
         }
         if fault in actions:
             actions[fault]()
+
+    def _unless_killed(self, act: Callable[[], None]) -> Callable[[], None]:
+        """The other fault may have killed the broker meanwhile."""
+
+        def attempt() -> None:
+            with suppress(RuntimeError):
+                act()
+
+        return attempt
 
     def _start_agent(self) -> None:
         with (self._directory / "log").open("ab") as log:
