@@ -170,20 +170,22 @@ def test_change_of_size_goes_on_with_whole_pictures(tmp_path: Path) -> None:
             assert blue > 150 > red
 
 
+@pytest.mark.parametrize("digest", [False, True], ids=["basic", "digest"])
 @pytest.mark.parametrize("password", ["plain", "p@ss/w:rd%20?#&", "größe 漢字"])
-def test_user_and_password_of_any_letters_are_accepted(tmp_path: Path, password: str) -> None:
+def test_user_and_password_of_any_letters_are_accepted(tmp_path: Path, password: str, digest: bool) -> None:
     name = _password(tmp_path, password)
     with (
-        RtspServer(tmp_path, fps=100.0, credentials=("ad min@", password)) as server,
+        RtspServer(tmp_path, fps=100.0, credentials=("ad min@", password), digest=digest) as server,
         closing(_stream(tmp_path, server.url, username="ad min@", password_file=name)) as stream,
     ):
         stream.open()
         assert stream.read() is not None
 
 
-def test_refused_and_missing_credentials_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("digest", [False, True], ids=["basic", "digest"])
+def test_refused_and_missing_credentials_are_told_apart(tmp_path: Path, digest: bool) -> None:
     name = _password(tmp_path, "wrong-CANARY")
-    with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right-CANARY")) as server:
+    with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right-CANARY"), digest=digest) as server:
         without = _unavailable(_stream(tmp_path, server.url))
         wrong = _unavailable(_stream(tmp_path, server.url, username="admin", password_file=name))
     assert without.fields["reason"] == wrong.fields["reason"] == "credentials"
