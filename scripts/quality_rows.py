@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import queue
 import sys
 import tempfile
 import threading
@@ -231,19 +232,27 @@ def _hand_over(words: str, address: BrokerAddress) -> Row:
     client = MqttClient(MqttSettings(address=address, client_id="rows"), will=_IDENTITY.status("offline"))
     publisher = Publisher(client, identity=_IDENTITY)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    waiting: queue.SimpleQueue[Classification | None] = queue.SimpleQueue()
+    receiver = threading.Thread(target=lambda: [*iter(waiting.get, None)])
+    receiver.start()
     publisher.start()
-    times = []
+    ours: list[int] = []
+    floor: list[int] = []
     try:
         time.sleep(1.0)
         for index in range(1000):
-            time.sleep(0.01)
-            record = classification(index)
-            started = time.perf_counter_ns()
-            publisher.offer(record)
-            times.append(time.perf_counter_ns() - started)
+            for give, times in ((publisher.offer, ours), (waiting.put, floor)):
+                time.sleep(0.005)
+                record = classification(index)
+                started = time.perf_counter_ns()
+                give(record)
+                times.append(time.perf_counter_ns() - started)
     finally:
+        waiting.put(None)
+        receiver.join()
         publisher.stop()
-    return Row(f"Q27 hand-over at 100 Hz, {words}", f"{us(times):.1f}, p99 {us(times, 0.99):.1f}", "–", "p99 20")
+    floor_words = f"SimpleQueue {us(floor):.1f}, p99 {us(floor, 0.99):.1f}"
+    return Row(f"Q27 hand-over at 100 Hz, {words}", f"{us(ours):.1f}, p99 {us(ours, 0.99):.1f}", floor_words, "p99 20")
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def _config(plan: Plan, target: Target, setup: _Setup, address: BrokerAddress) -
         "device": {"id": "measured"},
         "models": {
             "measured": {
-                "package": str(plan.package_dir),
+                "package": str(plan.package_dir.resolve()),
                 "engine": target.engine,
                 "precision": target.precision,
                 "strict": True,
