@@ -336,3 +336,28 @@ def test_a_forced_build_is_a_new_one(nvidia: FakeNvidia, package: ModelPackage, 
     _open(package, options).close()
     with _open(package, replace(options, building=Building(force=True))) as engine:
         assert engine.info.details["why_built"] == "a new build was asked for"
+
+
+@pytest.mark.parametrize("engine", ["auto", "tensorrt", "fastest"])
+def test_deferring_takes_the_next_engine_and_names_what_is_to_be_built(
+    engine: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    deferring = replace(options, engine=engine, strict=False, building=Building(defer=True))
+    with open_engine(package, deferring) as served:
+        assert (served.info.name, served.info.pending) == ("ort-cpu", "tensorrt")
+        (rejected,) = [one for one in served.info.rejected if one.engine == "tensorrt"]
+        assert "its plan must be built first" in rejected.reason
+    assert PlanCache(options.cache_dir).entries() == []
+    assert not (options.cache_dir / "choices").exists(), "a measurement that lacks it was kept"
+
+
+def test_strict_is_never_deferred(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:
+    with open_engine(package, replace(options, building=Building(defer=True))) as engine:
+        assert (engine.info.name, engine.info.pending) == ("tensorrt", None)
+
+
+def test_fastest_measures_the_native_engine_once_it_is_built(
+    nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    with open_engine(package, replace(options, engine="fastest", strict=False)) as engine:
+        assert {one.engine for one in engine.info.measurements} == {"tensorrt", "ort-cpu"}
