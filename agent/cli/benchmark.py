@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,8 @@ def benchmark(ctx: click.Context, /, **given: Any) -> int:
     from agent.service import logs
 
     logs.configure(level="error")
+    # As by Ctrl-C: the processes that were started are ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked = Asked(**given)
     report = _measured(asked)
     comparison = _compared_with_baseline(report, asked)

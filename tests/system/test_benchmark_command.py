@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 QUICK = ("--quick", "--engines", "ort-cpu", "--precisions", "fp32", "--rounds", "2", "--fps", "200")
@@ -84,3 +85,23 @@ def test_engine_that_cannot_run_is_told_with_its_remedy(tmp_path: Path) -> None:
     assert done.returncode == 69
     assert "no engine could be measured for conveyor" in done.stderr
     assert "to get it, install" in done.stderr
+
+
+def test_terminated_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agent", "benchmark", "--engines", "ort-cpu", "--precisions", "fp32"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "STATE_DIRECTORY": str(tmp_path)},
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(b"measuring"):
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.terminate()
+        assert process.wait(30.0) == 130
+    _, alive = psutil.wait_procs(children, timeout=10.0)
+    assert alive == []
