@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def run(path: Path, *, is_printing: bool) -> None:
     It works until SIGTERM or SIGINT, or until every file among its sources has been read to its end. A second signal
     ends it at once.
     """
+    # Until the agent has its own handlers there is nothing to tidy up, and an exception that comes out of the middle
+    # of an import can be swallowed there.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from agent.app import Agent
     from agent.config.loader import load_config
     from agent.publish.jsonlines import JsonLinesSink
