@@ -12,18 +12,22 @@ import queue
 import threading
 import time
 from datetime import datetime, timezone
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+
+Captured = tuple[npt.NDArray[Any], float, float]
 
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def capture(clip: str, fps: float | None, frames: queue.Queue[tuple[np.ndarray, float, float]]) -> None:
+def capture(clip: str, fps: float | None, frames: queue.Queue[Captured]) -> None:
     """Read the clip for ever; with ``fps`` in that rhythm."""
     video = cv2.VideoCapture(clip)
     due = time.monotonic()
@@ -39,7 +43,7 @@ def capture(clip: str, fps: float | None, frames: queue.Queue[tuple[np.ndarray, 
         frames.put((frame, captured, time.monotonic() - began))
 
 
-def classify(session: onnxruntime.InferenceSession, frame: np.ndarray) -> tuple[int, float, float]:
+def classify(session: onnxruntime.InferenceSession, frame: npt.NDArray[Any]) -> tuple[int, float, float]:
     """Class, confidence, and milliseconds of the session alone."""
     picture = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), (224, 224)).astype(np.float32) / 255
     batch = ((picture - _MEAN) / _STD).transpose(2, 0, 1)[None]
@@ -65,7 +69,7 @@ def main() -> None:
     client.loop_start()
     session = onnxruntime.InferenceSession(given.model)
     # Without a rate the queue is short, or memory would be full of a file in a minute.
-    frames: queue.Queue[tuple[np.ndarray, float, float]] = queue.Queue(0 if given.fps else 2)
+    frames: queue.Queue[Captured] = queue.Queue(0 if given.fps else 2)
     threading.Thread(target=capture, args=(given.clip, given.fps, frames), daemon=True).start()
     client.publish("benchmark/plain/runtime", "{}", retain=True)
     number = 0

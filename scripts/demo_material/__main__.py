@@ -111,7 +111,7 @@ def _score_clip(model: Path, clip_file: Path, seed: int) -> bool:
         return False
     settled = [place for place, truth in enumerate(truths) if not truth.transition]
     pictures = np.stack([dataset.model_sized(decoded[place]) for place in settled])
-    truth = np.asarray([scene.LABELS.index(truths[place].label) for place in settled])
+    truth = np.asarray([scene.LABELS.index(truths[place].label) for place in settled], np.int64)
     result = evaluation.score(_probabilities(model, pictures), truth)
     print(result.text(f"clip, {len(settled)} of {len(truths)} frames off the transitions"), flush=True)
     return result.accuracy >= CLIP_BAR

@@ -73,5 +73,5 @@ def draw_set(
     return PictureSet(
         pictures=np.stack([picture for picture, _, _ in examples]),
         targets=np.stack([target for _, target, _ in examples]),
-        in_transition=np.asarray([transition for _, _, transition in examples]),
+        in_transition=np.asarray([transition for _, _, transition in examples], np.bool_),
     )

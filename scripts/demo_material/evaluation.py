@@ -57,7 +57,8 @@ def probabilities(
         logits = session.run(None, {name: np.ascontiguousarray(normal.transpose(0, 3, 1, 2))})[0]
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         answers.append(shifted / shifted.sum(axis=1, keepdims=True))
-    return np.concatenate(answers).astype(np.float32)
+    probability: npt.NDArray[np.float32] = np.concatenate(answers).astype(np.float32)
+    return probability
 
 
 def score(probability: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> Score:

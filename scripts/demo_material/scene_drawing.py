@@ -55,7 +55,8 @@ def _rail(height: int) -> Picture:
         [150, 196, 186, 178, 92, 84, 180, 168, 46, 36],
     )
     rail = np.repeat(profile[:, None], WIDTH_PX, axis=1).astype(np.float32)
-    rail += cv2.blur(np.random.default_rng(7).normal(0, 8, rail.shape).astype(np.float32), (61, 1))
+    scratches = np.random.default_rng(7).normal(0, 8, rail.shape).astype(np.float32)
+    rail += np.asarray(cv2.blur(scratches, (61, 1)), np.float32)
     metal = np.clip(rail[:, :, None] * (1.02, 1.0, 0.97), 0, 255)
     picture: Any = np.ascontiguousarray(metal, np.uint8)
     for x in range(40, WIDTH_PX, 112):

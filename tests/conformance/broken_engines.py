@@ -49,12 +49,13 @@ class GoodEngine:
 
     def logits(self, batch: Images) -> Scores:
         means = batch.astype(np.float32).mean(axis=(1, 2))
-        values = np.concatenate([means[:, ::-1], np.full((len(batch), 1), 120)], axis=1) / 40
+        columns = np.concatenate([means[:, ::-1], np.full((len(batch), 1), 120)], axis=1)
+        values: Scores = (columns / 40).astype(np.float32)
         if self.is_tied:
             values[:, 1] = values[:, 0]
         if self.fails_on_black:
             values[means.max(axis=1) == 0] = np.nan
-        return values.astype(np.float32)
+        return values
 
     def interrupt(self) -> None:
         pass

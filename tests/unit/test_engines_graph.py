@@ -54,10 +54,10 @@ def reference(package: ModelPackage, tiny: TinyModel, batch: npt.NDArray[np.uint
     scores = np.stack(answers)
     if package.output.activation == "softmax":
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        scores = powers / powers.sum(axis=1, keepdims=True)
+        scores = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     elif package.output.activation == "sigmoid":
         scores = (1 / (1 + np.exp(-scores))).astype(np.float32)
-    return scores.astype(np.float32)
+    return scores
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_fp16_leaves_out_operators_that_leave_its_range() -> None:
 
 def test_fp16_leaves_out_layers_whose_weights_it_cannot_hold() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Mul", ["m", "small"], ["y"])]
-    weights = {"w": np.full((4, 4), 1e6, np.float32), "small": np.float32(1e-6)}
+    weights: dict[str, object] = {"w": np.full((4, 4), 1e6, np.float32), "small": np.float32(1e-6)}
     converted = half_model(_model(nodes, weights))
     kept = {tensor.name: tensor.data_type for tensor in converted.graph.initializer}
     assert kept["w"] == TensorProto.FLOAT
