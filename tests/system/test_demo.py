@@ -67,7 +67,7 @@ def test_on_a_terminal_a_picture_is_drawn_and_ctrl_c_ends_it_cleanly(tmp_path: P
         seen, is_asked = b"", False
         while chunk := _read(ours):
             seen += chunk
-            # A confidence is drawn with the first result; ended before one, the demonstration would have shown nothing.
+            # A confidence is drawn with the first result; ended before one, the demonstration would show nothing.
             if not is_asked and re.search(rb"\b[01]\.[0-9]{2}\b", seen):
                 process.send_signal(signal.SIGINT)
                 is_asked = True
