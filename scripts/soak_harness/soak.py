@@ -141,7 +141,7 @@ def soak(plan: Plan, directory: Path, *, tell: Callable[[str], None]) -> Report:
         with _Sampler(stage) as sampler:
             _run(plan, stage, report, tell)
             ended = time.monotonic()
-            report.stop_s = stage.agent.stop()
+        report.stop_s = stage.agent.stop()
         _judge(stage, sampler, report, (began, ended))
     return report
 

@@ -19,6 +19,8 @@ SLOPE_FLOOR_MIB = 4.0
 MOST_FDS = 2
 MOST_THREADS = 1
 SHORTEST_SESSION_S = 12.0
+_DYING = 2
+"""The last readings of a process may be of its end, when memory is being given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def growth_of(samples: Sequence[Sample]) -> list[Growth]:
     for sample in samples:
         by_pid[sample.pid].append(sample)
     return [
-        _growth(own[len(own) // 2 :])
+        _growth(own[len(own) // 2 : -_DYING])
         for own in by_pid.values()
         if own[-1].at - own[0].at >= SHORTEST_SESSION_S and len(own) >= 12
     ]

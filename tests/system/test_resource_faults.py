@@ -117,10 +117,9 @@ def test_an_agent_without_a_descriptor_to_spare_goes_on_and_recovers(tmp_path: P
         usual = process.rlimit(psutil.RLIMIT_NOFILE)
         process.rlimit(psutil.RLIMIT_NOFILE, (3, usual[1]))
         _wait_for_more(recorder)
-        # A health message, which looks at the process, falls into this time.
         broker.kill()
         began_s = sum(process.cpu_times()[:2])
-        time.sleep(10.5)
+        time.sleep(3.0)
         used_s = sum(process.cpu_times()[:2]) - began_s
         assert agent.process.poll() is None, agent.stderr
         process.rlimit(psutil.RLIMIT_NOFILE, usual)
@@ -129,7 +128,7 @@ def test_an_agent_without_a_descriptor_to_spare_goes_on_and_recovers(tmp_path: P
         _wait_for_more(recorder, deadline_s=40)
         note(recovery_s=time.monotonic() - freed)
         assert agent.end(deadline_s=_LONGEST_STOP_S) == 0
-    assert used_s < 10.0, "it turned in a circle"
+    assert used_s < 3.0, "it turned in a circle"
     assert "Traceback" not in agent.stderr
 
 
@@ -168,7 +167,7 @@ def test_a_clock_that_jumps_ten_years_both_ways_moves_no_timer(tmp_path: Path) -
     assert {message["label"] for message in messages if message["schema"] == "state/1"} != {"unknown"}
 
 
-_CALM_S = 8.0
+_CALM_S = 6.0
 _CALM_BYTES_A_DAY = 1_000_000
 
 

@@ -47,6 +47,12 @@ def test_a_kilobyte_a_frame_is_caught_in_ten_minutes() -> None:
     assert "grew by" in problem
 
 
+def test_a_process_that_gives_its_memory_back_at_its_end_hides_no_leak() -> None:
+    samples = _samples(minutes=10.0, mib_a_hour=105.0)
+    ending = [Sample(at=600.0 + index / 2, pid=7, rss_bytes=_MIB, fds=3, threads=1) for index in range(2)]
+    assert len(_problems([*samples, *ending])) == 1
+
+
 def test_descriptors_and_threads_that_grow_are_caught() -> None:
     problems = _problems(_samples(minutes=5.0, fds=12.0, threads=6.0))
     assert [word in problems[index] for index, word in enumerate(("descriptors", "threads"))] == [True, True]
