@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _script(name: str, *arguments: str, python: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [str(_ROOT / "scripts" / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    env = {**os.environ, "PYTHON": str(python or sys.executable)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=env)
 
 
 def _staged(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -103,6 +106,17 @@ def test_removing_leaves_configuration_and_state_unless_told(tmp_path: Path) -> 
     assert _script("uninstall", "--root", str(tmp_path), "--purge").returncode == 0
     assert not (tmp_path / "etc/agent").exists()
     assert not (tmp_path / "var/lib/agent").exists()
+
+
+def test_an_interpreter_in_a_home_directory_is_named_before_it_is_used(tmp_path: Path) -> None:
+    homely = tmp_path / "python"
+    homely.write_text(
+        f'#!/bin/sh\ncase $2 in *base_prefix*) echo /home/someone/python ;; *) exec {sys.executable} "$@" ;; esac\n'
+    )
+    homely.chmod(0o755)
+    result = _script("install-jetson", "--dry-run", "--root", str(tmp_path / "staged"), python=homely)
+    assert result.returncode == 0, result.stderr
+    assert f"{homely} lies in a home directory, which the service cannot see" in result.stderr
 
 
 def test_what_is_not_known_is_refused_before_anything_is_done(tmp_path: Path) -> None:
