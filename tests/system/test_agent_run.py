@@ -196,7 +196,9 @@ def test_a_late_subscriber_learns_state_and_runtime_from_retained_messages(
     runtime = next(message.json for message in found if message.topic.endswith("/runtime"))
     model = runtime["models"]["inspect"]
     assert (model["engine"], model["requested_engine"], model["degraded"]) == ("ort-cpu", "ort-cpu", None)
-    assert model["placement"]["CPUExecutionProvider"] > 0
+    # ONNX Runtime tells the placement from 1.24 on, and the newest for Python 3.10 is older.
+    assert model["placement"].get("CPUExecutionProvider", 1) > 0
+    assert set(model["placement"]) <= {"CPUExecutionProvider"}
     assert model["labels"] == ["ok", "scratch", "dent", "missing_label", "empty"]
 
 
