@@ -35,6 +35,9 @@ _SETTLE_S = 1.0
 
 _SINGLETON_TARGETS = ("/dev/nvidia", "/dev/nvhost", "/dev/nvmap", "/dev/dri/", "/dev/shm/cuda")
 
+# Read when ONNX Runtime is imported, which otherwise writes below the home directory of whoever runs the tests.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, print_blob=True)
 hypothesis.settings.register_profile("exploring", deadline=None)
 hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") == "true" else "exploring")
