@@ -22,7 +22,7 @@ class OutboxConfig(_Section):
     max_age_h: float = Field(default=24.0, gt=0.0, le=8760.0)
     """Hours after which an event that is still waiting is given up, and counted."""
     durability: Literal["each", "grouped", "memory"] = "each"
-    """`each` is on the disk milliseconds after it happened, `grouped` within a second, `memory` is never written."""
+    """`each` is on the disk within hundredths of a second, `grouped` within a second, `memory` is never written."""
 
 
 class CommandsConfig(_Section):

@@ -107,11 +107,11 @@ def _start(kind: Kind, directory: Path) -> tuple[subprocess.Popen[bytes], int]:
         port = _free_port()
         process = _spawn(_command(kind, directory, port), directory / "broker.log")
         try:
-            _wait_listening(process, port)
-        except BaseException as exc:
-            _end(process)
-            if not isinstance(exc, BrokerUnavailable):
-                raise
+            with contextlib.ExitStack() as undo:
+                undo.callback(_end, process)
+                _wait_listening(process, port)
+                undo.pop_all()
+        except BrokerUnavailable as exc:
             problem = exc.message
         else:
             return process, port

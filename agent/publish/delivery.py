@@ -143,9 +143,13 @@ class Delivery:
         """
         self._mirror(packet)
         key = self._outbox.put(packet, rank)
-        is_behind = self._sent_up_to < self._historical_up_to
-        if self._is_live and is_behind and self._backlog.get(packet.topic, 0) <= self._sent_up_to:
+        if not self._is_live or self._sent_up_to >= self._historical_up_to:
+            return
+        if self._backlog.get(packet.topic, 0) <= self._sent_up_to:
             self._express.append(Stored(key, packet))
+        else:
+            # Now this one waits in the line of its topic, and the next one must not pass it.
+            self._backlog[packet.topic] = key
 
     def pump(self) -> None:
         """Send what waits, as far as the window allows."""

@@ -20,12 +20,14 @@ ROW_BYTES = 64
 FaultKind = Literal["full", "read_only", "io", "corrupt", "newer"]
 
 _BUSY_S = 2.0
+_PAGE_BYTES = 2048
+"""A commit writes whole pages: one event of 800 bytes costs 2.1 KiB with these, 4.1 KiB with the usual ones."""
 _PAGES_BETWEEN_CHECKPOINTS = 1000
 _WAL_KEPT_BYTES = 4 << 20
 
 _CREATE = """
 CREATE TABLE waiting (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice, also after the table was empty
+    key INTEGER PRIMARY KEY,                -- rises with every packet while any waits
     topic TEXT NOT NULL,
     payload BLOB NOT NULL,
     qos INTEGER NOT NULL,
@@ -37,7 +39,7 @@ CREATE TABLE waiting (
     boot TEXT NOT NULL DEFAULT '',          -- the machine's boot and its age then: a clock that no one sets
     boot_ns INTEGER NOT NULL DEFAULT 0
 )"""
-_INDEX = "CREATE INDEX by_rank ON waiting (rank DESC, key)"
+_INDEX = "CREATE INDEX goes_first ON waiting (key) WHERE rank > 0"
 
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
@@ -111,12 +113,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds; ``newest`` is the newest key of each topic."""
+    """What a file holds; ``topics`` are the newest key and the number of rows of each topic."""
 
     last_key: int
     rows: int
     size_bytes: int
-    newest: dict[str, int]
+    topics: dict[str, tuple[int, int]]
 
 
 class OutboxFile:
@@ -138,10 +140,11 @@ class OutboxFile:
     def content(self) -> Content:
         """Count what is there."""
         with _translated():
-            last = self._database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'waiting'").fetchone()
-            rows, size = self._database.execute(f"SELECT count(*), total({_SIZE}) FROM waiting").fetchone()  # noqa: S608 (our own text)
-            newest = self._database.execute("SELECT topic, max(key) FROM waiting GROUP BY topic").fetchall()
-        return Content(0 if last is None else int(last[0]), int(rows), int(size), {t: int(key) for t, key in newest})
+            rows, size, last = self._database.execute(
+                f"SELECT count(*), total({_SIZE}), ifnull(max(key), 0) FROM waiting"  # noqa: S608 (our own text)
+            ).fetchone()
+            topics = self._database.execute("SELECT topic, max(key), count(*) FROM waiting GROUP BY topic").fetchall()
+        return Content(int(last), int(rows), int(size), {topic: (key, count) for topic, key, count in topics})
 
     def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
         """Add ``rows`` and delete the keys ``gone`` in one commit.
@@ -181,12 +184,14 @@ class OutboxFile:
 
     def first_to_give_up(self, limit: int) -> list[tuple[int, int]]:
         """Keys and sizes of the rows that go first: the higher rank, then the older."""
+        found: list[tuple[int, int]] = []
         with _translated():
-            found = self._database.execute(
-                f"SELECT key, {_SIZE} FROM waiting ORDER BY rank DESC, key LIMIT ?",  # noqa: S608 (our own text)
-                (limit,),
-            ).fetchall()
-        return [(int(key), int(size)) for key, size in found]
+            for which in ("WHERE rank > 0", "WHERE rank = 0"):
+                found += self._database.execute(
+                    f"SELECT key, {_SIZE} FROM waiting {which} ORDER BY key LIMIT ?",  # noqa: S608 (our own text)
+                    (limit - len(found),),
+                ).fetchall()
+        return found
 
     def older_than(self, age_ns: int, *, boot: str, boot_ns: int, utc_ns: int, limit: int) -> list[tuple[int, int]]:
         """Keys and sizes of rows above that age. Of another boot are only those of which both clocks were right;
@@ -240,6 +245,8 @@ def _set_up(database: sqlite3.Connection) -> None:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
         raise OutboxFault("newer", f"its form is {version}, this version knows {SCHEMA_VERSION}")
+    if version == 0:
+        database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     database.execute("PRAGMA journal_mode = WAL").fetchone()
     database.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BETWEEN_CHECKPOINTS}").fetchone()
     database.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}").fetchone()

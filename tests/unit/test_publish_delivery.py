@@ -336,3 +336,31 @@ def test_a_mistake_of_the_program_ends_the_publisher_with_its_reason() -> None:
     assert failures[0].exit_code == 70
     assert isinstance(failures[0].__cause__, ValueError)
     assert publisher.statistics().dropped["stopped"] == 1
+
+
+def test_new_events_of_other_topics_pass_a_backlog_and_none_passes_one_of_its_own_topic(bench: Bench) -> None:
+    numbers = iter(range(1000))
+
+    def put(topic: str) -> None:
+        bench.delivery.event(Packet(topic, b'{"n":%d,"historical":false}' % next(numbers), qos=1))
+
+    for _ in range(WINDOW + 5):
+        put("a")
+    for _ in range(3 * WINDOW):
+        put("b")
+    bench.delivery.connected()
+    arrived: list[tuple[str, int]] = []
+    for _ in range(20):
+        bench.delivery.pump()
+        arrived += [(packet.topic, orjson.loads(packet.payload)["n"]) for packet, _ in bench.sink.taken]
+        bench.confirm_all()
+        if len(arrived) < 5 * WINDOW:
+            for topic in "abc":
+                put(topic)
+    assert sorted(number for _, number in arrived) == list(range(next(numbers)))
+    for topic in "abc":
+        own = [number for one, number in arrived if one == topic]
+        assert own == sorted(own)
+    first_c = next(place for place, (topic, _) in enumerate(arrived) if topic == "c")
+    assert first_c < 2 * WINDOW, "it did not wait for the backlog of the others"
+    assert bench.delivery.is_done

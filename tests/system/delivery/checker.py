@@ -68,8 +68,9 @@ class Verdict:
         )
 
 
-def judge(ledger: Ledger, delivered: Iterable[Identity]) -> Verdict:
-    """Hold ``delivered``, in the order of arrival and with its repetitions, against the ledger."""
+def judge(ledger: Ledger, delivered: Iterable[Identity], *, order: Iterable[Identity] | None = None) -> Verdict:
+    """Hold ``delivered``, with its repetitions, against the ledger; ``order`` where that is not the order of arrival
+    (a broker may acknowledge in another one)."""
     arrivals = list(delivered)
     counts = Counter(arrivals)
     return Verdict(
@@ -77,7 +78,7 @@ def judge(ledger: Ledger, delivered: Iterable[Identity]) -> Verdict:
         delivered=len(counts),
         lost=tuple(sorted(ledger.committed - counts.keys())),
         unexpected=tuple(sorted(counts.keys() - set(ledger.put))),
-        out_of_order=tuple(_out_of_order(arrivals)),
+        out_of_order=tuple(_out_of_order(arrivals if order is None else list(order))),
         duplicates=sum(counts.values()) - len(counts),
     )
 

@@ -20,10 +20,10 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from agent.publish.schemas import message_schemas
 from tests.fixtures.recorder import Recorder
 from tests.system.delivery.brokers import ROOT, Broker, make_broker
-from tests.system.delivery.checker import Ledger, Verdict, identity_of, judge, read_ledger
+from tests.system.delivery.checker import Identity, Ledger, Verdict, identity_of, judge, read_ledger
 from tests.system.delivery.proxy import FaultProxy
 from tests.system.delivery.subject import Options
-from tests.system.delivery.wire import Witness
+from tests.system.delivery.wire import Publication, Witness
 
 CANARY = "hunter2-CANARY"
 HARD = ("broker_kill", "broker_stop", "reset", "black_hole", "agent_kill", "disk_full", "clock_step")
@@ -248,14 +248,12 @@ class Drill:
         last = max((session for _, session, _ in ledger.put), default=0)
         return Ledger(ledger.put, ledger.committed | {one for one in ledger.put if one[1] == last})
 
-    def _acknowledged(self) -> list[tuple[str, int, int]]:
-        return [
-            identity_of(one.topic, one.payload) for one in self.witness.acknowledged() if one.topic.endswith("/event")
-        ]
+    def _acknowledged(self) -> list[Identity]:
+        return _events(self.witness.acknowledged())
 
     def _judge(self, recovery_s: float, problems: list[str]) -> Outcome:
         promised = self._promised()
-        verdict = judge(promised, self._acknowledged())
+        verdict = judge(promised, self._acknowledged(), order=_events(self.witness.reached()))
         messages = self._recorder.messages()
         recorded = judge(
             promised, [identity_of(one.topic, one.payload) for one in messages if one.topic.endswith("/event")]
@@ -273,6 +271,10 @@ class Drill:
     def _log(self) -> str:
         path = self._directory / "log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _events(publications: list[Publication]) -> list[Identity]:
+    return [identity_of(one.topic, one.payload) for one in publications if one.topic.endswith("/event")]
 
 
 _VALIDATORS = {name: jsonschema.Draft202012Validator(schema) for name, schema in message_schemas().items()}

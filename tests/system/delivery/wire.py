@@ -26,11 +26,19 @@ class Witness:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._acknowledged: list[Publication] = []
-        self.plain_bytes = bytearray()
+        self._conversations: list[Conversation] = []
 
     def conversation(self) -> Conversation:
         """One connection begins."""
-        return Conversation(self)
+        conversation = Conversation(self)
+        with self._lock:
+            self._conversations.append(conversation)
+        return conversation
+
+    def reached(self) -> list[Publication]:
+        """What the broker has read, in that order: all that was sent before something which it acknowledged."""
+        with self._lock:
+            return [one for conversation in self._conversations for one in conversation.reached()]
 
     def note(self, publication: Publication) -> None:
         """One more was acknowledged."""
@@ -49,7 +57,9 @@ class Conversation:
     def __init__(self, witness: Witness) -> None:
         self._witness = witness
         self._to_broker, self._from_broker = bytearray(), bytearray()
-        self._on_the_way: dict[int, Publication] = {}
+        self._on_the_way: dict[int, tuple[int, Publication]] = {}
+        self._sent: list[Publication] = []
+        self._reached = 0
         self._is_v5 = False
 
     def sent(self, data: bytes) -> None:
@@ -67,10 +77,15 @@ class Conversation:
         for kind, _, body in _packets(self._from_broker):
             if kind != _PUBACK:
                 continue
-            publication = self._on_the_way.pop(int.from_bytes(body[:2], "big"), None)
+            position, publication = self._on_the_way.pop(int.from_bytes(body[:2], "big"), (0, None))
             is_good = len(body) < 3 or body[2] < 0x80
             if publication is not None and is_good:
+                self._reached = max(self._reached, position)
                 self._witness.note(publication)
+
+    def reached(self) -> list[Publication]:
+        """What the broker has read, see Witness."""
+        return self._sent[: self._reached]
 
     def _published(self, body: bytes) -> None:
         length = int.from_bytes(body[:2], "big")
@@ -81,7 +96,9 @@ class Conversation:
         if self._is_v5:
             size, used = _variable(body[at : at + 4])
             at += size + used
-        self._on_the_way[packet_id] = Publication(topic, bytes(body[at:]))
+        publication = Publication(topic, bytes(body[at:]))
+        self._sent.append(publication)
+        self._on_the_way[packet_id] = (len(self._sent), publication)
 
 
 def _packets(stream: bytearray) -> Iterator[tuple[int, int, bytes]]:
