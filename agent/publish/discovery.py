@@ -103,40 +103,16 @@ def _of_camera(
     yield _key(name, "fps"), {**fps, "exp_aft": _HEALTH_EXPIRES_S}
     for classifier, use in camera.classifiers.items():
         model = runtime.models.get(use.model)
-        labels = () if model is None else model.labels
-        state = topics.state(name, classifier)
-        yield (
-            _key(name, classifier, "label"),
-            {
-                "p": "sensor",
-                "name": f"{name} {classifier}",
-                "dev_cla": "enum",
-                "ops": list(dict.fromkeys([*labels, use.unknown])),
-                "stat_t": state,
-                "val_tpl": "{{ value_json.label }}",
-                "json_attr_t": state,
-                "exp_aft": STATE_EXPIRES_S,
-            },
-        )
+        labels = (*(() if model is None else model.labels), use.unknown)
+        yield _key(name, classifier, "label"), _label(name, classifier, labels, topics)
         if "set" in allowed:
             yield _key(name, classifier, "enter"), _threshold(name, classifier, topics)
     if "set" in allowed:
         yield _key(name, "rate"), _rate(name, topics)
         yield _key(name, "enabled"), _switch(name, topics)
     if "snapshot" in allowed and snapshots:
-        yield (
-            _key(name, "image"),
-            {"p": "image", "name": f"{name} snapshot", "img_t": topics.snapshot(name), "cont_type": "image/jpeg"},
-        )
-        yield (
-            _key(name, "take"),
-            {
-                "p": "button",
-                "name": f"{name} take snapshot",
-                "cmd_t": topics.command("snapshot"),
-                "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{name}"}}',
-            },
-        )
+        yield _key(name, "image"), _image(name, topics)
+        yield _key(name, "take"), _button(name, topics)
 
 
 def _of_board(topics: Topics) -> Iterator[tuple[str, Component]]:
@@ -187,6 +163,33 @@ def _sensor(name: str, topic: str, template: str, **more: object) -> Component:
         "stat_cla": "measurement",
         "ent_cat": "diagnostic",
         **more,
+    }
+
+
+def _label(camera: str, classifier: str, labels: tuple[str, ...], topics: Topics) -> Component:
+    state = topics.state(camera, classifier)
+    return {
+        "p": "sensor",
+        "name": f"{camera} {classifier}",
+        "dev_cla": "enum",
+        "ops": list(dict.fromkeys(labels)),
+        "stat_t": state,
+        "val_tpl": "{{ value_json.label }}",
+        "json_attr_t": state,
+        "exp_aft": STATE_EXPIRES_S,
+    }
+
+
+def _image(camera: str, topics: Topics) -> Component:
+    return {"p": "image", "name": f"{camera} snapshot", "img_t": topics.snapshot(camera), "cont_type": "image/jpeg"}
+
+
+def _button(camera: str, topics: Topics) -> Component:
+    return {
+        "p": "button",
+        "name": f"{camera} take snapshot",
+        "cmd_t": topics.command("snapshot"),
+        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}"}}',
     }
 
 

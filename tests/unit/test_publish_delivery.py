@@ -364,3 +364,21 @@ def test_new_events_of_other_topics_pass_a_backlog_and_none_passes_one_of_its_ow
     first_c = next(place for place, (topic, _) in enumerate(arrived) if topic == "c")
     assert first_c < 2 * WINDOW, "it did not wait for the backlog of the others"
     assert bench.delivery.is_done
+
+
+def test_an_event_of_a_time_when_the_clock_was_wrong_says_so_when_it_is_sent_later() -> None:
+    sink, states = HeldSink(), ["unsynced"]
+    publisher = Publisher(
+        sink, identity=IDENTITY, clock_state=lambda: "unsynced" if states[-1] == "unsynced" else "synced"
+    )
+    publisher.start()
+    publisher.offer(state_change())
+    _until(lambda: publisher.statistics().stored == 1)
+    states.append("synced")
+    publisher.on_connected()
+    _until(lambda: any(topic.endswith("/event") for topic in sink.topics()))
+    publisher.offer(state_change("scratch", "dent"))
+    _until(lambda: sum(topic.endswith("/event") for topic in sink.topics()) == 2)
+    publisher.stop(0.2)
+    events = [orjson.loads(packet.payload) for packet, _ in sink.taken if packet.topic.endswith("/event")]
+    assert [(event["clock"], event["historical"]) for event in events] == [("unsynced", True), ("synced", False)]
