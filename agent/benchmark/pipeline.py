@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from statistics import median
 from agent.benchmark.agent_process import AgentProcess, running_agent
 from agent.benchmark.conditions import ConditionsWatch, Window, others_ratio_of
 from agent.benchmark.report import PipelineResult, StageRow
-from agent.benchmark.rounds import Plan, Progress, RawBlock, ask_block, open_session
+from agent.benchmark.rounds import Plan, Progress, ask_block, open_session
+from agent.benchmark.session import Session
 from agent.benchmark.statistics import Spread, spread_of
 from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
 from agent.benchmark.target import BARE, Target
@@ -25,6 +27,8 @@ _LENGTH_S = 24.0
 _QUICK_S = 6.0
 _BARE_QUERIES = 200
 _BARE_CLOSED_S = 2.0
+_START_S = 4.0
+"""About what the agent takes to start and to stop."""
 _STAGES = ("capture", "queue", "preprocess", "infer", "decide")
 _TOO_BUSY_RATIO = 0.05
 
@@ -70,14 +74,24 @@ def run_pipelines(
     length_s = _QUICK_S if is_quick else _LENGTH_S
     targets = [target for target in ready if target.kind != BARE]
     setups = [one for cameras in request.cameras for one in _setups(request, cameras, fps)]
-    progress.phase("the agent's own path", len(setups) * len(targets) * (length_s + _SETTLE_S))
+    progress.phase("the agent's own path", len(targets) * sum(_expected_s(one, length_s) for one in setups))
     found = []
     for target in targets:
         bare = Target(engine=target.engine, precision=target.precision, kind=BARE)
-        for setup in setups:
-            found.append(_measure(plan, target, bare if bare in ready else None, setup, watch, length_s))
-            progress.advance(length_s + _SETTLE_S)
+        with contextlib.ExitStack() as resources:
+            yardstick = resources.enter_context(open_session(plan, bare))[0] if bare in ready else None
+            for setup in setups:
+                found.append(_measure(plan, target, yardstick, setup, watch, length_s))
+                progress.advance(_expected_s(setup, length_s))
     return tuple(found)
+
+
+def _expected_s(setup: _Setup, length_s: float) -> float:
+    return length_s + _SETTLE_S + _START_S + 2 * _bare_s(setup)
+
+
+def _bare_s(setup: _Setup) -> float:
+    return _BARE_CLOSED_S if setup.fps is None else _BARE_QUERIES / setup.fps
 
 
 def _setups(request: PipelineRequest, cameras: int, fps: float) -> Iterator[_Setup]:
@@ -129,36 +143,36 @@ class _Stretch:
 def _measure(
     plan: Plan,
     target: Target,
-    bare: Target | None,
+    bare: Session | None,
     setup: _Setup,
     watch: ConditionsWatch,
     length_s: float,
 ) -> PipelineResult:
-    before = _bare_block(plan, bare, setup, watch)
+    before = _bare_times(bare, setup, watch)
     # A broker for each: one that has seen an agent before would say at once that it is there.
     with EmbeddedBroker() as broker, listening(broker.address) as inbox:
         config = _config(plan, target, setup, broker.address)
         with running_agent(config, plan.cache_dir, inbox.is_running.wait) as process:
             stretch = _stretch(process, inbox, watch, length_s)
         books = documents_of(inbox.take(), "health")
-    after = _bare_block(plan, bare, setup, watch)
     if books:
         stretch.dropped = _drops(books[-1])
-    times = [*(before.times_ns if before else ()), *(after.times_ns if after else ())]
+    times = [*before, *_bare_times(bare, setup, watch)]
     return _result(target, setup, stretch, spread_of(times) if times else None)
 
 
-def _bare_block(plan: Plan, bare: Target | None, setup: _Setup, watch: ConditionsWatch) -> RawBlock | None:
-    """The yardstick in the same rhythm, in a process that lives as long as the block."""
+def _bare_times(bare: Session | None, setup: _Setup, watch: ConditionsWatch) -> tuple[int, ...]:
+    """The yardstick in the same rhythm."""
     if bare is None:
-        return None
-    period_ns = None if setup.fps is None else int(1e9 / setup.fps)
-    expected_s = _BARE_CLOSED_S if period_ns is None else _BARE_QUERIES * period_ns / 1e9
-    duration_ns = int(expected_s * 1e9)
-    block = {"batch": 1, "samples": 1, "duration_ns": duration_ns, "queries": _BARE_QUERIES, "period_ns": period_ns}
-    with open_session(plan, bare) as (session, _):
-        raw, _ = ask_block(session, block, watch, expected_s=expected_s)
-    return raw
+        return ()
+    block = {
+        "batch": 1,
+        "samples": 1,
+        "duration_ns": int(_bare_s(setup) * 1e9),
+        "queries": _BARE_QUERIES,
+        "period_ns": None if setup.fps is None else int(1e9 / setup.fps),
+    }
+    return ask_block(bare, block, watch, expected_s=_bare_s(setup))[0].times_ns
 
 
 def _stretch(process: AgentProcess, inbox: Inbox, watch: ConditionsWatch, length_s: float) -> _Stretch:
