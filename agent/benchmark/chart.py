@@ -17,6 +17,8 @@ _PANEL = 430
 _GAP = 50
 _INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#e3e7eb"
 _YARDSTICK = "#a9b2bb"
+_LEAST_INSIDE = 26
+"""A bar lower than this has its figure above it."""
 _PALE = 0.55
 """How far the colour of a yardstick is from that of its engine to white."""
 _COLOURS = ("#5a9e00", "#0072b2", "#e08a00", "#8e5bb5", "#2aa6a1", "#d1495b", "#7a6b00", "#3f5fbf")
@@ -157,7 +159,7 @@ def _draw_bars(
     slot = width / max(len(groups), 1)
     for number, (name, group) in enumerate(groups):
         left = x + number * slot
-        bar_width = min(slot * 0.84 / len(group), 90.0)
+        bar_width = min(slot * 0.92 / len(group), 90.0)
         start = left + (slot - bar_width * len(group)) / 2
         for place, bar in enumerate(group):
             _draw_bar(surface, frame, bar, start + place * bar_width, bar_width)
@@ -167,19 +169,26 @@ def _draw_bars(
 def _draw_bar(surface: Surface, frame: _Frame, bar: _Bar, x: float, width: float) -> None:
     top, bottom = frame.y_of(bar.value), frame.y + frame.height
     surface.rectangle(x + width * 0.06, top, width * 0.88, bottom - top, bar.colour)
-    middle = x + width / 2
-    if bar.whisker is not None:
-        end = frame.y_of(bar.whisker)
-        surface.line([(middle, top), (middle, end)], _INK, width=1.6)
-        if bar.whisker <= frame.top:
-            surface.line([(middle - 7, end), (middle + 7, end)], _INK, width=1.6)
-        else:
-            surface.line([(middle - 6, end + 8), (middle, end), (middle + 6, end + 8)], _INK, width=1.6)
-            surface.text(middle + 9, end + 13, _short(bar.whisker), size=13, colour=_FAINT)
-        ink = "#ffffff" if bar.colour in _COLOURS else _INK
-        surface.text(middle, bottom - 10, bar.words, size=15, colour=ink, anchor="middle", bold=True)
+    middle, size = x + width / 2, min(15.0, width * 0.3)
+    if bar.whisker is None:
+        surface.text(middle, top - 7, bar.words, size=size, colour=_INK, anchor="middle")
         return
-    surface.text(middle, top - 7, bar.words, size=15, colour=_INK, anchor="middle")
+    _draw_whisker(surface, frame, bar.whisker, middle, top, width)
+    if bottom - top < _LEAST_INSIDE:
+        surface.text(middle + 4, top - 6, bar.words, size=size, colour=_INK)
+        return
+    ink = "#ffffff" if bar.colour in _COLOURS else _INK
+    surface.text(middle, bottom - 10, bar.words, size=size, colour=ink, anchor="middle", bold=True)
+
+
+def _draw_whisker(surface: Surface, frame: _Frame, reach: float, middle: float, top: float, width: float) -> None:
+    end = frame.y_of(reach)
+    surface.line([(middle, top), (middle, end)], _INK, width=1.6)
+    if reach <= frame.top:
+        surface.line([(middle - 7, end), (middle + 7, end)], _INK, width=1.6)
+        return
+    surface.line([(middle - 6, end + 8), (middle, end), (middle + 6, end + 8)], _INK, width=1.6)
+    surface.text(middle + 8, end + 13, _short(reach), size=min(13.0, width * 0.24), colour=_FAINT)
 
 
 def _draw_frame(surface: Surface, frame: _Frame, title: str) -> None:
