@@ -15,7 +15,9 @@ import pytest
 import structlog
 
 from agent.clock import SystemClock
+from agent.config.subscribers import OutboxConfig
 from agent.publish.base import Packet
+from agent.publish.opening import open_outbox
 from agent.publish.outbox import EVENT, REPLY, MemoryOutbox, Outbox
 from agent.publish.outbox_file import SCHEMA_VERSION, OutboxFile
 from agent.publish.sqlite_outbox import SqliteOutbox
@@ -389,3 +391,16 @@ def test_closing_a_file_twice_is_harmless(tmp_path: Path) -> None:
     file = OutboxFile(tmp_path / "x")
     file.close()
     file.close()
+
+
+def test_the_configuration_says_which_outbox_it_is(tmp_path: Path) -> None:
+    for durability in ("each", "grouped", "memory"):
+        config = OutboxConfig(durability=durability)
+        outbox = open_outbox(config, tmp_path / durability, clock=SystemClock(), clock_state=lambda: "synced")
+        assert outbox.statistics().durability == "memory", "the directory does not exist, so there can be no file"
+        outbox.close()
+        (tmp_path / durability).mkdir()
+        outbox = open_outbox(config, tmp_path / durability, clock=SystemClock(), clock_state=lambda: "synced")
+        assert outbox.statistics().durability == durability
+        outbox.close()
+        assert (tmp_path / durability / "outbox.sqlite").exists() == (durability != "memory")

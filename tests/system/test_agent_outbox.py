@@ -98,12 +98,3 @@ def test_an_agent_works_with_an_outbox_that_it_cannot_use_and_says_so(
         assert told in agent.stderr
     assert health["durability"] == durability
     assert (health["reason"] is None) == (durability == "each")
-
-
-def test_events_in_memory_alone_leave_no_file(tmp_path: Path) -> None:
-    with MosquittoBroker(tmp_path / "broker") as broker, Recorder(broker.port) as recorder:
-        config = _config(tmp_path, broker, outbox={"durability": "memory"})
-        with AgentProcess(tmp_path, "run", "-c", str(config)) as agent:
-            recorder.wait_count(1, EVENT, 40)
-            assert agent.end() == 0, agent.stderr
-    assert not (tmp_path / "state" / "outbox.sqlite").exists()
