@@ -92,8 +92,8 @@ class Report:
         for one in self.growth:
             yield (
                 f"  process {one.pid}: {one.rss_mib:+.2f} MiB in the last {one.seconds:.0f} s "
-                f"({one.rss_slope_mib_h:+.1f} +- {one.rss_error_mib_h:.1f} MiB/h), descriptors {one.fds:+.0f}, "
-                f"threads {one.threads:+.0f}"
+                f"({one.rss_slope_mib_h:+.1f} +- {one.rss_error_mib_h:.1f} MiB/h), descriptors {one.fds:+d}, "
+                f"threads {one.threads:+d}"
             )
         yield f"  log: {self.log_bytes} bytes"
         yield from (f"PROBLEM {problem}" for problem in self.problems)

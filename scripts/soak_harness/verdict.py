@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -43,8 +42,8 @@ class Growth:
     rss_mib: float
     rss_slope_mib_h: float
     rss_error_mib_h: float
-    fds: float
-    threads: float
+    fds: int
+    threads: int
 
     @property
     def problems(self) -> list[str]:
@@ -57,9 +56,9 @@ class Growth:
                 f"{self.rss_slope_mib_h:.0f} +- {self.rss_error_mib_h:.0f} MiB/h"
             )
         if self.fds > MOST_FDS:
-            found.append(f"process {self.pid} holds {self.fds:.0f} more descriptors than in the middle")
+            found.append(f"process {self.pid} holds {self.fds} more descriptors than in the middle")
         if self.threads > MOST_THREADS:
-            found.append(f"process {self.pid} has {self.threads:.0f} more threads than in the middle")
+            found.append(f"process {self.pid} has {self.threads} more threads than in the middle")
         return found
 
 
@@ -69,28 +68,29 @@ def growth_of(samples: Sequence[Sample]) -> list[Growth]:
     for sample in samples:
         by_pid[sample.pid].append(sample)
     return [
-        _growth(own[len(own) // 2 : -_DYING])
+        _growth(own[:-_DYING])
         for own in by_pid.values()
         if own[-1].at - own[0].at >= SHORTEST_SESSION_S and len(own) >= 12
     ]
 
 
-def _growth(samples: Sequence[Sample]) -> Growth:
+def _growth(life: Sequence[Sample]) -> Growth:
+    samples = life[len(life) // 2 :]
     at = np.array([sample.at for sample in samples]) - samples[0].at
     rss = np.array([sample.rss_bytes for sample in samples]) / _MIB
     slope, intercept = np.polyfit(at, rss, 1)
     rest = rss - (slope * at + intercept)
     error = float(np.sqrt((rest @ rest) / max(len(at) - 2, 1) / ((at - at.mean()) @ (at - at.mean()))))
-    quarter = max(len(samples) // 4, 1)
-    begin, end = samples[:quarter], samples[-quarter:]
+    # A connection more or less is no leak: the fewest at the end are held against the most before.
+    before, end = life[: len(life) * 5 // 8], life[-max(len(life) // 8, 1) :]
     return Growth(
         pid=samples[0].pid,
         seconds=float(at[-1]),
         rss_mib=float(slope * at[-1]),
         rss_slope_mib_h=float(slope * 3600.0),
         rss_error_mib_h=error * 3600.0,
-        fds=median(one.fds for one in end) - median(one.fds for one in begin),
-        threads=median(one.threads for one in end) - median(one.threads for one in begin),
+        fds=min(one.fds for one in end) - max(one.fds for one in before),
+        threads=min(one.threads for one in end) - max(one.threads for one in before),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,8 +55,14 @@ def test_a_process_that_gives_its_memory_back_at_its_end_hides_no_leak() -> None
 
 
 def test_descriptors_and_threads_that_grow_are_caught() -> None:
-    problems = _problems(_samples(minutes=5.0, fds=12.0, threads=6.0))
+    problems = _problems(_samples(minutes=5.0, fds=16.0, threads=12.0))
     assert [word in problems[index] for index, word in enumerate(("descriptors", "threads"))] == [True, True]
+
+
+def test_a_broker_that_was_away_in_the_middle_is_no_leak() -> None:
+    samples = _samples(minutes=2.0)
+    away = [replace(one, fds=one.fds - 3) if 50 < index < 200 else one for index, one in enumerate(samples)]
+    assert _problems(away) == []
 
 
 def test_a_process_that_was_just_started_is_not_judged() -> None:
