@@ -28,7 +28,7 @@ _VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc
 # Who may be imported by whom: the key's importers all start with one of the values.
 _IMPORTERS = {
     "agent": ("agent", "tests", "scripts"),
-    "agent.app": ("agent.app", "agent.cli", "agent.__main__", "tests"),
+    "agent.app": ("agent.app", "agent.cli", "agent.__main__", "tests", "scripts"),
     "agent.cli": ("agent.cli", "agent.__main__", "tests"),
 }
 
