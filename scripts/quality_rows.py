@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 import orjson
 
-from agent.app import SWITCH_INTERVAL_S
 from agent.benchmark.bare import BareSession
 from agent.benchmark.statistics import spread_of
 from agent.pipeline.decide import top_scores
@@ -45,6 +44,8 @@ _IDENTITY = Identity(
 )
 _SERVED = ServedModel("inspect", "conveyor", "1.0.0", "6f" * 32, "ort-cpu", "fp32", degraded=False)
 _RUNS, _BLOCK = 700, 35
+_SWITCH_INTERVAL_S = 0.0002
+"""As the agent sets it; see agent/app.py."""
 _PERIOD_S = 1 / 30
 
 
@@ -123,7 +124,7 @@ def busy_thread_row(engine: Engine, pictures: Images) -> Row:
         alone += _timed(engine, pictures)
         with busy_thread():
             with_default += _timed(engine, pictures)
-            sys.setswitchinterval(SWITCH_INTERVAL_S)
+            sys.setswitchinterval(_SWITCH_INTERVAL_S)
             with_ours += _timed(engine, pictures)
             sys.setswitchinterval(default)
     base = us(alone)
@@ -231,7 +232,7 @@ def hand_over_rows() -> Iterator[Row]:
 def _hand_over(words: str, address: BrokerAddress) -> Row:
     client = MqttClient(MqttSettings(address=address, client_id="rows"), will=_IDENTITY.status("offline"))
     publisher = Publisher(client, identity=_IDENTITY)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     waiting: queue.SimpleQueue[Classification | None] = queue.SimpleQueue()
     receiver = threading.Thread(target=lambda: [*iter(waiting.get, None)])
     receiver.start()
