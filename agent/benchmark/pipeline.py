@@ -106,7 +106,9 @@ def _setups(request: PipelineRequest, cameras: int, fps: float) -> Iterator[_Set
 
 
 def _config(plan: Plan, target: Target, setup: _Setup, address: BrokerAddress) -> dict[str, object]:
-    camera = {"source": dict(setup.source), "rate_hz": setup.fps, "classify": [{"model": "measured"}]}
+    # A live source has its rhythm by itself; asked for twice, a frame that comes early would be left out.
+    rate_hz = setup.fps if setup.source["type"] == "file" else None
+    camera = {"source": dict(setup.source), "rate_hz": rate_hz, "classify": [{"model": "measured"}]}
     return {
         "version": 1,
         "device": {"id": "measured"},
@@ -117,6 +119,7 @@ def _config(plan: Plan, target: Target, setup: _Setup, address: BrokerAddress) -
                 "precision": target.precision,
                 "strict": True,
                 "batching": {"max_size": plan.max_batch},
+                "options": dict(plan.options),
             }
         },
         "cameras": {f"camera{number}": camera for number in range(1, setup.cameras + 1)},
