@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -36,10 +37,13 @@ def _seconds_or_text(value: object) -> object:
 
 Instant = Annotated[
     AwareDatetime,
-    BeforeValidator(_seconds_or_text, json_schema_input_type=str | float),
-    Field(
-        strict=False,  # text is what a date is in JSON
-        description="When it is too late, RFC 3339 or seconds since 1970; at most an hour ahead.",
+    Field(strict=False),  # text is what a date is in JSON
+    BeforeValidator(_seconds_or_text),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}],
+            "description": "When it is too late, RFC 3339 or seconds since 1970; at most an hour ahead.",
+        }
     ),
 ]
 

@@ -7,10 +7,12 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import jsonschema
@@ -76,9 +78,15 @@ def draw_plan(seed: int, *, brokers: tuple[str, ...] = ("mosquitto", "mosquitto"
     return Plan(seed, chance.choice(brokers), tuple(faults), chance.choice(("each", "each", "grouped")))
 
 
+@lru_cache(maxsize=1)
 def may_mount() -> bool:
-    """Whether this user may mount the small file system that a full disk needs."""
-    return os.geteuid() == 0 and not Path("/.no-mount").exists()
+    """Whether this user may mount the small file system that a full disk needs: tried once."""
+    with tempfile.TemporaryDirectory(prefix="drill-mount-") as directory:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+            return False
+        subprocess.run(["umount", directory], check=True)
+    return True
 
 
 class Drill:
