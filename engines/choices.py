@@ -21,6 +21,9 @@ from engines.package import ModelPackage
 # A claim on p90 needs 64 runs at 99 % confidence. Source: MLPerf LoadGen, early stopping.
 RUNS = 64
 _BLOCK = 16
+# Longer than what a person is kept waiting for: without the answer of a slow library the key would be another one, and
+# what was measured would be measured again.
+_DESCRIBE_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,13 @@ def remember(
     if not measurements:
         raise ValueError("no engine was measured, there is nothing to choose from")
     choice = choice_from(measurements, unmeasured)
-    ChoiceMemory(options.cache_dir).save(choice_key(package, options, describe()), choice)
+    ChoiceMemory(options.cache_dir).save(key_here(package, options), choice)
     return choice
+
+
+def key_here(package: ModelPackage, options: EngineOptions) -> dict[str, object]:
+    """Name what a choice on this device depends on."""
+    return choice_key(package, options, describe(timeout_s=_DESCRIBE_TIMEOUT_S))
 
 
 def choice_key(package: ModelPackage, options: EngineOptions, environment: EnvironmentRecord) -> dict[str, object]:

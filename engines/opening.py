@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from engines.base import PRECISIONS, Engine, EngineOptions, Rejection
 from engines.candidate import open_candidate, options_for, options_of
 from engines.certify import REFERENCE
-from engines.choices import Choice, ChoiceMemory, choice_key, measure, remember
-from engines.environment import describe, l4t_release
+from engines.choices import Choice, ChoiceMemory, key_here, measure, remember
+from engines.environment import l4t_release
 from engines.errors import (
     BuildNeeded,
     EngineError,
@@ -171,10 +171,7 @@ class _Search:
 
     def _remembered(self) -> Choice | None:
         memory = ChoiceMemory(self.options.cache_dir)
-        return memory.load(self._key()) if memory.is_used() else None
-
-    def _key(self) -> dict[str, object]:
-        return choice_key(self.package, self.options, describe())
+        return memory.load(key_here(self.package, self.options)) if memory.is_used() else None
 
     def _unused_gpu(self) -> str | None:
         if self.prober.gpus:

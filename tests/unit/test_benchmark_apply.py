@@ -12,8 +12,7 @@ from agent.config.loader import load_config
 from agent.demo import demo_package
 from agent.errors import ConfigError, UsageError
 from engines.base import EngineOptions, Measurement
-from engines.choices import ChoiceMemory, choice_key
-from engines.environment import describe
+from engines.choices import ChoiceMemory, key_here
 from engines.package import load_package
 
 INT8 = Recommendation(engine="ort-cpu", precision="int8", reason="measured")
@@ -98,6 +97,6 @@ def test_auto_finds_what_was_measured(tmp_path: Path) -> None:
     measured = Measurement(engine="ort-cpu", precision="int8", runs=700, p50_ms=1.0, p90_ms=1.1)
     remember_for(path, ["inspect"], package, [measured])
     options = EngineOptions(cache_dir=tmp_path / "state" / "cache", engine="auto", precision="int8")
-    choice = ChoiceMemory(options.cache_dir).load(choice_key(package, options, describe()))
+    choice = ChoiceMemory(options.cache_dir).load(key_here(package, options))
     assert choice is not None
     assert choice.engine == "ort-cpu"
