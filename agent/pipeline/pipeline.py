@@ -25,7 +25,8 @@ from engines import Building, Engine, ModelPackage
 log = get_logger(__name__)
 
 _CAMERA_STOP_S = 1.5
-_WORKER_STOP_S = 1.5
+_CALL_ENDS_S = 0.5
+_WORKER_STOP_S = 1.0
 _LOAD_POLL_S = 0.5
 _DRAIN_S = 2.0
 _DRAIN_POLL_S = 0.01
@@ -210,8 +211,7 @@ class Pipeline:
         late = _join({f"camera {name}": camera.join for name, camera in self._cameras.items()}, _CAMERA_STOP_S)
         for worker in self._workers.values():
             worker.stop()
-        late += _join({f"worker {key}": worker.join for key, worker in self._workers.items()}, _WORKER_STOP_S)
-        return late
+        return late + _join_workers(self._workers)
 
     def statistics(self) -> PipelineStatistics:
         """From any thread."""
@@ -294,8 +294,17 @@ def _stop_workers(workers: Mapping[str, Worker]) -> None:
         while _is_at_work(worker) and time.monotonic() < deadline:
             time.sleep(_DRAIN_POLL_S)
         worker.stop()
-    for name in _join({f"worker {key}": worker.join for key, worker in workers.items()}, _WORKER_STOP_S):
+    for name in _join_workers(workers):
         log.warning("stop.cut_off", thread=name)
+
+
+def _join_workers(workers: Mapping[str, Worker]) -> list[str]:
+    """Wait for workers that were told to stop; a call that does not end by itself is interrupted."""
+    joins = {f"worker {key}": worker.join for key, worker in workers.items()}
+    if _join(joins, _CALL_ENDS_S):
+        for worker in workers.values():
+            worker.interrupt()
+    return _join(joins, _WORKER_STOP_S)
 
 
 class RateMeter:

@@ -180,12 +180,10 @@ class Worker:
         return True
 
     def stop(self) -> None:
-        """Refuse further frames; what waits is booked as dropped, and a build is ended."""
+        """Refuse further frames; what waits is booked as dropped, a build is ended, a running call may end itself."""
         self._is_stopping = True
         for job in self.inbox.close():
             self._drop(job, Drop.STOPPING)
-        if self._progress.busy_since_ns is not None:
-            self.interrupt()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the threads; False when one is still inside an engine after ``timeout_s``."""
@@ -392,7 +390,7 @@ class Worker:
             progress.failures += 1
             progress.failures_in_a_row += 1
             for job in jobs:
-                self._drop(job, Drop.FAILED)
+                self._drop(job, Drop.STOPPING if self._is_stopping else Drop.FAILED)
             if progress.failures_in_a_row >= _FAILURES_BEFORE_RELOAD or isinstance(exc, EngineLost):
                 raise
             log.warning("inference.failed", model=self.key, error=exc.message, in_a_row=progress.failures_in_a_row)
