@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from agent.clock import Clock, SystemClock
 from agent.publish.backoff import STABLE_S, Backoff, TakeoverGuard
@@ -13,6 +14,7 @@ from agent.publish.connection import Connection, Received, Version
 from agent.publish.diagnosis import Ending, explain_silence
 from agent.publish.settings import MqttSettings
 from agent.service.logs import get_logger
+from agent.stage import StageThread
 
 NETWORK_CAP_S = 30.0
 REFUSAL_CAP_S = 120.0
@@ -52,7 +54,7 @@ class MqttClient:
         self._backoff = Backoff(base_s=settings.backoff_base_s, rng=rng)
         self._takeovers = TakeoverGuard()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: StageThread | None = None
         self._listener: SinkListener | None = None
         self._lock = threading.Lock()
         self._connection: Connection | None = None
@@ -73,7 +75,7 @@ class MqttClient:
             raise RuntimeError("an MqttClient is started once")
         self._listener = listener
         self._become("connecting", "no connection yet")
-        self._thread = threading.Thread(target=self._run, args=(listener,), name="mqtt", daemon=True)
+        self._thread = StageThread("mqtt", partial(self._run, listener), on_failure=partial(self._end_by, listener))
         self._thread.start()
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
@@ -88,10 +90,7 @@ class MqttClient:
             connection = self._connection
         if connection is not None:
             connection.end()
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout_s)
-        is_done = thread is None or not thread.is_alive()
+        is_done = self._thread is None or self._thread.join(timeout_s)
         if not is_done:
             log.warning("broker.stop_cut_off", waited_s=timeout_s, doing="connecting")
         self._become("stopped", None)
@@ -145,23 +144,23 @@ class MqttClient:
             self._on_received(message)
 
     def _run(self, listener: SinkListener) -> None:
-        try:
-            while not self._stop.is_set():
-                ending = self._attempt()
-                if self._stop.is_set():
-                    return
-                self._become("disconnected", ending.reason)
-                if ending.was_granted:
-                    listener.on_disconnected(ending.reason)
-                wait_s = self._wait_s(ending)
-                self._report(ending)
-                self._clock.wait(self._stop, wait_s)
-        except Exception as exc:  # the top of the thread: nothing else would ever see it
-            log.exception("broker.client_failed")
-            with self._lock:
-                self._failure = f"{type(exc).__name__}: {exc}"
-            self._become("disconnected", "the client's thread failed")
-            listener.on_failed(exc)
+        while not self._stop.is_set():
+            ending = self._attempt()
+            if self._stop.is_set():
+                return
+            self._become("disconnected", ending.reason)
+            if ending.was_granted:
+                listener.on_disconnected(ending.reason)
+            wait_s = self._wait_s(ending)
+            self._report(ending)
+            self._clock.wait(self._stop, wait_s)
+
+    def _end_by(self, listener: SinkListener, error: Exception) -> None:
+        log.error("broker.client_failed", exc_info=error)
+        with self._lock:
+            self._failure = f"{type(error).__name__}: {error}"
+        self._become("disconnected", "the client's thread failed")
+        listener.on_failed(error)
 
     def _attempt(self) -> Ending:
         """One connection from its start to its end, with the older protocol where the broker wants that."""

@@ -31,6 +31,7 @@ from agent.publish.tally import Tally
 from agent.records import Classification, StateChange
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
+from agent.stage import StageThread
 
 RESULTS_BUFFERED = 256
 IMPORTANT_BUFFERED = 1024
@@ -133,7 +134,7 @@ class Publisher:
         self._news: deque[Callable[[], None]] = deque()
         self._has_news = threading.Event()
         self._leave_by: float | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: StageThread | None = None
         self._failure: StageFailed | None = None
 
     def start(self) -> None:
@@ -145,7 +146,7 @@ class Publisher:
         self._delivery.retain(self._identity.status("online"))
         # A sink that is connected at once says so before the first record is looked at.
         self._sink.start(self)
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread = StageThread("publisher", self._work, on_failure=self._end_by)
         self._thread.start()
 
     def offer(self, record: Classification | StateChange | Message | Outgoing | Packet) -> None:
@@ -186,7 +187,7 @@ class Publisher:
         for mirror in self._mirrors:
             mirror.stop(0.0)
         self._outbox.close()
-        return is_clean and (self._thread is None or not self._thread.is_alive())
+        return is_clean and (self._thread is None or not self._thread.is_alive)
 
     def statistics(self) -> PublisherStatistics:
         """The counts at this moment; any thread."""
@@ -244,16 +245,13 @@ class Publisher:
             stream = self._streams.setdefault((camera, classifier), _Stream(count(), count(), count()))
         return stream
 
-    def _run(self) -> None:
-        try:
-            self._work()
-        except Exception as exc:  # the top of the thread: recorded here, raised by who is told
-            log.exception("publisher.failed")
-            failure = self._failure = _stage_failed(exc)
-            self._important.close()
-            self._results.close()
-            if self._on_failure is not None:
-                self._on_failure(failure)
+    def _end_by(self, error: Exception) -> None:
+        log.error("publisher.failed", exc_info=error)
+        failure = self._failure = _stage_failed(error)
+        self._important.close()
+        self._results.close()
+        if self._on_failure is not None:
+            self._on_failure(failure)
 
     def _work(self) -> None:
         while True:
