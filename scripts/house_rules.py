@@ -20,8 +20,8 @@ from pathlib import Path
 _MAX_MODULE_LINES = 450
 _MAX_TEST_MODULE_LINES = 500
 _MAX_FUNCTION_LINES = 50
-# Two stage tops and two tops of programs may catch everything; each further place hides mistakes.
-_MAX_BROAD_EXCEPTS = 4
+# The top of every stage's thread and the top of the program may catch everything; each further place hides mistakes.
+_MAX_BROAD_EXCEPTS = 2
 
 _PROGRAM = ("agent", "engines")
 _VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
