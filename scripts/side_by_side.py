@@ -64,7 +64,7 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
     began_s = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.plain_pipeline", str(package / "model.onnx"), str(clip), str(port), *rhythm],
-        env=child_environment(),
+        env={**child_environment(), "ORT_DISABLE_TELEMETRY": "1"},
         stderr=subprocess.DEVNULL,
     )
     try:
