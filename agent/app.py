@@ -162,6 +162,11 @@ class Agent:
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)
 
+    @property
+    def is_stop_requested(self) -> bool:
+        """A signal came, or `request_stop` was called."""
+        return self._stop_requested
+
     def request_reload(self) -> None:
         """Ask for the configuration to be read again; any thread."""
         self._reload_requested = True

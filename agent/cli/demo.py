@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 def demo(*, for_s: float | None, is_printing: bool) -> int:
     """See it work: bundled clip, bundled model, broker included.
 
-    Ends after --for or at Ctrl-C and says what it saw; exit code 1 when nothing was classified. It keeps nothing.
+    Ends after --for or at Ctrl-C and says what it saw; exit code 1 when --for passed and nothing was classified. It
+    keeps nothing.
     """
     with tempfile.TemporaryDirectory(prefix="agent-demo-") as folder:
         run = _run(_load(Path(folder)), for_s=for_s, is_printing=is_printing)
     for line in _summary(run):
         print(line, file=sys.stderr if is_printing else sys.stdout)
-    return 0 if run.classified else 1
+    return 0 if run.classified or run.was_interrupted else 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What one run of the demonstration came to."""
+    """What one run of the demonstration came to; ``was_interrupted``: somebody ended it by a signal."""
 
+    was_interrupted: bool
     lasted_s: float
     captured: int
     classified: int
@@ -93,6 +95,7 @@ def _gathered(agent: Agent, view: FleetView, lasted_s: float) -> _Run:
     statistics = agent.statistics().pipeline
     counts = [camera.counts for camera in statistics.cameras]
     return _Run(
+        was_interrupted=agent.is_stop_requested,
         lasted_s=lasted_s,
         captured=sum(one.captured for one in counts),
         classified=sum(one.classified for one in counts),
