@@ -38,7 +38,9 @@ def _check(folder: Path, nvidia: FakeNvidia) -> tuple[int, str, str]:
         timeout=280,
         check=False,
     )
-    return done.returncode, done.stdout, (folder / "report.md").read_text(encoding="utf-8")
+    report = folder / "report.md"
+    assert report.is_file(), f"it ended with {done.returncode} and wrote no report:\n{done.stdout}"
+    return done.returncode, done.stdout, report.read_text(encoding="utf-8")
 
 
 def test_without_a_gpu_it_says_so_and_checks_nothing(tmp_path: Path, nvidia: FakeNvidia) -> None:
