@@ -249,9 +249,8 @@ class Agent:
             raise StageFailed(f"the thermal monitor ended by {self._thermal.failure!r}") from self._thermal.failure
         if self._desk.failure is not None:
             raise StageFailed(f"the commands ended by {self._desk.failure!r}") from self._desk.failure
-        failure = self._publisher.statistics().failure
-        if failure is not None:
-            raise StageFailed(failure)
+        if self._publisher.failure is not None:
+            raise self._publisher.failure
         for worker in self._pipeline.workers.values():
             self._hangs.look(worker.statistics(), worker.interrupt)
 
@@ -385,7 +384,7 @@ class Agent:
 
     def _tell_of_engines(self) -> None:
         """A plan that was built meanwhile has taken over, or could not: subscribers are to know."""
-        changed = self._news.changes(self._pipeline.statistics().workers)
+        changed = self._news.changes(self._pipeline.worker_statistics())
         if changed is not None:
             packages = {key: worker.package for key, worker in self._pipeline.workers.items()}
             self._announce(self._loaded, packages, changed=changed)

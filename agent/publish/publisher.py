@@ -189,6 +189,11 @@ class Publisher:
         self._outbox.close()
         return is_clean and (self._thread is None or not self._thread.is_alive)
 
+    @property
+    def failure(self) -> StageFailed | None:
+        """What ended the publisher's thread; any thread."""
+        return self._failure
+
     def statistics(self) -> PublisherStatistics:
         """The counts at this moment; any thread."""
         sent, thinned, dropped = self._tally.counts()
