@@ -64,21 +64,6 @@ class Desk:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    with MosquittoBroker(tmp_path / "broker") as running:
-        yield running
-
-
-@pytest.fixture
-def recorder(broker: MosquittoBroker) -> Iterator[Recorder]:
-    running = Recorder(broker.port).start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture
 def desk(tmp_path: Path, broker: MosquittoBroker, recorder: Recorder) -> Iterator[Desk]:
     path = write_config(tmp_path, _config(broker))
     with AgentProcess(tmp_path, "run", "-c", str(path)) as agent:

@@ -18,21 +18,6 @@ pytestmark = pytest.mark.timeout(180)
 _MODELS = {"inspect": {"package": "demo", "engine": "ort-cpu"}}
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    with MosquittoBroker(tmp_path / "broker") as running:
-        yield running
-
-
-@pytest.fixture
-def recorder(broker: MosquittoBroker) -> Iterator[Recorder]:
-    running = Recorder(broker.port).start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
 def _camera(seed: int = 0, **camera: Any) -> dict[str, Any]:
     source = {"type": "pattern", "fps": 30, "width": 320, "height": 240, "seed": seed}
     return {"source": source, "classify": [{"model": "inspect"}], **camera}

@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,6 @@ from tests.fixtures.recorder import Recorded, Recorder
 pytestmark = pytest.mark.timeout(180)
 
 _DEMO_MODEL = {"inspect": {"package": "demo", "engine": "ort-cpu"}}
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    with MosquittoBroker(tmp_path / "broker") as running:
-        yield running
-
-
-@pytest.fixture
-def recorder(broker: MosquittoBroker) -> Iterator[Recorder]:
-    running = Recorder(broker.port).start()
-    try:
-        yield running
-    finally:
-        running.stop()
 
 
 def _pattern(**camera: Any) -> dict[str, Any]:

@@ -35,21 +35,6 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
     fake.close()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
-    with MosquittoBroker(tmp_path / "broker") as running:
-        yield running
-
-
-@pytest.fixture
-def recorder(broker: MosquittoBroker) -> Iterator[Recorder]:
-    running = Recorder(broker.port).start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
 def _agent(directory: Path, broker: MosquittoBroker, nvidia: FakeNvidia, **model: Any) -> AgentProcess:
     config = {
         "models": {"inspect": {"package": "demo", **model}},
