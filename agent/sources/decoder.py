@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 
 from agent.records import Image
-from agent.sources.lifecycle import Lifecycle
 
 Backend = Literal["ffmpeg", "v4l2"]
 
@@ -115,23 +114,6 @@ class Decoder:
         """Width and height in pixels that the camera settled on."""
         capture = self._capture
         return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-
-
-def retrieve_picture(decoder: Decoder, lifecycle: Lifecycle, *, advice: str) -> Image:
-    """The picture that was grabbed, as a fresh array.
-
-    Raises:
-        SourceLost: it cannot be decoded, or its format is not for us; ``advice`` then says what to do.
-    """
-    try:
-        image = decoder.retrieve()
-    except UnsupportedPicture as exc:
-        raise lifecycle.lost(
-            "format", f"{lifecycle.description} gives pictures of {exc}, the agent reads 8 bits a channel. {advice}"
-        ) from exc
-    if image is None:
-        raise lifecycle.lost("damaged", f"{lifecycle.description} gave a picture that cannot be decoded. {advice}")
-    return image
 
 
 def open_decoder(

@@ -9,7 +9,7 @@ from agent.config.secret import redact
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 from agent.errors import SourceUnavailable
 from agent.service.logs import get_logger
-from agent.sources.base import Capture, SourceStatistics
+from agent.sources.base import Capture
 from agent.sources.decoder import UnsupportedPicture
 from agent.sources.gst_pipelines import NotPossible, Plan, plan_for
 from agent.sources.gstreamer import (
@@ -20,7 +20,7 @@ from agent.sources.gstreamer import (
     Sample,
     load_gstreamer,
 )
-from agent.sources.lifecycle import Lifecycle
+from agent.sources.lifecycle import SourceBase
 from agent.sources.rtsp_access import ask_camera, not_opened, read_password
 from agent.sources.usb_identity import CameraIdentity
 from agent.sources.v4l2 import description_of
@@ -31,7 +31,7 @@ _V4L2_OPEN_TIMEOUT_S = 10.0
 _ADVICE = "Set the camera to a format of 8 bits"
 
 
-class GStreamerCamera:
+class GStreamerCamera(SourceBase):
     """A live pipeline that keeps the newest picture only.
 
     ``captured_at_ns`` is the picture's time stamp on the pipeline's clock: for CSI and USB cameras the moment their
@@ -44,10 +44,9 @@ class GStreamerCamera:
     def __init__(
         self, config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, base_dir: Path, clock: Clock
     ) -> None:
+        super().__init__(_description(config), clock=clock)
         self._config = config
         self._base_dir = base_dir
-        self._clock = clock
-        self._lifecycle = Lifecycle(_description(config))
         self._identity = CameraIdentity(config, self._lifecycle) if isinstance(config, V4l2Source) else None
         self._pipeline: RunningPipeline | None = None
         self._first: Capture | None = None
@@ -56,11 +55,6 @@ class GStreamerCamera:
     def kind(self) -> str:
         """See Source."""
         return self._config.type
-
-    @property
-    def description(self) -> str:
-        """See Source."""
-        return self._lifecycle.description
 
     @property
     def fps(self) -> float | None:
@@ -99,14 +93,6 @@ class GStreamerCamera:
             self._pipeline.stop()
             self._pipeline = None
         self._first = None
-
-    def interrupt(self) -> None:
-        """See Source."""
-        self._lifecycle.interrupt()
-
-    def statistics(self) -> SourceStatistics:
-        """See Source."""
-        return self._lifecycle.statistics()
 
     @property
     def _open_timeout_s(self) -> float:

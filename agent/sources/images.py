@@ -9,15 +9,15 @@ from agent.clock import Clock
 from agent.config.sources import ImagesSource
 from agent.errors import SourceUnavailable
 from agent.service.logs import get_logger
-from agent.sources.base import Capture, SourceStatistics
-from agent.sources.lifecycle import Lifecycle
+from agent.sources.base import Capture
+from agent.sources.lifecycle import SourceBase
 from engines.errors import ImageRejected
 from engines.images import IMAGE_SUFFIXES, read_image
 
 log = get_logger(__name__)
 
 
-class ImageFolder:
+class ImageFolder(SourceBase):
     """The images of a folder in the order of their names, without its subfolders; nothing is dropped.
 
     Images that cannot be read are passed over, counted and logged. ``captured_at_ns`` is when the reading of an image
@@ -28,18 +28,12 @@ class ImageFolder:
     kind = "images"
 
     def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock) -> None:
+        super().__init__(f"images {config.path}", clock=clock)
         self._config = config
         self._path = base_dir / config.path
-        self._clock = clock
-        self._lifecycle = Lifecycle(f"images {config.path}")
         self._waiting: deque[Path] | None = None
         self._has_delivered = False
         self._last_refusal = ""
-
-    @property
-    def description(self) -> str:
-        """See Source."""
-        return self._lifecycle.description
 
     @property
     def fps(self) -> float | None:
@@ -75,14 +69,6 @@ class ImageFolder:
         """See Source."""
         self._waiting = None
 
-    def interrupt(self) -> None:
-        """See Source."""
-        self._lifecycle.interrupt()
-
-    def statistics(self) -> SourceStatistics:
-        """See Source."""
-        return self._lifecycle.statistics()
-
     def _read_image(self, path: Path) -> Capture | None:
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         try:
@@ -93,8 +79,7 @@ class ImageFolder:
             log.warning("images.skipped", path=str(path), reason=exc.message)
             return None
         self._has_delivered = True
-        self._lifecycle.count_delivered()
-        return Capture(image, started_ns, started_utc_ns, (self._clock.monotonic_ns() - started_ns) / 1e6)
+        return self._delivered(image, started_ns, started_utc_ns)
 
     def _start_again(self) -> None:
         self._has_delivered = False

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TypeVar
 
+from agent.clock import Clock
 from agent.errors import SourceLost, SourceUnavailable
-from agent.sources.base import SourceStatistics
+from agent.records import Image
+from agent.sources.base import Capture, SourceStatistics
 
 T = TypeVar("T")
 
@@ -67,3 +69,30 @@ class Lifecycle:
     def lost(self, reason: str, message: str, **fields: object) -> SourceLost:
         """The error of a source that stopped delivering."""
         return SourceLost(message, reason=reason, source=self.description, **fields)
+
+
+class SourceBase:
+    """The part of Source in which all sources are alike; each of them adds how it opens, reads and closes."""
+
+    def __init__(self, description: str, *, clock: Clock) -> None:
+        self._clock = clock
+        self._lifecycle = Lifecycle(description)
+
+    @property
+    def description(self) -> str:
+        """See Source."""
+        return self._lifecycle.description
+
+    def interrupt(self) -> None:
+        """See Source."""
+        self._lifecycle.interrupt()
+
+    def statistics(self) -> SourceStatistics:
+        """See Source."""
+        return self._lifecycle.statistics()
+
+    def _delivered(self, image: Image, captured_at_ns: int, captured_at_utc_ns: int) -> Capture:
+        """``image``, counted and stamped, as it is handed out now."""
+        self._lifecycle.count_delivered()
+        capture_ms = (self._clock.monotonic_ns() - captured_at_ns) / 1e6
+        return Capture(image, captured_at_ns, captured_at_utc_ns, capture_ms)

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from agent.clock import Clock
 from agent.config.sources import PatternSource
 from agent.records import Image
-from agent.sources.base import Capture, SourceStatistics
-from agent.sources.lifecycle import Lifecycle
+from agent.sources.base import Capture
+from agent.sources.lifecycle import SourceBase
 
 COUNTER_BITS = 16
 
 
-class Pattern:
+class Pattern(SourceBase):
     """A scrolling gradient, a disc on a curve, and the frame's number as a row of black and white cells.
 
     Frame ``n`` of a seed always looks the same. Frames come at the configured rate; those that nobody waited for are
@@ -28,17 +28,11 @@ class Pattern:
     kind = "pattern"
 
     def __init__(self, config: PatternSource, *, clock: Clock) -> None:
+        super().__init__(f"pattern {config.width}x{config.height} at {config.fps:g} fps", clock=clock)
         self._config = config
-        self._clock = clock
-        self._lifecycle = Lifecycle(f"pattern {config.width}x{config.height} at {config.fps:g} fps")
         self._painter: PatternPainter | None = None
         self._started_ns = 0
         self._next = 0
-
-    @property
-    def description(self) -> str:
-        """See Source."""
-        return self._lifecycle.description
 
     @property
     def fps(self) -> float | None:
@@ -62,21 +56,11 @@ class Pattern:
             painter = self._lifecycle.opened(self._painter)
         captured_at_ns, captured_at_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         self._next = number + 1
-        image = painter.draw(number)
-        self._lifecycle.count_delivered()
-        return Capture(image, captured_at_ns, captured_at_utc_ns, (self._clock.monotonic_ns() - captured_at_ns) / 1e6)
+        return self._delivered(painter.draw(number), captured_at_ns, captured_at_utc_ns)
 
     def close(self) -> None:
         """See Source."""
         self._painter = None
-
-    def interrupt(self) -> None:
-        """See Source."""
-        self._lifecycle.interrupt()
-
-    def statistics(self) -> SourceStatistics:
-        """See Source."""
-        return self._lifecycle.statistics()
 
 
 class PatternPainter:

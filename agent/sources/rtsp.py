@@ -11,9 +11,9 @@ import cv2
 from agent.clock import Clock
 from agent.config.secret import Secret, redact
 from agent.config.sources import RtspSource
-from agent.sources.base import Capture, SourceStatistics
-from agent.sources.decoder import Decoder, open_decoder, option_gate, retrieve_picture
-from agent.sources.lifecycle import Lifecycle
+from agent.sources.base import Capture
+from agent.sources.decoded import DecodedSource
+from agent.sources.decoder import Decoder, open_decoder, option_gate
 from agent.sources.rtsp_access import ask_camera, not_opened, read_password
 
 _LEAST_OPEN_S = 0.5
@@ -23,7 +23,7 @@ _UNKNOWN_FPS = 25.0
 _ADVICE = "Set the camera to 8 bit H.264"
 
 
-class RtspStream:
+class RtspStream(DecodedSource):
     """A live stream; it must be read continuously, because FFmpeg keeps what is not fetched.
 
     ``captured_at_ns`` is when the decoded picture came out of FFmpeg: the exposure, the camera's encoder and the
@@ -37,37 +37,10 @@ class RtspStream:
     kind = "rtsp"
 
     def __init__(self, config: RtspSource, *, base_dir: Path, clock: Clock) -> None:
+        super().__init__(redact(config.url), clock=clock, advice=_ADVICE)
         self._config = config
         self._base_dir = base_dir
-        self._clock = clock
-        self._lifecycle = Lifecycle(redact(config.url))
-        self._decoder: Decoder | None = None
         self._is_grabbed = False
-
-    @property
-    def description(self) -> str:
-        """See Source."""
-        return self._lifecycle.description
-
-    @property
-    def fps(self) -> float | None:
-        """See Source."""
-        return None if self._decoder is None else self._decoder.fps
-
-    def open(self) -> None:
-        """See Source. What FFmpeg gathered while it looked at the stream is left out, so the first frame is fresh."""
-        self._lifecycle.check_open()
-        if self._decoder is not None:
-            return
-        started = time.monotonic()
-        password = read_password(self._config, self._base_dir, self._lifecycle)
-        status = ask_camera(self._config, self._lifecycle)
-        decoder = self._open_stream(password, started)
-        if decoder is None:
-            self._lifecycle.check_open()
-            raise not_opened(self._config, self._lifecycle, status)
-        self._decoder = decoder
-        self._is_grabbed = self._drain(decoder)
 
     def read(self) -> Capture | None:
         """See Source."""
@@ -76,24 +49,19 @@ class RtspStream:
             self._grab(decoder)
         self._is_grabbed = False
         captured_at_ns, captured_at_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        image = retrieve_picture(decoder, self._lifecycle, advice=_ADVICE)
-        self._lifecycle.count_delivered()
-        return Capture(image, captured_at_ns, captured_at_utc_ns, (self._clock.monotonic_ns() - captured_at_ns) / 1e6)
+        return self._delivered(self._retrieve(decoder), captured_at_ns, captured_at_utc_ns)
 
-    def close(self) -> None:
-        """See Source."""
-        if self._decoder is not None:
-            self._decoder.release()
-            self._decoder = None
-        self._is_grabbed = False
-
-    def interrupt(self) -> None:
-        """See Source."""
-        self._lifecycle.interrupt()
-
-    def statistics(self) -> SourceStatistics:
-        """See Source."""
-        return self._lifecycle.statistics()
+    def _open_decoder(self) -> Decoder:
+        """What FFmpeg gathered while it looked at the stream is left out, so the first frame is fresh."""
+        started = time.monotonic()
+        password = read_password(self._config, self._base_dir, self._lifecycle)
+        status = ask_camera(self._config, self._lifecycle)
+        decoder = self._open_stream(password, started)
+        if decoder is None:
+            self._lifecycle.check_open()
+            raise not_opened(self._config, self._lifecycle, status)
+        self._is_grabbed = self._drain(decoder)
+        return decoder
 
     def _open_stream(self, password: Secret | None, started: float) -> Decoder | None:
         config = self._config

@@ -12,9 +12,9 @@ import cv2
 
 from agent.clock import Clock
 from agent.config.sources import V4l2Source
-from agent.sources.base import Capture, SourceStatistics
-from agent.sources.decoder import Decoder, OpenCapture, open_decoder, retrieve_picture
-from agent.sources.lifecycle import Lifecycle
+from agent.sources.base import Capture
+from agent.sources.decoded import DecodedSource
+from agent.sources.decoder import Decoder, OpenCapture, open_decoder
 from agent.sources.usb_identity import SYS, CameraIdentity
 
 _AT_ONCE_S = 0.3
@@ -33,7 +33,7 @@ def description_of(config: V4l2Source) -> str:
     return f"camera {config.device}" if config.serial is None else f"camera with serial {config.serial}"
 
 
-class V4l2Camera:
+class V4l2Camera(DecodedSource):
     """A camera of the kernel.
 
     ``captured_at_ns`` is the driver's own stamp where it keeps the monotonic clock (USB cameras do, at the arrival of
@@ -54,29 +54,23 @@ class V4l2Camera:
         is_video: Callable[[os.stat_result], bool] = is_video_device,
         sys: Path = SYS,
     ) -> None:
+        super().__init__(description_of(config), clock=clock, advice=_ADVICE)
         self._config = config
-        self._clock = clock
         self._open_capture = open_capture
         self._is_video = is_video
-        self._lifecycle = Lifecycle(description_of(config))
         self._identity = CameraIdentity(config, self._lifecycle, sys=sys)
-        self._decoder: Decoder | None = None
 
-    @property
-    def description(self) -> str:
+    def read(self) -> Capture | None:
         """See Source."""
-        return self._lifecycle.description
+        decoder = self._lifecycle.opened(self._decoder)
+        self._grab(decoder)
+        now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        age_ns = now_ns - round(decoder.position_ms * 1e6)
+        if not 0 <= age_ns <= _OLDEST_STAMP_NS:
+            age_ns = 0
+        return self._delivered(self._retrieve(decoder), now_ns - age_ns, now_utc_ns - age_ns)
 
-    @property
-    def fps(self) -> float | None:
-        """See Source."""
-        return None if self._decoder is None else self._decoder.fps
-
-    def open(self) -> None:
-        """See Source."""
-        self._lifecycle.check_open()
-        if self._decoder is not None:
-            return
+    def _open_decoder(self) -> Decoder:
         device = self._check_device()
         decoder = open_decoder(device, backend="v4l2", properties=self._properties(), open_capture=self._open_capture)
         if decoder is None:
@@ -87,34 +81,7 @@ class V4l2Camera:
                 f"-d {device}",
             )
         self._check_size(decoder)
-        self._decoder = decoder
-
-    def read(self) -> Capture | None:
-        """See Source."""
-        decoder = self._lifecycle.opened(self._decoder)
-        self._grab(decoder)
-        now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        age_ns = now_ns - round(decoder.position_ms * 1e6)
-        if not 0 <= age_ns <= _OLDEST_STAMP_NS:
-            age_ns = 0
-        image = retrieve_picture(decoder, self._lifecycle, advice=_ADVICE)
-        self._lifecycle.count_delivered()
-        capture_ms = (self._clock.monotonic_ns() - now_ns + age_ns) / 1e6
-        return Capture(image, now_ns - age_ns, now_utc_ns - age_ns, capture_ms)
-
-    def close(self) -> None:
-        """See Source."""
-        if self._decoder is not None:
-            self._decoder.release()
-            self._decoder = None
-
-    def interrupt(self) -> None:
-        """See Source."""
-        self._lifecycle.interrupt()
-
-    def statistics(self) -> SourceStatistics:
-        """See Source."""
-        return self._lifecycle.statistics()
+        return decoder
 
     def _check_device(self) -> str:
         """The device file behind links.

@@ -7,9 +7,9 @@ from pathlib import Path
 from agent.clock import Clock
 from agent.config.sources import FileSource
 from agent.errors import SourceLost, SourceUnavailable
-from agent.sources.base import Capture, SourceStatistics
-from agent.sources.decoder import Decoder, open_decoder, option_gate, retrieve_picture
-from agent.sources.lifecycle import Lifecycle
+from agent.sources.base import Capture
+from agent.sources.decoded import DecodedSource
+from agent.sources.decoder import Decoder, open_decoder, option_gate
 
 _GATE_TIMEOUT_S = 60.0
 _MISSING_FRAMES = 2
@@ -18,7 +18,7 @@ _MOST_BOXES = 64
 _ADVICE = "Convert the file to 8 bit H.264"
 
 
-class VideoFile:
+class VideoFile(DecodedSource):
     """A video file, read as fast as it is asked; nothing is dropped.
 
     ``captured_at_ns`` is when the reading of a frame began. A looping file is opened anew at its end, because seeking
@@ -29,31 +29,12 @@ class VideoFile:
     kind = "file"
 
     def __init__(self, config: FileSource, *, base_dir: Path, clock: Clock) -> None:
+        super().__init__(f"file {config.path}", clock=clock, advice=_ADVICE)
         self._config = config
         self._base_dir = base_dir
-        self._clock = clock
-        self._lifecycle = Lifecycle(f"file {config.path}")
-        self._decoder: Decoder | None = None
         self._frames_of_pass = 0
         self._position_ms = 0.0
         self._ended = False
-
-    @property
-    def description(self) -> str:
-        """See Source."""
-        return self._lifecycle.description
-
-    @property
-    def fps(self) -> float | None:
-        """See Source."""
-        return None if self._decoder is None else self._decoder.fps
-
-    def open(self) -> None:
-        """See Source."""
-        self._lifecycle.check_open()
-        if self._decoder is None:
-            self._decoder = self._open_decoder()
-            self._frames_of_pass, self._position_ms, self._ended = 0, 0.0, False
 
     def read(self) -> Capture | None:
         """See Source."""
@@ -69,24 +50,7 @@ class VideoFile:
             decoder = self._start_again()
         self._frames_of_pass += 1
         self._position_ms = decoder.position_ms
-        image = retrieve_picture(decoder, self._lifecycle, advice=_ADVICE)
-        self._lifecycle.count_delivered()
-        capture_ms = (self._clock.monotonic_ns() - started_ns) / 1e6
-        return Capture(image, started_ns, started_utc_ns, capture_ms)
-
-    def close(self) -> None:
-        """See Source."""
-        if self._decoder is not None:
-            self._decoder.release()
-            self._decoder = None
-
-    def interrupt(self) -> None:
-        """See Source."""
-        self._lifecycle.interrupt()
-
-    def statistics(self) -> SourceStatistics:
-        """See Source."""
-        return self._lifecycle.statistics()
+        return self._delivered(self._retrieve(decoder), started_ns, started_utc_ns)
 
     def _open_decoder(self) -> Decoder:
         path = self._path()
@@ -104,6 +68,7 @@ class VideoFile:
         if decoder is None:
             lifecycle.check_open()
             raise lifecycle.unavailable("unreadable", f"{path} cannot be opened as a video: {_why_unreadable(path)}")
+        self._frames_of_pass, self._position_ms, self._ended = 0, 0.0, False
         return decoder
 
     def _path(self) -> Path:
