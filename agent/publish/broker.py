@@ -127,7 +127,13 @@ def _command(kind: Kind, directory: Path, port: int) -> list[str]:
     config = directory / "mosquitto.conf"
     # Started by root, mosquitto would become a user that cannot read this private directory.
     lines = ["user root"] if os.geteuid() == 0 else []
-    lines += ["persistence false", "log_dest stderr", f"listener {port} 127.0.0.1", "allow_anonymous true"]
+    lines += [
+        "persistence false",
+        "log_dest stderr",
+        "set_tcp_nodelay true",
+        f"listener {port} 127.0.0.1",
+        "allow_anonymous true",
+    ]
     config.write_text("\n".join(lines) + "\n")
     return [_mosquitto() or "mosquitto", "-c", str(config)]
 

@@ -8,6 +8,7 @@ thread without a trace while the client goes on claiming to be connected.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import threading
@@ -15,10 +16,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -108,7 +110,7 @@ class Connection:
         self._is_granted = False
         self._is_ending = False
         self._ending: Ending | None = None
-        self._last_log: str | None = None
+        self._last_words = _LastWords()
         self._max_packet_bytes: int | None = None
         self._max_qos = 1
         self._may_retain = True
@@ -192,6 +194,11 @@ class Connection:
         except OSError as exc:
             self._release(client)
             return ending_from_exception(exc, settings)
+        sock = client.socket()
+        if isinstance(sock, socket.socket):
+            # Otherwise the kernel holds a message back until the broker's system has confirmed the one before, which
+            # it puts off for 40 ms: at 30 frames a second that is every other result.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._client = client
         return client
@@ -219,7 +226,7 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
-        client.on_log = self._on_log
+        client.enable_logger(self._last_words.logger())
         # Being asked to wait for writability, paho leaves all writing to our loop: two threads that write one socket
         # can tear a packet apart.
         client.on_socket_register_write = lambda *_: self._wake()
@@ -300,18 +307,16 @@ class Connection:
     def _publish_properties(self, packet: Packet) -> Properties | None:
         if self._version != "5":
             return None
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-        properties.ContentType = packet.content_type
-        if packet.correlation is not None:
-            properties.CorrelationData = packet.correlation
-        if packet.expiry_s is not None:
-            properties.MessageExpiryInterval = packet.expiry_s
+        if packet.correlation is None:
+            return _usual_properties(packet.content_type, packet.expiry_s)
+        properties = _properties(packet.content_type, packet.expiry_s)
+        properties.CorrelationData = packet.correlation
         return properties
 
     def _lost(self, why: str | None) -> Ending:
         if not self._is_granted:
-            return ending_from_silence(self._settings, self._last_log)
-        detail = why or self._last_log
+            return ending_from_silence(self._settings, self._last_words.text)
+        detail = why or self._last_words.text
         if detail is None:
             return Ending(
                 "closed", f"{self._settings.address} closed the connection without a reason", was_granted=True
@@ -401,6 +406,45 @@ class Connection:
             )
         )
 
-    def _on_log(self, _client: paho.Client, _data: object, level: int, text: str) -> None:
-        if level in (LogLevel.MQTT_LOG_ERR, LogLevel.MQTT_LOG_WARNING):
-            self._last_log = text
+
+class _LastWords(logging.Handler):
+    """Keeps the last warning of the library. Its `on_log` would have it write a line for every packet first."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text: str | None = None
+
+    def logger(self) -> logging.Logger:
+        """A logger that is known to nobody else, and hands only warnings and errors on."""
+        logger = logging.Logger("mqtt", logging.WARNING)  # noqa: LOG001 (one of its own for every connection)
+        logger.addHandler(self)
+        return logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        self.text = record.getMessage()
+
+
+class _PackedProperties(Properties):
+    """Properties that never change, packed once: to make and pack them anew takes longer than all else in publish."""
+
+    def __init__(self, properties: Properties) -> None:
+        object.__setattr__(self, "_packed", properties.pack())  # type: ignore[no-untyped-call]  # paho leaves it untyped
+
+    def pack(self) -> bytes:
+        """What is put into the packet."""
+        packed: bytes = object.__getattribute__(self, "_packed")
+        return packed
+
+
+def _properties(content_type: str, expiry_s: int | None) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+    properties.ContentType = content_type
+    if expiry_s is not None:
+        properties.MessageExpiryInterval = expiry_s
+    return properties
+
+
+@lru_cache(maxsize=16)
+def _usual_properties(content_type: str, expiry_s: int | None) -> Properties:
+    return _PackedProperties(_properties(content_type, expiry_s))
