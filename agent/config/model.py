@@ -136,7 +136,7 @@ class CameraConfig(Section):
     enabled: bool = True
     """Leave the camera out without taking it out of the file."""
     least_fps_ratio: Ratio = 0.2
-    """Open a live camera anew that gives less than this share of the frames it announces for ten seconds; 0 never."""
+    """Open a live camera anew that gives less than this share of its announced or usual rate for 10 s; 0 never."""
     picture: PictureConfig = PictureConfig()
     """When its pictures count as showing nothing of use."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)

@@ -50,6 +50,8 @@ class RtspSource(SourceSection):
     """Longest wait for the stream's first answer."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the stream counts as lost."""
+    fps: float | None = Field(default=None, gt=0.0, le=240.0)
+    """Frames a second that the camera is set to; null believes the stream, which may not say or be wrong."""
     decode_threads: int = Field(default=1, ge=1, le=16)
     """Threads of FFmpeg's decoder; each one beyond the first makes every frame one frame older."""
     reader: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
@@ -130,6 +132,8 @@ class GStreamerSource(SourceSection):
     type: Literal["gstreamer"]
     pipeline: str = Field(min_length=1, max_length=4096)
     """Elements joined by `!`, without a sink: the agent adds the conversion and the end."""
+    fps: float | None = Field(default=None, gt=0.0, le=240.0)
+    """Frames a second that should come; null believes the pipeline, which may not say."""
     open_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
     """Longest wait for the first frame."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)

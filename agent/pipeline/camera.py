@@ -273,12 +273,13 @@ class Camera:
         Raises:
             SourceLost: too few frames come.
         """
-        fps = self._trickle.frame(self._clock.monotonic_ns())
-        if fps is not None:
+        trickle = self._trickle.frame(self._clock.monotonic_ns())
+        if trickle is not None:
+            says = "announces" if trickle.is_announced else "announces none; before, it held"
             raise SourceLost(
-                f"{self.source.description} gave {fps:.1f} frames a second for {WINDOW_S:g} s and announces "
-                f"{self.source.fps:g}. Look at the network between; lower `least_fps_ratio` for a camera that sends "
-                "fewer on purpose",
+                f"{self.source.description} gave {trickle.fps:.1f} frames a second for {WINDOW_S:g} s and {says} "
+                f"{trickle.expected_fps:g}. Look at the network between; lower `least_fps_ratio` for a camera that "
+                "sends fewer on purpose",
                 reason="trickle",
                 camera=self.name,
             )

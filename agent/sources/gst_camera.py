@@ -59,7 +59,7 @@ class GStreamerCamera(SourceBase):
     @property
     def fps(self) -> float | None:
         """See Source."""
-        return self._config.fps if isinstance(self._config, (CsiSource, V4l2Source)) else None
+        return self._config.fps or (None if self._pipeline is None else self._pipeline.fps)
 
     def open(self) -> None:
         """See Source. Waits for the first picture."""

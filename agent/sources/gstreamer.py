@@ -21,6 +21,7 @@ from agent.sources.gst_pipelines import SINK, Plan
 
 _STEP_S = 0.1
 _OLDEST_STAMP_NS = 10 * 10**9
+_HIGHEST_FPS = 1000
 _loading = threading.Lock()
 
 
@@ -89,6 +90,8 @@ class RunningPipeline:
             self._pipeline.get_by_name(name).set_property(prop, value)
         self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
+        self.fps: float | None = None
+        """Pictures a second by the caps of the newest picture; None before the first, and where they do not say."""
         # The system's monotonic clock, whatever clock an element offers: its stamps are compared with ours.
         self._clock = gst.SystemClock.obtain()
         self._pipeline.use_clock(self._clock)
@@ -131,6 +134,8 @@ class RunningPipeline:
     def _convert(self, sample: Any) -> Sample:
         structure = sample.get_caps().get_structure(0)
         width, height = structure.get_value("width"), structure.get_value("height")
+        has_rate, numerator, denominator = structure.get_fraction("framerate")
+        self.fps = numerator / denominator if has_rate and 0 < numerator <= _HIGHEST_FPS * denominator else None
         buffer = sample.get_buffer()
         good, mapped = buffer.map(self._gst.MapFlags.READ)
         if not good:

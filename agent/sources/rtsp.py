@@ -42,6 +42,11 @@ class RtspStream(DecodedSource):
         self._base_dir = base_dir
         self._is_grabbed = False
 
+    @property
+    def fps(self) -> float | None:
+        """See Source. The configured rate is believed more than the stream's."""
+        return super().fps if self._config.fps is None or self._decoder is None else self._config.fps
+
     def read(self) -> Capture | None:
         """See Source."""
         decoder = self._lifecycle.opened(self._decoder)

@@ -52,10 +52,11 @@ class _Stepping(ScriptedSource):
     def __init__(self, clock: _HurriedClock, script: list[int | str], *, step_s: float, fps: float | None) -> None:
         super().__init__(script, is_live=True, period_s=0.002)
         self.fps = fps
-        self._clock, self._step_ns = clock, round(step_s * 1e9)
+        self.step_s = step_s
+        self._clock = clock
 
     def read(self) -> Capture | None:
-        self._clock.ahead_ns += self._step_ns
+        self._clock.ahead_ns += round(self.step_s * 1e9)
         return super().read()
 
 
@@ -133,6 +134,21 @@ def test_a_stream_that_trickles_is_opened_anew_and_says_so() -> None:
     seen_s = (clock.first_wait_ns - began_ns) / 1e9
     note(seen_s=seen_s)
     assert 10.0 <= seen_s <= 15.0
+
+
+def test_a_camera_that_names_no_rate_and_begins_to_trickle_is_opened_anew_and_says_so() -> None:
+    clock = _HurriedClock()
+    told: list[CameraStatistics] = []
+    source = _Stepping(clock, [1], step_s=0.2, fps=None)
+
+    with _camera(source, clock, told) as camera:
+        wait_until(lambda: source.statistics().delivered > 350, within_s=20)
+        assert camera.statistics().state == "connected"
+        source.step_s = 4.0
+        wait_until(lambda: source.opened >= 2, within_s=10)
+    errors = [one.error for one in told if one.error]
+    assert "announces none; before, it held" in errors[0]
+    assert "least_fps_ratio" in errors[0]
 
 
 def test_marks_reach_the_statistics_and_are_told_once_each() -> None:

@@ -63,6 +63,14 @@ def test_stream_gives_blue_green_red(tmp_path: Path, server: RtspServer) -> None
     assert right[0] > 150 > right[2]
 
 
+def test_rate_of_the_caps_is_announced_and_a_configured_one_goes_before_it(gst: Any) -> None:
+    caps = "video/x-raw,width=64,height=48,framerate="
+    for rate, configured, announced in (("25/1", None, 25.0), ("30000/1001", None, 29.97), ("25/1", 10.0, 10.0)):
+        with closing(_own(f"videotestsrc is-live=true ! {caps}{rate}", fps=configured)) as camera:
+            camera.open()
+            assert camera.fps == pytest.approx(announced, abs=0.01)
+
+
 @pytest.mark.parametrize("width", [64, 66, 321])
 def test_rows_of_every_width_stay_straight(gst: Any, width: int) -> None:
     caps = f"video/x-raw,format=GRAY8,width={width},height=48"

@@ -88,6 +88,13 @@ def test_doctor_sees_size_and_rate(tmp_path: Path, server: RtspServer) -> None:
     assert result.detail.startswith("320x240 at ")
 
 
+def test_configured_rate_goes_before_what_the_stream_says(tmp_path: Path, server: RtspServer) -> None:
+    with closing(_stream(tmp_path, server.url, fps=12.5)) as stream:
+        assert stream.fps is None
+        stream.open()
+        assert stream.fps == 12.5
+
+
 def test_doctor_gives_up_on_a_silent_camera_at_its_deadline(tmp_path: Path) -> None:
     with silent_listener() as port:
         stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)

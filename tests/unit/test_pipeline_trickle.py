@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.pipeline.trickle import TrickleWatch
+from agent.pipeline.trickle import Trickle, TrickleWatch
 
 _SECOND_NS = 1_000_000_000
 
@@ -19,7 +19,19 @@ def _fps_told(
         now_ns = round(index / rate_hz * _SECOND_NS)
         told = watch.frame(now_ns)
         if told is not None:
-            return now_ns / _SECOND_NS, told
+            assert told.is_announced
+            assert told.expected_fps == announced
+            return now_ns / _SECOND_NS, told.fps
+    return None
+
+
+def _frames(watch: TrickleWatch, rate_hz: float, *, first_s: float, last_s: float) -> tuple[float, Trickle] | None:
+    """Second and verdict of the first complaint between the two moments; None where there is none."""
+    for index in range(round((last_s - first_s) * rate_hz)):
+        now_s = first_s + index / rate_hz
+        told = watch.frame(round(now_s * _SECOND_NS))
+        if told is not None:
+            return now_s, told
     return None
 
 
@@ -37,8 +49,69 @@ def test_a_fifth_and_more_is_enough(rate_hz: float) -> None:
 
 
 @pytest.mark.parametrize("announced", [None, 0.0, 90000.0])
-def test_without_a_believable_announcement_nothing_is_told(announced: float | None) -> None:
-    assert _fps_told(0.5, 60.0, announced) is None
+def test_a_slow_camera_without_a_believable_announcement_is_left_alone(announced: float | None) -> None:
+    assert _fps_told(0.5, 600.0, announced) is None
+
+
+@pytest.mark.parametrize("announced", [None, 90000.0])
+def test_a_camera_that_names_no_rate_is_held_to_the_one_that_it_kept_for_a_minute(announced: float | None) -> None:
+    watch = TrickleWatch(0.2)
+    watch.open(0, announced)
+    assert _frames(watch, 25.0, first_s=0.0, last_s=75.0) is None
+    told = _frames(watch, 1.0, first_s=75.0, last_s=200.0)
+    assert told is not None
+    assert told[0] <= 75.0 + 15.0
+    assert told[1].expected_fps == pytest.approx(25.0, rel=0.02)
+    assert not told[1].is_announced
+
+
+def test_the_usual_rate_outlives_the_connection() -> None:
+    watch = TrickleWatch(0.2)
+    watch.open(0, None)
+    _frames(watch, 25.0, first_s=0.0, last_s=75.0)
+    watch.open(100 * _SECOND_NS, None)
+    told = _frames(watch, 1.0, first_s=100.0, last_s=200.0)
+    assert told is not None
+    assert told[0] <= 112.0
+
+
+def test_a_minute_of_drops_at_the_start_does_not_become_the_usual_rate() -> None:
+    watch = TrickleWatch(0.2)
+    watch.open(0, None)
+    assert _frames(watch, 1.0, first_s=0.0, last_s=90.0) is None
+    assert _frames(watch, 25.0, first_s=90.0, last_s=180.0) is None
+    assert _frames(watch, 1.0, first_s=180.0, last_s=300.0) is not None
+
+
+def test_a_burst_at_the_start_does_not_become_the_usual_rate() -> None:
+    watch = TrickleWatch(0.2)
+    watch.open(0, None)
+    assert _frames(watch, 500.0, first_s=0.0, last_s=9.0) is None
+    assert _frames(watch, 10.0, first_s=9.0, last_s=300.0) is None
+
+
+def test_a_camera_that_became_slower_for_good_is_left_alone_after_a_few_openings() -> None:
+    watch = TrickleWatch(0.2)
+    watch.open(0, None)
+    _frames(watch, 30.0, first_s=0.0, last_s=75.0)
+    openings, now_s = 0, 75.0
+    while (told := _frames(watch, 0.5, first_s=now_s, last_s=now_s + 300.0)) is not None:
+        openings += 1
+        now_s = told[0] + 2.0
+        watch.open(round(now_s * _SECOND_NS), None)
+    assert 1 <= openings <= 6
+
+
+def test_a_camera_that_recovered_is_held_to_its_old_rate_again() -> None:
+    watch = TrickleWatch(0.2)
+    watch.open(0, None)
+    _frames(watch, 30.0, first_s=0.0, last_s=75.0)
+    assert _frames(watch, 1.0, first_s=75.0, last_s=100.0) is not None
+    watch.open(100 * _SECOND_NS, None)
+    assert _frames(watch, 30.0, first_s=100.0, last_s=180.0) is None
+    told = _frames(watch, 5.0, first_s=180.0, last_s=240.0)
+    assert told is not None
+    assert told[1].expected_fps == pytest.approx(30.0, rel=0.02)
 
 
 def test_it_can_be_switched_off() -> None:
