@@ -8,6 +8,7 @@ They have no slots for the same reason (5.6 us with them).
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import orjson
@@ -50,5 +51,11 @@ def encode(message: Message) -> bytes:
 
 def utc_text(utc_ns: int) -> str:
     """RFC 3339 with microseconds and ``Z``; ``utc_ns`` is nanoseconds since 1970."""
-    moment = _EPOCH + timedelta(microseconds=utc_ns // 1000)
-    return f"{moment.isoformat(timespec='microseconds')[:-6]}Z"  # in place of +00:00
+    microseconds = utc_ns // 1000
+    return f"{_second_text(microseconds // 1_000_000)}.{microseconds % 1_000_000:06d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second_text(utc_s: int) -> str:
+    # A date's arithmetic, since the C library does not know the years before 1970 and after 2038 everywhere.
+    return (_EPOCH + timedelta(seconds=utc_s)).isoformat()[:-6]  # without +00:00

@@ -1,0 +1,55 @@
+"""A result that skips validation is the one that validation would have made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from agent.publish.messages import Result, encode, result_from_classification
+from agent.records import Classification, Score, StageTimes
+from tests.fixtures.publish_samples import classification
+
+SHARES = st.floats(0.0, 1.00005)
+TIMES = st.floats(0.0, 1e7)
+# What rounding to the digits that are sent would mend is no fault.
+NO_SHARE = st.floats().filter(lambda value: not -1e-6 <= value < 1.0002)
+NO_TIME = st.floats().filter(lambda value: not -1e-4 <= value < float("inf"))
+
+
+def _message(record: Classification) -> Result:
+    return result_from_classification(record, device="line-3", session=1, seq=0, clock_state="synced")
+
+
+@given(
+    margin=SHARES,
+    top=st.lists(st.builds(Score, st.integers(0, 999), st.text(min_size=1), SHARES), min_size=1, max_size=5),
+    times=st.builds(StageTimes, TIMES, TIMES, TIMES, TIMES, TIMES),
+    mark=st.none() | st.just("black"),
+)
+def test_a_result_is_what_validation_makes_of_it(
+    margin: float, top: list[Score], times: StageTimes, mark: str | None
+) -> None:
+    message = _message(replace(classification(), margin=margin, top=tuple(top), times=times, mark=mark))
+    validated = TypeAdapter(Result).validate_python(asdict(message))
+    assert validated == message
+    assert encode(validated) == encode(message)
+
+
+@given(NO_SHARE)
+def test_a_confidence_that_is_none_is_refused(value: float) -> None:
+    best = replace(classification().top[0], confidence=value)
+    for record in (replace(classification(), margin=value), replace(classification(), top=(best,))):
+        with pytest.raises(ValidationError):
+            _message(record)
+
+
+@given(NO_TIME, st.integers(0, 4))
+def test_a_time_that_is_none_is_refused(value: float, place: int) -> None:
+    times = [1.0] * 5
+    times[place] = value
+    with pytest.raises(ValidationError):
+        _message(replace(classification(), times=StageTimes(*times)))
