@@ -64,11 +64,13 @@ class Plan:
     """A pipeline to be made: its text, the elements it needs, and what is set on its named elements.
 
     ``properties`` maps ``element.property`` to a text or number, a password among them: they are not shown.
+    ``wishes`` are properties that older versions of their element lack, which then go without.
     """
 
     text: str
     needs: tuple[str, ...]
     properties: Mapping[str, str | int] = field(default_factory=dict, repr=False)
+    wishes: Mapping[str, str | int] = field(default_factory=dict)
 
     def missing(self, has: Has) -> dict[str, str]:
         """Elements that are not installed, each with the apt package that holds it."""
@@ -126,7 +128,9 @@ def _rtsp(config: RtspSource, has: Has, password: str | None) -> Plan:
         threads = "" if config.codec == "mjpeg" else f" max-threads={config.decode_threads}"
         decoder, converter, needs = element + threads, "videoconvert", (element, "videoconvert")
     source = f"rtspsrc name=source protocols={config.transport} latency=100 drop-on-latency=true"
-    chain = " ! ".join((source, *depay, decoder, _tail(converter)))
+    chain = " ! ".join((source, f"{depay[0]} name=depay", *depay[1:], decoder, _tail(converter)))
+    # After a lost datagram pictures are damaged until the next key frame: they are left out.
+    wishes = {"depay.wait-for-keyframe": True} if config.transport == "udp" else {}
     properties: dict[str, str | int] = {
         "source.location": config.url,
         "source.tcp-timeout": round(config.open_timeout_s * 1e6),
@@ -135,7 +139,7 @@ def _rtsp(config: RtspSource, has: Has, password: str | None) -> Plan:
         properties["source.user-id"] = config.username
     if password is not None:
         properties["source.user-pw"] = password
-    return Plan(text=chain, needs=("rtspsrc", *depay, *needs, "appsink"), properties=properties)
+    return Plan(text=chain, needs=("rtspsrc", *depay, *needs, "appsink"), properties=properties, wishes=wishes)
 
 
 def _v4l2(config: V4l2Source, has: Has) -> Plan:

@@ -85,9 +85,11 @@ class RunningPipeline:
             self._pipeline = gst.parse_launch_full(plan.text, None, gst.ParseFlags.FATAL_ERRORS)
         except RuntimeError as exc:  # GLib.Error is one
             raise PipelineFailed(_text_of(exc)) from exc
-        for target, value in plan.properties.items():
+        for target, value in (*plan.properties.items(), *plan.wishes.items()):
             name, _, prop = target.partition(".")
-            self._pipeline.get_by_name(name).set_property(prop, value)
+            element = self._pipeline.get_by_name(name)
+            if target in plan.properties or element.find_property(prop) is not None:
+                element.set_property(prop, value)
         self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
         self.fps: float | None = None

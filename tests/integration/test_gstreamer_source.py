@@ -10,14 +10,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent.clock import SystemClock
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
 from agent.errors import SourceLost, SourceUnavailable
+from agent.records import Image
 from agent.sources.gst_camera import GStreamerCamera
 from tests.fixtures.gstreamer import require_gstreamer
-from tests.fixtures.rtsp_server import RtspServer
+from tests.fixtures.rtsp_server import RtspServer, draw_texture
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,6 +108,37 @@ def test_killed_server_is_a_loss_and_the_stream_comes_back_after_its_restart(
         with RtspServer(tmp_path, port=server.port, fps=100.0):
             camera.open()
             assert camera.read() is not None
+
+
+def test_silence_over_udp_is_a_loss_and_the_stream_comes_back(tmp_path: Path, gst: Any) -> None:
+    with (
+        RtspServer(tmp_path, fps=100.0, transports=("udp",), silent_after=100) as server,
+        closing(_stream(tmp_path, server.url, transport="udp", read_timeout_s=0.8)) as camera,
+    ):
+        camera.open()
+        assert _read_until_lost(camera).fields["reason"] == "stalled"
+        camera.close()
+        camera.open()
+        assert camera.read() is not None
+
+
+def _is_whole(image: Image) -> bool:
+    """Whether it is one of the server's textured pictures, without a damaged place."""
+    height, width = image.shape[:2]
+    drawn = (draw_texture(index, width, height)[4::8, 4::8, ::-1] for index in range(width // 4))
+    return any(np.abs(image[4::8, 4::8].astype(int) - wanted).max() < 80 for wanted in drawn)
+
+
+def test_pictures_that_lack_a_datagram_are_left_out(tmp_path: Path, gst: Any) -> None:
+    with (
+        RtspServer(tmp_path, fps=50.0, transports=("udp",), loss=0.01, textured=True) as server,
+        closing(_stream(tmp_path, server.url, transport="udp", read_timeout_s=20.0)) as camera,
+    ):
+        camera.open()
+        for _ in range(100):
+            capture = camera.read()
+            assert capture is not None
+            assert _is_whole(capture.image)
 
 
 def test_change_of_size_passes_through(tmp_path: Path, gst: Any) -> None:

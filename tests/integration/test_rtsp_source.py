@@ -327,6 +327,61 @@ def test_udp_is_asked_for_when_configured_and_only_then(tmp_path: Path, server: 
     assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
 
 
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_a_camera_that_only_knows_udp_is_read(tmp_path: Path, transport: str) -> None:
+    with (
+        RtspServer(tmp_path, fps=100.0, transports=("udp",)) as server,
+        closing(_stream(tmp_path, server.url, transport=transport)) as stream,
+    ):
+        stream.open()
+        for _ in range(50):
+            capture = stream.read()
+            assert capture is not None
+            blue, _, red = capture.image[60, 40].tolist()
+            assert red > 150 > blue
+
+
+@pytest.mark.parametrize("loss", [0.01, 0.05])
+def test_lost_datagrams_do_not_end_a_stream(tmp_path: Path, loss: float) -> None:
+    with (
+        RtspServer(tmp_path, size=(640, 480), fps=100.0, transports=("udp",), loss=loss) as server,
+        closing(_stream(tmp_path, server.url, transport="udp", read_timeout_s=10.0)) as stream,
+    ):
+        stream.open()
+        for _ in range(300):
+            capture = stream.read()
+            assert capture is not None
+            assert capture.image.shape == (480, 640, 3)
+
+
+def test_silence_over_udp_is_a_loss_and_the_stream_comes_back(tmp_path: Path) -> None:
+    with (
+        RtspServer(tmp_path, fps=100.0, transports=("udp",), silent_after=250) as server,
+        closing(_stream(tmp_path, server.url, transport="udp", read_timeout_s=0.8)) as stream,
+    ):
+        stream.open()
+        lost = _read_until_lost(stream)
+        assert lost.fields["reason"] == "stalled"
+        assert "`read_timeout_s` is 0.8" in lost.message
+        stream.close()
+        stream.open()
+        assert stream.read() is not None
+
+
+def test_killed_server_is_a_loss_over_udp_too(tmp_path: Path) -> None:
+    with (
+        RtspServer(tmp_path, fps=100.0, transports=("udp",)) as server,
+        closing(_stream(tmp_path, server.url, transport="udp", read_timeout_s=2.0)) as stream,
+    ):
+        stream.open()
+        server.kill()
+        assert _read_until_lost(stream).fields["reason"] in {"ended", "stalled"}
+        stream.close()
+        with RtspServer(tmp_path, port=server.port, fps=100.0, transports=("udp",)):
+            stream.open()
+            assert stream.read() is not None
+
+
 _EVERY_FAULT = """
 import sys, traceback
 from pathlib import Path
