@@ -6,12 +6,14 @@ import contextlib
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.publish.base import Packet
+from agent.publish.outbox_room import lack_of_room
+from agent.service.logs import get_logger
 
 SCHEMA_VERSION = 2
 ROW_BYTES = 64
@@ -72,12 +74,15 @@ _TEXTS: dict[str, FaultKind] = {
     "not a database": "corrupt",
 }
 _WORDS: dict[FaultKind, str] = {
-    "full": "the disk is full: free some space",
+    "full": "the disk is full or nearly so: free some space",
     "read_only": "it cannot be written: make the state directory writable",
     "io": "the disk reports an error",
     "corrupt": "its content is damaged",
     "newer": "it was written by a newer version of the agent",
 }
+
+
+log = get_logger(__name__)
 
 
 class OutboxFault(Exception):
@@ -128,6 +133,7 @@ class OutboxFile:
         """Open the file, or make it with mode 600; one of an earlier version is brought up to date."""
         with _translated():
             _claim(path)
+            self._path = path
             self._database = database = sqlite3.connect(
                 path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
             )
@@ -150,8 +156,11 @@ class OutboxFile:
         """Add ``rows`` and delete the keys ``gone`` in one commit.
 
         A commit that adds rows is on the disk when this returns. One that only deletes is with the system: a power
-        cut can undo it, which makes duplicates and loses nothing.
+        cut can undo it, which makes duplicates and loses nothing. Rows for which the file system has no room beside
+        what is left to others are refused as on a full disk.
         """
+        if rows:
+            self._refuse_to_fill(sum(row.size_bytes for row in rows))
         with _translated():
             self._database.execute(f"PRAGMA synchronous = {'FULL' if rows else 'NORMAL'}")
             self._database.execute("BEGIN IMMEDIATE")
@@ -168,10 +177,28 @@ class OutboxFile:
                 raise
 
     def probe(self) -> None:
-        """Write and commit something that changes nothing."""
+        """Write and commit something that changes nothing, where there is room for more."""
+        self._refuse_to_fill(0)
         with _translated():
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _refuse_to_fill(self, more_bytes: int) -> None:
+        with _translated():
+            pages, unused = (
+                int(self._database.execute(f"PRAGMA {name}_count").fetchone()[0]) for name in ("page", "freelist")
+            )
+        # A row of just above half a page takes a whole one. What comes now stands in the log and in the file for a
+        # while, and what stands in the log alone still has to be copied.
+        more_bytes = 2 * (more_bytes + _PAGE_BYTES)
+        try:
+            to_copy = max(0, pages * _PAGE_BYTES - self._path.stat().st_size)
+            grows = max(0, more_bytes - unused * _PAGE_BYTES)
+            lack = lack_of_room(self._path.parent, to_copy + more_bytes + grows)
+        except OSError as exc:
+            raise OutboxFault("io", exc.strerror or str(exc)) from exc
+        if lack is not None:
+            raise OutboxFault("full", lack)
 
     def page(self, after: int, before: int, limit: int) -> list[Row]:
         """The first ``limit`` rows with keys between the two, both left out, by rising key."""
@@ -208,6 +235,22 @@ class OutboxFile:
         """Give the file back; harmless when repeated."""
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
+
+
+def open_or_replace(path: Path, open_file: Callable[[Path], OutboxFile] = OutboxFile) -> OutboxFile:
+    """The file, or a new one where it is damaged, which is set aside and told.
+
+    Raises:
+        OutboxFault: neither can be used.
+    """
+    try:
+        return open_file(path)
+    except OutboxFault as fault:
+        if fault.kind != "corrupt":
+            raise
+        target, reason = set_aside(path), fault.reason
+    log.error("outbox.corrupt", file=str(path), set_aside=str(target), reason=reason)
+    return open_file(path)
 
 
 def set_aside(path: Path) -> Path:

@@ -15,7 +15,7 @@ from agent.publish.base import Packet
 from agent.publish.boot import boot_id, boot_ns
 from agent.publish.messages import ClockState
 from agent.publish.outbox import EVENT, Durability, OutboxStatistics, Stored
-from agent.publish.outbox_file import OutboxFault, OutboxFile, Row, set_aside
+from agent.publish.outbox_file import OutboxFault, OutboxFile, Row, open_or_replace
 from agent.publish.waiting import WaitingTopics
 from agent.service.logs import get_logger
 
@@ -300,14 +300,15 @@ class SqliteOutbox:
         with self._news:
             self._news.wait_for(lambda: self._is_closing, max(0.0, seconds))
 
-    def _commit(self, *, is_probe: bool = False) -> None:
+    def _commit(self, *, is_probe: bool = False, most_rows: int = _COMMIT_ROWS) -> bool:
+        """Write and forget what there is; False where the file failed."""
         if self._file is None:
-            return
+            return False
         with self._news:
-            rows = list(islice(self._unwritten.values(), _COMMIT_ROWS))
+            rows = list(islice(self._unwritten.values(), most_rows))
             gone = dict(self._gone)
             if not (rows or gone or is_probe):
-                return
+                return True
             if rows:
                 self._writing_up_to = rows[-1].key
         try:
@@ -316,7 +317,7 @@ class SqliteOutbox:
             self._file.write(rows, gone)
         except OutboxFault as fault:
             self._fail(fault)
-            return
+            return False
         with self._news:
             for row in rows:
                 self._unwritten.pop(row.key, None)
@@ -325,6 +326,7 @@ class SqliteOutbox:
             for key, size in gone.items():
                 self._gone.pop(key, None)
                 self._file_bytes -= size
+        return True
 
     def _trim_size(self) -> None:
         while self._file is not None and self._file_bytes > self._max_bytes and self._fault is None:
@@ -371,10 +373,16 @@ class SqliteOutbox:
     # Faults and recovery, with _disk held.
 
     def _open_file(self) -> None:
+        """A file that failed has to take something first: one that cannot be written may well open."""
+        file: OutboxFile | None = None
         try:
-            file = self._open_or_replace()
+            file = open_or_replace(self._path, self._make_file)
             content = file.content()
+            if self._fault is not None:
+                file.probe()
         except OutboxFault as fault:
+            if file is not None:
+                file.close()
             self._fail(fault)
             return
         with self._news:
@@ -393,17 +401,6 @@ class SqliteOutbox:
             log.info("outbox.recovered", file=str(self._path))
         if content.rows and was is None:
             log.info("outbox.opened", file=str(self._path), waiting=content.rows)
-
-    def _open_or_replace(self) -> OutboxFile:
-        try:
-            return self._make_file(self._path)
-        except OutboxFault as fault:
-            if fault.kind != "corrupt":
-                raise
-            target = set_aside(self._path)
-            reason = fault.reason
-        log.error("outbox.corrupt", file=str(self._path), set_aside=str(target), reason=reason)
-        return self._make_file(self._path)
 
     def _fail(self, fault: OutboxFault) -> None:
         with self._news:
@@ -437,11 +434,12 @@ class SqliteOutbox:
             if self._file is None:
                 self._open_file()
                 return
+            # What has arrived leaves the file also while it takes nothing new.
+            if not (self._commit(most_rows=0) and self._commit(is_probe=True)):
+                return
             with self._news:
                 self._fault = None
-            self._commit(is_probe=True)
-            if self._fault is None:
-                log.info("outbox.recovered", file=str(self._path))
+        log.info("outbox.recovered", file=str(self._path))
 
     def _close_file(self) -> None:
         file, self._file = self._file, None

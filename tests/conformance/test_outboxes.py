@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from agent.config.subscribers import OutboxConfig
 from agent.publish.base import Packet
 from agent.publish.opening import open_outbox
 from agent.publish.outbox import EVENT, REPLY, MemoryOutbox, Outbox
-from agent.publish.outbox_file import SCHEMA_VERSION, OutboxFile
+from agent.publish.outbox_file import SCHEMA_VERSION, OutboxFault, OutboxFile, Row
+from agent.publish.outbox_room import kept_free_bytes, lack_of_room
 from agent.publish.sqlite_outbox import SqliteOutbox
 from tests.fixtures.deadlines import wait_until
 
@@ -292,7 +295,7 @@ def test_the_file_of_a_newer_version_stays_as_it_is(opened: Callable[..., Sqlite
 def test_a_full_disk_is_told_and_recovered_from_without_a_loss(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=False).returncode:
         pytest.skip(reason="this system does not let us mount a tmpfs")
     try:
         outbox = _open(small / "outbox.sqlite", retry_s=0.05)
@@ -317,6 +320,81 @@ def test_a_full_disk_is_told_and_recovered_from_without_a_loss(tmp_path: Path) -
         again.close()
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
+def test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_leaves_the_file(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip(reason="this system does not let us mount a tmpfs")
+    try:
+        outbox = _open(small / "outbox.sqlite", retry_s=0.05)
+        put = 0
+        while outbox.statistics().durability == "each":
+            wait_until(lambda: len(outbox._unwritten) < 1000 or outbox.statistics().durability == "memory")
+            for _ in range(100):
+                outbox.put(_packet(put, size=250))
+                put += 1
+        assert "are free and the outbox leaves 0.6 MiB to others" in (outbox.statistics().reason or "")
+        in_file = put - len(outbox._unwritten)
+        assert in_file > 10_000
+        for _ in range(10):  # it tries again and again
+            assert _free_share(small) >= 0.05
+            time.sleep(0.05)
+        assert _numbers(outbox) == list(range(put)), "what is in the file and in memory can be read"
+        for key in range(1, 1001):
+            outbox.ack(key)
+        wait_until(lambda: _rows_up_to(1000, small / "outbox.sqlite") == 0)
+        assert _free_share(small) >= 0.05, "the file does not shrink, and its room is used again"
+        subprocess.run(["mount", "-o", "remount,size=32m", str(small)], check=True)
+        wait_until(lambda: outbox.statistics().durability == "each" and _is_written(outbox))
+        outbox.close()
+        again = _open(small / "outbox.sqlite")
+        assert _numbers(again) == list(range(1000, put))
+        again.close()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_twentieth_stays_free_of_a_small_file_system_and_a_gibibyte_of_a_large_one(tmp_path: Path) -> None:
+    assert kept_free_bytes(1 << 30) == round((1 << 30) / 20)
+    assert kept_free_bytes(1 << 40) == 1 << 30
+    assert lack_of_room(tmp_path, 0) is None
+    assert "to others" in (lack_of_room(tmp_path, 1 << 60) or "")
+
+
+def _free_share(directory: Path) -> float:
+    found = os.statvfs(directory)
+    return found.f_bavail / found.f_blocks
+
+
+def _rows_up_to(key: int, path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return int(database.execute("SELECT count(*) FROM waiting WHERE key <= ?", (key,)).fetchone()[0])
+
+
+def test_a_file_that_takes_nothing_is_told_once_and_never_called_recovered(tmp_path: Path) -> None:
+    class Deaf(OutboxFile):
+        """Opens, and fails at every commit, as a disk that reports errors does."""
+
+        def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
+            raise OutboxFault("io", "disk I/O error")
+
+        def probe(self) -> None:
+            raise OutboxFault("io", "disk I/O error")
+
+    makers: Iterator[type[OutboxFile]] = itertools.chain([Deaf] * 5, itertools.repeat(OutboxFile))
+
+    def open_next(path: Path) -> OutboxFile:
+        return next(makers)(path)
+
+    with structlog.testing.capture_logs() as logs:
+        outbox = _open(tmp_path / "outbox.sqlite", retry_s=0.02, open_file=open_next)
+        outbox.put(_packet(0))
+        wait_until(lambda: outbox.statistics().durability == "each" and _is_written(outbox))
+        outbox.close()
+    assert [entry["event"] for entry in logs] == ["outbox.in_memory", "outbox.recovered"]
 
 
 def _fill(path: Path) -> None:
