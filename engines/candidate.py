@@ -86,7 +86,7 @@ def open_unproven(package: ModelPackage, options: EngineOptions, name: str) -> t
         return open_torch(package, options), ()
     if name == "tensorrt":
         return open_tensorrt(package, options)
-    precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision)
+    precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision, engine=name)
     return open_onnxruntime(package, options, engine=name, graph=precise.graph), precise.kept_layers
 
 

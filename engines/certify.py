@@ -9,6 +9,7 @@ from engines.backends.onnxruntime import open_onnxruntime
 from engines.base import Engine, EngineOptions
 from engines.errors import EngineUnavailable
 from engines.graph import serving_graph
+from engines.int8_forms import DETAIL
 from engines.package import ModelPackage
 from engines.parity import Certificate, CertificateStore, Pictures, compare, pictures_of
 
@@ -106,5 +107,6 @@ def _key(
         # A plan that is built anew may choose other tactics, and must be proven anew.
         "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
+        **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),
         "pictures": [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures],
     }

@@ -1,13 +1,14 @@
 """Turns an fp32 graph into an int8 one with explicit Q/DQ nodes, calibrated on the package's own pictures.
 
-The form is the one that TensorRT takes and that ONNX Runtime and OpenVINO run too: symmetric, weights per channel, no
-quantised bias. The preprocessing and the last activation stay fp32.
+Weights are signed, symmetric and per channel; how activations are stored is the form's matter. The preprocessing and
+the last activation stay fp32.
 """
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from engines.backends.ort_session import library, library_errors, one_line
 from engines.base import Images
 from engines.errors import PrecisionRejected
 from engines.fp16 import constants_to_initializers, edge_nodes
+from engines.int8_forms import Int8Form
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that are computed in int8; the rest follows where it costs nothing."""
 
 _PER_CHANNEL_OPSET = 13
+# The quantiser takes these out where activations are asymmetric: the zero point does their work.
+_REMOVABLE = ("Relu", "Clip")
 _QUANTISED = (*LAYERS, "Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Clip")
 
 
@@ -32,8 +36,22 @@ class Int8Converter:
     ``batch`` holds the calibration pictures, ``(K, H, W, 3)`` uint8 BGR at the model's size.
     """
 
-    def __init__(self, graph: Path, *, input_name: str, batch: Images, step: int) -> None:
-        """Fold what can be folded (batch normalisation into its convolution) and name every node."""
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        form: Int8Form,
+        input_name: str,
+        batch: Images,
+        step: int,
+        ranges: bytes | None = None,
+    ) -> None:
+        """Fold what can be folded (batch normalisation into its convolution) and name every node.
+
+        ``ranges`` are those of an earlier converter of the same graph and pictures, of whatever form.
+        """
+        self._form = form
+        self._ranges = ranges
         self._input_name = input_name
         self._batch = batch
         self._step = step
@@ -44,6 +62,13 @@ class Int8Converter:
     def model(self) -> onnx.ModelProto:
         """The folded fp32 graph, with the same names as the quantised one."""
         return self._model
+
+    @property
+    def ranges(self) -> bytes | None:
+        """The range of each tensor over the pictures, as ONNX Runtime writes it down; None before the first call of
+        ``convert``, and where the library is too old to keep them (before 1.27) and reads the pictures every time.
+        """
+        return self._ranges
 
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that are quantised, in the order of the graph."""
@@ -58,37 +83,51 @@ class Int8Converter:
             PrecisionRejected: the quantiser cannot take the graph.
         """
         kept = frozenset((*self._edges, *keep)) | _leading_to(self._model.graph, keep)
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
+        if not self._form.is_symmetric:
+            kept |= _removable_before(self._model.graph, kept)
         with tempfile.TemporaryDirectory(prefix="int8-") as work:
-            source, target = Path(work) / "folded.onnx", Path(work) / "int8.onnx"
-            onnx.save(self._model, source)
             try:
-                quantize_static(
-                    str(source),
-                    str(target),
-                    self._reader(),
-                    quant_format=QuantFormat.QDQ,
-                    activation_type=QuantType.QInt8,
-                    weight_type=QuantType.QInt8,
-                    per_channel=True,
-                    calibrate_method=CalibrationMethod.MinMax,
-                    op_types_to_quantize=list(_QUANTISED),
-                    nodes_to_exclude=sorted(kept),
-                    extra_options={
-                        "ActivationSymmetric": True,
-                        "WeightSymmetric": True,
-                        "AddQDQPairToWeight": True,
-                        "DedicatedQDQPair": True,
-                        "QuantizeBias": False,
-                    },
-                )
-                return _reading_fp32(onnx.load(target), kept)
+                return _reading_fp32(self._quantised(Path(work), kept), kept)
             except _quantiser_errors() as exc:
                 raise PrecisionRejected(
                     f"the model cannot be quantised to int8: {one_line(exc)}. Use precision fp16 or fp32",
                     precision="int8",
                 ) from exc
+
+    def _quantised(self, work: Path, kept: Collection[str]) -> onnx.ModelProto:
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+        source, target, ranges = work / "folded.onnx", work / "int8.onnx", work / "ranges.json"
+        onnx.save(self._model, source)
+        if self._ranges is not None:
+            ranges.write_bytes(self._ranges)
+        keeps_ranges = "calibration_cache_path" in inspect.signature(quantize_static).parameters
+        form = self._form
+        quantize_static(
+            str(source),
+            str(target),
+            self._reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8 if form.activations == "uint8" else QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=form.has_7_bit_weights,
+            calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=list(_QUANTISED),
+            nodes_to_exclude=sorted(kept),
+            extra_options={
+                "ActivationSymmetric": form.is_symmetric,
+                "WeightSymmetric": True,
+                # TensorRT wants weights and biases as they are and quantises them itself; a CPU starts with less to
+                # read where they are stored in int8.
+                "AddQDQPairToWeight": form.is_symmetric,
+                "DedicatedQDQPair": form.is_symmetric,
+                "QuantizeBias": not form.is_symmetric,
+            },
+            **({"calibration_cache_path": ranges} if keeps_ranges else {}),
+        )
+        self._ranges = ranges.read_bytes() if keeps_ranges else None
+        return onnx.load(target)
 
     def _reader(self) -> Any:
         from onnxruntime.quantization import CalibrationDataReader
@@ -117,6 +156,14 @@ def _leading_to(graph: onnx.GraphProto, layers: Sequence[str]) -> frozenset[str]
             found.add(node.name)
             waiting.extend(node.input)
     return frozenset(found)
+
+
+def _removable_before(graph: onnx.GraphProto, kept: Collection[str]) -> frozenset[str]:
+    """Name the Relu and Clip nodes that a kept node reads: taken out, it would read what they had not yet cut off."""
+    read = {name for node in graph.node if node.name in kept for name in node.input}
+    return frozenset(
+        node.name for node in graph.node if node.op_type in _REMOVABLE and any(name in read for name in node.output)
+    )
 
 
 def _reading_fp32(model: onnx.ModelProto, kept: frozenset[str]) -> onnx.ModelProto:

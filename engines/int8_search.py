@@ -102,11 +102,11 @@ def _by_added_error(
 ) -> list[str]:
     """Order the layers by how much relative error each adds to that of the layer before it, worst first."""
     names = converter.layers()
-    tensors = {node.name: node.output[0] for node in converter.model.graph.node if node.name in names}
-    outputs = [tensors[name] for name in names]
     few = batch[: max(step, min(len(batch), _RANKED_PICTURES) // step * step)]
-    exact = _run(_exposing(converter.model, outputs), few, input_name=input_name, outputs=outputs, step=step)
-    rough = _run(_exposing(model, outputs), few, input_name=input_name, outputs=outputs, step=step)
+    exact, rough = (
+        _run(_exposing(one, outputs), few, input_name=input_name, outputs=outputs, step=step)
+        for one, outputs in ((one, _outputs_of(one, names)) for one in (converter.model, model))
+    )
     added: dict[str, float] = {}
     before = 0.0
     for name, one, other in zip(names, exact, rough, strict=True):
@@ -115,6 +115,12 @@ def _by_added_error(
         error = error if math.isfinite(error) else math.inf
         added[name], before = error - before, error
     return sorted(names, key=lambda name: -added[name])
+
+
+def _outputs_of(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """The tensors that the nodes ``names`` make: a layer whose Relu was taken out bears the name of the Relu's."""
+    made = {node.name: node.output[0] for node in model.graph.node}
+    return [made[name] for name in names]
 
 
 def _exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

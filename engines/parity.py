@@ -15,6 +15,7 @@ from engines.atomic import write_atomically
 from engines.base import Engine, Images, Precision, Scores
 from engines.errors import PrecisionRejected
 from engines.images import read_image
+from engines.int8_forms import DETAIL
 from engines.package import ModelPackage
 from engines.resize import Resizer
 
@@ -52,7 +53,8 @@ class Certificate:
     ``agreement`` is the ratio of pictures with the same top-1 class, or with one that the reference holds for as
     likely (within 0.5 %); ``flips`` counts the others. Differences are of probabilities; ``cosine`` is the smallest of
     all pictures. ``source`` says what the pictures are: ``package``, ``folder`` or ``synthetic``. ``is_degenerate``:
-    the engine gives the same answer to every picture where the reference does not.
+    the engine gives the same answer to every picture where the reference does not. ``int8_form`` is how the graph
+    stored its numbers, None in other precisions.
     """
 
     model: str
@@ -74,6 +76,7 @@ class Certificate:
     is_degenerate: bool
     worst: tuple[Disagreement, ...] = ()
     kept_layers: tuple[str, ...] = ()
+    int8_form: str | None = None
 
     @property
     def has_passed(self) -> bool:
@@ -234,6 +237,7 @@ def certificate_from(
             if difference[row].max() > 0
         ),
         kept_layers=kept_layers,
+        int8_form=form if isinstance(form := engine.info.details.get(DETAIL), str) else None,
     )
 
 

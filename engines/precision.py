@@ -1,7 +1,7 @@
 """The serving graph in the wanted precision, from the cache or made from the fp32 one.
 
-Precision lives in the graph: one file serves TensorRT, ONNX Runtime and OpenVINO alike. What is cached is named by the
-hashes of all that it was made from, and checked against its own hash before it is used.
+Precision lives in the graph: fp32 and fp16 are one file for every engine, int8 is one for each form that engines take.
+What is cached is named by the hashes of all that it was made from, and checked against its own hash before it is used.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from engines.errors import PrecisionRejected
 from engines.fp16 import half_model
 from engines.graph import ServingGraph, serving_graph
 from engines.int8 import Int8Converter
+from engines.int8_forms import Int8Form, int8_form
 from engines.int8_search import quantise_to_bar
 from engines.package import ModelPackage
-from engines.parity import BARS, pictures_from, pictures_of
+from engines.parity import BARS, pictures_from
 
 # Raised whenever a converter gives another graph for the same input.
-_CONVERTER = 1
+_CONVERTER = 2
 # MinMax calibration changes little beyond this many pictures, and each costs a run of the model with all its tensors.
 _MOST_CALIBRATION = 256
 
@@ -39,8 +40,12 @@ class PreciseGraph:
     kept_layers: tuple[str, ...] = ()
 
 
-def precise_graph(package: ModelPackage, *, cache_dir: Path, precision: Precision) -> PreciseGraph:
-    """Give the serving graph of ``package`` in ``precision``.
+def precise_graph(
+    package: ModelPackage, *, cache_dir: Path, precision: Precision, engine: str = "tensorrt"
+) -> PreciseGraph:
+    """Give the serving graph of ``package`` in ``precision``; for int8 in the form that ``engine`` takes.
+
+    Without an engine it is the symmetric form, which all can run and which is slow on a CPU.
 
     Raises:
         ModelRejected: the model cannot be served at all.
@@ -49,13 +54,16 @@ def precise_graph(package: ModelPackage, *, cache_dir: Path, precision: Precisio
     base = serving_graph(package, cache_dir=cache_dir)
     if precision == "fp32":
         return PreciseGraph(base)
-    inputs = _inputs(package, base, precision)
-    stem = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
-    path = cache_dir / "precision" / f"{package.name}-{package.version}-{precision}-{stem}.onnx"
+    form = int8_form(engine) if precision == "int8" else None
+    sources = _sources(package, base, precision)
+    inputs = {**sources, "form": form.facts()} if form else sources
+    stem = f"{package.name}-{package.version}-{precision}"
+    path = cache_dir / "precision" / f"{stem}-{_address(inputs)}.onnx"
     kept = _load(path)
     if kept is None:
-        model, kept = _half(base) if precision == "fp16" else _int8(package, base)
-        _store(path, model, {"inputs": inputs, "kept_layers": list(kept)})
+        ranges = _Ranges(path.with_name(f"{stem}-ranges-{_address(sources)}.json"))
+        model, kept = _int8(package, base, form, ranges) if form else _half(base)
+        _store(path, model, {"inputs": inputs, "kept_layers": list(kept), "form": form.label if form else None})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     graph = ServingGraph(
         path=path,
@@ -68,7 +76,8 @@ def precise_graph(package: ModelPackage, *, cache_dir: Path, precision: Precisio
     return PreciseGraph(graph, kept)
 
 
-def _inputs(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:
+def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:
+    """What a graph is made from, and the ranges that all int8 forms of it share."""
     if precision == "int8" and not package.calibration:
         raise PrecisionRejected(
             f"int8 was asked for and the package {package.directory.name} has no calibration pictures. Put 50 or more "
@@ -76,13 +85,17 @@ def _inputs(package: ModelPackage, base: ServingGraph, precision: Precision) -> 
             precision=precision,
             package=package.directory.name,
         )
-    inputs: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
+    sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
         pictures = [*package.calibration, *(golden.path for golden in package.golden)]
-        inputs["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
-        inputs["input"] = repr(package.input)
-        inputs["onnxruntime"] = str(library().__version__)
-    return inputs
+        sources["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
+        sources["input"] = repr(package.input)
+        sources["onnxruntime"] = str(library().__version__)
+    return sources
+
+
+def _address(facts: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _half(base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -94,17 +107,44 @@ def _half(base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         ) from exc
 
 
-def _int8(package: ModelPackage, base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+class _Ranges:
+    """The tensors' ranges over the calibration pictures, on disk with their own hash: one reading for all forms."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> bytes | None:
+        try:
+            content = self._path.read_bytes()
+            stated = self._path.with_suffix(".json.sha256").read_text(encoding="ascii", errors="replace").strip()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == stated else None
+
+    def save(self, content: bytes | None) -> None:
+        if content is not None:
+            write_atomically(self._path, content)
+            write_atomically(self._path.with_suffix(".json.sha256"), hashlib.sha256(content).hexdigest().encode())
+
+
+def _int8(
+    package: ModelPackage, base: ServingGraph, form: Int8Form, ranges: _Ranges
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     step = base.max_batch or 1
-    calibration = pictures_from(package, package.calibration[:_MOST_CALIBRATION]).batch
-    pictures = pictures_of(package).batch
+    # Calibration pictures first, so that each is read once: they calibrate, and all together are judged.
+    paths = list(dict.fromkeys([*package.calibration, *(golden.path for golden in package.golden)]))
+    pictures = pictures_from(package, paths).batch
+    calibration = pictures[: min(len(package.calibration), _MOST_CALIBRATION)]
     if len(calibration) < step:
         raise PrecisionRejected(
             f"int8 needs at least {step} calibration pictures for this model's fixed batch, the package has "
             f"{len(calibration)}. Add pictures to its calibration folder",
             precision="int8",
         )
-    converter = Int8Converter(base.path, input_name=base.input_name, batch=calibration, step=step)
+    known = ranges.load()
+    converter = Int8Converter(
+        base.path, form=form, input_name=base.input_name, batch=calibration, step=step, ranges=known
+    )
     result = quantise_to_bar(
         converter,
         pictures,
@@ -113,6 +153,8 @@ def _int8(package: ModelPackage, base: ServingGraph) -> tuple[onnx.ModelProto, t
         step=step,
         bar=BARS["int8"],
     )
+    if known is None:
+        ranges.save(converter.ranges)
     return result.model, result.kept_layers
 
 

@@ -25,7 +25,9 @@ class BareSession:
         Raises:
             ModelRejected, PrecisionRejected, EngineUnavailable: the graph cannot be made.
         """
-        graph = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision).graph
+        graph = precise_graph(
+            package, cache_dir=options.cache_dir, precision=options.precision, engine=options.engine
+        ).graph
         ort = library()
         settings = ort.SessionOptions()
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -88,7 +88,9 @@ def _print(certificate: Certificate) -> None:
     from rich.table import Table
 
     ran: str = certificate.precision
-    if ran != certificate.requested_precision:
+    if certificate.int8_form is not None:
+        ran = f"{ran} ({certificate.int8_form})"
+    if certificate.precision != certificate.requested_precision:
         ran = f"{ran} ({certificate.requested_precision} graph, which this device computes in {ran})"
     facts = {
         "model": f"{certificate.model} ({certificate.model_sha256[:12]})",

@@ -18,6 +18,7 @@ from engines.base import EngineInfo, EngineOptions, Images, Precision, Scores
 from engines.environment import available_cores
 from engines.errors import EngineUnavailable, InferenceFailed
 from engines.graph import ServingGraph
+from engines.int8_forms import form_details
 from engines.package import ModelPackage
 
 _WARM_UP_RUNS = 2
@@ -175,6 +176,7 @@ def open_onnxruntime(
         placement=placed,
         versions=opened.versions,
         degraded=_less_than_asked(engine, provider, placed, opened.precision, graph.precision),
+        details={**settings.details(provider), **form_details(engine, graph.precision)},
     )
     return OnnxRuntimeEngine(opened, info=info, graph=graph, package=package).warmed_up(started_ns)
 

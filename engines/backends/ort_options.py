@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from engines.errors import OptionsRejected
 
 _SESSION = {"threads": "int", "allow_spinning": "bool"}
+# Asleep: spinning takes ten times the processor time of a paced camera's call and gives nothing that can be measured.
+# See docs/decisions/0003-threads-asleep.md.
+_SPINS = False
 
 _CUDA = {
     "device_id": "int",
@@ -104,11 +107,23 @@ _SHORT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Checked options. ``provider`` is what the execution provider is given, as the texts it expects."""
+    """Checked options. ``provider`` is what the execution provider is given, as the texts it expects.
+
+    ``allow_spinning``: the session's threads wait for the next call by spinning for milliseconds, else asleep.
+    """
 
     threads: int
     allow_spinning: bool
     provider: Mapping[str, str] = field(default_factory=dict)
+
+    def details(self, provider: str) -> dict[str, str | int]:
+        """What an engine's details say of them. How threads wait is told where ONNX Runtime's own ones compute.
+
+        One thread is the caller's, and other providers bring threads of their own.
+        """
+        if provider != "CPUExecutionProvider" or self.threads == 1:
+            return {"threads": self.threads}
+        return {"threads": self.threads, "threads_wait": "spinning" if self.allow_spinning else "asleep"}
 
 
 def provider_of(engine: str) -> str:
@@ -158,7 +173,7 @@ def session_settings(
             engine=engine,
             option="threads",
         )
-    return SessionSettings(threads=threads, allow_spinning=bool(session.get("allow_spinning", 1)), provider=given)
+    return SessionSettings(threads=threads, allow_spinning=bool(session.get("allow_spinning", _SPINS)), provider=given)
 
 
 def _unknown(engine: str, name: str, known: Mapping[str, str]) -> str:

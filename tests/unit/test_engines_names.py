@@ -101,6 +101,21 @@ def test_threads_default_to_the_share_of_cores_and_options_win() -> None:
     assert (given.threads, given.allow_spinning) == (1, False)
 
 
+def test_threads_sleep_between_calls_unless_the_option_lets_them_spin() -> None:
+    asleep = session_settings("ort-cpu", "CPUExecutionProvider", {}, default_threads=3)
+    spinning = session_settings("ort-cpu", "CPUExecutionProvider", {"allow_spinning": True}, default_threads=3)
+    assert (asleep.allow_spinning, spinning.allow_spinning) == (False, True)
+    assert asleep.details("CPUExecutionProvider") == {"threads": 3, "threads_wait": "asleep"}
+    assert spinning.details("CPUExecutionProvider") == {"threads": 3, "threads_wait": "spinning"}
+
+
+def test_how_threads_wait_is_told_only_where_there_are_such_threads() -> None:
+    alone = session_settings("ort-cpu", "CPUExecutionProvider", {"threads": 1}, default_threads=3)
+    other = session_settings("ort-openvino", "OpenVINOExecutionProvider", {}, default_threads=3)
+    assert alone.details("CPUExecutionProvider") == {"threads": 1}
+    assert other.details("OpenVINOExecutionProvider") == {"threads": 3}
+
+
 def test_options_of_a_provider_that_is_not_known_here_pass_as_they_are() -> None:
     settings = session_settings("ort-brandnew", "brandnewExecutionProvider", {"mode": "x"}, default_threads=1)
     assert settings.provider == {"mode": "x"}

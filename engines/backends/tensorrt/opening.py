@@ -15,6 +15,7 @@ from engines.backends.tensorrt.session import PlanSession
 from engines.base import EngineInfo, EngineOptions
 from engines.cache import PlanCache
 from engines.errors import EngineError, EngineLost
+from engines.int8_forms import form_details
 from engines.package import ModelPackage
 from engines.trial import Trial
 
@@ -62,7 +63,8 @@ def _loaded(request: PlanRequest, plan: Plan, trial: Trial, started_ns: int) -> 
             engine.warm_up()
         undo.pop_all()
     load_ms = (time.perf_counter_ns() - started_ns) / 1e6
-    engine._info = replace(engine.info, load_ms=load_ms, details=_details(session, plan))  # noqa: SLF001 made here
+    details = {**_details(session, plan), **form_details(ENGINE, request.graph.precision)}
+    engine._info = replace(engine.info, load_ms=load_ms, details=details)  # noqa: SLF001 made here
     return engine
 
 

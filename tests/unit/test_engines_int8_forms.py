@@ -1,0 +1,218 @@
+"""int8 forms: which one an engine is given, what is in the graph, what is kept and told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from engines import EngineOptions, ModelPackage, load_package
+from engines.backends.onnxruntime import open_onnxruntime
+from engines.backends.ort_session import library
+from engines.candidate import open_unproven
+from engines.certify import certify
+from engines.graph import serving_graph
+from engines.int8 import Int8Converter
+from engines.int8_forms import DETAIL, SIGNED, SYMMETRIC, UNSIGNED, UNSIGNED_7_BIT, Int8Form, form_details, int8_form
+from engines.int8_search import quantise_to_bar
+from engines.parity import pictures_of
+from engines.precision import precise_graph
+from tests.fixtures.colour_packages import colour_model, outlier_model, write_colour_package
+
+_FORMS = pytest.mark.parametrize("form", [SYMMETRIC, SIGNED, UNSIGNED, UNSIGNED_7_BIT], ids=lambda form: form.label)
+_VNNI_FLAGS = ("avx2 avx512f avx512_vnni", "avx2 avx_vnni")
+_OLDER_FLAGS = ("avx2", "avx2 avx512f avx512bw avx512vl", "sse4_2", "avx512_vnnix", "")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library_is_loaded() -> None:
+    """What the library opens for the life of the process must be open before a test starts."""
+    library()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> ModelPackage:
+    return load_package(write_colour_package(tmp_path))
+
+
+def _cpuinfo(folder: Path, flags: str) -> Path:
+    path = folder / "cpuinfo"
+    path.write_text(f"processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu {flags}\nbogomips\t: 1\n")
+    return path
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "ort-tensorrt", "ort-cuda"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_tensorrt_and_cuda_get_symmetric_activations_on_every_machine(engine: str, machine: str) -> None:
+    assert int8_form(engine, machine=machine) == SYMMETRIC
+
+
+@pytest.mark.parametrize("engine", ["ort-cpu", "ort-openvino", "ort-dnnl"])
+@pytest.mark.parametrize("flags", _VNNI_FLAGS)
+def test_a_processor_with_vnni_gets_unsigned_activations_and_whole_weights(
+    tmp_path: Path, engine: str, flags: str
+) -> None:
+    assert int8_form(engine, machine="x86_64", cpuinfo=_cpuinfo(tmp_path, flags)) == UNSIGNED
+
+
+@pytest.mark.parametrize("flags", _OLDER_FLAGS)
+def test_a_processor_without_vnni_gets_7_bit_weights_because_its_sums_saturate(tmp_path: Path, flags: str) -> None:
+    assert int8_form("ort-cpu", machine="x86_64", cpuinfo=_cpuinfo(tmp_path, flags)) == UNSIGNED_7_BIT
+
+
+def test_a_processor_that_cannot_be_read_is_taken_as_one_without_vnni(tmp_path: Path) -> None:
+    assert int8_form("ort-cpu", machine="x86_64", cpuinfo=tmp_path / "absent") == UNSIGNED_7_BIT
+
+
+def test_arm_gets_signed_activations_and_whole_weights(tmp_path: Path) -> None:
+    assert int8_form("ort-cpu", machine="aarch64", cpuinfo=_cpuinfo(tmp_path, "")) == SIGNED
+
+
+def test_xnnpack_gets_no_mixture_of_signed_and_unsigned(tmp_path: Path) -> None:
+    assert int8_form("ort-xnnpack", machine="x86_64", cpuinfo=_cpuinfo(tmp_path, _VNNI_FLAGS[0])) == SIGNED
+
+
+@_FORMS
+def test_a_graph_has_the_activations_and_weights_of_its_form(
+    package: ModelPackage, tmp_path: Path, form: Int8Form
+) -> None:
+    model = _converter(package, tmp_path, form).convert()
+    onnx.checker.check_model(model, full_check=True)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    activations = [
+        weights[node.input[2]]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in weights
+    ]
+    assert {zero.dtype for zero in activations} == {np.dtype(form.activations)}
+    assert all(not zero.any() for zero in activations) or not form.is_symmetric
+    largest = max(int(np.abs(one.astype(int)).max()) for one in _int8_weights(model))
+    # Two products are added in 16 bits where there is no VNNI: 2 * 64 * 255 fits, 2 * 127 * 255 does not.
+    assert (2 * largest * 255 < 2**15) == form.has_7_bit_weights
+
+
+@_FORMS
+def test_every_form_keeps_the_answers_and_leaves_the_one_layer_that_needs_it(tmp_path: Path, form: Int8Form) -> None:
+    package = load_package(write_colour_package(tmp_path / "package", model=outlier_model(layers=1)))
+    converter = _converter(package, tmp_path, form)
+    result = quantise_to_bar(
+        converter, pictures_of(package).batch, input_name="images", output_name="scores", step=1, bar=0.97
+    )
+    assert result.kept_layers == ("conv2",)
+    assert result.agreement >= 0.97
+
+
+def test_an_activation_in_front_of_a_part_in_fp32_is_not_lost(tmp_path: Path) -> None:
+    """The graph ends in Relu and softmax: the softmax is fp32 and must read what the Relu has cut off."""
+    model = _model_that_ends_in_relu()
+    package = load_package(write_colour_package(tmp_path / "package", model=model, golden=False))
+    converter = _converter(package, tmp_path, UNSIGNED)
+    pictures = pictures_of(package).batch
+    result = quantise_to_bar(converter, pictures, input_name="images", output_name="scores", step=1, bar=0.9)
+    exact, rough = (_scores(one, pictures) for one in (converter.model, result.model))
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+
+
+@_FORMS
+def test_ranges_of_one_form_make_the_same_graph_of_another(
+    package: ModelPackage, tmp_path: Path, form: Int8Form
+) -> None:
+    first = _converter(package, tmp_path, SYMMETRIC)
+    first.convert()
+    if first.ranges is None:
+        pytest.skip("this ONNX Runtime does not keep ranges, it reads the pictures for each form")
+    known = _converter(package, tmp_path, form, ranges=first.ranges, pictures=0)
+    fresh = _converter(package, tmp_path, form)
+    assert known.convert() == fresh.convert()
+
+
+def test_each_form_is_kept_under_its_own_name_and_says_what_it_is(package: ModelPackage, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    graphs = {
+        engine: precise_graph(package, cache_dir=cache, precision="int8", engine=engine).graph
+        for engine in ("tensorrt", "ort-tensorrt", "ort-cpu")
+    }
+    assert graphs["tensorrt"] == graphs["ort-tensorrt"]
+    assert graphs["tensorrt"].path != graphs["ort-cpu"].path
+    for engine, graph in graphs.items():
+        record = json.loads(graph.path.with_suffix(".json").read_text())
+        assert record["form"] == int8_form(engine).label
+        assert record["inputs"]["form"] == int8_form(engine).facts()
+
+
+def test_damaged_ranges_are_read_from_the_pictures_again(package: ModelPackage, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    expected = precise_graph(package, cache_dir=tmp_path / "other", precision="int8", engine="ort-cpu").graph
+    precise_graph(package, cache_dir=cache, precision="int8", engine="tensorrt")
+    for path in (cache / "precision").glob("*-ranges-*.json"):
+        path.write_text(path.read_text().replace("1", "2"))
+    assert precise_graph(package, cache_dir=cache, precision="int8", engine="ort-cpu").graph.sha256 == expected.sha256
+
+
+def test_an_engine_and_its_certificate_tell_the_form(package: ModelPackage, tmp_path: Path) -> None:
+    options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
+    engine, kept_layers = open_unproven(package, options, "ort-cpu")
+    with engine:
+        assert engine.info.details[DETAIL] == int8_form("ort-cpu").label
+        assert certify(package, engine, options, kept_layers=kept_layers).int8_form == int8_form("ort-cpu").label
+
+
+def test_a_certificate_of_one_form_is_not_taken_for_another(package: ModelPackage, tmp_path: Path) -> None:
+    options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
+    engine, kept_layers = open_unproven(package, options, "ort-cpu")
+    with engine:
+        certify(package, engine, options, kept_layers=kept_layers)
+    other = precise_graph(package, cache_dir=options.cache_dir, precision="int8", engine="tensorrt")
+    with open_onnxruntime(package, options, engine="ort-cpu", graph=other.graph) as symmetric:
+        symmetric._info.details[DETAIL] = SYMMETRIC.label  # type: ignore[index]  # as another machine has it
+        certify(package, symmetric, options, kept_layers=other.kept_layers)
+    assert len(list((options.cache_dir / "certificates").iterdir())) == 2
+
+
+def test_other_precisions_have_no_form() -> None:
+    assert form_details("ort-cpu", "fp32") == {}
+    assert form_details("tensorrt", "int8") == {DETAIL: "symmetric int8 activations"}
+    assert form_details("tensorrt", "fp16") == {}
+
+
+def _converter(
+    package: ModelPackage, tmp_path: Path, form: Int8Form, *, ranges: bytes | None = None, pictures: int | None = None
+) -> Int8Converter:
+    graph = serving_graph(package, cache_dir=tmp_path / "cache")
+    batch = pictures_of(package).batch[:pictures]
+    return Int8Converter(graph.path, form=form, input_name="images", batch=batch, step=1, ranges=ranges)
+
+
+def _int8_weights(model: onnx.ModelProto) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int8]]]:
+    """The weights of the quantised layers, as they are stored or as the graph rounds them."""
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    found = [tensor for name, tensor in tensors.items() if tensor.dtype == np.int8 and tensor.ndim > 1]
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in tensors:
+            scale = tensors[node.input[1]].reshape([-1] + [1] * (tensors[node.input[0]].ndim - 1))
+            values = tensors[node.input[0]]
+            is_last = next((one.i for one in node.attribute if one.name == "axis"), 1) == values.ndim - 1
+            scale = scale.reshape(-1) if is_last else scale
+            found.append(np.clip(np.rint(values / scale), -128, 127).astype(np.int8))
+    return found
+
+
+def _model_that_ends_in_relu() -> onnx.ModelProto:
+    """The colour model with logits that are negative for most classes, and a Relu that makes them 0."""
+    model = colour_model(scale=3)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) - 2, "bias"))
+    model.graph.node[-1].output[0] = "raw"
+    model.graph.node.append(helper.make_node("Relu", ["raw"], ["logits"], "last"))
+    return model
+
+
+def _scores(
+    model: onnx.ModelProto, batch: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    session = library().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["scores"], {"images": batch})[0], np.float32)
