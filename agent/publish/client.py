@@ -16,7 +16,9 @@ from agent.publish.settings import MqttSettings
 from agent.service.logs import get_logger
 from agent.stage import StageThread
 
-NETWORK_CAP_S = 30.0
+NETWORK_CAP_S = 20.0
+"""Longest wait for a broker that cannot be reached. With the time that connecting takes, an agent is well again within
+30 s of its broker."""
 REFUSAL_CAP_S = 120.0
 """Longest wait after a refusal: nothing but a change of somebody's settings will help."""
 TAKEOVER_WAIT_S = (60.0, 120.0)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
-from scripts.soak_harness.soak import Plan, Report, soak
+from scripts.soak_harness.faults import FAULTS
+from scripts.soak_harness.report import page, this_machine
+from scripts.soak_harness.soak import Plan, soak
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,20 +25,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults (default: drawn and told)")
     parser.add_argument("--plant-leak", type=int, default=0, metavar="BYTES", help="let the agent lose this per frame")
     parser.add_argument("--report", type=Path, default=None, help="write the report here as JSON")
+    parser.add_argument("--md", type=Path, default=None, help="write the report here as a page in Markdown")
+    parser.add_argument("--list", action="store_true", help="name the faults that are drawn, and do nothing")
     options = parser.parse_args(arguments)
+    if options.list:
+        print("\n".join(f"{fault.row}  {fault.name}" for fault in sorted(FAULTS, key=lambda one: one.row)))
+        return 0
     seed = time.time_ns() % 1_000_000 if options.seed is None else options.seed
     plan = Plan(options.minutes * 60.0, options.nemesis, options.every, seed, options.plant_leak)
+    began_at = datetime.now(timezone.utc)
+    # What is asked to end tidies up: the agent, the broker and the camera are processes of their own.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         report = soak(plan, Path(directory), tell=lambda text: print(text, file=sys.stderr, flush=True))
+    report.began_at, report.machine = f"{began_at:%Y-%m-%d %H:%M} UTC", this_machine()
+    report.command = _command(options, seed)
+    if options.md is not None:
+        options.md.write_text("\n".join(page(report)) + "\n", encoding="utf-8")
     if options.report is not None:
         options.report.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
-    _show(report)
+    for line in report.lines():
+        print(line)
     return 1 if report.problems else 0
 
 
-def _show(report: Report) -> None:
-    for line in report.lines():
-        print(line)
+def _command(options: argparse.Namespace, seed: int) -> str:
+    """What repeats this run."""
+    leak = [f"--plant-leak {options.plant_leak}"] if options.plant_leak else []
+    nemesis = [f"--nemesis --every {options.every:g} --seed {seed}"] if options.nemesis else []
+    return " ".join([f"scripts/soak --minutes {options.minutes:g}", *nemesis, *leak])
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
+from scripts.soak_harness.line import Line
+from scripts.soak_harness.machine import Machine
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.mosquitto import MosquittoBroker, free_port
 from tests.fixtures.recorder import Recorded, Recorder
@@ -85,25 +88,76 @@ class Supervised:
             self._ending.wait(_RESTART_S)
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How things stood when a fault began; ``at`` is monotonic seconds."""
+
+    at: float
+    log_bytes: int
+    exits: int
+    shown: int
+    connections: int
+
+
 class Stage:
-    """Everything, from entering to leaving the block. ``environment`` is added to the agent's."""
+    """Everything, from entering to leaving the block. ``environment`` is added to the agent's.
+
+    The agent reaches broker and camera through a ``Line`` each; the subscriber is at the broker itself.
+    """
 
     def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
-        self.broker = MosquittoBroker(
-            directory / "broker", users={"agent": CANARY, "subscriber": _SUBSCRIBER_PASSWORD}
-        )
-        self.camera = RtspServer(directory, port=free_port(), credentials=("viewer", CANARY))
+        self.broker = MosquittoBroker(directory / "broker", users=_users(CANARY))
+        self.camera = self._camera(CANARY, free_port())
         self.subscriber: Recorder
         self.agent: Supervised
+        self.config = directory / "agent.yaml"
+        self.machine: Machine
+        self.broker_line = Line(self.broker.port)
+        self.camera_line = Line(self.camera.port)
         self._environment = {"PYTHONPATH": str(Path.cwd()), **(environment or {})}
         self._resources = ExitStack()
 
-    def restart_camera(self) -> None:
-        """Start the camera again on its old port."""
+    def before(self) -> Before:
+        """How things stand now."""
+        agent, line = self.agent, self.broker_line
+        return Before(time.monotonic(), len(self.log()), len(agent.exits), self.machine.shown, line.connections)
+
+    def log(self) -> str:
+        """What the agent has logged so far, in all its starts."""
+        return self.agent.log.read_text(encoding="utf-8", errors="replace") if self.agent.log.exists() else ""
+
+    def end_camera(self) -> None:
+        """Unplug the camera: nothing answers at its address."""
+        self.camera.kill()
+        self.camera_line.cut()
+
+    def start_camera(self, password: str = CANARY) -> None:
+        """Let a camera with this password be at the old address."""
+        self.camera.kill()
+        self.camera = self._camera(password, self.camera.port)
         with ExitStack() as keep:
             keep.enter_context(self.camera)
             keep.pop_all()
+        self.camera_line.mend()
+
+    def end_broker(self, number: signal.Signals) -> None:
+        """End the broker by this signal; nothing answers at its address."""
+        (self.broker.kill if number == signal.SIGKILL else self.broker.stop)()
+        self.broker_line.cut()
+
+    def start_broker(self) -> None:
+        """Start it again at the old address."""
+        self.broker.start()
+        self.broker_line.mend()
+
+    def set_agents_password(self, password: str) -> None:
+        """Let the broker accept this password alone; it hangs up on whoever has another one."""
+        self.broker.set_users(_users(password))
+        self.broker.reload()
+
+    def _camera(self, password: str, port: int) -> RtspServer:
+        return RtspServer(self.directory, port=port, credentials=("viewer", password))
 
     def messages_since(self, at: float, topic: str) -> list[Recorded]:
         """What arrived on ``topic`` after monotonic ``at``."""
@@ -111,11 +165,16 @@ class Stage:
 
     def __enter__(self) -> Stage:
         enter = self._resources.enter_context
+        self.machine = Machine(self.directory, self.directory / "state")
+        self._resources.callback(self.machine.close)
+        enter(self.broker_line)
+        enter(self.camera_line)
         enter(self.broker)
-        self.restart_camera()
         self._resources.callback(self._kill_camera)
+        self.start_camera()
         self.subscriber = enter(Recorder(self.broker.port, username="subscriber", password=_SUBSCRIBER_PASSWORD))
-        self.agent = Supervised(self.directory, self._config(), self._environment)
+        self._write_config()
+        self.agent = Supervised(self.directory, self.config, {**self._environment, **self.machine.environment})
         self._resources.callback(self.agent.stop)
         self.agent.start()
         return self
@@ -128,13 +187,14 @@ class Stage:
     def _kill_camera(self) -> None:
         self.camera.kill()
 
-    def _config(self) -> Path:
+    def _write_config(self) -> None:
         secret = self.directory / "password"
         secret.write_text(f"{CANARY}\n", encoding="utf-8")
         secret.chmod(0o600)
-        network = {"type": "rtsp", "url": self.camera.url, "username": "viewer", "password_file": str(secret)}
+        url = f"rtsp://127.0.0.1:{self.camera_line.port}/camera"
+        network = {"type": "rtsp", "url": url, "username": "viewer", "password_file": str(secret)}
         drawn = {"type": "pattern", "fps": 30, "width": 320, "height": 240}
-        return write_config(
+        write_config(
             self.directory,
             {
                 "models": {"inspect": {"package": "demo", "engine": "ort-cpu"}},
@@ -143,7 +203,7 @@ class Stage:
                     "drawn": {"source": drawn, "rate_hz": 15, "classify": _classify()},
                 },
                 "mqtt": {
-                    "broker": self.broker.url,
+                    "broker": f"mqtt://127.0.0.1:{self.broker_line.port}",
                     "username": "agent",
                     "password_file": str(secret),
                     "keepalive_s": 5,
@@ -151,6 +211,10 @@ class Stage:
                 "thermal": {"source": "none", "governor": {"enabled": False}},
             },
         )
+
+
+def _users(agents_password: str) -> dict[str, str]:
+    return {"agent": agents_password, "subscriber": _SUBSCRIBER_PASSWORD}
 
 
 def _classify() -> list[dict[str, object]]:

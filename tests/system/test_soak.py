@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
+from scripts.soak_harness.faults import FAULTS
 from scripts.soak_harness.soak import Plan, soak
+from tests.fixtures.deadlines import wait_until
 
 pytestmark = pytest.mark.timeout(180)
+
+_SLOW_DISK = next(fault for fault in FAULTS if fault.name == "disk is slow")
 
 
 def test_a_soak_survives_its_faults_and_finds_the_planted_leak_alone(tmp_path: Path) -> None:
     """The leak is the one problem: everything else that a soak looks at held, through a fault too."""
-    report = soak(Plan(seconds=18.0, has_faults=True, every_s=1.0, seed=3, leak_bytes=120_000), tmp_path, tell=print)
+    plan = Plan(
+        seconds=20.0,
+        has_faults=True,
+        every_s=1.0,
+        seed=3,
+        leak_bytes=120_000,
+        faults=(replace(_SLOW_DISK, lasts_s=(3.0, 3.0)),),
+    )
+    report = soak(plan, tmp_path, tell=print)
     assert [problem for problem in report.problems if "grew by" not in problem] == [], "\n".join(report.lines())
     assert any("grew by" in problem for problem in report.problems), "\n".join(report.lines())
     assert report.drills
     assert min(report.results.values()) > 20
+
+
+def test_a_soak_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "scripts.soak_harness", "--minutes", "5"]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+        wait_until(lambda: any(tmp_path.rglob("agent.log")), within_s=60.0)
+        session = [one for one in psutil.process_iter() if _session_of(one) == process.pid]
+        process.terminate()
+        assert process.wait(60) != 0
+    assert len(session) >= 4, "itself, the broker, the camera and the agent"
+    assert [one for one in session if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def _session_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
