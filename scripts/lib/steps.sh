@@ -3,6 +3,8 @@
 
 step_lines=()
 failed_steps=()
+left_out=()
+beside_pid=
 
 # step NAME COMMAND...: run it with exit on error as in a script of its own.
 step() {
@@ -25,6 +27,72 @@ step() {
   say "${step_lines[-1]}"
 }
 
+# begin_beside NAME LOG COMMAND...: start it beside the next steps, its output in LOG. One at a time.
+begin_beside() {
+  beside_name=$1 beside_log=$2 beside_start=$SECONDS
+  shift 2
+  # A session of its own: Ctrl-C comes to it through end_beside alone, which also finds whatever it has started.
+  setsid "$@" >"$beside_log" 2>&1 </dev/null &
+  beside_pid=$!
+  say "== $beside_name runs beside the next steps; its log: ${beside_log#"$root/"}"
+}
+
+# join_beside LINES: wait for its end, print the last LINES of its log, and count it as a step.
+join_beside() {
+  local status=0 verdict=ok
+  say "== $beside_name"
+  wait "$beside_pid" || status=$?
+  beside_pid=
+  tail -n "$1" "$beside_log" >&2
+  if [ $status != 0 ]; then
+    verdict="FAILED ($status)"
+    failed_steps+=("$beside_name")
+  fi
+  step_lines+=("$(printf '%5d s  %-28s %s' $((SECONDS - beside_start)) "$beside_name" "$verdict, beside the others")")
+  say "${step_lines[-1]}"
+}
+
+# end_beside: ends it, and whatever it has started, where it still runs. For the trap of the script's end.
+end_beside() {
+  [ -n "$beside_pid" ] || return 0
+  local waited
+  # It tidies up at a polite signal; whatever is left of its session after that is killed.
+  kill -TERM "$beside_pid" 2>/dev/null
+  for ((waited = 0; waited < 100; waited++)); do
+    kill -0 "$beside_pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill -KILL -- "-$beside_pid" 2>/dev/null
+  beside_pid=
+}
+
+# descendants PID: the processes that it has started, and those that these have.
+descendants() {
+  local child
+  for child in $(cat "/proc/$1"/task/*/children 2>/dev/null); do
+    echo "$child"
+    descendants "$child"
+  done
+}
+
+# tidy_up_at_the_end FOLDER: however the script ends, nothing that it has started goes on, and FOLDER is removed.
+tidy_up_at_the_end() {
+  tidy_folder=$1
+  trap tidy_up EXIT
+  # Ctrl-C ends the script, also where the step that it interrupts comes to an orderly end. SIGTERM and SIGHUP do so
+  # by themselves, at once; with a trap they would wait for the step.
+  trap 'exit 130' INT
+}
+
+tidy_up() {
+  local left
+  trap '' INT TERM HUP
+  end_beside
+  mapfile -t left < <(descendants $$)
+  [ ${#left[@]} = 0 ] || kill -KILL "${left[@]}" 2>/dev/null
+  rm -rf "$tidy_folder"
+}
+
 # count_of WORD LOG: sum over the last line of each pytest run, `1 failed, 27 passed in 8.89s`.
 count_of() {
   awk -v word="$1" '
@@ -44,6 +112,7 @@ finish() {
   done
   echo
   printf '%s\n' "${step_lines[@]}"
+  [ ${#left_out[@]} = 0 ] || printf 'left out: %s\n' "$(comma_separated "${left_out[@]}")"
   if [ ${#failed_steps[@]} != 0 ]; then
     printf 'failed steps: %s\n' "$(comma_separated "${failed_steps[@]}")"
     # A run that broke off leaves no count.
