@@ -20,7 +20,7 @@ def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) 
     """The ``top_k`` best classes of one row of probabilities, and the distance between the best two.
 
     Args:
-        row: ``(classes,)`` float32, finite.
+        row: ``(classes,)`` float32; NaN counts as the greatest value.
 
     Ties go to the lower index. With one class the margin is its own confidence.
     """

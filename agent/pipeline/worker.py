@@ -6,14 +6,13 @@ a thread) while this one goes on serving; between two batches the serving thread
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-
-import numpy as np
 
 from agent.channel import ChannelClosed
 from agent.clock import Clock
@@ -369,10 +368,7 @@ class Worker:
         stamps = (taken_ns, resized_ns, time.monotonic_ns())
         self._progress.batches += 1
         for job, row in zip(jobs, scores, strict=True):
-            if np.isfinite(row.sum()):
-                self._decide(job, row, len(jobs), stamps, serving.served)
-            else:
-                self._drop(job, Drop.NOT_FINITE)
+            self._decide(job, row, len(jobs), stamps, serving.served)
 
     def _infer(self, jobs: list[Job[Station]], serving: Serving) -> Scores | None:
         """The scores of ``jobs``; None when the engine failed, which has been booked.
@@ -406,6 +402,10 @@ class Worker:
     ) -> None:
         station = job.lane
         top, margin = top_scores(row, self.package.labels, station.config.decide.top_k)
+        # argmax takes NaN and infinity for the greatest of all, so that the best one speaks for the whole row.
+        if not math.isfinite(top[0].confidence):
+            self._drop(job, Drop.NOT_FINITE)
+            return
         decided_ns = time.monotonic_ns()
         result = classification(job, top, margin, batch_size, (*stamps, decided_ns), served)
         self._emit(result)
