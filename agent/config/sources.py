@@ -67,12 +67,15 @@ class RtspSource(SourceSection):
             parts = urlsplit(url)
             host, has_port = parts.hostname, parts.port != 0
         except ValueError:
-            raise ValueError("the url's host or port is malformed: write rtsp://host:port/path") from None
-        if "@" in parts.netloc:
+            parts, host, has_port = None, None, False
+        # A password may hold : / # and ?, behind which an address seems to end: so every @ counts.
+        if "@" in url:
             raise ValueError(
                 "the url holds credentials, which would reach logs: move the user to `username` and the password to "
-                "a file named by `password_file`"
+                "a file named by `password_file`. Write an @ that belongs to the path as %40"
             )
+        if parts is None:
+            raise ValueError("the url's host or port is malformed: write rtsp://host:port/path")
         if not host or not has_port:
             raise ValueError("the url names no host or port 0: write rtsp://host:port/path")
         return url

@@ -33,6 +33,8 @@ _FRAMES_ON_THEIR_WAY = 8
 """Frames of one file between reader and decision: enough to keep a batch full, small enough to hold in memory."""
 _FIRST_BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
+_REFUSED_BACKOFF_S = 60.0
+"""After a refused password: cameras lock an address out that tries a wrong one again and again."""
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
@@ -169,7 +171,7 @@ class Camera:
     def _read_for_ever(self) -> None:
         failures = 0
         while not self._stop.is_set():
-            opened_ns = None
+            opened_ns, reason = None, None
             self.heartbeat.beat(_OPEN_WITHIN_S)
             try:
                 self.source.open()
@@ -185,13 +187,14 @@ class Camera:
                 if not self.source.is_live:
                     self._set_state("ended", exc.message)
                     return
+                reason = exc.fields.get("reason")
                 self._pictures.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
             finally:
                 self.source.close()
             was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
             failures = 0 if was_stable else failures + 1
-            backoff_s = self._backoff_s(failures)
+            backoff_s = _REFUSED_BACKOFF_S if reason == "credentials" else self._backoff_s(failures)
             self.heartbeat.beat(backoff_s + _READ_WITHIN_S)
             self._clock.wait(self._stop, backoff_s)
 

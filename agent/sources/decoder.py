@@ -99,6 +99,12 @@ class Decoder:
         return fps if 0.0 < fps <= _HIGHEST_FPS else None
 
     @property
+    def fourcc(self) -> str | None:
+        """Pixel format that the camera settled on, such as MJPG; None where it does not say."""
+        number = int(self._capture.get(cv2.CAP_PROP_FOURCC))
+        return number.to_bytes(4, "little").decode("ascii", "replace").strip() if 0 < number < 2**32 else None
+
+    @property
     def frame_count(self) -> int | None:
         """Pictures by the container's index, or by its duration and rate; None where it has neither."""
         count = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))

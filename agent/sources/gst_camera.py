@@ -24,6 +24,7 @@ from agent.sources.lifecycle import SourceBase
 from agent.sources.rtsp_access import ask_camera, not_opened, read_password
 from agent.sources.usb_identity import CameraIdentity
 from agent.sources.v4l2 import description_of
+from agent.sources.v4l2_device import check_device
 
 log = get_logger(__name__)
 
@@ -126,9 +127,9 @@ class GStreamerCamera(SourceBase):
         """The configuration with the device at which a USB camera is now."""
         if not isinstance(self._config, V4l2Source) or self._identity is None:
             return self._config
-        device = self._identity.locate()
-        self._identity.check(Path(device).resolve())
-        return self._config.model_copy(update={"device": device})
+        device = check_device(Path(self._identity.locate()), self._lifecycle)
+        self._identity.check(device)
+        return self._config.model_copy(update={"device": str(device)})
 
     def _capture(self, sample: Sample) -> Capture:
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult
 
 _POLL_S = 0.1
 _MOST_ANSWER_BYTES = 65536
+_REACH = "Check the address, the camera's power and the network between"
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 
 
@@ -77,7 +78,9 @@ def describe_stream(address: SplitResult, *, timeout_s: float, interrupted: thre
             answer = _first_line(connection, patience)
         except OSError as exc:
             raise HandshakeFailed(
-                "closed", f"{host}:{port} closed the connection when it was asked for the stream ({exc.strerror})"
+                "closed",
+                f"{host}:{port} closed the connection when it was asked for the stream ({exc.strerror}). Some cameras "
+                "do so after wrong passwords or with too many viewers: end other viewers, wait, or restart it",
             ) from exc
     return _status(answer, f"{host}:{port}", patience)
 
@@ -108,12 +111,11 @@ def _not_connected(host: str, port: int, problem: int, patience: _Patience) -> H
     if problem == errno.EINPROGRESS:
         return HandshakeFailed(
             "no_answer",
-            f"{host}:{port} did not take a connection within {patience.timeout_s:g} s. "
-            "Check the address, the camera's power and the network between",
+            f"{host}:{port} did not take a connection within {patience.timeout_s:g} s. {_REACH}",
         )
     if problem == errno.ECONNREFUSED:
         return HandshakeFailed("refused", f"nothing listens at {host}:{port}. Check the port and that RTSP is enabled")
-    return HandshakeFailed("unreachable", f"{host}:{port} cannot be reached ({os.strerror(problem)})")
+    return HandshakeFailed("unreachable", f"{host}:{port} cannot be reached ({os.strerror(problem)}). {_REACH}")
 
 
 def _first_line(connection: socket.socket, patience: _Patience) -> bytes | None:

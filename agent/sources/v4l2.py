@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 
 from agent.clock import Clock
 from agent.config.sources import V4l2Source
+from agent.errors import SourceUnavailable
+from agent.service.logs import get_logger
 from agent.sources.base import Capture
 from agent.sources.decoded import DecodedSource
 from agent.sources.decoder import Decoder, OpenCapture, open_decoder
 from agent.sources.usb_identity import SYS, CameraIdentity
+from agent.sources.v4l2_device import PROC, IsVideo, check_device, holders, is_video_device
+from agent.sources.v4l2_modes import Mode, modes_of, shown
+
+log = get_logger(__name__)
 
 _AT_ONCE_S = 0.3
 _OLDEST_STAMP_NS = 2_000_000_000
-_VIDEO_MAJOR = 81
+_SLOWER_RATIO = 0.9
 _ADVICE = "Set `fourcc` to MJPG or YUYV"
-
-
-def is_video_device(status: os.stat_result) -> bool:
-    """Whether this is a device file of the kernel's video interface. Source: Linux, admin-guide/devices.txt."""
-    return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == _VIDEO_MAJOR
 
 
 def description_of(config: V4l2Source) -> str:
@@ -51,13 +50,17 @@ class V4l2Camera(DecodedSource):
         *,
         clock: Clock,
         open_capture: OpenCapture = cv2.VideoCapture,
-        is_video: Callable[[os.stat_result], bool] = is_video_device,
+        is_video: IsVideo = is_video_device,
+        list_modes: Callable[[str], Sequence[Mode]] = modes_of,
         sys: Path = SYS,
+        proc: Path = PROC,
     ) -> None:
         super().__init__(description_of(config), clock=clock, advice=_ADVICE)
         self._config = config
         self._open_capture = open_capture
         self._is_video = is_video
+        self._modes = list_modes
+        self._proc = proc
         self._identity = CameraIdentity(config, self._lifecycle, sys=sys)
 
     def read(self) -> Capture | None:
@@ -74,14 +77,24 @@ class V4l2Camera(DecodedSource):
         device = self._check_device()
         decoder = open_decoder(device, backend="v4l2", properties=self._properties(), open_capture=self._open_capture)
         if decoder is None:
-            raise self._lifecycle.unavailable(
-                "busy",
-                f"{device} is there and cannot be opened for capture with {self._wish()}: another program holds it, "
-                "it is a camera's second (metadata) device, or it cannot do that. See: v4l2-ctl --list-formats-ext "
-                f"-d {device}",
-            )
-        self._check_size(decoder)
+            raise self._not_opened(device)
+        self._check_size(decoder, device)
+        self._check_settings(decoder, device)
         return decoder
+
+    def _not_opened(self, device: str) -> SourceUnavailable:
+        failed = f"{device} is there and cannot be opened for capture with {self._wish()}"
+        if found := list(holders(Path(device), proc=self._proc)):
+            return self._lifecycle.unavailable(
+                "busy", f"{failed}: {', '.join(found)} holds it. End that program, or name another camera"
+            )
+        modes = self._modes(device)
+        has = f"it has {shown(modes, self._wanted_size)}" if modes else "it lists no formats, as a second device does"
+        return self._lifecycle.unavailable(
+            "busy",
+            f"{failed}: another program holds it (see: sudo fuser -v {device}), it is a camera's second (metadata) "
+            f"device, or it cannot do that; {has}. End that program, or correct `device` or `fourcc`",
+        )
 
     def _check_device(self) -> str:
         """The device file behind links.
@@ -89,26 +102,7 @@ class V4l2Camera(DecodedSource):
         Raises:
             SourceUnavailable: it is missing, no video device, not ours to open, or another camera than before.
         """
-        path, lifecycle = Path(self._identity.locate()), self._lifecycle
-        try:
-            device = path.resolve(strict=True)
-            status = device.stat()
-        except OSError as exc:
-            present = ", ".join(sorted(str(found) for found in Path("/dev").glob("video*"))) or "none"
-            raise lifecycle.unavailable(
-                "missing",
-                f"{path} cannot be found ({exc.strerror}); video devices present: {present}. Plug the camera in or "
-                "correct `device`",
-            ) from exc
-        if not self._is_video(status):
-            raise lifecycle.unavailable(
-                "not_a_camera", f"{path} is no video device. Name one as /dev/video0 or a link below /dev/v4l/by-id"
-            )
-        if not os.access(device, os.R_OK | os.W_OK):
-            raise lifecycle.unavailable(
-                "permission",
-                f"{path} is not accessible to user {os.getuid()}. Add the agent's user to the group `video`",
-            )
+        device = check_device(Path(self._identity.locate()), self._lifecycle, is_video=self._is_video)
         self._identity.check(device)
         return str(device)
 
@@ -131,7 +125,11 @@ class V4l2Camera(DecodedSource):
         wishes += [f"height {config.height}" if config.height else None, f"{config.fps:g} fps" if config.fps else None]
         return ", ".join(wish for wish in wishes if wish) or "its own settings"
 
-    def _check_size(self, decoder: Decoder) -> None:
+    @property
+    def _wanted_size(self) -> tuple[int | None, int | None]:
+        return self._config.width, self._config.height
+
+    def _check_size(self, decoder: Decoder, device: str) -> None:
         """A driver takes the nearest size it has without a word; what was asked for is what must come.
 
         Raises:
@@ -141,11 +139,26 @@ class V4l2Camera(DecodedSource):
         if (config.width or width, config.height or height) == (width, height):
             return
         decoder.release()
+        listed = shown(self._modes(device), (None, None)) or f"see v4l2-ctl --list-formats-ext -d {device}"
         raise self._lifecycle.unavailable(
             "size",
             f"{self.description} gives {width}x{height}, the configuration asks for {config.width or width}x"
-            f"{config.height or height}. Take a size of: v4l2-ctl --list-formats-ext -d {config.device}",
+            f"{config.height or height}. Take a size that it has: {listed}",
         )
+
+    def _check_settings(self, decoder: Decoder, device: str) -> None:
+        """Say when the driver took another pixel format or a lower rate, which it does without a word too."""
+        config, fps, fourcc = self._config, decoder.fps, decoder.fourcc
+        is_slower = config.fps is not None and fps is not None and fps < config.fps * _SLOWER_RATIO
+        is_other = config.fourcc is not None and fourcc is not None and fourcc != config.fourcc.upper()
+        if is_slower or is_other:
+            log.warning(
+                "camera.other_settings",
+                source=self.description,
+                asked=self._wish(),
+                gives=f"{fourcc or 'unknown format'} at {0.0 if fps is None else fps:g} fps",
+                has=shown(self._modes(device), decoder.size),
+            )
 
     def _grab(self, decoder: Decoder) -> None:
         """Wait for a frame in the library's steps; a failure that comes at once is a camera that is gone."""

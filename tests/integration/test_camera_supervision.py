@@ -15,6 +15,7 @@ import psutil
 from agent.clock import Clock, SystemClock
 from agent.config.model import CameraConfig
 from agent.config.sources import RtspSource
+from agent.errors import SourceUnavailable
 from agent.pipeline.accounting import CameraAccount
 from agent.pipeline.camera import Camera, CameraStatistics
 from agent.sources.base import Capture, Source
@@ -109,6 +110,24 @@ def test_the_first_try_comes_soon_and_later_ones_within_half_a_minute() -> None:
     for wait_s, ceiling_s in zip(waits, [1, 2, 4, 8, 16, *[30] * 56], strict=True):
         assert 0.8 * ceiling_s <= wait_s <= ceiling_s
     assert len(set(waits[5:])) > 50, "without jitter every agent would come back at once"
+
+
+class _Refusing(ScriptedSource):
+    """Refuses the password a few times."""
+
+    def open(self) -> None:
+        if self._script and self._script[0] == "unavailable":
+            self._script.pop(0)
+            raise SourceUnavailable("the scripted source refused the user", reason="credentials")
+        super().open()
+
+
+def test_a_camera_that_refuses_the_password_is_asked_once_a_minute() -> None:
+    clock = _HurriedClock()
+    source = _Refusing([*["unavailable"] * 5, 1], is_live=True, period_s=0.001)
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().state == "connected", within_s=10)
+    assert clock.waits[:5] == [60.0] * 5
 
 
 def test_a_connection_that_held_begins_with_the_shortest_wait_again() -> None:

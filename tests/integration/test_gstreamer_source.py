@@ -203,7 +203,7 @@ def test_own_pipeline_that_ends_is_a_loss(gst: Any) -> None:
     ("config", "detail"),
     [
         (CsiSource(type="csi"), "needs the GStreamer element nvarguscamerasrc"),
-        (V4l2Source(type="v4l2", device="/dev/video97", reader="gstreamer"), "'/dev/video97'"),
+        (V4l2Source(type="v4l2", device="/dev/video97", reader="gstreamer"), "/dev/video97 cannot be found"),
         (V4l2Source(type="v4l2", fourcc="ABCD", reader="gstreamer"), "knows MJPG"),
     ],
     ids=["csi", "usb", "format"],

@@ -11,7 +11,14 @@ CANARY = "hunter2-CANARY"
 
 
 @pytest.mark.parametrize(
-    "url", [f"rtsp://admin:{CANARY}@camera/1", f"rtsp://{CANARY}@camera/1", f"rtsps://a:{CANARY}%40b@10.0.0.1:322/"]
+    "url",
+    [
+        f"rtsp://admin:{CANARY}@camera/1",
+        f"rtsp://{CANARY}@camera/1",
+        f"rtsps://a:{CANARY}%40b@10.0.0.1:322/",
+        *(f"rtsp://admin:{CANARY}{letter}x@camera/1" for letter in "@:/?#"),
+        f"rtsp://admin:554/{CANARY}@camera/1",
+    ],
 )
 def test_credentials_in_the_url_are_refused_without_repeating_them(url: str) -> None:
     with pytest.raises(pydantic.ValidationError, match="`username` and the password to") as caught:

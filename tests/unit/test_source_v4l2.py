@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,17 +17,28 @@ from agent.clock import SystemClock
 from agent.config.sources import V4l2Source
 from agent.errors import SourceLost, SourceUnavailable
 from agent.sources.v4l2 import V4l2Camera
+from agent.sources.v4l2_modes import Mode
 from tests.fixtures.video_device import FakeVideoDevice
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Bench:
     """A camera whose device is a fake; ``faults`` may change while it runs."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, proc: Path = Path("/nowhere"), **settings: Any) -> None:
         self.faults: dict[str, Any] = {}
         self.devices: list[FakeVideoDevice] = []
+        self.modes: list[Mode] = []
         config = V4l2Source(type="v4l2", device="/dev/null", **settings)
-        self.camera = V4l2Camera(config, clock=SystemClock(), open_capture=self._open, is_video=lambda _: True)
+        self.camera = V4l2Camera(
+            config,
+            clock=SystemClock(),
+            open_capture=self._open,
+            is_video=lambda _: True,
+            list_modes=lambda _: self.modes,
+            proc=proc,
+        )
 
     def _open(self, name: str, backend: int, parameters: list[int]) -> FakeVideoDevice:
         self.devices.append(FakeVideoDevice(name, backend, parameters, self.faults))
@@ -113,6 +127,83 @@ def test_busy_camera_is_named_with_what_was_asked() -> None:
     with pytest.raises(SourceUnavailable, match=r"with YUYV: another program holds it"):
         bench.camera.open()
     assert bench.devices[0].released == 1
+
+
+def test_busy_camera_names_the_program_that_holds_it(tmp_path: Path) -> None:
+    (tmp_path / "812" / "fd").mkdir(parents=True)
+    (tmp_path / "812" / "comm").write_text("cheese\n")
+    (tmp_path / "812" / "fd" / "7").symlink_to("/dev/null")
+    (tmp_path / "813").mkdir()
+    bench = Bench(proc=tmp_path)
+    bench.faults["busy"] = True
+    with pytest.raises(SourceUnavailable, match=r"cheese \(process 812\) holds it\. End that program"):
+        bench.camera.open()
+
+
+def test_camera_that_cannot_do_what_is_asked_lists_what_it_can() -> None:
+    bench = Bench(width=1280, height=720, fourcc="H264")
+    bench.modes = [Mode("MJPG", 1280, 720, 30.0), Mode("YUYV", 640, 480, 30.0), Mode("YUYV", 1280, 720, 5.0)]
+    bench.faults["busy"] = True
+    with pytest.raises(SourceUnavailable, match=r"it has MJPG 1280x720 at 30 fps, YUYV 1280x720 at 5 fps\."):
+        bench.camera.open()
+    bench.faults.clear()
+    with pytest.raises(SourceUnavailable, match=r"a size that it has: MJPG 1280x720 at 30 fps, .*YUYV 640x480"):
+        bench.camera.open()
+
+
+@pytest.mark.parametrize(
+    ("faults", "is_told"),
+    [
+        ({"fourcc": "YUYV", "fps": 5.0}, True),
+        ({"fps": 5.0}, True),
+        ({"fourcc": "YUYV", "fps": 30.0}, True),
+        ({}, False),
+    ],
+    ids=["other-format-and-slower", "slower", "other-format", "as-asked"],
+)
+def test_settings_that_the_driver_replaced_are_told_with_those_it_has(
+    capsys: pytest.CaptureFixture[str], faults: dict[str, Any], is_told: bool
+) -> None:
+    bench = Bench(width=32, height=24, fps=30.0, fourcc="MJPG")
+    bench.modes = [Mode("MJPG", 32, 24, 30.0), Mode("YUYV", 32, 24, 5.0)]
+    bench.faults.update(faults)
+    bench.camera.open()
+    bench.camera.close()
+    output = capsys.readouterr()
+    told = output.out + output.err
+    assert ("camera.other_settings" in told) is is_told
+    assert ("MJPG 32x24 at 30 fps, YUYV 32x24 at 5 fps" in told) is is_told
+
+
+_AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from agent.errors import SourceUnavailable
+from agent.sources.lifecycle import Lifecycle
+from agent.sources.v4l2_device import check_device
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    check_device(Path(sys.argv[1]), Lifecycle("camera"), is_video=lambda _: True)
+except SourceUnavailable as exc:
+    print(exc.fields["reason"], exc.message)
+"""
+
+
+def test_device_that_is_not_ours_names_its_group_and_the_command() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        device = Path(folder) / "video0"
+        device.touch()
+        device.chmod(0o060)
+        Path(folder).chmod(0o711)
+        command = [sys.executable, "-c", _AS_ANOTHER_USER, str(device)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=_ROOT)
+        group = device.group()
+    assert done.stdout.startswith("permission ")
+    assert f"belongs to the group {group} (mode 60)" in done.stdout
+    assert f"sudo usermod -aG {group} " in done.stdout
 
 
 def test_grey_camera_gives_three_channels() -> None:
