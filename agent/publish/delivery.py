@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from agent.publish.base import Packet, Sink
+from agent.publish.ledger import RetainedLedger
 from agent.publish.outbox import EVENT, Outbox, Stored
 from agent.publish.retained import RetainedValues
 from agent.publish.tally import Tally
@@ -25,11 +26,13 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """One packet on its way; ``outbox_key`` is that of an event. A guarded one is sent again until it arrives."""
+    """One packet on its way; ``outbox_key`` is that of an event. A guarded one is sent again until it arrives,
+    a clearing one takes a retained value back."""
 
     topic: str
     is_guarded: bool
     outbox_key: int | None = None
+    is_clearing: bool = False
 
 
 def historical(packet: Packet) -> Packet:
@@ -47,8 +50,17 @@ class Delivery:
     - an event goes through the outbox, in order, until it is confirmed.
     """
 
-    def __init__(self, sink: Sink, outbox: Outbox, tally: Tally, mirrors: Sequence[Sink] = ()) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        outbox: Outbox,
+        tally: Tally,
+        mirrors: Sequence[Sink] = (),
+        *,
+        ledger: RetainedLedger | None = None,
+    ) -> None:
         self._sink = sink
+        self._ledger = ledger
         self._outbox = outbox
         self._tally = tally
         self._mirrors = tuple(mirrors)
@@ -93,6 +105,20 @@ class Delivery:
         self._is_live = False
         self._forget_flights()
 
+    def go_over_to(self, sink: Sink) -> None:
+        """Use another sink, which is not connected yet."""
+        self.disconnected()
+        self._sink = sink
+
+    def has_last_words(self) -> bool:
+        """Send retained values as far as the window allows; False once nothing is left of them or on its way.
+
+        What waits in the outbox stays there.
+        """
+        while self._is_live and self._guarded < WINDOW and self._pump_retained():
+            pass
+        return bool(self._in_flight or self._retained.pending)
+
     def confirmed(self, key: int, problem: str | None) -> None:
         """The sink told the fate of the packet with ``key``."""
         flight = self._in_flight.pop(key, None)
@@ -101,6 +127,10 @@ class Delivery:
         self._guarded -= flight.is_guarded
         if flight.outbox_key is not None:
             self._outbox.ack(flight.outbox_key)
+        if flight.is_clearing:
+            self._retained.forget_cleared(flight.topic)
+            if self._ledger is not None:
+                self._ledger.taken_back(flight.topic)
         if problem is None:
             self._tally.sent()
             self._tally.grant(flight.topic)
@@ -131,7 +161,12 @@ class Delivery:
         return True
 
     def retain(self, packet: Packet) -> None:
-        """Send as soon as possible, and again on every new connection, until a newer value takes its place."""
+        """Send as soon as possible, and again on every new connection, until a newer value takes its place.
+
+        An empty one clears the topic. Where a topic was taken back, a value that comes too late is passed over.
+        """
+        if packet.payload and self._ledger is not None and self._ledger.is_gone(packet.topic):
+            return
         self._mirror(packet)
         if self._retained.put(packet):
             self._tally.drop("superseded")
@@ -161,7 +196,7 @@ class Delivery:
         packet = self._retained.next()
         if packet is None:
             return False
-        problem = self._track(packet, _Flight(packet.topic, is_guarded=True))
+        problem = self._track(packet, _Flight(packet.topic, is_guarded=True, is_clearing=not packet.payload))
         if problem in _TRY_LATER:
             return False
         self._retained.sent(packet)

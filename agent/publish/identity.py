@@ -20,7 +20,16 @@ class Identity:
     started: str
     topics: Topics
 
-    def status(self, state: Literal["online", "offline", "stopped"]) -> Packet:
+    def status(
+        self, state: Literal["online", "offline", "stopped"], *, reason: Literal["moved"] | None = None
+    ) -> Packet:
         """The retained status message; with ``offline`` it is the last will."""
-        status = Status(device=self.device, session=self.session, state=state, agent=self.agent, since=self.started)
+        status = Status(
+            device=self.device,
+            session=self.session,
+            state=state,
+            agent=self.agent,
+            since=self.started,
+            reason=reason,
+        )
         return Packet(self.topics.status, encode(status), qos=1, retain=True)

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Literal
 
 from pydantic import ValidationError
@@ -18,15 +17,13 @@ from agent.errors import StageFailed
 from agent.publish.base import Packet, Sink, SinkStatistics
 from agent.publish.delivery import Delivery
 from agent.publish.identity import Identity
-from agent.publish.messages import (
-    ClockState,
-    Message,
-    event_from_state_change,
-    result_from_classification,
-    state_from_state_change,
-)
+from agent.publish.ledger import RetainedLedger
+from agent.publish.listeners import Deaf, Ear
+from agent.publish.messages import ClockState, Message
+from agent.publish.numbering import Numbers
 from agent.publish.outbox import REPLY, Durability, MemoryOutbox, Outbox
-from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
+from agent.publish.packing import NumberedChange, Packing
+from agent.publish.routes import Outgoing
 from agent.publish.tally import Tally
 from agent.records import Classification, StateChange
 from agent.service.heartbeat import Heartbeat
@@ -40,6 +37,13 @@ PASS_WITHIN_S = 15.0
 """A pass of the publisher's loop takes milliseconds; this much means that it is stuck, in a disk or a library."""
 FAREWELL_SHARE = 0.6
 """Of the time that ``stop`` is given, for the last messages; the rest is for the sink."""
+
+MOVE_GRACE_S = 0.5
+LEAVE_WITHIN_S = 1.0
+"""For the last words at a sink that is left, and again for its end."""
+HOLD_S = 3.0
+"""How long results wait for the connection at a new sink; then they are dropped and counted as without one."""
+MOVE_LOOK_S = 0.02
 
 log = get_logger(__name__)
 
@@ -61,29 +65,17 @@ class PublisherStatistics:
     denied: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Stream:
-    """Numbers of one classifier's topics; touched by its worker's thread alone."""
-
-    results: count[int]
-    states: count[int]
-    events: count[int]
-    next_due_ns: int = 0
-
-
 _Result = tuple[Classification, int]
 """A classification and its number: a plain tuple, since this is made on the workers' threads."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
-    change: StateChange
-    at_utc_ns: int
-    state_seq: int
-    event_seq: int | None
+class _Move:
+    sink: Sink
+    due: float
 
 
-_Important = _Change | Message | Outgoing | Packet
+_Important = NumberedChange | Message | Outgoing | Packet
 
 
 class Publisher:
@@ -102,6 +94,7 @@ class Publisher:
         result_qos: Literal[0, 1] = 0,
         result_max_hz: float | None = None,
         outbox: Outbox | None = None,
+        ledger: RetainedLedger | None = None,
         mirrors: Sequence[Sink] = (),
         clock: Clock | None = None,
         clock_state: Callable[[], ClockState] = lambda: "unsynced",
@@ -110,27 +103,29 @@ class Publisher:
     ) -> None:
         """``mirrors`` see every packet besides. ``on_result_sent`` is called on the publisher's thread with each
         result that was handed to the network and the monotonic time of that, ``on_failure`` when the thread ends by
-        an exception."""
+        an exception. ``ledger`` knows which topics were taken back."""
         self._sink = sink
+        self._ear = Ear(self)
+        self._move: _Move | None = None
+        self._hold_until = 0.0
         self._identity = identity
         self._result_qos = result_qos
-        self._period_ns = 0 if result_max_hz is None else int(1e9 / result_max_hz)
+        self._numbers = Numbers(result_max_hz)
         self._outbox = outbox or MemoryOutbox()
         self._mirrors = tuple(mirrors)
         self._clock = clock or SystemClock()
-        self._clock_state = clock_state
+        self._packing = Packing(identity, clock_state)
         self._on_result_sent = on_result_sent
         self._on_failure = on_failure
         self.heartbeat = Heartbeat("publisher")
         self._tally = Tally()
-        self._delivery = Delivery(sink, self._outbox, self._tally, self._mirrors)
+        self._delivery = Delivery(sink, self._outbox, self._tally, self._mirrors, ledger=ledger)
         self._results: Channel[_Result] = Channel(
             RESULTS_BUFFERED, "drop_oldest", on_drop=lambda _: self._tally.drop("overflow")
         )
         self._important: Channel[_Important] = Channel(
             IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._tally.drop("overflow", _messages(lost))
         )
-        self._streams: dict[tuple[str, str], _Stream] = {}
         self._news: deque[Callable[[], None]] = deque()
         self._has_news = threading.Event()
         self._leave_by: float | None = None
@@ -142,10 +137,10 @@ class Publisher:
         if self._thread is not None:
             raise RuntimeError("a Publisher is started once")
         for mirror in self._mirrors:
-            mirror.start(_Deaf())
+            mirror.start(Deaf())
         self._delivery.retain(self._identity.status("online"))
         # A sink that is connected at once says so before the first record is looked at.
-        self._sink.start(self)
+        self._sink.start(self._ear)
         self._thread = StageThread("publisher", self._work, on_failure=self._end_by)
         self._thread.start()
 
@@ -157,11 +152,11 @@ class Publisher:
         """
         try:
             if isinstance(record, Classification):
-                stream = self._stream(record.camera, record.classifier)
-                if self._period_ns and not _is_due(stream, record.decided_at_ns, self._period_ns):
+                seq = self._numbers.of_result(record)
+                if seq is None:
                     self._tally.thinned()
                     return
-                self._results.send((record, next(stream.results)))
+                self._results.send((record, seq))
             else:
                 self._important.send(self._numbered(record) if isinstance(record, StateChange) else record)
                 self._results.wake()
@@ -171,6 +166,25 @@ class Publisher:
     def rebirth(self) -> None:
         """Send every retained message again, for whoever lost them. From any thread."""
         self._tell(self._delivery.rebirth)
+
+    def take_back(self, topics: Sequence[str]) -> None:
+        """Clear what the broker retains under ``topics``. From any thread."""
+        for topic in topics:
+            self.offer(Packet(topic, b"", 1, retain=True))
+
+    def change_results(self, *, qos: Literal[0, 1], max_hz: float | None) -> None:
+        """Send results in another way from now on. From any thread."""
+        self._result_qos = qos
+        self._numbers.set_max_hz(max_hz)
+
+    def move(self, sink: Sink, *, grace_s: float = MOVE_GRACE_S) -> None:
+        """Go over to another sink, which is the publisher's from now on; does not wait. From any thread.
+
+        For ``grace_s`` seconds all goes on as before, so that the reply to whoever asked for it takes the way on which
+        it is waited for. Then the old sink hears that the agent moved and is stopped, and the new one is started.
+        Results wait a moment for its connection; retained values and events are sent as on every connection.
+        """
+        self._tell(lambda: self._plan(_Move(sink, time.monotonic() + grace_s)))
 
     def stop(self, timeout_s: float = 3.0) -> bool:
         """Send what waits and ``stopped``, then disconnect; False when something had to be cut off. Idempotent."""
@@ -238,17 +252,9 @@ class Publisher:
         self._has_news.set()
         self._results.wake()
 
-    def _numbered(self, change: StateChange) -> _Change:
-        stream = self._stream(change.camera, change.classifier)
-        event_seq = None if change.previous is None else next(stream.events)
-        return _Change(change, self._clock.utc_ns(), next(stream.states), event_seq)
-
-    def _stream(self, camera: str, classifier: str) -> _Stream:
-        stream = self._streams.get((camera, classifier))
-        if stream is None:
-            # setdefault is one step, so two threads that come first together get the same one
-            stream = self._streams.setdefault((camera, classifier), _Stream(count(), count(), count()))
-        return stream
+    def _numbered(self, change: StateChange) -> NumberedChange:
+        state_seq, event_seq = self._numbers.of_change(change)
+        return NumberedChange(change, self._clock.utc_ns(), state_seq, event_seq)
 
     def _end_by(self, error: Exception) -> None:
         log.error("publisher.failed", exc_info=error)
@@ -264,6 +270,8 @@ class Publisher:
             self._hear()
             self._take_important()
             self._delivery.pump()
+            if self._is_moving():
+                continue
             try:
                 result = self._results.receive(IDLE_S)
             except ChannelClosed:
@@ -273,6 +281,46 @@ class Publisher:
         self.heartbeat.rest()
         self._take_important()
         self._say_farewell()
+
+    def _plan(self, move: _Move) -> None:
+        self._move = move
+
+    def _is_moving(self) -> bool:
+        """Go over to another sink when it is time; True while results wait for the connection there."""
+        move = self._move
+        if self._leave_by is not None:
+            return False
+        if move is not None and time.monotonic() >= move.due:
+            self._move = None
+            self._go_over_to(move.sink)
+        if self._delivery.is_live or time.monotonic() >= self._hold_until:
+            return False
+        self._has_news.wait(MOVE_LOOK_S)
+        self._has_news.clear()
+        return True
+
+    def _go_over_to(self, sink: Sink) -> None:
+        before = self._sink
+        self._take_leave()
+        before.stop(LEAVE_WITHIN_S)
+        self._ear.is_open = False
+        self._hear()
+        self._sink, self._ear = sink, Ear(self)
+        self._delivery.go_over_to(sink)
+        self._delivery.retain(self._identity.status("online"))
+        self._hold_until = time.monotonic() + HOLD_S
+        sink.start(self._ear)
+        log.info("broker.moved", was=before.statistics().address, now=sink.statistics().address)
+
+    def _take_leave(self) -> None:
+        """Say on the old way that the agent moved, and wait a moment for what is on its way there."""
+        leave_by = time.monotonic() + LEAVE_WITHIN_S
+        if self._delivery.is_live:
+            self._delivery.retain(self._identity.status("stopped", reason="moved"))
+        while self._delivery.is_live and self._delivery.has_last_words() and time.monotonic() < leave_by:
+            self._has_news.wait(MOVE_LOOK_S)
+            self._has_news.clear()
+            self._hear()
 
     def _say_farewell(self) -> None:
         self._hear()
@@ -310,7 +358,7 @@ class Publisher:
         try:
             if isinstance(item, tuple):
                 self._publish_result(item)
-            elif isinstance(item, _Change):
+            elif isinstance(item, NumberedChange):
                 self._publish_change(item)
             else:
                 self._publish_vital(item)
@@ -320,74 +368,24 @@ class Publisher:
             log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 
     def _publish_result(self, item: _Result) -> None:
-        identity = self._identity
         classification, seq = item
-        message = result_from_classification(
-            classification,
-            device=identity.device,
-            session=identity.session,
-            seq=seq,
-            clock_state=self._clock_state(),
-        )
-        outgoing = result_outgoing(message, identity.topics, qos=self._result_qos)
-        if self._delivery.stream(outgoing.packet()) and self._on_result_sent is not None:
+        packet = self._packing.result(classification, seq, qos=self._result_qos)
+        if self._delivery.stream(packet) and self._on_result_sent is not None:
             self._on_result_sent(classification, self._clock.monotonic_ns())
 
-    def _publish_change(self, item: _Change) -> None:
-        identity, clock_state = self._identity, self._clock_state()
+    def _publish_change(self, item: NumberedChange) -> None:
         if item.event_seq is not None:
-            event = event_from_state_change(
-                item.change,
-                device=identity.device,
-                session=identity.session,
-                seq=item.event_seq,
-                at_utc_ns=item.at_utc_ns,
-                clock_state=clock_state,
-            )
-            self._delivery.event(event_outgoing(event, identity.topics).packet())
-        state = state_from_state_change(
-            item.change,
-            device=identity.device,
-            session=identity.session,
-            seq=item.state_seq,
-            at_utc_ns=item.at_utc_ns,
-            clock_state=clock_state,
-        )
-        self._delivery.retain(state_outgoing(state, identity.topics).packet())
+            self._delivery.event(self._packing.event(item, item.event_seq))
+        self._delivery.retain(self._packing.state(item))
 
     def _publish_vital(self, item: Message | Outgoing | Packet) -> None:
-        if isinstance(item, Packet):
-            packet, is_kept = item, False
-        else:
-            outgoing = item if isinstance(item, Outgoing) else vital_outgoing(item, self._identity.topics)
-            packet, is_kept = outgoing.packet(), outgoing.is_kept
+        packet, is_kept = self._packing.vital(item)
         if packet.retain:
             self._delivery.retain(packet)
         elif is_kept:
             self._delivery.event(packet, REPLY)
         else:
             self._delivery.stream(packet)
-
-
-class _Deaf:
-    """Listens to a mirror, whose fate concerns nobody."""
-
-    def on_connected(self) -> None: ...
-
-    def on_disconnected(self, reason: str) -> None: ...
-
-    def on_confirmed(self, key: int, problem: str | None) -> None: ...
-
-    def on_failed(self, error: BaseException) -> None: ...
-
-
-def _is_due(stream: _Stream, now_ns: int, period_ns: int) -> bool:
-    """Whether the stream's next result may go; the grid keeps the rate also where frames come unevenly."""
-    if now_ns < stream.next_due_ns:
-        return False
-    late_ns = now_ns - stream.next_due_ns
-    stream.next_due_ns = now_ns + period_ns if late_ns >= period_ns else stream.next_due_ns + period_ns
-    return True
 
 
 def _stage_failed(exc: Exception) -> StageFailed:
@@ -400,4 +398,4 @@ def _stage_failed(exc: Exception) -> StageFailed:
 
 def _messages(item: _Result | _Important) -> int:
     """How many messages are lost with ``item``."""
-    return 2 if isinstance(item, _Change) and item.event_seq is not None else 1
+    return 2 if isinstance(item, NumberedChange) and item.event_seq is not None else 1

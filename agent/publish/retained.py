@@ -23,6 +23,13 @@ class RetainedValues:
         self._unsent.add(packet.topic)
         return is_superseding
 
+    def forget_cleared(self, topic: str) -> None:
+        """The broker has cleared it: forget it too, unless it has a new value."""
+        value = self._values.get(topic)
+        if value is not None and not value.payload and topic not in self._unsent:
+            del self._values[topic]
+            self._pending.pop(topic, None)
+
     def want_all(self) -> None:
         """Everything has to be sent again: this is a new connection, perhaps to a broker that forgot it all."""
         for topic in self._values:

@@ -24,6 +24,8 @@ class Status(Message):
     """Version of the agent."""
     since: Instant
     """Start of this session, UTC."""
+    reason: Literal["moved"] | None = None
+    """`moved`: the session goes on over another connection, to this broker or another one; null otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
