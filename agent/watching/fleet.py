@@ -175,8 +175,25 @@ class FleetView:
         return device.cameras.setdefault(name, CameraView())
 
     def _forget(self, levels: list[str]) -> None:
-        device = self.devices.get(printable(unquote(levels[0])))
-        if device is not None and len(levels) == 2:
+        name = printable(unquote(levels[0]))
+        device = self.devices.get(name)
+        if device is None:
+            return
+        if len(levels) == 2:
             device.messages.pop(levels[1], None)
-            if not device.messages and not device.cameras:
-                del self.devices[printable(unquote(levels[0]))]
+        elif levels[1] == "camera" and len(levels) > 3:
+            self._forget_camera(device, [printable(unquote(level)) for level in levels[2:]])
+        if not device.messages and not device.cameras:
+            del self.devices[name]
+
+    def _forget_camera(self, device: DeviceView, levels: list[str]) -> None:
+        """A camera goes with its health, a classifier with its state."""
+        camera = device.cameras.get(levels[0])
+        if camera is None:
+            return
+        if levels[1:] == ["health"]:
+            camera.health = Document()
+        elif levels[2:] == ["state"]:
+            camera.classifiers.pop(levels[1], None)
+        if not camera.classifiers and not camera.health:
+            del device.cameras[levels[0]]

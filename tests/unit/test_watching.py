@@ -131,6 +131,18 @@ def test_an_empty_retained_message_takes_the_device_out() -> None:
     assert view.devices == {}
 
 
+def test_empty_retained_messages_take_a_classifier_and_then_its_camera_out() -> None:
+    view = FleetView("edge")
+    for topic in ("a/status", "a/camera/front/health", "a/camera/front/one/state", "a/camera/front/two/state"):
+        view.update(f"edge/{topic}", b'{"state":"x","label":"y"}', now_s=0.0)
+    view.update("edge/a/camera/front/one/state", b"", now_s=0.0)
+    assert list(view.devices["a"].cameras["front"].classifiers) == ["two"]
+    for topic in ("a/camera/front/two/state", "a/camera/front/health", "a/camera/nobody/health", "b/camera/c/health"):
+        view.update(f"edge/{topic}", b"", now_s=0.0)
+    assert view.devices["a"].cameras == {}
+    assert view.unreadable == 0
+
+
 def test_off_a_terminal_each_classifier_is_one_line() -> None:
     view = FleetView("edge")
     heard(view)
