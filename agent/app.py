@@ -4,7 +4,8 @@
      sensor ─► thermal monitor (governor) ─► rate of every camera      main thread: signals, reports, supervision
 
 ``startup`` opens everything, ``main_loop`` watches over it, ``shutdown`` closes it in reverse. A new configuration
-(SIGHUP) goes through ``reload``.
+(SIGHUP) goes through ``reload``; the parts go over to it by themselves: ``Pipeline``, ``Uplink`` (the way to the
+broker), ``ThermalInForce``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,22 +26,19 @@ from agent.clock import Clock, SystemClock
 from agent.commands.opening import make_desk, with_kept_changes
 from agent.config.loader import LoadedConfig
 from agent.config.model import ModelConfig
+from agent.config.thermal import ThermalConfig
 from agent.errors import AgentError, StageFailed
 from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
 from agent.pipeline.supervision import HangWatch
 from agent.publish.base import Sink
-from agent.publish.broker import EmbeddedBroker
-from agent.publish.client import MqttClient
-from agent.publish.clocksync import ClockWatch
-from agent.publish.home_assistant import open_home_assistant
 from agent.publish.identity import Identity
-from agent.publish.inbound import Inbound, subscriptions
-from agent.publish.messages import Runtime, utc_text
-from agent.publish.opening import open_outbox
-from agent.publish.publisher import Publisher, PublisherStatistics
-from agent.publish.settings import BrokerAddress, settings_from_config
+from agent.publish.messages import utc_text
+from agent.publish.publisher import PublisherStatistics
+from agent.publish.settings import BrokerAddress
 from agent.publish.topics import Topics
+from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
+from agent.service.birth import runtime_message
 from agent.service.engine_news import EngineNews
 from agent.service.heartbeat import stuck_stages
 from agent.service.last_resort import LastResort
@@ -47,10 +46,10 @@ from agent.service.logs import get_logger
 from agent.service.notify import Notifier
 from agent.service.reporter import Parts as ReportedParts
 from agent.service.reporter import Reporter
-from agent.service.reports import camera_runtimes, library_versions, model_runtime
 from agent.service.session import StateDirectory
 from agent.sources.base import make_source
 from agent.thermal.governor import GovernorDecision
+from agent.thermal.in_force import ThermalInForce
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.sensors.choose import make_sensor
 from agent.thermal.sharing import share_ratio
@@ -60,7 +59,6 @@ from engines import (
     EngineError,
     EngineLost,
     EngineOptions,
-    EnvironmentRecord,
     ModelPackage,
     describe,
     open_engine,
@@ -70,7 +68,6 @@ log = get_logger(__name__)
 
 _TICK_S = 0.1
 _LOST_WITHIN_S = 0.7
-_PUBLISHER_STOP_S = 2.0
 SWITCH_INTERVAL_S = 0.0002
 """How long a Python thread may hold the interpreter while others wait. The default, 5 ms, is added to an inference
 whenever another thread computes (measured: 3.7 ms alone, 9.0 ms beside one busy thread, 3.9 ms with this setting)."""
@@ -111,8 +108,7 @@ class Agent:
         self._signals = 0
         self._watchdog_due_s = 0.0
         self._outcome = "failed by a fault of the program"
-        self.broker_address: BrokerAddress | None = None
-        """Where the broker is; known once `run` calls ``on_ready``."""
+        self._announcing = threading.Lock()
 
     def run(self, *, for_s: float | None = None, on_ready: Callable[[], None] | None = None) -> None:
         """Work until a signal, `request_stop`, the end of every file, or ``for_s`` seconds after being ready.
@@ -123,7 +119,7 @@ class Agent:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         successor = self._run_once(for_s, on_ready)
         while successor is not None:
-            # Another broker, device or state directory: everything is opened anew, in the same process.
+            # Another device id, say, which is part of every topic: everything is opened anew, in the same process.
             self._loaded = successor
             successor = self._run_once(for_s, None)
 
@@ -163,6 +159,11 @@ class Agent:
         signal.signal(signal.SIGHUP, self._on_hangup)
 
     @property
+    def broker_address(self) -> BrokerAddress:
+        """Where the broker is; known once `run` calls ``on_ready``."""
+        return self._uplink.address
+
+    @property
     def is_stop_requested(self) -> bool:
         """A signal came, or `request_stop` was called."""
         return self._stop_requested
@@ -173,7 +174,7 @@ class Agent:
 
     def statistics(self) -> AgentStatistics:
         """From any thread, between ``on_ready`` and the end of `run` and after it."""
-        return AgentStatistics(self._pipeline.statistics(), self._publisher.statistics())
+        return AgentStatistics(self._pipeline.statistics(), self._uplink.publisher.statistics())
 
     def startup(self) -> None:
         """Open everything, in the order in which it depends on each other."""
@@ -186,22 +187,26 @@ class Agent:
         packages = load_packages(loaded)
         identity = self._identity = self._make_identity(self._state.session)
         self._reporter = Reporter(identity, self._hangs, clock=self._clock)
-        self._publisher = self._make_publisher(identity)
-        self._resources.callback(self._stop_publisher)
+        uplink = self._uplink = Uplink(
+            loaded, identity, clock=self._clock, mirrors=self._mirrors, on_result_sent=self._reporter.result_sent
+        )
+        self._resources.callback(uplink.close)
         self._pipeline = self._make_pipeline(packages)
         # Closed in reverse: the pipeline stops first, so that the last words hold the final figures.
-        self._thermal = self._make_thermal(identity)
-        parts = self._parts = ReportedParts(self._pipeline, self._publisher, self._thermal)
+        self._thermal = ThermalInForce(loaded.config.thermal, self._make_monitor, on_decision=self._obey)
+        parts = self._parts = ReportedParts(self._pipeline, uplink.publisher, self._thermal)
         self._resources.callback(self._reporter.send_last_words, parts)
         enter(self._pipeline)
         self._resources.callback(self._thermal.stop)
-        self._reloader = Reloader(loaded, packages, self._pipeline, on_applied=self._announce, amend=with_kept_changes)
+        self._reloader = self._make_reloader(packages)
         self._resources.callback(self._reloader.stop)
-        self._home = open_home_assistant(loaded, identity, self._inbound, self._publisher)
-        self._desk = make_desk(lambda: self._loaded, identity, self._inbound, parts, self._reloader, clock=self._clock)
+        self._desk = make_desk(
+            lambda: self._loaded, identity, uplink.inbound, parts, self._reloader, clock=self._clock
+        )
         self._resources.callback(self._desk.stop, 1.0)
+        self._resources.callback(self._reloader.abandon)
         self._news = EngineNews(self._notifier)
-        self._publisher.start()
+        uplink.publisher.start()
         self._thermal.start()
         self._pipeline.start_workers()
         self._environment = describe()
@@ -224,6 +229,7 @@ class Agent:
             self._check()
             self._feed_watchdog()
             self._reporter.tick(self._parts)
+            self._uplink.tick()
             self._tell_of_engines()
             if self._pipeline.is_done:
                 log.info("agent.sources_ended")
@@ -249,8 +255,8 @@ class Agent:
             raise StageFailed(f"the thermal monitor ended by {self._thermal.failure!r}") from self._thermal.failure
         if self._desk.failure is not None:
             raise StageFailed(f"the commands ended by {self._desk.failure!r}") from self._desk.failure
-        if self._publisher.failure is not None:
-            raise self._publisher.failure
+        if self._uplink.publisher.failure is not None:
+            raise self._uplink.publisher.failure
         for worker in self._pipeline.workers.values():
             self._hangs.look(worker.statistics(), worker.interrupt)
 
@@ -260,7 +266,7 @@ class Agent:
         if self._notifier.watchdog_s is None or now_s < self._watchdog_due_s:
             return
         self._watchdog_due_s = now_s + self._notifier.watchdog_s / 3
-        stuck = stuck_stages((*self._pipeline.hearts, self._publisher.heartbeat))
+        stuck = stuck_stages((*self._pipeline.hearts, self._uplink.publisher.heartbeat))
         if not stuck:
             self._notifier.alive()
             return
@@ -278,43 +284,15 @@ class Agent:
             topics=Topics(self._loaded.config.mqtt.prefix, self._loaded.device_id),
         )
 
-    def _make_publisher(self, identity: Identity) -> Publisher:
-        config = self._loaded.config.mqtt
-        embedded: BrokerAddress | None = None
-        if config.broker == "embedded":
-            embedded = self._resources.enter_context(EmbeddedBroker()).address
-        settings = settings_from_config(
-            self._loaded.resolved_mqtt(),
-            device=identity.device,
-            address=embedded,
-            password_file=self._loaded.mqtt_password_file,
+    def _make_reloader(self, packages: Mapping[str, ModelPackage]) -> Reloader:
+        return Reloader(
+            self._loaded,
+            packages,
+            self._pipeline,
+            others=(self._uplink.prepare, self._thermal.prepare),
+            on_applied=self._announce,
+            amend=with_kept_changes,
         )
-        self.broker_address = settings.address
-        self._inbound = Inbound(subscriptions(config, identity.topics))
-        clock_state = ClockWatch().state
-        outbox = open_outbox(config.outbox, self._loaded.state_dir, clock=self._clock, clock_state=clock_state)
-        self._resources.callback(outbox.close)
-        return Publisher(
-            MqttClient(
-                settings,
-                will=identity.status("offline"),
-                subscriptions=self._inbound.filters,
-                on_received=self._inbound.receive,
-                clock=self._clock,
-            ),
-            identity=identity,
-            result_qos=config.results.qos,
-            result_max_hz=config.results.max_hz,
-            outbox=outbox,
-            mirrors=self._mirrors,
-            clock=self._clock,
-            clock_state=clock_state,
-            on_result_sent=self._reporter.result_sent,
-        )
-
-    def _stop_publisher(self) -> None:
-        if not self._publisher.stop(_PUBLISHER_STOP_S):
-            log.warning("stop.cut_off", thread="publisher")
 
     def _make_pipeline(self, packages: Mapping[str, ModelPackage]) -> Pipeline:
         make = partial(make_source, base_dir=self._loaded.base_dir, clock=self._clock)
@@ -323,21 +301,20 @@ class Agent:
             packages,
             Parts(self._open_engine, make),
             clock=self._clock,
-            emit=self._publisher.offer,
+            emit=self._uplink.publisher.offer,
             on_camera_change=self._reporter.camera_changed,
         )
 
-    def _make_thermal(self, identity: Identity) -> ThermalMonitor:
-        config = self._loaded.config.thermal
+    def _make_monitor(self, config: ThermalConfig) -> ThermalMonitor:
         meter = RateMeter(self._pipeline)
         return ThermalMonitor(
             config,
             make_sensor(config, clock=self._clock, rate_hz=meter.rate_hz),
             clock=self._clock,
-            device=identity.device,
-            session=identity.session,
+            device=self._identity.device,
+            session=self._identity.session,
             on_decision=self._obey,
-            on_message=self._publisher.offer,
+            on_message=self._uplink.publisher.offer,
         )
 
     def _obey(self, decision: GovernorDecision) -> None:
@@ -372,65 +349,35 @@ class Agent:
                 self._news.wait(worker.statistics())
                 self._reporter.tick(self._parts)
 
-    def _announce(
-        self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage], *, changed: str | None = None
-    ) -> None:
-        """Say what runs from now on. Also called on the reloader's thread."""
-        self._loaded = loaded
-        runtime = self._runtime(self._identity, packages, self._environment, changed)
-        self._publisher.offer(runtime)
-        self._home.announce(runtime)
-        self._notifier.status(self._status())
+    def _announce(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
+        """A configuration is in force. Called on the main thread, and on those that go over to another one."""
+        with self._announcing:
+            self._loaded = loaded
+            cameras = loaded.config.cameras
+            self._reporter.set_disabled([name for name, camera in cameras.items() if not camera.enabled])
+            self._say_what_runs(packages)
 
     def _tell_of_engines(self) -> None:
         """A plan that was built meanwhile has taken over, or could not: subscribers are to know."""
-        changed = self._news.changes(self._pipeline.worker_statistics())
+        changed = self._news.changes(self._pipeline.worker_statistics(), arriving=self._pipeline.arriving_statistics())
         if changed is not None:
-            packages = {key: worker.package for key, worker in self._pipeline.workers.items()}
-            self._announce(self._loaded, packages, changed=changed)
+            with self._announcing:
+                packages = {key: worker.package for key, worker in self._pipeline.workers.items()}
+                self._say_what_runs(packages, changed=changed)
 
-    def _runtime(
-        self,
-        identity: Identity,
-        packages: Mapping[str, ModelPackage],
-        environment: EnvironmentRecord,
-        changed: str | None,
-    ) -> Runtime:
-        infos = {
-            key: info
-            for key, worker in self._pipeline.workers.items()
-            if (info := worker.statistics().info) is not None
-        }
-        return Runtime(
-            device=identity.device,
-            session=identity.session,
+    def _say_what_runs(self, packages: Mapping[str, ModelPackage], *, changed: str | None = None) -> None:
+        runtime = runtime_message(
+            self._loaded,
+            packages,
+            self._pipeline,
+            identity=self._identity,
+            environment=self._environment,
             at=utc_text(self._clock.utc_ns()),
-            agent=identity.agent,
-            libraries=library_versions(infos.values()),
-            board={
-                "model": environment.board,
-                "name": self._loaded.device_name,
-                "l4t": environment.l4t,
-                "jetpack": environment.jetpack,
-                "power_mode": environment.power_mode,
-                "os": environment.os,
-                "architecture": environment.architecture,
-                "cpu": environment.cpu,
-                "cpu_cores": environment.cpu_cores,
-                "gpu": environment.gpus[0].name if environment.gpus else None,
-                "driver": environment.driver,
-                "cuda": environment.cuda,
-                "python": environment.python,
-            },
-            models={key: model_runtime(info, packages[key]) for key, info in infos.items()},
-            cameras=camera_runtimes(
-                self._loaded.config,
-                {name: camera.source.description for name, camera in self._pipeline.cameras.items()},
-            ),
-            config_sha256=self._loaded.sha256,
             previous_exit=self._state.previous_exit,
             changed=changed,
         )
+        self._uplink.announce(self._loaded, runtime)
+        self._notifier.status(self._status())
 
     def _status(self) -> str:
         engines = {worker.info.name for worker in self._pipeline.statistics().workers if worker.info is not None}

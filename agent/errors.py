@@ -7,6 +7,8 @@
     │   ├── SourceUnavailable     69  a camera, stream or file cannot be opened
     │   ├── BrokerUnavailable     69  the broker cannot be reached, refuses us, or cannot be started
     │   └── InUse                 75  another agent holds the state directory
+    ├── ReloadUnderWay            70  a change was asked for while another one has not ended; nothing has changed
+    ├── ReloadAbandoned           70  a change was given up because the agent stops
     ├── SourceLost                70  a source that had been open stopped delivering (recovered by its camera)
     └── StageFailed               70  a thread of the pipeline ended by an exception
 
@@ -57,6 +59,14 @@ class InUse(Unavailable):
     """Another agent holds what only one may have; trying again later may help."""
 
     exit_code = 75
+
+
+class ReloadUnderWay(AgentError):
+    """A change of the configuration was asked for while another one has not ended."""
+
+
+class ReloadAbandoned(AgentError):
+    """A change of the configuration was given up because the agent stops."""
 
 
 class SourceLost(AgentError):

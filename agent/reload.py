@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
-from agent.errors import AgentError
+from agent.errors import AgentError, ReloadAbandoned, ReloadUnderWay
 from agent.pipeline.pipeline import Pipeline
 from agent.service.logs import get_logger
 from agent.stage import StageThread
@@ -15,8 +17,15 @@ from engines import EngineError, ModelPackage, load_package
 
 log = get_logger(__name__)
 
-_LIVE_SECTIONS = {"models", "cameras"}
-"""Sections that change under the running agent; any other one starts its parts anew within the same process."""
+COMMAND_PATIENCE_S = 2.0
+"""How long a command waits for a change that is under way; one that builds an engine takes minutes."""
+_LOOK_S = 0.1
+
+Outcome = Literal["unchanged", "restarting", "applied", "waiting"]
+
+Prepare = Callable[[LoadedConfig], Callable[[], None] | None]
+"""Checks a configuration and returns how a part goes over to it, None where nothing differs for that part. It raises
+AgentError where the configuration cannot be used, and changes nothing; what it returns does not fail."""
 
 
 def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
@@ -37,8 +46,9 @@ def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
 class Reloader:
     """Reads the configuration again and goes over to it, on a thread of its own so that supervision goes on.
 
-    One at a time; a request that comes meanwhile is answered afterwards. Its methods belong to the main thread.
-    ``successor`` is a configuration that needs a new start of everything.
+    One at a time; a request that comes meanwhile is answered afterwards. ``request``, ``reload_now``, ``adjust`` and
+    ``abandon`` may be called from any thread, the others belong to the main thread. ``successor`` is a configuration
+    that needs a new start of everything.
     """
 
     def __init__(
@@ -47,23 +57,30 @@ class Reloader:
         packages: Mapping[str, ModelPackage],
         pipeline: Pipeline,
         *,
+        others: Sequence[Prepare] = (),
         on_applied: Callable[[LoadedConfig, Mapping[str, ModelPackage]], None],
         amend: Callable[[LoadedConfig], LoadedConfig] = lambda loaded: loaded,
     ) -> None:
-        """``amend`` puts what was changed by command and is to be kept onto a configuration that was read."""
+        """``others`` are the parts beside the pipeline. ``amend`` puts what was changed by command and is to be kept
+        onto a configuration that was read."""
         self._loaded = loaded
         self._packages = packages
         self._pipeline = pipeline
+        self._others = tuple(others)
         self._on_applied = on_applied
         self._amend = amend
         self._one_at_a_time = threading.Lock()
         self._stage: StageThread | None = None
         self._is_asked = False
+        self._is_stopping = False
+        self._turns = 0
         self.successor: LoadedConfig | None = None
 
     def request(self) -> None:
-        """Read the configuration again at the next ``tick``."""
+        """Read the configuration again at a ``tick``, once nothing else is under way."""
         self._is_asked = True
+        if self._one_at_a_time.locked():
+            log.info("config.reload_waits", reason="another change is under way; the file is read again after it")
 
     def tick(self) -> None:
         """Start what was requested, when nothing else runs; raise what ended the thread."""
@@ -78,54 +95,119 @@ class Reloader:
             self._stage = StageThread("reload", self._reload)
             self._stage.start()
 
+    def abandon(self) -> None:
+        """The agent stops: give up what is under way and take nothing more; does not wait."""
+        self._is_stopping = True
+
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Wait a moment for a reload that is under way."""
+        """Give up what is under way, and wait a moment for its end."""
+        self.abandon()
         if self._stage is not None and not self._stage.join(timeout_s):
             log.warning("stop.cut_off", thread="reload")
 
     def _reload(self) -> None:
         try:
-            self.reload_now()
+            with self._turn():
+                self._read_and_go_over()
+        except ReloadAbandoned as exc:
+            log.info("config.abandoned", reason=exc.message)
         except (AgentError, EngineError) as exc:
-            log.error("config.rejected", error=exc.message)  # noqa: TRY400 - the message says it all
+            log.error("config.rejected", turn=self._turn_text, error=exc.message)  # noqa: TRY400 - the message says it all
 
-    def reload_now(self) -> Literal["unchanged", "restarting", "applied"]:
+    def reload_now(self) -> Outcome:
         """Read the configuration again and go over to it, on the thread of the caller; what came of it.
+
+        ``waiting``: another change is under way, the file is read again once that has ended.
 
         Raises:
             AgentError, EngineError: it cannot be used; nothing has changed.
         """
-        with self._one_at_a_time:
-            loaded = self._amend(load_config(self._loaded.path))
-            packages = load_packages(loaded)
-            is_same = loaded.sha256 == self._loaded.sha256 and loaded.config == self._loaded.config
-            if is_same and packages == self._packages:
-                log.info("config.unchanged", config_sha256=loaded.sha256[:12])
-                return "unchanged"
-            restarting = _sections_to_restart(self._loaded, loaded)
-            if restarting:
-                log.info("config.restarting", because_of=", ".join(restarting))
-                self.successor = loaded
-                return "restarting"
-            self._go_over_to(loaded, packages)
-            log.info("config.applied", config_sha256=loaded.sha256[:12])
-        return "applied"
+        try:
+            with self._turn(COMMAND_PATIENCE_S):
+                return self._read_and_go_over()
+        except ReloadUnderWay:
+            self.request()
+            return "waiting"
 
     def adjust(self, changed: LoadedConfig) -> None:
         """Go over to a changed copy of the configuration in force, on the thread of the caller.
 
         Raises:
+            ReloadUnderWay: another change takes its time.
             AgentError, EngineError: it cannot be used; nothing has changed.
         """
-        with self._one_at_a_time:
-            self._go_over_to(changed, load_packages(changed))
+        with self._turn(COMMAND_PATIENCE_S):
+            self._go_over_to(changed, load_packages(changed), self._prepared(changed))
 
-    def _go_over_to(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
-        self._pipeline.apply(loaded.config, packages)
+    @property
+    def _turn_text(self) -> str:
+        """Text, and so part of what tells one line of the log from another: each reload is to have its own."""
+        return str(self._turns)
+
+    @contextmanager
+    def _turn(self, patience_s: float = float("inf")) -> Iterator[None]:
+        """Wait for those who came before.
+
+        Raises:
+            ReloadUnderWay: they took longer.
+            ReloadAbandoned: the agent stops.
+        """
+        deadline = time.monotonic() + patience_s
+        while not self._one_at_a_time.acquire(timeout=_LOOK_S):
+            if self._is_stopping:
+                raise ReloadAbandoned("the agent stops, so the configuration was not read again")
+            if time.monotonic() >= deadline:
+                raise ReloadUnderWay(
+                    "another change of the configuration is under way (an engine that has to be built takes minutes), "
+                    f"and did not end within {patience_s:g} s; nothing has changed, try again later"
+                )
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
+
+    def _read_and_go_over(self) -> Outcome:
+        self._turns += 1
+        loaded = self._amend(load_config(self._loaded.path))
+        packages = load_packages(loaded)
+        restarting = _to_restart(self._loaded, loaded)
+        if restarting:
+            log.info("config.restarting", because_of=", ".join(restarting))
+            self.successor = loaded
+            return "restarting"
+        changes = self._prepared(loaded)
+        is_same = loaded.sha256 == self._loaded.sha256 and loaded.config == self._loaded.config
+        if is_same and packages == self._packages and not changes:
+            log.info("config.unchanged", turn=self._turn_text, config_sha256=loaded.sha256[:12])
+            return "unchanged"
+        self._go_over_to(loaded, packages, changes)
+        log.info("config.applied", turn=self._turn_text, config_sha256=loaded.sha256[:12])
+        return "applied"
+
+    def _prepared(self, loaded: LoadedConfig) -> list[Callable[[], None]]:
+        prepared = [prepare(loaded) for prepare in self._others]
+        return [go_over for go_over in prepared if go_over is not None]
+
+    def _go_over_to(
+        self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage], changes: Sequence[Callable[[], None]]
+    ) -> None:
+        # The pipeline first: it is the one that can still refuse.
+        self._pipeline.apply(loaded.config, packages, is_cancelled=lambda: self._is_stopping)
+        for go_over in changes:
+            go_over()
         self._loaded, self._packages = loaded, packages
         self._on_applied(loaded, packages)
 
 
-def _sections_to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
-    before, after = old.config.model_dump(exclude=_LIVE_SECTIONS), new.config.model_dump(exclude=_LIVE_SECTIONS)
-    return sorted(key for key in after if before[key] != after[key])
+def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
+    """What differs and goes deeper than any part can follow: names in every topic, files that are held open."""
+    before, after = old.config.mqtt, new.config.mqtt
+    differs = {
+        "device.id": old.device_id != new.device_id,
+        "state_dir": old.state_dir != new.state_dir,
+        "mqtt.prefix": before.prefix != after.prefix,
+        "mqtt.outbox": before.outbox != after.outbox,
+        "mqtt.commands": before.commands != after.commands,
+        "mqtt.broker": before.broker != after.broker and "embedded" in (before.broker, after.broker),
+    }
+    return [key for key, is_another in differs.items() if is_another]

@@ -43,7 +43,7 @@ class HostParts:
     base: Callable[[], LoadedConfig]
     publish: Callable[[Packet], None]
     adjust: Callable[[LoadedConfig], None]
-    reload: Callable[[], Literal["unchanged", "restarting", "applied"]]
+    reload: Callable[[], Literal["unchanged", "restarting", "applied", "waiting"]]
     rebirth: Callable[[], None]
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from agent.clock import Clock
 from agent.config.model import AgentConfig, CameraConfig, ModelConfig
 from agent.config.sources import SourceConfig
-from agent.errors import StageFailed
+from agent.errors import ReloadAbandoned, StageFailed
 from agent.pipeline.accounting import CameraAccount
 from agent.pipeline.camera import Camera, CameraStatistics
 from agent.pipeline.routing import CameraPlan, plan_camera
@@ -27,7 +27,7 @@ log = get_logger(__name__)
 _CAMERA_STOP_S = 1.5
 _CALL_ENDS_S = 0.5
 _WORKER_STOP_S = 1.0
-_LOAD_POLL_S = 0.5
+_LOAD_POLL_S = 0.1
 _DRAIN_S = 2.0
 _DRAIN_POLL_S = 0.01
 
@@ -72,6 +72,7 @@ class Pipeline:
         self._emit = emit
         self._on_camera_change = on_camera_change
         self._config = config
+        self._arriving: Mapping[str, Worker] = {}
         self._workers = {key: self._make_worker(key, config, package) for key, package in packages.items()}
         self._cameras: dict[str, Camera] = {}
         self._plans: dict[str, CameraPlan] = {}
@@ -128,14 +129,22 @@ class Pipeline:
         """Every source was a file or folder, and all of their frames are decided."""
         return all(camera.is_done for camera in self._cameras.values())
 
-    def apply(self, config: AgentConfig, packages: Mapping[str, ModelPackage]) -> None:
+    def apply(
+        self,
+        config: AgentConfig,
+        packages: Mapping[str, ModelPackage],
+        *,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Go over to another configuration; only what changed is stopped or started.
 
         New and changed models are loaded first, while the old ones serve on; then the cameras are led to them, so that
-        cameras that stay lose no frame. When anything fails, all is as it was.
+        cameras that stay lose no frame. When anything fails, or ``is_cancelled`` while models are loaded (which takes
+        minutes where an engine is built), all is as it was.
 
         Raises:
             EngineError: a new model cannot be served.
+            ReloadAbandoned: it was cancelled.
         """
         fresh = {
             key: self._make_worker(key, config, package)
@@ -146,7 +155,7 @@ class Pipeline:
         }
         with ExitStack() as undo:
             undo.callback(_stop_workers, fresh)
-            _start_and_wait(fresh)
+            self._load(fresh, is_cancelled)
             undo.pop_all()
         workers = {key: fresh.get(key) or self._workers[key] for key in packages}
         retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
@@ -158,6 +167,23 @@ class Pipeline:
         _stop_workers(retired)
         for camera in started:
             camera.start()
+
+    def _load(self, fresh: Mapping[str, Worker], is_cancelled: Callable[[], bool]) -> None:
+        """Start workers that serve nothing yet, and wait until each has its engine."""
+        self._arriving = fresh
+        try:
+            for worker in fresh.values():
+                worker.start(())
+            for key, worker in fresh.items():
+                while not worker.wait_ready(_LOAD_POLL_S) or is_cancelled():
+                    if is_cancelled():
+                        raise ReloadAbandoned(
+                            f"the agent stops while model {key} is loaded for another configuration; the one before "
+                            "was in force to the end, the next start takes the file as it is",
+                            model=key,
+                        )
+        finally:
+            self._arriving = {}
 
     def _change_cameras(self, wanted: Mapping[str, CameraConfig], workers: Mapping[str, Worker]) -> list[Camera]:
         """Stop cameras that go or have another source, lead the others anew; the new ones, not started."""
@@ -224,6 +250,10 @@ class Pipeline:
         """The workers alone, for whoever looks ten times a second; from any thread."""
         return tuple(worker.statistics() for worker in self._workers.values())
 
+    def arriving_statistics(self) -> tuple[WorkerStatistics, ...]:
+        """The workers that are loading for another configuration; from any thread."""
+        return tuple(worker.statistics() for worker in self._arriving.values())
+
     def __enter__(self) -> Pipeline:
         return self
 
@@ -276,14 +306,6 @@ def _needs_new_source(old: CameraConfig, new: CameraConfig) -> bool:
     """Whether something changed that only a camera made anew takes up."""
     taken_up = {"rate_hz", "classify", "priority"}
     return old.model_dump(exclude=taken_up) != new.model_dump(exclude=taken_up)
-
-
-def _start_and_wait(workers: Mapping[str, Worker]) -> None:
-    for worker in workers.values():
-        worker.start(())
-    for worker in workers.values():
-        while not worker.wait_ready(_LOAD_POLL_S):
-            pass
 
 
 def _is_at_work(worker: Worker) -> bool:

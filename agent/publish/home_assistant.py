@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from agent.config.loader import LoadedConfig
+from agent.config.model import MqttConfig
 from agent.publish.base import Packet
 from agent.publish.connection import Received
 from agent.publish.discovery import discovery_message, object_id
@@ -33,14 +34,11 @@ class HomeAssistant:
     def __init__(
         self, loaded: LoadedConfig, identity: Identity, publish: Callable[[Packet], None], file: Path
     ) -> None:
-        mqtt = loaded.config.mqtt
-        self._config = mqtt.home_assistant
-        self._allowed = frozenset(mqtt.commands.allow) if mqtt.commands.enabled else frozenset()
         self._identity = identity
         self._publish = publish
         self._file = file
         self._named = _read(file)
-        self._topic = f"{self._config.prefix}/device/{object_id(identity.device)}/config"
+        self._adopt(loaded.config.mqtt)
         for key in [key for key, entry in self._named.items() if entry["sessions"] >= STUBS_FOR_SESSIONS]:
             del self._named[key]
         for entry in self._named.values():
@@ -50,6 +48,13 @@ class HomeAssistant:
     def birth_topic(self) -> str:
         """Where Home Assistant says that it has started."""
         return f"{self._config.prefix}/status"
+
+    def go_over_to(self, loaded: LoadedConfig) -> None:
+        """Another configuration, which the next ``announce`` is to show."""
+        before, was_enabled = self._topic, self._config.enabled
+        self._adopt(loaded.config.mqtt)
+        if was_enabled and self._topic != before:
+            self._publish(Packet(before, b"", 1, retain=True))
 
     def announce(self, runtime: Runtime) -> None:
         """Say what there is from now on."""
@@ -65,6 +70,11 @@ class HomeAssistant:
         self._write()
         parts.update({key: {"p": entry["p"]} for key, entry in gone.items()})
         self._publish(Packet(self._topic, orjson.dumps(message), 1, retain=True))
+
+    def _adopt(self, mqtt: MqttConfig) -> None:
+        self._config = mqtt.home_assistant
+        self._allowed = frozenset(mqtt.commands.allow) if mqtt.commands.enabled else frozenset[str]()
+        self._topic = f"{self._config.prefix}/device/{object_id(self._identity.device)}/config"
 
     def _take_back(self) -> None:
         if self._file.exists():
@@ -93,10 +103,15 @@ def open_home_assistant(
 ) -> HomeAssistant:
     """Home Assistant's picture, sent anew whenever Home Assistant has started."""
     home = HomeAssistant(loaded, identity, publisher.offer, loaded.state_dir / FILE_NAME)
+    listen_for_birth(home, inbound, publisher)
+    return home
+
+
+def listen_for_birth(home: HomeAssistant, inbound: Inbound, publisher: Publisher) -> None:
+    """Send everything again whenever Home Assistant says that it has started."""
 
     def on_status(message: Received) -> None:
         if message.payload == b"online" and not message.retain:
             publisher.rebirth()
 
     inbound.listen(home.birth_topic, on_status)
-    return home

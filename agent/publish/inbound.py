@@ -10,16 +10,14 @@ from agent.publish.topics import Topics
 
 
 class Inbound:
-    """Hands each message to those who listen on its topic. Listeners are added before the connection is made, and are
-    called on its thread: they must not wait."""
+    """Hands each message to those who listen on its topic. Listeners are added before the connection that subscribes
+    to it is made, and are called on its thread: they must not wait."""
 
-    def __init__(self, filters: tuple[str, ...] = ()) -> None:
-        self.filters = filters
-        """What to subscribe to: topics, the last level of which may be ``+``."""
+    def __init__(self) -> None:
         self._listeners: dict[str, Callable[[Received], None]] = {}
 
     def listen(self, topic_filter: str, listener: Callable[[Received], None]) -> None:
-        """Call ``listener`` with the messages of one of the filters."""
+        """Call ``listener`` with the messages of a topic, the last level of which may be ``+``."""
         self._listeners[topic_filter] = listener
 
     def receive(self, message: Received) -> None:

@@ -36,11 +36,13 @@ class EngineNews:
         doing = "loading" if worker.building is None else worker.building.phase
         self._notifier.extend_timeout(_EXTEND_BY_S, f"Model {worker.model}: {doing}, {elapsed_s} s so far")
 
-    def changes(self, workers: Iterable[WorkerStatistics]) -> str | None:
-        """What is new about the engines since the last call, None where nothing is; builds go to the log."""
+    def changes(self, workers: Iterable[WorkerStatistics], *, arriving: Iterable[WorkerStatistics] = ()) -> str | None:
+        """What is new about the engines since the last call, None where nothing is; builds go to the log, also those
+        of models that are ``arriving`` with another configuration."""
         workers = tuple(workers)
-        if any(worker.building is not None for worker in workers) and self._is_due():
-            for worker in workers:
+        building = [worker for worker in (*workers, *arriving) if worker.building is not None]
+        if building and self._is_due():
+            for worker in building:
                 self._tell_of_build(worker)
         news = [worker for worker in workers if worker.changes != self._seen.get(worker.model, 0)]
         self._seen = {worker.model: worker.changes for worker in workers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent.clock import Clock
@@ -23,8 +24,15 @@ from agent.publish.messages import (
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.records import Classification
 from agent.service.process import ProcessMeter
-from agent.service.reports import camera_accounting, camera_health, classifier_accounting, model_latency
-from agent.thermal.monitor import ThermalMonitor, ThermalStatistics
+from agent.service.reports import (
+    camera_accounting,
+    camera_health,
+    classifier_accounting,
+    disabled_health,
+    model_latency,
+)
+from agent.thermal.in_force import ThermalInForce
+from agent.thermal.monitor import ThermalStatistics
 
 LATENCY_EVERY_NS = 5 * 1_000_000_000
 HEALTH_EVERY_NS = 10 * 1_000_000_000
@@ -38,13 +46,13 @@ class Parts:
 
     pipeline: Pipeline
     publisher: Publisher
-    thermal: ThermalMonitor
+    thermal: ThermalInForce
 
 
 class Reporter:
     """Makes `latency`, `health` and the cameras' health when they are due.
 
-    ``camera_changed`` and ``result_sent`` are called by any thread, the rest by the main loop.
+    ``camera_changed``, ``set_disabled`` and ``result_sent`` are called by any thread, the rest by the main loop.
     """
 
     def __init__(self, identity: Identity, hangs: HangWatch, *, clock: Clock) -> None:
@@ -53,6 +61,7 @@ class Reporter:
         self._clock = clock
         self._meter = ProcessMeter()
         self._changed: deque[str] = deque()
+        self._disabled: frozenset[str] = frozenset()
         self._publish_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_TIMES_KEPT))
         now_ns = clock.monotonic_ns()
         self._building: set[str] = set()
@@ -66,6 +75,11 @@ class Reporter:
         """The camera's state is another one: its health is sent at the next tick."""
         self._changed.append(name)
 
+    def set_disabled(self, names: Collection[str]) -> None:
+        """These cameras are configured and not read, from now on."""
+        self._disabled = frozenset(names)
+        self._changed.extend(names)
+
     def result_sent(self, result: Classification, sent_ns: int) -> None:
         """The result was handed to the network at monotonic ``sent_ns``."""
         self._publish_ms[result.served.key].append((sent_ns - result.decided_at_ns) / 1e6)
@@ -78,7 +92,7 @@ class Reporter:
             parts.publisher.offer(self._latency(parts))
         if now_ns >= self._cameras_due_ns:
             self._cameras_due_ns = now_ns + CAMERA_HEALTH_EVERY_NS
-            self._changed.extend(parts.pipeline.cameras)
+            self._changed.extend((*parts.pipeline.cameras, *self._disabled))
         if self._changed:
             self._send_camera_health(parts)
         building = {key for key, worker in parts.pipeline.workers.items() if worker.statistics().building is not None}
@@ -96,15 +110,15 @@ class Reporter:
 
     def _send_camera_health(self, parts: Parts) -> None:
         names = {self._changed.popleft() for _ in range(len(self._changed))}
+        cameras = parts.pipeline.cameras
         for name in sorted(names):
-            parts.publisher.offer(
-                camera_health(
-                    parts.pipeline.cameras[name].statistics(),
-                    device=self._identity.device,
-                    session=self._identity.session,
-                    utc_ns=self._clock.utc_ns(),
-                )
-            )
+            device, session, now_ns = self._identity.device, self._identity.session, self._clock.utc_ns()
+            if name in cameras:
+                seen = cameras[name].statistics()
+                parts.publisher.offer(camera_health(seen, device=device, session=session, utc_ns=now_ns))
+            elif name in self._disabled:
+                parts.publisher.offer(disabled_health(name, device=device, session=session, utc_ns=now_ns))
+            # Any other has just gone from the configuration.
 
     def _latency(self, parts: Parts) -> Latency:
         models = {}

@@ -102,6 +102,26 @@ def camera_health(statistics: CameraStatistics, *, device: str, session: int, ut
     )
 
 
+def disabled_health(camera: str, *, device: str, session: int, utc_ns: int) -> CameraHealth:
+    """A camera that is configured and not read."""
+    return CameraHealth(
+        device=device,
+        session=session,
+        at=utc_text(utc_ns),
+        camera=camera,
+        state="disabled",
+        mark=None,
+        fps=0.0,
+        captured=0,
+        classified=0,
+        dropped={},
+        in_flight=0,
+        reconnects=0,
+        last_frame_age_s=None,
+        error=None,
+    )
+
+
 def model_runtime(info: EngineInfo, package: ModelPackage) -> ModelRuntime:
     """One model and what really runs it."""
     return ModelRuntime(

@@ -1,0 +1,170 @@
+"""The way to the subscribers, put together from the configuration; another configuration changes what differs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.clock import Clock
+from agent.config.loader import LoadedConfig
+from agent.publish.base import Sink
+from agent.publish.broker import EmbeddedBroker
+from agent.publish.client import MqttClient
+from agent.publish.clocksync import ClockWatch
+from agent.publish.home_assistant import listen_for_birth, open_home_assistant
+from agent.publish.identity import Identity
+from agent.publish.inbound import Inbound, subscriptions
+from agent.publish.ledger import FILE_NAME, RetainedLedger, camera_topics
+from agent.publish.messages import Runtime
+from agent.publish.opening import open_outbox
+from agent.publish.publisher import Publisher
+from agent.publish.settings import BrokerAddress, MqttSettings, settings_from_config
+from agent.records import Classification
+from agent.service.logs import get_logger
+
+_STOP_S = 2.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """All that one connection depends on; where it becomes another, so does the connection.
+
+    ``files`` is a digest of the password and the certificates.
+    """
+
+    settings: MqttSettings
+    filters: tuple[str, ...]
+    files: str
+
+
+class Uplink:
+    """Owns the embedded broker, the outbox, the connection and the publisher, from ``open`` to ``close``.
+
+    ``on_result_sent`` is the publisher's. The methods are called by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        identity: Identity,
+        *,
+        clock: Clock,
+        mirrors: Sequence[Sink],
+        on_result_sent: Callable[[Classification, int], None],
+    ) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._resources = ExitStack()
+        config = loaded.config.mqtt
+        with ExitStack() as undo:
+            embedded = undo.enter_context(EmbeddedBroker()).address if config.broker == "embedded" else None
+            self._embedded: BrokerAddress | None = embedded
+            self._mqtt = config
+            self._reach = self._reach_of(loaded)
+            self._ledger = RetainedLedger(loaded.state_dir / FILE_NAME)
+            self._ledger.expect(camera_topics(loaded.config, identity.topics))
+            self.inbound = Inbound()
+            clock_state = ClockWatch().state
+            outbox = open_outbox(config.outbox, loaded.state_dir, clock=clock, clock_state=clock_state)
+            undo.callback(outbox.close)
+            self.publisher = Publisher(
+                self._make_client(self._reach),
+                identity=identity,
+                result_qos=config.results.qos,
+                result_max_hz=config.results.max_hz,
+                outbox=outbox,
+                ledger=self._ledger,
+                mirrors=mirrors,
+                clock=clock,
+                clock_state=clock_state,
+                on_result_sent=on_result_sent,
+            )
+            undo.callback(self._stop)
+            self._home = open_home_assistant(loaded, identity, self.inbound, self.publisher)
+            self._resources = undo.pop_all()
+
+    @property
+    def address(self) -> BrokerAddress:
+        """Where the broker is."""
+        return self._reach.settings.address
+
+    def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
+        """How to go over to ``loaded``, None where nothing differs; so far nothing has changed.
+
+        What has to be the same: the topics' prefix, the outbox, and whether the broker is an embedded one.
+
+        Raises:
+            ConfigError: the password file or a certificate cannot be used.
+        """
+        reach, mqtt = self._reach_of(loaded), loaded.config.mqtt
+        self._ledger.expect(camera_topics(loaded.config, self._identity.topics))
+        if reach == self._reach and mqtt == self._mqtt:
+            return None
+
+        def go_over() -> None:
+            self._mqtt = mqtt
+            self.publisher.change_results(qos=mqtt.results.qos, max_hz=mqtt.results.max_hz)
+            self._home.go_over_to(loaded)
+            listen_for_birth(self._home, self.inbound, self.publisher)
+            if reach != self._reach:
+                self._reach = reach
+                self.publisher.move(self._make_client(reach))
+
+        return go_over
+
+    def announce(self, loaded: LoadedConfig, runtime: Runtime) -> None:
+        """Say what runs from now on, and take back what the broker retains of cameras that are gone."""
+        self.publisher.offer(runtime)
+        self._home.announce(runtime)
+        self.publisher.take_back(self._ledger.settle(camera_topics(loaded.config, self._identity.topics)))
+
+    def tick(self) -> None:
+        """Now and then: write down what the broker has confirmed."""
+        self._ledger.save()
+
+    def close(self) -> None:
+        """Send what waits, disconnect, end the embedded broker; harmless when repeated."""
+        self._resources.close()
+
+    def _stop(self) -> None:
+        if not self.publisher.stop(_STOP_S):
+            log.warning("stop.cut_off", thread="publisher")
+        self._ledger.save()
+
+    def _reach_of(self, loaded: LoadedConfig) -> _Reach:
+        settings = settings_from_config(
+            loaded.resolved_mqtt(),
+            device=self._identity.device,
+            address=self._embedded,
+            password_file=loaded.mqtt_password_file,
+        )
+        return _Reach(settings, subscriptions(loaded.config.mqtt, self._identity.topics), _digest(settings))
+
+    def _make_client(self, reach: _Reach) -> MqttClient:
+        return MqttClient(
+            reach.settings,
+            will=self._identity.status("offline"),
+            subscriptions=reach.filters,
+            on_received=self.inbound.receive,
+            clock=self._clock,
+        )
+
+
+def _digest(settings: MqttSettings) -> str:
+    """Of the files that a connection is made with; one that is absent or cannot be read counts as empty."""
+    tls = settings.tls
+    digest = hashlib.sha256()
+    for path in (settings.credentials.password_file, tls.ca, tls.cert, tls.key):
+        digest.update(hashlib.sha256(_content(path)).digest())
+    return digest.hexdigest()
+
+
+def _content(path: Path | None) -> bytes:
+    with suppress(OSError):
+        return b"" if path is None else path.read_bytes()
+    return b""
