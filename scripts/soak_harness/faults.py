@@ -21,7 +21,8 @@ _CAMERA_WITHIN_S = 40.0
 """Faults of the camera that follow each other let the agent ask each 30 s in the end; then it has to be opened."""
 _REFUSAL_WITHIN_S = 120.0
 """After a refusal the agent asks each two minutes in the end."""
-_TRICKLE_BYTES_PER_S = 150.0
+_TRICKLE_BYTES_PER_S = 100.0
+"""The camera sends 1350 in a second, 25 frames."""
 _UNANSWERED_S = 0.2
 """An event that the broker confirms at once is never written: while the disk is bad, its line is this slow."""
 _SPARE_MEMORY_BYTES = 2 * 2**20

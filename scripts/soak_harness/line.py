@@ -12,6 +12,10 @@ _SLICE_BYTES = 64
 class Line(FaultProxy):
     """A proxy that can also stop listening, as when nothing is at the address any more."""
 
+    def __enter__(self) -> Line:
+        super().__enter__()
+        return self
+
     def cut(self) -> None:
         """Close every connection; new ones are refused until ``mend``."""
         asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)

@@ -184,7 +184,7 @@ def _frames(report: Report) -> Iterator[str]:
 def _growth(report: Report) -> Iterator[str]:
     yield from ("", "## Growth", "")
     yield (
-        "From the middle of each life of the agent to its end. Memory may grow by 20 MiB, by 1.5 MiB steadily (single "
+        "From the middle of each life of the agent to its end. Memory may grow by 20 MiB, by 2 MiB steadily (single "
         "jumps left out), descriptors by 2, threads by 1. Lives under 12 s are not judged."
     )
     yield from (

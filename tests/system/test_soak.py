@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from scripts.soak_harness.faults import FAULTS
 from scripts.soak_harness.soak import Plan, soak
+from scripts.soak_harness.stage import RESULTS, Stage
 from tests.fixtures.deadlines import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -35,6 +37,18 @@ def test_a_soak_survives_its_faults_and_finds_the_planted_leak_alone(tmp_path: P
     assert any("grew by" in problem for problem in report.problems), "\n".join(report.lines())
     assert report.drills
     assert min(report.results.values()) > 20
+
+
+def test_no_fault_is_seen_where_there_is_none(tmp_path: Path) -> None:
+    """What shows that a fault took hold would otherwise show it for a fault that was never made."""
+    with Stage(tmp_path) as stage:
+        for topic in RESULTS.values():
+            stage.subscriber.wait_count(30, topic, 60.0)
+        before = stage.before()
+        stage.subscriber.wait_count(len(stage.subscriber.messages(RESULTS["net"])) + 15, RESULTS["net"], 30.0)
+        with ThreadPoolExecutor(len(FAULTS)) as pool:
+            seen = list(pool.map(lambda fault: fault.shows(stage, before), FAULTS))
+        assert [fault.name for fault, is_seen in zip(FAULTS, seen, strict=True) if is_seen] == []
 
 
 def test_a_soak_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
