@@ -3,142 +3,161 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 
-from agent.demo import demo_package
-from engines import ProbeResult, describe
+from agent import __version__
+from engines import describe
 from engines.registry import Prober
-from scripts.gpu_check.children import ROOT, Outcome, run_case, run_command
-from scripts.gpu_check.report import page
+from scripts.gpu_check.children import ROOT, Outcome, run_step
+from scripts.gpu_check.plan import GPU_ENGINES, Step, resnet_package, steps
+from scripts.gpu_check.report import Circumstances, page
 from scripts.make_models import resnet, write_package
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_NO_GPU = 69
-_BUILD_TIMEOUT_S = 3600.0
-_MAX_BATCH = 4
-_GPU_ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda")
+EXIT_STOPPED = 130
+_CASE_EXIT_CODES = "Exit code: 0 all passed, 1 something failed, 2 wrong usage, 69 no GPU that could be used."
 
 
 def main() -> int:
-    """Run everything that this machine can, write the report, and say where it is."""
+    """Run everything that this machine can, keep the report up to date, and say where it is."""
     arguments = _arguments()
-    folder: Path = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(arguments.started_in, arguments.output).resolve()
+    work = folder / "work"
+    try:
+        _clear(folder)
+    except OSError as exc:
+        print(
+            f"gpu-check: the folder {folder} cannot be written: {exc.strerror or exc}. "
+            "Name another one: scripts/gpu-check --output FOLDER",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
     prober = Prober()
-    probes = [prober.probe(name) for name in (*_GPU_ENGINES, "ort-cpu")]
-    able = [probe.name for probe in probes if probe.can_run and probe.name in _GPU_ENGINES]
-    outcomes = list(_outcomes(able, folder, is_quick=arguments.quick)) if able else []
-    failed = [one for one in outcomes if not one.has_passed and not one.is_optional]
-    verdict = _verdict(prober, able, outcomes, failed)
-    text = page(
-        describe(timeout_s=20.0),
-        probes,
-        outcomes,
-        revision=_revision(),
-        verdict=verdict,
-        unchecked=_unchecked(probes),
+    probes = [prober.probe(name) for name in (*GPU_ENGINES, "ort-cpu")]
+    able = [probe.name for probe in probes if probe.can_run and probe.name in GPU_ENGINES]
+    planned = [
+        step
+        for step in (steps(probes, work, is_quick=arguments.quick) if able else [])
+        if arguments.only is None or arguments.only in step.name
+    ]
+    if able and not planned:
+        print(f"gpu-check: no check has {arguments.only!r} in its name. See the report of a run without --only")
+        return EXIT_USAGE
+    circumstances = Circumstances(
+        environment=describe(timeout_s=60.0),
+        probes=probes,
+        revision=f"{__version__}, {_revision()}",
+        command=_command(arguments),
+        began=datetime.now(timezone.utc),
+        is_part=arguments.quick or arguments.only is not None,
     )
-    path = folder / "report.md"
-    path.write_text(text, encoding="utf-8")
-    print(f"{verdict}\nThe report is {path}")
-    if not able:
-        return EXIT_NO_GPU
-    return EXIT_FAILED if failed else 0
+    report = folder / "report.md"
+    outcomes: list[Outcome] = []
+
+    def write(verdict: str) -> None:
+        report.write_text(page(circumstances, planned, outcomes, verdict=verdict), encoding="utf-8")
+
+    code, verdict = EXIT_NO_GPU, _nothing_checked(prober)
+    if able:
+        where = f"on {prober.gpus[0].name if prober.gpus else 'a GPU'} with {', '.join(able)}"
+        code, verdict = _run_all(planned, outcomes, work, where=where, write=write)
+    write(verdict)
+    if code in (0, EXIT_NO_GPU):
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"{verdict}\nThe report is {report}")
+    return code
+
+
+def _run_all(
+    planned: list[Step], outcomes: list[Outcome], work: Path, *, where: str, write: Callable[[str], None]
+) -> tuple[int, str]:
+    """Take every step, the report written after each; the exit code and the verdict."""
+    variables = _variables(work)
+    if any(step.job and step.job["package"] == str(resnet_package(work)) for step in planned):
+        write_package(resnet(), "resnet", resnet_package(work).parent)
+    try:
+        for number, step in enumerate(planned, start=1):
+            write(f"**Not finished: {len(outcomes)} of {len(planned)} checks were done so far**, {where}.")
+            outcome = run_step(step, work.parent / "logs" / _log_name(number, step), variables=variables)
+            outcomes.append(outcome)
+            print(f"{number:3d} of {len(planned)} {outcome.took_s:7.1f} s  {outcome.result}  {step.name}", flush=True)
+    except KeyboardInterrupt:
+        return EXIT_STOPPED, f"**Stopped by hand after {len(outcomes)} of {len(planned)} checks**, {where}."
+    return EXIT_FAILED if any(one.counts_as_failed for one in outcomes) else 0, _verdict(outcomes, where)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/gpu-check", description="Proves the engines of an NVIDIA GPU.")
-    parser.add_argument("--output", type=Path, default=ROOT / "gpu-check", help="where the report and plans go")
+    parser = argparse.ArgumentParser(
+        prog="scripts/gpu-check", description="Proves the engines of an NVIDIA GPU.", epilog=_CASE_EXIT_CODES
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "gpu-check", help="where the report and the logs go (default: gpu-check)"
+    )
+    parser.add_argument("--started-in", type=Path, default=Path(), help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="the demo model in fp32 alone, few runs, no suites")
+    parser.add_argument("--only", metavar="TEXT", help="only the checks with this text in their name")
     return parser.parse_args()
 
 
-def _verdict(prober: Prober, able: list[str], outcomes: list[Outcome], failed: list[Outcome]) -> str:
+def _command(arguments: argparse.Namespace) -> str:
+    """What a reader would type: options that change what is checked."""
+    parts = ["--quick"] * arguments.quick + (["--only", arguments.only] if arguments.only is not None else [])
+    return shlex.join(["scripts/gpu-check", *parts])
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, without what an earlier run has left in it: everything is to be built anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("work", "logs"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+    (folder / "work" / "tmp").mkdir()
+    (folder / "report.md").write_text("# GPU check\n\nIt has just begun.\n", encoding="utf-8")
+
+
+def _variables(work: Path) -> Mapping[str, str]:
+    """The environment of every step: nothing is written beside the output folder."""
+    return {**os.environ, "TMPDIR": str(work / "tmp"), "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def _log_name(number: int, step: Step) -> str:
+    words = "".join(letter if letter.isalnum() or letter == "-" else " " for letter in step.name).split()
+    return f"{number:02}-{'-'.join(words)}.log"
+
+
+def _nothing_checked(prober: Prober) -> str:
     if prober.cuda.failure:
         return f"**There is no NVIDIA GPU that could be used here: {prober.cuda.failure}.** Nothing was checked."
-    if not able:
-        gpu = prober.gpus[0].name if prober.gpus else "a GPU"
-        return f"**{gpu} is here, and no engine that could use it.** Nothing was checked; see the engines below."
-    passed = sum(one.has_passed for one in outcomes)
-    where = f"on {prober.gpus[0].name} with {', '.join(able)}"
-    return f"**{passed} of {len(outcomes)} checks passed, {len(failed)} failed**, {where}."
+    gpu = prober.gpus[0].name if prober.gpus else "a GPU"
+    return f"**{gpu} is here, and no engine that could use it.** Nothing was checked; see the engines below."
 
 
-def _outcomes(able: list[str], folder: Path, *, is_quick: bool) -> Iterator[Outcome]:
-    """Every check in order, told while it goes on."""
-    for outcome in _checks(able, folder, is_quick=is_quick):
-        word = "passed" if outcome.has_passed else "FAILED"
-        print(f"{outcome.took_s:8.1f} s  {word}  {outcome.name}", flush=True)
-        yield outcome
-
-
-def _checks(able: list[str], folder: Path, *, is_quick: bool) -> Iterator[Outcome]:
-    cache = str(folder / "cache")
-    demo = str(demo_package())
-    runs = 64 if is_quick else 1000
-    usual: dict[str, object] = {
-        "cache": cache,
-        "max_batch": _MAX_BATCH,
-        "runs": runs,
-        "package": demo,
-        "must_agree": True,
-    }
-    precisions_of_demo = ("fp32",) if is_quick else ("fp32", "fp16", "int8")
-    packages: list[tuple[str, str, tuple[str, ...], bool]] = [("demo", demo, precisions_of_demo, True)]
-    if not is_quick:
-        shaped = write_package(resnet(), "resnet", folder / "packages")
-        # Random weights make near ties, which say nothing about an engine: its agreement is shown and not judged.
-        packages.append(("resnet-18 shape", str(shaped), ("fp32", "fp16"), False))
-    for label, package, precisions, must_agree in packages:
-        for precision in precisions:
-            for engine in (*able, "ort-cpu"):
-                job = {**usual, "check": "measured", "package": package, "engine": engine, "precision": precision}
-                yield run_case(
-                    f"{label}, {engine}, {precision}",
-                    {**job, "must_agree": must_agree},
-                    timeout_s=_BUILD_TIMEOUT_S,
-                    is_optional=engine == "ort-cpu",
-                )
-    if "tensorrt" in able:
-        names = ("loads_from_cache", "refuses_corrupt", "refuses_foreign", "survives_garbage", "keeps_its_memory")
-        for check in names:
-            job = {**usual, "check": check, "engine": "tensorrt", "precision": "fp32"}
-            # A plan whose hash is right is never garbage: what TensorRT does with it is worth knowing, not a promise.
-            yield run_case(
-                f"tensorrt {check.replace('_', ' ')}",
-                job,
-                timeout_s=_BUILD_TIMEOUT_S,
-                is_optional=check == "survives_garbage",
-            )
-    if not is_quick and importlib.util.find_spec("pytest") is not None:
-        required = {**os.environ, "REQUIRE_ENGINES": ",".join(able), "REQUIRE_GPU": "1"}
-        quiet = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=1800"]
-        yield run_command(
-            "conformance suite", [*quiet, "tests/conformance/test_engines.py"], timeout_s=7200, env=required
-        )
-        yield run_command("tests on the GPU", [*quiet, "tests/gpu"], timeout_s=7200, env=required)
-
-
-def _unchecked(probes: list[ProbeResult]) -> list[str]:
-    texts = [f"{probe.name}: {probe.reason}. To get it, {probe.remedy}" for probe in probes if not probe.can_run]
-    if importlib.util.find_spec("pytest") is None:
-        texts.append("the conformance suite and the tests on the GPU: pytest is not installed")
-    return texts
+def _verdict(outcomes: list[Outcome], where: str) -> str:
+    counted = [one for one in outcomes if not one.step.is_shown_only and not one.step.why_not]
+    failed = sum(one.counts_as_failed for one in counted)
+    impossible = sum(bool(one.step.why_not) for one in outcomes)
+    shown = len(outcomes) - len(counted) - impossible
+    rest = f"{impossible} not possible here, {shown} only shown"
+    return f"**{len(counted) - failed} of {len(counted)} checks passed, {failed} failed**, {rest}, {where}."
 
 
 def _revision() -> str:
+    """What git says of the source tree."""
     if shutil.which("git") is None:
-        return "unknown"
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+        return "revision unknown (git is not installed)"
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return f"revision {done.stdout.strip()}" if done.returncode == 0 else "revision unknown (no git checkout)"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Runs each check in a process of its own: one that crashes the library costs its own result, not the report."""
+"""Runs each step in a process of its own: one that crashes the library costs its own result, not the report."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -10,57 +11,74 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.gpu_check.plan import Step
+
 ROOT = Path(__file__).parents[2]
 _LAST_LINES = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One check: what it found, or why it found nothing. ``is_optional``: its failure does not count."""
+    """What became of one step: what came out, or why nothing did. ``log`` is the file with all that it said."""
 
-    name: str
+    step: Step
     has_passed: bool
     text: str
-    took_s: float
+    took_s: float = 0.0
     values: Mapping[str, object] = field(default_factory=dict)
-    is_optional: bool = False
+    log: Path | None = None
+
+    @property
+    def counts_as_failed(self) -> bool:
+        """Whether it makes the whole check fail."""
+        return self.result == "FAILED"
+
+    @property
+    def result(self) -> str:
+        """The word for the report."""
+        if self.step.why_not:
+            return "not possible"
+        if self.has_passed:
+            return "passed"
+        return "failed, not counted" if self.step.is_shown_only else "FAILED"
 
 
-def run_case(name: str, job: Mapping[str, object], *, timeout_s: float, is_optional: bool = False) -> Outcome:
-    """Run ``python -m scripts.gpu_check.cases`` with a job; its last line is JSON with ``passed`` and ``text``."""
-    command = [sys.executable, "-m", "scripts.gpu_check.cases", json.dumps(dict(job))]
-    code, output, took_s = run(command, timeout_s=timeout_s)
-    values = _last_object(output)
-    if code != 0 or values is None:
-        return Outcome(name=name, has_passed=False, text=_ended(code, output), took_s=took_s, is_optional=is_optional)
+def run_step(step: Step, log: Path, *, variables: Mapping[str, str]) -> Outcome:
+    """Run one step with ``variables`` as its environment; what it says goes to ``log`` with the command."""
+    if step.why_not:
+        return Outcome(step=step, has_passed=False, text=step.why_not)
+    command = list(step.command)
+    if step.job is not None:
+        command = [sys.executable, "-m", "scripts.gpu_check.cases", json.dumps(dict(step.job))]
+    began_s = time.monotonic()
+    code, output = _run(command, timeout_s=step.timeout_s, environment={**variables, **step.variables})
+    took_s = time.monotonic() - began_s
+    asked = "".join(f"{name}={shlex.quote(value)} " for name, value in step.variables.items())
+    log.write_text(f"$ {asked}{shlex.join(command)}\n{output}\n{_how(code)}\n", encoding="utf-8")
+    values = _last_object(output) if step.job is not None else None
+    if code != 0 or (step.job is not None and values is None):
+        text = _ended(code, output) if code != 0 else f"it ended without a result\n{_last_lines(output)}"
+        return Outcome(step=step, has_passed=False, text=text, took_s=took_s, log=log)
+    if values is None:
+        return Outcome(step=step, has_passed=True, text=_last_lines(output, 1), took_s=took_s, log=log)
     return Outcome(
-        name=name,
+        step=step,
         has_passed=bool(values.get("passed")),
         text=str(values.get("text", "")),
         took_s=took_s,
         values=values,
-        is_optional=is_optional,
+        log=log,
     )
 
 
-def run_command(name: str, command: list[str], *, timeout_s: float, env: Mapping[str, str]) -> Outcome:
-    """Run a program whose exit code says whether it passed; its last line is the text."""
-    code, output, took_s = run(command, timeout_s=timeout_s, env=env)
-    lines = [line for line in output.splitlines() if line.strip()]
-    text = (lines[-1] if lines else "no output") if code == 0 else _ended(code, output)
-    return Outcome(name=name, has_passed=code == 0, text=text, took_s=took_s)
-
-
-def run(
-    command: list[str], *, timeout_s: float, env: Mapping[str, str] | None = None
-) -> tuple[int | None, str, float]:
-    """Exit code (None where the time ran out), both outputs together, and the seconds it took."""
-    began_s = time.monotonic()
+def _run(command: list[str], *, timeout_s: float, environment: Mapping[str, str]) -> tuple[int | None, str]:
+    """Exit code (None where the time ran out) and both outputs together."""
     try:
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=None if env is None else dict(env),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -70,14 +88,20 @@ def run(
         )
     except subprocess.TimeoutExpired as exc:
         output = exc.output.decode(errors="replace") if isinstance(exc.output, bytes) else str(exc.output or "")
-        return None, output, time.monotonic() - began_s
-    return done.returncode, done.stdout, time.monotonic() - began_s
+        return None, output
+    return done.returncode, done.stdout
+
+
+def _how(code: int | None) -> str:
+    return "ran out of time" if code is None else f"ended with signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _ended(code: int | None, output: str) -> str:
-    how = "ran out of time" if code is None else f"ended with signal {-code}" if code < 0 else f"exit code {code}"
-    lines = [line for line in output.splitlines() if line.strip()][-_LAST_LINES:]
-    return "\n".join([how, *lines])
+    return f"{_how(code)}\n{_last_lines(output)}"
+
+
+def _last_lines(output: str, count: int = _LAST_LINES) -> str:
+    return "\n".join([line for line in output.splitlines() if line.strip()][-count:]) or "no output"
 
 
 def _last_object(output: str) -> dict[str, object] | None:

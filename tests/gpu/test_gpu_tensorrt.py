@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 
 from agent.demo import demo_package
-from engines import Building, Engine, EngineOptions, ModelPackage, Precision, load_package, open_engine
+from engines import BuildCancelled, Building, Engine, EngineOptions, ModelPackage, Precision, load_package, open_engine
+from engines.cache import PlanCache
 from engines.parity import pictures_of
 from engines.registry import Prober
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
+
+
+# A test may build several plans, which takes minutes each on a small board.
+_LIMIT_S = 1500.0
+_MAX_BATCH = 4
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +32,14 @@ def package() -> ModelPackage:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probe = Prober().probe("tensorrt")
     if not probe.can_run:
-        if os.environ.get("REQUIRE_GPU") and "tensorrt" in os.environ.get("REQUIRE_ENGINES", ""):
+        if os.environ.get("REQUIRE_GPU") and "tensorrt" in os.environ.get("REQUIRE_ENGINES", "").split(","):
             pytest.fail(f"TensorRT is required and cannot run: {probe.reason}")
         pytest.skip(f"TensorRT cannot run here: {probe.reason}")
     return tmp_path_factory.mktemp("plans")
 
 
 def _open(package: ModelPackage, cache: Path, **more: object) -> Engine:
-    options = EngineOptions(cache_dir=cache, engine="tensorrt", strict=True, max_batch=4, **more)  # type: ignore[arg-type]  # named fields
+    options = EngineOptions(cache_dir=cache, engine="tensorrt", strict=True, max_batch=_MAX_BATCH, **more)  # type: ignore[arg-type]  # named fields
     return open_engine(package, options)
 
 
@@ -49,46 +55,68 @@ def test_every_precision_is_built_and_proven(package: ModelPackage, cache: Path,
 def test_each_way_of_running_gives_the_same_answers(package: ModelPackage, cache: Path, name: str) -> None:
     pictures = pictures_of(package).batch[:4]
     with _open(package, cache, options={name: False}) as off, _open(package, cache, options={name: True}) as on:
-        np.testing.assert_allclose(off.infer(pictures), on.infer(pictures), atol=1e-6)
+        np.testing.assert_allclose(off.infer(pictures), on.infer(pictures), atol=1e-5)
 
 
-def test_an_integrated_gpu_copies_nothing_and_another_one_captures_graphs(package: ModelPackage, cache: Path) -> None:
+def test_every_batch_size_has_a_graph_or_a_reason_is_told(package: ModelPackage, cache: Path) -> None:
+    """Before TensorRT 10 a dynamic profile belongs to one context, and without cuda-bindings there is no capture."""
     with _open(package, cache) as engine:
-        graphs = str(engine.info.details["cuda_graphs"])
-        why = engine.info.details.get("why_no_cuda_graph")
-        assert graphs or why, "neither a graph nor a reason"
+        details = engine.info.details
+    sizes = ",".join(str(size) for size in range(1, _MAX_BATCH + 1))
+    assert details["cuda_graphs"] == sizes or details.get("why_no_cuda_graph"), details
+
+
+def test_batches_of_every_size_give_the_answers_of_single_pictures(package: ModelPackage, cache: Path) -> None:
+    """Tactics may differ from size to size and round differently; rows must not be mixed up."""
+    pictures = pictures_of(package).batch[:_MAX_BATCH]
+    with _open(package, cache) as engine:
+        alone = np.concatenate([engine.infer(picture[None]) for picture in pictures])
+        for size in range(2, _MAX_BATCH + 1):
+            np.testing.assert_allclose(engine.infer(pictures[:size]), alone[:size], atol=5e-3)
 
 
 def test_two_threads_have_an_engine_each_and_one_may_end_before_the_other(package: ModelPackage, cache: Path) -> None:
     """As when a built engine takes over: it is opened on its own thread while another one serves."""
-    pictures = pictures_of(package).batch
-    answers: dict[str, list[int]] = {"old": [], "new": []}
-    new_is_open = threading.Event()
+    pictures = pictures_of(package).batch[:8]
+    answers: dict[str, list[int]] = {}
+    old_serves, new_is_open = threading.Event(), threading.Event()
+
+    def classes(engine: Engine) -> list[int]:
+        return [int(engine.infer(picture[None])[0].argmax()) for picture in pictures]
 
     def old() -> None:
-        with _open(package, cache) as engine:
-            while not new_is_open.wait(0):
-                answers["old"] = [int(engine.infer(picture[None])[0].argmax()) for picture in pictures[:8]]
+        try:
+            with _open(package, cache) as engine:
+                answers["old"] = classes(engine)
+                old_serves.set()
+                while not new_is_open.is_set():
+                    assert classes(engine) == answers["old"]
+        finally:
+            old_serves.set()
 
     def new() -> None:
-        with _open(package, cache) as engine:
+        try:
+            old_serves.wait(_LIMIT_S)
+            with _open(package, cache) as engine:
+                new_is_open.set()
+                for _ in range(200):
+                    answers["new"] = classes(engine)
+        finally:
             new_is_open.set()
-            for _ in range(200):
-                answers["new"] = [int(engine.infer(picture[None])[0].argmax()) for picture in pictures[:8]]
 
     threads = [threading.Thread(target=old), threading.Thread(target=new)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(600)
+        thread.join(_LIMIT_S)
+        assert not thread.is_alive(), f"no end within {_LIMIT_S} s"
     assert answers["old"] == answers["new"]
 
 
 def test_a_build_is_stopped_and_leaves_nothing(package: ModelPackage, tmp_path: Path, cache: Path) -> None:
-    from engines import BuildCancelled
-
     began = threading.Event()
     building = Building(force=True, on_progress=lambda _: began.set(), is_cancelled=began.is_set)
     with pytest.raises(BuildCancelled):
         _open(package, tmp_path / "other", building=building)
     assert list((tmp_path / "other" / "building").iterdir()) == []
+    assert PlanCache(tmp_path / "other").entries() == []

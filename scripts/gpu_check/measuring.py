@@ -1,0 +1,115 @@
+"""Builds one engine, compares its answers and times its calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from engines import Building, BuildProgress, Engine, EngineOptions, ModelPackage, Precision, load_package
+from engines.candidate import open_unproven
+from engines.certify import REFERENCE, compare_with_reference
+from engines.parity import pictures_of
+
+Job = Mapping[str, object]
+_BUILDERS = ("tensorrt", "ort-tensorrt")
+_WARM_UP_S = 0.5
+# A slow engine stops at the time limit, but not before these: fewer say nothing about a median.
+_LEAST_RUNS = 32
+
+
+def measured(job: Job) -> dict[str, object]:
+    """Build anew, compare with the reference, and time single pictures and full batches."""
+    package, options, name = package_of(job), options_of(job), str(job["engine"])
+    phases: list[str] = []
+    building = Building(force=True, on_progress=lambda progress: _note(phases, progress))
+    began_s = time.monotonic()
+    engine, kept_layers = open_unproven(package, replace(options, building=building), name)
+    with engine:
+        ready_s = time.monotonic() - began_s
+        certificate = compare_with_reference(
+            package, engine, options.cache_dir, pictures_of(package), kept_layers=kept_layers
+        )
+        info = engine.info
+        times = {
+            str(size): timed(
+                engine, package, size, most_runs=int(str(job["most_runs"])), most_s=float(str(job["most_s"]))
+            )
+            for size in sorted({1, info.max_batch})
+        }
+    notes = [f"top-1 agreement {certificate.agreement:.4f} on {certificate.images} pictures"]
+    failures: list[str] = []
+    if info.precision != options.precision:
+        text = f"{options.precision} was asked for and it computes in {info.precision}"
+        # The reference takes a precision that its CPU does not have as it comes: the figure is of use all the same.
+        (notes if name == REFERENCE else failures).append(text)
+    if certificate.why_not and (job["must_agree"] or certificate.non_finite):
+        failures.append(certificate.why_not)
+    return {
+        "passed": not failures,
+        "text": "; ".join(failures or notes),
+        "ready_s": round(ready_s, 2),
+        "was_built": name in _BUILDERS and (bool(phases) or "why_built" in info.details),
+        "agreement": certificate.agreement,
+        "max_abs_difference": certificate.max_abs_difference,
+        "cosine": certificate.cosine,
+        "precision": info.precision,
+        "placement": dict(info.placement),
+        "versions": dict(info.versions),
+        "device": info.device,
+        "details": dict(info.details),
+        "times": times,
+    }
+
+
+def _note(phases: list[str], progress: BuildProgress) -> None:
+    if not phases or phases[-1] != progress.phase:
+        phases.append(progress.phase)
+
+
+def timed(
+    engine: Engine, package: ModelPackage, size: int, *, most_runs: int, most_s: float
+) -> dict[str, float | int | None]:
+    """Wall time of one call, transfers included, in ms; the percentiles are times that occurred.
+
+    It ends after ``most_runs`` calls or ``most_s`` seconds; a 99th percentile of fewer than 100 calls is None.
+    """
+    random = np.random.default_rng(1)
+    batch = random.integers(0, 256, (size, package.input.height, package.input.width, 3), dtype=np.uint8)
+    until_s = time.monotonic() + _WARM_UP_S
+    while time.monotonic() < until_s:
+        engine.infer(batch)
+    times: list[float] = []
+    until_s = time.monotonic() + most_s
+    while len(times) < most_runs and (len(times) < _LEAST_RUNS or time.monotonic() < until_s):
+        began_ns = time.perf_counter_ns()
+        engine.infer(batch)
+        times.append((time.perf_counter_ns() - began_ns) / 1e6)
+    p50, p90, p99 = map(float, np.percentile(times, (50, 90, 99), method="inverted_cdf"))
+    return {
+        "runs": len(times),
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99 if len(times) >= 100 else None,
+        "images_per_s": size * len(times) * 1e3 / sum(times),
+    }
+
+
+def package_of(job: Job) -> ModelPackage:
+    """The job's package."""
+    return load_package(Path(str(job["package"])))
+
+
+def options_of(job: Job) -> EngineOptions:
+    """Exactly the engine and the precision of the job, or nothing."""
+    return EngineOptions(
+        cache_dir=Path(str(job["cache"])),
+        engine=str(job["engine"]),
+        precision=cast("Precision", job["precision"]),
+        strict=True,
+        max_batch=int(str(job["max_batch"])),
+    )

@@ -1,0 +1,166 @@
+"""What is checked, in order: a list of steps, each with what it does, and those that this machine cannot take."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.demo import demo_package
+from engines import Precision, ProbeResult
+
+GPU_ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda")
+MAX_BATCH = 4
+_STEP_TIMEOUT_S = 3600.0
+_SUITE_TIMEOUT_S = 7200.0
+# One test may build several plans; on a small board that outlasts the limits of pyproject.toml, which end the run.
+_TEST_TIMEOUT_S = 1800
+_SUITE_NEEDS = ("pytest", "pytest_timeout", "hypothesis", "psutil")
+_PLAN_CHECKS = {
+    "tensorrt": ("loads_from_cache", "refuses_corrupt", "refuses_foreign", "survives_garbage", "keeps_its_memory"),
+    "ort-tensorrt": ("loads_from_cache", "refuses_corrupt", "refuses_foreign"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One check: a job for ``scripts.gpu_check.cases``, or a command, or neither where ``why_not`` says why.
+
+    ``does`` says what is done and what counts as passed. ``is_shown_only``: its failure is shown and not counted.
+    """
+
+    name: str
+    does: str
+    job: Mapping[str, object] | None = None
+    command: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = _STEP_TIMEOUT_S
+    is_shown_only: bool = False
+    why_not: str = ""
+
+
+def steps(probes: Sequence[ProbeResult], work: Path, *, is_quick: bool) -> list[Step]:
+    """Every step for a machine whose engines gave ``probes``; files go below ``work``, nothing is written yet."""
+    able = [probe.name for probe in probes if probe.can_run and probe.name in GPU_ENGINES]
+    reasons = {probe.name: probe.reason for probe in probes if not probe.can_run}
+    found = list(_measured(able, reasons, work, is_quick=is_quick))
+    found += _plans(able, reasons, work)
+    if not is_quick:
+        found += [_conformance(able), _gpu_tests(able, reasons)]
+    return found
+
+
+def resnet_package(work: Path) -> Path:
+    """Where the package of ResNet-18's shape lies once it is written."""
+    return work / "packages" / "resnet-1.0.0"
+
+
+def _measured(able: list[str], reasons: Mapping[str, str], work: Path, *, is_quick: bool) -> Iterator[Step]:
+    precisions: tuple[Precision, ...] = ("fp32",) if is_quick else ("fp32", "fp16", "int8")
+    models = [("demo", demo_package(), precisions, True)]
+    if not is_quick:
+        # Random weights make near ties, which say nothing about an engine: its agreement is shown and not judged.
+        models.append(("ResNet-18 shape", resnet_package(work), ("fp32", "fp16"), False))
+    for label, package, each, must_agree in models:
+        for precision in each:
+            # A CPU takes its time with the larger model, and most gain nothing from fp16.
+            beside = ("ort-cpu",) if must_agree or precision == "fp32" else ()
+            for engine in (*GPU_ENGINES, *beside):
+                job = {
+                    **_job(engine, precision, work, package=package),
+                    "check": "measured",
+                    "must_agree": must_agree,
+                    "most_runs": 64 if is_quick else 1000,
+                    "most_s": 2.0 if is_quick else 10.0,
+                }
+                yield Step(
+                    name=f"{label}, {engine}, {precision}",
+                    does=_measures(engine, must_agree=must_agree),
+                    job=None if engine in reasons else job,
+                    # What the CPU makes of it is there to compare with, and proves nothing about the GPU.
+                    is_shown_only=engine not in able,
+                    why_not=reasons.get(engine, ""),
+                )
+
+
+def _measures(engine: str, *, must_agree: bool) -> str:
+    if engine == "ort-cpu":
+        return "The same on the CPU, to compare the figures with. Shown, not counted."
+    judged = "It must run in the precision asked for and agree with `ort-cpu` in fp32 on the package's pictures"
+    shown = "It must run in the precision asked for; its weights are random, so its agreement is shown and not judged"
+    return f"Builds the engine anew, compares its answers, times batches. {judged if must_agree else shown}."
+
+
+def _plans(able: list[str], reasons: Mapping[str, str], work: Path) -> Iterator[Step]:
+    for engine, names in _PLAN_CHECKS.items():
+        for name in names:
+            yield Step(
+                name=f"{engine} {name.replace('_', ' ')}",
+                does=_PLAN_WORDS[name],
+                job={**_job(engine, "fp32", work), "check": name} if engine in able else None,
+                # A plan whose hash is right is never garbage: what TensorRT does with it is worth knowing, no promise.
+                is_shown_only=name == "survives_garbage",
+                why_not="" if engine in able else reasons.get(engine, f"{engine} was not asked"),
+            )
+
+
+_PLAN_WORDS = {
+    "loads_from_cache": "Opens the demo model again. Its plan must come from the cache and not be built.",
+    "refuses_corrupt": "Flips one bit of the plan on disk. It must go into quarantine for its hash and be rebuilt.",
+    "refuses_foreign": "Gives the plan the record of another GPU and another TensorRT. It must go into "
+    "quarantine, with both facts told, and be rebuilt.",
+    "survives_garbage": "Hands TensorRT itself what is no plan, and half a plan. It should refuse in words and not "
+    "crash. Shown, not counted: the cache lets no such file through.",
+    "keeps_its_memory": "Opens, runs and closes the engine again and again. The GPU's free memory must come back.",
+}
+
+
+def _conformance(able: list[str]) -> Step:
+    return Step(
+        name="conformance suite",
+        does=f"Holds {', '.join(able)} and every other engine that is here to the contract of an engine: "
+        "`tests/conformance/test_engines.py`. None of those named may be skipped.",
+        command=_pytest("tests/conformance/test_engines.py"),
+        variables={"REQUIRE_ENGINES": ",".join(able), "REQUIRE_GPU": "1"},
+        timeout_s=_SUITE_TIMEOUT_S,
+        why_not=_why_no_tests(),
+    )
+
+
+def _gpu_tests(able: list[str], reasons: Mapping[str, str]) -> Step:
+    return Step(
+        name="tests on the GPU",
+        does="Runs `tests/gpu`: every precision, graphs, two engines at once, a build that is stopped.",
+        command=_pytest("tests/gpu"),
+        variables={"REQUIRE_ENGINES": ",".join(able), "REQUIRE_GPU": "1"},
+        timeout_s=_SUITE_TIMEOUT_S,
+        why_not=reasons.get("tensorrt", "") or _why_no_tests(),
+    )
+
+
+def _pytest(path: str) -> tuple[str, ...]:
+    return (
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"),
+        # What a CUDA driver opens stays open to the end of the process: before the first look for leaks.
+        *("-p", "tests.gpu.driver_first"),
+        # Other libraries' deprecations are no failure of this GPU.
+        *("-W", "default"),
+        *("-o", f"timeout={_TEST_TIMEOUT_S}", "-o", f"faulthandler_timeout={_TEST_TIMEOUT_S + 60}", path),
+    )
+
+
+def _why_no_tests() -> str:
+    absent = [name for name in _SUITE_NEEDS if importlib.util.find_spec(name) is None]
+    return f"the Python packages {', '.join(absent)} are not installed (the extra dev has them)" if absent else ""
+
+
+def _job(engine: str, precision: Precision, work: Path, *, package: Path | None = None) -> dict[str, object]:
+    return {
+        "engine": engine,
+        "precision": precision,
+        "package": str(package or demo_package()),
+        "cache": str(work / "cache"),
+        "max_batch": MAX_BATCH,
+    }
