@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Engine,
         EngineInfo,
         EngineOptions,
+        FirstOpening,
         Images,
         Measurement,
         Precision,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         OptionsRejected,
         OutOfMemory,
         PrecisionRejected,
+        RehearsalFailed,
     )
     from engines.golden import check_golden
     from engines.graph import ServingGraph, build_serving_model, serving_graph
@@ -62,6 +64,7 @@ __all__ = [
     "EngineOptions",
     "EngineUnavailable",
     "EnvironmentRecord",
+    "FirstOpening",
     "GoldenImage",
     "GoldenMismatch",
     "Gpu",
@@ -79,6 +82,7 @@ __all__ = [
     "Precision",
     "PrecisionRejected",
     "ProbeResult",
+    "RehearsalFailed",
     "Rejection",
     "Resizer",
     "Scores",
@@ -111,6 +115,7 @@ _HOMES = {
     "EngineOptions": "engines.base",
     "EngineUnavailable": "engines.errors",
     "EnvironmentRecord": "engines.environment",
+    "FirstOpening": "engines.base",
     "GoldenImage": "engines.package",
     "GoldenMismatch": "engines.errors",
     "Gpu": "engines.environment",
@@ -129,6 +134,7 @@ _HOMES = {
     "Precision": "engines.base",
     "PrecisionRejected": "engines.errors",
     "ProbeResult": "engines.registry",
+    "RehearsalFailed": "engines.errors",
     "Rejection": "engines.base",
     "Resizer": "engines.resize",
     "Scores": "engines.base",

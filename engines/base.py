@@ -57,6 +57,18 @@ class Building:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstOpening:
+    """Bounds of the child process in which a model that is new to this device is opened first.
+
+    ``timeout_s`` is for opening and first runs; what takes long by its nature (a build, int8) has its own time on top.
+    ``memory_bytes`` bounds resident memory; None is three quarters of the machine's.
+    """
+
+    timeout_s: float = 120.0
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """What the configuration asks for.
 
@@ -65,6 +77,7 @@ class EngineOptions:
     ``options`` are of the engine alone (threads, workspace ...) and are validated by it.
     ``cache_dir`` holds what is derived from the model (serving graphs, quantised graphs, plans). ``workers`` is the
     number of engines that share this device's CPU: an engine that is not told its threads takes its share of cores.
+    ``first_opening`` is None where a model need not be tried in a child first: this process is such a child itself.
     """
 
     cache_dir: Path
@@ -75,6 +88,7 @@ class EngineOptions:
     options: Mapping[str, object] = field(default_factory=dict)
     workers: int = 1
     building: Building = field(default_factory=Building)
+    first_opening: FirstOpening | None = field(default_factory=FirstOpening)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Runs the build of an engine in a child process, so that minutes of native code can be watched and ended.
+"""Runs the build of an engine, or its first opening, in a child process that can be watched and ended.
 
 What bounds the child, from the inside out:
 - it asks the kernel to kill it when its parent dies, and to be the first to go when memory runs out;
@@ -11,9 +11,11 @@ The child speaks JSON lines on its standard output: ``{"phase": ..., "ratio": ..
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -22,13 +24,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engines.errors import BuildCancelled, BuildFailed
+from engines.errors import BuildCancelled, BuildFailed, EngineUnavailable
 
+_PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
 _PROGRESS_EVERY_S = 1.0
 _MEMORY_EVERY_S = 0.25
 _LAST_LINES = 6
 _LEAST_FREE_BYTES = 192 * 2**20
+_LEAST_MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,18 @@ class BuildLimits:
     timeout_s: float
     memory_bytes: int
     free_bytes: int = _LEAST_FREE_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """How the errors about one child begin (``subject``), what they advise, and of which class they are."""
+
+    subject: str
+    failed: str = "Choose another engine or precision, or see: agent doctor"
+    too_long: str = "Raise the option build_timeout_s, or build while nothing else runs: agent build"
+    too_large: str = "Raise the option build_memory_mib, or build while nothing else runs: agent build"
+    no_memory_left: str = "Build while nothing else runs: agent build"
+    failure: type[EngineUnavailable] = BuildFailed
 
 
 Report = Callable[[str, float, "float | None"], None]
@@ -53,12 +69,31 @@ def run_build(
     report: Report,
     is_cancelled: Callable[[], bool],
 ) -> dict[str, object]:
+    """Run ``run_limited`` for the build of ``what``.
+
+    Raises:
+        BuildFailed: the child failed, took too long or too much memory; with its last words.
+        BuildCancelled: ``is_cancelled`` became true.
+    """
+    wording = Wording(subject=f"the build of {what}")
+    return run_limited(module, job, wording=wording, limits=limits, report=report, is_cancelled=is_cancelled)
+
+
+def run_limited(
+    module: str,
+    job: Mapping[str, object],
+    *,
+    wording: Wording,
+    limits: BuildLimits,
+    report: Report,
+    is_cancelled: Callable[[], bool],
+) -> dict[str, object]:
     """Run ``python -m module`` with ``job`` as JSON on its standard input, and give its result.
 
     ``report`` is called about once a second on this thread. The child does not outlive the call.
 
     Raises:
-        BuildFailed: the child failed, took too long or too much memory; with its last words.
+        EngineUnavailable: of the class in ``wording``: it failed, took too long or too much memory; its last words.
         BuildCancelled: ``is_cancelled`` became true.
     """
     # A group of its own: an interrupt from a terminal reaches this process, which ends the child in order.
@@ -70,7 +105,7 @@ def run_build(
         start_new_session=True,
         env={**os.environ, "AGENT_BUILD_PARENT": str(os.getpid())},
     )
-    watch = _Watch(process, what, limits, report, is_cancelled)
+    watch = _Watch(process, wording, limits, report, is_cancelled)
     try:
         _send(process, job)
         watch.until_it_ends()
@@ -98,7 +133,7 @@ class _Watch:
     """One running child: reads what it says, and ends it where it must be ended."""
 
     process: subprocess.Popen[bytes]
-    what: str
+    wording: Wording
     limits: BuildLimits
     report: Report
     is_cancelled: Callable[[], bool]
@@ -126,7 +161,7 @@ class _Watch:
                     if not lines[ready.fd].take_from(ready.fd):
                         selector.unregister(ready.fileobj)
                 if self.is_cancelled():
-                    raise BuildCancelled(f"the build of {self.what} was stopped after {self.elapsed_s:.0f} s")
+                    raise BuildCancelled(f"{self.wording.subject} was stopped after {self.elapsed_s:.0f} s")
                 if self.elapsed_s >= memory_due_s:
                     memory_due_s = self.elapsed_s + _MEMORY_EVERY_S
                     self._check()
@@ -139,11 +174,11 @@ class _Watch:
         if code == 0 and self.answer is not None:
             return self.answer
         words = "; ".join(self.words) or "it said nothing"
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise BuildFailed(
-            f"the build of {self.what} ended with {how} after {self.elapsed_s:.0f} s in phase {self.phase!r}: "
-            f"{words}. Choose another engine or precision, or see: agent doctor",
-            reason=f"its build failed: {words}",
+        how = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
+        raise self.wording.failure(
+            f"{self.wording.subject} ended with {how} after {self.elapsed_s:.0f} s in phase {self.phase!r}: "
+            f"{words}. {self.wording.failed}",
+            reason=f"{self.wording.subject} ended with {how}: {words}",
             phase=self.phase,
             elapsed_s=round(self.elapsed_s, 1),
         )
@@ -165,25 +200,24 @@ class _Watch:
 
     def _check(self) -> None:
         if self.elapsed_s > self.limits.timeout_s:
-            raise self._exceeded(
-                "time", f"{self.elapsed_s:.0f} s", f"{self.limits.timeout_s:.0f} s", "build_timeout_s"
-            )
+            took, allowed = f"{self.elapsed_s:.0f} s", f"{self.limits.timeout_s:.0f} s"
+            raise self._exceeded("time", took, allowed, self.wording.too_long)
         used = resident_bytes(self.process.pid)
         if used > self.limits.memory_bytes:
-            raise self._exceeded("memory", _mib(used), _mib(self.limits.memory_bytes), "build_memory_mib")
+            raise self._exceeded("memory", _mib(used), _mib(self.limits.memory_bytes), self.wording.too_large)
         free = available_bytes()
         if free is not None and free < self.limits.free_bytes:
-            raise BuildFailed(
-                f"the build of {self.what} was ended: the system has {_mib(free)} left, "
-                f"{_mib(self.limits.free_bytes)} must stay free. Build while nothing else runs: agent build",
+            raise self.wording.failure(
+                f"{self.wording.subject} was ended: the system has {_mib(free)} left, "
+                f"{_mib(self.limits.free_bytes)} must stay free. {self.wording.no_memory_left}",
                 reason="the system was running out of memory",
             )
 
-    def _exceeded(self, kind: str, used: str, allowed: str, option: str) -> BuildFailed:
-        return BuildFailed(
-            f"the build of {self.what} was ended in phase {self.phase!r}: it took {used} of {kind}, allowed are "
-            f"{allowed}. Raise the option {option}, or build while nothing else runs: agent build",
-            reason=f"its build took more than {allowed} of {kind}",
+    def _exceeded(self, kind: str, used: str, allowed: str, advice: str) -> EngineUnavailable:
+        return self.wording.failure(
+            f"{self.wording.subject} was ended in phase {self.phase!r}: it took {used} of {kind}, allowed are "
+            f"{allowed}. {advice}",
+            reason=f"{self.wording.subject} took more than {allowed} of {kind}",
             phase=self.phase,
         )
 
@@ -206,6 +240,27 @@ class _Lines:
             if text:
                 self._take(text[:2000])
         return bool(data)
+
+
+def bind_to_parent() -> None:
+    """In the child: not to outlive who waits for it, to be the first to go where memory runs out, and to be nice.
+
+    Linux keeps the promise even where the parent is killed.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.environ.get("AGENT_BUILD_PARENT", "")
+    if parent.isdigit() and os.getppid() != int(parent):
+        os._exit(1)  # it died before the promise was made
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    with contextlib.suppress(OSError):
+        os.nice(10)
+
+
+def usual_memory_bytes() -> int:
+    """What a child may take where nobody says: three quarters of the machine's memory, and 2 GiB on a small one."""
+    return max(_LEAST_MEMORY_BYTES, (total_bytes() or 0) * 3 // 4)
 
 
 def resident_bytes(pid: int) -> int:
@@ -235,6 +290,13 @@ def _meminfo(name: str, path: Path) -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "of no name"
 
 
 def _mib(count: int) -> str:

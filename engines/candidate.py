@@ -13,11 +13,12 @@ from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
 from engines.backends.torch import open_torch
 from engines.base import Engine, EngineOptions, Precision
 from engines.certify import REFERENCE, certify
-from engines.errors import EngineError, EngineUnavailable, GoldenMismatch, PrecisionRejected
+from engines.errors import BuildNeeded, EngineError, EngineUnavailable, GoldenMismatch, PrecisionRejected
 from engines.golden import check_golden
 from engines.package import ModelPackage
 from engines.precision import precise_graph
 from engines.registry import Prober
+from engines.rehearsal import rehearse
 from engines.served import ServedEngine
 
 _SAFER: Mapping[Precision, Precision | None] = {"int8": "fp16", "fp16": "fp32", "fp32": None}
@@ -80,8 +81,25 @@ def options_of(engine: str) -> frozenset[str] | None:
 def open_unproven(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
     """Open an engine in exactly the precision of ``options``, without golden images and without a certificate.
 
-    Gives the engine and the layers that its graph keeps in fp32.
+    A model that is new to this device is opened in a limited child first. Gives the engine and the layers that its
+    graph keeps in fp32.
     """
+    rehearsed = rehearse(package, options, name)
+    try:
+        engine, kept_layers = _opened_here(package, rehearsed.options, name)
+    except BuildNeeded:
+        if options.building.defer and not options.strict:
+            raise
+        # It has worked here before, and its plan is gone since.
+        rehearsed = rehearse(package, options, name, is_anew=True)
+        engine, kept_layers = _opened_here(package, rehearsed.options, name)
+    if rehearsed.why_built is not None:
+        details = {**engine.info.details, "why_built": rehearsed.why_built}
+        engine = ServedEngine(engine, replace(engine.info, details=details))
+    return engine, kept_layers
+
+
+def _opened_here(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
     if name == "torch":
         return open_torch(package, options), ()
     if name == "tensorrt":

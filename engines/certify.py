@@ -12,8 +12,9 @@ from engines.graph import serving_graph
 from engines.int8_forms import DETAIL
 from engines.package import ModelPackage
 from engines.parity import Certificate, CertificateStore, Pictures, compare, pictures_of
+from engines.rehearsal import REFERENCE, reference_options, rehearse
 
-REFERENCE = "ort-cpu"
+__all__ = ["REFERENCE", "certify", "compare_with_reference", "verify"]
 
 
 def certify(
@@ -29,9 +30,7 @@ def certify(
     known = store.load(key)
     if known is not None:
         return known
-    certificate = compare_with_reference(
-        package, engine, options.cache_dir, pictures_of(package), kept_layers=kept_layers
-    )
+    certificate = compare_with_reference(package, engine, options, pictures_of(package), kept_layers=kept_layers)
     store.save(key, certificate)
     return certificate
 
@@ -39,14 +38,15 @@ def certify(
 def compare_with_reference(
     package: ModelPackage,
     engine: Engine,
-    cache_dir: Path,
+    options: EngineOptions,
     pictures: Pictures,
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Compare an engine with ONNX Runtime's CPU provider in fp32 on ``pictures``.
+    """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``pictures``.
 
     Raises:
+        RehearsalFailed: the model is too much for the reference.
         EngineUnavailable: the package has no ONNX model, which the reference needs.
     """
     if package.format != "onnx":
@@ -55,9 +55,9 @@ def compare_with_reference(
             f"{package.model_path.name}. Its known answers are checked by: agent model check",
             engine=REFERENCE,
         )
-    options = EngineOptions(cache_dir=cache_dir, engine=REFERENCE)
-    graph = serving_graph(package, cache_dir=cache_dir)
-    with open_onnxruntime(package, options, engine=REFERENCE, graph=graph) as reference:
+    own = rehearse(package, reference_options(options), REFERENCE).options
+    graph = serving_graph(package, cache_dir=own.cache_dir)
+    with open_onnxruntime(package, own, engine=REFERENCE, graph=graph) as reference:
         return compare(package, engine, reference, pictures, kept_layers=kept_layers)
 
 
@@ -79,13 +79,11 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
     pictures = pictures_of(package, folder)
     if name in CHOOSERS:
         with open_engine(package, options) as chosen:
-            return compare_with_reference(
-                package, chosen, options.cache_dir, pictures, kept_layers=chosen.info.kept_layers
-            )
+            return compare_with_reference(package, chosen, options, pictures, kept_layers=chosen.info.kept_layers)
     require_runnable(package, name, Prober())
     engine, kept_layers = open_unproven(package, options, name)
     with engine:
-        return compare_with_reference(package, engine, options.cache_dir, pictures, kept_layers=kept_layers)
+        return compare_with_reference(package, engine, options, pictures, kept_layers=kept_layers)
 
 
 def _key(

@@ -103,7 +103,7 @@ def describe(
         cpu=cpu_model(root),
         cpu_cores=available_cores(root),
         gpus=gpus_from_answer(cuda),
-        driver=_driver(root),
+        driver=driver_version(root),
         cuda=cuda.text("cuda_driver"),
         tensorrt=_optional_version("tensorrt", answers),
         onnxruntime=_optional_version("onnxruntime", answers),
@@ -202,7 +202,8 @@ def _power_mode(root: Path) -> str | None:
     return str(int(match.group())) if match else None
 
 
-def _driver(root: Path) -> str | None:
+def driver_version(root: Path = _ROOT) -> str | None:
+    """Give the version of NVIDIA's driver as the kernel module tells it; None where there is none."""
     text = _read(root / "proc/driver/nvidia/version")
     match = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", text)
     return match.group(1) if match else None

@@ -4,6 +4,7 @@
     ├── EngineUnavailable         69  this engine cannot run on this device
     │   ├── BuildNeeded           69  it must be built first, and was asked not to
     │   ├── BuildFailed           69  its build failed, took too long or too much memory
+    │   ├── RehearsalFailed       69  the model has ended, or outgrown, the process that it was first opened in
     │   └── OutOfMemory           69  the device has no memory left for it
     ├── BuildCancelled            70  its build was stopped by who asked for it
     ├── OptionsRejected           78  an engine's name, option or value that does not exist
@@ -46,6 +47,10 @@ class BuildNeeded(EngineUnavailable):
 
 class BuildFailed(EngineUnavailable):
     """The build of an engine came to no end that could be used."""
+
+
+class RehearsalFailed(EngineUnavailable):
+    """The process in which a new model was opened first was ended by a signal or by a limit."""
 
 
 class OutOfMemory(EngineUnavailable):

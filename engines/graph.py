@@ -61,7 +61,7 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path, precision: Precisio
         from engines.precision import precise_graph
 
         return precise_graph(package, cache_dir=cache_dir, precision=precision).graph
-    path = cache_dir / "graphs" / f"{package.name}-{package.version}-{_address(package)[:32]}.onnx"
+    path = cache_dir / "graphs" / f"{package.name}-{package.version}-{graph_address(package)[:32]}.onnx"
     with _cache_errors(cache_dir):
         found = _intact(path)
     if found is None:
@@ -185,7 +185,7 @@ def _fuse(model: onnx.ModelProto, package: ModelPackage) -> None:
     helper.set_model_props(model, {"model": package.name, "version": package.version, "sha256": package.sha256})
 
 
-def _address(package: ModelPackage) -> str:
+def graph_address(package: ModelPackage) -> str:
     """The content address of a serving graph: everything that it is made from."""
     facts: dict[str, object] = {
         "transformation": TRANSFORMATION,

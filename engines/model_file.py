@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ MAX_BYTES = 512 << 20
 """Largest model with its external data."""
 
 MAX_NODES = 100_000
+"""Most nodes, those of subgraphs and of each call of a local function included."""
+MAX_FUNCTIONS = 1000
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
 
 _ZIP = b"PK\x03\x04"
@@ -86,8 +89,7 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
         ) from exc
     if not model.graph.node or not model.graph.output:
         raise ModelRejected(f"{name}: {len(data)} bytes parse, but there is no graph in them. Is it ONNX?", path=name)
-    if len(model.graph.node) > MAX_NODES:
-        raise ModelRejected(f"{name} has {len(model.graph.node)} nodes, the limit is {MAX_NODES}", path=name)
+    _check_size(model, name=name)
     newest = onnx.defs.onnx_opset_version()
     opset = opset_of(model)
     if opset > newest:
@@ -105,6 +107,41 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
             domains=foreign,
         )
     return model
+
+
+def _check_size(model: onnx.ModelProto, *, name: str) -> None:
+    """Refuse what explodes when a library takes it apart: a few functions that call each other make millions of nodes.
+
+    Raises:
+        ModelRejected: too many nodes or functions, or functions that never end.
+    """
+    if len(model.functions) > MAX_FUNCTIONS:
+        raise ModelRejected(
+            f"{name} has {len(model.functions)} local functions, the limit is {MAX_FUNCTIONS}. Export it without them",
+            path=name,
+        )
+    bodies = {(one.domain, one.name): _calls(one) for one in model.functions}
+    sizes = dict.fromkeys(bodies, 1)
+    for _ in range(len(bodies) + 2):
+        grown = {one: _size(calls, sizes) for one, calls in bodies.items()}
+        if grown == sizes:
+            break
+        sizes = grown
+        if max(sizes.values()) > MAX_NODES:
+            break
+    else:
+        raise ModelRejected(f"{name} has local functions that call themselves, ONNX allows none. Export it again")
+    nodes = _size(_calls(model.graph), sizes)
+    if nodes > MAX_NODES:
+        raise ModelRejected(f"{name} has {nodes} nodes, the limit is {MAX_NODES}", path=name)
+
+
+def _calls(body: onnx.GraphProto | onnx.FunctionProto) -> Counter[tuple[str, str]]:
+    return Counter((node.domain, node.op_type) for node in _all_nodes(body))
+
+
+def _size(calls: Counter[tuple[str, str]], sizes: dict[tuple[str, str], int]) -> int:
+    return sum(count * sizes.get(call, 1) for call, count in calls.items())
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -184,8 +221,8 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    pending = [graph]
+def _all_nodes(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [body]
     while pending:
         for node in pending.pop().node:
             yield node

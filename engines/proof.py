@@ -19,6 +19,7 @@ from engines.images import read_image
 from engines.model_file import opset_of
 from engines.package import ModelPackage
 from engines.preprocessing import OUTPUT_NAME
+from engines.rehearsal import rehearse
 from engines.resize import Resizer
 from engines.specs import ModelFormat, OutputSpec
 
@@ -49,13 +50,16 @@ class ModelProof:
 def prove_package(package: ModelPackage) -> ModelProof:
     """Build the serving graph of ``package`` and run it on ONNX Runtime's CPU provider; a .pt2 model on torch.
 
+    All of that is done in a limited child first, so that a model that ends it does not end this process.
+
     Raises:
+        RehearsalFailed: the model has ended that child, or outgrown it.
         ModelRejected: the model cannot be served, or its scores would not be probabilities.
         EngineUnavailable: ONNX Runtime, or torch, is not there.
         ImageRejected: a golden picture cannot be read.
     """
-    model = build_serving_model(package) if package.format == "onnx" else None
     raw, _ = measure_raw_scores(package)
+    model = build_serving_model(package) if package.format == "onnx" else None
     warning = judge_activation(
         raw, package.output.activation, name=package.model_path.name, classes=package.signature.classes
     )
@@ -81,11 +85,15 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
     """What the model gives before any added activation, and the operator at its end.
 
     Raises:
+        RehearsalFailed: the model has ended, or outgrown, the child that it was opened in first.
         ModelRejected: the model cannot be run.
         EngineUnavailable: ONNX Runtime, or torch, is not there.
     """
     pictures = _pictures(package)
     package = replace(package, output=OutputSpec(activation="none"))
+    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+        name = REFERENCE_ENGINES[package.format]
+        rehearse(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
     if package.format != "onnx":
         with _reference_engine(package) as engine:
             return raw_scores(np.concatenate([engine.infer(picture[None]) for picture in pictures])), ""
@@ -95,11 +103,16 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
 
 @contextmanager
 def _reference_engine(package: ModelPackage) -> Iterator[Engine]:
-    """The engine of the proof; without the known answers, so that all of them are run and none ends the opening."""
+    """The engine of the proof; without the known answers, so that all of them are run and none ends the opening.
+
+    What it opens has been rehearsed.
+    """
     from engines.opening import open_engine
 
     with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
-        options = EngineOptions(engine=REFERENCE_ENGINES[package.format], cache_dir=Path(cache), strict=True)
+        options = EngineOptions(
+            engine=REFERENCE_ENGINES[package.format], cache_dir=Path(cache), strict=True, first_opening=None
+        )
         with open_engine(replace(package, golden=()), options) as engine:
             yield engine
 

@@ -82,6 +82,7 @@ def _open(request: Mapping[str, object], resources: contextlib.ExitStack, answer
         max_batch=int(str(request["max_batch"])),
         options=cast("dict[str, object]", request["options"]),
         building=Building(on_progress=lambda progress: _send(answers, _progress(progress))),
+        first_opening=None,  # this process is the child: what ends it is a failure in the report
     )
     pictures = pictures_of(package)
     resident_before = _resident_bytes()

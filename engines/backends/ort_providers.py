@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from engines.backends.ort_cpu_graph import computes_in_half, cpu_graph
@@ -117,15 +118,16 @@ def _on_cuda(plan: SessionPlan, graph: ServingGraph) -> OpenedSession:
 def _on_tensorrt(
     plan: SessionPlan, package: ModelPackage, options: EngineOptions, graph: ServingGraph
 ) -> OpenedSession:
-    """Open the context model of an earlier build, else build; the first run belongs to the loading."""
+    """Open what an earlier build has left, else build; that only in a child, which can be watched and ended."""
     load_libraries(TENSORRT)
     gpus = gpus_from_answer(run_child("cuda_child"))
     key = plan_key(package, graph, options, plan.provider_options, gpus)
     cache, building = PlanCache(options.cache_dir), options.building
     with cache.locked(key, is_cancelled=building.is_cancelled, on_wait=lambda: _tell(key, options, "waiting")):
         directory = prepared_directory(cache, key, is_forced=building.force)
-        is_built = context_model(directory) is not None
-        if building.defer and not options.strict and not is_built:
+        is_built = cache.is_complete(key)
+        is_in_child = options.first_opening is None
+        if not is_built and (not is_in_child or (building.defer and not options.strict)):
             raise BuildNeeded(
                 f"{plan.engine} must build its plan for this device before it can run, which takes minutes. "
                 "Build it ahead of time: agent build",
@@ -137,7 +139,7 @@ def _on_tensorrt(
             _tell(key, options, "building inside ONNX Runtime, which tells nothing until it is done")
         given = provider_options(package, graph, options, plan.provider_options, directory)
         plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
-        session = _from_context(plan, directory) or _built(plan, directory)
+        session = _kept(plan, directory) if is_built else _built(plan, directory)
         cache.seal(key, {})
     return OpenedSession(
         session=session,
@@ -152,7 +154,15 @@ def _tell(key: PlanKey, options: EngineOptions, phase: str) -> None:
     options.building.on_progress(BuildProgress(engine=key.engine, model=key.model, phase=phase, elapsed_s=0.0))
 
 
-def _from_context(plan: SessionPlan, directory: Any) -> Any | None:
+def _kept(plan: SessionPlan, directory: Path) -> Any:
+    """From the context model; where there is none, or it does not load, from the plans that it would have named."""
+    found = _from_context(plan, directory)
+    if found is not None:
+        return found
+    return create_session(replace(plan, provider_options=without_context(plan.provider_options, directory)))
+
+
+def _from_context(plan: SessionPlan, directory: Path) -> Any | None:
     kept = context_model(directory)
     if kept is None:
         return None
@@ -164,7 +174,7 @@ def _from_context(plan: SessionPlan, directory: Any) -> Any | None:
         return None
 
 
-def _built(plan: SessionPlan, directory: Any) -> Any:
+def _built(plan: SessionPlan, directory: Path) -> Any:
     try:
         return create_session(plan)
     except EngineUnavailable:

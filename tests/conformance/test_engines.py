@@ -59,7 +59,12 @@ def _pictures() -> Images:
 
 def _open(name: str, precision: Precision, package: ModelPackage, cache_dir: Path) -> Engine:
     options = EngineOptions(
-        cache_dir=cache_dir, engine=name, precision=precision, strict=True, max_batch=MAX_BATCH, options={}
+        cache_dir=cache_dir,
+        engine=name,
+        precision=precision,
+        strict=True,
+        max_batch=MAX_BATCH,
+        first_opening=None,
     )
     return open_candidate(package, options, name, _prober())
 

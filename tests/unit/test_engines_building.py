@@ -136,8 +136,8 @@ def test_the_real_child_dies_with_its_parent_however_that_dies(
     """The parent is killed in a way that lets it clean up nothing."""
     slow = tmp_path / "slow_child.py"
     slow.write_text(
-        "import time\nfrom engines.backends.tensorrt import build_child\n"
-        'build_child._bind_to_parent()\nprint(\'{"phase": "bound"}\', flush=True)\ntime.sleep(600)\n'
+        "import time\nfrom engines.building import bind_to_parent\n"
+        'bind_to_parent()\nprint(\'{"phase": "bound"}\', flush=True)\ntime.sleep(600)\n'
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
     parent = subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

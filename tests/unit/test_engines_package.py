@@ -15,6 +15,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from engines.errors import ModelRejected
 from engines.model_file import file_sha256
 from engines.package import GoldenImage, load_package
+from tests.fixtures.hostile_models import endless_model, exploding_model, write_package
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 
 Change = Callable[[PackageFiles], object]
@@ -323,3 +324,19 @@ def test_an_output_without_a_shape_is_worked_out(tmp_path: Path) -> None:
     model.graph.output[0].type.tensor_type.ClearField("shape")
     signature = load_package(PackageFiles.of().with_model(model.SerializeToString()).write(tmp_path)).signature
     assert (signature.classes, signature.output_shape) == (5, (1, 5))
+
+
+def test_functions_that_explode_are_counted_and_not_taken_apart(tmp_path: Path) -> None:
+    """A hundred million nodes in two kilobytes; working out their shapes would take hours."""
+    with pytest.raises(ModelRejected, match=r"has \d+ nodes, the limit is 100000"):
+        load_package(write_package(exploding_model(), tmp_path))
+    assert load_package(write_package(exploding_model(depth=3), tmp_path / "small")).signature.classes == 5
+
+
+def test_nodes_of_subgraphs_count_too(tmp_path: Path) -> None:
+    model = endless_model()
+    (loop,) = [node for node in model.graph.node if node.op_type == "Loop"]
+    body = loop.attribute[0].g
+    body.node.extend(helper.make_node("Identity", ["turn"], [f"turn{place}"]) for place in range(100_000))
+    with pytest.raises(ModelRejected, match="the limit is 100000"):
+        load_package(write_package(model, tmp_path))

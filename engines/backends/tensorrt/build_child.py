@@ -6,12 +6,8 @@ runs out, and leaves the CPU to those who serve.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import json
-import os
-import signal
 import sys
 import threading
 import time
@@ -22,17 +18,17 @@ from engines.backends.tensorrt.builder import BuilderRefused, PlanBuilder
 from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.job import BuildJob, job_from_dict
 from engines.backends.tensorrt.library import library, log_of
+from engines.building import bind_to_parent
 from engines.cache_reading import EntryDamaged, open_folder, read_checked
 from engines.errors import EngineError
 
-_PR_SET_PDEATHSIG = 1
 _SAY_EVERY_S = 0.5
 _DIGEST_BYTES = 32
 
 
 def main() -> int:
     """Build, and end with the reason on standard error where that fails."""
-    _bind_to_parent()
+    bind_to_parent()
     job = job_from_dict(json.loads(sys.stdin.readline()))
     try:
         result = _build(job)
@@ -41,19 +37,6 @@ def main() -> int:
         return 1
     print(json.dumps({"result": result}), flush=True)  # noqa: T201 the answer
     return 0
-
-
-def _bind_to_parent() -> None:
-    """Not to outlive who waits for the plan; Linux keeps the promise even where the parent is killed."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = os.environ.get("AGENT_BUILD_PARENT", "")
-    if parent.isdigit() and os.getppid() != int(parent):
-        os._exit(1)  # it died before the promise was made
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    with contextlib.suppress(OSError):
-        os.nice(10)
 
 
 def _build(job: BuildJob) -> dict[str, object]:

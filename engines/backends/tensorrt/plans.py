@@ -14,7 +14,7 @@ from engines.backends.tensorrt.job import BuildJob
 from engines.backends.tensorrt.library import has_precision_flags, library
 from engines.backends.tensorrt.options import TensorRtOptions, checked_options
 from engines.base import BuildProgress, EngineOptions
-from engines.building import BuildLimits, run_build, total_bytes
+from engines.building import BuildLimits, run_build, usual_memory_bytes
 from engines.cache import PlanCache, PlanKey
 from engines.environment import Gpu, gpus_from_answer, l4t_release
 from engines.errors import BuildFailed, BuildNeeded, EngineUnavailable
@@ -27,7 +27,6 @@ ENGINE = "tensorrt"
 PLAN = "engine.plan"
 _CHILD = "engines.backends.tensorrt.build_child"
 _USUAL_WORKSPACE_BYTES = 2**30
-_LEAST_MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +205,9 @@ def _job(request: PlanRequest, target: Path) -> BuildJob:
 
 def _limits(request: PlanRequest) -> BuildLimits:
     asked = request.settings.build_memory_mib
-    usual = max(_LEAST_MEMORY_BYTES, (total_bytes() or 0) * 3 // 4)
     return BuildLimits(
         timeout_s=float(request.settings.build_timeout_s),
-        memory_bytes=usual if asked is None else asked * 2**20,
+        memory_bytes=usual_memory_bytes() if asked is None else asked * 2**20,
     )
 
 

@@ -1,0 +1,219 @@
+"""A model that is new to this device is opened in a limited child first: what it does there, it does to that alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import agent.demo
+from engines import (
+    BuildCancelled,
+    Building,
+    BuildNeeded,
+    BuildProgress,
+    EngineError,
+    EngineOptions,
+    EngineUnavailable,
+    FirstOpening,
+    ModelPackage,
+    OptionsRejected,
+    RehearsalFailed,
+    load_package,
+    open_engine,
+    serving_graph,
+    verify,
+)
+from engines.backends.onnxruntime import open_onnxruntime
+from engines.backends.ort_session import library
+from engines.proof import prove_package
+from tests.fixtures.colour_packages import write_colour_package
+from tests.fixtures.hostile_models import endless_model, model_of_4_terabytes, package_of, swelling_model
+from tests.fixtures.nvidia import FakeNvidia
+
+_NO_TIME = FirstOpening(timeout_s=0.0)
+"""Ends every child at once: what opens all the same was opened without one."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library_is_loaded() -> None:
+    library()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    return load_package(write_colour_package(tmp_path_factory.mktemp("package"), calibration=0))
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> EngineOptions:
+    return EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", max_batch=2, strict=True)
+
+
+def _record(options: EngineOptions) -> Path:
+    (found,) = (options.cache_dir / "rehearsals").iterdir()
+    return found
+
+
+def test_a_model_that_has_opened_once_needs_no_child_any_more(package: ModelPackage, options: EngineOptions) -> None:
+    with open_engine(package, options) as engine:
+        first = engine.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    assert _record(options).stat().st_mode & 0o077 == 0
+    with open_engine(package, replace(options, first_opening=_NO_TIME)) as engine:
+        assert np.array_equal(engine.infer(np.zeros((1, 32, 32, 3), np.uint8)), first)
+
+
+@pytest.mark.parametrize("change", [{"max_batch": 3}, {"options": {"threads": 1}}, {"precision": "fp16"}])
+def test_another_way_of_opening_it_makes_it_new_again(
+    change: dict[str, object], package: ModelPackage, options: EngineOptions
+) -> None:
+    open_engine(package, options).close()
+    changed = replace(options, first_opening=_NO_TIME, **change)  # type: ignore[arg-type]  # its own fields
+    with pytest.raises(RehearsalFailed, match=r"took \d+ s of time, allowed are 0 s"):
+        open_engine(package, changed)
+
+
+@pytest.mark.parametrize("harm", ["others may write", "damaged", "of other facts", "gone"])
+def test_a_record_that_cannot_be_trusted_counts_for_nothing(
+    harm: str, package: ModelPackage, options: EngineOptions
+) -> None:
+    open_engine(package, options).close()
+    record = _record(options)
+    if harm == "others may write":
+        record.chmod(0o666)
+    elif harm == "damaged":
+        record.write_bytes(record.read_bytes()[:-9])
+    elif harm == "of other facts":
+        record.write_text(record.read_text().replace('"onnxruntime": "', '"onnxruntime": "0.'))
+    else:
+        shutil.rmtree(record.parent)
+    with pytest.raises(RehearsalFailed):
+        open_engine(package, replace(options, first_opening=_NO_TIME))
+
+
+def test_a_package_of_the_program_itself_is_opened_at_once(options: EngineOptions, tmp_path: Path) -> None:
+    bundled = agent.demo.demo_package()
+    hurried = replace(options, first_opening=_NO_TIME)
+    open_engine(load_package(bundled), hurried).close()
+    copy = shutil.copytree(bundled, tmp_path / "elsewhere" / bundled.name)
+    with pytest.raises(RehearsalFailed):
+        open_engine(load_package(copy), hurried)
+
+
+def test_an_endless_model_is_ended_at_the_time_limit(options: EngineOptions, tmp_path: Path) -> None:
+    endless = package_of(endless_model(), tmp_path / "endless")
+    with pytest.raises(
+        RehearsalFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, allowed are 4 s"
+    ) as caught:
+        open_engine(endless, replace(options, first_opening=FirstOpening(timeout_s=4.0)))
+    assert caught.value.exit_code == 69
+    assert not (options.cache_dir / "rehearsals").exists()
+
+
+def test_a_model_that_swells_is_ended_at_the_memory_limit(options: EngineOptions, tmp_path: Path) -> None:
+    swelling = package_of(swelling_model(900 << 20), tmp_path / "swelling")
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(RehearsalFailed, match=r"of memory, allowed are 400 MiB"):
+        open_engine(swelling, replace(options, first_opening=FirstOpening(memory_bytes=400 << 20)))
+    assert psutil.Process().memory_info().rss - before < 100 << 20
+
+
+def test_a_model_that_asks_for_4_terabytes_is_an_ordinary_error(options: EngineOptions, tmp_path: Path) -> None:
+    greedy = package_of(model_of_4_terabytes(), tmp_path / "greedy")
+    with pytest.raises(EngineError) as caught:
+        open_engine(greedy, options)
+    assert caught.value.exit_code in (69, 78)
+
+
+@pytest.fixture
+def _library_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ONNX Runtime that ends each process which imports it; this one has the real one already."""
+    planted = tmp_path / "planted" / "onnxruntime"
+    planted.mkdir(parents=True)
+    (planted / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(planted.parent), str(Path.cwd())]))
+
+
+@pytest.mark.usefixtures("_library_that_crashes")
+def test_a_model_that_kills_its_process_kills_the_child(package: ModelPackage, options: EngineOptions) -> None:
+    with pytest.raises(RehearsalFailed, match=r"colours-1\.0\.0 on ort-cpu .* ended with signal 11 \(SIGSEGV\)"):
+        open_engine(package, options)
+    with pytest.raises(EngineUnavailable, match=r"no engine can serve colours here.*ort-cpu: .*SIGSEGV"):
+        open_engine(package, replace(options, strict=False))
+
+
+@pytest.mark.usefixtures("_library_that_crashes")
+def test_proving_a_package_and_verifying_an_engine_go_by_a_child_too(
+    package: ModelPackage, options: EngineOptions
+) -> None:
+    with pytest.raises(RehearsalFailed, match="SIGSEGV"):
+        prove_package(package)
+    with pytest.raises(RehearsalFailed, match="SIGSEGV"):
+        verify(package, options)
+
+
+def test_what_the_engine_says_against_a_model_comes_back_as_it_was_said(
+    package: ModelPackage, options: EngineOptions
+) -> None:
+    with pytest.raises(OptionsRejected, match="no option") as caught:
+        open_engine(package, replace(options, options={"thread": 1}))
+    assert caught.value.exit_code == 78
+
+
+def test_a_first_opening_is_told_and_can_be_stopped(options: EngineOptions, tmp_path: Path) -> None:
+    endless = package_of(endless_model(), tmp_path / "endless")
+    told: list[BuildProgress] = []
+    building = Building(on_progress=told.append, is_cancelled=lambda: len(told) > 1)
+    with pytest.raises(BuildCancelled, match=r"the first opening of trees-1\.0\.0 on ort-cpu in fp32 was stopped"):
+        open_engine(endless, replace(options, building=building))
+    assert {one.engine for one in told} == {"ort-cpu"}
+    assert told[-1].elapsed_s > 2
+
+
+@pytest.fixture
+def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
+    fake = FakeNvidia(monkeypatch)
+    yield fake
+    fake.close()
+
+
+def test_where_one_engine_crashes_on_a_model_the_next_one_serves_it(
+    nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    nvidia.set(faults="crash_on_load")
+    with open_engine(package, replace(options, engine="tensorrt", strict=False)) as engine:
+        assert engine.info.name == "ort-cpu"
+        assert engine.info.degraded is not None
+        assert "signal 6 (SIGABRT)" in engine.info.degraded
+    with pytest.raises(RehearsalFailed, match="SIGABRT"):
+        open_engine(package, replace(options, engine="tensorrt"))
+
+
+def test_a_plan_that_the_child_has_built_is_opened_and_not_built_again(
+    nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    nvidia.set(build_s=2)
+    told: list[BuildProgress] = []
+    wanted = replace(options, engine="tensorrt", building=Building(on_progress=told.append))
+    with open_engine(package, wanted) as engine:
+        assert engine.info.details["why_built"] == "there was none"
+    assert any("building" in one.phase for one in told), told
+    with open_engine(package, replace(wanted, first_opening=_NO_TIME)) as engine:
+        assert "why_built" not in engine.info.details
+
+
+def test_the_process_that_serves_never_builds_a_plan_inside_onnx_runtime(
+    nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    wanted = replace(options, engine="ort-tensorrt")
+    graph = serving_graph(package, cache_dir=options.cache_dir)
+    with pytest.raises(BuildNeeded):
+        open_onnxruntime(package, wanted, engine="ort-tensorrt", graph=graph)
+    with pytest.raises(EngineUnavailable, match="TensorrtExecutionProvider"):
+        open_onnxruntime(package, replace(wanted, first_opening=None), engine="ort-tensorrt", graph=graph)
