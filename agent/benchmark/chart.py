@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from agent.benchmark.recommend import headline_of
 from agent.benchmark.report import CaseResult, EngineResult, PipelineResult, Report
@@ -12,17 +13,20 @@ from agent.benchmark.surface import PixelSurface, Point, Surface, SvgSurface
 
 _WIDTH = 1600
 _MARGIN = 60
-_HEAD = 150
+_HEAD = 180
+_LEGEND_ROW = 24
+_MOST_TIMES_MEDIAN = 4.0
 _PANEL = 430
 _GAP = 50
-_INK, _FAINT, _GRID = "#1f2933", "#6b7785", "#e3e7eb"
+_INK, _FAINT, _GRID, _PAPER = "#1f2933", "#6b7785", "#e3e7eb", "#ffffff"
 _YARDSTICK = "#a9b2bb"
+_MOST_WORDS = 165
 _LEAST_INSIDE = 26
 """A bar lower than this has its figure above it."""
 _PALE = 0.55
 """How far the colour of a yardstick is from that of its engine to white."""
 _COLOURS = ("#5a9e00", "#0072b2", "#e08a00", "#8e5bb5", "#2aa6a1", "#d1495b", "#7a6b00", "#3f5fbf")
-_STAGE_COLOURS = ("#9db4c0", "#e08a00", "#2aa6a1", "#5a9e00", "#8e5bb5", "#d1495b")
+_STAGE_COLOURS = ("#3f5fbf", "#e08a00", "#2aa6a1", "#5a9e00", "#8e5bb5", "#d1495b")
 _STAGES_IN_HAND = ("queue", "preprocess", "infer", "decide", "publish")
 
 
@@ -99,14 +103,22 @@ def _draw_head(report: Report, surface: Surface) -> None:
     facts.append(report.started_at[:10])
     surface.text(_MARGIN, 74, ", ".join(facts), size=16, colour=_FAINT)
     if report.invalid:
-        words = f"Not valid, do not quote: {report.invalid[0]}"
-        surface.text(_WIDTH - _MARGIN, 46, words[:90], size=15, colour="#c0392b", anchor="end")
-    x = float(_MARGIN)
+        words = _at_most(f"Not valid, do not quote: {report.invalid[0]}", _MOST_WORDS)
+        surface.text(_MARGIN, _HEAD - 22, words, size=15, colour="#c0392b")
+    x, y = float(_MARGIN), 93.0
     colours = _colours(report.engines)
     for engine in report.engines:
-        surface.rectangle(x, 93, 16, 16, colours[engine.label])
-        surface.text(x + 24, 107, engine.label, size=16, colour=_INK)
-        x += 56 + 8.6 * len(engine.label)
+        needed = 56 + 8.6 * len(engine.label)
+        if x + needed > _WIDTH and x > _MARGIN:
+            x, y = float(_MARGIN), y + _LEGEND_ROW
+        surface.rectangle(x, y, 16, 16, colours[engine.label])
+        surface.text(x + 24, y + 14, engine.label, size=16, colour=_INK)
+        x += needed
+
+
+def _at_most(words: str, count: int) -> str:
+    """Cut between two words, and say that it is cut."""
+    return words if len(words) <= count else f"{words[:count].rpartition(' ')[0]} …"
 
 
 def _colours(engines: Sequence[EngineResult]) -> dict[str, str]:
@@ -161,23 +173,33 @@ def _draw_bars(
         left = x + number * slot
         bar_width = min(slot * 0.92 / len(group), 90.0)
         start = left + (slot - bar_width * len(group)) / 2
-        for place, bar in enumerate(group):
-            _draw_bar(surface, frame, bar, start + place * bar_width, bar_width)
+        # The figures last, so that no neighbour lies over them.
+        for draw in (_draw_bar, _draw_figure):
+            for place, bar in enumerate(group):
+                draw(surface, frame, bar, start + place * bar_width, bar_width)
         surface.text(left + slot / 2, frame.y + frame.height + 26, name, size=16, colour=_INK, anchor="middle")
 
 
 def _draw_bar(surface: Surface, frame: _Frame, bar: _Bar, x: float, width: float) -> None:
     top, bottom = frame.y_of(bar.value), frame.y + frame.height
     surface.rectangle(x + width * 0.06, top, width * 0.88, bottom - top, bar.colour)
-    middle, size = x + width / 2, min(15.0, width * 0.3)
+    if bar.whisker is not None:
+        _draw_whisker(surface, frame, bar.whisker, x + width / 2, top, width)
+
+
+def _draw_figure(surface: Surface, frame: _Frame, bar: _Bar, x: float, width: float) -> None:
+    top, bottom = frame.y_of(bar.value), frame.y + frame.height
+    middle, size = x + width / 2, min(15.0, width * 0.34)
     if bar.whisker is None:
         surface.text(middle, top - 7, bar.words, size=size, colour=_INK, anchor="middle")
         return
-    _draw_whisker(surface, frame, bar.whisker, middle, top, width)
     if bottom - top < _LEAST_INSIDE:
-        surface.text(middle + 4, top - 6, bar.words, size=size, colour=_INK)
+        # Above the bar, where the whisker is: it is interrupted.
+        half = size * 0.31 * len(bar.words)
+        surface.rectangle(middle - half, top - size - 7, 2 * half, size + 4, _PAPER)
+        surface.text(middle, top - 6, bar.words, size=size, colour=_INK, anchor="middle")
         return
-    ink = "#ffffff" if bar.colour in _COLOURS else _INK
+    ink = _PAPER if bar.colour in _COLOURS else _INK
     surface.text(middle, bottom - 10, bar.words, size=size, colour=ink, anchor="middle", bold=True)
 
 
@@ -235,13 +257,16 @@ def _steps(result: CaseResult, frame: _Frame, low: float, scale: float) -> list[
 def _draw_pipelines(pipelines: Sequence[PipelineResult], surface: Surface, y: float) -> None:
     """Where a frame's time goes, stage on stage, up to the subscriber; the bare session beside it."""
     width = _WIDTH - 2 * _MARGIN - 20.0
-    highest = max(max(one.from_hand.p50_ms, one.bare.p50_ms if one.bare else 0.0) for one in pipelines)
-    frame = _Frame(_MARGIN + 20, y + 40, width, _PANEL - 100, _nice(highest * 1.15))
-    _draw_frame(surface, frame, "The agent's path: frame in hand to subscriber, p50 by stage (ms)")
-    x = frame.x + 330
-    for stage, colour in zip((*_STAGES_IN_HAND, "network"), _STAGE_COLOURS, strict=True):
-        surface.rectangle(x + 280, frame.y - 37, 14, 14, colour)
-        surface.text(x + 300, frame.y - 24, stage, size=15, colour=_INK)
+    heights = [max(one.from_hand.p50_ms, one.bare.p50_ms if one.bare else 0.0) for one in pipelines]
+    # One that is overloaded would make all others flat: it is cut off, its figure stands above it.
+    highest = min(max(heights), _MOST_TIMES_MEDIAN * median(heights))
+    frame = _Frame(_MARGIN + 20, y + 54, width, _PANEL - 124, _nice(highest * 1.15))
+    _draw_frame(surface, frame, "Frame in hand to subscriber, p50 by stage (ms)")
+    x = frame.x + 560
+    names, colours = (*_STAGES_IN_HAND, "network", "bare session"), (*_STAGE_COLOURS, _YARDSTICK)
+    for stage, colour in zip(names, colours, strict=True):
+        surface.rectangle(x, frame.y - 37, 14, 14, colour)
+        surface.text(x + 20, frame.y - 24, stage, size=15, colour=_INK)
         x += 45 + 8.5 * len(stage)
     slot = width / len(pipelines)
     for number, one in enumerate(pipelines):
@@ -258,19 +283,25 @@ def _draw_stack(surface: Surface, frame: _Frame, result: PipelineResult, x: floa
         top = frame.y_of(below + part)
         surface.rectangle(left, top, bar * 0.94, frame.y_of(below) - top, colour)
         below += part
-    surface.text(left + bar / 2, frame.y_of(below) - 7, _short(below), size=15, colour=_INK, anchor="middle")
+    size = max(11.0, min(15.0, bar * 0.32))
+    cut = " ↑" if below > frame.top else ""
+    surface.text(left + bar / 2, frame.y_of(below) - 7, _short(below) + cut, size=size, colour=_INK, anchor="middle")
     if result.bare is not None:
         top = frame.y_of(result.bare.p50_ms)
         surface.rectangle(left + bar, top, bar * 0.94, frame.y + frame.height - top, _YARDSTICK)
-        words = f"{_short(result.bare.p50_ms)} bare"
-        surface.text(left + bar * 1.5, top - 7, words, size=15, colour=_FAINT, anchor="middle")
-    base = frame.y + frame.height
+        words = _short(result.bare.p50_ms)
+        surface.text(left + bar * 1.5, top - 7, words, size=size, colour=_FAINT, anchor="middle")
     rhythm = "unpaced" if result.fps is None else f"{result.fps:g} fps"
-    surface.text(
-        x + slot / 2, base + 24, f"{result.cameras} × {result.source}"[:34], size=14, colour=_INK, anchor="middle"
-    )
-    words = f"{rhythm}, {result.engine} {result.precision}, {result.throughput_hz:.0f}/s"
-    surface.text(x + slot / 2, base + 44, words, size=13, colour=_FAINT, anchor="middle")
+    source, most = f"{result.cameras} × {result.source}", int(slot / 7.2)
+    for line, (words, ink) in enumerate(
+        (
+            (source if len(source) <= most else f"{source[: most - 1]}…", _INK),
+            (f"{result.engine} {result.precision}", _INK),
+            (f"{rhythm}, {result.throughput_hz:.0f}/s", _FAINT),
+        )
+    ):
+        at = frame.y + frame.height + 22 + 19 * line
+        surface.text(x + slot / 2, at, words, size=13, colour=ink, anchor="middle")
 
 
 def _nice(value: float) -> float:

@@ -134,7 +134,14 @@ def _stroke_font(size: float, *, bold: bool) -> tuple[float, int]:
 
 def _plain(words: str) -> str:
     """The stroke fonts have ASCII alone."""
-    return words.replace("×", "x").replace("–", "-").encode("ascii", "replace").decode()
+    return (
+        words.replace("×", "x")
+        .replace("–", "-")
+        .replace("…", "...")
+        .replace("↑", "^")
+        .encode("ascii", "replace")
+        .decode()
+    )
 
 
 def _bgr(colour: str) -> tuple[int, int, int]:
