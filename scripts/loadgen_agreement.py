@@ -1,21 +1,21 @@
 """Holds our loop against MLPerf's LoadGen: both drive one ONNX Runtime session, in turns.
 
-python -m scripts.loadgen_agreement --package PACKAGE --cache FOLDER [--seconds 10] [--turns 3]
-
-Needs mlcommons-loadgen (it has wheels for x86-64 alone) beside onnxruntime; it is no part of the locked environment.
+Run by scripts/measure in an environment of its own: it needs mlcommons-loadgen (which has wheels for x86-64 alone)
+beside onnxruntime, and is no part of the locked environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import array
+import json
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import mlperf_loadgen as loadgen  # type: ignore[import-not-found] # not installed where the types are checked
+import numpy as np
 
 from agent.benchmark.bare import BareSession
 from agent.benchmark.measurement import BlockRequest, PictureFeed, run_block
@@ -23,12 +23,20 @@ from agent.benchmark.statistics import spread_of
 from engines.base import EngineOptions
 from engines.package import load_package
 from engines.parity import pictures_of
+from scripts.measure_verdict import Agreement
 
 _PERCENTILE = re.compile(r"^(50|90|99)\.00 percentile latency \(ns\)\s*: (\d+)", re.MULTILINE)
+_RESAMPLES = 2000
+_CONFIDENCE = 0.99
+
+Pair = tuple[dict[str, float], dict[str, float]]
+"""Percentiles of one turn in ms: ours and LoadGen's."""
 
 
 def with_loadgen(session: BareSession, feed: PictureFeed, seconds: float) -> dict[str, float]:
     """Percentiles in ms of one SingleStream run."""
+    import mlperf_loadgen as loadgen  # type: ignore[import-not-found] # not installed where the types are checked
+
     done = array.array("B", b"\0")
     at, size = done.buffer_info()
 
@@ -64,26 +72,41 @@ def with_ours(session: BareSession, feed: PictureFeed, seconds: float) -> dict[s
     return {"p50": spread.p50_ms, "p90": spread.p90_ms, "p99": spread.p99_ms}
 
 
+def agreement_of(pairs: Sequence[Pair], name: str) -> Agreement:
+    """Ratio of the medians over the turns; the interval is a bootstrap that draws whole turns, both sides together."""
+    values = np.array([[pair[side][name] for side in (0, 1)] for pair in pairs])
+    random = np.random.default_rng(1)
+    drawn = values[random.integers(0, len(values), (_RESAMPLES, len(values)))]
+    ours, theirs = np.median(drawn, axis=1).T
+    low, high = np.quantile(ours / theirs, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    value = float(np.median(values[:, 0]) / np.median(values[:, 1]))
+    return Agreement(value=value, low=float(min(low, value)), high=float(max(high, value)))
+
+
+def measure(package: Path, cache: Path, *, seconds: float, turns: int) -> list[Pair]:
+    """Both by turns, another one beginning each time."""
+    loaded = load_package(package)
+    session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu"))
+    feed = PictureFeed(pictures_of(loaded).batch, 1)
+    pairs = []
+    for turn in range(turns):
+        if turn % 2:
+            theirs = with_loadgen(session, feed, seconds)
+            pairs.append((with_ours(session, feed, seconds), theirs))
+        else:
+            pairs.append((with_ours(session, feed, seconds), with_loadgen(session, feed, seconds)))
+    return pairs
+
+
 def main() -> None:
-    """Print both, and their ratios."""
+    """Print the turns as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--package", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--turns", type=int, default=12)
     given = parser.parse_args()
-    package = load_package(given.package)
-    session = BareSession(package, EngineOptions(cache_dir=given.cache, engine="ort-cpu"))
-    feed = PictureFeed(pictures_of(package).batch, 1)
-    pairs = [
-        (with_ours(session, feed, given.seconds), with_loadgen(session, feed, given.seconds))
-        for _ in range(given.turns)
-    ]
-    print("| percentile | ours ms | LoadGen ms | ratio |\n| :-- | --: | --: | --: |")
-    for name in ("p50", "p90", "p99"):
-        ours, theirs = (median(pair[side][name] for pair in pairs) for side in (0, 1))
-        ratio = median(pair[0][name] / pair[1][name] for pair in pairs)
-        print(f"| {name} | {ours:.3f} | {theirs:.3f} | {ratio:.3f} |")
+    print(json.dumps(measure(given.package, given.cache, seconds=given.seconds, turns=given.turns)))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -23,8 +25,9 @@ _PICTURES = 24
 _MOBILENET = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
 )  # fmt: skip
-# Channels, stride of the first of two blocks. Source: He et al., Deep Residual Learning, table 1, 18 layers.
+# Channels, stride of the first block. Source: He et al., Deep Residual Learning, table 1.
 _RESNET = ((64, 1), (128, 2), (256, 2), (512, 2))
+_BLOCKS_18, _BLOCKS_34 = (2, 2, 2, 2), (3, 4, 6, 3)
 
 
 @dataclass(slots=True)
@@ -101,17 +104,27 @@ def mobilenet() -> onnx.ModelProto:
     return graph.finish(graph.classify(at, 1280), "mobilenet")
 
 
-def resnet() -> onnx.ModelProto:
-    """The shape of ResNet-18."""
+def resnet(blocks: Sequence[int] = _BLOCKS_18) -> onnx.ModelProto:
+    """The shape of ResNet-18, or of another one of basic ``blocks``."""
     graph = Graph(np.random.default_rng(18))
     at = graph.node("Relu", [graph.convolution("input", (3, 64), kernel=7, stride=2)])
     at = graph.node("MaxPool", [at], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     channels = 64
-    for wanted, first_stride in _RESNET:
-        for stride in (first_stride, 1):
+    for (wanted, first_stride), count in zip(_RESNET, blocks, strict=True):
+        for stride in (first_stride, *[1] * (count - 1)):
             at = _basic_block(graph, at, (channels, wanted), stride)
             channels = wanted
     return graph.finish(graph.classify(at, 512), "resnet")
+
+
+def resnet34() -> onnx.ModelProto:
+    """The shape of ResNet-34."""
+    return resnet(_BLOCKS_34)
+
+
+MODELS: Mapping[str, Callable[[], onnx.ModelProto]] = MappingProxyType(
+    {"mobilenet": mobilenet, "resnet": resnet, "resnet34": resnet34}
+)
 
 
 def _inverted_residual(graph: Graph, source: str, channels: tuple[int, int], expansion: int, stride: int) -> str:
@@ -134,16 +147,20 @@ def _basic_block(graph: Graph, source: str, channels: tuple[int, int], stride: i
 
 def write_package(model: onnx.ModelProto, name: str, folder: Path) -> Path:
     """A package in ``folder`` with drawn pictures for calibration; gives its directory."""
+    return write_model(model.SerializeToString(), "model.onnx", name, folder)
+
+
+def write_model(data: bytes, file: str, name: str, folder: Path) -> Path:
+    """The same for the bytes of a model in any form; ``file`` is its name in the package."""
     package = folder / f"{name}-1.0.0"
     (package / "calibration").mkdir(parents=True, exist_ok=True)
-    data = model.SerializeToString()
-    (package / "model.onnx").write_bytes(data)
+    (package / file).write_bytes(data)
     (package / "labels.txt").write_text("".join(f"class {n}\n" for n in range(_CLASSES)), encoding="utf-8")
     for number in range(_PICTURES):
         cv2.imwrite(str(package / "calibration" / f"{number:02}.png"), _picture(number))
     (package / "model.yaml").write_text(
         f"# Random weights: for measuring speed alone. Made by scripts/make-models.\n"
-        f"name: {name}\nversion: 1.0.0\nfile: model.onnx\nsha256: {hashlib.sha256(data).hexdigest()}\n"
+        f"name: {name}\nversion: 1.0.0\nfile: {file}\nsha256: {hashlib.sha256(data).hexdigest()}\n"
         f"input:\n  width: {_SIDE}\n  height: {_SIDE}\n  color: rgb\n  resize: stretch\n  interpolation: linear\n"
         "  scale: 0.00392156862745098\n  mean: [0.485, 0.456, 0.406]\n  std: [0.229, 0.224, 0.225]\n"
         "output:\n  activation: softmax\nlabels: {file: labels.txt}\ncalibration: calibration/\nlicense: Apache-2.0\n",
@@ -166,9 +183,9 @@ def main() -> None:
     """Write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", choices=["mobilenet", "resnet"])
+    parser.add_argument("--only", choices=sorted(MODELS))
     given = parser.parse_args()
-    for name, make in (("mobilenet", mobilenet), ("resnet", resnet)):
+    for name, make in MODELS.items():
         if given.only in (None, name):
             print(write_package(make(), name, given.folder))
 

@@ -1,15 +1,11 @@
 """The agent beside the script that one writes first: the same clip, model, broker and subscriber, in turns.
 
-python -m scripts.side_by_side --package PACKAGE --clip CLIP --cache FOLDER [--fps 30] [--turns 2] [--seconds 15]
-
-Without --fps both go as fast as they can; with more than the model can do both are overloaded, and are asked how old
-their answers are.
+Without a rate both go as fast as they can; with more than the model can do both are overloaded, and are asked how old
+their answers are. Run by scripts/measure.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import subprocess
 import sys
 import time
@@ -23,10 +19,9 @@ from agent.benchmark.agent_process import AgentProcess, running_agent
 from agent.benchmark.session import child_environment
 from agent.benchmark.subscriber import PREFIX, Arrival, arrivals_of, listening
 from agent.publish.broker import EmbeddedBroker
-from agent.service import logs
 from engines.choices import percentile_ms
 
-_SETTLE_S = 3.0
+_SETTLE_S = 2.0
 
 
 @dataclass(slots=True)
@@ -74,10 +69,10 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
         process.wait()
 
 
-def watch(given: argparse.Namespace, seen: Seen, *, is_agent: bool) -> None:
+def watch(given: Match, seen: Seen, *, is_agent: bool) -> None:
     """One turn."""
     with EmbeddedBroker() as broker, listening(broker.address) as inbox:
-        config = agent_config(given.package, given.clip, broker.port, given.fps, is_live=given.live)
+        config = agent_config(given.package, given.clip, broker.port, given.fps, is_live=given.is_live)
         running = (
             running_agent(config, given.cache, inbox.is_running.wait)
             if is_agent
@@ -97,42 +92,52 @@ def watch(given: argparse.Namespace, seen: Seen, *, is_agent: bool) -> None:
             seen.cpu_ms.append(used_s * 1e3 / max(len(found), 1))
             seen.resident_mib.append(process.resident_bytes() / 2**20)
             seen.growth_mib.append((process.resident_bytes() - resident) / 2**20)
-            seen.oldest_ms.append(max(one.end_to_end_ms for one in found[-20:]))
+            seen.oldest_ms.append(max(_in_hand_ms(one) for one in found[-20:]))
             seen.ready_s.append(process.ready_s)
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--package", type=Path, required=True)
-    parser.add_argument("--clip", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--fps", type=float)
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--live", action="store_true", help="the agent reads a live pattern of 720p")
-    given = parser.parse_args()
-    logs.configure(level="error")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """What both are given; ``is_live`` has the agent read a live pattern at ``fps`` in place of the clip."""
+
+    package: Path
+    clip: Path
+    cache: Path
+    fps: float | None
+    turns: int
+    seconds: float
+    is_live: bool = False
+
+
+def compare(match: Match) -> tuple[Seen, Seen]:
+    """The agent and the plain script, by turns."""
     ours, plain = Seen(), Seen()
-    for _ in range(given.turns):
-        watch(given, plain, is_agent=False)
-        watch(given, ours, is_agent=True)
-    print(f"load {os.getloadavg()[0]:.1f}\n\n| | agent | plain script |\n| :-- | --: | --: |")
+    for _ in range(match.turns):
+        watch(match, plain, is_agent=False)
+        watch(match, ours, is_agent=True)
+    return ours, plain
+
+
+def lines_of(ours: Seen, plain: Seen) -> list[tuple[str, str, str, str]]:
+    """Figure, agent, script, and agent over script."""
+    found = []
     for name, values in (
         ("results a second", [median(one.rates_hz) for one in (ours, plain)]),
         ("CPU ms a frame", [median(one.cpu_ms) for one in (ours, plain)]),
-        ("capture to subscriber p50 ms", [_age(one, 0.5) for one in (ours, plain)]),
-        ("capture to subscriber p99 ms", [_age(one, 0.99) for one in (ours, plain)]),
-        ("age of the last answers ms", [median(one.oldest_ms) for one in (ours, plain)]),
+        ("frame in hand to subscriber p50 ms", [_age(one, 0.5) for one in (ours, plain)]),
+        ("frame in hand to subscriber p99 ms", [_age(one, 0.99) for one in (ours, plain)]),
+        ("oldest of the last twenty answers ms", [median(one.oldest_ms) for one in (ours, plain)]),
         ("resident MiB", [median(one.resident_mib) for one in (ours, plain)]),
         ("growth MiB", [median(one.growth_mib) for one in (ours, plain)]),
     ):
-        print(f"| {name} | {values[0]:.2f} | {values[1]:.2f} |")
+        ratio = f"{values[0] / values[1]:.2f}" if values[1] > 0 and name != "growth MiB" else "–"
+        found.append((name, f"{values[0]:.2f}", f"{values[1]:.2f}", ratio))
+    return found
+
+
+def _in_hand_ms(one: Arrival) -> float:
+    return one.end_to_end_ms - one.latency_ms["capture"]
 
 
 def _age(seen: Seen, ratio: float) -> float:
-    return percentile_ms(sorted(round(one.end_to_end_ms * 1e6) for one in seen.arrivals), ratio)
-
-
-if __name__ == "__main__":
-    main()
+    return percentile_ms(sorted(round(_in_hand_ms(one) * 1e6) for one in seen.arrivals), ratio)

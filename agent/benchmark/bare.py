@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engines.backends.ort_options import provider_of
+from engines.backends.ort_options import provider_of, session_settings
 from engines.backends.ort_session import library
 from engines.base import EngineOptions, Images, Scores
 from engines.environment import available_cores
@@ -17,7 +17,7 @@ _CPU = "CPUExecutionProvider"
 
 
 class BareSession:
-    """``session.run`` and nothing else; the same number of threads as the engine takes by default."""
+    """``session.run`` and nothing else; its threads and their waiting are the engine's under the same options."""
 
     def __init__(self, package: ModelPackage, options: EngineOptions) -> None:
         """Load the serving graph in the wanted precision.
@@ -31,7 +31,11 @@ class BareSession:
         ort = library()
         settings = ort.SessionOptions()
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        settings.intra_op_num_threads = available_cores()
+        same = session_settings(
+            options.engine, provider_of(options.engine), options.options, default_threads=available_cores()
+        )
+        settings.intra_op_num_threads = same.threads
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if same.allow_spinning else "0")
         settings.log_severity_level = 4
         self._session: Any = ort.InferenceSession(
             str(graph.path), settings, providers=list(dict.fromkeys([provider_of(options.engine), _CPU]))

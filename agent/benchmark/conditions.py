@@ -89,7 +89,7 @@ class ConditionsWatch:
 
     def look(self) -> Moment:
         """The machine now; any thread."""
-        busy_s, stolen_s = _processor_s(self._root)
+        busy_s, stolen_s = processor_s(self._root)
         sample = self._sensor.latest()
         hottest = None if sample is None or sample.hottest is None else sample.hottest[1]
         gpu_hz = None if sample is None else sample.gpu.clock_hz
@@ -158,7 +158,7 @@ def clocks_are_locked(root: Path = Path("/")) -> bool | None:
     return all(low == high for low, high in spans) or governors == {"performance"}
 
 
-def _processor_s(root: Path) -> tuple[float, float]:
+def processor_s(root: Path = Path("/")) -> tuple[float, float]:
     """Seconds busy and stolen of all cores. Source: proc(5), the first line of /proc/stat."""
     fields = _text(root / "proc/stat").split("\n", 1)[0].split()[1:]
     if len(fields) < 8:

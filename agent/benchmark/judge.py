@@ -17,8 +17,8 @@ _UNSTABLE_RATIO = 0.025
 _ENQUEUE_SHARE = 0.8
 _DRIFT_RATIO = 0.15
 """Between the medians of a run's rounds, highest over lowest: beyond it the engines did not meet the same machine."""
-_BUSY_RATIO = 0.05
-_TOO_BUSY_RATIO = 0.15
+BUSY_RATIO = 0.05
+TOO_BUSY_RATIO = 0.15
 _MISSED_RATIO = 0.05
 
 
@@ -32,7 +32,7 @@ def warnings_about(
     unsure = [name for name in spread.too_few if name != case.headline]
     if unsure:
         found.append(f"n too small for {', '.join(unsure)} ({spread.n} runs)")
-    if _BUSY_RATIO < conditions.others_ratio <= _TOO_BUSY_RATIO:
+    if BUSY_RATIO < conditions.others_ratio <= TOO_BUSY_RATIO:
         found.append(f"busy machine (other programs took {conditions.others_ratio:.0%})")
     if 0 < missed <= _MISSED_RATIO * spread.n:
         found.append(f"beats were missed because the call before still ran ({missed})")
@@ -49,9 +49,9 @@ def reasons_against(
     found = []
     if case.headline in spread.too_few:
         found.append(f"n too small for {case.headline}, by which it is judged ({spread.n} runs)")
-    if conditions.others_ratio > _TOO_BUSY_RATIO:
+    if conditions.others_ratio > TOO_BUSY_RATIO:
         found.append(f"busy machine (other programs took {conditions.others_ratio:.0%})")
-    if conditions.stolen_ratio > _BUSY_RATIO:
+    if conditions.stolen_ratio > BUSY_RATIO:
         found.append(f"the hypervisor gave the processor to others ({conditions.stolen_ratio:.0%})")
     if conditions.has_throttled and case.scenario != "soak":
         found.append("the board throttled: cool it, or lower the power mode, and measure again")

@@ -25,7 +25,7 @@ _SETTLE_S = 3.0
 """Left out at the start: connections, first pictures, caches."""
 _LENGTH_S = 24.0
 _QUICK_S = 6.0
-_BARE_QUERIES = 200
+_BARE_QUERIES = 100
 _BARE_CLOSED_S = 2.0
 _START_S = 4.0
 """About what the agent takes to start and to stop."""
@@ -34,26 +34,38 @@ _TOO_BUSY_RATIO = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineRequest:
-    """Which cameras. Each clip is read once in the cameras' rhythm and once as fast as it goes; no clip: a pattern."""
-
-    cameras: tuple[int, ...] = (1,)
-    clips: tuple[Path, ...] = ()
-    size: tuple[int, int] = (1280, 720)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Setup:
-    """One measurement of the whole path."""
+class Setup:
+    """One measurement of the whole path: ``fps`` None is as fast as it goes, ``seconds`` None the usual length."""
 
     cameras: int
     source: Mapping[str, object]
     description: str
     fps: float | None
+    seconds: float | None = None
 
     @property
     def rhythm(self) -> str:
+        """As it stands in tables."""
         return "as fast as it goes" if self.fps is None else f"{self.fps:g} fps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineRequest:
+    """Which cameras. Each clip is read once in the cameras' rhythm and once as fast as it goes; no clip: a pattern.
+
+    ``setups`` are measured in place of all that where there are any.
+    """
+
+    cameras: tuple[int, ...] = (1,)
+    clips: tuple[Path, ...] = ()
+    size: tuple[int, int] = (1280, 720)
+    setups: tuple[Setup, ...] = ()
+
+
+def clip_setup(clip: Path, *, cameras: int, fps: float | None, seconds: float | None = None) -> Setup:
+    """Each of ``cameras`` reads ``clip`` again and again."""
+    source = {"type": "file", "path": str(clip.resolve()), "loop": True}
+    return Setup(cameras=cameras, source=source, description=clip.name, fps=fps, seconds=seconds)
 
 
 def run_pipelines(
@@ -71,41 +83,41 @@ def run_pipelines(
     Raises:
         BrokerUnavailable: no broker can be started here; Unavailable: the agent does not start.
     """
-    length_s = _QUICK_S if is_quick else _LENGTH_S
+    usual_s = _QUICK_S if is_quick else _LENGTH_S
     targets = [target for target in ready if target.kind != BARE]
-    setups = [one for cameras in request.cameras for one in _setups(request, cameras, fps)]
-    progress.phase("the agent's own path", len(targets) * sum(_expected_s(one, length_s) for one in setups))
+    found_setups = request.setups or [one for cameras in request.cameras for one in _setups(request, cameras, fps)]
+    setups = [(one, one.seconds or usual_s) for one in found_setups]
+    progress.phase("the agent's own path", len(targets) * sum(_expected_s(*one) for one in setups))
     found = []
     for target in targets:
         bare = Target(engine=target.engine, precision=target.precision, kind=BARE)
         with contextlib.ExitStack() as resources:
             yardstick = resources.enter_context(open_session(plan, bare))[0] if bare in ready else None
-            for setup in setups:
+            for setup, length_s in setups:
                 found.append(_measure(plan, target, yardstick, setup, watch, length_s))
                 progress.advance(_expected_s(setup, length_s))
     return tuple(found)
 
 
-def _expected_s(setup: _Setup, length_s: float) -> float:
+def _expected_s(setup: Setup, length_s: float) -> float:
     return length_s + _SETTLE_S + _START_S + 2 * _bare_s(setup)
 
 
-def _bare_s(setup: _Setup) -> float:
+def _bare_s(setup: Setup) -> float:
     return _BARE_CLOSED_S if setup.fps is None else _BARE_QUERIES / setup.fps
 
 
-def _setups(request: PipelineRequest, cameras: int, fps: float) -> Iterator[_Setup]:
+def _setups(request: PipelineRequest, cameras: int, fps: float) -> Iterator[Setup]:
     if not request.clips:
         width, height = request.size
         pattern = {"type": "pattern", "width": width, "height": height, "fps": fps}
-        yield _Setup(cameras=cameras, source=pattern, description=f"pattern {width}x{height}", fps=fps)
+        yield Setup(cameras=cameras, source=pattern, description=f"pattern {width}x{height}", fps=fps)
     for clip in request.clips:
-        source = {"type": "file", "path": str(clip.resolve()), "loop": True}
-        yield _Setup(cameras=cameras, source=source, description=clip.name, fps=fps)
-        yield _Setup(cameras=cameras, source=source, description=clip.name, fps=None)
+        yield clip_setup(clip, cameras=cameras, fps=fps)
+        yield clip_setup(clip, cameras=cameras, fps=None)
 
 
-def _config(plan: Plan, target: Target, setup: _Setup, address: BrokerAddress) -> dict[str, object]:
+def _config(plan: Plan, target: Target, setup: Setup, address: BrokerAddress) -> dict[str, object]:
     # A live source has its rhythm by itself; asked for twice, a frame that comes early would be left out.
     rate_hz = setup.fps if setup.source["type"] == "file" else None
     camera = {"source": dict(setup.source), "rate_hz": rate_hz, "classify": [{"model": "measured"}]}
@@ -147,7 +159,7 @@ def _measure(
     plan: Plan,
     target: Target,
     bare: Session | None,
-    setup: _Setup,
+    setup: Setup,
     watch: ConditionsWatch,
     length_s: float,
 ) -> PipelineResult:
@@ -164,7 +176,7 @@ def _measure(
     return _result(target, setup, stretch, spread_of(times) if times else None)
 
 
-def _bare_times(bare: Session | None, setup: _Setup, watch: ConditionsWatch) -> tuple[int, ...]:
+def _bare_times(bare: Session | None, setup: Setup, watch: ConditionsWatch) -> tuple[int, ...]:
     """The yardstick in the same rhythm."""
     if bare is None:
         return ()
@@ -201,7 +213,7 @@ def _stretch(process: AgentProcess, inbox: Inbox, watch: ConditionsWatch, length
     )
 
 
-def _result(target: Target, setup: _Setup, stretch: _Stretch, bare: Spread | None) -> PipelineResult:
+def _result(target: Target, setup: Setup, stretch: _Stretch, bare: Spread | None) -> PipelineResult:
     arrivals = stretch.arrivals
     whole = [one.end_to_end_ms for one in arrivals]
     in_hand = [one.end_to_end_ms - one.latency_ms["capture"] for one in arrivals]

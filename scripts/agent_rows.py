@@ -1,0 +1,376 @@
+"""Rows that need the whole agent as a process: Q20, Q21 and Q23 to Q27. Run by scripts/measure."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import agent
+from agent.benchmark.agent_process import AgentProcess, running_agent
+from agent.benchmark.bare import BareSession
+from agent.benchmark.measurement import Block, BlockRequest, PictureFeed, run_block
+from agent.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
+from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
+from agent.publish.broker import EmbeddedBroker
+from engines.base import EngineOptions
+from engines.package import load_package
+from engines.parity import pictures_of
+from scripts.broker_at import broker_at, free_port
+from scripts.measure_verdict import Bar, LoadWatch, Row
+
+_SETTLE_S = 3.0
+_LOOK_S = 0.5
+_MIB = 2.0**20
+_WITHIN_S = 120.0
+# The bars. Source: the promises in numbers that the agent is held to.
+_GLUE_P50_MS, _GLUE_P99_MS = 0.60, 2.0
+_OVERLOAD_MS = 10.0
+_OVERLOAD_RATIO = 40.0 * 0.034
+"""A camera of 40 frames a second in front of a model that takes 34 ms."""
+_KEPT_RATIO = 0.97
+_GROWTH_MIB = 1.0
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Seconds of each stretch, and how many frames memory is watched for."""
+
+    paced_s: float = 24.0
+    overload_s: float = 60.0
+    outage_s: float = 60.0
+    frames: int = 10_000
+    bare_s: float = 4.0
+
+
+@dataclass(slots=True)
+class Watched:
+    """One agent from the end of settling on."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    results: list[Json] = field(default_factory=list)
+    latency: list[Json] = field(default_factory=list)
+    health: list[Json] = field(default_factory=list)
+    resident: list[int] = field(default_factory=list)
+
+    @property
+    def growth_mib(self) -> float:
+        """Of the last look over the first."""
+        return (self.resident[-1] - self.resident[0]) / _MIB
+
+    @property
+    def rate_hz(self) -> float:
+        """Results a second, by the times of capture."""
+        span_s = (self.arrivals[-1].captured_ns - self.arrivals[0].captured_ns) / 1e9
+        return (len(self.arrivals) - 1) / span_s
+
+
+def config_of(package: Path, sources: Sequence[Json], port: int, **model: object) -> dict[str, object]:
+    """One model for all ``sources``, with messages about itself every few seconds."""
+    return {
+        "version": 1,
+        "device": {"id": "measured"},
+        "models": {"m": {"package": str(package.resolve()), "engine": "ort-cpu", "strict": True, **model}},
+        "cameras": {
+            f"camera{number}": {"source": dict(source), "classify": [{"model": "m"}]}
+            for number, source in enumerate(sources, 1)
+        },
+        "mqtt": {"broker": f"mqtt://127.0.0.1:{port}", "prefix": PREFIX},
+        "thermal": {"governor": {"enabled": False}},
+    }
+
+
+def pattern(fps: float) -> Json:
+    """A live camera of 720p that has nothing to decode."""
+    return {"type": "pattern", "width": 1280, "height": 720, "fps": fps}
+
+
+def watch_agent(config: Json, cache: Path, broker: EmbeddedBroker, until: Callable[[Watched, float], bool]) -> Watched:
+    """Let it settle, then look at it twice a second until ``until``, which is given the seconds since."""
+    seen = Watched()
+    with listening(broker.address) as inbox, running_agent(config, cache, inbox.is_running.wait) as process:
+        time.sleep(_SETTLE_S)
+        inbox.take()
+        began_s = time.monotonic()
+        _look(seen, inbox, process)
+        while not until(seen, time.monotonic() - began_s) and time.monotonic() - began_s < _WITHIN_S:
+            time.sleep(_LOOK_S)
+            _look(seen, inbox, process)
+    messages = inbox.take()  # the farewell holds the final accounts
+    seen.health += documents_of(messages, "health")
+    return seen
+
+
+def _look(seen: Watched, inbox: Inbox, process: AgentProcess) -> None:
+    messages = inbox.take()
+    seen.arrivals += arrivals_of(messages)
+    seen.results += documents_of(messages, "result")
+    seen.latency += documents_of(messages, "latency")
+    seen.health += documents_of(messages, "health")
+    seen.resident.append(process.resident_bytes())
+
+
+def agent_rows(package: Path, slow: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
+    """All rows; ``slow`` is a package whose model takes about 34 ms on one thread."""
+    yield from glue_rows(package, cache, lengths)
+    yield from overload_rows(slow, cache, lengths)
+    yield lossless_row(package, cache)
+    yield pickle_row()
+    yield growth_row(package, cache, lengths)
+    yield shared_session_row(package, cache)
+    yield from outage_rows(package, cache, lengths)
+
+
+def glue_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
+    """Q20: everything but inference from the frame in hand to the packet given to the socket.
+
+    ``preprocess + decide`` and the wait in the queue are summed frame by frame. What publishing takes, from the
+    decision until the socket has the packet, the agent tells as percentiles of windows; their medians are added, which
+    for the p99 is more than the p99 of the sum.
+    """
+    watch = LoadWatch()
+    bare = _bare(package, cache, {}, 1 / 30, lengths)
+    with EmbeddedBroker() as broker:
+        config = config_of(package, [pattern(30.0)], broker.port)
+        seen = watch_agent(config, cache, broker, lambda _, seconds: seconds >= lengths.paced_s)
+    publish = [one["models"]["m"]["publish"] for one in seen.latency if one["models"]["m"]["publish"]]
+    sent = {name: median([one[name] for one in publish] or [float("nan")]) for name in ("p50", "p99")}
+    for words, stages, is_judged in (
+        ("preprocess + decide + publish", ("preprocess", "decide"), True),
+        ("the same and the wait in the queue", ("queue", "preprocess", "decide"), False),
+    ):
+        spread = _sums(seen.arrivals, stages)
+        p50, p99 = spread.p50_ms + sent["p50"], spread.p99_ms + sent["p99"]
+        bars = (
+            Bar(measured=p50, limit=_GLUE_P50_MS, unit="ms"),
+            Bar(measured=p99, limit=_GLUE_P99_MS, unit="ms", runs=spread.n, needed_runs=REQUIRED_RUNS["p99"]),
+        )
+        yield Row(
+            f"Q20 paced 30 fps, {words}",
+            f"{p50:.3f} / {p99:.3f} ms, of which publish {sent['p50']:.3f} / {sent['p99']:.3f}",
+            "–",
+            f"p50 at most {_GLUE_P50_MS:g} ms, p99 {_GLUE_P99_MS:g} ms" if is_judged else "–",
+            bars if is_judged else (),
+            watch.load(),
+        )
+    in_hand = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
+    yield Row(
+        "Q20 frame in hand to the subscriber",
+        f"{in_hand.p50_ms:.3f} / {in_hand.p99_ms:.3f} ms",
+        f"session.run paced {bare.p50_ms:.3f} / {bare.p99_ms:.3f} ms",
+        "–",
+        (),
+        watch.load(),
+    )
+
+
+def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
+    """Q21: frames come 1.36 times as fast as one thread can answer them."""
+    watch = LoadWatch()
+    alone = _bare(package, cache, {"threads": 1}, None, lengths)
+    fps = _OVERLOAD_RATIO * 1000 / alone.p50_ms
+    with EmbeddedBroker() as broker:
+        config = config_of(package, [pattern(fps)], broker.port, options={"threads": 1})
+        seen = watch_agent(config, cache, broker, lambda _, seconds: seconds >= lengths.overload_s)
+    after = _bare(package, cache, {"threads": 1}, None, lengths)
+    infer_ms, bare_hz = _sums(seen.arrivals, ("infer",)).p50_ms, 2000 / (alone.mean_ms + after.mean_ms)
+    age = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
+    limit, needed = infer_ms + 1000 / fps + _OVERLOAD_MS, REQUIRED_RUNS["p99"]
+    drops = _drops(seen)
+    load = watch.load()
+    yield Row(
+        f"Q21 {fps:.0f} fps into a model of {alone.p50_ms:.0f} ms, frame in hand to the subscriber",
+        f"{age.p50_ms:.1f} / {age.p99_ms:.1f} ms",
+        f"infer p50 {infer_ms:.1f} ms",
+        f"p99 at most infer + a frame + {_OVERLOAD_MS:g} ms",
+        (Bar(measured=age.p99_ms, limit=limit, unit="ms", runs=age.n, needed_runs=needed),),
+        load,
+    )
+    yield Row(
+        "Q21 results a second",
+        f"{seen.rate_hz:.2f}",
+        f"session.run back to back {bare_hz:.2f}",
+        f"at least {_KEPT_RATIO:g} of it",
+        (Bar(measured=seen.rate_hz / bare_hz, limit=_KEPT_RATIO, unit="of the bare loop", is_least=True),),
+        load,
+    )
+    yield Row(
+        "Q21 growth of memory; frames dropped and counted",
+        f"{seen.growth_mib:+.2f} MiB; {', '.join(f'{n} {why}' for why, n in drops.items()) or 'none'}",
+        "–",
+        f"at most {_GROWTH_MIB:g} MiB; counted",
+        (
+            Bar(measured=seen.growth_mib, limit=_GROWTH_MIB, unit="MiB"),
+            Bar(measured=sum(drops.values()), limit=1, unit="drop", is_least=True),
+        ),
+        load,
+    )
+
+
+def lossless_row(package: Path, cache: Path) -> Row:
+    """Q23: a file is read to its end, every frame once and in order."""
+    frames = 0
+    seqs: list[int] = []
+    with EmbeddedBroker() as broker:
+        config = config_of(package, [{"type": "file", "path": "demo"}], broker.port)
+        seen = Watched()
+        with listening(broker.address) as inbox, running_agent(config, cache, inbox.is_running.wait) as process:
+            ends_s = time.monotonic() + _WITHIN_S
+            while time.monotonic() < ends_s:
+                time.sleep(_LOOK_S)
+                before = len(seen.results)
+                _look(seen, inbox, process)
+                if seen.results and len(seen.results) == before:
+                    break
+        seen.health += documents_of(inbox.take(), "health")
+    seqs = [one["seq"] for one in seen.results]
+    frames = sum(camera["captured"] for camera in seen.health[-1]["cameras"].values()) if seen.health else 0
+    wrong = abs(frames - len(seqs)) + sum(1 for place, seq in enumerate(seqs) if seq != place)
+    return Row(
+        "Q23 a file: frames answered exactly once and in order",
+        f"{len(seqs)} of {frames}",
+        "–",
+        "all",
+        (Bar(measured=wrong, limit=0, unit="frames"),) if frames else (Bar(measured=1, limit=0, unit="accounts"),),
+    )
+
+
+def pickle_row() -> Row:
+    """Q24: what could carry a frame to another process is imported nowhere."""
+    found = []
+    for path in sorted(Path(agent.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [name for name in names if name.split(".")[0] in ("multiprocessing", "pickle")]
+    bar = Bar(measured=len(found), limit=0, unit="imports")
+    return Row("Q24 imports of multiprocessing and pickle", str(len(found)), "–", "none", (bar,))
+
+
+def growth_row(package: Path, cache: Path, lengths: Lengths) -> Row:
+    """Q25: memory over so many results at the highest rate that comes."""
+    watch = LoadWatch()
+    first = lengths.frames // 10
+
+    def is_over(seen: Watched, _: float) -> bool:
+        if len(seen.arrivals) < first:
+            seen.resident = seen.resident[-1:]  # what the first frames take is not growth
+        return len(seen.arrivals) >= lengths.frames + first
+
+    with EmbeddedBroker() as broker:
+        seen = watch_agent(config_of(package, [pattern(400.0)], broker.port), cache, broker, is_over)
+    return Row(
+        f"Q25 growth of memory over {len(seen.arrivals) - first:,} frames",
+        f"{seen.growth_mib:+.2f} MiB",
+        "–",
+        f"at most {_GROWTH_MIB:g} MiB in {lengths.frames:,}",
+        (
+            Bar(
+                measured=seen.growth_mib,
+                limit=_GROWTH_MIB,
+                unit="MiB",
+                runs=len(seen.arrivals) - first,
+                needed_runs=lengths.frames,
+            ),
+        ),
+        watch.load(),
+    )
+
+
+def shared_session_row(package: Path, cache: Path) -> Row:
+    """Q26: more cameras on the same model add no session, and none waits for a batch on a CPU."""
+    resident, batches = [], []
+    for cameras in (1, 4):
+        with EmbeddedBroker() as broker:
+            config = config_of(package, [pattern(30.0)] * cameras, broker.port)
+            seen = watch_agent(config, cache, broker, lambda _, seconds: seconds >= _SETTLE_S)
+        resident.append(seen.resident[-1] / _MIB)
+        batches.append(max(one["batch"] for one in seen.results))
+    return Row(
+        "Q26 four cameras on one model: largest batch; memory",
+        f"{batches[1]}; {resident[1]:.0f} MiB",
+        f"one camera {resident[0]:.0f} MiB",
+        "no batching on a CPU by itself",
+        (Bar(measured=batches[1], limit=1, unit="pictures"),),
+    )
+
+
+def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
+    """Q27: the broker goes away for a minute; the numbers of the results tell how many were decided meanwhile."""
+    watch = LoadWatch()
+    port = free_port()
+    config = config_of(package, [pattern(30.0)], port)
+    seen = Watched()
+    with contextlib.ExitStack() as stack:
+        with broker_at(port) as address, listening(address) as inbox:
+            process = stack.enter_context(running_agent(config, cache, inbox.is_running.wait))
+            time.sleep(_SETTLE_S)
+            inbox.take()
+            time.sleep(lengths.bare_s)
+            _look(seen, inbox, process)
+        before = list(seen.arrivals)
+        time.sleep(lengths.outage_s)
+        seen.resident.append(process.resident_bytes())
+        with broker_at(port) as address, listening(address) as inbox:
+            ends_s = time.monotonic() + _WITHIN_S
+            while len(seen.arrivals) < len(before) + 30 and time.monotonic() < ends_s:
+                time.sleep(_LOOK_S)
+                _look(seen, inbox, process)
+    # The newest before the end and the first live one after it: what lies between was decided without a broker.
+    after = [one for one in seen.arrivals[len(before) :] if one.seq > before[-1].seq]
+    last, first = before[-1], after[-1]
+    during_hz = (first.seq - last.seq) / ((first.captured_ns - last.captured_ns) / 1e9)
+    with_hz = (last.seq - before[0].seq) / ((last.captured_ns - before[0].captured_ns) / 1e9)
+    load = watch.load()
+    yield Row(
+        f"Q27 results a second while the broker is away for {lengths.outage_s:.0f} s",
+        f"{during_hz:.2f}",
+        f"with it {with_hz:.2f}",
+        f"at least {_KEPT_RATIO:g} of it",
+        (Bar(measured=during_hz / with_hz, limit=_KEPT_RATIO, unit="of the rate before", is_least=True),),
+        load,
+    )
+    yield Row(
+        "Q27 growth of memory meanwhile",
+        f"{seen.growth_mib:+.2f} MiB",
+        "–",
+        f"at most {_GROWTH_MIB:g} MiB",
+        (Bar(measured=seen.growth_mib, limit=_GROWTH_MIB, unit="MiB"),),
+        load,
+    )
+
+
+def _bare(
+    package: Path, cache: Path, options: Mapping[str, object], period_s: float | None, lengths: Lengths
+) -> Spread:
+    loaded = load_package(package)
+    session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu", options=options))
+    request = BlockRequest(
+        batch=1,
+        samples=1,
+        duration_ns=int(lengths.bare_s * 1e9),
+        queries=20,
+        period_ns=None if period_s is None else int(period_s * 1e9),
+    )
+    block: Block = run_block(session.infer, PictureFeed(pictures_of(loaded).batch, 1), request)
+    return spread_of(block.times_ns)
+
+
+def _sums(arrivals: Sequence[Arrival], stages: Sequence[str]) -> Spread:
+    return spread_of([round(sum(one.latency_ms[stage] for stage in stages) * 1e6) for one in arrivals])
+
+
+def _drops(seen: Watched) -> dict[str, int]:
+    """Frames given up by reason, of the whole run."""
+    found: dict[str, int] = {}
+    for camera in seen.health[-1]["cameras"].values() if seen.health else ():
+        for reason, count in camera["dropped"].items():
+            found[reason] = found.get(reason, 0) + count
+    return {reason: count for reason, count in found.items() if count}
