@@ -31,9 +31,7 @@ def measured(job: Job) -> dict[str, object]:
     engine, kept_layers = open_unproven(package, replace(options, building=building), name)
     with engine:
         ready_s = time.monotonic() - began_s
-        certificate = compare_with_reference(
-            package, engine, options.cache_dir, pictures_of(package), kept_layers=kept_layers
-        )
+        certificate = compare_with_reference(package, engine, options, pictures_of(package), kept_layers=kept_layers)
         info = engine.info
         times = {
             str(size): timed(
