@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from engines.errors import OptionsRejected
 
 _SESSION = {"threads": "int", "allow_spinning": "bool"}
-# Asleep: spinning takes ten times the processor time of a paced camera's call and gives nothing that can be measured.
+# Asleep: spinning takes ten times the processor time behind a paced camera and does not make its calls faster.
 # See docs/decisions/0003-threads-asleep.md.
 _SPINS = False
 
