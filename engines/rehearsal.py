@@ -60,7 +60,7 @@ def rehearse(package: ModelPackage, options: EngineOptions, name: str, *, is_ane
     limits = options.first_opening
     if limits is None or (is_part_of_program(package) and name != _BUILDS_IN_CHILD):
         return Rehearsed(options)
-    if options.precision == "int8":
+    if options.precision == "int8" and package.format == "onnx":
         rehearse(package, reference_options(options), REFERENCE)
     facts = _facts(package, options, name)
     record = _record_path(package, options, name, facts)
