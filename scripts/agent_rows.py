@@ -30,6 +30,7 @@ _MIB = 2.0**20
 _WITHIN_S = 120.0
 # The bars. Source: the promises in numbers that the agent is held to.
 _GLUE_P50_MS, _GLUE_P99_MS = 0.60, 2.0
+_ABOVE_BARE_MS = 0.65
 _OVERLOAD_MS = 10.0
 _OVERLOAD_RATIO = 40.0 * 0.034
 """A camera of 40 frames a second in front of a model that takes 34 ms."""
@@ -160,6 +161,15 @@ def glue_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
             bars if is_judged else (),
             watch.load(),
         )
+    whole = _sums(seen.arrivals, ("queue", "preprocess", "infer", "decide")).p50_ms + sent["p50"]
+    yield Row(
+        "Q20 frame in hand until the socket has the packet",
+        f"{whole:.3f} ms",
+        f"session.run paced {bare.p50_ms:.3f} ms",
+        f"p50 at most floor + {_ABOVE_BARE_MS:g} ms",
+        (Bar(measured=whole, limit=bare.p50_ms + _ABOVE_BARE_MS, unit="ms"),),
+        watch.load(),
+    )
     in_hand = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
     yield Row(
         "Q20 frame in hand to the subscriber",

@@ -14,6 +14,7 @@ from agent.benchmark.surface import PixelSurface, Point, Surface, SvgSurface
 _WIDTH = 1600
 _MARGIN = 60
 _HEAD = 180
+_HEAD_ALONE = 90
 _LEGEND_ROW = 24
 _MOST_TIMES_MEDIAN = 4.0
 _PANEL = 430
@@ -71,12 +72,17 @@ def svg_of(report: Report) -> str:
 
 def _height(report: Report) -> int:
     panels = (2 if report.engines else 0) + (1 if report.pipelines else 0)
-    return _HEAD + panels * (_PANEL + _GAP) + 10
+    return _head(report) + panels * (_PANEL + _GAP) + 10
+
+
+def _head(report: Report) -> int:
+    """Without engines there is no legend and nothing that is said of their figures."""
+    return _HEAD if report.engines else _HEAD_ALONE
 
 
 def _draw(report: Report, surface: Surface) -> None:
     _draw_head(report, surface)
-    y = float(_HEAD)
+    y = float(_head(report))
     if report.engines:
         colours = _colours(report.engines)
         half = (_WIDTH - 3 * _MARGIN) / 2
