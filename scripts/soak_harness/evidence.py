@@ -16,7 +16,7 @@ SLOW_LINE_S = 0.8
 DECADE_S = 3650 * 86400.0
 _SILENT_S = 0.7
 """The network camera gives a result each 0.2 s."""
-_TOLD_WITHIN_S = 10.0
+_SHOWN_WITHIN_S = 30.0
 
 
 def is_limited(kind: int) -> Evidence:
@@ -38,17 +38,18 @@ def ended_with(code: int) -> Evidence:
 
 
 def logged(*texts: str) -> Evidence:
-    """The agent told one of them; waits a moment, since it is another process."""
+    """The agent told one of them; it may be between two attempts and tell it a while later."""
+    return lambda stage, before: _comes_true(
+        lambda: any(text in stage.log()[before.log_bytes :] for text in texts), before
+    )
 
-    def shows(stage: Stage, before: Before) -> bool:
-        by = time.monotonic() + _TOLD_WITHIN_S
-        while time.monotonic() < by:
-            if any(text in stage.log()[before.log_bytes :] for text in texts):
-                return True
-            time.sleep(0.1)
-        return False
 
-    return shows
+def _comes_true(is_so: Callable[[], bool], before: Before) -> bool:
+    while not is_so():
+        if time.monotonic() > before.at + _SHOWN_WITHIN_S:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def is_camera_silent(stage: Stage, _: Before) -> bool:
@@ -82,7 +83,7 @@ def is_broker_gone(stage: Stage, _: Before) -> bool:
 
 def has_connected_anew(stage: Stage, before: Before) -> bool:
     """The agent's connection did not survive."""
-    return stage.broker_line.connections > before.connections
+    return _comes_true(lambda: stage.broker_line.connections > before.connections, before)
 
 
 def is_late(stage: Stage, before: Before) -> bool:
