@@ -8,6 +8,7 @@ test_needs=(
   openssl:openssl
   git:git
   gcc:gcc
+  strace:strace
 )
 
 # What `scripts/test --with gstreamer` needs.

@@ -11,17 +11,18 @@ import pytest
 
 from agent.publish.outbox_file import OutboxFile
 from tests.fixtures.agent_process import AgentProcess, write_config
+from tests.fixtures.canary import with_canary
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorder
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_password_leaks")]
 
 EVENT = "edge/dut/camera/belt/inspect/event"
 
 
 def _config(directory: Path, broker: MosquittoBroker, **mqtt: Any) -> Path:
-    return write_config(
+    config = with_canary(
         directory,
         {
             "models": {"inspect": {"package": "demo", "engine": "ort-cpu"}},
@@ -35,6 +36,7 @@ def _config(directory: Path, broker: MosquittoBroker, **mqtt: Any) -> Path:
             "mqtt": {"broker": broker.url, **mqtt},
         },
     )
+    return write_config(directory, config)
 
 
 def _waiting(directory: Path) -> int:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from tests.fixtures.agent_process import AgentProcess, write_config
+from tests.fixtures.canary import with_canary
 from tests.fixtures.drills import note
 from tests.fixtures.hanging_camera import hanging_camera
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorded, Recorder
 from tests.fixtures.rtsp_server import RtspServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_password_leaks")]
 
 _HEALTH = "edge/dut/camera/cam/health"
 _RESULT = "edge/dut/camera/cam/inspect/result"
@@ -39,7 +40,7 @@ def _agent(directory: Path, cameras: dict[str, Any]) -> AgentProcess:
         },
         "mqtt": {"broker": (directory / "url").read_text()},
     }
-    return AgentProcess(directory, "run", "-c", str(write_config(directory, config)))
+    return AgentProcess(directory, "run", "-c", str(write_config(directory, with_canary(directory, config))))
 
 
 def _after(recorder: Recorder, began: float, topic: str, fits: Callable[[Any], bool], within_s: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,11 +22,13 @@ from agent.clock import SystemClock
 from agent.config.loader import load_config
 from agent.publish.jsonlines import JsonLinesSink
 from tests.fixtures.agent_process import AgentProcess, write_config
+from tests.fixtures.canary import Search, with_canary
 from tests.fixtures.drills import note
 from tests.fixtures.mosquitto import MosquittoBroker
+from tests.fixtures.namespaces import isolated, why_not
 from tests.fixtures.recorder import Recorder
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_password_leaks")]
 
 _RESULT = "edge/dut/camera/cam/inspect/result"
 _LONGEST_STOP_S = 5.0
@@ -46,7 +47,7 @@ def _config(directory: Path, broker: str, **more: Any) -> Path:
     }
     models = {"inspect": {"package": "demo", "engine": "ort-cpu"}}
     config = {"models": models, "cameras": {"cam": camera}, "mqtt": {"broker": broker}, **more}
-    return write_config(directory, config)
+    return write_config(directory, with_canary(directory, config))
 
 
 def _run(directory: Path, broker: str) -> AgentProcess:
@@ -58,7 +59,9 @@ def _wait_for_more(recorder: Recorder, count: int = 10, deadline_s: float = 20.0
     recorder.wait_count(len(recorder.messages(_RESULT)) + count, _RESULT, deadline_s)
 
 
-def test_a_disk_that_fills_up_stops_neither_results_nor_the_end(tmp_path: Path, broker: MosquittoBroker) -> None:
+def test_a_disk_that_fills_up_stops_neither_results_nor_the_end(
+    tmp_path: Path, broker: MosquittoBroker, no_password_leaks: Search
+) -> None:
     with Recorder(broker.port) as recorder, _run(tmp_path, broker.url) as agent:
         recorder.wait_count(5, _RESULT, 60)
         process = psutil.Process(agent.process.pid)
@@ -67,23 +70,12 @@ def test_a_disk_that_fills_up_stops_neither_results_nor_the_end(tmp_path: Path, 
         _wait_for_more(recorder)
         process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         _wait_for_more(recorder)
+        no_password_leaks.bundle(tmp_path / "agent.yaml", tmp_path / "bundle")
         process.rlimit(psutil.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         assert agent.end(deadline_s=_LONGEST_STOP_S) == 0
 
 
-def _in_a_namespace(*mounts: str) -> list[str]:
-    """The start of a command that runs with file systems of its own."""
-    return ["unshare", "--mount", "--map-root-user", "sh", "-ec", "; ".join([*mounts, 'exec "$@"']), "sh"]
-
-
-def _can_mount() -> bool:
-    if shutil.which("unshare") is None:
-        return False
-    tried = subprocess.run([*_in_a_namespace("mount -t tmpfs none /mnt"), "true"], capture_output=True, check=False)
-    return tried.returncode == 0
-
-
-@pytest.mark.skipif(not _can_mount(), reason="this machine gives an ordinary process no mounts of its own")
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 @pytest.mark.parametrize(
     "mounts",
     [
@@ -97,7 +89,7 @@ def test_the_agent_starts_on_a_full_or_read_only_disk(
 ) -> None:
     config = _config(tmp_path, broker.url)
     (tmp_path / "state").mkdir()
-    command = [*_in_a_namespace(f"cd {tmp_path}", *mounts), sys.executable, "-m", "agent", "run", "-c", str(config)]
+    command = isolated([sys.executable, "-m", "agent", "run", "-c", str(config)], f"cd {tmp_path}", *mounts)
     with Recorder(broker.port) as recorder, (tmp_path / "log").open("wb") as stderr:
         agent = subprocess.Popen(command, stderr=stderr, env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"})
         try:
