@@ -19,6 +19,8 @@ class Row:
 _SUPERVISION = "tests/integration/test_camera_supervision.py::"
 _CAMERA = "tests/system/test_camera_faults.py::"
 _RESOURCE = "tests/system/test_resource_faults.py::"
+_DISK = "tests/system/test_disk_faults.py::"
+_MEMORY = "tests/system/test_memory_faults.py::"
 _SERVICE = "tests/system/test_service_contract.py::"
 _RUN = "tests/system/test_agent_run.py::"
 _BROKER = "tests/integration/test_publish_broker.py::"
@@ -133,7 +135,7 @@ ROWS: tuple[Row, ...] = (
             f"{_OUTBOX}test_the_oldest_go_where_room_is_short_and_events_outlive_replies",
             "tests/system/test_delivery_drills.py::test_an_agent_that_is_killed_while_its_broker_is_away_loses_nothing",
         ),
-        "24 hours and a million messages were not waited for",
+        "24 hours were not waited for; a million messages were (see below)",
     ),
     Row(
         "F13",
@@ -168,9 +170,11 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F17",
         "name cannot be resolved",
-        "told by name; tried again",
-        (f"{_BROKER}test_a_name_that_does_not_exist_is_named",),
-        "a resolver that hangs was not provoked",
+        "told by name; tried again; results go on while a resolver hangs, and the agent ends within 5 s",
+        (
+            f"{_BROKER}test_a_name_that_does_not_exist_is_named",
+            "tests/system/test_resolver_faults.py::test_a_resolver_that_never_answers_holds_up_neither_results_nor_the_end",
+        ),
     ),
     Row(
         "F18",
@@ -193,13 +197,16 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F20",
         "disk full",
-        "starts and goes on; `state.not_kept` in the log, the session number is the time of the start",
+        "starts and goes on; `state.not_kept` in the log, the session number is the time of the start; "
+        "the outbox leaves 5 % free (at most 1 GiB) and goes on in memory",
         (
             f"{_RESOURCE}test_the_agent_starts_on_a_full_or_read_only_disk",
             f"{_RESOURCE}test_a_disk_that_fills_up_stops_neither_results_nor_the_end",
             "tests/unit/test_service_session.py::test_a_full_disk_is_no_reason_not_to_start_and_the_count_goes_on_from_there",
             f"{_OUTBOX}test_a_full_disk_is_told_and_recovered_from_without_a_loss",
+            f"{_OUTBOX}test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_leaves_the_file",
         ),
+        "with room for the state's few lines and none for the engines' cache, a first start ends with 69",
     ),
     Row(
         "F21",
@@ -210,7 +217,17 @@ ROWS: tuple[Row, ...] = (
             f"{_OUTBOX}test_a_file_system_that_becomes_read_only_is_told_and_recovered_from",
         ),
     ),
-    Row("F22", "slow disk, I/O errors", "", (), "needs a device that delays: not provoked"),
+    Row(
+        "F22",
+        "slow disk, I/O errors",
+        "no frame waits for the disk; events wait in memory, which `health` tells, and go to the disk when it works",
+        (
+            f"{_DISK}test_a_disk_that_takes_three_seconds_for_each_commit_holds_up_no_frame",
+            f"{_DISK}test_events_wait_in_memory_while_the_disk_reports_errors_and_go_to_it_afterwards",
+            f"{_OUTBOX}test_a_file_that_takes_nothing_is_told_once_and_never_called_recovered",
+        ),
+        "system calls are disturbed, the device is not; the end takes as long as such a disk does, below 20 s",
+    ),
     Row(
         "F23",
         "power cut",
@@ -249,7 +266,16 @@ ROWS: tuple[Row, ...] = (
             f"{_TENSORRT}test_a_term_in_the_middle_of_a_build_ends_both",
         ),
     ),
-    Row("F27", "out of memory", "", (), "the drop-in systemd/drop-ins/memory.conf bounds it; not provoked"),
+    Row(
+        "F27",
+        "out of memory",
+        "killed by the kernel, started again; no event is lost, and the next `runtime` says how the last one ended; "
+        "`systemd/drop-ins/memory.conf` sets the bound",
+        (
+            f"{_MEMORY}test_an_agent_that_the_kernel_kills_for_its_memory_says_so_next_time_and_loses_no_event",
+            "tests/unit/test_systemd_unit.py",
+        ),
+    ),
     Row(
         "F28",
         "no descriptors left",
@@ -393,8 +419,15 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F47",
         "log flood",
-        "an undisturbed agent is silent; the same line comes once in 10 s",
-        (f"{_RESOURCE}test_an_undisturbed_agent_writes_less_than_a_megabyte_a_day", "tests/unit/test_logs.py"),
+        "an undisturbed agent is silent; the same line comes once in 10 s; "
+        "a fault that lasts writes below 10 MB a day",
+        (
+            f"{_RESOURCE}test_an_undisturbed_agent_writes_less_than_a_megabyte_a_day",
+            "tests/system/test_log_volume.py::test_no_fault_that_lasts_writes_more_than_ten_megabytes_a_day",
+            "tests/unit/test_logs.py",
+        ),
+        "an engine that fails for good ends each start with 70: "
+        "1.8 kB a start, with 5 s between them up to 25 MB a day",
     ),
     Row(
         "F48",

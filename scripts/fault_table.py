@@ -23,21 +23,40 @@ def main(arguments: list[str] | None = None) -> int:
     """Run; 1 when a drill failed."""
     parser = argparse.ArgumentParser(prog="scripts/fault-table", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/faults.md"))
+    parser.add_argument("--only", metavar="F22,F27", help="run the drills of these rows; the others stay as they are")
     options = parser.parse_args(arguments)
+    rows = chosen(ROWS, options.only)
+    if not rows:
+        parser.error(f"--only {options.only} names no row; there are {', '.join(row.key for row in ROWS)}")
     with tempfile.TemporaryDirectory() as directory:
-        outcomes, figures = run_drills(Path(directory))
-    table = "".join(lines_of(ROWS, outcomes, figures))
+        outcomes, figures = run_drills(Path(directory), rows)
     text = options.output.read_text(encoding="utf-8")
     before, rest = text.split(MARK, 1)
-    options.output.write_text(f"{before}{MARK}\n{table}\n{_END}{rest.split(_END, 1)[1]}", encoding="utf-8")
+    old, after = rest.split(_END, 1)
+    table = "".join(
+        replaced(old, lines_of(rows, outcomes, figures)) if options.only else lines_of(rows, outcomes, figures)
+    )
+    options.output.write_text(f"{before}{MARK}\n{table}\n{_END}{after}", encoding="utf-8")
     return 1 if "failed" in outcomes.values() else 0
 
 
-def run_drills(directory: Path) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
-    """Every drill once: ``passed``, ``failed`` or ``skipped`` by test, and the figures that tests noted."""
+def chosen(rows: Sequence[Row], only: str | None) -> Sequence[Row]:
+    """The rows that ``only`` names, separated by commas; all where it is None."""
+    return rows if only is None else [row for row in rows if row.key in only.split(",")]
+
+
+def replaced(old: str, lines: Iterable[str]) -> Iterator[str]:
+    """The lines of the table ``old``, those of ``lines`` in the place of the ones of the same row."""
+    fresh = {line.split("|")[1]: line for line in lines}
+    for line in old.strip().splitlines(keepends=True):
+        yield fresh.get(line.split("|")[1], line if line.endswith("\n") else f"{line}\n")
+
+
+def run_drills(directory: Path, rows: Sequence[Row] = ROWS) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
+    """Every drill of ``rows`` once: ``passed``, ``failed`` or ``skipped`` by test, and what the tests noted."""
     report, notes = directory / "report.xml", directory / "notes"
     notes.touch()
-    drills = sorted({drill for row in ROWS for drill in row.drills})
+    drills = sorted({drill for row in rows for drill in row.drills})
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", f"--junitxml={report}", *drills]
     subprocess.run(command, env={**os.environ, "FAULT_DRILLS": str(notes)}, check=False)
     figures: defaultdict[str, dict[str, object]] = defaultdict(dict)

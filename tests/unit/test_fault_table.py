@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.fault_rows import ROWS, Row
-from scripts.fault_table import MARK, lines_of
+from scripts.fault_table import MARK, chosen, lines_of, replaced
 
 _ROOT = Path(__file__).parents[2]
 
@@ -40,3 +40,12 @@ def test_failed_and_missing_drills_are_told() -> None:
     lines = list(lines_of(rows, outcomes, {"t.py::x": {"seen_s": 2.14}, "t.py::y": {"seen_s": 1}}))
     assert lines[2] == "| F01 | a | b | 1 passed, 1 failed, 1 missing | 2.1 s |  |  |\n"
     assert lines[3] == "| F02 | c | not done | none |  |  | no way |\n"
+
+
+def test_rows_that_were_not_run_stay_as_they_are() -> None:
+    rows = [Row("F01", "a", "b", ("t.py::x",)), Row("F02", "c", "d", ("t.py::y",)), Row("F03", "e", "f", ("t.py::z",))]
+    old = "".join(lines_of(rows, dict.fromkeys(("t.py::x", "t.py::y", "t.py::z"), "failed"), {}))
+    assert chosen(rows, None) == rows
+    assert chosen(rows, "F02,F03") == rows[1:]
+    new = "".join(replaced(f"\n{old}\n", lines_of(rows[1:2], {"t.py::y": "passed"}, {})))
+    assert new == old.replace("| F02 | c | d | 1 failed", "| F02 | c | d | 1 passed")
