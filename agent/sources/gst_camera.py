@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from agent.clock import Clock
@@ -22,6 +23,7 @@ from agent.sources.gstreamer import (
 )
 from agent.sources.lifecycle import SourceBase
 from agent.sources.rtsp_access import ask_camera, not_opened, read_password
+from agent.sources.rtsp_handshake import Answer
 from agent.sources.usb_identity import CameraIdentity
 from agent.sources.v4l2 import description_of
 from agent.sources.v4l2_device import check_device
@@ -67,16 +69,16 @@ class GStreamerCamera(SourceBase):
         self._lifecycle.check_open()
         if self._pipeline is not None:
             return
-        status, pipeline = self._start()
+        answer, pipeline = self._start()
         try:
             first = pipeline.pull(self._open_timeout_s, self._lifecycle.interrupted)
         except (PipelineFailed, PipelineEnded, UnsupportedPicture) as exc:
             pipeline.stop()
-            raise self._not_opened(status, redact(str(exc)) or "the pipeline ended at once") from exc
+            raise self._not_opened(answer, redact(str(exc)) or "the pipeline ended at once") from exc
         if first is None:
             pipeline.stop()
             self._lifecycle.check_open()
-            raise self._not_opened(status, f"no picture within {self._open_timeout_s:g} s")
+            raise self._not_opened(answer, f"no picture within {self._open_timeout_s:g} s")
         self._pipeline, self._first = pipeline, self._capture(first)
 
     def read(self) -> Capture | None:
@@ -99,9 +101,9 @@ class GStreamerCamera(SourceBase):
     def _open_timeout_s(self) -> float:
         return _V4L2_OPEN_TIMEOUT_S if isinstance(self._config, V4l2Source) else self._config.open_timeout_s
 
-    def _start(self) -> tuple[int | None, RunningPipeline]:
+    def _start(self) -> tuple[Answer | None, RunningPipeline]:
         """The camera's answer, where it is one of the network, and the started pipeline."""
-        config, lifecycle = self._located(), self._lifecycle
+        config, lifecycle = self._config, self._lifecycle
         try:
             gst = load_gstreamer()
         except GStreamerMissing as exc:
@@ -116,20 +118,25 @@ class GStreamerCamera(SourceBase):
         except NotPossible as exc:
             raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of them") from exc
         self._check_elements(plan.missing(has))
-        status = ask_camera(config, lifecycle) if isinstance(config, RtspSource) else None
+        plan = self._with_device(plan)
+        answer = ask_camera(config, lifecycle, password) if isinstance(config, RtspSource) else None
         log.info("source.pipeline", source=self.description, elements=_elements(plan))
         try:
-            return status, RunningPipeline(gst, plan)
+            return answer, RunningPipeline(gst, plan)
         except PipelineFailed as exc:
-            raise self._not_opened(status, redact(str(exc))) from exc
+            raise self._not_opened(answer, redact(str(exc))) from exc
 
-    def _located(self) -> CsiSource | RtspSource | V4l2Source | GStreamerSource:
-        """The configuration with the device at which a USB camera is now."""
-        if not isinstance(self._config, V4l2Source) or self._identity is None:
-            return self._config
+    def _with_device(self, plan: Plan) -> Plan:
+        """The plan with the device at which a USB camera is now.
+
+        Raises:
+            SourceUnavailable: it cannot be used, or is another camera than before.
+        """
+        if self._identity is None:
+            return plan
         device = check_device(Path(self._identity.locate()), self._lifecycle)
         self._identity.check(device)
-        return self._config.model_copy(update={"device": str(device)})
+        return replace(plan, properties={**plan.properties, "source.device": str(device)})
 
     def _capture(self, sample: Sample) -> Capture:
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
@@ -165,10 +172,10 @@ class GStreamerCamera(SourceBase):
             )
         return sample
 
-    def _not_opened(self, status: int | None, detail: str) -> SourceUnavailable:
+    def _not_opened(self, answer: Answer | None, detail: str) -> SourceUnavailable:
         config = self._config
         if isinstance(config, RtspSource):
-            return not_opened(config, self._lifecycle, status, detail)
+            return not_opened(config, self._lifecycle, answer, detail)
         advice = {
             "csi": "Check the ribbon cable, `sensor_id`, the mode, and: systemctl status nvargus-daemon",
             "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext) and who uses it",

@@ -60,11 +60,11 @@ class RtspStream(DecodedSource):
         """What FFmpeg gathered while it looked at the stream is left out, so the first frame is fresh."""
         started = time.monotonic()
         password = read_password(self._config, self._base_dir, self._lifecycle)
-        status = ask_camera(self._config, self._lifecycle)
+        answer = ask_camera(self._config, self._lifecycle, password)
         decoder = self._open_stream(password, started)
         if decoder is None:
             self._lifecycle.check_open()
-            raise not_opened(self._config, self._lifecycle, status)
+            raise not_opened(self._config, self._lifecycle, answer)
         self._is_grabbed = self._drain(decoder)
         return decoder
 

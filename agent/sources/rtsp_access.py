@@ -9,7 +9,8 @@ from agent.config.secret import Secret, read_secret
 from agent.config.sources import RtspSource
 from agent.errors import ConfigError, SourceUnavailable
 from agent.sources.lifecycle import Lifecycle
-from agent.sources.rtsp_handshake import HandshakeFailed, describe_stream
+from agent.sources.rtsp_digest import Login
+from agent.sources.rtsp_handshake import Answer, HandshakeFailed, describe_stream
 
 
 def read_password(config: RtspSource, base_dir: Path, lifecycle: Lifecycle) -> Secret | None:
@@ -26,36 +27,50 @@ def read_password(config: RtspSource, base_dir: Path, lifecycle: Lifecycle) -> S
         raise lifecycle.unavailable("credentials", f"{lifecycle.description}: {exc.message}") from exc
 
 
-def ask_camera(config: RtspSource, lifecycle: Lifecycle) -> int | None:
-    """Ask for the stream without credentials; the status of the answer, None where it could not be asked (TLS).
+def ask_camera(config: RtspSource, lifecycle: Lifecycle, password: Secret | None) -> Answer | None:
+    """Ask for the stream, with user and password where the camera wants them; None where it cannot be asked (TLS).
+
+    So a wrong password is tried once for each opening, and by nobody else.
 
     Raises:
-        SourceUnavailable: the camera is not there, or has no such stream, or asks for a user and none is configured.
+        SourceUnavailable: the camera is not there, has no such stream, or refuses us.
     """
+    login = None if config.username is None or password is None else Login(config.username, password)
     try:
-        status = describe_stream(
-            urlsplit(config.url), timeout_s=config.open_timeout_s, interrupted=lifecycle.interrupted
+        answer = describe_stream(
+            urlsplit(config.url), timeout_s=config.open_timeout_s, interrupted=lifecycle.interrupted, login=login
         )
     except HandshakeFailed as exc:
         lifecycle.check_open()
         raise lifecycle.unavailable(exc.reason, f"{lifecycle.description} cannot be opened: {exc}") from exc
-    if status == 401 and config.username is None:
+    if answer is None:
+        return None
+    if answer.status == 401 and config.username is None:
         raise lifecycle.unavailable(
             "credentials",
             f"{lifecycle.description} asks for a user (401) and none is configured. Set `username` and "
             "`password_file`",
         )
-    if status == 404:
+    if answer.status in (401, 403) and answer.was_logged_in:
+        why = "its password is wrong" if answer.status == 401 else "it may not see this stream"
+        raise lifecycle.unavailable(
+            "credentials",
+            f"{lifecycle.description} refused the user {config.username!r} ({answer.status}): {why}, or the camera "
+            "has locked us out for a while. Check `username` and the first line of `password_file`",
+            status=answer.status,
+        )
+    if answer.status == 404:
         raise lifecycle.unavailable(
             "no_such_stream",
             f"{lifecycle.description}: the camera is there and knows no such stream (404). "
             "Correct the path of the url: the camera's manual names it",
         )
-    return status
+    return answer
 
 
-def not_opened(config: RtspSource, lifecycle: Lifecycle, status: int | None, detail: str = "") -> SourceUnavailable:
-    """The error of a camera that answered with ``status`` and then gave no video; ``detail`` is the library's word."""
+def not_opened(config: RtspSource, lifecycle: Lifecycle, answer: Answer | None, detail: str = "") -> SourceUnavailable:
+    """The error of a camera that gave ``answer`` and then no video; ``detail`` is the library's word."""
+    status = None if answer is None else answer.status
     if status in (401, 403):
         return lifecycle.unavailable(
             "credentials",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import selectors
 import socket
 import threading
@@ -15,6 +16,8 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import SplitResult
+
+from agent.sources.rtsp_digest import Login
 
 _POLL_S = 0.1
 _MOST_ANSWER_BYTES = 65536
@@ -54,35 +57,68 @@ class _Patience:
         return False
 
 
-def describe_stream(address: SplitResult, *, timeout_s: float, interrupted: threading.Event) -> int | None:
-    """Ask for the stream's description without credentials; the status of the answer, None for ``rtsps``.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The status of the camera's answer, and whether our user and password were part of the question."""
 
-    ``address`` holds no credentials. Waits at most ``timeout_s`` in all, plus what the system takes to resolve the
-    name, and ends within 0.1 s of an interruption.
+    status: int
+    was_logged_in: bool
+
+
+def describe_stream(
+    address: SplitResult, *, timeout_s: float, interrupted: threading.Event, login: Login | None = None
+) -> Answer | None:
+    """Ask for the stream's description; the camera's answer, None for ``rtsps``.
+
+    ``address`` holds no credentials; ``login`` is told to a camera that asks for it, on the same connection. Waits at
+    most ``timeout_s`` in all, plus what the system takes to resolve the name; ends within 0.1 s of an interruption.
 
     Raises:
         HandshakeFailed: no connection, no answer, or an answer that is not RTSP.
     """
     patience = _Patience(timeout_s, time.monotonic() + timeout_s, interrupted)
     host, port = address.hostname or "", address.port or DEFAULT_PORTS[address.scheme]
+    place = f"{host}:{port}"
     with _connect(host, port, patience) as connection:
         if address.scheme == "rtsps":
             return None
-        # Source: RFC 2326, 10.2.
-        request = (
-            f"DESCRIBE {address.geturl()} RTSP/1.0\r\nCSeq: 1\r\n"
-            "Accept: application/sdp\r\nUser-Agent: edge-inference-agent\r\n\r\n"
-        )
         try:
-            connection.sendall(request.encode())
-            answer = _first_line(connection, patience)
+            head = _ask(connection, address.geturl(), patience, number=1)
+            status = _status(head, place, patience)
+            authorization = None
+            if status == 401 and login is not None and head is not None:
+                authorization = login.answer(_challenges(head), method="DESCRIBE", uri=address.geturl())
+            if authorization is None:
+                return Answer(status, was_logged_in=False)
+            head = _ask(connection, address.geturl(), patience, number=2, authorization=authorization)
+            return Answer(_status(head, place, patience), was_logged_in=True)
         except OSError as exc:
             raise HandshakeFailed(
                 "closed",
-                f"{host}:{port} closed the connection when it was asked for the stream ({exc.strerror}). Some cameras "
-                "do so after wrong passwords or with too many viewers: end other viewers, wait, or restart it",
+                f"{place} closed the connection when it was asked for the stream ({exc.strerror}). Some cameras do "
+                "so after wrong passwords or with too many viewers: end other viewers, wait, or restart it",
             ) from exc
-    return _status(answer, f"{host}:{port}", patience)
+
+
+def _ask(
+    connection: socket.socket, url: str, patience: _Patience, *, number: int, authorization: str | None = None
+) -> bytes | None:
+    # Source: RFC 2326, 10.2.
+    lines = [
+        f"DESCRIBE {url} RTSP/1.0",
+        f"CSeq: {number}",
+        "Accept: application/sdp",
+        "User-Agent: edge-inference-agent",
+    ]
+    if authorization is not None:
+        lines.append(f"Authorization: {authorization}")
+    connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+    return _head(connection, patience)
+
+
+def _challenges(head: bytes) -> list[str]:
+    lines = (line.partition(":") for line in head.decode("utf-8", "replace").splitlines())
+    return [value.strip() for name, _, value in lines if name.strip().lower() == "www-authenticate"]
 
 
 def _connect(host: str, port: int, patience: _Patience) -> socket.socket:
@@ -118,26 +154,39 @@ def _not_connected(host: str, port: int, problem: int, patience: _Patience) -> H
     return HandshakeFailed("unreachable", f"{host}:{port} cannot be reached ({os.strerror(problem)}). {_REACH}")
 
 
-def _first_line(connection: socket.socket, patience: _Patience) -> bytes | None:
-    """The first line of the answer, empty when the camera closed, None when the time is over."""
+def _head(connection: socket.socket, patience: _Patience) -> bytes | None:
+    """The answer's first line and headers, as far as the camera sent them; None when the time is over before a line.
+
+    What a refusal holds behind its headers is read too, because another question may follow.
+    """
     received = b""
-    while b"\n" not in received and len(received) < _MOST_ANSWER_BYTES:
+    while len(received) < _MOST_ANSWER_BYTES:
+        head, has_ended, body = received.partition(b"\r\n\r\n")
+        line = received.split(b"\n", 1)[0]
+        if b"\n" in received and (b" 401 " not in line or (has_ended and len(body) >= _length(head))):
+            break
         if not patience.wait(connection, selectors.EVENT_READ):
-            return None
+            return received if b"\n" in received else None
         part = connection.recv(4096)
         if not part:
             break
         received += part
-    return received.split(b"\n", 1)[0].strip()
+    return received
 
 
-def _status(line: bytes | None, place: str, patience: _Patience) -> int:
-    if line is None:
+def _length(head: bytes) -> int:
+    found = re.search(rb"(?im)^content-length:\s*(\d{1,6})\s*$", head)
+    return int(found[1]) if found else 0
+
+
+def _status(head: bytes | None, place: str, patience: _Patience) -> int:
+    if head is None:
         raise HandshakeFailed(
             "no_answer",
             f"{place} took the connection and gave no answer within {patience.timeout_s:g} s. "
             "Check that this is the camera's RTSP port, and restart the camera",
         )
+    line = head.split(b"\n", 1)[0].strip()
     words = line.decode("ascii", "replace").split()
     if len(words) < 2 or not words[0].startswith("RTSP/") or not words[1].isdigit():
         shown = line[:60].decode("ascii", "replace")
