@@ -205,7 +205,7 @@ class Agent:
         )
         self._resources.callback(self._desk.stop, 1.0)
         self._resources.callback(self._reloader.abandon)
-        self._news = EngineNews(self._notifier)
+        self._news = EngineNews(self._notifier, usual=self._status)
         uplink.publisher.start()
         self._thermal.start()
         self._pipeline.start_workers()

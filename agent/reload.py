@@ -170,12 +170,12 @@ class Reloader:
         self._turns += 1
         loaded = self._amend(load_config(self._loaded.path))
         packages = load_packages(loaded)
+        changes = self._prepared(loaded)
         restarting = _to_restart(self._loaded, loaded)
         if restarting:
             log.info("config.restarting", because_of=", ".join(restarting))
             self.successor = loaded
             return "restarting"
-        changes = self._prepared(loaded)
         is_same = loaded.sha256 == self._loaded.sha256 and loaded.config == self._loaded.config
         if is_same and packages == self._packages and not changes:
             log.info("config.unchanged", turn=self._turn_text, config_sha256=loaded.sha256[:12])

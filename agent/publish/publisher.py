@@ -39,8 +39,8 @@ FAREWELL_SHARE = 0.6
 """Of the time that ``stop`` is given, for the last messages; the rest is for the sink."""
 
 MOVE_GRACE_S = 0.5
-LEAVE_WITHIN_S = 1.0
-"""For the last words at a sink that is left, and again for its end."""
+LEAVE_WITHIN_S, END_WITHIN_S = 1.0, 1.5
+"""For the last words at a sink that is left, and for its end."""
 HOLD_S = 3.0
 """How long results wait for the connection at a new sink; then they are dropped and counted as without one."""
 MOVE_LOOK_S = 0.02
@@ -302,7 +302,7 @@ class Publisher:
     def _go_over_to(self, sink: Sink) -> None:
         before = self._sink
         self._take_leave()
-        before.stop(LEAVE_WITHIN_S)
+        before.stop(END_WITHIN_S)
         self._ear.is_open = False
         self._hear()
         self._sink, self._ear = sink, Ear(self)
@@ -314,10 +314,13 @@ class Publisher:
 
     def _take_leave(self) -> None:
         """Say on the old way that the agent moved, and wait a moment for what is on its way there."""
-        leave_by = time.monotonic() + LEAVE_WITHIN_S
+        deadline = time.monotonic() + LEAVE_WITHIN_S
         if self._delivery.is_live:
             self._delivery.retain(self._identity.status("stopped", reason="moved"))
-        while self._delivery.is_live and self._delivery.has_last_words() and time.monotonic() < leave_by:
+        while self._delivery.is_live and self._delivery.has_last_words():
+            if self._leave_by is not None or time.monotonic() >= deadline:
+                log.info("broker.left_without_answer", broker=self._sink.statistics().address)
+                return
             self._has_news.wait(MOVE_LOOK_S)
             self._has_news.clear()
             self._hear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from agent.pipeline.worker import WorkerStatistics
 from agent.service.logs import get_logger
@@ -18,8 +18,13 @@ _EXTEND_BY_S = 60.0
 class EngineNews:
     """Looks at the workers a few times a second. Used by the main loop alone."""
 
-    def __init__(self, notifier: Notifier, *, every_s: float = _EVERY_S) -> None:
+    def __init__(
+        self, notifier: Notifier, *, every_s: float = _EVERY_S, usual: Callable[[], str] = lambda: ""
+    ) -> None:
+        """``usual`` is what the service manager is told of the agent while nothing is built."""
         self._notifier = notifier
+        self._usual = usual
+        self._has_told = False
         self._every_s = every_s
         self._began_s = time.monotonic()
         self._next_word_s = self._began_s + every_s
@@ -44,6 +49,9 @@ class EngineNews:
         if building and self._is_due():
             for worker in building:
                 self._tell_of_build(worker)
+        elif self._has_told and not building:
+            self._has_told = False
+            self._notifier.status(self._usual())
         news = [worker for worker in workers if worker.changes != self._seen.get(worker.model, 0)]
         self._seen = {worker.model: worker.changes for worker in workers}
         return "; ".join(f"{worker.model}: {worker.last_change}" for worker in news) or None
@@ -60,6 +68,7 @@ class EngineNews:
             elapsed_s=round(build.elapsed_s),
             done_ratio=None if build.done_ratio is None else round(build.done_ratio, 2),
         )
+        self._has_told = True
         self._notifier.status(f"Building {build.engine} for {worker.model}: {build.phase}, {build.elapsed_s:.0f} s")
 
     def _is_due(self) -> bool:

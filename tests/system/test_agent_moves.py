@@ -174,6 +174,21 @@ def test_a_broker_that_cannot_be_reached_is_gone_over_to_and_named(moving: Movin
         moving.end()
 
 
+def test_an_old_broker_that_answers_no_more_does_not_hold_the_agent(moving: Moving) -> None:
+    moving.start({"broker": moving.old.url})
+    _more(moving.at_old)
+    moving.old.pause()
+    moving.write(moving.with_password())
+    moving.reload()
+    _more(moving.at_new)
+    moving.old.resume()
+    # The farewell, or the last will where the broker finds the connection broken before it has read that far.
+    wait_until(lambda: moving.at_old.messages(f"{ROOT}/status")[-1].json["state"] != "online", within_s=60)
+    moving.end()
+    results = _seqs(moving.at_new)
+    assert results == list(range(results[0], results[0] + len(results)))
+
+
 def test_a_file_that_cannot_be_used_leaves_the_broker_alone_and_says_why(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
@@ -200,7 +215,10 @@ def test_a_password_that_changed_in_its_file_is_taken_up_by_a_reload(moving: Mov
     _more(moving.at_new)
     moving.end()
     states = [message.json["state"] for message in moving.at_new.messages(f"{ROOT}/status")]
-    assert [state for state, _ in itertools.groupby(states)] == ["online", "stopped", "online", "stopped"]
+    # The earlier connection may come back with the right password by itself, just before it is left.
+    changes = [state for state, _ in itertools.groupby(states)]
+    assert changes[:4] == ["online", "stopped", "online", "stopped"]
+    assert changes[-1] == "stopped"
 
 
 def test_a_wrong_password_is_named_and_the_right_one_heals_it(moving: Moving) -> None:

@@ -57,3 +57,18 @@ def test_a_build_beside_a_serving_engine_shows_in_the_status(manager: socket.soc
     with Notifier(manager.getsockname()) as notifier:
         assert EngineNews(notifier, every_s=0).changes([_worker(building=_BUILD)]) is None
         assert manager.recv(4096).decode() == "STATUS=Building tensorrt for m: building, 42 s"
+
+
+def test_a_build_for_another_configuration_shows_and_the_status_comes_back_when_it_was_given_up(
+    manager: socket.socket,
+) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        news = EngineNews(notifier, every_s=0, usual=lambda: "1 camera(s), engine ort-cpu")
+        assert news.changes([_worker()], arriving=[_worker(building=_BUILD)]) is None
+        assert manager.recv(4096).decode() == "STATUS=Building tensorrt for m: building, 42 s"
+        assert news.changes([_worker()]) is None
+        assert manager.recv(4096).decode() == "STATUS=1 camera(s), engine ort-cpu"
+        assert news.changes([_worker()]) is None
+    manager.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        manager.recv(4096)
