@@ -66,7 +66,7 @@ class Int8Converter:
     @property
     def ranges(self) -> bytes | None:
         """The range of each tensor over the pictures, as ONNX Runtime writes it down; None before the first call of
-        ``convert``, and where the library is too old to keep them (before 1.27) and reads the pictures every time.
+        ``convert``, and where the library is too old to keep them (1.24 is) and reads the pictures every time.
         """
         return self._ranges
 
