@@ -55,10 +55,8 @@ def _chosen(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in PARTS]
     if unknown or not names:
-        print(
-            f"scripts/measure: there is no part {', '.join(unknown) or text!r}; there are {', '.join(PARTS)}",
-            file=sys.stderr,
-        )
+        wrong = f"there is no part {', '.join(unknown)}" if unknown else "--only names no part"
+        print(f"scripts/measure: {wrong}; there are {', '.join(PARTS)}", file=sys.stderr)
         raise SystemExit(2)
     return names
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.loadgen_agreement import agreement_of
+from scripts.measure_command import main
 from scripts.measure_page import Origin, bar_lines, head, marks, table, write_block
 from scripts.measure_parts import PARTS
 from scripts.measure_verdict import Agreement, Bar, Load, LoadWatch, Row, verdict_of
@@ -65,6 +67,23 @@ def test_one_missed_bar_of_several_speaks_for_the_row() -> None:
 def test_agreement_needs_an_interval_inside_the_bar(agreement: Agreement, told: str) -> None:
     assert agreement.verdict(_QUIET).startswith(told)
     assert agreement.verdict(_BUSY).startswith("not to be judged: other programs")
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_planted_difference_of_two_harnesses_is_found(factor: float) -> None:
+    turns = [1.0, 1.01, 0.99, 1.02, 0.98, 1.0]
+    found = agreement_of([({"p50": factor * one}, {"p50": one}) for one in turns], "p50")
+    assert found.value == pytest.approx(factor)
+    assert found.verdict(_QUIET) == ("holds" if factor == 1.0 else "missed: 1.100 against 1 ± 0.03")
+
+
+def test_unknown_part_is_refused_with_the_known_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--only", "rows,engine"])
+    assert ended.value.code == 2
+    assert "there is no part engine; there are rows, engines, path, loadgen, beside" in capsys.readouterr().err
 
 
 def _origin(load: Load, *, is_quick: bool = False) -> Origin:
