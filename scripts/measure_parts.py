@@ -315,7 +315,8 @@ def _study(
 
 def _write(report: Report, stem: Path) -> None:
     """The full report as page, picture, text and data."""
-    stem.with_suffix(".json").write_text(report.as_json(), encoding="utf-8")
+    compact = json.dumps(json.loads(report.as_json()), separators=(",", ":"))
+    stem.with_suffix(".json").write_text(compact, encoding="utf-8")
     stem.with_suffix(".html").write_text(to_html(report), encoding="utf-8")
     stem.with_suffix(".md").write_text(to_markdown(report), encoding="utf-8")
     stem.with_suffix(".png").write_bytes(png_of(report))
