@@ -34,6 +34,10 @@ class Load:
         return f"other programs took {self.others_ratio:.1%} of the processor, the hypervisor {self.stolen_ratio:.1%}"
 
 
+ANY_LOAD = Load(0.0)
+"""Of rows that count and time nothing: what else runs does not matter."""
+
+
 class LoadWatch:
     """What other programs take from here on. Ours are this process and all children that have been waited for."""
 
