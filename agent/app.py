@@ -40,6 +40,7 @@ from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
 from agent.service.birth import runtime_message
 from agent.service.engine_news import EngineNews
+from agent.service.failures import FailedStarts
 from agent.service.heartbeat import stuck_stages
 from agent.service.last_resort import LastResort
 from agent.service.logs import get_logger
@@ -67,6 +68,10 @@ from engines import (
 log = get_logger(__name__)
 
 _TICK_S = 0.1
+_START_WITHIN_S = 180.0
+"""TimeoutStartSec of the unit."""
+_FAILED = "failed"
+_FAULT = f"{_FAILED} by a fault of the program"
 _LOST_WITHIN_S = 0.7
 SWITCH_INTERVAL_S = 0.0002
 """How long a Python thread may hold the interpreter while others wait. The default, 5 ms, is added to an inference
@@ -107,7 +112,7 @@ class Agent:
         self._last_resort = LastResort()
         self._signals = 0
         self._watchdog_due_s = 0.0
-        self._outcome = "failed by a fault of the program"
+        self._outcome = _FAULT
         self._announcing = threading.Lock()
 
     def run(self, *, for_s: float | None = None, on_ready: Callable[[], None] | None = None) -> None:
@@ -125,7 +130,7 @@ class Agent:
 
     def _run_once(self, for_s: float | None, on_ready: Callable[[], None] | None) -> LoadedConfig | None:
         """From start-up to shutdown; the configuration to go on with, None to end."""
-        self._outcome = "failed by a fault of the program"
+        self._outcome = _FAULT
         successor = None
         try:
             self.startup()
@@ -134,11 +139,11 @@ class Agent:
             successor = self.main_loop(for_s)
             self._outcome = "stopped as it was told to, or at the end of its files"
         except (AgentError, EngineError) as exc:
-            self._outcome = f"failed with exit code {exc.exit_code}: {exc.message}"
+            self._outcome = f"{_FAILED} with exit code {exc.exit_code}: {exc.message}"
             if isinstance(exc, EngineLost):
                 # Nothing on the device works any more: be gone soon, however long a camera or a broker takes to stop.
                 log.critical("engine.lost", error=exc.message)
-                self._state.record_exit(self._outcome)
+                self._record_exit()
                 self._last_resort.arm(_LOST_WITHIN_S, exc.exit_code)
             raise
         finally:
@@ -183,7 +188,10 @@ class Agent:
         for warning in loaded.warnings:
             log.warning("config.warning", text=warning)
         self._state = enter(StateDirectory(loaded.state_dir))
-        self._resources.callback(lambda: self._state.record_exit(self._outcome))
+        self._failures = FailedStarts(loaded.state_dir, loaded.sha256)
+        self._resources.callback(self._record_exit)
+        if not self._hold_back():
+            return
         packages = load_packages(loaded)
         identity = self._identity = self._make_identity(self._state.session)
         self._reporter = Reporter(identity, self._hangs, clock=self._clock)
@@ -216,6 +224,7 @@ class Agent:
         self._announce(loaded, packages)
         self._pipeline.start_cameras()
         self._notifier.ready(self._status())
+        self._failures.ready()
         log.info("agent.ready", device=identity.device, session=identity.session, config_sha256=loaded.sha256[:12])
 
     def main_loop(self, for_s: float | None = None) -> LoadedConfig | None:
@@ -248,6 +257,22 @@ class Agent:
     def shutdown(self) -> None:
         """Close everything in reverse; harmless when repeated."""
         self._resources.close()
+
+    def _hold_back(self) -> bool:
+        """After several failed starts that a service manager repeats, wait; False when told to stop meanwhile."""
+        wait_s = self._failures.wait_s() if self._notifier.is_listened_to else 0.0
+        if wait_s:
+            why = f"{self._failures.count} starts in a row failed, the last one {self._state.previous_exit}"
+            log.warning("agent.holds_back", seconds=wait_s, why=why)
+            self._notifier.extend_timeout(wait_s + _START_WITHIN_S, f"Waits {wait_s:.0f} s: {why}")
+        until_s = time.monotonic() + wait_s
+        while not self._stop_requested and time.monotonic() < until_s:
+            time.sleep(_TICK_S)
+        return not self._stop_requested
+
+    def _record_exit(self) -> None:
+        self._failures.note(has_failed=self._outcome.startswith(_FAILED))
+        self._state.record_exit(self._outcome)
 
     def _check(self) -> None:
         self._pipeline.check()

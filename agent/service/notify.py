@@ -40,6 +40,11 @@ class Notifier:
         watchdog_s = int(usec) / 1e6 if usec is not None and usec.isdigit() and is_for_us and address else None
         return cls(address, watchdog_s)
 
+    @property
+    def is_listened_to(self) -> bool:
+        """A service manager started this process."""
+        return self._socket is not None
+
     def ready(self, status: str) -> None:
         """The agent works from now on."""
         self._send(f"READY=1\nSTATUS={_line(status)}")

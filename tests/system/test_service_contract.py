@@ -124,3 +124,24 @@ def test_an_agent_whose_interpreter_is_held_is_killed_and_the_next_one_says_so(
             note(recovery_s=time.monotonic() - restarted)
             assert "killed" in runtime.json["previous_exit"]
             assert agent.end() == 0
+
+
+def test_starts_that_keep_failing_wait_for_the_manager_and_a_stop_ends_the_wait(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    models = {"inspect": {"package": "demo", "engine": "tensorrt", "strict": True}}
+    config = write_config(
+        tmp_path, {"models": models, "cameras": {"cam": _CAMERA}, "mqtt": {"broker": "mqtt://127.0.0.1:1"}}
+    )
+    for _ in range(3):
+        with AgentProcess(tmp_path, "run", "-c", str(config), env=supervisor.environment()) as agent:
+            assert agent.wait() == 69
+            assert "agent.holds_back" not in agent.stderr
+    with AgentProcess(tmp_path, "run", "-c", str(config), env=supervisor.environment()) as agent:
+        waits = supervisor.wait_for("EXTEND_TIMEOUT_USEC", within_s=60)
+        assert "3 starts in a row failed" in (waits.value("STATUS") or "")
+        assert agent.end() == 0
+    # Whoever stopped it may have mended something.
+    with AgentProcess(tmp_path, "run", "-c", str(config), env=supervisor.environment()) as agent:
+        assert agent.wait() == 69
+        assert "agent.holds_back" not in agent.stderr

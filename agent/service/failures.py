@@ -1,0 +1,69 @@
+"""Starts that fail one after the other: the next one waits, so that a broken board does not fill its own journal."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from agent.service.logs import get_logger
+
+log = get_logger(__name__)
+
+_FILE = "failures"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_WITHOUT_WAITING = 2
+_FIRST_WAIT_S = 10.0
+_LONGEST_WAIT_S = 300.0
+_WELL_AFTER_S = 600.0
+"""A run that was ready this long was no failed start, however it ends."""
+
+
+class FailedStarts:
+    """Counts in ``state_dir`` how many runs of one configuration in a row failed since the machine started.
+
+    Runs that were killed do not count: whoever kills wants the next one at once. Main thread only.
+    """
+
+    def __init__(self, state_dir: Path, config_sha256: str, *, boot: Path = _BOOT) -> None:
+        self._file = state_dir / _FILE
+        self._mark = f"{_first_line(boot)} {config_sha256[:16]}"
+        self._is_well_at_s: float | None = None
+        count, _, mark = _first_line(self._file).partition(" ")
+        self.count = int(count) if count.isdigit() and mark == self._mark else 0
+        """Failures in a row before this run; another configuration or another boot begins at 0."""
+
+    def wait_s(self) -> float:
+        """How long the next start is to wait: nothing after one or two failures, at most five minutes."""
+        further = self.count - _WITHOUT_WAITING - 1
+        return 0.0 if further < 0 else min(_FIRST_WAIT_S * 2.0 ** min(further, 10), _LONGEST_WAIT_S)
+
+    def ready(self) -> None:
+        """The run works from now on; ten minutes of that make it a good one."""
+        self._is_well_at_s = time.monotonic() + _WELL_AFTER_S
+
+    def note(self, *, has_failed: bool) -> None:
+        """The run ends; the last word counts where it is said twice."""
+        is_well = self._is_well_at_s is not None and time.monotonic() >= self._is_well_at_s
+        try:
+            if not has_failed:
+                self._file.unlink(missing_ok=True)
+            else:
+                self._write(1 if is_well else self.count + 1)
+        except OSError as exc:
+            log.warning("failures.not_counted", path=str(self._file), error=exc.strerror)
+
+    def _write(self, count: int) -> None:
+        fresh = self._file.with_suffix(".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(f"{count} {self._mark}\n")
+        fresh.replace(self._file)
+
+
+def _first_line(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return stream.readline(200).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
