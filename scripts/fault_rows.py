@@ -201,12 +201,13 @@ ROWS: tuple[Row, ...] = (
         "the outbox leaves 5 % free (at most 1 GiB) and goes on in memory",
         (
             f"{_RESOURCE}test_the_agent_starts_on_a_full_or_read_only_disk",
+            f"{_RESOURCE}test_the_agent_starts_on_a_disk_with_room_for_a_number_alone",
             f"{_RESOURCE}test_a_disk_that_fills_up_stops_neither_results_nor_the_end",
             "tests/unit/test_service_session.py::test_a_full_disk_is_no_reason_not_to_start_and_the_count_goes_on_from_there",
             f"{_OUTBOX}test_a_full_disk_is_told_and_recovered_from_without_a_loss",
             f"{_OUTBOX}test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_leaves_the_file",
         ),
-        "with room for the state's few lines and none for the engines' cache, a first start ends with 69",
+        "with less than 64 MiB free on every disk, a first start ends with 69: there is no room for a model's graph",
     ),
     Row(
         "F21",
@@ -285,8 +286,12 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F29",
         "GPU lost",
-        "ends with 70 and is started again",
-        (f"{_TENSORRT}test_a_lost_gpu_ends_the_program_with_exit_code_70",),
+        "ends with 70 and is started again; from the third time in a row on the start waits, up to 5 minutes",
+        (
+            f"{_TENSORRT}test_a_lost_gpu_ends_the_program_with_exit_code_70",
+            f"{_SERVICE}test_starts_that_keep_failing_wait_for_the_manager_and_a_stop_ends_the_wait",
+            "tests/unit/test_service_failures.py",
+        ),
         "the GPU is a stand-in",
     ),
     Row(
@@ -426,8 +431,7 @@ ROWS: tuple[Row, ...] = (
             "tests/system/test_log_volume.py::test_no_fault_that_lasts_writes_more_than_ten_megabytes_a_day",
             "tests/unit/test_logs.py",
         ),
-        "an engine that fails for good ends each start with 70: "
-        "1.8 kB a start, with 5 s between them up to 25 MB a day",
+        "an engine that fails for good ends each start with 70 and 1.8 kB: half a megabyte a day, see F29",
     ),
     Row(
         "F48",

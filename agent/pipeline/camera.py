@@ -193,7 +193,8 @@ class Camera:
             finally:
                 self.source.close()
             was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
-            failures = 0 if was_stable else failures + 1
+            # A camera that trickles is there: ten seconds of each connection with it are better than a long pause.
+            failures = 0 if was_stable or reason == "trickle" else failures + 1
             backoff_s = _REFUSED_BACKOFF_S if reason == "credentials" else self._backoff_s(failures)
             self.heartbeat.beat(backoff_s + _READ_WITHIN_S)
             self._clock.wait(self._stop, backoff_s)

@@ -25,6 +25,8 @@ _STILL_RUNNING = "ended without a word: killed, crashed, or the power was cut"
 _LONGEST_EXIT_BYTES = 4096
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 """Full, read-only or broken: no mistake of the configuration, and no reason not to look at cameras."""
+_CACHE_BYTES = 64 * 2**20
+"""Room for what is derived from a model of usual size; with less, nothing is begun on that disk."""
 
 
 class StateDirectory:
@@ -76,6 +78,7 @@ class StateDirectory:
             self._claim(descriptor)
             self.previous_exit = self._read_exit()
             self._begin()
+            self._find_room()
             undo.pop_all()
         self._lock_fd = descriptor
 
@@ -138,10 +141,23 @@ class StateDirectory:
     def _do_without(self, why: OSError) -> None:
         self._is_kept = False
         self.session = int(time.time())
-        if not (self.path / "cache").is_dir():
-            with contextlib.suppress(OSError):  # then the engines will say what they miss
-                self._scratch = Path(tempfile.mkdtemp(prefix="agent-cache-"))
+        self._make_scratch()
         log.error("state.not_kept", path=str(self.path), error=why.strerror, session=self.session)
+
+    def _find_room(self) -> None:
+        """A disk that is nearly full has room for a number and none for a model's graph."""
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.path).free
+            if self._scratch is None and free < _CACHE_BYTES and self._make_scratch():
+                log.warning("state.cache_not_kept", path=str(self.path), free_bytes=free, wanted_bytes=_CACHE_BYTES)
+
+    def _make_scratch(self) -> bool:
+        """Where nothing is cached yet, a temporary place for it that has room; without one the engines complain."""
+        if self._scratch is None and not (self.path / "cache").is_dir():
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(tempfile.gettempdir()).free >= _CACHE_BYTES:
+                    self._scratch = Path(tempfile.mkdtemp(prefix="agent-cache-"))
+        return self._scratch is not None
 
     def _count(self) -> int:
         file = self.path / _SESSION

@@ -87,6 +87,17 @@ def test_a_disk_that_fills_up_stops_neither_results_nor_the_end(
 def test_the_agent_starts_on_a_full_or_read_only_disk(
     tmp_path: Path, broker: MosquittoBroker, mounts: Sequence[str]
 ) -> None:
+    assert "state.not_kept" in _log_of_a_start(tmp_path, broker, mounts)
+
+
+def test_the_agent_starts_on_a_disk_with_room_for_a_number_alone(tmp_path: Path, broker: MosquittoBroker) -> None:
+    log = _log_of_a_start(tmp_path, broker, ["mount -t tmpfs -o size=64k none state"])
+    assert "state.cache_not_kept" in log
+    assert "state.not_kept" not in log
+
+
+def _log_of_a_start(tmp_path: Path, broker: MosquittoBroker, mounts: Sequence[str]) -> str:
+    """What an agent writes that gives five results on such a disk and ends in time."""
     config = _config(tmp_path, broker.url)
     (tmp_path / "state").mkdir()
     command = isolated([sys.executable, "-m", "agent", "run", "-c", str(config)], f"cd {tmp_path}", *mounts)
@@ -99,7 +110,7 @@ def test_the_agent_starts_on_a_full_or_read_only_disk(
         finally:
             agent.kill()
             agent.wait()
-    assert "state.not_kept" in (tmp_path / "log").read_text()
+    return (tmp_path / "log").read_text()
 
 
 def test_an_agent_without_a_descriptor_to_spare_goes_on_and_recovers(tmp_path: Path, broker: MosquittoBroker) -> None:
