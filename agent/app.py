@@ -354,7 +354,7 @@ class Agent:
                 engine=config.engine,
                 precision=config.precision,
                 strict=config.strict,
-                max_batch=config.batching.max_size,
+                max_batch=config.batching.most,
                 options=config.options,
                 cache_dir=self._state.cache_dir,
                 workers=len(self._pipeline.workers),

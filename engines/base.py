@@ -119,7 +119,8 @@ class EngineInfo:
     asked for and not had. ``versions`` names each library that takes part. ``max_batch`` is the largest N that one
     call of ``infer`` takes. ``measurements`` are those that led to this engine, fastest first; ``kept_layers`` names
     the layers of an int8 model that stay in fp32 for the answers' sake. ``pending`` names an engine that would be
-    preferred and must be built first. ``details`` are figures of this engine alone (device memory, streams ...).
+    preferred and must be built first. ``gains_by_batches`` says whether a batch takes much less time than its images
+    one by one, as on a GPU. ``details`` are figures of this engine alone (device memory, streams ...).
     """
 
     name: str
@@ -138,6 +139,7 @@ class EngineInfo:
     measurements: tuple[Measurement, ...] = ()
     kept_layers: tuple[str, ...] = ()
     pending: str | None = None
+    gains_by_batches: bool = True
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 

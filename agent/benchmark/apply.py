@@ -63,7 +63,7 @@ def remember_for(path: Path, keys: Sequence[str], package: ModelPackage, measure
             engine="auto",
             precision=measurements[0].precision,
             options=config.options,
-            max_batch=config.batching.max_size,
+            max_batch=config.batching.most,
             workers=_workers(loaded),
         )
         remember(package, options, measurements)

@@ -133,7 +133,7 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
             engine=name,
             precision=model.precision,
             strict=True,
-            max_batch=model.batching.max_size,
+            max_batch=model.batching.most,
             options=options_for(name, model.options),
         )
         wishes.append(_Wish(load_package(loaded.package_dir(key)), options))

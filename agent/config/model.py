@@ -35,13 +35,21 @@ class DeviceConfig(Section):
     """Name for people; the id where empty."""
 
 
+_USUAL_BATCH = 4
+
+
 class BatchingConfig(Section):
     """How frames of several cameras are put together for one call of the engine."""
 
-    max_size: int = Field(default=4, ge=1, le=64)
-    """Most frames in one call."""
+    max_size: int | None = Field(default=None, ge=1, le=64)
+    """Most frames in one call; null is 4 on a GPU, and 1 on a CPU: one by one, frames are answered sooner there."""
     max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
     """How long a frame may wait for company; 0 takes what is there and never makes a lone frame wait."""
+
+    @property
+    def most(self) -> int:
+        """What an engine is made for."""
+        return self.max_size or _USUAL_BATCH
 
 
 class ModelConfig(Section):

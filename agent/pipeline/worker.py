@@ -308,7 +308,9 @@ class Worker:
         log.info("engine.changed", model=self.key, change=text, frames=self._progress.frames)
 
     def _equipped(self, engine: Engine) -> Serving:
-        return equipped(engine, key=self.key, package=self.package, max_size=self.config.batching.max_size)
+        batching = self.config.batching
+        most = batching.most if batching.max_size or engine.info.gains_by_batches else 1
+        return equipped(engine, key=self.key, package=self.package, max_size=most)
 
     def _serve(self, shift: Shift) -> None:
         """Serve until the inbox is closed or a successor is ready."""

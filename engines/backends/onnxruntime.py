@@ -13,7 +13,7 @@ import numpy as np
 from engines.backends.batches import check_batch, check_scores
 from engines.backends.ort_options import provider_of, session_settings
 from engines.backends.ort_providers import OpenedSession, open_session
-from engines.backends.ort_session import failure_from, library, library_errors, placement
+from engines.backends.ort_session import ON_CPU, failure_from, library, library_errors, placement
 from engines.base import EngineInfo, EngineOptions, Images, Precision, Scores
 from engines.environment import available_cores
 from engines.errors import EngineUnavailable, InferenceFailed
@@ -176,6 +176,7 @@ def open_onnxruntime(
         placement=placed,
         versions=opened.versions,
         degraded=_less_than_asked(engine, provider, placed, opened.precision, graph.precision),
+        gains_by_batches=provider not in ON_CPU,
         details={**settings.details(provider), **form_details(engine, graph.precision)},
     )
     return OnnxRuntimeEngine(opened, info=info, graph=graph, package=package).warmed_up(started_ns)

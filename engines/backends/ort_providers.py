@@ -14,6 +14,7 @@ from engines.backends.ort_session import (
     CUDA,
     OPENVINO,
     TENSORRT,
+    XNNPACK,
     SessionPlan,
     create_session,
     library,
@@ -78,7 +79,7 @@ def open_session(
     if provider == OPENVINO:
         ours = {"device_type": "CPU", "num_of_threads": str(settings.threads)}
         plan = replace(plan, provider_options={**ours, **settings.provider})
-    elif provider == "XnnpackExecutionProvider":
+    elif provider == XNNPACK:
         # The provider has threads of its own; the session's would compete with them. Source: XNNPACK provider page.
         ours = {"intra_op_num_threads": str(settings.threads)}
         plan = replace(

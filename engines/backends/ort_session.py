@@ -22,6 +22,9 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
+XNNPACK = "XnnpackExecutionProvider"
+ON_CPU = frozenset({CPU, OPENVINO, XNNPACK})
+"""Providers whose work the processor does; OpenVINO is asked for nothing else."""
 
 _FATAL = 4
 # CUDA errors after which nothing in the process works on the device any more.

@@ -128,6 +128,7 @@ def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
         classes=package.signature.classes,
         placement={f"torch {device}": 1},
         versions={"torch": str(torch.__version__), "numpy": str(np.__version__)},
+        gains_by_batches=device == "cuda",
     )
     engine = TorchEngine(serve, torch=torch, device=device, info=info, package=package)
     for size in sorted({1, info.max_batch}):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ class _Bench:
 
 
 def _brightness(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
-    return BrightnessEngine(len(_LABELS), max_batch=config.batching.max_size)
+    return BrightnessEngine(len(_LABELS), max_batch=config.batching.most)
 
 
 def test_every_frame_of_a_file_is_classified_once_and_in_order() -> None:
@@ -141,6 +142,30 @@ def test_four_cameras_share_one_model_through_its_batcher() -> None:
     assert max(engines[0].batches) == 4
     for index, camera in enumerate(cameras):
         assert {result.top[0].index for result in bench.results(camera)} == {index}
+    bench.check_books()
+
+
+@pytest.mark.parametrize(("batching", "largest"), [({}, 1), ({"max_size": 3}, 3)], ids=["by default", "asked for"])
+def test_where_batches_gain_nothing_frames_go_one_by_one_unless_asked_for(
+    batching: dict[str, int], largest: int
+) -> None:
+    gate = threading.Event()
+
+    def hold(batch: Images) -> None:
+        gate.wait(5)
+
+    engine = BrightnessEngine(4, on_infer=hold)
+    engine.info = replace(engine.info, gains_by_batches=False)
+    cameras = {f"c{index}": {"classify": [{"model": "m"}]} for index in range(4)}
+    sources = [ScriptedSource([index], is_live=True, period_s=0.002) for index in range(4)]
+    config = _config(cameras, {"m": {"package": "x", "batching": batching}})
+    bench = _Bench(config, sources, lambda key, config, package: engine)
+    with bench.pipeline:
+        bench.start()
+        bench.wait(lambda: bench.pipeline.workers["m"].statistics().waiting == 4)
+        gate.set()
+        bench.wait(lambda: all(len(bench.results(camera)) >= 5 for camera in cameras))
+    assert max(engine.batches) == largest
     bench.check_books()
 
 
