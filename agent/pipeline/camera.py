@@ -33,7 +33,8 @@ _FRAMES_ON_THEIR_WAY = 8
 """Frames of one file between reader and decision: enough to keep a batch full, small enough to hold in memory."""
 _FIRST_BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
-_REFUSED_BACKOFF_S = 60.0
+_FIRST_REFUSED_BACKOFF_S, _LONGEST_REFUSED_BACKOFF_S = 15.0, 300.0
+"""After a refused password: a camera that is starting may refuse for a moment, and many lock after some wrong ones."""
 """After a refused password: cameras lock an address out that tries a wrong one again and again."""
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
@@ -169,7 +170,7 @@ class Camera:
             self.source.close()
 
     def _read_for_ever(self) -> None:
-        failures = 0
+        failures = refusals = 0
         while not self._stop.is_set():
             opened_ns, reason = None, None
             self.heartbeat.beat(_OPEN_WITHIN_S)
@@ -195,13 +196,17 @@ class Camera:
             was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
             # A camera that trickles is there: ten seconds of each connection with it are better than a long pause.
             failures = 0 if was_stable or reason == "trickle" else failures + 1
-            backoff_s = _REFUSED_BACKOFF_S if reason == "credentials" else self._backoff_s(failures)
+            refusals = refusals + 1 if reason == "credentials" else 0
+            backoff_s = self._refused_backoff_s(refusals) if refusals else self._backoff_s(failures)
             self.heartbeat.beat(backoff_s + _READ_WITHIN_S)
             self._clock.wait(self._stop, backoff_s)
 
     def _backoff_s(self, failures: int) -> float:
         ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_S)
         return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
+
+    def _refused_backoff_s(self, refusals: int) -> float:
+        return min(_FIRST_REFUSED_BACKOFF_S * 2.0 ** (refusals - 1), _LONGEST_REFUSED_BACKOFF_S)
 
     def _read_until_end(self) -> bool:
         """True at the end of a file, False when asked to stop."""

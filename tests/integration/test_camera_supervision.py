@@ -122,12 +122,12 @@ class _Refusing(ScriptedSource):
         super().open()
 
 
-def test_a_camera_that_refuses_the_password_is_asked_once_a_minute() -> None:
+def test_a_camera_that_refuses_the_password_is_asked_more_and_more_rarely() -> None:
     clock = _HurriedClock()
-    source = _Refusing([*["unavailable"] * 5, 1], is_live=True, period_s=0.001)
+    source = _Refusing([*["unavailable"] * 7, 1], is_live=True, period_s=0.001)
     with _camera(source, clock) as camera:
         wait_until(lambda: camera.statistics().state == "connected", within_s=10)
-    assert clock.waits[:5] == [60.0] * 5
+    assert clock.waits[:7] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
 
 
 def test_a_connection_that_held_begins_with_the_shortest_wait_again() -> None:
