@@ -30,6 +30,12 @@ change() {
   [ $is_dry = yes ] || "$@"
 }
 
+# change_by SHOWN FUNCTION ARGUMENT...: as change, for a function of the scripts; SHOWN is the command that it comes to.
+change_by() {
+  printf '   $ %s\n' "$1" >&2
+  [ $is_dry = yes ] || "${@:2}"
+}
+
 # change_system COMMAND...: as change, for what concerns the running system and not a staged one.
 change_system() {
   if [ -n "$prefix" ]; then
@@ -49,6 +55,18 @@ install_file() {
   else
     change install -D -m "$mode" "$source" "$target"
   fi
+}
+
+# existing -d|-f OPTION PATH: print the whole path of that directory or file; where there is none the script ends.
+# Take it by an assignment that stands alone: before `&&` a failure would not end anything.
+existing() {
+  local kind=file
+  [ "$1" = -f ] || kind=directory
+  test "$1" "$3" || {
+    say "$2: there is no $kind $3"
+    exit 2
+  }
+  realpath -e "$3"
 }
 
 # need_root: the rest of the system belongs to root.

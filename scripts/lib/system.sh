@@ -33,6 +33,15 @@ comma_separated() {
   printf '%s\n' "${joined%, }"
 }
 
+# known_names OPTION LIST KNOWN: a name of LIST that is none of KNOWN (both with commas) ends the script: it would be
+# passed over, and everything that was asked for would seem to be done.
+known_names() {
+  local name
+  for name in ${2//,/ }; do
+    case ,$3, in *",$name,"*) ;; *) say "$1 knows ${3//,/, }, not $name" && exit 2 ;; esac
+  done
+}
+
 # Exit code 69: something needed is unavailable, as in the program itself.
 give_up() {
   say "$@"

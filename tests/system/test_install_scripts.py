@@ -120,7 +120,15 @@ def test_an_interpreter_in_a_home_directory_is_named_before_it_is_used(tmp_path:
 
 
 def test_what_is_not_known_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    for arguments in (("--drop-in", "nonsense"), ("--nonsense",)):
+    for arguments in (
+        ("--drop-in", "nonsense"),
+        ("--nonsense",),
+        ("--only", "unit,nonsense"),
+        ("--config", "nonsense.yaml"),
+        ("--wheels", "nonsense"),
+        ("--look-in", "nonsense"),
+    ):
         result = _script("install-jetson", "--root", str(tmp_path / "staged"), *arguments)
         assert result.returncode == 2
+        assert "nonsense" in result.stderr.splitlines()[0]
         assert not (tmp_path / "staged").exists()
