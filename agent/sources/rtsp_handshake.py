@@ -93,11 +93,7 @@ def describe_stream(
             head = _ask(connection, address.geturl(), patience, number=2, authorization=authorization)
             return Answer(_status(head, place, patience), was_logged_in=True)
         except OSError as exc:
-            raise HandshakeFailed(
-                "closed",
-                f"{place} closed the connection when it was asked for the stream ({exc.strerror}). Some cameras do "
-                "so after wrong passwords or with too many viewers: end other viewers, wait, or restart it",
-            ) from exc
+            raise _closed(place, exc.strerror) from exc
 
 
 def _ask(
@@ -186,9 +182,19 @@ def _status(head: bytes | None, place: str, patience: _Patience) -> int:
             f"{place} took the connection and gave no answer within {patience.timeout_s:g} s. "
             "Check that this is the camera's RTSP port, and restart the camera",
         )
+    if not head:
+        raise _closed(place, "without a word")
     line = head.split(b"\n", 1)[0].strip()
     words = line.decode("ascii", "replace").split()
     if len(words) < 2 or not words[0].startswith("RTSP/") or not words[1].isdigit():
         shown = line[:60].decode("ascii", "replace")
         raise HandshakeFailed("not_rtsp", f"{place} answered {shown!r}, which is not RTSP. Check the port")
     return int(words[1])
+
+
+def _closed(place: str, how: str | None) -> HandshakeFailed:
+    return HandshakeFailed(
+        "closed",
+        f"{place} closed the connection when it was asked for the stream ({how}). Some cameras do so after wrong "
+        "passwords or with too many viewers: end other viewers, wait, or restart it",
+    )

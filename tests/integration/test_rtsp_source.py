@@ -319,15 +319,21 @@ def _answering(answer: bytes) -> Iterator[int]:
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400 Bad Request"),
         (b"\xff\xfe\x00\n", "which is not RTSP"),
-        (b"", "''"),
     ],
-    ids=["http", "binary", "nothing"],
+    ids=["http", "binary"],
 )
 def test_port_that_speaks_something_else_is_named_so(tmp_path: Path, answer: bytes, shown: str) -> None:
     with _answering(answer) as port:
         error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
     assert error.fields["reason"] == "not_rtsp"
     assert shown in error.message
+
+
+def test_camera_that_hangs_up_without_a_word_is_named_so(tmp_path: Path) -> None:
+    with _answering(b"") as port:
+        error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
+    assert error.fields["reason"] == "closed"
+    assert "too many viewers" in error.message
 
 
 def test_udp_is_asked_for_when_configured_and_only_then(tmp_path: Path, server: RtspServer) -> None:
