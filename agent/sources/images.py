@@ -90,15 +90,15 @@ class ImageFolder(SourceBase):
 
     def _list(self) -> deque[Path]:
         path, lifecycle = self._path, self._lifecycle
-        if path.is_file():
-            return deque([path])
         try:
+            if path.is_file():
+                return deque([path])
             found = sorted(path.iterdir(), key=lambda entry: entry.name)
+            images = deque(entry for entry in found if _is_image(entry))
         except OSError as exc:
             raise lifecycle.unavailable(
                 "missing", f"the folder or image {path} cannot be read: {exc.strerror}. Correct `path`"
             ) from exc
-        images = deque(entry for entry in found if _is_image(entry))
         if not images:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             raise lifecycle.unavailable(

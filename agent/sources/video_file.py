@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from agent.clock import Clock
@@ -55,14 +57,7 @@ class VideoFile(DecodedSource):
     def _open_decoder(self) -> Decoder:
         path = self._path()
         lifecycle = self._lifecycle
-        if not path.exists():
-            raise lifecycle.unavailable(
-                "missing", f"there is no file {path}. Relative paths start at {self._base_dir}; correct `path`"
-            )
-        if not path.is_file():
-            raise lifecycle.unavailable(
-                "not_a_file", f"{path} is not a file, `type: file` reads one video. For a folder use `type: images`"
-            )
+        self._check_file(path)
         with option_gate.holding(None, timeout_s=_GATE_TIMEOUT_S, interrupted=lifecycle.interrupted) as entered:
             decoder = open_decoder(str(path), backend="ffmpeg", properties={}) if entered else None
         if decoder is None:
@@ -70,6 +65,24 @@ class VideoFile(DecodedSource):
             raise lifecycle.unavailable("unreadable", f"{path} cannot be opened as a video: {_why_unreadable(path)}")
         self._frames_of_pass, self._position_ms, self._ended = 0, 0.0, False
         return decoder
+
+    def _check_file(self, path: Path) -> None:
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise self._lifecycle.unavailable(
+                "missing", f"there is no file {path}. Relative paths start at {self._base_dir}; correct `path`"
+            ) from exc
+        except OSError as exc:
+            raise self._lifecycle.unavailable(
+                "permission",
+                f"{path} cannot be reached ({exc.strerror}) by the agent's user (number {os.geteuid()}). Give it the "
+                "right to enter every folder of that path, or correct `path`",
+            ) from exc
+        if not stat.S_ISREG(mode):
+            raise self._lifecycle.unavailable(
+                "not_a_file", f"{path} is not a file, `type: file` reads one video. For a folder use `type: images`"
+            )
 
     def _path(self) -> Path:
         if self._config.path == "demo":
@@ -121,10 +134,13 @@ class VideoFile(DecodedSource):
 
 def _why_unreadable(path: Path) -> str:
     """What the file's first bytes tell about it, and what to do."""
-    size = path.stat().st_size
+    try:
+        size, boxes = path.stat().st_size, _mp4_boxes(path)
+    except OSError as exc:
+        user = os.geteuid()
+        return f"it cannot be read ({exc.strerror}). Give the agent's user (number {user}) the right to read it"
     if size == 0:
         return "it is empty (0 bytes). Copy or record it again"
-    boxes = _mp4_boxes(path)
     if boxes and "moov" not in boxes:
         return (
             f"it is an MP4 without its index (boxes {', '.join(boxes)}, no moov), as a recording is that was cut off "
