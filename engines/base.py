@@ -61,7 +61,7 @@ class FirstOpening:
     """Bounds of the child process in which a model that is new to this device is opened first.
 
     ``timeout_s`` is for opening and first runs; what takes long by its nature (a build, int8) has its own time on top.
-    ``memory_bytes`` bounds resident memory; None is three quarters of the machine's.
+    ``memory_bytes`` bounds resident memory; None is three quarters of the machine's, or of the control group's limit.
     """
 
     timeout_s: float = 120.0

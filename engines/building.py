@@ -3,7 +3,8 @@
 What bounds the child, from the inside out:
 - it asks the kernel to kill it when its parent dies, and to be the first to go when memory runs out;
 - its resident memory is watched from here (address space and data limits do not work with CUDA, which reserves far
-  more than it uses), and so is the memory that the system has left, as a Jetson's GPU takes its memory from there;
+  more than it uses), and so is the memory that the system has left, as a Jetson's GPU takes its memory from there, and
+  that of the control group (unit, container), where the kernel kills whom it likes;
 - it has a time limit, and is killed at once when its owner is told to stop.
 The child speaks JSON lines on its standard output: ``{"phase": ..., "ratio": ...}`` and, last, ``{"result": {...}}``.
 """
@@ -19,12 +20,15 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 from engines.errors import BuildCancelled, BuildFailed, EngineUnavailable
+from engines.memory import mib, resident_bytes, why_too_little
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
@@ -32,7 +36,8 @@ _PROGRESS_EVERY_S = 1.0
 _MEMORY_EVERY_S = 0.25
 _LAST_LINES = 6
 _LEAST_FREE_BYTES = 192 * 2**20
-_LEAST_MEMORY_BYTES = 2 * 2**30
+OWN_FAULT = 70
+"""A child's exit code for an exception that nobody has foreseen; a library that ends the process chooses its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,7 @@ class Wording:
     too_long: str = "Raise the option build_timeout_s, or build while nothing else runs: agent build"
     too_large: str = "Raise the option build_memory_mib, or build while nothing else runs: agent build"
     no_memory_left: str = "Build while nothing else runs: agent build"
+    own_fault: str = "This is a mistake of this program or its installation: report it with these words"
     failure: type[EngineUnavailable] = BuildFailed
 
 
@@ -174,10 +180,11 @@ class _Watch:
         if code == 0 and self.answer is not None:
             return self.answer
         words = "; ".join(self.words) or "it said nothing"
+        advice = self.wording.own_fault if code == OWN_FAULT else self.wording.failed
         how = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit code {code}"
         raise self.wording.failure(
             f"{self.wording.subject} ended with {how} after {self.elapsed_s:.0f} s in phase {self.phase!r}: "
-            f"{words}. {self.wording.failed}",
+            f"{words}. {advice}",
             reason=f"{self.wording.subject} ended with {how}: {words}",
             phase=self.phase,
             elapsed_s=round(self.elapsed_s, 1),
@@ -204,13 +211,13 @@ class _Watch:
             raise self._exceeded("time", took, allowed, self.wording.too_long)
         used = resident_bytes(self.process.pid)
         if used > self.limits.memory_bytes:
-            raise self._exceeded("memory", _mib(used), _mib(self.limits.memory_bytes), self.wording.too_large)
-        free = available_bytes()
-        if free is not None and free < self.limits.free_bytes:
+            raise self._exceeded("memory", mib(used), mib(self.limits.memory_bytes), self.wording.too_large)
+        shortage = why_too_little(self.limits.free_bytes)
+        if shortage is not None:
             raise self.wording.failure(
-                f"{self.wording.subject} was ended: the system has {_mib(free)} left, "
-                f"{_mib(self.limits.free_bytes)} must stay free. {self.wording.no_memory_left}",
-                reason="the system was running out of memory",
+                f"{self.wording.subject} was ended: {shortage}. {self.wording.no_memory_left}",
+                reason=shortage,
+                phase=self.phase,
             )
 
     def _exceeded(self, kind: str, used: str, allowed: str, advice: str) -> EngineUnavailable:
@@ -258,38 +265,18 @@ def bind_to_parent() -> None:
         os.nice(10)
 
 
-def usual_memory_bytes() -> int:
-    """What a child may take where nobody says: three quarters of the machine's memory, and 2 GiB on a small one."""
-    return max(_LEAST_MEMORY_BYTES, (total_bytes() or 0) * 3 // 4)
+def own_up() -> None:
+    """In the child: end with ``OWN_FAULT`` and the traceback where an exception is caught by nobody.
 
+    Python's own shortage of memory is no such mistake: the job asked for it.
+    """
 
-def resident_bytes(pid: int) -> int:
-    """Memory of a process that is really there; 0 once it has ended."""
-    try:
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    except (OSError, IndexError):
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        traceback.print_exception(kind, error, trace)
+        sys.stderr.flush()
+        os._exit(1 if issubclass(kind, MemoryError) else OWN_FAULT)
 
-
-def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Memory that the system could still give out; None where it does not tell."""
-    return _meminfo("MemAvailable", meminfo)
-
-
-def total_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Memory of the machine; None where the system does not tell."""
-    return _meminfo("MemTotal", meminfo)
-
-
-def _meminfo(name: str, path: Path) -> int | None:
-    try:
-        for line in path.read_text(encoding="ascii").splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-    return None
+    sys.excepthook = tell
 
 
 def _signal_name(number: int) -> str:
@@ -297,7 +284,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return "of no name"
-
-
-def _mib(count: int) -> str:
-    return f"{count // 2**20} MiB"

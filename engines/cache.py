@@ -95,18 +95,25 @@ class PlanCache:
         """Where the starts of an unproven plan are counted."""
         return self.root / f"{key.name}.trial"
 
-    def read(self, key: PlanKey) -> dict[str, bytes] | None:
+    def read(self, key: PlanKey, *, is_locked: bool = False) -> dict[str, bytes] | None:
         """Give the files of an entry by name; None where it was never finished.
 
-        What is there and cannot be trusted goes into quarantine, and None is given for it too.
+        What is there and cannot be trusted goes into quarantine, and None is given for it too. ``is_locked`` says
+        that the caller holds the key's lock. Without it an entry that another process is just writing is left alone.
+
+        Raises:
+            EngineUnavailable: the cache directory cannot be written, and something must be moved away.
         """
         try:
             return self._verified(key)
         except FileNotFoundError:
             return None
         except EntryDamaged as exc:
-            self.quarantine(key, str(exc))
-            return None
+            if is_locked:
+                self.quarantine(key, str(exc))
+                return None
+        with _cache_errors(self.root), self._lock_at_once(key.name) as is_mine:
+            return self.read(key, is_locked=True) if is_mine else None
 
     def is_complete(self, key: PlanKey) -> bool:
         """Whether a finished entry is there; its content is checked when it is read."""
@@ -178,14 +185,17 @@ class PlanCache:
         except OSError:
             with _cache_errors(self.root):
                 _remove(directory)
-        for old in sorted(self._quarantine.glob("*.txt"), key=lambda path: path.stat().st_mtime)[:-_QUARANTINED_KEPT]:
+        for old in sorted(self._quarantine.glob("*.txt"), key=_changed_at)[:-_QUARANTINED_KEPT]:
             _remove(old.with_suffix(""))
             old.unlink(missing_ok=True)
 
     def why_quarantined(self, key: PlanKey) -> str | None:
         """Why the newest entry of this key was moved away; None where none was."""
-        found = sorted(self._quarantine.glob(f"{key.name}-*.txt"), key=lambda path: path.stat().st_mtime)
-        return found[-1].read_text(encoding="utf-8").strip() if found else None
+        found = sorted(self._quarantine.glob(f"{key.name}-*.txt"), key=_changed_at)
+        try:
+            return found[-1].read_text(encoding="utf-8", errors="replace").strip() if found else None
+        except FileNotFoundError:  # another process has made room meanwhile
+            return None
 
     def why_not_another(self, key: PlanKey) -> str | None:
         """Say why a plan of the same model that is here cannot serve: both facts; None where there is none."""
@@ -210,18 +220,27 @@ class PlanCache:
         return sorted(found, key=lambda entry: entry.used_at, reverse=True)
 
     def prune(self, *, max_bytes: int | None = None, keep: str | None = None) -> list[Entry]:
-        """Delete the least recently used entries until all fit into ``max_bytes``; give those that went."""
+        """Delete the least recently used entries until all fit into ``max_bytes``; give those that went.
+
+        What another process is building or opening at the moment stays, and so does what cannot be deleted.
+        """
         room = self._max_bytes if max_bytes is None else max_bytes
         gone = []
         for entry in self.entries():
             room -= entry.size_bytes
-            if room < 0 and entry.name != keep:
-                _remove(entry.directory)
-                for suffix in (".trial", ".lock"):
-                    (self.root / f"{entry.name}{suffix}").unlink(missing_ok=True)
+            if room < 0 and entry.name != keep and self._delete(entry):
                 gone.append(entry)
                 room += entry.size_bytes
         return gone
+
+    def _delete(self, entry: Entry) -> bool:
+        with contextlib.suppress(OSError), self._lock_at_once(entry.name) as is_mine:
+            if is_mine:
+                _remove(entry.directory)
+                for suffix in (".trial", ".lock"):
+                    (self.root / f"{entry.name}{suffix}").unlink(missing_ok=True)
+            return is_mine
+        return False
 
     @contextlib.contextmanager
     def locked(
@@ -240,22 +259,43 @@ class PlanCache:
             BuildCancelled: ``is_cancelled`` became true while waiting.
             EngineUnavailable: the cache directory cannot be written.
         """
-        path = self.root / f"{key.name}.lock"
-        with _cache_errors(self.root):
-            self._make_root()
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        while (descriptor := self._lock(key.name)) is None:
+            if is_cancelled():
+                raise BuildCancelled(f"waiting for another build of {key.model} was stopped", model=key.model)
+            on_wait()
+            pause(_LOCK_POLL_S)
         try:
-            while not _try_lock(descriptor):
-                if is_cancelled():
-                    raise BuildCancelled(f"waiting for another build of {key.model} was stopped", model=key.model)
-                on_wait()
-                pause(_LOCK_POLL_S)
             yield
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def _lock_at_once(self, name: str) -> Iterator[bool]:
+        """Whether the lock is ours for the length of the block; False at once where another has it."""
+        descriptor = self._lock(name)
+        try:
+            yield descriptor is not None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _lock(self, name: str) -> int | None:
+        """The lock, to be given back by closing it; None where another has it, or has just deleted the file."""
+        path = self.root / f"{name}.lock"
+        with _cache_errors(self.root):
+            self._make_root()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if _try_lock(descriptor) and _is_still(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+        return None
+
     def _make_root(self) -> None:
+        """Make the folder, and close it to others: ONNX Runtime opens files in it by itself."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = self.root.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o022:
+            self.root.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
 
     def _verified(self, key: PlanKey) -> dict[str, bytes]:
         directory = self.directory(key)
@@ -335,6 +375,22 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to the file that was opened by it."""
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _changed_at(path: Path) -> float:
+    """When a file was written; a file that another process deletes meanwhile counts as the oldest."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _remove(path: Path) -> None:

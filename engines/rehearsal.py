@@ -20,11 +20,12 @@ from pathlib import Path
 from engines import errors
 from engines.atomic import write_atomically
 from engines.base import Building, BuildProgress, EngineOptions, FirstOpening
-from engines.building import BuildLimits, Wording, run_limited, usual_memory_bytes
+from engines.building import BuildLimits, Wording, run_limited
 from engines.cache_reading import EntryDamaged, open_folder, read_checked
 from engines.environment import cpu_model, driver_version, installed_version, l4t_release
 from engines.errors import EngineError, EngineLost, EngineUnavailable, RehearsalFailed
 from engines.graph import graph_address
+from engines.memory import usual_memory_bytes
 from engines.package import ModelPackage
 
 REFERENCE = "ort-cpu"

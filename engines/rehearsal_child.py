@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from engines.base import Building, BuildProgress, EngineOptions
-from engines.building import bind_to_parent
+from engines.building import bind_to_parent, own_up
 from engines.errors import EngineError, ModelRejected
 from engines.package import load_package
 from engines.specs import OutputSpec
@@ -23,6 +23,7 @@ from engines.specs import OutputSpec
 def main() -> None:
     """Open, run and close the model; never returns."""
     bind_to_parent()
+    own_up()
     answers = _private_output()
     job = json.loads(sys.stdin.readline())
     try:

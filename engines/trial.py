@@ -18,7 +18,8 @@ HEALTHY_AFTER_S = 60.0
 class Trial:
     """Counts the starts of one plan until it is proven. The count is written before the plan is loaded.
 
-    A start that ends in order is taken back; a crash, a kill or a lost device leaves its count behind.
+    A start that ends in order is taken back; a crash, a kill or a lost device leaves its count behind. Who killed
+    cannot be known: an operator's ``kill -9`` counts as the out-of-memory killer's does, and the message says so.
     """
 
     def __init__(self, marker: Path) -> None:
@@ -36,12 +37,16 @@ class Trial:
         if starts is None:
             return
         if starts >= STARTS:
+            ended = (
+                f"has ended this program {starts} times within {HEALTHY_AFTER_S:.0f} s of its start, by a crash, a "
+                "kill, a power cut or a lost device"
+            )
             raise EngineUnavailable(
-                f"the plan {self._marker.stem} has ended this program {starts} times before it worked for "
-                f"{HEALTHY_AFTER_S:.0f} s, {STARTS} are allowed. Another engine serves; to try it again: "
+                f"the plan {self._marker.stem} {ended}; {STARTS} such ends condemn a plan, whoever caused them. It is "
+                "not loaded any more. Build it again, also where somebody else ended the program (kill -9): "
                 "agent build --force",
                 engine=engine,
-                reason=f"its plan has ended this program {starts} times",
+                reason=f"its plan {ended}",
                 remedy="build it again: agent build --force",
                 starts=starts,
             )
@@ -73,9 +78,9 @@ class Trial:
     def end_well(self) -> None:
         """The engine was closed in order: this start is no sign against the plan."""
         if self._began_s is not None:
-            starts = max(0, (self.starts or 1) - 1)
-            self._began_s = None
-            self._write({"starts": starts})
+            starts, self._began_s = self.starts, None
+            if starts is not None:  # else another process has proven the plan meanwhile
+                self._write({"starts": max(0, starts - 1)})
 
     def _write(self, state: dict[str, object]) -> bool:
         """A full disk must not keep a plan from serving: then nothing is counted, and False is given."""

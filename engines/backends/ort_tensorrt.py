@@ -99,10 +99,12 @@ def without_context(options: Mapping[str, str], directory: Path) -> dict[str, st
 def prepared_directory(cache: PlanCache, key: PlanKey, *, is_forced: bool = False) -> Path:
     """The entry's directory: as it was sealed, or empty where it was not, is not ours, or is not wanted.
 
+    The caller holds the key's lock.
+
     Raises:
         EngineUnavailable: the cache cannot be written.
     """
-    if is_forced or cache.read(key) is None:
+    if is_forced or cache.read(key, is_locked=True) is None:
         cache.begin(key)
     plans = cache.directory(key) / "plans"
     plans.mkdir(mode=0o700, exist_ok=True)

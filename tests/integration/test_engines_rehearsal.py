@@ -148,6 +148,19 @@ def test_a_model_that_kills_its_process_kills_the_child(package: ModelPackage, o
         open_engine(package, replace(options, strict=False))
 
 
+def test_a_mistake_of_this_program_is_not_blamed_on_the_model(
+    package: ModelPackage, options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that raises what nobody has foreseen."""
+    planted = tmp_path / "planted" / "onnxruntime"
+    planted.mkdir(parents=True)
+    (planted / "__init__.py").write_text("raise KeyError('unforeseen')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(planted.parent), str(Path.cwd())]))
+    with pytest.raises(RehearsalFailed, match=r"KeyError: 'unforeseen'.*mistake of this program") as caught:
+        open_engine(package, options)
+    assert "hostile" not in caught.value.message
+
+
 @pytest.mark.usefixtures("_library_that_crashes")
 def test_proving_a_package_and_verifying_an_engine_go_by_a_child_too(
     package: ModelPackage, options: EngineOptions

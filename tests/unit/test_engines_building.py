@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from engines import BuildCancelled, BuildFailed
-from engines.building import BuildLimits, available_bytes, run_build, total_bytes
+from engines.building import BuildLimits, run_build
 from tests.fixtures.deadlines import wait_until
 
 _AMPLE = BuildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=0)
@@ -115,11 +115,20 @@ def test_a_child_is_ended_before_the_system_runs_out_of_memory(run: Callable[...
         run("sleeping", limits=BuildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=2**50))
 
 
-def test_the_memory_of_the_machine_is_read(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  100 kB\nMemAvailable:  40 kB\n")
-    assert (total_bytes(meminfo), available_bytes(meminfo)) == (102400, 40960)
-    assert available_bytes(tmp_path / "absent") is None
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("KeyError('layer')", r"exit code 70.*KeyError: 'layer'.*a mistake of this program"),
+        ("MemoryError()", r"exit code 1 .*MemoryError.*Choose another engine"),
+    ],
+)
+def test_a_mistake_of_this_program_is_told_from_what_the_job_asks_for(
+    error: str, words: str, run: Callable[..., dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "build_mistaken.py").write_text(f"from engines.building import own_up\nown_up()\nraise {error}\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    with pytest.raises(BuildFailed, match=words):
+        run("mistaken")
 
 
 _PARENT = """

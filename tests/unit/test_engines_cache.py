@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -198,6 +199,52 @@ def test_waiting_for_another_build_can_be_stopped(cache: PlanCache) -> None:
         pytest.fail("two hold the same lock")
 
 
+def test_an_entry_that_another_process_is_writing_is_left_where_it_is(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None):
+        _plan(cache).write_bytes(b"half of a new plan")
+        assert PlanCache(cache.root.parent).read(_KEY) is None
+        assert _plan(cache).read_bytes() == b"half of a new plan"
+        cache.store(_KEY, _CONTENT, {})
+    assert cache.read(_KEY) == _CONTENT
+    assert cache.why_quarantined(_KEY) is None
+
+
+def test_what_another_process_has_the_lock_of_is_not_pruned(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None):
+        assert PlanCache(cache.root.parent).prune(max_bytes=0) == []
+        assert cache.is_complete(_KEY)
+    assert [entry.name for entry in cache.prune(max_bytes=0)] == [_KEY.name]
+    assert list(cache.root.iterdir()) == []
+
+
+def test_a_lock_whose_file_was_deleted_while_it_was_waited_for_is_taken_anew(cache: PlanCache) -> None:
+    """Else the one who waited holds a file that nobody can find, and a third builds beside it."""
+    cache.store(_KEY, _CONTENT, {})
+    path = cache.root / f"{_KEY.name}.lock"
+    held = contextlib.ExitStack()
+    held.enter_context(cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None))
+
+    def let_go() -> None:
+        path.unlink(missing_ok=True)
+        held.close()
+
+    with (
+        cache.locked(_KEY, is_cancelled=lambda: False, on_wait=let_go),
+        pytest.raises(BuildCancelled),
+        cache.locked(_KEY, is_cancelled=lambda: True, on_wait=lambda: None),
+    ):
+        pytest.fail("two hold the same lock")
+
+
+def test_a_folder_of_plans_that_others_may_write_is_closed_before_anything_is_opened_in_it(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    cache.root.chmod(0o777)
+    with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None):
+        assert cache.root.stat().st_mode & 0o777 == 0o755
+
+
 _WRITER = """
 import os, sys
 from pathlib import Path
@@ -235,7 +282,9 @@ def test_a_plan_that_ends_the_program_three_times_is_not_loaded_again(cache: Pla
     cache.store(_KEY, _CONTENT, {})
     for _ in range(STARTS):
         Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")  # and the process is gone
-    with pytest.raises(EngineUnavailable, match="ended this program 3 times"):
+    with pytest.raises(
+        EngineUnavailable, match=r"ended this program 3 times within 60 s .*a kill.*agent build --force"
+    ):
         Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")
     cache.store(_KEY, _CONTENT, {})
     Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")
@@ -249,6 +298,15 @@ def test_starts_that_end_in_order_do_not_count(cache: PlanCache) -> None:
         assert not trial.note_success(), "proven at once"
         trial.end_well()
     assert Trial(cache.trial_marker(_KEY)).starts == 0
+
+
+def test_an_orderly_end_takes_no_proof_away_that_another_process_has_brought(cache: PlanCache) -> None:
+    cache.store(_KEY, _CONTENT, {})
+    trial = Trial(cache.trial_marker(_KEY))
+    trial.begin(engine="tensorrt")
+    cache.trial_marker(_KEY).write_text(json.dumps({"is_proven": True}))
+    trial.end_well()
+    assert Trial(cache.trial_marker(_KEY)).starts is None
 
 
 def test_a_damaged_marker_is_taken_for_a_bad_end(cache: PlanCache) -> None:

@@ -18,7 +18,7 @@ from engines.backends.tensorrt.builder import BuilderRefused, PlanBuilder
 from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.job import BuildJob, job_from_dict
 from engines.backends.tensorrt.library import library, log_of
-from engines.building import bind_to_parent
+from engines.building import bind_to_parent, own_up
 from engines.cache_reading import EntryDamaged, open_folder, read_checked
 from engines.errors import EngineError
 
@@ -29,6 +29,7 @@ _DIGEST_BYTES = 32
 def main() -> int:
     """Build, and end with the reason on standard error where that fails."""
     bind_to_parent()
+    own_up()
     job = job_from_dict(json.loads(sys.stdin.readline()))
     try:
         result = _build(job)

@@ -14,11 +14,12 @@ from engines.backends.tensorrt.job import BuildJob
 from engines.backends.tensorrt.library import has_precision_flags, library
 from engines.backends.tensorrt.options import TensorRtOptions, checked_options
 from engines.base import BuildProgress, EngineOptions
-from engines.building import BuildLimits, run_build, usual_memory_bytes
+from engines.building import BuildLimits, run_build
 from engines.cache import PlanCache, PlanKey
 from engines.environment import Gpu, gpus_from_answer, l4t_release
 from engines.errors import BuildFailed, BuildNeeded, EngineUnavailable
 from engines.graph import ServingGraph, serving_graph
+from engines.memory import usual_memory_bytes
 from engines.package import ModelPackage
 from engines.precision import precise_graph
 from engines.probes.child import run_child
@@ -134,7 +135,7 @@ def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
         report("waiting for another process that builds it", time.monotonic() - began_s, None)
 
     with cache.locked(request.key, is_cancelled=building.is_cancelled, on_wait=waiting):
-        known = None if building.force else cache.read(request.key)
+        known = None if building.force else cache.read(request.key, is_locked=True)
         if known is not None:  # by whom we waited for
             return _plan(known[PLAN], None)
         with tempfile.TemporaryDirectory(dir=_scratch(request), prefix=f"{request.key.stem}-") as folder:
