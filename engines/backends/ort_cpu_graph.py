@@ -70,7 +70,7 @@ def _keeping_errors() -> tuple[type[Exception], ...]:
 
 def _is_intact(file: Path, checksum: Path) -> bool:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest() == checksum.read_text().strip()
+        return hashlib.sha256(file.read_bytes()).hexdigest() == checksum.read_text(errors="replace").strip()
     except OSError:
         return False
 

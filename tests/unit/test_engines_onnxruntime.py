@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -39,6 +40,15 @@ def package(tmp_path: Path) -> ModelPackage:
 def _open(package: ModelPackage, cache_dir: Path, *, engine: str = "ort-cpu") -> OnnxRuntimeEngine:
     options = EngineOptions(cache_dir=cache_dir, engine=engine, max_batch=2)
     return open_onnxruntime(package, options, engine=engine, graph=serving_graph(package, cache_dir=cache_dir))
+
+
+def test_a_damaged_checksum_of_the_optimised_graph_is_no_reason_to_fail(package: ModelPackage, tmp_path: Path) -> None:
+    """A power cut may leave bytes that are no text."""
+    _open(package, tmp_path / "cache").close()
+    (checksum,) = (tmp_path / "cache" / "graphs").glob("*.cpu-*.sha256")
+    checksum.write_bytes(b"\xff\x00\xfe" * 20)
+    _open(package, tmp_path / "cache").close()
+    assert checksum.read_text() == hashlib.sha256(checksum.with_suffix("").read_bytes()).hexdigest()
 
 
 def _picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
