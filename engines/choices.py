@@ -15,11 +15,16 @@ import numpy as np
 
 from engines.atomic import write_atomically
 from engines.base import Engine, EngineOptions, Measurement, Precision, Rejection
-from engines.environment import EnvironmentRecord, describe
+from engines.environment import EnvironmentRecord, describe, installed_version
+from engines.graph import graph_address
 from engines.package import ModelPackage
+from engines.precision import conversion
+from engines.registry import AUTO_ORDER
 
 # A claim on p90 needs 64 runs at 99 % confidence. Source: MLPerf LoadGen, early stopping.
 RUNS = 64
+# Raised whenever an engine of this program serves otherwise than before: what was measured then is not true any more.
+_FORM = 1
 _BLOCK = 16
 # Longer than what a person is kept waiting for: without the answer of a slow library the key would be another one, and
 # what was measured would be measured again.
@@ -108,11 +113,17 @@ def key_here(package: ModelPackage, options: EngineOptions) -> dict[str, object]
 
 
 def choice_key(package: ModelPackage, options: EngineOptions, environment: EnvironmentRecord) -> dict[str, object]:
-    """Name everything that a choice depends on; another power mode or another version is another choice."""
+    """Name everything that a choice depends on; another power mode or another version is another choice.
+
+    The graph stands for the model with its preprocessing and for who made it, ``conversion`` for its other precision.
+    """
     return {
-        "model": package.sha256,
-        "input": repr(package.input),
+        "form": _FORM,
+        "graph": graph_address(package),
         "precision": options.precision,
+        "conversion": conversion(package, options.precision, AUTO_ORDER),
+        # A TensorRT plan is built for it.
+        "max_batch": options.max_batch,
         "device": environment.device,
         "board": environment.board,
         "l4t": environment.l4t,
@@ -124,6 +135,8 @@ def choice_key(package: ModelPackage, options: EngineOptions, environment: Envir
         "providers": list(environment.onnxruntime_providers),
         "tensorrt": environment.tensorrt,
         "torch": environment.torch,
+        # With them TensorRT's calls are CUDA graphs, without them not.
+        "bindings": {name: installed_version(name) for name in ("pycuda", "cuda-bindings")},
     }
 
 

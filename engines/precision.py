@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,22 @@ def precise_graph(
     return PreciseGraph(graph, kept)
 
 
+def conversion(package: ModelPackage, precision: Precision, engines: Iterable[str]) -> dict[str, object]:
+    """What the graphs that ``engines`` are given depend on beside the fp32 one: converter, forms, pictures."""
+    if precision == "fp32":
+        return {}
+    facts: dict[str, object] = {"converter": _CONVERTER, "onnx": onnx.__version__}
+    if precision == "int8":
+        facts["forms"] = {engine: int8_form(engine).label for engine in engines}
+        facts["pictures"] = _picture_hashes(package)
+    return facts
+
+
+def _picture_hashes(package: ModelPackage) -> list[str]:
+    pictures = [*package.calibration, *(golden.path for golden in package.golden)]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
+
+
 def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:
     """What a graph is made from, and the ranges that all int8 forms of it share."""
     if precision == "int8" and not package.calibration:
@@ -87,8 +103,7 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
         )
     sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
-        pictures = [*package.calibration, *(golden.path for golden in package.golden)]
-        sources["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
+        sources["pictures"] = _picture_hashes(package)
         sources["input"] = repr(package.input)
         sources["onnxruntime"] = str(library().__version__)
     return sources

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from engines import EngineOptions, Measurement, ModelPackage, Rejection, describe, load_package
 from engines.choices import ChoiceMemory, choice_from, choice_key, measure, percentile_ms
+from engines.int8_forms import SYMMETRIC, int8_form
+from engines.specs import OutputSpec
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import write_colour_package
 
@@ -82,6 +84,40 @@ def test_another_power_mode_version_or_device_is_another_choice(package: ModelPa
     ]
     keys = {json.dumps(choice_key(package, options, one), sort_keys=True) for one in [here, here, *elsewhere]}
     assert len(keys) == 1 + len(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"precision": "fp16"}, {"precision": "int8"}, {"max_batch": 4}, {"options": {"threads": 1}}, {"workers": 2}],
+)
+def test_other_wishes_are_another_choice(change: dict[str, object], package: ModelPackage, tmp_path: Path) -> None:
+    here = replace(describe(), cpu_cores=4)
+    options = EngineOptions(cache_dir=tmp_path)
+    changed = replace(options, **change)  # type: ignore[arg-type]  # its own fields
+    assert choice_key(package, changed, here) != choice_key(package, options, here)
+
+
+def test_another_preprocessing_activation_or_calibration_is_another_choice(tmp_path: Path) -> None:
+    here, options = describe(), EngineOptions(cache_dir=tmp_path, precision="int8")
+    package = load_package(write_colour_package(tmp_path / "package", calibration=4))
+    others = [
+        replace(package, input=replace(package.input, scale=2.0)),
+        replace(package, output=OutputSpec(activation="sigmoid")),
+        replace(package, calibration=package.calibration[:-1]),
+    ]
+    keys = {json.dumps(choice_key(one, options, here), sort_keys=True) for one in [package, package, *others]}
+    assert len(keys) == 1 + len(others)
+
+
+def test_the_int8_form_of_each_engine_is_part_of_an_int8_choice(tmp_path: Path) -> None:
+    """A processor or a program that takes another form has other figures."""
+    package = load_package(write_colour_package(tmp_path / "package", calibration=4))
+    key = choice_key(package, EngineOptions(cache_dir=tmp_path, precision="int8"), describe())
+    conversion = key["conversion"]
+    assert isinstance(conversion, dict)
+    assert conversion["forms"]["tensorrt"] == SYMMETRIC.label
+    assert conversion["forms"]["ort-cpu"] == int8_form("ort-cpu").label
+    assert {"converter", "onnx", "pictures"} <= set(conversion)
 
 
 @given(st.lists(st.integers(0, 10**9), min_size=1), st.floats(0.01, 1.0))
