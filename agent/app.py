@@ -53,7 +53,6 @@ from agent.thermal.governor import GovernorDecision
 from agent.thermal.in_force import ThermalInForce
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.sensors.choose import make_sensor
-from agent.thermal.sharing import share_ratio
 from engines import (
     Building,
     Engine,
@@ -70,8 +69,8 @@ log = get_logger(__name__)
 _TICK_S = 0.1
 _START_WITHIN_S = 180.0
 """TimeoutStartSec of the unit."""
-_FAILED = "failed"
-_FAULT = f"{_FAILED} by a fault of the program"
+_FAULT = "failed by a fault of the program"
+_FAULT_CODE = AgentError.exit_code
 _LOST_WITHIN_S = 0.7
 SWITCH_INTERVAL_S = 0.0002
 """How long a Python thread may hold the interpreter while others wait. The default, 5 ms, is added to an inference
@@ -113,6 +112,7 @@ class Agent:
         self._signals = 0
         self._watchdog_due_s = 0.0
         self._outcome = _FAULT
+        self._exit_code = _FAULT_CODE
         self._announcing = threading.Lock()
 
     def run(self, *, for_s: float | None = None, on_ready: Callable[[], None] | None = None) -> None:
@@ -130,16 +130,16 @@ class Agent:
 
     def _run_once(self, for_s: float | None, on_ready: Callable[[], None] | None) -> LoadedConfig | None:
         """From start-up to shutdown; the configuration to go on with, None to end."""
-        self._outcome = _FAULT
+        self._outcome, self._exit_code = _FAULT, _FAULT_CODE
         successor = None
         try:
             self.startup()
             if on_ready is not None and not self._stop_requested:
                 on_ready()
             successor = self.main_loop(for_s)
-            self._outcome = "stopped as it was told to, or at the end of its files"
+            self._outcome, self._exit_code = "stopped as it was told to, or at the end of its files", 0
         except (AgentError, EngineError) as exc:
-            self._outcome = f"{_FAILED} with exit code {exc.exit_code}: {exc.message}"
+            self._outcome, self._exit_code = f"failed with exit code {exc.exit_code}: {exc.message}", exc.exit_code
             if isinstance(exc, EngineLost):
                 # Nothing on the device works any more: be gone soon, however long a camera or a broker takes to stop.
                 log.critical("engine.lost", error=exc.message)
@@ -271,7 +271,7 @@ class Agent:
         return not self._stop_requested
 
     def _record_exit(self) -> None:
-        self._failures.note(has_failed=self._outcome.startswith(_FAILED))
+        self._failures.note(self._exit_code)
         self._state.record_exit(self._outcome)
 
     def _check(self) -> None:
@@ -344,7 +344,7 @@ class Agent:
 
     def _obey(self, decision: GovernorDecision) -> None:
         """Runs on the thermal monitor's thread."""
-        self._pipeline.set_ratios(share_ratio(decision.ratio, self._pipeline.asked_hz()))
+        self._pipeline.set_ratio(decision.ratio)
 
     def _open_engine(self, key: str, config: ModelConfig, package: ModelPackage, building: Building) -> Engine:
         """Runs on a thread of the worker's."""

@@ -193,6 +193,10 @@ class Reloader:
     ) -> None:
         # The pipeline first: it is the one that can still refuse.
         self._pipeline.apply(loaded.config, packages, is_cancelled=lambda: self._is_stopping)
+        if self._is_stopping:
+            raise ReloadAbandoned(
+                "the agent stops, so the rest of another configuration was not put in force any more"
+            )
         for go_over in changes:
             go_over()
         self._loaded, self._packages = loaded, packages

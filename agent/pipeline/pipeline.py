@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from agent.pipeline.worker import Emit, Station, Worker, WorkerStatistics
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
 from agent.sources.base import Source
+from agent.thermal.sharing import share_ratio
 from engines import Building, Engine, ModelPackage
 
 log = get_logger(__name__)
@@ -72,6 +74,10 @@ class Pipeline:
         self._emit = emit
         self._on_camera_change = on_camera_change
         self._config = config
+        self._ratio = 1.0
+        self._sharing = threading.Lock()
+        self._changing = threading.Lock()
+        self._is_stopped = False
         self._arriving: Mapping[str, Worker] = {}
         self._workers = {key: self._make_worker(key, config, package) for key, package in packages.items()}
         self._cameras: dict[str, Camera] = {}
@@ -156,17 +162,26 @@ class Pipeline:
         with ExitStack() as undo:
             undo.callback(_stop_workers, fresh)
             self._load(fresh, is_cancelled)
+            self._stop_cameras_that_go(_enabled(config))
+            with self._changing:
+                # From here on `stop` finds what is new; before, it could not, so nothing new may come after it.
+                if self._is_stopped:
+                    raise ReloadAbandoned("the agent stops, so another configuration was not put in force any more")
+                workers = {key: fresh.get(key) or self._workers[key] for key in packages}
+                retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
+                self._config = config
+                made = self._change_cameras(_enabled(config), workers)
+                self._workers = workers
             undo.pop_all()
-        workers = {key: fresh.get(key) or self._workers[key] for key in packages}
-        retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
-        self._config = config
-        started = self._change_cameras(_enabled(config), workers)
-        self._workers = workers
         for key, worker in workers.items():
             worker.set_stations(self._stations_of(key))
+        with self._sharing:
+            self._share_ratio()
         _stop_workers(retired)
-        for camera in started:
-            camera.start()
+        with self._changing:
+            if not self._is_stopped:
+                for camera in made:
+                    camera.start()
 
     def _load(self, fresh: Mapping[str, Worker], is_cancelled: Callable[[], bool]) -> None:
         """Start workers that serve nothing yet, and wait until each has its engine."""
@@ -185,46 +200,57 @@ class Pipeline:
         finally:
             self._arriving = {}
 
-    def _change_cameras(self, wanted: Mapping[str, CameraConfig], workers: Mapping[str, Worker]) -> list[Camera]:
-        """Stop cameras that go or have another source, lead the others anew; the new ones, not started."""
-        gone = {
+    def _going(self, wanted: Mapping[str, CameraConfig]) -> dict[str, Camera]:
+        """The cameras that are not wanted any more, or with another source."""
+        return {
             name: camera
             for name, camera in self._cameras.items()
             if name not in wanted or _needs_new_source(camera.config, wanted[name])
         }
-        for camera in gone.values():
+
+    def _stop_cameras_that_go(self, wanted: Mapping[str, CameraConfig]) -> None:
+        going = self._going(wanted)
+        for camera in going.values():
             camera.stop()
-        for name in _join({name: camera.join for name, camera in gone.items()}, _CAMERA_STOP_S):
+        for name in _join({name: camera.join for name, camera in going.items()}, _CAMERA_STOP_S):
             log.warning("stop.cut_off", thread=f"camera {name}")
+
+    def _change_cameras(self, wanted: Mapping[str, CameraConfig], workers: Mapping[str, Worker]) -> list[Camera]:
+        """Forget cameras that go, lead the others anew; the new ones, not started."""
+        going = self._going(wanted)
         # New dictionaries take the place of the old ones: other threads walk through them at any time.
-        cameras = {name: camera for name, camera in self._cameras.items() if name not in gone}
-        self._plans = {name: plan for name, plan in self._plans.items() if name not in gone}
-        started = []
+        cameras = {name: camera for name, camera in self._cameras.items() if name not in going}
+        self._plans = {name: plan for name, plan in self._plans.items() if name not in going}
+        made = []
         for name, config in wanted.items():
             if name not in cameras:
                 cameras[name] = self._make_camera(name, config)
-                started.append(cameras[name])
+                made.append(cameras[name])
             else:
                 cameras[name].config = config
                 cameras[name].pacer.rate_hz = config.rate_hz
         self._cameras = cameras
         for name, config in wanted.items():
             self._route(name, config, workers)
-        return started
+        return made
 
-    def set_ratios(self, ratios: Mapping[str, float]) -> None:
-        """Set the share of its rate, 0 to 1, that each named camera is granted."""
-        for name, ratio in ratios.items():
-            camera = self._cameras.get(name)
-            if camera is not None:
-                camera.pacer.ratio = ratio
+    def set_ratio(self, ratio: float) -> None:
+        """Grant all cameras together this share, 0 to 1, of the frames that they ask for; 0 pauses. From any thread.
 
-    def asked_hz(self) -> dict[str, tuple[float, int]]:
-        """For each camera the frames a second that it would have classified, and its priority."""
-        return {
+        It holds for cameras that come later, too.
+        """
+        with self._sharing:
+            self._ratio = ratio
+            self._share_ratio()
+
+    def _share_ratio(self) -> None:
+        cameras = self._cameras
+        asked = {
             name: (camera.config.rate_hz or camera.statistics().fps or 1.0, camera.config.priority)
-            for name, camera in self._cameras.items()
+            for name, camera in cameras.items()
         }
+        for name, share in share_ratio(self._ratio, asked).items():
+            cameras[name].pacer.ratio = share
 
     def frames_decided(self) -> int:
         """Frames that all models together have answered so far."""
@@ -232,6 +258,8 @@ class Pipeline:
 
     def stop(self) -> list[str]:
         """Stop cameras, then workers; the names of the threads that were still busy at their deadline."""
+        with self._changing:
+            self._is_stopped = True
         for camera in self._cameras.values():
             camera.stop()
         late = _join({f"camera {name}": camera.join for name, camera in self._cameras.items()}, _CAMERA_STOP_S)
@@ -314,11 +342,11 @@ def _is_at_work(worker: Worker) -> bool:
 
 
 def _stop_workers(workers: Mapping[str, Worker]) -> None:
-    """Let them answer what they have, then stop them."""
+    """Let them answer what they have, also what one of them passes on to another, then stop them."""
     deadline = time.monotonic() + _DRAIN_S
+    while any(_is_at_work(worker) for worker in workers.values()) and time.monotonic() < deadline:
+        time.sleep(_DRAIN_POLL_S)
     for worker in workers.values():
-        while _is_at_work(worker) and time.monotonic() < deadline:
-            time.sleep(_DRAIN_POLL_S)
         worker.stop()
     for name in _join_workers(workers):
         log.warning("stop.cut_off", thread=name)
@@ -346,7 +374,8 @@ class RateMeter:
         now_s, frames = time.monotonic(), self._pipeline.frames_decided()
         elapsed_s = now_s - self._last[0]
         if elapsed_s >= 0.1:
-            self._rate_hz = (frames - self._last[1]) / elapsed_s
+            # A model that was replaced took its count with it.
+            self._rate_hz = max(frames - self._last[1], 0) / elapsed_s
             self._last = now_s, frames
         return self._rate_hz
 

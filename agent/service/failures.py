@@ -17,12 +17,15 @@ _FIRST_WAIT_S = 10.0
 _LONGEST_WAIT_S = 300.0
 _WELL_AFTER_S = 600.0
 """A run that was ready this long was no failed start, however it ends."""
+NEVER_REPEATED = frozenset({2, 78})
+"""RestartPreventExitStatus of the unit: whoever starts again after one of these is a person, who has mended something
+and is not to wait."""
 
 
 class FailedStarts:
     """Counts in ``state_dir`` how many runs of one configuration in a row failed since the machine started.
 
-    Runs that were killed do not count: whoever kills wants the next one at once. Main thread only.
+    Runs that were killed neither count nor end the row: whoever kills wants the next one at once. Main thread only.
     """
 
     def __init__(self, state_dir: Path, config_sha256: str, *, boot: Path = _BOOT) -> None:
@@ -42,11 +45,11 @@ class FailedStarts:
         """The run works from now on; ten minutes of that make it a good one."""
         self._is_well_at_s = time.monotonic() + _WELL_AFTER_S
 
-    def note(self, *, has_failed: bool) -> None:
-        """The run ends; the last word counts where it is said twice."""
+    def note(self, exit_code: int) -> None:
+        """The run ends with ``exit_code``; the last word counts where it is said twice."""
         is_well = self._is_well_at_s is not None and time.monotonic() >= self._is_well_at_s
         try:
-            if not has_failed:
+            if exit_code == 0 or exit_code in NEVER_REPEATED:
                 self._file.unlink(missing_ok=True)
             else:
                 self._write(1 if is_well else self.count + 1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from agent.clock import SystemClock
 from agent.config.model import AgentConfig, ModelConfig
 from agent.config.sources import SourceConfig
-from agent.errors import StageFailed
+from agent.errors import ReloadAbandoned, StageFailed
 from agent.pipeline.pipeline import Parts, Pipeline
 from agent.records import Classification, StateChange
 from engines import EngineLost, EngineUnavailable, InferenceFailed, ModelPackage
@@ -417,11 +418,50 @@ def test_the_governors_share_is_obeyed_and_booked() -> None:
         _brightness,
     )
     with bench.pipeline:
-        bench.pipeline.set_ratios({"cam": 0.25})
+        bench.pipeline.set_ratio(0.25)
         bench.start()
         bench.wait(lambda: bench.pipeline.statistics().cameras[0].counts.captured >= 100)
     counts = bench.pipeline.statistics().cameras[0].counts
     assert counts.dropped["governor"] / counts.captured == pytest.approx(0.75, abs=0.05)
+
+
+def test_a_camera_that_comes_while_inference_pauses_does_not_begin() -> None:
+    cameras = {name: {"classify": [{"model": "m"}]} for name in ("cam", "late")}
+    sources = [ScriptedSource([1], is_live=True, period_s=0.002) for _ in cameras]
+    bench = _Bench(_config({"cam": cameras["cam"]}), sources, _brightness)
+    with bench.pipeline:
+        bench.pipeline.set_ratio(0.0)
+        bench.start()
+        bench.pipeline.apply(_config(cameras), {"m": bench.pipeline.workers["m"].package})
+        bench.wait(lambda: bench.pipeline.cameras["late"].account.counts().captured >= 20)
+    counts = bench.pipeline.cameras["late"].account.counts()
+    assert counts.dropped == {"governor": counts.captured}
+
+
+def test_a_change_that_is_under_way_when_all_stops_starts_nothing_more() -> None:
+    is_asked, release = threading.Event(), threading.Event()
+
+    def open_engine(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
+        if key == "n":
+            is_asked.set()
+            release.wait(30)
+        return _brightness(key, config, package)
+
+    before = {"cam": {"classify": [{"model": "m"}]}}
+    after = _config({**before, "late": {"classify": [{"model": "n"}]}}, {key: {"package": "x"} for key in "mn"})
+    sources = [ScriptedSource([1], is_live=True, period_s=0.002) for _ in range(2)]
+    bench = _Bench(_config(before), sources, open_engine)
+    with bench.pipeline, ThreadPoolExecutor(1) as pool:
+        bench.start()
+        packages = {"m": bench.pipeline.workers["m"].package, "n": plain_package(*_LABELS)}
+        change = pool.submit(bench.pipeline.apply, after, packages)
+        assert is_asked.wait(5)
+        bench.pipeline.stop()
+        release.set()
+        with pytest.raises(ReloadAbandoned):
+            change.result(10)
+    assert [source.opened for source in sources] == [1, 0]
+    assert set(bench.pipeline.workers) == {"m"}
 
 
 def test_stopping_is_quick_while_an_engine_is_busy() -> None:
