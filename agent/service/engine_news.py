@@ -52,7 +52,8 @@ class EngineNews:
         elif self._has_told and not building:
             self._has_told = False
             self._notifier.status(self._usual())
-        news = [worker for worker in workers if worker.changes != self._seen.get(worker.model, 0)]
+        # A worker that took the place of another begins at 0; that a configuration changed is told elsewhere.
+        news = [worker for worker in workers if worker.changes and worker.changes != self._seen.get(worker.model, 0)]
         self._seen = {worker.model: worker.changes for worker in workers}
         return "; ".join(f"{worker.model}: {worker.last_change}" for worker in news) or None
 

@@ -53,6 +53,13 @@ def test_each_change_is_told_once() -> None:
     assert news.changes(changed) is None
 
 
+def test_a_worker_that_took_the_place_of_another_is_no_news_of_its_own() -> None:
+    news = EngineNews(Notifier(None))
+    news.changes([_worker(changes=1, last_change="ort-cpu gave way to tensorrt")])
+    assert news.changes([_worker()]) is None
+    assert news.changes([_worker(changes=1, last_change="gone on")]) == "m: gone on"
+
+
 def test_a_build_beside_a_serving_engine_shows_in_the_status(manager: socket.socket) -> None:
     with Notifier(manager.getsockname()) as notifier:
         assert EngineNews(notifier, every_s=0).changes([_worker(building=_BUILD)]) is None
