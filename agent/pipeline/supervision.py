@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.errors import StageFailed
 from agent.pipeline.worker import WorkerStatistics
+from agent.records import ServedModel
 from agent.service.logs import get_logger
 
 log = get_logger(__name__)
@@ -18,6 +19,7 @@ _GRACE_S = 5.0
 
 @dataclass(slots=True)
 class _Watched:
+    served: ServedModel | None = None
     slowest_s: float = 0.0
     interrupted_at_busy_s: float | None = None
 
@@ -51,6 +53,9 @@ class HangWatch:
             StageFailed: its library does not come back although it was asked to.
         """
         watched = self._workers.setdefault(worker.model, _Watched())
+        if worker.served != watched.served:
+            # Another model or engine under the same name: what is known of the one before says nothing.
+            watched.served, watched.slowest_s = worker.served, 0.0
         busy_s = worker.busy_s
         if busy_s is None or busy_s < (watched.interrupted_at_busy_s or 0.0):
             watched.interrupted_at_busy_s = None

@@ -254,6 +254,7 @@ class Worker:
                     raise
                 self._progress.reloads += 1
                 self._progress.failures_in_a_row = 0
+                self.heartbeat.rest()  # loading takes what it takes, as at the start
                 log.warning("engine.reloading", model=self.key, error=exc.message)
 
     def _building(self, shift: Shift) -> Building:

@@ -5,6 +5,7 @@ import pytest
 from agent.errors import StageFailed
 from agent.pipeline.supervision import HangWatch
 from agent.pipeline.worker import WorkerStatistics
+from agent.records import ServedModel
 
 
 def _worker(busy_s: float | None) -> WorkerStatistics:
@@ -47,3 +48,13 @@ def test_a_slow_model_has_ten_times_its_slowest_call() -> None:
 
 def test_a_first_call_may_take_longer() -> None:
     assert HangWatch(first_call_s=30.0).deadline_s("m") == 30.0
+
+
+def test_another_engine_under_the_same_name_has_the_time_of_a_first_call() -> None:
+    watch, interrupts = HangWatch(first_call_s=30.0), []
+    for engine in ("tensorrt", "ort-cpu"):
+        served = ServedModel("m", "m", "1.0.0", "0", engine, "fp32", degraded=False)
+        watch.look(WorkerStatistics("m", served, None, 0, 0, 0, 0, None), lambda: None)
+        watch.look(WorkerStatistics("m", served, None, 0, 0, 0, 0, 20.0), lambda: interrupts.append(1))
+        watch.note("m", 30.0)
+    assert interrupts == []
