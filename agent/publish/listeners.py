@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import threading
+
 from agent.publish.base import SinkListener
 
 
 class Ear:
-    """Listens to one sink for ``listener``, as long as that sink ``is_open``: the one in use."""
+    """Listens to one sink for ``listener``, until ``close``: after it nothing of that sink reaches the listener."""
 
     def __init__(self, listener: SinkListener) -> None:
         self._listener = listener
-        self.is_open = True
+        self._lock = threading.Lock()
+        """Held while the listener is told, or a word could come in just behind ``close``."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """That sink has been left."""
+        with self._lock:
+            self._is_open = False
 
     def on_connected(self) -> None:
         """See SinkListener."""
-        if self.is_open:
-            self._listener.on_connected()
+        with self._lock:
+            if self._is_open:
+                self._listener.on_connected()
 
     def on_disconnected(self, reason: str) -> None:
         """See SinkListener."""
-        if self.is_open:
-            self._listener.on_disconnected(reason)
+        with self._lock:
+            if self._is_open:
+                self._listener.on_disconnected(reason)
 
     def on_confirmed(self, key: int, problem: str | None) -> None:
         """See SinkListener."""
-        if self.is_open:
-            self._listener.on_confirmed(key, problem)
+        with self._lock:
+            if self._is_open:
+                self._listener.on_confirmed(key, problem)
 
     def on_failed(self, error: BaseException) -> None:
         """See SinkListener."""
-        if self.is_open:
-            self._listener.on_failed(error)
+        with self._lock:
+            if self._is_open:
+                self._listener.on_failed(error)
 
 
 class Deaf:

@@ -32,7 +32,8 @@ class NumberedChange:
 class Packing:
     """Makes packets in the name of ``identity``.
 
-    Each method raises pydantic's ValidationError where a record holds what no message may, such as not-a-number.
+    Each method raises pydantic's ValidationError where a record holds what no message may, such as not-a-number, or
+    orjson's JSONEncodeError where a text of it cannot be written, such as half a surrogate.
     """
 
     def __init__(self, identity: Identity, clock_state: Callable[[], ClockState]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from orjson import JSONEncodeError
 from pydantic import ValidationError
 
 from agent.channel import Channel, ChannelClosed
@@ -303,10 +304,12 @@ class Publisher:
         before = self._sink
         self._take_leave()
         before.stop(END_WITHIN_S)
-        self._ear.is_open = False
+        self._ear.close()
         self._hear()
-        self._sink, self._ear = sink, Ear(self)
         self._delivery.go_over_to(sink)
+        if self._leave_by is not None:  # the end came in between: nobody would stop another sink
+            return
+        self._sink, self._ear = sink, Ear(self)
         self._delivery.retain(self._identity.status("online"))
         self._hold_until = time.monotonic() + HOLD_S
         sink.start(self._ear)
@@ -365,8 +368,8 @@ class Publisher:
                 self._publish_change(item)
             else:
                 self._publish_vital(item)
-        except ValidationError as exc:
-            # An engine that once gives not-a-number must not silence the agent.
+        except (ValidationError, JSONEncodeError) as exc:
+            # An engine that once gives not-a-number, or a label that is no text, must not silence the agent.
             self._tally.drop("invalid", _messages(item))
             log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 

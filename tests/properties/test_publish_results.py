@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,7 +13,7 @@ from agent.publish.messages import Result, encode, result_from_classification
 from agent.records import Classification, Score, StageTimes
 from tests.fixtures.publish_samples import classification
 
-SHARES = st.floats(0.0, 1.00005)
+SHARES = st.floats(0.0, 1.0001, exclude_max=True)
 TIMES = st.floats(0.0, 1e7)
 # What rounding to the digits that are sent would mend is no fault.
 NO_SHARE = st.floats().filter(lambda value: not -1e-6 <= value < 1.0002)
@@ -24,6 +24,7 @@ def _message(record: Classification) -> Result:
     return result_from_classification(record, device="line-3", session=1, seq=0, clock_state="synced")
 
 
+@example(margin=1.00009999, top=[Score(0, "a", 1.00009999)], times=StageTimes(1.0, 1.0, 1.0, 1.0, 1.0), mark=None)
 @given(
     margin=SHARES,
     top=st.lists(st.builds(Score, st.integers(0, 999), st.text(min_size=1), SHARES), min_size=1, max_size=5),

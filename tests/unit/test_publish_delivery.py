@@ -323,6 +323,20 @@ def test_a_result_that_is_no_number_is_dropped_and_the_next_one_is_sent() -> Non
     assert b'"confidence":null' not in stream.getvalue()
 
 
+def test_a_result_that_cannot_be_written_is_dropped_and_the_next_one_is_sent() -> None:
+    publisher = Publisher(JsonLinesSink(io.BytesIO()), identity=IDENTITY)
+    publisher.start()
+    _until(lambda: publisher.statistics().sent == 1)
+    half = replace(classification().top[0], label="half \ud800")
+    publisher.offer(replace(classification(), top=(half,)))
+    publisher.offer(replace(classification(), frame_index=1 << 64))
+    publisher.offer(classification(2))
+    _until(lambda: publisher.statistics().sent == 2)
+    assert publisher.stop()
+    assert publisher.statistics().dropped == {"invalid": 2}
+    assert publisher.statistics().failure is None
+
+
 def test_a_mistake_of_the_program_ends_the_publisher_with_its_reason() -> None:
     failures: list[StageFailed] = []
     publisher = Publisher(JsonLinesSink(io.BytesIO()), identity=IDENTITY, on_failure=failures.append)

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from agent.publish.base import Packet, SinkListener, SinkStatistics
+from agent.publish.listeners import Ear
 from agent.publish.publisher import Publisher
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change
@@ -138,3 +139,53 @@ def test_the_last_of_several_moves_counts(pair: Pair) -> None:
     last.connect()
     wait_until(lambda: last.statuses() == [("online", None)])
     assert never.listener is None
+
+
+def test_a_move_while_results_wait_for_another_one_takes_them_along(pair: Pair) -> None:
+    deaf = Sink("deaf")
+    pair.publisher.move(deaf, grace_s=0.0)
+    wait_until(lambda: deaf.listener is not None)
+    pair.say()
+    pair.publisher.offer(state_change())
+    pair.publisher.move(pair.new, grace_s=0.0)
+    pair.new.connect()
+    wait_until(lambda: pair.new.of("/result") == [1] and pair.new.of("/event") == [0])
+    assert deaf.is_stopped
+    assert deaf.taken == []
+    # The word that the agent is online at a broker that never answered.
+    assert pair.publisher.statistics().dropped == {"superseded": 1}
+
+
+def test_an_end_in_the_middle_of_a_move_starts_no_other_sink(pair: Pair) -> None:
+    pair.old.is_mute = True
+    pair.publisher.move(pair.new, grace_s=0.0)
+    wait_until(lambda: pair.old.statuses()[-1] == ("stopped", "moved"))
+    assert pair.publisher.stop(2.0)
+    assert pair.old.is_stopped
+    assert pair.new.listener is None
+
+
+def test_an_ear_that_is_closed_hears_nothing() -> None:
+    heard: list[str] = []
+
+    class Listener:
+        def on_connected(self) -> None:
+            heard.append("connected")
+
+        def on_disconnected(self, reason: str) -> None:
+            heard.append(reason)
+
+        def on_confirmed(self, key: int, problem: str | None) -> None:
+            heard.append(f"{key}")
+
+        def on_failed(self, error: BaseException) -> None:
+            heard.append(f"{error}")
+
+    ear = Ear(Listener())
+    ear.on_connected()
+    ear.on_confirmed(1, None)
+    ear.close()
+    ear.on_confirmed(2, None)
+    ear.on_disconnected("lost")
+    ear.on_failed(OSError("fell"))
+    assert heard == ["connected", "1"]

@@ -45,7 +45,11 @@ class Message:
 
 
 def encode(message: Message) -> bytes:
-    """The UTF-8 JSON of ``message`` as it is sent."""
+    """The UTF-8 JSON of ``message`` as it is sent.
+
+    Raises:
+        orjson.JSONEncodeError: a text holds half a surrogate, or an integer has more than 64 bits.
+    """
     return orjson.dumps(message)
 
 

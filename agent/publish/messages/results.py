@@ -352,4 +352,4 @@ def _is_plausible(classification: Classification) -> bool:
 def _share(value: float) -> float:
     """``value`` to six digits, and 1 where float32 arithmetic ended a little above it; not a number stays that."""
     rounded = round(value, 6)
-    return 1.0 if 1.0 < rounded < _A_LITTLE_ABOVE_1 else rounded
+    return 1.0 if 1.0 < value < _A_LITTLE_ABOVE_1 else rounded
