@@ -8,7 +8,6 @@ thread without a trace while the client goes on claiming to be connected.
 from __future__ import annotations
 
 import contextlib
-import logging
 import select
 import socket
 import threading
@@ -35,6 +34,7 @@ from agent.publish.diagnosis import (
     ending_from_refusal,
     ending_from_silence,
 )
+from agent.publish.last_words import LastWords
 from agent.publish.settings import MqttSettings
 
 Version = Literal["5", "3.1.1"]
@@ -47,7 +47,7 @@ INFLIGHT = 20
 200)."""
 
 _HEADER_BYTES = 64
-"""More than what MQTT adds to topic and payload."""
+"""More than what MQTT adds to topic, payload and correlation data."""
 
 _PUBLISH_PROBLEMS = {0x87: "not_authorised", 0x97: "quota_exceeded", 0x95: "oversize", 0x90: "topic_refused"}
 
@@ -110,7 +110,7 @@ class Connection:
         self._is_granted = False
         self._is_ending = False
         self._ending: Ending | None = None
-        self._last_words = _LastWords()
+        self._last_words = LastWords()
         self._max_packet_bytes: int | None = None
         self._max_qos = 1
         self._may_retain = True
@@ -156,7 +156,7 @@ class Connection:
             qos = min(packet.qos, self._max_qos)
             if len(self._on_the_way) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= self._receive_maximum):
                 return "backlog"
-            size = len(packet.topic) + len(packet.payload) + _HEADER_BYTES
+            size = len(packet.topic.encode()) + len(packet.payload) + len(packet.correlation or b"") + _HEADER_BYTES
             if self._max_packet_bytes is not None and size > self._max_packet_bytes:
                 return "oversize"
             info = client.publish(
@@ -191,15 +191,14 @@ class Connection:
             return Ending("setup", redact(exc.message))
         try:
             client.connect(settings.address.host, settings.address.port, keepalive=settings.keepalive_s)
-        except OSError as exc:
+            _send_at_once(client.socket())
+        except (OSError, ValueError) as exc:  # a ValueError for a name or a port that there cannot be
             self._release(client)
             return ending_from_exception(exc, settings)
-        sock = client.socket()
-        if isinstance(sock, socket.socket):
-            # Otherwise the kernel holds a message back until the broker's system has confirmed the one before, which
-            # it puts off for 40 ms: at 30 frames a second that is every other result.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
+            if self._is_ending:  # before CONNECT has gone out: it would throw out the next one of this client id
+                self._release(client)
+                return Ending("stopped", "stopped")
             self._client = client
         return client
 
@@ -407,22 +406,11 @@ class Connection:
         )
 
 
-class _LastWords(logging.Handler):
-    """Keeps the last warning of the library. Its `on_log` would have it write a line for every packet first."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.text: str | None = None
-
-    def logger(self) -> logging.Logger:
-        """A logger that is known to nobody else, and hands only warnings and errors on."""
-        logger = logging.Logger("mqtt", logging.WARNING)  # noqa: LOG001 (one of its own for every connection)
-        logger.addHandler(self)
-        return logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler."""
-        self.text = record.getMessage()
+def _send_at_once(sock: paho.SocketLike | None) -> None:
+    """Otherwise the kernel holds a message back until the broker's system has confirmed the one before, which it puts
+    off for 40 ms: at 30 frames a second that is every other result."""
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _PackedProperties(Properties):

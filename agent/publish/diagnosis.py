@@ -68,6 +68,8 @@ def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
         return Ending("tls", redact(f"the certificate of {address} {verdict}"))
     if isinstance(exc, ssl.SSLError | ConnectionResetError) and address.is_tls:
         return Ending("tls", redact(_tls_refusal(exc, settings)))
+    if isinstance(exc, ValueError) and not isinstance(exc, OSError):
+        return Ending("setup", f"{address} is no address that there can be ({exc}): check mqtt.broker")
     if isinstance(exc, socket.gaierror):
         return Ending("network", redact(f"the host name {address.host!r} cannot be resolved: {exc.strerror}"))
     if isinstance(exc, TimeoutError):

@@ -35,7 +35,8 @@ class BrokerAddress:
             BrokerUnavailable: ``url`` has another form.
         """
         match = _ADDRESS.match(url)
-        if match is None:
+        port = 0 if match is None else int(match["port"] or (8883 if match["scheme"] == "mqtts" else 1883))
+        if match is None or not 1 <= port <= 65535:
             shown = re.sub(r"//[^@/]*@", "//***@", url)
             raise BrokerUnavailable(
                 f"the broker's address {shown!r} is not of the form mqtt://host:1883 or mqtts://host:8883; "
@@ -43,7 +44,7 @@ class BrokerAddress:
                 address=shown,
             )
         is_tls = match["scheme"] == "mqtts"
-        return cls(match["host"].strip("[]"), int(match["port"] or (8883 if is_tls else 1883)), is_tls)
+        return cls(match["host"].strip("[]"), port, is_tls)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
