@@ -198,7 +198,7 @@ def compare(*, first: Path, second: Path, gates: tuple[str, ...], force: bool) -
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from agent.cli.console import Console
 
     console = Console(soft_wrap=True)
     # A file or a pipe has no width: the tables are given the room that they need.
@@ -206,12 +206,11 @@ def _console() -> Console:
 
 
 def _measured(asked: Asked) -> Report:
-    from rich.console import Console
-
     from agent.benchmark.compare import parse_gate
     from agent.benchmark.progress import shown_progress
     from agent.benchmark.report import load_report
     from agent.benchmark.study import run_study
+    from agent.cli.console import Console
 
     # What is wrong with the command line is said before minutes are spent.
     if asked.gates and asked.baseline is None:

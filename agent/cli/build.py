@@ -167,8 +167,9 @@ def _build(wish: _Wish, *, force: bool, is_quiet: bool) -> EngineInfo:
 @contextlib.contextmanager
 def _progress(*, is_quiet: bool) -> Iterator[Progress]:
     """A bar on a terminal, a line now and then elsewhere; on standard error either way."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from agent.cli.console import Console
 
     console = Console(stderr=True)
     if is_quiet or not console.is_terminal:
@@ -288,8 +289,9 @@ def _entry_facts(entry: Entry) -> dict[str, object]:
 
 
 def _print_entries(entries: list[Entry]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from agent.cli.console import Console
 
     table = Table("model", "engine", "precision", "TensorRT", "GPU", "batch", "MiB", "built", "used")
     for entry in entries:

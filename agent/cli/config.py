@@ -49,8 +49,9 @@ def _resolved(loaded: LoadedConfig) -> dict[str, object]:
 
 
 def _print_text(loaded: LoadedConfig) -> None:
-    from rich.console import Console
     from rich.syntax import Syntax
+
+    from agent.cli.console import Console
 
     text = yaml_from_config(loaded.config)
     console = Console(soft_wrap=True)

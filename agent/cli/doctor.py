@@ -68,8 +68,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
 
 
 def _print(report: Report, *, as_json: bool) -> None:
-    from rich.console import Console
-
+    from agent.cli.console import Console
     from agent.doctor.picture import render
 
     if as_json:

@@ -215,9 +215,10 @@ def _print_table(columns: list[str], rows: list[list[str]]) -> None:
         for row in [columns, *rows]:
             print("\t".join(row))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from agent.cli.console import Console
 
     table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:

@@ -84,8 +84,9 @@ def _cache_dir() -> Path:
 
 
 def _print(certificate: Certificate) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from agent.cli.console import Console
 
     ran: str = certificate.precision
     if certificate.int8_form is not None:

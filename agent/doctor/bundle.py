@@ -74,7 +74,7 @@ def _texts(report: Report, loaded: LoadedConfig | None, unit: str) -> Iterator[t
         # What was understood, not the file: a comment there may hold anything.
         yield "config.yaml", yaml_from_config(loaded.config)
         yield "state.txt", "".join(_state(loaded.state_dir))
-        yield "messages.json", _json(_last_messages(loaded))
+        yield "messages.json", _json(_last_messages(report, loaded))
 
 
 def _json(value: object) -> str:
@@ -102,7 +102,7 @@ def _state(directory: Path) -> Iterator[str]:
         yield f"{directory}: {exc.strerror}\n"
 
 
-def _last_messages(loaded: LoadedConfig) -> Mapping[str, object]:
+def _last_messages(report: Report, loaded: LoadedConfig) -> Mapping[str, object]:
     """What the broker keeps of this device: status, runtime, health, states."""
     from agent.publish.settings import settings_from_config
     from agent.publish.subscriber import open_subscriber
@@ -110,6 +110,9 @@ def _last_messages(loaded: LoadedConfig) -> Mapping[str, object]:
     mqtt = loaded.resolved_mqtt()
     if mqtt.broker == "embedded":
         return {"none": "the broker is embedded and ends with the agent"}
+    refused = [one for section in report.sections if section.name == "broker" for one in section.findings]
+    if any(one.state == "failed" for one in refused):
+        return {"none": refused[0].detail}
     found: dict[str, object] = {}
     try:
         settings = settings_from_config(mqtt, device=loaded.device_id, password_file=loaded.mqtt_password_file)

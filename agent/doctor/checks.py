@@ -18,12 +18,12 @@ from agent.doctor.findings import Finding
 from agent.errors import AgentError
 from engines import EngineError, EnvironmentRecord, ProbeResult
 
-_BROKER_S = 5.0
+_BROKER_S = 4.0
 _LISTEN_S = 0.3
 _CAMERA_S = 8.0
 _HEAT_S = 4.0
-_LEAST_FREE_BYTES = 512 << 20
-_LEAST_FREE_RATIO = 0.05
+_ROOM_BYTES = 512 << 20
+"""For what the agent keeps; above what the outbox leaves to others."""
 _HOT_CELSIUS = 85.0
 
 
@@ -166,6 +166,8 @@ def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:
 
 def state_dir_finding(directory: Path) -> Finding:
     """Whether the agent can keep what outlives it."""
+    from agent.publish.outbox_room import kept_free_bytes
+
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     usage = shutil.disk_usage(existing)
     facts = {"path": str(directory), "free_bytes": usage.free, "total_bytes": usage.total}
@@ -175,7 +177,9 @@ def state_dir_finding(directory: Path) -> Finding:
         return Finding(
             "state_dir", "failed", f"{text}: {existing} is not writable", remedy, is_needed=True, facts=facts
         )
-    if usage.free < max(_LEAST_FREE_BYTES, _LEAST_FREE_RATIO * usage.total):
+    kept = kept_free_bytes(usage.total)
+    if usage.free < kept + _ROOM_BYTES:
+        text = f"{text}, of which the outbox leaves {kept / 2**30:.1f} GiB to others"
         remedy = "free some space: events wait here while the broker is away, and engines are kept here"
         return Finding("state_dir", "warning", text, remedy, facts=facts)
     return Finding("state_dir", "ok", text, facts=facts)

@@ -16,7 +16,8 @@ from agent.doctor.findings import Finding, Report, sections_from
 from agent.errors import ConfigError
 from engines import ProbeResult, describe, probe
 
-_THREADS = 16
+_FEW = 8
+"""Checks that there always are, and one more."""
 _ENGINES_S = 120.0
 _OTHERS_S = 20.0
 
@@ -44,7 +45,9 @@ def examine(
     loaded: LoadedConfig | None, *, state_dir: Path, with_cameras: bool = True, config_error: ConfigError | None = None
 ) -> Examination:
     """Look at everything that ``loaded`` needs, or at the machine alone where it is None. Never raises for a fault."""
-    executor = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="doctor")
+    # A thread for each: in a line, a dozen cameras that do not answer would use up the time of those behind them.
+    threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + len(loaded.config.cameras)
+    executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="doctor")
     began_s = time.monotonic()
     try:
         probes = executor.submit(probe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from agent.channel import Channel
 from agent.errors import BrokerUnavailable
@@ -17,6 +18,7 @@ BUFFERED = 10_000
 """Messages that may wait to be read; older ones are dropped and counted."""
 
 _POLL_S = 0.05
+_STEPS = 3
 
 
 class Subscriber:
@@ -62,6 +64,9 @@ def open_subscriber(
     Raises:
         BrokerUnavailable: ``timeout_s`` passed without a connection; the message has the reason.
     """
+    if timeout_s is not None:
+        # An attempt has to end before the time is up, with either protocol, or nobody learns what it failed by.
+        settings = replace(settings, connect_timeout_s=min(settings.connect_timeout_s, timeout_s / _STEPS))
     channel: Channel[Received] = Channel(BUFFERED, "drop_oldest")
 
     def keep(message: Received) -> None:
@@ -72,16 +77,22 @@ def open_subscriber(
     try:
         if timeout_s is not None and not _is_subscribed(client, timeout_s, is_patient=is_patient):
             statistics = client.statistics()
+            within = f" within {timeout_s:g} s" if is_patient else ""
             raise BrokerUnavailable(
-                f"no connection to {statistics.address} within {timeout_s:g} s: {statistics.reason}"
-                if is_patient
-                else f"no connection to {statistics.address}: {statistics.reason}",
-                broker=statistics.address,
+                f"no connection to {statistics.address}{within}: {_why_not(statistics)}", broker=statistics.address
             )
         yield Subscriber(client, channel)
     finally:
         client.stop(2.0)
         channel.close()
+
+
+def _why_not(statistics: SinkStatistics) -> str:
+    if statistics.state == "connected":
+        return "it accepted the connection and did not answer the subscription"
+    if statistics.state == "connecting":
+        return "no answer so far, neither from the name server nor from the broker"
+    return statistics.failure or statistics.reason or "unknown"
 
 
 def _is_subscribed(client: MqttClient, timeout_s: float, *, is_patient: bool) -> bool:

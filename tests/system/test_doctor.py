@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,27 @@ def test_a_refused_configuration_is_told_beside_the_rest_with_78(tmp_path: Path)
     (line,) = report["sections"]["configuration"]
     assert line["detail"].startswith(f"{file}:5: cameras.front.source.type: ")
     assert report["sections"]["engines"]
+
+
+def test_a_broker_that_never_answers_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.tar.gz"
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        args = ("--json", "--bundle", str(bundle), "-c", str(config(tmp_path, f"mqtt://127.0.0.1:{port}")))
+        (finding,) = json.loads(doctor(*args).stdout)["sections"]["broker"]
+    assert finding["state"] == "failed"
+    assert "did not answer CONNECT" in finding["detail"]
+    with tarfile.open(bundle) as archive:
+        kept = archive.extractfile("agent-bundle/messages.json")
+        assert kept is not None
+        assert json.load(kept) == {"none": finding["detail"]}
+
+
+def test_a_reader_that_goes_away_is_no_failed_gate() -> None:
+    command = [sys.executable, "-m", "agent", "doctor"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
