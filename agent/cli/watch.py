@@ -28,10 +28,16 @@ _PICTURE_S = 0.25
 _LINES_S = 2.0
 
 
+def _levels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (not value or any(one in "+#" or not one.isprintable() for one in value)):
+        raise click.BadParameter(f"{value!r} is no prefix of topics; give it like edge or plant/edge, without + and #")
+    return value
+
+
 @click.command()
 @click.argument("broker", metavar="[BROKER_URL]", required=False)
 @click.option("-c", "--config", "path", type=PATH, help="Take broker, prefix and password from this configuration.")
-@click.option("--prefix", help="First levels of the topics.  [default: edge]")
+@click.option("--prefix", callback=_levels, help="First levels of the topics.  [default: edge]")
 @click.option("--device", help="Only this device; every one of the prefix where it is left out.")
 @click.option("--username", help="User name for the broker.")
 @click.option("--password-file", type=PATH, help="File with the password on its first line.")
@@ -58,7 +64,7 @@ def watch(
     # The picture itself says how the connection is; lines between would tear it.
     logs.configure(level="error")
     settings, configured_prefix = _settings(broker, path, username, password_file, ca_file)
-    prefix = prefix or configured_prefix
+    prefix = configured_prefix if prefix is None else prefix
     topic = f"{prefix}/{level(device) if device else '+'}/#"
     end_s = time.monotonic() + for_s if for_s is not None else float("inf")
     with _subscribed(settings, topic) as subscriber:
@@ -104,7 +110,10 @@ def _settings(
         address = address or BrokerAddress.parse("mqtt://127.0.0.1:1883")
         settings = MqttSettings(address=address, client_id=client_id)
     if username is not None or password_file is not None:
-        settings = replace(settings, credentials=Credentials(username, password_file))
+        name = username or settings.credentials.username
+        if name is None:
+            raise UsageError("--password-file needs the user whose password it is: give --username too")
+        settings = replace(settings, credentials=Credentials(name, password_file))
         settings.credentials.password()
     if ca_file is not None:
         settings = replace(settings, tls=TlsFiles(ca=ca_file))

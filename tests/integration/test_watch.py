@@ -118,6 +118,10 @@ def test_the_configuration_gives_address_prefix_and_password(tmp_path: Path) -> 
         (["mqtt://me:secret@127.0.0.1"], "mqtt://host:1883"),
         (["--for", "soon"], "no length of time"),
         (["--for", "0"], "no length of time"),
+        (["mqtt://127.0.0.1:0"], "mqtt://host:1883"),
+        (["--prefix", "edge/#"], "no prefix of topics"),
+        (["--prefix", ""], "no prefix of topics"),
+        (["--password-file", "/dev/null"], "--username"),
     ],
 )
 def test_wrong_usage_is_explained(args: list[str], words: str) -> None:
