@@ -133,10 +133,15 @@ class Reloader:
         """Go over to a changed copy of the configuration in force, on the thread of the caller.
 
         Raises:
-            ReloadUnderWay: another change takes its time.
+            ReloadUnderWay: another change takes its time, or ended while this one waited for its turn.
             AgentError, EngineError: it cannot be used; nothing has changed.
         """
         with self._turn(COMMAND_PATIENCE_S):
+            if changed.document is not self._loaded.document:
+                raise ReloadUnderWay(
+                    "the file was read again while this change waited for its turn, and the change was made for what "
+                    "stood in it before; nothing has changed, try again"
+                )
             self._go_over_to(changed, load_packages(changed), self._prepared(changed))
 
     @property
