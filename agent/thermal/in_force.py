@@ -64,10 +64,10 @@ class ThermalInForce:
         """Rates are as the new governor has them from its first word on; it gives way to heat within seconds."""
         fresh = self._make(config)
         self._monitor.stop()
+        self._on_decision(fresh.decision)
         with self._lock:
             if self._is_stopped:
                 return
             self._config, self._monitor = config, fresh
-            self._on_decision(fresh.decision)
             fresh.start()
         log.info("thermal.changed", source=config.source, governor=config.governor.enabled)

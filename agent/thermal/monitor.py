@@ -174,6 +174,8 @@ class ThermalMonitor:
         """One reading and what follows from it; called by the thread, or by a test in its place."""
         now_ns = self._clock.monotonic_ns()
         sample = self._sensor.latest()
+        if self._stop.is_set():
+            return  # the sensor held this thread up past the end; another governor may decide by now
         decision = self._governor.step(sample, now_ns)
         with self._lock:
             is_new = sample is not None and (self._sample is None or sample.taken_at_ns > self._sample.taken_at_ns)

@@ -208,3 +208,10 @@ def test_statistics_name_the_sensor_before_the_first_reading() -> None:
     statistics = watched.monitor.statistics()
     assert (statistics.source, statistics.sensor, statistics.jtop_restarts) == ("jtop", "starting", 3)
     assert statistics.hottest_celsius is None
+
+
+def test_a_look_that_comes_back_after_the_end_decides_nothing() -> None:
+    watched = Watched()
+    watched.monitor.stop()
+    watched.look(5, gpu=98.0)
+    assert (watched.decisions, watched.messages) == ([], [])
