@@ -11,6 +11,7 @@ from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
+from engines.control_groups import group_directories
 from engines.probes.child import ChildAnswer, run_children
 
 _ROOT = Path("/")
@@ -140,11 +141,13 @@ def installed_version(library: str) -> str | None:
 
 
 def available_cores(root: Path = _ROOT) -> int:
-    """Count the cores that this process may use: its affinity, cut by the control group's CPU quota."""
+    """Count the cores that this process may use: its affinity, cut by the CPU quota of its control groups."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read(root / "sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit() and int(quota[1]):
-        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
+    for directory, is_v2 in group_directories("cpu", root):
+        names = ("cpu.max",) if is_v2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota = [word for name in names for word in _read(directory / name).split()]
+        if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit() and int(quota[1]):
+            cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
     return max(1, cores)
 
 

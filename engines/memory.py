@@ -8,9 +8,10 @@ Source: Linux, cgroup-v2.rst, memory.max, memory.current and memory.stat; cgroup
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from engines.control_groups import group_directories
 
 _ROOT = Path("/")
 _LEAST_MEMORY_BYTES = 2 * 2**30
@@ -55,7 +56,7 @@ def why_too_little(free_bytes: int, root: Path = _ROOT) -> str | None:
 def limited_groups(root: Path = _ROOT) -> list[MemoryGroup]:
     """The control group of this process and those above it, as far as they have a limit below the machine's memory."""
     total = total_bytes(root)
-    found = (_group(directory, limit, used) for directory, limit, used in _directories(root))
+    found = (_group(directory, is_v2=is_v2) for directory, is_v2 in group_directories("memory", root))
     return [group for group in found if group is not None and (total is None or group.limit_bytes < total)]
 
 
@@ -88,34 +89,13 @@ def _meminfo(name: str, root: Path) -> int | None:
     return None if kib is None else kib * 1024
 
 
-def _directories(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """Where the limits of this process may stand, with the names of the files of limit and use."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:
-            mount, limit, used = root / "sys/fs/cgroup", "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            mount, limit, used = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        own = PurePosixPath(path.lstrip("/"))
-        # A container may see the path that its host knows, which does not exist inside: there the mount is its group.
-        inside = () if ".." in own.parts else (own, *own.parents)
-        for place in dict.fromkeys([*inside, PurePosixPath()]):
-            yield mount / place, limit, used
-
-
-def _group(directory: Path, limit_name: str, used_name: str) -> MemoryGroup | None:
-    limit, used = _number(directory / limit_name), _number(directory / used_name)
+def _group(directory: Path, *, is_v2: bool) -> MemoryGroup | None:
+    limit = _number(directory / ("memory.max" if is_v2 else "memory.limit_in_bytes"))
+    used = _number(directory / ("memory.current" if is_v2 else "memory.usage_in_bytes"))
     if limit is None or used is None:
         return None
     stat = directory / "memory.stat"
-    prefix = "" if limit_name == "memory.max" else "total_"
+    prefix = "" if is_v2 else "total_"
     cached = sum(_number_after(f"{prefix}{name}", stat) or 0 for name in ("active_file", "inactive_file"))
     return MemoryGroup(directory, limit, limit - max(0, used - cached))
 

@@ -120,6 +120,34 @@ def test_a_cpu_quota_cuts_the_cores(tmp_path: Path) -> None:
     assert available_cores(_tree(tmp_path / "c", {"sys/fs/cgroup/cpu.max": "10000 100000\n"})) == 1
 
 
+@pytest.mark.parametrize(
+    ("groups", "quota"),
+    [
+        ("0::/system.slice/agent.service\n", {"sys/fs/cgroup/system.slice/agent.service/cpu.max": "100000 100000\n"}),
+        ("0::/system.slice/agent.service\n", {"sys/fs/cgroup/system.slice/cpu.max": "100000 100000\n"}),
+        (
+            "3:cpu,cpuacct:/unit\n",
+            {
+                "sys/fs/cgroup/cpu/unit/cpu.cfs_quota_us": "50000\n",
+                "sys/fs/cgroup/cpu/unit/cpu.cfs_period_us": "50000\n",
+            },
+        ),
+    ],
+    ids=["own", "above", "version 1"],
+)
+def test_the_quota_of_the_own_group_and_of_those_above_counts(
+    groups: str, quota: dict[str, str], tmp_path: Path
+) -> None:
+    assert available_cores(_tree(tmp_path, {"proc/self/cgroup": groups, **quota})) == 1
+
+
+def test_a_group_of_version_1_without_a_quota_cuts_nothing(tmp_path: Path) -> None:
+    files = {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}
+    tree = {f"sys/fs/cgroup/cpu/{name}": text for name, text in files.items()}
+    allowed = len(os.sched_getaffinity(0))
+    assert available_cores(_tree(tmp_path, {"proc/self/cgroup": "3:cpu:/\n", **tree})) == allowed
+
+
 def test_devices_are_read_from_the_driver_probe() -> None:
     device = {"name": "Orin", "compute_capability": "8.7", "memory_bytes": 8 << 30, "integrated": True}
     assert gpus_from_answer(ChildAnswer({"devices": [device]})) == (Gpu("Orin", "8.7", 8 << 30, integrated=True),)
