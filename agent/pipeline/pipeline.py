@@ -132,8 +132,8 @@ class Pipeline:
 
     @property
     def is_done(self) -> bool:
-        """Every source was a file or folder, and all of their frames are decided."""
-        return all(camera.is_done for camera in self._cameras.values())
+        """Every source was a file or folder, and all of their frames are decided; never without any camera."""
+        return bool(self._cameras) and all(camera.is_done for camera in self._cameras.values())
 
     def apply(
         self,

@@ -425,6 +425,17 @@ def test_the_governors_share_is_obeyed_and_booked() -> None:
     assert counts.dropped["governor"] / counts.captured == pytest.approx(0.75, abs=0.05)
 
 
+def test_without_an_enabled_camera_it_waits_for_one_and_does_not_end() -> None:
+    camera = {"classify": [{"model": "m"}]}
+    bench = _Bench(_config({"cam": {**camera, "enabled": False}}), [ScriptedSource([1], is_live=False)], _brightness)
+    with bench.pipeline:
+        bench.start()
+        assert not bench.pipeline.is_done
+        bench.pipeline.apply(_config({"cam": camera}), {"m": bench.pipeline.workers["m"].package})
+        bench.wait(lambda: bench.pipeline.is_done)
+    assert len(bench.results("cam")) == 1
+
+
 def test_a_camera_that_comes_while_inference_pauses_does_not_begin() -> None:
     cameras = {name: {"classify": [{"model": "m"}]} for name in ("cam", "late")}
     sources = [ScriptedSource([1], is_live=True, period_s=0.002) for _ in cameras]

@@ -157,6 +157,8 @@ def test_power_mode_is_read_from_nvpmodel(orin: SysfsTree, tmp_path: Path) -> No
     status = tmp_path / "status"
     status.write_text("pmode:0002\n")
     assert SysfsReader(orin.root, nvpmodel=status).read(1).power_mode == "2"
+    status.write_text("pmode:\n")
+    assert SysfsReader(orin.root, nvpmodel=status).read(1).power_mode is None
     assert SysfsReader(orin.root, nvpmodel=tmp_path / "none").read(1).power_mode is None
 
 

@@ -137,7 +137,8 @@ class SysfsReader:
         text = text_or_none(self._nvpmodel)
         if text is None or not text.startswith("pmode:"):
             return None
-        return text.removeprefix("pmode:").split()[0].lstrip("0") or "0"
+        words = text.removeprefix("pmode:").split()
+        return words[0].lstrip("0") or "0" if words else None  # while it is being written
 
 
 class SysfsSensor:
