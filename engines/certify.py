@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from engines.backends.onnxruntime import open_onnxruntime
 from engines.base import Engine, EngineOptions
 from engines.errors import EngineUnavailable
 from engines.graph import serving_graph
+from engines.images import image_hashes
 from engines.int8_forms import DETAIL
 from engines.package import ModelPackage
 from engines.parity import Certificate, CertificateStore, Pictures, compare, pictures_of
@@ -106,5 +106,5 @@ def _key(
         "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
         **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),
-        "pictures": [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures],
+        "pictures": image_hashes(pictures),
     }

@@ -6,6 +6,8 @@ colours kept as stored, because that is what the usual training pipelines do.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -26,16 +28,28 @@ def read_image(path: Path) -> Images:
     Raises:
         ImageRejected: the file cannot be read, or see ``decode_image``.
     """
+    return decode_image(_read(path), name=str(path))
+
+
+def image_hashes(paths: Iterable[Path]) -> list[str]:
+    """The sha256 of each file, by which what was made from pictures is named.
+
+    Raises:
+        ImageRejected: a file cannot be read, or is too large.
+    """
+    return [hashlib.sha256(_read(path)).hexdigest() for path in paths]
+
+
+def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ImageRejected(
                 f"{path} has {size} bytes, the limit for a picture is {MAX_FILE_BYTES}", path=str(path), size=size
             )
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as exc:
         raise ImageRejected(f"picture {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
-    return decode_image(data, name=str(path))
 
 
 def decode_image(data: bytes, *, name: str) -> Images:

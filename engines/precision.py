@@ -20,6 +20,7 @@ from engines.base import Precision
 from engines.errors import PrecisionRejected
 from engines.fp16 import half_model
 from engines.graph import ServingGraph, serving_graph
+from engines.images import image_hashes
 from engines.int8 import Int8Converter
 from engines.int8_forms import Int8Form, int8_form
 from engines.int8_search import quantise_to_bar
@@ -88,8 +89,7 @@ def conversion(package: ModelPackage, precision: Precision, engines: Iterable[st
 
 
 def _picture_hashes(package: ModelPackage) -> list[str]:
-    pictures = [*package.calibration, *(golden.path for golden in package.golden)]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
+    return image_hashes([*package.calibration, *(golden.path for golden in package.golden)])
 
 
 def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:

@@ -25,6 +25,7 @@ from engines.cache_reading import EntryDamaged, open_folder, read_checked
 from engines.environment import cpu_model, driver_version, installed_version, l4t_release
 from engines.errors import EngineError, EngineLost, EngineUnavailable, RehearsalFailed
 from engines.graph import graph_address
+from engines.images import image_hashes
 from engines.memory import usual_memory_bytes
 from engines.package import ModelPackage
 
@@ -179,7 +180,7 @@ def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str
     }
     if options.precision == "int8":
         pictures = [*package.calibration, *(golden.path for golden in package.golden)]
-        facts["pictures"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pictures]
+        facts["pictures"] = image_hashes(pictures)
     return facts
 
 

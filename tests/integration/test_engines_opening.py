@@ -14,6 +14,7 @@ from engines import (
     EngineOptions,
     EngineUnavailable,
     GoldenMismatch,
+    ImageRejected,
     Measurement,
     ModelPackage,
     OptionsRejected,
@@ -107,6 +108,18 @@ def test_an_engine_that_is_not_here_is_replaced_aloud_where_not_strict(
 def test_an_engine_that_does_not_read_the_packages_format_says_so(package: ModelPackage, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"torch needs a torch\.export program .*holds model\.onnx"):
         _info(package, tmp_path, "torch", strict=True)
+
+
+@pytest.mark.parametrize("engine", ["ort-cpu", "fastest"])
+def test_a_picture_that_cannot_be_read_any_more_is_named(engine: str, tmp_path: Path) -> None:
+    """int8 is made of it, and a remembered choice depends on it."""
+    package = load_package(write_colour_package(tmp_path / "package"))
+    gone = package.calibration[0]
+    gone.unlink()
+    options = EngineOptions(cache_dir=tmp_path / "cache", engine=engine, precision="int8", strict=True)
+    (options.cache_dir / "choices").mkdir(parents=True)
+    with pytest.raises(ImageRejected, match=rf"picture .*{gone.name} cannot be read: No such file"):
+        open_engine(package, options)
 
 
 def test_fp16_that_would_be_computed_in_fp32_is_refused_or_told(package: ModelPackage, tmp_path: Path) -> None:
