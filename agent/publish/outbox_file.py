@@ -19,7 +19,7 @@ SCHEMA_VERSION = 2
 ROW_BYTES = 64
 """What a row takes beside its topic and payload, about (measured: 40 to 60 in a full file)."""
 
-FaultKind = Literal["full", "read_only", "io", "corrupt", "newer"]
+FaultKind = Literal["full", "read_only", "io", "corrupt", "newer", "mistake"]
 
 _BUSY_S = 2.0
 _PAGE_BYTES = 2048
@@ -79,6 +79,7 @@ _WORDS: dict[FaultKind, str] = {
     "io": "the disk reports an error",
     "corrupt": "its content is damaged",
     "newer": "it was written by a newer version of the agent",
+    "mistake": "a mistake of the agent, which writes nothing until it is started again",
 }
 
 

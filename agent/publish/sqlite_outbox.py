@@ -16,8 +16,10 @@ from agent.publish.boot import boot_id, boot_ns
 from agent.publish.messages import ClockState
 from agent.publish.outbox import EVENT, Durability, OutboxStatistics, Stored
 from agent.publish.outbox_file import OutboxFault, OutboxFile, Row, open_or_replace
+from agent.publish.read_ahead import ReadAhead
 from agent.publish.waiting import WaitingTopics
 from agent.service.logs import get_logger
+from agent.stage import StageThread
 
 GROUP_S = 1.0
 """With ``grouped`` there is at most one commit in this time."""
@@ -74,7 +76,7 @@ class SqliteOutbox:
         self._disk = threading.RLock()
         """Held around every use of the file; taken before ``_news``, never after it."""
         self._file: OutboxFile | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: StageThread | None = None
         self._news = threading.Condition()
         """Guards everything below."""
         self._is_closing = False
@@ -88,8 +90,7 @@ class SqliteOutbox:
         self._low_rank: dict[int, None] = {}  # those of the unwritten that go first
         self._writing_up_to = 0
         self._gone: dict[int, int] = {}  # keys and sizes that the file still has to forget
-        self._page: OrderedDict[int, Row] = OrderedDict()  # read ahead from the file
-        self._in_hand: dict[int, Row] = {}  # given out by next
+        self._read = ReadAhead()
         self._last_key = 0
         self._topics = WaitingTopics()
         self._file_bytes = 0
@@ -105,7 +106,7 @@ class SqliteOutbox:
         if not self._has_been_open:
             self._last_key = _FIRST_WITHOUT_FILE + max(0, self._clock.utc_ns() // 1000)
             self._tail_from = self._last_key + 1
-        self._thread = threading.Thread(target=self._write_until_closed, name="outbox", daemon=True)
+        self._thread = StageThread("outbox", self._write_until_closed, on_failure=self._end_by)
         self._thread.start()
         return self
 
@@ -139,11 +140,10 @@ class SqliteOutbox:
         """See Outbox."""
         with self._news:
             if after == 0:
-                self._in_hand.clear()
-                self._page.clear()
+                self._read.start_over()
             if after >= self._last_key or not self._stored():
                 return None
-            row = self._from_page(after)
+            row = self._read.first_after(after)
             is_older = row is None and after + 1 < self._tail_from
         if is_older:
             row = self._from_file(after)
@@ -151,13 +151,13 @@ class SqliteOutbox:
             row = row or self._from_tail(after)
             if row is None:
                 return None
-            self._in_hand[row.key] = row
+            self._read.hand_out(row)
         return Stored(row.key, row.packet)
 
     def ack(self, key: int) -> None:
         """See Outbox."""
         with self._news:
-            if key not in self._tail and key not in self._in_hand:
+            if key not in self._tail and not self._read.is_in_hand(key):
                 return
             self._take_out(key)
             self._acknowledged += 1
@@ -183,7 +183,7 @@ class SqliteOutbox:
             self._news.notify()
         if self._thread is not None:
             self._thread.join(_CLOSE_WITHIN_S)
-            if self._thread.is_alive():
+            if self._thread.is_alive:
                 log.warning("outbox.close_cut_off", file=str(self._path))
                 return
         with self._news:
@@ -197,14 +197,6 @@ class SqliteOutbox:
 
     # Reading, on the publisher's thread.
 
-    def _from_page(self, after: int) -> Row | None:
-        while self._page:
-            key = next(iter(self._page))
-            if key > after:
-                return self._page[key]
-            del self._page[key]
-        return None
-
     def _from_file(self, after: int) -> Row | None:
         """The first row of the file after ``after``, with a page of those behind it read ahead."""
         with self._disk:
@@ -215,9 +207,10 @@ class SqliteOutbox:
                     self._fail(fault)
                     return None
                 with self._news:
-                    self._page = OrderedDict((row.key, row) for row in rows if row.key not in self._gone)
-                    if self._page or not rows:
-                        return self._from_page(after)
+                    self._read.fill(row for row in rows if row.key not in self._gone)
+                    row = self._read.first_after(after)
+                if row is not None or not rows:
+                    return row
                 after = rows[-1].key
         return None
 
@@ -233,8 +226,7 @@ class SqliteOutbox:
 
     def _take_out(self, key: int) -> None:
         row = self._tail.pop(key, None)
-        handed = self._in_hand.pop(key, None) or self._page.get(key)
-        self._page.pop(key, None)
+        handed = self._read.take_out(key)
         self._low_rank.pop(key, None)
         if row is not None:
             self._tail_bytes -= row.size_bytes
@@ -415,10 +407,16 @@ class SqliteOutbox:
         if is_news:
             log.error("outbox.in_memory", file=str(self._path), reason=fault.reason)
 
+    def _end_by(self, error: Exception) -> None:
+        """A mistake of the program ended the thread: nothing is written any more, and that is said."""
+        with self._news:
+            self._fault = OutboxFault("mistake", f"the outbox's thread ended by {type(error).__name__}: {error}")
+        log.error("outbox.failed", file=str(self._path), exc_info=error)
+
     def _count_lost(self) -> None:
         """The file is damaged: what memory still has goes to the next one, the rest is lost."""
         with self._news:
-            self._page.clear()
+            self._read.drop_page()
             lost = self._stored() - len(self._tail)
             if lost > 0:
                 self._dropped["outbox_corrupt"] += lost

@@ -482,3 +482,18 @@ def test_the_configuration_says_which_outbox_it_is(tmp_path: Path) -> None:
         assert outbox.statistics().durability == durability
         outbox.close()
         assert (tmp_path / durability / "outbox.sqlite").exists() == (durability != "memory")
+
+
+def test_a_mistake_of_the_program_in_the_writing_thread_is_told_and_nothing_stops(tmp_path: Path) -> None:
+    class Mistaken(OutboxFile):
+        def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
+            raise RuntimeError("a mistake")
+
+    outbox = _open(tmp_path / "outbox.sqlite", open_file=Mistaken)
+    outbox.put(Packet("t", b"0", 1))
+    wait_until(lambda: outbox.statistics().durability == "memory")
+    assert "RuntimeError: a mistake" in (outbox.statistics().reason or "")
+    outbox.ack(outbox.put(Packet("t", b"1", 1)))
+    assert outbox.statistics().stored == 1
+    outbox.close()
+    assert outbox.statistics().dropped == {"stopped": 1}
