@@ -25,7 +25,7 @@ _NUMBERED = re.compile(r"([0-9]{1,9})(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
 _SYNSET = re.compile(r"n[0-9]{8}(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
 _HEADER = re.compile(r"(?i)(?:#|index|idx|id|no|class|class[ _]?id|label[ _]?id)\s*[,:;\t ]\s*[a-z _]+\Z")
 _HEADER_WORD = re.compile(r"(?i)(?:#.*|labels?|names?|class(?:es)?|class[ _]?names?)\Z")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def parse_labels(data: bytes, *, name: str, offset: int = 0) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -108,7 +109,7 @@ def read_manifest(directory: Path) -> Manifest:
         ModelRejected: there is none, or it does not hold; the message names file and line.
     """
     path = directory / MANIFEST_NAME
-    if not directory.is_dir():
+    if not _is_there(directory, Path.is_dir):
         hint = "Make a package of it: agent model import" if directory.is_file() else "Check the path"
         raise ModelRejected(f"{directory} is not a model package directory. {hint}", path=str(directory))
     try:
@@ -199,6 +200,17 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
             path=str(path),
             root=str(root),
         )
-    if not path.exists():
+    if not _is_there(path, Path.exists):
         raise ModelRejected(f"{what} {relative!r} is named in the package, but {path} does not exist", path=str(path))
     return path
+
+
+def _is_there(path: Path, look: Callable[[Path], bool]) -> bool:
+    try:
+        return look(path)
+    except OSError as exc:
+        raise ModelRejected(
+            f"{path} cannot be reached: {exc.strerror}. Let the agent's user enter every folder of the path, or move "
+            "the package",
+            path=str(path),
+        ) from exc

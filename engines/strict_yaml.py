@@ -92,6 +92,8 @@ def load_strict(text: str, *, name: str) -> StrictDocument:
         mark = exc.problem_mark or exc.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         problem = " ".join(part for part in (exc.context, exc.problem) if part)
+        if "'\\t'" in problem:
+            problem = "a tab where YAML wants blanks; indent with blanks alone"
         raise StrictYamlError(name, line, column, f"not valid YAML: {problem}") from exc
     except yaml.reader.ReaderError as exc:
         before = text[: exc.position]

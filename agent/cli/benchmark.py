@@ -215,6 +215,8 @@ def _measured(asked: Asked) -> Report:
     # What is wrong with the command line is said before minutes are spent.
     if asked.gates and asked.baseline is None:
         raise UsageError("--fail-if needs --baseline FILE, the report to compare with")
+    if asked.model is not None and asked.apply_path is None:
+        raise UsageError("--model says whose recommendation --apply writes; to measure another package use --package")
     if asked.options and asked.apply_path is not None:
         raise UsageError("--apply does not write options: measure without --option, or write them by hand")
     for gate in asked.gates:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -245,20 +245,34 @@ def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument
     for name, model in config.models.items():
         package = _package_dir(model.package, base_dir)
         path: KeyPath = ("models", name, "package")
-        if not package.is_dir():
-            text = f"there is no directory {package}; make one with: agent model import FILE.onnx"
-            yield at(document, path, text)
-        elif not (package / "model.yaml").is_file():
-            yield at(document, path, f"{package} has no model.yaml, so it is not a model package")
+        text = f"there is no directory {package}; make one with: agent model import FILE.onnx"
+        problem = _absence(package, Path.is_dir, text) or _absence(
+            package / "model.yaml", Path.is_file, f"{package} has no model.yaml, so it is not a model package"
+        )
+        if problem is not None:
+            yield at(document, path, problem)
     for name, camera in config.cameras.items():
         source = camera.source
         if source.type in {"file", "images"} and source.path != DEMO:
             found = _resolved(source.path, base_dir)
-            if not found.exists():
-                yield at(document, ("cameras", name, "source", "path"), f"there is no {found}")
+            if (problem := _absence(found, Path.exists, f"there is no {found}")) is not None:
+                yield at(document, ("cameras", name, "source", "path"), problem)
     for key, value in config.mqtt.tls.model_dump().items():
-        if value is not None and not _resolved(value, base_dir).is_file():
-            yield at(document, ("mqtt", "tls", key), f"there is no file {_resolved(value, base_dir)}")
+        if value is not None:
+            found = _resolved(value, base_dir)
+            if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
+                yield at(document, ("mqtt", "tls", key), problem)
+
+
+def _absence(path: Path, is_there: Callable[[Path], bool], otherwise: str) -> str | None:
+    """What to say of a path where nothing is, or of which that cannot be told; None where it is there."""
+    try:
+        return None if is_there(path) else otherwise
+    except OSError as exc:
+        return (
+            f"{path} cannot be reached ({exc.strerror}) by user number {os.geteuid()}, who runs the agent; give that "
+            "user the right to enter every folder of the path, or move what is there, for example below /etc/agent"
+        )
 
 
 def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:

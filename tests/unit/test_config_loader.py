@@ -98,6 +98,11 @@ def test_missing_files_are_told_with_line_and_the_path_that_was_looked_at(tmp_pa
     assert load_config(tmp_path / "agent.yaml", check_files=False).mqtt_password is None
 
 
+def test_a_path_that_cannot_be_looked_at_is_told_by_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"models\.parts\.package: .*cannot be reached \(File name too long\)"):
+        load(tmp_path, CASCADE.replace("packages/parts-1", "x" * 300))
+
+
 def test_a_directory_without_a_manifest_is_no_package(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty has no model\.yaml"):

@@ -72,7 +72,7 @@ YAML = [
     bad("merge-key", "  results: {qos: 0}", "  <<: {}", "<<"),
     bad("tag", "name: Line 3", "name: !!python/object:os.system x", "tag", "quote"),
     bad("second-document", "state_dir: auto", "---\nversion: 1", "second document"),
-    bad("tab", "    rate_hz: 15", "\trate_hz: 15", "not valid YAML"),
+    bad("tab", "    rate_hz: 15", "\trate_hz: 15", "not valid YAML", "a tab", "blanks"),
     bad("unclosed-bracket", "roi: [0, 0, 1, 1]", "roi: [0, 0, 1, 1", "not valid YAML",
         where="- model: inspect\n        name: part"),
     bad("number-as-key", "  front:", "  7:", "the key 7 is a number", '"7"'),

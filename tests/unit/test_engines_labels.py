@@ -58,6 +58,7 @@ def test_numbers_may_begin_at_the_offset() -> None:
         (b'["cat", 3]', ["item 1", "3"]),
         (b'["cat", ""]', ["label 1", "empty"]),
         (b'["cat\\u0007"]', ["label 0", "control"]),
+        (b'["cat\\ud800"]', ["label 0", "control"]),
         (b'["cat"', ["labels:1", "JSON"]),
         (b'{"0": "cat", "0": "dog"}', ["0 is there twice"]),
         (b'{"0": "cat", "x": "dog"}', ["'x'", "'dog'"]),

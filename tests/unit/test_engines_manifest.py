@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import ModelRejected
-from engines.manifest import parse_manifest
+from engines.manifest import parse_manifest, read_manifest
 
 GOOD = """name: trees
 version: 1.0.0
@@ -96,3 +96,8 @@ def test_the_manifest_of_the_documentation_is_good() -> None:
     text = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
     block = text.split("```yaml\n", 1)[1].split("```", 1)[0]
     assert parse_manifest(block, name="docs/models.md").name == "conveyor"
+
+
+def test_a_path_that_cannot_be_looked_at_is_told_by_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="cannot be reached: File name too long"):
+        read_manifest(tmp_path / ("x" * 300))
