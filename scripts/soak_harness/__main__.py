@@ -36,8 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     began_at = datetime.now(timezone.utc)
     # What is asked to end tidies up: the agent, the broker and the camera are processes of their own.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-        report = soak(plan, Path(directory), tell=lambda text: print(text, file=sys.stderr, flush=True))
+    try:
+        with tempfile.TemporaryDirectory(prefix="soak-") as directory:
+            report = soak(plan, Path(directory), tell=lambda text: print(text, file=sys.stderr, flush=True))
+    except KeyboardInterrupt:
+        print("interrupted: nothing is judged", file=sys.stderr)
+        return 128 + signal.SIGINT
     report.began_at, report.machine = f"{began_at:%Y-%m-%d %H:%M} UTC", this_machine()
     report.command = _command(options, seed)
     if options.md is not None:
