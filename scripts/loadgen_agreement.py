@@ -86,7 +86,7 @@ def agreement_of(pairs: Sequence[Pair], name: str) -> Agreement:
 def measure(package: Path, cache: Path, *, seconds: float, turns: int) -> list[Pair]:
     """Both by turns, another one beginning each time."""
     loaded = load_package(package)
-    session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu"))
+    session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu", options={"threads": 1}))
     feed = PictureFeed(pictures_of(loaded).batch, 1)
     pairs = []
     for turn in range(turns):

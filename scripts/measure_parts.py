@@ -110,11 +110,14 @@ def rows(setting: Setting, watch: LoadWatch) -> list[str]:
         steps = quality_rows.Lengths(hot=140, paced=35, handed_over=100)
         lengths = agent_rows.Lengths(paced_s=8.0, overload_s=6.0, outage_s=8.0, frames=1000, bare_s=1.0)
     loaded = load_package(package)
+    handed_over = quality_rows.hand_overs(steps)
     found: list[Row] = [
-        *quality_rows.engine_rows(loaded, setting.cache, steps),
+        *quality_rows.engine_rows(loaded, load_package(setting.package("mobilenet")), setting.cache, steps),
         *quality_rows.step_rows(loaded, steps),
-        *quality_rows.hand_over_rows(steps),
-        *agent_rows.agent_rows(package, setting.package("resnet34"), setting.cache, lengths),
+        *[one.row for one in handed_over],
+        *agent_rows.agent_rows(
+            package, setting.package("resnet34"), setting.cache, lengths, hand_over=handed_over[0].spread
+        ),
     ]
     found.sort(key=_row_number)
     return [*bar_lines(found, watch.load()), "p50 / p99, in µs where no unit stands; `*`: fewer than 662 runs.", ""]
@@ -248,7 +251,7 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
             "",
         ]
     package = setting.package("mobilenet")
-    seconds, turns = (0.5, 6) if setting.is_quick else (2.0, 16)
+    seconds, turns = (0.5, 6) if setting.is_quick else (2.0, 40)
     answer = subprocess.run(
         [setting.pythons["loadgen"], "-m", "scripts.loadgen_agreement", "--package", str(package), "--cache",
          str(setting.cache), "--seconds", str(seconds), "--turns", str(turns)],
@@ -340,7 +343,7 @@ def _clips_and(*names: str) -> Callable[[Setting], object]:
 
 
 PARTS = {
-    "rows": Part(_clips_and("resnet34"), rows),
+    "rows": Part(_clips_and("mobilenet", "resnet34"), rows),
     "engines": Part(
         lambda setting: [_clips_and("mobilenet", "resnet")(setting), setting.torch_package("mobilenet")], engines
     ),

@@ -66,7 +66,8 @@ def _own_cpu_s() -> float:
 class Bar:
     """What a figure is held to: ``measured`` at most ``limit``, with ``is_least`` at least that.
 
-    ``runs`` of ``needed_runs`` tell whether the percentile may be judged at all.
+    ``runs`` of ``needed_runs`` tell whether the percentile may be judged at all. ``floor`` is what the bare library
+    took in the same turns: where that alone misses the bar, the verdict says so.
     """
 
     measured: float
@@ -75,11 +76,15 @@ class Bar:
     is_least: bool = False
     runs: int = 1
     needed_runs: int = 0
+    floor: float | None = None
 
     @property
     def holds(self) -> bool:
         """Whether it is kept, load or no load."""
-        return self.measured >= self.limit if self.is_least else self.measured <= self.limit
+        return self._keeps(self.measured)
+
+    def _keeps(self, value: float) -> bool:
+        return value >= self.limit if self.is_least else value <= self.limit
 
     def verdict(self, load: Load) -> str:
         """In words: it holds, it is missed, or this run cannot tell."""
@@ -91,7 +96,10 @@ class Bar:
             return f"not to be judged: {self.runs} of {self.needed_runs} runs"
         if self.holds:
             return "holds"
-        return f"missed: {_short(self.measured)} against {_short(self.limit)} {self.unit}".rstrip()
+        missed = f"missed: {_short(self.measured)} against {_short(self.limit)} {self.unit}".rstrip()
+        if self.floor is not None and not self._keeps(self.floor):
+            return f"{missed}; the floor alone takes {_short(self.floor)}"
+        return missed
 
 
 @dataclass(frozen=True, slots=True)
