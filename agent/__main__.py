@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 import click
 
@@ -24,6 +25,13 @@ EXIT_BROKEN_PIPE = 141
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (those of the process where None) and return the exit code."""
+    code = _guarded(args)
+    _let_go_of(sys.stdout)
+    _let_go_of(sys.stderr)
+    return code
+
+
+def _guarded(args: Sequence[str] | None) -> int:
     settings = Settings()
     try:
         code = _run(list(sys.argv[1:] if args is None else args), settings)
@@ -72,6 +80,14 @@ def _log(exc: Exception) -> None:
     """Where stderr goes to a journal, nobody can run it again: keep the traceback there."""
     if not sys.stderr.isatty() and "agent.service.logs" in sys.modules:
         sys.modules["agent.service.logs"].get_logger("agent").critical("agent.crashed", exc_info=exc)
+
+
+def _let_go_of(stream: TextIO) -> None:
+    """On a full disk the last lines cannot be written: the interpreter would try again and end with 120 for it."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -57,12 +57,13 @@ end_beside() {
   [ -n "$beside_pid" ] || return 0
   local waited
   # It tidies up at a polite signal; whatever is left of its session after that is killed.
-  kill -TERM "$beside_pid" 2>/dev/null
+  # What has ended already cannot be killed, and that must not become the script's exit code.
+  kill -TERM "$beside_pid" 2>/dev/null || true
   for ((waited = 0; waited < 100; waited++)); do
     kill -0 "$beside_pid" 2>/dev/null || break
     sleep 0.1
   done
-  kill -KILL -- "-$beside_pid" 2>/dev/null
+  kill -KILL -- "-$beside_pid" 2>/dev/null || true
   beside_pid=
 }
 
@@ -89,7 +90,7 @@ tidy_up() {
   trap '' INT TERM HUP
   end_beside
   mapfile -t left < <(descendants $$)
-  [ ${#left[@]} = 0 ] || kill -KILL "${left[@]}" 2>/dev/null
+  [ ${#left[@]} = 0 ] || kill -KILL "${left[@]}" 2>/dev/null || true
   rm -rf "$tidy_folder"
 }
 

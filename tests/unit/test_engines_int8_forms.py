@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import helper, numpy_helper
@@ -193,7 +194,9 @@ def _int8_weights(model: onnx.ModelProto) -> list[np.ndarray[tuple[int, ...], np
     found = [tensor for name, tensor in tensors.items() if tensor.dtype == np.int8 and tensor.ndim > 1]
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in tensors:
-            scale = tensors[node.input[1]].reshape([-1] + [1] * (tensors[node.input[0]].ndim - 1))
+            scale: npt.NDArray[np.float32] = tensors[node.input[1]].reshape(
+                [-1] + [1] * (tensors[node.input[0]].ndim - 1)
+            )
             values = tensors[node.input[0]]
             is_last = next((one.i for one in node.attribute if one.name == "axis"), 1) == values.ndim - 1
             scale = scale.reshape(-1) if is_last else scale

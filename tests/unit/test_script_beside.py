@@ -85,7 +85,9 @@ def test_a_script_that_fails_ends_what_runs_beside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_script_that_is_interrupted_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
-    command = ["/bin/bash", "-c", _PRELUDE + _BESIDE + _FOREGROUND, "test", str(tmp_path)]
+    # Where the tests themselves were started so that they ignore a signal (nohup), a shell could not heed it either.
+    heeding = ["env", f"--default-signal={number.name.removeprefix('SIG')}"]
+    command = [*heeding, "/bin/bash", "-c", _PRELUDE + _BESIDE + _FOREGROUND, "test", str(tmp_path)]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as script:
         wait_until((tmp_path / "foreground").exists, within_s=30.0)
         if number == signal.SIGINT:  # Ctrl-C comes to all that runs in the foreground

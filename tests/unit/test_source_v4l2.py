@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import structlog
 
 from agent.clock import SystemClock
 from agent.config.sources import V4l2Source
@@ -161,16 +162,14 @@ def test_camera_that_cannot_do_what_is_asked_lists_what_it_can() -> None:
     ],
     ids=["other-format-and-slower", "slower", "other-format", "as-asked"],
 )
-def test_settings_that_the_driver_replaced_are_told_with_those_it_has(
-    capsys: pytest.CaptureFixture[str], faults: dict[str, Any], is_told: bool
-) -> None:
+def test_settings_that_the_driver_replaced_are_told_with_those_it_has(faults: dict[str, Any], is_told: bool) -> None:
     bench = Bench(width=32, height=24, fps=30.0, fourcc="MJPG")
     bench.modes = [Mode("MJPG", 32, 24, 30.0), Mode("YUYV", 32, 24, 5.0)]
     bench.faults.update(faults)
-    bench.camera.open()
+    with structlog.testing.capture_logs() as lines:
+        bench.camera.open()
     bench.camera.close()
-    output = capsys.readouterr()
-    told = output.out + output.err
+    told = str(lines)
     assert ("camera.other_settings" in told) is is_told
     assert ("MJPG 32x24 at 30 fps, YUYV 32x24 at 5 fps" in told) is is_told
 
