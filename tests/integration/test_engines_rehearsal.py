@@ -201,7 +201,7 @@ def test_where_one_engine_crashes_on_a_model_the_next_one_serves_it(
 ) -> None:
     nvidia.set(faults="crash_on_load")
     with open_engine(package, replace(options, engine="tensorrt", strict=False)) as engine:
-        assert engine.info.name == "ort-cpu"
+        assert engine.info.name in {"ort-cpu", "ort-openvino"}
         assert engine.info.degraded is not None
         assert "signal 6 (SIGABRT)" in engine.info.degraded
     with pytest.raises(RehearsalFailed, match="SIGABRT"):
