@@ -18,6 +18,7 @@ import contextlib
 import gc
 import multiprocessing.resource_tracker
 import os
+import signal
 import sys
 import threading
 import time
@@ -37,6 +38,12 @@ _SINGLETON_TARGETS = ("/dev/nvidia", "/dev/nvhost", "/dev/nvmap", "/dev/dri/", "
 
 # Read when ONNX Runtime is imported, which otherwise writes below the home directory of whoever runs the tests.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A shell makes what it starts in the background ignore Ctrl-C, nohup does so with SIGHUP, and every child inherits it.
+if threading.current_thread() is threading.main_thread():
+    for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, _usual)
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, print_blob=True)
 hypothesis.settings.register_profile("exploring", deadline=None)
