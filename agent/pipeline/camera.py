@@ -34,8 +34,8 @@ _FRAMES_ON_THEIR_WAY = 8
 _FIRST_BACKOFF_S = 1.0
 _LONGEST_BACKOFF_S = 30.0
 _FIRST_REFUSED_BACKOFF_S, _LONGEST_REFUSED_BACKOFF_S = 15.0, 300.0
-"""After a refused password: a camera that is starting may refuse for a moment, and many lock after some wrong ones."""
-"""After a refused password: cameras lock an address out that tries a wrong one again and again."""
+"""After a refused password: a camera that is starting may refuse for a moment, and many lock an address out after some
+wrong ones."""
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
