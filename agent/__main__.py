@@ -37,8 +37,6 @@ def _guarded(args: Sequence[str] | None) -> int:
         code = _run(list(sys.argv[1:] if args is None else args), settings)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has had enough. The interpreter would flush once more at its end and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
@@ -83,7 +81,8 @@ def _log(exc: Exception) -> None:
 
 
 def _let_go_of(stream: TextIO) -> None:
-    """On a full disk the last lines cannot be written: the interpreter would try again and end with 120 for it."""
+    """Where the last lines cannot be written, because the disk is full or whoever read them has gone, the interpreter
+    would try again at its end, complain, and end with 120 for it."""
     try:
         stream.flush()
     except OSError:
