@@ -35,6 +35,7 @@ from agent.publish.messages import utc_text
 from agent.publish.messages.replies import Reply
 from agent.publish.routes import Outgoing
 from agent.service.logs import get_logger
+from agent.service.whole_file import replace_file
 from agent.stage import StageThread
 from engines import EngineError
 
@@ -78,10 +79,8 @@ class SeenIds:
         """Write them down; where that fails, a restart forgets them."""
         if self._path is None:
             return
-        fresh = self._path.with_name(f"{self._path.name}.new")
         try:
-            fresh.write_text(json.dumps(self._ids), encoding="utf-8")
-            fresh.replace(self._path)
+            replace_file(self._path, json.dumps(self._ids))
         except OSError as exc:
             log.warning("commands.ids_not_written", error=str(exc))
 

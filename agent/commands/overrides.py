@@ -13,6 +13,7 @@ from agent.commands.requests import Name, Set
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
 from agent.service.logs import get_logger
+from agent.service.whole_file import replace_file
 
 FILE_NAME = "overrides.json"
 
@@ -136,10 +137,8 @@ def save_overrides(state_dir: Path, overrides: Overrides) -> None:
         CommandRefused: it cannot be written.
     """
     path = state_dir / FILE_NAME
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        fresh.write_text(overrides.model_dump_json(exclude_none=True), encoding="utf-8")
-        fresh.replace(path)
+        replace_file(path, overrides.model_dump_json(exclude_none=True))
     except OSError as exc:
         raise CommandRefused("not_kept", f"{path} cannot be written: {exc.strerror}") from exc
 

@@ -19,6 +19,7 @@ from agent.publish.inbound import Inbound
 from agent.publish.messages import Runtime
 from agent.publish.publisher import Publisher
 from agent.service.logs import get_logger
+from agent.service.whole_file import replace_file
 
 FILE_NAME = "home-assistant.json"
 STUBS_FOR_SESSIONS = 3
@@ -82,10 +83,8 @@ class HomeAssistant:
             self._file.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        fresh = self._file.with_name(f"{self._file.name}.new")
         try:
-            fresh.write_text(json.dumps(self._named), encoding="utf-8")
-            fresh.replace(self._file)
+            replace_file(self._file, json.dumps(self._named))
         except OSError as exc:
             log.warning("home_assistant.not_remembered", error=str(exc))
 

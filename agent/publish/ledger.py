@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Collection, Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 from agent.config.model import AgentConfig
 from agent.publish.topics import MAX_TOPIC_BYTES, Topics
 from agent.service.logs import get_logger
+from agent.service.whole_file import replace_file
 
 FILE_NAME = "retained.json"
 MOST_TOPICS = 8192
@@ -79,13 +79,8 @@ class RetainedLedger:
                 return
             self._is_changed = False
             text = json.dumps({"version": 1, "topics": sorted(self._known)[:MOST_TOPICS]})
-            fresh = self._file.with_name(f"{self._file.name}.new")
             try:
-                with fresh.open("w", encoding="utf-8") as stream:
-                    stream.write(f"{text}\n")
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                fresh.replace(self._file)
+                replace_file(self._file, f"{text}\n", is_durable=True)
             except OSError as exc:
                 log.warning("retained.not_remembered", file=str(self._file), error=exc.strerror)
 

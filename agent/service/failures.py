@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from agent.service.logs import get_logger
+from agent.service.whole_file import replace_file
 
 log = get_logger(__name__)
 
@@ -52,16 +52,10 @@ class FailedStarts:
             if exit_code == 0 or exit_code in NEVER_REPEATED:
                 self._file.unlink(missing_ok=True)
             else:
-                self._write(1 if is_well else self.count + 1)
+                count = 1 if is_well else self.count + 1
+                replace_file(self._file, f"{count} {self._mark}\n", is_private=True)
         except OSError as exc:
             log.warning("failures.not_counted", path=str(self._file), error=exc.strerror)
-
-    def _write(self, count: int) -> None:
-        fresh = self._file.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(f"{count} {self._mark}\n")
-        fresh.replace(self._file)
 
 
 def _first_line(file: Path) -> str:

@@ -15,6 +15,7 @@ from types import TracebackType
 
 from agent.errors import ConfigError, InUse
 from agent.service.logs import get_logger
+from agent.service.whole_file import replace_file
 
 log = get_logger(__name__)
 
@@ -179,10 +180,4 @@ class StateDirectory:
             return None
 
     def _write(self, name: str, text: str) -> None:
-        """Replace a file as a whole: after a power cut it has the old text or the new one."""
-        fresh = self.path / f"{name}.new"
-        with fresh.open("w", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(self.path / name)
+        replace_file(self.path / name, f"{text}\n", is_durable=True)
