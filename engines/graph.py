@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper, version_converter
 
+from engines.atomic import cache_errors, read_with_checksum, write_with_checksum
 from engines.base import Precision
 from engines.batch_dimension import fix_batch, free_batch
-from engines.errors import EngineUnavailable, ModelRejected
+from engines.errors import ModelRejected
 from engines.model_file import check_model, opset_of, read_onnx, subgraphs
 from engines.onnx_signature import data_inputs, set_shape, shape_of
 from engines.package import ModelPackage, check_sha256
@@ -32,6 +30,7 @@ OLDEST_OPSET = 7
 # IR 4 lets initializers be constants. IR 11 and later added only types that no classifier's graph here has, and an
 # older runtime refuses them by their number alone.
 _IR_VERSIONS = (4, 10)
+_ADVICE = "Make it writable or take another"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +61,12 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path, precision: Precisio
 
         return precise_graph(package, cache_dir=cache_dir, precision=precision).graph
     path = cache_dir / "graphs" / f"{package.name}-{package.version}-{graph_address(package)[:32]}.onnx"
-    with _cache_errors(cache_dir):
-        found = _intact(path)
+    with cache_errors(cache_dir, _ADVICE):
+        found = read_with_checksum(path)
     if found is None:
         found = build_serving_model(package).SerializeToString(deterministic=True)
-        with _cache_errors(cache_dir):
-            _store(path, found)
+        with cache_errors(cache_dir, _ADVICE):
+            write_with_checksum(path, found)
     return ServingGraph(
         path=path,
         sha256=hashlib.sha256(found).hexdigest(),
@@ -196,45 +195,3 @@ def graph_address(package: ModelPackage) -> str:
         "signature": asdict(package.signature),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_suffix(".onnx.sha256")
-
-
-def _intact(path: Path) -> bytes | None:
-    """The bytes of the cached graph, None where there are none or they are not those that were written."""
-    try:
-        data, stated = path.read_bytes(), _sidecar(path).read_text(encoding="ascii", errors="replace").strip()
-    except FileNotFoundError:
-        return None
-    return data if hashlib.sha256(data).hexdigest() == stated else None
-
-
-def _store(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write_atomically(path, data)
-    _write_atomically(_sidecar(path), hashlib.sha256(data).hexdigest().encode())
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-@contextmanager
-def _cache_errors(cache_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise EngineUnavailable(
-            f"the cache directory {cache_dir} cannot be used: {exc.strerror or exc}. Make it writable or take another",
-            cache_dir=str(cache_dir),
-        ) from exc

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from engines.atomic import write_atomically
+from engines.atomic import cache_errors, read_with_checksum, write_atomically, write_with_checksum
 from engines.backends.ort_session import library
 from engines.base import Precision
 from engines.errors import PrecisionRejected
@@ -130,16 +130,14 @@ class _Ranges:
 
     def load(self) -> bytes | None:
         try:
-            content = self._path.read_bytes()
-            stated = self._path.with_suffix(".json.sha256").read_text(encoding="ascii", errors="replace").strip()
+            return read_with_checksum(self._path)
         except OSError:
             return None
-        return content if hashlib.sha256(content).hexdigest() == stated else None
 
     def save(self, content: bytes | None) -> None:
         if content is not None:
-            write_atomically(self._path, content)
-            write_atomically(self._path.with_suffix(".json.sha256"), hashlib.sha256(content).hexdigest().encode())
+            with cache_errors(self._path.parent):
+                write_with_checksum(self._path, content)
 
 
 def _int8(

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from engines.atomic import write_atomically
+from engines.atomic import cache_errors, read_with_checksum, write_with_checksum
 from engines.backends.ort_options import SessionSettings
 from engines.backends.ort_session import CPU, library, library_errors, session_options
 from engines.environment import cpu_model
@@ -32,8 +32,7 @@ def cpu_graph(model: Path, settings: SessionSettings) -> CpuGraph:
     ort = library()
     stamp = hashlib.sha256(f"{ort.__version__} {cpu_model()} {_cpu_flags()}".encode()).hexdigest()[:16]
     kept = model.with_name(f"{model.stem}.cpu-{stamp}.onnx")
-    checksum = kept.with_suffix(".onnx.sha256")
-    if _is_intact(kept, checksum):
+    if _is_intact(kept):
         return CpuGraph(kept, is_optimised=True)
     options = session_options(settings)
     try:
@@ -44,8 +43,8 @@ def cpu_graph(model: Path, settings: SessionSettings) -> CpuGraph:
             options.optimized_model_filepath = str(made)
             ort.InferenceSession(str(model), options, providers=[CPU], enable_fallback=0)
             content = made.read_bytes()
-        write_atomically(kept, content)
-        write_atomically(checksum, hashlib.sha256(content).hexdigest().encode())
+        with cache_errors(kept.parent):
+            write_with_checksum(kept, content)
     except _keeping_errors():
         # A model that cannot be loaded says so when it is opened; a full disk costs a slower start and no more.
         return CpuGraph(model, is_optimised=False)
@@ -68,9 +67,9 @@ def _keeping_errors() -> tuple[type[Exception], ...]:
     return (EngineUnavailable, *library_errors())
 
 
-def _is_intact(file: Path, checksum: Path) -> bool:
+def _is_intact(file: Path) -> bool:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest() == checksum.read_text(errors="replace").strip()
+        return read_with_checksum(file) is not None
     except OSError:
         return False
 
