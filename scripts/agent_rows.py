@@ -21,7 +21,6 @@ from agent.publish.broker import EmbeddedBroker
 from engines.base import EngineOptions
 from engines.package import load_package
 from engines.parity import pictures_of
-from scripts.broker_at import broker_at, free_port
 from scripts.measure_verdict import ANY_LOAD, Bar, Load, LoadWatch, Row
 
 _SETTLE_S = 3.0
@@ -327,11 +326,10 @@ def shared_session_row(package: Path, cache: Path) -> Row:
 def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
     """Q27: the broker goes away for a minute; the numbers of the results tell how many were decided meanwhile."""
     watch = LoadWatch()
-    port = free_port()
-    config = config_of(package, [pattern(30.0)], port)
     seen = Watched()
     with contextlib.ExitStack() as stack:
-        with broker_at(port) as address, listening(address) as inbox:
+        with EmbeddedBroker("mosquitto") as broker, listening(broker.address) as inbox:
+            config = config_of(package, [pattern(30.0)], broker.port)
             process = stack.enter_context(running_agent(config, cache, inbox.is_running.wait))
             time.sleep(_SETTLE_S)
             inbox.take()
@@ -342,7 +340,7 @@ def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
         early = process.resident_bytes()
         time.sleep(lengths.outage_s * 2 / 3)
         later_mib = (process.resident_bytes() - early) / _MIB
-        with broker_at(port) as address, listening(address) as inbox:
+        with EmbeddedBroker("mosquitto", port=broker.port) as broker, listening(broker.address) as inbox:
             ends_s = time.monotonic() + _WITHIN_S
             while len(seen.arrivals) < len(before) + 30 and time.monotonic() < ends_s:
                 time.sleep(_LOOK_S)

@@ -33,20 +33,22 @@ log = get_logger(__name__)
 
 
 class EmbeddedBroker:
-    """mosquitto where it is installed, else amqtt (MQTT 3.1.1), on a free port of the loopback interface.
+    """mosquitto where it is installed, else amqtt (MQTT 3.1.1), on a port of the loopback interface.
 
     It ends with its ``with`` block, and the kernel ends it when the thread that started it ends, so it cannot outlive
-    the agent. ``kind`` asks for one of the two. ``port``, ``kind`` and ``version`` are known inside the block.
+    the agent. ``kind`` asks for one of the two, ``port`` for a port in place of a free one. ``port``, ``kind`` and
+    ``version`` are known inside the block.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, kind: Kind | None = None) -> None:
+    def __init__(self, kind: Kind | None = None, *, port: int | None = None) -> None:
         self._wanted = kind
+        self._wanted_port = port
         self._resources = contextlib.ExitStack()
         self.kind: Kind = kind or "mosquitto"
         self.version = ""
-        self.port = 0
+        self.port = port or 0
 
     @property
     def address(self) -> BrokerAddress:
@@ -63,7 +65,7 @@ class EmbeddedBroker:
         with contextlib.ExitStack() as resources:
             # made with mode 0700
             directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="agent-broker-")))
-            process, self.port = _start(self.kind, directory)
+            process, self.port = _start(self.kind, directory, self._wanted_port)
             resources.callback(_end, process)
             self._resources = resources.pop_all()
         log.info("broker.embedded", kind=self.kind, version=self.version, port=self.port)
@@ -100,11 +102,11 @@ def _mosquitto_version(program: str) -> str:
     return words[2] if words[:2] == ["mosquitto", "version"] and len(words) == 3 else "unknown"
 
 
-def _start(kind: Kind, directory: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start it on a free port. Somebody else may take the port between the choice and its use: then another one."""
+def _start(kind: Kind, directory: Path, wanted_port: int | None) -> tuple[subprocess.Popen[bytes], int]:
+    """Start it, on a free port where none is wanted: if somebody else takes that before its use, then another one."""
     problem = ""
-    for _ in range(_PORT_ATTEMPTS):
-        port = _free_port()
+    for _ in range(_PORT_ATTEMPTS if wanted_port is None else 1):
+        port = _free_port() if wanted_port is None else wanted_port
         process = _spawn(_command(kind, directory, port), directory / "broker.log")
         try:
             with contextlib.ExitStack() as undo:

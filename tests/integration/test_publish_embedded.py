@@ -64,6 +64,13 @@ def test_mosquitto_is_preferred_and_its_files_are_private_and_go_away() -> None:
     assert not child.is_running()
 
 
+def test_a_broker_comes_back_on_the_port_that_it_is_given() -> None:
+    with EmbeddedBroker("mosquitto") as first, Recorder(first.port, ["edge/#"]):
+        pass
+    with EmbeddedBroker("mosquitto", port=first.port) as second, Recorder(first.port, ["edge/#"]):
+        assert second.port == first.port
+
+
 @pytest.mark.parametrize("kind", ["mosquitto", "amqtt"])
 def test_the_broker_dies_with_a_killed_agent(kind: str) -> None:
     program = (
