@@ -15,6 +15,7 @@ import agent
 from agent.benchmark.agent_process import AgentProcess, running_agent
 from agent.benchmark.bare import BareSession
 from agent.benchmark.measurement import Block, BlockRequest, PictureFeed, run_block
+from agent.benchmark.pipeline import drops_of
 from agent.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
 from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
 from agent.publish.broker import EmbeddedBroker
@@ -72,14 +73,16 @@ class Watched:
         return (len(self.arrivals) - 1) / span_s
 
 
-def config_of(package: Path, sources: Sequence[Json], port: int, **model: object) -> dict[str, object]:
+def config_of(
+    package: Path, sources: Sequence[Json], port: int, *, rate_hz: float | None = None, **model: object
+) -> dict[str, object]:
     """One model for all ``sources``, with messages about itself every few seconds."""
     return {
         "version": 1,
         "device": {"id": "measured"},
         "models": {"m": {"package": str(package.resolve()), "engine": "ort-cpu", "strict": True, **model}},
         "cameras": {
-            f"camera{number}": {"source": dict(source), "classify": [{"model": "m"}]}
+            f"camera{number}": {"source": dict(source), "rate_hz": rate_hz, "classify": [{"model": "m"}]}
             for number, source in enumerate(sources, 1)
         },
         "mqtt": {"broker": f"mqtt://127.0.0.1:{port}", "prefix": PREFIX},
@@ -203,7 +206,7 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
     infer_ms, bare_hz = _sums(seen.arrivals, ("infer",)).p50_ms, 2000 / (alone.mean_ms + after.mean_ms)
     age = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
     limit, needed = infer_ms + 1000 / fps + _OVERLOAD_MS, REQUIRED_RUNS["p99"]
-    drops = _drops(seen)
+    drops = drops_of(seen.health[-1]) if seen.health else {}
     load = watch.load()
     yield Row(
         f"Q21 {fps:.0f} fps into a model of {alone.p50_ms:.0f} ms, frame in hand to the subscriber",
@@ -387,12 +390,3 @@ def _bare(
 
 def _sums(arrivals: Sequence[Arrival], stages: Sequence[str]) -> Spread:
     return spread_of([round(sum(one.latency_ms[stage] for stage in stages) * 1e6) for one in arrivals])
-
-
-def _drops(seen: Watched) -> dict[str, int]:
-    """Frames given up by reason, of the whole run."""
-    found: dict[str, int] = {}
-    for camera in seen.health[-1]["cameras"].values() if seen.health else ():
-        for reason, count in camera["dropped"].items():
-            found[reason] = found.get(reason, 0) + count
-    return {reason: count for reason, count in found.items() if count}

@@ -17,9 +17,10 @@ from statistics import median
 
 from agent.benchmark.agent_process import AgentProcess, running_agent
 from agent.benchmark.session import child_environment
-from agent.benchmark.subscriber import PREFIX, Arrival, arrivals_of, listening
+from agent.benchmark.subscriber import Arrival, arrivals_of, listening
 from agent.publish.broker import EmbeddedBroker
 from engines.choices import percentile_ms
+from scripts.agent_rows import config_of
 
 _SETTLE_S = 2.0
 
@@ -42,14 +43,7 @@ def agent_config(package: Path, clip: Path, port: int, fps: float | None, *, is_
     source: Mapping[str, object] = {"type": "file", "path": str(clip.resolve()), "loop": True}
     if is_live:
         source = {"type": "pattern", "width": 1280, "height": 720, "fps": fps}
-    return {
-        "version": 1,
-        "device": {"id": "measured"},
-        "models": {"m": {"package": str(package.resolve()), "engine": "ort-cpu", "strict": True}},
-        "cameras": {"camera1": {"source": source, "rate_hz": fps, "classify": [{"model": "m"}]}},
-        "mqtt": {"broker": f"mqtt://127.0.0.1:{port}", "prefix": PREFIX},
-        "thermal": {"governor": {"enabled": False}},
-    }
+    return config_of(package, [source], port, rate_hz=fps)
 
 
 @contextmanager

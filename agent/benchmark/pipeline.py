@@ -171,7 +171,7 @@ def _measure(
             stretch = _stretch(process, inbox, watch, length_s)
         books = documents_of(inbox.take(), "health")
     if books:
-        stretch.dropped = _drops(books[-1])
+        stretch.dropped = drops_of(books[-1])
     times = [*before, *_bare_times(bare, setup, watch)]
     return _result(target, setup, stretch, spread_of(times) if times else None)
 
@@ -281,8 +281,8 @@ def _holes(arrivals: Sequence[Arrival]) -> int:
     return sum(max(seqs) - min(seqs) + 1 - len(set(seqs)) for seqs in by_camera.values())
 
 
-def _drops(health: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> dict[str, int]:
-    """Frames given up by reason, of the whole run and all cameras."""
+def drops_of(health: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> dict[str, int]:
+    """Frames given up by reason, of the whole run and all cameras, from what the agent says about its health."""
     found: dict[str, int] = {}
     for camera in health["cameras"].values():
         for reason, count in camera["dropped"].items():
