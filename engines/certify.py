@@ -90,7 +90,6 @@ def _key(
     package: ModelPackage, engine: Engine, options: EngineOptions, kept_layers: tuple[str, ...]
 ) -> dict[str, object]:
     info = engine.info
-    pictures = [*(golden.path for golden in package.golden), *package.calibration]
     return {
         "certificate": 1,
         "model": package.sha256,
@@ -106,5 +105,5 @@ def _key(
         "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
         **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),
-        "pictures": image_hashes(pictures),
+        "pictures": image_hashes(package.pictures(first="golden")),
     }

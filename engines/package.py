@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engines.activation import check_declared_activation
 from engines.errors import ModelRejected
@@ -77,6 +78,11 @@ class ModelPackage:
     calibration: tuple[Path, ...]
     license: str | None
     signature: ModelSignature
+
+    def pictures(self, *, first: Literal["calibration", "golden"]) -> list[Path]:
+        """The pictures of both kinds, those of ``first`` before the others; one that is of both is there twice."""
+        golden = [one.path for one in self.golden]
+        return [*golden, *self.calibration] if first == "golden" else [*self.calibration, *golden]
 
 
 def load_package(directory: Path) -> ModelPackage:

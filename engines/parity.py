@@ -152,7 +152,7 @@ def pictures_of(package: ModelPackage, folder: Path | None = None) -> Pictures:
         if not paths:
             raise FileNotFoundError(f"{folder} holds no picture ({', '.join(_PICTURES)}). Name a folder that does")
         return pictures_from(package, paths, source="folder")
-    paths = list(dict.fromkeys([*(golden.path for golden in package.golden), *package.calibration]))
+    paths = list(dict.fromkeys(package.pictures(first="golden")))
     return pictures_from(package, paths) if paths else _drawn(package)
 
 

@@ -84,12 +84,8 @@ def conversion(package: ModelPackage, precision: Precision, engines: Iterable[st
     facts: dict[str, object] = {"converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
         facts["forms"] = {engine: int8_form(engine).label for engine in engines}
-        facts["pictures"] = _picture_hashes(package)
+        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
     return facts
-
-
-def _picture_hashes(package: ModelPackage) -> list[str]:
-    return image_hashes([*package.calibration, *(golden.path for golden in package.golden)])
 
 
 def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:
@@ -103,7 +99,7 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
         )
     sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
-        sources["pictures"] = _picture_hashes(package)
+        sources["pictures"] = image_hashes(package.pictures(first="calibration"))
         sources["input"] = repr(package.input)
         sources["onnxruntime"] = str(library().__version__)
     return sources
@@ -145,7 +141,7 @@ def _int8(
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     step = base.max_batch or 1
     # Calibration pictures first, so that each is read once: they calibrate, and all together are judged.
-    paths = list(dict.fromkeys([*package.calibration, *(golden.path for golden in package.golden)]))
+    paths = list(dict.fromkeys(package.pictures(first="calibration")))
     pictures = pictures_from(package, paths).batch
     calibration = pictures[: min(len(package.calibration), _MOST_CALIBRATION)]
     if len(calibration) < step:

@@ -179,8 +179,7 @@ def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str
         "device": [platform.machine(), cpu_model(), l4t_release(), driver_version()],
     }
     if options.precision == "int8":
-        pictures = [*package.calibration, *(golden.path for golden in package.golden)]
-        facts["pictures"] = image_hashes(pictures)
+        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
     return facts
 
 
