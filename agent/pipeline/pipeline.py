@@ -162,7 +162,9 @@ class Pipeline:
         with ExitStack() as undo:
             undo.callback(_stop_workers, fresh)
             self._load(fresh, is_cancelled)
-            self._stop_cameras_that_go(_enabled(config))
+            wanted = _enabled(config)
+            going = self._going(wanted)
+            _stop_cameras(going)
             with self._changing:
                 # From here on `stop` finds what is new; before, it could not, so nothing new may come after it.
                 if self._is_stopped:
@@ -170,7 +172,7 @@ class Pipeline:
                 workers = {key: fresh.get(key) or self._workers[key] for key in packages}
                 retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
                 self._config = config
-                made = self._change_cameras(_enabled(config), workers)
+                made = self._change_cameras(wanted, going, workers)
                 self._workers = workers
             undo.pop_all()
         for key, worker in workers.items():
@@ -208,16 +210,10 @@ class Pipeline:
             if name not in wanted or _needs_new_source(camera.config, wanted[name])
         }
 
-    def _stop_cameras_that_go(self, wanted: Mapping[str, CameraConfig]) -> None:
-        going = self._going(wanted)
-        for camera in going.values():
-            camera.stop()
-        for name in _join({name: camera.join for name, camera in going.items()}, _CAMERA_STOP_S):
-            log.warning("stop.cut_off", thread=f"camera {name}")
-
-    def _change_cameras(self, wanted: Mapping[str, CameraConfig], workers: Mapping[str, Worker]) -> list[Camera]:
-        """Forget cameras that go, lead the others anew; the new ones, not started."""
-        going = self._going(wanted)
+    def _change_cameras(
+        self, wanted: Mapping[str, CameraConfig], going: Mapping[str, Camera], workers: Mapping[str, Worker]
+    ) -> list[Camera]:
+        """Forget the cameras that are ``going``, lead the others anew; the new ones, not started."""
         # New dictionaries take the place of the old ones: other threads walk through them at any time.
         cameras = {name: camera for name, camera in self._cameras.items() if name not in going}
         self._plans = {name: plan for name, plan in self._plans.items() if name not in going}
@@ -339,6 +335,13 @@ def _needs_new_source(old: CameraConfig, new: CameraConfig) -> bool:
 def _is_at_work(worker: Worker) -> bool:
     statistics = worker.statistics()
     return statistics.waiting > 0 or statistics.busy_s is not None
+
+
+def _stop_cameras(cameras: Mapping[str, Camera]) -> None:
+    for camera in cameras.values():
+        camera.stop()
+    for name in _join({name: camera.join for name, camera in cameras.items()}, _CAMERA_STOP_S):
+        log.warning("stop.cut_off", thread=f"camera {name}")
 
 
 def _stop_workers(workers: Mapping[str, Worker]) -> None:
