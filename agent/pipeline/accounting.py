@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -61,9 +61,9 @@ class Ticket:
 
     __slots__ = ("drop", "frame", "is_classified", "pending")
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Frame, pending: int) -> None:
         self.frame = frame
-        self.pending = 1  # the camera thread's own hold, until it has offered the frame to everyone
+        self.pending = pending  # classifiers that have not answered yet
         self.is_classified = False
         self.drop: Drop | None = None
 
@@ -104,17 +104,14 @@ class CameraAccount:
             self._captured += 1
             self._dropped[reason.value] += 1
 
-    def open(self, frame: Frame) -> Ticket:
-        """Book a frame that is about to be offered to classifiers; `release` it when they all have been told."""
+    def open(self, frame: Frame, classifiers: Sequence[str]) -> Ticket:
+        """Book a frame that is to be offered to ``classifiers``, one or more, before any of them can answer."""
         with self._changed:
             self._captured += 1
             self._in_flight += 1
-        return Ticket(frame)
-
-    def release(self, ticket: Ticket) -> None:
-        """The camera thread has offered the frame to everyone."""
-        with self._changed:
-            self._close_one(ticket)
+            for name in classifiers:
+                self._tallies[name].offered += 1
+        return Ticket(frame, len(classifiers))
 
     def offer(self, ticket: Ticket, classifier: str) -> None:
         """One more classifier is to see the frame."""
@@ -167,7 +164,5 @@ class CameraAccount:
         if ticket.is_classified:
             self._classified += 1
         else:
-            # A frame that was offered to nobody is one whose classifiers are all behind closed gates;
-            # a camera always has one without a gate, so a reason is always known.
             self._dropped[(ticket.drop or Drop.STOPPING).value] += 1
         self._changed.notify_all()

@@ -13,7 +13,7 @@ from agent.channel import ChannelClosed
 from agent.clock import Clock
 from agent.config.model import CameraConfig
 from agent.errors import SourceLost, SourceUnavailable
-from agent.pipeline.accounting import CameraAccount, CameraCounts, Drop
+from agent.pipeline.accounting import CameraAccount, CameraCounts, Drop, Ticket
 from agent.pipeline.inbox import Inbox
 from agent.pipeline.pacing import Pacer
 from agent.pipeline.picture import PictureWatch
@@ -252,16 +252,22 @@ class Camera:
         if self.source.is_live and not self.pacer.takes(capture.captured_at_ns):
             self.account.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
             return
-        ticket = self.account.open(frame)
+        self._offer(frame)
+
+    def _offer(self, frame: Frame) -> None:
+        routes = self._routes
+        if not routes:
+            self.account.refuse(Drop.STOPPING)
+            return
+        ticket = self.account.open(frame, [route.station.classifier for route in routes])
+        for route in routes:
+            self._put(route, ticket)
+
+    def _put(self, route: Route, ticket: Ticket) -> None:
         try:
-            for route in self._routes:
-                self.account.offer(ticket, route.station.classifier)
-                try:
-                    route.inbox.put(route.station, ticket)
-                except ChannelClosed:
-                    self.account.dropped(ticket, route.station.classifier, Drop.STOPPING)
-        finally:
-            self.account.release(ticket)
+            route.inbox.put(route.station, ticket)
+        except ChannelClosed:
+            self.account.dropped(ticket, route.station.classifier, Drop.STOPPING)
 
     def _look(self, capture: Capture, now_ns: int) -> str | None:
         """The mark of a live picture; a change of it is told."""

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from agent.channel import ChannelClosed
 from agent.pipeline.accounting import Ticket
+from agent.sleepers import Sleepers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +51,8 @@ class Inbox(Generic[L]):
 
     def __init__(self, on_superseded: Callable[[Job[L]], None]) -> None:
         self._on_superseded = on_superseded
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
+        self._takers = Sleepers(self._lock)
         self._lanes: dict[L, deque[Job[L]]] = {}
         self._waiting = 0
         self._arrivals = 0
@@ -63,17 +65,19 @@ class Inbox(Generic[L]):
             ChannelClosed: the inbox was closed; the frame stays the caller's.
         """
         superseded: Job[L] | None = None
-        with self._ready:
+        with self._lock:
             if self._is_closed:
                 raise ChannelClosed
-            jobs = self._lanes.setdefault(lane, deque())
+            jobs = self._lanes.get(lane)
+            if jobs is None:
+                jobs = self._lanes[lane] = deque()
             if lane.is_live and jobs:
                 superseded = jobs.popleft()
                 self._waiting -= 1
             jobs.append(Job(lane, ticket, self._arrivals, time.monotonic_ns()))
             self._arrivals += 1
             self._waiting += 1
-            self._ready.notify()
+        self._takers.wake_one()
         if superseded is not None:
             self._on_superseded(superseded)
 
@@ -85,10 +89,10 @@ class Inbox(Generic[L]):
         Raises:
             ChannelClosed: the inbox was closed.
         """
-        with self._ready:
-            if not self._ready.wait_for(lambda: self._waiting or self._is_closed, timeout_s):
+        with self._lock:
+            if not self._wait_for_frames(1, time.monotonic() + timeout_s):
                 return []
-            if max_delay_s > 0 and max_size > 1:
+            if max_delay_s > 0 and max_size > 1 and not self._is_closed:
                 self._wait_for_company(max_size, max_delay_s)
             if self._is_closed:
                 raise ChannelClosed
@@ -96,12 +100,12 @@ class Inbox(Generic[L]):
 
     def close(self) -> list[Job[L]]:
         """Refuse further frames, wake the worker, and give back what still waited."""
-        with self._ready:
+        with self._lock:
             self._is_closed = True
             rest = [job for jobs in self._lanes.values() for job in jobs]
             self._lanes.clear()
             self._waiting = 0
-            self._ready.notify_all()
+            self._takers.wake_all()
         return sorted(rest, key=lambda job: job.arrival)
 
     @property
@@ -111,24 +115,33 @@ class Inbox(Generic[L]):
 
     def _wait_for_company(self, max_size: int, max_delay_s: float) -> None:
         oldest_ns = min(jobs[0].arrived_at_ns for jobs in self._lanes.values() if jobs)
-        deadline_ns = oldest_ns + int(max_delay_s * 1e9)
-        while self._waiting < max_size and not self._is_closed:
-            remaining_s = (deadline_ns - time.monotonic_ns()) / 1e9
+        self._wait_for_frames(max_size, oldest_ns / 1e9 + max_delay_s)
+
+    def _wait_for_frames(self, count: int, deadline_s: float) -> bool:
+        """Wait until so many are there or the inbox is closed; False when the monotonic ``deadline_s`` came first."""
+        while self._waiting < count and not self._is_closed:
+            remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
-                return
-            self._ready.wait(remaining_s)
+                return False
+            self._takers.wait(remaining_s, unless=lambda: self._waiting >= count or self._is_closed)
+        return True
 
     def _pick(self, max_size: int) -> list[Job[L]]:
         batch: list[Job[L]] = []
         while self._waiting and len(batch) < max_size:
-            heads = (jobs for jobs in self._lanes.values() if jobs)
-            first = min(heads, key=lambda jobs: (jobs[0].lane.priority, jobs[0].arrival))
+            heads = [jobs for jobs in self._lanes.values() if jobs]
+            first = heads[0] if len(heads) == 1 else min(heads, key=_urgency)
             batch.append(first.popleft())
             self._waiting -= 1
         return batch
 
     def forget(self, lane: L) -> None:
         """Drop the books of a lane that gets no more frames; one that still has some is left alone."""
-        with self._ready:
+        with self._lock:
             if not self._lanes.get(lane):
                 self._lanes.pop(lane, None)
+
+
+def _urgency(jobs: deque[Job[L]]) -> tuple[int, int]:
+    first = jobs[0]
+    return first.lane.priority, first.arrival

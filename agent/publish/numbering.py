@@ -34,9 +34,10 @@ class Numbers:
 
     def of_result(self, result: Classification) -> int | None:
         """The number of its message; None where there are to be fewer."""
-        stream = self._stream(result.camera, result.classifier)
-        period_ns = self._period_ns
-        if period_ns and not _is_due(stream, result.decided_at_ns, period_ns):
+        stream = self._streams.get((result.camera, result.classifier))
+        if stream is None:
+            stream = self._stream(result.camera, result.classifier)
+        if self._period_ns and not _is_due(stream, result.decided_at_ns, self._period_ns):
             return None
         return next(stream.results)
 

@@ -34,7 +34,7 @@ def test_an_inbox_conserves_frames_and_keeps_each_lane_in_order(steps: list[int 
             taken += batch
         else:
             lane = _LANES[step]
-            inbox.put(lane, Ticket(Frame(lane.camera, put, _IMAGE, 0, 0, 0.0)))
+            inbox.put(lane, Ticket(Frame(lane.camera, put, _IMAGE, 0, 0, 0.0), 1))
             put += 1
         assert put == len(taken) + len(superseded) + inbox.waiting
     rest = inbox.close()

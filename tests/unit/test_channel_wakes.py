@@ -1,15 +1,18 @@
-"""No wake-up is lost, also when it meets a thread whose time is over just then."""
+"""No wake-up and no item is lost, also where threads meet at the worst moment."""
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agent.channel import Channel, ChannelClosed
+from agent.channel import Channel, ChannelClosed, Policy
 
 _ROUNDS = 300
 _SHORT_S = 0.0003
@@ -18,16 +21,24 @@ _DEADLINE_S = 10.0
 
 @pytest.fixture
 def channel() -> Iterator[Channel[int]]:
-    channel: Channel[int] = Channel(1, "block")
+    channel: Channel[int] = Channel(8, "drop_oldest")
     yield channel
     channel.close()
 
 
 @pytest.fixture
 def pool(channel: Channel[int]) -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(6) as pool:
         yield pool
         channel.close()  # lets go whom a lost wake-up left asleep
+
+
+@pytest.fixture
+def _threads_interrupt_each_other() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def _spin(seconds: float) -> None:
@@ -35,6 +46,25 @@ def _spin(seconds: float) -> None:
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         pass
+
+
+def _send_twenty(channel: Channel[int], first: int, refused: list[int]) -> None:
+    items = list(range(first, first + 20))
+    with contextlib.suppress(ChannelClosed):
+        while items:
+            channel.send(items[0])
+            del items[0]
+    refused += items
+
+
+def _receive_all(channel: Channel[int]) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(ChannelClosed):
+        while True:
+            item = channel.receive()
+            if item is not None:
+                found.append(item)
+    return found
 
 
 def test_an_item_that_meets_receivers_in_a_hurry_reaches_the_patient_one(
@@ -52,37 +82,66 @@ def test_an_item_that_meets_receivers_in_a_hurry_reaches_the_patient_one(
         assert patient.result(_DEADLINE_S) == turn
 
 
-def test_room_that_meets_senders_in_a_hurry_reaches_the_patient_one(
-    channel: Channel[int], pool: ThreadPoolExecutor
-) -> None:
+@pytest.mark.usefixtures("_threads_interrupt_each_other")
+def test_as_many_items_as_receivers_reach_them_all(channel: Channel[int], pool: ThreadPoolExecutor) -> None:
     chance = random.Random(2)
     for turn in range(_ROUNDS):
-        assert channel.send(turn)
-        hasty = [pool.submit(channel.send, -1, chance.random() * _SHORT_S) for _ in range(2)]
-        patient = pool.submit(channel.send, turn)
+        receivers = [pool.submit(channel.receive) for _ in range(3)]
         _spin(chance.random() * _SHORT_S)
-        taken = [channel.receive()]
-        while not all(one.done() for one in hasty):
-            taken.append(channel.receive(_SHORT_S))
-        if not patient.done():
-            taken.append(channel.receive(_SHORT_S))
-        assert patient.result(_DEADLINE_S)
-        while channel.statistics().buffered:
-            taken.append(channel.receive())
-        expected = sum(one.result() for one in hasty)
-        assert (taken.count(turn), taken.count(-1)) == (2, expected)
+        senders = [pool.submit(channel.send, 3 * turn + number) for number in range(3)]
+        assert sorted(one.result(_DEADLINE_S) or 0 for one in receivers) == [3 * turn, 3 * turn + 1, 3 * turn + 2]
+        assert all(one.result(_DEADLINE_S) for one in senders)
 
 
-def test_closing_wakes_everyone_whatever_they_wait_for(pool: ThreadPoolExecutor) -> None:
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
+@pytest.mark.usefixtures("_threads_interrupt_each_other")
+def test_every_item_is_received_dropped_or_refused_also_while_the_channel_closes(
+    policy: Policy, pool: ThreadPoolExecutor
+) -> None:
     chance = random.Random(3)
-    for _ in range(_ROUNDS):
-        channel: Channel[int] = Channel(1, "block")
-        receivers = [pool.submit(channel.receive, timeout) for timeout in (None, chance.random() * _SHORT_S)]
-        senders = [pool.submit(channel.send, 1, timeout) for timeout in (None, chance.random() * _SHORT_S)]
+    for _ in range(_ROUNDS // 3):
+        lost: list[int] = []
+        refused: list[int] = []
+        channel: Channel[int] = Channel(2, policy, on_drop=lost.append)
+
+        receivers = [pool.submit(_receive_all, channel) for _ in range(2)]
+        senders = [pool.submit(_send_twenty, channel, 100 * number, refused) for number in range(3)]
         _spin(chance.random() * _SHORT_S)
         channel.close()
-        ends = [one.exception(_DEADLINE_S) for one in receivers] + [one.exception(_DEADLINE_S) for one in senders]
-        assert all(end is None or isinstance(end, ChannelClosed) for end in ends)
+        for one in senders:
+            one.result(_DEADLINE_S)
+        taken = [item for one in receivers for item in one.result(_DEADLINE_S)]
+        everything = sorted(100 * number + item for number in range(3) for item in range(20))
+        assert sorted([*taken, *lost, *refused]) == everything
         counts = channel.statistics()
-        sent = [one for one in senders if one.exception() is None and one.result()]
-        assert counts.sent == counts.received + counts.buffered == len(sent)
+        assert (counts.received, counts.dropped, counts.buffered) == (len(taken), len(lost), 0)
+        assert counts.sent == len(taken) + len(lost)
+
+
+def test_closing_wakes_everyone_who_waits(pool: ThreadPoolExecutor) -> None:
+    chance = random.Random(4)
+    for _ in range(_ROUNDS):
+        channel: Channel[int] = Channel(1, "drop_oldest")
+        receivers = [pool.submit(channel.receive, timeout) for timeout in (None, None, chance.random() * _SHORT_S)]
+        _spin(chance.random() * _SHORT_S)
+        channel.close()
+        ends = [one.exception(_DEADLINE_S) for one in receivers]
+        assert isinstance(ends[0], ChannelClosed)
+        assert isinstance(ends[1], ChannelClosed)
+        assert ends[2] is None or isinstance(ends[2], ChannelClosed)
+
+
+def test_a_sender_never_waits_for_a_receiver(channel: Channel[int]) -> None:
+    done = threading.Event()
+
+    def flood() -> None:
+        for item in range(1000):
+            channel.send(item)
+        done.set()
+
+    sender = threading.Thread(target=flood)
+    sender.start()
+    assert done.wait(_DEADLINE_S)
+    sender.join()
+    counts = channel.statistics()
+    assert (counts.sent, counts.dropped, counts.buffered) == (1000, 992, 8)

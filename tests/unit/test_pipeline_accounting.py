@@ -20,10 +20,7 @@ def _sums_up(counts: CameraCounts) -> bool:
 
 def test_a_frame_is_in_flight_until_every_classifier_has_answered() -> None:
     account = CameraAccount("front", ("a", "b"))
-    ticket = account.open(_FRAME)
-    account.offer(ticket, "a")
-    account.offer(ticket, "b")
-    account.release(ticket)
+    ticket = account.open(_FRAME, ["a", "b"])
     account.classified(ticket, "a")
     assert account.counts().in_flight == 1
     account.dropped(ticket, "b", Drop.SUPERSEDED)
@@ -35,24 +32,19 @@ def test_a_frame_is_in_flight_until_every_classifier_has_answered() -> None:
 
 def test_a_frame_that_nobody_answered_is_dropped_for_its_first_reason() -> None:
     account = CameraAccount("front", ("a", "b"))
-    ticket = account.open(_FRAME)
-    account.offer(ticket, "a")
-    account.offer(ticket, "b")
+    ticket = account.open(_FRAME, ["a", "b"])
     account.dropped(ticket, "a", Drop.FAILED)
-    account.dropped(ticket, "b", Drop.SUPERSEDED)
     assert account.counts().in_flight == 1
-    account.release(ticket)
+    account.dropped(ticket, "b", Drop.SUPERSEDED)
     assert dict(account.counts().dropped) == {"failed": 1}
     assert _sums_up(account.counts())
 
 
-def test_an_answer_before_the_last_offer_does_not_close_the_frame() -> None:
+def test_a_frame_that_is_passed_on_stays_open_until_the_classifier_behind_has_answered() -> None:
     account = CameraAccount("front", ("a", "b"))
-    ticket = account.open(_FRAME)
-    account.offer(ticket, "a")
-    account.classified(ticket, "a")
+    ticket = account.open(_FRAME, ["a"])
     account.offer(ticket, "b")
-    account.release(ticket)
+    account.classified(ticket, "a")
     assert account.counts().in_flight == 1
     account.classified(ticket, "b")
     assert account.counts().in_flight == 0
@@ -71,7 +63,7 @@ def test_a_refused_frame_and_a_closed_gate_are_booked() -> None:
 @pytest.mark.parametrize("done", [0, 1])
 def test_a_reader_waits_for_room(done: int) -> None:
     account = CameraAccount("front", ("a",))
-    tickets = [account.open(_FRAME) for _ in range(2)]
+    tickets = [account.open(_FRAME, ["a"]) for _ in range(2)]
     for ticket in tickets[:done]:
-        account.release(ticket)
+        account.classified(ticket, "a")
     assert account.wait_for_room(2, 0.01) is bool(done)

@@ -16,7 +16,7 @@ _IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 
 def _ticket(camera: str, index: int) -> Ticket:
-    return Ticket(Frame(camera, index, _IMAGE, 0, 0, 0.0))
+    return Ticket(Frame(camera, index, _IMAGE, 0, 0, 0.0), 1)
 
 
 @functools.cache
@@ -115,6 +115,18 @@ def test_closing_gives_back_what_waited_and_wakes_the_worker() -> None:
     assert inbox.close() == []
     worker.join(5)
     assert outcome == ["closed"]
+
+
+def test_a_worker_that_gathers_a_batch_is_told_of_the_end_like_any_other() -> None:
+    inbox = Inbox[Lane](lambda job: None)
+    inbox.put(_lane("a"), _ticket("a", 0))
+    helper = threading.Timer(0.05, inbox.close)
+    helper.start()
+    with pytest.raises(ChannelClosed):
+        inbox.take(4, 60, 10)
+    helper.join()
+    with pytest.raises(ChannelClosed):
+        inbox.take(4, 60, 10)
 
 
 def test_a_closed_inbox_refuses_frames() -> None:
