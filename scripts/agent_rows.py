@@ -23,8 +23,11 @@ from engines.base import EngineOptions
 from engines.package import load_package
 from engines.parity import pictures_of
 from scripts.measure_verdict import ANY_LOAD, Bar, Load, LoadWatch, Row
+from scripts.quality_rows import pace
 
 _SETTLE_S = 3.0
+_ALL_SAID_S = 12.0
+"""By then the agent has sent every kind of message once; what it needs for that is not growth."""
 _LOOK_S = 0.5
 _MIB = 2.0**20
 _WITHIN_S = 120.0
@@ -142,11 +145,12 @@ def glue_rows(package: Path, cache: Path, lengths: Lengths, hand_over: Spread) -
     of Q27. What publishing takes, from the decision until the connection has the packet, comes in percentiles
     of windows; their medians are added, which for the p99 is more than the p99 of the sum.
     """
-    watch = LoadWatch()
+    watch, before = LoadWatch(), pace()
     bare = _bare(package, cache, {}, 1 / 30, lengths)
     with EmbeddedBroker() as broker:
         config = config_of(package, [pattern(30.0)], broker.port)
         seen = watch_agent(config, cache, broker, lambda _, seconds: seconds >= lengths.paced_s)
+    here = min(before, pace())
     publish = [one["models"]["m"]["publish"] for one in seen.latency if one["models"]["m"]["publish"]]
     sent = {name: median([one[name] for one in publish] or [float("nan")]) for name in ("p50", "p99")}
     given = {"p50": hand_over.p50_ms, "p99": hand_over.p99_ms}
@@ -158,8 +162,10 @@ def glue_rows(package: Path, cache: Path, lengths: Lengths, hand_over: Spread) -
         spread = _sums(seen.arrivals, stages)
         p50, p99 = spread.p50_ms + last["p50"], spread.p99_ms + last["p99"]
         bars = (
-            Bar(measured=p50, limit=_GLUE_P50_MS, unit="ms"),
-            Bar(measured=p99, limit=_GLUE_P99_MS, unit="ms", runs=spread.n, needed_runs=REQUIRED_RUNS["p99"]),
+            Bar(measured=p50, limit=_GLUE_P50_MS, unit="ms", pace=here),
+            Bar(
+                measured=p99, limit=_GLUE_P99_MS, unit="ms", runs=spread.n, needed_runs=REQUIRED_RUNS["p99"], pace=here
+            ),
         )
         yield Row(
             f"Q20 paced 30 fps, {words}",
@@ -169,18 +175,19 @@ def glue_rows(package: Path, cache: Path, lengths: Lengths, hand_over: Spread) -
             bars if is_judged else (),
             watch.load(),
         )
-    yield from _way_rows(seen, bare, sent["p50"], watch.load())
+    yield from _way_rows(seen, bare, sent["p50"], here, watch.load())
 
 
-def _way_rows(seen: Watched, bare: Spread, sent_p50_ms: float, load: Load) -> Iterator[Row]:
+def _way_rows(seen: Watched, bare: Spread, sent_p50_ms: float, here: float, load: Load) -> Iterator[Row]:
     """Q20 with inference: to the connection, and to a subscriber."""
     whole = _sums(seen.arrivals, ("queue", "preprocess", "infer", "decide")).p50_ms + sent_p50_ms
+    above = whole - bare.p50_ms
     yield Row(
         "Q20 frame in hand until the connection has the packet",
-        f"{whole:.3f} ms",
+        f"{whole:.3f} ms ({above:+.3f})",
         f"session.run paced {bare.p50_ms:.3f} ms",
         f"p50 at most floor + {_ABOVE_BARE_MS:g} ms",
-        (Bar(measured=whole, limit=bare.p50_ms + _ABOVE_BARE_MS, unit="ms"),),
+        (Bar(measured=above, limit=_ABOVE_BARE_MS, unit="ms", pace=here),),
         load,
     )
     in_hand = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
@@ -201,7 +208,7 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
     fps = _OVERLOAD_RATIO * 1000 / alone.p50_ms
     with EmbeddedBroker() as broker:
         config = config_of(package, [pattern(fps)], broker.port, options={"threads": 1})
-        seen = watch_agent(config, cache, broker, lambda _, seconds: seconds >= lengths.overload_s)
+        seen = watch_agent(config, cache, broker, _is_over_after(lengths.overload_s))
     after = _bare(package, cache, {"threads": 1}, None, lengths)
     infer_ms, bare_hz = _sums(seen.arrivals, ("infer",)).p50_ms, 2000 / (alone.mean_ms + after.mean_ms)
     age = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
@@ -235,6 +242,17 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
         ),
         load,
     )
+
+
+def _is_over_after(seconds: float) -> Callable[[Watched, float], bool]:
+    """After ``seconds`` of which memory is watched, and after the agent has said all that it says."""
+
+    def is_over(seen: Watched, passed_s: float) -> bool:
+        if passed_s <= _ALL_SAID_S:
+            seen.resident = seen.resident[-1:]
+        return passed_s >= _ALL_SAID_S + seconds
+
+    return is_over
 
 
 def lossless_row(package: Path, cache: Path) -> Row:

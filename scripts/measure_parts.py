@@ -251,7 +251,7 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
             "",
         ]
     package = setting.package("mobilenet")
-    seconds, turns = (0.5, 6) if setting.is_quick else (2.0, 40)
+    seconds, turns = (0.5, 6) if setting.is_quick else (0.8, 120)
     answer = subprocess.run(
         [setting.pythons["loadgen"], "-m", "scripts.loadgen_agreement", "--package", str(package), "--cache",
          str(setting.cache), "--seconds", str(seconds), "--turns", str(turns)],

@@ -67,7 +67,8 @@ class Bar:
     """What a figure is held to: ``measured`` at most ``limit``, with ``is_least`` at least that.
 
     ``runs`` of ``needed_runs`` tell whether the percentile may be judged at all. ``floor`` is what the bare library
-    took in the same turns: where that alone misses the bar, the verdict says so.
+    took in the same turns: where that alone misses the bar, the verdict says so. ``pace`` is how many times as long
+    this processor takes as the one for which a time was promised; what holds only at that pace says so.
     """
 
     measured: float
@@ -77,6 +78,7 @@ class Bar:
     runs: int = 1
     needed_runs: int = 0
     floor: float | None = None
+    pace: float = 1.0
 
     @property
     def holds(self) -> bool:
@@ -85,6 +87,16 @@ class Bar:
 
     def _keeps(self, value: float) -> bool:
         return value >= self.limit if self.is_least else value <= self.limit
+
+    def _at_pace(self) -> str | None:
+        """The verdict where the bar is kept at this processor's pace."""
+        limit = self.limit * self.pace
+        if self.is_least or self.pace <= 1.0 or self.measured > limit:
+            return None
+        return (
+            f"holds at this processor's pace: {_short(self.measured)} of {_short(limit)} {self.unit}, "
+            f"{self.pace:.2f} times {_short(self.limit)}"
+        )
 
     def verdict(self, load: Load) -> str:
         """In words: it holds, it is missed, or this run cannot tell."""
@@ -96,7 +108,12 @@ class Bar:
             return f"not to be judged: {self.runs} of {self.needed_runs} runs"
         if self.holds:
             return "holds"
+        at_pace = self._at_pace()
+        if at_pace is not None:
+            return at_pace
         missed = f"missed: {_short(self.measured)} against {_short(self.limit)} {self.unit}".rstrip()
+        if self.pace > 1.0:
+            missed += f", at this processor's pace {_short(self.limit * self.pace)}"
         if self.floor is not None and not self._keeps(self.floor):
             return f"{missed}; the floor alone takes {_short(self.floor)}"
         return missed
@@ -116,9 +133,10 @@ class Row:
 
 
 def verdict_of(row: Row, load: Load) -> str:
-    """The first bar that does not hold speaks for the row."""
+    """The first bar that does not hold speaks for the row, else the first that holds in part."""
     told = [bar.verdict(row.load or load) for bar in row.bars]
-    return next((one for one in told if one != "holds"), "holds" if told else "–")
+    told.sort(key=lambda one: (one.startswith("holds"), one == "holds"))
+    return told[0] if told else "–"
 
 
 def _short(value: float) -> str:

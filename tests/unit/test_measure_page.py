@@ -29,6 +29,16 @@ def _row(*bars: Bar, load: Load | None = None) -> Row:
         (Bar(measured=90.0, limit=85.0, unit="µs", floor=80.0), "missed: 90 against 85 µs"),
         (Bar(measured=90.0, limit=85.0, unit="µs", floor=88.0), "missed: 90 against 85 µs; the floor alone takes 88"),
         (Bar(measured=84.0, limit=85.0, unit="µs", floor=88.0), "holds"),
+        (Bar(measured=84.0, limit=85.0, unit="µs", pace=1.5), "holds"),
+        (
+            Bar(measured=110.0, limit=85.0, unit="µs", floor=108.0, pace=1.44),
+            "holds at this processor's pace: 110 of 122 µs, 1.44 times 85",
+        ),
+        (
+            Bar(measured=130.0, limit=85.0, unit="µs", floor=80.0, pace=1.44),
+            "missed: 130 against 85 µs, at this processor's pace 122",
+        ),
+        (Bar(measured=90.0, limit=85.0, unit="µs", pace=0.5), "missed: 90 against 85 µs"),
         (Bar(measured=0.98, limit=0.97, unit="of it", is_least=True), "holds"),
         (Bar(measured=0.91, limit=0.97, unit="of it", is_least=True), "missed: 0.91 against 0.97 of it"),
         (Bar(measured=1.0, limit=2.0, unit="ms", runs=661, needed_runs=662), "not to be judged: 661 of 662 runs"),
@@ -56,6 +66,9 @@ def test_row_has_the_load_of_its_own_stretch() -> None:
 def test_one_missed_bar_of_several_speaks_for_the_row() -> None:
     kept, missed = Bar(measured=1, limit=2, unit="ms"), Bar(measured=3, limit=2, unit="ms")
     assert verdict_of(_row(kept, missed), _QUIET) == "missed: 3 against 2 ms"
+    slow = Bar(measured=3, limit=2, unit="ms", pace=2.0)
+    assert verdict_of(_row(kept, slow), _QUIET).startswith("holds at this processor's pace")
+    assert verdict_of(_row(slow, missed), _QUIET) == "missed: 3 against 2 ms"
     assert verdict_of(_row(), _QUIET) == "–"
 
 
