@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -147,6 +149,41 @@ def one_liners(report: Report) -> list[str]:
         for result in engine.cases
         for s in [result.spread]
     ]
+
+
+_PERF_ANALYZER = (
+    "Concurrency", "Inferences/Second", "Client Send", "Network+Server Send/Recv", "Server Queue",
+    "Server Compute Input", "Server Compute Infer", "Server Compute Output", "Client Recv",
+    "p50 latency", "p90 latency", "p95 latency", "p99 latency",
+)  # fmt: skip
+"""Source: perf_analyzer's documentation, "Visualizing Latency vs. Throughput"."""
+
+
+def perf_analyzer_csv(report: Report) -> str:
+    """Every case with perf_analyzer's columns, in whole microseconds; three columns of ours that name it come last.
+
+    There is no server and no network, so theirs are 0. Copies are what the device's events say, 0 without them.
+    """
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow((*_PERF_ANALYZER, "Engine", "Case", "Batch"))
+    for engine in report.engines:
+        for result in engine.cases:
+            spread, stages = result.spread, result.stages
+            copied_in, copied_out = (stages[name].mean_ms if name in stages else 0.0 for name in ("h2d", "d2h"))
+            compute = stages["compute"].mean_ms if "compute" in stages else spread.mean_ms - copied_in - copied_out
+            times_ms = (0, 0, 0, copied_in, compute, copied_out, 0, spread.p50_ms, spread.p90_ms, spread.p95_ms)
+            writer.writerow(
+                (
+                    1,
+                    f"{result.throughput_hz:.3f}",
+                    *(round(1000 * one) for one in (*times_ms, spread.p99_ms)),
+                    engine.label,
+                    result.case.name,
+                    result.case.batch,
+                )
+            )
+    return lines.getvalue()
 
 
 def ms(value: float) -> str:

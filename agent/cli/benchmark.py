@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from agent.benchmark.scenarios import SCENARIOS, Scenario
-from agent.cli.options import PATH
+from agent.cli.options import PATH, package_directory
 from agent.errors import UsageError
 from engines.base import PRECISIONS, Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from agent.benchmark.compare import Comparison
@@ -84,7 +86,7 @@ def _options(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 class Asked:
     """The command line."""
 
-    package: str
+    packages: tuple[str, ...]
     engines: tuple[str, ...]
     precisions: tuple[str, ...]
     batches: tuple[int, ...]
@@ -104,6 +106,7 @@ class Asked:
     html_path: Path | None
     md_path: Path | None
     png_path: Path | None
+    csv_path: Path | None
     one_line: bool
     baseline: Path | None
     gates: tuple[str, ...]
@@ -114,7 +117,10 @@ class Asked:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--package", default="demo", show_default=True, help="Directory of the model package, or demo.")
+@click.option(
+    "--package", "packages", multiple=True, default=("demo",), show_default="demo",
+    help="Directory of a model package, or demo; several are measured one after the other.",
+)  # fmt: skip
 @click.option("--engines", default="all", show_default=True, callback=_words, help="Engines by name, or all.")
 @click.option("--precisions", default="fp32,fp16,int8", show_default=True, callback=_words, help="Which to try.")
 @click.option("--batch", "batches", default="1", show_default=True, callback=_batches, help="Sizes, like 1,4,8.")
@@ -147,6 +153,7 @@ class Asked:
 @click.option("--html", "html_path", type=PATH, help="Write it as one self-contained page.")
 @click.option("--md", "md_path", type=PATH, help="Write it as Markdown.")
 @click.option("--png", "png_path", type=PATH, help="Draw it.")
+@click.option("--csv", "csv_path", type=PATH, help="Write the times with perf_analyzer's columns, in microseconds.")
 @click.option("--one-line", is_flag=True, help="Print one line per engine, as transformer-deploy does.")
 @click.option("--baseline", type=PATH, help="Compare with this report afterwards.")
 @click.option("--fail-if", "gates", multiple=True, metavar="GATE", help="With --baseline, like 'p99_ms>+10%'.")
@@ -159,7 +166,8 @@ def benchmark(ctx: click.Context, /, **given: Any) -> int:
     """Measure every engine that can run on this device, and say which to use.
 
     Each runs in a process of its own, in turns with the others. Exit code 1 when a figure must not be used (busy
-    machine, throttling, too few runs) or a gate of --fail-if breaks, 69 when nothing can be measured.
+    machine, throttling, too few runs) or a gate of --fail-if breaks, 69 when nothing can be measured. With several
+    packages each has a report of its own: the package's name is added to the names of the files.
     """
     if ctx.invoked_subcommand is not None:
         return 0
@@ -169,12 +177,18 @@ def benchmark(ctx: click.Context, /, **given: Any) -> int:
     # As by Ctrl-C: the processes that were started are ended on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked = Asked(**given)
-    report = _measured(asked)
+    _check(asked)
+    # Also where the first one fails: the others' figures are as good without it.
+    return max([_one_package(package, asked) for package in asked.packages])
+
+
+def _one_package(package: str, asked: Asked) -> int:
+    report = _measured(package, asked)
     comparison = _compared_with_baseline(report, asked)
     _write(report, asked)
-    _show(report, comparison, asked)
+    _show(report, comparison, asked, package)
     if asked.apply_path is not None:
-        _apply(report, asked, asked.apply_path)
+        _apply(report, asked, asked.apply_path, package)
     has_broken = comparison is not None and comparison.has_failed
     return 1 if report.invalid or has_broken else 0
 
@@ -205,41 +219,52 @@ def _console() -> Console:
     return console if console.is_terminal else Console(soft_wrap=True, width=_WIDTH_ELSEWHERE)
 
 
-def _measured(asked: Asked) -> Report:
+def _check(asked: Asked) -> None:
+    """What is wrong with the command line is said before minutes are spent."""
     from agent.benchmark.compare import parse_gate
-    from agent.benchmark.progress import shown_progress
     from agent.benchmark.report import load_report
-    from agent.benchmark.study import run_study
-    from agent.cli.console import Console
+    from engines.package import load_package
 
-    # What is wrong with the command line is said before minutes are spent.
     if asked.gates and asked.baseline is None:
         raise UsageError("--fail-if needs --baseline FILE, the report to compare with")
+    if asked.baseline is not None and len(asked.packages) > 1:
+        raise UsageError(f"--baseline is the report of one package, and --package names {len(asked.packages)}")
     if asked.model is not None and asked.apply_path is None:
         raise UsageError("--model says whose recommendation --apply writes; to measure another package use --package")
+    if asked.model is not None and len(asked.packages) > 1:
+        raise UsageError(f"--model is one model of the configuration, and --package names {len(asked.packages)}")
     if asked.options and asked.apply_path is not None:
         raise UsageError("--apply does not write options: measure without --option, or write them by hand")
     for gate in asked.gates:
         parse_gate(gate)
-    for path in (asked.json_path, asked.html_path, asked.md_path, asked.png_path):
+    for path in (asked.json_path, asked.html_path, asked.md_path, asked.png_path, asked.csv_path):
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} into")
     if asked.baseline is not None:
         load_report(asked.baseline)
-    request = _request(asked)
+    found = [load_package(package_directory(package)) for package in asked.packages]
+    if len({(one.name, one.version) for one in found}) < len(found):
+        raise UsageError("two of the packages have the same name and version; their reports could not be told apart")
+
+
+def _measured(package: str, asked: Asked) -> Report:
+    from agent.benchmark.progress import shown_progress
+    from agent.benchmark.study import run_study
+    from agent.cli.console import Console
+
+    request = _request(package, asked)
     with shown_progress(Console(stderr=True)) as progress:
         return run_study(request, progress)
 
 
-def _request(asked: Asked) -> Request:
+def _request(package: str, asked: Asked) -> Request:
     from agent.benchmark.pipeline import PipelineRequest
     from agent.benchmark.recommend import Limits
     from agent.benchmark.study import Request
     from agent.config.loader import default_state_dir
-    from agent.demo import demo_package
 
     return Request(
-        package_dir=demo_package() if asked.package == "demo" else Path(asked.package),
+        package_dir=package_directory(package),
         cache_dir=asked.cache or default_state_dir() / "cache",
         engines=() if asked.engines in ((), ("all",)) else asked.engines,
         precisions=cast("tuple[Precision, ...]", _one_of(PRECISIONS, asked.precisions, "precision")),
@@ -272,18 +297,29 @@ def _write(report: Report, asked: Asked) -> None:
     from agent.benchmark.chart import png_of
     from agent.benchmark.html import to_html
     from agent.benchmark.markdown import to_markdown
+    from agent.benchmark.tables import perf_analyzer_csv
 
-    if asked.json_path is not None:
-        asked.json_path.write_text(report.as_json(), encoding="utf-8")
-    if asked.html_path is not None:
-        asked.html_path.write_text(to_html(report), encoding="utf-8")
-    if asked.md_path is not None:
-        asked.md_path.write_text(to_markdown(report), encoding="utf-8")
+    texts: tuple[tuple[Path | None, Callable[[Report], str]], ...] = (
+        (asked.json_path, lambda one: one.as_json()),
+        (asked.html_path, to_html),
+        (asked.md_path, to_markdown),
+        (asked.csv_path, perf_analyzer_csv),
+    )
+    for path, text_of in texts:
+        if path is not None:
+            _place(path, report, asked).write_text(text_of(report), encoding="utf-8")
     if asked.png_path is not None:
-        asked.png_path.write_bytes(png_of(report))
+        _place(asked.png_path, report, asked).write_bytes(png_of(report))
 
 
-def _show(report: Report, comparison: Comparison | None, asked: Asked) -> None:
+def _place(path: Path, report: Report, asked: Asked) -> Path:
+    """Where this package's report goes: of several each has a name of its own."""
+    if len(asked.packages) == 1:
+        return path
+    return path.with_name(f"{path.stem}-{report.model.name}-{report.model.version}{path.suffix}")
+
+
+def _show(report: Report, comparison: Comparison | None, asked: Asked, package: str) -> None:
     from agent.benchmark.tables import one_liners
     from agent.benchmark.terminal import print_comparison, print_report
 
@@ -292,15 +328,14 @@ def _show(report: Report, comparison: Comparison | None, asked: Asked) -> None:
         for line in one_liners(report):
             console.print(line, highlight=False, markup=False)
     else:
-        print_report(report, console, package=asked.package)
+        print_report(report, console, package=package)
     if comparison is not None:
         print_comparison(comparison, console)
 
 
-def _apply(report: Report, asked: Asked, path: Path) -> None:
+def _apply(report: Report, asked: Asked, path: Path, package_name: str) -> None:
     from agent.benchmark.apply import apply_to, remember_for
     from agent.benchmark.recommend import measurements_for
-    from agent.demo import demo_package
     from engines.package import load_package
 
     choice = report.recommendation
@@ -311,7 +346,7 @@ def _apply(report: Report, asked: Asked, path: Path) -> None:
             f"{path} was left as it is: the figures must not be used ({report.invalid[0]}). Measure again on a quiet "
             "machine, or add --force"
         )
-    package = load_package(demo_package() if asked.package == "demo" else Path(asked.package))
+    package = load_package(package_directory(package_name))
     keys = apply_to(path, choice, package, model=asked.model)
     remember_for(path, keys, package, measurements_for(report.engines, choice))
     print(f"{path}: {', '.join(keys)} now runs {choice.engine} in {choice.precision}")

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from agent.benchmark.statistics import ratio_of
 from engines import Building, BuildProgress, Engine, EngineError
 from engines.cache import PlanCache
 from engines.candidate import open_candidate
 from engines.registry import Prober
-from scripts.gpu_check.measuring import Job, measured, options_of, package_of, timed
+from scripts.gpu_check.measuring import Job, measured, options_of, package_of, timed, times_of
 
 # What the driver itself keeps or gives back between two looks; where the CPU shares the memory, everything else on the
 # board moves it too.
@@ -22,6 +23,7 @@ _SWAY_BYTES = 16 * 2**20
 _SHARED_SWAY_BYTES = 96 * 2**20
 _ROUNDS_BEFORE = 2
 _ROUNDS = 6
+_TURNS = 10
 
 
 def loads_from_cache(job: Job) -> dict[str, object]:
@@ -92,9 +94,34 @@ def keeps_its_memory(job: Job) -> dict[str, object]:
     return {"passed": lost < sway, "text": text}
 
 
+def keeps_up(job: Job) -> dict[str, object]:
+    """Call it and ``job["rival"]`` by turns, another one beginning each time: its median must not be the longer."""
+    package, rival = package_of(job), {**job, "engine": job["rival"]}
+    runs = int(str(job["most_runs"])) // _TURNS
+    times: tuple[list[list[float]], list[list[float]]] = ([], [])
+    with _opened(job)[0] as own, _opened(rival)[0] as other:
+        for turn in range(_TURNS):
+            for side in (0, 1) if turn % 2 else (1, 0):
+                times[side].append(times_of((own, other)[side], package, 1, runs=runs))
+    ratio = ratio_of(times[1], times[0])
+    text = (
+        f"its median is {ratio.value:.3f} of that of {job['rival']}, which is {ratio.low:.3f} to {ratio.high:.3f} "
+        "with 99 % confidence"
+    )
+    return {"passed": ratio.low <= 1.0, "text": text}
+
+
 CHECKS: dict[str, Callable[[Job], dict[str, object]]] = {
     check.__name__: check
-    for check in (measured, loads_from_cache, refuses_corrupt, refuses_foreign, survives_garbage, keeps_its_memory)
+    for check in (
+        measured,
+        loads_from_cache,
+        refuses_corrupt,
+        refuses_foreign,
+        survives_garbage,
+        keeps_its_memory,
+        keeps_up,
+    )
 }
 
 

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 
 from engines import Building, BuildProgress, Engine, EngineOptions, ModelPackage, Precision, load_package
+from engines.base import Images
 from engines.candidate import open_unproven
 from engines.certify import REFERENCE, compare_with_reference
 from engines.parity import pictures_of
@@ -20,6 +21,7 @@ _BUILDERS = ("tensorrt", "ort-tensorrt")
 _WARM_UP_S = 0.5
 # A slow engine stops at the time limit, but not before these: fewer say nothing about a median.
 _LEAST_RUNS = 32
+_WARM_UP_RUNS = 3
 
 
 def measured(job: Job) -> dict[str, object]:
@@ -76,8 +78,7 @@ def timed(
 
     It ends after ``most_runs`` calls or ``most_s`` seconds; a 99th percentile of fewer than 100 calls is None.
     """
-    random = np.random.default_rng(1)
-    batch = random.integers(0, 256, (size, package.input.height, package.input.width, 3), dtype=np.uint8)
+    batch = _drawn(package, size)
     until_s = time.monotonic() + _WARM_UP_S
     while time.monotonic() < until_s:
         engine.infer(batch)
@@ -95,6 +96,23 @@ def timed(
         "p99_ms": p99 if len(times) >= 100 else None,
         "images_per_s": size * len(times) * 1e3 / sum(times),
     }
+
+
+def times_of(engine: Engine, package: ModelPackage, size: int, *, runs: int) -> list[float]:
+    """Wall times of so many calls with drawn pictures in ms, after a few that are not counted."""
+    batch = _drawn(package, size)
+    times = []
+    for run in range(_WARM_UP_RUNS + runs):
+        began_ns = time.perf_counter_ns()
+        engine.infer(batch)
+        if run >= _WARM_UP_RUNS:
+            times.append((time.perf_counter_ns() - began_ns) / 1e6)
+    return times
+
+
+def _drawn(package: ModelPackage, size: int) -> Images:
+    shape = (size, package.input.height, package.input.width, 3)
+    return np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
 
 
 def package_of(job: Job) -> ModelPackage:

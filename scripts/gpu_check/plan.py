@@ -47,6 +47,7 @@ def steps(probes: Sequence[ProbeResult], work: Path, *, is_quick: bool) -> list[
     reasons = {probe.name: probe.reason for probe in probes if not probe.can_run}
     found = list(_measured(able, reasons, work, is_quick=is_quick))
     found += _plans(able, reasons, work)
+    found += _rivals(able, reasons, work, is_quick=is_quick)
     if not is_quick:
         found += [_conformance(able), _gpu_tests(able, reasons)]
     return found
@@ -115,6 +116,26 @@ _PLAN_WORDS = {
     "crash. Shown, not counted: the cache lets no such file through.",
     "keeps_its_memory": "Opens, runs and closes the engine again and again. The GPU's free memory must come back.",
 }
+
+
+def _rivals(able: list[str], reasons: Mapping[str, str], work: Path, *, is_quick: bool) -> Iterator[Step]:
+    """The same library called directly and through ONNX Runtime."""
+    own, rival = "tensorrt", "ort-tensorrt"
+    absent = [name for name in (own, rival) if name not in able]
+    precisions: tuple[Precision, ...] = ("fp32",) if is_quick else ("fp32", "fp16")
+    for precision in precisions:
+        job = {
+            **_job(own, precision, work),
+            "check": "keeps_up",
+            "rival": rival,
+            "most_runs": 200 if is_quick else 1000,
+        }
+        yield Step(
+            name=f"{own} keeps up with {rival}, {precision}",
+            does="Calls both by turns on the demo model. The median of the native engine must not be the longer one.",
+            job=None if absent else job,
+            why_not=reasons.get(absent[0], f"{absent[0]} was not asked") if absent else "",
+        )
 
 
 def _conformance(able: list[str]) -> Step:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+
+from agent.demo import demo_package
 
 QUICK = ("--quick", "--engines", "ort-cpu", "--precisions", "fp32", "--rounds", "2", "--fps", "200")
 
@@ -45,6 +48,22 @@ def test_quick_run_writes_every_form_and_its_exit_code_is_its_verdict(tmp_path: 
 
 
 @pytest.mark.timeout(150)
+def test_each_of_several_packages_gets_a_report_of_its_own(tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(demo_package(), second)
+    manifest = second / "model.yaml"
+    manifest.write_text(manifest.read_text().replace("version: 1.0.0", "version: 1.0.1"))
+    arguments = (*QUICK, "--package", "demo", "--package", str(second), f"--csv={tmp_path / 'now.csv'}", "--one-line")
+    done = _agent(*arguments, home=tmp_path / "state")
+    assert done.returncode in {0, 1}, done.stderr
+    for version in ("1.0.0", "1.0.1"):
+        lines = (tmp_path / f"now-conveyor-{version}.csv").read_text().splitlines()
+        assert lines[0].startswith("Concurrency,Inferences/Second,")
+        assert any(",ort-cpu fp32,paced 200 fps," in line for line in lines)
+    assert done.stdout.count("[ort-cpu fp32] mean=") == 4
+
+
+@pytest.mark.timeout(150)
 def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ("--quick", "--scenario", "pipeline", "--engines", "ort-cpu", "--precisions", "fp32", "--fps", "60")
@@ -68,6 +87,8 @@ def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
         (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at"),
         (("--python", "torch=/nowhere"), "is not ENGINE=PATH"),
         (("--option", "threads"), "is not NAME=VALUE"),
+        (("--package", "demo", "--package", "demo"), "two of the packages have the same name and version"),
+        (("--package", "demo", "--package", "other", "--apply", "a.yaml", "--model", "m"), "--model is one model"),
         (("--option", "threads=1", "--apply", "agent.yaml"), "--apply does not write options"),
     ],
 )
@@ -78,6 +99,12 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_broken_package_is_told_before_the_one_before_it_is_measured(tmp_path: Path) -> None:
+    done = _agent("--package", "demo", "--package", "/nowhere", home=tmp_path)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("error: /nowhere is not a model package directory")
 
 
 def test_engine_that_cannot_run_is_told_with_its_remedy(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ _WITH_TENSORRT = [
     ProbeResult("ort-cuda", can_run=False, reason="no such provider"),
     ProbeResult("ort-cpu", can_run=True),
 ]
+_WITH_BOTH = [ProbeResult(name, can_run=True) for name in ("tensorrt", "ort-tensorrt")]
 _WITH_CUDA_ALONE = [
     ProbeResult("tensorrt", can_run=False, reason="TensorRT does not load"),
     ProbeResult("ort-tensorrt", can_run=False, reason="TensorRT does not load"),
@@ -170,3 +172,22 @@ def test_a_failure_that_is_only_shown_does_not_count_and_neither_does_what_is_no
     absent = run_step(replace(step, why_not="there is no GPU"), log, variables=os.environ)
     assert (absent.result, absent.counts_as_failed, absent.text) == ("not possible", False, "there is no GPU")
     assert isinstance(absent, Outcome)
+
+
+@pytest.mark.parametrize(
+    ("engine", "rival", "keeps_up"), [("ort-cpu", "tensorrt", True), ("tensorrt", "ort-cpu", False)]
+)
+def test_the_slower_of_two_engines_does_not_keep_up(
+    tmp_path: Path, nvidia: FakeNvidia, engine: str, rival: str, keeps_up: bool
+) -> None:
+    """The stand-in computes on the CPU too, and copies besides."""
+    (step,) = (
+        step
+        for step in steps(_WITH_BOTH, tmp_path, is_quick=True)
+        if step.name == "tensorrt keeps up with ort-tensorrt, fp32"
+    )
+    assert step.job is not None
+    job = {**step.job, "engine": engine, "rival": rival}
+    outcome = run_step(replace(step, job=job), tmp_path / "log", variables={**os.environ, **nvidia.environment()})
+    assert outcome.has_passed is keeps_up, outcome.text
+    assert re.search(rf"its median is \d\.\d{{3}} of that of {rival}, which is", outcome.text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import re
 from dataclasses import replace
 
 import cv2
 import numpy as np
+import pytest
 
 from agent.benchmark.chart import png_of, svg_of
 from agent.benchmark.conditions import Conditions
@@ -18,6 +21,7 @@ from agent.benchmark.recommend import Limits, measurements_for, recommend
 from agent.benchmark.report import Report
 from agent.benchmark.scenarios import cases_of
 from agent.benchmark.statistics import spread_of
+from agent.benchmark.tables import perf_analyzer_csv
 from tests.fixtures.benchmark_reports import (
     CLOSED,
     PACED,
@@ -44,6 +48,32 @@ def test_fastest_that_keeps_the_answers_is_recommended() -> None:
     assert choice is not None
     assert (choice.engine, choice.precision) == ("ort-cpu", "int8")
     assert re.search(r"next is ort-cpu fp32 at [12]\.\d\d times that", choice.reason)
+
+
+def test_times_in_perf_analyzers_columns() -> None:
+    events = {
+        "h2d": spread_of([100_000] * 700),
+        "compute": spread_of([2_500_000] * 700),
+        "d2h": spread_of([50_000] * 700),
+    }
+    with_events = replace(case_result(CLOSED, made_up_rounds(3.0, seed=1)), stages=events)
+    report = report_of(
+        [
+            engine_result("ort-cuda", "fp16", [with_events]),
+            engine_result("ort-cpu", "fp32", [case_result(PACED, made_up_rounds(3.0, seed=2))]),
+        ]
+    )
+    cuda, cpu = csv.DictReader(io.StringIO(perf_analyzer_csv(report)))
+    assert list(cuda)[:3] == ["Concurrency", "Inferences/Second", "Client Send"]
+    copied_in, compute, copied_out = (f"Server Compute {name}" for name in ("Input", "Infer", "Output"))
+    assert [cuda[name] for name in (copied_in, compute, copied_out)] == ["100", "2500", "50"]
+    spread = report.engines[1].cases[0].spread
+    assert cpu[compute] == str(round(1000 * spread.mean_ms))
+    assert [cpu[f"p{rank} latency"] for rank in (50, 90, 95, 99)] == [
+        str(round(1000 * value)) for value in (spread.p50_ms, spread.p90_ms, spread.p95_ms, spread.p99_ms)
+    ]
+    assert float(cpu["Inferences/Second"]) == pytest.approx(report.engines[1].cases[0].throughput_hz, abs=0.001)
+    assert (cpu["Engine"], cpu["Case"], cpu["Batch"]) == ("ort-cpu fp32", "paced 30 fps", "1")
 
 
 def test_engine_that_loses_answers_is_not_recommended() -> None:
