@@ -280,11 +280,10 @@ def beside(setting: Setting, _: LoadWatch) -> list[str]:
     ):
         match = side_by_side.Match(
             package=setting.package(name), clip=setting.clip("720p"), cache=setting.cache, fps=fps, turns=turns,
-            seconds=seconds, is_live=fps is not None,
+            seconds=seconds, is_live=fps is not None, has_spinning=fps == _FPS,
         )  # fmt: skip
-        found = side_by_side.lines_of(*side_by_side.compare(match))
-        lines += [title, "", *table(("", "agent", "plain script", "agent / script"), found)]
-    return lines
+        lines += [title, "", *table(*side_by_side.table_of(side_by_side.compare(match)))]
+    return [*lines, "In brackets: how many times the script's figure.", ""]
 
 
 def _study(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,12 +38,12 @@ class Seen:
     ready_s: list[float] = field(default_factory=list)
 
 
-def agent_config(package: Path, clip: Path, port: int, fps: float | None, *, is_live: bool) -> dict[str, object]:
-    """One camera; ``is_live`` draws a pattern in place of the clip, where newer frames replace older ones."""
-    source: Mapping[str, object] = {"type": "file", "path": str(clip.resolve()), "loop": True}
-    if is_live:
-        source = {"type": "pattern", "width": 1280, "height": 720, "fps": fps}
-    return config_of(package, [source], port, rate_hz=fps)
+def agent_config(given: Match, port: int, options: Mapping[str, object]) -> dict[str, object]:
+    """One camera, and the model with ``options``."""
+    source: Mapping[str, object] = {"type": "file", "path": str(given.clip.resolve()), "loop": True}
+    if given.is_live:
+        source = {"type": "pattern", "width": 1280, "height": 720, "fps": given.fps}
+    return config_of(given.package, [source], port, rate_hz=given.fps, options=dict(options))
 
 
 @contextmanager
@@ -63,14 +63,13 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
         process.wait()
 
 
-def watch(given: Match, seen: Seen, *, is_agent: bool) -> None:
-    """One turn."""
+def watch(given: Match, seen: Seen, options: Mapping[str, object] | None) -> None:
+    """One turn of the agent with ``options``, or without any of the script."""
     with EmbeddedBroker() as broker, listening(broker.address) as inbox:
-        config = agent_config(given.package, given.clip, broker.port, given.fps, is_live=given.is_live)
         running = (
-            running_agent(config, given.cache, inbox.is_running.wait)
-            if is_agent
-            else plain_script(given.package, given.clip, broker.port, given.fps)
+            plain_script(given.package, given.clip, broker.port, given.fps)
+            if options is None
+            else running_agent(agent_config(given, broker.port, options), given.cache, inbox.is_running.wait)
         )
         with running as process:
             if not inbox.is_running.wait(60.0):
@@ -92,7 +91,8 @@ def watch(given: Match, seen: Seen, *, is_agent: bool) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What both are given; ``is_live`` has the agent read a live pattern at ``fps`` in place of the clip."""
+    """What both are given; ``is_live`` has the agent read a live pattern at ``fps`` in place of the clip, where newer
+    frames replace older ones. ``has_spinning`` adds the agent with ONNX Runtime's threads as the script has them."""
 
     package: Path
     clip: Path
@@ -101,32 +101,43 @@ class Match:
     turns: int
     seconds: float
     is_live: bool = False
+    has_spinning: bool = False
 
 
-def compare(match: Match) -> tuple[Seen, Seen]:
-    """The agent and the plain script, by turns."""
-    ours, plain = Seen(), Seen()
+def compare(match: Match) -> dict[str, Seen]:
+    """The script and the agent, by turns."""
+    contenders: dict[str, Mapping[str, object] | None] = {"plain script": None, "agent": {}}
+    if match.has_spinning:
+        contenders["agent, threads spin"] = {"allow_spinning": True}
+    found = {name: Seen() for name in contenders}
     for _ in range(match.turns):
-        watch(match, plain, is_agent=False)
-        watch(match, ours, is_agent=True)
-    return ours, plain
-
-
-def lines_of(ours: Seen, plain: Seen) -> list[tuple[str, str, str, str]]:
-    """Figure, agent, script, and agent over script."""
-    found = []
-    for name, values in (
-        ("results a second", [median(one.rates_hz) for one in (ours, plain)]),
-        ("CPU ms a frame", [median(one.cpu_ms) for one in (ours, plain)]),
-        ("frame in hand to subscriber p50 ms", [_age(one, 0.5) for one in (ours, plain)]),
-        ("frame in hand to subscriber p99 ms", [_age(one, 0.99) for one in (ours, plain)]),
-        ("oldest of the last twenty answers ms", [median(one.oldest_ms) for one in (ours, plain)]),
-        ("resident MiB", [median(one.resident_mib) for one in (ours, plain)]),
-        ("growth MiB", [median(one.growth_mib) for one in (ours, plain)]),
-    ):
-        ratio = f"{values[0] / values[1]:.2f}" if values[1] > 0 and name != "growth MiB" else "–"
-        found.append((name, f"{values[0]:.2f}", f"{values[1]:.2f}", ratio))
+        for name, options in contenders.items():
+            watch(match, found[name], options)
     return found
+
+
+def table_of(found: Mapping[str, Seen]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and lines: each contender, and in brackets how many times the figure of the first one that is."""
+    first, *_ = found.values()
+    figures: tuple[tuple[str, Callable[[Seen], float]], ...] = (
+        ("results a second", lambda one: median(one.rates_hz)),
+        ("CPU ms a frame", lambda one: median(one.cpu_ms)),
+        ("frame in hand to subscriber p50 ms", lambda one: _age(one, 0.5)),
+        ("frame in hand to subscriber p99 ms", lambda one: _age(one, 0.99)),
+        ("oldest of the last twenty answers ms", lambda one: median(one.oldest_ms)),
+        ("resident MiB", lambda one: median(one.resident_mib)),
+        ("growth MiB", lambda one: median(one.growth_mib)),
+    )
+    lines = []
+    for name, value_of in figures:
+        base = value_of(first)
+        cells = [f"{base:.2f}"]
+        for one in list(found.values())[1:]:
+            value = value_of(one)
+            times = f" ({value / base:.2f} ×)" if base > 0 and name != "growth MiB" else ""
+            cells.append(f"{value:.2f}{times}")
+        lines.append((name, *cells))
+    return ("", *found), lines
 
 
 def _in_hand_ms(one: Arrival) -> float:

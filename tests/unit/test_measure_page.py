@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.benchmark.subscriber import Arrival
 from scripts.loadgen_agreement import agreement_of
 from scripts.measure_command import main
 from scripts.measure_page import Origin, bar_lines, head, marks, table, write_block
 from scripts.measure_parts import PARTS
 from scripts.measure_verdict import Agreement, Bar, Load, LoadWatch, Row, verdict_of
+from scripts.side_by_side import Seen, table_of
 
 _ROOT = Path(__file__).parents[2]
 _QUIET, _BUSY = Load(0.01), Load(0.43)
@@ -160,3 +162,17 @@ def test_page_has_a_place_for_every_part() -> None:
         begin, end = marks(name)
         assert text.count(begin) == 1
         assert text.index(begin) < text.index(end)
+
+
+def test_contenders_stand_beside_the_first_with_their_multiple_of_it() -> None:
+    def seen(factor: float) -> Seen:
+        arrival = Arrival(round((5 + 10 * factor) * 1e6), "front", 0, 0, {"capture": 5.0})
+        times = [30.0 * factor]
+        return Seen([arrival], times, times, times, times, times, times)
+
+    columns, lines = table_of({"plain script": seen(1.0), "agent": seen(0.5)})
+    assert columns == ("", "plain script", "agent")
+    cells = {line[0]: line[1:] for line in lines}
+    assert cells["CPU ms a frame"] == ("30.00", "15.00 (0.50 ×)")
+    assert cells["frame in hand to subscriber p99 ms"] == ("10.00", "5.00 (0.50 ×)")
+    assert cells["growth MiB"] == ("30.00", "15.00")
