@@ -29,6 +29,8 @@ _SETTLE_S = 3.0
 _ALL_SAID_S = 12.0
 """By then the agent has sent every kind of message once; what it needs for that is not growth."""
 _LOOK_S = 0.5
+_LOOKS = 6
+"""For one figure of memory: at a moment a frame more or less is held, which is 2.6 MiB of 720p."""
 _MIB = 2.0**20
 _WITHIN_S = 120.0
 # The bars. Source: the promises in numbers that the agent is held to.
@@ -66,8 +68,9 @@ class Watched:
 
     @property
     def growth_mib(self) -> float:
-        """Of the last look over the first."""
-        return (self.resident[-1] - self.resident[0]) / _MIB
+        """Of the last looks over the first ones; of several the highest, since frames come and go."""
+        looks = min(_LOOKS, len(self.resident))
+        return (max(self.resident[-looks:]) - max(self.resident[:looks])) / _MIB
 
     @property
     def rate_hz(self) -> float:
@@ -354,16 +357,22 @@ def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
             process = stack.enter_context(running_agent(config, cache, inbox.is_running.wait))
             time.sleep(_SETTLE_S)
             inbox.take()
-            time.sleep(lengths.bare_s)
-            _look(seen, inbox, process)
-        before = list(seen.arrivals)
+            ends_s = time.monotonic() + lengths.bare_s
+            while time.monotonic() < ends_s:
+                time.sleep(_LOOK_S)
+                _look(seen, inbox, process)
+        before, looks_before = list(seen.arrivals), len(seen.resident)
+        away = Watched()
         time.sleep(lengths.outage_s / 3)
-        early = process.resident_bytes()
-        time.sleep(lengths.outage_s * 2 / 3)
-        later_mib = (process.resident_bytes() - early) / _MIB
+        ends_s = time.monotonic() + lengths.outage_s * 2 / 3
+        while time.monotonic() < ends_s:
+            away.resident.append(process.resident_bytes())
+            time.sleep(_LOOK_S)
         with EmbeddedBroker("mosquitto", port=broker.port) as broker, listening(broker.address) as inbox:
             ends_s = time.monotonic() + _WITHIN_S
-            while len(seen.arrivals) < len(before) + 30 and time.monotonic() < ends_s:
+            while (
+                len(seen.arrivals) < len(before) + 30 or len(seen.resident) < looks_before + _LOOKS
+            ) and time.monotonic() < ends_s:
                 time.sleep(_LOOK_S)
                 _look(seen, inbox, process)
     # The newest before the end and the first live one after it: what lies between was decided without a broker.
@@ -382,10 +391,10 @@ def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
     )
     yield Row(
         "Q27 growth of memory over the last two thirds of it; with the return",
-        f"{later_mib:+.2f} MiB; {seen.growth_mib:+.2f} MiB",
+        f"{away.growth_mib:+.2f} MiB; {seen.growth_mib:+.2f} MiB",
         "–",
         f"bounded: at most {_GROWTH_MIB:g} MiB once it is away",
-        (Bar(measured=later_mib, limit=_GROWTH_MIB, unit="MiB"),),
+        (Bar(measured=away.growth_mib, limit=_GROWTH_MIB, unit="MiB"),),
         load,
     )
 

@@ -266,7 +266,8 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
         interval, bar = f"{ratio.low:.3f} to {ratio.high:.3f}", "1 ± 0.03" if name != "p99" else "–"
         lines.append([name, f"{ours:.3f}", f"{theirs:.3f}", f"{ratio.value:.3f}", interval, bar, verdict])
     columns = ("percentile", "ours ms", "LoadGen ms", "ratio", "99 % interval", "bar", "verdict")
-    return [*table(columns, lines), f"MobileNetV2 shape, medians of {turns} turns of {seconds:g} s each.", ""]
+    words = f"MobileNetV2 shape, {turns} turns of {seconds:g} s: medians of each side, and the median of the ratios."
+    return [*table(columns, lines), words, ""]
 
 
 def beside(setting: Setting, _: LoadWatch) -> list[str]:

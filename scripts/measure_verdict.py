@@ -145,7 +145,7 @@ def _short(value: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Two harnesses on one session: the ratio of their medians over the turns, and its interval of confidence."""
+    """Two harnesses on one session: the median of the ratios of their turns, and its interval of confidence."""
 
     value: float
     low: float
