@@ -29,7 +29,7 @@ _SETTLE_S = 3.0
 _ALL_SAID_S = 12.0
 """By then the agent has sent every kind of message once; what it needs for that is not growth."""
 _LOOK_S = 0.5
-_LOOKS = 6
+_LOOKS = 8
 """For one figure of memory: at a moment a frame more or less is held, which is 2.6 MiB of 720p."""
 _MIB = 2.0**20
 _WITHIN_S = 120.0
@@ -68,9 +68,8 @@ class Watched:
 
     @property
     def growth_mib(self) -> float:
-        """Of the last looks over the first ones; of several the highest, since frames come and go."""
-        looks = min(_LOOKS, len(self.resident))
-        return (max(self.resident[-looks:]) - max(self.resident[:looks])) / _MIB
+        """Of the last looks over the first ones, by their medians, since frames come and go."""
+        return (median(self.resident[-_LOOKS:]) - median(self.resident[:_LOOKS])) / _MIB
 
     @property
     def rate_hz(self) -> float:

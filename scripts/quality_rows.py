@@ -46,7 +46,7 @@ _BLOCK = 35
 _SWITCH_INTERVAL_S = 0.0002
 """As the agent sets it; see agent/app.py."""
 _PERIOD_S = 1 / 30
-_BUSY_TURNS = 4
+_BUSY_TURNS = 12
 # The bars, in microseconds. Source: the promises in numbers that the agent is held to.
 _ABOVE_SESSION = 50.0
 _RESIZE = 85.0
