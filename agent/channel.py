@@ -166,7 +166,9 @@ class Channel(Generic[T]):
             ChannelClosed: it did not.
         """
         with self._lock:
-            for place, one in enumerate(self._items):
-                if one is item:
+            # A copy, made in one step: other senders append meanwhile. Their items come behind, so places stay.
+            items = list(self._items)
+            for place in reversed(range(len(items))):
+                if items[place] is item:
                     del self._items[place]
                     raise ChannelClosed

@@ -118,6 +118,26 @@ def test_every_item_is_received_dropped_or_refused_also_while_the_channel_closes
         assert counts.sent == len(taken) + len(lost)
 
 
+@pytest.mark.usefixtures("_threads_interrupt_each_other")
+def test_senders_that_meet_behind_the_end_are_each_refused(pool: ThreadPoolExecutor) -> None:
+    channel: Channel[int] = Channel(3000, "drop_oldest")
+    for item in range(3000):
+        channel.send(item)
+    channel.close()
+    refused: list[list[int]] = [[] for _ in range(4)]
+
+    def send_all(refused: list[int]) -> None:
+        for item in range(20):
+            with pytest.raises(ChannelClosed):
+                channel.send(item)
+            refused.append(item)
+
+    for one in [pool.submit(send_all, each) for each in refused]:
+        one.result(_DEADLINE_S)
+    assert refused == [list(range(20))] * 4
+    assert [channel.receive() for _ in range(3000)] == list(range(3000))
+
+
 def test_closing_wakes_everyone_who_waits(pool: ThreadPoolExecutor) -> None:
     chance = random.Random(4)
     for _ in range(_ROUNDS):
