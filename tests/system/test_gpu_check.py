@@ -180,7 +180,7 @@ def test_a_failure_that_is_only_shown_does_not_count_and_neither_does_what_is_no
 def test_the_slower_of_two_engines_does_not_keep_up(
     tmp_path: Path, nvidia: FakeNvidia, engine: str, rival: str, keeps_up: bool
 ) -> None:
-    """The stand-in computes on the CPU too, and copies besides."""
+    nvidia.set(faults="slow_run=20")
     (step,) = (
         step
         for step in steps(_WITH_BOTH, tmp_path, is_quick=True)
