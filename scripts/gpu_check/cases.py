@@ -105,7 +105,7 @@ def keeps_up(job: Job) -> dict[str, object]:
                 times[side].append(times_of((own, other)[side], package, 1, runs=runs))
     ratio = ratio_of(times[1], times[0])
     text = (
-        f"its median is {ratio.value:.3f} of that of {job['rival']}, which is {ratio.low:.3f} to {ratio.high:.3f} "
+        f"its median is {ratio.value:.3f} times that of {job['rival']}, {ratio.low:.3f} to {ratio.high:.3f} "
         "with 99 % confidence"
     )
     return {"passed": ratio.low <= 1.0, "text": text}
