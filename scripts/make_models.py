@@ -92,7 +92,7 @@ class Graph:
 
 def mobilenet() -> onnx.ModelProto:
     """The shape of MobileNetV2, width 1.0."""
-    # With most seeds some pictures' best two classes are so close that int8 swaps them, and its certificate refuses it.
+    # With most seeds the best two classes of some pictures are so close that int8 swaps them and is refused.
     graph = Graph(np.random.default_rng(3))
     at = graph.clip6(graph.convolution("input", (3, 32), kernel=3, stride=2))
     channels = 32
