@@ -242,6 +242,8 @@ def _check(asked: Asked) -> None:
             raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} into")
     if asked.baseline is not None:
         load_report(asked.baseline)
+    if len(asked.packages) == 1:
+        return  # it is loaded and checked before anything is measured in any case
     found = [load_package(package_directory(package)) for package in asked.packages]
     if len({(one.name, one.version) for one in found}) < len(found):
         raise UsageError("two of the packages have the same name and version; their reports could not be told apart")
