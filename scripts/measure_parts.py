@@ -110,13 +110,13 @@ def rows(setting: Setting, watch: LoadWatch) -> list[str]:
         steps = quality_rows.Lengths(hot=140, paced=35, handed_over=100)
         lengths = agent_rows.Lengths(paced_s=8.0, overload_s=6.0, outage_s=8.0, frames=1000, bare_s=1.0)
     loaded = load_package(package)
-    handed_over = quality_rows.hand_overs(steps)
+    handed_over = quality_rows.hand_overs(loaded, setting.cache, steps)
     found: list[Row] = [
         *quality_rows.engine_rows(loaded, load_package(setting.package("mobilenet")), setting.cache, steps),
         *quality_rows.step_rows(loaded, steps),
-        *[one.row for one in handed_over],
+        *handed_over.rows,
         *agent_rows.agent_rows(
-            package, setting.package("resnet34"), setting.cache, lengths, hand_over=handed_over[0].spread
+            package, setting.package("resnet34"), setting.cache, lengths, hand_over=handed_over.paced
         ),
     ]
     found.sort(key=_row_number)

@@ -26,6 +26,7 @@ from agent.publish.outbox import REPLY, Durability, MemoryOutbox, Outbox
 from agent.publish.packing import NumberedChange, Packing
 from agent.publish.routes import Outgoing
 from agent.publish.tally import Tally
+from agent.publish.thinning import Thinning
 from agent.records import Classification, StateChange
 from agent.service.heartbeat import Heartbeat
 from agent.service.logs import get_logger
@@ -66,10 +67,6 @@ class PublisherStatistics:
     denied: Mapping[str, str] = field(default_factory=dict)
 
 
-_Result = tuple[Classification, int]
-"""A classification and its number: a plain tuple, since this is made on the workers' threads."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Move:
     sink: Sink
@@ -83,8 +80,8 @@ class Publisher:
     """Takes records from any thread, and alone turns them into messages and hands them to the sink.
 
     Results wait in one bounded channel and everything else in another, so that a flood of results cannot push out a
-    state or an event. A message gets its number when it is offered: whatever is dropped later leaves a hole that
-    subscribers see.
+    state or an event. Whatever is dropped has its number too: it leaves a hole that subscribers see. Results get
+    theirs here and not when they are offered, which the thread that infers waits for.
     """
 
     def __init__(
@@ -111,7 +108,8 @@ class Publisher:
         self._hold_until = 0.0
         self._identity = identity
         self._result_qos = result_qos
-        self._numbers = Numbers(result_max_hz)
+        self._thinning = None if result_max_hz is None else Thinning(result_max_hz)
+        self._numbers = Numbers()
         self._outbox = outbox or MemoryOutbox()
         self._mirrors = tuple(mirrors)
         self._clock = clock or SystemClock()
@@ -121,9 +119,7 @@ class Publisher:
         self.heartbeat = Heartbeat("publisher")
         self._tally = Tally()
         self._delivery = Delivery(sink, self._outbox, self._tally, self._mirrors, ledger=ledger)
-        self._results: Channel[_Result] = Channel(
-            RESULTS_BUFFERED, "drop_oldest", on_drop=lambda _: self._tally.drop("overflow")
-        )
+        self._results: Channel[Classification] = Channel(RESULTS_BUFFERED, "drop_oldest", on_drop=self._lose_result)
         self._important: Channel[_Important] = Channel(
             IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._tally.drop("overflow", _messages(lost))
         )
@@ -153,11 +149,11 @@ class Publisher:
         """
         try:
             if isinstance(record, Classification):
-                seq = self._numbers.of_result(record)
-                if seq is None:
+                thinning = self._thinning
+                if thinning is None or thinning.lets_pass(record):
+                    self._results.send(record)
+                else:
                     self._tally.thinned()
-                    return
-                self._results.send((record, seq))
             else:
                 self._important.send(self._numbered(record) if isinstance(record, StateChange) else record)
                 self._results.wake()
@@ -176,7 +172,7 @@ class Publisher:
     def change_results(self, *, qos: Literal[0, 1], max_hz: float | None) -> None:
         """Send results in another way from now on. From any thread."""
         self._result_qos = qos
-        self._numbers.set_max_hz(max_hz)
+        self._thinning = None if max_hz is None else Thinning(max_hz)
 
     def move(self, sink: Sink, *, grace_s: float = MOVE_GRACE_S) -> None:
         """Go over to another sink, which is the publisher's from now on; does not wait. From any thread.
@@ -360,9 +356,13 @@ class Publisher:
             self._hear()
             self._delivery.pump()
 
-    def _publish(self, item: _Result | _Important) -> None:
+    def _lose_result(self, result: Classification) -> None:
+        self._numbers.of_result(result)
+        self._tally.drop("overflow")
+
+    def _publish(self, item: Classification | _Important) -> None:
         try:
-            if isinstance(item, tuple):
+            if isinstance(item, Classification):
                 self._publish_result(item)
             elif isinstance(item, NumberedChange):
                 self._publish_change(item)
@@ -373,11 +373,10 @@ class Publisher:
             self._tally.drop("invalid", _messages(item))
             log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 
-    def _publish_result(self, item: _Result) -> None:
-        classification, seq = item
-        packet = self._packing.result(classification, seq, qos=self._result_qos)
+    def _publish_result(self, result: Classification) -> None:
+        packet = self._packing.result(result, self._numbers.of_result(result), qos=self._result_qos)
         if self._delivery.stream(packet) and self._on_result_sent is not None:
-            self._on_result_sent(classification, self._clock.monotonic_ns())
+            self._on_result_sent(result, self._clock.monotonic_ns())
 
     def _publish_change(self, item: NumberedChange) -> None:
         if item.event_seq is not None:
@@ -402,6 +401,6 @@ def _stage_failed(exc: Exception) -> StageFailed:
     return failure
 
 
-def _messages(item: _Result | _Important) -> int:
+def _messages(item: Classification | _Important) -> int:
     """How many messages are lost with ``item``."""
     return 2 if isinstance(item, NumberedChange) and item.event_seq is not None else 1
