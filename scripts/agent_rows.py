@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -206,19 +207,23 @@ def _way_rows(seen: Watched, bare: Spread, sent_p50_ms: float, here: float, load
 def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
     """Q21: frames come 1.36 times as fast as one thread can answer them."""
     watch = LoadWatch()
-    alone = _bare(package, cache, {"threads": 1}, None, lengths)
-    fps = _OVERLOAD_RATIO * 1000 / alone.p50_ms
-    with EmbeddedBroker() as broker:
-        config = config_of(package, [pattern(fps)], broker.port, options={"threads": 1})
-        seen = watch_agent(config, cache, broker, _is_over_after(lengths.overload_s))
-    after = _bare(package, cache, {"threads": 1}, None, lengths)
-    infer_ms, bare_hz = _sums(seen.arrivals, ("infer",)).p50_ms, 2000 / (alone.mean_ms + after.mean_ms)
+    alone = [_bare(package, cache, {"threads": 1}, None, lengths)]
+    fps = _OVERLOAD_RATIO * 1000 / alone[0].p50_ms
+    turns: list[Watched] = []
+    for is_over in (_is_over_after(lengths.overload_s), *[_is_after(lengths.overload_s / 5)] * 4):
+        with EmbeddedBroker() as broker:
+            config = config_of(package, [pattern(fps)], broker.port, options={"threads": 1})
+            turns.append(watch_agent(config, cache, broker, is_over))
+        alone.append(_bare(package, cache, {"threads": 1}, None, lengths))
+    seen, load = turns[0], watch.load()
+    bare_hz = [2000 / (before.mean_ms + after.mean_ms) for before, after in pairwise(alone)]
+    infer_ms = _sums(seen.arrivals, ("infer",)).p50_ms
     age = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
     limit, needed = infer_ms + 1000 / fps + _OVERLOAD_MS, REQUIRED_RUNS["p99"]
     drops = drops_of(seen.health[-1]) if seen.health else {}
-    load = watch.load()
+    kept = median([one.rate_hz / bare for one, bare in zip(turns, bare_hz, strict=True)])
     yield Row(
-        f"Q21 {fps:.0f} fps into a model of {alone.p50_ms:.0f} ms, frame in hand to the subscriber",
+        f"Q21 {fps:.0f} fps into a model of {alone[0].p50_ms:.0f} ms, frame in hand to the subscriber",
         f"{age.p50_ms:.1f} / {age.p99_ms:.1f} ms",
         f"infer p50 {infer_ms:.1f} ms",
         f"p99 at most infer + a frame + {_OVERLOAD_MS:g} ms",
@@ -227,10 +232,10 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
     )
     yield Row(
         "Q21 results a second",
-        f"{seen.rate_hz:.2f}",
-        f"session.run back to back {bare_hz:.2f}",
+        f"{median([one.rate_hz for one in turns]):.2f} ({kept:.3f} of the floor)",
+        f"session.run back to back {median(bare_hz):.2f}",
         f"at least {_KEPT_RATIO:g} of it",
-        (Bar(measured=seen.rate_hz / bare_hz, limit=_KEPT_RATIO, unit="of the bare loop", is_least=True),),
+        (Bar(measured=kept, limit=_KEPT_RATIO, unit="of the bare loop", is_least=True),),
         load,
     )
     yield Row(
@@ -244,6 +249,10 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
         ),
         load,
     )
+
+
+def _is_after(seconds: float) -> Callable[[Watched, float], bool]:
+    return lambda _, passed_s: passed_s >= seconds
 
 
 def _is_over_after(seconds: float) -> Callable[[Watched, float], bool]:
