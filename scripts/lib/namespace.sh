@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# A systemd of its own in namespaces, on a copy-on-write view of this machine. Sourced, not run; needs system.sh.
+# A systemd of its own in namespaces, on a copy-on-write view of this machine. Sourced, not run; needs system.sh and $root,
+# the checkout, which is seen in the view wherever it lies.
 # What it must never do: see the host's /dev or write to /proc/sys. systemd would make devices and set kernel values.
 
 # make_view DIR: mounts a view of / at DIR/view/root whose changes go to memory.
 make_view() {
   mkdir -p "$1/view"
   mount -t tmpfs -o size=3g none "$1/view"
-  mkdir "$1"/view/{upper,work,root,cgroup}
+  mkdir "$1"/view/{upper,work,root,cgroup,checkout,checkout-work}
   mount -t overlay -o "lowerdir=/,upperdir=$1/view/upper,workdir=$1/view/work" overlay "$1/view/root" ||
     give_up "overlayfs is not available here"
 }
@@ -16,11 +17,14 @@ in_view() {
   local view=$1
   shift
   unshare -m --propagation private sh -ec '
-    view=$1; shift
+    view=$1; checkout=$2; shift 2
     mount -t proc proc "$view/proc"
     mount --rbind /dev "$view/dev"
     mount -t tmpfs tmpfs "$view/tmp"
-    exec chroot "$view" "$@"' sh "$view" "$@"
+    mkdir -p "$view$checkout"
+    layers=lowerdir=$checkout,upperdir=$view/../checkout,workdir=$view/../checkout-work
+    mount -t overlay -o "$layers" overlay "$view$checkout"
+    exec chroot "$view" "$@"' sh "$view" "$root" "$@"
 }
 
 # enter_namespace VIEW: start systemd there; its process id is kept in $systemd.
