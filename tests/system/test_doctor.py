@@ -61,6 +61,19 @@ def test_whatever_is_missing_is_a_line_and_exit_code_69(tmp_path: Path, source: 
     assert "Traceback" not in result.stdout + result.stderr
 
 
+def test_a_gate_that_waits_for_a_label_which_its_model_does_not_have_is_told_before_the_agent_starts(
+    tmp_path: Path,
+) -> None:
+    file = config(tmp_path, "embedded")
+    gate = "{model: colours, name: second, when: {classifier: colours, labels: [rde]}}"
+    file.write_text(file.read_text().replace("[{model: colours}]", f"[{{model: colours}}, {gate}]"))
+    report = json.loads(doctor("--json", "--no-cameras", "-c", str(file)).stdout)
+    assert "models: gates" in report["failures"]
+    (finding,) = [one for one in report["sections"]["models"] if one["name"] == "gates"]
+    assert f"{file}:5: " in finding["detail"]
+    assert "no label `rde`" in finding["detail"]
+
+
 def test_cameras_can_be_left_alone(tmp_path: Path) -> None:
     file = config(tmp_path, "mqtt://127.0.0.1:1", "{type: v4l2, device: /dev/video97}")
     assert "cameras" not in json.loads(doctor("--json", "--no-cameras", "-c", str(file)).stdout)["sections"]

@@ -77,6 +77,32 @@ def test_a_model_is_held_against_the_engine_it_asks_for(
     assert words in finding.detail
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "words"),
+    [
+        ("auto", {"thread": 4}, "no engine that auto may choose has an option 'thread'"),
+        ("ort-cpu", {"thread": 4}, "did you mean threads?"),
+        ("ort-cpu", {"threads": "many"}, "'many', a whole number is needed"),
+        ("tensorrt", {"workspace": 1}, "has no option 'workspace'"),
+        ("torch", {"thread": 4}, "engine torch does not have an option 'thread'"),
+    ],
+)
+def test_options_that_the_engine_would_refuse_are_told(
+    tmp_path: Path, engine: str, options: dict[str, bool | int | float | str], words: str
+) -> None:
+    folder = write_colour_package(tmp_path, calibration=0)
+    config = ModelConfig(package="x", engine=engine, options=options)
+    finding = checks.model_finding("colours", config, folder, [CPU])
+    assert (finding.state, finding.is_needed) == ("failed", True)
+    assert words in finding.detail
+
+
+def test_options_of_an_engine_that_cannot_run_here_are_no_fault(tmp_path: Path) -> None:
+    folder = write_colour_package(tmp_path, calibration=0)
+    config = ModelConfig(package="x", engine="tensorrt", options={"workspace": 1})
+    assert checks.model_finding("colours", config, folder, [NO_TRT, CPU]).state == "warning"
+
+
 def test_a_broken_package_is_one_line_with_what_to_do(tmp_path: Path) -> None:
     folder = write_colour_package(tmp_path, calibration=0)
     (folder / "model.onnx").write_bytes(b"")
