@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import shutil
@@ -49,7 +50,9 @@ def runtime_findings(record: EnvironmentRecord) -> Iterator[Finding]:
     yield Finding("system", "ok", system, facts={"l4t": record.l4t, "jetpack": record.jetpack})
     yield from _gpu(record)
     yield Finding("python", "ok", record.python)
-    for name in ("numpy", "opencv", "onnx", "onnxruntime", "tensorrt", "torch"):
+    yield _library("numpy", record.numpy)
+    yield opencv_finding(record.opencv)
+    for name in ("onnx", "onnxruntime", "tensorrt", "torch"):
         yield _library(name, getattr(record, name))
 
 
@@ -71,6 +74,19 @@ def _library(name: str, version: str | None) -> Finding:
             name, "warning", f"installed, but does not load: {version.removeprefix('broken:').strip()}", remedy
         )
     return Finding(name, "ok", version)
+
+
+def opencv_finding(version: str | None, module: str = "cv2") -> Finding:
+    """Whether OpenCV loads: no picture is read without it, and the libraries of the system that it wants are often
+    not there."""
+    try:
+        loaded = importlib.import_module(module)
+    except (ImportError, AttributeError) as exc:
+        text = f"{version or 'not installed'}, does not load: {type(exc).__name__}: {exc}"
+        remedy = "install what it misses, or the build that needs less: pip install opencv-python-headless"
+        return Finding("opencv", "failed", text, remedy, is_needed=True)
+    # A system's own package is not known to pip.
+    return _library("opencv", version or str(getattr(loaded, "__version__", "loads")))
 
 
 def engine_findings(probes: Sequence[ProbeResult]) -> Iterator[Finding]:

@@ -44,6 +44,16 @@ def test_the_runtime_names_what_is_there_absent_and_broken() -> None:
     assert without["gpu"].state == "absent"
 
 
+def test_an_opencv_that_does_not_load_fails_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    finding = checks.opencv_finding("4.11", "broken_cv2")
+    assert (finding.state, finding.is_needed) == ("failed", True)
+    assert "libGL.so.1" in finding.detail
+    assert checks.opencv_finding("4.11").detail == "4.11"
+    assert checks.opencv_finding(None).state == "ok"
+
+
 def test_an_engine_that_nobody_needs_is_absent_and_not_failed() -> None:
     found = by_name(list(checks.engine_findings([NO_TRT, CPU])))
     assert (found["tensorrt"].state, found["tensorrt"].remedy) == ("absent", "install JetPack")
