@@ -223,8 +223,17 @@ def _digest(config: AgentConfig) -> str:
 
 
 def _resolved(path: str, base_dir: Path) -> Path:
-    expanded = Path(path).expanduser() if path.startswith("~/") else Path(path)
-    return base_dir / expanded
+    return base_dir / (_home(os.environ) / path.removeprefix("~/") if path.startswith("~/") else path)
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError as exc:
+        raise ConfigError(
+            f"there is no home directory: HOME is not set and this system knows no user number {os.geteuid()}; set "
+            "HOME, or state_dir and every path with ~/ to absolute paths"
+        ) from exc
 
 
 def _package_dir(package: str, base_dir: Path) -> Path:
@@ -237,8 +246,7 @@ def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
     # systemd gives several directories with colons between them; the unit asks for one.
     if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
         return Path(given)
-    home = environ.get("HOME") or str(Path.home())
-    return Path(home) / ".local" / "state" / "agent"
+    return _home(environ) / ".local" / "state" / "agent"
 
 
 def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -55,6 +57,18 @@ def test_state_lives_where_systemd_says_else_in_the_home(tmp_path: Path) -> None
     assert load(tmp_path).state_dir == Path("/home/someone/.local/state/agent")
     assert load(tmp_path, environ={"STATE_DIRECTORY": "/var/lib/agent"}).state_dir == Path("/var/lib/agent")
     assert load(tmp_path, CASCADE + "state_dir: here\n").state_dir == tmp_path / "here"
+
+
+def test_without_any_home_the_state_directory_has_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for text in (CASCADE, CASCADE + "state_dir: ~/state\n"):
+        with pytest.raises(ConfigError, match=r"no home directory.*set HOME, or state_dir"):
+            load(tmp_path, text, environ={})
+    assert load(tmp_path, CASCADE + "state_dir: /here\n", environ={}).state_dir == Path("/here")
 
 
 def test_the_hash_is_of_the_meaning_and_not_of_the_text(tmp_path: Path) -> None:
