@@ -156,6 +156,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
             yield at(document, ("models", name), "no enabled camera uses this model; it is not loaded")
     if not any(camera.enabled for camera in config.cameras.values()):
         yield at(document, ("cameras",), "every camera is disabled; nothing will be classified")
+    yield from _warnings_of_devices(config, document)
     for name, camera in config.cameras.items():
         for index, use in enumerate(camera.classify):
             if use.when is None:
@@ -165,6 +166,21 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
             if repeated:
                 yield at(document, path, f"named more than once: {', '.join(sorted(repeated))}")
     yield from _warnings_of_mqtt(config, document)
+
+
+def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
+    """A device of the kernel or of the board gives its pictures to one camera; the other one is never opened."""
+    first: dict[str, str] = {}
+    for name, camera in config.cameras.items():
+        source = camera.source
+        if not camera.enabled or source.type not in {"v4l2", "csi"}:
+            continue
+        device = f"serial {source.serial}" if source.type == "v4l2" and source.serial else None
+        device = device or (source.device if source.type == "v4l2" else f"sensor {source.sensor_id}")
+        other = first.setdefault(device, name)
+        if other != name:
+            text = f"{device} is read by camera {other} too; it gives its pictures to one, so name another device here"
+            yield at(document, ("cameras", name, "source"), text)
 
 
 def _warnings_of_mqtt(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:

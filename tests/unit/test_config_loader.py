@@ -212,3 +212,26 @@ def test_what_was_probably_not_meant_is_a_warning_with_its_line(tmp_path: Path) 
         ["12", "mqtt.broker"],
     ]
     assert load(tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("front", "back", "device"),
+    [
+        ("{type: v4l2}", "{type: v4l2, device: /dev/video0, fps: 5}", "/dev/video0"),
+        ("{type: v4l2, serial: A1}", "{type: v4l2, device: /dev/video2, serial: A1}", "serial A1"),
+        ("{type: csi}", "{type: csi, sensor_id: 0}", "sensor 0"),
+        ("{type: v4l2, serial: A1}", "{type: v4l2, serial: B2}", None),
+        ("{type: csi}", "{type: csi, sensor_id: 1}", None),
+        ("{type: csi}", "{type: csi}\n    enabled: false", None),
+        ("{type: pattern}", "{type: pattern}", None),
+    ],
+)
+def test_two_cameras_with_one_device_are_a_warning(tmp_path: Path, front: str, back: str, device: str | None) -> None:
+    text = CASCADE.replace("{type: pattern}", front)
+    text += f"  back:\n    source: {back}\n    classify: [{{model: parts}}]\n"
+    warnings = load(tmp_path, text).warnings
+    if device is None:
+        assert warnings == ()
+    else:
+        (warning,) = warnings
+        assert warning.startswith(f"{tmp_path}/agent.yaml:11: cameras.back.source: {device} is read by camera front")
