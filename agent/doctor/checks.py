@@ -228,7 +228,10 @@ def state_dir_finding(directory: Path) -> Finding:
     usage = shutil.disk_usage(existing)
     facts = {"path": str(directory), "free_bytes": usage.free, "total_bytes": usage.total}
     text = f"{directory}, {usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free"
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not existing.is_dir():
+        text = f"{directory} cannot be a directory: {existing} is none"
+        return Finding("state_dir", "failed", text, "set another state_dir", is_needed=True, facts=facts)
+    if not os.access(existing, os.W_OK | os.X_OK):
         remedy = f"give this user the right to write to {existing}, or set state_dir"
         return Finding(
             "state_dir", "failed", f"{text}: {existing} is not writable", remedy, is_needed=True, facts=facts

@@ -61,8 +61,9 @@ def examine(
         is_cut_off = not all(future.done() for future in futures)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-    subject = "this machine" if loaded is None else str(loaded.path)
-    return Examination(Report(subject, sections_from(found)), is_cut_off)
+    refused = None if config_error is None else config_error.fields.get("file")
+    subject = refused or ("this machine" if loaded is None else loaded.path)
+    return Examination(Report(str(subject), sections_from(found)), is_cut_off)
 
 
 def _checks(

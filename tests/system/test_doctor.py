@@ -86,6 +86,7 @@ def test_a_refused_configuration_is_told_beside_the_rest_with_78(tmp_path: Path)
     assert result.returncode == 78
     (line,) = report["sections"]["configuration"]
     assert line["detail"].startswith(f"{file}:5: cameras.front.source.type: ")
+    assert report["subject"] == str(file)
     assert report["sections"]["engines"]
 
 

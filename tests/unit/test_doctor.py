@@ -132,6 +132,8 @@ def test_a_state_directory_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     finding = checks.state_dir_finding(tmp_path / "file" / "state")
     assert (finding.state, finding.is_needed) == ("failed", True)
+    assert f"{tmp_path / 'file'} is none" in finding.detail
+    assert "right to write" not in finding.remedy
 
 
 def test_a_check_that_fails_in_any_way_becomes_one_line() -> None:
