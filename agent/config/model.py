@@ -18,6 +18,7 @@ TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _BROKER = re.compile(r"^(mqtt|mqtts)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$")
+_MAYBE_SECRET = re.compile(r"@|:(?!//)[^0-9]")
 
 
 class Section(BaseModel):
@@ -208,9 +209,11 @@ class MqttConfig(Section):
         if self.broker != "embedded":
             match = _BROKER.match(self.broker)
             if match is None:
+                # What may hold a password is not repeated.
+                given = "" if _MAYBE_SECRET.search(self.broker) else f" `{self.broker}`"
                 raise ValueError(
-                    "broker must look like mqtt://host:1883, mqtts://host:8883 or embedded; user name and password "
-                    "have keys of their own (username, password_file)"
+                    f"broker{given} must look like mqtt://host:1883, mqtts://host:8883 or embedded; user name and "
+                    "password have keys of their own (username, password_file)"
                 )
             if match[3] is not None and not 1 <= int(match[3][1:]) <= 65535:
                 raise ValueError(f"port {match[3][1:]} of the broker is outside 1 to 65535")
@@ -232,5 +235,5 @@ class AgentConfig(Section):
     """The broker and what is sent to it."""
     thermal: ThermalConfig = ThermalConfig()
     """Watching heat and power, and giving way to them."""
-    state_dir: str = "auto"
+    state_dir: str = Field(default="auto", min_length=1)
     """Where the agent keeps what outlives it; `auto` is $STATE_DIRECTORY, else ~/.local/state/agent."""

@@ -17,6 +17,7 @@ _WORDS_OF_PATTERNS: Mapping[str, str] = {
     r"^[a-z0-9][a-z0-9._-]{0,63}$": "1 to 64 lower-case letters, digits, - _ and . that start with a letter or digit",
     r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$": "topic levels of letters, digits, . _ and - with / between them",
     r"^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits, . _ and -",
+    r"^[A-Za-z0-9 ]{4}$": "4 letters, digits or blanks such as MJPG",
     r"^rtsps?://[^\s]+$": "an address that starts with rtsp:// or rtsps://",
 }
 

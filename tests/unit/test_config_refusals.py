@@ -143,6 +143,10 @@ VALUES = [
         "back.classify: an empty list", "at least one entry", where="  back:"),
     bad("no-labels", "labels: [dent]", "labels: []", "when.labels: an empty list", "at least one"),
     bad("broker-address", "mqtt://127.0.0.1:1883", "tcp://127.0.0.1:1883", "mqtt.broker", "mqtt://host:1883"),
+    bad("broker-typo", "mqtt://127.0.0.1:1883", "mqqt://hall:1883", "`mqqt://hall:1883`", "mqtt://host:1883"),
+    bad("no-state-directory", "state_dir: auto", 'state_dir: ""', "state_dir", "text that is not empty"),
+    bad("pixel-format", "{type: file, path: clip.mp4, loop: true}", "{type: v4l2, fourcc: MJPEG}",
+        "`MJPEG`", "4 letters, digits or blanks such as MJPG"),
     bad("broker-port", "mqtt://127.0.0.1:1883", "mqtt://127.0.0.1:99999", "port 99999", "1 to 65535"),
     bad("certificate-without-key", "mqtt://127.0.0.1:1883", "mqtts://h\n  tls: {cert_file: a.pem}",
         "cert_file and key_file belong", where="tls:"),
@@ -224,6 +228,8 @@ def test_a_secret_put_in_a_wrong_place_is_not_repeated(tmp_path: Path) -> None:
     message = refusal(tmp_path / "agent.yaml", text).message
     assert "hunter2" not in message
     assert "31337" not in message
+    for broker in ("mqtt://hunter2@host", "me:hunter2@host", "mqtt://me:hunter2", "mqtt:hunter2"):
+        assert "hunter2" not in refusal(tmp_path / "agent.yaml", GOOD.replace("mqtt://127.0.0.1:1883", broker)).message
 
 
 @pytest.mark.parametrize(
