@@ -58,9 +58,8 @@ def _load(state_dir: Path) -> LoadedConfig:
 
 
 def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Run:
-    from rich.console import Console
-
     from agent.app import Agent
+    from agent.cli.console import Console
     from agent.publish.base import Sink
     from agent.publish.jsonlines import JsonLinesSink
     from agent.service import logs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -102,6 +103,14 @@ def test_a_broker_that_never_answers_is_told_from_one_that_is_not_there(tmp_path
         kept = archive.extractfile("agent-bundle/messages.json")
         assert kept is not None
         assert json.load(kept) == {"none": finding["detail"]}
+
+
+def test_an_output_that_has_not_every_letter_is_no_internal_error() -> None:
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "agent", "doctor"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environ)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\\u2714 Everything" in result.stdout
 
 
 def test_a_reader_that_goes_away_is_no_failed_gate() -> None:
