@@ -146,7 +146,7 @@ def _why_unreadable(path: Path) -> str:
             f"it is an MP4 without its index (boxes {', '.join(boxes)}, no moov), as a recording is that was cut off "
             "before its end. Record it again, or repair it with a complete recording of the same camera"
         )
-    return f"none of FFmpeg's formats fits its {size} bytes. Convert it to MP4 with H.264"
+    return f"FFmpeg finds no video in its {size} bytes that it can decode. If it has one, convert it to MP4 with H.264"
 
 
 def _mp4_boxes(path: Path) -> list[str]:
