@@ -10,6 +10,7 @@ import click
 
 from agent.config.dump import yaml_from_config
 from agent.config.loader import LoadedConfig, load_config
+from agent.config.secret import redact
 from agent.errors import UsageError
 
 
@@ -28,7 +29,7 @@ def check(file: Path, *, as_json: bool) -> None:
     """
     loaded = load_config(file)
     if as_json:
-        print(json.dumps({**_resolved(loaded), "config": loaded.config.model_dump(mode="json")}, indent=2))
+        print(redact(json.dumps({**_resolved(loaded), "config": loaded.config.model_dump(mode="json")}, indent=2)))
     else:
         _print_text(loaded)
 
@@ -53,7 +54,7 @@ def _print_text(loaded: LoadedConfig) -> None:
 
     from agent.cli.console import Console
 
-    text = yaml_from_config(loaded.config)
+    text = redact(yaml_from_config(loaded.config))
     console = Console(soft_wrap=True)
     if console.is_terminal:
         console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
+from agent.config.secret import redact
 from agent.config.shape import KeyPath
 from engines.strict_yaml import StrictDocument, nearest_key
 
@@ -158,6 +159,9 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
         yield at(document, ("cameras",), "every camera is disabled; nothing will be classified")
     yield from _warnings_of_devices(config, document)
     for name, camera in config.cameras.items():
+        if camera.source.type == "rtsp" and redact(camera.source.url) != camera.source.url:
+            text = "the url seems to hold a password; give username and password_file if the camera takes them"
+            yield at(document, ("cameras", name, "source", "url"), text)
         for index, use in enumerate(camera.classify):
             if use.when is None:
                 continue

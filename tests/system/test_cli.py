@@ -119,6 +119,13 @@ def test_no_secret_is_printed(good: Path) -> None:
         assert result.returncode == 0
         assert SECRET not in result.stdout + result.stderr
         assert "mqtt" in result.stdout
+    url = f"rtsp://10.0.0.21/live?user=admin&password={SECRET}"
+    good.write_text(GOOD.replace("{type: pattern}", f"{{type: rtsp, url: '{url}'}}"))
+    for args in (["config", "check", str(good)], ["config", "check", "--json", str(good)]):
+        result = run(*args)
+        assert "password=***" in result.stdout
+        assert SECRET not in result.stdout + result.stderr
+        assert "the url seems to hold a password" in result.stdout + result.stderr
 
 
 def test_the_schema_is_json_and_describes_every_key_of_the_file() -> None:
