@@ -20,7 +20,7 @@ def config() -> None:
 
 
 @config.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(file: Path, *, as_json: bool) -> None:
     """Check FILE and print what it means, defaults included.

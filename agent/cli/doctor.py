@@ -20,7 +20,13 @@ _WIDE_CELLS = 140
 
 
 @click.command()
-@click.option("-c", "--config", "path", type=PATH, help="Also check all that this configuration needs.")
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, readable=False),
+    help="Also check all that this configuration needs.",
+)
 @click.option("--cameras/--no-cameras", default=True, help="Whether to open the cameras of the configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(

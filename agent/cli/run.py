@@ -15,7 +15,7 @@ import click
     "-c",
     "--config",
     "path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     required=True,
     help="Configuration file.",
 )

@@ -166,8 +166,11 @@ def _text_of(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as exc:
+        remedy = "give the path of a readable file"
+        if isinstance(exc, PermissionError):
+            remedy = f"give user number {os.geteuid()}, who runs the agent, the right to read it"
         raise ConfigError(
-            f"the configuration {path} cannot be read: {exc.strerror}; give the path of a readable file",
+            f"the configuration {path} cannot be read: {exc.strerror}; {remedy}",
             file=str(path),
         ) from exc
     except ValueError as exc:

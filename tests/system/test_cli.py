@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,28 @@ def test_a_bad_configuration_ends_with_78_and_one_line_for_each_fault(good: Path
     assert error == f"error: {good} has 2 faults:"
     assert [fault.strip().split(": ")[0] for fault in faults] == [f"{good}:1", f"{good}:6"]
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [("config", "check"), ("run", "-c"), ("doctor", "-c")], ids=lambda words: words[0])
+def test_a_configuration_that_this_user_may_not_read_is_told_with_the_user(
+    good: Path, command: tuple[str, str]
+) -> None:
+    good.chmod(0)
+    agent = [sys.executable, "-m", "agent", *command, str(good)]
+    if os.geteuid() == 0:  # it reads every file, but for this right
+        if shutil.which("setpriv") is None:
+            pytest.skip("root reads every file, and there is no setpriv to take that from it")
+        agent = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *agent]
+    result = subprocess.run(agent, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 78
+    told = " ".join((result.stdout + result.stderr).split())
+    assert f"{good} cannot be read: Permission denied; give user number {os.geteuid()}" in told
+
+
+def test_a_folder_in_place_of_the_configuration_ends_with_78(good: Path) -> None:
+    result = run("run", "-c", str(good.parent))
+    assert result.returncode == 78
+    assert "is not a file; give the path of a configuration file" in result.stderr
 
 
 def test_warnings_go_to_stderr_and_leave_the_exit_code_alone(good: Path) -> None:
