@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,12 @@ def test_every_key_has_a_line_of_documentation() -> None:
         line for line in reference_markdown().splitlines() if line.startswith("| `") and line.endswith("| |")
     ]
     assert undocumented == []
+
+
+def test_the_package_of_the_readme_is_made_where_its_configuration_looks() -> None:
+    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    (package,) = re.findall(r"inspect: \{package: (\S+?),", readme)
+    folder, name = package.rsplit("/", 1)
+    assert f"--name {name.rsplit('-', 1)[0]} " in readme
+    assert f"--out {folder}\n" in readme
+    assert f"agent model check {package}\n" in readme
