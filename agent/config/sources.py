@@ -91,7 +91,7 @@ class V4l2Source(SourceSection):
     """A USB or other camera of the kernel's video interface."""
 
     type: Literal["v4l2"]
-    device: str = "/dev/video0"
+    device: str = Field(default="/dev/video0", min_length=1)
     """Device file; a link below /dev/v4l/by-id stays the same camera in another socket."""
     serial: str | None = Field(default=None, min_length=1, max_length=128)
     """Serial number of a USB camera, which finds it in whatever socket it is; `device` is not looked at then."""

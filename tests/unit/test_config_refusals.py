@@ -145,6 +145,8 @@ VALUES = [
     bad("broker-address", "mqtt://127.0.0.1:1883", "tcp://127.0.0.1:1883", "mqtt.broker", "mqtt://host:1883"),
     bad("broker-typo", "mqtt://127.0.0.1:1883", "mqqt://hall:1883", "`mqqt://hall:1883`", "mqtt://host:1883"),
     bad("no-state-directory", "state_dir: auto", 'state_dir: ""', "state_dir", "text that is not empty"),
+    bad("no-device", "{type: file, path: clip.mp4, loop: true}", "{type: v4l2, device: ''}",
+        "device", "text that is not empty"),
     bad("pixel-format", "{type: file, path: clip.mp4, loop: true}", "{type: v4l2, fourcc: MJPEG}",
         "`MJPEG`", "4 letters, digits or blanks such as MJPG"),
     bad("broker-port", "mqtt://127.0.0.1:1883", "mqtt://127.0.0.1:99999", "port 99999", "1 to 65535"),
