@@ -23,6 +23,7 @@ from agent.publish.base import Packet
 from agent.publish.topics import Topics
 from engines import EngineError
 from engines.golden import run_golden
+from engines.strict_yaml import StrictDocument
 
 _ERRAND_S = 30.0
 _BENCHMARK_S = 5.0
@@ -52,8 +53,9 @@ class AgentHost:
 
     def __init__(self, parts: HostParts) -> None:
         self._parts = parts
-        self._kept = load_overrides(parts.state_dir)
-        self._now = self._kept
+        self._now = Overrides()
+        self._made_for: StrictDocument | None = None
+        self._changes(parts.base())
 
     def snapshot(self, request: Snapshot) -> Details:
         """See CommandHost."""
@@ -78,12 +80,11 @@ class AgentHost:
     def set(self, request: Set) -> Details:
         """See CommandHost."""
         base = self._parts.base()
-        changed = self._now.with_change(request)
+        changed = self._changes(base).with_change(request)
         self._parts.adjust(replace(base, config=changed.applied_to(base.config)))
         self._now = changed
         if request.keep:
-            self._kept = self._kept.with_change(request)
-            save_overrides(self._parts.state_dir, self._kept)
+            save_overrides(self._parts.state_dir, load_overrides(self._parts.state_dir).with_change(request))
         camera = changed.applied_to(base.config).cameras[request.camera]
         return {
             "camera": request.camera,
@@ -95,9 +96,7 @@ class AgentHost:
 
     def reload(self) -> Details:
         """See CommandHost."""
-        outcome = self._parts.reload()
-        self._now = self._kept
-        return {"outcome": outcome}
+        return {"outcome": self._parts.reload()}
 
     def rebirth(self) -> Details:
         """See CommandHost."""
@@ -149,7 +148,7 @@ class AgentHost:
         """See CommandHost."""
         base = self._parts.base()
         known(base.config.cameras, request.camera, "camera")
-        config = self._now.applied_to(base.config).cameras[request.camera]
+        config = self._changes(base).applied_to(base.config).cameras[request.camera]
         camera = self._parts.pipeline.cameras.get(request.camera)
         workers = {key: worker.statistics() for key, worker in self._parts.pipeline.workers.items()}
         return explanation(
@@ -159,17 +158,19 @@ class AgentHost:
             granted_ratio=1.0 if camera is None else camera.pacer.ratio,
         )
 
+    def _changes(self, base: LoadedConfig) -> Overrides:
+        """What is in force beside the file. Where that was read again, by whatever way, it is what was kept alone."""
+        if base.document is not self._made_for:
+            self._made_for = base.document
+            self._now, _ = load_overrides(self._parts.state_dir).fitting(base.config)
+        return self._now
+
     def _workers(self, model: str | None) -> Mapping[str, Worker]:
         workers = self._parts.pipeline.workers
         if model is None:
             return workers
         known(workers, model, "model")
         return {model: workers[model]}
-
-
-def initial_overrides(state_dir: Path) -> Overrides:
-    """What was kept of earlier sessions."""
-    return load_overrides(state_dir)
 
 
 def _timed(serving: Serving, wanted: int) -> tuple[str, list[float]]:

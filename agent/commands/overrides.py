@@ -74,6 +74,19 @@ class Overrides(_Strict):
             raise CommandRefused("last_camera", "no camera would be left; stop the agent instead")
         return config.model_copy(update={"cameras": cameras})
 
+    def fitting(self, config: AgentConfig) -> tuple[Overrides, list[str]]:
+        """Those that fit ``config``, and what is wrong with each camera's that do not."""
+        kept, problems = Overrides(), []
+        for name, change in self.cameras.items():
+            more = Overrides(cameras={**kept.cameras, name: change})
+            try:
+                more.applied_to(config)
+            except CommandRefused as exc:
+                problems.append(exc.message)
+            else:
+                kept = more
+        return kept, problems
+
 
 def _updated(model: M, **values: object) -> M:
     return model.model_copy(update={key: value for key, value in values.items() if value is not None})
@@ -144,11 +157,8 @@ def save_overrides(state_dir: Path, overrides: Overrides) -> None:
 
 
 def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:
-    """``loaded`` with the overrides that were kept; where they do not fit the file any more, without any."""
-    if not overrides.cameras:
-        return loaded
-    try:
-        return replace(loaded, config=overrides.applied_to(loaded.config))
-    except CommandRefused as exc:
-        log.warning("overrides.ignored", error=exc.message)
-        return loaded
+    """``loaded`` with those of the overrides that still fit its file; the log names the others."""
+    kept, problems = overrides.fitting(loaded.config)
+    for problem in problems:
+        log.warning("overrides.ignored", error=problem)
+    return replace(loaded, config=kept.applied_to(loaded.config)) if kept.cameras else loaded

@@ -137,6 +137,43 @@ def test_a_set_changes_what_runs_and_keeps_what_is_to_be_kept(
         assert agent.end() == 0
 
 
+def test_what_was_set_ends_with_a_reload_by_signal_unless_it_was_kept(tmp_path: Path, desk: Desk) -> None:
+    assert desk.ask("set", camera="front", rate_hz=3)["outcome"] == "done"
+    assert desk.ask("set", camera="side", rate_hz=2, keep=True)["outcome"] == "done"
+    desk.agent.process.send_signal(signal.SIGHUP)
+    desk.agent.wait_for_log("config.applied")
+    assert desk.ask("explain", camera="front")["details"]["rate_hz"] == 10, "what the file says, and what runs"
+    desk.recorder.clear()
+    assert desk.ask("set", camera="side", rate_hz=1)["outcome"] == "done"
+    runtime = desk.recorder.wait_count(1, "edge/dut/runtime")[-1].json
+    assert runtime["cameras"]["front"]["rate_hz"] == 10, "an earlier change does not come back with the next one"
+
+
+def test_what_was_kept_for_a_camera_that_is_gone_stands_in_no_ones_way(tmp_path: Path, desk: Desk) -> None:
+    path = tmp_path / "agent.yaml"
+    assert desk.ask("set", camera="side", rate_hz=2, keep=True)["outcome"] == "done"
+    assert desk.ask("set", camera="front", rate_hz=4, keep=True)["outcome"] == "done"
+    without = yaml.safe_load(path.read_text())
+    side = without["cameras"].pop("side")
+    path.write_text(yaml.safe_dump(without))
+    assert desk.ask("reload")["details"] == {"outcome": "applied"}
+    assert "there is no camera 'side'" in desk.agent.stderr
+    assert desk.ask("explain", camera="front")["details"]["rate_hz"] == 4, "what was kept for the others holds"
+    assert desk.ask("set", camera="front", rate_hz=5, keep=True)["outcome"] == "done"
+    path.write_text(yaml.safe_dump({**without, "cameras": {**without["cameras"], "side": side}}))
+    assert desk.ask("reload")["details"] == {"outcome": "applied"}
+    assert desk.ask("explain", camera="side")["details"]["rate_hz"] == 2, "it holds again when the camera is back"
+
+
+def test_what_was_kept_is_forgotten_with_its_file(tmp_path: Path, desk: Desk) -> None:
+    assert desk.ask("set", camera="side", rate_hz=2, keep=True)["outcome"] == "done"
+    (tmp_path / "state" / "overrides.json").unlink()
+    assert desk.ask("reload")["details"] == {"outcome": "applied"}
+    assert desk.ask("explain", camera="side")["details"]["rate_hz"] is None
+    assert desk.ask("set", camera="front", rate_hz=4, keep=True)["outcome"] == "done"
+    assert "side" not in (tmp_path / "state" / "overrides.json").read_text()
+
+
 def test_a_reload_by_command_says_what_came_of_it(tmp_path: Path, desk: Desk) -> None:
     path = tmp_path / "agent.yaml"
     good = yaml.safe_load(path.read_text())

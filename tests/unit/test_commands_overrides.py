@@ -1,0 +1,43 @@
+"""What was changed by command and kept: what fits the configuration holds, the rest is named and harms nothing."""
+
+from __future__ import annotations
+
+from agent.commands.overrides import CameraOverride, ClassifierOverride, Overrides
+from agent.config.model import AgentConfig
+
+
+def _config(*, exit_at: float = 0.3) -> AgentConfig:
+    camera = {
+        "source": {"type": "pattern"},
+        "classify": [{"model": "inspect", "decide": {"enter": 0.9, "exit": exit_at}}],
+    }
+    return AgentConfig.model_validate(
+        {
+            "version": 1,
+            "models": {"inspect": {"package": "demo"}},
+            "cameras": {"front": camera, "side": camera},
+            "mqtt": {"broker": "embedded"},
+        }
+    )
+
+
+def test_what_fits_holds_beside_what_does_not() -> None:
+    kept = Overrides(
+        cameras={
+            "gone": CameraOverride(rate_hz=1.0),
+            "front": CameraOverride(rate_hz=4.0),
+            "side": CameraOverride(classifiers={"inspect": ClassifierOverride(enter=0.5)}),
+        }
+    )
+    fitting, problems = kept.fitting(_config(exit_at=0.6))
+    assert list(fitting.cameras) == ["front"]
+    assert len(problems) == 2
+    assert "there is no camera 'gone'" in problems[0]
+    assert list(kept.fitting(_config())[0].cameras) == ["front", "side"]
+
+
+def test_no_camera_is_left_switched_off_as_the_last_one() -> None:
+    off = CameraOverride(enabled=False)
+    fitting, problems = Overrides(cameras={"front": off, "side": off}).fitting(_config())
+    assert list(fitting.cameras) == ["front"]
+    assert "no camera would be left" in problems[0]
