@@ -235,7 +235,8 @@ class SqliteOutbox:
             self._topics.leave(known.packet.topic)
         is_unwritten = self._unwritten.pop(key, None) is not None
         if known is not None and (not is_unwritten or key <= self._writing_up_to):
-            self._gone[key] = known.size_bytes
+            # One that is being written counts once it is there: the commit may fail.
+            self._gone[key] = 0 if is_unwritten else known.size_bytes
 
     def _drop(self, key: int, reason: str) -> None:
         self._take_out(key)
@@ -315,6 +316,8 @@ class SqliteOutbox:
                 self._unwritten.pop(row.key, None)
                 self._low_rank.pop(row.key, None)
                 self._file_bytes += row.size_bytes
+                if row.key in self._gone:
+                    self._gone[row.key] = row.size_bytes
             for key, size in gone.items():
                 self._gone.pop(key, None)
                 self._file_bytes -= size
