@@ -80,7 +80,10 @@ class HomeAssistant:
     def _take_back(self) -> None:
         if self._file.exists():
             self._publish(Packet(self._topic, b"", 1, retain=True))
-            self._file.unlink(missing_ok=True)
+            try:
+                self._file.unlink(missing_ok=True)
+            except OSError as exc:
+                log.warning("home_assistant.not_forgotten", error=str(exc))
 
     def _write(self) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog
 
 from agent.config.loader import load_config
 from agent.publish.base import Packet
@@ -159,3 +160,12 @@ def test_switching_it_off_removes_the_device_once(tmp_path: Path) -> None:
     again = Session(tmp_path, enabled=False)
     again.home.announce(runtime())
     assert again.out == []
+
+
+def test_a_disk_that_forgets_nothing_does_not_end_the_agent(tmp_path: Path) -> None:
+    session = Session(tmp_path, enabled=False)
+    (tmp_path / "home.json").mkdir()
+    with structlog.testing.capture_logs() as logs:
+        session.home.announce(runtime())
+    assert [packet.payload for packet in session.out] == [b""]
+    assert [line["event"] for line in logs] == ["home_assistant.not_forgotten"]
