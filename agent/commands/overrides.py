@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agent.commands.host import CommandRefused, known
+from agent.commands.host import CommandRefused, NotKept, known
 from agent.commands.requests import Name, Set
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
@@ -147,13 +147,16 @@ def save_overrides(state_dir: Path, overrides: Overrides) -> None:
     """Replace the file as a whole.
 
     Raises:
-        CommandRefused: it cannot be written.
+        NotKept: it cannot be written.
     """
     path = state_dir / FILE_NAME
     try:
         replace_file(path, overrides.model_dump_json(exclude_none=True))
     except OSError as exc:
-        raise CommandRefused("not_kept", f"{path} cannot be written: {exc.strerror}") from exc
+        raise NotKept(
+            f"in force, but the next start or reload forgets it: {path} cannot be written ({exc.strerror})",
+            path=str(path),
+        ) from exc
 
 
 def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:

@@ -174,6 +174,14 @@ def test_what_was_kept_is_forgotten_with_its_file(tmp_path: Path, desk: Desk) ->
     assert "side" not in (tmp_path / "state" / "overrides.json").read_text()
 
 
+def test_a_change_that_cannot_be_kept_says_that_it_is_in_force(tmp_path: Path, desk: Desk) -> None:
+    (tmp_path / "state" / "overrides.json").mkdir()
+    answer = desk.ask("set", camera="front", rate_hz=4, keep=True)
+    assert (answer["outcome"], answer["reason"]) == ("failed", "not_kept")
+    assert "in force" in answer["text"]
+    assert desk.ask("explain", camera="front")["details"]["rate_hz"] == 4
+
+
 def test_a_reload_by_command_says_what_came_of_it(tmp_path: Path, desk: Desk) -> None:
     path = tmp_path / "agent.yaml"
     good = yaml.safe_load(path.read_text())
