@@ -19,6 +19,7 @@ WINDOW = 20
 
 _FRESH = b'"historical":false}'
 _HISTORICAL = b'"historical":true}'
+_TOPICS_TOLD = 1000
 _TRY_LATER = frozenset({"disconnected", "backlog"})
 
 log = get_logger(__name__)
@@ -74,6 +75,7 @@ class Delivery:
         self._backlog: dict[str, int] = {}
         self._express: deque[Stored] = deque()
         self._overtook: set[int] = set()
+        self._refusals: dict[str, str] = {}  # what the log has told, by topic
 
     @property
     def is_live(self) -> bool:
@@ -109,6 +111,7 @@ class Delivery:
         """Use another sink, which is not connected yet."""
         self.disconnected()
         self._sink = sink
+        self._refusals.clear()
 
     def has_last_words(self) -> bool:
         """Send retained values as far as the window allows; False once nothing is left of them or on its way.
@@ -134,6 +137,8 @@ class Delivery:
         if problem is None:
             self._tally.sent()
             self._tally.grant(flight.topic)
+            if self._refusals.pop(flight.topic, None) is not None:
+                log.info("publish.taken_again", topic=flight.topic)
         else:
             self._refused(flight.topic, problem)
 
@@ -262,7 +267,11 @@ class Delivery:
         self._tally.drop(problem)
         if problem == "not_authorised":
             self._tally.deny(topic, problem)
-        log.warning("publish.refused", topic=topic, problem=problem)
+        if self._refusals.get(topic) != problem:
+            if len(self._refusals) >= _TOPICS_TOLD:  # whoever gives commands names the topics of the answers
+                self._refusals.clear()
+            self._refusals[topic] = problem
+            log.warning("publish.refused", topic=topic, problem=problem)
 
     def _mirror(self, packet: Packet) -> None:
         for mirror in self._mirrors:

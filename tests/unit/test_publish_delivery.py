@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
+import structlog
 
 from agent.errors import StageFailed
 from agent.publish.base import Packet, SinkListener, SinkStatistics
@@ -103,6 +104,24 @@ def test_values_and_events_wait_for_the_connection_and_go_out_values_first(bench
     bench.confirm_all()
     assert bench.delivery.is_done
     assert bench.counts == (2, {})
+
+
+def test_what_is_refused_for_long_is_told_once_and_when_it_is_taken_again(bench: Bench) -> None:
+    def offer(problem: str | None) -> None:
+        bench.delivery.event(_event(0))
+        bench.delivery.pump()
+        bench.confirm_all(problem)
+
+    bench.delivery.connected()
+    with structlog.testing.capture_logs() as lines:
+        for problem in ("not_authorised", "not_authorised", "quota_exceeded", None, None):
+            offer(problem)
+    assert [(line["event"], line.get("problem")) for line in lines] == [
+        ("publish.refused", "not_authorised"),
+        ("publish.refused", "quota_exceeded"),
+        ("publish.taken_again", None),
+    ]
+    assert bench.counts == (2, {"not_authorised": 2, "quota_exceeded": 1})
 
 
 def test_only_a_window_of_packets_is_on_the_way_at_once(bench: Bench) -> None:
