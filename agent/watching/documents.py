@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import orjson
 
 _LONGEST_TEXT = 200
+_LARGEST_NUMBER = 1e18
 MAX_BYTES = 256 * 1024
 
 
@@ -34,9 +35,11 @@ class Document:
         return printable(found) if isinstance(found, str) else None
 
     def number(self, *path: str) -> float | None:
-        """A number, as a float."""
+        """A number, as a float; none that is so large that no sum or share of it could be shown."""
         found = self.value(*path)
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > _LARGEST_NUMBER:
+            return None
+        return float(found)
 
     def flag(self, *path: str) -> bool:
         """True only where it says true."""

@@ -159,6 +159,19 @@ def test_names_from_the_network_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in "".join(lines_from_fleet(view, now_s=0.0))
 
 
+def test_numbers_beyond_all_measure_do_not_end_the_view() -> None:
+    view = FleetView("edge")
+    beyond = b'{"dropped": {"rate": 1e308, "failed": 1e308}, "fps": 1e308}'
+    heat = (
+        b'{"hottest": "cpu", "zones": {"cpu": {"celsius": 1e308}}, "governor": {"state": "free", "rate_ratio": 1e308}}'
+    )
+    view.update("edge/x/camera/front/health", beyond, now_s=1.0)
+    view.update("edge/x/camera/front/inspect/state", b'{"label": "ok"}', now_s=1.0)
+    view.update("edge/x/thermal", heat, now_s=1.0)
+    assert "front" in text_of(view, now_s=2.0)
+    assert "dropped 0" in "".join(lines_from_fleet(view, now_s=2.0))
+
+
 def test_a_flood_of_names_is_bounded_and_counted() -> None:
     view = FleetView("edge")
     for number in range(1000):
