@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_LOWEST_HZ = 1e-9
+"""Below it a period is no number of nanoseconds any more."""
+
 
 class Pacer:
     """Decides when the next frame is due. Used by one camera thread; ``ratio`` and ``rate_hz`` are set from others.
@@ -37,7 +40,7 @@ class Pacer:
                 return False
             self._credit -= 1.0
             return True
-        period_ns = round(1e9 / (self._rate_hz * ratio))
+        period_ns = self._period_ns(self._rate_hz * ratio, captured_at_ns)
         # A quarter of a period of grace: a 30 fps camera that jitters must still give 15 frames a second at 15 Hz.
         if self._due_ns is not None and captured_at_ns + period_ns // 4 < self._due_ns:
             return False
@@ -51,11 +54,18 @@ class Pacer:
             return 0.5
         if self._rate_hz is None:
             return 0.0
-        period_ns = round(1e9 / (self._rate_hz * ratio))
+        period_ns = self._period_ns(self._rate_hz * ratio, now_ns)
         if self._due_ns is not None and now_ns < self._due_ns:
             return min((self._due_ns - now_ns) / 1e9, 0.5)
         self._advance(now_ns, period_ns)
         return 0.0
+
+    def _period_ns(self, rate_hz: float, now_ns: int) -> int:
+        """The period at this rate; a frame that is due later than it allows was put off at a slower one."""
+        period_ns = round(1e9 / max(rate_hz, _LOWEST_HZ))
+        if self._due_ns is not None:
+            self._due_ns = min(self._due_ns, now_ns + period_ns + period_ns // 4)
+        return period_ns
 
     def _advance(self, now_ns: int, period_ns: int) -> None:
         if self._due_ns is None or now_ns - self._due_ns > period_ns:

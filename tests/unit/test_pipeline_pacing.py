@@ -72,3 +72,28 @@ def test_a_file_is_read_at_its_rate() -> None:
 def test_a_file_without_a_rate_never_waits() -> None:
     pacer = Pacer(None)
     assert [pacer.wait_s(0) for _ in range(5)] == [0.0] * 5
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_higher_rate_holds_at_once_however_low_it_was(*, is_file: bool) -> None:
+    pacer = Pacer(0.001)
+
+    def takes(now_ns: int) -> bool:
+        return pacer.wait_s(now_ns) == 0.0 if is_file else pacer.takes(now_ns)
+
+    assert takes(0)
+    assert not takes(_SECOND)
+    pacer.rate_hz = 10.0
+    assert sum(takes(_SECOND + step * _SECOND // 100) for step in range(101)) in {9, 10}
+    pacer.ratio = 1e-6
+    assert sum(takes(3 * _SECOND + step * _SECOND // 10) for step in range(1, 10)) == 1
+    pacer.ratio = 1.0
+    assert sum(takes(4 * _SECOND + step * _SECOND // 100) for step in range(101)) in {9, 10}
+
+
+@pytest.mark.parametrize("rate_hz", [5e-324, 1e-300, 1e-9])
+def test_the_lowest_rates_that_can_be_set_take_one_frame_and_wait(rate_hz: float) -> None:
+    pacer = Pacer(rate_hz)
+    pacer.ratio = 0.1
+    assert [pacer.takes(index * _SECOND) for index in range(5)] == [True, False, False, False, False]
+    assert pacer.wait_s(5 * _SECOND) == 0.5
