@@ -59,9 +59,11 @@ class AgentHost:
 
     def snapshot(self, request: Snapshot) -> Details:
         """See CommandHost."""
-        cameras = self._parts.pipeline.cameras
-        known(cameras, request.camera, "camera")
-        frame = cameras[request.camera].newest_frame()
+        known(self._parts.base().config.cameras, request.camera, "camera")
+        camera = self._parts.pipeline.cameras.get(request.camera)
+        if camera is None:
+            raise CommandRefused("no_frame", f"camera {request.camera} is disabled")
+        frame = camera.newest_frame()
         if frame is None:
             raise CommandRefused("no_frame", f"camera {request.camera} has not delivered a frame yet")
         content, width, height = jpeg_from_image(frame.image, max_width=request.max_width, quality=request.quality)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.commands.host import CommandRefused, NotKept, known
-from agent.commands.requests import Name, Set
+from agent.commands.requests import Name, Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
 from agent.service.logs import get_logger
@@ -128,7 +128,7 @@ def _changed_decide(decide: DecideConfig, change: ClassifierOverride) -> DecideC
     try:
         return DecideConfig(**{**decide.model_dump(), **values})
     except ValidationError as exc:
-        raise CommandRefused("invalid", str(exc.errors()[0]["msg"])) from exc
+        raise CommandRefused("invalid", problem_of(exc.errors()[0])) from exc
 
 
 def load_overrides(state_dir: Path) -> Overrides:

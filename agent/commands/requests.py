@@ -16,6 +16,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from agent.config.subscribers import Verb
 
@@ -143,6 +144,11 @@ def request_schemas() -> dict[str, dict[str, Any]]:
     return {f"cmd/{verb}": model.model_json_schema() for verb, model in REQUESTS.items()}
 
 
+def problem_of(fault: ErrorDetails) -> str:
+    """What is wrong, without the words that pydantic puts before our own."""
+    return fault["msg"].removeprefix("Value error, ")
+
+
 def request_from_payload(verb: Verb, payload: bytes) -> Request:
     """Read one command.
 
@@ -152,5 +158,5 @@ def request_from_payload(verb: Verb, payload: bytes) -> Request:
     try:
         return REQUESTS[verb].model_validate_json(payload)
     except ValidationError as exc:
-        faults = (f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in exc.errors()[:4])
+        faults = (f"{'.'.join(map(str, one['loc'])) or 'payload'}: {problem_of(one)}" for one in exc.errors()[:4])
         raise ValueError("; ".join(faults)[:500]) from None

@@ -120,6 +120,8 @@ def test_a_set_changes_what_runs_and_keeps_what_is_to_be_kept(
         assert runtime.json["session"] == 1
         assert desk.ask("set", camera="side", enabled=False, keep=True)["details"]["enabled"] is False
         assert desk.ask("explain", camera="side")["details"]["state"] == "disabled"
+        refused = desk.ask("snapshot", camera="side")
+        assert (refused["reason"], refused["text"]) == ("no_frame", "camera side is disabled")
         refused = desk.ask("set", camera="front", enabled=False)
         assert (refused["outcome"], refused["reason"]) == ("refused", "last_camera")
         assert desk.ask("set", camera="front", classifier="inspect", enter=0.2)["reason"] == "invalid"

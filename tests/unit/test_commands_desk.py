@@ -179,6 +179,7 @@ def test_a_bad_command_is_refused_with_its_reason_and_does_nothing(verb: str, bo
         (reply,) = bench.replies()
     assert (reply.outcome, reply.reason) == ("refused", reason)
     assert reply.text
+    assert "Value error" not in reply.text, "a word of the library's"
     assert bench.host.asked == []
 
 
