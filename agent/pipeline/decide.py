@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class _Vote:
 
 
 class Decision:
-    """The decided label of one classifier of one camera. Used by its worker's thread alone.
+    """The decided label of one classifier of one camera. Used by its worker's thread, and by that of a worker of
+    another configuration while it answers its last frames.
 
     A result votes for its best class when that reaches `enter`; for the class that is decided already, `exit` is
     enough. Another class takes over with `votes` votes among the last `window` results; without such a class the label
@@ -54,6 +56,7 @@ class Decision:
         self._camera = camera
         self._classifier = classifier
         self._config = config
+        self._lock = threading.Lock()
         self._votes: deque[_Vote | None] = deque(maxlen=config.window)
         self._label = config.unknown
         self._confidence = 0.0
@@ -68,29 +71,32 @@ class Decision:
 
     def initial(self) -> StateChange:
         """What holds before the first result; it replaces whatever an earlier session left behind."""
-        return self._change(None, "start", None)
+        with self._lock:
+            return self._change(None, "start", None)
 
     def update(self, result: Classification, *, now_ns: int, utc_ns: int) -> StateChange | None:
         """Take one result into account; a change of the label, its repetition when that is due, or None."""
-        self._last_result_ns = now_ns
-        best = result.top[0]
-        threshold = self._config.exit if best.label == self._label else self._config.enter
-        self._votes.append(_Vote(best.label, best.confidence) if best.confidence >= threshold else None)
-        if best.label == self._label:
-            self._confidence = best.confidence
-        winner = self._winner()
-        if winner is not None:
-            return self._switch(winner, "votes", result, now_ns, utc_ns)
-        if self._label != self._config.unknown and self._unconfirmed() >= self._config.votes:
-            return self._switch(self._config.unknown, "unconfirmed", result, now_ns, utc_ns)
-        return self._heartbeat(result, now_ns)
+        with self._lock:
+            self._last_result_ns = now_ns
+            best = result.top[0]
+            threshold = self._config.exit if best.label == self._label else self._config.enter
+            self._votes.append(_Vote(best.label, best.confidence) if best.confidence >= threshold else None)
+            if best.label == self._label:
+                self._confidence = best.confidence
+            winner = self._winner()
+            if winner is not None:
+                return self._switch(winner, "votes", result, now_ns, utc_ns)
+            if self._label != self._config.unknown and self._unconfirmed() >= self._config.votes:
+                return self._switch(self._config.unknown, "unconfirmed", result, now_ns, utc_ns)
+            return self._heartbeat(result, now_ns)
 
     def tick(self, *, now_ns: int, utc_ns: int) -> StateChange | None:
         """Look at the clock: the label goes stale without results, and is repeated once a minute."""
-        silent_s = (now_ns - self._last_result_ns) / 1e9
-        if self._label != self._config.unknown and silent_s >= self._config.stale_after_s:
-            return self._switch(self._config.unknown, "stale", None, now_ns, utc_ns)
-        return self._heartbeat(None, now_ns)
+        with self._lock:
+            silent_s = (now_ns - self._last_result_ns) / 1e9
+            if self._label != self._config.unknown and silent_s >= self._config.stale_after_s:
+                return self._switch(self._config.unknown, "stale", None, now_ns, utc_ns)
+            return self._heartbeat(None, now_ns)
 
     def _winner(self) -> str | None:
         counts = Counter(vote.label for vote in self._votes if vote is not None)

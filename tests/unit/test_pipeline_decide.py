@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -148,3 +151,21 @@ def test_a_model_with_one_class_has_its_confidence_as_margin() -> None:
     top, margin = top_scores(np.array([0.25], np.float32), ["only"], 3)
     assert [score.label for score in top] == ["only"]
     assert margin == 0.25
+
+
+def test_two_workers_may_feed_one_decision_while_one_gives_way_to_the_other() -> None:
+    stream = _Stream(votes=20, window=50)
+
+    def feed(label: str) -> None:
+        for _ in range(10_000):
+            stream.feed(label)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(feed, label) for label in ("ok", "dent")]:
+                done.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert stream.decision.label in {"ok", "dent", "unknown"}
