@@ -52,7 +52,18 @@ class Decision:
     becomes `unknown` once `votes` of them fail to confirm it, or when no result came for `stale_after_s`.
     """
 
-    def __init__(self, camera: str, classifier: str, config: DecideConfig, *, now_ns: int, utc_ns: int) -> None:
+    def __init__(
+        self,
+        camera: str,
+        classifier: str,
+        config: DecideConfig,
+        *,
+        now_ns: int,
+        utc_ns: int,
+        before: Decision | None = None,
+    ) -> None:
+        """``before`` decided under other rules: its label ends with it."""
+        self._before = before
         self._camera = camera
         self._classifier = classifier
         self._config = config
@@ -71,8 +82,10 @@ class Decision:
 
     def initial(self) -> StateChange:
         """What holds before the first result; it replaces whatever an earlier session left behind."""
+        before, self._before = self._before, None
         with self._lock:
-            return self._change(None, "start", None)
+            previous = None if before is None or before.label == self._label else before.label
+            return self._change(previous, "start", None)
 
     def update(self, result: Classification, *, now_ns: int, utc_ns: int) -> StateChange | None:
         """Take one result into account; a change of the label, its repetition when that is due, or None."""

@@ -69,4 +69,11 @@ def plan_camera(
 def _decision(camera: str, classifier: ClassifierConfig, kept: Station | None, clock: Clock) -> Decision:
     if kept is not None and kept.config.model == classifier.model and kept.config.decide == classifier.decide:
         return kept.decision
-    return Decision(camera, classifier.key, classifier.decide, now_ns=clock.monotonic_ns(), utc_ns=clock.utc_ns())
+    return Decision(
+        camera,
+        classifier.key,
+        classifier.decide,
+        now_ns=clock.monotonic_ns(),
+        utc_ns=clock.utc_ns(),
+        before=None if kept is None else kept.decision,
+    )

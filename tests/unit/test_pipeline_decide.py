@@ -153,6 +153,15 @@ def test_a_model_with_one_class_has_its_confidence_as_margin() -> None:
     assert margin == 0.25
 
 
+def test_the_label_of_other_rules_ends_with_a_change() -> None:
+    stream = _Stream(votes=1, window=1)
+    stream.feed("dent")
+    after = Decision("front", "inspect", DecideConfig(votes=2, window=3), now_ns=0, utc_ns=0, before=stream.decision)
+    first = after.initial()
+    assert (first.previous, first.label, first.reason) == ("dent", "unknown", "start")
+    assert after.initial().previous is None
+
+
 def test_two_workers_may_feed_one_decision_while_one_gives_way_to_the_other() -> None:
     stream = _Stream(votes=20, window=50)
 
