@@ -77,7 +77,10 @@ class Decoder:
 
         True is no proof of life: after a stall FFmpeg first hands out pictures that its decoder still held.
         """
-        return bool(self._capture.grab())
+        try:
+            return bool(self._capture.grab())
+        except cv2.error:
+            return False
 
     def retrieve(self) -> Image | None:
         """The picture that was grabbed, as a fresh array; None when it cannot be decoded.
@@ -85,7 +88,10 @@ class Decoder:
         Raises:
             UnsupportedPicture: see ``image_from_array``.
         """
-        good, array = self._capture.retrieve()
+        try:
+            good, array = self._capture.retrieve()
+        except cv2.error:  # a buffer of MJPG without a byte, for example, which cameras deliver at times
+            return None
         return image_from_array(array) if good and array is not None else None
 
     def release(self) -> None:

@@ -231,6 +231,20 @@ def test_picture_that_cannot_be_used_is_a_loss_with_advice(picture: object, reas
     bench.camera.close()
 
 
+def test_frame_without_a_byte_is_a_loss_and_the_camera_comes_back() -> None:
+    bench = Bench()
+    bench.faults["empty"] = True
+    bench.camera.open()
+    with pytest.raises(SourceLost) as caught:
+        bench.camera.read()
+    assert caught.value.fields["reason"] == "damaged"
+    bench.camera.close()
+    bench.faults.clear()
+    bench.camera.open()
+    assert bench.camera.read() is not None
+    bench.camera.close()
+
+
 def test_missing_device_lists_those_present(tmp_path: Path) -> None:
     config = V4l2Source(type="v4l2", device=str(tmp_path / "video7"))
     with pytest.raises(SourceUnavailable, match=r"video7 cannot be found .* video devices present: ") as caught:
