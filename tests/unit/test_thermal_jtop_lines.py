@@ -10,6 +10,7 @@ import pytest
 from agent.thermal.sensors.base import FanSample, GpuSample, MemorySample, ThermalSample
 from agent.thermal.sensors.jtop_lines import sample_from_line, uptime_of
 from agent.thermal.sensors.plausible import ZoneCheck
+from tests.fixtures.thermal_samples import message_of
 
 ORIN_NX: dict[str, Any] = {
     "kind": "sample",
@@ -74,6 +75,18 @@ def test_garbage_in_any_field_is_no_reading_and_no_error(field: str, garbage: ob
     seen = sample_from_line(line, 7, ZoneCheck())
     assert all(isinstance(celsius, float) for celsius in seen.temperatures.values())
     assert uptime_of(line) is None or field != "uptime_s" or garbage == 5
+
+
+def test_negative_figures_are_none_and_the_message_can_be_sent() -> None:
+    rails = {"VDD_CPU_GPU_CV": {"power": -8, "online": True}, "VDD_SOC": {"power": 2000, "online": True}}
+    seen = sample(
+        power={"rail": rails, "tot": {"power": -5, "name": "VDD_IN"}},
+        memory={"tot": 16_000_000, "used": -1},
+        fan={"pwmfan": {"speed": [50.0], "rpm": [-1]}},
+    )
+    assert (seen.power.rails, seen.power.total_watts) == ({"VDD_SOC": 2.0}, None)
+    assert (seen.memory, seen.fans["pwmfan"]) == (None, FanSample(speed_ratio=0.5, rpm=None))
+    assert message_of(seen).power.rails == {"VDD_SOC": 2.0}
 
 
 def test_load_out_of_range_is_unknown() -> None:

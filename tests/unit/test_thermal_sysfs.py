@@ -14,8 +14,8 @@ from agent.clock import SystemClock
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 from agent.thermal.sensors.plausible import ZoneCheck
 from agent.thermal.sensors.sysfs import SysfsReader, SysfsSensor
-from tests.fixtures.sysfs_tree import SysfsTree, make_fifo_that_says_eagain, orin_nx_tree
-from tests.fixtures.thermal_samples import SECOND
+from tests.fixtures.sysfs_tree import GPU, SysfsTree, make_fifo_that_says_eagain, orin_nx_tree
+from tests.fixtures.thermal_samples import SECOND, message_of
 
 
 def read(tree: SysfsTree, second: float = 1.0) -> ThermalSample:
@@ -143,6 +143,32 @@ def test_rail_that_cannot_be_read_is_absent_and_not_zero(orin: SysfsTree) -> Non
     assert sample.absent["power VDD_CPU_GPU_CV"] == "cannot be read"
     assert "outside 0 to 1000" in sample.absent["power VDD_SOC"]
     assert sample.has_zones
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf"])
+def test_figures_that_cannot_be_are_left_out_and_the_message_can_be_sent(
+    orin: SysfsTree, tmp_path: Path, text: str
+) -> None:
+    orin.alert(1, "gpu-throttle-alert")
+    for path in (
+        "devices/virtual/thermal/cooling_device1/cur_state",
+        f"devices/platform/{GPU}/devfreq/{GPU}/cur_freq",
+        f"devices/platform/{GPU}/devfreq/{GPU}/max_freq",
+    ):
+        assert (orin.root / path).exists()
+        orin.write(path, text)
+    for fan in (*orin.root.rglob("rpm"), *orin.root.rglob("fan1_input"), *orin.root.rglob("pwm1")):
+        fan.write_text(text)
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 1001 kB\n")
+    sample = SysfsReader(orin.root, proc=proc).read(SECOND)
+    assert "gpu-throttle-alert" not in sample.throttle_alerts
+    assert (sample.gpu.clock_hz, sample.gpu.max_clock_hz) == (None, None)
+    assert all(fan.rpm is None for fan in sample.fans.values())
+    assert sample.memory is not None
+    assert sample.memory.used_bytes == 0
+    assert message_of(sample).zones["cpu"].celsius == 48.5
 
 
 def test_empty_tree_gives_a_sample_without_anything(tmp_path: Path) -> None:

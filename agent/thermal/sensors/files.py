@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 
@@ -46,9 +47,15 @@ def number_or_reason(path: Path) -> float | str:
 
 
 def number_or_none(path: Path) -> float | None:
-    """The number in ``path``; None where there is none."""
+    """The number in ``path``, which is finite; None where there is none."""
     number = number_or_reason(path)
-    return None if isinstance(number, str) else number
+    return None if isinstance(number, str) or not math.isfinite(number) else number
+
+
+def amount_or_none(path: Path) -> float | None:
+    """Like ``number_or_none`` for what is 0 or more."""
+    number = number_or_none(path)
+    return None if number is None or number < 0 else number
 
 
 def folders(parent: Path, pattern: str = "*") -> list[Path]:

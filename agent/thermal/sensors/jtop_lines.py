@@ -62,6 +62,12 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
+def _amount(value: object) -> float | None:
+    """A number of 0 or more; monitors without a load may say a little less than nothing."""
+    number = _number(value)
+    return None if number is None or number < 0.0 else number
+
+
 def _power(value: object) -> PowerSample:
     """Milliwatts of jtop as watts. Its total is one rail of the board or the sum of all, and says which."""
     if not isinstance(value, Mapping):
@@ -69,10 +75,10 @@ def _power(value: object) -> PowerSample:
     rails = {
         name: milliwatts / 1000.0
         for name, entry in _entries(value.get("rail"))
-        if entry.get("online") is not False and (milliwatts := _number(entry.get("power"))) is not None
+        if entry.get("online") is not False and (milliwatts := _amount(entry.get("power"))) is not None
     }
     total = value.get("tot")
-    if not isinstance(total, Mapping) or (milliwatts := _number(total.get("power"))) is None:
+    if not isinstance(total, Mapping) or (milliwatts := _amount(total.get("power"))) is None:
         return PowerSample(rails=rails)
     name = total.get("name")
     watts = milliwatts / 1000.0
@@ -99,16 +105,16 @@ def _memory(value: object) -> MemorySample | None:
     """Kilobytes of jtop as bytes."""
     if not isinstance(value, Mapping):
         return None
-    total, used = _number(value.get("tot")), _number(value.get("used"))
+    total, used = _amount(value.get("tot")), _amount(value.get("used"))
     if total is None or used is None:
         return None
     return MemorySample(total_bytes=int(total) * 1024, used_bytes=int(used) * 1024)
 
 
 def _fan(entry: Mapping[str, Any]) -> FanSample:
-    speed, rpm = _first(entry.get("speed")), _first(entry.get("rpm"))
+    speed, rpm = _number(_first(entry.get("speed"))), _amount(_first(entry.get("rpm")))
     return FanSample(speed_ratio=None if speed is None else min(max(speed / 100.0, 0.0), 1.0), rpm=rpm)
 
 
-def _first(value: object) -> float | None:
-    return _number(value[0]) if isinstance(value, list) and value else _number(value)
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, list) and value else value

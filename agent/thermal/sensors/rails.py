@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.thermal.sensors.base import RAIL_PREFIX, FanSample, PowerSample
-from agent.thermal.sensors.files import folders, number_or_none, text_or_none
+from agent.thermal.sensors.files import amount_or_none, folders, number_or_none, text_or_none
 
 TOTAL_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")
 """Rails that carry the whole input: INA238 of Thor's carrier; Orin NX and Nano; Nano and TX1. VIN_SYS_5V0 is not
@@ -58,7 +58,7 @@ def read_fans(hwmons: list[Path]) -> dict[str, FanSample]:
     fans: dict[str, FanSample] = {}
     for hwmon in hwmons:
         pwm = number_or_none(hwmon / "pwm1")
-        rpm = next((v for f in ("rpm", "fan1_input") if (v := number_or_none(hwmon / f)) is not None), None)
+        rpm = next((v for f in ("rpm", "fan1_input") if (v := amount_or_none(hwmon / f)) is not None), None)
         if pwm is not None or rpm is not None:
             ratio = None if pwm is None else min(max(pwm / 255.0, 0.0), 1.0)
             fans[text_or_none(hwmon / "name") or hwmon.name] = FanSample(speed_ratio=ratio, rpm=rpm)

@@ -16,7 +16,14 @@ from agent.thermal.sensors.base import (
     TripPoints,
     zone_name,
 )
-from agent.thermal.sensors.files import folders, number_or_none, number_or_reason, read_text, text_or_none
+from agent.thermal.sensors.files import (
+    amount_or_none,
+    folders,
+    number_or_none,
+    number_or_reason,
+    read_text,
+    text_or_none,
+)
 from agent.thermal.sensors.plausible import HIGHEST_CELSIUS, ZoneCheck
 from agent.thermal.sensors.rails import hwmon_folders, read_fans, read_power
 
@@ -107,7 +114,7 @@ class SysfsReader:
         self._gpu = next((d for d in devices if any(name in d.name for name in _GPU_NAMES)), None)
 
     def _read_alerts(self) -> dict[str, int]:
-        states = {name: number_or_none(folder / "cur_state") for name, folder in self._alerts.items()}
+        states = {name: amount_or_none(folder / "cur_state") for name, folder in self._alerts.items()}
         return {name: int(state) for name, state in states.items() if state is not None}
 
     def _read_gpu(self) -> GpuSample:
@@ -115,8 +122,8 @@ class SysfsReader:
         clock = highest = None
         if self._gpu is not None:
             loads.insert(0, self._gpu / "device/load")
-            clock = number_or_none(self._gpu / "cur_freq")
-            highest = number_or_none(self._gpu / "max_freq")
+            clock = amount_or_none(self._gpu / "cur_freq")
+            highest = amount_or_none(self._gpu / "max_freq")
         permille = next((value for path in loads if (value := number_or_none(path)) is not None), None)
         return GpuSample(
             load_ratio=None if permille is None or not 0 <= permille <= 1000 else permille / 1000.0,
@@ -131,7 +138,7 @@ class SysfsReader:
             total, available = kib["MemTotal"], kib["MemAvailable"]
         except (OSError, ValueError, KeyError, IndexError):
             return None
-        return MemorySample(total_bytes=total * 1024, used_bytes=(total - available) * 1024)
+        return MemorySample(total_bytes=total * 1024, used_bytes=max(total - available, 0) * 1024)
 
     def _read_power_mode(self) -> str | None:
         text = text_or_none(self._nvpmodel)
