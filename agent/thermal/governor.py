@@ -163,9 +163,13 @@ class Governor:
         self._last_sample_s = taken_s
         if not sample.temperatures:
             return None
-        self._silent_since_s = taken_s
         is_first = not self._zones
-        for zone, limits in limits_of(sample, self._config).items():
+        governed = limits_of(sample, self._config)
+        for zone in (sample.temperatures.keys() & self._zones.keys()) - governed.keys():
+            # It stood in for zones that could not be read, or whose trip points were unknown, and is watched again.
+            del self._zones[zone], self._short[zone], self._views[zone]
+        self._silent_since_s = taken_s
+        for zone, limits in governed.items():
             trend = self._zones.setdefault(zone, Trend(window_s=_WINDOW_S, gap_s=_GAP_S))
             short = self._short.setdefault(zone, Trend(window_s=_SHORT_WINDOW_S, gap_s=_GAP_S))
             for each in (trend, short):
@@ -177,7 +181,7 @@ class Governor:
         views = [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
         self._hard_readings = self._hard_readings + 1 if any(v.celsius >= v.limits.hard_celsius for v in views) else 0
         if self._paused:
-            return self._resume(views, now_s)
+            return self._resume(now_s)
         if self._hard_readings >= _HARD_READINGS:
             return self._pause(max(views, key=lambda view: view.celsius - view.limits.hard_celsius), now_s)
         if is_first and any(view.excess > 0.0 for view in views):
@@ -267,11 +271,12 @@ class Governor:
             f"cameras and broker stay"
         )
 
-    def _resume(self, views: list[_ZoneView], now_s: float) -> str | None:
+    def _resume(self, now_s: float) -> str | None:
+        """Where every zone is cool enough; one that gave no temperature since is taken to be as it was."""
         band = self._config.hysteresis_celsius
         if now_s - self._last_cut_s < self._config.recover_after_s:
             return None
-        if any(view.celsius > view.limits.soft_celsius - band for view in views):
+        if any(view.celsius > view.limits.soft_celsius - band for view in self._views.values()):
             return None
         return self._end_pause("every zone is below its soft limit again", now_s)
 

@@ -12,7 +12,7 @@ from agent.thermal.governor import Governor, GovernorDecision
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 from agent.thermal.sharing import share_ratio
-from tests.fixtures.thermal_samples import HARD, SECOND, SOFT, sample
+from tests.fixtures.thermal_samples import HARD, ORIN_TRIPS, SECOND, SOFT, sample
 
 
 def governor(**settings: object) -> Governor:
@@ -159,6 +159,27 @@ def test_cool_zone_that_vanishes_changes_nothing() -> None:
     course = Course()
     course.hold(30, gpu=50.0, cpu=60.0)
     assert course.hold(120, cpu=60.0).state == "free"
+
+
+@pytest.mark.parametrize("what", ["zone", "trip points"])
+def test_zone_that_stood_in_for_the_governed_ones_is_only_watched_once_they_are_back(what: str) -> None:
+    governed = governor()
+    points = {"cpu": ORIN_TRIPS, "wifi": TripPoints()}
+    for second in range(1, 200):
+        is_known = second not in (60, 61)
+        zones = {"wifi": 75.0, **({"cpu": 50.0} if is_known or what == "trip points" else {})}
+        seen = replace(sample(second, absent=None, **zones), trip_points=points if is_known or what == "zone" else {})
+        decision = governed.step(seen, second * SECOND)
+        assert (decision.state, decision.ratio) == ("free", 1.0)
+    assert decision.zone == "cpu"
+
+
+def test_pause_outlasts_the_zone_that_called_for_it() -> None:
+    course = Course()
+    course.hold(3, gpu=97.0, cpu=60.0)
+    assert course.hold(290, cpu=60.0).paused
+    decision = course.hold(30, cpu=60.0)
+    assert (decision.paused, decision.ratio, decision.state) == (False, 0.1, "blind")
 
 
 def test_pause_without_any_temperature_ends_after_five_minutes_at_the_smallest_rate() -> None:
