@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -97,6 +99,21 @@ def test_interpreter_that_does_not_exist_is_named() -> None:
         jtop.stop()
 
 
+def test_child_that_could_not_be_started_for_a_moment_is_started_later(tmp_path: Path) -> None:
+    program = tmp_path / "child"
+    program.write_text(f"#!/bin/sh\nexec {shlex.join(child('steady'))}\n")
+    program.chmod(0o700)
+    jtop = JtopSensor([str(program)], clock=SystemClock(), times=QUICK)
+    with program.open("a"):  # what is open for writing cannot be run
+        jtop.start()
+        wait_until(lambda: jtop.describe().state == "silent")
+        assert jtop.describe().detail == f"failed: {program} cannot be run: Text file busy"
+    try:
+        wait_until(jtop.latest)
+    finally:
+        jtop.stop()
+
+
 def test_nonsense_between_the_lines_is_passed_over() -> None:
     jtop = sensor("talks nonsense")
     jtop.start()
@@ -117,6 +134,24 @@ def test_stop_ends_the_child_with_everything_it_started() -> None:
     jtop.stop()
     assert time.monotonic() - started < 5.0
     wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
+
+
+def test_child_that_ends_by_itself_leaves_nothing_behind() -> None:
+    before = set(psutil.Process().children(recursive=True))
+
+    def started() -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True)) - before
+
+    jtop = sensor("ends before its child", JtopTimes(0.3, 1.0, 0.9, first_wait_s=30.0, longest_wait_s=30.0))
+    jtop.start()
+    try:
+        wait_until(lambda: any(process.name() == "sleep" for process in started()))
+        family = started()
+        wait_until(lambda: jtop.describe().state == "silent")
+        assert jtop.describe().detail.startswith("ended: the child left with code 0")
+        wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family))
+    finally:
+        jtop.stop()
 
 
 def test_stop_before_start_and_twice_is_harmless() -> None:

@@ -29,6 +29,8 @@ log = get_logger(__name__)
 _CHILD = Path(__file__).resolve().parents[1] / "jtop_child.py"
 _LONGEST_LINE_BYTES = 1 << 20
 _KILL_S = 1.0
+_ENDED_POLL_S = 0.01
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
 _STOP_S = 2.0
 
 
@@ -129,7 +131,9 @@ class JtopSensor:
             try:
                 child = self._child = _started(self._command)
             except OSError as exc:
-                return False, f"not_installed: {self._command[0]} cannot be run: {exc.strerror}"
+                # Without memory, processes or descriptors for a moment it is there all the same.
+                reason = "not_installed" if isinstance(exc, _NOT_THERE) else "failed"
+                return False, f"{reason}: {self._command[0]} cannot be run: {exc.strerror}"
             self._starts += 1
         try:
             return self._read(child)
@@ -226,10 +230,18 @@ def _started(command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _why_ended(child: subprocess.Popen[bytes]) -> str:
-    try:
-        return f"ended: the child left with code {child.wait(_KILL_S)} and without a reason"
-    except subprocess.TimeoutExpired:
-        return "ended: the child closed its output and lived on, killed"
+    """It is not reaped here: as long as its number is taken, what it started can be killed with it."""
+    deadline = time.monotonic() + _KILL_S
+    while time.monotonic() < deadline:
+        try:
+            left = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return "stopped"  # reaped by another thread, which ends the sensor
+        if left is not None:
+            code = left.si_status if left.si_code == os.CLD_EXITED else -left.si_status
+            return f"ended: the child left with code {code} and without a reason"
+        time.sleep(_ENDED_POLL_S)
+    return "ended: the child closed its output and lived on, killed"
 
 
 def _kill(child: subprocess.Popen[Any]) -> None:
