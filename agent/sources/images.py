@@ -74,9 +74,9 @@ class ImageFolder(SourceBase):
         try:
             image = read_image(path)
         except ImageRejected as exc:
-            self._last_refusal = exc.message
+            self._last_refusal = _sendable(exc.message)
             self._lifecycle.count_skipped()
-            log.warning("images.skipped", path=str(path), reason=exc.message)
+            log.warning("images.skipped", path=_sendable(str(path)), reason=self._last_refusal)
             return None
         self._has_delivered = True
         return self._delivered(image, started_ns, started_utc_ns)
@@ -105,6 +105,11 @@ class ImageFolder(SourceBase):
                 "empty", f"the folder {path} holds {len(found)} entries and no image ({kinds}). Correct `path`"
             )
         return images
+
+
+def _sendable(text: str) -> str:
+    """As it can be logged and sent: bytes of a name that are no UTF-8 are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_image(path: Path) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from contextlib import closing
 from pathlib import Path
 
 import cv2
 import numpy as np
+import orjson
 import pytest
+import structlog
 
 from agent.clock import SystemClock
 from agent.config.sources import ImagesSource
@@ -69,6 +72,17 @@ def test_unreadable_images_are_passed_over_and_counted(tmp_path: Path) -> None:
         assert _levels(source, 3) == [100, 7, -1]
         assert source.statistics().delivered == 2
         assert source.statistics().skipped == 3
+
+
+def test_names_that_are_no_utf_8_can_be_logged_and_sent(tmp_path: Path) -> None:
+    bad = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / bad).write_bytes(b"broken")
+    with closing(_folder(tmp_path)) as source, structlog.testing.capture_logs() as logs:
+        source.open()
+        with pytest.raises(SourceLost, match=r"caf\\udce9\.png") as caught:
+            source.read()
+    orjson.dumps([caught.value.message, logs])
+    assert [line["event"] for line in logs] == ["images.skipped"]
 
 
 @pytest.mark.parametrize("loop", [False, True])
