@@ -23,7 +23,8 @@ from agent.service.whole_file import replace_file
 
 FILE_NAME = "home-assistant.json"
 STUBS_FOR_SESSIONS = 3
-"""A component that is gone is named as removed in this many sessions, since the broker may be away in the first."""
+"""A component that is gone is named as removed in this many sessions, since the broker may be away in the first. The
+whole device is taken back in at least as many, where all of it is switched off."""
 
 log = get_logger(__name__)
 
@@ -78,12 +79,17 @@ class HomeAssistant:
         self._topic = f"{self._config.prefix}/device/{object_id(self._identity.device)}/config"
 
     def _take_back(self) -> None:
-        if self._file.exists():
-            self._publish(Packet(self._topic, b"", 1, retain=True))
-            try:
-                self._file.unlink(missing_ok=True)
-            except OSError as exc:
-                log.warning("home_assistant.not_forgotten", error=str(exc))
+        """In as many sessions as a component that is gone is named; the file tells the next one that it is needed."""
+        if not self._file.exists():
+            return
+        self._publish(Packet(self._topic, b"", 1, retain=True))
+        if self._named:
+            self._write()
+            return
+        try:
+            self._file.unlink(missing_ok=True)
+        except OSError as exc:
+            log.warning("home_assistant.not_forgotten", error=str(exc))
 
     def _write(self) -> None:
         try:
