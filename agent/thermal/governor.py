@@ -135,6 +135,7 @@ class Governor:
         self._last_sample_s = float("-inf")
         self._silent_since_s: float | None = None
         self._last_cut_s = float("-inf")
+        self._last_blind_s = float("-inf")
         self._last_recovery_s = float("-inf")
         self._last: GovernorDecision | None = None
 
@@ -151,7 +152,7 @@ class Governor:
             reason = self._read(sample, now_s)
         silent = self._why_blind(sample, now_s)
         if silent is not None:
-            reason = self._cap(silent, now_s)
+            reason = self._cap(silent, now_s) or reason
         else:
             self._blind = False
         return self._decided(now_ns, reason)
@@ -162,7 +163,7 @@ class Governor:
         passed_s = min(taken_s - self._last_sample_s, _GAP_S)
         self._last_sample_s = taken_s
         if not sample.temperatures:
-            return None
+            return None if self._paused else self._cut(self._alert_pressure(sample), now_s)
         is_first = not self._zones
         governed = limits_of(sample, self._config)
         for zone in (sample.temperatures.keys() & self._zones.keys()) - governed.keys():
@@ -252,7 +253,7 @@ class Governor:
         self._credit = min(
             self._credit + min(least.room, _LARGEST_RECOVERY) * passed_s / _RECOVER_EVERY_S, _LARGEST_RECOVERY
         )
-        waits = now_s - self._last_cut_s < self._config.recover_after_s
+        waits = now_s - max(self._last_cut_s, self._last_blind_s) < self._config.recover_after_s
         if waits or now_s - self._last_recovery_s < _RECOVER_EVERY_S or self._credit < _STEP:
             return None
         before = self._ratio
@@ -309,7 +310,8 @@ class Governor:
         self._credit = 0.0
         cap = max(self._config.silent_rate_ratio, self._config.min_rate_ratio)
         is_first, self._blind = not self._blind, True
-        self._last_cut_s = now_s
+        # No cut, which would put off those for the zones that are still seen.
+        self._last_blind_s = now_s
         if is_first or self._ratio > cap:
             self._ratio = min(self._ratio, cap)
             return f"{why}: rate held to at most {cap:.0%}"

@@ -155,6 +155,27 @@ def test_hot_zone_that_vanishes_caps_the_rate_though_others_are_seen() -> None:
     assert "gpu gives no temperature" in decision.reason
 
 
+def test_other_zones_are_still_cut_for_while_one_that_was_hot_is_gone() -> None:
+    course = Course()
+    course.hold(30, gpu=80.0, cpu=60.0)
+    assert course.hold(40, cpu=60.0).ratio == 0.5
+    decision = course.hold(60, cpu=92.0)
+    assert decision.state == "blind"
+    assert decision.ratio < 0.3
+    assert "cpu at 92.0 °C" in decision.reason
+    paused = course.hold(2, cpu=97.0)
+    assert paused.paused
+    assert "inference pauses" in paused.reason
+
+
+def test_rate_waits_a_minute_after_the_last_moment_without_a_temperature() -> None:
+    course = Course()
+    course.hold(60, gpu=60.0)
+    assert course.silence(40).ratio == 0.5
+    assert course.hold(59, gpu=60.0).ratio == 0.5
+    assert course.hold(30, gpu=60.0).ratio > 0.5
+
+
 def test_cool_zone_that_vanishes_changes_nothing() -> None:
     course = Course()
     course.hold(30, gpu=50.0, cpu=60.0)
@@ -196,6 +217,13 @@ def test_throttling_board_is_cut_though_its_zones_look_cool() -> None:
     decision = governed.step(throttling, SECOND)
     assert decision.ratio == pytest.approx(0.85)
     assert "the board throttles already (gpu-throttle-alert)" in decision.reason
+
+
+def test_throttling_board_is_cut_though_no_zone_can_be_read() -> None:
+    dark = replace(sample(1, absent={"gpu": "reads empty"}), throttle_alerts={"gpu-throttle-alert": 1})
+    decision = governor().step(dark, SECOND)
+    assert decision.ratio == 0.85
+    assert "throttles already (gpu-throttle-alert)" in decision.reason
 
 
 def test_power_budget_brings_the_rate_to_what_it_allows() -> None:
