@@ -204,6 +204,13 @@ def test_stuck_zone_is_absent_once_the_others_have_moved_without_it() -> None:
     assert check.check({"gpu": 45.1, "cpu": 65.0, "soc": 65.0}, 300.0)[1] == {}
 
 
+def test_zone_that_was_dark_meanwhile_is_not_stuck_when_it_comes_back_as_it_was() -> None:
+    check = ZoneCheck()
+    assert not feed(check, range(100), lambda second: {"gpu": 45.0, "cpu": 40.0 if second < 90 else 50.0})
+    assert not feed(check, range(100, 1000), lambda _: {"cpu": 50.0})
+    assert not feed(check, range(1000, 1050), lambda _: {"gpu": 45.0, "cpu": 50.0})
+
+
 def test_steady_board_is_not_taken_for_a_stuck_one() -> None:
     assert feed(ZoneCheck(), range(7200), lambda _: {"gpu": 45.0, "cpu": 45.5}) == {}
 

@@ -51,6 +51,8 @@ class ZoneCheck:
                 good[zone] = celsius
             else:
                 absent[zone] = reason
+        # What a zone did while it could not be read is not known.
+        self._still = {zone: still for zone, still in self._still.items() if zone in good}
         for zone, reason in [(zone, self._why_stuck(zone, good, now_s)) for zone in good]:
             if reason is not None:
                 absent[zone] = reason
