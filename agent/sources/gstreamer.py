@@ -143,6 +143,11 @@ class RunningPipeline:
         if not good:
             raise PipelineFailed("a picture's memory cannot be read")
         try:
+            # A pipeline whose pictures need no conversion hands them through without a look at their bytes.
+            if mapped.size % height or mapped.size < height * width * 4:
+                raise PipelineFailed(
+                    f"a picture of {width}x{height} came with {mapped.size} bytes, {height * width * 4} were expected"
+                )
             rows = np.frombuffer(mapped.data, np.uint8).reshape(height, -1)
             image = image_from_array(rows[:, : width * 4].reshape(height, width, 4))
         finally:

@@ -193,6 +193,15 @@ def test_own_pipeline_that_cannot_run_says_why(gst: Any, pipeline: str, detail: 
     assert detail in caught.value.message
 
 
+def test_picture_without_all_of_its_bytes_is_a_fault_of_the_pipeline(tmp_path: Path, gst: Any) -> None:
+    file = tmp_path / "pictures"
+    file.write_bytes(bytes(8 * 8 * 4 * 3 + 100))
+    text = f"filesrc location={file} blocksize=100 ! video/x-raw,format=BGRx,width=8,height=8,framerate=30/1"
+    with closing(_own(text)) as camera, pytest.raises(SourceUnavailable, match="a picture of 8x8 came with") as caught:
+        camera.open()
+    assert caught.value.fields["reason"] == "no_stream"
+
+
 def test_own_pipeline_that_ends_is_a_loss(gst: Any) -> None:
     with closing(_own("videotestsrc num-buffers=3")) as camera:
         camera.open()
