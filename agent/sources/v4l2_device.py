@@ -31,11 +31,13 @@ def check_device(path: Path, lifecycle: Lifecycle, *, is_video: IsVideo = is_vid
     try:
         device = path.resolve(strict=True)
         status = device.stat()
-    except OSError as exc:
+    except (OSError, RuntimeError) as exc:
+        # RuntimeError, before Python 3.13: links that lead in a circle.
+        why = exc.strerror if isinstance(exc, OSError) else exc
         present = ", ".join(sorted(str(found) for found in Path("/dev").glob("video*"))) or "none"
         raise lifecycle.unavailable(
             "missing",
-            f"{path} cannot be found ({exc.strerror}); video devices present: {present}. Plug the camera in or "
+            f"{path} cannot be found ({why}); video devices present: {present}. Plug the camera in or "
             "correct `device`",
         ) from exc
     if not is_video(status):

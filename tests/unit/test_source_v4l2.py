@@ -252,6 +252,15 @@ def test_missing_device_lists_those_present(tmp_path: Path) -> None:
     assert caught.value.fields["reason"] == "missing"
 
 
+def test_links_that_lead_in_a_circle_are_a_missing_device(tmp_path: Path) -> None:
+    (tmp_path / "video0").symlink_to("video1")
+    (tmp_path / "video1").symlink_to("video0")
+    config = V4l2Source(type="v4l2", device=str(tmp_path / "video0"))
+    with pytest.raises(SourceUnavailable, match="video0 cannot be found") as caught:
+        V4l2Camera(config, clock=SystemClock()).open()
+    assert caught.value.fields["reason"] == "missing"
+
+
 @pytest.mark.parametrize("device", ["/dev/null", "file"])
 def test_device_that_is_no_camera_is_refused(tmp_path: Path, device: str) -> None:
     (tmp_path / "file").write_text("no camera")
