@@ -149,12 +149,14 @@ class Camera:
             recent = [at for at in self._recent if now_ns - at <= _RATE_WINDOW_NS]
             state, error = self._state, self._error
             last = self._recent[-1] if self._recent else None
-        span_s = (recent[-1] - recent[0]) / 1e9 if len(recent) > 1 else 0.0
+        # While frames come, from the first one to the last; where the next one is overdue, the wait for it counts too.
+        steps = len(recent) - 1
+        span_s = max(recent[-1] - recent[0], (now_ns - recent[0]) * steps / len(recent)) / 1e9 if steps > 0 else 0.0
         return CameraStatistics(
             name=self.name,
             state=state,
             error=error,
-            fps=(len(recent) - 1) / span_s if span_s > 0 else 0.0,
+            fps=steps / span_s if span_s > 0 else 0.0,
             reconnects=self._reconnects,
             last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
             mark=self._pictures.mark,

@@ -181,6 +181,26 @@ def test_marks_reach_the_statistics_and_are_told_once_each() -> None:
     assert [one.mark for one in told[:4]] == [None, "black", None, "covered"]
 
 
+class _Stalling(_Stepping):
+    """Its loss is noticed eight seconds after its last picture."""
+
+    def read(self) -> Capture | None:
+        self.step_s = 8.0 if self._script[0] == "stalled" else 0.1
+        return super().read()
+
+
+def test_the_rate_of_a_camera_that_stalls_is_the_mean_of_the_last_ten_seconds() -> None:
+    clock = _HurriedClock()
+    told: list[CameraStatistics] = []
+    source = _Stalling(clock, [*range(80), "stalled", *["unavailable"] * 30, 2], step_s=0.1, fps=None)
+
+    with _camera(source, clock, told):
+        wait_until(lambda: any(one.state == "lost" for one in told), within_s=10)
+    lost = next(one for one in told if one.state == "lost")
+    marked = next(one for one in told if one.mark is not None)  # told while pictures still came
+    assert 0.0 < lost.fps < 3.0 < marked.fps < 11.0
+
+
 def test_a_source_that_hides_its_loss_is_never_told_twice() -> None:
     """While it is away the state changes once, however often it is tried."""
     told: list[CameraStatistics] = []
