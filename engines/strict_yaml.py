@@ -40,6 +40,9 @@ _TRAPS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"=\Z"), "YAML may read it as a default value"),
 )  # fmt: skip
 
+_NO_VALUE = "this is no `key: value`; a key needs a colon, a blank and a value"
+_BRACKETS = {"while parsing a flow sequence": ("[", "]"), "while parsing a flow mapping": ("{", "}")}
+
 KeyPath = tuple["str | int", ...]
 
 
@@ -84,22 +87,86 @@ def load_strict(text: str, *, name: str) -> StrictDocument:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise StrictYamlError(name, 1, 1, f"the file has {size} bytes, the limit is {MAX_BYTES}")
+    text = text.removeprefix("\ufeff")
     builder = _Builder(name)
+    event = None
     try:
-        for event in _events(text.removeprefix("\ufeff")):
+        for event in _events(text):
             builder.take(event)
     except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        problem = " ".join(part for part in (exc.context, exc.problem) if part)
-        if "'\\t'" in problem:
-            problem = "a tab where YAML wants blanks; indent with blanks alone"
-        raise StrictYamlError(name, line, column, f"not valid YAML: {problem}") from exc
+        (line, column), fault = _fault(exc, text, last=event)
+        raise StrictYamlError(name, line, column, f"not valid YAML: {fault}") from exc
     except yaml.reader.ReaderError as exc:
         before = text[: exc.position]
         line, column = before.count("\n") + 1, exc.position - (before.rfind("\n") + 1) + 1
-        raise StrictYamlError(name, line, column, "the text holds a character that YAML does not allow") from exc
+        raise StrictYamlError(name, line, column, _forbidden(text, exc.character)) from exc
     return StrictDocument(name, builder.data, MappingProxyType(builder.lines))
+
+
+def _forbidden(text: str, character: int) -> str:
+    if character == 0 and text.count("\0") * 3 > len(text):
+        return "this looks like UTF-16 text; save it as UTF-8"
+    return f"the text holds U+{character:04X}, a character that YAML does not allow; remove it"
+
+
+def _fault(exc: yaml.MarkedYAMLError, text: str, *, last: yaml.Event | None) -> tuple[tuple[int, int], str]:
+    """Line and column of the mistake, and what it is. The library says where it noticed, often lines further down.
+
+    ``last`` is what it had understood before.
+    """
+    mark = exc.problem_mark or exc.context_mark
+    noticed = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    began = (exc.context_mark.line + 1, exc.context_mark.column + 1) if exc.context_mark else noticed
+    context, problem = exc.context or "", exc.problem or ""
+    if "'\\t'" in problem:
+        return noticed, "a tab where YAML wants blanks; put blanks there"
+    if context == "while scanning a simple key":
+        return began, _NO_VALUE
+    if context == "while scanning a quoted scalar":
+        return began, "the quote that opens here is not closed"
+    if context in _BRACKETS:
+        opening, closing = _BRACKETS[context]
+        if "stream end" in problem:
+            return began, f"the `{opening}` here is not closed; add `{closing}`"
+        before = f"line {noticed[0]}, column {noticed[1]}"
+        return began, f"the `{opening}` here lacks its `{closing}` or a comma before {before}"
+    if problem.startswith("mapping values are not allowed"):
+        return _extra_colon(noticed, text.splitlines())
+    if "found '<" in problem and (last_slip := _slip_of(last, problem, noticed[0], text)):
+        return last_slip
+    if "found '<block " in problem:
+        return noticed, "this line's indentation fits no line above"
+    if problem in {"expected <block end>, but found '-'", "expected <block end>, but found '?'"}:
+        return noticed, "list items and keys stand side by side; indent those that belong below the other"
+    if problem.endswith("that cannot start any token"):
+        return noticed, f"{problem.removeprefix('found ').removesuffix('any token')}a value; quote it"
+    return noticed, " ".join(part for part in (context, problem) if part)
+
+
+def _slip_of(last: yaml.Event | None, problem: str, line: int, text: str) -> tuple[tuple[int, int], str] | None:
+    """What is wrong with the value before the place on ``line`` where the library noticed; None where nothing is."""
+    if not isinstance(last, yaml.ScalarEvent):
+        return None
+    place = _position(last)
+    if last.style in {"'", '"'} and problem.endswith("found '<scalar>'"):
+        return place, f"the quote that opens here closes on line {line}, and more text follows there"
+    if "found '<block " in problem and not text.splitlines()[place[0] - 1][: place[1] - 1].strip():
+        return place, _NO_VALUE
+    return None
+
+
+def _extra_colon(noticed: tuple[int, int], lines: list[str]) -> tuple[tuple[int, int], str]:
+    """A `: ` where a value runs on: in the same line, or in the line above that was meant to be a key of its own."""
+    line, column = noticed
+    if ": " in lines[line - 1][: column - 1]:
+        return noticed, "a second `: ` in one line; quote the value if it is text"
+    above = line - 1
+    while above > 1 and (not lines[above - 1].strip() or lines[above - 1].lstrip().startswith("#")):
+        above -= 1
+    told = lines[above - 1]
+    if above > 0 and not re.search(r":(?:\s|\Z)", told):
+        return (above, len(told) - len(told.lstrip()) + 1), _NO_VALUE
+    return noticed, "this line is indented deeper than the one above, which has its value already"
 
 
 def _events(text: str) -> Iterator[yaml.Event]:

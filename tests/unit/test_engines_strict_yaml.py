@@ -122,6 +122,45 @@ def test_the_position_of_a_forbidden_character_is_its_own() -> None:
     assert (error.line, error.column) == (2, 4)
 
 
+def test_the_position_of_a_forbidden_character_is_its_own_after_a_byte_order_mark() -> None:
+    assert refused("\ufeffa: 1\n\x07").line == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_text_is_told_how_to_save_it(encoding: str) -> None:
+    assert "save it as UTF-8" in refused("version: 1\n".encode(encoding).decode()).message
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "fact"),
+    [
+        ("a: 1\nrate_hz:10\nb: 2\n", (2, 1), "needs a colon, a blank and a value"),
+        ("a: 1\nrate_hz = 10\n\n# note\nb: 2\n", (2, 1), "needs a colon, a blank and a value"),
+        ("a:\n  rate_hz:10\n\n  # note\n  b: 2\n", (2, 3), "needs a colon, a blank and a value"),
+        ("a: 1\nrate_hz:10", (2, 1), "needs a colon, a blank and a value"),
+        ("a: [1, 2\nb: 3\n", (1, 4), "`]` or a comma before line 2, column 2"),
+        ("a: {b: 1\nc: 3\n", (1, 4), "`}` or a comma before line 2, column 2"),
+        ("a:\n  - [1, 2\n\n", (2, 5), "add `]`"),
+        ('a: "one\nb: 3\n', (1, 4), "not closed"),
+        ("a: 'one\nb: 'two'\n", (1, 4), "closes on line 2"),
+        ("a: one: two\n", (1, 7), "second `: `"),
+        ("a: 1\n  b: 2\n", (2, 4), "indented deeper"),
+        ("  a: 1\nb: 2\n", (2, 1), "indentation"),
+        ("a: 1\n- b\n", (2, 1), "side by side"),
+        ("a: @b\n", (1, 4), "character '@' that cannot start a value; quote it"),
+        ("a:\n\tb: 1\n", (2, 1), "a tab"),
+    ],
+)
+def test_a_slip_is_named_where_it_was_made_in_the_terms_of_the_file(
+    text: str, place: tuple[int, int], fact: str
+) -> None:
+    error = refused(text)
+    assert (error.line, error.column) == place
+    assert error.message.startswith("not valid YAML: ")
+    assert fact in error.message
+    assert "while " not in error.message
+
+
 def test_the_nearest_key_is_offered_only_when_it_is_near() -> None:
     assert nearest_key("intrepolation", ["interpolation", "scale"]) == "interpolation"
     assert nearest_key("zzz", ["interpolation", "scale"]) is None
