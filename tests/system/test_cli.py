@@ -186,6 +186,44 @@ def test_a_reader_that_goes_away_is_no_error(good: Path) -> None:
         assert process.stderr.read() == ""
 
 
+def run_in_shell(redirections: str, *args: str) -> subprocess.CompletedProcess[str]:
+    command = 'exec "$0" -m agent "$@" ' + redirections
+    return subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, *args], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("args", "exit_code"), [(["config", "schema"], 0), (["nothing"], 2)])
+def test_a_closed_standard_stream_leaves_the_exit_code_alone(closed: str, args: list[str], exit_code: int) -> None:
+    result = run_in_shell(closed, *args)
+    assert result.returncode == exit_code
+    assert ("there is no command" in result.stderr) == (exit_code == 2 and "2>" not in closed)
+    assert "internal" not in result.stderr
+
+
+@pytest.mark.parametrize("args", [["config", "schema"], ["--help"], ["--version"]])
+def test_output_that_finds_no_room_ends_with_69_and_one_message(args: list[str]) -> None:
+    result = run_in_shell(">/dev/full", *args)
+    assert result.returncode == 69
+    (line,) = result.stderr.splitlines()
+    assert "the output cannot be written: No space left on device" in line
+
+
+@pytest.mark.parametrize(
+    ("redirections", "args", "exit_code"),
+    [
+        ("2>/dev/full", ["nothing"], 2),
+        ("2>/dev/full", ["config", "check", "missing.yaml"], 78),
+        (">/dev/full 2>/dev/full", ["config", "schema"], 69),
+    ],
+)
+def test_a_message_that_cannot_be_written_leaves_the_exit_code_alone(
+    redirections: str, args: list[str], exit_code: int
+) -> None:
+    assert run_in_shell(redirections, *args).returncode == exit_code
+
+
 def main_of(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     """The program with one more command, ``boom``, whose body is ``code``."""
     text = (
