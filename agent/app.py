@@ -27,7 +27,7 @@ from agent.commands.opening import make_desk, with_kept_changes
 from agent.config.loader import LoadedConfig
 from agent.config.model import ModelConfig
 from agent.config.thermal import ThermalConfig
-from agent.errors import AgentError, StageFailed
+from agent.errors import AgentError, SourceUnavailable, StageFailed
 from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
 from agent.pipeline.supervision import HangWatch
 from agent.publish.base import Sink
@@ -231,7 +231,8 @@ class Agent:
         """Watch over the threads until there is a reason to end; a configuration where everything is to start anew.
 
         Raises:
-            AgentError, EngineError: a thread ended by an exception, or hangs.
+            AgentError, EngineError: a thread ended by an exception, or hangs; or the files that were to be read gave
+                not one frame.
         """
         began_s = time.monotonic()
         while not self._stop_requested:
@@ -242,6 +243,7 @@ class Agent:
             self._tell_of_engines()
             if self._pipeline.is_done:
                 log.info("agent.sources_ended")
+                self._refuse_silence()
                 return None
             if for_s is not None and time.monotonic() - began_s >= for_s:
                 return None
@@ -253,6 +255,14 @@ class Agent:
                 return self._reloader.successor
             time.sleep(_TICK_S)
         return None
+
+    def _refuse_silence(self) -> None:
+        """Every source has ended: one that gave nothing may be a slip, all of them are a failure."""
+        cameras = [camera.statistics() for camera in self._pipeline.cameras.values()]
+        if any(camera.counts.captured for camera in cameras):
+            return
+        reasons = "; ".join(f"{camera.name}: {camera.error or 'the source holds no frame'}" for camera in cameras)
+        raise SourceUnavailable(f"no camera gave a frame, and all of them have ended: {reasons}")
 
     def shutdown(self) -> None:
         """Close everything in reverse; harmless when repeated."""

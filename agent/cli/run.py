@@ -25,8 +25,8 @@ import click
 def run(path: Path, *, is_printing: bool) -> None:
     """Run the agent as a configuration file says.
 
-    It works until SIGTERM or SIGINT, or until every file among its sources has been read to its end. A second signal
-    ends it at once.
+    It works until SIGTERM or SIGINT, or until every file among its sources has been read to its end: exit code 69
+    where none of them gave a frame. A second signal ends it at once.
     """
     # Until the agent has its own handlers there is nothing to tidy up, and an exception that comes out of the middle
     # of an import can be swallowed there.

@@ -308,8 +308,10 @@ class Camera:
                 self._reconnects += 1
         if state == "connected":
             log.info("camera.connected", camera=self.name, source=self.source.description)
+        elif state == "ended" and error is None:
+            log.info("camera.ended", camera=self.name, reason="end of the source")
         elif state == "ended":
-            log.info("camera.ended", camera=self.name, reason=error or "end of the source")
+            log.warning("camera.ended", camera=self.name, reason=error)
         elif previous != state or error != error_before:
             # Never once for each attempt: an absent camera is tried for months.
             log.warning("camera.lost", camera=self.name, reason=error)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.fixtures.agent_process import AgentProcess, write_config
@@ -299,6 +301,40 @@ def test_a_gate_that_waits_for_an_unknown_label_is_refused(tmp_path: Path) -> No
     with _run(tmp_path, "mqtt://127.0.0.1:1", cameras) as agent:
         assert agent.wait() == 78
     assert "scratch" in agent.stderr
+
+
+def test_files_that_give_no_frame_at_all_are_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "noise.mp4").write_bytes(b"no video" * 1000)
+    cameras = {
+        "left": _clip(source={"type": "file", "path": "noise.mp4"}),
+        "right": _clip(source={"type": "file", "path": "empty.mp4"}),
+    }
+    with _run(tmp_path, "embedded", cameras) as agent:
+        assert agent.wait(60) == 69
+    *_, last = agent.stderr.splitlines()
+    assert last.startswith("error: no camera gave a frame")
+    assert "left: " in last
+    assert "noise.mp4" in last
+    assert "right: " in last
+    assert "empty.mp4" in last
+    assert _levels_of_endings(agent) == {"left": "warning", "right": "warning"}
+
+
+def test_one_file_of_two_that_cannot_be_opened_is_a_warning(tmp_path: Path) -> None:
+    source = {"type": "images", "path": "pictures"}
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures" / "one.png"), np.zeros((120, 160, 3), np.uint8))
+    cameras = {"left": _clip(source={"type": "file", "path": "empty.mp4"}), "right": _clip(source=source)}
+    with _run(tmp_path, "embedded", cameras) as agent:
+        assert agent.wait(60) == 0, agent.stderr
+    assert _levels_of_endings(agent) == {"left": "warning", "right": "info"}
+
+
+def _levels_of_endings(agent: AgentProcess) -> dict[str, str]:
+    lines = [json.loads(line) for line in agent.stderr.splitlines() if line.startswith("{")]
+    return {line["camera"]: line["level"] for line in lines if line["event"] == "camera.ended"}
 
 
 def test_printed_messages_are_the_published_ones(tmp_path: Path, broker: MosquittoBroker) -> None:
