@@ -26,6 +26,7 @@ from agent.clock import Clock, SystemClock
 from agent.commands.opening import make_desk, with_kept_changes
 from agent.config.loader import LoadedConfig
 from agent.config.model import ModelConfig
+from agent.config.problems import at, dotted
 from agent.config.thermal import ThermalConfig
 from agent.errors import AgentError, SourceUnavailable, StageFailed
 from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
@@ -60,6 +61,7 @@ from engines import (
     EngineLost,
     EngineOptions,
     ModelPackage,
+    OptionsRejected,
     describe,
     open_engine,
 )
@@ -358,24 +360,34 @@ class Agent:
 
     def _open_engine(self, key: str, config: ModelConfig, package: ModelPackage, building: Building) -> Engine:
         """Runs on a thread of the worker's."""
-        engine = open_engine(
-            package,
-            EngineOptions(
-                engine=config.engine,
-                precision=config.precision,
-                strict=config.strict,
-                max_batch=config.batching.most,
-                options=config.options,
-                cache_dir=self._state.cache_dir,
-                workers=len(self._pipeline.workers),
-                building=building,
-            ),
+        options = EngineOptions(
+            engine=config.engine,
+            precision=config.precision,
+            strict=config.strict,
+            max_batch=config.batching.most,
+            options=config.options,
+            cache_dir=self._state.cache_dir,
+            workers=len(self._pipeline.workers),
+            building=building,
         )
+        try:
+            engine = open_engine(package, options)
+        except OptionsRejected as exc:
+            raise OptionsRejected(self._with_place(key, config, exc), model=key, **exc.fields) from exc
         info = engine.info
         log.info("engine.loaded", model=key, engine=info.name, precision=info.precision, load_ms=round(info.load_ms))
         if info.degraded is not None:
             log.warning("engine.degraded", model=key, reason=info.degraded)
         return engine
+
+    def _with_place(self, key: str, config: ModelConfig, error: OptionsRejected) -> str:
+        option = error.fields.get("option")
+        path = ("models", key, "options", option) if isinstance(option, str) else ("models", key)
+        document = self._loaded.document
+        if config != self._loaded.config.models.get(key):
+            # It is of a configuration that is not in force yet, where it may stand on another line.
+            return f"{dotted(path)}: {error.message}"
+        return at(document, path, error.message).text(document.name)
 
     def _wait_for_engines(self) -> None:
         """Wait for every worker, and say that we still do."""

@@ -38,7 +38,8 @@ def _clip(**camera: Any) -> dict[str, Any]:
 def _run(directory: Path, broker: MosquittoBroker | str, cameras: dict[str, Any], **more: Any) -> AgentProcess:
     url = broker if isinstance(broker, str) else broker.url
     mqtt = {"broker": url, **more.pop("mqtt", {})}
-    config = {"models": _DEMO_MODEL, "cameras": cameras, "mqtt": mqtt, **more}
+    models = more.pop("models", _DEMO_MODEL)
+    config = {"models": models, "cameras": cameras, "mqtt": mqtt, **more}
     return AgentProcess(directory, "run", "-c", str(write_config(directory, config)))
 
 
@@ -293,6 +294,14 @@ def test_a_typo_in_the_configuration_is_refused_with_its_line_and_the_nearest_ke
     assert f"agent.yaml:{line}" in agent.stderr
     assert "priority" in agent.stderr
     assert "Traceback" not in agent.stderr
+
+
+def test_an_option_that_the_engine_does_not_have_is_refused_with_its_line_and_model(tmp_path: Path) -> None:
+    models = {"inspect": {"package": "demo", "engine": "ort-cpu", "options": {"treads": 1}}}
+    with _run(tmp_path, "embedded", {"front": _pattern()}, models=models) as agent:
+        assert agent.wait(60) == 78
+    line = (tmp_path / "agent.yaml").read_text(encoding="utf-8").splitlines().index("      treads: 1") + 1
+    assert f"agent.yaml:{line}: models.inspect.options.treads: engine ort-cpu has no option" in agent.stderr
 
 
 def test_a_gate_that_waits_for_an_unknown_label_is_refused(tmp_path: Path) -> None:
