@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -31,6 +32,9 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (those of the process where None) and return the exit code."""
     _open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names that the encoding of the output lacks must not end a command; stderr is like this by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = _guarded(args)
     _let_go_of(sys.stdout)
     _let_go_of(sys.stderr)

@@ -171,9 +171,9 @@ def _print_lines(subscriber: Subscriber, view: FleetView, end_s: float) -> None:
 
 
 def _draw(subscriber: Subscriber, view: FleetView, end_s: float, topic: str) -> None:
-    from rich.console import Console
     from rich.live import Live
 
+    from agent.cli.console import Console
     from agent.watching.picture import render
 
     console = Console()

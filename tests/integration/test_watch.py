@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import paho.mqtt.publish as mqtt
@@ -89,6 +90,27 @@ def test_on_a_terminal_a_picture_is_drawn_until_ctrl_c(broker: MosquittoBroker) 
         assert process.wait(timeout=30) == 0
     assert DEVICE.encode() in seen
     assert b"Traceback" not in seen
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_that_the_output_cannot_hold_are_written_as_escapes(broker: MosquittoBroker, encoding: str) -> None:
+    mqtt.single("edge/caméra-机/status", b'{"state": "online"}', retain=True, hostname="127.0.0.1", port=broker.port)
+    command = [sys.executable, "-m", "agent", "watch", broker.url, "--for", "500ms"]
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    lines = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert (lines.returncode, lines.stderr) == (0, b"")
+    assert b"-\\u673a online" in lines.stdout
+
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # how a terminal tells that the other side is closed
+            while chunk := os.read(ours, 65536):
+                seen += chunk
+        assert process.wait(timeout=30) == 0, seen
+    os.close(ours)
+    assert b"-\\u673a" in seen
 
 
 def test_the_configuration_gives_address_prefix_and_password(tmp_path: Path) -> None:
