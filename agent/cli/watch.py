@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -61,6 +62,8 @@ def watch(
     from agent.service import logs
     from agent.watching.fleet import FleetView
 
+    # As at Ctrl-C: the terminal is to be left as it was found.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # The picture itself says how the connection is; lines between would tear it.
     logs.configure(level="error")
     settings, configured_prefix = _settings(broker, path, username, password_file, ca_file)

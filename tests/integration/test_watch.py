@@ -70,7 +70,10 @@ def test_only_the_device_that_was_asked_for_is_heard(broker: MosquittoBroker) ->
     assert watch(broker.url, "--device", "other", "--for", "500ms").stdout == "nothing heard under edge/ yet\n"
 
 
-def test_on_a_terminal_a_picture_is_drawn_until_ctrl_c(broker: MosquittoBroker) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_on_a_terminal_a_picture_is_drawn_until_a_signal_which_leaves_it_as_it_was(
+    broker: MosquittoBroker, number: signal.Signals
+) -> None:
     fill(broker.port)
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "agent", "watch", broker.url]
@@ -80,7 +83,7 @@ def test_on_a_terminal_a_picture_is_drawn_until_ctrl_c(broker: MosquittoBroker) 
         seen = b""
         while b"Jetson Orin Nano" not in seen:
             seen += os.read(ours, 65536)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         try:
             while chunk := os.read(ours, 65536):
                 seen += chunk
@@ -89,6 +92,7 @@ def test_on_a_terminal_a_picture_is_drawn_until_ctrl_c(broker: MosquittoBroker) 
         os.close(ours)
         assert process.wait(timeout=30) == 0
     assert DEVICE.encode() in seen
+    assert b"\x1b[?1049l" in seen, "the screen from before comes back"
     assert b"Traceback" not in seen
 
 
