@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
@@ -71,6 +72,8 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Ru
     mirrors: list[Sink] = [JsonLinesSink(sys.stdout.buffer)] if is_printing else [sink]
     agent = Agent(loaded, mirrors=mirrors)
     agent.handle_signals()
+    # The terminal was closed; there is no configuration here that could have changed.
+    signal.signal(signal.SIGHUP, lambda *_: agent.request_stop())
     ready_s: list[float] = []
 
     def on_ready() -> None:
@@ -83,7 +86,8 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Ru
         if not is_printing:
             ending = "ends by itself" if for_s is not None else "Ctrl-C ends"
             heading = f"agent demo · a clip of a conveyor, classified on this machine · {ending}"
-            resources.enter_context(Screen(sink, view, Console(), heading=heading))
+            screen = Screen(sink, view, Console(), heading=heading, on_failure=agent.request_stop)
+            resources.enter_context(screen)
             # On a terminal stderr now leads above the picture.
             logs.configure(level="warning", stream=sys.stderr)
         agent.run(for_s=for_s, on_ready=on_ready)

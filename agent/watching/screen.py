@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
@@ -26,14 +27,24 @@ class Screen:
     """Takes packets from ``sink`` into ``view`` and shows it: a picture on a terminal, lines elsewhere.
 
     Owns the thread that does it from ``__enter__`` to ``__exit__``; only that thread touches ``view`` in between.
-    On a terminal what others write to stderr appears above the picture.
+    On a terminal what others write to stderr appears above the picture. ``on_failure`` is called on that thread when
+    it ends by an exception, such as a reader that went away; ``__exit__`` raises it.
     """
 
-    def __init__(self, sink: ViewSink, view: FleetView, console: Console, *, heading: str) -> None:
+    def __init__(
+        self,
+        sink: ViewSink,
+        view: FleetView,
+        console: Console,
+        *,
+        heading: str,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self._sink = sink
         self._view = view
         self._console = console
         self._heading = heading
+        self._on_failure = on_failure
         self._stop = threading.Event()
         self._resources = ExitStack()
         self._work: Future[None] | None = None
@@ -45,6 +56,7 @@ class Screen:
             self._resources.enter_context(live)
         executor = self._resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="screen"))
         self._work = executor.submit(self._run, live)
+        self._work.add_done_callback(self._tell)
         return self
 
     def __exit__(
@@ -56,6 +68,10 @@ class Screen:
                 self._work.result(timeout=_STOP_S)
         finally:
             self._resources.close()
+
+    def _tell(self, work: Future[None]) -> None:
+        if work.exception() is not None:
+            self._on_failure()
 
     def _run(self, live: Live | None) -> None:
         is_more = True

@@ -79,6 +79,25 @@ def test_on_a_terminal_a_picture_is_drawn_and_ctrl_c_ends_it_cleanly(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("is_hung_up", [True, False], ids=["hangup", "reader-gone"])
+def test_the_demo_ends_when_its_terminal_is_closed_or_its_reader_goes_away(tmp_path: Path, is_hung_up: bool) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "agent", "demo"]
+    output, unseen = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=unseen) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"demo online")
+        if is_hung_up:
+            process.send_signal(signal.SIGHUP)
+            assert b"labels seen:" in process.stdout.read()
+        process.stdout.close()
+        try:
+            assert process.wait(timeout=30) == (0 if is_hung_up else 141)
+        finally:
+            process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
 def _read(terminal: int) -> bytes:
     readable, _, _ = select.select([terminal], [], [], 60)
     assert readable, "nothing was drawn for a minute"
