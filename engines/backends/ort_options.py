@@ -179,7 +179,7 @@ def session_settings(
 def _unknown(engine: str, name: str, known: Mapping[str, str]) -> str:
     names = sorted({*known, *_SESSION})
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+    hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}."
     return f"engine {engine} has no option {name}: {hint} Correct or remove it under options of this model"
 
 
