@@ -71,18 +71,36 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
 PYTHON
 }
 
+# is_made FOLDER KEY: it was completed under that key, and its interpreter still runs.
+is_made() {
+  [ "$(cat "$1/.complete" 2>/dev/null)" = "$2" ] && "$1/bin/python" -c '' 2>/dev/null
+}
+
 # have_environment FOLDER LOCK [MORE ARGUMENT...]: FOLDER holds the packages of LOCK and this checkout, editable. Made at
 # the first call, left alone as long as the lock, pyproject.toml, the interpreter and the checkout's place are the same.
 # MORE is a function of extra_environments.sh that is called with FOLDER and its arguments and installs what is not in
 # the lock; `:` where that is nothing.
 have_environment() {
-  local folder=$1 lock=$2 more=("${@:3}") python key stamp=$1/.complete
+  local folder=$1 lock=$2 more=("${@:3}") python key held busy=0 stamp=$1/.complete
   local inputs=("$lock" "$root/pyproject.toml")
   [ ${#more[@]} = 0 ] || inputs+=("$root/scripts/lib/extra_environments.sh")
   python=$(select_python)
   key="$(environment_key "$python" "${inputs[@]}") ${more[*]}"
-  if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && "$folder/bin/python" -c '' 2>/dev/null; then
-    return
+  if is_made "$folder" "$key"; then return; fi
+  if [ ! -w "$root" ] || { [ -e "$folder" ] && [ ! -w "$folder" ]; }; then
+    give_up "${folder#"$root/"} has to be made in $root, and this user may not write there. Run this in a copy of your own:
+  cp -r $root DIR"
+  fi
+  # Two at once would write into the same folder: the second waits, and finds it made. Without flock nobody waits.
+  exec {held}<"$lock"
+  flock -n -E 75 "$held" 2>/dev/null || busy=$?
+  if [ $busy = 75 ]; then
+    say "Waiting for another script that makes ${folder#"$root/"}"
+    flock "$held" || true
+    if is_made "$folder" "$key"; then
+      exec {held}<&-
+      return
+    fi
   fi
   say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages, takes a minute)"
   rm -f "$stamp"
@@ -92,9 +110,12 @@ have_environment() {
     [ "$(python_version "$folder/bin/python")" != "$(python_version "$python")" ]; then
     new_environment "$python" "$folder"
   fi
-  pip_install "$folder" --require-hashes -r "$lock"
+  pip_install "$folder" --require-hashes -r "$lock" ||
+    give_up "The packages of ${lock#"$root/"} could not be installed, for the reason that pip gives above. Try again once it is
+gone. Without a network they can come from a folder DIR of wheels: PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR $0"
   # The lock holds the build backend too, so nothing is fetched past it.
   pip_install "$folder" --no-deps --no-index --no-build-isolation --editable "$root"
   [ ${#more[@]} = 0 ] || "${more[0]}" "$folder" "${more[@]:1}"
   printf '%s' "$key" >"$stamp"
+  exec {held}<&-
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,8 +136,43 @@ def test_failed_installation_leaves_no_mark_of_success(machine: Path, tmp_path: 
         have_environment {tmp_path} {_ROOT}/pyproject.toml
     """
     result = _bash(machine, script)
-    assert result.returncode == 1
+    assert result.returncode == 69
+    assert "The packages of pyproject.toml could not be installed" in result.stderr
+    assert "PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR" in result.stderr
     assert not (tmp_path / ".complete").exists()
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_environment_that_two_scripts_want_at_once_is_made_by_one_of_them(machine: Path, tmp_path: Path) -> None:
+    (machine / "python3").symlink_to(sys.executable)
+    for name in ("flock", "mkdir", "ln", "sleep"):
+        (machine / name).symlink_to(str(shutil.which(name)))
+    lock = tmp_path / "a.lock"
+    lock.write_text("one", encoding="utf-8")
+    script = f"""
+        new_environment() {{ echo new; sleep 1; mkdir -p "$2/bin"; ln -sf "$1" "$2/bin/python"; }}
+        pip_install() {{ :; }}
+        have_environment {tmp_path}/env {lock} & first=$!
+        have_environment {tmp_path}/env {lock} & second=$!
+        wait $first && wait $second
+    """
+    result = _bash(machine, script)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "new\n"
+    assert "Waiting for another script" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_environment_in_a_checkout_of_somebody_else_is_refused_with_a_way_out(machine: Path, tmp_path: Path) -> None:
+    (machine / "python3").symlink_to(sys.executable)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copy(_ROOT / "pyproject.toml", checkout)
+    checkout.chmod(0o555)
+    result = _bash(machine, f"root={checkout}; have_environment {checkout}/.venv {checkout}/pyproject.toml")
+    assert result.returncode == 69
+    assert f".venv has to be made in {checkout}, and this user may not write there" in result.stderr
+    assert f"cp -r {checkout} DIR" in result.stderr
 
 
 def test_steps_all_run_and_their_failures_are_counted(machine: Path, tmp_path: Path) -> None:
