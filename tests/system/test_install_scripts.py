@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,100 @@ def test_a_staged_installation_is_complete_and_a_second_one_changes_nothing(tmp_
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert config.read_text().endswith("# mine\n")
     assert password.read_text() == "secret\n"
+
+
+@pytest.fixture(scope="module")
+def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with pip alone in it, to copy from: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("bare") / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=100)
+    return folder
+
+
+@pytest.fixture
+def environment(bare_environment: Path, tmp_path: Path) -> Path:
+    """The agent's environment below the staging root, before the agent is in it."""
+    return Path(shutil.copytree(bare_environment, tmp_path / "staged/opt/agent", symlinks=True))
+
+
+def _wheel(folder: Path, text: str) -> Path:
+    """A folder with a wheel of the agent that holds TEXT; its version is always the same."""
+    folder.mkdir()
+    info = "edge_inference_agent-0.1.0.dist-info"
+    with zipfile.ZipFile(folder / "edge_inference_agent-0.1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("agent/said.py", text)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: edge-inference-agent\nVersion: 0.1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return folder
+
+
+def test_wheels_of_the_same_version_replace_what_is_installed(tmp_path: Path, environment: Path) -> None:
+    root = tmp_path / "staged"
+    for name in ("first wheels", "second wheels"):
+        wheels = _wheel(tmp_path / name, name)
+        result = _script("install-jetson", "--root", str(root), "--only", "environment", "--wheels", str(wheels))
+        assert result.returncode == 0, result.stderr
+        assert [file.read_text() for file in environment.glob("lib/python*/site-packages/agent/said.py")] == [name]
+
+
+def test_an_environment_that_broke_off_is_made_anew_and_put_back_where_that_fails(
+    tmp_path: Path, environment: Path
+) -> None:
+    root = tmp_path / "staged"
+    shutil.rmtree(next(environment.glob("lib/python*/site-packages/pip")))
+    (environment / "mine").touch()
+    arguments = ("--root", str(root), "--only", "environment", "--wheels")
+    (tmp_path / "none").mkdir()
+    refused = _script("install-jetson", *arguments, str(tmp_path / "none"))
+    assert refused.returncode != 0
+    assert "the one that was there is back" in refused.stderr
+    assert (environment / "mine").exists()
+    result = _script("install-jetson", *arguments, str(_wheel(tmp_path / "wheels", "")))
+    assert result.returncode == 0, result.stderr
+    assert not (environment / "mine").exists()
+    assert [entry.name for entry in environment.parent.iterdir()] == ["agent"]
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg-query is not installed")
+def test_tensorrt_that_came_after_the_installation_is_seen_by_the_next_one(tmp_path: Path, environment: Path) -> None:
+    root, board = tmp_path / "staged", _jetpack(tmp_path / "board")
+    arguments = ("--root", str(root), "--only", "environment", "--wheels", str(_wheel(tmp_path / "wheels", "")))
+    result = _script("install-jetson", *arguments, "--extras", "cpu", "--look-in", str(board))
+    assert result.returncode == 0, result.stderr
+    assert "include-system-site-packages = true" in (environment / "pyvenv.cfg").read_text()
+
+
+def test_the_checkout_stays_as_it_is_and_what_a_build_left_there_is_not_installed(
+    tmp_path: Path, environment: Path
+) -> None:
+    checkout, root = tmp_path / "checkout", tmp_path / "staged"
+    for name in ("agent", "engines", "scripts", "systemd", "configs"):
+        shutil.copytree(_ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(_ROOT / name, checkout)
+    (checkout / "build/lib/agent").mkdir(parents=True)
+    (checkout / "build/lib/agent/gone.py").touch()
+    built = tmp_path / "built"
+    # In place of pip, which would fetch what the agent depends on: builds with the tests' own backend where pip would.
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    next(environment.glob("lib/python*/site-packages/pip/__main__.py")).write_text(
+        "import subprocess, sys\n"
+        "if sys.argv[1] == 'install':\n"
+        "    source = sys.argv[-1].rpartition('[')[0]\n"
+        f"    subprocess.run([{sys.executable!r}, '-c', {build!r}, {str(built)!r}], cwd=source, check=True)\n"
+    )
+    before = sorted(checkout.rglob("*"))
+    command = [str(checkout / "scripts/install-jetson"), "--root", str(root), "--only", "environment"]
+    env = {**os.environ, "PYTHON": sys.executable}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=env)
+    assert result.returncode == 0, result.stderr
+    assert sorted(checkout.rglob("*")) == before
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        assert "agent/app.py" in wheel.namelist()
+        assert "agent/gone.py" not in wheel.namelist()
 
 
 def test_a_csi_camera_brings_its_drop_in(tmp_path: Path) -> None:
