@@ -189,6 +189,29 @@ def test_a_csi_camera_brings_its_drop_in(tmp_path: Path) -> None:
     assert (tmp_path / "etc/systemd/system/agent.service.d/csi.conf").is_file()
 
 
+def test_a_broker_comes_along_where_the_configuration_wants_one_and_mosquitto_is_not_there(tmp_path: Path) -> None:
+    def parts(*arguments: str) -> str:
+        result = _script("install-jetson", "--dry-run", "--root", str(tmp_path / "staged"), *arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stderr.partition("parts: ")[2].partition("\n")[0]
+
+    assert parts("--extras", "cpu") == "cpu"
+    assert parts().endswith(",demo")
+    assert "demo" not in parts("--config", str(_ROOT / "configs/usb-camera.yaml"))
+    mosquitto = tmp_path / "staged/usr/sbin/mosquitto"
+    mosquitto.parent.mkdir(parents=True)
+    mosquitto.touch(mode=0o755)
+    assert "demo" not in parts()
+
+
+def test_a_dry_run_tells_of_the_drop_in_that_a_csi_camera_will_bring(tmp_path: Path) -> None:
+    config = tmp_path / "csi.yaml"
+    config.write_text((_ROOT / "configs/csi-camera.yaml").read_text().replace("type: csi", 'type: "csi"'))
+    result = _script("install-jetson", "--dry-run", "--root", str(tmp_path / "staged"), "--config", str(config))
+    assert result.returncode == 0, result.stderr
+    assert "drop-ins/csi.conf" in result.stderr
+
+
 def test_removing_leaves_configuration_and_state_unless_told(tmp_path: Path) -> None:
     _staged(tmp_path)
     (tmp_path / "opt/agent/bin").mkdir(parents=True)
