@@ -213,15 +213,20 @@ def test_a_dry_run_tells_of_the_drop_in_that_a_csi_camera_will_bring(tmp_path: P
 
 
 def test_removing_leaves_configuration_and_state_unless_told(tmp_path: Path) -> None:
-    _staged(tmp_path)
+    _staged(tmp_path, "--drop-in", "memory")
     (tmp_path / "opt/agent/bin").mkdir(parents=True)
     (tmp_path / "var/lib/agent").mkdir(parents=True)
+    # What `systemctl edit agent` makes belongs to whoever made it.
+    drop_ins = tmp_path / "etc/systemd/system/agent.service.d"
+    (drop_ins / "override.conf").write_text("[Service]\nWatchdogSec=60s\n")
     assert _script("uninstall", "--root", str(tmp_path)).returncode == 0
+    assert [file.name for file in drop_ins.iterdir()] == ["override.conf"]
     assert not (tmp_path / "etc/systemd/system/agent.service").exists()
     assert not (tmp_path / "opt/agent").exists()
     assert (tmp_path / "etc/agent/agent.yaml").exists()
     assert (tmp_path / "var/lib/agent").exists()
     assert _script("uninstall", "--root", str(tmp_path), "--purge").returncode == 0
+    assert not drop_ins.exists()
     assert not (tmp_path / "etc/agent").exists()
     assert not (tmp_path / "var/lib/agent").exists()
 
