@@ -207,7 +207,16 @@ def test_broken_off_run_counts_as_a_failure(machine: Path, tmp_path: Path) -> No
     assert result.stdout.splitlines()[-1] == "0 passed, 1 failed, 0 skipped"
 
 
-@pytest.mark.parametrize("arguments", [["--with", "abacus"], ["--only"], ["--only", "check,pytset"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--with", "abacus"],
+        ["--only"],
+        ["--only", "check,pytset"],
+        ["--only=pytest"],
+        ["tests/unit", "--without-soak"],
+    ],
+)
 def test_wrong_arguments_of_test_are_refused_before_anything_is_made(arguments: list[str]) -> None:
     command = [str(_ROOT / "scripts/test"), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
