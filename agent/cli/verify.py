@@ -85,6 +85,7 @@ def _cache_dir() -> Path:
 
 def _print(certificate: Certificate) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from agent.cli.console import Console
 
@@ -108,15 +109,15 @@ def _print(certificate: Certificate) -> None:
         facts["kept in fp32"] = ", ".join(certificate.kept_layers)
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     console = Console(soft_wrap=True)
-    console.print(table, highlight=False)
+    console.print(table)
     if certificate.worst and certificate.max_abs_difference > 0:
         worst = Table("picture", "reference", "engine", "difference", title="farthest pictures", title_justify="left")
         for one in certificate.worst:
-            worst.add_row(one.image, one.reference, one.engine, f"{one.difference:.2e}")
-        console.print(worst, highlight=False)
+            worst.add_row(Text(one.image), Text(one.reference), Text(one.engine), f"{one.difference:.2e}")
+        console.print(worst)
     if certificate.has_passed:
         console.print("passed", style="green")
     else:
-        console.print(f"failed: {certificate.why_not}", style="red", highlight=False)
+        console.print(Text(f"failed: {certificate.why_not}", style="red"))

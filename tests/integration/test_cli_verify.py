@@ -44,12 +44,12 @@ def test_an_engine_that_loses_answers_on_a_folder_fails_and_names_the_pictures(
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for label in ("red", "green", "blue", "gray"):
-        cv2.imwrite(str(pictures / f"{label}.png"), colour_picture(label, seed=70))
+        cv2.imwrite(str(pictures / f"[{label}].png"), colour_picture(label, seed=70))
     command = ("--engine", "ort-cpu", "--precision", "int8", "--images", str(pictures))
     assert _verify(tmp_path, folder, *command) == 1
     output = capsys.readouterr().out
     assert "failed: " in output
-    assert "red.png" in output
+    assert "[red].png" in output
 
 
 def test_the_reference_agrees_with_itself_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
