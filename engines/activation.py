@@ -93,18 +93,24 @@ def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes
     """A warning, or None where the declared activation fits what the model gives.
 
     Raises:
-        ModelRejected: the scores would not be probabilities, or softmax would be applied twice.
+        ModelRejected: the scores would not be probabilities, or softmax would be applied twice or to a single score.
     """
     sums = f"{raw.sum_lowest:.4g} to {raw.sum_highest:.4g}"
     seen = f"values from {raw.lowest:.4g} to {raw.highest:.4g} with sums from {sums}"
+    if declared == "softmax" and classes == 1:
+        raise ModelRejected(
+            f"{name} has one class, the manifest says that softmax is missing: over a single score it is always 1. "
+            "Set activation: sigmoid",
+            classes=classes,
+        )
     if declared == "none" and not raw.in_range:
         raise ModelRejected(
             f"{name} gives {seen}, the manifest says that no activation is missing, so they should be probabilities "
-            "from 0 to 1. Set activation: softmax",
+            f"from 0 to 1. Set activation: {'sigmoid' if classes == 1 else 'softmax'}",
             lowest=raw.lowest,
             highest=raw.highest,
         )
-    if declared == "softmax" and raw.in_range and raw.sums_to_one and classes > 1:
+    if declared == "softmax" and raw.in_range and raw.sums_to_one:
         raise ModelRejected(
             f"{name} already gives probabilities ({seen}), the manifest says that softmax is missing: it would be "
             "applied twice. Set activation: none",
@@ -116,8 +122,13 @@ def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes
     return None
 
 
-def guess_activation(raw: RawScores, last: str) -> Activation:
-    """The activation that is missing, for a model of which only its end and its scores are known."""
-    if last in {"Softmax", "Sigmoid", "HardSigmoid"} or (raw.in_range and raw.sums_to_one):
+def guess_activation(raw: RawScores | None, last: str, *, classes: int) -> Activation:
+    """The activation that is missing, for a model of which only its end and its scores are known.
+
+    ``raw`` is None where the model cannot be run.
+    """
+    if last in {"Softmax", "Sigmoid", "HardSigmoid"}:
         return "none"
-    return "softmax"
+    if classes == 1:
+        return "sigmoid"
+    return "none" if raw is not None and raw.in_range and raw.sums_to_one else "softmax"

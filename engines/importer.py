@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -14,12 +15,12 @@ from pathlib import Path
 
 import onnx
 
-from engines.activation import guess_activation, last_operator
+from engines.activation import RawScores, guess_activation, last_operator
 from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
-from engines.images import IMAGE_SUFFIXES
+from engines.images import IMAGE_SUFFIXES, read_image
 from engines.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTERN
-from engines.model_file import file_sha256, read_onnx
-from engines.onnx_signature import image_shape
+from engines.model_file import check_model, file_sha256, read_onnx
+from engines.onnx_signature import data_inputs, image_shape
 from engines.package import load_package
 from engines.presets import CROP_RATIO, PRESETS, PresetName
 from engines.proof import ModelProof, measure_raw_scores, prove_package
@@ -62,13 +63,13 @@ def import_model(request: ImportRequest) -> ModelProof:
     Raises:
         ModelRejected: the model, its labels or the request do not fit, or the package is there already.
         GoldenMismatch: a golden picture is classified as something else.
-        ImageRejected: a golden picture cannot be read.
+        ImageRejected: a golden or calibration picture cannot be read.
         EngineUnavailable: ONNX Runtime is not there.
     """
     name = request.name or _name_from(request.model)
     _check_name(name, request.version)
     target = request.out / f"{name}-{request.version}"
-    if target.exists() and not request.force:
+    if os.path.lexists(target) and not request.force:
         raise ModelRejected(
             f"{target} is there already. Give another --version or --name, or --force to replace it", path=str(target)
         )
@@ -113,6 +114,7 @@ def _copy_model(request: ImportRequest, stage: Path) -> onnx.ModelProto:
             path=str(request.model),
         )
     model, digest = read_onnx(request.model.resolve(), root=request.model.resolve().parent)
+    check_model(model, name=str(request.model))
     shutil.copyfile(request.model, stage / "model.onnx")
     if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:
         (stage / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
@@ -156,16 +158,34 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
     preset = PRESETS[request.preset]
     color = request.color or ("gray" if channels == 1 else preset.color)
     count = 1 if color == "gray" else 3
+    if channels not in {None, count}:
+        raise ModelRejected(
+            f"{request.model.name}: the model takes {channels} channel(s), --color {color} gives {count}. "
+            + ("Leave --color away" if channels == 1 else "Give --color rgb or bgr"),
+            channels=channels,
+            color=color,
+        )
     if count < max(len(preset.mean), len(preset.std)):
         raise ModelRejected(
             f"{request.model.name} takes 1 channel, preset {request.preset} has values for 3. Take raw01, raw255, tf",
             preset=request.preset,
             channels=1,
         )
+    is_identity = (preset.scale, {*preset.mean}, {*preset.std}) == (1.0, {0.0}, {1.0})
+    if data_inputs(model.graph)[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8 and not is_identity:
+        raise ModelRejected(
+            f"{request.model.name} takes uint8 and so normalises by itself, preset {request.preset} would do it once "
+            "more. Give --preset raw255, and --color and --resize where its own do not fit",
+            preset=request.preset,
+            dtype="uint8",
+        )
     resize = request.resize or preset.resize
+    resize_to = request.resize_to
+    if resize_to is not None:
+        _check_resize_to(resize_to, resize, width, height)
     section: dict[str, object] = {"width": width, "height": height, "color": color, "resize": resize}
-    if request.resize_to is not None or resize == "shorter_side":
-        section["resize_to"] = request.resize_to or round(max(width, height) * CROP_RATIO)
+    if resize == "shorter_side":
+        section["resize_to"] = resize_to or round(max(width, height) * CROP_RATIO)
     section["interpolation"] = request.interpolation
     section["scale"] = preset.scale
     section["mean"] = list(preset.mean if len(preset.mean) == count else preset.mean * count)
@@ -173,16 +193,33 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
     return section
 
 
+def _check_resize_to(resize_to: int, resize: ResizeMode, width: int, height: int) -> None:
+    if resize != "shorter_side":
+        raise ModelRejected(
+            f"--resize-to {resize_to} is of --resize shorter_side, resize is {resize}. Give --resize shorter_side, or "
+            "leave --resize-to away",
+            resize=resize,
+        )
+    if resize_to < max(width, height):
+        raise ModelRejected(
+            f"--resize-to {resize_to} is less than the crop of {width}x{height}, the model's input. Give at least "
+            f"{max(width, height)}",
+            resize_to=resize_to,
+        )
+
+
 def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
     """What is missing, by running the model; by its last operator alone where it cannot be run."""
     last = last_operator(model, model.graph.output[0].name)
     if last == "LogSoftmax":
         return "softmax"
+    package = load_package(stage)
+    raw: RawScores | None
     try:
-        raw, last = measure_raw_scores(load_package(stage))
+        raw, last = measure_raw_scores(package)
     except EngineUnavailable:
-        return "none" if last in {"Softmax", "Sigmoid", "HardSigmoid"} else "softmax"
-    return guess_activation(raw, last)
+        raw = None
+    return guess_activation(raw, last, classes=package.signature.classes)
 
 
 def _copy(source: Path, target: Path, *, what: str) -> None:
@@ -192,23 +229,33 @@ def _copy(source: Path, target: Path, *, what: str) -> None:
         raise ModelRejected(f"{what} {source} cannot be copied: {exc.strerror or exc}", path=str(source)) from exc
 
 
+def _copy_picture(source: Path, target: Path, *, what: str) -> None:
+    """Read first, so that what is wrong with a picture is said with its own name and not with that of the copy."""
+    read_image(source)
+    _copy(source, target, what=what)
+
+
 def _copy_golden(golden: Sequence[tuple[Path, str]], folder: Path) -> list[dict[str, object]]:
     folder.mkdir()
     items: list[dict[str, object]] = []
     for place, (image, label) in enumerate(golden, 1):
         name = f"{place:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.name)}"
-        _copy(image, folder / name, what="golden picture")
+        _copy_picture(image, folder / name, what="golden picture")
         items.append({"image": f"golden/{name}", "label": label})
     return items
 
 
 def _copy_calibration(source: Path, folder: Path) -> None:
+    if not source.is_dir():
+        raise ModelRejected(
+            f"calibration {source} is not a directory. Give --calibration a directory of images", path=str(source)
+        )
     images = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not images:
         raise ModelRejected(f"calibration {source} holds 0 images, 50 or more are wanted", path=str(source))
     folder.mkdir()
     for place, image in enumerate(images, 1):
-        _copy(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration picture")
+        _copy_picture(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration picture")
 
 
 def _write(stage: Path, manifest: dict[str, object]) -> None:
@@ -248,6 +295,6 @@ def _staging(out: Path, name: str) -> Iterator[Path]:
 
 def _put_in_place(stage: Path, target: Path) -> None:
     """Rename the finished directory; what was there before goes with the staging directory."""
-    if target.exists():
+    if os.path.lexists(target):
         target.rename(stage.with_name("replaced"))
     stage.rename(target)

@@ -201,7 +201,7 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
             root=str(root),
         )
     if not _is_there(path, Path.exists):
-        raise ModelRejected(f"{what} {relative!r} is named in the package, but {path} does not exist", path=str(path))
+        raise ModelRejected(f"{what} {relative!r} is named, but {path} does not exist. Copy it there", path=str(path))
     return path
 
 

@@ -22,6 +22,7 @@ MAX_NODES = 100_000
 MAX_FUNCTIONS = 1000
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
 
+_REASON_CHARACTERS = 400
 _ZIP = b"PK\x03\x04"
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the model itself. Run git lfs pull"),
@@ -165,13 +166,19 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
     total = len(data)
     for location in sorted({_location(tensor) for tensor in tensors}):
         base = path.parent.relative_to(root.resolve()).as_posix()
-        external = inside(root, location if base == "." else f"{base}/{location}", what="external data")
+        relative = location if base == "." else f"{base}/{location}"
+        external = inside(root, relative, what=f"external data of {path.name}")
         total += external.stat().st_size
         if total > MAX_BYTES:
             raise ModelRejected(
                 f"{path} and its external data have {total} bytes, the limit is {MAX_BYTES}", size=total
             )
-        digest.update(external.read_bytes())
+        try:
+            digest.update(external.read_bytes())
+        except OSError as exc:
+            raise ModelRejected(
+                f"external data {external} of {path} cannot be read: {exc.strerror or exc}", path=str(external)
+            ) from exc
     for tensor in tensors:
         try:
             load_external_data_for_tensor(tensor, str(path.parent))
@@ -205,8 +212,9 @@ def check_model(model: onnx.ModelProto, *, name: str) -> None:
             model = onnx.shape_inference.infer_shapes(model)
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as exc:
-        reason = str(exc).strip().splitlines()[0]
-        raise ModelRejected(f"{name} is not a valid ONNX model: {reason}", path=name) from exc
+        # The node that it is about stands some lines below.
+        reason = " ".join(str(exc).split())[:_REASON_CHARACTERS].rstrip(".")
+        raise ModelRejected(f"{name} is not a valid ONNX model: {reason}. Export it again", path=name) from exc
 
 
 def _location(tensor: onnx.TensorProto) -> str:

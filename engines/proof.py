@@ -56,8 +56,10 @@ def prove_package(package: ModelPackage) -> ModelProof:
         RehearsalFailed: the model has ended that child, or outgrown it.
         ModelRejected: the model cannot be served, or its scores would not be probabilities.
         EngineUnavailable: ONNX Runtime, or torch, is not there.
-        ImageRejected: a golden picture cannot be read.
+        ImageRejected: a golden or calibration picture cannot be read.
     """
+    for path in package.calibration:
+        read_image(path)
     raw, _ = measure_raw_scores(package)
     model = build_serving_model(package) if package.format == "onnx" else None
     warning = judge_activation(

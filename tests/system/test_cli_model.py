@@ -127,6 +127,88 @@ def test_a_gray_model_gets_gray_and_open_sides_need_a_size(material: Path, capsy
     assert (spec.color, spec.width, spec.height) == ("gray", 8, 6)
 
 
+@pytest.mark.parametrize(
+    ("tiny", "options", "preset", "fact"),
+    [
+        (
+            TinyModel(channels=1),
+            ["--color", "rgb"],
+            "raw255",
+            "takes 1 channel(s), --color rgb gives 3. Leave --color",
+        ),
+        (
+            TinyModel(dtype="uint8"),
+            [],
+            "tf",
+            "takes uint8 and so normalises by itself, preset tf would do it once more",
+        ),
+        (TinyModel(classes=1), ["--activation", "softmax"], "raw255", "over a single score it is always 1"),
+    ],
+)
+def test_a_model_that_the_options_do_not_fit_is_named_with_both(
+    material: Path, capsys: pytest.CaptureFixture[str], tiny: TinyModel, options: list[str], preset: str, fact: str
+) -> None:
+    (material / "Tree Net.onnx").write_bytes(tiny.proto().SerializeToString())
+    (material / "labels.json").write_text(json.dumps(LABELS[: tiny.classes]), encoding="utf-8")
+    assert import_(material, *options, preset=preset) == 78
+    assert fact in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ending", "found"), [("none", "sigmoid"), ("sigmoid", "none"), ("softmax", "none")])
+def test_a_model_with_one_class_gets_a_sigmoid(material: Path, ending: str, found: str) -> None:
+    (material / "Tree Net.onnx").write_bytes(TinyModel(classes=1, ending=ending).proto().SerializeToString())
+    (material / "labels.json").write_text(json.dumps(LABELS[:1]), encoding="utf-8")
+    assert import_(material) == 0
+    assert load_package(material / "out/tree-net-1.0.0").output.activation == found
+
+
+def test_a_damaged_calibration_picture_is_found_before_int8_needs_it(
+    material: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (material / "cal").mkdir()
+    picture = cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
+    (material / "cal/half.jpg").write_bytes(picture)
+    assert import_(material, "--calibration", str(material / "cal")) == 0
+    (material / "out/tree-net-1.0.0/calibration/00001.jpg").write_bytes(picture[:-9])
+    (material / "cal/half.jpg").write_bytes(picture[:-9])
+    capsys.readouterr()
+    assert main(["model", "check", str(material / "out/tree-net-1.0.0")]) == 78
+    assert "calibration/00001.jpg: truncated" in capsys.readouterr().err
+    assert import_(material, "--calibration", str(material / "cal"), "--name", "other") == 78
+    assert f"{material / 'cal/half.jpg'}: truncated" in capsys.readouterr().err
+
+
+def test_a_link_to_nowhere_counts_as_there(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (material / "out").mkdir()
+    (material / "out/tree-net-1.0.0").symlink_to(material / "gone")
+    assert import_(material) == 78
+    assert "is there already" in capsys.readouterr().err
+    assert import_(material, "--force") == 0
+    assert not (material / "out/tree-net-1.0.0").is_symlink()
+
+
+def test_external_data_that_cannot_be_had_is_named(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = TinyModel().proto()
+    convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, str(material / "Tree Net.onnx"))
+    (material / "weights.bin").unlink()
+    assert import_(material) == 78
+    assert "external data of Tree Net.onnx 'weights.bin' is named, but" in capsys.readouterr().err
+    (material / "weights.bin").mkdir()
+    assert import_(material) == 78
+    assert "weights.bin of " in capsys.readouterr().err
+
+
+def test_an_invalid_model_is_named_with_the_node(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = TinyModel().proto()
+    model.graph.node[0].input[0] = "nothing"
+    (material / "Tree Net.onnx").write_bytes(model.SerializeToString())
+    assert import_(material) == 78
+    error = capsys.readouterr().err
+    assert f"{material / 'Tree Net.onnx'} is not a valid ONNX model" in error
+    assert "OpType: Cast" in error
+
+
 def test_external_data_is_put_into_the_one_file(material: Path) -> None:
     model = TinyModel().proto()
     convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
@@ -149,9 +231,19 @@ def test_external_data_is_put_into_the_one_file(material: Path) -> None:
         (["--size", "9x9"], 78, "6x8 (height x width), --size is 9x9"),
         (["--offset", "1"], 78, "5 labels with offset 1, the model has 5 classes"),
         (["--activation", "none"], 78, "activation: softmax"),
-        (["--resize", "letterbox", "--resize-to", "9"], 78, "resize is letterbox"),
+        (
+            ["--resize", "letterbox", "--resize-to", "9"],
+            78,
+            "--resize-to 9 is of --resize shorter_side, resize is letter",
+        ),
+        (
+            ["--resize", "shorter_side", "--resize-to", "7"],
+            78,
+            "less than the crop of 8x6, the model's input. Give at",
+        ),
+        (["--color", "gray"], 78, "the model takes 3 channel(s), --color gray gives 1. Give --color rgb or bgr"),
         (["--golden", "nowhere.jpg=ash"], 78, "nowhere.jpg"),
-        (["--calibration", "nowhere"], 78, "holds 0 images"),
+        (["--calibration", "nowhere"], 78, "nowhere is not a directory"),
         (["--labels", "nowhere"], 78, "nowhere"),
     ],
 )
