@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engines.backends.onnxruntime import open_onnxruntime
 from engines.base import Engine, EngineOptions
-from engines.errors import EngineUnavailable
+from engines.errors import EngineUnavailable, PrecisionRejected
 from engines.graph import serving_graph
 from engines.images import image_hashes
 from engines.int8_forms import DETAIL
@@ -68,7 +68,7 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
 
     Raises:
         EngineUnavailable: the engine cannot run here.
-        PrecisionRejected: a graph of this precision cannot be made at all.
+        PrecisionRejected: a graph of this precision cannot be made at all, or ``auto`` serves another one.
         ImageRejected, ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
     from engines.candidate import open_unproven, require_runnable
@@ -79,7 +79,15 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
     pictures = pictures_of(package, folder)
     if name in CHOOSERS:
         with open_engine(package, options) as chosen:
-            return compare_with_reference(package, chosen, options, pictures, kept_layers=chosen.info.kept_layers)
+            info = chosen.info
+            if info.precision != options.precision:
+                raise PrecisionRejected(
+                    f"{name} chose {info.name} in {info.precision}, {options.precision} was to be verified: "
+                    f"{info.degraded}. Clear the cause, or give --precision {info.precision}",
+                    engine=info.name,
+                    precision=options.precision,
+                )
+            return compare_with_reference(package, chosen, options, pictures, kept_layers=info.kept_layers)
     require_runnable(package, name, Prober())
     engine, kept_layers = open_unproven(package, options, name)
     with engine:

@@ -47,7 +47,7 @@ def verify(
     """Compare an engine's answers with those of ONNX Runtime's CPU provider in fp32.
 
     Exit code 1 when the top-1 agreement is below the bar (0.99; 0.97 for int8), when an answer is not a number, or
-    when every picture gets the same answer; 69 when the engine cannot run here.
+    when every picture gets the same answer; 69 when the engine cannot run here, or not in this precision.
     """
     from engines.base import EngineOptions
     from engines.certify import verify as compare
