@@ -14,6 +14,7 @@ from agent.benchmark.tables import (
     environment_rows,
     notes,
     pipeline_sentence,
+    recommended,
     report_tables,
     soak_sentences,
 )
@@ -65,7 +66,8 @@ def _verdict(report: Report) -> list[str]:
     choice = report.recommendation
     if choice is not None and choice.engine is not None:
         yaml = as_yaml(choice, model=report.model.name, package=f"{report.model.name}-{report.model.version}")
-        parts.append(f'<div class="good"><b>Recommended:</b> {escape(choice.reason)}.<pre>{escape(yaml)}</pre></div>')
+        words = f"<b>{recommended(report)}:</b> {escape(choice.reason)}.<pre>{escape(yaml)}</pre>"
+        parts.append(f'<div class="{"bad" if report.invalid else "good"}">{words}</div>')
     elif choice is not None:
         parts.append(f'<div class="bad"><b>Nothing can be recommended:</b> {escape(choice.reason)}.</div>')
     return parts

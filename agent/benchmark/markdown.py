@@ -11,6 +11,7 @@ from agent.benchmark.tables import (
     environment_rows,
     notes,
     pipeline_sentence,
+    recommended,
     report_tables,
     soak_sentences,
 )
@@ -22,14 +23,14 @@ def to_markdown(report: Report) -> str:
     choice = report.recommendation
     if choice is not None and choice.engine is not None:
         yaml = as_yaml(choice, model=report.model.name, package=f"{report.model.name}-{report.model.version}")
-        parts.append(f"Recommended: {choice.reason}.\n\n```yaml\n{yaml}```")
+        parts.append(f"{recommended(report)}: {choice.reason}.\n\n```yaml\n{yaml}```")
     elif choice is not None and report.engines:
         parts.append(f"Nothing can be recommended: {choice.reason}.")
     parts += [f"## {table.title}\n\n{_table(table)}" for table in report_tables(report)]
     parts += [pipeline_sentence(one) + "." for one in report.pipelines]
     if sentences := [*accuracy_sentences(report), *soak_sentences(report)]:
         parts.append("## In words\n\n" + "\n".join(f"- {one}" for one in sentences))
-    said = [*notes(report), f"{UNSURE} behind a percentile: too few runs for it"]
+    said = [*notes(report), f"\\{UNSURE} behind a percentile: too few runs for it"]
     parts.append("## Notes\n\n" + "\n".join(f"- {one}" for one in said))
     facts = Table("", ("what", "value"), tuple(environment_rows(report)), words=2)
     parts.append("## Measured on\n\n" + _table(facts))

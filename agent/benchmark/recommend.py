@@ -23,9 +23,10 @@ class Limits:
 
 
 def headline_of(engine: EngineResult) -> CaseResult | None:
-    """The case that an engine is judged by: paced where it was measured, else the first."""
-    paced = (one for one in engine.cases if one.case.mode == "paced")
-    return next(paced, engine.cases[0] if engine.cases else None)
+    """The case that an engine is judged by: paced where it was measured, else the first that is no burst of a soak."""
+    lasting = [one for one in engine.cases if one.case.part != "burst"]
+    paced = (one for one in lasting if one.case.mode == "paced")
+    return next(paced, lasting[0] if lasting else None)
 
 
 def recommend(engines: Sequence[EngineResult], limits: Limits) -> Recommendation:

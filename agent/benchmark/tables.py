@@ -115,6 +115,11 @@ def notes(report: Report) -> list[str]:
     return [*report.warnings, *degraded, *report.remarks, *paths]
 
 
+def recommended(report: Report) -> str:
+    """The words before a recommendation."""
+    return "Recommended, if the figures could be used" if report.invalid else "Recommended"
+
+
 def accuracy_sentences(report: Report) -> list[str]:
     """One computed sentence on the answers of each engine."""
     found = []

@@ -17,6 +17,7 @@ from agent.benchmark.tables import (
     comparison_table,
     notes,
     pipeline_sentence,
+    recommended,
     report_tables,
     soak_sentences,
 )
@@ -36,8 +37,7 @@ def print_report(report: Report, console: Console, *, package: str) -> None:
         _say(console, f"{UNSURE} too few runs for this percentile")
     choice = report.recommendation
     if choice is not None and choice.engine is not None:
-        condition = ", if the figures could be used" if report.invalid else ""
-        _say(console, f"\nRecommended{condition}: {choice.reason}\n", style="bold")
+        _say(console, f"\n{recommended(report)}: {choice.reason}\n", style="bold")
         _say(console, as_yaml(choice, model=report.model.name, package=package))
     elif choice is not None and report.engines:
         _say(console, f"\nNothing can be recommended: {choice.reason}", style="bold")

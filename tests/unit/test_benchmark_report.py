@@ -17,7 +17,7 @@ from agent.benchmark.conditions import Conditions
 from agent.benchmark.html import to_html
 from agent.benchmark.judge import reasons_against, warnings_about, warnings_about_machine
 from agent.benchmark.markdown import to_markdown
-from agent.benchmark.recommend import Limits, measurements_for, recommend
+from agent.benchmark.recommend import Limits, headline_of, measurements_for, recommend
 from agent.benchmark.report import Report
 from agent.benchmark.scenarios import cases_of
 from agent.benchmark.statistics import spread_of
@@ -30,6 +30,7 @@ from tests.fixtures.benchmark_reports import (
     engine_result,
     made_up_rounds,
     report_of,
+    shown,
 )
 
 
@@ -145,6 +146,9 @@ def test_invalid_case_marks_every_form() -> None:
     assert report.invalid == ("busy machine: ort-cpu fp32 paced 30 fps (other programs took 80%)",)
     assert "Not valid, do not quote" in to_html(report)
     assert "**Not valid**" in to_markdown(report)
+    condition = "Recommended, if the figures could be used:"
+    assert all(condition in text for text in (to_html(report), to_markdown(report), shown(report)))
+    assert not any(condition in text for text in (to_html(_report()), to_markdown(_report()), shown(_report())))
 
 
 def test_busy_machine_throttling_and_drift_make_a_run_invalid() -> None:
@@ -193,6 +197,19 @@ def test_power_gives_pictures_per_joule_its_place() -> None:
     watts = Conditions(others_ratio=0.0, stolen_ratio=0.0, watts_mean=10.0, celsius_max=61.0)
     result = replace(case_result(PACED, made_up_rounds(3.0, seed=1), conditions=watts), pictures_per_joule=12.5)
     assert "| 12.5 |" in to_markdown(report_of([engine_result("ort-cpu", "fp32", [result])]))
+
+
+def test_star_is_explained_in_one_line_of_markdown() -> None:
+    assert "\n- \\* behind a percentile: too few runs for it\n" in to_markdown(_report())
+
+
+def test_soak_alone_is_judged_by_what_it_sustains() -> None:
+    case = cases_of(["soak"], [1], fps=30, is_quick=False)[0]
+    burst = case_result(replace(case, part="burst"), made_up_rounds(2.0, seed=1))
+    sustained = case_result(replace(case, part="sustained"), made_up_rounds(3.0, seed=2))
+    engine = engine_result("ort-cpu", "fp32", [burst, sustained])
+    assert headline_of(engine) is sustained
+    assert recommend([engine], Limits(max_p99_ms=2.9)).engine is None
 
 
 def test_soak_tells_how_much_slower_a_warm_device_is() -> None:

@@ -8,22 +8,15 @@ from dataclasses import replace
 from rich.console import Console
 
 from agent.benchmark.compare import compare
-from agent.benchmark.report import Absent, Report
-from agent.benchmark.terminal import print_comparison, print_report
-from tests.fixtures.benchmark_reports import machine_report
-
-
-def _shown(report: Report) -> str:
-    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
-    print_report(report, console, package="models/[red]m")
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+from agent.benchmark.report import Absent
+from agent.benchmark.terminal import print_comparison
+from tests.fixtures.benchmark_reports import machine_report, shown
 
 
 def test_brackets_stay_in_a_report() -> None:
     remedy = "pip install 'edge-inference-agent[torch]'"
     absent = Absent(engine="torch", precision="any", reason="no [bold]torch", remedy=remedy)
-    text = _shown(replace(machine_report(3.0, seed=1), absent=(absent,), warnings=("see [/x] there",)))
+    text = shown(replace(machine_report(3.0, seed=1), absent=(absent,), warnings=("see [/x] there",)))
     assert remedy in text
     assert "no [bold]torch" in text
     assert "note: see [/x] there" in text
