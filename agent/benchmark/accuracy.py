@@ -24,26 +24,26 @@ class Accuracy:
     top5_ratio: float
 
 
-def labelled_pictures(package: ModelPackage, folder: Path) -> list[tuple[Path, int]]:
-    """Each picture below ``folder`` with the index of its label, which is the name of the folder it is in.
+def labelled_pictures(package: ModelPackage, folder: Path) -> list[tuple[Path, str]]:
+    """Each picture below ``folder`` with its label, which is the name of the folder it is in.
 
     Raises:
         ImageRejected: no picture, or a folder that is none of the model's labels.
     """
-    index_of = {label: index for index, label in enumerate(package.labels)}
-    found: list[tuple[Path, int]] = []
+    labels = set(package.labels)
+    found: list[tuple[Path, str]] = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         label = path.parent.name
-        if label not in index_of:
+        if label not in labels:
             known = ", ".join(package.labels[:5])
             raise ImageRejected(
-                f"{path} lies in a folder named {label!r}, which is none of the {len(index_of)} labels of "
+                f"{path} lies in a folder named {label!r}, which is none of the {len(package.labels)} labels of "
                 f"{package.name} ({known} ...). Name each folder after a label",
                 path=str(path),
             )
-        found.append((path, index_of[label]))
+        found.append((path, label))
     if not found:
         raise ImageRejected(
             f"{folder} holds no labelled picture. Put them into one folder per label", folder=str(folder)
@@ -67,7 +67,8 @@ def accuracy_of(infer: Callable[[Images], Scores], max_batch: int, package: Mode
         for row, (path, _) in zip(batch, part, strict=True):
             resizer.fill(read_image(path), row)
         for scores, (_, wanted) in zip(infer(batch), part, strict=True):
-            best = np.argsort(scores)[::-1][:5]
+            # By name: two classes may share one, as ImageNet's cranes do.
+            best = [package.labels[one] for one in np.argsort(scores)[::-1][:5]]
             right += int(best[0] == wanted)
             within_five += int(wanted in best)
     return Accuracy(pictures=len(pictures), top1_ratio=right / len(pictures), top5_ratio=within_five / len(pictures))

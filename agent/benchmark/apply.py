@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.benchmark.recommend import as_yaml
 from agent.benchmark.report import Recommendation
 from agent.config.loader import LoadedConfig, load_config
 from agent.errors import ConfigError, UsageError
@@ -30,6 +29,27 @@ def apply_to(path: Path, choice: Recommendation, package: ModelPackage, *, model
     """
     if choice.engine is None or choice.precision is None:
         raise UsageError(f"there is nothing to apply: {choice.reason}")
+    keys = _keys(path, package, model)
+    path = path.resolve()
+    _replace_checked(path, _with_values(path, keys, choice.engine, choice.precision), keys, choice)
+    return keys
+
+
+def check_can_apply(path: Path, package: ModelPackage, *, model: str | None = None) -> None:
+    """Whether ``apply_to`` can do its work, whatever will be recommended.
+
+    Raises:
+        UsageError: no model uses the package, or the file cannot be replaced.
+        ConfigError: as ``apply_to``.
+    """
+    keys = _keys(path, package, model)
+    path = path.resolve()
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be replaced: {path.parent} is not writable. Give --apply a copy elsewhere")
+    _with_values(path, keys, "auto", "fp32")
+
+
+def _keys(path: Path, package: ModelPackage, model: str | None) -> list[str]:
     loaded = load_config(path, check_files=False)
     keys = [model] if model is not None else _users_of(loaded, package)
     for key in keys:
@@ -37,16 +57,18 @@ def apply_to(path: Path, choice: Recommendation, package: ModelPackage, *, model
             raise UsageError(f"{path} has no model {key!r}, it has {', '.join(loaded.config.models)}")
     if not keys:
         raise UsageError(
-            f"no model in {path} uses the package {package.directory}. Name the model with --model, or add it:\n"
-            + as_yaml(choice, model=package.name, package=str(package.directory))
+            f"no model in {path} uses the package {package.directory}. Name the model with --model, or add one that "
+            f"has package: {package.directory}"
         )
-    path = path.resolve()
+    return keys
+
+
+def _with_values(path: Path, keys: Sequence[str], engine: str, precision: str) -> str:
     text = path.read_bytes().decode()
     for key in keys:
-        for name, value in (("engine", choice.engine), ("precision", choice.precision)):
+        for name, value in (("engine", engine), ("precision", precision)):
             text = _with_value(text, key, name, value, path)
-    _replace_checked(path, text, keys, choice)
-    return keys
+    return text
 
 
 def remember_for(path: Path, keys: Sequence[str], package: ModelPackage, measurements: Sequence[Measurement]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -224,7 +225,7 @@ def load_report(path: Path) -> Report:
     """Read a report that was written with ``--json``.
 
     Raises:
-        UsageError: it cannot be read, or is no report of this version.
+        UsageError: it cannot be read, is no report of this version, or has figures that nothing can be held against.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -232,15 +233,36 @@ def load_report(path: Path) -> Report:
         values = json.loads(path.read_bytes())
     except OSError as exc:
         raise UsageError(f"the report {path} cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise UsageError(f"{path} is not JSON: {exc}. Write one with: agent benchmark --json FILE") from exc
     found = values.get("schema") if isinstance(values, dict) else None
     if found != SCHEMA:
         raise UsageError(f"{path} has schema {found!r}, this program reads {SCHEMA!r}. Measure again")
     values.pop("invalid", None)
     try:
-        return TypeAdapter(Report).validate_python(values)
+        report = TypeAdapter(Report).validate_python(values)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageError(f"{path} is not a whole report: {where}: {first['msg']}. Measure again") from exc
+    for engine in report.engines:
+        for result in engine.cases:
+            _check_figures(path, engine, result)
+    return report
+
+
+def _check_figures(path: Path, engine: EngineResult, result: CaseResult) -> None:
+    """What is no number or no time passes every gate."""
+    figures = {
+        name: value for name, value in asdict(result.spread).items() if name.endswith("_ms") and name != "sd_ms"
+    }
+    times = [one for times in result.rounds_ms for one in times]
+    figures |= {"throughput_hz": result.throughput_hz, "rounds_ms": min(times, default=0.0)}
+    wrong = next((name for name, value in figures.items() if not 0 < value < math.inf), None)
+    if wrong is None and not all(map(math.isfinite, times)):
+        wrong = "rounds_ms"
+    if wrong is not None:
+        raise UsageError(
+            f"{path} is not a whole report: {engine.label}, {result.case.name}: {wrong} is no time or rate above 0. "
+            "Measure again"
+        )

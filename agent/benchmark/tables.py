@@ -146,14 +146,15 @@ def soak_sentences(report: Report) -> list[str]:
 
 
 def one_liners(report: Report) -> list[str]:
-    """The figures as transformer-deploy prints them, one line per engine, for people who compare by diff."""
-    return [
-        f"[{engine.label}] mean={s.mean_ms:.2f}ms, sd={s.sd_ms:.2f}ms, min={s.min_ms:.2f}ms, max={s.max_ms:.2f}ms, "
-        f"median={s.p50_ms:.2f}ms, 95p={s.p95_ms:.2f}ms, 99p={s.p99_ms:.2f}ms"
+    """The figures as transformer-deploy prints them, one line per engine and case, for people who compare by diff."""
+    lines = [
+        f"[{engine.label}, {result.case.name}] mean={s.mean_ms:.2f}ms, sd={s.sd_ms:.2f}ms, min={s.min_ms:.2f}ms, "
+        f"max={s.max_ms:.2f}ms, median={s.p50_ms:.2f}ms, 95p={s.p95_ms:.2f}ms, 99p={s.p99_ms:.2f}ms"
         for engine in report.engines
         for result in engine.cases
         for s in [result.spread]
     ]
+    return [*lines, *map(pipeline_sentence, report.pipelines)]
 
 
 _PERF_ANALYZER = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agent.benchmark.compare import Comparison
-    from agent.benchmark.report import Report
+    from agent.benchmark.report import Model, Report
     from agent.benchmark.study import Request
+    from engines.package import ModelPackage
 
 _LARGEST_BATCH = 64
 _WIDTH_ELSEWHERE = 160
+_NUMBER = re.compile(r"[0-9]{1,4}\Z")
 
 
 def _words(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -35,16 +38,16 @@ def _words(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 
 def _batches(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
     words = _words(_ctx, _param, value)
-    if not words or any(not word.isdigit() or not 1 <= int(word) <= _LARGEST_BATCH for word in words):
+    if not words or any(not _NUMBER.match(word) or not 1 <= int(word) <= _LARGEST_BATCH for word in words):
         raise click.BadParameter(f"{value!r} is no list of batch sizes from 1 to {_LARGEST_BATCH}; give it like 1,4,8")
     return tuple(sorted({int(word) for word in words}))
 
 
 def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, int]:
-    width, sign, height = value.partition("x")
-    if not (sign and width.isdigit() and height.isdigit() and 16 <= int(width) <= 8192 and 16 <= int(height) <= 8192):
+    sides = value.split("x")
+    if len(sides) != 2 or any(not _NUMBER.match(side) or not 16 <= int(side) <= 8192 for side in sides):
         raise click.BadParameter(f"{value!r} is no size from 16x16 to 8192x8192; give it like 1280x720")
-    return int(width), int(height)
+    return int(sides[0]), int(sides[1])
 
 
 def _one_of(known: tuple[str, ...], values: tuple[str, ...], what: str) -> tuple[str, ...]:
@@ -177,16 +180,17 @@ def benchmark(ctx: click.Context, /, **given: Any) -> int:
     # As by Ctrl-C: the processes that were started are ended on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked = Asked(**given)
-    _check(asked)
+    baseline = _check(asked)
     # Also where the first one fails: the others' figures are as good without it.
-    return max([_one_package(package, asked) for package in asked.packages])
+    return max([_one_package(package, asked, baseline) for package in asked.packages])
 
 
-def _one_package(package: str, asked: Asked) -> int:
+def _one_package(package: str, asked: Asked, baseline: Report | None) -> int:
     report = _measured(package, asked)
-    comparison = _compared_with_baseline(report, asked)
     _write(report, asked)
-    _show(report, comparison, asked, package)
+    _show(report, asked, package)
+    # After the report, which is good also where the baseline cannot be compared.
+    comparison = None if baseline is None else _compared(baseline, report, asked)
     if asked.apply_path is not None:
         _apply(report, asked, asked.apply_path, package)
     has_broken = comparison is not None and comparison.has_failed
@@ -219,11 +223,13 @@ def _console() -> Console:
     return console if console.is_terminal else Console(soft_wrap=True, width=_WIDTH_ELSEWHERE)
 
 
-def _check(asked: Asked) -> None:
-    """What is wrong with the command line is said before minutes are spent."""
+def _check(asked: Asked) -> Report | None:
+    """What is wrong with the command line is said before minutes are spent.
+
+    Gives the report to compare with, which the new one may be written over.
+    """
     from agent.benchmark.compare import parse_gate
     from agent.benchmark.report import load_report
-    from engines.package import load_package
 
     if asked.gates and asked.baseline is None:
         raise UsageError("--fail-if needs --baseline FILE, the report to compare with")
@@ -237,16 +243,28 @@ def _check(asked: Asked) -> None:
         raise UsageError("--apply does not write options: measure without --option, or write them by hand")
     for gate in asked.gates:
         parse_gate(gate)
-    for path in (asked.json_path, asked.html_path, asked.md_path, asked.png_path, asked.csv_path):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} into")
-    if asked.baseline is not None:
-        load_report(asked.baseline)
-    if len(asked.packages) == 1:
-        return  # it is loaded and checked before anything is measured in any case
+    baseline = None if asked.baseline is None else load_report(asked.baseline)
+    _check_files(asked)
+    return baseline
+
+
+def _check_files(asked: Asked) -> None:
+    from agent.benchmark.apply import check_can_apply
+    from agent.benchmark.inputs import check_clips, check_pictures, check_target
+    from engines.package import load_package
+
     found = [load_package(package_directory(package)) for package in asked.packages]
     if len({(one.name, one.version) for one in found}) < len(found):
         raise UsageError("two of the packages have the same name and version; their reports could not be told apart")
+    for package in found:
+        for path in (asked.json_path, asked.html_path, asked.md_path, asked.png_path, asked.csv_path):
+            if path is not None:
+                check_target(_place(path, package, asked))
+        if asked.apply_path is not None:
+            check_can_apply(asked.apply_path, package, model=asked.model)
+    if asked.images is not None:
+        check_pictures(asked.images, found)
+    check_clips(asked.clips)
 
 
 def _measured(package: str, asked: Asked) -> Report:
@@ -284,15 +302,14 @@ def _request(package: str, asked: Asked) -> Request:
     )
 
 
-def _compared_with_baseline(report: Report, asked: Asked) -> Comparison | None:
+def _compared(baseline: Report, report: Report, asked: Asked) -> Comparison:
     from agent.benchmark.compare import compare as hold_against
     from agent.benchmark.compare import parse_gate
-    from agent.benchmark.report import load_report
+    from agent.benchmark.terminal import print_comparison
 
-    if asked.baseline is None:
-        return None
-    gates = [parse_gate(gate) for gate in asked.gates]
-    return hold_against(load_report(asked.baseline), report, gates, force=asked.force)
+    comparison = hold_against(baseline, report, [parse_gate(gate) for gate in asked.gates], force=asked.force)
+    print_comparison(comparison, _console())
+    return comparison
 
 
 def _write(report: Report, asked: Asked) -> None:
@@ -309,30 +326,30 @@ def _write(report: Report, asked: Asked) -> None:
     )
     for path, text_of in texts:
         if path is not None:
-            _place(path, report, asked).write_text(text_of(report), encoding="utf-8")
+            _place(path, report.model, asked).write_text(text_of(report), encoding="utf-8")
     if asked.png_path is not None:
-        _place(asked.png_path, report, asked).write_bytes(png_of(report))
+        _place(asked.png_path, report.model, asked).write_bytes(png_of(report))
 
 
-def _place(path: Path, report: Report, asked: Asked) -> Path:
+def _place(path: Path, model: Model | ModelPackage, asked: Asked) -> Path:
     """Where this package's report goes: of several each has a name of its own."""
     if len(asked.packages) == 1:
         return path
-    return path.with_name(f"{path.stem}-{report.model.name}-{report.model.version}{path.suffix}")
+    return path.with_name(f"{path.stem}-{model.name}-{model.version}{path.suffix}")
 
 
-def _show(report: Report, comparison: Comparison | None, asked: Asked, package: str) -> None:
+def _show(report: Report, asked: Asked, package: str) -> None:
     from agent.benchmark.tables import one_liners
-    from agent.benchmark.terminal import print_comparison, print_report
+    from agent.benchmark.terminal import print_report
 
     console = _console()
-    if asked.one_line:
-        for line in one_liners(report):
-            console.print(line, highlight=False, markup=False)
-    else:
+    if not asked.one_line:
         print_report(report, console, package=package)
-    if comparison is not None:
-        print_comparison(comparison, console)
+        return
+    for line in one_liners(report):
+        console.print(line, highlight=False, markup=False)
+    for why in report.invalid:
+        click.echo(f"not valid: {why}", err=True)
 
 
 def _apply(report: Report, asked: Asked, path: Path, package_name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from engines.specs import Activation
 
 _MANIFEST = "model.yaml"
+_SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})\Z")
 
 
 @click.group()
@@ -28,10 +30,10 @@ def model() -> None:
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    width, _, height = value.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    match = _SIZE.match(value.lower())
+    if match is None:
         raise click.BadParameter(f"{value!r} is not like 224x224", ctx, param)
-    return int(width), int(height)
+    return int(match[1]), int(match[2])
 
 
 def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:

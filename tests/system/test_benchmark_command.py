@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from agent.demo import demo_package
+from tests.fixtures.benchmark_reports import machine_report
 
 QUICK = ("--quick", "--engines", "ort-cpu", "--precisions", "fp32", "--rounds", "2", "--fps", "200")
 
@@ -60,15 +62,18 @@ def test_each_of_several_packages_gets_a_report_of_its_own(tmp_path: Path) -> No
         lines = (tmp_path / f"now-conveyor-{version}.csv").read_text().splitlines()
         assert lines[0].startswith("Concurrency,Inferences/Second,")
         assert any(",ort-cpu fp32,paced 200 fps," in line for line in lines)
-    assert done.stdout.count("[ort-cpu fp32] mean=") == 4
+    assert done.stdout.count("[ort-cpu fp32, paced 200 fps] mean=") == 2
+    assert done.stdout.count("[ort-cpu fp32, closed] mean=") == 2
+    assert ("not valid: " in done.stderr) == (done.returncode == 1)
 
 
 @pytest.mark.timeout(150)
 def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ("--quick", "--scenario", "pipeline", "--engines", "ort-cpu", "--precisions", "fp32", "--fps", "60")
-    done = _agent(*arguments, "--size", "320x240", f"--json={path}", home=tmp_path / "state")
+    done = _agent(*arguments, "--size", "320x240", "--one-line", f"--json={path}", home=tmp_path / "state")
     assert done.returncode == 0, done.stderr
+    assert re.search(r"results/s from 1 camera\(s\), pattern 320x240, ort-cpu fp32", done.stdout)
     (result,) = json.loads(path.read_text())["pipelines"]
     assert result["results"] > 30
     assert result["lost_on_the_way"] == 0
@@ -82,6 +87,11 @@ def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
         (("--scenario", "server"), "there is no scenario 'server'; there are latency"),
         (("--precisions", "int4"), "there is no precision 'int4'; there are fp32, fp16, int8"),
         (("--batch", "0"), "is no list of batch sizes"),
+        (("--batch", "²"), "is no list of batch sizes"),
+        (("--size", "1²8x720"), "is no size from 16x16"),
+        (("--json", "/tmp"), "/tmp is a folder, the report is written into a file"),
+        (("--scenario", "pipeline", "--clip", "/nowhere.mp4"), "there is no file /nowhere.mp4"),
+        (("--scenario", "pipeline", "--clip", __file__), "cannot be opened as a video"),
         (("--fail-if", "p99_ms>+10%"), "--fail-if needs --baseline"),
         (("--baseline", "none.json"), "cannot be read"),
         (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at"),
@@ -99,6 +109,33 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_inputs_are_read_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "pictures/no such label").mkdir(parents=True)
+    shutil.copy(next((demo_package() / "golden").iterdir()), tmp_path / "pictures/no such label")
+    done = _agent("--images", str(tmp_path / "pictures"), home=tmp_path / "state")
+    assert done.returncode == 78
+    assert "lies in a folder named 'no such label'" in done.stderr
+    (tmp_path / "agent.yaml").write_text(
+        "version: 1\nmodels: {other: {package: other}}\n"
+        "cameras: {front: {source: {type: pattern}, classify: [{model: other}]}}\n"
+        "mqtt: {broker: mqtt://127.0.0.1:1883}\n"
+    )
+    done = _agent("--apply", str(tmp_path / "agent.yaml"), home=tmp_path / "state")
+    assert done.returncode == 2
+    assert "no model in" in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_report_outlives_a_baseline_that_cannot_be_compared(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(machine_report(3.0, seed=1).as_json())
+    done = _agent(*QUICK, f"--baseline={path}", f"--json={path}", home=tmp_path / "state")
+    assert done.returncode == 2
+    assert "the reports are of different environments" in done.stderr
+    assert "ort-cpu fp32 has p50" in done.stdout
+    assert json.loads(path.read_text())["model"]["name"] == "conveyor"
 
 
 def test_broken_package_is_told_before_the_one_before_it_is_measured(tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ def test_external_data_is_put_into_the_one_file(material: Path) -> None:
     [
         (["--preset", "vgg"], 2, "'imagenet'"),
         (["--size", "big"], 2, "224x224"),
+        (["--size", "0x8"], 2, "224x224"),
+        (["--size", "8²x8"], 2, "224x224"),
         (["--golden", "photo.jpg"], 2, "photo.jpg=cat"),
         (["--offset", "2"], 2, "0<=x<=1"),
         (["--name", "Tree"], 78, "'Tree' does not match"),

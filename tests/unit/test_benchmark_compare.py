@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.benchmark.compare import compare, parse_gate
-from agent.benchmark.report import load_report
+from agent.benchmark.report import CaseResult, load_report
 from agent.errors import UsageError
 from tests.fixtures.benchmark_reports import CLOSED, case_result, engine_result, machine_report, report_of
 
@@ -75,12 +78,36 @@ def test_report_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
         ("[]", "has schema None"),
         ('{"schema": "benchmark/2"}', "has schema 'benchmark/2'"),
         ('{"schema": "benchmark/1"}', "is not a whole report"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_file_that_is_no_report_is_refused(tmp_path: Path, content: str, words: str) -> None:
     path = tmp_path / "report.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=words):
+        load_report(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda one: replace(one, rounds_ms=((), ())), "rounds_ms"),
+        (lambda one: replace(one, rounds_ms=((0.0, 1.0),)), "rounds_ms"),
+        (lambda one: replace(one, rounds_ms=((1.0, math.nan),)), "rounds_ms"),
+        (lambda one: replace(one, throughput_hz=math.nan), "throughput_hz"),
+        (lambda one: replace(one, spread=replace(one.spread, p99_ms=math.nan)), "p99_ms"),
+        (lambda one: replace(one, spread=replace(one.spread, p50_ms=0.0)), "p50_ms"),
+        (lambda one: replace(one, spread=replace(one.spread, max_ms=math.inf)), "max_ms"),
+    ],
+)
+def test_report_with_figures_that_would_pass_every_gate_is_refused(
+    tmp_path: Path, change: Callable[[CaseResult], CaseResult], name: str
+) -> None:
+    report = machine_report(3.0, seed=1)
+    engine = report.engines[0]
+    path = tmp_path / "report.json"
+    path.write_text(replace(report, engines=(replace(engine, cases=(change(engine.cases[0]),)),)).as_json())
+    with pytest.raises(UsageError, match=f"not a whole report: ort-cpu fp32, paced 30 fps: {name} is no time or rate"):
         load_report(path)
 
 
