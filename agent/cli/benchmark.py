@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from agent.benchmark.scenarios import SCENARIOS, Scenario
 from agent.cli.options import PATH, package_directory
+from agent.cli.signals import sigterm_as_ctrl_c
 from agent.errors import UsageError
 from engines.base import PRECISIONS, Precision
 
@@ -177,12 +177,11 @@ def benchmark(ctx: click.Context, /, **given: Any) -> int:
     from agent.service import logs
 
     logs.configure(level="error")
-    # As by Ctrl-C: the processes that were started are ended on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     asked = Asked(**given)
-    baseline = _check(asked)
-    # Also where the first one fails: the others' figures are as good without it.
-    return max([_one_package(package, asked, baseline) for package in asked.packages])
+    with sigterm_as_ctrl_c():
+        baseline = _check(asked)
+        # Also where the first one fails: the others' figures are as good without it.
+        return max([_one_package(package, asked, baseline) for package in asked.packages])
 
 
 def _one_package(package: str, asked: Asked, baseline: Report | None) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from agent.cli.signals import sigterm_as_ctrl_c
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def import_(file: Path, *, as_json: bool, activation: str, license_name: str | N
 
     declared = None if activation == "auto" else cast("Activation", activation)
     request = ImportRequest(model=file, activation=declared, license=license_name, **options)  # type: ignore[arg-type] # click has checked each option
-    _print_proof(import_model(request), as_json=as_json)
+    with sigterm_as_ctrl_c():
+        proof = import_model(request)
+    _print_proof(proof, as_json=as_json)
 
 
 @model.command()
@@ -103,7 +106,8 @@ def check(directory: Path, *, as_json: bool) -> int:
     from engines.package import load_package
     from engines.proof import prove_package
 
-    proof = prove_package(load_package(directory))
+    with sigterm_as_ctrl_c():
+        proof = prove_package(load_package(directory))
     _print_proof(proof, as_json=as_json)
     return 0 if proof.has_passed else 1
 

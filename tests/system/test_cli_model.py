@@ -15,6 +15,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 
 from agent.__main__ import main
 from engines.package import load_package
+from tests.fixtures.deadlines import wait_until
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 
 
@@ -291,6 +292,19 @@ def test_list_shows_good_packages_and_names_rejected_ones(tmp_path: Path, capsys
     rows = json.loads(capsys.readouterr().out)
     assert [("rejected" in row) for row in rows] == [False, True]
     assert main(["model", "list", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_terminated_import_leaves_nothing_behind(material: Path) -> None:
+    (material / "cal").mkdir()
+    for place in range(2000):
+        (material / f"cal/{place}.png").symlink_to(material / "photo.png")
+    command = [sys.executable, "-m", "agent", "model", "import", str(material / "Tree Net.onnx"), "--preset", "raw01"]
+    more = ["--labels", str(material / "labels.json"), "--out", str(material / "out"), "--calibration"]
+    with subprocess.Popen([*command, *more, str(material / "cal")], stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: bool(list((material / "out").glob(".import-*/*/calibration"))), within_s=30.0)
+        process.terminate()
+        assert process.wait(30.0) == 130
+    assert list((material / "out").iterdir()) == []
 
 
 def test_the_real_program_imports_a_model(material: Path) -> None:
