@@ -68,6 +68,22 @@ def test_each_of_several_packages_gets_a_report_of_its_own(tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(150)
+def test_package_that_fails_does_not_keep_the_next_from_being_measured(tmp_path: Path) -> None:
+    """Its known answers are wrong, so that no engine opens it."""
+    broken = tmp_path / "broken"
+    shutil.copytree(demo_package(), broken)
+    manifest = broken / "model.yaml"
+    text = manifest.read_text().replace("version: 1.0.0", "version: 0.0.1")
+    manifest.write_text(re.sub(r"label: \w+", "label: ok", text))
+    arguments = (*QUICK, "--package", str(broken), "--package", "demo", f"--csv={tmp_path / 'now.csv'}", "--one-line")
+    done = _agent(*arguments, home=tmp_path / "state")
+    assert done.returncode == 69, done.stderr
+    assert f"error: {broken}: no engine could be measured for conveyor" in done.stderr
+    assert "[ort-cpu fp32, closed] mean=" in done.stdout
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["now-conveyor-1.0.0.csv"]
+
+
+@pytest.mark.timeout(150)
 def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ("--quick", "--scenario", "pipeline", "--engines", "ort-cpu", "--precisions", "fp32", "--fps", "60")
