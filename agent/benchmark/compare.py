@@ -56,12 +56,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two reports held against each other. ``differences`` are facts of the environments that disagree."""
+    """Two reports held against each other. ``differences`` are facts of the environments that disagree.
+
+    ``invalid_first`` and ``invalid_second`` say why a report by itself must not be used.
+    """
 
     lines: tuple[Line, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
     differences: tuple[str, ...]
+    invalid_first: tuple[str, ...]
+    invalid_second: tuple[str, ...]
 
     @property
     def has_failed(self) -> bool:
@@ -111,6 +116,8 @@ def compare(first: Report, second: Report, gates: Sequence[Gate] = (), *, force:
         only_first=tuple(f"{label}, {case.name}" for label, case in known if (label, case) not in matched),
         only_second=tuple(f"{e.label}, {r.case.name}" for e, r in _all(second) if (e.label, r.case) not in matched),
         differences=differences,
+        invalid_first=first.invalid,
+        invalid_second=second.invalid,
     )
 
 

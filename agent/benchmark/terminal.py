@@ -46,13 +46,16 @@ def print_report(report: Report, console: Console, *, package: str) -> None:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The ratios, what could not be compared, and the gates that broke."""
+    """The ratios, what could not be compared, what is not valid by itself, and the gates that broke."""
     console.print(_rich(comparison_table(comparison)))
     for difference in comparison.differences:
         _say(console, f"different environments: {difference}", style="yellow")
     for side, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         if names:
             _say(console, f"only in the {side}: {'; '.join(names)}")
+    for side, reasons in (("first", comparison.invalid_first), ("second", comparison.invalid_second)):
+        for why in reasons:
+            _say(console, f"the {side} report is not valid: {why}", style="red")
     if comparison.has_failed:
         _say(console, "failed", style="red")
 
