@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import PATH, seconds
+from agent.cli.signals import sigterm_as_ctrl_c
 from agent.errors import BrokerUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -62,15 +62,14 @@ def watch(
     from agent.service import logs
     from agent.watching.fleet import FleetView
 
-    # As at Ctrl-C: the terminal is to be left as it was found.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # The picture itself says how the connection is; lines between would tear it.
     logs.configure(level="error")
     settings, configured_prefix = _settings(broker, path, username, password_file, ca_file)
     prefix = configured_prefix if prefix is None else prefix
     topic = f"{prefix}/{level(device) if device else '+'}/#"
     end_s = time.monotonic() + for_s if for_s is not None else float("inf")
-    with _subscribed(settings, topic) as subscriber:
+    # The terminal is to be left as it was found.
+    with sigterm_as_ctrl_c(), _subscribed(settings, topic) as subscriber:
         try:
             if as_json:
                 _print_messages(subscriber, end_s)
