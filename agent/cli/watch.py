@@ -67,9 +67,10 @@ def watch(
     settings, configured_prefix = _settings(broker, path, username, password_file, ca_file)
     prefix = configured_prefix if prefix is None else prefix
     topic = f"{prefix}/{level(device) if device else '+'}/#"
-    end_s = time.monotonic() + for_s if for_s is not None else float("inf")
     # The terminal is to be left as it was found.
     with sigterm_as_ctrl_c(), _subscribed(settings, topic) as subscriber:
+        # From here on: a broker may take its time to answer.
+        end_s = time.monotonic() + for_s if for_s is not None else float("inf")
         try:
             if as_json:
                 _print_messages(subscriber, end_s)

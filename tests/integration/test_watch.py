@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +67,31 @@ def test_json_gives_every_message_as_a_line(broker: MosquittoBroker) -> None:
         "edge/x/strange",
     }
     assert lines[TOPICS.status] == {"state": "online"}
+
+
+def test_the_time_counts_from_when_the_broker_has_answered(broker: MosquittoBroker) -> None:
+    fill(broker.port)
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        port = slow.getsockname()[1]
+        thread = threading.Thread(target=_pass_on_late, args=(slow, broker.port, 1.0))
+        thread.start()
+        result = watch(f"mqtt://127.0.0.1:{port}", "--for", "500ms")
+        thread.join()
+    assert result.stdout == f"{DEVICE} online\n"
+
+
+def _pass_on_late(slow: socket.socket, port: int, late_s: float) -> None:
+    """One connection to the broker at ``port``, whose first word takes its time."""
+    client, _ = slow.accept()
+    with client, socket.create_connection(("127.0.0.1", port)) as server:
+        time.sleep(late_s)
+        ends = {client: server, server: client}
+        while True:
+            for end in select.select([*ends], [], [])[0]:
+                data = end.recv(65536)
+                if not data:
+                    return
+                ends[end].sendall(data)
 
 
 def test_only_the_device_that_was_asked_for_is_heard(broker: MosquittoBroker) -> None:
