@@ -66,6 +66,14 @@ def test_every_batch_size_has_a_graph_or_a_reason_is_told(package: ModelPackage,
     assert details["cuda_graphs"] == sizes or details.get("why_no_cuda_graph"), details
 
 
+def test_pictures_are_copied_to_the_device_only_where_it_has_memory_of_its_own(
+    package: ModelPackage, cache: Path
+) -> None:
+    gpus = Prober().gpus
+    with _open(package, cache) as engine:
+        assert engine.info.details["device_copies"] == (0 if gpus[0].integrated else 1)
+
+
 def test_batches_of_every_size_give_the_answers_of_single_pictures(package: ModelPackage, cache: Path) -> None:
     """Tactics may differ from size to size and round differently; rows must not be mixed up."""
     pictures = pictures_of(package).batch[:_MAX_BATCH]

@@ -81,6 +81,7 @@ def test_every_version_builds_once_and_answers_as_the_reference(
         assert engine.info.versions["tensorrt"] == version
         assert engine.info.parity is not None
         assert engine.info.details["device_memory_bytes"] == 4096
+        assert engine.info.details["device_copies"] == 1
         assert engine.info.details["why_built"] == "there was none"
         assert [LABELS[row.argmax()] for row in first] == list(LABELS[:3])
     with open_engine(package, options) as again:
@@ -203,6 +204,7 @@ def test_an_integrated_gpu_works_on_the_pinned_memory_itself(
         scores = engine.infer(_PICTURES[:3])
         assert [LABELS[row.argmax()] for row in scores] == list(LABELS[:3])
         assert nvidia.state.allocations == 0, "device memory was allocated although it is shared"
+        assert engine.info.details["device_copies"] == 0
 
 
 def test_memory_is_given_back(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:

@@ -37,10 +37,12 @@ class IoBuffers:
             self._device_memory = [device.allocate(self.images.nbytes), device.allocate(self.scores.nbytes)]
             self.images_address, self.scores_address = map(int, self._device_memory)
 
-    def upload(self, rows: int) -> None:
-        """Put the copy of the first pictures to the device on the stream."""
-        if not self.is_mapped:
-            self._device.driver.memcpy_htod_async(self.images_address, self.images[:rows], self._device.stream)
+    def upload(self, rows: int) -> int:
+        """Put the copy of the first pictures to the device on the stream; how many copies that makes of each."""
+        if self.is_mapped:
+            return 0
+        self._device.driver.memcpy_htod_async(self.images_address, self.images[:rows], self._device.stream)
+        return 1
 
     def download(self, rows: int) -> None:
         """Put the copy of the first scores from the device on the stream."""

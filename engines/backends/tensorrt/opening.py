@@ -89,6 +89,7 @@ def _details(session: PlanSession, plan: Plan) -> dict[str, str | int | float | 
         "plan_bytes": len(plan.content),
         "device_memory_bytes": session.device_memory_bytes,
         "streams": session.streams,
+        "device_copies": session.device_copies,
         "cuda_graphs": ",".join(map(str, session.graph_sizes)),
     }
     if plan.why_built is not None:

@@ -47,6 +47,8 @@ class PlanSession:
         self._contexts: list[Any] = []
         self._buffers: IoBuffers | None = None
         self.why_no_graphs: str | None = "not captured"
+        self.device_copies = 0
+        """How often the run that was enqueued last copies each picture from host to device; graphs repeat it."""
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             with device.current():
@@ -183,7 +185,7 @@ class PlanSession:
         buffers, device = self._buffers, self._device
         if buffers is None:
             return False
-        buffers.upload(rows)
+        self.device_copies = buffers.upload(rows)
         if not is_prepared and not self._prepare(context, rows):
             return False
         if not context.execute_async_v3(device.stream.handle):
