@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from engines.backends.ort_options import provider_of, session_settings
+from engines.backends.tensorrt.options import checked_options
 from engines.base import PRECISIONS, Engine, EngineOptions, Rejection
 from engines.candidate import open_candidate, options_for, options_of
 from engines.certify import REFERENCE
@@ -188,15 +190,27 @@ def _check_request(requested: str, options: EngineOptions) -> None:
         )
     if options.max_batch < 1:
         raise OptionsRejected(f"max_batch is {options.max_batch}, at least 1 is needed", max_batch=options.max_batch)
-    if requested not in CHOOSERS:
-        return
-    for name in options.options:
-        tables = [options_of(engine) for engine in AUTO_ORDER]
+    if requested in CHOOSERS:
+        check_options(requested, options.options)
+
+
+def check_options(engine: str, options: Mapping[str, object]) -> None:
+    """Refuse what ``engine``, a canonical name, would refuse when it is opened, as far as that can be told before.
+
+    Raises:
+        OptionsRejected: an option that does not exist, or a value that an engine which is named cannot take.
+    """
+    if engine == "tensorrt":
+        checked_options(options)
+    elif engine.startswith("ort-"):
+        session_settings(engine, provider_of(engine), options, default_threads=1)
+    tables = [options_of(one) for one in (AUTO_ORDER if engine in CHOOSERS else (engine,))]
+    for name in options:
         if not any(table is None or name in table for table in tables):
-            raise OptionsRejected(
-                f"no engine that {requested} may choose has an option {name!r}. Remove it or name the engine",
-                option=name,
+            whose = (
+                f"no engine that {engine} may choose has" if engine in CHOOSERS else f"engine {engine} does not have"
             )
+            raise OptionsRejected(f"{whose} an option {name!r}. Remove it or name the engine", option=name)
 
 
 def _rejection_from(name: str, error: EngineError) -> Rejection:

@@ -114,6 +114,7 @@ def model_finding(name: str, config: ModelConfig, directory: Path, probes: Seque
 
 
 def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResult], text: str) -> Finding:
+    from engines.opening import check_options
     from engines.registry import CHOOSERS, canonical_name
 
     try:
@@ -122,8 +123,11 @@ def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResul
         return Finding(name, "failed", exc.message, "change `engine` in the configuration")
     can_run = [probe.name for probe in probes if probe.can_run]
     refused = next((probe for probe in probes if probe.name == wanted and not probe.can_run), None)
-    if refused is None and (fault := _fault_of_options(wanted, config.options)) is not None:
-        return Finding(name, "failed", fault, "correct `options` of this model")
+    if refused is None:
+        try:
+            check_options(wanted, config.options)
+        except EngineError as exc:
+            return Finding(name, "failed", exc.message, "correct `options` of this model")
     if wanted in CHOOSERS:
         return Finding(name, "ok", f"{text}, engine {wanted}: {', '.join(can_run) or 'none'} can run here")
     if refused is None:
@@ -132,28 +136,6 @@ def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResul
         return Finding(name, "failed", f"{text}, engine {wanted} cannot run: {refused.reason}", refused.remedy)
     detail = f"{text}, engine {wanted} cannot run ({refused.reason}), {can_run[0]} would serve it as degraded"
     return Finding(name, "warning", detail, refused.remedy)
-
-
-def _fault_of_options(engine: str, options: Mapping[str, object]) -> str | None:
-    """What the engine would refuse when it is opened, as far as that can be told before."""
-    from engines.backends.ort_options import provider_of, session_settings
-    from engines.backends.tensorrt.options import checked_options
-    from engines.candidate import options_of
-    from engines.registry import AUTO_ORDER, CHOOSERS
-
-    try:
-        if engine == "tensorrt":
-            checked_options(options)
-        elif engine.startswith("ort-"):
-            session_settings(engine, provider_of(engine), options, default_threads=1)
-    except EngineError as exc:
-        return exc.message
-    tables = [options_of(one) for one in (AUTO_ORDER if engine in CHOOSERS else (engine,))]
-    strange = next((one for one in options if not any(table is None or one in table for table in tables)), None)
-    if strange is None:
-        return None
-    whose = f"no engine that {engine} may choose has" if engine in CHOOSERS else f"engine {engine} does not have"
-    return f"{whose} an option {strange!r}"
 
 
 def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
