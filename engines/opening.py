@@ -207,10 +207,11 @@ def check_options(engine: str, options: Mapping[str, object]) -> None:
     tables = [options_of(one) for one in (AUTO_ORDER if engine in CHOOSERS else (engine,))]
     for name in options:
         if not any(table is None or name in table for table in tables):
-            whose = (
-                f"no engine that {engine} may choose has" if engine in CHOOSERS else f"engine {engine} does not have"
-            )
-            raise OptionsRejected(f"{whose} an option {name!r}. Remove it or name the engine", option=name)
+            if engine in CHOOSERS:
+                fault = f"no engine that {engine} may choose has an option {name!r}. Remove it or name the engine"
+            else:
+                fault = f"engine {engine} does not have an option {name!r}. Remove it"
+            raise OptionsRejected(fault, option=name)
 
 
 def _rejection_from(name: str, error: EngineError) -> Rejection:
