@@ -1,4 +1,4 @@
-"""Every outbox keeps the promises of ``agent.publish.outbox.base.Outbox``; what only a file can do is tested besides."""
+"""Every outbox keeps the promises of ``agent.publish.outbox.base``; what only a file can do is tested besides."""
 
 from __future__ import annotations
 
