@@ -15,7 +15,7 @@ from agent.commands.jpeg import jpeg_from_image
 from agent.commands.overrides import Overrides, load_overrides, save_overrides
 from agent.commands.requests import Benchmark, Explain, Selftest, Set, Snapshot
 from agent.config.loader import LoadedConfig
-from agent.inference.engine_slot import Serving
+from agent.inference.engine_slot import LoadedEngine
 from agent.inference.pipeline import Pipeline
 from agent.inference.worker import Worker
 from agent.mqtt.base import Packet
@@ -25,7 +25,7 @@ from engines import EngineError
 from engines.golden import run_golden
 from engines.strict_yaml import StrictDocument
 
-_ERRAND_S = 30.0
+_TASK_S = 30.0
 _BENCHMARK_S = 5.0
 _CHUNK_S = 0.02
 """Serving waits for the benchmark at most this long at a time."""
@@ -109,7 +109,7 @@ class AgentHost:
         """See CommandHost."""
         details: Details = {}
         for key, worker in self._workers(request.model).items():
-            report = _on_its_thread(worker, lambda serving, worker=worker: run_golden(worker.package, serving.engine))  # type: ignore[misc]  # bound now
+            report = _on_its_thread(worker, lambda loaded, worker=worker: run_golden(worker.package, loaded.engine))  # type: ignore[misc]  # bound now
             details[key] = {
                 "engine": report.engine,
                 "pictures": len(report.results),
@@ -134,7 +134,7 @@ class AgentHost:
             end = time.monotonic() + _BENCHMARK_S
             while len(times) < request.runs and time.monotonic() < end:
                 wanted = request.runs - len(times)
-                engine, some = _on_its_thread(worker, lambda serving, wanted=wanted: _timed(serving, wanted))  # type: ignore[misc]  # bound now
+                engine, some = _on_its_thread(worker, lambda loaded, wanted=wanted: _timed(loaded, wanted))  # type: ignore[misc]  # bound now
                 times += some
             times.sort()
             details[key] = {
@@ -175,39 +175,39 @@ class AgentHost:
         return {model: workers[model]}
 
 
-def _timed(serving: Serving, wanted: int) -> tuple[str, list[float]]:
+def _timed(loaded: LoadedEngine, wanted: int) -> tuple[str, list[float]]:
     """Milliseconds of single calls, for a moment; at least one."""
     times: list[float] = []
     end = time.monotonic() + _CHUNK_S
     while len(times) < wanted and (not times or time.monotonic() < end):
         began_ns = time.monotonic_ns()
-        serving.engine.infer(serving.batch[:1])
+        loaded.engine.infer(loaded.batch[:1])
         times.append((time.monotonic_ns() - began_ns) / 1e6)
-    return serving.info.name, times
+    return loaded.info.name, times
 
 
-def _on_its_thread(worker: Worker, work: Callable[[Serving], T]) -> T:
+def _on_its_thread(worker: Worker, work: Callable[[LoadedEngine], T]) -> T:
     """Have ``work`` done by the thread that owns the engine.
 
     Raises:
-        CommandRefused: it did not come to it in time.
+        CommandRefused: the engine was busy for too long.
         AgentError, EngineError: what ``work`` raised.
     """
     done = threading.Event()
     answers: list[T] = []
     errors: list[AgentError | EngineError] = []
 
-    def errand(serving: Serving) -> None:
+    def task(loaded: LoadedEngine) -> None:
         try:
-            answers.append(work(serving))
+            answers.append(work(loaded))
         except (AgentError, EngineError) as exc:
             errors.append(exc)
         finally:
             done.set()
 
-    worker.run_errand(errand)
-    if not done.wait(_ERRAND_S):
-        raise CommandRefused("busy", f"the engine of {worker.key} did not come to it within {_ERRAND_S:g} s")
+    worker.run_between_batches(task)
+    if not done.wait(_TASK_S):
+        raise CommandRefused("busy", f"{worker.key}: engine busy, no free slot within {_TASK_S:g} s")
     if errors:
         raise errors[0]
     return answers[0]

@@ -1,76 +1,90 @@
-"""One thread's turn at serving a model: the engine that it opens, and how the next one is let in."""
+"""The engine of one model: loaded, used and closed on one thread, and replaced without losing a frame.
+
+        ┌──────────── reload ────────────┐
+        ▼                                │
+    loading ───────► serving ◄──────► replacing
+        │               │   the next engine loads on a thread of its own;
+        │               │   the two change places between batches
+        ├───────────────┼────────────────────┐
+        ▼               ▼                    ▼
+     failed   the last engine raised      closed   by `close`
+
+A CUDA context belongs to a thread, so an engine never changes threads: the thread that serves gives the batcher to the
+thread of the next engine.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
 
 import numpy as np
 
+from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
 from agent.runtime.records import Image, ServedModel, StageTimes
-from engines import Building, BuildProgress, Engine, EngineInfo, ModelPackage
+from agent.runtime.threads import StageThread
+from engines import (
+    BuildCancelled,
+    Building,
+    BuildProgress,
+    Engine,
+    EngineError,
+    EngineInfo,
+    EngineLost,
+    InferenceFailed,
+    ModelPackage,
+)
 from engines.resize import Resizer
 
+log = get_logger(__name__)
+
 _TIMES_KEPT = 100_000
+_POLL_S = 0.5
+_STABLE_AFTER_NS = 600 * 1_000_000_000
+"""A second series of failures within this time ends the process: loading the engine again did not help."""
 
 OpenEngine = Callable[[Building], Engine]
 """Opens the engine on the thread that calls it, see ``engines.open_engine``."""
 
 
+class SlotState(str, Enum):
+    """See the drawing at the top of this module."""
+
+    LOADING = "loading"
+    SERVING = "serving"
+    REPLACING = "replacing"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """A loaded engine with the buffers that belong to it; replaced as a whole when the engine is."""
+class LoadedEngine:
+    """An engine with the buffers that belong to it; replaced as a whole when the engine is."""
 
     engine: Engine
     info: EngineInfo
-    """The engine's own, or with what was learnt later about those that it stands in for."""
+    """The engine's own, updated when another engine was tried and turned down."""
     served: ServedModel
     resizer: Resizer
     batch: Image
-    """``(max_batch, H, W, 3)`` uint8 BGR, written anew for each call."""
+    """``(max_batch, H, W, 3)`` uint8 BGR, overwritten for each call."""
 
     @property
     def runs_as(self) -> tuple[str, str]:
-        """What tells one engine from another."""
+        """Engine and precision: two engines that agree in both are the same to a subscriber."""
         return self.info.name, self.info.precision
 
 
-@dataclass(slots=True)
-class Shift:
-    """A successor with an open engine is ``is_ready``, and waits for ``admitted`` until the one before has left.
-
-    ``is_forced``: it takes over also where it runs the same engine (another model, say).
-    """
-
-    open_engine: OpenEngine
-    is_successor: bool = False
-    is_forced: bool = False
-    is_ready: bool = False
-    admitted: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a worker counts, over all its engines; written by the thread that serves, read by any."""
-
-    batches: int = 0
-    frames: int = 0
-    failures: int = 0
-    failures_in_a_row: int = 0
-    reloads: int = 0
-    busy_since_ns: int | None = None
-    building: BuildProgress | None = None
-    changes: int = 0
-    last_change: str | None = None
-    times: deque[tuple[StageTimes, int]] = field(default_factory=lambda: deque(maxlen=_TIMES_KEPT))
-
-
-def equipped(engine: Engine, *, key: str, package: ModelPackage, max_size: int) -> Serving:
-    """Put to an engine what serving with it needs; a batch has ``max_size`` rows or what the engine takes."""
+def load(engine: Engine, *, key: str, package: ModelPackage, max_size: int) -> LoadedEngine:
+    """Allocate the buffers for ``engine``; a batch has ``max_size`` rows, or what the engine takes at most."""
     info, spec = engine.info, package.input
-    return Serving(
+    return LoadedEngine(
         engine=engine,
         info=info,
         served=ServedModel(
@@ -85,3 +99,262 @@ def equipped(engine: Engine, *, key: str, package: ModelPackage, max_size: int) 
         resizer=Resizer(spec),
         batch=np.empty((min(max_size, info.max_batch), spec.height, spec.width, 3), np.uint8),
     )
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters over all engines of a slot; written by the thread that serves, read by any."""
+
+    batches: int = 0
+    frames: int = 0
+    failures: int = 0
+    failures_in_a_row: int = 0
+    reloads: int = 0
+    busy_since_ns: int | None = None
+    building: BuildProgress | None = None
+    changes: int = 0
+    last_change: str | None = None
+    times: deque[tuple[StageTimes, int]] = field(default_factory=lambda: deque(maxlen=_TIMES_KEPT))
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """One engine on its way into the slot. ``even_if_same``: take over although it runs as the present one does
+    (another model, say)."""
+
+    open_engine: OpenEngine
+    is_replacement: bool = False
+    even_if_same: bool = False
+    is_loaded: bool = False
+    may_serve: threading.Event = field(default_factory=threading.Event)
+
+
+class Lease:
+    """The right to run the engine, held by the thread that opened it."""
+
+    __slots__ = ("_candidate", "_slot")
+
+    def __init__(self, slot: EngineSlot, candidate: _Candidate) -> None:
+        self._slot = slot
+        self._candidate = candidate
+
+    @property
+    def loaded(self) -> LoadedEngine:
+        """What to serve with; look again before each batch."""
+        loaded = self._slot.loaded
+        if loaded is None:
+            raise RuntimeError("a lease begins once the engine is loaded")
+        return loaded
+
+    @property
+    def is_over(self) -> bool:
+        """Another engine is loaded and waits: return from ``serve`` without touching frames or decisions again."""
+        return self._slot.has_waiting_replacement
+
+
+class EngineSlot:
+    """Holds one engine at a time and the threads that open them.
+
+    ``serve`` runs on the engine's thread and returns when its lease is over or the frames have ended; ``load``
+    allocates buffers there. ``on_end`` is called once, when no engine will serve any more. ``replace``, ``close``,
+    ``loaded`` and ``state`` are for any thread.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        open_engine: OpenEngine,
+        *,
+        load: Callable[[Engine], LoadedEngine],
+        serve: Callable[[Lease], None],
+        on_reload: Callable[[], None],
+        on_end: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self.key = key
+        self.progress = Progress()
+        self._load = load
+        self._serve = serve
+        self._on_reload = on_reload
+        self._on_end = on_end
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ready = threading.Event()
+        self._has_ended = False
+        self._is_closing = False
+        self._loaded: LoadedEngine | None = None
+        self._in_charge = _Candidate(open_engine)
+        self._next: _Candidate | None = None
+        self._threads = [StageThread(f"worker-{key}", partial(self._main, self._in_charge))]
+
+    def start(self) -> None:
+        """Begin to load the first engine."""
+        self._threads[0].start()
+
+    def replace(self, open_engine: OpenEngine, *, even_if_same: bool = True) -> bool:
+        """Load another engine beside the one that serves, and let it take over between two batches.
+
+        Where that fails the present engine goes on, and its info says why; without ``even_if_same`` also where the
+        other one turns out to run as it does. False, and nothing done, before the first engine serves, after the end,
+        and while a replacement is under way.
+        """
+        with self._lock:
+            if self._loaded is None or self._is_closing or self._has_ended or self._next is not None:
+                return False
+            candidate = self._next = _Candidate(open_engine, is_replacement=True, even_if_same=even_if_same)
+            thread = StageThread(f"worker-{self.key}-next", partial(self._main, candidate))
+            self._threads = [*(one for one in self._threads if one.is_alive or one.failure), thread]
+        thread.start()
+        return True
+
+    def close(self) -> None:
+        """Cancel what is being built; ``serve`` is ended by its owner."""
+        self._is_closing = True
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the threads; False when one is still inside an engine after ``timeout_s``."""
+        deadline_s = time.monotonic() + timeout_s
+        return all(thread.join(max(deadline_s - time.monotonic(), 0.0)) for thread in tuple(self._threads))
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until the first engine is loaded; False when ``timeout_s`` passed first.
+
+        Raises:
+            EngineError: it could not be loaded.
+        """
+        if not self._ready.wait(timeout_s):
+            return False
+        # The thread sets the flag a moment before its failure can be read.
+        if self._has_ended and self.join(_POLL_S) and self.failure is not None:
+            raise self.failure
+        return True
+
+    @property
+    def state(self) -> SlotState:
+        """Where the slot is in the drawing above."""
+        if self.failure is not None:
+            return SlotState.FAILED
+        if self._has_ended or self._is_closing:
+            return SlotState.CLOSED
+        if self._next is not None:
+            return SlotState.REPLACING
+        return SlotState.LOADING if self._loaded is None else SlotState.SERVING
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended one of the threads."""
+        return next((thread.failure for thread in self._threads if thread.failure is not None), None)
+
+    @property
+    def loaded(self) -> LoadedEngine | None:
+        """The engine that serves; None until the first is loaded."""
+        return self._loaded
+
+    @property
+    def has_waiting_replacement(self) -> bool:
+        """A loaded replacement waits for the present engine's thread to leave."""
+        candidate = self._next
+        return candidate is not None and candidate.is_loaded
+
+    def _main(self, candidate: _Candidate) -> None:
+        try:
+            self._serve_until_closed(candidate)
+        finally:
+            if self._in_charge is candidate:  # no other thread has taken over
+                self._has_ended = True
+                self._on_end()
+                self._ready.set()
+
+    def _serve_until_closed(self, candidate: _Candidate) -> None:
+        """Load and serve; load again when the engine keeps failing, and give up when that does not last."""
+        while True:
+            loaded_ns = self._clock.monotonic_ns()
+            try:
+                with candidate.open_engine(self._building(candidate)) as engine:
+                    self.progress.building = None
+                    if self._take_over(candidate, self._load(engine)):
+                        self._serve_while_leased(candidate)
+                    return
+            except BuildCancelled:
+                log.info("engine.build_stopped", model=self.key)
+                return
+            except EngineLost:
+                raise
+            except EngineError as exc:
+                if candidate.is_replacement:
+                    self._keep_present(exc)
+                    return
+                if not isinstance(exc, InferenceFailed):
+                    raise
+                if self._clock.monotonic_ns() - loaded_ns < _STABLE_AFTER_NS and self.progress.reloads:
+                    raise
+                self.progress.reloads += 1
+                self.progress.failures_in_a_row = 0
+                self._on_reload()
+                log.warning("engine.reloading", model=self.key, error=exc.message)
+
+    def _serve_while_leased(self, candidate: _Candidate) -> None:
+        self._ready.set()
+        loaded = self._loaded
+        if loaded is not None and loaded.info.pending is not None:
+            # `auto` began with the best engine that was there at once; the better one is built beside it.
+            self.replace(candidate.open_engine, even_if_same=False)
+        self._serve(Lease(self, candidate))
+        waiting = self._next
+        if waiting is not None and waiting.is_loaded and not self._is_closing:
+            self._in_charge = waiting
+            waiting.may_serve.set()
+
+    def _building(self, candidate: _Candidate) -> Building:
+        """The first engine must serve at once; a build of minutes is left to its replacement."""
+        return Building(
+            defer=not candidate.is_replacement, on_progress=self._note_build, is_cancelled=lambda: self._is_closing
+        )
+
+    def _note_build(self, progress: BuildProgress) -> None:
+        self.progress.building = progress
+
+    def _take_over(self, candidate: _Candidate, loaded: LoadedEngine) -> bool:
+        """Become the engine that serves, once the present one's thread has left; False where it is not needed."""
+        before = self._loaded
+        if before is None or not candidate.is_replacement:
+            with self._lock:
+                self._loaded = loaded
+            return True
+        if not candidate.even_if_same and loaded.runs_as == before.runs_as:
+            # The better engine could not be had; the info of this second try says why.
+            reasons = [one.reason for one in loaded.info.rejected if one.engine == before.info.pending]
+            self._update_info(
+                loaded.info,
+                f"{before.info.name} goes on: {'; '.join(reasons) or 'the replacement is the same engine'}",
+            )
+            return False
+        candidate.is_loaded = True
+        while not candidate.may_serve.wait(_POLL_S):
+            if self._has_ended:
+                return False
+        with self._lock:
+            self._loaded = loaded
+            candidate.is_replacement, self._next = False, None
+        self._note_change(f"{before.info.name} gave way to {loaded.info.name}")
+        return True
+
+    def _keep_present(self, error: EngineError) -> None:
+        self.progress.building = None
+        loaded = self._loaded
+        if loaded is not None:
+            self._update_info(replace(loaded.info, pending=None), f"{loaded.info.name} goes on: {error.message}")
+
+    def _update_info(self, info: EngineInfo, change: str) -> None:
+        """The engine stays; what is known of the ones it stands in for has changed."""
+        with self._lock:
+            if self._loaded is not None:
+                served = replace(self._loaded.served, degraded=info.degraded is not None)
+                self._loaded = replace(self._loaded, info=info, served=served)
+            self._next = None
+        self._note_change(change)
+
+    def _note_change(self, text: str) -> None:
+        self.progress.last_change = text
+        self.progress.changes += 1
+        log.info("engine.changed", model=self.key, change=text, frames=self.progress.frames)

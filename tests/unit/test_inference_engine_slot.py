@@ -1,0 +1,145 @@
+"""The states of an engine slot, as its module draws them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, SlotState, load
+from agent.runtime.clock import SystemClock
+from engines import BuildCancelled, BuildFailed, Building, Engine
+from tests.fixtures.deadlines import wait_until
+from tests.fixtures.parts import BrightnessEngine, plain_package
+
+_LABELS = ("dark", "bright")
+
+
+def _engine(name: str, *, pending: str | None = None) -> Engine:
+    engine = BrightnessEngine(len(_LABELS))
+    engine.info = replace(engine.info, name=name, requested="auto", pending=pending)
+    return engine
+
+
+class _Slot:
+    """A slot whose engines serve until their lease is over or the slot is closed."""
+
+    def __init__(self, open_engine: Callable[[Building], Engine]) -> None:
+        self.served: list[str] = []
+        self.ended = 0
+        self.slot = EngineSlot(
+            "m",
+            open_engine,
+            load=self._load,
+            serve=self._serve,
+            on_reload=lambda: None,
+            on_end=self._end,
+            clock=SystemClock(),
+        )
+        self._closed = threading.Event()
+
+    def state(self) -> SlotState:
+        return self.slot.state
+
+    def close(self) -> None:
+        self.slot.close()
+        self._closed.set()
+        assert self.slot.join(5.0)
+
+    def _load(self, engine: Engine) -> LoadedEngine:
+        return load(engine, key="m", package=plain_package(*_LABELS), max_size=4)
+
+    def _serve(self, lease: Lease) -> None:
+        self.served.append(lease.loaded.info.name)
+        while not lease.is_over and not self._closed.wait(0.01):
+            pass
+
+    def _end(self) -> None:
+        self.ended += 1
+
+
+def test_a_slot_loads_serves_replaces_and_closes() -> None:
+    go_on = threading.Event()
+
+    def slow(building: Building) -> Engine:
+        assert go_on.wait(5.0)
+        return _engine("second")
+
+    bench = _Slot(lambda building: _engine("first"))
+    assert bench.state() is SlotState.LOADING
+    bench.slot.start()
+    assert bench.slot.wait_ready(5.0)
+    assert bench.state() is SlotState.SERVING
+    assert bench.slot.replace(slow)
+    assert bench.state() is SlotState.REPLACING
+    assert not bench.slot.replace(slow), "one replacement at a time"
+    go_on.set()
+    wait_until(lambda: bench.served == ["first", "second"])
+    wait_until(lambda: bench.state() is SlotState.SERVING)
+    bench.close()
+    assert bench.state() is SlotState.CLOSED
+    assert not bench.slot.replace(slow)
+    assert bench.ended == 1, "the end is reported once, however many engines served"
+
+
+def test_a_replacement_that_cannot_be_loaded_leaves_the_present_engine_in_place() -> None:
+    def broken(building: Building) -> Engine:
+        raise BuildFailed("no room for the plan", engine="tensorrt")
+
+    bench = _Slot(lambda building: _engine("first"))
+    bench.slot.start()
+    assert bench.slot.wait_ready(5.0)
+    assert bench.slot.replace(broken)
+    wait_until(lambda: bench.state() is SlotState.SERVING)
+    assert bench.slot.progress.last_change == "first goes on: no room for the plan"
+    bench.close()
+    assert bench.served == ["first"]
+
+
+def test_a_replacement_that_is_loaded_after_the_end_never_serves() -> None:
+    loaded, may_return = threading.Event(), threading.Event()
+
+    def slow(building: Building) -> Engine:
+        loaded.set()
+        assert may_return.wait(5.0)
+        return _engine("second")
+
+    bench = _Slot(lambda building: _engine("first"))
+    bench.slot.start()
+    assert bench.slot.wait_ready(5.0)
+    assert bench.slot.replace(slow)
+    assert loaded.wait(5.0)
+    bench.slot.close()
+    bench._closed.set()
+    may_return.set()
+    assert bench.slot.join(5.0)
+    assert bench.served == ["first"]
+    assert bench.state() is SlotState.CLOSED
+
+
+def test_a_build_is_cancelled_by_close() -> None:
+    def waits_for_cancel(building: Building) -> Engine:
+        wait_until(building.is_cancelled)
+        raise BuildCancelled("stopped", engine="tensorrt")
+
+    bench = _Slot(waits_for_cancel)
+    bench.slot.start()
+    bench.close()
+    assert bench.slot.failure is None
+    assert bench.state() is SlotState.CLOSED
+    assert bench.ended == 1
+
+
+def test_the_first_engine_that_cannot_be_loaded_is_a_failure() -> None:
+    def broken(building: Building) -> Engine:
+        raise BuildFailed("no engine fits", engine="tensorrt")
+
+    bench = _Slot(broken)
+    bench.slot.start()
+    with pytest.raises(BuildFailed, match="no engine fits"):
+        bench.slot.wait_ready(5.0)
+    assert bench.slot.join(5.0)
+    assert bench.state() is SlotState.FAILED
+    assert bench.ended == 1
