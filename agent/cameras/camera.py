@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.cameras.frame_counters import CameraAccount, CameraCounts, Drop, Ticket
+from agent.cameras.frame_counters import CameraCounts, Drop, FrameCounters, InFlightFrame
 from agent.cameras.frame_rate import WINDOW_S, TrickleWatch
 from agent.cameras.image_checks import PictureWatch
 from agent.cameras.pacing import Pacer
 from agent.cameras.sources.base import Capture, Source
 from agent.config.model import CameraConfig
-from agent.inference.batcher import Inbox
-from agent.inference.worker import Station
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -65,10 +63,13 @@ class CameraStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a camera's frames go: a classifier without a gate, and the inbox of the worker that serves it."""
+    """Where a camera's frames go: a classifier that waits for no other, and how a frame is handed to its worker.
 
-    station: Station
-    inbox: Inbox[Station]
+    ``put`` never waits, and raises ChannelClosed once the worker takes no more.
+    """
+
+    classifier: str
+    put: Callable[[InFlightFrame], None]
 
 
 class Camera:
@@ -83,7 +84,7 @@ class Camera:
         name: str,
         config: CameraConfig,
         source: Source,
-        account: CameraAccount,
+        counters: FrameCounters,
         *,
         clock: Clock,
         on_change: Callable[[str], None] | None = None,
@@ -92,7 +93,7 @@ class Camera:
         self.name = name
         self.config = config
         self.source = source
-        self.account = account
+        self.counters = counters
         self.pacer = Pacer(config.rate_hz)
         self.heartbeat = Heartbeat(f"camera {name}")
         self._routes: tuple[Route, ...] = ()
@@ -136,7 +137,7 @@ class Camera:
     @property
     def is_done(self) -> bool:
         """A file that was read to its end, with every frame of it decided."""
-        return self._state == "ended" and not self._thread.is_alive and self.account.counts().in_flight == 0
+        return self._state == "ended" and not self._thread.is_alive and self.counters.counts().in_flight == 0
 
     def newest_frame(self) -> Frame | None:
         """The frame that was read last, whatever became of it; None before the first. From any thread."""
@@ -161,7 +162,7 @@ class Camera:
             last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
             mark=self._pictures.mark,
             skipped_unreadable=self.source.statistics().skipped,
-            counts=self.account.counts(),
+            counts=self.counters.counts(),
         )
 
     def _main(self) -> None:
@@ -228,7 +229,7 @@ class Camera:
         """Wait for room and for the next frame's time; False when asked to stop."""
         while not self._stop.is_set():
             self.heartbeat.beat(_READ_WITHIN_S)
-            if not self.account.wait_for_room(_FRAMES_ON_THEIR_WAY, _JOIN_POLL_S):
+            if not self.counters.wait_for_room(_FRAMES_ON_THEIR_WAY, _JOIN_POLL_S):
                 continue
             wait_s = self.pacer.wait_s(self._clock.monotonic_ns())
             if wait_s <= 0.0:
@@ -252,24 +253,24 @@ class Camera:
         with self._lock:
             self._recent.append(now_ns)
         if self.source.is_live and not self.pacer.takes(capture.captured_at_ns):
-            self.account.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
+            self.counters.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
             return
         self._offer(frame)
 
     def _offer(self, frame: Frame) -> None:
         routes = self._routes
         if not routes:
-            self.account.refuse(Drop.STOPPING)
+            self.counters.refuse(Drop.STOPPING)
             return
-        ticket = self.account.open(frame, [route.station.classifier for route in routes])
+        in_flight = self.counters.open(frame, [route.classifier for route in routes])
         for route in routes:
-            self._put(route, ticket)
+            self._put(route, in_flight)
 
-    def _put(self, route: Route, ticket: Ticket) -> None:
+    def _put(self, route: Route, in_flight: InFlightFrame) -> None:
         try:
-            route.inbox.put(route.station, ticket)
+            route.put(in_flight)
         except ChannelClosed:
-            self.account.dropped(ticket, route.station.classifier, Drop.STOPPING)
+            self.counters.dropped(in_flight, route.classifier, Drop.STOPPING)
 
     def _look(self, capture: Capture, now_ns: int) -> str | None:
         """The mark of a live picture; a change of it is told."""

@@ -56,8 +56,8 @@ class CameraCounts:
     classifiers: Mapping[str, ClassifierCounts]
 
 
-class Ticket:
-    """One frame on its way through its classifiers; only the account that made it may change it."""
+class InFlightFrame:
+    """One frame on its way through its classifiers; only the counters that made it may change it."""
 
     __slots__ = ("drop", "frame", "is_classified", "pending")
 
@@ -69,7 +69,7 @@ class Ticket:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _ClassifierCounters:
     offered: int = 0
     classified: int = 0
     skipped: int = 0
@@ -80,7 +80,7 @@ class _Tally:
         return ClassifierCounts(self.offered, self.classified, self.skipped, dict(self.dropped), self.offered - done)
 
 
-class CameraAccount:
+class FrameCounters:
     """The books of one camera. Every method may be called from any thread."""
 
     def __init__(self, camera: str, classifiers: tuple[str, ...]) -> None:
@@ -90,13 +90,13 @@ class CameraAccount:
         self._classified = 0
         self._in_flight = 0
         self._dropped: Counter[str] = Counter()
-        self._tallies = {name: _Tally() for name in classifiers}
+        self._classifiers = {name: _ClassifierCounters() for name in classifiers}
 
     def set_classifiers(self, classifiers: tuple[str, ...]) -> None:
         """Book for these from now on; what is known of the others stays, so that the sums stay."""
         with self._changed:
             for name in classifiers:
-                self._tallies.setdefault(name, _Tally())
+                self._classifiers.setdefault(name, _ClassifierCounters())
 
     def refuse(self, reason: Drop) -> None:
         """Book a frame that was read and goes no further."""
@@ -104,41 +104,41 @@ class CameraAccount:
             self._captured += 1
             self._dropped[reason.value] += 1
 
-    def open(self, frame: Frame, classifiers: Sequence[str]) -> Ticket:
+    def open(self, frame: Frame, classifiers: Sequence[str]) -> InFlightFrame:
         """Book a frame that is to be offered to ``classifiers``, one or more, before any of them can answer."""
         with self._changed:
             self._captured += 1
             self._in_flight += 1
             for name in classifiers:
-                self._tallies[name].offered += 1
-        return Ticket(frame, len(classifiers))
+                self._classifiers[name].offered += 1
+        return InFlightFrame(frame, len(classifiers))
 
-    def offer(self, ticket: Ticket, classifier: str) -> None:
+    def offer(self, in_flight: InFlightFrame, classifier: str) -> None:
         """One more classifier is to see the frame."""
         with self._changed:
-            ticket.pending += 1
-            self._tallies[classifier].offered += 1
+            in_flight.pending += 1
+            self._classifiers[classifier].offered += 1
 
     def skip(self, classifier: str) -> None:
         """The classifier's gate stayed closed for a frame."""
         with self._changed:
-            tally = self._tallies[classifier]
-            tally.offered += 1
-            tally.skipped += 1
+            classifier_counters = self._classifiers[classifier]
+            classifier_counters.offered += 1
+            classifier_counters.skipped += 1
 
-    def classified(self, ticket: Ticket, classifier: str) -> None:
+    def classified(self, in_flight: InFlightFrame, classifier: str) -> None:
         """The classifier answered."""
         with self._changed:
-            self._tallies[classifier].classified += 1
-            ticket.is_classified = True
-            self._close_one(ticket)
+            self._classifiers[classifier].classified += 1
+            in_flight.is_classified = True
+            self._close_one(in_flight)
 
-    def dropped(self, ticket: Ticket, classifier: str, reason: Drop) -> None:
+    def dropped(self, in_flight: InFlightFrame, classifier: str, reason: Drop) -> None:
         """The classifier will not answer for this frame."""
         with self._changed:
-            self._tallies[classifier].dropped[reason.value] += 1
-            ticket.drop = ticket.drop or reason
-            self._close_one(ticket)
+            self._classifiers[classifier].dropped[reason.value] += 1
+            in_flight.drop = in_flight.drop or reason
+            self._close_one(in_flight)
 
     def wait_for_room(self, most_in_flight: int, timeout_s: float) -> bool:
         """Wait until fewer than ``most_in_flight`` frames are on their way; False when the time passed first."""
@@ -153,16 +153,16 @@ class CameraAccount:
                 self._classified,
                 dict(self._dropped),
                 self._in_flight,
-                {name: tally.counts() for name, tally in self._tallies.items()},
+                {name: classifier_counters.counts() for name, classifier_counters in self._classifiers.items()},
             )
 
-    def _close_one(self, ticket: Ticket) -> None:
-        ticket.pending -= 1
-        if ticket.pending:
+    def _close_one(self, in_flight: InFlightFrame) -> None:
+        in_flight.pending -= 1
+        if in_flight.pending:
             return
         self._in_flight -= 1
-        if ticket.is_classified:
+        if in_flight.is_classified:
             self._classified += 1
         else:
-            self._dropped[(ticket.drop or Drop.STOPPING).value] += 1
+            self._dropped[(in_flight.drop or Drop.STOPPING).value] += 1
         self._changed.notify_all()

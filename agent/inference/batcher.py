@@ -1,4 +1,4 @@
-"""A worker's inbox: newest-frame slots for live cameras, waiting lines for files, and the batcher over both."""
+"""The batcher: newest-frame slots for live cameras, queues for files, and batches made of both."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from agent.cameras.frame_counters import Ticket
+from agent.cameras.frame_counters import InFlightFrame
 from agent.runtime.channel import ChannelClosed
-from agent.runtime.wait_queue import Sleepers
+from agent.runtime.wait_queue import WaitQueue
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lane:
-    """One classifier of one camera, as one worker sees it; two lanes with the same names are two lanes.
+class Binding:
+    """One classifier of one camera, as one worker sees it; bindings compare by identity.
 
-    ``is_live``: a newer frame takes the place of one that still waits. A lane of a file keeps them all; its length is
-    bounded by the frames that its camera may have on their way. ``priority`` 1 is served first.
+    ``is_live``: a newer frame replaces one that still waits. Frames of a file all wait; their number is bounded by what
+    its camera may have in flight. ``priority`` 1 is served first.
     """
 
     camera: str
@@ -28,66 +28,66 @@ class Lane:
     priority: int
 
 
-L = TypeVar("L", bound=Lane)
+L = TypeVar("L", bound=Binding)
 
 
 @dataclass(frozen=True, slots=True)
-class Job(Generic[L]):
+class Request(Generic[L]):
     """One frame for one classifier."""
 
-    lane: L
-    ticket: Ticket
+    binding: L
+    in_flight: InFlightFrame
     arrival: int
-    """Order of arrival in this inbox."""
+    """Order of arrival in this batcher."""
     arrived_at_ns: int
 
 
-class Inbox(Generic[L]):
+class Batcher(Generic[L]):
     """Hands a worker the frames of many cameras as batches.
 
-    Order: by priority, then by arrival; frames of one lane never overtake each other. ``on_superseded`` is called
+    Order: by priority, then by arrival; frames of one binding never overtake each other. ``on_superseded`` is called
     with each frame that gave way to a newer one, on the camera's thread and outside the lock.
     """
 
-    def __init__(self, on_superseded: Callable[[Job[L]], None]) -> None:
+    def __init__(self, on_superseded: Callable[[Request[L]], None]) -> None:
         self._on_superseded = on_superseded
         self._lock = threading.Lock()
-        self._takers = Sleepers(self._lock)
-        self._lanes: dict[L, deque[Job[L]]] = {}
+        self._takers = WaitQueue(self._lock)
+        self._queues: dict[L, deque[Request[L]]] = {}
         self._waiting = 0
         self._arrivals = 0
         self._is_closed = False
 
-    def put(self, lane: L, ticket: Ticket) -> None:
+    def put(self, binding: L, in_flight: InFlightFrame) -> None:
         """Add a frame; never waits.
 
         Raises:
-            ChannelClosed: the inbox was closed; the frame stays the caller's.
+            ChannelClosed: the batcher was closed; the frame stays the caller's.
         """
-        superseded: Job[L] | None = None
+        superseded: Request[L] | None = None
         with self._lock:
             if self._is_closed:
                 raise ChannelClosed
-            jobs = self._lanes.get(lane)
-            if jobs is None:
-                jobs = self._lanes[lane] = deque()
-            if lane.is_live and jobs:
-                superseded = jobs.popleft()
+            requests = self._queues.get(binding)
+            if requests is None:
+                requests = self._queues[binding] = deque()
+            if binding.is_live and requests:
+                superseded = requests.popleft()
                 self._waiting -= 1
-            jobs.append(Job(lane, ticket, self._arrivals, time.monotonic_ns()))
+            requests.append(Request(binding, in_flight, self._arrivals, time.monotonic_ns()))
             self._arrivals += 1
             self._waiting += 1
         self._takers.wake_one()
         if superseded is not None:
             self._on_superseded(superseded)
 
-    def take(self, max_size: int, max_delay_s: float, timeout_s: float) -> list[Job[L]]:
-        """The next batch, 1 to ``max_size`` jobs; empty when ``timeout_s`` passed without a frame.
+    def take(self, max_size: int, max_delay_s: float, timeout_s: float) -> list[Request[L]]:
+        """The next batch, 1 to ``max_size`` requests; empty when ``timeout_s`` passed without a frame.
 
         A batch that is not full waits until its oldest frame is ``max_delay_s`` old; 0 sends what is there at once.
 
         Raises:
-            ChannelClosed: the inbox was closed.
+            ChannelClosed: the batcher was closed.
         """
         with self._lock:
             if not self._wait_for_frames(1, time.monotonic() + timeout_s):
@@ -98,15 +98,15 @@ class Inbox(Generic[L]):
                 raise ChannelClosed
             return self._pick(max_size)
 
-    def close(self) -> list[Job[L]]:
+    def close(self) -> list[Request[L]]:
         """Refuse further frames, wake the worker, and give back what still waited."""
         with self._lock:
             self._is_closed = True
-            rest = [job for jobs in self._lanes.values() for job in jobs]
-            self._lanes.clear()
+            rest = [request for requests in self._queues.values() for request in requests]
+            self._queues.clear()
             self._waiting = 0
             self._takers.wake_all()
-        return sorted(rest, key=lambda job: job.arrival)
+        return sorted(rest, key=lambda request: request.arrival)
 
     @property
     def waiting(self) -> int:
@@ -114,11 +114,11 @@ class Inbox(Generic[L]):
         return self._waiting
 
     def _wait_for_company(self, max_size: int, max_delay_s: float) -> None:
-        oldest_ns = min(jobs[0].arrived_at_ns for jobs in self._lanes.values() if jobs)
+        oldest_ns = min(requests[0].arrived_at_ns for requests in self._queues.values() if requests)
         self._wait_for_frames(max_size, oldest_ns / 1e9 + max_delay_s)
 
     def _wait_for_frames(self, count: int, deadline_s: float) -> bool:
-        """Wait until so many are there or the inbox is closed; False when the monotonic ``deadline_s`` came first."""
+        """Wait for that many or the end; False when the monotonic ``deadline_s`` came first."""
         while self._waiting < count and not self._is_closed:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
@@ -126,22 +126,22 @@ class Inbox(Generic[L]):
             self._takers.wait(remaining_s, unless=lambda: self._waiting >= count or self._is_closed)
         return True
 
-    def _pick(self, max_size: int) -> list[Job[L]]:
-        batch: list[Job[L]] = []
+    def _pick(self, max_size: int) -> list[Request[L]]:
+        batch: list[Request[L]] = []
         while self._waiting and len(batch) < max_size:
-            heads = [jobs for jobs in self._lanes.values() if jobs]
+            heads = [requests for requests in self._queues.values() if requests]
             first = heads[0] if len(heads) == 1 else min(heads, key=_urgency)
             batch.append(first.popleft())
             self._waiting -= 1
         return batch
 
-    def forget(self, lane: L) -> None:
-        """Drop the books of a lane that gets no more frames; one that still has some is left alone."""
+    def forget(self, binding: L) -> None:
+        """Forget the queue of a binding that gets no more frames, unless it still holds some."""
         with self._lock:
-            if not self._lanes.get(lane):
-                self._lanes.pop(lane, None)
+            if not self._queues.get(binding):
+                self._queues.pop(binding, None)
 
 
-def _urgency(jobs: deque[Job[L]]) -> tuple[int, int]:
-    first = jobs[0]
-    return first.lane.priority, first.arrival
+def _urgency(requests: deque[Request[L]]) -> tuple[int, int]:
+    first = requests[0]
+    return first.binding.priority, first.arrival

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from agent.inference.batcher import Job
+from agent.inference.batcher import Request
+from agent.inference.binding import ClassifierBinding
 from agent.runtime.records import Classification, Image, Score, ServedModel, StageTimes
-
-if TYPE_CHECKING:
-    from agent.inference.worker import Station
 
 
 def classification(
-    job: Job[Station],
+    request: Request[ClassifierBinding],
     top: tuple[Score, ...],
     margin: float,
     batch_size: int,
@@ -20,12 +16,12 @@ def classification(
     served: ServedModel,
 ) -> Classification:
     """The record of one answer; ``stamps`` are taken, resized, inferred and decided, so that the stages add up."""
-    frame = job.ticket.frame
+    frame = request.in_flight.frame
     taken_ns, resized_ns, inferred_ns, decided_ns = stamps
     in_hand_ns = frame.captured_at_ns + round(frame.capture_ms * 1e6)
     return Classification(
-        camera=job.lane.camera,
-        classifier=job.lane.classifier,
+        camera=request.binding.camera,
+        classifier=request.binding.classifier,
         served=served,
         frame_index=frame.index,
         captured_at_ns=frame.captured_at_ns,

@@ -88,7 +88,7 @@ class Decision:
             return self._change(previous, "start", None)
 
     def update(self, result: Classification, *, now_ns: int, utc_ns: int) -> StateChange | None:
-        """Take one result into account; a change of the label, its repetition when that is due, or None."""
+        """Take one result into counters; a change of the label, its repetition when that is due, or None."""
         with self._lock:
             self._last_result_ns = now_ns
             best = result.top[0]

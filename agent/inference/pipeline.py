@@ -11,13 +11,14 @@ from functools import partial
 from types import TracebackType
 
 from agent.cameras.camera import Camera, CameraStatistics
-from agent.cameras.frame_counters import CameraAccount
+from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Source
 from agent.config.model import AgentConfig, CameraConfig, ModelConfig
 from agent.config.sources import SourceConfig
+from agent.inference.binding import ClassifierBinding
 from agent.inference.rate_sharing import share_ratio
 from agent.inference.routing import CameraPlan, plan_camera
-from agent.inference.worker import Emit, Station, Worker, WorkerStatistics
+from agent.inference.worker import Emit, Worker, WorkerStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.errors import ReloadAbandoned, StageFailed
 from agent.runtime.heartbeat import Heartbeat
@@ -105,7 +106,7 @@ class Pipeline:
     def start_workers(self) -> None:
         """Begin to load every engine, all at once."""
         for key, worker in self._workers.items():
-            worker.start(self._stations_of(key))
+            worker.start(self._bindings_of(key))
 
     def start_cameras(self) -> None:
         """Begin to read; call it when the workers are ready."""
@@ -176,7 +177,7 @@ class Pipeline:
                 self._workers = workers
             undo.pop_all()
         for key, worker in workers.items():
-            worker.set_stations(self._stations_of(key))
+            worker.set_bindings(self._bindings_of(key))
         with self._sharing:
             self._share_ratio()
         _stop_workers(retired)
@@ -292,33 +293,33 @@ class Pipeline:
         return Worker(key, config.models[key], package, open_engine, clock=self._clock, emit=self._emit)
 
     def _make_camera(self, name: str, config: CameraConfig) -> Camera:
-        account = CameraAccount(name, tuple(classifier.key for classifier in config.classify))
+        counters = FrameCounters(name, tuple(classifier.key for classifier in config.classify))
         source = self._parts.make_source(config.source)
-        return Camera(name, config, source, account, clock=self._clock, on_change=self._on_camera_change)
+        return Camera(name, config, source, counters, clock=self._clock, on_change=self._on_camera_change)
 
     def _route(self, name: str, config: CameraConfig, workers: Mapping[str, Worker]) -> None:
         """Lead the camera's frames to ``workers`` from now on; its decisions go on where they can."""
         camera = self._cameras[name]
         before = self._plans.get(name)
-        camera.account.set_classifiers(tuple(classifier.key for classifier in config.classify))
+        camera.counters.set_classifiers(tuple(classifier.key for classifier in config.classify))
         plan = plan_camera(
             name,
             config,
-            camera.account,
+            camera.counters,
             workers,
             is_live=camera.source.is_live,
             clock=self._clock,
-            kept=None if before is None else before.stations,
+            kept=None if before is None else before.bindings,
         )
         self._plans = {**self._plans, name: plan}
         camera.set_routes(plan.routes)
 
-    def _stations_of(self, model: str) -> list[Station]:
+    def _bindings_of(self, model: str) -> list[ClassifierBinding]:
         return [
-            station
+            binding
             for plan in self._plans.values()
-            for station in plan.stations.values()
-            if station.config.model == model
+            for binding in plan.bindings.values()
+            if binding.config.model == model
         ]
 
 

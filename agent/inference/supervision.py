@@ -36,7 +36,7 @@ class HangWatch:
         self._workers: dict[str, _Watched] = {}
 
     def note(self, model: str, infer_ms: float) -> None:
-        """Take the time of a finished call into account."""
+        """Take the time of a finished call into counters."""
         watched = self._workers.setdefault(model, _Watched())
         watched.slowest_s = max(watched.slowest_s, infer_ms / 1e3)
 

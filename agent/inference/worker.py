@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent.cameras.frame_counters import CameraAccount, Drop
-from agent.config.model import ClassifierConfig, ModelConfig
-from agent.inference.batcher import Inbox, Job, Lane
+from agent.cameras.frame_counters import Drop
+from agent.config.model import ModelConfig
+from agent.inference.batcher import Batcher, Request
+from agent.inference.binding import ClassifierBinding
 from agent.inference.classifications import classification, crop
-from agent.inference.decisions import Decision, top_scores
+from agent.inference.decisions import top_scores
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
@@ -29,25 +30,6 @@ _FAILURES_BEFORE_RELOAD = 3
 _TASK_WITHIN_S = 30.0
 _PASS_WITHIN_S = 10.0
 """A pass through the loop without the engine's call takes milliseconds; this much means that the thread is stuck."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dependent:
-    """A classifier behind this one in a cascade: frames with one of ``labels`` go on to ``inbox``."""
-
-    station: Station
-    inbox: Inbox[Station]
-    labels: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Station(Lane):
-    """One classifier of one camera, served by one worker. A new configuration makes a new one."""
-
-    config: ClassifierConfig
-    account: CameraAccount
-    decision: Decision
-    dependents: tuple[Dependent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +75,12 @@ class Worker:
         self.key = key
         self.config = config
         self.package = package
-        self.inbox: Inbox[Station] = Inbox(self._on_superseded)
+        self.batcher: Batcher[ClassifierBinding] = Batcher(self._on_superseded)
         self.heartbeat = Heartbeat(f"model {key}")
         self._clock = clock
         self._emit = emit
-        self._stations: tuple[Station, ...] = ()
-        self._greeted: tuple[Station, ...] = ()
+        self._bindings: tuple[ClassifierBinding, ...] = ()
+        self._greeted: tuple[ClassifierBinding, ...] = ()
         self._is_stopping = False
         self._tasks: deque[Callable[[LoadedEngine], None]] = deque()
         self._slot = EngineSlot(
@@ -112,9 +94,9 @@ class Worker:
         )
         self._progress = self._slot.progress
 
-    def start(self, stations: Sequence[Station]) -> None:
-        """Load the engine and begin to serve ``stations``."""
-        self._stations = tuple(stations)
+    def start(self, bindings: Sequence[ClassifierBinding]) -> None:
+        """Load the engine and begin to serve ``bindings``."""
+        self._bindings = tuple(bindings)
         self._slot.start()
 
     def replace_engine(self, open_engine: OpenEngine, *, even_if_same: bool = True) -> bool:
@@ -128,9 +110,9 @@ class Worker:
         """
         self._tasks.append(task)
 
-    def set_stations(self, stations: Sequence[Station]) -> None:
+    def set_bindings(self, bindings: Sequence[ClassifierBinding]) -> None:
         """Serve these from now on. Frames that wait for one which is left out are still answered."""
-        self._stations = tuple(stations)
+        self._bindings = tuple(bindings)
 
     @property
     def state(self) -> SlotState:
@@ -178,7 +160,7 @@ class Worker:
             batches=progress.batches,
             frames=progress.frames,
             failures=progress.failures,
-            waiting=self.inbox.waiting,
+            waiting=self.batcher.waiting,
             busy_s=None if since_ns is None else (time.monotonic_ns() - since_ns) / 1e9,
             building=progress.building,
             changes=progress.changes,
@@ -195,11 +177,11 @@ class Worker:
         self._drop_waiting()
 
     def _drop_waiting(self) -> None:
-        for job in self.inbox.close():
-            self._drop(job, Drop.STOPPING)
+        for request in self.batcher.close():
+            self._drop(request, Drop.STOPPING)
 
     def _serve(self, lease: Lease) -> None:
-        """Serve until the inbox is closed or a replacement waits."""
+        """Serve until the batcher is closed or a replacement waits."""
         max_delay_s = self.config.batching.max_delay_ms / 1e3
         next_tick_ns = 0
         while not lease.is_over:
@@ -210,44 +192,44 @@ class Worker:
                 self._tasks.popleft()(loaded)
             self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
             try:
-                jobs = self.inbox.take(len(loaded.batch), max_delay_s, _TICK_S)
+                requests = self.batcher.take(len(loaded.batch), max_delay_s, _TICK_S)
             except ChannelClosed:
                 return
-            if jobs:
-                self._classify(jobs, loaded)
+            if requests:
+                self._classify(requests, loaded)
             now_ns = self._clock.monotonic_ns()
             if now_ns >= next_tick_ns:
                 next_tick_ns = now_ns + int(_TICK_S * 1e9)
                 self._tick(now_ns)
 
     def _greet(self) -> None:
-        """Publish the first state of new stations, and forget those that are gone."""
-        stations = self._stations
-        if stations is self._greeted:
+        """Publish the first state of new bindings, and forget those that are gone."""
+        bindings = self._bindings
+        if bindings is self._greeted:
             return
-        for station in stations:
-            if station not in self._greeted:
-                self._emit(station.decision.initial())
-        for station in self._greeted:
-            if station not in stations:
-                self.inbox.forget(station)
-        self._greeted = stations
+        for binding in bindings:
+            if binding not in self._greeted:
+                self._emit(binding.decision.initial())
+        for binding in self._greeted:
+            if binding not in bindings:
+                self.batcher.forget(binding)
+        self._greeted = bindings
 
-    def _classify(self, jobs: list[Job[Station]], loaded: LoadedEngine) -> None:
+    def _classify(self, requests: list[Request[ClassifierBinding]], loaded: LoadedEngine) -> None:
         taken_ns = time.monotonic_ns()
-        for row, job in zip(loaded.batch, jobs, strict=False):
-            loaded.resizer.fill(crop(job.ticket.frame.image, job.lane.config.roi), row)
+        for row, request in zip(loaded.batch, requests, strict=False):
+            loaded.resizer.fill(crop(request.in_flight.frame.image, request.binding.config.roi), row)
         resized_ns = time.monotonic_ns()
-        scores = self._infer(jobs, loaded)
+        scores = self._infer(requests, loaded)
         if scores is None:
             return
         stamps = (taken_ns, resized_ns, time.monotonic_ns())
         self._progress.batches += 1
-        for job, row in zip(jobs, scores, strict=True):
-            self._decide(job, row, len(jobs), stamps, loaded.served)
+        for request, row in zip(requests, scores, strict=True):
+            self._decide(request, row, len(requests), stamps, loaded.served)
 
-    def _infer(self, jobs: list[Job[Station]], loaded: LoadedEngine) -> Scores | None:
-        """The scores of ``jobs``; None when the engine failed, which has been booked.
+    def _infer(self, requests: list[Request[ClassifierBinding]], loaded: LoadedEngine) -> Scores | None:
+        """The scores of ``requests``; None when the engine failed, which has been booked.
 
         Raises:
             InferenceFailed: it failed several times in a row.
@@ -257,12 +239,12 @@ class Worker:
         self.heartbeat.rest()
         progress.busy_since_ns = time.monotonic_ns()
         try:
-            scores = loaded.engine.infer(loaded.batch[: len(jobs)])
+            scores = loaded.engine.infer(loaded.batch[: len(requests)])
         except InferenceFailed as exc:
             progress.failures += 1
             progress.failures_in_a_row += 1
-            for job in jobs:
-                self._drop(job, Drop.STOPPING if self._is_stopping else Drop.FAILED)
+            for request in requests:
+                self._drop(request, Drop.STOPPING if self._is_stopping else Drop.FAILED)
             if progress.failures_in_a_row >= _FAILURES_BEFORE_RELOAD or isinstance(exc, EngineLost):
                 raise
             log.warning("inference.failed", model=self.key, error=exc.message, in_a_row=progress.failures_in_a_row)
@@ -274,45 +256,50 @@ class Worker:
         return scores
 
     def _decide(
-        self, job: Job[Station], row: Scores, batch_size: int, stamps: tuple[int, int, int], served: ServedModel
+        self,
+        request: Request[ClassifierBinding],
+        row: Scores,
+        batch_size: int,
+        stamps: tuple[int, int, int],
+        served: ServedModel,
     ) -> None:
-        station = job.lane
-        top, margin = top_scores(row, self.package.labels, station.config.decide.top_k)
+        binding = request.binding
+        top, margin = top_scores(row, self.package.labels, binding.config.decide.top_k)
         # argmax takes NaN and infinity for the greatest of all, so that the best one speaks for the whole row.
         if not math.isfinite(top[0].confidence):
-            self._drop(job, Drop.NOT_FINITE)
+            self._drop(request, Drop.NOT_FINITE)
             return
         decided_ns = time.monotonic_ns()
-        result = classification(job, top, margin, batch_size, (*stamps, decided_ns), served)
+        result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served)
         self._emit(result)
-        change = station.decision.update(result, now_ns=decided_ns, utc_ns=self._clock.utc_ns())
+        change = binding.decision.update(result, now_ns=decided_ns, utc_ns=self._clock.utc_ns())
         if change is not None:
             self._emit(change)
         self._progress.frames += 1
         self._progress.times.append((result.times, batch_size))
-        self._pass_on(station, job, top[0].label)
-        station.account.classified(job.ticket, job.lane.classifier)
+        self._pass_on(binding, request, top[0].label)
+        binding.counters.classified(request.in_flight, request.binding.classifier)
 
-    def _pass_on(self, station: Station, job: Job[Station], label: str) -> None:
+    def _pass_on(self, binding: ClassifierBinding, request: Request[ClassifierBinding], label: str) -> None:
         """Offer the frame to the classifiers behind this one, before this one's answer is booked."""
-        for dependent in station.dependents:
+        for dependent in binding.dependents:
             if label not in dependent.labels:
-                station.account.skip(dependent.station.classifier)
+                binding.counters.skip(dependent.binding.classifier)
                 continue
-            station.account.offer(job.ticket, dependent.station.classifier)
+            binding.counters.offer(request.in_flight, dependent.binding.classifier)
             try:
-                dependent.inbox.put(dependent.station, job.ticket)
+                dependent.batcher.put(dependent.binding, request.in_flight)
             except ChannelClosed:
-                station.account.dropped(job.ticket, dependent.station.classifier, Drop.STOPPING)
+                binding.counters.dropped(request.in_flight, dependent.binding.classifier, Drop.STOPPING)
 
     def _tick(self, now_ns: int) -> None:
-        for station in self._stations:
-            change = station.decision.tick(now_ns=now_ns, utc_ns=self._clock.utc_ns())
+        for binding in self._bindings:
+            change = binding.decision.tick(now_ns=now_ns, utc_ns=self._clock.utc_ns())
             if change is not None:
                 self._emit(change)
 
-    def _on_superseded(self, job: Job[Station]) -> None:
-        self._drop(job, Drop.SUPERSEDED)
+    def _on_superseded(self, request: Request[ClassifierBinding]) -> None:
+        self._drop(request, Drop.SUPERSEDED)
 
-    def _drop(self, job: Job[Station], reason: Drop) -> None:
-        job.lane.account.dropped(job.ticket, job.lane.classifier, reason)
+    def _drop(self, request: Request[ClassifierBinding], reason: Drop) -> None:
+        request.binding.counters.dropped(request.in_flight, request.binding.classifier, reason)

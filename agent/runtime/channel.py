@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from agent.runtime.wait_queue import Sleepers
+from agent.runtime.wait_queue import WaitQueue
 
 T = TypeVar("T")
 
@@ -42,7 +42,6 @@ class Channel(Generic[T]):
     """
 
     __slots__ = (
-        "_beds",
         "_capacity",
         "_closed",
         "_dropped",
@@ -52,6 +51,7 @@ class Channel(Generic[T]):
         "_policy",
         "_received",
         "_receivers",
+        "_waiters",
         "_woken",
     )
 
@@ -63,8 +63,8 @@ class Channel(Generic[T]):
         self._policy = policy
         self._on_drop = on_drop
         self._lock = threading.Lock()
-        self._receivers = Sleepers(self._lock)
-        self._beds = self._receivers.beds
+        self._receivers = WaitQueue(self._lock)
+        self._waiters = self._receivers.waiters
         self._closed = False
         self._woken = False
         self._received = 0
@@ -85,10 +85,10 @@ class Channel(Generic[T]):
             self._take_back(item)
         if len(items) > self._capacity:
             self._drop_oldest()
-        # As in Sleepers.wake_one, and not by a call of it: with cold caches that costs a sender 5 us more.
-        if self._beds:
+        # As in WaitQueue.wake_one, and not by a call of it: with cold caches that costs a sender 5 us more.
+        if self._waiters:
             try:
-                self._beds.popleft().release()
+                self._waiters.popleft().release()
             except IndexError:
                 return True  # it woke by itself, or another sender woke it
         return True

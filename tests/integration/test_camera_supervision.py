@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from agent.cameras.camera import Camera, CameraStatistics
-from agent.cameras.frame_counters import CameraAccount
+from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Capture, Source
 from agent.cameras.sources.rtsp import RtspStream
 from agent.config.model import CameraConfig
@@ -65,13 +65,13 @@ class _Stepping(ScriptedSource):
 def _camera(source: Source, clock: Clock, told: list[CameraStatistics] | None = None) -> Iterator[Camera]:
     """A running camera whose frames nobody asks for; ``told`` takes its statistics at each change that it tells."""
     config = CameraConfig.model_validate({"source": {"type": "pattern"}, "classify": [{"model": "m"}]})
-    account = CameraAccount("cam", ())
+    counters = FrameCounters("cam", ())
 
     def note_change(_: str) -> None:
         if told is not None:
             told.append(camera.statistics())
 
-    camera = Camera("cam", config, source, account, clock=clock, on_change=note_change, chance=random.Random(5))
+    camera = Camera("cam", config, source, counters, clock=clock, on_change=note_change, chance=random.Random(5))
     camera.start()
     try:
         yield camera

@@ -85,8 +85,8 @@ class _Bench:
             counts = camera.counts
             assert counts.captured == counts.classified + sum(counts.dropped.values()) + counts.in_flight, counts
             assert counts.in_flight == 0
-            for tally in counts.classifiers.values():
-                assert tally.offered == tally.classified + tally.skipped + sum(tally.dropped.values()), counts
+            for one in counts.classifiers.values():
+                assert one.offered == one.classified + one.skipped + sum(one.dropped.values()), counts
 
     def results(self, camera: str, classifier: str = "m") -> list[Classification]:
         return [
@@ -198,8 +198,8 @@ def test_a_cascade_runs_its_second_step_only_behind_an_open_gate(second_model: s
     bench = _Bench(config, [ScriptedSource([0, 2, 1, 2, 2, 3] * 10, is_live=False)], _brightness)
     bench.run_to_end()
     assert [result.frame_index % 6 for result in bench.results("cam", "second")] == [1, 3, 4] * 10
-    tally = bench.pipeline.statistics().cameras[0].counts.classifiers["second"]
-    assert (tally.offered, tally.classified, tally.skipped) == (60, 30, 30)
+    one = bench.pipeline.statistics().cameras[0].counts.classifiers["second"]
+    assert (one.offered, one.classified, one.skipped) == (60, 30, 30)
 
 
 def test_a_region_of_interest_is_what_the_model_sees() -> None:
@@ -444,8 +444,8 @@ def test_a_camera_that_comes_while_inference_pauses_does_not_begin() -> None:
         bench.pipeline.set_ratio(0.0)
         bench.start()
         bench.pipeline.apply(_config(cameras), {"m": bench.pipeline.workers["m"].package})
-        bench.wait(lambda: bench.pipeline.cameras["late"].account.counts().captured >= 20)
-    counts = bench.pipeline.cameras["late"].account.counts()
+        bench.wait(lambda: bench.pipeline.cameras["late"].counters.counts().captured >= 20)
+    counts = bench.pipeline.cameras["late"].counters.counts()
     assert counts.dropped == {"governor": counts.captured}
 
 

@@ -4,16 +4,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cameras.frame_counters import Ticket
-from agent.inference.batcher import Inbox, Job, Lane
+from agent.cameras.frame_counters import InFlightFrame
+from agent.inference.batcher import Batcher, Binding, Request
 from agent.runtime.records import Frame
 
 _IMAGE = np.zeros((1, 1, 3), np.uint8)
 _LANES = [
-    Lane("live-1", "c", is_live=True, priority=1),
-    Lane("live-2", "c", is_live=True, priority=2),
-    Lane("file-1", "c", is_live=False, priority=1),
-    Lane("file-2", "c", is_live=False, priority=3),
+    Binding("live-1", "c", is_live=True, priority=1),
+    Binding("live-2", "c", is_live=True, priority=2),
+    Binding("file-1", "c", is_live=False, priority=1),
+    Binding("file-2", "c", is_live=False, priority=3),
 ]
 
 
@@ -22,24 +22,26 @@ _LANES = [
     max_size=st.integers(1, 5),
 )
 def test_an_inbox_conserves_frames_and_keeps_each_lane_in_order(steps: list[int | None], max_size: int) -> None:
-    superseded: list[Job[Lane]] = []
-    taken: list[Job[Lane]] = []
-    inbox = Inbox[Lane](superseded.append)
+    superseded: list[Request[Binding]] = []
+    taken: list[Request[Binding]] = []
+    batcher = Batcher[Binding](superseded.append)
     put = 0
     for step in steps:
         if step is None:
-            batch = inbox.take(max_size, 0, 0)
+            batch = batcher.take(max_size, 0, 0)
             assert len(batch) <= max_size
-            assert [job.lane.priority for job in batch] == sorted(job.lane.priority for job in batch)
+            assert [request.binding.priority for request in batch] == sorted(
+                request.binding.priority for request in batch
+            )
             taken += batch
         else:
-            lane = _LANES[step]
-            inbox.put(lane, Ticket(Frame(lane.camera, put, _IMAGE, 0, 0, 0.0), 1))
+            binding = _LANES[step]
+            batcher.put(binding, InFlightFrame(Frame(binding.camera, put, _IMAGE, 0, 0, 0.0), 1))
             put += 1
-        assert put == len(taken) + len(superseded) + inbox.waiting
-    rest = inbox.close()
+        assert put == len(taken) + len(superseded) + batcher.waiting
+    rest = batcher.close()
     assert put == len(taken) + len(superseded) + len(rest)
-    assert all(job.lane.is_live for job in superseded)
-    for lane in _LANES:
-        indexes = [job.ticket.frame.index for job in taken + rest if job.lane is lane]
+    assert all(request.binding.is_live for request in superseded)
+    for binding in _LANES:
+        indexes = [request.in_flight.frame.index for request in taken + rest if request.binding is binding]
         assert indexes == sorted(indexes)

@@ -10,8 +10,8 @@ import pytest
 
 from agent.cameras.sources.base import make_source
 from agent.config.loader import LoadedConfig, load_config
+from agent.inference.binding import ClassifierBinding
 from agent.inference.pipeline import Parts, Pipeline
-from agent.inference.worker import Station
 from agent.reload import load_packages
 from agent.runtime.clock import SystemClock
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes
@@ -39,9 +39,9 @@ def _loaded(directory: Path, **decide: object) -> LoadedConfig:
     return load_config(write_config(directory, {"models": {"inspect": {"package": "demo"}}, "cameras": cameras}))
 
 
-def _station(pipeline: Pipeline) -> Station:
-    (station,) = pipeline._stations_of("inspect")
-    return station
+def _station(pipeline: Pipeline) -> ClassifierBinding:
+    (binding,) = pipeline._bindings_of("inspect")
+    return binding
 
 
 @pytest.mark.parametrize(("decide", "first_word"), [({}, (None, "dent")), ({"enter": 0.9}, ("dent", "unknown"))])
