@@ -22,6 +22,7 @@ import orjson
 from agent.benchmark.bare import BareSession
 from agent.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
 from agent.inference.decisions import top_scores
+from agent.mqtt.catalog import RESULT
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
@@ -29,7 +30,6 @@ from agent.mqtt.messages import Result, encode, result_from_classification
 from agent.mqtt.settings import BrokerAddress, MqttSettings
 from agent.mqtt.topics import Topics
 from agent.publish.publisher import Publisher
-from agent.publish.routes import result_outgoing
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes
 from engines import EngineOptions, open_engine
 from engines.base import Engine, Images
@@ -275,7 +275,7 @@ def _step_calls(package: ModelPackage) -> dict[str, Call]:
         "resize, in turn": lambda: fill(source[next(place) % 6]),
         "cv2.resize, in turn": lambda: floor(source[next(place) % 6]),
         "decide": lambda: top_scores(scores, labels, 3),
-        "packet": lambda: result_outgoing(message(), _IDENTITY.topics, qos=0).packet(),
+        "packet": lambda: RESULT.packet(message(), _IDENTITY.topics, qos=0),
         "text": lambda: encode(made),
         "orjson": lambda: orjson.dumps(plain),
     }

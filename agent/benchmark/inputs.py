@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.benchmark.accuracy import labelled_pictures
-from agent.cameras.sources.base import make_source, probe_source
+from agent.cameras.sources.choose import make_source, probe_source
 from agent.config.sources import FileSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import UsageError

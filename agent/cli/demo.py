@@ -69,8 +69,8 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Ru
     from agent.watching.screen import Screen
 
     sink, view = ViewSink(), FleetView(loaded.config.mqtt.prefix)
-    mirrors: list[Sink] = [JsonLinesSink(sys.stdout.buffer)] if is_printing else [sink]
-    agent = Agent(loaded, mirrors=mirrors)
+    extra_sinks: list[Sink] = [JsonLinesSink(sys.stdout.buffer)] if is_printing else [sink]
+    agent = Agent(loaded, extra_sinks=extra_sinks)
     agent.handle_signals()
     # The terminal was closed; there is no configuration here that could have changed.
     signal.signal(signal.SIGHUP, lambda *_: agent.request_stop())

@@ -30,7 +30,7 @@ from agent.mqtt.connection import Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import utc_text
 from agent.mqtt.messages.replies import Reply
-from agent.publish.routes import Outgoing
+from agent.publish.packets import Outgoing
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError

@@ -155,7 +155,7 @@ def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
     """Whether one camera gives a picture."""
-    from agent.cameras.sources.base import make_source, probe_source
+    from agent.cameras.sources.choose import make_source, probe_source
 
     if not camera.enabled:
         return Finding(name, "absent", "disabled in the configuration")
@@ -204,7 +204,7 @@ def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:
 
 def state_dir_finding(directory: Path) -> Finding:
     """Whether the agent can keep what outlives it."""
-    from agent.publish.outbox.disk_space import kept_free_bytes
+    from agent.publish.outbox.file import kept_free_bytes
 
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     usage = shutil.disk_usage(existing)

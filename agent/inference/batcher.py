@@ -18,8 +18,8 @@ from agent.runtime.wait_queue import WaitQueue
 class Binding:
     """One classifier of one camera, as one worker sees it; bindings compare by identity.
 
-    ``is_live``: a newer frame replaces one that still waits. Frames of a file all wait; their number is bounded by what
-    its camera may have in flight. ``priority`` 1 is served first.
+    ``is_live``: a newer frame replaces one that still waits. Frames of a file all wait; their number is bounded by
+    what its camera may have in flight. ``priority`` 1 is served first.
     """
 
     camera: str

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.mqtt.base import Packet
-from agent.mqtt.messages import Status, encode
+from agent.mqtt.catalog import STATUS
+from agent.mqtt.messages import Status
 from agent.mqtt.topics import Topics
 
 
@@ -32,4 +33,4 @@ class Identity:
             since=self.started,
             reason=reason,
         )
-        return Packet(self.topics.status, encode(status), qos=1, retain=True)
+        return STATUS.packet(status, self.topics)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
 from agent.mqtt.base import Packet, Sink
-from agent.publish.counters import Tally
 from agent.publish.outbox.base import EVENT, Outbox, Stored
 from agent.publish.retained_topics import RetainedLedger
 from agent.publish.retained_values import RetainedValues
@@ -19,10 +19,59 @@ WINDOW = 20
 
 _FRESH = b'"historical":false}'
 _HISTORICAL = b'"historical":true}'
+_MOST_DENIED = 20
 _TOPICS_TOLD = 1000
 _TRY_LATER = frozenset({"disconnected", "backlog"})
 
 log = get_logger(__name__)
+
+
+class DeliveryCounters:
+    """Counts messages that were sent, dropped (by reason) and thinned; any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sent = 0
+        self._thinned = 0
+        self._dropped: Counter[str] = Counter()
+        self._denied: dict[str, str] = {}
+
+    def sent(self) -> None:
+        """One more was handed to the network (QoS 0) or confirmed by the broker (QoS 1)."""
+        with self._lock:
+            self._sent += 1
+
+    def thinned(self) -> None:
+        """One more result was left out because the configuration wants fewer."""
+        with self._lock:
+            self._thinned += 1
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """``count`` more were given up."""
+        with self._lock:
+            self._dropped[reason] += count
+
+    def counts(self) -> tuple[int, int, dict[str, int]]:
+        """Sent, thinned, and dropped by reason."""
+        with self._lock:
+            return self._sent, self._thinned, {reason: count for reason, count in self._dropped.items() if count}
+
+    def deny(self, topic: str, reason: str) -> None:
+        """The broker does not let us write to ``topic``, or take part in its subscription."""
+        with self._lock:
+            if topic in self._denied or len(self._denied) < _MOST_DENIED:
+                self._denied[topic] = reason
+
+    def grant(self, topic: str) -> None:
+        """The broker takes ``topic`` (again)."""
+        if topic in self._denied:
+            with self._lock:
+                self._denied.pop(topic, None)
+
+    def denied(self) -> dict[str, str]:
+        """What is forbidden, by topic."""
+        with self._lock:
+            return dict(self._denied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +104,16 @@ class Delivery:
         self,
         sink: Sink,
         outbox: Outbox,
-        tally: Tally,
-        mirrors: Sequence[Sink] = (),
+        counters: DeliveryCounters,
+        extra_sinks: Sequence[Sink] = (),
         *,
         ledger: RetainedLedger | None = None,
     ) -> None:
         self._sink = sink
         self._ledger = ledger
         self._outbox = outbox
-        self._tally = tally
-        self._mirrors = tuple(mirrors)
+        self._counters = counters
+        self._extra_sinks = tuple(extra_sinks)
         self._retained = RetainedValues()
         self._is_live = False
         self._in_flight: dict[int, _Flight] = {}
@@ -135,8 +184,8 @@ class Delivery:
             if self._ledger is not None:
                 self._ledger.taken_back(flight.topic)
         if problem is None:
-            self._tally.sent()
-            self._tally.grant(flight.topic)
+            self._counters.sent()
+            self._counters.grant(flight.topic)
             if self._refusals.pop(flight.topic, None) is not None:
                 log.info("publish.taken_again", topic=flight.topic)
         else:
@@ -145,13 +194,13 @@ class Delivery:
     def abandon(self) -> None:
         """Nothing more will be sent: count what never was. Events are the outbox's to count or to keep."""
         if self._retained.unsent:
-            self._tally.drop("stopped", self._retained.unsent)
+            self._counters.drop("stopped", self._retained.unsent)
 
     def stream(self, packet: Packet) -> bool:
         """Send now or give up; True when it was handed to the network."""
-        self._mirror(packet)
+        self._copy(packet)
         if not self._is_live:
-            self._tally.drop("disconnected")
+            self._counters.drop("disconnected")
             return False
         problem = (
             self._sink.send(packet)
@@ -159,10 +208,10 @@ class Delivery:
             else self._track(packet, _Flight(packet.topic, is_guarded=False))
         )
         if problem is not None:
-            self._tally.drop(problem)
+            self._counters.drop(problem)
             return False
         if packet.qos == 0:
-            self._tally.sent()
+            self._counters.sent()
         return True
 
     def retain(self, packet: Packet) -> None:
@@ -172,16 +221,16 @@ class Delivery:
         """
         if packet.payload and self._ledger is not None and self._ledger.is_gone(packet.topic):
             return
-        self._mirror(packet)
+        self._copy(packet)
         if self._retained.put(packet):
-            self._tally.drop("superseded")
+            self._counters.drop("superseded")
 
     def event(self, packet: Packet, rank: int = EVENT) -> None:
         """Store, then send until it is confirmed.
 
         While older events wait, those of other topics are sent first: only the order within a topic is promised.
         """
-        self._mirror(packet)
+        self._copy(packet)
         key = self._outbox.put(packet, rank)
         if not self._is_live or self._sent_up_to >= self._historical_up_to:
             return
@@ -259,20 +308,20 @@ class Delivery:
         """Retained values and events are sent again; a QoS 1 stream is not, whether it arrived or not."""
         lost = len(self._in_flight) - self._guarded
         if lost:
-            self._tally.drop("connection_lost", lost)
+            self._counters.drop("connection_lost", lost)
         self._in_flight.clear()
         self._guarded = 0
 
     def _refused(self, topic: str, problem: str) -> None:
-        self._tally.drop(problem)
+        self._counters.drop(problem)
         if problem == "not_authorised":
-            self._tally.deny(topic, problem)
+            self._counters.deny(topic, problem)
         if self._refusals.get(topic) != problem:
             if len(self._refusals) >= _TOPICS_TOLD:  # whoever gives commands names the topics of the answers
                 self._refusals.clear()
             self._refusals[topic] = problem
             log.warning("publish.refused", topic=topic, problem=problem)
 
-    def _mirror(self, packet: Packet) -> None:
-        for mirror in self._mirrors:
-            mirror.send(packet)
+    def _copy(self, packet: Packet) -> None:
+        for sink in self._extra_sinks:
+            sink.send(packet)

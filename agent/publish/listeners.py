@@ -7,7 +7,7 @@ import threading
 from agent.mqtt.base import SinkListener
 
 
-class Ear:
+class ListenerGate:
     """Listens to one sink for ``listener``, until ``close``: after it nothing of that sink reaches the listener."""
 
     def __init__(self, listener: SinkListener) -> None:
@@ -46,8 +46,8 @@ class Ear:
                 self._listener.on_failed(error)
 
 
-class Deaf:
-    """Listens to a mirror, whose fate concerns nobody."""
+class NullListener:
+    """Ignores what an extra sink reports."""
 
     def on_connected(self) -> None:
         """See SinkListener."""

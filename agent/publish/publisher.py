@@ -14,18 +14,15 @@ from pydantic import ValidationError
 
 from agent.mqtt.base import Packet, Sink, SinkStatistics
 from agent.mqtt.identity import Identity
-from agent.mqtt.messages import ClockState, Message
-from agent.publish.counters import Tally
-from agent.publish.delivery import Delivery
-from agent.publish.listeners import Deaf, Ear
-from agent.publish.numbering import Numbers
+from agent.mqtt.messages import Message
+from agent.publish.delivery import Delivery, DeliveryCounters
+from agent.publish.listeners import ListenerGate, NullListener
 from agent.publish.outbox.base import REPLY, Durability, MemoryOutbox, Outbox
-from agent.publish.packing import NumberedChange, Packing
-from agent.publish.result_rate import Thinning
+from agent.publish.packets import NumberedChange, Outgoing, Packing, ResultRate, SequenceNumbers
 from agent.publish.retained_topics import RetainedLedger
-from agent.publish.routes import Outgoing
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.clock_sync import ClockState
 from agent.runtime.errors import StageFailed
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
@@ -93,35 +90,35 @@ class Publisher:
         result_max_hz: float | None = None,
         outbox: Outbox | None = None,
         ledger: RetainedLedger | None = None,
-        mirrors: Sequence[Sink] = (),
+        extra_sinks: Sequence[Sink] = (),
         clock: Clock | None = None,
         clock_state: Callable[[], ClockState] = lambda: "unsynced",
         on_result_sent: Callable[[Classification, int], None] | None = None,
         on_failure: Callable[[StageFailed], None] | None = None,
     ) -> None:
-        """``mirrors`` see every packet besides. ``on_result_sent`` is called on the publisher's thread with each
+        """``extra_sinks`` see every packet besides. ``on_result_sent`` is called on the publisher's thread with each
         result that was handed to the network and the monotonic time of that, ``on_failure`` when the thread ends by
         an exception. ``ledger`` knows which topics were taken back."""
         self._sink = sink
-        self._ear = Ear(self)
+        self._gate = ListenerGate(self)
         self._move: _Move | None = None
         self._hold_until = 0.0
         self._identity = identity
         self._result_qos = result_qos
-        self._thinning = None if result_max_hz is None else Thinning(result_max_hz)
-        self._numbers = Numbers()
+        self._rate_limit = None if result_max_hz is None else ResultRate(result_max_hz)
+        self._numbers = SequenceNumbers()
         self._outbox = outbox or MemoryOutbox()
-        self._mirrors = tuple(mirrors)
+        self._extra_sinks = tuple(extra_sinks)
         self._clock = clock or SystemClock()
         self._packing = Packing(identity, clock_state)
         self._on_result_sent = on_result_sent
         self._on_failure = on_failure
         self.heartbeat = Heartbeat("publisher")
-        self._tally = Tally()
-        self._delivery = Delivery(sink, self._outbox, self._tally, self._mirrors, ledger=ledger)
+        self._counters = DeliveryCounters()
+        self._delivery = Delivery(sink, self._outbox, self._counters, self._extra_sinks, ledger=ledger)
         self._results: Channel[Classification] = Channel(RESULTS_BUFFERED, "drop_oldest", on_drop=self._lose_result)
         self._important: Channel[_Important] = Channel(
-            IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._tally.drop("overflow", _messages(lost))
+            IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._counters.drop("overflow", _messages(lost))
         )
         self._news: deque[Callable[[], None]] = deque()
         self._has_news = threading.Event()
@@ -133,11 +130,11 @@ class Publisher:
         """Start the thread and the sink; does not wait for a connection."""
         if self._thread is not None:
             raise RuntimeError("a Publisher is started once")
-        for mirror in self._mirrors:
-            mirror.start(Deaf())
+        for sink in self._extra_sinks:
+            sink.start(NullListener())
         self._delivery.retain(self._identity.status("online"))
         # A sink that is connected at once says so before the first record is looked at.
-        self._sink.start(self._ear)
+        self._sink.start(self._gate)
         self._thread = StageThread("publisher", self._work, on_failure=self._end_by)
         self._thread.start()
 
@@ -149,16 +146,16 @@ class Publisher:
         """
         try:
             if isinstance(record, Classification):
-                thinning = self._thinning
-                if thinning is None or thinning.lets_pass(record):
+                rate_limit = self._rate_limit
+                if rate_limit is None or rate_limit.lets_pass(record):
                     self._results.send(record)
                 else:
-                    self._tally.thinned()
+                    self._counters.thinned()
             else:
                 self._important.send(self._numbered(record) if isinstance(record, StateChange) else record)
                 self._results.wake()
         except ChannelClosed:
-            self._tally.drop("stopped")
+            self._counters.drop("stopped")
 
     def rebirth(self) -> None:
         """Send every retained message again, for whoever lost them. From any thread."""
@@ -172,7 +169,7 @@ class Publisher:
     def change_results(self, *, qos: Literal[0, 1], max_hz: float | None) -> None:
         """Send results in another way from now on. From any thread."""
         self._result_qos = qos
-        self._thinning = None if max_hz is None else Thinning(max_hz)
+        self._rate_limit = None if max_hz is None else ResultRate(max_hz)
 
     def move(self, sink: Sink, *, grace_s: float = MOVE_GRACE_S) -> None:
         """Go over to another sink, which is the publisher's from now on; does not wait. From any thread.
@@ -195,8 +192,8 @@ class Publisher:
             self._thread.join(timeout_s)
         left_s = max(0.1, started + timeout_s - time.monotonic())
         is_clean = self._sink.stop(left_s)
-        for mirror in self._mirrors:
-            mirror.stop(0.0)
+        for sink in self._extra_sinks:
+            sink.stop(0.0)
         self._outbox.close()
         return is_clean and (self._thread is None or not self._thread.is_alive)
 
@@ -207,7 +204,7 @@ class Publisher:
 
     def statistics(self) -> PublisherStatistics:
         """The counts at this moment; any thread."""
-        sent, thinned, dropped = self._tally.counts()
+        sent, thinned, dropped = self._counters.counts()
         stored = self._outbox.statistics()
         for reason, lost in stored.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + lost
@@ -221,7 +218,7 @@ class Publisher:
             failure=None if self._failure is None else self._failure.message,
             durability=stored.durability,
             durability_reason=stored.reason,
-            denied=self._tally.denied(),
+            denied=self._counters.denied(),
         )
 
     def on_connected(self) -> None:
@@ -300,15 +297,15 @@ class Publisher:
         before = self._sink
         self._take_leave()
         before.stop(END_WITHIN_S)
-        self._ear.close()
+        self._gate.close()
         self._hear()
         self._delivery.go_over_to(sink)
         if self._leave_by is not None:  # the end came in between: nobody would stop another sink
             return
-        self._sink, self._ear = sink, Ear(self)
+        self._sink, self._gate = sink, ListenerGate(self)
         self._delivery.retain(self._identity.status("online"))
         self._hold_until = time.monotonic() + HOLD_S
-        sink.start(self._ear)
+        sink.start(self._gate)
         log.info("broker.moved", was=before.statistics().address, now=sink.statistics().address)
 
     def _take_leave(self) -> None:
@@ -358,7 +355,7 @@ class Publisher:
 
     def _lose_result(self, result: Classification) -> None:
         self._numbers.of_result(result)
-        self._tally.drop("overflow")
+        self._counters.drop("overflow")
 
     def _publish(self, item: Classification | _Important) -> None:
         try:
@@ -370,7 +367,7 @@ class Publisher:
                 self._publish_vital(item)
         except (ValidationError, JSONEncodeError) as exc:
             # An engine that once gives not-a-number, or a label that is no text, must not silence the agent.
-            self._tally.drop("invalid", _messages(item))
+            self._counters.drop("invalid", _messages(item))
             log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 
     def _publish_result(self, result: Classification) -> None:

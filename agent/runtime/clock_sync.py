@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import time
+from typing import Literal
 
-from agent.mqtt.messages import ClockState
+ClockState = Literal["synced", "unsynced"]
 
 _TIMEX_BYTES = 512
 _TIME_ERROR = 5

@@ -131,7 +131,7 @@ HoleAllowed = Callable[[float, float], bool]
 def sequence_problems(
     topic: str, messages: Iterable[tuple[float, Mapping[str, Any]]], may_miss: HoleAllowed
 ) -> Iterator[str]:
-    """Numbers that came twice or backwards, and holes where none may be; replayed messages may repeat one.
+    """SequenceNumbers that came twice or backwards, and holes where none may be; replayed messages may repeat one.
 
     ``messages`` are those of one topic with their arrival, monotonic seconds.
     """

@@ -20,8 +20,7 @@ from agent.config.subscribers import OutboxConfig
 from agent.mqtt.base import Packet
 from agent.publish.outbox.base import EVENT, REPLY, MemoryOutbox, Outbox
 from agent.publish.outbox.choose import open_outbox
-from agent.publish.outbox.disk_space import kept_free_bytes, lack_of_room
-from agent.publish.outbox.file import SCHEMA_VERSION, OutboxFault, OutboxFile, Row
+from agent.publish.outbox.file import SCHEMA_VERSION, OutboxFault, OutboxFile, Row, kept_free_bytes, lack_of_room
 from agent.publish.outbox.sqlite import SqliteOutbox
 from agent.runtime.clock import SystemClock
 from tests.fixtures.deadlines import wait_until
@@ -375,7 +374,7 @@ def _rows_up_to(key: int, path: Path) -> int:
 
 
 def test_a_file_that_takes_nothing_is_told_once_and_never_called_recovered(tmp_path: Path) -> None:
-    class Deaf(OutboxFile):
+    class NullListener(OutboxFile):
         """Opens, and fails at every commit, as a disk that reports errors does."""
 
         def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
@@ -384,7 +383,7 @@ def test_a_file_that_takes_nothing_is_told_once_and_never_called_recovered(tmp_p
         def probe(self) -> None:
             raise OutboxFault("io", "disk I/O error")
 
-    makers: Iterator[type[OutboxFile]] = itertools.chain([Deaf] * 5, itertools.repeat(OutboxFile))
+    makers: Iterator[type[OutboxFile]] = itertools.chain([NullListener] * 5, itertools.repeat(OutboxFile))
 
     def open_next(path: Path) -> OutboxFile:
         return next(makers)(path)

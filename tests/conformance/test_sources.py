@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.cameras.sources.base import Source, make_source
+from agent.cameras.sources.base import Source
+from agent.cameras.sources.choose import make_source
 from agent.cameras.sources.v4l2 import V4l2Camera
 from agent.config.sources import (
     FileSource,

@@ -232,7 +232,7 @@ def test_missing_bindings_name_their_packages(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from agent.runtime.clock import SystemClock\n"
         "from agent.config.sources import CsiSource\n"
-        "from agent.cameras.sources.base import make_source, probe_source\n"
+        "from agent.cameras.sources.choose import make_source, probe_source\n"
         "source = make_source(CsiSource(type='csi'), base_dir=Path('.'), clock=SystemClock())\n"
         "print(probe_source(source, deadline_s=5.0).detail)\n"
     )

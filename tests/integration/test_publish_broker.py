@@ -24,8 +24,8 @@ from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
 from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings
 from agent.mqtt.subscriber import open_subscriber
+from agent.publish.packets import Outgoing
 from agent.publish.publisher import Publisher
-from agent.publish.routes import Outgoing
 from agent.runtime.errors import StageFailed
 from tests.fixtures.mosquitto import MosquittoBroker, free_port
 from tests.fixtures.publish_samples import (

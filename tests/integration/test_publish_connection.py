@@ -18,7 +18,7 @@ from agent.mqtt.base import Packet
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
 from agent.mqtt.settings import BrokerAddress, MqttSettings, TlsFiles
-from agent.publish.listeners import Deaf
+from agent.publish.listeners import NullListener
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker
@@ -30,7 +30,7 @@ MANNERS = ["5", "3.1.1", "tls"]
 def _client(settings: MqttSettings, *filters: str) -> Iterator[tuple[MqttClient, list[Received]]]:
     received: list[Received] = []
     client = MqttClient(settings, subscriptions=filters, on_received=received.append)
-    client.start(Deaf())
+    client.start(NullListener())
     try:
         yield client, received
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent.cameras.sources.base import probe_source
+from agent.cameras.sources.choose import probe_source
 from agent.cameras.sources.rtsp import RtspStream
 from agent.config.sources import RtspSource
 from agent.runtime.clock import SystemClock
@@ -410,7 +410,7 @@ from agent.runtime.clock import SystemClock
 from agent.config.sources import RtspSource
 from agent.runtime.errors import AgentError
 from agent.cameras.sources.rtsp import RtspStream
-from agent.cameras.sources.base import probe_source
+from agent.cameras.sources.choose import probe_source
 
 directory = Path(sys.argv[1])
 for argument in sys.argv[2:]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cameras.sources.base import make_source
+from agent.cameras.sources.choose import make_source
 from agent.config.sources import FileSource, ImagesSource, SourceConfig
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceUnavailable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cameras.sources.base import ProbeResult, make_source, probe_source
+from agent.cameras.sources.choose import ProbeResult, make_source, probe_source
 from agent.config.sources import FileSource, ImagesSource, PatternSource, SourceConfig, V4l2Source
 from agent.runtime.clock import SystemClock
 from tests.fixtures.videos import write_video

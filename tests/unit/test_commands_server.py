@@ -29,7 +29,7 @@ from agent.commands.server import CommandDesk
 from agent.config.subscribers import CommandsConfig
 from agent.mqtt.connection import Received
 from agent.mqtt.messages.replies import Reply
-from agent.publish.routes import Outgoing
+from agent.publish.packets import Outgoing
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.deadlines import wait_until

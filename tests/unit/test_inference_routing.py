@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.cameras.sources.base import make_source
+from agent.cameras.sources.choose import make_source
 from agent.config.loader import LoadedConfig, load_config
 from agent.inference.binding import ClassifierBinding
 from agent.inference.pipeline import Parts, Pipeline

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from agent.commands.schemas import asyncapi_document, message_schemas
-from agent.mqtt.catalog import CATALOG
+from agent.mqtt.catalog import CATALOG, RESULT, STATE, packet_from_message
 from agent.mqtt.messages import (
     Message,
     Result,
@@ -22,7 +22,7 @@ from agent.mqtt.messages import (
     state_from_state_change,
     utc_text,
 )
-from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
+from agent.publish.packets import Outgoing
 from agent.runtime.records import Score
 from tests.fixtures.publish_samples import (
     DEVICE,
@@ -143,31 +143,32 @@ def test_time_is_utc_with_microseconds(utc_ns: int, text: str) -> None:
     assert utc_text(utc_ns) == text
 
 
-def test_the_catalog_says_how_messages_are_really_sent() -> None:
-    samples = _samples()
-    routed = {
-        "result/1": result_outgoing(samples["result/1"], TOPICS, qos=0),  # type: ignore[arg-type]  # samples by name
-        "state/1": state_outgoing(samples["state/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
-        "event/1": event_outgoing(samples["event/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
-    }
-    routed["reply/1"] = Outgoing(TOPICS.reply("snapshot"), reply(), 1, is_kept=True)
-    routed |= {message.schema: vital_outgoing(message, TOPICS) for message in vitals()}
+def test_every_message_is_sent_as_the_catalog_says() -> None:
+    samples = {message.schema: message for message in vitals()} | _samples()
     names = {"prefix": "edge", "device": DEVICE, "camera": "front", "classifier": "inspect", "verb": "snapshot"}
+    sent = {
+        "status": IDENTITY.status("online"),
+        "reply": Outgoing(TOPICS.reply("snapshot"), reply(), 1, is_kept=True).packet(),
+    }
     for entry in CATALOG:
-        if entry.name == "status":
-            packet = IDENTITY.status("online")
-            sent: tuple[Any, ...] = (packet.topic, packet.qos, packet.retain)
-        else:
-            outgoing = routed.pop(entry.schema_name)
-            sent = (outgoing.topic, outgoing.qos if entry.qos is not None else None, outgoing.retain)
-        assert sent == (entry.address.format(**names), entry.qos, entry.retain)
-    assert routed == {}
+        packet = sent.get(entry.name) or packet_from_message(samples[entry.schema_name], TOPICS)
+        expected = (entry.address.format(**names), entry.qos or 0, entry.retain)
+        assert (packet.topic, packet.qos, packet.retain) == expected, entry.name
 
 
-def test_a_message_without_a_topic_is_refused() -> None:
-    unknown = replace(_result(), camera="x")
-    with pytest.raises(ValueError, match="no topic is known for 'result/1'"):
-        vital_outgoing(unknown, TOPICS)
+def test_a_message_that_the_catalog_does_not_know_is_refused() -> None:
+    class Unknown(Message):
+        """A kind of message that nobody has registered."""
+
+    unknown = Unknown(schema="unknown/1", device=DEVICE, session=1)
+    with pytest.raises(ValueError, match="the catalog has no entry for 'unknown/1'"):
+        packet_from_message(unknown, TOPICS)
+
+
+def test_the_quality_of_service_of_results_is_the_configured_one() -> None:
+    for qos in (0, 1):
+        assert RESULT.packet(_result(), TOPICS, qos=qos).qos == qos
+    assert STATE.packet(_samples()["state/1"], TOPICS, qos=0).qos == 1, "the table's own counts where it has one"
 
 
 def test_the_asyncapi_document_holds_together() -> None:

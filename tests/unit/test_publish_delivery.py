@@ -13,9 +13,8 @@ import pytest
 import structlog
 
 from agent.mqtt.base import Packet, SinkListener, SinkStatistics
-from agent.mqtt.messages import Status
-from agent.publish.counters import Tally
-from agent.publish.delivery import WINDOW, Delivery
+from agent.mqtt.messages import Message
+from agent.publish.delivery import WINDOW, Delivery, DeliveryCounters
 from agent.publish.json_lines import JsonLinesSink
 from agent.publish.outbox.base import MemoryOutbox
 from agent.publish.publisher import IMPORTANT_BUFFERED, RESULTS_BUFFERED, Publisher
@@ -55,8 +54,8 @@ class Bench:
     def __init__(self) -> None:
         self.sink = HeldSink()
         self.outbox = MemoryOutbox()
-        self.tally = Tally()
-        self.delivery = Delivery(self.sink, self.outbox, self.tally)
+        self.counters = DeliveryCounters()
+        self.delivery = Delivery(self.sink, self.outbox, self.counters)
 
     def confirm_all(self, problem: str | None = None) -> None:
         taken, self.sink.taken = self.sink.taken, []
@@ -66,7 +65,7 @@ class Bench:
 
     @property
     def counts(self) -> tuple[int, dict[str, int]]:
-        sent, _, dropped = self.tally.counts()
+        sent, _, dropped = self.counters.counts()
         return sent, dropped
 
 
@@ -296,7 +295,7 @@ def test_numbers_have_no_gaps_on_each_topic() -> None:
 
 def test_a_mirror_sees_every_message_once() -> None:
     stream, mirror = io.BytesIO(), io.BytesIO()
-    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY, mirrors=[JsonLinesSink(mirror)])
+    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY, extra_sinks=[JsonLinesSink(mirror)])
     publisher.start()
     for message in vitals():
         publisher.offer(message)
@@ -360,12 +359,11 @@ def test_a_mistake_of_the_program_ends_the_publisher_with_its_reason() -> None:
     failures: list[StageFailed] = []
     publisher = Publisher(JsonLinesSink(io.BytesIO()), identity=IDENTITY, on_failure=failures.append)
     publisher.start()
-    status = Status(device="d", session=1, state="online", agent="1", since="2026-01-02T03:04:05Z")
-    publisher.offer(status)  # has no route: it is the publisher's own
+    publisher.offer(Message(schema="unknown/1", device="d", session=1))
     _until(lambda: bool(failures))
     publisher.offer(classification())
     publisher.stop()
-    assert "no topic is known for 'status/1'" in (publisher.statistics().failure or "")
+    assert "the catalog has no entry for 'unknown/1'" in (publisher.statistics().failure or "")
     assert failures[0].exit_code == 70
     assert isinstance(failures[0].__cause__, ValueError)
     assert publisher.statistics().dropped["stopped"] == 1

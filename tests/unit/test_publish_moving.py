@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from agent.mqtt.base import Packet, SinkListener, SinkStatistics
-from agent.publish.listeners import Ear
+from agent.publish.listeners import ListenerGate
 from agent.publish.publisher import Publisher
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change
@@ -181,7 +181,7 @@ def test_an_ear_that_is_closed_hears_nothing() -> None:
         def on_failed(self, error: BaseException) -> None:
             heard.append(f"{error}")
 
-    ear = Ear(Listener())
+    ear = ListenerGate(Listener())
     ear.on_connected()
     ear.on_confirmed(1, None)
     ear.close()

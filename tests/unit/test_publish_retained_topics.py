@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.mqtt.base import Packet
-from agent.publish.counters import Tally
-from agent.publish.delivery import Delivery
+from agent.publish.delivery import Delivery, DeliveryCounters
 from agent.publish.outbox.base import MemoryOutbox
 from agent.publish.retained_topics import RetainedLedger
 
@@ -99,7 +98,7 @@ class Bench:
         self.broker = Broker()
         self.ledger = RetainedLedger(file)
         self.ledger.expect([FRONT, SIDE])
-        self.delivery = Delivery(self.broker, MemoryOutbox(), Tally(), ledger=self.ledger)  # type: ignore[arg-type]  # of a sink only this is used
+        self.delivery = Delivery(self.broker, MemoryOutbox(), DeliveryCounters(), ledger=self.ledger)  # type: ignore[arg-type]  # of a sink only this is used
         self.delivery.connected()
 
     def say(self, topic: str, payload: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cameras.sources.base import make_source
+from agent.cameras.sources.choose import make_source
 from agent.config.loader import load_config
 from agent.inference.pipeline import Parts, Pipeline
 from agent.reload import Reloader, load_packages

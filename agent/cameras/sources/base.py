@@ -1,24 +1,10 @@
-"""The seam between the agent and whatever delivers pictures, and the choice of the source that a camera asked for."""
+"""The contract of a source: what a camera, a stream, a video or a folder of images must do."""
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from agent.config.sources import (
-    CsiSource,
-    FileSource,
-    GStreamerSource,
-    ImagesSource,
-    PatternSource,
-    RtspSource,
-    SourceConfig,
-    V4l2Source,
-)
-from agent.runtime.clock import Clock
-from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime.records import Image
 
 
@@ -108,79 +94,3 @@ class Source(Protocol):
     def statistics(self) -> SourceStatistics:
         """From any thread: the counts at this moment."""
         ...
-
-
-def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source:
-    """The source that ``config`` asks for, not opened yet; relative paths start at ``base_dir``.
-
-    Libraries are imported when the first source that needs them is made.
-    """
-    if isinstance(config, FileSource):
-        from agent.cameras.sources.video_file import VideoFile
-
-        return VideoFile(config, base_dir=base_dir, clock=clock)
-    if isinstance(config, ImagesSource):
-        from agent.cameras.sources.images import ImageFolder
-
-        return ImageFolder(config, base_dir=base_dir, clock=clock)
-    if isinstance(config, (CsiSource, GStreamerSource)) or (
-        isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
-    ):
-        from agent.cameras.sources.gst_camera import GStreamerCamera
-
-        return GStreamerCamera(config, base_dir=base_dir, clock=clock)
-    if isinstance(config, RtspSource):
-        from agent.cameras.sources.rtsp import RtspStream
-
-        return RtspStream(config, base_dir=base_dir, clock=clock)
-    if isinstance(config, PatternSource):
-        from agent.cameras.sources.pattern import Pattern
-
-        return Pattern(config, clock=clock)
-    from agent.cameras.sources.v4l2 import V4l2Camera
-
-    return V4l2Camera(config, clock=clock)
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """What one picture of a source told. ``detail`` is one line for people: what came, or what to do."""
-
-    ok: bool
-    width: int | None
-    height: int | None
-    fps: float | None
-    detail: str
-
-
-def probe_source(source: Source, *, deadline_s: float) -> ProbeResult:
-    """Open ``source``, read one picture, close it; give up after ``deadline_s`` (plus what its library blocks).
-
-    Never raises for a source that cannot be read.
-    """
-    timer = threading.Timer(deadline_s, source.interrupt)
-    timer.name = "source-probe"
-    timer.start()
-    try:
-        source.open()
-        capture = source.read()
-        fps = source.fps
-    except (SourceUnavailable, SourceLost) as exc:
-        late = f"no picture within {deadline_s:g} s from {source.description}"
-        detail = late if exc.fields.get("reason") == "interrupted" else exc.message
-        return ProbeResult(ok=False, width=None, height=None, fps=None, detail=detail)
-    finally:
-        timer.cancel()
-        timer.join()
-        source.close()
-    if capture is None:
-        return ProbeResult(
-            ok=False,
-            width=None,
-            height=None,
-            fps=fps,
-            detail=f"{source.description} holds no picture that can be read",
-        )
-    height, width = capture.image.shape[:2]
-    rate = "" if fps is None else f" at {fps:g} fps"
-    return ProbeResult(ok=True, width=width, height=height, fps=fps, detail=f"{width}x{height}{rate}")

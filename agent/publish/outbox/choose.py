@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.config.subscribers import OutboxConfig
-from agent.mqtt.messages import ClockState
 from agent.publish.outbox.base import MemoryOutbox, Outbox
 from agent.publish.outbox.sqlite import SqliteOutbox
 from agent.runtime.clock import Clock
+from agent.runtime.clock_sync import ClockState
 
 FILE_NAME = "outbox.sqlite"
 _MOST_IN_MEMORY = 100_000

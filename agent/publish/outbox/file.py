@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.mqtt.base import Packet
-from agent.publish.outbox.disk_space import lack_of_room
 from agent.runtime.logs import get_logger
 
 SCHEMA_VERSION = 2
 ROW_BYTES = 64
 """What a row takes beside its topic and payload, about (measured: 40 to 60 in a full file)."""
+
+KEPT_FREE_RATIO = 0.05
+KEPT_FREE_BYTES = 1 << 30
+"""The share is bounded: a twentieth of a large disk is more than its neighbours need to go on."""
 
 FaultKind = Literal["full", "read_only", "io", "corrupt", "newer", "mistake"]
 
@@ -345,3 +348,21 @@ def _row(values: tuple[Any, ...]) -> Row:
     key, topic, payload, qos, retain, expiry_s, correlation, utc_ns, rank, boot, boot_ns = values
     packet = Packet(topic, bytes(payload), 1 if qos else 0, bool(retain), expiry_s, correlation=correlation)
     return Row(key, packet, rank, utc_ns, boot, boot_ns)
+
+
+def kept_free_bytes(size_bytes: int) -> int:
+    """What a file system of ``size_bytes`` is left with."""
+    return min(round(size_bytes * KEPT_FREE_RATIO), KEPT_FREE_BYTES)
+
+
+def lack_of_room(directory: Path, needed_bytes: int) -> str | None:
+    """Why ``needed_bytes`` more would be too much for the file system of ``directory``; None where they are not.
+
+    Raises:
+        OSError: the file system does not say.
+    """
+    found = os.statvfs(directory)
+    free, kept = found.f_bavail * found.f_frsize, kept_free_bytes(found.f_blocks * found.f_frsize)
+    if free - needed_bytes >= kept:
+        return None
+    return f"{free / 2**20:.1f} MiB are free and the outbox leaves {kept / 2**20:.1f} MiB to others"

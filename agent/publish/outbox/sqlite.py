@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 from agent.mqtt.base import Packet
-from agent.mqtt.messages import ClockState
 from agent.publish.outbox.base import EVENT, Durability, OutboxStatistics, Stored
 from agent.publish.outbox.file import OutboxFault, OutboxFile, Row, open_or_replace
-from agent.publish.outbox.read_ahead import ReadAhead
-from agent.publish.outbox.waiting_topics import WaitingTopics
+from agent.publish.outbox.index import ReadAhead, WaitingTopics
 from agent.runtime.boot import boot_id, boot_ns
 from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.clock_sync import ClockState
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
 

@@ -167,7 +167,7 @@ class Subject:
             EagerSink(client) if options.is_eager else client,
             identity=self._identity,
             outbox=self._outbox,
-            mirrors=[LedgerMirror(ledger)],
+            extra_sinks=[LedgerMirror(ledger)],
             clock=self._clock,
             clock_state=clock_state,
         )

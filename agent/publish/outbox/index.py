@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from agent.publish.outbox.file import Row
@@ -52,3 +52,27 @@ class ReadAhead:
         """Forget one row; it, where it was known here."""
         ahead = self._page.pop(key, None)
         return self._in_hand.pop(key, None) or ahead
+
+
+class WaitingTopics:
+    """The newest key of each topic of which packets wait. Under the lock of its owner."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, topic: str, key: int, count: int = 1) -> None:
+        """``count`` more packets, the newest with ``key``."""
+        self._newest[topic] = max(key, self._newest.get(topic, 0))
+        self._counts[topic] += count
+
+    def leave(self, topic: str) -> None:
+        """One packet less. A newest one that has gone is remembered as long as older ones wait."""
+        self._counts[topic] -= 1
+        if self._counts[topic] <= 0:
+            del self._counts[topic]
+            self._newest.pop(topic, None)
+
+    def newest_keys(self) -> dict[str, int]:
+        """By topic."""
+        return dict(self._newest)
