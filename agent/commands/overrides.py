@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from agent.commands.contract import CommandRefused, NotKept, known
 from agent.commands.requests import Name, Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
+from agent.config.section import Section
 from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
 
@@ -20,14 +21,10 @@ FILE_NAME = "overrides.json"
 log = get_logger(__name__)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+M = TypeVar("M", bound=Section)
 
 
-M = TypeVar("M", bound=_Strict)
-
-
-class ClassifierOverride(_Strict):
+class ClassifierOverride(Section):
     """Changes of one classifier; null leaves the value of the file."""
 
     enter: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -35,7 +32,7 @@ class ClassifierOverride(_Strict):
     enabled: bool | None = None
 
 
-class CameraOverride(_Strict):
+class CameraOverride(Section):
     """Changes of one camera."""
 
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
@@ -43,7 +40,7 @@ class CameraOverride(_Strict):
     classifiers: dict[Name, ClassifierOverride] = {}
 
 
-class Overrides(_Strict):
+class Overrides(Section):
     """All changes, by camera."""
 
     cameras: dict[Name, CameraOverride] = {}

@@ -7,9 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
@@ -18,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from agent.config.section import Section
 from agent.config.subscribers import Verb
 
 MAX_BYTES = 8192
@@ -49,10 +48,8 @@ Instant = Annotated[
 ]
 
 
-class Request(BaseModel):
+class Request(Section, strict=True):
     """What every command has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     id: Id
     """Chosen by the sender; the reply carries it. The same id is carried out once."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from agent.config.section import Section
 
 
-class PictureConfig(BaseModel):
+class PictureConfig(Section):
     """When the pictures of a live camera are marked in results and in the camera's health; none is dropped for it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
     enabled: bool = True
     """Look at a picture twice a second (a tenth of a millisecond each time)."""

@@ -5,26 +5,20 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from agent.config.image_checks import PictureConfig
+from agent.config.section import Section
 from agent.config.sources import SourceConfig
 from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
 from agent.config.thermal import ThermalConfig
 
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=128)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _BROKER = re.compile(r"^(mqtt|mqtts)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$")
 _MAYBE_SECRET = re.compile(r"@|:(?!//)[^0-9]")
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused, nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class DeviceConfig(Section):
@@ -189,8 +183,7 @@ class MqttConfig(Section):
     """File with the password on its first line; the systemd credential `mqtt-password` where null."""
     tls: TlsConfig = TlsConfig()
     """Certificates, for `mqtts://`."""
-    prefix: TopicPrefix = "edge"
-    """First levels of every topic."""
+    prefix: """First levels of every topic."""
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     """MQTT client id; `<prefix>-<device>` where null."""
     keepalive_s: int = Field(default=15, ge=5, le=600)

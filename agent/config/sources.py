@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from agent.config.section import Section
 
 
-class SourceSection(BaseModel):
-    """Base of every source: unknown keys are refused, nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
-
-
-class FileSource(SourceSection):
+class FileSource(Section):
     """A video file; no frame is dropped, the reader waits."""
 
     type: Literal["file"]
@@ -24,7 +20,7 @@ class FileSource(SourceSection):
     """Start again at its end."""
 
 
-class ImagesSource(SourceSection):
+class ImagesSource(Section):
     """A folder of images in the order of their names, or one image; no image is dropped, the reader waits."""
 
     type: Literal["images"]
@@ -34,7 +30,7 @@ class ImagesSource(SourceSection):
     """Start again at the end."""
 
 
-class RtspSource(SourceSection):
+class RtspSource(Section):
     """A network camera, decoded by FFmpeg."""
 
     type: Literal["rtsp"]
@@ -87,7 +83,7 @@ class RtspSource(SourceSection):
         return self
 
 
-class V4l2Source(SourceSection):
+class V4l2Source(Section):
     """A USB or other camera of the kernel's video interface."""
 
     type: Literal["v4l2"]
@@ -109,7 +105,7 @@ class V4l2Source(SourceSection):
     """`gstreamer` decodes MJPG in the hardware of a Jetson."""
 
 
-class CsiSource(SourceSection):
+class CsiSource(Section):
     """A camera on the CSI connector of a Jetson, through its image processor."""
 
     type: Literal["csi"]
@@ -129,7 +125,7 @@ class CsiSource(SourceSection):
     """Longest wait for a frame before the camera counts as lost."""
 
 
-class GStreamerSource(SourceSection):
+class GStreamerSource(Section):
     """A GStreamer pipeline of your own, for cameras that the other types do not know."""
 
     type: Literal["gstreamer"]
@@ -143,7 +139,7 @@ class GStreamerSource(SourceSection):
     """Longest wait for a frame before the pipeline counts as lost."""
 
 
-class PatternSource(SourceSection):
+class PatternSource(Section):
     """A drawn test pattern that moves: a live camera without a camera."""
 
     type: Literal["pattern"]

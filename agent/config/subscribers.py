@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field
+
+from agent.config.section import Section, TopicPrefix
 
 Verb = Literal["snapshot", "set", "reload", "rebirth", "selftest", "benchmark", "explain"]
 """What a command may ask for."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
-
-
-class OutboxConfig(_Section):
+class OutboxConfig(Section):
     """Where events wait until the broker has confirmed them, also over a restart of the agent."""
 
     max_mib: int = Field(default=256, ge=1, le=65536)
@@ -25,7 +23,7 @@ class OutboxConfig(_Section):
     """`each` is on the disk within hundredths of a second, `grouped` within a second, `memory` is never written."""
 
 
-class CommandsConfig(_Section):
+class CommandsConfig(Section):
     """Commands over MQTT; off unless they are enabled and allowed one by one."""
 
     enabled: bool = False
@@ -36,14 +34,12 @@ class CommandsConfig(_Section):
     """Commands a minute; more are refused."""
 
 
-class HomeAssistantConfig(_Section):
+class HomeAssistantConfig(Section):
     """Makes the agent and its cameras appear in Home Assistant."""
 
     enabled: bool = False
     """Publish the discovery message."""
-    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=128)] = (
-        "homeassistant"
-    )
+    prefix: TopicPrefix = "homeassistant"
     """Discovery prefix that Home Assistant is set to."""
     snapshots: bool = False
     """Show the newest snapshot of each camera; it is taken when the `snapshot` command asks for it."""

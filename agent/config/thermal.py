@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from agent.config.section import Section
 
 ThermalSource = Literal["auto", "jtop", "sysfs", "simulated", "none"]
 
 
-class ThermalSection(BaseModel):
-    """Base of the sections below: unknown keys are refused, nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
-
-
-class GovernorConfig(ThermalSection):
+class GovernorConfig(Section):
     """How much inference gives way to heat. It changes the rate of the cameras and nothing of the board."""
 
     enabled: bool = True
@@ -49,7 +45,7 @@ class GovernorConfig(ThermalSection):
         return self
 
 
-class SimulatedBoardConfig(ThermalSection):
+class SimulatedBoardConfig(Section):
     """The simulated board, heated by the rate at which this agent really classifies."""
 
     board: Literal["orin", "thor"] = "orin"
@@ -66,7 +62,7 @@ class SimulatedBoardConfig(ThermalSection):
     """Choice of the sensors' noise."""
 
 
-class ThermalConfig(ThermalSection):
+class ThermalConfig(Section):
     """Watching temperature and power, and acting before the silicon does."""
 
     source: ThermalSource = "auto"

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Literal, Protocol
 
@@ -64,6 +65,33 @@ class Received:
     correlation: bytes | None = None
 
 
+class ConnectionState(str, Enum):
+    """Where one connection is; it passes each state at most once.
+
+        new ──► opening ──► established ──► closing ──► ended
+                   │  CONNACK    │           DISCONNECT   ▲
+                   └─────────────┴──────── network ───────┘
+
+    ``end`` takes every state to ``closing``, or to ``ended`` where CONNECT has not gone out.
+    """
+
+    NEW = "new"
+    OPENING = "opening"
+    ESTABLISHED = "established"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What the broker's CONNACK grants; the defaults are those of a broker that names no limits."""
+
+    max_packet_bytes: int | None = None
+    max_qos: int = 1
+    may_retain: bool = True
+    receive_maximum: int = MAX_UNCONFIRMED
+
+
 class ConnectionListener(Protocol):
     """Called on the thread that runs the connection."""
 
@@ -105,22 +133,20 @@ class Connection:
         self._lock = threading.Lock()
         self._on_the_way: dict[int, tuple[int | None, int]] = {}
         self._unacknowledged = 0
-        self._receive_maximum = MAX_UNCONFIRMED
         self._acknowledged: deque[tuple[int, str | None]] = deque()
-        self._is_granted = False
-        self._is_ending = False
+        self._state = ConnectionState.NEW
+        self._granted: Granted | None = None
         self._ending: Ending | None = None
         self._last_words = LastWords()
-        self._max_packet_bytes: int | None = None
-        self._max_qos = 1
-        self._may_retain = True
         self._wake_pair: tuple[socket.socket, socket.socket] | None = None
         self._heard_at = 0.0
 
     def run(self) -> Ending:
         """Connect, serve the connection until it breaks or ``end`` is called, and say how it ended."""
-        if self._is_ending:
-            return Ending("stopped", "stopped")
+        with self._lock:
+            if self._state is not ConnectionState.NEW:
+                return Ending("stopped", "stopped")
+            self._state = ConnectionState.OPENING
         try:
             waiting, waking = socket.socketpair()
         except OSError as exc:  # no descriptors left: the next attempt may find some
@@ -140,7 +166,7 @@ class Connection:
                 return self._ending or self._lost(None)
             finally:
                 with self._lock:
-                    self._is_granted = False
+                    self._state = ConnectionState.ENDED
                     self._client = None
                     self._wake_pair = None
 
@@ -150,20 +176,20 @@ class Connection:
         # paho's callbacks only append to a deque, they never take this lock, or the two threads could wait for each
         # other (paho calls them while it holds the lock that publish needs).
         with self._lock:
-            client = self._client
-            if client is None or not self._is_granted or self._is_ending:
+            client, granted = self._client, self._granted
+            if client is None or granted is None or self._state is not ConnectionState.ESTABLISHED:
                 return "disconnected"
-            qos = min(packet.qos, self._max_qos)
-            if len(self._on_the_way) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= self._receive_maximum):
+            qos = min(packet.qos, granted.max_qos)
+            if len(self._on_the_way) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= granted.receive_maximum):
                 return "backlog"
             size = len(packet.topic.encode()) + len(packet.payload) + len(packet.correlation or b"") + _HEADER_BYTES
-            if self._max_packet_bytes is not None and size > self._max_packet_bytes:
+            if granted.max_packet_bytes is not None and size > granted.max_packet_bytes:
                 return "oversize"
             info = client.publish(
                 packet.topic,
                 packet.payload,
                 qos=qos,
-                retain=packet.retain and self._may_retain,
+                retain=packet.retain and granted.may_retain,
                 properties=self._publish_properties(packet),
             )
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -175,7 +201,8 @@ class Connection:
     def end(self) -> None:
         """Disconnect: the broker does not send the last will. Returns at once; ``run`` returns soon after."""
         with self._lock:
-            self._is_ending = True
+            if self._state is not ConnectionState.ENDED:
+                self._state = ConnectionState.CLOSING
         self._wake()
 
     @property
@@ -196,7 +223,9 @@ class Connection:
             self._release(client)
             return ending_from_exception(exc, settings)
         with self._lock:
-            if self._is_ending:  # before CONNECT has gone out: it would throw out the next one of this client id
+            if (
+                self._state is ConnectionState.CLOSING
+            ):  # before CONNECT has gone out: it would throw out the next one of this client id
                 self._release(client)
                 return Ending("stopped", "stopped")
             self._client = client
@@ -239,14 +268,14 @@ class Connection:
         pause_s = min(0.5, settings.keepalive_s / 4)
         leave_by: float | None = None
         while self._ending is None and (sock := client.socket()) is not None:
-            if not self._is_granted and time.monotonic() > answer_by:
+            if self._granted is None and time.monotonic() > answer_by:
                 self._ending = Ending(
                     "mute",
                     f"{settings.address} accepted the connection and did not answer CONNECT within "
                     f"{settings.connect_timeout_s:g} s",
                 )
                 return
-            if self._is_ending and leave_by is None:
+            if self._state is ConnectionState.CLOSING and leave_by is None:
                 leave_by = time.monotonic() + 1.0
                 client.disconnect()
             if leave_by is not None and time.monotonic() > leave_by:
@@ -254,8 +283,8 @@ class Connection:
             self._exchange(client, sock, waiting, pause_s)
             self._notice_silence(client)
             self._settle()
-        if self._is_ending and self._ending is None:
-            self._ending = Ending("stopped", "stopped", was_granted=self._is_granted)
+        if self._state is ConnectionState.CLOSING and self._ending is None:
+            self._ending = Ending("stopped", "stopped", was_granted=self._granted is not None)
 
     def _exchange(self, client: paho.Client, sock: paho.SocketLike, waiting: socket.socket, pause_s: float) -> None:
         """Wait for the network or for ``send``, then read and write what is there."""
@@ -279,7 +308,11 @@ class Connection:
 
     def _notice_silence(self, client: paho.Client) -> None:
         """paho asks after one keepalive of silence and gives up after another one, plus the pause of the loop."""
-        if self._is_granted and self._ending is None and time.monotonic() - self._heard_at > 1.8 * client.keepalive:
+        if (
+            self._granted is not None
+            and self._ending is None
+            and time.monotonic() - self._heard_at > 1.8 * client.keepalive
+        ):
             self._ending = self._lost(f"no answer within twice the keepalive of {client.keepalive} s")
 
     def _settle(self) -> None:
@@ -313,7 +346,7 @@ class Connection:
         return properties
 
     def _lost(self, why: str | None) -> Ending:
-        if not self._is_granted:
+        if self._granted is None:
             return ending_from_silence(self._settings, self._last_words.text)
         detail = why or self._last_words.text
         if detail is None:
@@ -333,21 +366,13 @@ class Connection:
         if code.is_failure:
             self._ending = ending_from_refusal(code.value, str(code), self._settings)
             return
-        self._adopt(granted)
         with self._lock:
-            self._is_granted = True
+            self._granted = _granted_by(granted)
+            if self._state is ConnectionState.OPENING:
+                self._state = ConnectionState.ESTABLISHED
         self._listener.on_granted(self._version)
         if self._subscriptions:
             client.subscribe([(topic, 1) for topic in self._subscriptions])
-
-    def _adopt(self, granted: Properties | None) -> None:
-        """Take over the limits that an MQTT 5 broker names in its answer."""
-        self._max_packet_bytes = getattr(granted, "MaximumPacketSize", None)
-        self._max_qos = min(1, getattr(granted, "MaximumQoS", 1))
-        self._may_retain = bool(getattr(granted, "RetainAvailable", 1))
-        maximum = getattr(granted, "ReceiveMaximum", 65535)
-        # paho keeps to INFLIGHT by itself and cannot be told another number once it is connected.
-        self._receive_maximum = maximum if maximum < INFLIGHT else MAX_UNCONFIRMED
 
     def _on_disconnect(
         self,
@@ -358,13 +383,13 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         # paho calls this twice for a broker that stopped answering: the first reason stands.
-        if self._ending is not None or self._is_ending:
+        if self._ending is not None or self._state is ConnectionState.CLOSING:
             return
         if flags.is_disconnect_packet_from_server and code.value == SESSION_TAKEN_OVER:
             self._ending = Ending(
                 "takeover",
                 f"another client connected to {self._settings.address} as {self._settings.client_id!r}",
-                was_granted=self._is_granted,
+                was_granted=self._granted is not None,
             )
             return
         name = str(code)
@@ -404,6 +429,18 @@ class Connection:
                 correlation=getattr(properties, "CorrelationData", None),
             )
         )
+
+
+def _granted_by(properties: Properties | None) -> Granted:
+    """The limits that an MQTT 5 broker names in its answer."""
+    maximum = getattr(properties, "ReceiveMaximum", 65535)
+    return Granted(
+        max_packet_bytes=getattr(properties, "MaximumPacketSize", None),
+        max_qos=min(1, getattr(properties, "MaximumQoS", 1)),
+        may_retain=bool(getattr(properties, "RetainAvailable", 1)),
+        # paho keeps to INFLIGHT by itself and cannot be told another number once it is connected.
+        receive_maximum=maximum if maximum < INFLIGHT else MAX_UNCONFIRMED,
+    )
 
 
 def _send_at_once(sock: paho.SocketLike | None) -> None:
