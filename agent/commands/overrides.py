@@ -37,13 +37,13 @@ class CameraOverride(Section):
 
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
     enabled: bool | None = None
-    classifiers: dict[Name, ClassifierOverride] = {}
+    classifiers: dict[Name, ClassifierOverride] = Field(default_factory=dict)
 
 
 class Overrides(Section):
     """All changes, by camera."""
 
-    cameras: dict[Name, CameraOverride] = {}
+    cameras: dict[Name, CameraOverride] = Field(default_factory=dict)
 
     def with_change(self, request: Set) -> Overrides:
         """These and one more."""

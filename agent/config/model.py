@@ -60,7 +60,7 @@ class ModelConfig(Section):
     """Refuse to start (exit code 69) rather than run with less than what is asked for."""
     batching: BatchingConfig = BatchingConfig()
     """How frames share one call of the engine."""
-    options: dict[str, bool | int | float | str] = {}
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options of that engine (threads, workspace, DLA core ...), validated by it."""
 
 
