@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from agent.config.image_checks import PictureConfig
-from agent.config.section import Section
+from agent.config.section import Section, TopicPrefix
 from agent.config.sources import SourceConfig
 from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
 from agent.config.thermal import ThermalConfig
@@ -183,7 +183,8 @@ class MqttConfig(Section):
     """File with the password on its first line; the systemd credential `mqtt-password` where null."""
     tls: TlsConfig = TlsConfig()
     """Certificates, for `mqtts://`."""
-    prefix: """First levels of every topic."""
+    prefix: TopicPrefix = "edge"
+    """First levels of every topic."""
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     """MQTT client id; `<prefix>-<device>` where null."""
     keepalive_s: int = Field(default=15, ge=5, le=600)
