@@ -11,8 +11,7 @@ from agent.clock import SystemClock
 from agent.config.sources import FileSource
 from agent.errors import UsageError
 from agent.sources.base import make_source, probe_source
-from engines.images import read_image
-from engines.package import ModelPackage
+from engines import ModelPackage, read_image
 
 _CLIP_S = 10.0
 

@@ -16,8 +16,7 @@ from agent.cli.options import PATH, package_directory
 from agent.cli.signals import sigterm_as_ctrl_c
 from agent.config.secret import redact
 from agent.errors import AgentError, UsageError
-from engines.base import PRECISIONS, Precision
-from engines.errors import EngineError
+from engines import PRECISIONS, EngineError, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from agent.benchmark.compare import Comparison
     from agent.benchmark.report import Model, Report
     from agent.benchmark.study import Request
-    from engines.package import ModelPackage
+    from engines import ModelPackage
 
 _LARGEST_BATCH = 64
 _WIDTH_ELSEWHERE = 160
@@ -72,7 +71,7 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 
 
 def _options(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
-    from engines.strict_yaml import StrictYamlError, load_strict
+    from engines import StrictYamlError, load_strict
 
     found: dict[str, object] = {}
     for value in values:
@@ -263,7 +262,7 @@ def _check(asked: Asked) -> Report | None:
 def _check_files(asked: Asked) -> None:
     from agent.benchmark.apply import check_can_apply
     from agent.benchmark.inputs import check_clips, check_pictures, check_target
-    from engines.package import load_package
+    from engines import load_package
 
     found = [load_package(package_directory(package)) for package in asked.packages]
     if len({(one.name, one.version) for one in found}) < len(found):
@@ -367,7 +366,7 @@ def _show(report: Report, asked: Asked, package: str) -> None:
 def _apply(report: Report, asked: Asked, path: Path, package_name: str) -> None:
     from agent.benchmark.apply import apply_to, remember_for
     from agent.benchmark.recommend import measurements_for
-    from engines.package import load_package
+    from engines import load_package
 
     choice = report.recommendation
     if choice is None or choice.engine is None:

@@ -17,8 +17,7 @@ from agent.cli.options import PATH, package_directory, usual_cache_dir
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines import BuildProgress, EngineInfo, EngineOptions, ModelPackage, Precision
-    from engines.cache import Entry
+    from engines import BuildProgress, EngineInfo, EngineOptions, Entry, ModelPackage, Precision
 
     Progress = Callable[[BuildProgress], None]
 
@@ -117,9 +116,7 @@ def _from_options(
 def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
     """What the models of a configuration will want, as far as it is built at all."""
     from agent.config.loader import load_config
-    from engines import EngineOptions, load_package
-    from engines.candidate import options_for
-    from engines.registry import CHOOSERS, canonical_name
+    from engines import CHOOSERS, EngineOptions, canonical_name, load_package, options_for
 
     loaded = load_config(path)
     wishes = []
@@ -255,7 +252,7 @@ def _cache_of(config: Path | None, cache: Path | None) -> Path:
 
 
 def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
-    from engines.cache import PlanCache
+    from engines import PlanCache
 
     cache = PlanCache(cache_dir)
     gone = [] if keep_mib is None else cache.prune(max_bytes=keep_mib * _MIB)

@@ -12,8 +12,7 @@ import click
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines.base import Precision
-    from engines.parity import Certificate
+    from engines import Certificate, Precision
 
 
 @click.command()
@@ -49,9 +48,8 @@ def verify(
     Exit code 1 when the top-1 agreement is below the bar (0.99; 0.97 for int8), when an answer is not a number, or
     when every picture gets the same answer; 69 when the engine cannot run here, or not in this precision.
     """
-    from engines.base import EngineOptions
-    from engines.certify import verify as compare
-    from engines.package import load_package
+    from engines import EngineOptions, load_package
+    from engines import verify as compare
 
     options = EngineOptions(
         cache_dir=cache or _cache_dir(),

@@ -21,9 +21,7 @@ from agent.pipeline.shift import Serving
 from agent.pipeline.worker import Worker
 from agent.publish.base import Packet
 from agent.publish.topics import Topics
-from engines import EngineError
-from engines.golden import run_golden
-from engines.strict_yaml import StrictDocument
+from engines import EngineError, StrictDocument, run_golden
 
 _ERRAND_S = 30.0
 _BENCHMARK_S = 5.0

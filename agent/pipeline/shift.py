@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from agent.records import Image, ServedModel, StageTimes
-from engines import Building, BuildProgress, Engine, EngineInfo, ModelPackage
-from engines.resize import Resizer
+from engines import Building, BuildProgress, Engine, EngineInfo, ModelPackage, Resizer
 
 _TIMES_KEPT = 100_000
 

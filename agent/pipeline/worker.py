@@ -36,8 +36,8 @@ from engines import (
     EngineLost,
     InferenceFailed,
     ModelPackage,
+    Scores,
 )
-from engines.base import Scores
 
 log = get_logger(__name__)
 

@@ -11,8 +11,7 @@ from agent.errors import SourceUnavailable
 from agent.service.logs import get_logger
 from agent.sources.base import Capture
 from agent.sources.lifecycle import SourceBase
-from engines.errors import ImageRejected
-from engines.images import IMAGE_SUFFIXES, read_image
+from engines import IMAGE_SUFFIXES, ImageRejected, read_image
 
 log = get_logger(__name__)
 

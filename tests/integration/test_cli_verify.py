@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from agent.__main__ import main
-from engines.backends.ort_session import library
+from engines.graph.ort_library import library
 from tests.fixtures.colour_packages import colour_picture, outlier_model, write_colour_package
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import EngineOptions, Measurement, ModelPackage, Rejection, describe, load_package
-from engines.choices import ChoiceMemory, choice_from, choice_key, measure, percentile_ms
-from engines.int8_forms import SYMMETRIC, int8_form
-from engines.specs import OutputSpec
+from engines.graph.int8_forms import SYMMETRIC, int8_form
+from engines.package.specs import OutputSpec
+from engines.select.selection import ChoiceMemory, choice_from, choice_key, measure, percentile_ms
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import write_colour_package
 

@@ -9,7 +9,9 @@ import pytest
 
 from engines import Certificate, EngineInfo, ModelPackage, PrecisionRejected, Scores, load_package
 from engines.base import Precision
-from engines.parity import CertificateStore, Pictures, certificate_from, pictures_of
+from engines.check.accuracy import certificate_from
+from engines.check.certificate import CertificateStore
+from engines.graph.image_set import Pictures, pictures_of
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import LABELS, write_colour_package
 

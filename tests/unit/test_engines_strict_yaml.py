@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engines.strict_yaml import MAX_BYTES, StrictYamlError, load_strict, nearest_key
+from engines.package.strict_yaml import MAX_BYTES, StrictYamlError, load_strict, nearest_key
 
 
 def refused(text: str) -> StrictYamlError:

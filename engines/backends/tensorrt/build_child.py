@@ -1,7 +1,7 @@
 """The process in which a plan is built: ``python -m engines.backends.tensorrt.build_child``, a job on standard input.
 
-Speaks JSON lines, see ``engines.building``. It dies with its parent, is the first that the kernel ends when memory
-runs out, and leaves the CPU to those who serve.
+Speaks JSON lines, see ``engines.sandbox.child``. It dies with its parent, is the first that the kernel ends when
+memory runs out, and leaves the CPU to those who serve.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import threading
 import time
 from pathlib import Path
 
-from engines.atomic import write_atomically
 from engines.backends.tensorrt.builder import BuilderRefused, PlanBuilder
 from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.job import BuildJob, job_from_dict
 from engines.backends.tensorrt.library import library, log_of
-from engines.building import bind_to_parent, own_up
-from engines.cache_reading import EntryDamaged, open_folder, read_checked
 from engines.errors import EngineError
+from engines.sandbox.serve import bind_to_parent, own_up
+from engines.store.atomic import write_atomically
+from engines.store.plan_files import EntryDamaged, open_folder, read_checked
 
 _SAY_EVERY_S = 0.5
 _DIGEST_BYTES = 32

@@ -14,15 +14,16 @@ from engines.backends.tensorrt.job import BuildJob
 from engines.backends.tensorrt.library import has_precision_flags, library
 from engines.backends.tensorrt.options import TensorRtOptions, checked_options
 from engines.base import BuildProgress, EngineOptions
-from engines.building import BuildLimits, run_build
-from engines.cache import PlanCache, PlanKey
-from engines.environment import Gpu, gpus_from_answer, l4t_release
+from engines.environment import Gpu, gpus_from_answer
 from engines.errors import BuildFailed, BuildNeeded, EngineUnavailable
-from engines.graph import ServingGraph, serving_graph
-from engines.memory import usual_memory_bytes
-from engines.package import ModelPackage
-from engines.precision import precise_graph
+from engines.graph.precision import precise_graph
+from engines.graph.serving import ServingGraph, serving_graph
+from engines.host import l4t_release
+from engines.package.load import ModelPackage
 from engines.probes.child import run_child
+from engines.sandbox.child import BuildLimits, run_build
+from engines.sandbox.memory import usual_memory_bytes
+from engines.store.plan_cache import PlanCache, PlanKey
 
 ENGINE = "tensorrt"
 PLAN = "engine.plan"
