@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.backends.load import open_backend
 from engines.base import Engine, EngineOptions, Images
 from engines.check.golden import GoldenReport, run_golden
 from engines.graph.batch_dimension import run_serving_model, trial_pictures
@@ -105,17 +106,16 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
 
 @contextmanager
 def _reference_engine(package: ModelPackage) -> Iterator[Engine]:
-    """The engine of the proof; without the known answers, so that all of them are run and none ends the opening.
+    """Open the reference engine in this process; the sandboxed load has run before.
 
-    What it opens has been rehearsed.
+    The backend is opened without the checks of ``open_engine``: there a wrong golden image ends the load, here all of
+    them are run and reported.
     """
-    from engines.select.open import open_engine
-
     with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
-        options = EngineOptions(
-            engine=REFERENCE_ENGINES[package.format], cache_dir=Path(cache), strict=True, first_opening=None
-        )
-        with open_engine(replace(package, golden=()), options) as engine:
+        name = REFERENCE_ENGINES[package.format]
+        options = EngineOptions(engine=name, cache_dir=Path(cache), strict=True, first_opening=None)
+        engine, _ = open_backend(package, options, name)
+        with engine:
             yield engine
 
 

@@ -15,6 +15,7 @@ import onnx
 
 from engines.base import Images, Scores
 from engines.errors import EngineUnavailable, ModelRejected
+from engines.graph.ort_library import library, library_errors
 from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX
 from engines.package.load import ModelPackage
 from engines.package.onnx_signature import set_shape, shape_of
@@ -140,8 +141,6 @@ class _Runner:
     """A session of ONNX Runtime's CPU provider without costly optimisation, for a few runs."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        from engines.graph.ort_library import library, library_errors
-
         self._ort = ort = library()
         self._errors = library_errors()
         options = ort.SessionOptions()

@@ -48,18 +48,15 @@ class ServingGraph:
     output_name: str = OUTPUT_NAME
 
 
-def serving_graph(package: ModelPackage, *, cache_dir: Path, precision: Precision = "fp32") -> ServingGraph:
-    """The serving graph of ``package`` from the cache, made first where it is not there or was damaged.
+def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
+    """Return the fp32 serving graph of ``package`` from the cache, built first if it is missing or damaged.
+
+    ``graph.precision`` makes the graphs of the other precisions from it.
 
     Raises:
         ModelRejected: the model cannot be served.
-        PrecisionRejected: the model cannot be converted to ``precision``.
         EngineUnavailable: the cache directory cannot be used.
     """
-    if precision != "fp32":
-        from engines.graph.precision import precise_graph
-
-        return precise_graph(package, cache_dir=cache_dir, precision=precision).graph
     path = cache_dir / "graphs" / f"{package.name}-{package.version}-{graph_address(package)[:32]}.onnx"
     with cache_errors(cache_dir, _ADVICE):
         found = read_with_checksum(path)
@@ -70,7 +67,7 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path, precision: Precisio
     return ServingGraph(
         path=path,
         sha256=hashlib.sha256(found).hexdigest(),
-        precision=precision,
+        precision="fp32",
         max_batch=max_batch_of(onnx.load_model_from_string(found)),
     )
 

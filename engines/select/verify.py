@@ -10,6 +10,9 @@ from engines.check.reference import compare_with_reference
 from engines.errors import PrecisionRejected
 from engines.graph.image_set import pictures_of
 from engines.package.load import ModelPackage
+from engines.select.candidate import open_unproven, require_runnable
+from engines.select.open import open_engine
+from engines.select.registry import CHOOSERS, Prober, canonical_name
 
 
 def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = None) -> Certificate:
@@ -22,10 +25,6 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
         PrecisionRejected: a graph of this precision cannot be made at all, or ``auto`` serves another one.
         ImageRejected, ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
-    from engines.select.candidate import open_unproven, require_runnable
-    from engines.select.open import open_engine
-    from engines.select.registry import CHOOSERS, Prober, canonical_name
-
     name = canonical_name(options.engine)
     pictures = pictures_of(package, folder)
     if name in CHOOSERS:
