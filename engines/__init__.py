@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
     from engines.package.specs import Activation
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
-    from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key
+    from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
@@ -128,6 +128,7 @@ __all__ = [
     "open_candidate",
     "open_engine",
     "options_for",
+    "parse_options",
     "percentile_ms",
     "pictures_of",
     "precise_graph",
@@ -209,6 +210,7 @@ _HOMES = {
     "open_candidate": "engines.select.candidate",
     "open_engine": "engines.select.open",
     "options_for": "engines.backends.load",
+    "parse_options": "engines.package.strict_yaml",
     "percentile_ms": "engines.select.selection",
     "pictures_of": "engines.graph.image_set",
     "precise_graph": "engines.graph.precision",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from agent.benchmark.scenarios import SCENARIOS, Scenario
-from agent.cli.options import PATH, package_directory
+from agent.cli.options import ENGINE_OPTION, PATH, package_directory
 from agent.cli.signals import sigterm_as_ctrl_c
 from agent.config.secret import redact
 from agent.errors import AgentError, UsageError
@@ -67,22 +67,6 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
         if not sign or not Path(path).is_file():
             raise click.BadParameter(f"{value!r} is not ENGINE=PATH with the path of an interpreter that exists")
         found[name] = path
-    return found
-
-
-def _options(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
-    from engines import StrictYamlError, load_strict
-
-    found: dict[str, object] = {}
-    for value in values:
-        name, sign, text = value.partition("=")
-        try:
-            parsed = load_strict(text, name=name).data
-        except StrictYamlError as exc:
-            raise click.BadParameter(f"{value!r}: {exc.message}") from exc
-        if not sign or not isinstance(parsed, bool | int | float | str):
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE; give it like threads=1")
-        found[name] = parsed
     return found
 
 
@@ -147,10 +131,7 @@ class Asked:
     "--python", "pythons", multiple=True, callback=_pythons, envvar="AGENT_BENCHMARK_PYTHON", metavar="ENGINE=PATH",
     help="Interpreter of an engine whose libraries are installed elsewhere.",
 )  # fmt: skip
-@click.option(
-    "--option", "options", multiple=True, callback=_options, metavar="NAME=VALUE",
-    help="Option of the engines, like threads=1.",
-)  # fmt: skip
+@ENGINE_OPTION
 @click.option("--max-p99-ms", type=float, help="Recommend nothing slower.")
 @click.option("--max-watts", type=float, help="Recommend nothing that takes more.")
 @click.option("--json", "json_path", type=PATH, help="Write the report as JSON.")

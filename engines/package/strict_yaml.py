@@ -103,6 +103,41 @@ def load_strict(text: str, *, name: str) -> StrictDocument:
     return StrictDocument(name, builder.data, MappingProxyType(builder.lines))
 
 
+def parse_options(texts: Iterable[str]) -> dict[str, object]:
+    """Read ``NAME=VALUE`` texts of a command line; a value means what it means in a YAML file.
+
+    Values are one text, number or boolean each: the options of an engine are nothing else.
+
+    Raises:
+        StrictYamlError: no ``=``, a name given twice, or a value that the reader refuses; ``message`` has the text.
+    """
+    found: dict[str, object] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise StrictYamlError(name, 1, 1, f"{text!r} is not NAME=VALUE; give it like threads=1")
+        if name in found:
+            raise StrictYamlError(name, 1, 1, f"{name} is given twice, as {found[name]!r} and {value!r}; remove one")
+        found[name] = _option_value(text, name, value)
+    return found
+
+
+def _option_value(text: str, name: str, value: str) -> bool | int | float | str:
+    # A YAML document would drop a comment and join lines without a word.
+    is_quoted = value[:1] in {"'", '"'}
+    if "\n" in value or (not is_quoted and re.search(r"(?:\A|\s)#", value)):
+        raise StrictYamlError(name, 1, 1, f"{text!r}: quote a value with # in it, and keep it on one line")
+    try:
+        data = load_strict(value, name=name).data
+    except StrictYamlError as exc:
+        raise StrictYamlError(name, 1, exc.column, f"{text!r}: {exc.message}") from exc
+    if not isinstance(data, bool | int | float | str):
+        raise StrictYamlError(
+            name, 1, 1, f"{text!r}: the value is {_kind(data)}, one text, number, true or false is needed"
+        )
+    return data
+
+
 def _forbidden(text: str, character: int) -> str:
     if character == 0 and text.count("\0") * 3 > len(text):
         return "this looks like UTF-16 text; save it as UTF-8"
