@@ -60,7 +60,9 @@ if TYPE_CHECKING:
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
     from engines.select.selection import Choice, percentile_ms, remember
     from engines.select.verify import verify
+    from engines.store.files import content_address, write_atomic
     from engines.store.plan_cache import Entry, PlanCache
+    from engines.store.records import JsonRecord, RecordDamaged, record_path
 
 __all__ = [
     "CHOOSERS",
@@ -94,6 +96,7 @@ __all__ = [
     "ImportRequest",
     "InferenceFailed",
     "InputSpec",
+    "JsonRecord",
     "Measurement",
     "ModelPackage",
     "ModelProof",
@@ -107,6 +110,7 @@ __all__ = [
     "PrecisionRejected",
     "ProbeResult",
     "Prober",
+    "RecordDamaged",
     "RehearsalFailed",
     "Rejection",
     "Resizer",
@@ -119,6 +123,7 @@ __all__ = [
     "canonical_name",
     "check_golden",
     "check_options",
+    "content_address",
     "describe",
     "import_model",
     "load_package",
@@ -136,11 +141,13 @@ __all__ = [
     "prove_package",
     "provider_of",
     "read_image",
+    "record_path",
     "remember",
     "run_golden",
     "serving_graph",
     "session_settings",
     "verify",
+    "write_atomic",
 ]
 
 # Imported when they are first asked for: reading a configuration must not wait for numpy, OpenCV and ONNX.
@@ -173,6 +180,7 @@ _HOMES = {
     "ImportRequest": "engines.check.importer",
     "InferenceFailed": "engines.errors",
     "InputSpec": "engines.package.load",
+    "JsonRecord": "engines.store.records",
     "MAX_YAML_BYTES": "engines.package.strict_yaml:MAX_BYTES",
     "Measurement": "engines.base",
     "ModelPackage": "engines.package.load",
@@ -189,6 +197,7 @@ _HOMES = {
     "PrecisionRejected": "engines.errors",
     "ProbeResult": "engines.select.registry",
     "Prober": "engines.select.registry",
+    "RecordDamaged": "engines.store.records",
     "RehearsalFailed": "engines.errors",
     "Rejection": "engines.base",
     "Resizer": "engines.graph.resize",
@@ -201,6 +210,7 @@ _HOMES = {
     "canonical_name": "engines.select.registry",
     "check_golden": "engines.check.golden",
     "check_options": "engines.select.open",
+    "content_address": "engines.store.files",
     "describe": "engines.environment",
     "import_model": "engines.check.importer",
     "load_package": "engines.package.load",
@@ -218,11 +228,13 @@ _HOMES = {
     "prove_package": "engines.check.package_check",
     "provider_of": "engines.backends.onnxruntime.options",
     "read_image": "engines.package.images",
+    "record_path": "engines.store.records",
     "remember": "engines.select.selection",
     "run_golden": "engines.check.golden",
     "serving_graph": "engines.graph.serving",
     "session_settings": "engines.backends.onnxruntime.options",
     "verify": "engines.select.verify",
+    "write_atomic": "engines.store.files",
 }
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from engines.base import Precision
 from engines.errors import PrecisionRejected
-from engines.store.atomic import write_atomically
+from engines.store.records import JsonRecord, record_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +107,14 @@ class Certificate:
             )
 
 
-class CertificateStore:
-    """Certificates on disk, one file each, named by everything that they are true of."""
+def certificate_record(cache_dir: Path, facts: Mapping[str, object]) -> JsonRecord[Certificate]:
+    """The certificate that is true of ``facts``, below ``cache_dir``."""
+    path = record_path(cache_dir / "certificates", facts)
+    return JsonRecord(path, encode=Certificate.as_dict, decode=_certificate_from, facts=facts)
 
-    def __init__(self, cache_dir: Path) -> None:
-        """Keep them under ``cache_dir``."""
-        self._folder = cache_dir / "certificates"
 
-    def load(self, key: Mapping[str, object]) -> Certificate | None:
-        """Give the certificate of ``key``, None where there is none that can be read."""
-        try:
-            values = json.loads(self._path(key).read_text())
-            known = {field.name for field in fields(Certificate)}
-            worst = tuple(Disagreement(**one) for one in values.pop("worst"))
-            kept = tuple(values.pop("kept_layers"))
-            return Certificate(
-                **{name: value for name, value in values.items() if name in known}, worst=worst, kept_layers=kept
-            )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return None
-
-    def save(self, key: Mapping[str, object], certificate: Certificate) -> None:
-        """Write a certificate atomically."""
-        write_atomically(self._path(key), json.dumps(certificate.as_dict(), indent=1).encode())
-
-    def _path(self, key: Mapping[str, object]) -> Path:
-        text = json.dumps(key, sort_keys=True, default=str)
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+def _certificate_from(values: dict[str, Any]) -> Certificate:
+    known = {field.name for field in fields(Certificate)}
+    given = {name: value for name, value in values.items() if name in known}
+    worst = tuple(Disagreement(**one) for one in given.pop("worst"))
+    return Certificate(**given | {"worst": worst, "kept_layers": tuple(given["kept_layers"])})

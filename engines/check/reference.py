@@ -5,7 +5,7 @@ from __future__ import annotations
 from engines.backends.onnxruntime.engine import open_onnxruntime
 from engines.base import Engine, EngineOptions
 from engines.check.accuracy import compare
-from engines.check.certificate import Certificate, CertificateStore
+from engines.check.certificate import Certificate, certificate_record
 from engines.errors import EngineUnavailable
 from engines.graph.image_set import Pictures, pictures_of
 from engines.graph.int8_forms import DETAIL
@@ -13,6 +13,7 @@ from engines.graph.serving import serving_graph
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
 from engines.sandbox.load import REFERENCE, reference_options, rehearse
+from engines.store.files import cache_errors
 
 
 def certify(
@@ -23,13 +24,13 @@ def certify(
     Raises:
         InferenceFailed: the engine or the reference failed on a picture.
     """
-    store = CertificateStore(options.cache_dir)
-    key = _key(package, engine, options, kept_layers)
-    known = store.load(key)
+    record = certificate_record(options.cache_dir, _key(package, engine, options, kept_layers))
+    known = record.load()
     if known is not None:
         return known
     certificate = compare_with_reference(package, engine, options, pictures_of(package), kept_layers=kept_layers)
-    store.save(key, certificate)
+    with cache_errors(options.cache_dir):
+        record.save(certificate)
     return certificate
 
 

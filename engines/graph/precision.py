@@ -6,8 +6,6 @@ What is cached is named by the hashes of all that it was made from, and checked 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,8 @@ from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph, serving_graph
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
-from engines.store.atomic import cache_errors, read_with_checksum, write_atomically, write_with_checksum
+from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
+from engines.store.records import JsonRecord
 
 BARS: Mapping[Precision, float] = {"fp32": 0.99, "fp16": 0.99, "int8": 0.97}
 """Top-1 agreement that a precision must reach at least."""
@@ -62,16 +61,23 @@ def precise_graph(
     sources = _sources(package, base, precision)
     inputs = {**sources, "form": form.facts()} if form else sources
     stem = f"{package.name}-{package.version}-{precision}"
-    path = cache_dir / "precision" / f"{stem}-{_address(inputs)}.onnx"
-    kept = _load(path)
-    if kept is None:
-        ranges = _Ranges(path.with_name(f"{stem}-ranges-{_address(sources)}.json"))
+    path = cache_dir / "precision" / f"{stem}-{content_address(inputs)}.onnx"
+    record: JsonRecord[tuple[str, ...]] = JsonRecord(
+        path.with_suffix(".json"), encode=list, decode=lambda names: tuple(map(str, names)), facts=inputs
+    )
+    kept = record.load()
+    with cache_errors(cache_dir):
+        content = read_with_checksum(path)
+    if kept is None or content is None:
+        ranges = _Ranges(path.with_name(f"{stem}-ranges-{content_address(sources)}.json"))
         model, kept = _int8(package, base, form, ranges) if form else _half(base)
-        _store(path, model, {"inputs": inputs, "kept_layers": list(kept), "form": form.label if form else None})
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = model.SerializeToString()
+        with cache_errors(cache_dir):
+            record.save(kept)
+            write_with_checksum(path, content)
     graph = ServingGraph(
         path=path,
-        sha256=digest,
+        sha256=content_hash(content),
         precision=precision,
         max_batch=base.max_batch,
         input_name=base.input_name,
@@ -106,10 +112,6 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
         sources["input"] = repr(package.input)
         sources["onnxruntime"] = str(library().__version__)
     return sources
-
-
-def _address(facts: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _half(base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -168,21 +170,3 @@ def _int8(
     if known is None:
         ranges.save(converter.ranges)
     return result.model, result.kept_layers
-
-
-def _load(path: Path) -> tuple[str, ...] | None:
-    """Give the kept layers of an intact cached graph, None where it must be made."""
-    try:
-        record = json.loads(path.with_suffix(".json").read_text())
-        is_intact = hashlib.sha256(path.read_bytes()).hexdigest() == record["sha256"]
-        return tuple(map(str, record["kept_layers"])) if is_intact else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _store(path: Path, model: onnx.ModelProto, record: Mapping[str, object]) -> None:
-    """Write graph and record, each atomically; the record last, which makes the pair valid."""
-    content = model.SerializeToString()
-    full = {**record, "sha256": hashlib.sha256(content).hexdigest()}
-    write_atomically(path, content)
-    write_atomically(path.with_suffix(".json"), json.dumps(full, indent=1).encode())

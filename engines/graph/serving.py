@@ -5,8 +5,6 @@ Input ``images`` uint8 ``(N, H, W, 3)`` BGR at the model's size; output ``scores
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX, input_c
 from engines.package.load import ModelPackage, check_sha256
 from engines.package.model_file import check_model, opset_of, read_onnx, subgraphs
 from engines.package.onnx_signature import data_inputs, set_shape, shape_of
-from engines.store.atomic import cache_errors, read_with_checksum, write_with_checksum
+from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 
 TRANSFORMATION = 2
 """Raised whenever the same package gives another graph, so that cached ones are made anew."""
@@ -66,7 +64,7 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
             write_with_checksum(path, found)
     return ServingGraph(
         path=path,
-        sha256=hashlib.sha256(found).hexdigest(),
+        sha256=content_hash(found),
         precision="fp32",
         max_batch=max_batch_of(onnx.load_model_from_string(found)),
     )
@@ -191,4 +189,4 @@ def graph_address(package: ModelPackage) -> str:
         "output": asdict(package.output),
         "signature": asdict(package.signature),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return content_address(facts, chars=64)

@@ -9,8 +9,6 @@ the device. Where one of them changes the model is new again. Deleting the folde
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,19 +17,17 @@ from pathlib import Path
 
 from engines import errors
 from engines.base import Building, BuildProgress, EngineOptions, FirstOpening
-from engines.errors import EngineError, EngineLost, EngineUnavailable, RehearsalFailed
+from engines.errors import EngineError, EngineLost, RehearsalFailed
 from engines.graph.serving import graph_address
 from engines.host import cpu_model, driver_version, installed_version, l4t_release
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
 from engines.sandbox.child import BuildLimits, Wording, run_limited
 from engines.sandbox.memory import usual_memory_bytes
-from engines.store.atomic import write_atomically
-from engines.store.plan_files import EntryDamaged, open_folder, read_checked
+from engines.store.records import JsonRecord, record_path
 
 REFERENCE = "ort-cpu"
 _CHILD = "engines.select.load_child"
-_FORM = 1
 _BUILDS_IN_CHILD = "ort-tensorrt"
 _BUILDERS = ("tensorrt", _BUILDS_IN_CHILD)
 # What takes long by its nature: a build, and the search for the layers that int8 must leave alone.
@@ -65,12 +61,12 @@ def rehearse(package: ModelPackage, options: EngineOptions, name: str, *, is_ane
     if options.precision == "int8" and package.format == "onnx":
         rehearse(package, reference_options(options), REFERENCE)
     facts = _facts(package, options, name)
-    record = _record_path(package, options, name, facts)
+    record = _record(package, options, name, facts)
     is_forced = options.building.force
-    if not is_anew and not is_forced and _is_remembered(record, facts):
+    if not is_anew and not is_forced and record.load() is not None:
         return Rehearsed(options)
     result = _run(package, options, name, limits)
-    _remember(record, facts)
+    _remember(record)
     why_built = result.get("why_built")
     return Rehearsed(
         replace(options, building=replace(options.building, force=False)),
@@ -189,23 +185,13 @@ def _libraries(name: str) -> tuple[str, ...]:
     return ("onnxruntime", "tensorrt") if name == _BUILDS_IN_CHILD else ("onnxruntime",)
 
 
-def _record_path(package: ModelPackage, options: EngineOptions, name: str, facts: Mapping[str, object]) -> Path:
-    stem = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    file = f"{package.name}-{package.version}-{name}-{options.precision}-{stem}.json"
-    return options.cache_dir / "rehearsals" / file
+def _record(package: ModelPackage, options: EngineOptions, name: str, facts: Mapping[str, object]) -> JsonRecord[str]:
+    """When ``facts`` were loaded here; owner-checked, since a forged one would let a new model skip the sandbox."""
+    prefix = f"{package.name}-{package.version}-{name}-{options.precision}-"
+    path = record_path(options.cache_dir / "rehearsals", facts, prefix=prefix)
+    return JsonRecord(path, encode=str, decode=str, facts=facts, is_owned=True)
 
 
-def _is_remembered(path: Path, facts: Mapping[str, object]) -> bool:
-    try:
-        with open_folder(path.parent) as folder:
-            record = json.loads(read_checked(folder, path.name))
-    except (OSError, EntryDamaged, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("form") == _FORM and record.get("facts") == facts
-
-
-def _remember(path: Path, facts: Mapping[str, object]) -> None:
-    opened_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    record = {"form": _FORM, "facts": facts, "opened_at": opened_at}
-    with contextlib.suppress(EngineUnavailable):  # where nothing can be written the model is new every time
-        write_atomically(path, json.dumps(record, indent=1, sort_keys=True).encode())
+def _remember(record: JsonRecord[str]) -> None:
+    with contextlib.suppress(OSError):  # where nothing can be written the model is new every time
+        record.save(datetime.now(timezone.utc).isoformat(timespec="seconds"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from engines.graph.serving import graph_address
 from engines.host import installed_version
 from engines.package.load import ModelPackage
 from engines.select.registry import AUTO_ORDER
-from engines.store.atomic import write_atomically
+from engines.store.files import cache_errors
+from engines.store.records import JsonRecord, record_path
 
 # A claim on p90 needs 64 runs at 99 % confidence. Source: MLPerf LoadGen, early stopping.
 RUNS = 64
@@ -58,10 +58,11 @@ class Choice:
 
 
 class ChoiceMemory:
-    """Choices in one JSON file per device, power mode, model and versions, below ``cache_dir``."""
+    """Choices in one record per device, power mode, model and versions, below ``cache_dir``."""
 
     def __init__(self, cache_dir: Path) -> None:
         """Keep them under ``cache_dir``."""
+        self._cache_dir = cache_dir
         self._folder = cache_dir / "choices"
 
     def is_used(self) -> bool:
@@ -70,23 +71,28 @@ class ChoiceMemory:
 
     def load(self, key: Mapping[str, object]) -> Choice | None:
         """Give the choice of ``key``, None where nothing was measured or it cannot be read."""
-        try:
-            values = json.loads(self._path(key).read_text())["choice"]
-            measurements = tuple(Measurement(**one) for one in values["measurements"])
-            unmeasured = tuple(Rejection(**one) for one in values["unmeasured"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        choice = Choice(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
-        return choice if measurements else None
+        return self._record(key).load()
 
     def save(self, key: Mapping[str, object], choice: Choice) -> None:
-        """Write a choice atomically, with what it is true of."""
-        record = {"key": dict(key), "choice": asdict(choice)}
-        write_atomically(self._path(key), json.dumps(record, indent=1).encode())
+        """Write a choice, with what it is true of.
 
-    def _path(self, key: Mapping[str, object]) -> Path:
-        text = json.dumps(dict(key), sort_keys=True)
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+        Raises:
+            EngineUnavailable: the cache directory cannot be written.
+        """
+        with cache_errors(self._cache_dir):
+            self._record(key).save(choice)
+
+    def _record(self, key: Mapping[str, object]) -> JsonRecord[Choice]:
+        path = record_path(self._folder, key)
+        return JsonRecord(path, encode=asdict, decode=_choice_from_dict, facts=key)
+
+
+def _choice_from_dict(values: dict[str, Any]) -> Choice:
+    measurements = tuple(Measurement(**one) for one in values["measurements"])
+    if not measurements:
+        raise ValueError("no engine was measured")
+    unmeasured = tuple(Rejection(**one) for one in values["unmeasured"])
+    return Choice(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
 
 
 def remember(

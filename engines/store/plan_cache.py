@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -27,9 +26,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from engines.base import Precision
-from engines.errors import BuildCancelled, EngineUnavailable
-from engines.store.atomic import write_atomically
-from engines.store.plan_files import EntryDamaged, files_below, open_folder, read_checked
+from engines.errors import BuildCancelled
+from engines.store.files import cache_errors, content_address, content_hash, write_atomic
+from engines.store.owned import EntryDamaged, files_below, open_folder, read_checked
 
 MAX_BYTES = 4 * 2**30
 """What all plans together may take; the least recently used go first."""
@@ -52,8 +51,7 @@ class PlanKey:
     @property
     def stem(self) -> str:
         """Hash of everything."""
-        text = json.dumps([self.engine, self.model, self.precision, self.facts], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return content_address([self.engine, self.model, self.precision, dict(self.facts)])
 
     @property
     def name(self) -> str:
@@ -112,7 +110,7 @@ class PlanCache:
             if is_locked:
                 self.quarantine(key, str(exc))
                 return None
-        with _cache_errors(self.root), self._lock_at_once(key.name) as is_mine:
+        with cache_errors(self.root), self._lock_at_once(key.name) as is_mine:
             return self.read(key, is_locked=True) if is_mine else None
 
     def is_complete(self, key: PlanKey) -> bool:
@@ -126,12 +124,12 @@ class PlanCache:
             EngineUnavailable: the cache directory cannot be written.
         """
         directory = self.directory(key)
-        with _cache_errors(self.root):
+        with cache_errors(self.root):
             self._make_root()
             _remove(directory)
             directory.mkdir(mode=0o700)
-        for name, data in content.items():
-            write_atomically(directory / name, data)
+            for name, data in content.items():
+                write_atomic(directory / name, data)
         self.seal(key, notes)
 
     def begin(self, key: PlanKey) -> Path:
@@ -141,7 +139,7 @@ class PlanCache:
             EngineUnavailable: the cache directory cannot be written.
         """
         directory = self.directory(key)
-        with _cache_errors(self.root):
+        with cache_errors(self.root):
             self._make_root()
             _remove(directory)
             directory.mkdir(mode=0o700)
@@ -154,9 +152,9 @@ class PlanCache:
             EngineUnavailable: the cache directory cannot be written.
         """
         directory = self.directory(key)
-        with _cache_errors(directory):
+        with cache_errors(directory):
             hashes = {
-                name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+                name: content_hash((directory / name).read_bytes())
                 for name in files_below(directory)
                 if name != _RECORD
             }
@@ -170,7 +168,8 @@ class PlanCache:
             "notes": dict(notes),
             "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        write_atomically(directory / _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+        with cache_errors(directory):
+            write_atomic(directory / _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
         self.trial_marker(key).unlink(missing_ok=True)
         self.prune(keep=key.name)
 
@@ -183,7 +182,7 @@ class PlanCache:
             directory.rename(target)
             (self._quarantine / f"{target.name}.txt").write_text(f"{reason}\n", encoding="utf-8")
         except OSError:
-            with _cache_errors(self.root):
+            with cache_errors(self.root):
                 _remove(directory)
         for old in sorted(self._quarantine.glob("*.txt"), key=_changed_at)[:-_QUARANTINED_KEPT]:
             _remove(old.with_suffix(""))
@@ -282,7 +281,7 @@ class PlanCache:
     def _lock(self, name: str) -> int | None:
         """The lock, to be given back by closing it; None where another has it, or has just deleted the file."""
         path = self.root / f"{name}.lock"
-        with _cache_errors(self.root):
+        with cache_errors(self.root):
             self._make_root()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if _try_lock(descriptor) and _is_still(path, descriptor):
@@ -312,7 +311,7 @@ class PlanCache:
                 raise EntryDamaged(f"plan {key.name} has other files than its record names. It is built anew")
             content = {str(name): read_checked(folder, str(name)) for name in hashes}
             for name, data in content.items():
-                found = hashlib.sha256(data).hexdigest()
+                found = content_hash(data)
                 if found != hashes[name]:
                     raise EntryDamaged(
                         f"plan {key.name}: {name} has sha256 {found[:16]} and {len(data)} bytes, its record states "
@@ -398,15 +397,3 @@ def _remove(path: Path) -> None:
         path.unlink()
     elif path.exists():
         shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _cache_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise EngineUnavailable(
-            f"the plan cache {path} cannot be used: {exc.strerror or exc}. Make it writable for this user, free some "
-            "space, or name another state_dir",
-            cache_dir=str(path),
-        ) from exc

@@ -150,8 +150,7 @@ def test_each_form_is_kept_under_its_own_name_and_says_what_it_is(package: Model
     assert graphs["tensorrt"].path != graphs["ort-cpu"].path
     for engine, graph in graphs.items():
         record = json.loads(graph.path.with_suffix(".json").read_text())
-        assert record["form"] == int8_form(engine).label
-        assert record["inputs"]["form"] == int8_form(engine).facts()
+        assert record["facts"]["form"] == int8_form(engine).facts()
 
 
 def test_damaged_ranges_are_read_from_the_pictures_again(package: ModelPackage, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from engines.errors import EngineUnavailable
 from engines.graph.fp16 import LAYERS
 from engines.graph.ort_library import library, library_errors
 from engines.host import cpu_model
-from engines.store.atomic import cache_errors, read_with_checksum, write_with_checksum
+from engines.store.files import cache_errors, content_address, read_with_checksum, write_with_checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class CpuGraph:
 def cpu_graph(model: Path, settings: SessionSettings) -> CpuGraph:
     """Give the optimised form of ``model``, made the first time; it is of this machine and this version alone."""
     ort = library()
-    stamp = hashlib.sha256(f"{ort.__version__} {cpu_model()} {_cpu_flags()}".encode()).hexdigest()[:16]
+    stamp = content_address([str(ort.__version__), cpu_model(), _cpu_flags()], chars=16)
     kept = model.with_name(f"{model.stem}.cpu-{stamp}.onnx")
     if _is_intact(kept):
         return CpuGraph(kept, is_optimised=True)

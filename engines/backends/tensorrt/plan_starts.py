@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 from engines.errors import EngineUnavailable
-from engines.store.atomic import write_atomically
+from engines.store.records import JsonRecord, RecordDamaged
 
 STARTS = 3
 """So many starts that ended by a crash condemn a plan."""
@@ -25,6 +24,7 @@ class Trial:
     def __init__(self, marker: Path) -> None:
         """Read nothing yet."""
         self._marker = marker
+        self._record: JsonRecord[int | None] = JsonRecord(marker, encode=lambda starts: starts, decode=_starts_from)
         self._began_s: float | None = None
 
     def begin(self, *, engine: str) -> None:
@@ -50,18 +50,17 @@ class Trial:
                 remedy="build it again: agent build --force",
                 starts=starts,
             )
-        if self._write({"starts": starts + 1}):
+        if self._write(starts + 1):
             self._began_s = time.monotonic()
 
     @property
     def starts(self) -> int | None:
         """Starts that did not end well so far; None for a proven plan."""
         try:
-            value = json.loads(self._marker.read_bytes())
-            return None if value.get("is_proven") else int(value.get("starts", 0))
+            return self._record.read()
         except FileNotFoundError:
             return 0
-        except (OSError, ValueError, TypeError, AttributeError):
+        except RecordDamaged:
             # A marker that a power cut has damaged speaks of at least one bad end.
             return 1
 
@@ -72,7 +71,7 @@ class Trial:
         if time.monotonic() - self._began_s < HEALTHY_AFTER_S:
             return False
         self._began_s = None
-        self._write({"is_proven": True})
+        self._write(None)
         return True
 
     def end_well(self) -> None:
@@ -80,12 +79,18 @@ class Trial:
         if self._began_s is not None:
             starts, self._began_s = self.starts, None
             if starts is not None:  # else another process has proven the plan meanwhile
-                self._write({"starts": max(0, starts - 1)})
+                self._write(max(0, starts - 1))
 
-    def _write(self, state: dict[str, object]) -> bool:
+    def _write(self, starts: int | None) -> bool:
         """A full disk must not keep a plan from serving: then nothing is counted, and False is given."""
         try:
-            write_atomically(self._marker, json.dumps(state).encode())
-        except EngineUnavailable:
+            self._record.save(starts)
+        except OSError:
             return False
         return True
+
+
+def _starts_from(value: object) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError(f"{value!r} is no number of starts")
+    return value

@@ -8,7 +8,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_LARGEST_BYTES = 16 * 2**30
+UNFINISHED = ".new-"
+"""Names that begin like this are of files still being written; a killed writer leaves them behind."""
+
+_MAX_BYTES = 16 * 2**30
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -55,7 +58,7 @@ def read_checked(folder: int, name: str) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         require_ours(status, name)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_BYTES:
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
             raise EntryDamaged(f"{name} is no plain file")
         return stream.read()
 
@@ -77,5 +80,5 @@ def files_below(folder: Path) -> list[str]:
     """Names of all files below a folder, relative to it; links are named too and will be refused when read."""
     names = []
     for parent, _, files in os.walk(folder, followlinks=False):
-        names += [str((Path(parent) / file).relative_to(folder)) for file in files if not file.startswith(".new-")]
+        names += [str((Path(parent) / file).relative_to(folder)) for file in files if not file.startswith(UNFINISHED)]
     return sorted(names)
