@@ -71,7 +71,7 @@ def _run(args: list[str], settings: Settings) -> int:
 
 
 def _exit_code_of(exc: Exception) -> int:
-    from engines.errors import EngineError
+    from engines import EngineError
 
     if isinstance(exc, AgentError | EngineError):
         return exc.exit_code
@@ -84,7 +84,7 @@ def _lacks_room(exc: Exception) -> bool:
 
 def _report(exc: Exception, *, debug: bool) -> None:
     """One block on stderr; where it happened is shown only to who asked for it."""
-    from engines.errors import EngineError
+    from engines import EngineError
 
     if debug:
         click.echo(redact("".join(traceback.format_exception(exc))), err=True)

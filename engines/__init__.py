@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engines.backends.load import options_for
+    from engines.backends.onnxruntime.options import provider_of, session_settings
     from engines.base import (
         PRECISIONS,
         Building,
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
         Rejection,
         Scores,
     )
-    from engines.certify import verify
-    from engines.choices import Choice, remember
+    from engines.check.certificate import Certificate
+    from engines.check.golden import check_golden, run_golden
+    from engines.check.importer import ImportRequest, import_model
+    from engines.check.package_check import ModelProof, prove_package
     from engines.environment import EnvironmentRecord, Gpu, describe
     from engines.errors import (
         BuildCancelled,
@@ -39,17 +43,35 @@ if TYPE_CHECKING:
         PrecisionRejected,
         RehearsalFailed,
     )
-    from engines.golden import check_golden
-    from engines.graph import ServingGraph, build_serving_model, serving_graph
-    from engines.images import read_image
-    from engines.opening import open_engine
-    from engines.package import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
-    from engines.parity import Certificate
-    from engines.registry import ProbeResult, probe
-    from engines.resize import Resizer
+    from engines.graph.image_set import pictures_of
+    from engines.graph.ort_library import library as onnxruntime_library
+    from engines.graph.precision import precise_graph
+    from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME
+    from engines.graph.resize import Resizer
+    from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
+    from engines.host import available_cores
+    from engines.package.images import IMAGE_SUFFIXES, read_image
+    from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
+    from engines.package.specs import Activation
+    from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
+    from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
+    from engines.select.candidate import open_candidate
+    from engines.select.open import check_options, open_engine
+    from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
+    from engines.select.selection import Choice, percentile_ms, remember
+    from engines.select.verify import verify
+    from engines.store.files import content_address, write_atomic
+    from engines.store.plan_cache import Entry, PlanCache
+    from engines.store.records import JsonRecord, RecordDamaged, record_path
 
 __all__ = [
+    "CHOOSERS",
+    "IMAGE_SUFFIXES",
+    "INPUT_NAME",
+    "MAX_YAML_BYTES",
+    "OUTPUT_NAME",
     "PRECISIONS",
+    "Activation",
     "BuildCancelled",
     "BuildFailed",
     "BuildNeeded",
@@ -63,6 +85,7 @@ __all__ = [
     "EngineLost",
     "EngineOptions",
     "EngineUnavailable",
+    "Entry",
     "EnvironmentRecord",
     "FirstOpening",
     "GoldenImage",
@@ -70,92 +93,156 @@ __all__ = [
     "Gpu",
     "ImageRejected",
     "Images",
+    "ImportRequest",
     "InferenceFailed",
     "InputSpec",
+    "JsonRecord",
     "Measurement",
     "ModelPackage",
+    "ModelProof",
     "ModelRejected",
     "ModelSignature",
     "OptionsRejected",
     "OutOfMemory",
     "OutputSpec",
+    "PlanCache",
     "Precision",
     "PrecisionRejected",
     "ProbeResult",
+    "Prober",
+    "RecordDamaged",
     "RehearsalFailed",
     "Rejection",
     "Resizer",
     "Scores",
     "ServingGraph",
+    "StrictDocument",
+    "StrictYamlError",
+    "available_cores",
     "build_serving_model",
+    "canonical_name",
     "check_golden",
+    "check_options",
+    "content_address",
     "describe",
+    "import_model",
     "load_package",
+    "load_strict",
+    "nearest_key",
+    "onnxruntime_library",
+    "open_candidate",
     "open_engine",
+    "options_for",
+    "parse_options",
+    "percentile_ms",
+    "pictures_of",
+    "precise_graph",
     "probe",
+    "prove_package",
+    "provider_of",
     "read_image",
+    "record_path",
     "remember",
+    "run_golden",
     "serving_graph",
+    "session_settings",
     "verify",
+    "write_atomic",
 ]
 
 # Imported when they are first asked for: reading a configuration must not wait for numpy, OpenCV and ONNX.
 _HOMES = {
+    "Activation": "engines.package.specs",
     "BuildCancelled": "engines.errors",
     "BuildFailed": "engines.errors",
     "BuildNeeded": "engines.errors",
     "BuildProgress": "engines.base",
     "Building": "engines.base",
-    "Certificate": "engines.parity",
-    "Choice": "engines.choices",
+    "CHOOSERS": "engines.select.registry",
+    "Certificate": "engines.check.certificate",
+    "Choice": "engines.select.selection",
     "Engine": "engines.base",
     "EngineError": "engines.errors",
     "EngineInfo": "engines.base",
     "EngineLost": "engines.errors",
     "EngineOptions": "engines.base",
     "EngineUnavailable": "engines.errors",
+    "Entry": "engines.store.plan_cache",
     "EnvironmentRecord": "engines.environment",
     "FirstOpening": "engines.base",
-    "GoldenImage": "engines.package",
+    "GoldenImage": "engines.package.load",
     "GoldenMismatch": "engines.errors",
     "Gpu": "engines.environment",
+    "IMAGE_SUFFIXES": "engines.package.images",
+    "INPUT_NAME": "engines.graph.preprocessing",
     "ImageRejected": "engines.errors",
     "Images": "engines.base",
+    "ImportRequest": "engines.check.importer",
     "InferenceFailed": "engines.errors",
-    "InputSpec": "engines.package",
+    "InputSpec": "engines.package.load",
+    "JsonRecord": "engines.store.records",
+    "MAX_YAML_BYTES": "engines.package.strict_yaml:MAX_BYTES",
     "Measurement": "engines.base",
-    "ModelPackage": "engines.package",
+    "ModelPackage": "engines.package.load",
+    "ModelProof": "engines.check.package_check",
     "ModelRejected": "engines.errors",
-    "ModelSignature": "engines.package",
+    "ModelSignature": "engines.package.load",
+    "OUTPUT_NAME": "engines.graph.preprocessing",
     "OptionsRejected": "engines.errors",
     "OutOfMemory": "engines.errors",
-    "OutputSpec": "engines.package",
+    "OutputSpec": "engines.package.load",
     "PRECISIONS": "engines.base",
+    "PlanCache": "engines.store.plan_cache",
     "Precision": "engines.base",
     "PrecisionRejected": "engines.errors",
-    "ProbeResult": "engines.registry",
+    "ProbeResult": "engines.select.registry",
+    "Prober": "engines.select.registry",
+    "RecordDamaged": "engines.store.records",
     "RehearsalFailed": "engines.errors",
     "Rejection": "engines.base",
-    "Resizer": "engines.resize",
+    "Resizer": "engines.graph.resize",
     "Scores": "engines.base",
-    "ServingGraph": "engines.graph",
-    "build_serving_model": "engines.graph",
-    "check_golden": "engines.golden",
+    "ServingGraph": "engines.graph.serving",
+    "StrictDocument": "engines.package.strict_yaml",
+    "StrictYamlError": "engines.package.strict_yaml",
+    "available_cores": "engines.host",
+    "build_serving_model": "engines.graph.serving",
+    "canonical_name": "engines.select.registry",
+    "check_golden": "engines.check.golden",
+    "check_options": "engines.select.open",
+    "content_address": "engines.store.files",
     "describe": "engines.environment",
-    "load_package": "engines.package",
-    "open_engine": "engines.opening",
-    "probe": "engines.registry",
-    "read_image": "engines.images",
-    "remember": "engines.choices",
-    "serving_graph": "engines.graph",
-    "verify": "engines.certify",
+    "import_model": "engines.check.importer",
+    "load_package": "engines.package.load",
+    "load_strict": "engines.package.strict_yaml",
+    "nearest_key": "engines.package.strict_yaml",
+    "onnxruntime_library": "engines.graph.ort_library:library",
+    "open_candidate": "engines.select.candidate",
+    "open_engine": "engines.select.open",
+    "options_for": "engines.backends.load",
+    "parse_options": "engines.package.strict_yaml",
+    "percentile_ms": "engines.select.selection",
+    "pictures_of": "engines.graph.image_set",
+    "precise_graph": "engines.graph.precision",
+    "probe": "engines.select.registry",
+    "prove_package": "engines.check.package_check",
+    "provider_of": "engines.backends.onnxruntime.options",
+    "read_image": "engines.package.images",
+    "record_path": "engines.store.records",
+    "remember": "engines.select.selection",
+    "run_golden": "engines.check.golden",
+    "serving_graph": "engines.graph.serving",
+    "session_settings": "engines.backends.onnxruntime.options",
+    "verify": "engines.select.verify",
+    "write_atomic": "engines.store.files",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    module, _, own_name = _HOMES[name].partition(":")
+    value: object = getattr(importlib.import_module(module), own_name or name)
     globals()[name] = value
     return value
 

@@ -21,8 +21,8 @@ from agent.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
 from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
 from agent.mqtt.embedded_broker import EmbeddedBroker
 from engines.base import EngineOptions
-from engines.package import load_package
-from engines.parity import pictures_of
+from engines.graph.image_set import pictures_of
+from engines.package.load import load_package
 from scripts.measure_verdict import ANY_LOAD, Bar, Load, LoadWatch, Row
 from scripts.quality_rows import pace
 

@@ -21,8 +21,8 @@ from agent.benchmark.bare import BareSession
 from agent.benchmark.measurement import BlockRequest, PictureFeed, run_block
 from agent.benchmark.statistics import spread_of
 from engines.base import EngineOptions
-from engines.package import load_package
-from engines.parity import pictures_of
+from engines.graph.image_set import pictures_of
+from engines.package.load import load_package
 from scripts.measure_verdict import Agreement
 
 _PERCENTILE = re.compile(r"^(50|90|99)\.00 percentile latency \(ns\)\s*: (\d+)", re.MULTILINE)

@@ -23,7 +23,7 @@ from agent.benchmark.statistics import REQUIRED_RUNS, Spread
 from agent.benchmark.study import Request, run_study
 from agent.demo import demo_package
 from engines.base import Precision
-from engines.package import load_package
+from engines.package.load import load_package
 from scripts import agent_rows, loadgen_agreement, quality_rows, side_by_side
 from scripts.make_models import MODELS, write_package
 from scripts.measure_page import bar_lines, table

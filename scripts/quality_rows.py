@@ -33,9 +33,9 @@ from agent.publish.publisher import Publisher
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes
 from engines import EngineOptions, open_engine
 from engines.base import Engine, Images
-from engines.environment import available_cores
-from engines.package import ModelPackage
-from engines.resize import Resizer
+from engines.graph.resize import Resizer
+from engines.host import available_cores
+from engines.package.load import ModelPackage
 from scripts.measure_verdict import Bar, LoadWatch, Row
 
 _IDENTITY = Identity(

@@ -19,7 +19,7 @@ from agent.benchmark.agent_process import AgentProcess, running_agent
 from agent.benchmark.session import child_environment
 from agent.benchmark.subscriber import Arrival, arrivals_of, listening
 from agent.mqtt.embedded_broker import EmbeddedBroker
-from engines.choices import percentile_ms
+from engines.select.selection import percentile_ms
 from scripts.agent_rows import config_of
 
 _SETTLE_S = 2.0

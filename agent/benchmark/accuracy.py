@@ -8,11 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.base import Images, Scores
-from engines.errors import ImageRejected
-from engines.images import IMAGE_SUFFIXES, read_image
-from engines.package import ModelPackage
-from engines.resize import Resizer
+from engines import IMAGE_SUFFIXES, ImageRejected, Images, ModelPackage, Resizer, Scores, read_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

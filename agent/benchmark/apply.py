@@ -11,9 +11,7 @@ from pathlib import Path
 from agent.benchmark.report import Recommendation
 from agent.config.loader import LoadedConfig, load_config
 from agent.runtime.errors import ConfigError, UsageError
-from engines.base import EngineOptions, Measurement
-from engines.choices import remember
-from engines.package import ModelPackage, load_package
+from engines import EngineOptions, Measurement, ModelPackage, load_package, remember
 
 _VALUE = re.compile(r"^(\s*(?:engine|precision)\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s#]+)?(\s*(?:#.*)?)$")
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engines.backends.ort_options import provider_of, session_settings
-from engines.backends.ort_session import library
-from engines.base import EngineOptions, Images, Scores
-from engines.environment import available_cores
-from engines.package import ModelPackage
-from engines.precision import precise_graph
-from engines.preprocessing import INPUT_NAME, OUTPUT_NAME
+from engines import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    EngineOptions,
+    Images,
+    ModelPackage,
+    Scores,
+    available_cores,
+    precise_graph,
+    provider_of,
+    session_settings,
+)
+from engines import onnxruntime_library as library
 
 _CPU = "CPUExecutionProvider"
 

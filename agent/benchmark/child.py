@@ -21,12 +21,22 @@ from agent.benchmark.accuracy import accuracy_of
 from agent.benchmark.bare import BareSession
 from agent.benchmark.measurement import BlockRequest, PictureFeed, StageTimes, run_block
 from agent.benchmark.target import BARE, Target
-from engines.base import Building, BuildProgress, Engine, EngineInfo, EngineOptions, Images, Scores
-from engines.candidate import open_candidate
-from engines.errors import EngineError, ImageRejected
-from engines.package import ModelPackage, load_package
-from engines.parity import pictures_of
-from engines.registry import Prober
+from engines import (
+    Building,
+    BuildProgress,
+    Engine,
+    EngineError,
+    EngineInfo,
+    EngineOptions,
+    ImageRejected,
+    Images,
+    ModelPackage,
+    Prober,
+    Scores,
+    load_package,
+    open_candidate,
+    pictures_of,
+)
 
 _STATUS = Path("/proc/self/status")
 _MOST_PICTURES = 64

@@ -11,8 +11,7 @@ from agent.cameras.sources.choose import make_source, probe_source
 from agent.config.sources import FileSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import UsageError
-from engines.images import read_image
-from engines.package import ModelPackage
+from engines import ModelPackage, read_image
 
 _CLIP_S = 10.0
 

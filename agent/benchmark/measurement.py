@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engines.base import Images, Scores
+from engines import Images, Scores
 
 Infer = Callable[[Images], Scores]
 StageTimes = Callable[[], Mapping[str, float]]

@@ -19,7 +19,7 @@ from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, docu
 from agent.benchmark.target import BARE, Target
 from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.mqtt.settings import BrokerAddress
-from engines.choices import percentile_ms
+from engines import percentile_ms
 
 _SETTLE_S = 3.0
 """Left out at the start: connections, first pictures, caches."""

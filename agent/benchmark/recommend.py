@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent.benchmark.report import CaseResult, EngineResult, Recommendation
 from agent.benchmark.statistics import ratio_of
-from engines.base import PRECISIONS, Measurement, Precision
+from engines import PRECISIONS, Measurement, Precision
 
 _SAME_RATIO = 1.02
 """Medians closer than this are not told apart, nor are those whose ratio has 1 in its interval: the safer precision is

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from engines.choices import percentile_ms
+from engines import percentile_ms
 
 REQUIRED_RUNS: Mapping[str, int] = MappingProxyType({"p90": 64, "p95": 130, "p99": 662})
 """Runs from which on a percentile is known with 99 % confidence. Source: MLPerf LoadGen, early stopping."""

@@ -22,11 +22,16 @@ from agent.benchmark.scenarios import ENGINE_SCENARIOS, MULTI_STREAM_SAMPLES, Sc
 from agent.benchmark.soak import soak
 from agent.benchmark.target import Target
 from agent.runtime.errors import Unavailable
-from engines.base import Precision
-from engines.environment import EnvironmentRecord, describe
-from engines.package import ModelPackage, load_package
-from engines.parity import pictures_of
-from engines.registry import Prober, canonical_name
+from engines import (
+    EnvironmentRecord,
+    ModelPackage,
+    Precision,
+    Prober,
+    canonical_name,
+    describe,
+    load_package,
+    pictures_of,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

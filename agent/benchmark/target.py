@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from engines.base import Precision
+from engines import Precision
 
 BARE: Final = "bare"
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from agent.benchmark.scenarios import SCENARIOS, Scenario
-from agent.cli.options import PATH, package_directory
+from agent.cli.options import ENGINE_OPTION, PATH, package_directory
 from agent.cli.signals import sigterm_as_ctrl_c
 from agent.runtime.errors import AgentError, UsageError
 from agent.runtime.secrets import redact
-from engines.base import PRECISIONS, Precision
-from engines.errors import EngineError
+from engines import PRECISIONS, EngineError, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from agent.benchmark.compare import Comparison
     from agent.benchmark.report import Model, Report
     from agent.benchmark.study import Request
-    from engines.package import ModelPackage
+    from engines import ModelPackage
 
 _LARGEST_BATCH = 64
 _WIDTH_ELSEWHERE = 160
@@ -68,22 +67,6 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
         if not sign or not Path(path).is_file():
             raise click.BadParameter(f"{value!r} is not ENGINE=PATH with the path of an interpreter that exists")
         found[name] = path
-    return found
-
-
-def _options(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
-    from engines.strict_yaml import StrictYamlError, load_strict
-
-    found: dict[str, object] = {}
-    for value in values:
-        name, sign, text = value.partition("=")
-        try:
-            parsed = load_strict(text, name=name).data
-        except StrictYamlError as exc:
-            raise click.BadParameter(f"{value!r}: {exc.message}") from exc
-        if not sign or not isinstance(parsed, bool | int | float | str):
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE; give it like threads=1")
-        found[name] = parsed
     return found
 
 
@@ -148,10 +131,7 @@ class Asked:
     "--python", "pythons", multiple=True, callback=_pythons, envvar="AGENT_BENCHMARK_PYTHON", metavar="ENGINE=PATH",
     help="Interpreter of an engine whose libraries are installed elsewhere.",
 )  # fmt: skip
-@click.option(
-    "--option", "options", multiple=True, callback=_options, metavar="NAME=VALUE",
-    help="Option of the engines, like threads=1.",
-)  # fmt: skip
+@ENGINE_OPTION
 @click.option("--max-p99-ms", type=float, help="Recommend nothing slower.")
 @click.option("--max-watts", type=float, help="Recommend nothing that takes more.")
 @click.option("--json", "json_path", type=PATH, help="Write the report as JSON.")
@@ -263,7 +243,7 @@ def _check(asked: Asked) -> Report | None:
 def _check_files(asked: Asked) -> None:
     from agent.benchmark.apply import check_can_apply
     from agent.benchmark.inputs import check_clips, check_pictures, check_target
-    from engines.package import load_package
+    from engines import load_package
 
     found = [load_package(package_directory(package)) for package in asked.packages]
     if len({(one.name, one.version) for one in found}) < len(found):
@@ -367,7 +347,7 @@ def _show(report: Report, asked: Asked, package: str) -> None:
 def _apply(report: Report, asked: Asked, path: Path, package_name: str) -> None:
     from agent.benchmark.apply import apply_to, remember_for
     from agent.benchmark.recommend import measurements_for
-    from engines.package import load_package
+    from engines import load_package
 
     choice = report.recommendation
     if choice is None or choice.engine is None:

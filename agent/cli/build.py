@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from agent.cli.options import PATH, package_directory, usual_cache_dir
+from agent.cli.options import ENGINE_OPTION, PATH, package_directory, usual_cache_dir
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines import BuildProgress, EngineInfo, EngineOptions, ModelPackage, Precision
-    from engines.cache import Entry
+    from engines import BuildProgress, EngineInfo, EngineOptions, Entry, ModelPackage, Precision
 
     Progress = Callable[[BuildProgress], None]
 
@@ -55,7 +54,7 @@ class _Wish:
     show_default=True,
     help="Most pictures in one call; that of the configuration, batching.max_size.",
 )
-@click.option("--option", "given", multiple=True, metavar="NAME=VALUE", help="Option of the engine, as under options.")
+@ENGINE_OPTION
 @click.option("--force", is_flag=True, help="Build anew although it is there.")
 @click.option("--list", "is_listing", is_flag=True, help="Show the plans that are there.")
 @click.option("--prune", "is_pruning", is_flag=True, help="Delete plans, the least recently used first.")
@@ -69,7 +68,7 @@ def build(
     engine: Built,
     precision: str,
     max_batch: int,
-    given: tuple[str, ...],
+    options: dict[str, object],
     force: bool,
     is_listing: bool,
     is_pruning: bool,
@@ -91,7 +90,7 @@ def build(
     if config is not None:
         wishes = _from_config(config, cache, engine)
     else:
-        wishes = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, given)]
+        wishes = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, options)]
     infos = [_build(wish, force=force, is_quiet=as_json) for wish in wishes]
     if as_json:
         print(json.dumps([_facts(info) for info in infos], indent=2))
@@ -99,7 +98,7 @@ def build(
 
 
 def _from_options(
-    package: str, cache: Path | None, engine: Built, precision: Precision, max_batch: int, given: tuple[str, ...]
+    package: str, cache: Path | None, engine: Built, precision: Precision, max_batch: int, given: dict[str, object]
 ) -> _Wish:
     from engines import EngineOptions, load_package
 
@@ -109,7 +108,7 @@ def _from_options(
         precision=precision,
         strict=True,
         max_batch=max_batch,
-        options=dict(map(_option, given)),
+        options=given,
     )
     return _Wish(load_package(package_directory(package)), options)
 
@@ -117,9 +116,7 @@ def _from_options(
 def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
     """What the models of a configuration will want, as far as it is built at all."""
     from agent.config.loader import load_config
-    from engines import EngineOptions, load_package
-    from engines.candidate import options_for
-    from engines.registry import CHOOSERS, canonical_name
+    from engines import CHOOSERS, EngineOptions, canonical_name, load_package, options_for
 
     loaded = load_config(path)
     wishes = []
@@ -140,16 +137,6 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
     if not wishes:
         raise UsageError(f"no model of {path} wants an engine that is built: auto, fastest, tensorrt or ort-tensorrt")
     return wishes
-
-
-def _option(text: str) -> tuple[str, object]:
-    """``name=value`` with the value as in YAML: a number, true or false, or a word."""
-    import yaml
-
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise UsageError(f"--option {text!r} is not NAME=VALUE; give it like --option workspace_mib=512")
-    return name, yaml.safe_load(value)
 
 
 def _build(wish: _Wish, *, force: bool, is_quiet: bool) -> EngineInfo:
@@ -255,7 +242,7 @@ def _cache_of(config: Path | None, cache: Path | None) -> Path:
 
 
 def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
-    from engines.cache import PlanCache
+    from engines import PlanCache
 
     cache = PlanCache(cache_dir)
     gone = [] if keep_mib is None else cache.prune(max_bytes=keep_mib * _MIB)

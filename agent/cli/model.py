@@ -15,9 +15,7 @@ from agent.cli.signals import sigterm_as_ctrl_c
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines.package import ModelPackage
-    from engines.proof import ModelProof
-    from engines.specs import Activation
+    from engines import Activation, ModelPackage, ModelProof
 
 _MANIFEST = "model.yaml"
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})\Z")
@@ -86,7 +84,7 @@ def import_(file: Path, *, as_json: bool, activation: str, license_name: str | N
 
     Size, layout and classes are read from the model. Nothing is written unless all checks pass.
     """
-    from engines.importer import ImportRequest, import_model
+    from engines import ImportRequest, import_model
 
     declared = None if activation == "auto" else cast("Activation", activation)
     request = ImportRequest(model=file, activation=declared, license=license_name, **options)  # type: ignore[arg-type] # click has checked each option
@@ -103,8 +101,7 @@ def check(directory: Path, *, as_json: bool) -> int:
 
     Exit code 1 when a golden picture is not classified as stated, 78 when the package cannot be served.
     """
-    from engines.package import load_package
-    from engines.proof import prove_package
+    from engines import load_package, prove_package
 
     with sigterm_as_ctrl_c():
         proof = prove_package(load_package(directory))
@@ -134,8 +131,7 @@ def _packages_below(directory: Path) -> Iterator[Path]:
 
 
 def _row(directory: Path) -> dict[str, object]:
-    from engines.errors import ModelRejected
-    from engines.package import load_package
+    from engines import ModelRejected, load_package
 
     try:
         return {**_facts(load_package(directory)), "directory": str(directory)}

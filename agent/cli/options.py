@@ -24,6 +24,27 @@ def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return found
 
 
+def engine_options(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+    """Callback of ``--option NAME=VALUE``: values as in the configuration."""
+    from engines import StrictYamlError, parse_options
+
+    try:
+        return parse_options(values)
+    except StrictYamlError as exc:
+        raise click.BadParameter(exc.message) from exc
+
+
+ENGINE_OPTION = click.option(
+    "--option",
+    "options",
+    multiple=True,
+    callback=engine_options,
+    metavar="NAME=VALUE",
+    help="Option of the engine, as in the configuration, like threads=1. May be repeated.",
+)
+"""The same in every command that opens engines."""
+
+
 def package_directory(package: str) -> Path:
     """The directory of a package, or of the bundled one for ``demo``."""
     from agent.demo import demo_package

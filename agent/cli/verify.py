@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
+from agent.cli.options import ENGINE_OPTION, package_directory, usual_cache_dir
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines.base import Precision
-    from engines.parity import Certificate
+    from engines import Certificate, Precision
 
 
 @click.command()
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where graphs and plans are kept.  [default: that of the agent]",
 )
+@ENGINE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(
     *,
@@ -42,6 +42,7 @@ def verify(
     images: Path | None,
     max_batch: int,
     cache: Path | None,
+    options: dict[str, object],
     as_json: bool,
 ) -> int:
     """Compare an engine's answers with those of ONNX Runtime's CPU provider in fp32.
@@ -49,18 +50,18 @@ def verify(
     Exit code 1 when the top-1 agreement is below the bar (0.99; 0.97 for int8), when an answer is not a number, or
     when every picture gets the same answer; 69 when the engine cannot run here, or not in this precision.
     """
-    from engines.base import EngineOptions
-    from engines.certify import verify as compare
-    from engines.package import load_package
+    from engines import EngineOptions, load_package
+    from engines import verify as compare
 
-    options = EngineOptions(
-        cache_dir=cache or _cache_dir(),
+    wanted = EngineOptions(
+        cache_dir=cache or usual_cache_dir(),
         engine=engine,
         precision=cast("Precision", precision),
         max_batch=max_batch,
+        options=options,
     )
     try:
-        certificate = compare(load_package(_directory(package)), options, images)
+        certificate = compare(load_package(package_directory(package)), wanted, images)
     except FileNotFoundError as exc:
         raise UsageError(str(exc)) from exc
     if as_json:
@@ -68,19 +69,6 @@ def verify(
     else:
         _print(certificate)
     return 0 if certificate.has_passed else 1
-
-
-def _directory(package: str) -> Path:
-    from agent.demo import demo_package
-
-    return demo_package() if package == "demo" else Path(package)
-
-
-def _cache_dir() -> Path:
-    """The folder that the agent itself uses where its configuration names none."""
-    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    state = Path(given) if given else Path.home() / ".local" / "state" / "agent"
-    return state / "cache"
 
 
 def _print(certificate: Certificate) -> None:

@@ -21,9 +21,7 @@ from agent.inference.worker import Worker
 from agent.mqtt.base import Packet
 from agent.mqtt.topics import Topics
 from agent.runtime.errors import AgentError
-from engines import EngineError
-from engines.golden import run_golden
-from engines.strict_yaml import StrictDocument
+from engines import EngineError, StrictDocument, run_golden
 
 _TASK_S = 30.0
 _BENCHMARK_S = 5.0

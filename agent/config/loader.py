@@ -32,7 +32,8 @@ from agent.config.shape import KeyPath
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, read_secret
-from engines.strict_yaml import MAX_BYTES, StrictDocument, StrictYamlError, load_strict
+from engines import MAX_YAML_BYTES as MAX_BYTES
+from engines import StrictDocument, StrictYamlError, load_strict
 
 MQTT_CREDENTIAL = "mqtt-password"
 DEMO = "demo"

@@ -12,7 +12,7 @@ from agent.config.model import AgentConfig
 from agent.config.shape import KeyPath, Place, place_of
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import redact
-from engines.strict_yaml import StrictDocument, nearest_key
+from engines import StrictDocument, nearest_key
 
 _SHOWN_CHARS = 60
 _SECRET_WORDS = ("password", "secret", "token", "passwd", "credential")

@@ -114,8 +114,7 @@ def model_finding(name: str, config: ModelConfig, directory: Path, probes: Seque
 
 
 def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResult], text: str) -> Finding:
-    from engines.opening import check_options
-    from engines.registry import CHOOSERS, canonical_name
+    from engines import CHOOSERS, canonical_name, check_options
 
     try:
         wanted = canonical_name(config.engine)

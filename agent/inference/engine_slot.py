@@ -39,8 +39,8 @@ from engines import (
     EngineLost,
     InferenceFailed,
     ModelPackage,
+    Resizer,
 )
-from engines.resize import Resizer
 
 log = get_logger(__name__)
 

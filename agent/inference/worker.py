@@ -20,8 +20,7 @@ from agent.runtime.clock import Clock
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
 from agent.runtime.records import Classification, ServedModel, StageTimes, StateChange
-from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage
-from engines.base import Scores
+from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Scores
 
 log = get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """The PyTorch engine: a torch.export program with its preprocessing and activation around it, for development.
 
-The serving steps are those of ``engines.preprocessing``, in the same order and with the same constants.
+The serving steps are those of ``engines.graph.preprocessing``, in the same order and with the same constants.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 
 from engines.backends.batches import check_batch, check_scores
 from engines.base import EngineInfo, EngineOptions, Images, Scores
-from engines.environment import available_cores, cpu_model
 from engines.errors import EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OptionsRejected
-from engines.package import ModelPackage
-from engines.preprocessing import GRAY_BGR
+from engines.graph.preprocessing import GRAY_BGR
+from engines.host import available_cores, cpu_model
+from engines.package.load import ModelPackage
 
 OPTION_NAMES = ("device", "compile", "threads")
 _DEVICES = ("auto", "cpu", "cuda")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent import __version__
 from engines import describe
-from engines.registry import Prober
+from engines.select.registry import Prober
 from scripts.gpu_check.children import ROOT, Outcome, run_step
 from scripts.gpu_check.plan import GPU_ENGINES, Step, resnet_package, steps
 from scripts.gpu_check.report import Circumstances, page

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from agent.benchmark.statistics import ratio_of
 from engines import Building, BuildProgress, Engine, EngineError
-from engines.cache import PlanCache
-from engines.candidate import open_candidate
-from engines.registry import Prober
+from engines.select.candidate import open_candidate
+from engines.select.registry import Prober
+from engines.store.plan_cache import PlanCache
 from scripts.gpu_check.measuring import Job, measured, options_of, package_of, timed, times_of
 
 # What the driver itself keeps or gives back between two looks; where the CPU shares the memory, everything else on the

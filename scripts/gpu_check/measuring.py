@@ -12,9 +12,10 @@ import numpy as np
 
 from engines import Building, BuildProgress, Engine, EngineOptions, ModelPackage, Precision, load_package
 from engines.base import Images
-from engines.candidate import open_unproven
-from engines.certify import REFERENCE, compare_with_reference
-from engines.parity import pictures_of
+from engines.check.reference import compare_with_reference
+from engines.graph.image_set import pictures_of
+from engines.sandbox.load import REFERENCE
+from engines.select.candidate import open_unproven
 
 Job = Mapping[str, object]
 _BUILDERS = ("tensorrt", "ort-tensorrt")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from engines import Engine, EngineOptions, Images, InferenceFailed, ModelPackage, Precision, load_package
-from engines.candidate import open_candidate
-from engines.registry import Prober
+from engines.select.candidate import open_candidate
+from engines.select.registry import Prober
 from tests.conformance import broken_engines as broken
 from tests.conformance import engine_contract as contract
 from tests.conformance.engine_contract import CONTRACT, MAX_BATCH, EngineCase

@@ -11,9 +11,9 @@ import pytest
 
 from agent.demo import demo_package
 from engines import BuildCancelled, Building, Engine, EngineOptions, ModelPackage, Precision, load_package, open_engine
-from engines.cache import PlanCache
-from engines.parity import pictures_of
-from engines.registry import Prober
+from engines.graph.image_set import pictures_of
+from engines.select.registry import Prober
+from engines.store.plan_cache import PlanCache
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 

@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from agent.__main__ import main
-from engines.backends.ort_session import library
+from engines.graph.ort_library import library
 from tests.fixtures.colour_packages import colour_picture, outlier_model, write_colour_package
 
 
@@ -84,3 +84,12 @@ def test_a_folder_without_pictures_is_told(tmp_path: Path, capsys: pytest.Captur
     folder = write_colour_package(tmp_path, calibration=0)
     assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--images", str(tmp_path / "empty")) == 2
     assert "holds no picture" in capsys.readouterr().err
+
+
+def test_options_reach_the_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_colour_package(tmp_path, calibration=0)
+    assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--option", "threads=0") == 78
+    assert "option threads of engine ort-cpu is 0" in capsys.readouterr().err
+    assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--option", "threads=x=[") == 78
+    assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--option", "threads=[1") == 2
+    assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--option", "threads=2") == 0

@@ -23,8 +23,8 @@ from engines import (
     load_package,
     open_engine,
 )
-from engines.backends.ort_session import library
-from engines.registry import AUTO_ORDER, Prober
+from engines.graph.ort_library import library
+from engines.select.registry import AUTO_ORDER, Prober
 from tests.fixtures.colour_packages import outlier_model, write_colour_package
 
 

@@ -30,9 +30,9 @@ from engines import (
     serving_graph,
     verify,
 )
-from engines.backends.onnxruntime import open_onnxruntime
-from engines.backends.ort_session import library
-from engines.proof import prove_package
+from engines.backends.onnxruntime.engine import open_onnxruntime
+from engines.check.package_check import prove_package
+from engines.graph.ort_library import library
 from tests.fixtures.colour_packages import write_colour_package
 from tests.fixtures.hostile_models import endless_model, model_of_4_terabytes, package_of, swelling_model
 from tests.fixtures.nvidia import FakeNvidia

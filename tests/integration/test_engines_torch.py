@@ -18,7 +18,7 @@ from engines import (
     open_engine,
 )
 from engines.base import Images
-from engines.specs import InputSpec
+from engines.package.specs import InputSpec
 from tests.fixtures.colour_packages import write_colour_package
 from tests.fixtures.torch_packages import write_torch_package
 

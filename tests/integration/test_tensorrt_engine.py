@@ -25,9 +25,9 @@ from engines import (
     load_package,
     open_engine,
 )
-from engines.backends.tensorrt.opening import open_tensorrt
+from engines.backends.tensorrt.load import open_tensorrt
 from engines.backends.tensorrt.plans import plan_request
-from engines.cache import PlanCache
+from engines.store.plan_cache import PlanCache
 from tests.fixtures.colour_packages import LABELS, colour_model, colour_picture, write_colour_package
 from tests.fixtures.nvidia import TENSORRT_VERSIONS, FakeNvidia
 

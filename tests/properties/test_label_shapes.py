@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import ModelRejected
-from engines.labels import parse_labels
+from engines.package.labels import parse_labels
 
 _NAMES = st.lists(
     st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"], exclude_characters='"'), min_size=1)

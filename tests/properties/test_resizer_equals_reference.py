@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.package import InputSpec
-from engines.resize import Resizer
+from engines.graph.resize import Resizer
+from engines.package.load import InputSpec
 
 Picture = npt.NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.strict_yaml import StrictYamlError, load_strict
+from engines.package.strict_yaml import StrictYamlError, load_strict
 
 _SCALARS = st.one_of(
     st.none(),

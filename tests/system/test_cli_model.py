@@ -14,7 +14,7 @@ import pytest
 from onnx.external_data_helper import convert_model_to_external_data
 
 from agent.__main__ import main
-from engines.package import load_package
+from engines.package.load import load_package
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from engines.cache import PlanCache
+from engines.store.plan_cache import PlanCache
 from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker

@@ -12,7 +12,7 @@ import pytest
 from agent.benchmark.accuracy import accuracy_of
 from agent.demo import demo_package
 from engines.base import Images, Scores
-from engines.package import load_package
+from engines.package.load import load_package
 
 
 @pytest.mark.parametrize("answer", [0, 1])

@@ -12,8 +12,8 @@ from agent.config.loader import load_config
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError, UsageError
 from engines.base import EngineOptions, Measurement
-from engines.choices import ChoiceMemory, key_here
-from engines.package import load_package
+from engines.package.load import load_package
+from engines.select.selection import ChoiceMemory, key_here
 
 INT8 = Recommendation(engine="ort-cpu", precision="int8", reason="measured")
 CONFIG = """\

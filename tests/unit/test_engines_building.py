@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from engines import BuildCancelled, BuildFailed
-from engines.building import BuildLimits, run_build
+from engines.sandbox.child import BuildLimits, run_build
 from tests.fixtures.deadlines import wait_until
 
 _AMPLE = BuildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=0)
@@ -125,7 +125,7 @@ def test_a_child_is_ended_before_the_system_runs_out_of_memory(run: Callable[...
 def test_a_mistake_of_this_program_is_told_from_what_the_job_asks_for(
     error: str, words: str, run: Callable[..., dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "build_mistaken.py").write_text(f"from engines.building import own_up\nown_up()\nraise {error}\n")
+    (tmp_path / "build_mistaken.py").write_text(f"from engines.sandbox.serve import own_up\nown_up()\nraise {error}\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
     with pytest.raises(BuildFailed, match=words):
         run("mistaken")
@@ -133,7 +133,7 @@ def test_a_mistake_of_this_program_is_told_from_what_the_job_asks_for(
 
 _PARENT = """
 import sys
-from engines.building import BuildLimits, run_build
+from engines.sandbox.child import BuildLimits, run_build
 run_build("slow_child", {}, what="m", limits=BuildLimits(timeout_s=600, memory_bytes=2**40, free_bytes=0),
           report=lambda phase, *_: print(phase, flush=True), is_cancelled=lambda: False)
 """
@@ -145,7 +145,7 @@ def test_the_real_child_dies_with_its_parent_however_that_dies(
     """The parent is killed in a way that lets it clean up nothing."""
     slow = tmp_path / "slow_child.py"
     slow.write_text(
-        "import time\nfrom engines.building import bind_to_parent\n"
+        "import time\nfrom engines.sandbox.serve import bind_to_parent\n"
         'bind_to_parent()\nprint(\'{"phase": "bound"}\', flush=True)\ntime.sleep(600)\n'
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from engines import BuildCancelled, EngineUnavailable
-from engines.cache import PlanCache, PlanKey
-from engines.trial import STARTS, Trial
+from engines.backends.tensorrt.plan_starts import STARTS, Trial
+from engines.store.plan_cache import PlanCache, PlanKey
 
 _KEY = PlanKey("tensorrt", "colours-1.0.0", "fp32", {"tensorrt": "10.3.0", "gpu": "Orin", "batch": [1, 1, 4]})
 _CONTENT = {"engine.plan": b"a plan" * 100}
@@ -248,8 +248,8 @@ def test_a_folder_of_plans_that_others_may_write_is_closed_before_anything_is_op
 _WRITER = """
 import os, sys
 from pathlib import Path
-from engines import cache, atomic
-from engines.cache import PlanCache, PlanKey
+from engines.store import files, plan_cache
+from engines.store.plan_cache import PlanCache, PlanKey
 key = PlanKey("tensorrt", "colours-1.0.0", "fp32", {"tensorrt": "10.3.0", "gpu": "Orin", "batch": [1, 1, 4]})
 with PlanCache(Path(sys.argv[1])).locked(key, is_cancelled=lambda: False, on_wait=lambda: None):
     folder = PlanCache(Path(sys.argv[1])).begin(key)
@@ -304,7 +304,7 @@ def test_an_orderly_end_takes_no_proof_away_that_another_process_has_brought(cac
     cache.store(_KEY, _CONTENT, {})
     trial = Trial(cache.trial_marker(_KEY))
     trial.begin(engine="tensorrt")
-    cache.trial_marker(_KEY).write_text(json.dumps({"is_proven": True}))
+    cache.trial_marker(_KEY).write_text(json.dumps({"form": 1, "facts": {}, "value": None}))
     trial.end_well()
     assert Trial(cache.trial_marker(_KEY)).starts is None
 
@@ -317,7 +317,7 @@ def test_a_damaged_marker_is_taken_for_a_bad_end(cache: PlanCache) -> None:
 
 def test_a_plan_that_was_proven_is_no_longer_watched(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
-    cache.trial_marker(_KEY).write_text(json.dumps({"is_proven": True}))
+    cache.trial_marker(_KEY).write_text(json.dumps({"form": 1, "facts": {}, "value": None}))
     for _ in range(STARTS + 1):
         trial = Trial(cache.trial_marker(_KEY))
         trial.begin(engine="tensorrt")

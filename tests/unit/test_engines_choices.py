@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines import EngineOptions, Measurement, ModelPackage, Rejection, describe, load_package
-from engines.choices import ChoiceMemory, choice_from, choice_key, measure, percentile_ms
-from engines.int8_forms import SYMMETRIC, int8_form
-from engines.specs import OutputSpec
+from engines.graph.int8_forms import SYMMETRIC, int8_form
+from engines.package.specs import OutputSpec
+from engines.select.selection import ChoiceMemory, choice_from, choice_key, measure, percentile_ms
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import write_colour_package
 
@@ -62,12 +62,12 @@ def test_a_choice_survives_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"choice": {}}', '{"choice": {"engine": "a", "measured_at": "", "measurements": []}}']
+    "value", ["", "[]", "{}", '{"engine": "a", "measured_at": "", "measurements": [], "unmeasured": []}', "7"]
 )
-def test_a_damaged_choice_is_measured_again(tmp_path: Path, content: str) -> None:
+def test_a_damaged_choice_is_measured_again(tmp_path: Path, value: str) -> None:
     memory = ChoiceMemory(tmp_path)
     memory.save({}, choice_from([_measured("a", 2.0, 2.2)]))
-    next((tmp_path / "choices").glob("*.json")).write_text(content)
+    next((tmp_path / "choices").glob("*.json")).write_text('{"form": 1, "facts": {}, "value": ' + value + "}")
     assert memory.load({}) is None
 
 

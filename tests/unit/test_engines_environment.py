@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from engines import describe, probe
-from engines.environment import Gpu, available_cores, gpus_from_answer
+from engines.environment import Gpu, gpus_from_answer
+from engines.host import available_cores
 from engines.probes.child import ChildAnswer, run_child, run_children
-from engines.registry import Prober
+from engines.select.registry import Prober
 
 
 def _tree(root: Path, files: dict[str, str]) -> Path:

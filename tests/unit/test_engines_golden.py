@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from engines.base import EngineInfo, Images, Scores
+from engines.check.golden import check_golden, run_golden
+from engines.check.package_check import prove_package
 from engines.errors import GoldenMismatch, ImageRejected, InferenceFailed, ModelRejected
-from engines.golden import check_golden, run_golden
-from engines.package import ModelPackage, load_package
-from engines.proof import prove_package
+from engines.package.load import ModelPackage, load_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 
 

@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from engines.errors import EngineUnavailable, ModelRejected
-from engines.graph import build_serving_model, serving_graph
-from engines.package import InputSpec, ModelPackage, load_package
-from engines.resize import Resizer
+from engines.graph.resize import Resizer
+from engines.graph.serving import build_serving_model, serving_graph
+from engines.package.load import InputSpec, ModelPackage, load_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 
 Floats = npt.NDArray[np.float32]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from engines.errors import ImageRejected
-from engines.images import decode_image, read_image
+from engines.package.images import decode_image, read_image
 
 Picture = npt.NDArray[np.uint8]
 

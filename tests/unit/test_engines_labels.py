@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engines.errors import ModelRejected
-from engines.labels import fit_labels, parse_labels
+from engines.package.labels import fit_labels, parse_labels
 
 WANTED = ("tench, Tinca tinca", "goldfish", "great white shark")
 

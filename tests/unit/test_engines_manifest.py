@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import ModelRejected
-from engines.manifest import parse_manifest, read_manifest
+from engines.package.manifest import parse_manifest, read_manifest
 
 GOOD = """name: trees
 version: 1.0.0

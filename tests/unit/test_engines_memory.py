@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engines.memory import available_bytes, limited_groups, resident_bytes, total_bytes, usual_memory_bytes
-from engines.memory import why_too_little as why
+from engines.sandbox.memory import available_bytes, limited_groups, resident_bytes, total_bytes, usual_memory_bytes
+from engines.sandbox.memory import why_too_little as why
 
 _MIB = 2**20
 _GIB = 2**30

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engines import OptionsRejected
-from engines.backends.ort_options import engine_of, known_options, provider_of, session_settings
-from engines.registry import canonical_name
+from engines.backends.onnxruntime.options import engine_of, known_options, provider_of, session_settings
+from engines.select.registry import canonical_name
 
 
 @pytest.mark.parametrize(

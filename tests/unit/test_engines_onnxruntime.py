@@ -15,10 +15,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engines import EngineLost, EngineOptions, EngineUnavailable, InferenceFailed, ModelPackage, load_package
-from engines.backends.onnxruntime import BoundRunner, DirectRunner, OnnxRuntimeEngine, open_onnxruntime
-from engines.backends.ort_options import session_settings
-from engines.backends.ort_session import CPU, SessionPlan, create_session, failure_from, library
-from engines.graph import ServingGraph, serving_graph
+from engines.backends.onnxruntime.engine import BoundRunner, DirectRunner, OnnxRuntimeEngine, open_onnxruntime
+from engines.backends.onnxruntime.options import session_settings
+from engines.backends.onnxruntime.session import CPU, SessionPlan, create_session, failure_from
+from engines.graph.ort_library import library
+from engines.graph.serving import ServingGraph, serving_graph
 from tests.fixtures.colour_packages import colour_picture, write_colour_package
 
 # Tens of seconds, unless the run is ended. Not for ever: a build of the library that does not look at the flag inside
@@ -144,7 +145,7 @@ def test_a_session_never_lands_on_the_cpu_in_silence(
 
 
 def _has_gpu() -> bool:
-    from engines.registry import Prober
+    from engines.select.registry import Prober
 
     return bool(Prober().gpus)
 

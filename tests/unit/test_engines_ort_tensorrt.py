@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from engines import EngineOptions, ModelPackage, load_package
-from engines.backends import ort_tensorrt
-from engines.cache import PlanCache, PlanKey
+from engines.backends.onnxruntime import tensorrt as ort_tensorrt
 from engines.environment import Gpu
-from engines.graph import ServingGraph
+from engines.graph.serving import ServingGraph
+from engines.store.plan_cache import PlanCache, PlanKey
 from tests.fixtures.colour_packages import write_colour_package
 
 _GPU = Gpu("Orin", "8.7", 8 << 30, integrated=True)

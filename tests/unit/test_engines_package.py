@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import convert_model_to_external_data
 
 from engines.errors import ModelRejected
-from engines.model_file import file_sha256
-from engines.package import GoldenImage, load_package
+from engines.package.load import GoldenImage, load_package
+from engines.package.model_file import file_sha256
 from tests.fixtures.hostile_models import endless_model, exploding_model, write_package
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 

@@ -9,7 +9,9 @@ import pytest
 
 from engines import Certificate, EngineInfo, ModelPackage, PrecisionRejected, Scores, load_package
 from engines.base import Precision
-from engines.parity import CertificateStore, Pictures, certificate_from, pictures_of
+from engines.check.accuracy import certificate_from
+from engines.check.certificate import certificate_record
+from engines.graph.image_set import Pictures, pictures_of
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import LABELS, write_colour_package
 
@@ -120,19 +122,18 @@ def test_a_certificate_survives_the_disk(package: ModelPackage, tmp_path: Path) 
     actual = _answers()
     actual[0] = actual[0, ::-1]
     certificate = _certificate(package, _answers(), actual)
-    store = CertificateStore(tmp_path)
-    store.save({"model": "a"}, certificate)
-    assert store.load({"model": "a"}) == certificate
-    assert store.load({"model": "b"}) is None
+    certificate_record(tmp_path, {"model": "a"}).save(certificate)
+    assert certificate_record(tmp_path, {"model": "a"}).load() == certificate
+    assert certificate_record(tmp_path, {"model": "b"}).load() is None
 
 
-@pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"worst": 1}', "\0\0"])
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"form": 1, "facts": {}, "value": {"worst": 1}}', "\0"])
 def test_a_damaged_certificate_is_as_good_as_none(package: ModelPackage, tmp_path: Path, content: str) -> None:
-    store = CertificateStore(tmp_path)
-    store.save({}, _certificate(package, _answers(), _answers()))
-    path = next((tmp_path / "certificates").glob("*.json"))
-    path.write_text(content)
-    assert store.load({}) is None
+    record = certificate_record(tmp_path, {})
+    record.save(_certificate(package, _answers(), _answers()))
+    assert record.load() is not None
+    record.path.write_text(content)
+    assert record.load() is None
 
 
 def test_pictures_are_the_golden_and_the_calibration_ones(package: ModelPackage) -> None:

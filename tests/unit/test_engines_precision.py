@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engines import EngineOptions, ModelPackage, PrecisionRejected, load_package
-from engines.backends.onnxruntime import open_onnxruntime
+from engines.backends.onnxruntime.engine import open_onnxruntime
 from engines.base import Images, Scores
-from engines.fp16 import half_model
-from engines.graph import ServingGraph, serving_graph
-from engines.precision import precise_graph
+from engines.graph.fp16 import half_model
+from engines.graph.precision import precise_graph
+from engines.graph.serving import ServingGraph, serving_graph
 from tests.fixtures.colour_packages import colour_model, outlier_model, write_colour_package
 
 

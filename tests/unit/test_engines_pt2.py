@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from engines.errors import ModelRejected
-from engines.graph import build_serving_model
-from engines.package import load_package
+from engines.graph.serving import build_serving_model
+from engines.package.load import load_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 
 _DYNAMIC = {"as_expr": {"expr_str": "Symbol('s77', positive=True, integer=True)", "hint": {"as_int": 2}}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engines.strict_yaml import MAX_BYTES, StrictYamlError, load_strict, nearest_key
+from engines.package.strict_yaml import MAX_BYTES, StrictYamlError, load_strict, nearest_key, parse_options
 
 
 def refused(text: str) -> StrictYamlError:
@@ -164,3 +164,57 @@ def test_a_slip_is_named_where_it_was_made_in_the_terms_of_the_file(
 def test_the_nearest_key_is_offered_only_when_it_is_near() -> None:
     assert nearest_key("intrepolation", ["interpolation", "scale"]) == "interpolation"
     assert nearest_key("zzz", ["interpolation", "scale"]) is None
+
+
+def test_options_of_a_command_line_mean_what_they_mean_in_a_file() -> None:
+    given = [
+        "threads=2",
+        "allow_spinning=true",
+        "ratio=1e-3",
+        "mask=0x1F",
+        "mode=EXHAUSTIVE",
+        "path=a=b",
+        "text='010'",
+    ]
+    assert parse_options([*given, 'note="a # b"', "empty=''", "tag=a#b"]) == {
+        "threads": 2,
+        "allow_spinning": True,
+        "ratio": 0.001,
+        "mask": 31,
+        "mode": "EXHAUSTIVE",
+        "path": "a=b",
+        "text": "010",
+        "note": "a # b",
+        "empty": "",
+        "tag": "a#b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["threads"], "'threads' is not NAME=VALUE"),
+        (["=1"], "'=1' is not NAME=VALUE"),
+        (["workspace_mib=010"], "octal"),
+        (["tf32=no"], "'tf32=no': unquoted no"),
+        (["at=12:30"], "base-60"),
+        (["x=[1,2"], "the `[` here is not closed"),
+        (["x=[1,2]"], "the value is a list"),
+        (["x={a: 1}"], "the value is a mapping"),
+        (["x="], "the value is empty"),
+        (["x=~"], "the value is empty"),
+        (["x=*a"], "aliases are not taken"),
+        (["x=!!int 1"], "tag"),
+        (["x=a: b"], "the value is a mapping"),
+        (["x='a"], "not closed"),
+        (["x=1 # one"], "quote a value with #"),
+        (["x=#"], "quote a value with #"),
+        (["x=a\nb"], "one line"),
+        (["x=1e999"], "too large"),
+        (["threads=1", "threads=2"], "threads is given twice, as 1 and '2'"),
+    ],
+)
+def test_an_option_that_could_be_misread_is_refused(texts: list[str], words: str) -> None:
+    with pytest.raises(StrictYamlError) as caught:
+        parse_options(texts)
+    assert words in caught.value.message

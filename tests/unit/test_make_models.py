@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from engines.package import load_package
+from engines.package.load import load_package
 from scripts.make_models import mobilenet, resnet, write_package
 
 

@@ -11,8 +11,7 @@ from agent.config.sources import ImagesSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger
-from engines.errors import ImageRejected
-from engines.images import IMAGE_SUFFIXES, read_image
+from engines import IMAGE_SUFFIXES, ImageRejected, read_image
 
 log = get_logger(__name__)
 

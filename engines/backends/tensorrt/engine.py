@@ -7,10 +7,10 @@ from types import TracebackType
 import numpy as np
 
 from engines.backends.batches import check_batch, check_scores
+from engines.backends.tensorrt.plan_starts import Trial
 from engines.backends.tensorrt.session import PlanSession
 from engines.base import EngineInfo, Images, Scores
 from engines.errors import EngineLost, InferenceFailed, OutOfMemory
-from engines.trial import Trial
 
 _WARM_UP_RUNS = 2
 

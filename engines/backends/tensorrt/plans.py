@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import tempfile
 import time
@@ -14,15 +13,17 @@ from engines.backends.tensorrt.job import BuildJob
 from engines.backends.tensorrt.library import has_precision_flags, library
 from engines.backends.tensorrt.options import TensorRtOptions, checked_options
 from engines.base import BuildProgress, EngineOptions
-from engines.building import BuildLimits, run_build
-from engines.cache import PlanCache, PlanKey
-from engines.environment import Gpu, gpus_from_answer, l4t_release
+from engines.environment import Gpu, gpus_from_answer
 from engines.errors import BuildFailed, BuildNeeded, EngineUnavailable
-from engines.graph import ServingGraph, serving_graph
-from engines.memory import usual_memory_bytes
-from engines.package import ModelPackage
-from engines.precision import precise_graph
+from engines.graph.precision import precise_graph
+from engines.graph.serving import ServingGraph, serving_graph
+from engines.host import l4t_release
+from engines.package.load import ModelPackage
 from engines.probes.child import run_child
+from engines.sandbox.child import BuildLimits, run_build
+from engines.sandbox.memory import usual_memory_bytes
+from engines.store.files import cache_errors, content_address, content_hash
+from engines.store.plan_cache import PlanCache, PlanKey
 
 ENGINE = "tensorrt"
 PLAN = "engine.plan"
@@ -149,7 +150,7 @@ def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
                 is_cancelled=building.is_cancelled,
             )
             content = Path(job.target).read_bytes()
-        if hashlib.sha256(content).hexdigest() != result.get("sha256"):
+        if content_hash(content) != result.get("sha256"):
             raise BuildFailed(f"the plan of {request.key.model} changed on its way to the cache. Build it again")
         notes = {**result, "why_built": why, "build_s": round(time.monotonic() - began_s, 1)}
         cache.store(request.key, {PLAN: content}, notes)
@@ -157,7 +158,7 @@ def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
 
 
 def _plan(content: bytes, why_built: str | None) -> Plan:
-    return Plan(content=content, sha256=hashlib.sha256(content).hexdigest(), why_built=why_built)
+    return Plan(content=content, sha256=content_hash(content), why_built=why_built)
 
 
 def _why_built(cache: PlanCache, request: PlanRequest) -> str:
@@ -185,7 +186,7 @@ def _job(request: PlanRequest, target: Path) -> BuildJob:
     settings, graph, size = request.settings, request.graph, request.package.input
     shapes = [(count, size.height, size.width, 3) for count in _batches(graph, request.options, settings)]
     version = str(request.key.facts["tensorrt"])
-    board = hashlib.sha256(f"{request.gpu.name} {request.gpu.compute_capability}".encode()).hexdigest()[:12]
+    board = content_address([request.gpu.name, request.gpu.compute_capability], chars=12)
     workspace = min(_USUAL_WORKSPACE_BYTES, request.gpu.memory_bytes // 4 or _USUAL_WORKSPACE_BYTES)
     return BuildJob(
         graph=str(graph.path),
@@ -215,13 +216,8 @@ def _limits(request: PlanRequest) -> BuildLimits:
 def _scratch(request: PlanRequest) -> Path:
     """Where builds write; what a killed one has left is removed by the next, which holds its lock."""
     folder = request.options.cache_dir / "building"
-    try:
+    with cache_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise EngineUnavailable(
-            f"the cache directory {folder} cannot be used: {exc.strerror}. Make it writable or name another state_dir",
-            cache_dir=str(folder),
-        ) from exc
     for left in folder.glob(f"{request.key.stem}-*"):
         for path in sorted(left.rglob("*"), reverse=True):
             path.unlink(missing_ok=True)

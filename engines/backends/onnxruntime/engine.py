@@ -1,0 +1,210 @@
+"""The ONNX Runtime engines: one class for every execution provider."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from engines.backends.batches import check_batch, check_scores
+from engines.backends.onnxruntime.options import provider_of, session_settings
+from engines.backends.onnxruntime.providers import OpenedSession, open_session
+from engines.backends.onnxruntime.session import ON_CPU, failure_from, placement
+from engines.base import EngineInfo, EngineOptions, Images, Precision, Scores
+from engines.errors import EngineUnavailable, InferenceFailed
+from engines.graph.int8_forms import form_details
+from engines.graph.ort_library import library, library_errors
+from engines.graph.serving import ServingGraph
+from engines.host import available_cores
+from engines.package.load import ModelPackage
+
+_WARM_UP_RUNS = 2
+
+
+class OnnxRuntimeEngine:
+    """A session on one execution provider. One thread uses it; ``interrupt`` alone may come from another."""
+
+    def __init__(self, opened: OpenedSession, *, info: EngineInfo, graph: ServingGraph, package: ModelPackage) -> None:
+        """Take over a session that has been proven to run where ``info`` says."""
+        self._info = info
+        self._height, self._width = package.input.height, package.input.width
+        self._image_shape = (self._height, self._width, 3)
+        self._max_batch = info.max_batch
+        # It spreads NaN and infinity over the whole row, so that one value of it tells.
+        self._is_softmax = package.output.activation == "softmax"
+        self._fixed_batch = graph.max_batch
+        self._run_options = library().RunOptions()
+        self._run_options.log_severity_level = 4
+        self._is_interrupted = False
+        self._errors = library_errors()
+        self._runner: DirectRunner | BoundRunner | None = (
+            DirectRunner(opened.session, graph)
+            if opened.memory == "cpu"
+            else BoundRunner(opened.session, graph, memory=opened.memory, classes=info.classes)
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+        return self._info
+
+    def infer(self, batch: Images) -> Scores:
+        """Classify a batch; see ``engines.base.Engine``."""
+        runner = self._runner
+        if runner is None:
+            raise InferenceFailed(
+                f"{self._info.name} was used after it was closed. Open it again", engine=self._info.name
+            )
+        # Between the frames of a camera every call of Python is made with cold caches and takes 10 to 50 us, so the
+        # usual case is settled here.
+        count = len(batch)
+        if batch.shape[1:] != self._image_shape or batch.dtype != np.uint8 or not 0 < count <= self._max_batch:
+            check_batch(batch, height=self._height, width=self._width, max_batch=self._max_batch)
+        fed = batch if self._fixed_batch is None or self._fixed_batch == count else self._padded(batch)
+        if self._is_interrupted:
+            self._is_interrupted = self._run_options.terminate = False
+        try:
+            scores = runner.run(fed, self._run_options)
+        except self._errors as exc:
+            raise failure_from(self._info.name, count, exc) from exc
+        if len(scores) != count:
+            scores = scores[:count]
+        if not math.isfinite(scores.item(0) if count == 1 and self._is_softmax else np.vdot(scores, scores)):
+            check_scores(scores, engine=self._info.name)
+        return scores
+
+    def interrupt(self) -> None:
+        """End the running call at its next node; a call that starts later is not touched."""
+        self._run_options.terminate = True
+        self._is_interrupted = True
+
+    def close(self) -> None:
+        """Free the session."""
+        self._runner = None
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        """Use the engine for a while."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def warmed_up(self, started_ns: int) -> OnnxRuntimeEngine:
+        """Run the smallest and the largest batch, and note how long it took from ``started_ns`` until now."""
+        for size in sorted({1, self._info.max_batch}):
+            grey = np.full((size, self._height, self._width, 3), 127, np.uint8)
+            for _ in range(_WARM_UP_RUNS):
+                self.infer(grey)
+        self._info = replace(self._info, load_ms=(time.perf_counter_ns() - started_ns) / 1e6)
+        return self
+
+    def _padded(self, batch: Images) -> Images:
+        """Fill a batch up to the number of images that the model is fixed to."""
+        padded = np.zeros((self._fixed_batch or 1, self._height, self._width, 3), np.uint8)
+        padded[: len(batch)] = batch
+        return padded
+
+
+class DirectRunner:
+    """Hands numpy arrays over as they are: on the CPU nothing is copied."""
+
+    def __init__(self, session: Any, graph: ServingGraph) -> None:
+        self._session = session
+        self._input = graph.input_name
+        self._outputs = [graph.output_name]
+
+    def run(self, batch: Images, run_options: Any) -> Scores:
+        """Give a fresh array ``(N, classes)``."""
+        scores: Scores = self._session.run(self._outputs, {self._input: batch}, run_options)[0]
+        return scores
+
+
+class BoundRunner:
+    """Keeps one pair of buffers on the device for each batch size, at addresses that never change."""
+
+    def __init__(self, session: Any, graph: ServingGraph, *, memory: str, classes: int) -> None:
+        self._session = session
+        self._names = (graph.input_name, graph.output_name)
+        self._memory = memory
+        self._classes = classes
+        self._pairs: dict[int, tuple[Any, Any]] = {}
+
+    def run(self, batch: Images, run_options: Any) -> Scores:
+        """Copy the batch to the device, run, and give the scores as a fresh array on the host."""
+        pair = self._pairs.get(len(batch))
+        if pair is None:
+            pair = self._pairs[len(batch)] = self._bound(batch.shape)
+        images, binding = pair
+        images.update_inplace(np.ascontiguousarray(batch))
+        self._session.run_with_iobinding(binding, run_options)
+        return np.array(binding.copy_outputs_to_cpu()[0], np.float32)
+
+    def _bound(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        values = library().OrtValue
+        images = values.ortvalue_from_shape_and_type(list(shape), np.uint8, self._memory, 0)
+        scores = values.ortvalue_from_shape_and_type([shape[0], self._classes], np.float32, self._memory, 0)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._names[0], images)
+        binding.bind_ortvalue_output(self._names[1], scores)
+        return images, binding
+
+
+def open_onnxruntime(
+    package: ModelPackage, options: EngineOptions, *, engine: str, graph: ServingGraph
+) -> OnnxRuntimeEngine:
+    """Open ``graph`` on the provider that ``engine`` names and run its smallest and its largest batch.
+
+    Raises:
+        EngineUnavailable: the provider is not there or does not take the graph.
+        OptionsRejected: an option that the engine does not have.
+        InferenceFailed: the first run failed.
+    """
+    started_ns = time.perf_counter_ns()
+    provider = provider_of(engine)
+    threads = max(1, available_cores() // max(1, options.workers))
+    settings = session_settings(engine, provider, options.options, default_threads=threads)
+    opened = open_session(package, options, engine=engine, provider=provider, settings=settings, graph=graph)
+    placed = placement(opened.session)
+    if placed and provider not in placed:
+        raise EngineUnavailable(
+            f"{engine} was asked to run on {provider} and every node went to {', '.join(placed)}. "
+            "The provider does not support this model: choose another engine",
+            engine=engine,
+            provider=provider,
+        )
+    info = EngineInfo(
+        name=engine,
+        requested=options.engine,
+        precision=opened.precision,
+        requested_precision=options.precision,
+        device=opened.device,
+        max_batch=graph.max_batch or options.max_batch,
+        classes=package.signature.classes,
+        placement=placed,
+        versions=opened.versions,
+        degraded=_less_than_asked(engine, provider, placed, opened.precision, graph.precision),
+        gains_by_batches=provider not in ON_CPU,
+        details={**settings.details(provider), **form_details(engine, graph.precision)},
+    )
+    return OnnxRuntimeEngine(opened, info=info, graph=graph, package=package).warmed_up(started_ns)
+
+
+def _less_than_asked(
+    engine: str, provider: str, placed: Mapping[str, int], actual: Precision, wanted: Precision
+) -> str | None:
+    sentences = []
+    others = {name: count for name, count in placed.items() if name != provider}
+    if others:
+        parts = ", ".join(f"{count} on {name}" for name, count in sorted(others.items()))
+        sentences.append(f"{engine} runs {placed[provider]} nodes on {provider} and {parts}")
+    if actual != wanted:
+        sentences.append(f"{engine} computes the {wanted} graph in {actual} on this device, which gains nothing")
+    return "; ".join(sentences) or None

@@ -1,0 +1,157 @@
+"""Makes an ONNX Runtime session that runs where it was asked to run, or no session at all.
+
+ONNX Runtime falls back to the CPU without an exception in several ways; each is closed here and the result read back.
+This is the boundary to the library together with ``engines.backends.onnxruntime.engine``.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.backends.onnxruntime.options import SessionSettings
+from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed
+from engines.graph.ort_library import library, library_errors, one_line
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
+XNNPACK = "XnnpackExecutionProvider"
+ON_CPU = frozenset({CPU, OPENVINO, XNNPACK})
+"""Providers whose work the processor does; OpenVINO is asked for nothing else."""
+
+_FATAL = 4
+# CUDA errors after which nothing in the process works on the device any more.
+# Source: CUDA runtime API, cudaError: "the process must be terminated and relaunched".
+_STICKY = re.compile(r"CUDA(?:_ERROR)?\s*(?:failure|error)?\s*:?\s*(46|7[01]\d|999)\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPlan:
+    """All that one session is made from. ``fallbacks`` may take single nodes that ``provider`` does not.
+
+    ``is_exclusive`` makes a node on the CPU an error of the library; ``is_optimised`` says that ``model`` is already
+    what ONNX Runtime makes of the graph.
+    """
+
+    engine: str
+    provider: str
+    model: Path
+    settings: SessionSettings
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: Sequence[tuple[str, Mapping[str, str]]] = ()
+    is_exclusive: bool = False
+    is_optimised: bool = False
+
+
+def load_libraries(provider: str) -> None:
+    """Load what the provider is linked against, from the installed Python packages, before it is asked for.
+
+    Raises:
+        EngineUnavailable: TensorRT's package is absent or broken.
+    """
+    ort = library()
+    if provider == TENSORRT:
+        try:
+            import tensorrt  # noqa: F401 - importing it loads libnvinfer
+        except (ImportError, OSError, RuntimeError) as exc:
+            raise EngineUnavailable(
+                f"{provider} needs TensorRT's libraries, which do not load: {exc}. Install TensorRT for this device",
+                provider=provider,
+            ) from exc
+    if provider in (TENSORRT, CUDA) and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+
+
+def session_options(settings: SessionSettings) -> Any:
+    """The options that every session gets: all optimisations, explicit threads, no log, placement recorded."""
+    ort = library()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.allow_spinning else "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def create_session(plan: SessionPlan) -> Any:
+    """Create the session and prove that the wanted provider leads it.
+
+    Raises:
+        EngineUnavailable: the library refuses, or another provider took the model.
+    """
+    ort = library()
+    _require_compiled_in(plan)
+    options = session_options(plan.settings)
+    if plan.is_optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if plan.is_exclusive:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    providers = [
+        (plan.provider, dict(plan.provider_options)),
+        *((name, dict(given)) for name, given in plan.fallbacks),
+    ]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            session = ort.InferenceSession(str(plan.model), options, providers=providers, enable_fallback=0)
+    except library_errors() as exc:
+        raise EngineUnavailable(
+            f"{plan.engine} cannot load {plan.model.name} on {plan.provider}: {one_line(exc)}. See: agent doctor",
+            engine=plan.engine,
+            provider=plan.provider,
+        ) from exc
+    session.disable_fallback()
+    actual = session.get_providers()
+    if not actual or actual[0] != plan.provider:
+        raise EngineUnavailable(
+            f"{plan.engine} was asked to run on {plan.provider} and ONNX Runtime took {', '.join(actual) or 'none'}. "
+            "Install what the provider needs (agent doctor names it) or choose another engine",
+            engine=plan.engine,
+            provider=plan.provider,
+            actual=",".join(actual),
+        )
+    return session
+
+
+def placement(session: Any) -> Mapping[str, int]:
+    """Count the nodes of the optimised graph by execution provider; empty where the library is too old to say."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    return counts
+
+
+def failure_from(engine: str, count: int, error: BaseException) -> EngineError:
+    """Translate what a run raised."""
+    text = one_line(error)
+    if _STICKY.search(text) or type(error).__name__ == "DeviceReset":
+        return EngineLost(
+            f"{engine} lost its device on a batch of {count}: {text}. Nothing on it works until the program restarts",
+            engine=engine,
+            images=count,
+        )
+    return InferenceFailed(
+        f"{engine} failed on a batch of {count}: {text}. Three in a row reload the engine", engine=engine, images=count
+    )
+
+
+def _require_compiled_in(plan: SessionPlan) -> None:
+    ort = library()
+    compiled_in = ort.get_available_providers()
+    if plan.provider not in compiled_in:
+        raise EngineUnavailable(
+            f"{plan.engine} needs {plan.provider}, this ONNX Runtime {ort.__version__} has {', '.join(compiled_in)}. "
+            "Install the build of ONNX Runtime that has it, see: agent doctor",
+            engine=plan.engine,
+            provider=plan.provider,
+        )

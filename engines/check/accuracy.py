@@ -1,0 +1,112 @@
+"""Compares an engine's answers with those of ONNX Runtime's CPU provider in fp32, and writes down the result."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.base import Engine, Images, Scores
+from engines.check.certificate import Certificate, Disagreement
+from engines.graph.image_set import Pictures
+from engines.graph.int8_forms import DETAIL
+from engines.graph.precision import BARS
+from engines.package.load import ModelPackage
+
+_LISTED = 5
+# Below this spread between pictures a probability is taken as constant: fp16 resolves 5e-4 near 1.
+_CONSTANT = 1e-7
+
+# Two classes that the reference itself holds for equally likely, to a part of the leading one's probability: rounding
+# alone decides which one leads.
+_TIE_RATIO = 0.005
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+def compare(
+    package: ModelPackage,
+    engine: Engine,
+    reference: Engine,
+    pictures: Pictures,
+    *,
+    kept_layers: tuple[str, ...] = (),
+) -> Certificate:
+    """Run both engines on ``pictures`` and compare, row by row.
+
+    Raises:
+        InferenceFailed: an engine failed or gave no number at all.
+    """
+    expected = scores_of(reference, pictures.batch)
+    actual = scores_of(engine, pictures.batch)
+    return certificate_from(
+        package, engine, expected, actual, pictures, reference=reference.info.name, kept_layers=kept_layers
+    )
+
+
+def certificate_from(
+    package: ModelPackage,
+    engine: Engine,
+    expected: Scores,
+    actual: Scores,
+    pictures: Pictures,
+    *,
+    reference: str,
+    kept_layers: tuple[str, ...] = (),
+) -> Certificate:
+    """Write the certificate of two sets of scores, each ``(K, classes)``."""
+    is_finite: Flags = np.asarray(np.isfinite(actual).all(axis=1))
+    wanted, given = expected.astype(np.float64), np.nan_to_num(actual.astype(np.float64))
+    difference = np.abs(wanted - given)
+    rows = np.arange(len(wanted))
+    leading: Floats = wanted.max(axis=1)
+    is_same = (leading - wanted[rows, given.argmax(axis=1)] <= _TIE_RATIO * leading) & is_finite
+    order = np.argsort(-(difference.max(axis=1) + ~is_same))[:_LISTED]
+    return Certificate(
+        model=f"{package.name}-{package.version}",
+        model_sha256=package.sha256,
+        engine=engine.info.name,
+        precision=engine.info.precision,
+        requested_precision=engine.info.requested_precision,
+        reference=f"{reference} fp32",
+        versions=dict(engine.info.versions),
+        source=pictures.source,
+        images=len(actual),
+        agreement=float(is_same.mean()),
+        bar=BARS[engine.info.requested_precision],
+        flips=int((~is_same).sum()),
+        max_abs_difference=float(difference.max()),
+        mean_abs_difference=float(difference.mean()),
+        cosine=float(_cosine(wanted, given).min()),
+        non_finite=int((~is_finite).sum()),
+        is_degenerate=_is_constant(given) and not _is_constant(wanted),
+        worst=tuple(
+            Disagreement(
+                image=pictures.names[row],
+                reference=package.labels[int(wanted[row].argmax())],
+                engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
+                difference=float(difference[row].max()),
+            )
+            for row in order
+            if difference[row].max() > 0
+        ),
+        kept_layers=kept_layers,
+        int8_form=form if isinstance(form := engine.info.details.get(DETAIL), str) else None,
+    )
+
+
+def scores_of(engine: Engine, batch: Images) -> Scores:
+    """Run ``batch`` of any length through an engine in calls that it takes; ``(K, classes)``."""
+    step = engine.info.max_batch
+    parts = [engine.infer(batch[start : start + step]) for start in range(0, len(batch), step)]
+    return np.concatenate(parts)
+
+
+def _cosine(one: Floats, other: Floats) -> Floats:
+    lengths: Floats = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    products: Floats = (one * other).sum(axis=1)
+    return np.where(lengths > 0, products / np.maximum(lengths, np.finfo(np.float64).tiny), 0.0)
+
+
+def _is_constant(scores: Floats) -> bool:
+    return len(scores) > 1 and float(scores.std(axis=0).max()) < _CONSTANT

@@ -1,0 +1,128 @@
+"""Proves a model package: it loads, its scores are probabilities, it gives its known answers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from engines.backends.load import open_backend
+from engines.base import Engine, EngineOptions, Images
+from engines.check.golden import GoldenReport, run_golden
+from engines.graph.batch_dimension import run_serving_model, trial_pictures
+from engines.graph.preprocessing import OUTPUT_NAME
+from engines.graph.resize import Resizer
+from engines.graph.serving import build_serving_model, max_batch_of
+from engines.package.activation import RawScores, judge_activation, last_operator, raw_scores
+from engines.package.images import read_image
+from engines.package.load import ModelPackage
+from engines.package.model_file import opset_of
+from engines.package.specs import ModelFormat, OutputSpec
+from engines.sandbox.load import rehearse
+
+REFERENCE_ENGINES: dict[ModelFormat, str] = {"onnx": "ort-cpu", "pt2": "torch"}
+_TRIAL_PICTURES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelProof:
+    """What was found out about a package.
+
+    ``max_batch`` is None where the batch dimension is dynamic, ``opset`` where the model is not ONNX.
+    """
+
+    package: ModelPackage
+    max_batch: int | None
+    opset: int | None
+    raw: RawScores
+    golden: GoldenReport
+    warnings: tuple[str, ...]
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether every golden picture gave its known answer."""
+        return not self.golden.wrong
+
+
+def prove_package(package: ModelPackage) -> ModelProof:
+    """Build the serving graph of ``package`` and run it on ONNX Runtime's CPU provider; a .pt2 model on torch.
+
+    All of that is done in a limited child first, so that a model that ends it does not end this process.
+
+    Raises:
+        RehearsalFailed: the model has ended that child, or outgrown it.
+        ModelRejected: the model cannot be served, or its scores would not be probabilities.
+        EngineUnavailable: ONNX Runtime, or torch, is not there.
+        ImageRejected: a golden or calibration picture cannot be read.
+    """
+    for path in package.calibration:
+        read_image(path)
+    raw, _ = measure_raw_scores(package)
+    model = build_serving_model(package) if package.format == "onnx" else None
+    warning = judge_activation(
+        raw, package.output.activation, name=package.model_path.name, classes=package.signature.classes
+    )
+    warnings = [warning] if warning else []
+    if not package.golden:
+        warnings.append("there are no golden pictures: wrong preprocessing would not be noticed")
+    expected = f"{package.name}-{package.version}"
+    if package.directory.name != expected:
+        warnings.append(f"the directory is named {package.directory.name}, by the manifest it would be {expected}")
+    with _reference_engine(package) as engine:
+        golden = run_golden(package, engine)
+    return ModelProof(
+        package=package,
+        max_batch=max_batch_of(model) if model else package.signature.batch,
+        opset=opset_of(model) if model else None,
+        raw=raw,
+        golden=golden,
+        warnings=tuple(warnings),
+    )
+
+
+def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
+    """What the model gives before any added activation, and the operator at its end.
+
+    Raises:
+        RehearsalFailed: the model has ended, or outgrown, the child that it was opened in first.
+        ModelRejected: the model cannot be run.
+        EngineUnavailable: ONNX Runtime, or torch, is not there.
+    """
+    pictures = _pictures(package)
+    package = replace(package, output=OutputSpec(activation="none"))
+    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+        name = REFERENCE_ENGINES[package.format]
+        rehearse(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
+    if package.format != "onnx":
+        with _reference_engine(package) as engine:
+            return raw_scores(np.concatenate([engine.infer(picture[None]) for picture in pictures])), ""
+    bare = build_serving_model(package)
+    return raw_scores(run_serving_model(bare, pictures)), last_operator(bare, OUTPUT_NAME)
+
+
+@contextmanager
+def _reference_engine(package: ModelPackage) -> Iterator[Engine]:
+    """Open the reference engine in this process; the sandboxed load has run before.
+
+    The backend is opened without the checks of ``open_engine``: there a wrong golden image ends the load, here all of
+    them are run and reported.
+    """
+    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+        name = REFERENCE_ENGINES[package.format]
+        options = EngineOptions(engine=name, cache_dir=Path(cache), strict=True, first_opening=None)
+        engine, _ = open_backend(package, options, name)
+        with engine:
+            yield engine
+
+
+def _pictures(package: ModelPackage) -> Images:
+    """Noise and the golden pictures, at the model's size."""
+    resizer = Resizer(package.input)
+    golden = np.empty((len(package.golden), package.input.height, package.input.width, 3), np.uint8)
+    for place, item in enumerate(package.golden):
+        resizer.fill(read_image(item.path), golden[place])
+    return np.concatenate([trial_pictures(package, _TRIAL_PICTURES), golden])

@@ -1,0 +1,83 @@
+"""Proves an engine against the reference: once per model, engine, precision and versions, then from the cache."""
+
+from __future__ import annotations
+
+from engines.backends.onnxruntime.engine import open_onnxruntime
+from engines.base import Engine, EngineOptions
+from engines.check.accuracy import compare
+from engines.check.certificate import Certificate, certificate_record
+from engines.errors import EngineUnavailable
+from engines.graph.image_set import Pictures, pictures_of
+from engines.graph.int8_forms import DETAIL
+from engines.graph.serving import serving_graph
+from engines.package.images import image_hashes
+from engines.package.load import ModelPackage
+from engines.sandbox.load import REFERENCE, reference_options, rehearse
+from engines.store.files import cache_errors
+
+
+def certify(
+    package: ModelPackage, engine: Engine, options: EngineOptions, *, kept_layers: tuple[str, ...] = ()
+) -> Certificate:
+    """Give the certificate of an engine on the package's own pictures, made where the cache has none.
+
+    Raises:
+        InferenceFailed: the engine or the reference failed on a picture.
+    """
+    record = certificate_record(options.cache_dir, _key(package, engine, options, kept_layers))
+    known = record.load()
+    if known is not None:
+        return known
+    certificate = compare_with_reference(package, engine, options, pictures_of(package), kept_layers=kept_layers)
+    with cache_errors(options.cache_dir):
+        record.save(certificate)
+    return certificate
+
+
+def compare_with_reference(
+    package: ModelPackage,
+    engine: Engine,
+    options: EngineOptions,
+    pictures: Pictures,
+    *,
+    kept_layers: tuple[str, ...] = (),
+) -> Certificate:
+    """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``pictures``.
+
+    Raises:
+        RehearsalFailed: the model is too much for the reference.
+        EngineUnavailable: the package has no ONNX model, which the reference needs.
+    """
+    if package.format != "onnx":
+        raise EngineUnavailable(
+            f"the reference {REFERENCE} needs an ONNX model, the package {package.name}-{package.version} holds "
+            f"{package.model_path.name}. Its known answers are checked by: agent model check",
+            engine=REFERENCE,
+        )
+    own = rehearse(package, reference_options(options), REFERENCE).options
+    graph = serving_graph(package, cache_dir=own.cache_dir)
+    with open_onnxruntime(package, own, engine=REFERENCE, graph=graph) as reference:
+        return compare(package, engine, reference, pictures, kept_layers=kept_layers)
+
+
+def _key(
+    package: ModelPackage, engine: Engine, options: EngineOptions, kept_layers: tuple[str, ...]
+) -> dict[str, object]:
+    info = engine.info
+    return {
+        "certificate": 1,
+        "model": package.sha256,
+        "input": repr(package.input),
+        "output": repr(package.output),
+        "engine": info.name,
+        "precision": info.precision,
+        "device": info.device,
+        "versions": dict(sorted(info.versions.items())),
+        "options": {name: str(value) for name, value in sorted(options.options.items())},
+        "placement": dict(sorted(info.placement.items())),
+        # A plan that is built anew may choose other tactics, and must be proven anew.
+        "plan": info.details.get("plan_sha256"),
+        "kept_layers": kept_layers,
+        **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),
+        "pictures": image_hashes(package.pictures(first="golden")),
+    }

@@ -1,0 +1,149 @@
+"""Finds the few layers that must stay in fp32 for an int8 graph to keep the model's answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from engines.base import Images, Scores
+from engines.errors import PrecisionRejected
+from engines.graph.int8 import Int8Converter
+from engines.graph.ort_library import library, library_errors, one_line
+
+_RANKED_PICTURES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Result:
+    """A quantised graph that reaches the bar, with the layers left in fp32 (sensitive ones first)."""
+
+    model: onnx.ModelProto
+    kept_layers: tuple[str, ...]
+    layers: int
+    agreement: float
+
+
+def quantise_to_bar(
+    converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, bar: float
+) -> Int8Result:
+    """Quantise all layers, and where the answers suffer as few less as needed.
+
+    Layers are ranked by the error that each adds on a few pictures. The number of layers kept in fp32 is doubled until
+    the top-1 agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
+
+    Raises:
+        PrecisionRejected: half of the layers in fp32 is not enough.
+    """
+
+    def scores_of(model: onnx.ModelProto) -> Scores:
+        scores: Scores = _run(model, batch, input_name=input_name, outputs=[output_name], step=step)[0]
+        return scores
+
+    expected = scores_of(converter.model)
+
+    def attempt(keep: Sequence[str]) -> tuple[onnx.ModelProto, float]:
+        model = converter.convert(keep=keep)
+        actual = scores_of(model)
+        same = (actual.argmax(axis=1) == expected.argmax(axis=1)) & np.isfinite(actual).all(axis=1)
+        return model, float(same.mean())
+
+    layers = converter.layers()
+    model, agreement = attempt(())
+    if agreement >= bar:
+        return Int8Result(model, (), len(layers), agreement)
+    ranked = _by_added_error(converter, model, batch, input_name=input_name, step=step)
+    return _smallest(ranked, attempt, bar=bar, without=agreement)
+
+
+def _smallest(
+    ranked: Sequence[str],
+    attempt: Callable[[Sequence[str]], tuple[onnx.ModelProto, float]],
+    *,
+    bar: float,
+    without: float,
+) -> Int8Result:
+    limit = max(1, len(ranked) // 2)
+    too_few, count = 0, 1
+    best: Int8Result | None = None
+    while best is None:
+        model, agreement = attempt(ranked[:count])
+        if agreement >= bar:
+            best = Int8Result(model, tuple(ranked[:count]), len(ranked), agreement)
+        elif count == limit:
+            raise PrecisionRejected(
+                f"int8 reaches a top-1 agreement of {without:.3f} with fp32, and {agreement:.3f} with {count} of "
+                f"{len(ranked)} layers left in fp32; the bar is {bar:.2f}. Use fp16, or give more and more typical "
+                "calibration pictures",
+                precision="int8",
+                agreement=agreement,
+                bar=bar,
+                kept_layers=",".join(ranked[:count]),
+            )
+        else:
+            too_few, count = count, min(limit, count * 2)
+    while len(best.kept_layers) - too_few > 1:
+        middle = (len(best.kept_layers) + too_few) // 2
+        model, agreement = attempt(ranked[:middle])
+        if agreement >= bar:
+            best = Int8Result(model, tuple(ranked[:middle]), len(ranked), agreement)
+        else:
+            too_few = middle
+    return best
+
+
+def _by_added_error(
+    converter: Int8Converter, model: onnx.ModelProto, batch: Images, *, input_name: str, step: int
+) -> list[str]:
+    """Order the layers by how much relative error each adds to that of the layer before it, worst first."""
+    names = converter.layers()
+    few = batch[: max(step, min(len(batch), _RANKED_PICTURES) // step * step)]
+    exact, rough = (
+        _run(_exposing(one, outputs), few, input_name=input_name, outputs=outputs, step=step)
+        for one, outputs in ((one, _outputs_of(one, names)) for one in (converter.model, model))
+    )
+    added: dict[str, float] = {}
+    before = 0.0
+    for name, one, other in zip(names, exact, rough, strict=True):
+        length = float(np.linalg.norm(one))
+        error = float(np.linalg.norm(one - other)) / length if length else 0.0
+        error = error if math.isfinite(error) else math.inf
+        added[name], before = error - before, error
+    return sorted(names, key=lambda name: -added[name])
+
+
+def _outputs_of(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """The tensors that the nodes ``names`` make: a layer whose Relu was taken out bears the name of the Relu's."""
+    made = {node.name: node.output[0] for node in model.graph.node}
+    return [made[name] for name in names]
+
+
+def _exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name not in present
+    )
+    return copy
+
+
+def _run(model: onnx.ModelProto, batch: Images, *, input_name: str, outputs: Sequence[str], step: int) -> list[Any]:
+    """Run a model in memory on the CPU; each output is joined over the whole batch."""
+    ort = library()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    usable = len(batch) // step * step
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        parts = [session.run(list(outputs), {input_name: batch[i : i + step]}) for i in range(0, usable, step)]
+    except library_errors() as exc:
+        raise PrecisionRejected(
+            f"the quantised model does not run: {one_line(exc)}. Use precision fp16 or fp32", precision="int8"
+        ) from exc
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -1,0 +1,172 @@
+"""The serving graph in the wanted precision, from the cache or made from the fp32 one.
+
+Precision lives in the graph: fp32 and fp16 are one file for every engine, int8 is one for each form that engines take.
+What is cached is named by the hashes of all that it was made from, and checked against its own hash before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from engines.base import Precision
+from engines.errors import PrecisionRejected
+from engines.graph.fp16 import half_model
+from engines.graph.image_set import pictures_from
+from engines.graph.int8 import Int8Converter
+from engines.graph.int8_forms import Int8Form, int8_form
+from engines.graph.int8_search import quantise_to_bar
+from engines.graph.ort_library import library
+from engines.graph.serving import ServingGraph, serving_graph
+from engines.package.images import image_hashes
+from engines.package.load import ModelPackage
+from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
+from engines.store.records import JsonRecord
+
+BARS: Mapping[Precision, float] = {"fp32": 0.99, "fp16": 0.99, "int8": 0.97}
+"""Top-1 agreement that a precision must reach at least."""
+
+# Raised whenever a converter gives another graph for the same input.
+_CONVERTER = 2
+# MinMax calibration changes little beyond this many pictures, and each costs a run of the model with all its tensors.
+_MOST_CALIBRATION = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PreciseGraph:
+    """A serving graph and, for int8, the layers that were left in fp32 for the answers' sake."""
+
+    graph: ServingGraph
+    kept_layers: tuple[str, ...] = ()
+
+
+def precise_graph(
+    package: ModelPackage, *, cache_dir: Path, precision: Precision, engine: str = "tensorrt"
+) -> PreciseGraph:
+    """Give the serving graph of ``package`` in ``precision``; for int8 in the form that ``engine`` takes.
+
+    Without an engine it is the symmetric form, which all can run and which is slow on a CPU.
+
+    Raises:
+        ModelRejected: the model cannot be served at all.
+        PrecisionRejected: int8 without calibration pictures, or answers that int8 does not keep.
+    """
+    base = serving_graph(package, cache_dir=cache_dir)
+    if precision == "fp32":
+        return PreciseGraph(base)
+    form = int8_form(engine) if precision == "int8" else None
+    sources = _sources(package, base, precision)
+    inputs = {**sources, "form": form.facts()} if form else sources
+    stem = f"{package.name}-{package.version}-{precision}"
+    path = cache_dir / "precision" / f"{stem}-{content_address(inputs)}.onnx"
+    record: JsonRecord[tuple[str, ...]] = JsonRecord(
+        path.with_suffix(".json"), encode=list, decode=lambda names: tuple(map(str, names)), facts=inputs
+    )
+    kept = record.load()
+    with cache_errors(cache_dir):
+        content = read_with_checksum(path)
+    if kept is None or content is None:
+        ranges = _Ranges(path.with_name(f"{stem}-ranges-{content_address(sources)}.json"))
+        model, kept = _int8(package, base, form, ranges) if form else _half(base)
+        content = model.SerializeToString()
+        with cache_errors(cache_dir):
+            record.save(kept)
+            write_with_checksum(path, content)
+    graph = ServingGraph(
+        path=path,
+        sha256=content_hash(content),
+        precision=precision,
+        max_batch=base.max_batch,
+        input_name=base.input_name,
+        output_name=base.output_name,
+    )
+    return PreciseGraph(graph, kept)
+
+
+def conversion(package: ModelPackage, precision: Precision, engines: Iterable[str]) -> dict[str, object]:
+    """What the graphs that ``engines`` are given depend on beside the fp32 one: converter, forms, pictures."""
+    if precision == "fp32":
+        return {}
+    facts: dict[str, object] = {"converter": _CONVERTER, "onnx": onnx.__version__}
+    if precision == "int8":
+        facts["forms"] = {engine: int8_form(engine).label for engine in engines}
+        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
+    return facts
+
+
+def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:
+    """What a graph is made from, and the ranges that all int8 forms of it share."""
+    if precision == "int8" and not package.calibration:
+        raise PrecisionRejected(
+            f"int8 was asked for and the package {package.directory.name} has no calibration pictures. Put 50 or more "
+            "typical pictures into its calibration folder and name it in model.yaml, or use fp16",
+            precision=precision,
+            package=package.directory.name,
+        )
+    sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
+    if precision == "int8":
+        sources["pictures"] = image_hashes(package.pictures(first="calibration"))
+        sources["input"] = repr(package.input)
+        sources["onnxruntime"] = str(library().__version__)
+    return sources
+
+
+def _half(base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    try:
+        return half_model(onnx.load(base.path)), ()
+    except (onnx.shape_inference.InferenceError, ValueError, TypeError) as exc:
+        raise PrecisionRejected(
+            f"the model cannot be converted to fp16: {exc}. Use precision fp32", precision="fp16"
+        ) from exc
+
+
+class _Ranges:
+    """The tensors' ranges over the calibration pictures, on disk with their own hash: one reading for all forms."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> bytes | None:
+        try:
+            return read_with_checksum(self._path)
+        except OSError:
+            return None
+
+    def save(self, content: bytes | None) -> None:
+        if content is not None:
+            with cache_errors(self._path.parent):
+                write_with_checksum(self._path, content)
+
+
+def _int8(
+    package: ModelPackage, base: ServingGraph, form: Int8Form, ranges: _Ranges
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    step = base.max_batch or 1
+    # Calibration pictures first, so that each is read once: they calibrate, and all together are judged.
+    paths = list(dict.fromkeys(package.pictures(first="calibration")))
+    pictures = pictures_from(package, paths).batch
+    calibration = pictures[: min(len(package.calibration), _MOST_CALIBRATION)]
+    if len(calibration) < step:
+        raise PrecisionRejected(
+            f"int8 needs at least {step} calibration pictures for this model's fixed batch, the package has "
+            f"{len(calibration)}. Add pictures to its calibration folder",
+            precision="int8",
+        )
+    known = ranges.load()
+    converter = Int8Converter(
+        base.path, form=form, input_name=base.input_name, batch=calibration, step=step, ranges=known
+    )
+    result = quantise_to_bar(
+        converter,
+        pictures,
+        input_name=base.input_name,
+        output_name=base.output_name,
+        step=step,
+        bar=BARS["int8"],
+    )
+    if known is None:
+        ranges.save(converter.ranges)
+    return result.model, result.kept_layers

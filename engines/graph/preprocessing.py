@@ -1,0 +1,122 @@
+"""The nodes in front of and behind a model: from uint8 BGR pictures to its input, from its output to probabilities.
+
+Only operators that mean the same from opset 7 on. The cast comes first, because TensorRT takes uint8 only into a cast;
+the arithmetic is done per plane (NCHW), which ONNX Runtime's CPU provider does in 0.1 ms for 224x224 where the same in
+NHWC takes 1.2 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from engines.package.specs import Activation, InputSpec, ModelSignature
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "scores"
+PREFIX = "serving/"
+"""What the names of all added nodes and tensors begin with, but for the input's and the output's."""
+
+# OpenCV's own weights for 8 bits, B G R. Fractions of 2**15, so that float32 and even TF32 sums are exact.
+# Source: opencv/modules/imgproc/src/color.hpp (B2Y, G2Y, R2Y with gray_shift 15).
+GRAY_BGR = (3735 / 32768, 19235 / 32768, 9798 / 32768)
+
+_ELEMENT = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
+_AXES_AS_INPUT = 13  # from this opset on ReduceSum takes its axes as an input
+_MATRIX_RANK = 2
+
+
+class Chain:
+    """Nodes in a row: each takes the output of the one before."""
+
+    def __init__(self, value: str, *, opset: int) -> None:
+        self.value = value
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def add(self, op: str, *constants: npt.NDArray[np.generic], label: str, **attributes: Any) -> None:
+        """Append a node; ``constants`` become its further inputs."""
+        inputs = [self.value]
+        for place, constant in enumerate(constants):
+            inputs.append(f"{PREFIX}{label}.{place}")
+            self.initializers.append(numpy_helper.from_array(constant, inputs[-1]))
+        self.value = PREFIX + label
+        self.nodes.append(helper.make_node(op, inputs, [self.value], name=self.value, **attributes))
+
+    def end(self, name: str) -> None:
+        """Give the last value the name ``name``."""
+        if self.nodes:
+            self.nodes[-1].output[0] = name
+        else:
+            self.nodes.append(helper.make_node("Identity", [self.value], [name], name=PREFIX + "identity"))
+        self.value = name
+
+
+def input_chain(spec: InputSpec, signature: ModelSignature, target: str, *, opset: int) -> Chain:
+    """From ``images``, uint8 ``(N, H, W, 3)`` BGR, to the model's input, which is named ``target``."""
+    chain = Chain(INPUT_NAME, opset=opset)
+    is_float_needed = signature.dtype != "uint8" or spec.color == "gray"
+    if is_float_needed:
+        chain.add("Cast", label="cast", to=TensorProto.FLOAT)
+    chain.add("Transpose", label="planes", perm=[0, 3, 1, 2])
+    if spec.color == "rgb":
+        chain.add("Gather", np.array([2, 1, 0], np.int64), label="color", axis=1)
+    elif spec.color == "gray":
+        _add_gray(chain)
+    if signature.dtype != "uint8":
+        _add_normalisation(chain, spec)
+    if signature.layout == "NHWC":
+        chain.add("Transpose", label="layout", perm=[0, 2, 3, 1])
+    if is_float_needed and signature.dtype != "float32":
+        chain.add("Cast", label="dtype", to=_ELEMENT[signature.dtype])
+    chain.end(target)
+    return chain
+
+
+def output_chain(value: str, rank: int, activation: Activation, *, opset: int, is_float32: bool) -> Chain:
+    """From the model's output to ``scores``, float32 ``(N, classes)`` probabilities."""
+    chain = Chain(value, opset=opset)
+    if not is_float32:
+        chain.add("Cast", label="float32", to=TensorProto.FLOAT)
+    if rank < _MATRIX_RANK:
+        chain.add("Reshape", np.array([1, -1], np.int64), label="batch")
+    elif rank > _MATRIX_RANK:
+        chain.add("Flatten", label="flatten", axis=1)
+    if activation == "softmax":
+        chain.add("Softmax", label="softmax", axis=1)
+    elif activation == "sigmoid":
+        chain.add("Sigmoid", label="sigmoid")
+    chain.end(OUTPUT_NAME)
+    return chain
+
+
+def _add_gray(chain: Chain) -> None:
+    """Gray as an 8-bit gray picture has it: weighted and rounded to whole numbers."""
+    chain.add("Mul", np.array(GRAY_BGR, np.float32).reshape(3, 1, 1), label="weights")
+    if chain.opset >= _AXES_AS_INPUT:
+        chain.add("ReduceSum", np.array([1], np.int64), label="gray", keepdims=1)
+    else:
+        chain.add("ReduceSum", label="gray", axes=[1], keepdims=1)
+    chain.add("Add", np.array(0.5, np.float32), label="half")
+    chain.add("Floor", label="round")
+
+
+def _add_normalisation(chain: Chain, spec: InputSpec) -> None:
+    """``(v * scale - mean) / std`` as one product and one sum."""
+    std = np.asarray(spec.std, np.float64)
+    factor = _plane_constant(spec.scale / std)
+    shift = _plane_constant(-np.asarray(spec.mean, np.float64) / std)
+    if np.any(factor != 1):
+        chain.add("Mul", factor, label="factor")
+    if np.any(shift != 0):
+        chain.add("Add", shift, label="shift")
+
+
+def _plane_constant(values: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    return np.asarray(values, np.float32).reshape(-1, 1, 1)

@@ -1,0 +1,190 @@
+"""Frames to the model's size, written straight into a batch.
+
+All that the host does for a frame; colour order, scaling and layout are inside the serving graph.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from engines.base import Images
+from engines.package.specs import InputSpec, Interpolation
+
+_CV_INTERPOLATION: dict[Interpolation, int] = {
+    "linear": cv2.INTER_LINEAR,
+    "area": cv2.INTER_AREA,
+    "nearest": cv2.INTER_NEAREST,
+}
+
+_MAX_PROVED_PIXELS = 9_000_000
+"""Frames above this (4K) are not worth the memory of a proof."""
+
+_KEPT_SIZES = 16
+_MAX_ASPECT = 64
+"""Frames longer than this are cut to their centre first: scaled by their shorter side they would fill the memory."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What to do with frames of one size: scale the part ``source`` of it into ``scratch``, take ``window`` of that.
+
+    Without a scratch picture the part is scaled into ``window`` of the output itself.
+    """
+
+    source: tuple[slice, slice]
+    window: tuple[slice, slice]
+    scratch: Images | None = None
+    is_proved: bool = True
+
+
+class Resizer:
+    """Brings frames of any size to the size of ``spec``. One thread at a time: it keeps a scratch picture per size.
+
+    ``stretch`` ignores the aspect ratio. ``shorter_side`` scales the shorter side to ``resize_to`` (the other one
+    rounded down) and crops the centre, as torchvision's Resize and CenterCrop do. ``letterbox`` fits the whole
+    picture in and leaves black on the two other sides.
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._spec = spec
+        self._shape = (spec.height, spec.width, 3)
+        self._interpolation = _CV_INTERPOLATION[spec.interpolation]
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._has_bars = spec.resize == "letterbox"
+
+    def fill(self, image: Images, out: Images) -> None:
+        """Write ``image``, ``(H, W, 3)`` uint8 BGR of any size, into ``out``, ``(height, width, 3)`` uint8.
+
+        ``out`` is a row of the caller's batch and wholly overwritten; ``image`` is only read and not kept.
+
+        Raises:
+            ValueError: wrong shape or dtype of either: a mistake of the program.
+        """
+        if out.shape != self._shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.shape} {out.dtype}, {self._shape} uint8 C-contiguous was expected")
+        if image.dtype != np.uint8:
+            raise ValueError(f"image is {image.dtype}, uint8 was expected")
+        plan = self._plans.get(image.shape)
+        if plan is None or not plan.is_proved:
+            plan = self._planned(image.shape, plan)
+        if plan.scratch is not None:
+            self._scale(image[plan.source], plan.scratch)
+            np.copyto(out, plan.scratch[plan.window])
+            return
+        if self._has_bars:
+            out.fill(0)
+        self._scale(image[plan.source], out[plan.window])
+
+    def _scale(self, image: Images, out: Images) -> None:
+        height, width = out.shape[:2]
+        if image.shape == out.shape:
+            np.copyto(out, image)
+        else:
+            cv2.resize(image, (width, height), dst=out, interpolation=self._interpolation)
+
+    def _planned(self, shape: tuple[int, ...], known: _Plan | None) -> _Plan:
+        """The plan for frames of ``shape``; from the second such frame on the cheapest one that is exact."""
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise ValueError(f"image is {shape}, (H, W, 3) was expected")
+        height, width = shape[:2]
+        spec = self._spec
+        if known is not None:
+            plan = self._cheapest_crop(height, width, known)
+        elif spec.resize == "shorter_side":
+            plan = self._crops(height, width)[-1]
+        elif spec.resize == "letterbox":
+            scaled_h, scaled_w = letterbox_size(height, width, spec.height, spec.width)
+            top, left = (spec.height - scaled_h) // 2, (spec.width - scaled_w) // 2
+            plan = _Plan((slice(None), slice(None)), (slice(top, top + scaled_h), slice(left, left + scaled_w)))
+        else:
+            plan = _Plan((slice(None), slice(None)), (slice(None), slice(None)))
+        if len(self._plans) >= _KEPT_SIZES:
+            self._plans.clear()
+        self._plans[shape] = plan
+        return plan
+
+    def _crops(self, height: int, width: int) -> list[_Plan]:
+        """Ways to scale and crop, the plain one (scale the whole frame, then crop) last."""
+        spec = self._spec
+        above, aside = _beyond(height, width), _beyond(width, height)
+        height, width = height - 2 * above, width - 2 * aside
+        scaled_h, scaled_w = shorter_side_size(height, width, spec.resize_to or max(spec.width, spec.height))
+        top, left = centre_crop(scaled_h, spec.height), centre_crop(scaled_w, spec.width)
+        plans: list[_Plan] = []
+        for rows, part_h, row in _aligned_parts(height, scaled_h, top, spec.height, skipped=above):
+            for columns, part_w, column in _aligned_parts(width, scaled_w, left, spec.width, skipped=aside):
+                if (part_h, part_w) == (spec.height, spec.width):
+                    plans.append(_Plan((rows, columns), (slice(None), slice(None))))
+                else:
+                    plans.append(
+                        _Plan((rows, columns), (row, column), np.empty((part_h, part_w, 3), np.uint8), is_proved=False)
+                    )
+        return plans
+
+    def _cheapest_crop(self, height: int, width: int, plain: _Plan) -> _Plan:
+        """Scale no more than the crop needs, where that gives the same pixels to the last bit.
+
+        Interpolation of a part is that of the whole where the part begins at a whole pixel of both sides. Libraries
+        differ in how they round, so it is tried on noise, which every coefficient takes part in.
+        """
+        shape = (height, width, 3)
+        if height * width > _MAX_PROVED_PIXELS:
+            return replace(plain, is_proved=True)
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        expected, got = np.empty((2, *self._shape), np.uint8)
+        self._plans[shape] = replace(plain, is_proved=True)
+        self.fill(noise, expected)
+        for plan in sorted(self._crops(height, width), key=_scaled_values):
+            self._plans[shape] = proved = replace(plan, is_proved=True)
+            self.fill(noise, got)
+            if np.array_equal(expected, got):
+                return proved
+        return replace(plain, is_proved=True)
+
+
+def _scaled_values(plan: _Plan) -> int:
+    return 0 if plan.scratch is None else plan.scratch.size
+
+
+def shorter_side_size(height: int, width: int, resize_to: int) -> tuple[int, int]:
+    """Height and width once the shorter side is ``resize_to``. Source: torchvision.transforms.Resize."""
+    if height <= width:
+        return resize_to, int(resize_to * width / height)
+    return int(resize_to * height / width), resize_to
+
+
+def centre_crop(length: int, crop: int) -> int:
+    """Where a centred crop begins. Source: torchvision.transforms.functional.center_crop."""
+    return round((length - crop) / 2.0)
+
+
+def letterbox_size(height: int, width: int, into_height: int, into_width: int) -> tuple[int, int]:
+    """The largest size of the same aspect ratio, at least one pixel, that fits."""
+    ratio = min(into_height / height, into_width / width)
+    return max(1, min(into_height, round(height * ratio))), max(1, min(into_width, round(width * ratio)))
+
+
+def _beyond(length: int, other: int) -> int:
+    """Pixels to cut off both ends of a side that is too long for the other one."""
+    return max(0, length - other * _MAX_ASPECT) // 2
+
+
+def _aligned_parts(
+    source: int, scaled: int, start: int, length: int, *, skipped: int
+) -> list[tuple[slice, int, slice]]:
+    """Parts of one side that hold the crop and begin and end at whole pixels before and after scaling.
+
+    The smallest one, the one from the side's beginning (where rounding cannot differ), and the whole side. Each is the
+    part of the source (``skipped`` pixels further), its scaled length, and the crop inside it.
+    """
+    step = scaled // math.gcd(scaled, source)
+    last = min(scaled, -(-(start + length) // step) * step)
+    parts: list[tuple[slice, int, slice]] = []
+    for first, end in ((start // step * step, last), (0, last), (0, scaled)):
+        part = slice(skipped + first * source // scaled, skipped + end * source // scaled)
+        parts.append((part, end - first, slice(start - first, start - first + length)))
+    return parts

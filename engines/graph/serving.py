@@ -1,0 +1,192 @@
+"""The serving graph: the package's model with its preprocessing and its missing activation inside.
+
+Input ``images`` uint8 ``(N, H, W, 3)`` BGR at the model's size; output ``scores`` float32 ``(N, classes)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper, version_converter
+
+from engines.base import Precision
+from engines.errors import ModelRejected
+from engines.graph.batch_dimension import fix_batch, free_batch
+from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX, input_chain, output_chain
+from engines.package.load import ModelPackage, check_sha256
+from engines.package.model_file import check_model, opset_of, read_onnx, subgraphs
+from engines.package.onnx_signature import data_inputs, set_shape, shape_of
+from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
+
+TRANSFORMATION = 2
+"""Raised whenever the same package gives another graph, so that cached ones are made anew."""
+
+OLDEST_OPSET = 7
+# IR 4 lets initializers be constants. IR 11 and later added only types that no classifier's graph here has, and an
+# older runtime refuses them by their number alone.
+_IR_VERSIONS = (4, 10)
+_ADVICE = "Make it writable or take another"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingGraph:
+    """A serving graph on disk.
+
+    ``max_batch`` is None where the batch dimension is dynamic, else the graph takes exactly that many pictures.
+    """
+
+    path: Path
+    sha256: str
+    precision: Precision
+    max_batch: int | None
+    input_name: str = INPUT_NAME
+    output_name: str = OUTPUT_NAME
+
+
+def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
+    """Return the fp32 serving graph of ``package`` from the cache, built first if it is missing or damaged.
+
+    ``graph.precision`` makes the graphs of the other precisions from it.
+
+    Raises:
+        ModelRejected: the model cannot be served.
+        EngineUnavailable: the cache directory cannot be used.
+    """
+    path = cache_dir / "graphs" / f"{package.name}-{package.version}-{graph_address(package)[:32]}.onnx"
+    with cache_errors(cache_dir, _ADVICE):
+        found = read_with_checksum(path)
+    if found is None:
+        found = build_serving_model(package).SerializeToString(deterministic=True)
+        with cache_errors(cache_dir, _ADVICE):
+            write_with_checksum(path, found)
+    return ServingGraph(
+        path=path,
+        sha256=content_hash(found),
+        precision="fp32",
+        max_batch=max_batch_of(onnx.load_model_from_string(found)),
+    )
+
+
+def max_batch_of(model: onnx.ModelProto) -> int | None:
+    """The batch size that a serving graph is fixed to, None where it is dynamic."""
+    shape = shape_of(model.graph.input[0])
+    return shape[0] if shape else None
+
+
+def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
+    """The fp32 serving graph of ``package``, in memory and not cached.
+
+    Raises:
+        ModelRejected: the model cannot be served.
+    """
+    if package.format != "onnx":
+        raise ModelRejected(
+            f"{package.model_path.name} is a torch.export program, a serving graph is made from ONNX. "
+            "Use engine: torch, or export the model to ONNX",
+            format=package.format,
+        )
+    model, found = read_onnx(package.model_path, root=package.directory)
+    check_sha256(found, package.sha256, path=package.model_path)
+    model = _with_known_opset(model, name=package.model_path.name)
+    _make_room(model)
+    _fuse(model, package)
+    check_model(model, name=f"serving graph of {package.model_path.name}")
+    signature = package.signature
+    free = free_batch(model, package) if len(signature.output_shape) > 1 else None
+    return free if free is not None else fix_batch(model, package)
+
+
+def _with_known_opset(model: onnx.ModelProto, *, name: str) -> onnx.ModelProto:
+    """``model``, raised to the oldest opset that runtimes still take."""
+    opset = opset_of(model)
+    if opset < OLDEST_OPSET:
+        try:
+            model = version_converter.convert_version(model, OLDEST_OPSET)
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as exc:
+            raise ModelRejected(
+                f"{name} has opset {opset}, runtimes take {OLDEST_OPSET} and later, and it cannot be raised: {exc}. "
+                "Export the model again",
+                opset=opset,
+            ) from exc
+    model.ir_version = min(max(model.ir_version, _IR_VERSIONS[0]), _IR_VERSIONS[1])
+    return model
+
+
+def _make_room(model: onnx.ModelProto) -> None:
+    """Take initializers out of the inputs and give tensors another name that bear one of ours."""
+    feeds = data_inputs(model.graph)
+    del model.graph.input[:]
+    model.graph.input.extend(feeds)
+    _rename(model.graph, _Renaming())
+
+
+class _Renaming(dict[str, str]):
+    """Maps the names that the serving graph needs for itself to free ones."""
+
+    def __missing__(self, name: str) -> str:
+        return f"model/{name}" if name in {INPUT_NAME, OUTPUT_NAME} or name.startswith(PREFIX) else name
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors in ``graph`` and its subgraphs (names are unique across both)."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = names[value.name]
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = names[sparse.values.name]
+    for annotation in graph.quantization_annotation:
+        annotation.tensor_name = names[annotation.tensor_name]
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = names[name]
+        for place, name in enumerate(node.output):
+            node.output[place] = names[name]
+        for inner in subgraphs(node):
+            _rename(inner, names)
+
+
+def _fuse(model: onnx.ModelProto, package: ModelPackage) -> None:
+    """Put the nodes before and behind the model; its batch dimension stays as it is."""
+    graph, signature, opset = model.graph, package.signature, opset_of(model)
+    source, target = graph.input[0], graph.output[0]
+    before = input_chain(package.input, signature, source.name, opset=opset)
+    behind = output_chain(
+        target.name,
+        len(signature.output_shape),
+        package.output.activation,
+        opset=opset,
+        is_float32=target.type.tensor_type.elem_type == TensorProto.FLOAT,
+    )
+    nodes = [*before.nodes, *graph.node, *behind.nodes]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    graph.initializer.extend([*before.initializers, *behind.initializers])
+    batch = signature.batch if signature.batch is not None else "batch"
+    images = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [])
+    set_shape(images, (batch, signature.height, signature.width, 3))
+    scores = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [])
+    set_shape(scores, (batch, signature.classes))
+    for field, value in (("input", images), ("output", scores)):
+        graph.ClearField(field)
+        getattr(graph, field).append(value)
+    # What was written for the model's own batch size and dynamic sides no longer holds.
+    graph.ClearField("value_info")
+    graph.doc_string = f"{package.name} {package.version}"
+    helper.set_model_props(model, {"model": package.name, "version": package.version, "sha256": package.sha256})
+
+
+def graph_address(package: ModelPackage) -> str:
+    """The content address of a serving graph: everything that it is made from."""
+    facts: dict[str, object] = {
+        "transformation": TRANSFORMATION,
+        "model": package.sha256,
+        "name": [package.name, package.version],
+        "input": asdict(package.input),
+        "output": asdict(package.output),
+        "signature": asdict(package.signature),
+    }
+    return content_address(facts, chars=64)

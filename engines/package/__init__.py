@@ -1,0 +1,12 @@
+"""A model package: a directory with a model and everything that is known about it.
+
+specs.py          what a model takes and gives, as plain records
+strict_yaml.py    YAML without its traps, with the line of every value
+manifest.py       ``model.yaml``, checked key by key
+labels.py         label files in the shapes that exist in the field
+images.py  image_headers.py    image files, their size known before they are decoded
+model_file.py     model files as bytes: hashed, bounded, recognised
+signature.py  onnx_signature.py  pt2_signature.py    a model's input and output, held against the manifest
+activation.py     whether the model gives probabilities
+load.py           ``load_package``, the only way in
+"""

@@ -1,0 +1,134 @@
+"""Does the model give probabilities once its declared missing activation is added?
+
+A softmax on top of a softmax still has the right top-1 but confidences near 1/classes; logits published as
+probabilities exceed 1. The end of the graph tells most of it at load, a run on pictures tells the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from engines.errors import ModelRejected
+from engines.package.specs import Activation
+
+SUM_TOLERANCE = 0.02
+"""How far scores may be from the sum 1 or from the range 0 to 1: float16 models with 1000 classes stay below it."""
+
+_TRANSPARENT = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "Transpose"})
+_MAX_STEPS = 64
+
+
+def last_operator(model: onnx.ModelProto, output: str) -> str:
+    """The operator that makes the values of ``output``, behind reshapes and casts; empty where there is none."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for _ in range(_MAX_STEPS):
+        node = makers.get(output)
+        if node is None:
+            return ""
+        if node.op_type not in _TRANSPARENT or not node.input:
+            return str(node.op_type)
+        output = node.input[0]
+    return ""
+
+
+def check_declared_activation(model: onnx.ModelProto, output: str, declared: Activation, *, name: str) -> None:
+    """Refuse what the end of the graph already shows to be wrong.
+
+    Raises:
+        ModelRejected: a second softmax or sigmoid, or an output of log probabilities.
+    """
+    last = last_operator(model, output)
+    if last == "LogSoftmax":
+        fact = "gives log probabilities (its last operator is LogSoftmax)"
+        if declared != "softmax":
+            raise ModelRejected(
+                f"{name} {fact}, the manifest says activation {declared}. Set activation: softmax, which turns them "
+                "into probabilities",
+                last=last,
+                declared=declared,
+            )
+    elif last in {"Softmax", "Sigmoid", "HardSigmoid"} and declared != "none":
+        raise ModelRejected(
+            f"{name} already ends in {last}, the manifest says that {declared} is missing: it would be applied twice. "
+            "Set activation: none",
+            last=last,
+            declared=declared,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawScores:
+    """What the model gives without an added activation, over all pictures that were tried."""
+
+    lowest: float
+    highest: float
+    sum_lowest: float
+    sum_highest: float
+
+    @property
+    def in_range(self) -> bool:
+        return self.lowest >= -SUM_TOLERANCE and self.highest <= 1 + SUM_TOLERANCE
+
+    @property
+    def sums_to_one(self) -> bool:
+        return abs(self.sum_lowest - 1) <= SUM_TOLERANCE and abs(self.sum_highest - 1) <= SUM_TOLERANCE
+
+
+def raw_scores(scores: npt.NDArray[np.float32]) -> RawScores:
+    """Measure scores ``(N, classes)`` of a serving graph built with activation none."""
+    sums = scores.sum(axis=1)
+    return RawScores(
+        lowest=float(scores.min()),
+        highest=float(scores.max()),
+        sum_lowest=float(sums.min()),
+        sum_highest=float(sums.max()),
+    )
+
+
+def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes: int) -> str | None:
+    """A warning, or None where the declared activation fits what the model gives.
+
+    Raises:
+        ModelRejected: the scores would not be probabilities, or softmax would be applied twice or to a single score.
+    """
+    sums = f"{raw.sum_lowest:.4g} to {raw.sum_highest:.4g}"
+    seen = f"values from {raw.lowest:.4g} to {raw.highest:.4g} with sums from {sums}"
+    if declared == "softmax" and classes == 1:
+        raise ModelRejected(
+            f"{name} has one class, the manifest says that softmax is missing: over a single score it is always 1. "
+            "Set activation: sigmoid",
+            classes=classes,
+        )
+    if declared == "none" and not raw.in_range:
+        raise ModelRejected(
+            f"{name} gives {seen}, the manifest says that no activation is missing, so they should be probabilities "
+            f"from 0 to 1. Set activation: {'sigmoid' if classes == 1 else 'softmax'}",
+            lowest=raw.lowest,
+            highest=raw.highest,
+        )
+    if declared == "softmax" and raw.in_range and raw.sums_to_one:
+        raise ModelRejected(
+            f"{name} already gives probabilities ({seen}), the manifest says that softmax is missing: it would be "
+            "applied twice. Set activation: none",
+            sum_lowest=raw.sum_lowest,
+            sum_highest=raw.sum_highest,
+        )
+    if declared == "none" and not raw.sums_to_one:
+        return f"the scores of a picture sum to {sums}, not 1: right for sigmoid only"
+    return None
+
+
+def guess_activation(raw: RawScores | None, last: str, *, classes: int) -> Activation:
+    """The activation that is missing, for a model of which only its end and its scores are known.
+
+    ``raw`` is None where the model cannot be run.
+    """
+    if last in {"Softmax", "Sigmoid", "HardSigmoid"}:
+        return "none"
+    if classes == 1:
+        return "sigmoid"
+    return "none" if raw is not None and raw.in_range and raw.sums_to_one else "softmax"

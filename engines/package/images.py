@@ -1,0 +1,96 @@
+"""Pictures from files and bytes, as the engines want them: ``(H, W, 3)`` uint8 BGR.
+
+EXIF orientation is applied, gray becomes three equal channels, 16 bits are scaled to 8. Alpha is dropped and the
+colours kept as stored, because that is what the usual training pipelines do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from engines.base import Images
+from engines.errors import ImageRejected
+from engines.package.image_headers import HeaderError, read_header
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+MAX_PIXELS = 50_000_000
+MAX_FILE_BYTES = 256 << 20
+
+
+def read_image(path: Path) -> Images:
+    """The picture in the file ``path``: ``(H, W, 3)`` uint8 BGR, a fresh array.
+
+    Raises:
+        ImageRejected: the file cannot be read, or see ``decode_image``.
+    """
+    return decode_image(_read(path), name=str(path))
+
+
+def image_hashes(paths: Iterable[Path]) -> list[str]:
+    """The sha256 of each file, by which what was made from pictures is named.
+
+    Raises:
+        ImageRejected: a file cannot be read, or is too large.
+    """
+    return [hashlib.sha256(_read(path)).hexdigest() for path in paths]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ImageRejected(
+                f"{path} has {size} bytes, the limit for a picture is {MAX_FILE_BYTES}", path=str(path), size=size
+            )
+        return path.read_bytes()
+    except OSError as exc:
+        raise ImageRejected(f"picture {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
+
+
+def decode_image(data: bytes, *, name: str) -> Images:
+    """The picture encoded in ``data`` (the first one of an animation); ``name`` stands for it in messages.
+
+    Raises:
+        ImageRejected: not a picture, truncated, damaged, or above the pixel limit (checked before decoding).
+    """
+    if not data:
+        raise ImageRejected(f"{name} is empty (0 bytes), a picture was expected", name=name, size=0)
+    try:
+        header = read_header(data)
+    except HeaderError as exc:
+        raise ImageRejected(f"{name}: {exc}", name=name, size=len(data)) from exc
+    if header.width * header.height > MAX_PIXELS:
+        raise ImageRejected(
+            f"{name}: {header.kind} of {header.width}x{header.height} = {header.width * header.height} pixels, "
+            f"the limit is {MAX_PIXELS}. Scale it down",
+            name=name,
+            width=header.width,
+            height=header.height,
+        )
+    if header.damage:
+        raise ImageRejected(
+            f"{name}: truncated {header.kind} of {len(data)} bytes, {header.damage}. Copy it again",
+            name=name,
+            size=len(data),
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, MemoryError) as exc:
+        raise ImageRejected(f"{name}: the {header.kind} does not decode: {_first_line(exc)}", name=name) from exc
+    if image is None:
+        raise ImageRejected(
+            f"{name}: the header says {header.kind}, {header.width}x{header.height}, but the rest does not decode: it "
+            "is damaged, or OpenCV was built without this kind",
+            name=name,
+            kind=header.kind,
+        )
+    return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().split("\n", 1)[0][:200]

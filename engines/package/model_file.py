@@ -1,0 +1,256 @@
+"""Model files as bytes: read once, hashed, named when they are something else, external data kept inside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+from engines.errors import ModelRejected
+from engines.package.manifest import inside
+
+MAX_BYTES = 512 << 20
+"""Largest model with its external data."""
+
+MAX_NODES = 100_000
+"""Most nodes, those of subgraphs and of each call of a local function included."""
+MAX_FUNCTIONS = 1000
+STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
+
+_REASON_CHARACTERS = 400
+_ZIP = b"PK\x03\x04"
+_FOREIGN: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the model itself. Run git lfs pull"),
+    (0, b"version https://hawser.github.com/spec/", "a Git LFS pointer, not the model itself. Run git lfs pull"),
+    (0, b"\x89HDF", "an HDF5 (Keras) file. Export the model to ONNX"),
+    (0, b"\x1f\x8b", "gzip data. Unpack it"),
+    (0, b"\x80\x02", "a Python pickle. Export the model to ONNX or with torch.export"),
+    (0, b"ftrt", "a TensorRT plan. A package holds the ONNX file; plans are built from it on the device"),
+    (0, b"ptrt", "a TensorRT plan. A package holds the ONNX file; plans are built from it on the device"),
+    (4, b"TFL3", "a TensorFlow Lite model. Convert it to ONNX"),
+)
+
+
+def read_model_bytes(path: Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        ModelRejected: it is missing, empty, too large or plainly something else than a model.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelRejected(
+                f"{path} has {size} bytes, the limit is {MAX_BYTES} (512 MiB)", path=str(path), size=size
+            )
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ModelRejected(f"model file {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
+    if not data:
+        raise ModelRejected(f"{path} is empty (0 bytes), a model was expected. Copy it again", path=str(path), size=0)
+    foreign = _foreign_kind(data, path.suffix)
+    if foreign:
+        raise ModelRejected(f"{path} is {foreign}", path=str(path), size=len(data))
+    return data
+
+
+def _foreign_kind(data: bytes, suffix: str) -> str | None:
+    for start, magic, kind in _FOREIGN:
+        if data[start : start + len(magic)] == magic:
+            return kind
+    head = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "an HTML page, probably a download error or a login page. Download the file itself"
+    if data[:4] == _ZIP and suffix != ".pt2":
+        return "a zip archive. Unpack it; a torch.export archive is named .pt2"
+    if data[:4] != _ZIP and suffix == ".pt2":
+        return "not a torch.export archive (no zip header). Save it with torch.export.save"
+    return None
+
+
+def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
+    """The model in ``data``, external data not loaded.
+
+    Raises:
+        ModelRejected: not ONNX, truncated, empty, newer than the onnx library, or with operators of foreign domains.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as exc:
+        raise ModelRejected(
+            f"{name} is not an ONNX model, or its end is missing: {len(data)} bytes do not parse. Copy it again",
+            path=name,
+            size=len(data),
+        ) from exc
+    if not model.graph.node or not model.graph.output:
+        raise ModelRejected(f"{name}: {len(data)} bytes parse, but there is no graph in them. Is it ONNX?", path=name)
+    _check_size(model, name=name)
+    newest = onnx.defs.onnx_opset_version()
+    opset = opset_of(model)
+    if opset > newest:
+        raise ModelRejected(
+            f"{name} needs opset {opset}, the installed onnx {onnx.__version__} knows up to {newest}. "
+            f"Export it with opset {newest} or lower, or update onnx",
+            path=name,
+            opset=opset,
+        )
+    foreign = sorted({node.domain for node in _all_nodes(model.graph)} - STANDARD_DOMAINS - _own_domains(model))
+    if foreign:
+        raise ModelRejected(
+            f"{name} has operators of domain {', '.join(foreign)}, only ONNX's own can be served. Export without them",
+            path=name,
+            domains=foreign,
+        )
+    return model
+
+
+def _check_size(model: onnx.ModelProto, *, name: str) -> None:
+    """Refuse what explodes when a library takes it apart: a few functions that call each other make millions of nodes.
+
+    Raises:
+        ModelRejected: too many nodes or functions, or functions that never end.
+    """
+    if len(model.functions) > MAX_FUNCTIONS:
+        raise ModelRejected(
+            f"{name} has {len(model.functions)} local functions, the limit is {MAX_FUNCTIONS}. Export it without them",
+            path=name,
+        )
+    bodies = {(one.domain, one.name): _calls(one) for one in model.functions}
+    sizes = dict.fromkeys(bodies, 1)
+    for _ in range(len(bodies) + 2):
+        grown = {one: _size(calls, sizes) for one, calls in bodies.items()}
+        if grown == sizes:
+            break
+        sizes = grown
+        if max(sizes.values()) > MAX_NODES:
+            break
+    else:
+        raise ModelRejected(f"{name} has local functions that call themselves, ONNX allows none. Export it again")
+    nodes = _size(_calls(model.graph), sizes)
+    if nodes > MAX_NODES:
+        raise ModelRejected(f"{name} has {nodes} nodes, the limit is {MAX_NODES}", path=name)
+
+
+def _calls(body: onnx.GraphProto | onnx.FunctionProto) -> Counter[tuple[str, str]]:
+    return Counter((node.domain, node.op_type) for node in _all_nodes(body))
+
+
+def _size(calls: Counter[tuple[str, str]], sizes: dict[tuple[str, str], int]) -> int:
+    return sum(count * sizes.get(call, 1) for call, count in calls.items())
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that the model was written for."""
+    return max((int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=1)
+
+
+def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
+    """The model at ``path`` with its external data loaded, and the sha256 of all its bytes.
+
+    The sha256 is of the file; where the model keeps tensors in other files, it is of the file followed by those, in
+    the order of their names.
+
+    Raises:
+        ModelRejected: see ``read_model_bytes`` and ``parse_onnx``; external data that leaves ``root`` or is too large.
+    """
+    data = read_model_bytes(path)
+    model = parse_onnx(data, name=str(path))
+    digest = hashlib.sha256(data)
+    tensors = [tensor for tensor in _all_tensors(model) if uses_external_data(tensor)]
+    total = len(data)
+    for location in sorted({_location(tensor) for tensor in tensors}):
+        base = path.parent.relative_to(root.resolve()).as_posix()
+        relative = location if base == "." else f"{base}/{location}"
+        external = inside(root, relative, what=f"external data of {path.name}")
+        total += external.stat().st_size
+        if total > MAX_BYTES:
+            raise ModelRejected(
+                f"{path} and its external data have {total} bytes, the limit is {MAX_BYTES}", size=total
+            )
+        try:
+            digest.update(external.read_bytes())
+        except OSError as exc:
+            raise ModelRejected(
+                f"external data {external} of {path} cannot be read: {exc.strerror or exc}", path=str(external)
+            ) from exc
+    for tensor in tensors:
+        try:
+            load_external_data_for_tensor(tensor, str(path.parent))
+        except (onnx.checker.ValidationError, ValueError, OSError) as exc:
+            raise ModelRejected(f"{path}: external data of tensor {tensor.name!r} cannot be read: {exc}") from exc
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    return model, digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 that a manifest must state for the model at ``path``, in lower-case hex.
+
+    Raises:
+        ModelRejected: the file cannot be read or is no model.
+    """
+    if path.suffix == ".onnx":
+        return read_onnx(path, root=path.parent)[1]
+    return hashlib.sha256(read_model_bytes(path)).hexdigest()
+
+
+def check_model(model: onnx.ModelProto, *, name: str) -> None:
+    """Let the onnx library check the model.
+
+    Raises:
+        ModelRejected: with the library's reason.
+    """
+    try:
+        if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+            # Runtimes take an output without a shape, the checker does not.
+            model = onnx.shape_inference.infer_shapes(model)
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as exc:
+        # The node that it is about stands some lines below.
+        reason = " ".join(str(exc).split())[:_REASON_CHARACTERS].rstrip(".")
+        raise ModelRejected(f"{name} is not a valid ONNX model: {reason}. Export it again", path=name) from exc
+
+
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a node (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _all_nodes(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [body]
+    while pending:
+        for node in pending.pop().node:
+            yield node
+            pending.extend(subgraphs(node))
+
+
+def _all_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            pending.extend(subgraphs(node))
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def _own_domains(model: onnx.ModelProto) -> set[str]:
+    return {function.domain for function in model.functions}

@@ -1,0 +1,197 @@
+"""Opens a model that is new to this device in a child process first: a hostile or broken one ends that child alone.
+
+    <cache>/rehearsals/<model>-<engine>-<precision>-<stem>.json    one model that was opened and run here once
+
+A record names every fact that it is true of: the graph, the engine with its options, the versions of its libraries,
+the device. Where one of them changes the model is new again. Deleting the folder makes all of them new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from engines import errors
+from engines.base import Building, BuildProgress, EngineOptions, FirstOpening
+from engines.errors import EngineError, EngineLost, RehearsalFailed
+from engines.graph.serving import graph_address
+from engines.host import cpu_model, driver_version, installed_version, l4t_release
+from engines.package.images import image_hashes
+from engines.package.load import ModelPackage
+from engines.sandbox.child import BuildLimits, Wording, run_limited
+from engines.sandbox.memory import usual_memory_bytes
+from engines.store.records import JsonRecord, record_path
+
+REFERENCE = "ort-cpu"
+_CHILD = "engines.select.load_child"
+_BUILDS_IN_CHILD = "ort-tensorrt"
+_BUILDERS = ("tensorrt", _BUILDS_IN_CHILD)
+# What takes long by its nature: a build, and the search for the layers that int8 must leave alone.
+_LONG_WORK_S = 3600.0
+_QUIET_S = 2.0
+_PROGRAM = tuple(Path(__file__).resolve().parents[2] / name for name in ("agent", "engines"))
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """How the opening in this process goes on; ``why_built`` says why the child built a plan, where it did."""
+
+    options: EngineOptions
+    why_built: str | None = None
+
+
+def rehearse(package: ModelPackage, options: EngineOptions, name: str, *, is_anew: bool = False) -> Rehearsed:
+    """Open and run ``package`` on engine ``name`` in a child, unless that has worked here before.
+
+    Called on the thread that opens the engine, before the library gets the model in this process. What the child
+    makes on its way (serving graph, quantised graph, plan) lies in the cache afterwards.
+
+    Raises:
+        RehearsalFailed: the child was ended by a signal or by a limit.
+        BuildCancelled: ``options.building.is_cancelled`` became true.
+        EngineError: what the engine itself says against the model.
+    """
+    limits = options.first_opening
+    if limits is None or (is_part_of_program(package) and name != _BUILDS_IN_CHILD):
+        return Rehearsed(options)
+    if options.precision == "int8" and package.format == "onnx":
+        rehearse(package, reference_options(options), REFERENCE)
+    facts = _facts(package, options, name)
+    record = _record(package, options, name, facts)
+    is_forced = options.building.force
+    if not is_anew and not is_forced and record.load() is not None:
+        return Rehearsed(options)
+    result = _run(package, options, name, limits)
+    _remember(record)
+    why_built = result.get("why_built")
+    return Rehearsed(
+        replace(options, building=replace(options.building, force=False)),
+        why_built if isinstance(why_built, str) else None,
+    )
+
+
+def reference_options(options: EngineOptions) -> EngineOptions:
+    """The options with which the reference is opened beside an engine that has ``options``."""
+    building = options.building
+    return EngineOptions(
+        cache_dir=options.cache_dir,
+        engine=REFERENCE,
+        building=Building(on_progress=building.on_progress, is_cancelled=building.is_cancelled),
+        first_opening=options.first_opening,
+    )
+
+
+def is_part_of_program(package: ModelPackage) -> bool:
+    """Whether a package lies among the program's own files: who can change it there can change the program."""
+    return any(package.directory.is_relative_to(folder) for folder in _PROGRAM)
+
+
+def _run(package: ModelPackage, options: EngineOptions, name: str, limits: FirstOpening) -> dict[str, object]:
+    model = f"{package.name}-{package.version}"
+    building = options.building
+
+    def report(phase: str, elapsed_s: float, ratio: float | None) -> None:
+        if name in _BUILDERS or elapsed_s > _QUIET_S:
+            building.on_progress(
+                BuildProgress(engine=name, model=model, phase=phase, elapsed_s=elapsed_s, done_ratio=ratio)
+            )
+
+    result = run_limited(
+        _CHILD,
+        _job(package, options, name),
+        wording=_wording(f"the first opening of {model} on {name} in {options.precision}"),
+        limits=BuildLimits(
+            timeout_s=limits.timeout_s + _long_work_s(options, name),
+            memory_bytes=usual_memory_bytes() if limits.memory_bytes is None else limits.memory_bytes,
+        ),
+        report=report,
+        is_cancelled=building.is_cancelled,
+    )
+    error = result.get("error")
+    if isinstance(error, dict):
+        raise _error_from(error)
+    return result
+
+
+def _job(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, object]:
+    return {
+        "package": str(package.directory),
+        "sha256": package.sha256,
+        "activation": package.output.activation,
+        "cache_dir": str(options.cache_dir.absolute()),
+        "engine": name,
+        "precision": options.precision,
+        "strict": options.strict,
+        "max_batch": options.max_batch,
+        "options": dict(options.options),
+        "workers": options.workers,
+        "defer": options.building.defer,
+        "force": options.building.force,
+    }
+
+
+def _wording(subject: str) -> Wording:
+    doubt = "The model is broken, hostile or too much for this engine here: check where it comes from"
+    return Wording(
+        subject=subject,
+        failed=f"{doubt}, or choose another engine",
+        too_long=f"{doubt}, or choose another engine",
+        too_large=f"{doubt}, or take a smaller one",
+        no_memory_left=f"{doubt}, or free some memory",
+        failure=RehearsalFailed,
+    )
+
+
+def _long_work_s(options: EngineOptions, name: str) -> float:
+    given = options.options.get("build_timeout_s")
+    build_s = float(given) if isinstance(given, int) else _LONG_WORK_S
+    return (build_s if name in _BUILDERS else 0.0) + (_LONG_WORK_S if options.precision == "int8" else 0.0)
+
+
+def _error_from(stated: Mapping[str, object]) -> EngineError:
+    """The child's error, as if it had been raised here; a device that the child has lost is not lost here."""
+    kind = getattr(errors, str(stated.get("kind")), None)
+    if not isinstance(kind, type) or not issubclass(kind, EngineError) or issubclass(kind, EngineLost):
+        kind = RehearsalFailed
+    fields = stated.get("fields")
+    given = {str(name): value for name, value in fields.items()} if isinstance(fields, dict) else {}
+    make: Callable[..., EngineError] = kind
+    return make(str(stated.get("message")), **given)
+
+
+def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, object]:
+    """Everything on which it depends how a model behaves when it is opened."""
+    facts: dict[str, object] = {
+        "graph": graph_address(package),
+        "engine": name,
+        "precision": options.precision,
+        "max_batch": options.max_batch,
+        "options": {key: str(value) for key, value in sorted(options.options.items())},
+        "versions": {library: installed_version(library) for library in _libraries(name)},
+        "device": [platform.machine(), cpu_model(), l4t_release(), driver_version()],
+    }
+    if options.precision == "int8":
+        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
+    return facts
+
+
+def _libraries(name: str) -> tuple[str, ...]:
+    if name in ("torch", "tensorrt"):
+        return (name,)
+    return ("onnxruntime", "tensorrt") if name == _BUILDS_IN_CHILD else ("onnxruntime",)
+
+
+def _record(package: ModelPackage, options: EngineOptions, name: str, facts: Mapping[str, object]) -> JsonRecord[str]:
+    """When ``facts`` were loaded here; owner-checked, since a forged one would let a new model skip the sandbox."""
+    prefix = f"{package.name}-{package.version}-{name}-{options.precision}-"
+    path = record_path(options.cache_dir / "rehearsals", facts, prefix=prefix)
+    return JsonRecord(path, encode=str, decode=str, facts=facts, is_owned=True)
+
+
+def _remember(record: JsonRecord[str]) -> None:
+    with contextlib.suppress(OSError):  # where nothing can be written the model is new every time
+        record.save(datetime.now(timezone.utc).isoformat(timespec="seconds"))

@@ -1,0 +1,132 @@
+"""Opens one engine by name and proves it: it runs here, knows the golden images and keeps the reference's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from engines.backends.load import open_backend
+from engines.base import Engine, EngineOptions, Precision
+from engines.check.golden import check_golden
+from engines.check.reference import certify
+from engines.errors import BuildNeeded, EngineError, EngineUnavailable, GoldenMismatch, PrecisionRejected
+from engines.package.load import ModelPackage
+from engines.sandbox.load import REFERENCE, rehearse
+from engines.select.registry import Prober
+from engines.select.served import ServedEngine
+
+_SAFER: Mapping[Precision, Precision | None] = {"int8": "fp16", "fp16": "fp32", "fp32": None}
+
+
+def open_candidate(package: ModelPackage, options: EngineOptions, name: str, prober: Prober) -> Engine:
+    """Open the engine ``name`` in the precision of ``options``, or in the next safer one that keeps the answers.
+
+    ``options.options`` that another engine was meant for are left out. ``info`` carries parity and degradation.
+
+    Raises:
+        EngineUnavailable: the engine cannot run here or cannot run this package.
+        PrecisionRejected: strict and the precision does not keep the answers, or not even fp32 does.
+        GoldenMismatch: fp32 does not give the known answers.
+        ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
+    """
+    require_runnable(package, name, prober)
+    return _open_or_safer(package, options, name)
+
+
+def require_runnable(package: ModelPackage, name: str, prober: Prober) -> None:
+    """Refuse an engine that cannot run here, or not this package.
+
+    Raises:
+        EngineUnavailable: with reason and remedy. The reference itself is not probed: opening it says the same.
+    """
+    _require_format(name, package)
+    if name != REFERENCE:
+        _require_probe(name, prober)
+
+
+def _open_or_safer(package: ModelPackage, options: EngineOptions, name: str) -> Engine:
+    try:
+        return _open_proven(package, options, name)
+    except (PrecisionRejected, GoldenMismatch) as exc:
+        safer = _SAFER[options.precision]
+        if options.strict or safer is None:
+            raise
+        reason = f"{options.precision} was asked for and refused: {exc.message}"
+        engine = _open_or_safer(package, replace(options, precision=safer), name)
+    degraded = "; ".join(part for part in (reason, engine.info.degraded) if part)
+    return ServedEngine(engine, replace(engine.info, requested_precision=options.precision, degraded=degraded))
+
+
+def open_unproven(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
+    """Open an engine in exactly the precision of ``options``, without golden images and without a certificate.
+
+    A model that is new to this device is opened in a limited child first. Gives the engine and the layers that its
+    graph keeps in fp32.
+    """
+    rehearsed = rehearse(package, options, name)
+    try:
+        engine, kept_layers = open_backend(package, rehearsed.options, name)
+    except BuildNeeded:
+        if options.building.defer and not options.strict:
+            raise
+        # It has worked here before, and its plan is gone since.
+        rehearsed = rehearse(package, options, name, is_anew=True)
+        engine, kept_layers = open_backend(package, rehearsed.options, name)
+    if rehearsed.why_built is not None:
+        details = {**engine.info.details, "why_built": rehearsed.why_built}
+        engine = ServedEngine(engine, replace(engine.info, details=details))
+    return engine, kept_layers
+
+
+def _open_proven(package: ModelPackage, options: EngineOptions, name: str) -> Engine:
+    engine, kept_layers = open_unproven(package, options, name)
+    return _or_close(engine, lambda: _proven(package, options, engine, kept_layers))
+
+
+def _proven(package: ModelPackage, options: EngineOptions, engine: Engine, kept_layers: tuple[str, ...]) -> Engine:
+    if engine.info.precision != options.precision:
+        raise PrecisionRejected(
+            f"{engine.info.degraded or engine.info.precision}. Use precision {engine.info.precision}",
+            engine=engine.info.name,
+            precision=options.precision,
+        )
+    check_golden(package, engine)
+    is_reference = engine.info.name == REFERENCE and engine.info.precision == "fp32"
+    if is_reference or package.format != "onnx":
+        return engine
+    certificate = certify(package, engine, options, kept_layers=kept_layers)
+    certificate.require()
+    return ServedEngine(engine, replace(engine.info, parity=certificate.as_parity(), kept_layers=kept_layers))
+
+
+def _or_close(engine: Engine, prove: Callable[[], Engine]) -> Engine:
+    try:
+        return prove()
+    except EngineError:
+        engine.close()
+        raise
+
+
+def _require_format(name: str, package: ModelPackage) -> None:
+    is_torch = name == "torch"
+    if is_torch == (package.format == "pt2"):
+        return
+    wanted = "a torch.export program (model.pt2)" if is_torch else "an ONNX model"
+    raise EngineUnavailable(
+        f"{name} needs {wanted}, the package {package.name}-{package.version} holds {package.model_path.name}. "
+        "Choose another engine, or export the model in that form",
+        engine=name,
+        reason=f"it needs {wanted}, the package holds {package.model_path.name}",
+        remedy="export the model in that form",
+    )
+
+
+def _require_probe(name: str, prober: Prober) -> None:
+    result = prober.probe(name)
+    if not result.can_run:
+        raise EngineUnavailable(
+            f"{name} cannot run here: {result.reason}. To get it, {result.remedy}",
+            engine=name,
+            reason=result.reason,
+            remedy=result.remedy,
+        )

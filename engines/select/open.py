@@ -1,0 +1,221 @@
+"""Opens the engine that the configuration asks for, and says in full what was considered and not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from engines.backends.load import options_for, options_of
+from engines.backends.onnxruntime.options import provider_of, session_settings
+from engines.backends.tensorrt.options import checked_options
+from engines.base import PRECISIONS, Engine, EngineOptions, Rejection
+from engines.errors import (
+    BuildNeeded,
+    EngineError,
+    EngineUnavailable,
+    GoldenMismatch,
+    InferenceFailed,
+    OptionsRejected,
+    PrecisionRejected,
+)
+from engines.host import l4t_release
+from engines.package.load import ModelPackage
+from engines.sandbox.load import REFERENCE
+from engines.select.candidate import open_candidate
+from engines.select.registry import AUTO_ORDER, CHOOSERS, Prober, canonical_name
+from engines.select.selection import Choice, ChoiceMemory, key_here, measure, remember
+from engines.select.served import ServedEngine
+
+_ON_CPU = ("ort-cpu", "ort-openvino", "ort-xnnpack", "ort-dnnl")
+_PASSED_OVER = (EngineUnavailable, PrecisionRejected, GoldenMismatch, InferenceFailed)
+
+
+def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
+    """Open the engine that ``options`` asks for, checked against the package's golden images.
+
+    ``auto`` takes what a measurement on this device has proven fastest, else the first that works in the order of the
+    documentation; ``fastest`` measures once and remembers. A named engine that cannot run is refused where ``strict``
+    is set; otherwise the next engine of ``auto`` serves and ``info.degraded`` says so. What was considered and not
+    taken stands in ``info.rejected`` with its reason and its remedy.
+
+    Raises:
+        OptionsRejected: an engine, precision or option that does not exist.
+        EngineUnavailable: nothing that was allowed can run here; the message lists each attempt.
+        PrecisionRejected: strict, and the wanted precision does not keep the answers.
+        ModelRejected: the model cannot be served; GoldenMismatch: it no longer gives its known answers.
+        InferenceFailed: the first run failed.
+    """
+    requested = canonical_name(options.engine)
+    _check_request(requested, options)
+    search = _Search(package, options, requested)
+    engine = search.fastest() if requested == "fastest" else search.first(search.order())
+    degraded = search.degradation(engine)
+    if options.strict and degraded is not None:
+        engine.close()
+        raise EngineUnavailable(
+            f"{degraded}. strict is set: clear the cause or set strict: false", engine=engine.info.name
+        )
+    info = replace(
+        engine.info,
+        requested=options.engine,
+        requested_precision=options.precision,
+        rejected=search.rejections(engine),
+        degraded=degraded,
+        pending=search.pending,
+        measurements=search.choice.measurements if search.choice else (),
+    )
+    return ServedEngine(engine, info)
+
+
+@dataclass(slots=True)
+class _Search:
+    """One search for an engine: keeps every rejection, and the measurement that led to the choice."""
+
+    package: ModelPackage
+    options: EngineOptions
+    requested: str
+    prober: Prober = field(default_factory=Prober)
+    rejected: list[Rejection] = field(default_factory=list)
+    choice: Choice | None = None
+    pending: str | None = None
+
+    def order(self) -> tuple[str, ...]:
+        """The engines that may serve, best first."""
+        if self.requested in CHOOSERS:
+            self.choice = self._remembered()
+            proven = (self.choice.engine,) if self.choice else ()
+            return (*proven, *(name for name in AUTO_ORDER if name not in proven))
+        if self.options.strict:
+            return (self.requested,)
+        return (self.requested, *(name for name in AUTO_ORDER if name != self.requested))
+
+    def first(self, names: tuple[str, ...]) -> Engine:
+        """Open the first engine that works."""
+        for name in names:
+            engine = self._try(name)
+            if engine is not None:
+                return engine
+        attempts = "; ".join(f"{one.engine}: {one.reason} (to get it, {one.remedy})" for one in self.rejected)
+        raise EngineUnavailable(
+            f"no engine can serve {self.package.name} here, {self.requested} was asked for. Tried {attempts}",
+            engine=self.requested,
+            attempts=len(self.rejected),
+        )
+
+    def fastest(self) -> Engine:
+        """Open what is remembered as fastest; measure all that work where nothing is."""
+        self.choice = self._remembered()
+        if self.choice is not None:
+            engine = self._try(self.choice.engine)
+            if engine is not None:
+                return engine
+        return self._measured()
+
+    def degradation(self, engine: Engine) -> str | None:
+        """One sentence on what was asked for, or could be expected of this device, and is not had."""
+        name = engine.info.name
+        sentences = [engine.info.degraded] if engine.info.degraded else []
+        if self.requested not in CHOOSERS and name != self.requested:
+            sentences.insert(0, f"{self.requested} was asked for and {name} runs: {self.rejected[0].reason}")
+        elif self.requested == "auto" and name in _ON_CPU and (gpu := self._unused_gpu()) is not None:
+            why = "; ".join(f"{one.engine}: {one.reason}" for one in self.rejected)
+            sentences.insert(0, f"{gpu} is present and not used, {name} runs: {why}")
+        return "; ".join(sentences) or None
+
+    def rejections(self, engine: Engine) -> tuple[Rejection, ...]:
+        """Every engine that was considered and not taken, each once."""
+        told = {one.engine: one for one in (*(self.choice.rejections if self.choice else ()), *self.rejected)}
+        told.pop(engine.info.name, None)
+        return tuple(told.values())
+
+    def _try(self, name: str) -> Engine | None:
+        options = self.options
+        if name != self.requested:
+            options = replace(options, options=options_for(name, options.options))
+        try:
+            return open_candidate(self.package, options, name, self.prober)
+        except _PASSED_OVER as exc:
+            if self._is_final(name, exc):
+                raise
+            if isinstance(exc, BuildNeeded) and self.pending is None:
+                self.pending = name
+            self.rejected.append(_rejection_from(name, exc))
+            return None
+
+    def _is_final(self, name: str, error: EngineError) -> bool:
+        """Whether trying another engine would hide what is wrong: the model itself, or what strict asks for."""
+        if name == REFERENCE and isinstance(error, GoldenMismatch | PrecisionRejected):
+            return True
+        return self.options.strict and name == self.requested
+
+    def _measured(self) -> Engine:
+        opened: dict[str, Engine] = {}
+        kept: str | None = None
+        try:
+            for name in self.prober.names():
+                engine = self._try(name)
+                if engine is not None:
+                    opened[name] = engine
+            if not opened:
+                return self.first(())
+            kept = self._fastest_of(opened)
+            return opened[kept]
+        finally:
+            for name, engine in opened.items():
+                if name != kept:
+                    engine.close()
+
+    def _fastest_of(self, opened: Mapping[str, Engine]) -> str:
+        if self.pending is not None:
+            # What must be built first cannot be measured yet, so nothing is chosen for good.
+            return next(iter(opened))
+        self.choice = remember(self.package, self.options, measure(opened, self.package), self.rejected)
+        return self.choice.engine
+
+    def _remembered(self) -> Choice | None:
+        memory = ChoiceMemory(self.options.cache_dir)
+        return memory.load(key_here(self.package, self.options)) if memory.is_used() else None
+
+    def _unused_gpu(self) -> str | None:
+        if self.prober.gpus:
+            return self.prober.gpus[0].name
+        release = l4t_release()
+        return f"the GPU of this Jetson (L4T {release})" if release else None
+
+
+def _check_request(requested: str, options: EngineOptions) -> None:
+    if options.precision not in PRECISIONS:
+        raise OptionsRejected(
+            f"there is no precision {options.precision!r}: allowed are {', '.join(PRECISIONS)}",
+            precision=options.precision,
+        )
+    if options.max_batch < 1:
+        raise OptionsRejected(f"max_batch is {options.max_batch}, at least 1 is needed", max_batch=options.max_batch)
+    if requested in CHOOSERS:
+        check_options(requested, options.options)
+
+
+def check_options(engine: str, options: Mapping[str, object]) -> None:
+    """Refuse what ``engine``, a canonical name, would refuse when it is opened, as far as that can be told before.
+
+    Raises:
+        OptionsRejected: an option that does not exist, or a value that an engine which is named cannot take.
+    """
+    if engine == "tensorrt":
+        checked_options(options)
+    elif engine.startswith("ort-"):
+        session_settings(engine, provider_of(engine), options, default_threads=1)
+    tables = [options_of(one) for one in (AUTO_ORDER if engine in CHOOSERS else (engine,))]
+    for name in options:
+        if not any(table is None or name in table for table in tables):
+            if engine in CHOOSERS:
+                fault = f"no engine that {engine} may choose has an option {name!r}. Remove it or name the engine"
+            else:
+                fault = f"engine {engine} does not have an option {name!r}. Remove it"
+            raise OptionsRejected(fault, option=name)
+
+
+def _rejection_from(name: str, error: EngineError) -> Rejection:
+    reason = str(error.fields.get("reason", error.message))
+    remedy = str(error.fields.get("remedy", "see the reason"))
+    return Rejection(engine=name, reason=reason, remedy=remedy)

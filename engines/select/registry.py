@@ -1,0 +1,175 @@
+"""The engines by name: which there are, which of them can run on this device, and in which order they are tried."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from dataclasses import dataclass
+
+from engines.backends.onnxruntime.options import engine_of, provider_of
+from engines.base import Rejection
+from engines.environment import Gpu, gpus_from_answer
+from engines.errors import OptionsRejected
+from engines.probes.child import ChildAnswer, run_child
+
+AUTO_ORDER = ("tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
+CHOOSERS = ("auto", "fastest")
+
+_ALIASES = {
+    "trt": "tensorrt",
+    "ort-trt": "ort-tensorrt",
+    "onnxruntime": "ort-cpu",
+    "ort": "ort-cpu",
+    "cpu": "ort-cpu",
+    "cuda": "ort-cuda",
+    "openvino": "ort-openvino",
+    "pytorch": "torch",
+}
+# Azure's provider sends tensors to a server; the rest of the list computes here.
+_NOT_HERE = ("AzureExecutionProvider",)
+
+_REMEDIES = {
+    "tensorrt": "install TensorRT's Python package (JetPack: apt install python3-libnvinfer) beside an NVIDIA driver",
+    "ort-tensorrt": "install onnxruntime-gpu and the TensorRT it was built with beside an NVIDIA driver",
+    "ort-cuda": "install onnxruntime-gpu with its CUDA and cuDNN beside an NVIDIA driver",
+    "torch": "install the extra: pip install 'edge-inference-agent[torch]'",
+    "ort-openvino": "install onnxruntime-openvino in place of onnxruntime",
+    "ort-cpu": "install the extra: pip install 'edge-inference-agent[cpu]'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Whether one engine can run on this device. ``reason`` and ``remedy`` are empty where it can."""
+
+    name: str
+    can_run: bool
+    reason: str = ""
+    remedy: str = ""
+    detail: str = ""
+
+    def as_rejection(self) -> Rejection:
+        """Give the record of an engine that was considered and not taken."""
+        return Rejection(engine=self.name, reason=self.reason, remedy=self.remedy)
+
+
+def canonical_name(name: str) -> str:
+    """Give an engine's name as the table in the documentation has it.
+
+    Raises:
+        OptionsRejected: there is no such engine; names the nearest and all allowed.
+    """
+    wanted = name.strip().lower().replace("_", "-")
+    wanted = _ALIASES.get(wanted, wanted)
+    allowed = (*CHOOSERS, *AUTO_ORDER)
+    if wanted in allowed or (wanted.startswith("ort-") and _has_provider(provider_of(wanted))):
+        return wanted
+    near = difflib.get_close_matches(wanted, (*allowed, *_ALIASES), n=1, cutoff=0.5)
+    hint = f"did you mean {_ALIASES.get(near[0], near[0])}? " if near else ""
+    raise OptionsRejected(
+        f"there is no engine {name!r}: {hint}Allowed are {', '.join(allowed)} and ort-<provider> for any other "
+        "execution provider of the installed ONNX Runtime",
+        engine=name,
+    )
+
+
+class Prober:
+    """Finds out what can run, each thing once and each in a process of its own: CUDA first, TensorRT after it."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._results: dict[str, ProbeResult] = {}
+
+    @functools.cached_property
+    def cuda(self) -> ChildAnswer:
+        """The CUDA driver's answer."""
+        return run_child("cuda_child", timeout_s=20.0)
+
+    @functools.cached_property
+    def onnxruntime(self) -> ChildAnswer:
+        """Whether ONNX Runtime loads, its version and the providers compiled into it."""
+        return run_child("import_child", "onnxruntime", timeout_s=60.0)
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The CUDA devices."""
+        return gpus_from_answer(self.cuda)
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Providers compiled into ONNX Runtime, which says nothing about whether they work here."""
+        listed = self.onnxruntime.values.get("providers")
+        return tuple(map(str, listed)) if isinstance(listed, list) else ()
+
+    def names(self) -> tuple[str, ...]:
+        """Every engine this program knows, in the order of ``auto``, then what else ONNX Runtime brings."""
+        others = [engine_of(p) for p in self.providers if p not in _NOT_HERE]
+        return (*AUTO_ORDER, *(name for name in others if name not in AUTO_ORDER))
+
+    def probe(self, name: str) -> ProbeResult:
+        """Probe one engine by its canonical name; asked again, give the same answer at once."""
+        if name not in self._results:
+            probes = {"tensorrt": self._tensorrt, "torch": self._torch}
+            self._results[name] = probes[name]() if name in probes else self._onnxruntime(name)
+        return self._results[name]
+
+    def _tensorrt(self) -> ProbeResult:
+        if self.cuda.failure:
+            return _cannot("tensorrt", f"CUDA does not answer: {self.cuda.failure}")
+        answer = run_child("tensorrt_child", timeout_s=120.0)
+        if answer.failure:
+            return _cannot("tensorrt", f"TensorRT does not load: {answer.failure}")
+        return ProbeResult("tensorrt", can_run=True, detail=f"TensorRT {answer.text('version')} on {self._gpu()}")
+
+    def _torch(self) -> ProbeResult:
+        answer = run_child("torch_child", timeout_s=120.0)
+        if answer.failure:
+            return _cannot("torch", f"PyTorch does not load: {answer.failure}")
+        if not answer.values.get("right"):
+            return _cannot("torch", "PyTorch computed a wrong product")
+        device = self._gpu() if answer.values.get("cuda") else "the CPU"
+        return ProbeResult("torch", can_run=True, detail=f"PyTorch {answer.text('version')} on {device}")
+
+    def _onnxruntime(self, name: str) -> ProbeResult:
+        provider = provider_of(name)
+        if self.onnxruntime.failure:
+            return _cannot(name, f"ONNX Runtime does not load: {self.onnxruntime.failure}")
+        version = self.onnxruntime.text("version")
+        if provider not in self.providers:
+            return _cannot(name, f"ONNX Runtime {version} has no {provider}, it has {', '.join(self.providers)}")
+        if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider") and self.cuda.failure:
+            return _cannot(name, f"CUDA does not answer: {self.cuda.failure}")
+        if provider == "CPUExecutionProvider":
+            return ProbeResult(name, can_run=True, detail=f"ONNX Runtime {version}")
+        answer = run_child("onnxruntime_child", provider, timeout_s=180.0)
+        if answer.failure:
+            return _cannot(name, f"{provider} does not start: {answer.failure}")
+        if answer.text("provider") != provider:
+            why = f": {answer.last_error}" if answer.last_error else ""
+            return _cannot(name, f"ONNX Runtime took {answer.text('provider')} in place of {provider}{why}")
+        if not answer.values.get("right"):
+            return _cannot(name, f"{provider} computed a wrong convolution")
+        return ProbeResult(name, can_run=True, detail=f"ONNX Runtime {version}, {provider}")
+
+    def _gpu(self) -> str:
+        return self.gpus[0].name if self.gpus else "the GPU"
+
+
+def probe() -> tuple[ProbeResult, ...]:
+    """Say for every engine whether it can run here, and if not why and how to get it; takes a few seconds."""
+    prober = Prober()
+    return tuple(prober.probe(name) for name in prober.names())
+
+
+def _cannot(name: str, reason: str) -> ProbeResult:
+    remedy = _REMEDIES.get(name, "install a build of ONNX Runtime with this provider")
+    return ProbeResult(name, can_run=False, reason=reason, remedy=remedy)
+
+
+@functools.cache
+def _installed_providers() -> tuple[str, ...]:
+    return Prober().providers
+
+
+def _has_provider(provider: str) -> bool:
+    return provider in _installed_providers() and provider not in _NOT_HERE

@@ -1,0 +1,192 @@
+"""What was measured on this device, and which engine it proved fastest: remembered until anything about it changes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.base import Engine, EngineOptions, Measurement, Precision, Rejection
+from engines.environment import EnvironmentRecord, describe
+from engines.graph.precision import conversion
+from engines.graph.serving import graph_address
+from engines.host import installed_version
+from engines.package.load import ModelPackage
+from engines.select.registry import AUTO_ORDER
+from engines.store.files import cache_errors
+from engines.store.records import JsonRecord, record_path
+
+# A claim on p90 needs 64 runs at 99 % confidence. Source: MLPerf LoadGen, early stopping.
+RUNS = 64
+# Raised whenever an engine of this program serves otherwise than before: what was measured then is not true any more.
+_FORM = 1
+_BLOCK = 16
+# Longer than what a person is kept waiting for: without the answer of a slow library the key would be another one, and
+# what was measured would be measured again.
+_DESCRIBE_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine that a measurement has proven fastest, the table (fastest first), and what could not be measured."""
+
+    engine: str
+    measured_at: str
+    measurements: tuple[Measurement, ...]
+    unmeasured: tuple[Rejection, ...] = ()
+
+    @property
+    def rejections(self) -> tuple[Rejection, ...]:
+        """Why each of the others is not it: what could not run, and what was slower by how much."""
+        best = self.measurements[0]
+        slower = (
+            Rejection(
+                one.engine,
+                f"measured slower: p50 {one.p50_ms:.2f} ms, p90 {one.p90_ms:.2f} ms in {one.runs} runs, "
+                f"{best.engine} has p50 {best.p50_ms:.2f} ms, p90 {best.p90_ms:.2f} ms",
+                f"set engine: {one.engine}",
+            )
+            for one in self.measurements[1:]
+        )
+        return (*self.unmeasured, *slower)
+
+
+class ChoiceMemory:
+    """Choices in one record per device, power mode, model and versions, below ``cache_dir``."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        """Keep them under ``cache_dir``."""
+        self._cache_dir = cache_dir
+        self._folder = cache_dir / "choices"
+
+    def is_used(self) -> bool:
+        """Whether anything was ever remembered here: saves the making of a key where nothing was."""
+        return self._folder.is_dir()
+
+    def load(self, key: Mapping[str, object]) -> Choice | None:
+        """Give the choice of ``key``, None where nothing was measured or it cannot be read."""
+        return self._record(key).load()
+
+    def save(self, key: Mapping[str, object], choice: Choice) -> None:
+        """Write a choice, with what it is true of.
+
+        Raises:
+            EngineUnavailable: the cache directory cannot be written.
+        """
+        with cache_errors(self._cache_dir):
+            self._record(key).save(choice)
+
+    def _record(self, key: Mapping[str, object]) -> JsonRecord[Choice]:
+        path = record_path(self._folder, key)
+        return JsonRecord(path, encode=asdict, decode=_choice_from_dict, facts=key)
+
+
+def _choice_from_dict(values: dict[str, Any]) -> Choice:
+    measurements = tuple(Measurement(**one) for one in values["measurements"])
+    if not measurements:
+        raise ValueError("no engine was measured")
+    unmeasured = tuple(Rejection(**one) for one in values["unmeasured"])
+    return Choice(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
+
+
+def remember(
+    package: ModelPackage,
+    options: EngineOptions,
+    measurements: Sequence[Measurement],
+    unmeasured: Sequence[Rejection] = (),
+) -> Choice:
+    """Make a finished measurement what ``auto`` and ``fastest`` choose for this package and options on this device.
+
+    Raises:
+        ValueError: there is no measurement.
+        EngineUnavailable: the cache directory cannot be written.
+    """
+    if not measurements:
+        raise ValueError("no engine was measured, there is nothing to choose from")
+    choice = choice_from(measurements, unmeasured)
+    ChoiceMemory(options.cache_dir).save(key_here(package, options), choice)
+    return choice
+
+
+def key_here(package: ModelPackage, options: EngineOptions) -> dict[str, object]:
+    """Name what a choice on this device depends on."""
+    return choice_key(package, options, describe(timeout_s=_DESCRIBE_TIMEOUT_S))
+
+
+def choice_key(package: ModelPackage, options: EngineOptions, environment: EnvironmentRecord) -> dict[str, object]:
+    """Name everything that a choice depends on; another power mode or another version is another choice.
+
+    The graph stands for the model with its preprocessing and for who made it, ``conversion`` for its other precision.
+    """
+    return {
+        "form": _FORM,
+        "graph": graph_address(package),
+        "precision": options.precision,
+        "conversion": conversion(package, options.precision, AUTO_ORDER),
+        # A TensorRT plan is built for it.
+        "max_batch": options.max_batch,
+        "device": environment.device,
+        "board": environment.board,
+        "l4t": environment.l4t,
+        "power_mode": environment.power_mode,
+        "cores": environment.cpu_cores // max(1, options.workers),
+        "driver": environment.driver,
+        "options": {name: str(value) for name, value in sorted(options.options.items())},
+        "onnxruntime": environment.onnxruntime,
+        "providers": list(environment.onnxruntime_providers),
+        "tensorrt": environment.tensorrt,
+        "torch": environment.torch,
+        # With them TensorRT's calls are CUDA graphs, without them not.
+        "bindings": {name: installed_version(name) for name in ("pycuda", "cuda-bindings")},
+    }
+
+
+def choice_from(measurements: Sequence[Measurement], unmeasured: Sequence[Rejection] = ()) -> Choice:
+    """Choose the lowest p50; engines within 2 % of it are told apart by p90."""
+    best = min(one.p50_ms for one in measurements)
+    near = [one for one in measurements if one.p50_ms <= best * 1.02]
+    winner = min(near, key=lambda one: one.p90_ms)
+    rest = sorted((one for one in measurements if one is not winner), key=lambda one: one.p50_ms)
+    measured_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Choice(winner.engine, measured_at, (winner, *rest), tuple(unmeasured))
+
+
+def measure(engines: Mapping[str, Engine], package: ModelPackage, *, runs: int = RUNS) -> tuple[Measurement, ...]:
+    """Time single pictures on engines that are open, in turns of a few runs so that all meet the same conditions.
+
+    The first run of each turn warms the caches that the engine before it has filled, and is not counted.
+    """
+    random = np.random.default_rng(3)
+    picture = random.integers(0, 256, (1, package.input.height, package.input.width, 3), dtype=np.uint8)
+    times_ns: dict[str, list[int]] = {name: [] for name in engines}
+    while min(map(len, times_ns.values())) < runs:
+        for name, engine in engines.items():
+            engine.infer(picture)
+            for _ in range(min(_BLOCK, runs)):
+                started = time.perf_counter_ns()
+                engine.infer(picture)
+                times_ns[name].append(time.perf_counter_ns() - started)
+    return tuple(_measurement(name, engines[name].info.precision, times) for name, times in times_ns.items())
+
+
+def _measurement(name: str, precision: Precision, times_ns: list[int]) -> Measurement:
+    ordered = sorted(times_ns)
+    return Measurement(
+        engine=name,
+        precision=precision,
+        runs=len(ordered),
+        p50_ms=percentile_ms(ordered, 0.50),
+        p90_ms=percentile_ms(ordered, 0.90),
+    )
+
+
+def percentile_ms(ordered_ns: Sequence[int], ratio: float) -> float:
+    """The smallest measured time, in ms, that ``ratio`` of all do not exceed: no interpolation."""
+    rank = math.ceil(len(ordered_ns) * ratio) - 1
+    return ordered_ns[min(max(rank, 0), len(ordered_ns) - 1)] / 1e6

@@ -1,0 +1,399 @@
+"""Plans on disk: native code that this device has built for itself, kept as long as everything it depends on holds.
+
+    <cache>/plans/<engine>-<model>-<precision>-<stem>/    one entry: the library's files and entry.json
+    <cache>/plans/<the same name>.lock                    held while it is built, so that two agents build once
+    <cache>/plans/<the same name>.trial                   starts that have not yet proven the plan, see engines.trial
+    <cache>/quarantine/                                   what was found damaged or foreign, with the reason
+
+``entry.json`` names every fact that the entry was built from and the sha256 of every file; it is written last, so an
+entry without it was never finished. A plan is code that runs in this process: it is read only from files that this
+user or root owns and nobody else may write, and the very bytes that were hashed are those that are handed on.
+Source: TensorRT developer guide, "Engine plan files": deserialising one is running code from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from engines.base import Precision
+from engines.errors import BuildCancelled
+from engines.store.files import cache_errors, content_address, content_hash, write_atomic
+from engines.store.owned import EntryDamaged, files_below, open_folder, read_checked
+
+MAX_BYTES = 4 * 2**30
+"""What all plans together may take; the least recently used go first."""
+
+_RECORD = "entry.json"
+_FORM = 1
+_QUARANTINED_KEPT = 4
+_LOCK_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanKey:
+    """What a plan is true of. ``facts`` are JSON values by name; another value of any makes another plan."""
+
+    engine: str
+    model: str
+    precision: Precision
+    facts: Mapping[str, object]
+
+    @property
+    def stem(self) -> str:
+        """Hash of everything."""
+        return content_address([self.engine, self.model, self.precision, dict(self.facts)])
+
+    @property
+    def name(self) -> str:
+        """Name of the entry's directory."""
+        return f"{self.engine}-{self.model}-{self.precision}-{self.stem}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One plan in the cache, as its record describes it; times are UTC, ``used_at`` is of the last load."""
+
+    name: str
+    directory: Path
+    engine: str
+    model: str
+    precision: str
+    facts: Mapping[str, object]
+    files: Mapping[str, str]
+    notes: Mapping[str, object]
+    size_bytes: int
+    built_at: str
+    used_at: str
+
+
+class PlanCache:
+    """The plans below one cache directory. Any thread and any process may use it at the same time as others."""
+
+    def __init__(self, cache_dir: Path, *, max_bytes: int = MAX_BYTES) -> None:
+        """Make nothing yet."""
+        self.root = cache_dir / "plans"
+        self._quarantine = cache_dir / "quarantine"
+        self._max_bytes = max_bytes
+
+    def directory(self, key: PlanKey) -> Path:
+        """Where the entry of ``key`` lies, whether or not it is there."""
+        return self.root / key.name
+
+    def trial_marker(self, key: PlanKey) -> Path:
+        """Where the starts of an unproven plan are counted."""
+        return self.root / f"{key.name}.trial"
+
+    def read(self, key: PlanKey, *, is_locked: bool = False) -> dict[str, bytes] | None:
+        """Give the files of an entry by name; None where it was never finished.
+
+        What is there and cannot be trusted goes into quarantine, and None is given for it too. ``is_locked`` says
+        that the caller holds the key's lock. Without it an entry that another process is just writing is left alone.
+
+        Raises:
+            EngineUnavailable: the cache directory cannot be written, and something must be moved away.
+        """
+        try:
+            return self._verified(key)
+        except FileNotFoundError:
+            return None
+        except EntryDamaged as exc:
+            if is_locked:
+                self.quarantine(key, str(exc))
+                return None
+        with cache_errors(self.root), self._lock_at_once(key.name) as is_mine:
+            return self.read(key, is_locked=True) if is_mine else None
+
+    def is_complete(self, key: PlanKey) -> bool:
+        """Whether a finished entry is there; its content is checked when it is read."""
+        return (self.directory(key) / _RECORD).is_file()
+
+    def store(self, key: PlanKey, content: Mapping[str, bytes], notes: Mapping[str, object]) -> None:
+        """Write an entry of one or more files, the record last, and make room for it.
+
+        Raises:
+            EngineUnavailable: the cache directory cannot be written.
+        """
+        directory = self.directory(key)
+        with cache_errors(self.root):
+            self._make_root()
+            _remove(directory)
+            directory.mkdir(mode=0o700)
+            for name, data in content.items():
+                write_atomic(directory / name, data)
+        self.seal(key, notes)
+
+    def begin(self, key: PlanKey) -> Path:
+        """Give an empty directory for a library that writes its files itself; ``seal`` makes an entry of it.
+
+        Raises:
+            EngineUnavailable: the cache directory cannot be written.
+        """
+        directory = self.directory(key)
+        with cache_errors(self.root):
+            self._make_root()
+            _remove(directory)
+            directory.mkdir(mode=0o700)
+        return directory
+
+    def seal(self, key: PlanKey, notes: Mapping[str, object]) -> None:
+        """Write the record of what lies in the entry's directory, which makes it valid.
+
+        Raises:
+            EngineUnavailable: the cache directory cannot be written.
+        """
+        directory = self.directory(key)
+        with cache_errors(directory):
+            hashes = {
+                name: content_hash((directory / name).read_bytes())
+                for name in files_below(directory)
+                if name != _RECORD
+            }
+        record = {
+            "form": _FORM,
+            "engine": key.engine,
+            "model": key.model,
+            "precision": key.precision,
+            "facts": dict(key.facts),
+            "files": hashes,
+            "notes": dict(notes),
+            "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        with cache_errors(directory):
+            write_atomic(directory / _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+        self.trial_marker(key).unlink(missing_ok=True)
+        self.prune(keep=key.name)
+
+    def quarantine(self, key: PlanKey, reason: str) -> None:
+        """Move an entry out of the way and write down why; what cannot be moved is deleted."""
+        directory = self.directory(key)
+        target = self._quarantine / f"{key.name}-{time.time_ns()}"
+        try:
+            self._quarantine.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.rename(target)
+            (self._quarantine / f"{target.name}.txt").write_text(f"{reason}\n", encoding="utf-8")
+        except OSError:
+            with cache_errors(self.root):
+                _remove(directory)
+        for old in sorted(self._quarantine.glob("*.txt"), key=_changed_at)[:-_QUARANTINED_KEPT]:
+            _remove(old.with_suffix(""))
+            old.unlink(missing_ok=True)
+
+    def why_quarantined(self, key: PlanKey) -> str | None:
+        """Why the newest entry of this key was moved away; None where none was."""
+        found = sorted(self._quarantine.glob(f"{key.name}-*.txt"), key=_changed_at)
+        try:
+            return found[-1].read_text(encoding="utf-8", errors="replace").strip() if found else None
+        except FileNotFoundError:  # another process has made room meanwhile
+            return None
+
+    def why_not_another(self, key: PlanKey) -> str | None:
+        """Say why a plan of the same model that is here cannot serve: both facts; None where there is none."""
+        related = [
+            entry
+            for entry in self.entries()
+            if (entry.engine, entry.model, entry.precision) == (key.engine, key.model, key.precision)
+            and entry.name != key.name
+        ]
+        if not related:
+            return None
+        newest = max(related, key=lambda entry: entry.built_at)
+        return f"plan {newest.name} does not fit: {disagreement(newest.facts, key.facts)}"
+
+    def entries(self) -> list[Entry]:
+        """Every finished entry, the one used last first. What cannot be read is left out."""
+        found = []
+        for directory in self.root.iterdir() if self.root.is_dir() else ():
+            entry = _entry(directory) if directory.is_dir() else None
+            if entry is not None:
+                found.append(entry)
+        return sorted(found, key=lambda entry: entry.used_at, reverse=True)
+
+    def prune(self, *, max_bytes: int | None = None, keep: str | None = None) -> list[Entry]:
+        """Delete the least recently used entries until all fit into ``max_bytes``; give those that went.
+
+        What another process is building or opening at the moment stays, and so does what cannot be deleted.
+        """
+        room = self._max_bytes if max_bytes is None else max_bytes
+        gone = []
+        for entry in self.entries():
+            room -= entry.size_bytes
+            if room < 0 and entry.name != keep and self._delete(entry):
+                gone.append(entry)
+                room += entry.size_bytes
+        return gone
+
+    def _delete(self, entry: Entry) -> bool:
+        with contextlib.suppress(OSError), self._lock_at_once(entry.name) as is_mine:
+            if is_mine:
+                _remove(entry.directory)
+                for suffix in (".trial", ".lock"):
+                    (self.root / f"{entry.name}{suffix}").unlink(missing_ok=True)
+            return is_mine
+        return False
+
+    @contextlib.contextmanager
+    def locked(
+        self,
+        key: PlanKey,
+        *,
+        is_cancelled: Callable[[], bool],
+        on_wait: Callable[[], None],
+        pause: Callable[[float], None] = time.sleep,
+    ) -> Iterator[None]:
+        """Hold the right to build ``key``; the system gives it back when this process dies.
+
+        ``on_wait`` is called again and again while another process has it.
+
+        Raises:
+            BuildCancelled: ``is_cancelled`` became true while waiting.
+            EngineUnavailable: the cache directory cannot be written.
+        """
+        while (descriptor := self._lock(key.name)) is None:
+            if is_cancelled():
+                raise BuildCancelled(f"waiting for another build of {key.model} was stopped", model=key.model)
+            on_wait()
+            pause(_LOCK_POLL_S)
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _lock_at_once(self, name: str) -> Iterator[bool]:
+        """Whether the lock is ours for the length of the block; False at once where another has it."""
+        descriptor = self._lock(name)
+        try:
+            yield descriptor is not None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _lock(self, name: str) -> int | None:
+        """The lock, to be given back by closing it; None where another has it, or has just deleted the file."""
+        path = self.root / f"{name}.lock"
+        with cache_errors(self.root):
+            self._make_root()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if _try_lock(descriptor) and _is_still(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def _make_root(self) -> None:
+        """Make the folder, and close it to others: ONNX Runtime opens files in it by itself."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = self.root.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o022:
+            self.root.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
+
+    def _verified(self, key: PlanKey) -> dict[str, bytes]:
+        directory = self.directory(key)
+        with open_folder(directory) as folder:
+            record = _parsed(read_checked(folder, _RECORD))
+            stated = record.get("facts")
+            if stated != json.loads(json.dumps(key.facts)):
+                facts = stated if isinstance(stated, dict) else {}
+                raise EntryDamaged(f"plan {key.name} does not fit: {disagreement(facts, key.facts)}. It is built anew")
+            hashes = record.get("files")
+            if not isinstance(hashes, dict) or sorted(hashes) != [
+                name for name in files_below(directory) if name != _RECORD
+            ]:
+                raise EntryDamaged(f"plan {key.name} has other files than its record names. It is built anew")
+            content = {str(name): read_checked(folder, str(name)) for name in hashes}
+            for name, data in content.items():
+                found = content_hash(data)
+                if found != hashes[name]:
+                    raise EntryDamaged(
+                        f"plan {key.name}: {name} has sha256 {found[:16]} and {len(data)} bytes, its record states "
+                        f"{str(hashes[name])[:16]}. It is built anew"
+                    )
+        with contextlib.suppress(OSError):  # a cache that may only be read keeps its order of use
+            os.utime(directory / _RECORD)
+        return content
+
+
+def disagreement(stated: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """Name the facts in which a plan and this device disagree."""
+    names = [
+        name for name in sorted({*stated, *wanted}) if stated.get(name) != json.loads(json.dumps(wanted.get(name)))
+    ]
+    return "; ".join(f"it was built for {name} {stated.get(name)}, here is {wanted.get(name)}" for name in names[:4])
+
+
+def _parsed(data: bytes) -> dict[str, object]:
+    try:
+        record = json.loads(data)
+    except ValueError as exc:
+        raise EntryDamaged(f"its record is not JSON: {exc}") from exc
+    if not isinstance(record, dict) or record.get("form") != _FORM:
+        raise EntryDamaged("its record has another form than this program writes")
+    return record
+
+
+def _entry(directory: Path) -> Entry | None:
+    path = directory / _RECORD
+    try:
+        record = _parsed(path.read_bytes())
+        files = [directory / name for name in files_below(directory)]
+        return Entry(
+            name=directory.name,
+            directory=directory,
+            engine=str(record["engine"]),
+            model=str(record["model"]),
+            precision=str(record["precision"]),
+            facts=_mapping(record["facts"]),
+            files={name: str(value) for name, value in _mapping(record["files"]).items()},
+            notes=_mapping(record["notes"]),
+            size_bytes=sum(file.stat().st_size for file in files),
+            built_at=str(record["built_at"]),
+            used_at=datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="microseconds"),
+        )
+    except (OSError, EntryDamaged, KeyError):
+        return None
+
+
+def _mapping(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise EntryDamaged("its record has another form than this program writes")
+    return value
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to the file that was opened by it."""
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _changed_at(path: Path) -> float:
+    """When a file was written; a file that another process deletes meanwhile counts as the oldest."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not stat.S_ISDIR(path.lstat().st_mode)):
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
