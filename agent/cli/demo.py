@@ -18,7 +18,7 @@ from agent.cli.options import seconds
 if TYPE_CHECKING:
     from agent.app import Agent
     from agent.config.loader import LoadedConfig
-    from agent.watching.fleet import FleetView
+    from agent.tools.watch.fleet import FleetView
 
 
 @click.command()
@@ -64,9 +64,9 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Ru
     from agent.publish.base import Sink
     from agent.publish.jsonlines import JsonLinesSink
     from agent.service import logs
-    from agent.watching.fleet import FleetView
-    from agent.watching.mirror import ViewSink
-    from agent.watching.screen import Screen
+    from agent.tools.watch.fleet import FleetView
+    from agent.tools.watch.screen import Screen
+    from agent.tools.watch.sink import ViewSink
 
     sink, view = ViewSink(), FleetView(loaded.config.mqtt.prefix)
     mirrors: list[Sink] = [JsonLinesSink(sys.stdout.buffer)] if is_printing else [sink]

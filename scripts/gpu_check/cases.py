@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agent.benchmark.statistics import ratio_of
+from agent.tools.benchmark.statistics import ratio_of
 from engines import Building, BuildProgress, Engine, EngineError
 from engines.cache import PlanCache
 from engines.candidate import open_candidate
