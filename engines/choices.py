@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from engines.base import Engine, EngineOptions, Measurement, Precision, Rejectio
 from engines.environment import EnvironmentRecord, describe, installed_version
 from engines.graph import graph_address
 from engines.package import ModelPackage
+from engines.percentiles import percentile
 from engines.precision import conversion
 from engines.registry import AUTO_ORDER
 
@@ -174,12 +174,6 @@ def _measurement(name: str, precision: Precision, times_ns: list[int]) -> Measur
         engine=name,
         precision=precision,
         runs=len(ordered),
-        p50_ms=percentile_ms(ordered, 0.50),
-        p90_ms=percentile_ms(ordered, 0.90),
+        p50_ms=percentile(ordered, 50) / 1e6,
+        p90_ms=percentile(ordered, 90) / 1e6,
     )
-
-
-def percentile_ms(ordered_ns: Sequence[int], ratio: float) -> float:
-    """The smallest measured time, in ms, that ``ratio`` of all do not exceed: no interpolation."""
-    rank = math.ceil(len(ordered_ns) * ratio) - 1
-    return ordered_ns[min(max(rank, 0), len(ordered_ns) - 1)] / 1e6

@@ -117,7 +117,7 @@ def _summary(run: _Run) -> list[str]:
     for device in run.view.devices.values():
         for camera, seen in device.cameras.items():
             for name, classifier in seen.classifiers.items():
-                p50, p99 = (classifier.latency_ms(now_s, share, window_s=float("inf")) for share in (0.5, 0.99))
+                p50, p99 = (classifier.latency_ms(now_s, percent, window_s=float("inf")) for percent in (50, 99))
                 labels = sorted(classifier.labels.items(), key=lambda item: -item[1])
                 if p50 is not None and p99 is not None:
                     lines.append(f"{camera}/{name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms from capture to decision")

@@ -29,6 +29,7 @@ from agent.publish.routes import result_outgoing
 from agent.publish.settings import BrokerAddress, MqttSettings
 from agent.publish.topics import Topics
 from agent.records import Classification, Score, ServedModel, StageTimes
+from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.measure.bare import BareSession
 from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
 from engines import EngineOptions, open_engine
@@ -86,16 +87,15 @@ def in_turns(calls: Mapping[str, Call], *, runs: int, period_s: float = 0.0) -> 
     return times
 
 
-def us(times_ns: list[int], ratio: float = 0.5) -> float:
+def us(times_ns: list[int], percent: int = 50) -> float:
     """A percentile in microseconds."""
-    spread = spread_of(times_ns)
-    return {0.5: spread.p50_ms, 0.99: spread.p99_ms}[ratio] * 1e3
+    return percentiles(times_ns, (percent,))[0] / 1e3
 
 
 def both(times_ns: list[int]) -> str:
     """Median and p99, as they stand in a cell."""
     mark = "" if len(times_ns) >= REQUIRED_RUNS["p99"] else "\\*"
-    return f"{us(times_ns):.1f} / {us(times_ns, 0.99):.1f}{mark}"
+    return f"{us(times_ns):.1f} / {us(times_ns, 99):.1f}{mark}"
 
 
 def pace() -> float:
@@ -359,12 +359,12 @@ def _hand_over(
         publisher.stop()
         sys.setswitchinterval(default)
     bar = Bar(
-        measured=us(ours, 0.99),
+        measured=us(ours, 99),
         limit=_HAND_OVER,
         unit="µs",
         runs=len(ours),
         needed_runs=REQUIRED_RUNS["p99"],
-        floor=us(floor, 0.99),
+        floor=us(floor, 99),
         pace=min(before, pace()),
     )
     row = Row(

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import median
 
 from agent.publish.broker import EmbeddedBroker
+from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.measure.session import child_environment
 from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_agent
 from agent.tools.benchmark.pipeline.subscriber import Arrival, arrivals_of, listening
-from engines.choices import percentile_ms
 from scripts.performance.agent_rows import config_of
 
 _SETTLE_S = 2.0
@@ -130,8 +130,8 @@ def table_of(found: Mapping[str, Seen]) -> tuple[tuple[str, ...], list[tuple[str
     figures: tuple[tuple[str, Callable[[Seen], float]], ...] = (
         ("results a second", lambda one: median(one.rates_hz)),
         ("CPU ms a frame", lambda one: median(one.cpu_ms)),
-        ("frame in hand to subscriber p50 ms", lambda one: _age(one, 0.5)),
-        ("frame in hand to subscriber p99 ms", lambda one: _age(one, 0.99)),
+        ("frame in hand to subscriber p50 ms", lambda one: _age(one, 50)),
+        ("frame in hand to subscriber p99 ms", lambda one: _age(one, 99)),
         ("oldest of the last twenty answers ms", lambda one: median(one.oldest_ms)),
         ("resident MiB", lambda one: median(one.resident_mib)),
         ("growth MiB", lambda one: median(one.growth_mib)),
@@ -152,5 +152,5 @@ def _in_hand_ms(one: Arrival) -> float:
     return one.end_to_end_ms - one.latency_ms["capture"]
 
 
-def _age(seen: Seen, ratio: float) -> float:
-    return percentile_ms(sorted(round(_in_hand_ms(one) * 1e6) for one in seen.arrivals), ratio)
+def _age(seen: Seen, percent: int) -> float:
+    return percentiles([_in_hand_ms(one) for one in seen.arrivals], (percent,))[0]

@@ -104,9 +104,9 @@ def test_rates_and_latencies_are_of_the_last_seconds_only() -> None:
     classifier = view.devices[DEVICE].cameras["front"].classifiers["inspect"]
     assert classifier.results == 200
     assert classifier.rate_hz(20.0) == pytest.approx(10.0, abs=0.5)
-    assert classifier.latency_ms(20.0, 0.5) == pytest.approx(8.05)
+    assert classifier.latency_ms(20.0, 50) == pytest.approx(8.05)
     assert classifier.rate_hz(30.0) == 0.0
-    assert classifier.latency_ms(30.0, 0.5) is None
+    assert classifier.latency_ms(30.0, 50) is None
 
 
 def test_all_devices_of_the_prefix_are_shown_and_no_others() -> None:

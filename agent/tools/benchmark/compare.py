@@ -15,7 +15,7 @@ LEAST_RATIO = 0.02
 """Two runs closer than this count as equal, whatever their intervals say: the harness itself is no better."""
 
 _METRICS = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms", "max_ms", "throughput_hz")
-_QUANTILES = {"p50_ms": 0.50, "p90_ms": 0.90, "p95_ms": 0.95, "p99_ms": 0.99}
+_PERCENTS = {"p50_ms": 50, "p90_ms": 90, "p95_ms": 95, "p99_ms": 99}
 _GATE = re.compile(r"\s*([a-z0-9_]+)\s*([<>])\s*([-+]?\d+(?:\.\d+)?)\s*(%?)\s*\Z")
 _SAME_MACHINE = (
     "board", "l4t", "power_mode", "architecture", "cpu", "cpu_cores", "gpus", "driver", "python", "onnxruntime",
@@ -131,8 +131,8 @@ def _line(engine: EngineResult, first: CaseResult, second: CaseResult, gates: Se
         case=second.case.name,
         first=first,
         second=second,
-        p50=ratio_of(first.rounds_ms, second.rounds_ms, ratio=0.50),
-        p99=ratio_of(first.rounds_ms, second.rounds_ms, ratio=0.99),
+        p50=ratio_of(first.rounds_ms, second.rounds_ms, percent=50),
+        p99=ratio_of(first.rounds_ms, second.rounds_ms, percent=99),
     )
     failed = () if engine.is_yardstick else tuple(gate.text for gate in gates if _breaks(gate, line))
     return Line(
@@ -148,9 +148,9 @@ def _breaks(gate: Gate, line: Line) -> bool:
     old = _value(line.first, gate.metric)
     change = (new / old - 1.0) * 100.0
     is_beyond = change > gate.limit if gate.sign == ">" else change < gate.limit
-    if gate.metric not in _QUANTILES:
+    if gate.metric not in _PERCENTS:
         return is_beyond
-    ratio = ratio_of(line.first.rounds_ms, line.second.rounds_ms, ratio=_QUANTILES[gate.metric])
+    ratio = ratio_of(line.first.rounds_ms, line.second.rounds_ms, percent=_PERCENTS[gate.metric])
     return is_beyond and ratio.is_different
 
 

@@ -10,12 +10,12 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from engines.choices import percentile_ms
+from engines.percentiles import percentile, rank_of
 
 REQUIRED_RUNS: Mapping[str, int] = MappingProxyType({"p90": 64, "p95": 130, "p99": 662})
 """Runs from which on a percentile is known with 99 % confidence. Source: MLPerf LoadGen, early stopping."""
 
-_RATIOS = MappingProxyType({"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99})
+_PERCENTS = MappingProxyType({"p50": 50, "p90": 90, "p95": 95, "p99": 99})
 _RESAMPLES = 1000
 _CONFIDENCE = 0.99
 
@@ -64,7 +64,7 @@ def spread_of(times_ns: Sequence[int]) -> Spread:
         mean_ms=mean_ns / 1e6,
         sd_ms=sd_ns / 1e6,
         too_few=tuple(name for name, runs in REQUIRED_RUNS.items() if len(ordered) < runs),
-        **{f"{name}_ms": percentile_ms(ordered, ratio) for name, ratio in _RATIOS.items()},
+        **{f"{name}_ms": percentile(ordered, percent) / 1e6 for name, percent in _PERCENTS.items()},
     )
 
 
@@ -86,7 +86,7 @@ Rounds = Sequence[Sequence[float]]
 """Times by round. What differs between rounds (heat, other programs) is what makes two measurements differ."""
 
 
-def ratio_of(rounds: Rounds, other: Rounds, *, ratio: float = 0.5, seed: int = 1) -> Ratio:
+def ratio_of(rounds: Rounds, other: Rounds, *, percent: int = 50, seed: int = 1) -> Ratio:
     """Compare a percentile of ``rounds`` with that of ``other``: other over rounds.
 
     The interval is a bootstrap in two steps: rounds are drawn with replacement, then times within each. Drawing single
@@ -97,10 +97,10 @@ def ratio_of(rounds: Rounds, other: Rounds, *, ratio: float = 0.5, seed: int = 1
     """
     first, second = _filled(rounds), _filled(other)
     random = np.random.default_rng(seed)
-    value = _quantile(np.concatenate(second), ratio) / _quantile(np.concatenate(first), ratio)
+    value = _percentile(np.concatenate(second), percent) / _percentile(np.concatenate(first), percent)
     drawn = np.array(
         [
-            _quantile(_redrawn(second, random), ratio) / _quantile(_redrawn(first, random), ratio)
+            _percentile(_redrawn(second, random), percent) / _percentile(_redrawn(first, random), percent)
             for _ in range(_RESAMPLES)
         ]
     )
@@ -120,6 +120,7 @@ def _redrawn(rounds: list[Times], random: np.random.Generator) -> Times:
     return np.concatenate([rounds[one][random.integers(0, len(rounds[one]), len(rounds[one]))] for one in chosen])
 
 
-def _quantile(times: Times, ratio: float) -> float:
-    rank = min(max(math.ceil(len(times) * ratio) - 1, 0), len(times) - 1)
+def _percentile(times: Times, percent: int) -> float:
+    # Without sorting: this runs thousands of times per ratio.
+    rank = rank_of(len(times), percent)
     return float(np.partition(times, rank)[rank])

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from agent.runtime.statistics import percentiles
 from agent.tools.watch.documents import Document, document_from_payload, printable
 from agent.tools.watch.history import History
 
@@ -47,10 +48,10 @@ class ClassifierView:
         # From the first result on, so that the rate is right before a whole window has passed.
         return (len(times) - 1) / (now_s - times[0]) if len(times) > 1 and now_s > times[0] else 1 / WINDOW_S
 
-    def latency_ms(self, now_s: float, share: float, *, window_s: float = WINDOW_S) -> float | None:
-        """The latency that ``share`` (0..1) of the last while's results (4096 at most) did not exceed."""
-        values = sorted(ms for at, ms in self._recent if now_s - at <= window_s)
-        return values[min(len(values) - 1, int(share * len(values)))] if values else None
+    def latency_ms(self, now_s: float, percent: int, *, window_s: float = WINDOW_S) -> float | None:
+        """A percentile of the latencies of the last ``window_s`` seconds (4096 results at most)."""
+        values = [ms for at, ms in self._recent if now_s - at <= window_s]
+        return percentiles(values, (percent,))[0] if values else None
 
     @property
     def last_result_s(self) -> float | None:

@@ -26,7 +26,7 @@ def _lines_of_device(name: str, device: DeviceView, now_s: float) -> Iterator[st
             classifier = camera.classifiers[key]
             label = classifier.state.text("label") or classifier.result.text("label") or "-"
             confidence = classifier.result.number("confidence") or 0.0
-            p50, p99 = (classifier.latency_ms(now_s, share) or 0.0 for share in (0.5, 0.99))
+            p50, p99 = (classifier.latency_ms(now_s, percent) or 0.0 for percent in (50, 99))
             yield (
                 f"{head} {camera_name}/{key}: {label} {confidence:.2f}, {classifier.rate_hz(now_s):.1f} results/s, "
                 f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, dropped {dropped}"

@@ -247,7 +247,7 @@ def _classifier(classifier: ClassifierView, now_s: float, *, with_bar: bool) -> 
     seen = result.text("label")
     if seen is not None and seen != decided:
         label.append(f" ({seen})" if decided else f"({seen})", style=_FAINT)
-    p50, p99 = classifier.latency_ms(now_s, 0.5), classifier.latency_ms(now_s, 0.99)
+    p50, p99 = classifier.latency_ms(now_s, 50), classifier.latency_ms(now_s, 99)
     last_s = classifier.last_result_s
     confidence = result.number("confidence") if result else classifier.state.number("confidence")
     if last_s is not None and now_s - last_s > _STALE_S:

@@ -11,6 +11,7 @@ from statistics import median
 
 from agent.publish.broker import EmbeddedBroker
 from agent.publish.settings import BrokerAddress
+from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.conditions import ConditionsWatch, Window, others_ratio_of
 from agent.tools.benchmark.measure.rounds import Plan, Progress, ask_block, open_session
 from agent.tools.benchmark.measure.session import Session
@@ -19,7 +20,6 @@ from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_a
 from agent.tools.benchmark.pipeline.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
 from agent.tools.benchmark.report import PipelineResult, StageRow
 from agent.tools.benchmark.statistics import Spread, spread_of
-from engines.choices import percentile_ms
 
 _SETTLE_S = 3.0
 """Left out at the start: connections, first pictures, caches."""
@@ -254,14 +254,9 @@ def _result(target: Target, setup: Setup, stretch: _Stretch, bare: Spread | None
 
 def _stage_rows(stretch: _Stretch) -> Iterator[StageRow]:
     for stage in _STAGES:
-        ordered = sorted(round(one.latency_ms[stage] * 1e6) for one in stretch.arrivals)
-        yield StageRow(
-            stage=stage,
-            p50_ms=percentile_ms(ordered, 0.50),
-            p95_ms=percentile_ms(ordered, 0.95),
-            p99_ms=percentile_ms(ordered, 0.99),
-            max_ms=ordered[-1] / 1e6,
-        )
+        times_ms = [one.latency_ms[stage] for one in stretch.arrivals]
+        p50, p95, p99, highest = percentiles(times_ms, (50, 95, 99, 100))
+        yield StageRow(stage=stage, p50_ms=p50, p95_ms=p95, p99_ms=p99, max_ms=highest)
     if stretch.publish_ms:
         # The agent publishes percentiles of five seconds each: the median window, and the worst maximum.
         yield StageRow(
