@@ -55,10 +55,11 @@ if TYPE_CHECKING:
     from engines.package.specs import Activation
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
+    from engines.percentiles import Number, percentile, rank_of
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
-    from engines.select.selection import Choice, percentile_ms, remember
+    from engines.select.selection import Choice, remember
     from engines.select.verify import verify
     from engines.store.files import content_address, write_atomic
     from engines.store.plan_cache import Entry, PlanCache
@@ -102,6 +103,7 @@ __all__ = [
     "ModelProof",
     "ModelRejected",
     "ModelSignature",
+    "Number",
     "OptionsRejected",
     "OutOfMemory",
     "OutputSpec",
@@ -134,12 +136,13 @@ __all__ = [
     "open_engine",
     "options_for",
     "parse_options",
-    "percentile_ms",
+    "percentile",
     "pictures_of",
     "precise_graph",
     "probe",
     "prove_package",
     "provider_of",
+    "rank_of",
     "read_image",
     "record_path",
     "remember",
@@ -221,7 +224,9 @@ _HOMES = {
     "open_engine": "engines.select.open",
     "options_for": "engines.backends.load",
     "parse_options": "engines.package.strict_yaml",
-    "percentile_ms": "engines.select.selection",
+    "Number": "engines.percentiles",
+    "percentile": "engines.percentiles",
+    "rank_of": "engines.percentiles",
     "pictures_of": "engines.graph.image_set",
     "precise_graph": "engines.graph.precision",
     "probe": "engines.select.registry",

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from agent.benchmark.scenarios import SCENARIOS, Scenario
 from agent.cli.options import ENGINE_OPTION, PATH, package_directory
 from agent.cli.signals import sigterm_as_ctrl_c
 from agent.runtime.errors import AgentError, UsageError
 from agent.runtime.secrets import redact
+from agent.tools.benchmark.scenarios import SCENARIOS, Scenario
 from engines import PRECISIONS, EngineError, Precision
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from agent.benchmark.compare import Comparison
-    from agent.benchmark.report import Model, Report
-    from agent.benchmark.study import Request
+    from agent.tools.benchmark.compare import Comparison
+    from agent.tools.benchmark.report import Model, Report
+    from agent.tools.benchmark.study import Request
     from engines import ModelPackage
 
 _LARGEST_BATCH = 64
@@ -196,10 +196,10 @@ def _one_package(package: str, asked: Asked, baseline: Report | None) -> int:
 @click.option("--force", is_flag=True, help="Compare different environments all the same.")
 def compare(*, first: Path, second: Path, gates: tuple[str, ...], force: bool) -> int:
     """Hold the report SECOND against FIRST: ratios with their intervals of 99 % confidence."""
-    from agent.benchmark.compare import compare as hold_against
-    from agent.benchmark.compare import parse_gate
-    from agent.benchmark.report import load_report
-    from agent.benchmark.terminal import print_comparison
+    from agent.tools.benchmark.compare import compare as hold_against
+    from agent.tools.benchmark.compare import parse_gate
+    from agent.tools.benchmark.render.terminal import print_comparison
+    from agent.tools.benchmark.report import load_report
 
     parsed = [parse_gate(gate) for gate in gates]
     comparison = hold_against(load_report(first), load_report(second), parsed, force=force)
@@ -220,8 +220,8 @@ def _check(asked: Asked) -> Report | None:
 
     Gives the report to compare with, which the new one may be written over.
     """
-    from agent.benchmark.compare import parse_gate
-    from agent.benchmark.report import load_report
+    from agent.tools.benchmark.compare import parse_gate
+    from agent.tools.benchmark.report import load_report
 
     if asked.gates and asked.baseline is None:
         raise UsageError("--fail-if needs --baseline FILE, the report to compare with")
@@ -241,8 +241,8 @@ def _check(asked: Asked) -> Report | None:
 
 
 def _check_files(asked: Asked) -> None:
-    from agent.benchmark.apply import check_can_apply
-    from agent.benchmark.inputs import check_clips, check_pictures, check_target
+    from agent.tools.benchmark.apply import check_can_apply
+    from agent.tools.benchmark.inputs import check_clips, check_pictures, check_target
     from engines import load_package
 
     found = [load_package(package_directory(package)) for package in asked.packages]
@@ -260,9 +260,9 @@ def _check_files(asked: Asked) -> None:
 
 
 def _measured(package: str, asked: Asked) -> Report:
-    from agent.benchmark.progress import shown_progress
-    from agent.benchmark.study import run_study
     from agent.cli.console import Console
+    from agent.tools.benchmark.render.progress import shown_progress
+    from agent.tools.benchmark.study import run_study
 
     request = _request(package, asked)
     with shown_progress(Console(stderr=True)) as progress:
@@ -270,10 +270,10 @@ def _measured(package: str, asked: Asked) -> Report:
 
 
 def _request(package: str, asked: Asked) -> Request:
-    from agent.benchmark.pipeline import PipelineRequest
-    from agent.benchmark.recommend import Limits
-    from agent.benchmark.study import Request
     from agent.config.loader import default_state_dir
+    from agent.tools.benchmark.pipeline.run import PipelineRequest
+    from agent.tools.benchmark.recommend import Limits
+    from agent.tools.benchmark.study import Request
 
     return Request(
         package_dir=package_directory(package),
@@ -295,9 +295,9 @@ def _request(package: str, asked: Asked) -> Request:
 
 
 def _compared(baseline: Report, report: Report, asked: Asked) -> Comparison:
-    from agent.benchmark.compare import compare as hold_against
-    from agent.benchmark.compare import parse_gate
-    from agent.benchmark.terminal import print_comparison
+    from agent.tools.benchmark.compare import compare as hold_against
+    from agent.tools.benchmark.compare import parse_gate
+    from agent.tools.benchmark.render.terminal import print_comparison
 
     comparison = hold_against(baseline, report, [parse_gate(gate) for gate in asked.gates], force=asked.force)
     print_comparison(comparison, _console())
@@ -305,10 +305,10 @@ def _compared(baseline: Report, report: Report, asked: Asked) -> Comparison:
 
 
 def _write(report: Report, asked: Asked) -> None:
-    from agent.benchmark.chart import png_of
-    from agent.benchmark.html import to_html
-    from agent.benchmark.markdown import to_markdown
-    from agent.benchmark.tables import perf_analyzer_csv
+    from agent.tools.benchmark.render.chart import png_of
+    from agent.tools.benchmark.render.html import to_html
+    from agent.tools.benchmark.render.markdown import to_markdown
+    from agent.tools.benchmark.render.tables import perf_analyzer_csv
 
     texts: tuple[tuple[Path | None, Callable[[Report], str]], ...] = (
         (asked.json_path, lambda one: one.as_json()),
@@ -331,8 +331,8 @@ def _place(path: Path, model: Model | ModelPackage, asked: Asked) -> Path:
 
 
 def _show(report: Report, asked: Asked, package: str) -> None:
-    from agent.benchmark.tables import one_liners
-    from agent.benchmark.terminal import print_report
+    from agent.tools.benchmark.render.tables import one_liners
+    from agent.tools.benchmark.render.terminal import print_report
 
     console = _console()
     if not asked.one_line:
@@ -345,8 +345,8 @@ def _show(report: Report, asked: Asked, package: str) -> None:
 
 
 def _apply(report: Report, asked: Asked, path: Path, package_name: str) -> None:
-    from agent.benchmark.apply import apply_to, remember_for
-    from agent.benchmark.recommend import measurements_for
+    from agent.tools.benchmark.apply import apply_to, remember_for
+    from agent.tools.benchmark.recommend import measurements_for
     from engines import load_package
 
     choice = report.recommendation

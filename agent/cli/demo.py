@@ -18,7 +18,7 @@ from agent.cli.options import seconds
 if TYPE_CHECKING:
     from agent.app import Agent
     from agent.config.loader import LoadedConfig
-    from agent.watching.fleet import FleetView
+    from agent.tools.watch.fleet import FleetView
 
 
 @click.command()
@@ -64,9 +64,9 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Ru
     from agent.mqtt.base import Sink
     from agent.publish.json_lines import JsonLinesSink
     from agent.runtime import logs
-    from agent.watching.fleet import FleetView
-    from agent.watching.mirror import ViewSink
-    from agent.watching.screen import Screen
+    from agent.tools.watch.fleet import FleetView
+    from agent.tools.watch.screen import Screen
+    from agent.tools.watch.sink import ViewSink
 
     sink, view = ViewSink(), FleetView(loaded.config.mqtt.prefix)
     extra_sinks: list[Sink] = [JsonLinesSink(sys.stdout.buffer)] if is_printing else [sink]
@@ -117,7 +117,7 @@ def _summary(run: _Run) -> list[str]:
     for device in run.view.devices.values():
         for camera, seen in device.cameras.items():
             for name, classifier in seen.classifiers.items():
-                p50, p99 = (classifier.latency_ms(now_s, share, window_s=float("inf")) for share in (0.5, 0.99))
+                p50, p99 = (classifier.latency_ms(now_s, percent, window_s=float("inf")) for percent in (50, 99))
                 labels = sorted(classifier.labels.items(), key=lambda item: -item[1])
                 if p50 is not None and p99 is not None:
                     lines.append(f"{camera}/{name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms from capture to decision")

@@ -14,7 +14,7 @@ from agent.cli.options import PATH
 from agent.runtime.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from agent.doctor.findings import Report
+    from agent.tools.doctor.findings import Report
 
 _WIDE_CELLS = 140
 
@@ -42,9 +42,9 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     from rich.console import Console
 
     from agent.config.loader import default_state_dir, load_config
-    from agent.doctor.bundle import check_target, write_bundle
-    from agent.doctor.examination import examine
     from agent.runtime import logs
+    from agent.tools.doctor.bundle import check_target, write_bundle
+    from agent.tools.doctor.examination import examine
 
     # What goes wrong is in the report.
     logs.configure(level="error")
@@ -75,7 +75,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
 
 def _print(report: Report, *, as_json: bool) -> None:
     from agent.cli.console import Console
-    from agent.doctor.picture import render
+    from agent.tools.doctor.terminal import render
 
     if as_json:
         print(json.dumps(report.as_dict(), indent=2, default=str))

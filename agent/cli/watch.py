@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agent.mqtt.settings import BrokerAddress, MqttSettings
     from agent.mqtt.subscriber import Subscriber
-    from agent.watching.fleet import FleetView
+    from agent.tools.watch.fleet import FleetView
 
 _CONNECT_S = 5.0
 _PICTURE_S = 0.25
@@ -60,7 +60,7 @@ def watch(
     """Live view of what agents publish at BROKER_URL (default: mqtt://127.0.0.1:1883)."""
     from agent.mqtt.topics import level
     from agent.runtime import logs
-    from agent.watching.fleet import FleetView
+    from agent.tools.watch.fleet import FleetView
 
     # The picture itself says how the connection is; lines between would tear it.
     logs.configure(level="error")
@@ -165,7 +165,7 @@ def _hear(subscriber: Subscriber, view: FleetView, until_s: float) -> None:
 
 
 def _print_lines(subscriber: Subscriber, view: FleetView, end_s: float) -> None:
-    from agent.watching.lines import lines_from_fleet
+    from agent.tools.watch.lines import lines_from_fleet
 
     while (now_s := time.monotonic()) < end_s:
         _hear(subscriber, view, min(end_s, now_s + _LINES_S))
@@ -177,7 +177,7 @@ def _draw(subscriber: Subscriber, view: FleetView, end_s: float, topic: str) -> 
     from rich.live import Live
 
     from agent.cli.console import Console
-    from agent.watching.picture import render
+    from agent.tools.watch.terminal import render
 
     console = Console()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -21,6 +21,7 @@ from agent.inference.worker import Worker
 from agent.mqtt.base import Packet
 from agent.mqtt.topics import Topics
 from agent.runtime.errors import AgentError
+from agent.runtime.statistics import percentiles
 from engines import EngineError, StrictDocument, run_golden
 
 _TASK_S = 30.0
@@ -134,14 +135,7 @@ class AgentHost:
                 wanted = request.runs - len(times)
                 engine, some = _on_its_thread(worker, lambda loaded, wanted=wanted: _timed(loaded, wanted))  # type: ignore[misc]  # bound now
                 times += some
-            times.sort()
-            details[key] = {
-                "engine": engine,
-                "runs": len(times),
-                "p50_ms": round(times[len(times) // 2], 3),
-                "p99_ms": round(times[min(len(times) - 1, int(len(times) * 0.99))], 3),
-                "max_ms": round(times[-1], 3),
-            }
+            details[key] = {"engine": engine, **benchmark_figures(times)}
         return details
 
     def explain(self, request: Explain) -> Details:
@@ -171,6 +165,12 @@ class AgentHost:
             return workers
         known(workers, model, "model")
         return {model: workers[model]}
+
+
+def benchmark_figures(times_ms: Sequence[float]) -> Details:
+    """The figures of a `benchmark` reply, in milliseconds."""
+    p50, p99, highest = (round(one, 3) for one in percentiles(times_ms, (50, 99, 100)))
+    return {"runs": len(times_ms), "p50_ms": p50, "p99_ms": p99, "max_ms": highest}
 
 
 def _timed(loaded: LoadedEngine, wanted: int) -> tuple[str, list[float]]:

@@ -1,4 +1,4 @@
-"""The bundled demo: a conveyor's classifier and a clip to classify (made by scripts/train-demo)."""
+"""The bundled demo: a conveyor's classifier and a clip to classify (made by scripts/dev/train-demo)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Threads, channels, clocks, logs and files: what every room above builds on."""
+"""What every room of the agent may use. Imports nothing of ``agent``, only ``engines`` below it.
+
+statistics   percentiles of measured times
+"""

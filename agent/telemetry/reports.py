@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from agent.cameras.camera import CameraStatistics
 from agent.cameras.frame_counters import CameraCounts, ClassifierCounts
 from agent.config.model import AgentConfig
@@ -22,21 +20,16 @@ from agent.mqtt.messages import (
     utc_text,
 )
 from agent.runtime.records import StageTimes
+from agent.runtime.statistics import percentiles as percentiles_of
 from engines import EngineInfo, ModelPackage
 
 
 def percentiles(values_ms: Sequence[float]) -> Percentiles | None:
-    """Spread of ``values_ms``; None without values.
-
-    A percentile is the smallest value that at least that share of the values do not exceed (no interpolation), so
-    each figure is a latency that really occurred.
-    """
+    """Percentiles and maximum of ``values_ms`` for a message; None without values."""
     if not values_ms:
         return None
-    p50, p95, p99 = np.percentile(values_ms, (50, 95, 99), method="inverted_cdf")
-    return Percentiles(
-        p50=round(float(p50), 4), p95=round(float(p95), 4), p99=round(float(p99), 4), max=round(max(values_ms), 4)
-    )
+    p50, p95, p99, highest = (round(one, 4) for one in percentiles_of(values_ms, (50, 95, 99, 100)))
+    return Percentiles(p50=p50, p95=p95, p99=p99, max=highest)
 
 
 def model_latency(times: Sequence[tuple[StageTimes, int]], publish_ms: Sequence[float]) -> ModelLatency:

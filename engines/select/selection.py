@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from engines.graph.precision import conversion
 from engines.graph.serving import graph_address
 from engines.host import installed_version
 from engines.package.load import ModelPackage
+from engines.percentiles import percentile
 from engines.select.registry import AUTO_ORDER
 from engines.store.files import cache_errors
 from engines.store.records import JsonRecord, record_path
@@ -181,12 +181,6 @@ def _measurement(name: str, precision: Precision, times_ns: list[int]) -> Measur
         engine=name,
         precision=precision,
         runs=len(ordered),
-        p50_ms=percentile_ms(ordered, 0.50),
-        p90_ms=percentile_ms(ordered, 0.90),
+        p50_ms=percentile(ordered, 50) / 1e6,
+        p90_ms=percentile(ordered, 90) / 1e6,
     )
-
-
-def percentile_ms(ordered_ns: Sequence[int], ratio: float) -> float:
-    """The smallest measured time, in ms, that ``ratio`` of all do not exceed: no interpolation."""
-    rank = math.ceil(len(ordered_ns) * ratio) - 1
-    return ordered_ns[min(max(rank, 0), len(ordered_ns) - 1)] / 1e6

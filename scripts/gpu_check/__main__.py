@@ -18,7 +18,7 @@ from engines.select.registry import Prober
 from scripts.gpu_check.children import ROOT, Outcome, run_step
 from scripts.gpu_check.plan import GPU_ENGINES, Step, resnet_package, steps
 from scripts.gpu_check.report import Circumstances, page
-from scripts.make_models import resnet, write_package
+from scripts.performance.make_models import resnet, write_package
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agent.benchmark.statistics import ratio_of
+from agent.tools.benchmark.statistics import ratio_of
 from engines import Building, BuildProgress, Engine, EngineError
 from engines.select.candidate import open_candidate
 from engines.select.registry import Prober

@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 
+from agent.runtime.statistics import percentiles
 from engines import Building, BuildProgress, Engine, EngineOptions, ModelPackage, Precision, load_package
 from engines.base import Images
 from engines.check.reference import compare_with_reference
@@ -89,7 +90,7 @@ def timed(
         began_ns = time.perf_counter_ns()
         engine.infer(batch)
         times.append((time.perf_counter_ns() - began_ns) / 1e6)
-    p50, p90, p99 = map(float, np.percentile(times, (50, 90, 99), method="inverted_cdf"))
+    p50, p90, p99 = percentiles(times, (50, 90, 99))
     return {
         "runs": len(times),
         "p50_ms": p50,

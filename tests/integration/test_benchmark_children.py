@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.benchmark.assemble import engine_result, with_yardstick
-from agent.benchmark.conditions import ConditionsWatch
-from agent.benchmark.rounds import Plan, Progress, measure, open_session, prepare
-from agent.benchmark.scenarios import Case
-from agent.benchmark.session import ChildFailed, Session
-from agent.benchmark.target import Target
 from agent.demo import demo_package
+from agent.tools.benchmark.conditions import ConditionsWatch
+from agent.tools.benchmark.measure.assemble import engine_result, with_yardstick
+from agent.tools.benchmark.measure.rounds import Plan, Progress, measure, open_session, prepare
+from agent.tools.benchmark.measure.session import ChildFailed, Session
+from agent.tools.benchmark.measure.target import Target
+from agent.tools.benchmark.scenarios import Case
 
 FP32 = Target(engine="ort-cpu", precision="fp32")
 INT8 = Target(engine="ort-cpu", precision="int8")

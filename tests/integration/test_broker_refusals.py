@@ -15,12 +15,12 @@ import pytest
 import structlog
 
 from agent.config.loader import load_config
-from agent.doctor.checks import broker_finding, failure
-from agent.doctor.findings import Finding
 from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import settings_from_config
 from agent.publish.publisher import Publisher
 from agent.runtime.errors import BrokerUnavailable
+from agent.tools.doctor.checks import broker_finding, failure
+from agent.tools.doctor.findings import Finding
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until

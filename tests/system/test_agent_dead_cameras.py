@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.watching.fleet import FleetView
+from agent.tools.watch.fleet import FleetView
 from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.benchmark.accuracy import accuracy_of
 from agent.demo import demo_package
+from agent.tools.benchmark.measure.accuracy import accuracy_of
 from engines.base import Images, Scores
 from engines.package.load import load_package
 

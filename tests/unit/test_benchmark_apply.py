@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.benchmark.apply import apply_to, remember_for
-from agent.benchmark.report import Recommendation
 from agent.config.loader import load_config
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError, UsageError
+from agent.tools.benchmark.apply import apply_to, remember_for
+from agent.tools.benchmark.report import Recommendation
 from engines.base import EngineOptions, Measurement
 from engines.package.load import load_package
 from engines.select.selection import ChoiceMemory, key_here

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.benchmark.compare import compare, parse_gate
-from agent.benchmark.report import CaseResult, load_report
 from agent.runtime.errors import UsageError
+from agent.tools.benchmark.compare import compare, parse_gate
+from agent.tools.benchmark.report import CaseResult, load_report
 from tests.fixtures.benchmark_reports import CLOSED, case_result, engine_result, machine_report, report_of
 
 

@@ -12,16 +12,16 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.benchmark.chart import png_of, svg_of
-from agent.benchmark.conditions import Conditions
-from agent.benchmark.html import to_html
-from agent.benchmark.judge import reasons_against, warnings_about, warnings_about_machine
-from agent.benchmark.markdown import to_markdown
-from agent.benchmark.recommend import Limits, headline_of, measurements_for, recommend
-from agent.benchmark.report import Report
-from agent.benchmark.scenarios import cases_of
-from agent.benchmark.statistics import spread_of
-from agent.benchmark.tables import perf_analyzer_csv
+from agent.tools.benchmark.conditions import Conditions
+from agent.tools.benchmark.judge import reasons_against, warnings_about, warnings_about_machine
+from agent.tools.benchmark.recommend import Limits, headline_of, measurements_for, recommend
+from agent.tools.benchmark.render.chart import png_of, svg_of
+from agent.tools.benchmark.render.html import to_html
+from agent.tools.benchmark.render.markdown import to_markdown
+from agent.tools.benchmark.render.tables import perf_analyzer_csv
+from agent.tools.benchmark.report import Report
+from agent.tools.benchmark.scenarios import cases_of
+from agent.tools.benchmark.statistics import spread_of
 from tests.fixtures.benchmark_reports import (
     CLOSED,
     PACED,

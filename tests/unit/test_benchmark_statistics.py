@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.benchmark.statistics import ratio_of, spread_of
+from agent.tools.benchmark.statistics import ratio_of, spread_of
 from tests.fixtures.benchmark_reports import made_up_rounds
 
 

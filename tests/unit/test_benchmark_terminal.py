@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from agent.benchmark.compare import compare
-from agent.benchmark.report import Absent, Report
-from agent.benchmark.terminal import print_comparison
+from agent.tools.benchmark.compare import compare
+from agent.tools.benchmark.render.terminal import print_comparison
+from agent.tools.benchmark.report import Absent, Report
 from tests.fixtures.benchmark_reports import machine_report, shown
 
 

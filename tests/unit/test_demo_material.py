@@ -18,7 +18,7 @@ import yaml
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from agent.demo import demo_clip, demo_package
-from scripts.demo_material import clip, dataset, scene, scene_drawing
+from scripts.dev.demo_material import clip, dataset, scene, scene_drawing
 
 LABELS = ["ok", "scratch", "dent", "missing_label", "empty"]
 MIB = 1024 * 1024

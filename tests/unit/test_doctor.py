@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from agent.config.model import ModelConfig
-from agent.doctor import checks
-from agent.doctor.findings import Finding, Report, Section, sections_from
-from agent.doctor.picture import render
 from agent.runtime.errors import BrokerUnavailable
+from agent.tools.doctor import checks
+from agent.tools.doctor.findings import Finding, Report, Section, sections_from
+from agent.tools.doctor.terminal import render
 from engines import EnvironmentRecord, Gpu, ProbeResult
 from tests.fixtures.colour_packages import write_colour_package
 

@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engines import EngineOptions, Measurement, ModelPackage, Rejection, describe, load_package
 from engines.graph.int8_forms import SYMMETRIC, int8_form
 from engines.package.specs import OutputSpec
-from engines.select.selection import ChoiceMemory, choice_from, choice_key, measure, percentile_ms
+from engines.select.selection import ChoiceMemory, choice_from, choice_key, measure
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import write_colour_package
 
@@ -118,12 +116,3 @@ def test_the_int8_form_of_each_engine_is_part_of_an_int8_choice(tmp_path: Path) 
     assert conversion["forms"]["tensorrt"] == SYMMETRIC.label
     assert conversion["forms"]["ort-cpu"] == int8_form("ort-cpu").label
     assert {"converter", "onnx", "pictures"} <= set(conversion)
-
-
-@given(st.lists(st.integers(0, 10**9), min_size=1), st.floats(0.01, 1.0))
-def test_a_percentile_is_a_measured_time_that_enough_others_do_not_exceed(times: list[int], ratio: float) -> None:
-    ordered = sorted(times)
-    value = percentile_ms(ordered, ratio) * 1e6
-    nearest = min(ordered, key=lambda one: abs(one - value))
-    assert sum(one <= nearest for one in ordered) >= ratio * len(ordered) - 1e-6
-    assert sum(one < nearest for one in ordered) < ratio * len(ordered) + 1e-6

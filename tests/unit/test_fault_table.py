@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.fault_rows import ROWS, Row
-from scripts.fault_table import MARK, chosen, lines_of, replaced
+from scripts.drills.fault_rows import ROWS, Row
+from scripts.drills.fault_table import MARK, chosen, lines_of, replaced
 
 _ROOT = Path(__file__).parents[2]
 

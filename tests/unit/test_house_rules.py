@@ -1,4 +1,4 @@
-"""scripts/check and scripts/house_rules.py catch what they are for: every rule has a planted breach."""
+"""scripts/check and scripts/dev/house_rules.py catch what they are for: every rule has a planted breach."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _plant(root: Path, files: dict[str, str]) -> None:
 
 
 def _house_rules(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(_ROOT / "scripts/house_rules.py"), str(root)]
+    command = [sys.executable, str(_ROOT / "scripts/dev/house_rules.py"), str(root)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -98,7 +98,8 @@ def test_files_that_git_ignores_are_not_read(tmp_path: Path) -> None:
 
 def _check(root: Path) -> subprocess.CompletedProcess[str]:
     shutil.copytree(_ROOT / "scripts/lib", root / "scripts/lib")
-    for name in ("scripts/check", "scripts/house_rules.py", "pyproject.toml"):
+    for name in ("scripts/check", "scripts/dev/house_rules.py", "pyproject.toml"):
+        (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(_ROOT / name, root / name)
     command = [str(root / "scripts/check"), "--python", sys.executable]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100, check=False)

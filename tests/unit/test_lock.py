@@ -52,7 +52,7 @@ def test_lock_meets_every_requirement_of_the_project(lock: str, python: str, req
     for requirement in requirements:
         if any(_applies(requirement.marker, python, extra) for extra in _EXTRAS[lock]):
             name = canonicalize_name(requirement.name)
-            assert name in pins, f"{name} is missing for Python {python}: run scripts/lock"
+            assert name in pins, f"{name} is missing for Python {python}: run scripts/dev/lock"
             assert requirement.specifier.contains(pins[name]), f"{name} {pins[name]} is not {requirement.specifier}"
 
 

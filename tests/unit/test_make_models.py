@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from engines.package.load import load_package
-from scripts.make_models import mobilenet, resnet, write_package
+from scripts.performance.make_models import mobilenet, resnet, write_package
 
 
 @pytest.mark.parametrize(("make", "name", "mib"), [(mobilenet, "mobilenet", 13.5), (resnet, "resnet", 44.6)])

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.benchmark.subscriber import Arrival
-from scripts.loadgen_agreement import agreement_of
-from scripts.measure_command import main
-from scripts.measure_page import Origin, bar_lines, head, marks, table, write_block
-from scripts.measure_parts import PARTS
-from scripts.measure_verdict import Agreement, Bar, Load, LoadWatch, Row, verdict_of
-from scripts.side_by_side import Seen, table_of
+from agent.tools.benchmark.pipeline.subscriber import Arrival
+from scripts.performance.command import main
+from scripts.performance.loadgen_agreement import agreement_of
+from scripts.performance.page import Origin, bar_lines, head, marks, table, write_block
+from scripts.performance.parts import PARTS
+from scripts.performance.side_by_side import Seen, table_of
+from scripts.performance.verdict import Agreement, Bar, Load, LoadWatch, Row, verdict_of
 
 _ROOT = Path(__file__).parents[2]
 _QUIET, _BUSY = Load(0.01), Load(0.43)

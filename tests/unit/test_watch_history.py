@@ -4,10 +4,10 @@ import json
 
 from rich.console import Console
 
-from agent.watching.documents import document_from_payload
-from agent.watching.fleet import FleetView
-from agent.watching.history import CELLS, STEP_S, History, curve
-from agent.watching.picture import render
+from agent.tools.watch.documents import document_from_payload
+from agent.tools.watch.fleet import FleetView
+from agent.tools.watch.history import CELLS, STEP_S, History, curve
+from agent.tools.watch.terminal import render
 
 
 def _thermal(celsius: float, ratio: float) -> bytes:

@@ -1,1 +1,0 @@
-"""What can run on this machine, what cannot, and what to do about it."""

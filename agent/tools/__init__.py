@@ -1,0 +1,6 @@
+"""What people run beside the daemon. Nothing in the daemon imports these rooms; ``agent.cli`` starts them.
+
+benchmark   measures engines and the agent's own path, and recommends an engine
+doctor      examines device, configuration, cameras and broker before the agent starts
+watch       live view of a fleet in the terminal, from its MQTT messages
+"""

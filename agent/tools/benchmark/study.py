@@ -1,0 +1,180 @@
+"""One run of the benchmark from request to report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import agent
+from agent.runtime.errors import Unavailable
+from agent.tools.benchmark.conditions import ConditionsWatch, clocks_are_locked
+from agent.tools.benchmark.judge import warnings_about_machine
+from agent.tools.benchmark.measure.assemble import engine_result, with_yardstick
+from agent.tools.benchmark.measure.rounds import Plan, Progress, measure, prepare
+from agent.tools.benchmark.measure.soak import soak
+from agent.tools.benchmark.measure.target import Target
+from agent.tools.benchmark.pipeline.run import PipelineRequest, run_pipelines
+from agent.tools.benchmark.recommend import Limits, recommend
+from agent.tools.benchmark.report import Absent, EngineResult, Model, PipelineResult, Report
+from agent.tools.benchmark.scenarios import ENGINE_SCENARIOS, MULTI_STREAM_SAMPLES, Scenario, cases_of
+from engines import (
+    EnvironmentRecord,
+    ModelPackage,
+    Precision,
+    Prober,
+    canonical_name,
+    describe,
+    load_package,
+    pictures_of,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for. ``engines`` empty means all that can run."""
+
+    package_dir: Path
+    cache_dir: Path
+    engines: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    batches: tuple[int, ...]
+    scenarios: tuple[Scenario, ...]
+    fps: float
+    rounds: int
+    is_quick: bool
+    command: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    pythons: Mapping[str, str] = field(default_factory=dict)
+    images: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    pipeline: PipelineRequest = field(default_factory=PipelineRequest)
+
+
+def run_study(request: Request, progress: Progress) -> Report:
+    """Measure all that was asked for.
+
+    Raises:
+        Unavailable: no engine could be measured; the message lists each with its reason.
+        EngineError: the package cannot be loaded, or an engine has no such name or option.
+    """
+    began_s, started_at = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    load_before, locked = os.getloadavg()[0], clocks_are_locked()
+    package = load_package(request.package_dir)
+    environment = describe()
+    found = _run(request, progress)
+    if not found.pipelines and not any(not engine.is_yardstick for engine in found.engines):
+        tried = "; ".join(f"{o.engine} {o.precision}: {o.reason} (to get it, {o.remedy})" for o in found.absent)
+        raise Unavailable(f"no engine could be measured for {package.name}. Tried {tried}", attempts=len(found.absent))
+    return Report(
+        agent=agent.__version__,
+        started_at=started_at,
+        wall_s=time.monotonic() - began_s,
+        command=request.command,
+        is_quick=request.is_quick,
+        rounds=request.rounds,
+        environment=environment.as_dict(),
+        clocks_locked=locked,
+        load_before=load_before,
+        load_after=os.getloadavg()[0],
+        model=_model(package),
+        engines=found.engines,
+        absent=found.absent,
+        pipelines=found.pipelines,
+        recommendation=recommend(found.engines, request.limits) if found.engines else None,
+        warnings=tuple(_machine_warnings(environment, locked=locked, load=load_before)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    engines: tuple[EngineResult, ...]
+    absent: tuple[Absent, ...]
+    pipelines: tuple[PipelineResult, ...]
+
+
+def _run(request: Request, progress: Progress) -> _Found:
+    names, absent = _engines(request)
+    plan = _plan(request, names)
+    ready, refused = prepare(plan, progress)
+    absent += refused
+    engines: tuple[EngineResult, ...] = ()
+    pipelines: tuple[PipelineResult, ...] = ()
+    with ConditionsWatch() as watch:
+        if plan.cases:
+            measured, failed = measure(plan, ready, watch, progress)
+            absent += failed
+            results = [engine_result(one, watch) for one in measured]
+            engines = with_yardstick(results, [one.target for one in measured])
+        if "soak" in request.scenarios:
+            engines = soak(plan, ready, engines, watch, progress, is_quick=request.is_quick)
+        if "pipeline" in request.scenarios:
+            pipelines = run_pipelines(
+                plan, tuple(ready), request.pipeline, watch, progress, fps=request.fps, is_quick=request.is_quick
+            )
+    return _Found(engines, tuple(absent), pipelines)
+
+
+def _engines(request: Request) -> tuple[list[str], list[Absent]]:
+    """The engines to try by their names in the documentation, and those that cannot run at all."""
+    if request.engines:
+        return list(dict.fromkeys(canonical_name(name) for name in request.engines)), []
+    prober = Prober()
+    names, absent = [], []
+    for name in prober.names():
+        result = None if name in request.pythons else prober.probe(name)
+        if result is None or result.can_run:
+            names.append(name)
+        else:
+            absent.append(Absent(engine=name, precision="any", reason=result.reason, remedy=result.remedy))
+    return names, absent
+
+
+def _plan(request: Request, names: Sequence[str]) -> Plan:
+    engines = [Target(engine=name, precision=one) for name in names for one in request.precisions]
+    # The bare session is ours to write for ONNX Runtime alone, and in this interpreter.
+    yardsticks = [
+        Target(engine=target.engine, precision=target.precision, kind="bare")
+        for target in engines
+        if target.engine == "ort-cpu" and target.engine not in request.pythons
+    ]
+    cases = cases_of(
+        [one for one in request.scenarios if one in ENGINE_SCENARIOS and one != "soak"],
+        request.batches,
+        fps=request.fps,
+        is_quick=request.is_quick,
+    )
+    largest = max([*request.batches, *([MULTI_STREAM_SAMPLES] if "multi_stream" in request.scenarios else [])])
+    return Plan(
+        package_dir=request.package_dir,
+        cache_dir=request.cache_dir,
+        targets=(*engines, *yardsticks),
+        cases=cases,
+        rounds=request.rounds,
+        max_batch=largest,
+        options=request.options,
+        pythons={**dict.fromkeys(names, sys.executable), **request.pythons},
+        images=request.images,
+    )
+
+
+def _model(package: ModelPackage) -> Model:
+    return Model(
+        name=package.name,
+        version=package.version,
+        sha256=package.sha256,
+        width=package.input.width,
+        height=package.input.height,
+        classes=package.signature.classes,
+        pictures=pictures_of(package).source,
+    )
+
+
+def _machine_warnings(environment: EnvironmentRecord, *, locked: bool | None, load: float) -> list[str]:
+    return warnings_about_machine(
+        clocks_locked=locked, power_mode=environment.power_mode, load=load, cores=environment.cpu_cores
+    )

@@ -1,0 +1,259 @@
+"""The checks: each looks at one thing, says what it found and changes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from agent.config.loader import LoadedConfig, check_when_labels
+from agent.config.model import CameraConfig, ModelConfig
+from agent.config.thermal import ThermalConfig
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import AgentError
+from agent.tools.doctor.findings import Finding
+from engines import EngineError, EnvironmentRecord, ProbeResult
+
+_BROKER_S = 4.0
+_LISTEN_S = 0.3
+_CAMERA_S = 8.0
+_HEAT_S = 4.0
+_ROOM_BYTES = 512 << 20
+"""For what the agent keeps; above what the outbox leaves to others."""
+_HOT_CELSIUS = 85.0
+
+
+def runtime_findings(record: EnvironmentRecord) -> Iterator[Finding]:
+    """The machine and the libraries."""
+    machine = ", ".join(part for part in (record.board, record.cpu, f"{record.cpu_cores} cores") if part)
+    yield Finding(
+        "machine", "ok", machine, facts={"board": record.board, "cpu": record.cpu, "cores": record.cpu_cores}
+    )
+    system = ", ".join(
+        part
+        for part in (
+            record.os,
+            f"kernel {record.kernel}",
+            record.architecture,
+            f"L4T {record.l4t}" if record.l4t else "",
+            f"JetPack {record.jetpack}" if record.jetpack else "",
+            f"power mode {record.power_mode}" if record.power_mode else "",
+        )
+        if part
+    )
+    yield Finding("system", "ok", system, facts={"l4t": record.l4t, "jetpack": record.jetpack})
+    yield from _gpu(record)
+    yield Finding("python", "ok", record.python)
+    yield _library("numpy", record.numpy)
+    yield opencv_finding(record.opencv)
+    for name in ("onnx", "onnxruntime", "tensorrt", "torch"):
+        yield _library(name, getattr(record, name))
+
+
+def _gpu(record: EnvironmentRecord) -> Iterator[Finding]:
+    for gpu in record.gpus:
+        memory = "shared memory" if gpu.integrated else f"{gpu.memory_bytes / 2**30:.0f} GiB"
+        detail = f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}"
+        yield Finding("gpu", "ok", f"{detail}, driver {record.driver}, CUDA {record.cuda}")
+    if not record.gpus:
+        yield Finding("gpu", "absent", "no CUDA device answers")
+
+
+def _library(name: str, version: str | None) -> Finding:
+    if version is None:
+        return Finding(name, "absent", "not installed")
+    if version.startswith("broken:"):
+        remedy = "reinstall it, or install the version that fits this system"
+        return Finding(
+            name, "warning", f"installed, but does not load: {version.removeprefix('broken:').strip()}", remedy
+        )
+    return Finding(name, "ok", version)
+
+
+def opencv_finding(version: str | None, module: str = "cv2") -> Finding:
+    """Whether OpenCV loads: no picture is read without it, and the libraries of the system that it wants are often
+    not there."""
+    try:
+        loaded = importlib.import_module(module)
+    except (ImportError, AttributeError) as exc:
+        text = f"{version or 'not installed'}, does not load: {type(exc).__name__}: {exc}"
+        remedy = "install what it misses, or the build that needs less: pip install opencv-python-headless"
+        return Finding("opencv", "failed", text, remedy, is_needed=True)
+    # A system's own package is not known to pip.
+    return _library("opencv", version or str(getattr(loaded, "__version__", "loads")))
+
+
+def engine_findings(probes: Sequence[ProbeResult]) -> Iterator[Finding]:
+    """Every engine that the agent knows."""
+    for probe in probes:
+        if probe.can_run:
+            yield Finding(probe.name, "ok", probe.detail or "can run")
+        else:
+            yield Finding(probe.name, "absent", probe.reason, probe.remedy)
+    if not any(probe.can_run for probe in probes):
+        remedy = "install the extra: pip install 'edge-inference-agent[cpu]'"
+        yield Finding("any engine", "failed", "no engine can run on this machine", remedy, is_needed=True)
+
+
+def model_finding(name: str, config: ModelConfig, directory: Path, probes: Sequence[ProbeResult]) -> Finding:
+    """Whether one model's package is good and the engine it asks for can run. ``probes`` may be empty: not known."""
+    from engines import load_package
+
+    try:
+        package = load_package(directory)
+    except EngineError as exc:
+        return Finding(name, "failed", exc.message, f"look closer with: agent model check {directory}", is_needed=True)
+    text = f"{package.name} {package.version}, {len(package.labels)} labels"
+    return replace(_engine_of_model(name, config, probes, text), is_needed=True)
+
+
+def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResult], text: str) -> Finding:
+    from engines import CHOOSERS, canonical_name, check_options
+
+    try:
+        wanted = canonical_name(config.engine)
+    except EngineError as exc:
+        return Finding(name, "failed", exc.message, "change `engine` in the configuration")
+    can_run = [probe.name for probe in probes if probe.can_run]
+    refused = next((probe for probe in probes if probe.name == wanted and not probe.can_run), None)
+    if refused is None:
+        try:
+            check_options(wanted, config.options)
+        except EngineError as exc:
+            return Finding(name, "failed", exc.message, "correct `options` of this model")
+    if wanted in CHOOSERS:
+        return Finding(name, "ok", f"{text}, engine {wanted}: {', '.join(can_run) or 'none'} can run here")
+    if refused is None:
+        return Finding(name, "ok", f"{text}, engine {wanted}")
+    if config.strict or not can_run:
+        return Finding(name, "failed", f"{text}, engine {wanted} cannot run: {refused.reason}", refused.remedy)
+    detail = f"{text}, engine {wanted} cannot run ({refused.reason}), {can_run[0]} would serve it as degraded"
+    return Finding(name, "warning", detail, refused.remedy)
+
+
+def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
+    """Whether models have the labels that gates wait for. A package that cannot be read has a line of its own."""
+    from engines import load_package
+
+    cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
+    if all(use.when is None for camera in cameras for use in camera.classify):
+        return
+    labels: dict[str, Sequence[str]] = {}
+    for name in {use.model for camera in cameras for use in camera.classify}:
+        with suppress(EngineError):
+            labels[name] = load_package(loaded.package_dir(name)).labels
+    check_when_labels(loaded, labels)
+    yield Finding("gates", "ok", "wait for labels that their models have", is_needed=True)
+
+
+def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
+    """Whether one camera gives a picture."""
+    from agent.cameras.sources.choose import make_source, probe_source
+
+    if not camera.enabled:
+        return Finding(name, "absent", "disabled in the configuration")
+    source = make_source(camera.source, base_dir=base_dir, clock=SystemClock())
+    result = probe_source(source, deadline_s=_CAMERA_S)
+    facts = {"width": result.width, "height": result.height, "fps": result.fps}
+    detail = f"{camera.source.type}, {source.description}: {result.detail}"
+    return Finding(name, "ok" if result.ok else "failed", detail, is_needed=True, facts=facts)
+
+
+def broker_finding(loaded: LoadedConfig) -> Finding:
+    """Whether the broker takes us, and which agents it knows."""
+    from agent.mqtt.settings import settings_from_config
+    from agent.mqtt.subscriber import open_subscriber
+
+    mqtt = loaded.resolved_mqtt()
+    if mqtt.broker == "embedded":
+        return _embedded_finding()
+    settings = settings_from_config(mqtt, device=loaded.device_id, password_file=loaded.mqtt_password_file)
+    settings = replace(settings, client_id=f"agent-doctor-{secrets.token_hex(4)}")
+    with open_subscriber(settings, [f"{mqtt.prefix}/+/status"], timeout_s=_BROKER_S, is_patient=False) as subscriber:
+        protocol = subscriber.connection().protocol or "MQTT"
+        devices: set[str] = set()
+        end_s = time.monotonic() + _LISTEN_S
+        while (left_s := end_s - time.monotonic()) > 0:
+            if (received := subscriber.receive(left_s)) is not None:
+                devices.add(received.topic.split("/")[-2])
+    known = f"knows {', '.join(sorted(devices))}" if devices else f"no agent is known under {mqtt.prefix}/"
+    facts = {"protocol": protocol, "devices": sorted(devices)}
+    return Finding("broker", "ok", f"{settings.address}, {protocol}, {known}", is_needed=True, facts=facts)
+
+
+def _embedded_finding() -> Finding:
+    from agent.mqtt.embedded_broker import EmbeddedBroker
+
+    with EmbeddedBroker() as broker:
+        return Finding("broker", "ok", f"embedded: {broker.kind} {broker.version}, for trying out", is_needed=True)
+
+
+def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:
+    """What a check that could not finish becomes: one line."""
+    if isinstance(error, AgentError | EngineError):
+        return Finding(name, "failed", error.message, is_needed=is_needed)
+    return Finding(name, "failed", f"{type(error).__name__}: {error}", is_needed=is_needed)
+
+
+def state_dir_finding(directory: Path) -> Finding:
+    """Whether the agent can keep what outlives it."""
+    from agent.publish.outbox.file import kept_free_bytes
+
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    usage = shutil.disk_usage(existing)
+    facts = {"path": str(directory), "free_bytes": usage.free, "total_bytes": usage.total}
+    text = f"{directory}, {usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free"
+    if not existing.is_dir():
+        text = f"{directory} cannot be a directory: {existing} is none"
+        return Finding("state_dir", "failed", text, "set another state_dir", is_needed=True, facts=facts)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        remedy = f"give this user the right to write to {existing}, or set state_dir"
+        return Finding(
+            "state_dir", "failed", f"{text}: {existing} is not writable", remedy, is_needed=True, facts=facts
+        )
+    kept = kept_free_bytes(usage.total)
+    if usage.free < kept + _ROOM_BYTES:
+        text = f"{text}, of which the outbox leaves {kept / 2**30:.1f} GiB to others"
+        remedy = "free some space: events wait here while the broker is away, and engines are kept here"
+        return Finding("state_dir", "warning", text, remedy, facts=facts)
+    return Finding("state_dir", "ok", text, facts=facts)
+
+
+def heat_finding(config: ThermalConfig) -> Finding:
+    """Temperatures and power, as the agent would read them."""
+    from agent.thermal.sensors.choose import read_once
+
+    sample, description = read_once(config, clock=SystemClock(), timeout_s=_HEAT_S)
+    where = f"{description.source}{f', {description.detail}' if description.detail else ''}"
+    if sample is None or sample.hottest is None:
+        absent = ", ".join(f"{zone}: {why}" for zone, why in sample.absent.items()) if sample else ""
+        return Finding("temperatures", "absent", f"none can be read ({absent or where})")
+    facts: Mapping[str, object] = {
+        "source": sample.source,
+        "celsius": {zone: round(celsius, 1) for zone, celsius in sample.temperatures.items()},
+        "watts": sample.power.total_watts,
+    }
+    zone, celsius = sample.hottest
+    watts = "" if sample.power.total_watts is None else f", {sample.power.total_watts:.1f} W"
+    detail = f"{zone} {celsius:.1f} °C is the hottest of {len(sample.temperatures)}{watts} ({where})"
+    if sample.is_throttling:
+        return Finding("temperatures", "warning", f"{detail}, the board throttles", "cool it better", facts=facts)
+    if celsius >= _HOT_CELSIUS:
+        return Finding("temperatures", "warning", detail, "cool it better", facts=facts)
+    return Finding("temperatures", "ok", detail, facts=facts)
+
+
+def clock_finding() -> Finding:
+    """Whether the clock follows a time server."""
+    from agent.runtime.clock_sync import ClockWatch
+
+    if ClockWatch().state() == "synced":
+        return Finding("clock", "ok", "follows a time server")
+    remedy = "let it follow a time server: timedatectl set-ntp true"
+    return Finding("clock", "warning", "follows no time server; messages say `unsynced`", remedy)

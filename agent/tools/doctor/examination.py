@@ -1,0 +1,131 @@
+"""Runs the checks side by side, each with a deadline, and puts what they found in order."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from agent.config.loader import LoadedConfig
+from agent.config.thermal import ThermalConfig
+from agent.runtime.errors import ConfigError
+from agent.tools.doctor import checks
+from agent.tools.doctor.findings import Finding, Report, sections_from
+from engines import ProbeResult, describe, probe
+
+_FEW = 8
+"""Checks that there always are, and one more."""
+_ENGINES_S = 120.0
+_OTHERS_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """One check and where its findings go. ``run`` is called on a thread of its own."""
+
+    section: str
+    name: str
+    run: Callable[[], Sequence[Finding]]
+    deadline_s: float = _OTHERS_S
+    is_needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """The report, and whether a check is still running: then the process ends without waiting for it."""
+
+    report: Report
+    is_cut_off: bool
+
+
+def examine(
+    loaded: LoadedConfig | None, *, state_dir: Path, with_cameras: bool = True, config_error: ConfigError | None = None
+) -> Examination:
+    """Look at everything that ``loaded`` needs, or at the machine alone where it is None. Never raises for a fault."""
+    # A thread for each: in a line, a dozen cameras that do not answer would use up the time of those behind them.
+    threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + len(loaded.config.cameras)
+    executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="doctor")
+    began_s = time.monotonic()
+    try:
+        probes = executor.submit(probe)
+        started = [
+            (check, executor.submit(check.run))
+            for check in _checks(loaded, state_dir, probes, with_cameras=with_cameras)
+        ]
+        futures = [future for _, future in started]
+        found: list[tuple[str, Sequence[Finding]]] = [("configuration", [*_configuration(loaded, config_error)])]
+        found += [(check.section, _findings(check, future, began_s)) for check, future in started]
+        is_cut_off = not all(future.done() for future in futures)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+    refused = None if config_error is None else config_error.fields.get("file")
+    subject = refused or ("this machine" if loaded is None else loaded.path)
+    return Examination(Report(str(subject), sections_from(found)), is_cut_off)
+
+
+def _checks(
+    loaded: LoadedConfig | None,
+    state_dir: Path,
+    probes: concurrent.futures.Future[tuple[ProbeResult, ...]],
+    *,
+    with_cameras: bool,
+) -> Iterator[_Check]:
+    yield _Check("runtime", "runtime", lambda: [*checks.runtime_findings(describe())])
+    yield _Check("engines", "engines", lambda: [*checks.engine_findings(probes.result())], _ENGINES_S, is_needed=True)
+    if loaded is not None:
+        yield from _checks_of_config(loaded, probes, with_cameras=with_cameras)
+    yield _Check("machine", "state_dir", lambda: [checks.state_dir_finding(state_dir)], is_needed=True)
+    thermal = ThermalConfig() if loaded is None else loaded.config.thermal
+    yield _Check("machine", "temperatures", lambda: [checks.heat_finding(thermal)])
+    yield _Check("machine", "clock", lambda: [checks.clock_finding()])
+
+
+def _checks_of_config(
+    loaded: LoadedConfig, probes: concurrent.futures.Future[tuple[ProbeResult, ...]], *, with_cameras: bool
+) -> Iterator[_Check]:
+    config = loaded.config
+    used = {use.model for camera in config.cameras.values() if camera.enabled for use in camera.classify}
+    for name in sorted(used):
+        yield _Check("models", name, partial(_model, loaded, name, probes), _ENGINES_S, is_needed=True)
+    yield _Check("models", "gates", lambda: [*checks.gate_findings(loaded)], is_needed=True)
+    for name, camera in config.cameras.items() if with_cameras else ():
+        run = partial(_camera, loaded, name)
+        yield _Check("cameras", name, run, is_needed=camera.enabled)
+    yield _Check("broker", "broker", lambda: [checks.broker_finding(loaded)], is_needed=True)
+
+
+def _model(
+    loaded: LoadedConfig, name: str, probes: concurrent.futures.Future[tuple[ProbeResult, ...]]
+) -> list[Finding]:
+    return [checks.model_finding(name, loaded.config.models[name], loaded.package_dir(name), probes.result())]
+
+
+def _camera(loaded: LoadedConfig, name: str) -> list[Finding]:
+    return [checks.camera_finding(name, loaded.config.cameras[name], loaded.base_dir)]
+
+
+def _findings(
+    check: _Check, future: concurrent.futures.Future[Sequence[Finding]], began_s: float
+) -> Sequence[Finding]:
+    left_s = max(0.0, began_s + check.deadline_s - time.monotonic())
+    done, _ = concurrent.futures.wait([future], timeout=left_s)
+    if not done:
+        text = f"no answer within {check.deadline_s:g} s"
+        return [Finding(check.name, "failed", text, is_needed=check.is_needed)]
+    error = future.exception()
+    return future.result() if error is None else [checks.failure(check.name, error, is_needed=check.is_needed)]
+
+
+def _configuration(loaded: LoadedConfig | None, error: ConfigError | None) -> Iterator[Finding]:
+    if error is not None:
+        told = error.fields.get("problems")
+        for line in told if isinstance(told, list) else [error.message]:
+            yield Finding("file", "failed", str(line), is_needed=True)
+    if loaded is not None:
+        facts = {"path": str(loaded.path), "device": loaded.device_id, "sha256": loaded.sha256}
+        yield Finding("file", "ok", f"{loaded.path} is good, device {loaded.device_id}", facts=facts)
+        for warning in loaded.warnings:
+            yield Finding("file", "warning", warning)

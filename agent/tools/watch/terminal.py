@@ -1,0 +1,282 @@
+"""Draws a fleet in a terminal: a pure function of what was heard and of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from agent.tools.watch.documents import Document
+from agent.tools.watch.fleet import CameraView, ClassifierView, DeviceView, FleetView
+from agent.tools.watch.history import curve
+
+_STALE_S = 3.0
+_BAR_CELLS = 8
+_WIDE_CELLS = 108
+
+_GOOD, _SOSO, _BAD, _FAINT = "green", "yellow", "bold red", "dim"
+_STATE_STYLES = {
+    "online": _GOOD,
+    "connected": _GOOD,
+    "free": _GOOD,
+    "connecting": _SOSO,
+    "reduced": _SOSO,
+    "blind": _SOSO,
+    "ended": _FAINT,
+    "disabled": _FAINT,
+    "stopped": _FAINT,
+    "off": _FAINT,
+    "lost": _BAD,
+    "offline": _BAD,
+    "disconnected": _BAD,
+    "paused": _BAD,
+}
+
+
+def render(view: FleetView, *, now_s: float, width: int = 120, heading: str = "") -> RenderableType:
+    """The whole picture at ``now_s`` (monotonic), ``width`` cells wide; ``heading`` says where it comes from."""
+    parts: list[RenderableType] = []
+    if heading:
+        parts.append(Text(heading, style=_FAINT, no_wrap=True, overflow="ellipsis"))
+    if not view.devices:
+        parts.append(Text(f"Nothing has been heard under {view.prefix}/ yet.", style=_SOSO))
+    is_narrow = width < _WIDE_CELLS
+    parts += [_device(name, view.devices[name], now_s, is_narrow=is_narrow) for name in sorted(view.devices)]
+    if view.unreadable or view.left_out:
+        parts.append(Text(f"{view.unreadable} unreadable messages, {view.left_out} left out", style=_SOSO))
+    return Group(*parts)
+
+
+def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> RenderableType:
+    state = device.message("status").text("state") or "unknown"
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style=_FAINT, no_wrap=True)
+    lines.add_column()
+    for key, text in (*_facts(device), *_curves(device, now_s)):
+        lines.add_row(key, text)
+    title = Text.assemble(("● ", _STATE_STYLES.get(state, _SOSO)), (name, "bold"), f" {state} ")
+    parts: list[RenderableType] = [lines]
+    if device.cameras:
+        cameras = _narrow_cameras(device, now_s) if is_narrow else _wide_cameras(device, now_s)
+        cameras.style = "" if state == "online" else _FAINT
+        parts.append(Padding(cameras, (1, 0, 0, 0)))
+    parts += _errors(device)
+    border = _BAD if state == "offline" else _FAINT
+    return Panel(Group(*parts), title=title, title_align="left", border_style=border, padding=(0, 1))
+
+
+def _facts(device: DeviceView) -> Iterator[tuple[str, Text]]:
+    runtime, health, thermal = device.message("runtime"), device.message("health"), device.message("thermal")
+    if runtime:
+        yield "device", _machine(runtime, health)
+    models = runtime.section("models")
+    for key in models.names():
+        yield "engine", _engine(key, models.section(key), health.section("models", key))
+    if health:
+        yield "broker", _broker(health)
+    if thermal:
+        yield "heat", _heat(thermal)
+
+
+def _machine(runtime: Document, health: Document) -> Text:
+    board = runtime.text("board", "model") or runtime.text("board", "cpu") or "unknown machine"
+    parts = [runtime.text("board", "name"), board, f"agent {runtime.text('agent') or '?'}"]
+    uptime_s = health.number("uptime_s")
+    if uptime_s is not None:
+        parts.append(f"up {duration(uptime_s)}")
+    rss, cpu = health.number("process", "rss_mib"), health.number("process", "cpu_percent")
+    if rss is not None and cpu is not None:
+        parts.append(f"{rss:.0f} MiB, CPU {cpu:.0f} %")
+    return Text(" · ".join(part for part in parts if part))
+
+
+def _engine(key: str, model: Document, now: Document) -> Text:
+    engine = now.text("engine") or model.text("engine") or "?"
+    precision = now.text("precision") or model.text("precision") or "?"
+    degraded = now.text("degraded") if now else model.text("degraded")
+    text = Text.assemble((key, "bold"), f" {model.text('name')} {model.text('version')} on ", (engine, "bold"))
+    text.append(f" {precision}")
+    placement = model.section("placement")
+    if placement:
+        counts = (f"{placement.number(name):.0f} on {name}" for name in placement.names() if placement.number(name))
+        text.append(f" ({', '.join(counts)})", style=_FAINT)
+    if degraded:
+        text.append(f"  degraded: {degraded}", style=_BAD)
+    return text
+
+
+def _broker(health: Document) -> Text:
+    state = health.text("connection", "state") or "unknown"
+    text = Text.assemble((state, _STATE_STYLES.get(state, _SOSO)))
+    if protocol := health.text("connection", "protocol"):
+        text.append(f" · {protocol}")
+    if reason := health.text("connection", "reason"):
+        text.append(f" · {reason}", style=_BAD)
+    publisher = health.section("publisher")
+    text.append(f" · sent {publisher.number('sent') or 0:.0f}")
+    dropped = publisher.total("dropped")
+    text.append(f" · dropped {dropped}", style=_SOSO if dropped else "")
+    text.append(f" · waiting {(publisher.number('queued') or 0) + (publisher.number('stored') or 0):.0f}")
+    if why := publisher.text("reason"):
+        text.append(f" · kept in memory alone: {why}", style=_BAD)
+    if denied := len(publisher.section("denied").names()):
+        text.append(f" · {denied} topics forbidden by the broker", style=_BAD)
+    return text
+
+
+def _heat(thermal: Document) -> Text:
+    text = Text()
+    hottest = thermal.text("hottest")
+    celsius = thermal.number("zones", hottest, "celsius") if hottest else None
+    text.append("no temperature" if celsius is None else f"{hottest} {celsius:.1f} °C")
+    if (watts := thermal.number("power", "total_watts")) is not None:
+        text.append(f" · {watts:.1f} W")
+    if thermal.flag("is_throttling"):
+        text.append(" · the board throttles", style=_BAD)
+    state = thermal.text("governor", "state") or "off"
+    share = thermal.number("governor", "rate_ratio")
+    text.append(" · governor ").append(state, style=_STATE_STYLES.get(state, ""))
+    if share is not None and state != "off":
+        text.append(f" {share * 100:.0f} %")
+    return text
+
+
+def _curves(device: DeviceView, now_s: float) -> Iterator[tuple[str, Text]]:
+    """Temperature against its limit, and the rate below it, where a governor is at work."""
+    if (device.message("thermal").text("governor", "state") or "off") == "off":
+        return
+    moments = device.heat.moments(now_s)
+    temperatures = [moment.celsius for moment in moments]
+    known = [celsius for celsius in temperatures if celsius is not None]
+    if not known:
+        return
+    limit = moments[-1].limit_celsius
+    high = max([*known, limit or 0.0])
+    low = min([*known, high - 10.0])
+    text = Text(curve(temperatures, low, high), style="yellow")
+    text.append(f"  {known[-1]:.1f} °C", style="default")
+    if limit is not None:
+        text.append(f" of {limit:.1f} °C", style=_FAINT)
+    yield "temp", text
+    rate = Text(curve([moment.rate_ratio for moment in moments], 0.0, 1.0), style="cyan")
+    yield "rate", rate.append(f"  {moments[-1].rate_ratio * 100:.0f} % of what is asked for", style="default")
+
+
+def _wide_cameras(device: DeviceView, now_s: float) -> Table:
+    table = _table()
+    for column in ("camera", "state", "fps", "classifier", "label", "confidence", "results/s", "p50 ms", "p99 ms"):
+        _add_column(table, column)
+    _add_column(table, "dropped")
+    for name, camera, key, is_first in _lines(device):
+        classifier = camera.classifiers.get(key)
+        cells = [Text()] * 5 if classifier is None else _classifier(classifier, now_s, with_bar=True)
+        head = [Text(name, style="bold"), _state(camera), _fps(camera)] if is_first else [Text()] * 3
+        table.add_row(*head, Text(key), *cells, _dropped(camera) if is_first else Text())
+    return table
+
+
+def _narrow_cameras(device: DeviceView, now_s: float) -> Table:
+    table = _table()
+    for column in ("camera", "classifier", "label", "conf", "res/s", "p50", "p99", "drop"):
+        _add_column(table, column)
+    for name, camera, key, is_first in _lines(device):
+        classifier = camera.classifiers.get(key)
+        cells = [Text()] * 5 if classifier is None else _classifier(classifier, now_s, with_bar=False)
+        style = _STATE_STYLES.get(camera.health.text("state") or "", "")
+        head = Text.assemble(("● ", style), (name, "bold")) if is_first else Text()
+        table.add_row(head, Text(key), *cells, _dropped(camera) if is_first else Text())
+    return table
+
+
+def _table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), header_style=_FAINT)
+
+
+def _add_column(table: Table, name: str) -> None:
+    is_text = name in {"camera", "state", "classifier", "label", "confidence", "conf"}
+    table.add_column(
+        name,
+        justify="left" if is_text else "right",
+        no_wrap=True,
+        overflow="ellipsis",
+        min_width=None if is_text else len(name),
+    )
+
+
+def _lines(device: DeviceView) -> Iterator[tuple[str, CameraView, str, bool]]:
+    """Camera, its view, classifier, and whether it is the camera's first line."""
+    for name in device.visible_cameras():
+        camera = device.cameras[name]
+        for position, key in enumerate(sorted(camera.classifiers) or [""]):
+            yield name, camera, key, position == 0
+
+
+def _state(camera: CameraView) -> Text:
+    state = camera.health.text("state") or "…"
+    text = Text(state, style=_STATE_STYLES.get(state, ""))
+    if mark := camera.health.text("mark"):
+        text.append(f" {mark}", style=_BAD)
+    return text
+
+
+def _fps(camera: CameraView) -> Text:
+    fps = camera.health.number("fps")
+    return Text("" if fps is None else f"{fps:.1f}")
+
+
+def _dropped(camera: CameraView) -> Text:
+    dropped = camera.health.total("dropped")
+    return Text(str(dropped) if camera.health else "", style=_SOSO if dropped else "")
+
+
+def _errors(device: DeviceView) -> Iterator[Text]:
+    for name in device.visible_cameras():
+        if error := device.cameras[name].health.text("error"):
+            yield Text(f"{name}: {error}", style=_BAD)
+
+
+def _classifier(classifier: ClassifierView, now_s: float, *, with_bar: bool) -> list[Text]:
+    """Label, confidence, rate, p50 and p99."""
+    decided = classifier.state.text("label")
+    result = classifier.result
+    label = Text(decided or "", style="bold cyan")
+    seen = result.text("label")
+    if seen is not None and seen != decided:
+        label.append(f" ({seen})" if decided else f"({seen})", style=_FAINT)
+    p50, p99 = classifier.latency_ms(now_s, 50), classifier.latency_ms(now_s, 99)
+    last_s = classifier.last_result_s
+    confidence = result.number("confidence") if result else classifier.state.number("confidence")
+    if last_s is not None and now_s - last_s > _STALE_S:
+        shown = Text(f"{duration(now_s - last_s)} ago", style=_SOSO)
+    elif confidence is None:
+        shown = Text()
+    else:
+        shown = _bar(confidence) if with_bar else Text(f"{confidence:.2f}")
+    return [
+        label,
+        shown,
+        Text("" if last_s is None else f"{classifier.rate_hz(now_s):.1f}"),
+        Text("" if p50 is None else f"{p50:.1f}"),
+        Text("" if p99 is None else f"{p99:.1f}"),
+    ]
+
+
+def _bar(share: float) -> Text:
+    share = min(1.0, max(0.0, share))
+    full = round(share * _BAR_CELLS)
+    return Text.assemble(("█" * full, "cyan"), ("░" * (_BAR_CELLS - full), _FAINT), f" {share:.2f}")
+
+
+def duration(seconds: float) -> str:
+    """``75`` becomes ``1 min 15 s``; two units at most."""
+    whole = max(0, int(seconds))
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((index for index, (count, _) in enumerate(units) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count or unit == "s")

@@ -1,1 +1,0 @@
-"""The live view: what agents publish, gathered into one picture."""

@@ -1,0 +1,1 @@
+"""For work on the project itself: lock files, house rules, the material of the demo."""

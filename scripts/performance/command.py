@@ -1,0 +1,115 @@
+"""Takes every figure of docs/performance.md and writes the tables into the page. Run by scripts/measure."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from agent.runtime import logs
+from agent.runtime.errors import AgentError
+from engines.errors import EngineError
+from scripts.performance.page import Origin, head, machine, marks, versions, write_block
+from scripts.performance.parts import PARTS, Setting
+from scripts.performance.verdict import LoadWatch
+
+_ROOT = Path(__file__).parents[2]
+_WORK = _ROOT / ".cache" / "measure"
+_PAGE = "performance.md"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts; each is written as soon as it is done. 1 when one failed."""
+    given = _parser().parse_args(arguments)
+    chosen = _chosen(given.only)
+    out = given.out or (_WORK / "quick" if given.quick else _ROOT / "docs")
+    page = _page_in(out)
+    logs.configure(level="error")
+    setting = Setting(
+        work=_WORK,
+        reports=out / "benchmarks",
+        is_quick=given.quick,
+        pythons=dict(one.split("=", 1) for one in given.python),
+    )
+    failed = [name for name in chosen if not _measured(name, setting, page)]
+    print(f"{page}: {', '.join(name for name in chosen if name not in failed) or 'nothing'} written", file=sys.stderr)
+    if failed:
+        print(f"failed: {', '.join(failed)}. Again: scripts/measure --only {','.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/measure", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="all parts in minutes, marked as not valid")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts with commas, of {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, help="folder of performance.md and benchmarks/  [default: docs]")
+    parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="set by scripts/measure")
+    return parser
+
+
+def _chosen(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in PARTS]
+    if unknown or not names:
+        wrong = f"there is no part {', '.join(unknown)}" if unknown else "--only names no part"
+        print(f"scripts/measure: {wrong}; there are {', '.join(PARTS)}", file=sys.stderr)
+        raise SystemExit(2)
+    return names
+
+
+def _page_in(out: Path) -> Path:
+    """The page there; a folder without one gets a page with nothing but the places."""
+    page = out / _PAGE
+    (out / "benchmarks").mkdir(parents=True, exist_ok=True)
+    if not page.is_file():
+        places = "\n".join(f"## {name}\n\n{''.join(marks(name))}" for name in PARTS)
+        page.write_text(f"# Figures\n\n{places}", encoding="utf-8")
+    return page
+
+
+def _measured(name: str, setting: Setting, page: Path) -> bool:
+    """Measure one part and write it; a part that fails leaves its place as it was."""
+    part = PARTS[name]
+    print(f"== {name}", file=sys.stderr)
+    began = datetime.now(timezone.utc)
+    try:
+        part.prepare(setting)
+        began_s, watch = time.monotonic(), LoadWatch()
+        lines = list(part.run(setting, watch))
+    except (
+        AgentError,
+        EngineError,
+        subprocess.CalledProcessError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+    ) as exc:
+        print(f"{name} could not be measured: {type(exc).__name__}: {exc}{_last_words(exc)}", file=sys.stderr)
+        return False
+    load, wall_s = watch.load(), time.monotonic() - began_s
+    origin = Origin(
+        command=f"scripts/measure{' --quick' if setting.is_quick else ''} --only {name}",
+        machine=machine(),
+        versions=versions(),
+        began=began.strftime("%Y-%m-%d %H:%M UTC"),
+        wall_s=wall_s,
+        load=load,
+        is_quick=setting.is_quick,
+    )
+    write_block(page, name, [*head(origin), *lines])
+    print(f"{name}: {wall_s:.0f} s, {load.words}", file=sys.stderr)
+    return True
+
+
+def _last_words(error: BaseException) -> str:
+    words: Sequence[str] = str(getattr(error, "stderr", None) or "").strip().splitlines()
+    return f": {words[-1]}" if words else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""What scripts/measure measures, part by part: each gives the Markdown that its place in docs/performance.md gets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+
+from agent.demo import demo_package
+from agent.tools.benchmark.measure.session import child_environment
+from agent.tools.benchmark.pipeline.run import PipelineRequest, Setup, clip_setup
+from agent.tools.benchmark.render.chart import png_of
+from agent.tools.benchmark.render.html import to_html
+from agent.tools.benchmark.render.markdown import to_markdown
+from agent.tools.benchmark.render.progress import shown_progress
+from agent.tools.benchmark.report import EngineResult, PipelineResult, Report
+from agent.tools.benchmark.scenarios import Scenario
+from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread
+from agent.tools.benchmark.study import Request, run_study
+from engines.base import Precision
+from engines.package.load import load_package
+from scripts.performance import agent_rows, loadgen_agreement, quality_rows, side_by_side
+from scripts.performance.make_models import MODELS, write_package
+from scripts.performance.page import bar_lines, table
+from scripts.performance.verdict import LoadWatch, Row
+
+_FPS = 30.0
+_BOTH: tuple[Precision, ...] = ("fp32", "int8")
+_CLIPS = {"720p": ("1280x720", "4M"), "1080p": ("1920x1080", "8M")}
+_ABOUT_PATH = (
+    "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is another process behind a real broker, "
+    "and the bare session runs in the same rhythm before and after."
+)
+_REPORT_FORMS = (("page", "html"), ("picture", "png"), ("text", "md"), ("data", "json"))
+_SETTINGS = ("threads", "threads_wait", "int8_form")
+_STAGES = 1
+"""Whose stages are shown one by one: the first so many results of the bundled model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where things are: ``work`` keeps models, clips and graphs from run to run, ``reports`` gets the full reports.
+
+    ``pythons`` are interpreters of environments that have more, by what they have: openvino, torch, loadgen.
+    """
+
+    work: Path
+    reports: Path
+    is_quick: bool
+    pythons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Path:
+        """Graphs and certificates."""
+        return self.work / "cache"
+
+    def package(self, name: str) -> Path:
+        """The bundled package, or a made one."""
+        if name == "conveyor":
+            return demo_package()
+        folder = self.work / "models" / f"{name}-1.0.0"
+        if not (folder / "model.yaml").is_file():
+            write_package(MODELS[name](), name, self.work / "models")
+        return folder
+
+    def torch_package(self, name: str) -> Path | None:
+        """The same model for PyTorch; None without an environment that has it."""
+        folder = self.work / "models" / f"{name}-torch-1.0.0"
+        if "torch" not in self.pythons:
+            return None
+        if not (folder / "model.yaml").is_file():
+            command = ["-m", "scripts.performance.torch_model", str(self.package(name)), str(self.work / "models")]
+            subprocess.run([self.pythons["torch"], *command], check=True, env=child_environment())
+        return folder
+
+    def clip(self, name: str) -> Path:
+        """A drawn H.264 clip of 20 s."""
+        path = self.work / f"{name}.mp4"
+        if not path.is_file():
+            size, rate = _CLIPS[name]
+            source = f"testsrc2=size={size}:rate=30:duration=20"
+            made = path.with_suffix(".part.mp4")
+            subprocess.run(
+                ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", source, "-c:v", "libx264", "-preset", "veryfast",
+                 "-b:v", rate, "-pix_fmt", "yuv420p", str(made)],
+                check=True,
+            )  # fmt: skip
+            made.rename(path)
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One place in the page. ``prepare`` makes what is needed and does not count; ``run`` gives the lines."""
+
+    prepare: Callable[[Setting], object]
+    run: Callable[[Setting, LoadWatch], Iterable[str]]
+
+
+def rows(setting: Setting, watch: LoadWatch) -> list[str]:
+    """Single steps and the promises about the whole agent, each against its bar."""
+    package = setting.package("conveyor")
+    steps, lengths = quality_rows.Lengths(), agent_rows.Lengths()
+    if setting.is_quick:
+        steps = quality_rows.Lengths(hot=140, paced=35, handed_over=100)
+        lengths = agent_rows.Lengths(paced_s=8.0, overload_s=6.0, outage_s=8.0, frames=1000, bare_s=1.0)
+    loaded = load_package(package)
+    handed_over = quality_rows.hand_overs(loaded, setting.cache, steps)
+    found: list[Row] = [
+        *quality_rows.engine_rows(loaded, load_package(setting.package("mobilenet")), setting.cache, steps),
+        *quality_rows.step_rows(loaded, steps),
+        *handed_over.rows,
+        *agent_rows.agent_rows(
+            package, setting.package("resnet34"), setting.cache, lengths, hand_over=handed_over.paced
+        ),
+    ]
+    found.sort(key=_row_number)
+    return [*bar_lines(found, watch.load()), "p50 / p99, in µs where no unit stands; `*`: fewer than 662 runs.", ""]
+
+
+def _row_number(row: Row) -> int:
+    first = row.name.split(" ", 1)[0]
+    return int(first[1:]) if first[0] == "Q" and first[1:].isdigit() else 99
+
+
+def engines(setting: Setting, _: LoadWatch) -> list[str]:
+    """Every engine that can run here, on three models."""
+    lines = []
+    pythons = {"ort-openvino": setting.pythons["openvino"]} if "openvino" in setting.pythons else {}
+    studies: list[tuple[str, Path, tuple[str, ...], tuple[int, ...]]] = [
+        ("conveyor", setting.package("conveyor"), ("ort-cpu", *pythons), (1, 4)),
+        ("mobilenet", setting.package("mobilenet"), ("ort-cpu", *pythons), (1,)),
+        ("resnet", setting.package("resnet"), ("ort-cpu",), (1,)),
+    ]
+    torch = setting.torch_package("mobilenet")
+    if torch is not None:
+        studies.append(("mobilenet-torch", torch, ("torch",), (1,)))
+        pythons["torch"] = setting.pythons["torch"]
+    studies = [studies[0], *studies[3:]] if setting.is_quick else studies
+    for name, package, names, batches in studies:
+        precisions: tuple[Precision, ...] = _BOTH if names != ("torch",) else ("fp32",)
+        report = _study(setting, package, ("latency",), names, precisions, batches=batches, pythons=pythons)
+        _write(report, setting.reports / name)
+        lines += [_engine_line(report.model.name, engine) for engine in report.engines]
+    columns = ("model", "engine", "paced p50 / p99", "closed p50 / p99", "img/s", "CPU ms", "× bare, paced", "top-1")
+    absent = [name for name in ("openvino", "torch") if name not in setting.pythons]
+    words = f" Not here: {', '.join(absent)} (no environment with it)." if absent else ""
+    return [
+        *table((*columns, "settings"), lines, words=2),
+        f"Milliseconds, batch 1, paced at {_FPS:g} a second.{words} Batches and spreads are in the reports.",
+        "",
+        *_report_lines([study[0] for study in studies]),
+    ]
+
+
+def _engine_line(model: str, engine: EngineResult) -> list[str]:
+    paced = next((one for one in engine.cases if one.case.mode == "paced"), None)
+    closed = next((one for one in engine.cases if one.case.mode == "closed" and one.case.batch == 1), None)
+    agreement = engine.parity.get("top1_agreement") if engine.parity else None
+    settings = [f"{name} {engine.details[name]}" for name in _SETTINGS if name in engine.details]
+    return [
+        model,
+        engine.label,
+        _both(paced.spread) if paced else "–",
+        _both(closed.spread) if closed else "–",
+        f"{closed.throughput_hz:.0f}" if closed else "–",
+        f"{closed.cpu_ms_per_picture:.2f}" if closed else "–",
+        f"{paced.to_bare:.3f}" if paced and paced.to_bare is not None else "–",
+        f"{agreement:.3f}" if isinstance(agreement, float | int) else "–",
+        ", ".join(settings) or "–",
+    ]
+
+
+def path(setting: Setting, _: LoadWatch) -> list[str]:
+    """The agent from camera to subscriber, on three models."""
+    lines: list[list[str]] = []
+    stages: list[str] = []
+    names = ("conveyor", "mobilenet", "resnet") if not setting.is_quick else ("mobilenet",)
+    for name in names:
+        precisions = _BOTH if not setting.is_quick else _BOTH[:1]
+        setups = _setups(setting)
+        report = _study(setting, setting.package(name), ("pipeline",), ("ort-cpu",), precisions, setups=setups)
+        _write(report, setting.reports / f"path-{name}")
+        lines += [_path_line(name, one) for one in report.pipelines]
+        stages = stages or _stage_lines(report.pipelines[:_STAGES])
+    columns = ("model", "cameras", "results/s", "in hand → subscriber", "all but inference", "bare session",
+               "above bare p50", "CPU ms a frame", "ready s", "resident MiB", "dropped")  # fmt: skip
+    return [
+        *table(columns, lines, words=2),
+        _ABOUT_PATH,
+        "",
+        *stages,
+        *_report_lines([f"path-{name}" for name in names]),
+    ]
+
+
+def _setups(setting: Setting) -> tuple[Setup, ...]:
+    small, large = setting.clip("720p"), setting.clip("1080p")
+    if setting.is_quick:
+        return (
+            clip_setup(small, cameras=1, fps=_FPS, seconds=4.0),
+            clip_setup(large, cameras=4, fps=_FPS, seconds=3.0),
+        )
+    return (
+        clip_setup(small, cameras=1, fps=_FPS, seconds=23.0),
+        clip_setup(small, cameras=1, fps=None, seconds=5.0),
+        clip_setup(small, cameras=4, fps=_FPS, seconds=6.0),
+        clip_setup(large, cameras=1, fps=_FPS, seconds=6.0),
+        clip_setup(large, cameras=4, fps=_FPS, seconds=6.0),
+    )
+
+
+def _path_line(model: str, one: PipelineResult) -> list[str]:
+    rhythm = "unpaced" if one.fps is None else f"{one.fps:g} fps"
+    drops = ", ".join(f"{count} {reason}" for reason, count in one.dropped.items())
+    return [
+        f"{model} {one.precision}",
+        f"{one.cameras} × {one.source.removesuffix('.mp4')}, {rhythm}",
+        f"{one.throughput_hz:.1f}",
+        _both(one.from_hand),
+        _both(one.without_infer),
+        _both(one.bare) if one.bare else "–",
+        f"{one.overhead_p50_ms:.3f}" if one.overhead_p50_ms is not None else "–",
+        f"{one.cpu_ms_per_frame:.2f}",
+        f"{one.ready_s:.2f}",
+        f"{one.resident_bytes / 2**20:.0f}",
+        drops or "0",
+    ]
+
+
+def _stage_lines(results: Sequence[PipelineResult]) -> list[str]:
+    lines = []
+    for one in results:
+        lines += [f"{one.name}, stage by stage:", ""]
+        cells = [[f"{value:.3f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms)] for row in one.stages]
+        named = [[row.stage, *values] for row, values in zip(one.stages, cells, strict=True)]
+        lines += table(("stage", "p50 ms", "p95", "p99", "max"), named)
+    return lines
+
+
+def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
+    """Our loop and MLPerf's on the same session."""
+    if "loadgen" not in setting.pythons:
+        return [
+            "Not measured: mlcommons-loadgen cannot be installed on this machine (it has wheels for x86-64 alone).",
+            "",
+        ]
+    package = setting.package("mobilenet")
+    seconds, turns = (0.5, 6) if setting.is_quick else (0.8, 120)
+    answer = subprocess.run(
+        [setting.pythons["loadgen"], "-m", "scripts.performance.loadgen_agreement", "--package", str(package),
+         "--cache", str(setting.cache), "--seconds", str(seconds), "--turns", str(turns)],
+        check=True, capture_output=True, text=True, env=child_environment(),
+    )  # fmt: skip
+    pairs = json.loads(answer.stdout.splitlines()[-1])
+    load, lines = watch.load(), []
+    for name in ("p50", "p90", "p99"):
+        ours, theirs = (median(pair[side][name] for pair in pairs) for side in (0, 1))
+        ratio = loadgen_agreement.agreement_of(pairs, name)
+        verdict = ratio.verdict(load) if name != "p99" else "–"
+        interval, bar = f"{ratio.low:.3f} to {ratio.high:.3f}", "1 ± 0.03" if name != "p99" else "–"
+        lines.append([name, f"{ours:.3f}", f"{theirs:.3f}", f"{ratio.value:.3f}", interval, bar, verdict])
+    columns = ("percentile", "ours ms", "LoadGen ms", "ratio", "99 % interval", "bar", "verdict")
+    words = f"MobileNetV2 shape, {turns} turns of {seconds:g} s: medians of each side, and the median of the ratios."
+    return [*table(columns, lines), words, ""]
+
+
+def beside(setting: Setting, _: LoadWatch) -> list[str]:
+    """The agent and the plain script."""
+    lines = []
+    turns, seconds = (1, 3.0) if setting.is_quick else (2, 10.0)
+    for title, name, fps in (
+        ("As fast as it goes, MobileNetV2 shape, 720p file:", "mobilenet", None),
+        ("Paced at 30 fps, MobileNetV2 shape, 720p:", "mobilenet", 30.0),
+        ("Overload, ResNet-18 shape, 200 frames a second of 720p:", "resnet", 200.0),
+    ):
+        match = side_by_side.Match(
+            package=setting.package(name), clip=setting.clip("720p"), cache=setting.cache, fps=fps, turns=turns,
+            seconds=seconds, is_live=fps is not None, has_spinning=fps == _FPS,
+        )  # fmt: skip
+        lines += [title, "", *table(*side_by_side.table_of(side_by_side.compare(match)))]
+    return [*lines, "In brackets: how many times the script's figure.", ""]
+
+
+def _study(
+    setting: Setting,
+    package: Path,
+    scenarios: tuple[Scenario, ...],
+    names: tuple[str, ...],
+    precisions: tuple[Precision, ...],
+    *,
+    batches: tuple[int, ...] = (1,),
+    pythons: dict[str, str] | None = None,
+    setups: tuple[Setup, ...] = (),
+) -> Report:
+    request = Request(
+        package_dir=package,
+        cache_dir=setting.cache,
+        engines=names,
+        precisions=precisions,
+        batches=batches,
+        scenarios=scenarios,
+        fps=_FPS,
+        rounds=2 if setting.is_quick else 10,
+        is_quick=setting.is_quick,
+        command=f"scripts/measure --only {'path' if setups else 'engines'}",
+        pythons={name: python for name, python in (pythons or {}).items() if name in names},
+        pipeline=PipelineRequest(setups=setups),
+    )
+    with shown_progress(Console(stderr=True)) as progress:
+        return run_study(request, progress)
+
+
+def _write(report: Report, stem: Path) -> None:
+    """The full report as page, picture, text and data."""
+    compact = json.dumps(json.loads(report.as_json()), separators=(",", ":"))
+    stem.with_suffix(".json").write_text(compact, encoding="utf-8")
+    stem.with_suffix(".html").write_text(to_html(report), encoding="utf-8")
+    stem.with_suffix(".md").write_text(to_markdown(report), encoding="utf-8")
+    stem.with_suffix(".png").write_bytes(png_of(report))
+
+
+def _report_lines(stems: Sequence[str]) -> list[str]:
+    """Links to the full reports."""
+    links = [[f"[{words}](benchmarks/{stem}.{ending})" for words, ending in _REPORT_FORMS] for stem in stems]
+    return table(
+        ("report", "", "", "", ""), [[stem, *found] for stem, found in zip(stems, links, strict=True)], words=5
+    )
+
+
+def _both(spread: Spread) -> str:
+    mark = "\\*" if spread.n < REQUIRED_RUNS["p99"] else ""
+    return f"{spread.p50_ms:.3f} / {spread.p99_ms:.3f}{mark}"
+
+
+def _clips_and(*names: str) -> Callable[[Setting], object]:
+    return lambda setting: [*map(setting.package, names), *map(setting.clip, _CLIPS)]
+
+
+PARTS = {
+    "rows": Part(_clips_and("mobilenet", "resnet34"), rows),
+    "engines": Part(
+        lambda setting: [_clips_and("mobilenet", "resnet")(setting), setting.torch_package("mobilenet")], engines
+    ),
+    "path": Part(_clips_and("mobilenet", "resnet"), path),
+    "loadgen": Part(_clips_and("mobilenet"), loadgen),
+    "beside": Part(_clips_and("mobilenet", "resnet"), beside),
+}

@@ -1,0 +1,1 @@
+"""The governor and its alternatives on simulated boards. Run by scripts/thermal-report."""
