@@ -12,7 +12,7 @@ import pytest
 
 from agent.cameras.sources.base import Source
 from agent.cameras.sources.choose import make_source
-from agent.cameras.sources.v4l2 import V4l2Camera
+from agent.cameras.sources.v4l2.camera import V4l2Camera
 from agent.config.sources import (
     FileSource,
     GStreamerSource,

@@ -15,7 +15,7 @@ import psutil
 from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Capture, Source
-from agent.cameras.sources.rtsp import RtspStream
+from agent.cameras.sources.rtsp.stream import RtspStream
 from agent.config.model import CameraConfig
 from agent.config.sources import RtspSource
 from agent.runtime.clock import Clock, SystemClock

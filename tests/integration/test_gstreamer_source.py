@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.cameras.sources.gst_camera import GStreamerCamera
+from agent.cameras.sources.gstreamer.camera import GStreamerCamera
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable

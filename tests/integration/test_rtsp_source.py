@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agent.cameras.sources.choose import probe_source
-from agent.cameras.sources.rtsp import RtspStream
+from agent.cameras.sources.rtsp.stream import RtspStream
 from agent.config.sources import RtspSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -409,7 +409,7 @@ from pathlib import Path
 from agent.runtime.clock import SystemClock
 from agent.config.sources import RtspSource
 from agent.runtime.errors import AgentError
-from agent.cameras.sources.rtsp import RtspStream
+from agent.cameras.sources.rtsp.stream import RtspStream
 from agent.cameras.sources.choose import probe_source
 
 directory = Path(sys.argv[1])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.cameras.sources.gst_pipelines import NotPossible, Plan, plan_for
+from agent.cameras.sources.gstreamer.pipelines import NotPossible, Plan, plan_for
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from agent.cameras.sources.rtsp_digest import Login
+from agent.cameras.sources.rtsp.digest import Login
 from agent.runtime.secrets import Secret
 
 _LOGIN = Login("Mufasa", Secret("Circle Of Life"))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import structlog
 
-from agent.cameras.sources.v4l2 import V4l2Camera
-from agent.cameras.sources.v4l2_modes import Mode
+from agent.cameras.sources.v4l2.camera import V4l2Camera
+from agent.cameras.sources.v4l2.modes import Mode
 from agent.config.sources import V4l2Source
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -179,7 +179,7 @@ import os, sys
 from pathlib import Path
 from agent.runtime.errors import SourceUnavailable
 from agent.cameras.sources.lifecycle import Lifecycle
-from agent.cameras.sources.v4l2_device import check_device
+from agent.cameras.sources.v4l2.device import check_device
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)

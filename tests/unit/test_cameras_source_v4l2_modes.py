@@ -6,7 +6,7 @@ import errno
 import struct
 from pathlib import Path
 
-from agent.cameras.sources.v4l2_modes import Mode, modes_of, shown
+from agent.cameras.sources.v4l2.modes import Mode, modes_of, shown
 
 _FORMATS, _SIZES, _RATES = 0xC0405602, 0xC02C564A, 0xC034564B
 

@@ -24,15 +24,23 @@ _BREACHES = {
     "engines import agent": (
         "engines/x.py",
         "def f():\n    from agent.runtime.errors import E\n",
-        "x.py:2: engines.x imports",
+        "x.py:2: engines.x imports agent.runtime.errors: agent.runtime stands above it",
     ),
-    "relative import upwards": ("agent/publish/x.py", "from ..cli import run\n", "agent.publish.x imports agent.cli"),
-    "app below the command line": ("agent/x.py", "import agent.app\n", "agent.x imports agent.app"),
+    "a room above": ("agent/publish/x.py", "from ..cli import run\n", "agent.publish.x imports agent.cli"),
+    "app below the command line": ("agent/mqtt/x.py", "import agent.app\n", "agent.mqtt.x imports agent.app"),
+    "a neighbour": ("agent/thermal/x.py", "from agent.publish import y\n", "agent.publish stands beside it"),
+    "only for types": (
+        "agent/config/x.py",
+        "if TYPE_CHECKING:\n    from agent.mqtt import y\n",
+        "x.py:2: agent.config.x imports agent.mqtt",
+    ),
+    "a word of its authors": ("agent/x.py", '"""Read an' + 'ew."""\n', "x.py:1: 'an" + "ew': docs/glossary.md"),
+    "a name of its authors": ("agent/x.py", "MOS" + "T_BYTES = 1\n", "x.py:1: 'MOS" + "T_BYTES'"),
     "bare except": ("agent/x.py", "try:\n    pass\nexcept:\n    pass\n" * 3, "3 broad excepts"),
     "except among others": ("agent/x.py", "try:\n    1\nexcept (OSError, Exception):\n    2\n" * 3, "3 broad excepts"),
     "suppressed": ("engines/x.py", "with contextlib.suppress(Exception):\n    1\n" * 3, "3 broad excepts"),
-    "long module": ("agent/x.py", "A = 1\n" * 451, "x.py:1: 451 lines, 450 are allowed"),
-    "long test module": ("tests/test_x.py", "A = 1\n" * 501, "test_x.py:1: 501 lines, 500 are allowed"),
+    "long module": ("agent/x.py", "A = 1\n" * 801, "x.py:1: 801 lines, 800 are allowed"),
+    "long test module": ("tests/test_x.py", "A = 1\n" * 801, "test_x.py:1: 801 lines, 800 are allowed"),
     "long function": ("engines/x.py", "def f():\n" + "    a = 1\n" * 50, "x.py:1: f has 51 lines"),
     "long method": ("engines/x.py", "class C:\n  def f(self):\n" + "    a = 1\n" * 50, "x.py:2: f has 51 lines"),
     "vague name": ("agent/utils.py", "", "utils.py:1: the name says nothing"),
@@ -67,8 +75,8 @@ def _plant(root: Path, files: dict[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _house_rules(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(_ROOT / "scripts/dev/house_rules.py"), str(root)]
+def _house_rules(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(_ROOT / "scripts/dev/house_rules.py"), *options, str(root)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -86,6 +94,33 @@ def test_planted_breach_is_named_with_its_file(breach: str, tmp_path: Path) -> N
     assert result.returncode == 1, result.stderr
     assert message in result.stdout
     assert len(result.stdout.splitlines()) == 1
+
+
+def test_a_circle_of_imports_is_named_in_the_check_and_in_the_structure(tmp_path: Path) -> None:
+    circle = {
+        "agent/runtime/a.py": "import agent.runtime.b\n",
+        "agent/runtime/b.py": "def f():\n    from agent.runtime.a import g\n",
+    }
+    _plant(tmp_path, {**_CLEAN, **circle})
+    result = _house_rules(tmp_path)
+    assert result.returncode == 1
+    assert "a circle of imports, agent.runtime.a > agent.runtime.b" in result.stdout
+    shown = _house_rules(tmp_path, "--structure")
+    assert (shown.returncode, shown.stdout.splitlines()[-1]) == (1, "1 circles of imports")
+
+
+def test_the_structure_counts_the_files_of_each_room(tmp_path: Path) -> None:
+    _plant(tmp_path, _CLEAN)
+    result = _house_rules(tmp_path, "--structure")
+    rooms = {line.split()[0]: int(line.split()[1]) for line in result.stdout.splitlines() if " files " in line}
+    assert (result.returncode, rooms) == (0, {"agent": 1, "agent/runtime": 1, "engines": 2})
+
+
+def test_a_long_module_is_a_warning_before_it_is_a_breach(tmp_path: Path) -> None:
+    _plant(tmp_path, {**_CLEAN, "agent/x.py": "A = 1\n" * 451})
+    result = _house_rules(tmp_path)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "agent/x.py:1: 451 lines" in result.stderr
 
 
 def test_files_that_git_ignores_are_not_read(tmp_path: Path) -> None:

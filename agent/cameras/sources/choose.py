@@ -37,18 +37,18 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
     if isinstance(config, (CsiSource, GStreamerSource)) or (
         isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
     ):
-        from agent.cameras.sources.gst_camera import GStreamerCamera
+        from agent.cameras.sources.gstreamer.camera import GStreamerCamera
 
         return GStreamerCamera(config, base_dir=base_dir, clock=clock)
     if isinstance(config, RtspSource):
-        from agent.cameras.sources.rtsp import RtspStream
+        from agent.cameras.sources.rtsp.stream import RtspStream
 
         return RtspStream(config, base_dir=base_dir, clock=clock)
     if isinstance(config, PatternSource):
         from agent.cameras.sources.pattern import Pattern
 
         return Pattern(config, clock=clock)
-    from agent.cameras.sources.v4l2 import V4l2Camera
+    from agent.cameras.sources.v4l2.camera import V4l2Camera
 
     return V4l2Camera(config, clock=clock)
 

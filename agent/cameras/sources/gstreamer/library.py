@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from agent.cameras.sources.decoder import image_from_array
-from agent.cameras.sources.gst_pipelines import SINK, Plan
+from agent.cameras.sources.gstreamer.pipelines import SINK, Plan
 from agent.runtime.records import Image
 
 _STEP_S = 0.1

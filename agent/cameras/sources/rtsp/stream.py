@@ -11,7 +11,7 @@ import cv2
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.decoded import DecodedSource
 from agent.cameras.sources.decoder import Decoder, open_decoder, option_gate
-from agent.cameras.sources.rtsp_access import ask_camera, not_opened, read_password
+from agent.cameras.sources.rtsp.access import ask_camera, not_opened, read_password
 from agent.config.sources import RtspSource
 from agent.runtime.clock import Clock
 from agent.runtime.secrets import Secret, redact

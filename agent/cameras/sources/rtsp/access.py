@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.cameras.sources.lifecycle import Lifecycle
-from agent.cameras.sources.rtsp_digest import Login
-from agent.cameras.sources.rtsp_handshake import Answer, HandshakeFailed, describe_stream
+from agent.cameras.sources.rtsp.digest import Login
+from agent.cameras.sources.rtsp.handshake import Answer, HandshakeFailed, describe_stream
 from agent.config.sources import RtspSource
 from agent.runtime.errors import ConfigError, SourceUnavailable
 from agent.runtime.secrets import Secret, read_secret

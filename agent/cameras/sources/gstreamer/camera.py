@@ -7,8 +7,7 @@ from pathlib import Path
 
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.decoder import UnsupportedPicture
-from agent.cameras.sources.gst_pipelines import NotPossible, Plan, plan_for
-from agent.cameras.sources.gstreamer import (
+from agent.cameras.sources.gstreamer.library import (
     GStreamerMissing,
     PipelineEnded,
     PipelineFailed,
@@ -16,12 +15,13 @@ from agent.cameras.sources.gstreamer import (
     Sample,
     load_gstreamer,
 )
+from agent.cameras.sources.gstreamer.pipelines import NotPossible, Plan, plan_for
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.cameras.sources.rtsp_access import ask_camera, not_opened, read_password
-from agent.cameras.sources.rtsp_handshake import Answer
-from agent.cameras.sources.usb_identity import CameraIdentity
-from agent.cameras.sources.v4l2 import description_of
-from agent.cameras.sources.v4l2_device import check_device
+from agent.cameras.sources.rtsp.access import ask_camera, not_opened, read_password
+from agent.cameras.sources.rtsp.handshake import Answer
+from agent.cameras.sources.v4l2.camera import description_of
+from agent.cameras.sources.v4l2.device import check_device
+from agent.cameras.sources.v4l2.usb_identity import CameraIdentity
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable

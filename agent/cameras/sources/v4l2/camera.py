@@ -11,9 +11,9 @@ import cv2
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.decoded import DecodedSource
 from agent.cameras.sources.decoder import Decoder, OpenCapture, open_decoder
-from agent.cameras.sources.usb_identity import SYS, CameraIdentity
-from agent.cameras.sources.v4l2_device import PROC, IsVideo, check_device, holders, is_video_device
-from agent.cameras.sources.v4l2_modes import Mode, modes_of, shown
+from agent.cameras.sources.v4l2.device import PROC, IsVideo, check_device, holders, is_video_device
+from agent.cameras.sources.v4l2.modes import Mode, modes_of, shown
+from agent.cameras.sources.v4l2.usb_identity import SYS, CameraIdentity
 from agent.config.sources import V4l2Source
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import SplitResult
 
-from agent.cameras.sources.rtsp_digest import Login
+from agent.cameras.sources.rtsp.digest import Login
 
 _POLL_S = 0.1
 _MOST_ANSWER_BYTES = 65536
