@@ -34,10 +34,13 @@ def run(path: Path, *, is_printing: bool) -> None:
     from agent.app import Agent
     from agent.config.loader import load_config
     from agent.publish.jsonlines import JsonLinesSink
+    from agent.service import journal
     from agent.service.notify import Notifier
 
     faulthandler.enable()
-    mirrors = [JsonLinesSink(sys.stdout.buffer)] if is_printing else []
+    journal.call_plain_lines_errors()
+    prefix = f"<{journal.INFO}>" if journal.is_journal(sys.stdout) else ""
+    mirrors = [JsonLinesSink(sys.stdout.buffer, prefix=prefix)] if is_printing else []
     with Notifier.from_environment() as notifier:
         agent = Agent(load_config(path), mirrors=mirrors, notifier=notifier)
         agent.handle_signals()
