@@ -35,6 +35,7 @@ def run(path: Path, *, is_printing: bool) -> None:
     from agent.config.loader import load_config
     from agent.publish.jsonlines import JsonLinesSink
     from agent.service import journal
+    from agent.service.control import ControlSocket
     from agent.service.notify import Notifier
 
     faulthandler.enable()
@@ -42,6 +43,7 @@ def run(path: Path, *, is_printing: bool) -> None:
     prefix = f"<{journal.INFO}>" if journal.is_journal(sys.stdout) else ""
     mirrors = [JsonLinesSink(sys.stdout.buffer, prefix=prefix)] if is_printing else []
     with Notifier.from_environment() as notifier:
-        agent = Agent(load_config(path), mirrors=mirrors, notifier=notifier)
+        control = ControlSocket.from_environment(notifier)
+        agent = Agent(load_config(path), mirrors=mirrors, notifier=notifier, control=control)
         agent.handle_signals()
         agent.run()
