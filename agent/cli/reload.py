@@ -23,7 +23,7 @@ def reload(*, runtime_dir: Path | None) -> None:
     changed then), 69 where no agent runs. A reload takes minutes where an engine has to be built; giving up here does
     not end it. `systemctl reload agent` does the same and fails in the same cases.
     """
-    from agent.service.control import USUAL_DIRECTORY, ask_for_reload
+    from agent.daemon.control import USUAL_DIRECTORY, ask_for_reload
 
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     outcome = ask_for_reload(runtime_dir or (Path(given) if given else USUAL_DIRECTORY))

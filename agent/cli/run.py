@@ -33,10 +33,10 @@ def run(path: Path, *, is_printing: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from agent.app import Agent
     from agent.config.loader import load_config
-    from agent.publish.jsonlines import JsonLinesSink
+    from agent.daemon.control import ControlSocket
+    from agent.daemon.notify import Notifier
+    from agent.publish.json_lines import JsonLinesSink
     from agent.service import journal
-    from agent.service.control import ControlSocket
-    from agent.service.notify import Notifier
 
     faulthandler.enable()
     journal.call_plain_lines_errors()

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import AgentError, ConfigError, ReloadAbandoned, Unavailable
+from agent.daemon.control import ControlSocket, ask_for_reload
+from agent.daemon.notify import Notifier
 from agent.reload import ReloadRequest
+from agent.runtime.errors import AgentError, ConfigError, ReloadAbandoned, Unavailable
 from agent.service import control
-from agent.service.control import ControlSocket, ask_for_reload
-from agent.service.notify import Notifier
 from tests.fixtures.deadlines import wait_until
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from agent.config.secret import Secret
-from agent.pipeline.accounting import CameraCounts
-from agent.pipeline.camera import CameraStatistics
-from agent.pipeline.worker import WorkerStatistics
-from agent.publish.base import SinkStatistics
+from agent.cameras.camera import CameraStatistics
+from agent.cameras.frame_counters import CameraCounts
+from agent.daemon.notify import Notifier
+from agent.inference.worker import WorkerStatistics
+from agent.mqtt.base import SinkStatistics
 from agent.publish.publisher import PublisherStatistics
-from agent.service.notify import Notifier
-from agent.service.status import MAX_CHARACTERS, Observation, StatusLine, duration, line_from_texts, problems, usual
+from agent.runtime.secrets import Secret
+from agent.telemetry.status import MAX_CHARACTERS, Observation, StatusLine, duration, line_from_texts, problems, usual
 from agent.thermal.monitor import ThermalStatistics
 from engines import BuildProgress, EngineInfo
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.service.control import USUAL_DIRECTORY
+from agent.daemon.control import USUAL_DIRECTORY
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 DROP_INS = sorted((SYSTEMD / "drop-ins").glob("*.conf"))
