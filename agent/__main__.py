@@ -20,6 +20,7 @@ import click
 
 from agent.cli import Settings, root
 from agent.runtime.errors import AgentError
+from agent.runtime.journal import call_plain_lines_errors, speak_to_journal
 from agent.runtime.secrets import redact
 
 EXIT_UNAVAILABLE = 69
@@ -32,6 +33,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (those of the process where None) and return the exit code."""
     _open_missing_streams()
+    speak_to_journal()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names that the encoding of the output lacks must not end a command; stderr is like this by itself.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -51,10 +53,12 @@ def _guarded(args: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except click.ClickException as exc:
+        call_plain_lines_errors()
         with suppress(OSError):  # nobody can be told; the exit code still says it
             exc.show()
         return exc.exit_code
     except Exception as exc:  # noqa: BLE001 - the command line's top: nobody above could say it better
+        call_plain_lines_errors()
         with suppress(OSError):
             _report(exc, debug=settings.debug)
         return _exit_code_of(exc)

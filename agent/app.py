@@ -28,10 +28,12 @@ from agent.config.loader import LoadedConfig
 from agent.config.model import ModelConfig
 from agent.config.problems import at, dotted
 from agent.config.thermal import ThermalConfig
+from agent.daemon.control import ControlSocket
 from agent.daemon.exit_deadline import LastResort
 from agent.daemon.notify import Notifier
 from agent.daemon.start_backoff import FailedStarts
 from agent.daemon.state_directory import StateDirectory
+from agent.daemon.watchdog import Watchdog
 from agent.inference.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
 from agent.inference.supervision import HangWatch
 from agent.mqtt.base import Sink
@@ -44,12 +46,12 @@ from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError, SourceUnavailable, StageFailed
-from agent.runtime.heartbeat import stuck_stages
 from agent.runtime.logs import get_logger
 from agent.telemetry.engine_changes import EngineNews
 from agent.telemetry.reporter import Parts as ReportedParts
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.runtime import runtime_message
+from agent.telemetry.status import Observation, StatusLine, observe
 from agent.thermal.governor import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.reloadable import ThermalInForce
@@ -101,18 +103,19 @@ class Agent:
         extra_sinks: Sequence[Sink] = (),
         clock: Clock | None = None,
         notifier: Notifier | None = None,
+        control: ControlSocket | None = None,
     ) -> None:
         self._loaded = loaded
         self._extra_sinks = tuple(extra_sinks)
         self._clock = clock or SystemClock()
         self._notifier = notifier or Notifier(None)
+        self._control = control or ControlSocket(None)
         self._hangs = HangWatch()
         self._resources = ExitStack()
         self._stop_requested = False
         self._reload_requested = False
         self._last_resort = LastResort()
         self._signals = 0
-        self._watchdog_due_s = 0.0
         self._outcome = _FAULT
         self._exit_code = _FAULT_CODE
         self._announcing = threading.Lock()
@@ -124,11 +127,15 @@ class Agent:
             AgentError, EngineError: it could not start, or had to end; everything has been closed.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        successor = self._run_once(for_s, on_ready)
-        while successor is not None:
-            # Another device id, say, which is part of every topic: everything is opened anew, in the same process.
-            self._loaded = successor
-            successor = self._run_once(for_s, None)
+        self._control.open()
+        try:
+            successor = self._run_once(for_s, on_ready)
+            while successor is not None:
+                # Another device id, say, which is part of every topic: everything is opened again, in this process.
+                self._loaded = successor
+                successor = self._run_once(for_s, None)
+        finally:
+            self._control.close()
 
     def _run_once(self, for_s: float | None, on_ready: Callable[[], None] | None) -> LoadedConfig | None:
         """From start-up to shutdown; the configuration to go on with, None to end."""
@@ -219,7 +226,10 @@ class Agent:
         )
         self._resources.callback(self._desk.stop, 1.0)
         self._resources.callback(self._reloader.abandon)
-        self._news = EngineNews(self._notifier, usual=self._status)
+        self._news = EngineNews(self._notifier)
+        self._watchdog = Watchdog(self._notifier, self._state.record_exit)
+        self._is_starting = True
+        self._status_line = StatusLine(self._notifier, self._observe, clock=self._clock)
         uplink.publisher.start()
         self._thermal.start()
         self._pipeline.start_workers()
@@ -229,8 +239,10 @@ class Agent:
             return
         self._announce(loaded, packages)
         self._pipeline.start_cameras()
-        self._notifier.ready(self._status())
+        self._is_starting = False
+        self._status_line.ready()
         self._failures.ready()
+        self._control.ready()
         log.info("agent.ready", device=identity.device, session=identity.session, config_sha256=loaded.sha256[:12])
 
     def main_loop(self, for_s: float | None = None) -> LoadedConfig | None:
@@ -243,10 +255,11 @@ class Agent:
         began_s = time.monotonic()
         while not self._stop_requested:
             self._check()
-            self._feed_watchdog()
+            self._watchdog.tick((*self._pipeline.hearts, self._uplink.publisher.heartbeat))
             self._reporter.tick(self._parts)
             self._uplink.tick()
             self._tell_of_engines()
+            self._status_line.tick()
             if self._pipeline.is_done:
                 log.info("agent.sources_ended")
                 self._refuse_silence()
@@ -256,6 +269,7 @@ class Agent:
             if self._reload_requested:
                 self._reload_requested = False
                 self._reloader.request()
+            self._control.tick(self._reloader.request)
             self._reloader.tick()
             if self._reloader.successor is not None:
                 return self._reloader.successor
@@ -300,21 +314,6 @@ class Agent:
             raise self._uplink.publisher.failure
         for worker in self._pipeline.workers.values():
             self._hangs.look(worker.statistics(), worker.interrupt)
-
-    def _feed_watchdog(self) -> None:
-        """Tell the service manager that every stage turns; where one does not, leave word why and be restarted."""
-        now_s = time.monotonic()
-        if self._notifier.watchdog_s is None or now_s < self._watchdog_due_s:
-            return
-        self._watchdog_due_s = now_s + self._notifier.watchdog_s / 3
-        stuck = stuck_stages((*self._pipeline.hearts, self._uplink.publisher.heartbeat))
-        if not stuck:
-            self._notifier.alive()
-            return
-        why = "; ".join(map(str, stuck))
-        log.error("watchdog.not_fed", stuck=why)
-        self._notifier.status(f"Stuck: {why}")
-        self._state.record_exit(f"the watchdog was not fed: {why}")
 
     def _make_identity(self, session: int) -> Identity:
         return Identity(
@@ -398,6 +397,8 @@ class Agent:
         for worker in self._pipeline.workers.values():
             while not self._stop_requested and not worker.wait_ready(_TICK_S):
                 self._news.wait(worker.statistics())
+                self._status_line.tick()
+                self._control.be_patient()
                 self._reporter.tick(self._parts)
 
     def _announce(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
@@ -428,11 +429,14 @@ class Agent:
             changed=changed,
         )
         self._uplink.announce(self._loaded, runtime)
-        self._notifier.status(self._status())
 
-    def _status(self) -> str:
-        engines = {worker.info.name for worker in self._pipeline.statistics().workers if worker.info is not None}
-        return f"{len(self._pipeline.cameras)} camera(s), engine {', '.join(sorted(engines))}"
+    def _observe(self) -> Observation:
+        return observe(
+            self._parts,
+            refused=self._reloader.refused,
+            stuck=self._watchdog.stuck,
+            is_starting=self._is_starting,
+        )
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
         self._reload_requested = True

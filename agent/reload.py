@@ -6,9 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
+from agent.daemon import control
 from agent.inference.pipeline import Pipeline
 from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay
 from agent.runtime.logs import get_logger
@@ -21,7 +24,8 @@ COMMAND_PATIENCE_S = 2.0
 """How long a command waits for a change that is under way; one that builds an engine takes minutes."""
 _LOOK_S = 0.1
 
-Outcome = Literal["unchanged", "restarting", "applied", "waiting"]
+Outcome = control.Outcome
+AnswerNow = Literal["unchanged", "restarting", "applied", "waiting"]
 
 Prepare = Callable[[LoadedConfig], Callable[[], None] | None]
 """Checks a configuration and returns how a part goes over to it, None where nothing differs for that part. It raises
@@ -41,6 +45,15 @@ def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
     packages = {key: load_package(loaded.package_dir(key)) for key in config.models if key in used}
     check_when_labels(loaded, {key: package.labels for key, package in packages.items()})
     return packages
+
+
+@dataclass(slots=True)
+class ReloadRequest:
+    """One reload that was asked for: ``outcome`` or ``error`` once the one that answers it has ended, which is the
+    first that began to read the file after it was asked for."""
+
+    outcome: Outcome | None = None
+    error: AgentError | EngineError | None = None
 
 
 class Reloader:
@@ -71,16 +84,20 @@ class Reloader:
         self._amend = amend
         self._one_at_a_time = threading.Lock()
         self._stage: StageThread | None = None
-        self._is_asked = False
+        self._asked: list[ReloadRequest] = []
         self._is_stopping = False
         self._turns = 0
         self.successor: LoadedConfig | None = None
+        self.refused: str | None = None
+        """Why the file was refused when it was read last; None where it is in force."""
 
-    def request(self) -> None:
+    def request(self) -> ReloadRequest:
         """Read the configuration again at a ``tick``, once nothing else is under way."""
-        self._is_asked = True
+        request = ReloadRequest()
+        self._asked.append(request)
         if self._one_at_a_time.locked():
             log.info("config.reload_waits", reason="another change is under way; the file is read again after it")
+        return request
 
     def tick(self) -> None:
         """Start what was requested, when nothing else runs; raise what ended the thread."""
@@ -90,9 +107,10 @@ class Reloader:
             if self._stage.failure is not None:
                 raise self._stage.failure
             self._stage = None
-        if self._is_asked:
-            self._is_asked = False
-            self._stage = StageThread("reload", self._reload)
+        if self._asked:
+            # Whatever is asked for from here on may be about a file that changes after it has been read.
+            asked, self._asked = self._asked, []
+            self._stage = StageThread("reload", partial(self._reload, asked))
             self._stage.start()
 
     def abandon(self) -> None:
@@ -105,16 +123,22 @@ class Reloader:
         if self._stage is not None and not self._stage.join(timeout_s):
             log.warning("stop.cut_off", thread="reload")
 
-    def _reload(self) -> None:
+    def _reload(self, asked: Sequence[ReloadRequest]) -> None:
+        outcome: Outcome | None = None
+        error: AgentError | EngineError | None = None
         try:
             with self._turn():
-                self._read_and_go_over()
+                outcome = self._read()
         except ReloadAbandoned as exc:
             log.info("config.abandoned", reason=exc.message)
+            error = exc
         except (AgentError, EngineError) as exc:
             log.error("config.rejected", turn=self._turn_text, error=exc.message)  # noqa: TRY400 - the message says it all
+            error = exc
+        for request in asked:
+            request.outcome, request.error = outcome, error
 
-    def reload_now(self) -> Outcome:
+    def reload_now(self) -> AnswerNow:
         """Read the configuration again and go over to it, on the thread of the caller; what came of it.
 
         ``waiting``: another change is under way, the file is read again once that has ended.
@@ -124,7 +148,7 @@ class Reloader:
         """
         try:
             with self._turn(COMMAND_PATIENCE_S):
-                return self._read_and_go_over()
+                return self._read()
         except ReloadUnderWay:
             self.request()
             return "waiting"
@@ -171,6 +195,18 @@ class Reloader:
         finally:
             self._one_at_a_time.release()
 
+    def _read(self) -> Outcome:
+        """Read and go over, and keep why not."""
+        try:
+            outcome = self._read_and_go_over()
+        except ReloadAbandoned:
+            raise
+        except (AgentError, EngineError) as exc:
+            self.refused = exc.message
+            raise
+        self.refused = None
+        return outcome
+
     def _read_and_go_over(self) -> Outcome:
         self._turns += 1
         loaded = self._amend(load_config(self._loaded.path))
@@ -182,6 +218,7 @@ class Reloader:
             self.successor = loaded
             return "restarting"
         is_same = loaded.sha256 == self._loaded.sha256 and loaded.config == self._loaded.config
+        is_same = is_same and not _with_new_password(self._loaded, loaded)
         if is_same and packages == self._packages and not changes:
             log.info("config.unchanged", turn=self._turn_text, config_sha256=loaded.sha256[:12])
             return "unchanged"
@@ -197,7 +234,12 @@ class Reloader:
         self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage], changes: Sequence[Callable[[], None]]
     ) -> None:
         # The pipeline first: it is the one that can still refuse.
-        self._pipeline.apply(loaded.config, packages, is_cancelled=lambda: self._is_stopping)
+        self._pipeline.apply(
+            loaded.config,
+            packages,
+            open_again=_with_new_password(self._loaded, loaded),
+            is_cancelled=lambda: self._is_stopping,
+        )
         if self._is_stopping:
             raise ReloadAbandoned(
                 "the agent stops, so the rest of another configuration was not put in force any more"
@@ -206,6 +248,12 @@ class Reloader:
             go_over()
         self._loaded, self._packages = loaded, packages
         self._on_applied(loaded, packages)
+
+
+def _with_new_password(old: LoadedConfig, new: LoadedConfig) -> frozenset[str]:
+    """Cameras in whose password file another one stands."""
+    before = {name: secret.reveal() for name, secret in old.camera_passwords.items()}
+    return frozenset(name for name, secret in new.camera_passwords.items() if secret.reveal() != before.get(name))
 
 
 def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:

@@ -13,6 +13,7 @@ import agent
 
 COMMANDS: dict[str, str] = {
     "run": "Run the agent as a configuration file says.",
+    "reload": "Have the running service read its configuration again.",
     "demo": "See it work: bundled clip, bundled model, broker included.",
     "watch": "Live view of what agents publish.",
     "doctor": "What can run here, what cannot, and what to do about it.",
@@ -22,7 +23,7 @@ COMMANDS: dict[str, str] = {
     "model": "Import, check and list model packages.",
     "config": "Check a configuration file, print its schema.",
 }
-_WITHOUT_LOGS = frozenset({"config"})
+_WITHOUT_LOGS = frozenset({"config", "reload"})
 
 LogFormat = Literal["auto", "json", "text"]
 

@@ -37,6 +37,8 @@ _WIDE_CELLS = 140
 def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None) -> int:
     """Say what is installed, which engines can run and why the others cannot, and check a configuration's needs.
 
+    With the configuration of the installed service it looks at what that has: run it with sudo then.
+
     Exit code 0 when everything that is needed can run, 69 otherwise, 78 when the configuration is refused.
     """
     from rich.console import Console
@@ -45,21 +47,28 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     from agent.runtime import logs
     from agent.tools.doctor.bundle import check_target, write_bundle
     from agent.tools.doctor.examination import examine
+    from agent.tools.doctor.service import service_of
 
     # What goes wrong is in the report.
     logs.configure(level="error")
     if bundle is not None:
         check_target(bundle)
     loaded, error = None, None
+    environ = dict(os.environ)
+    service = None if path is None or "STATE_DIRECTORY" in environ else service_of(path)
+    if service is not None:
+        # What the service keeps and whether its disk has room is asked, and not of a directory of this user's.
+        environ["STATE_DIRECTORY"] = str(service.state_dir)
     if path is not None:
         try:
-            loaded = load_config(path)
+            loaded = load_config(path, environ=environ)
         except ConfigError as exc:
             error = exc
     with Console(stderr=True).status("looking around ..."):
         examination = examine(
             loaded,
-            state_dir=default_state_dir() if loaded is None else loaded.state_dir,
+            state_dir=default_state_dir(environ) if loaded is None else loaded.state_dir,
+            service=service,
             with_cameras=cameras,
             config_error=error,
         )

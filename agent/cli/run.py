@@ -33,12 +33,17 @@ def run(path: Path, *, is_printing: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from agent.app import Agent
     from agent.config.loader import load_config
+    from agent.daemon.control import ControlSocket
     from agent.daemon.notify import Notifier
     from agent.publish.json_lines import JsonLinesSink
+    from agent.runtime import journal
 
     faulthandler.enable()
-    extra_sinks = [JsonLinesSink(sys.stdout.buffer)] if is_printing else []
+    journal.call_plain_lines_errors()
+    prefix = f"<{journal.INFO}>" if journal.is_journal(sys.stdout) else ""
+    extra_sinks = [JsonLinesSink(sys.stdout.buffer, prefix=prefix)] if is_printing else []
     with Notifier.from_environment() as notifier:
-        agent = Agent(load_config(path), extra_sinks=extra_sinks, notifier=notifier)
+        control = ControlSocket.from_environment(notifier)
+        agent = Agent(load_config(path), extra_sinks=extra_sinks, notifier=notifier, control=control)
         agent.handle_signals()
         agent.run()

@@ -35,7 +35,8 @@ from agent.runtime.secrets import Secret, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
 from engines import StrictDocument, StrictYamlError, load_strict
 
-MQTT_CREDENTIAL = "mqtt-password"
+MQTT_PASSWORD = "mqtt-password"  # noqa: S105 - the name of a file
+"""The file beside the configuration, and the systemd credential, where ``mqtt.password_file`` names none."""
 DEMO = "demo"
 """How a configuration names the bundled package and clip."""
 
@@ -46,8 +47,8 @@ class LoadedConfig:
 
     ``base_dir`` is where relative paths of the file start. ``sha256`` is of the configuration with its defaults, so
     that comments and the order of keys do not change it. ``warnings`` are lines for people. ``mqtt_password_file``
-    may be a systemd credential. Passwords are None or absent where the configuration names none, and where files
-    were not checked.
+    may be the one beside the configuration, or a systemd credential. Passwords are None or absent where the
+    configuration names none, and where files were not checked.
     """
 
     config: AgentConfig
@@ -117,7 +118,10 @@ def load_config(
         device_id=device_id,
         device_name=config.device.name or device_id,
         state_dir=default_state_dir(environ) if config.state_dir == "auto" else _resolved(config.state_dir, base_dir),
-        warnings=tuple(problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line)),
+        warnings=(
+            *(problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line)),
+            *_unreadable_password(config, base_dir, password_file),
+        ),
         mqtt_password=mqtt_password,
         mqtt_password_file=password_file,
         camera_passwords=MappingProxyType(camera_passwords),
@@ -288,12 +292,33 @@ def _absence(path: Path, is_there: Callable[[Path], bool], otherwise: str) -> st
 
 
 def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:
+    """What the configuration names; else ``mqtt-password`` beside it; else a systemd credential of that name, which is
+    a copy that systemd made at the start, so that a new password would need a restart. Empty means none."""
     if config.mqtt.password_file is not None:
         return _resolved(config.mqtt.password_file, base_dir)
+    beside = base_dir / MQTT_PASSWORD
     credentials = environ.get("CREDENTIALS_DIRECTORY")
-    credential = Path(credentials) / MQTT_CREDENTIAL if credentials else None
-    # systemd refuses to start without the file, so where there is no password it is empty.
-    return credential if credential is not None and credential.is_file() and credential.stat().st_size else None
+    credential = Path(credentials) / MQTT_PASSWORD if credentials else None
+    if _has_content(beside) and (os.access(beside, os.R_OK) or not _has_content(credential)):
+        return beside
+    return credential if _has_content(credential) else None
+
+
+def _unreadable_password(config: AgentConfig, base_dir: Path, taken: Path | None) -> Iterator[str]:
+    beside = base_dir / MQTT_PASSWORD
+    if config.mqtt.password_file is None and taken is not None and taken != beside and _has_content(beside):
+        yield (
+            f"{beside} cannot be read by user number {os.geteuid()}, who runs the agent, so the password is the one "
+            "that systemd read at the start, and a new one needs a restart. Run: "
+            f"chown root:agent {beside} && chmod 640 {beside}"
+        )
+
+
+def _has_content(file: Path | None) -> bool:
+    try:
+        return file is not None and file.is_file() and file.stat().st_size > 0
+    except OSError:  # a folder that this user cannot enter
+        return False
 
 
 def _camera_passwords(

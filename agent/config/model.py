@@ -180,7 +180,7 @@ class MqttConfig(Section):
     username: str | None = Field(default=None, max_length=256)
     """Name under which the broker knows the agent."""
     password_file: str | None = None
-    """File with the password on its first line; the systemd credential `mqtt-password` where null."""
+    """File with the password on its first line; where null, `mqtt-password` beside this file, or a credential."""
     tls: TlsConfig = TlsConfig()
     """Certificates, for `mqtts://`."""
     prefix: TopicPrefix = "edge"

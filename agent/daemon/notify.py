@@ -53,9 +53,10 @@ class Notifier:
         """One line for `systemctl status`."""
         self._send(f"STATUS={_line(text)}")
 
-    def extend_timeout(self, seconds: float, status: str) -> None:
-        """Starting takes longer: do not give up for ``seconds`` from now."""
-        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}\nSTATUS={_line(status)}")
+    def extend_timeout(self, seconds: float, status: str | None = None) -> None:
+        """Starting, or a reload, takes longer: do not give up for ``seconds`` from now."""
+        told = "" if status is None else f"\nSTATUS={_line(status)}"
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}{told}")
 
     def alive(self) -> None:
         """Every stage has made progress since the last call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -141,13 +141,14 @@ class Pipeline:
         config: AgentConfig,
         packages: Mapping[str, ModelPackage],
         *,
+        open_again: Collection[str] = (),
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Go over to another configuration; only what changed is stopped or started.
 
         New and changed models are loaded first, while the old ones serve on; then the cameras are led to them, so that
-        cameras that stay lose no frame. When anything fails, or ``is_cancelled`` while models are loaded (which takes
-        minutes where an engine is built), all is as it was.
+        cameras that stay lose no frame. Those of ``open_again`` do not stay: a file that they name has changed. When
+        anything fails, or ``is_cancelled`` while models are loaded (minutes for a build), all is as it was.
 
         Raises:
             EngineError: a new model cannot be served.
@@ -164,7 +165,7 @@ class Pipeline:
             undo.callback(_stop_workers, fresh)
             self._load(fresh, is_cancelled)
             wanted = _enabled(config)
-            going = self._going(wanted)
+            going = self._going(wanted, open_again)
             _stop_cameras(going)
             with self._changing:
                 # From here on `stop` finds what is new; before, it could not, so nothing new may come after it.
@@ -203,12 +204,12 @@ class Pipeline:
         finally:
             self._arriving = {}
 
-    def _going(self, wanted: Mapping[str, CameraConfig]) -> dict[str, Camera]:
+    def _going(self, wanted: Mapping[str, CameraConfig], open_again: Collection[str]) -> dict[str, Camera]:
         """The cameras that are not wanted any more, or with another source."""
         return {
             name: camera
             for name, camera in self._cameras.items()
-            if name not in wanted or _needs_new_source(camera.config, wanted[name])
+            if name not in wanted or name in open_again or _needs_new_source(camera.config, wanted[name])
         }
 
     def _change_cameras(

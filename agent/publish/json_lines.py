@@ -14,11 +14,13 @@ from agent.runtime.clock import Clock, SystemClock
 class JsonLinesSink:
     """Writes ``{"topic": ..., "retain": ..., "message": {...}}`` to ``stream``, which stays the caller's.
 
-    A stream that breaks (a closed pipe) ends the sink's connection: further packets are refused.
+    Each line begins with ``prefix``. A stream that breaks (a closed pipe) ends the sink's connection: further packets
+    are refused.
     """
 
-    def __init__(self, stream: BinaryIO, *, clock: Clock | None = None) -> None:
+    def __init__(self, stream: BinaryIO, *, prefix: str = "", clock: Clock | None = None) -> None:
         self._stream = stream
+        self._prefix = prefix.encode("ascii")
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._listener: SinkListener | None = None
@@ -39,7 +41,7 @@ class JsonLinesSink:
             if self._listener is None or self._state != "connected":
                 return "disconnected"
             try:
-                self._stream.write(line_from_packet(packet))
+                self._stream.write(self._prefix + line_from_packet(packet))
                 self._stream.flush()
             except (OSError, ValueError) as exc:  # ValueError: the stream was closed in this process
                 problem = f"the output cannot be written any more: {exc}"

@@ -1,7 +1,8 @@
 """Logs are events with fields: readable on a terminal, JSON lines elsewhere, to stderr.
 
 The same event is written at most once in ten seconds, and then says how often it was repeated. Credentials never reach
-a line. What libraries log through Python's ``logging`` takes the same way.
+a line. What libraries log through Python's ``logging`` takes the same way. A line for the systemd journal begins with
+its priority (``<4>`` for a warning), so that ``journalctl -p warning`` finds it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from agent.runtime import journal
 from agent.runtime.secrets import redact
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -151,7 +153,7 @@ class _LineFactory:
     """Makes the loggers that structlog wraps; all of them share one stream."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._sink = _Lines(stream)
+        self._sink = _JournalLines(stream) if journal.is_journal(stream) else _Lines(stream)
 
     def __call__(self, *_: Any) -> _Lines:
         return self._sink
@@ -174,6 +176,24 @@ class _Lines:
                 return
 
     debug = info = warning = error = critical = msg
+
+
+class _JournalLines(_Lines):
+    """As above, with the priority of each level. A traceback takes several lines where the log is text."""
+
+    def debug(self, message: str) -> None:
+        self.msg(journal.prefixed(message, journal.LEVELS["debug"]))
+
+    def info(self, message: str) -> None:
+        self.msg(journal.prefixed(message, journal.LEVELS["info"]))
+
+    def warning(self, message: str) -> None:
+        self.msg(journal.prefixed(message, journal.LEVELS["warning"]))
+
+    def error(self, message: str) -> None:
+        self.msg(journal.prefixed(message, journal.LEVELS["error"]))
+
+    critical = error
 
 
 class LibraryHandler(logging.Handler):

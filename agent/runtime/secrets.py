@@ -90,8 +90,8 @@ def read_secret(path: Path) -> Secret:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise ConfigError(
-            f"the password file {path} cannot be opened: {exc.strerror}. Create it with mode 600, owned by the user "
-            "that runs the agent",
+            f"the password file {path} cannot be opened: {exc.strerror}. It must be readable by user number "
+            f"{os.geteuid()}, who runs the agent, and by nobody else but its group (mode 600 or 640)",
             file=str(path),
         ) from exc
     try:
@@ -102,7 +102,7 @@ def read_secret(path: Path) -> Secret:
             mode = stat.S_IMODE(status.st_mode)
             raise ConfigError(
                 f"the password file {path} has mode {mode:o}, so every user of this machine can reach it. "
-                f"Run: chmod 600 {path}",
+                f"Run: chmod o= {path}",
                 file=str(path),
                 mode=f"{mode:o}",
             )

@@ -1,9 +1,9 @@
-"""Builds and changes of engines, told to the log, to the service manager and to whoever publishes what runs."""
+"""Builds and changes of engines, for the log and for the publisher; asks the service manager to wait for them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from agent.daemon.notify import Notifier
 from agent.inference.worker import WorkerStatistics
@@ -18,13 +18,8 @@ _EXTEND_BY_S = 60.0
 class EngineNews:
     """Looks at the workers a few times a second. Used by the main loop alone."""
 
-    def __init__(
-        self, notifier: Notifier, *, every_s: float = _EVERY_S, usual: Callable[[], str] = lambda: ""
-    ) -> None:
-        """``usual`` is what the service manager is told of the agent while nothing is built."""
+    def __init__(self, notifier: Notifier, *, every_s: float = _EVERY_S) -> None:
         self._notifier = notifier
-        self._usual = usual
-        self._has_told = False
         self._every_s = every_s
         self._began_s = time.monotonic()
         self._next_word_s = self._began_s + every_s
@@ -38,8 +33,7 @@ class EngineNews:
         self._tell_of_build(worker)
         if worker.building is None:
             log.info("engine.loading", model=worker.model, elapsed_s=elapsed_s)
-        doing = "loading" if worker.building is None else worker.building.phase
-        self._notifier.extend_timeout(_EXTEND_BY_S, f"Model {worker.model}: {doing}, {elapsed_s} s so far")
+        self._notifier.extend_timeout(_EXTEND_BY_S)
 
     def changes(self, workers: Iterable[WorkerStatistics], *, arriving: Iterable[WorkerStatistics] = ()) -> str | None:
         """What is new about the engines since the last call, None where nothing is; builds go to the log, also those
@@ -49,9 +43,6 @@ class EngineNews:
         if building and self._is_due():
             for worker in building:
                 self._tell_of_build(worker)
-        elif self._has_told and not building:
-            self._has_told = False
-            self._notifier.status(self._usual())
         # A worker that took the place of another begins at 0; that a configuration changed is told elsewhere.
         news = [worker for worker in workers if worker.changes and worker.changes != self._seen.get(worker.model, 0)]
         self._seen = {worker.model: worker.changes for worker in workers}
@@ -69,8 +60,6 @@ class EngineNews:
             elapsed_s=round(build.elapsed_s),
             done_ratio=None if build.done_ratio is None else round(build.done_ratio, 2),
         )
-        self._has_told = True
-        self._notifier.status(f"Building {build.engine} for {worker.model}: {build.phase}, {build.elapsed_s:.0f} s")
 
     def _is_due(self) -> bool:
         now_s = time.monotonic()

@@ -3,12 +3,12 @@
 # the checkout, which is seen in the view wherever it lies.
 # What it must never do: see the host's /dev or write to /proc/sys. systemd would make devices and set kernel values.
 
-# make_view DIR: mounts a view of / at DIR/view/root whose changes go to memory.
+# make_view DIR BASE: mounts a view of the system in BASE at DIR/view/root whose changes go to memory.
 make_view() {
   mkdir -p "$1/view"
   mount -t tmpfs -o size=3g none "$1/view"
   mkdir "$1"/view/{upper,work,root,cgroup,checkout,checkout-work}
-  mount -t overlay -o "lowerdir=/,upperdir=$1/view/upper,workdir=$1/view/work" overlay "$1/view/root" ||
+  mount -t overlay -o "lowerdir=$2,upperdir=$1/view/upper,workdir=$1/view/work" overlay "$1/view/root" ||
     give_up "overlayfs is not available here"
 }
 

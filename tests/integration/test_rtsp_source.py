@@ -220,7 +220,7 @@ def test_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / _password(tmp_path, "secret-CANARY")).chmod(0o644)
     error = _unavailable(_stream(tmp_path, "rtsp://127.0.0.1:1/x", username="admin", password_file="password"))
     assert error.fields["reason"] == "credentials"
-    assert "chmod 600" in error.message
+    assert "chmod o=" in error.message
     assert "CANARY" not in error.message
 
 

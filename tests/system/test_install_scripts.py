@@ -74,10 +74,17 @@ def test_a_staged_installation_is_complete_and_a_second_one_changes_nothing(tmp_
     assert unit.read_bytes() == (_ROOT / "systemd/agent.service").read_bytes()
     assert (tmp_path / "etc/systemd/system/agent.service.d/memory.conf").is_file()
     password = tmp_path / "etc/agent/mqtt-password"
-    assert (password.stat().st_mode & 0o777, password.read_bytes()) == (0o600, b"")
+    assert (password.stat().st_mode & 0o777, password.read_bytes()) == (0o640, b"")
     assert "agent:" in (tmp_path / "etc/passwd").read_text()
     config = tmp_path / "etc/agent/agent.yaml"
     assert load_config(config, check_files=False).config.cameras
+
+    if os.geteuid() == 0:
+        group = next(line for line in (tmp_path / "etc/group").read_text().splitlines() if line.startswith("agent:"))
+        assert (password.stat().st_uid, password.stat().st_gid) == (0, int(group.split(":")[2]))
+        # An earlier version made it for root alone, and systemd handed a copy to the agent.
+        os.chown(password, 0, 0)
+    password.chmod(0o600)
 
     config.write_text(config.read_text() + "# mine\n")
     password.write_text("secret\n")
@@ -88,6 +95,9 @@ def test_a_staged_installation_is_complete_and_a_second_one_changes_nothing(tmp_
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert config.read_text().endswith("# mine\n")
     assert password.read_text() == "secret\n"
+    assert password.stat().st_mode & 0o777 == 0o640
+    if os.geteuid() == 0:
+        assert password.stat().st_gid == int(group.split(":")[2])
 
 
 @pytest.fixture(scope="module")

@@ -136,23 +136,57 @@ def test_passwords_are_read_once_and_shown_nowhere(tmp_path: Path) -> None:
     assert "secret" not in repr(loaded).replace("Secret(", "")
 
 
+def _credential(directory: Path, text: str) -> dict[str, str]:
+    """The environment of a service with this credential."""
+    folder = directory / "credentials"
+    folder.mkdir(exist_ok=True)
+    (folder / "mqtt-password").write_text(text)
+    (folder / "mqtt-password").chmod(0o600)
+    return {"HOME": "/", "CREDENTIALS_DIRECTORY": str(folder)}
+
+
+def _password(directory: Path, environ: dict[str, str]) -> str | None:
+    password = load(directory, environ=environ).mqtt_password
+    return None if password is None else password.reveal()
+
+
 def test_the_systemd_credential_is_taken_where_no_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mqtt-password").write_text("from systemd\n")
-    (tmp_path / "mqtt-password").chmod(0o400)
-    loaded = load(tmp_path, environ={"HOME": "/", "CREDENTIALS_DIRECTORY": str(tmp_path)})
-    assert loaded.mqtt_password is not None
-    assert loaded.mqtt_password.reveal() == "from systemd"
-    assert load(tmp_path, environ={"HOME": "/", "CREDENTIALS_DIRECTORY": "/nowhere"}).mqtt_password is None
-    (tmp_path / "mqtt-password").chmod(0o600)
-    (tmp_path / "mqtt-password").write_bytes(b"")
-    assert load(tmp_path, environ={"HOME": "/", "CREDENTIALS_DIRECTORY": str(tmp_path)}).mqtt_password is None
+    assert _password(tmp_path, _credential(tmp_path, "from systemd\n")) == "from systemd"
+    assert _password(tmp_path, {"HOME": "/", "CREDENTIALS_DIRECTORY": "/nowhere"}) is None
+    assert _password(tmp_path, _credential(tmp_path, "")) is None
+
+
+def test_the_password_beside_the_configuration_goes_before_the_copy_that_systemd_made(tmp_path: Path) -> None:
+    environ, beside = _credential(tmp_path, "at the start\n"), tmp_path / "mqtt-password"
+    beside.write_text("newer\n")
+    beside.chmod(0o640)
+    assert _password(tmp_path, environ) == "newer"
+    assert _password(tmp_path, {"HOME": "/"}) == "newer"
+    beside.chmod(0o644)
+    with pytest.raises(ConfigError, match=r"chmod o= "):
+        load(tmp_path, environ=environ)
+    beside.write_text("")
+    assert _password(tmp_path, environ) == "at the start"
+    assert _password(tmp_path, {"HOME": "/"}) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_password_beside_the_configuration_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    environ, beside = _credential(tmp_path, "at the start\n"), tmp_path / "mqtt-password"
+    beside.write_text("newer\n")
+    beside.chmod(0)
+    loaded = load(tmp_path, environ=environ)
+    assert (loaded.mqtt_password or pytest.fail()).reveal() == "at the start"
+    assert any("needs a restart" in warning and "chmod 640" in warning for warning in loaded.warnings)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        load(tmp_path, environ={"HOME": "/"})
 
 
 @pytest.mark.parametrize(
     ("content", "mode", "words"),
     [
-        (b"secret\n", 0o604, "chmod 600"),
-        (b"secret\n", 0o602, "chmod 600"),
+        (b"secret\n", 0o604, "chmod o="),
+        (b"secret\n", 0o602, "chmod o="),
         (b"\nsecret\n", 0o600, "first line"),
         (b"", 0o600, "first line"),
         (b"x" * (MAX_SECRET_BYTES + 1), 0o600, "larger than 4096 bytes"),

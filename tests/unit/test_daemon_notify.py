@@ -22,12 +22,14 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 def test_the_manager_hears_every_state(manager: socket.socket) -> None:
     with Notifier(manager.getsockname()) as notifier:
         notifier.extend_timeout(30, "Building an engine")
+        notifier.extend_timeout(60)
         notifier.ready("2 cameras\non 1 model")
         notifier.alive()
         notifier.stopping()
-    heard = [manager.recv(4096).decode() for _ in range(4)]
+    heard = [manager.recv(4096).decode() for _ in range(5)]
     assert heard == [
         "EXTEND_TIMEOUT_USEC=30000000\nSTATUS=Building an engine",
+        "EXTEND_TIMEOUT_USEC=60000000",
         "READY=1\nSTATUS=2 cameras on 1 model",
         "WATCHDOG=1",
         "STOPPING=1\nSTATUS=Stopping",

@@ -58,7 +58,7 @@ def test_a_password_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text(CANARY)
     path.chmod(0o644)
-    with pytest.raises(ConfigError, match="chmod 600") as caught:
+    with pytest.raises(ConfigError, match="chmod o=") as caught:
         settings_from_config(MqttConfig(username="me", password_file=str(path)), device="line-3")
     assert CANARY not in str(caught.value) + repr(caught.value.fields)
 

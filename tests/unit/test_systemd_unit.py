@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.daemon.control import USUAL_DIRECTORY
+
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 DROP_INS = sorted((SYSTEMD / "drop-ins").glob("*.conf"))
 
@@ -86,10 +88,14 @@ def test_the_contract_with_systemd_stands_in_the_unit() -> None:
     assert service["NotifyAccess"] == "main"
     assert service["Restart"] == "on-failure"
     assert service["RestartPreventExitStatus"].split() == ["2", "78"]
-    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert service["ExecReload"] == "/opt/agent/bin/agent reload"
+    assert service["RuntimeDirectory"] == USUAL_DIRECTORY.name
+    assert service["RuntimeDirectoryMode"] == "0700"
+    assert service["SyslogLevel"] == "warning"
     assert service["WatchdogSec"] == "30s"
     assert service["WatchdogSignal"] == "SIGABRT"
-    assert service["LoadCredential"] == "mqtt-password:/etc/agent/mqtt-password"
+    # A copy of the start would keep an old password alive.
+    assert "LoadCredential" not in service
     assert service["StateDirectory"] == "agent"
     assert float(service["TimeoutStopSec"].rstrip("s")) > 5.0
     assert _unit(SYSTEMD / "agent.service")["Unit"]["StartLimitIntervalSec"] == "0"

@@ -18,6 +18,7 @@ from agent.config.thermal import ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
+from agent.tools.doctor.service import InstalledService
 from engines import EngineError, EnvironmentRecord, ProbeResult
 
 _BROKER_S = 4.0
@@ -201,18 +202,23 @@ def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:
     return Finding(name, "failed", f"{type(error).__name__}: {error}", is_needed=is_needed)
 
 
-def state_dir_finding(directory: Path) -> Finding:
-    """Whether the agent can keep what outlives it."""
+def state_dir_finding(directory: Path, service: InstalledService | None = None) -> Finding:
+    """Whether the agent can keep what outlives it; the directory is that of ``service``, or of who asks where None."""
     from agent.publish.outbox.file import kept_free_bytes
 
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     usage = shutil.disk_usage(existing)
     facts = {"path": str(directory), "free_bytes": usage.free, "total_bytes": usage.total}
-    text = f"{directory}, {usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free"
+    whose = "" if service is None else f" (of {service.unit.name})"
+    text = f"{directory}{whose}, {usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free"
     if not existing.is_dir():
         text = f"{directory} cannot be a directory: {existing} is none"
         return Finding("state_dir", "failed", text, "set another state_dir", is_needed=True, facts=facts)
     if not os.access(existing, os.W_OK | os.X_OK):
+        if service is not None:
+            # systemd gives it to the service's user; that this one may not write there is as it should be.
+            remedy = "run this with sudo to look at what the service has"
+            return Finding("state_dir", "warning", f"{text}; belongs to the service's user", remedy, facts=facts)
         remedy = f"give this user the right to write to {existing}, or set state_dir"
         return Finding(
             "state_dir", "failed", f"{text}: {existing} is not writable", remedy, is_needed=True, facts=facts

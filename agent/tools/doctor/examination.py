@@ -14,6 +14,7 @@ from agent.config.thermal import ThermalConfig
 from agent.runtime.errors import ConfigError
 from agent.tools.doctor import checks
 from agent.tools.doctor.findings import Finding, Report, sections_from
+from agent.tools.doctor.service import InstalledService
 from engines import ProbeResult, describe, probe
 
 _FEW = 8
@@ -42,9 +43,15 @@ class Examination:
 
 
 def examine(
-    loaded: LoadedConfig | None, *, state_dir: Path, with_cameras: bool = True, config_error: ConfigError | None = None
+    loaded: LoadedConfig | None,
+    *,
+    state_dir: Path,
+    service: InstalledService | None = None,
+    with_cameras: bool = True,
+    config_error: ConfigError | None = None,
 ) -> Examination:
-    """Look at everything that ``loaded`` needs, or at the machine alone where it is None. Never raises for a fault."""
+    """Look at everything that ``loaded`` needs, or at the machine alone where it is None. ``service`` is the one that
+    runs with that configuration. Never raises for a fault."""
     # A thread for each: in a line, a dozen cameras that do not answer would use up the time of those behind them.
     threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + len(loaded.config.cameras)
     executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="doctor")
@@ -53,7 +60,7 @@ def examine(
         probes = executor.submit(probe)
         started = [
             (check, executor.submit(check.run))
-            for check in _checks(loaded, state_dir, probes, with_cameras=with_cameras)
+            for check in _checks(loaded, partial(_state, state_dir, service), probes, with_cameras=with_cameras)
         ]
         futures = [future for _, future in started]
         found: list[tuple[str, Sequence[Finding]]] = [("configuration", [*_configuration(loaded, config_error)])]
@@ -68,7 +75,7 @@ def examine(
 
 def _checks(
     loaded: LoadedConfig | None,
-    state_dir: Path,
+    state: Callable[[], Sequence[Finding]],
     probes: concurrent.futures.Future[tuple[ProbeResult, ...]],
     *,
     with_cameras: bool,
@@ -77,7 +84,7 @@ def _checks(
     yield _Check("engines", "engines", lambda: [*checks.engine_findings(probes.result())], _ENGINES_S, is_needed=True)
     if loaded is not None:
         yield from _checks_of_config(loaded, probes, with_cameras=with_cameras)
-    yield _Check("machine", "state_dir", lambda: [checks.state_dir_finding(state_dir)], is_needed=True)
+    yield _Check("machine", "state_dir", state, is_needed=True)
     thermal = ThermalConfig() if loaded is None else loaded.config.thermal
     yield _Check("machine", "temperatures", lambda: [checks.heat_finding(thermal)])
     yield _Check("machine", "clock", lambda: [checks.clock_finding()])
@@ -95,6 +102,11 @@ def _checks_of_config(
         run = partial(_camera, loaded, name)
         yield _Check("cameras", name, run, is_needed=camera.enabled)
     yield _Check("broker", "broker", lambda: [checks.broker_finding(loaded)], is_needed=True)
+
+
+def _state(state_dir: Path, service: InstalledService | None) -> list[Finding]:
+    is_its = service is not None and state_dir == service.state_dir
+    return [checks.state_dir_finding(state_dir, service if is_its else None)]
 
 
 def _model(

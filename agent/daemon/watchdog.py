@@ -1,0 +1,38 @@
+"""Feeds the service manager's watchdog while every stage turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from agent.daemon.notify import Notifier
+from agent.runtime.heartbeat import Heartbeat, stuck_stages
+from agent.runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class Watchdog:
+    """``record`` keeps a text for the next run, which this one may not live to write. Used by the main loop alone."""
+
+    def __init__(self, notifier: Notifier, record: Callable[[str], None]) -> None:
+        self._notifier = notifier
+        self._record = record
+        self._due_s = 0.0
+        self.stuck: str | None = None
+        """Which stages do not turn, None while all of them do."""
+
+    def tick(self, hearts: Iterable[Heartbeat]) -> None:
+        """Tell the service manager that every stage turns; where one does not, say why and be killed."""
+        now_s = time.monotonic()
+        if self._notifier.watchdog_s is None or now_s < self._due_s:
+            return
+        self._due_s = now_s + self._notifier.watchdog_s / 3
+        stuck = stuck_stages(tuple(hearts))
+        if not stuck:
+            self.stuck = None
+            self._notifier.alive()
+            return
+        self.stuck = "; ".join(map(str, stuck))
+        log.error("watchdog.not_fed", stuck=self.stuck)
+        self._record(f"the watchdog was not fed: {self.stuck}")

@@ -1,0 +1,245 @@
+"""What `systemctl status` says of the agent: what is wrong now, the worst first, else what it does.
+
+``problems`` is a pure function of what the parts count; ``StatusLine`` knows since when each of them lasts and how
+often the service manager is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from agent.cameras.camera import CameraStatistics
+from agent.daemon.notify import Notifier
+from agent.inference.worker import WorkerStatistics
+from agent.publish.publisher import PublisherStatistics
+from agent.runtime.clock import Clock
+from agent.runtime.secrets import redact
+from agent.telemetry.reporter import Parts
+from agent.thermal.monitor import ThermalStatistics
+
+MAX_CHARACTERS = 400
+"""Of the whole line; a terminal shows about three lines of it."""
+_MAX_REASON = 120
+_LOOK_EVERY_S = 0.5
+_SEND_EVERY_S = 1.0
+_REFRESH_EVERY_S = 10.0
+"""Of the seconds alone: each line that is sent wakes the service manager."""
+_PATIENCE_S = 5.0
+"""A connection that is made for the first time, or a camera that opens, is nothing to tell before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the parts say at one moment. ``arriving`` are the workers that load for another configuration, ``refused``
+    is why the configuration was refused that was read last, ``stuck`` what keeps the watchdog from being fed."""
+
+    cameras: Sequence[CameraStatistics]
+    workers: Sequence[WorkerStatistics]
+    arriving: Sequence[WorkerStatistics]
+    publisher: PublisherStatistics
+    thermal: ThermalStatistics
+    refused: str | None = None
+    stuck: str | None = None
+    is_starting: bool = False
+
+
+def observe(parts: Parts, *, refused: str | None, stuck: str | None, is_starting: bool) -> Observation:
+    """Ask the parts; see Observation for the rest. Cameras are opened once the engines are loaded."""
+    seen = parts.pipeline.statistics()
+    return Observation(
+        cameras=() if is_starting else seen.cameras,
+        workers=seen.workers,
+        arriving=parts.pipeline.arriving_statistics(),
+        publisher=parts.publisher.statistics(),
+        thermal=parts.thermal.statistics(),
+        refused=refused,
+        stuck=stuck,
+        is_starting=is_starting,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. ``key`` says which one it is, whatever its words become.
+
+    The line reads ``before``, ``for 12 s`` where ``is_timed``, and ``reason`` in brackets or after a colon.
+    """
+
+    key: str
+    before: str
+    reason: str | None = None
+    is_timed: bool = False
+    is_progress: bool = False
+    """The reason counts up, so that it is no change of the line."""
+    patience_s: float = 0.0
+
+    def text(self, age_s: float) -> str:
+        """As it is shown once it has lasted ``age_s`` seconds."""
+        said = f"{self.before} for {duration(age_s)}" if self.is_timed else self.before
+        reason = _short(self.reason)
+        if not reason:
+            return said
+        return f"{said} ({reason})" if self.is_timed else f"{said}: {reason}"
+
+
+def problems(seen: Observation) -> Iterator[Problem]:
+    """Everything that is wrong, the worst first."""
+    if seen.stuck is not None:
+        yield Problem("stuck", "stuck, the watchdog will end it", seen.stuck)
+    yield from _cameras(seen.cameras)
+    if seen.thermal.state == "paused":
+        yield Problem("heat", "paused by heat", seen.thermal.reason)
+    yield from _publishing(seen.publisher)
+    if seen.refused is not None:
+        yield Problem("reload", "reload refused", _first_fault(seen.refused))
+    for worker in seen.workers:
+        if worker.info is not None and worker.info.degraded is not None:
+            yield Problem(f"degraded {worker.model}", f"{worker.model} degraded", worker.info.degraded)
+    if seen.thermal.state == "reduced":
+        share = f"{seen.thermal.rate_ratio:.0%}"
+        yield Problem("heat", f"rate at {share} by heat", seen.thermal.reason)
+    if seen.thermal.state == "blind":
+        yield Problem("heat", "no temperature", seen.thermal.reason)
+    yield from _builds((*seen.workers, *seen.arriving))
+
+
+def _cameras(cameras: Iterable[CameraStatistics]) -> Iterator[Problem]:
+    # Lost cameras before those with a bad picture: those still give frames.
+    cameras = tuple(cameras)
+    for camera in cameras:
+        key, name = f"camera {camera.name}", f"camera {camera.name}"
+        if camera.state == "lost":
+            yield Problem(key, f"{name} lost", camera.error, is_timed=True)
+        elif camera.state == "connecting":
+            patience_s = _PATIENCE_S if camera.error is None else 0.0
+            yield Problem(key, f"{name} not connected", camera.error, is_timed=True, patience_s=patience_s)
+        elif camera.state == "ended" and camera.error is not None:
+            yield Problem(key, f"{name} ended", camera.error)
+    for camera in cameras:
+        if camera.state == "connected" and camera.mark is not None:
+            yield Problem(f"frames {camera.name}", f"camera {camera.name} shows {camera.mark} frames", is_timed=True)
+
+
+def _publishing(publisher: PublisherStatistics) -> Iterator[Problem]:
+    connection = publisher.connection
+    if connection.state in {"connecting", "disconnected"}:
+        is_first = connection.reason is None
+        before = f"broker {connection.address} not connected"
+        yield Problem("broker", before, connection.reason, is_timed=True, patience_s=_PATIENCE_S if is_first else 0.0)
+    for topic, reason in sorted(publisher.denied.items())[:1]:
+        more = len(publisher.denied) - 1
+        yield Problem("denied", f"broker refuses {topic}{f' and {more} more' if more else ''}", reason)
+    if publisher.durability_reason is not None:
+        yield Problem("outbox", "events wait in memory only, a restart loses them", publisher.durability_reason)
+
+
+def _builds(workers: Iterable[WorkerStatistics]) -> Iterator[Problem]:
+    for worker in workers:
+        if worker.building is not None:
+            build = worker.building
+            done = "" if build.done_ratio is None else f" {build.done_ratio:.0%}"
+            progress = f"{duration(build.elapsed_s)}, {build.phase}{done}"
+            before = f"building {build.engine} for {worker.model}"
+            yield Problem(f"build {worker.model}", before, progress, is_progress=True)
+
+
+def _first_fault(message: str) -> str:
+    """Of several faults of a file the first, as ``agent.yaml:12: ...``; the log has them all."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [message]
+    first = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+    place, colon, rest = first.partition(":")
+    shown = f"{place.rsplit('/', 1)[-1]}{colon}{rest}" if place.startswith("/") else first
+    more = len(lines) - 2
+    return f"{shown} (and {more} more)" if more > 0 else shown
+
+
+def usual(seen: Observation) -> str:
+    """What it does while nothing is wrong."""
+    if seen.is_starting:
+        return f"starting, loading the engines of {', '.join(worker.model for worker in seen.workers)}"
+    engines = sorted({worker.info.name for worker in seen.workers if worker.info is not None})
+    return f"{len(seen.cameras)} camera(s), engine {', '.join(engines)}"
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``3 min``, ``2 h 5 min``, ``4 d``: as exact as anybody wants to know."""
+    whole = max(int(seconds), 0)
+    if whole < 180:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min" if whole < 48 * 3600 else f"{whole // 86400} d"
+
+
+def line_from_texts(texts: Sequence[str]) -> str:
+    """One line of at most MAX_CHARACTERS; what does not fit is counted."""
+    line = ""
+    for index, text in enumerate(texts):
+        joined = f"{line}; {text}" if line else text
+        left = len(texts) - index - 1
+        if len(joined) + len(f"; and {left} more") > MAX_CHARACTERS and line:
+            return f"{line}; and {left + 1} more"
+        line = joined
+    return line[:MAX_CHARACTERS]
+
+
+def _short(text: str | None) -> str:
+    one_line = " ".join(redact(text or "").split())
+    return one_line if len(one_line) <= _MAX_REASON else one_line[: _MAX_REASON - 1].rstrip() + "…"
+
+
+class StatusLine:
+    """Keeps the service manager's line up to date. Used by the main loop alone.
+
+    A change is told within a second or so, seconds that pass every ten; nothing is told more than once a second.
+    """
+
+    def __init__(self, notifier: Notifier, look: Callable[[], Observation], *, clock: Clock) -> None:
+        self._notifier = notifier
+        self._look = look
+        self._clock = clock
+        self._since_s: dict[str, float] = {}
+        self._look_at_s = 0.0
+        self._sent_at_s = float("-inf")
+        self._sent = ""
+        self._sent_keys: tuple[str, ...] | None = None
+
+    def ready(self) -> None:
+        """Tell the service manager that the agent works from now on, and the line of this moment."""
+        self._sent, self._sent_keys = self._compose()
+        self._sent_at_s = self._now_s()
+        self._notifier.ready(self._sent)
+
+    def tick(self) -> None:
+        """Tell the service manager what has changed."""
+        now_s = self._now_s()
+        if not self._notifier.is_listened_to or now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + _LOOK_EVERY_S
+        line, keys = self._compose()
+        wait_s = _SEND_EVERY_S if keys != self._sent_keys else _REFRESH_EVERY_S
+        if line == self._sent:
+            self._sent_keys = keys
+        elif now_s - self._sent_at_s >= wait_s:
+            self._notifier.status(line)
+            self._sent, self._sent_at_s, self._sent_keys = line, now_s, keys
+
+    def _compose(self) -> tuple[str, tuple[str, ...]]:
+        """The line, and what tells it from another one although seconds have passed."""
+        now_s, seen = self._now_s(), self._look()
+        found = list(problems(seen))
+        self._since_s = {problem.key: self._since_s.get(problem.key, now_s) for problem in found}
+        ages = [(problem, now_s - self._since_s[problem.key]) for problem in found]
+        shown = [(problem, age_s) for problem, age_s in ages if age_s >= problem.patience_s]
+        if not shown:
+            text = usual(seen)
+            return text, (text,)
+        texts = [problem.text(age_s) for problem, age_s in shown]
+        keys = tuple(
+            f"{problem.key} {problem.before} {'' if problem.is_progress else problem.reason}" for problem, _ in shown
+        )
+        return line_from_texts(texts), keys
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic_ns() / 1e9
