@@ -12,8 +12,11 @@ CRITICAL_TO_THROTTLE_KELVIN = 5.0
 """How far below its critical point a zone without a passive one is taken to throttle. Source: Orin has 99.0 and 104.5,
 a Thor developer kit with critical 114.5 was seen to throttle at about 109."""
 
-HARD_BELOW_THROTTLE_KELVIN = 3.0
+HARD_BELOW_THROTTLE_KELVIN = 0.5
 """Inference pauses this far below the temperature at which the board throttles."""
+
+HARD_ABOVE_SOFT_KELVIN = 1.0
+"""The limits are never closer than this: the noise of a sensor must not make a pause of a cut."""
 
 FALLBACK_THROTTLE_CELSIUS = 95.0
 """For a board that names no trip point at all: silicon of this kind is rated to 95 degrees and more."""
@@ -21,7 +24,7 @@ FALLBACK_THROTTLE_CELSIUS = 95.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the governor holds one zone to, degrees Celsius; ``soft`` is at least 2 below ``hard``."""
+    """What the governor holds one zone to, degrees Celsius; ``soft`` is at least 1 below ``hard``."""
 
     soft_celsius: float
     hard_celsius: float
@@ -60,4 +63,4 @@ def lowest_soft(limits: Mapping[str, Limits]) -> Limits | None:
 def _limits_below(throttle: float, config: GovernorConfig) -> Limits:
     hard = throttle - HARD_BELOW_THROTTLE_KELVIN if config.hard_celsius == "auto" else config.hard_celsius
     soft = throttle - config.margin_celsius if config.soft_celsius == "auto" else config.soft_celsius
-    return Limits(soft_celsius=min(soft, hard - 2.0), hard_celsius=hard)
+    return Limits(soft_celsius=min(soft, hard - HARD_ABOVE_SOFT_KELVIN), hard_celsius=hard)

@@ -20,7 +20,6 @@ from agent.thermal.sensors.base import (
 )
 
 _RESOLUTION_CELSIUS = 1.0 / 32.0
-_MAX_CLOCK_HZ = 918_000_000
 _MEMORY_BYTES = 16 * 1024**3
 _LONGEST_STEP_S = 60.0
 """Simulated time made up at once after a pause of the caller."""
@@ -103,8 +102,8 @@ def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) 
         ),
         gpu=GpuSample(
             load_ratio=min(1.0, board.load_done / (parameters.capacity_ratio * board.clock_ratio)),
-            clock_hz=round(_MAX_CLOCK_HZ * board.clock_ratio),
-            max_clock_hz=_MAX_CLOCK_HZ,
+            clock_hz=round(parameters.max_clock_hz * board.clock_ratio),
+            max_clock_hz=parameters.max_clock_hz,
         ),
         memory=MemorySample(total_bytes=_MEMORY_BYTES, used_bytes=_MEMORY_BYTES // 4),
         fans={} if parameters.name == "orin" else {"fan": FanSample(speed_ratio=0.4, rpm=None)},
