@@ -206,8 +206,8 @@ class Governor:
         return _Pressure(cut, room, text, is_urgent=view.celsius > soft and view.predicted > view.celsius)
 
     def _alert_pressure(self, sample: ThermalSample) -> list[_Pressure]:
-        active = sorted(name for name, state in sample.throttle_alerts.items() if state > 0)
-        return [_Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({', '.join(active)})")] if active else []
+        causes = "; ".join(sample.throttle_causes.values())
+        return [_Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({causes})")] if causes else []
 
     def _power_pressure(self, sample: ThermalSample, taken_s: float) -> list[_Pressure]:
         budget, watts = self._config.power_budget_watts, sample.power.total_watts
