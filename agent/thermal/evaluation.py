@@ -12,8 +12,9 @@ from agent.config.thermal import ThermalConfig
 from agent.thermal.boards import BoardParameters
 from agent.thermal.governor import Governor
 from agent.thermal.levers import Dither, LeverLevels, around
-from agent.thermal.limits import limits_of
+from agent.thermal.limits import Limits, limits_of
 from agent.thermal.model import SimulatedBoard
+from agent.thermal.prediction import MIN_MARGIN_KELVIN, closer
 from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.sensors.simulated import sample_of
 
@@ -52,7 +53,7 @@ class OnOffPolicy:
         """See Policy."""
         over = max(
             sample.temperatures[zone] - limits.soft_celsius
-            for zone, limits in limits_of(sample, self._config.governor).items()
+            for zone, limits in closest_limits(sample, self._config).items()
         )
         if over > 0.0:
             self._ratio = 0.0
@@ -94,7 +95,7 @@ class Outcome:
 
     frames: float
     over_soft_s: float
-    """Seconds in which a zone was truly above the soft limit that holds at first, with the whole margin."""
+    """Seconds in which a zone was above its soft limit, with the smallest margin that the governor ever takes."""
     throttled_s: float
     overshoot_kelvin: float
     """The most by which any zone was above its soft limit, 0 when none was."""
@@ -130,7 +131,7 @@ def run(scenario: Scenario, policy: Policy, config: ThermalConfig) -> Outcome:
         board.clock_cap = dither.step(levels.clock_ratio, *around(levels.clock_ratio, clocks))
         done = board.advance(1.0, ratio)
         frames += done * scenario.full_rate_hz
-        limits = limits_of(sample, config.governor)
+        limits = closest_limits(sample, config)
         over = max(board.temperatures[zone] - limit.soft_celsius for zone, limit in limits.items())
         over_s += 1.0 if over > 0.0 else 0.0
         overshoot = max(overshoot, over)
@@ -148,6 +149,14 @@ def run(scenario: Scenario, policy: Policy, config: ThermalConfig) -> Outcome:
         switched_off_after_s=off_after,
         track=tuple(track),
     )
+
+
+def closest_limits(sample: ThermalSample, config: ThermalConfig) -> dict[str, Limits]:
+    """The limits of each governed zone where the governor's predictions are right, so that no margin is added."""
+    return {
+        zone: closer(limits, config.governor, margin_kelvin=MIN_MARGIN_KELVIN)
+        for zone, limits in limits_of(sample, config.governor).items()
+    }
 
 
 def best_constant(scenario: Scenario, config: ThermalConfig, is_allowed: Callable[[Outcome], bool]) -> float:

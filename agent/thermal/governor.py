@@ -9,13 +9,13 @@ minute whatever the temperature does. At the hard limit inference pauses. It nev
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.thermal.levers import MIN_CLOCK_RATIO, Ladder, LeverLevels, LeverName
-from agent.thermal.limits import HARD_ABOVE_SOFT_KELVIN, Limits, limits_of
-from agent.thermal.prediction import HORIZON_S, ZoneForecast, ZoneView
+from agent.thermal.limits import Limits, limits_of
+from agent.thermal.prediction import HORIZON_S, ZoneForecast, ZoneView, closer
 from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.trend import Trend
 
@@ -82,7 +82,7 @@ class GovernorDecision:
     soft_celsius: float | None = None
     hard_celsius: float | None = None
     margin_kelvin: float | None = None
-    """How far its soft limit lies below the temperature at which the board throttles; None where it is configured."""
+    """How far its soft limit lies below the temperature at which the board is expected to throttle."""
     levels: LeverLevels = LeverLevels()
     previous_levels: LeverLevels = LeverLevels()
     cause: Cause | None = None
@@ -250,15 +250,10 @@ class Governor:
                 self._zones[zone] = ZoneForecast(zone, max_margin_kelvin=self._config.margin_celsius)
             forecast = self._zones[zone]
             forecast.add(taken_s, sample.temperatures[zone])
-            self._views[zone] = forecast.view(self._narrowed(limits, forecast))
+            if "heat" in sample.throttle_causes:
+                forecast.distrust()
+            self._views[zone] = forecast.view(closer(limits, self._config, margin_kelvin=forecast.margin_kelvin))
         return [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
-
-    def _narrowed(self, limits: Limits, forecast: ZoneForecast) -> Limits:
-        """The limits with the margin that the predictions for this zone call for, where they are the board's own."""
-        if self._config.soft_celsius != "auto":
-            return limits
-        closer = limits.soft_celsius + self._config.margin_celsius - forecast.margin_kelvin
-        return replace(limits, soft_celsius=min(closer, limits.hard_celsius - HARD_ABOVE_SOFT_KELVIN))
 
     def _zone_pressure(self, view: ZoneView) -> _Pressure:
         band = self._config.hysteresis_celsius
@@ -275,12 +270,14 @@ class Governor:
         return _Pressure(cut, room, text, is_urgent=view.celsius > soft and view.predicted > view.celsius)
 
     def _alert_pressure(self, sample: ThermalSample, now_s: float) -> list[_Pressure]:
-        active = sorted(name for name, state in sample.throttle_alerts.items() if state > 0)
-        if not active:
+        if not sample.throttle_causes:
             return []
         self._ceiling = min(self._ceiling, max(self._effort * _CEILING_RATIO, self._min_effort))
         self._ceiling_rises_s = now_s + _CEILING_HELD_S
-        return [_Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({', '.join(active)})")]
+        return [
+            _Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({text})", cause)
+            for cause, text in sample.throttle_causes.items()
+        ]
 
     def _lift_ceiling(self, now_s: float) -> None:
         if self._ceiling < 1.0 and now_s >= self._ceiling_rises_s:
@@ -428,17 +425,12 @@ class Governor:
             predicted_celsius=None if view is None else view.predicted,
             soft_celsius=None if view is None else view.limits.soft_celsius,
             hard_celsius=None if view is None else view.limits.hard_celsius,
-            margin_kelvin=self._margin(view),
+            margin_kelvin=None if view is None else view.limits.throttle_celsius - view.limits.soft_celsius,
             levels=levels,
             previous_levels=before,
             cause=None if state in ("off", "free") else self._cause,
         )
         return self._last
-
-    def _margin(self, view: ZoneView | None) -> float | None:
-        if view is None or self._config.soft_celsius != "auto":
-            return None
-        return self._zones[view.zone].margin_kelvin
 
     def _state(self) -> GovernorState:
         if not self._is_on:

@@ -208,7 +208,7 @@ class ThermalMonitor:
         moved = any(
             abs(celsius - sent.temperatures[zone]) > _MOVED_CELSIUS for zone, celsius in sample.temperatures.items()
         )
-        return is_changed or moved or sample.throttle_alerts != sent.throttle_alerts
+        return is_changed or moved or sample.throttle_causes.keys() != sent.throttle_causes.keys()
 
     def _log(self, decision: GovernorDecision) -> None:
         record = log.warning if decision.ratio < decision.previous_ratio else log.info

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from agent.thermal.limits import Limits
+from agent.config.thermal import GovernorConfig
+from agent.thermal.limits import HARD_ABOVE_SOFT_KELVIN, Limits
 from agent.thermal.trend import Trend
 
 HORIZON_S = 120.0
 """How far ahead a zone is predicted. With the governor's gains this damps a heat sink of ten minutes well and leaves the
 loop over the silicon itself (seconds, a few kelvin) a gain below one half."""
 MIN_MARGIN_KELVIN = 1.5
-"""Margin that is kept however right the predictions are: the hard limit lies 1 K below the throttling temperature, and
-half of the other kelvin is the noise of two sensors."""
+"""Margin that is kept however right the predictions are: half a kelvin from the throttling temperature to the hard
+limit, and one from there to the soft one, six times the noise of a sensor that is read in steps of 1/32 degree."""
 _WINDOW_S = 60.0
 """Readings that the slope is taken from: a sensor's noise of 0.15 K then moves the prediction by 0.1 K only."""
 _SHORT_WINDOW_S = 20.0
@@ -45,6 +46,15 @@ class ZoneView:
         return self.cautious - self.limits.soft_celsius
 
 
+def closer(limits: Limits, config: GovernorConfig, *, margin_kelvin: float) -> Limits:
+    """``limits`` with ``margin_kelvin`` between the soft limit and the throttling temperature; as they are where the
+    soft limit is configured."""
+    if config.soft_celsius != "auto":
+        return limits
+    soft = limits.throttle_celsius - min(margin_kelvin, config.margin_celsius)
+    return replace(limits, soft_celsius=min(soft, limits.hard_celsius - HARD_ABOVE_SOFT_KELVIN))
+
+
 class ZoneForecast:
     """The trend of one zone and the largest error of late. ``max_margin`` is what is kept before anything is known."""
 
@@ -55,6 +65,7 @@ class ZoneForecast:
         self._short = Trend(window_s=_SHORT_WINDOW_S, gap_s=_GAP_S)
         self._promised: deque[tuple[float, float]] = deque()
         self._error = max(0.0, max_margin_kelvin - MIN_MARGIN_KELVIN)
+        self._is_distrusted = False
 
     @property
     def last_s(self) -> float:
@@ -69,7 +80,11 @@ class ZoneForecast:
     @property
     def margin_kelvin(self) -> float:
         """The smallest margin, and on top of it the largest error of late; at most what the configuration sets."""
-        return min(self._max_margin, MIN_MARGIN_KELVIN + self._error)
+        return self._max_margin if self._is_distrusted else min(self._max_margin, MIN_MARGIN_KELVIN + self._error)
+
+    def distrust(self) -> None:
+        """Keep the whole margin from now on: the board throttles at a lower temperature than it was taken to."""
+        self._is_distrusted = True
 
     def add(self, taken_s: float, celsius: float) -> None:
         """Take one reading; the caller passes them in the order of time."""

@@ -125,7 +125,7 @@ def test_values_of_the_real_service_arrive(bench: Bench) -> None:
     assert sample.power.rails == {"VDD_IN": 9.5, "VDD_CPU_GPU_CV": 3.5, "VDD_SOC": 2.0}
     assert (sample.power.total_watts, sample.power.total_meaning) == (9.5, "VDD_IN: the whole board")
     assert sample.trip_points["gpu"] == TripPoints(passive=99.0, critical=104.5)
-    assert sample.throttle_alerts == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
+    assert sample.throttle_states == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
     assert sample.gpu.load_ratio == 0.25
     assert sample.fans["pwmfan"].speed_ratio == pytest.approx(0.502, abs=0.001)
     assert sample.memory is not None

@@ -213,14 +213,14 @@ def test_pause_without_any_temperature_ends_after_five_minutes_at_the_smallest_r
 
 def test_throttling_board_is_cut_though_its_zones_look_cool() -> None:
     governed = governor()
-    throttling = replace(sample(1, gpu=60.0), throttle_alerts={"gpu-throttle-alert": 1, "cpu-throttle-alert": 0})
+    throttling = replace(sample(1, gpu=60.0), throttle_causes={"heat": "gpu-throttle-alert"})
     decision = governed.step(throttling, SECOND)
     assert decision.ratio == pytest.approx(0.85)
     assert "the board throttles already (gpu-throttle-alert)" in decision.reason
 
 
 def test_throttling_board_is_cut_though_no_zone_can_be_read() -> None:
-    dark = replace(sample(1, absent={"gpu": "reads empty"}), throttle_alerts={"gpu-throttle-alert": 1})
+    dark = replace(sample(1, absent={"gpu": "reads empty"}), throttle_causes={"heat": "gpu-throttle-alert"})
     decision = governor().step(dark, SECOND)
     assert decision.ratio == 0.85
     assert "throttles already (gpu-throttle-alert)" in decision.reason
@@ -251,23 +251,33 @@ def test_smallest_rate_is_kept_up_to_the_hard_limit() -> None:
 def test_limits_come_from_the_passive_point_else_from_the_critical_one() -> None:
     trips = {"gpu": TripPoints(passive=99.0, critical=104.5), "tj": TripPoints(critical=114.5), "wifi": TripPoints()}
     still = ThermalSample("sysfs", 1, dict.fromkeys(trips, 40.0), trips)
-    assert limits_of(still, GovernorConfig()) == {"gpu": Limits(89.0, 96.0), "tj": Limits(99.5, 106.5)}
+    assert limits_of(still, GovernorConfig()) == {
+        "gpu": Limits(89.0, 96.0, 99.0, "passive trip point at 99 °C"),
+        "tj": Limits(99.0, 106.0, 109.0, "5.5 K below the critical trip point at 114.5 °C"),
+    }
 
 
 def test_board_without_trip_points_gets_careful_limits_on_every_zone() -> None:
     still = ThermalSample("sysfs", 1, {"acpitz": 40.0})
-    assert limits_of(still, GovernorConfig()) == {"acpitz": Limits(85.0, 92.0)}
+    assert limits_of(still, GovernorConfig()) == {
+        "acpitz": Limits(85.0, 92.0, 95.0, "no trip point that counts: 95 °C assumed")
+    }
 
 
 def test_configured_limits_hold_for_every_zone() -> None:
     config = GovernorConfig(soft_celsius=70.0, hard_celsius=80.0)
     still = sample(1, gpu=40.0)
     still = replace(still, temperatures={"gpu": 40.0, "wifi": 50.0})
-    assert limits_of(still, config) == {"gpu": Limits(70.0, 80.0), "wifi": Limits(70.0, 80.0)}
+    limits = limits_of(still, config)
+    assert {zone: (limit.soft_celsius, limit.hard_celsius) for zone, limit in limits.items()} == {
+        "gpu": (70.0, 80.0),
+        "wifi": (70.0, 80.0),
+    }
 
 
 def test_soft_limit_never_comes_closer_than_two_degrees_to_the_hard_one() -> None:
-    assert limits_of(sample(1, gpu=40.0), GovernorConfig(soft_celsius=110.0)) == {"gpu": Limits(94.0, 96.0)}
+    limits = limits_of(sample(1, gpu=40.0), GovernorConfig(soft_celsius=110.0))["gpu"]
+    assert (limits.soft_celsius, limits.hard_celsius) == (94.0, 96.0)
 
 
 def test_priority_one_is_spared_first() -> None:

@@ -180,7 +180,7 @@ SYSFS = ThermalSample(
     power=PowerSample({"VDD_IN": 9.0}, 9.0, "VDD_IN: the whole board"),
     gpu=GpuSample(load_ratio=0.5, clock_hz=600, max_clock_hz=900),
     fans={"pwmfan": FanSample(speed_ratio=0.5)},
-    throttle_alerts={"cpu-throttle-alert": 0},
+    throttle_states={"cpu-throttle-alert": 0},
     absent={"cv0": "EAGAIN: Resource temporarily unavailable"},
 )
 
@@ -190,7 +190,7 @@ def test_jtop_is_completed_by_what_only_sysfs_knows() -> None:
     assert both.source == "jtop"
     assert both.temperatures == {"cpu": 50.0, "gpu": 48.0}
     assert both.trip_points == SYSFS.trip_points
-    assert both.throttle_alerts == SYSFS.throttle_alerts
+    assert both.throttle_states == SYSFS.throttle_states
     assert both.power == JTOP.power
     assert both.gpu == SYSFS.gpu
     assert both.power_mode == "MAXN"

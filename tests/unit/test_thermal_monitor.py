@@ -50,7 +50,7 @@ def test_message_says_everything_and_is_json() -> None:
     watched = Watched()
     watched.clock.pass_s(1.0)
     shown = sample(watched.clock.now_ns / 1e9, watts=9.5, absent={"cv0": "EAGAIN: not now"}, gpu=47.254, cpu=48.5)
-    shown = replace(shown, gpu=GpuSample(0.25, 612, 918), memory=MemorySample(100, 40), throttle_alerts={"a": 0})
+    shown = replace(shown, gpu=GpuSample(0.25, 612, 918), memory=MemorySample(100, 40), throttle_states={"a": 0})
     watched.show(shown)
     sent = json.loads(encode(watched.messages[-1]))
     assert sent["schema"] == "thermal/1"
@@ -61,6 +61,9 @@ def test_message_says_everything_and_is_json() -> None:
         "critical_celsius": 104.5,
         "soft_celsius": 89.0,
         "hard_celsius": 96.0,
+        "throttle_celsius": 99.0,
+        "limit_source": "passive trip point at 99 °C",
+        "hints": {},
     }
     assert sent["hottest"] == "cpu"
     assert sent["absent"] == {"cv0": "EAGAIN: not now"}
@@ -108,7 +111,7 @@ def test_move_of_more_than_half_a_degree_is_published_at_once() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"throttle_alerts": {"gpu-throttle-alert": 1}},
+        {"throttle_causes": {"heat": "gpu-throttle-alert"}},
         {"power_mode": "15W"},
         {"absent": {"cv0": "EAGAIN"}},
         {"source": "jtop"},
@@ -154,10 +157,10 @@ def test_throttling_is_remembered_for_the_window_that_asks() -> None:
     watched.look(5, gpu=50.0)
     assert watched.monitor.throttled_between(start, watched.clock.now_ns) is None
     watched.clock.pass_s(1.0)
-    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_alerts={"gpu-throttle-alert": 1}))
+    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_causes={"heat": "gpu-throttle-alert"}))
     middle = watched.clock.now_ns
     watched.clock.pass_s(1.0)
-    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_alerts={"gpu-throttle-alert": 0}))
+    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_states={"gpu-throttle-alert": 0}))
     assert watched.monitor.throttled_between(start, watched.clock.now_ns) is True
     assert watched.monitor.throttled_between(middle + 1, watched.clock.now_ns) is False
     assert watched.monitor.throttled_between(0, start - 1) is None

@@ -39,7 +39,7 @@ def test_everything_an_orin_shows_is_read(orin: SysfsTree) -> None:
     assert (sample.gpu.clock_hz, sample.gpu.max_clock_hz) == (612_000_000, 918_000_000)
     assert sample.fans["pwmfan"].speed_ratio == pytest.approx(0.502, abs=0.001)
     assert sample.fans["pwm_tach"].rpm == 2400
-    assert sample.throttle_alerts == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
+    assert sample.throttle_states == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
     assert sample.is_throttling is False
     assert sample.memory is not None
     assert 0 < sample.memory.used_bytes < sample.memory.total_bytes
@@ -163,7 +163,7 @@ def test_figures_that_cannot_be_are_left_out_and_the_message_can_be_sent(
     proc.mkdir()
     (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 1001 kB\n")
     sample = SysfsReader(orin.root, proc=proc).read(SECOND)
-    assert "gpu-throttle-alert" not in sample.throttle_alerts
+    assert "gpu-throttle-alert" not in sample.throttle_states
     assert (sample.gpu.clock_hz, sample.gpu.max_clock_hz) == (None, None)
     assert all(fan.rpm is None for fan in sample.fans.values())
     assert sample.memory is not None

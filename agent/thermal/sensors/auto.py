@@ -10,7 +10,7 @@ from agent.thermal.sensors.base import GpuSample, Sensor, SensorDescription, The
 class JtopOverSysfs:
     """Both sources run all the time, so that the loss of one costs nothing.
 
-    jtop knows neither trip points nor throttle alerts, and never shows a zone that was dark when its service started:
+    jtop knows neither trip points nor throttling, and never shows a zone that was dark when its service started:
     these come from sysfs in any case. With ``falls_back`` a silent jtop leaves a sample of sysfs alone, else none.
     """
 
@@ -62,6 +62,10 @@ def overlaid(upper: ThermalSample, lower: ThermalSample) -> ThermalSample:
         memory=upper.memory if upper.memory is not None else lower.memory,
         fans=upper.fans or lower.fans,
         power_mode=upper.power_mode if upper.power_mode is not None else lower.power_mode,
-        throttle_alerts=lower.throttle_alerts,
+        throttle_causes=lower.throttle_causes,
+        throttle_states=lower.throttle_states,
+        over_current_hz=lower.over_current_hz,
+        over_current_events=lower.over_current_events,
+        hints=lower.hints,
         absent=absent,
     )

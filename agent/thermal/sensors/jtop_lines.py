@@ -24,7 +24,7 @@ def uptime_of(line: Mapping[str, Any]) -> float | None:
 
 
 def sample_from_line(line: Mapping[str, Any], taken_at_ns: int, check: ZoneCheck) -> ThermalSample:
-    """What of ``line`` can be believed. jtop gives no trip points, no throttle alerts and clocks of uncertain unit."""
+    """What of ``line`` can be believed. jtop gives no trip points, no throttling and clocks of uncertain unit."""
     readings: dict[str, float] = {}
     absent: dict[str, str] = {}
     for name, entry in _entries(line.get("temperature")):

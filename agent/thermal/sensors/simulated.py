@@ -90,6 +90,8 @@ def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) 
 
     temperatures = {zone: reading(celsius) for zone, celsius in board.temperatures.items() if zone != "tj"}
     temperatures["tj"] = max(temperatures.values())
+    alerts = board.alerts()
+    raised = [name for name, state in alerts.items() if state > 0]
     return ThermalSample(
         source="simulated",
         taken_at_ns=taken_at_ns,
@@ -108,5 +110,6 @@ def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) 
         memory=MemorySample(total_bytes=_MEMORY_BYTES, used_bytes=_MEMORY_BYTES // 4),
         fans={} if parameters.name == "orin" else {"fan": FanSample(speed_ratio=0.4, rpm=None)},
         power_mode="simulated",
-        throttle_alerts=board.alerts(),
+        throttle_causes={"heat": ", ".join(raised)} if raised else {},
+        throttle_states=alerts,
     )

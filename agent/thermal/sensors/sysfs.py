@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class SysfsReader:
         self._zones: dict[str, Path] = {}
         self._constant: dict[str, str] = {}
         self._trips: dict[str, TripPoints] = {}
-        self._alerts: dict[str, Path] = {}
+        self._throttlers: dict[str, Path] = {}
+        self._hints: dict[str, Path] = {}
         self._hwmons: list[Path] = []
         self._gpu: Path | None = None
 
@@ -74,6 +76,8 @@ class SysfsReader:
                 readings[zone] = millicelsius / 1000.0
         temperatures, lies = self._check.check(readings, now_s)
         power, dark_rails = read_power(self._hwmons)
+        states, hints = _states_of(self._throttlers), _states_of(self._hints)
+        raised = [name for name, state in states.items() if state > 0]
         return ThermalSample(
             source="sysfs",
             taken_at_ns=now_ns,
@@ -84,7 +88,9 @@ class SysfsReader:
             memory=self._read_memory(),
             fans=read_fans(self._hwmons),
             power_mode=self._read_power_mode(),
-            throttle_alerts=self._read_alerts(),
+            throttle_causes={"heat": ", ".join(raised)} if raised else {},
+            throttle_states=states,
+            hints=hints,
             absent={**absent, **lies, **dark_rails},
         )
 
@@ -94,7 +100,7 @@ class SysfsReader:
         thermal = self._root / "class/thermal"
         if not thermal.is_dir():
             thermal = self._root / "devices/virtual/thermal"
-        self._zones, self._constant, self._alerts = {}, {}, {}
+        self._zones, self._constant, self._throttlers, self._hints = {}, {}, {}, {}
         for folder in folders(thermal, "thermal_zone*"):
             kind = text_or_none(folder / "type")
             if kind is None:
@@ -107,15 +113,13 @@ class SysfsReader:
         self._trips = {zone: _read_trip_points(folder) for zone, folder in self._zones.items()}
         for folder in folders(thermal, "cooling_device*"):
             kind = text_or_none(folder / "type") or ""
-            if kind.endswith(("-throttle-alert", "hot-surface-alert")):
-                self._alerts[kind] = folder
+            if kind.endswith("-throttle-alert"):
+                self._throttlers[kind] = folder
+            elif kind.endswith("-alert"):
+                self._hints[kind] = folder
         self._hwmons = hwmon_folders(self._root)
         devices = folders(self._root / "class/devfreq")
         self._gpu = next((d for d in devices if any(name in d.name for name in _GPU_NAMES)), None)
-
-    def _read_alerts(self) -> dict[str, int]:
-        states = {name: amount_or_none(folder / "cur_state") for name, folder in self._alerts.items()}
-        return {name: int(state) for name, state in states.items() if state is not None}
 
     def _read_gpu(self) -> GpuSample:
         loads = [self._root / path for path in _OLD_GPU_LOADS]
@@ -200,6 +204,11 @@ class SysfsSensor:
             self._sample = replace(sample, taken_at_ns=self._clock.monotonic_ns())
             if self._clock.wait(self._stop, self._interval_s):
                 return
+
+
+def _states_of(devices: Mapping[str, Path]) -> dict[str, int]:
+    states = {name: amount_or_none(folder / "cur_state") for name, folder in devices.items()}
+    return {name: int(state) for name, state in states.items() if state is not None}
 
 
 def _read_trip_points(folder: Path) -> TripPoints:
