@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent.clock import Clock
@@ -15,7 +15,7 @@ from agent.service.logs import get_logger
 from agent.stage import StageThread
 from agent.thermal.governor import Governor, GovernorDecision, GovernorState
 from agent.thermal.limits import limits_of
-from agent.thermal.sensors.base import Sensor, ThermalSample
+from agent.thermal.sensors.base import Sensor, ThermalSample, ThrottleCause
 
 log = get_logger(__name__)
 
@@ -36,6 +36,8 @@ class ThermalStatistics:
     hottest_celsius: float | None
     total_watts: float | None
     is_throttling: bool | None
+    throttle_causes: Mapping[ThrottleCause, str]
+    over_current_hz: Mapping[str, float]
     state: GovernorState
     rate_ratio: float
     reason: str
@@ -128,6 +130,8 @@ class ThermalMonitor:
                 hottest_celsius=None if hottest is None else hottest[1],
                 total_watts=None if sample is None else sample.power.total_watts,
                 is_throttling=None if sample is None else sample.is_throttling,
+                throttle_causes={} if sample is None else sample.throttle_causes,
+                over_current_hz={} if sample is None else sample.over_current_hz,
                 state=decision.state,
                 rate_ratio=decision.ratio,
                 reason=decision.reason,

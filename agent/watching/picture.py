@@ -136,7 +136,8 @@ def _heat(thermal: Document) -> Text:
     if (watts := thermal.number("power", "total_watts")) is not None:
         text.append(f" · {watts:.1f} W")
     if thermal.flag("is_throttling"):
-        text.append(" · the board throttles", style=_BAD)
+        causes = ", ".join(thermal.section("throttle_causes").names()).replace("_", " ")
+        text.append(f" · the board throttles{f' ({causes})' if causes else ''}", style=_BAD)
     state = thermal.text("governor", "state") or "off"
     share = thermal.number("governor", "rate_ratio")
     text.append(" · governor ").append(state, style=_STATE_STYLES.get(state, ""))

@@ -80,7 +80,10 @@ def trip_points(zone: ZoneTrips, assumed: tuple[float, str] | None = None) -> Tr
 
 def _throttling_trip(usable: Sequence[Trip], bindings: Sequence[Binding]) -> tuple[Trip | None, str]:
     """The lowest trip point at which clocks are lowered, and why it is this one."""
-    throttles = {binding.trip: binding.device for binding in bindings if binding.role == "throttle"}
+    throttles: dict[int, str] = {}
+    for binding in bindings:
+        if binding.role == "throttle":
+            throttles.setdefault(binding.trip, binding.device)
     bound = _lowest([trip for trip in usable if trip.number in throttles and trip.kind != "critical"])
     if bound is not None:
         return bound, f"trip {bound.number} at {bound.celsius:g} °C, the lowest bound to {throttles[bound.number]}"
