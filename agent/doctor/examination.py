@@ -13,6 +13,7 @@ from agent.config.loader import LoadedConfig
 from agent.config.thermal import ThermalConfig
 from agent.doctor import checks
 from agent.doctor.findings import Finding, Report, sections_from
+from agent.doctor.heat import heat_findings
 from agent.errors import ConfigError
 from engines import ProbeResult, describe, probe
 
@@ -79,7 +80,7 @@ def _checks(
         yield from _checks_of_config(loaded, probes, with_cameras=with_cameras)
     yield _Check("machine", "state_dir", lambda: [checks.state_dir_finding(state_dir)], is_needed=True)
     thermal = ThermalConfig() if loaded is None else loaded.config.thermal
-    yield _Check("machine", "temperatures", lambda: [checks.heat_finding(thermal)])
+    yield _Check("machine", "temperatures", lambda: heat_findings(thermal))
     yield _Check("machine", "clock", lambda: [checks.clock_finding()])
 
 

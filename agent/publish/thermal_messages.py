@@ -99,6 +99,12 @@ class GovernorReport:
     """`reduced`: rate cut; `paused`: no inference at the hard limit; `blind`: capped for want of a temperature."""
     rate_ratio: Share
     """Share of the configured rate that may be classified."""
+    clock_ratio: Share
+    """Share of the highest clock that GPU and CPU may run at; 1 where the clocks are left alone."""
+    levers: list[Literal["batches", "engine", "clocks", "rate"]]
+    """What gives way now, what costs least first."""
+    cause: Literal["heat", "over_current", "power_cap", "power_budget", "no_temperature"] | None
+    """What for; null where nothing is cut."""
     reason: str
     """Why, in words."""
     since: Instant
@@ -107,6 +113,8 @@ class GovernorReport:
     """The zone closest to its limit."""
     predicted_celsius: float | None
     """Its temperature two minutes on at its present slope."""
+    margin_kelvin: float | None
+    """How far its soft limit lies below the temperature at which the board is expected to throttle."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -204,7 +212,7 @@ def _zone(sample: ThermalSample, zone: str, limits: Limits | None) -> ThermalZon
         celsius=round(sample.temperatures[zone], 2),
         passive_celsius=None if trips is None else trips.passive,
         critical_celsius=None if trips is None else trips.critical,
-        soft_celsius=None if limits is None else limits.soft_celsius,
+        soft_celsius=None if limits is None else round(limits.soft_celsius, 2),
         hard_celsius=None if limits is None else limits.hard_celsius,
         throttle_celsius=None if limits is None else limits.throttle_celsius,
         limit_source=None if limits is None else limits.source,
@@ -224,8 +232,12 @@ def _governor(decision: GovernorDecision, since: str) -> GovernorReport:
     return GovernorReport(
         state=decision.state,
         rate_ratio=round(decision.ratio, 3),
+        clock_ratio=round(decision.levels.clock_ratio, 3),
+        levers=list(decision.levels.engaged),
+        cause=decision.cause,
         reason=decision.reason,
         since=since,
         zone=decision.zone,
         predicted_celsius=None if predicted is None else round(predicted, 1),
+        margin_kelvin=None if decision.margin_kelvin is None else round(decision.margin_kelvin, 2),
     )

@@ -13,6 +13,9 @@ CRITICAL_TO_THROTTLE_KELVIN = 5.5
 NVIDIA's own boards, passive and critical: Orin 99.0 and 104.5, Xavier NX 90.5 and 96.0, TX2 95.5 and 101.0, Nano 97.0
 and 102.5; a Thor developer kit with critical 114.5 was seen to throttle at about 109."""
 
+LOWEST_DEFAULT_CELSIUS = 80.0
+"""A default below it is none: no silicon of this kind throttles earlier."""
+
 HARD_BELOW_THROTTLE_KELVIN = 0.5
 """Inference pauses this far below the temperature at which the board throttles."""
 
@@ -55,16 +58,24 @@ def limits_of(sample: ThermalSample, config: GovernorConfig) -> dict[str, Limits
 
 
 def throttling_of(points: TripPoints) -> tuple[float, str] | None:
-    """Where a zone with these trip points is expected to throttle, degrees Celsius, and how that is known."""
+    """Where a zone with these trip points is expected to throttle, degrees Celsius, and how that is known.
+
+    None where nothing tells: a zone without trip points, or one that is switched off so early (a battery, a disk) that
+    the rate of inference is not what it is about.
+    """
     if points.passive is not None:
         return points.passive, points.source or f"passive trip point at {points.passive:g} °C"
+    if points.assumed is not None:
+        return points.assumed, points.source
     if points.critical is None:
         return None
     below = points.critical - CRITICAL_TO_THROTTLE_KELVIN
-    return (
-        below,
-        points.source or f"{CRITICAL_TO_THROTTLE_KELVIN:g} K below the critical trip point at {points.critical:g} °C",
-    )
+    if points.hot is not None and LOWEST_DEFAULT_CELSIUS <= points.hot < below:
+        return points.hot, f"no trip point lowers clocks: the hot one at {points.hot:g} °C"
+    if below < LOWEST_DEFAULT_CELSIUS:
+        return None
+    default = f"{CRITICAL_TO_THROTTLE_KELVIN:g} K below the critical one at {points.critical:g} °C"
+    return below, f"no trip point lowers clocks: {default}"
 
 
 def lowest_soft(limits: Mapping[str, Limits]) -> Limits | None:

@@ -20,7 +20,7 @@ import pytest
 from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
 from agent.thermal.sensors.auto import JtopOverSysfs
-from agent.thermal.sensors.base import Sensor, TripPoints
+from agent.thermal.sensors.base import Sensor
 from agent.thermal.sensors.choose import make_sensor
 from agent.thermal.sensors.jtop import JtopSensor, JtopTimes, jtop_command
 from agent.thermal.sensors.sysfs import SysfsSensor
@@ -124,7 +124,7 @@ def test_values_of_the_real_service_arrive(bench: Bench) -> None:
     assert sample.temperatures == {"cpu": 48.5, "gpu": 47.25, "soc0": 46.0, "tj": 48.5}
     assert sample.power.rails == {"VDD_IN": 9.5, "VDD_CPU_GPU_CV": 3.5, "VDD_SOC": 2.0}
     assert (sample.power.total_watts, sample.power.total_meaning) == (9.5, "VDD_IN: the whole board")
-    assert sample.trip_points["gpu"] == TripPoints(passive=99.0, critical=104.5)
+    assert (sample.trip_points["gpu"].passive, sample.trip_points["gpu"].critical) == (99.0, 104.5)
     assert sample.throttle_states == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
     assert sample.gpu.load_ratio == 0.25
     assert sample.fans["pwmfan"].speed_ratio == pytest.approx(0.502, abs=0.001)

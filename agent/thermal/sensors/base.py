@@ -22,11 +22,13 @@ class TripPoints:
     ``passive`` is the lowest trip point at which clocks are lowered and that counts, ``critical`` the one that
     switches the board off. ``source`` is one short sentence: which trip was taken, and why. ``hints`` holds the trip
     points that lower no clock, by cooling device (``{"hot-surface-alert": 70.0}``): for information only.
+    ``assumed`` is where the clocks are known to be lowered on a board that has no trip point for it.
     """
 
     passive: float | None = None
     hot: float | None = None
     critical: float | None = None
+    assumed: float | None = None
     source: str = ""
     hints: Mapping[str, float] = field(default_factory=dict)
 

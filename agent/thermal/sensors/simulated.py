@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from agent.clock import Clock
 from agent.config.thermal import SimulatedBoardConfig
-from agent.thermal.boards import BOARDS
+from agent.thermal.boards import BOARDS, BoardParameters
+from agent.thermal.levers import Dither, LeverName, around
 from agent.thermal.model import SimulatedBoard
 from agent.thermal.sensors.base import (
     FanSample,
@@ -78,6 +79,31 @@ class SimulatedSensor:
         """See Sensor."""
         with self._lock:
             self._lived_until_ns = self._sample = None
+
+    def cap_clocks(self, ratio: float) -> None:
+        """Hold GPU and CPU of the simulated board to this share of their highest clock; 1 lets them go."""
+        with self._lock:
+            self._board.clock_cap = ratio
+
+
+class SimulatedClocks:
+    """The lever ``clocks`` of the simulated board; no file of this machine is touched. See Lever."""
+
+    name: LeverName = "clocks"
+    is_available = True
+
+    def __init__(self, sensor: SimulatedSensor, parameters: BoardParameters) -> None:
+        self._sensor = sensor
+        self._steps = [point.clock_ratio for point in parameters.operating_points]
+        self._dither = Dither()
+
+    def engage(self, level: float) -> None:
+        """See Lever."""
+        self._sensor.cap_clocks(self._dither.step(level, *around(level, self._steps)))
+
+    def release(self) -> None:
+        """See Lever."""
+        self._sensor.cap_clocks(1.0)
 
 
 def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) -> ThermalSample:

@@ -1,9 +1,8 @@
-"""Temperatures, trip points, throttle alerts, power and GPU from the files of the kernel. Needs no rights."""
+"""Temperatures, trip points, throttling, power and GPU from the files of the kernel. Needs no rights."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from agent.thermal.sensors.base import (
     TripPoints,
     zone_name,
 )
+from agent.thermal.sensors.cooling import CoolingDevices, cooling_devices
 from agent.thermal.sensors.files import (
     amount_or_none,
     folders,
@@ -25,14 +25,15 @@ from agent.thermal.sensors.files import (
     read_text,
     text_or_none,
 )
-from agent.thermal.sensors.plausible import HIGHEST_CELSIUS, ZoneCheck
-from agent.thermal.sensors.rails import hwmon_folders, read_fans, read_power
+from agent.thermal.sensors.known_boards import assumed_throttling
+from agent.thermal.sensors.over_current import OverCurrentMeter
+from agent.thermal.sensors.plausible import ZoneCheck
+from agent.thermal.sensors.rails import hwmon_folders, iio_folders, read_fans, read_power
+from agent.thermal.sensors.throttling import ThrottleWatch
+from agent.thermal.sensors.trips import trip_points, zone_trips
 
 log = get_logger(__name__)
 
-_LOWEST_TRIP_CELSIUS = 50.0
-"""Trip points below it are placeholders (0, -274) or the fan's business."""
-_LONGEST_TRIPS = 16
 _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
 _OLD_GPU_LOADS = ("devices/gpu.0/load", "devices/platform/gpu.0/load")
 _LOOK_AGAIN_S = 60.0
@@ -56,9 +57,12 @@ class SysfsReader:
         self._zones: dict[str, Path] = {}
         self._constant: dict[str, str] = {}
         self._trips: dict[str, TripPoints] = {}
-        self._throttlers: dict[str, Path] = {}
-        self._hints: dict[str, Path] = {}
+        self._untripped: frozenset[str] = frozenset()
+        self._cooling = CoolingDevices()
+        self._throttling = ThrottleWatch()
+        self._over_current = OverCurrentMeter()
         self._hwmons: list[Path] = []
+        self._iio: list[Path] = []
         self._gpu: Path | None = None
 
     def read(self, now_ns: int) -> ThermalSample:
@@ -74,10 +78,9 @@ class SysfsReader:
                 absent[zone] = millicelsius
             else:
                 readings[zone] = millicelsius / 1000.0
-        temperatures, lies = self._check.check(readings, now_s)
-        power, dark_rails = read_power(self._hwmons)
-        states, hints = _states_of(self._throttlers), _states_of(self._hints)
-        raised = [name for name, state in states.items() if state > 0]
+        temperatures, lies = self._check.check(readings, now_s, doubtful=self._untripped)
+        power, dark_rails = read_power(self._hwmons, self._iio)
+        states, over_current = self._cooling.throttle_states(), self._over_current.read(now_s)
         return ThermalSample(
             source="sysfs",
             taken_at_ns=now_ns,
@@ -88,9 +91,11 @@ class SysfsReader:
             memory=self._read_memory(),
             fans=read_fans(self._hwmons),
             power_mode=self._read_power_mode(),
-            throttle_causes={"heat": ", ".join(raised)} if raised else {},
+            throttle_causes=self._throttling.causes(states, temperatures, over_current.throttles),
             throttle_states=states,
-            hints=hints,
+            over_current_hz=over_current.hz,
+            over_current_events=over_current.events,
+            hints=self._cooling.hint_states(),
             absent={**absent, **lies, **dark_rails},
         )
 
@@ -100,7 +105,8 @@ class SysfsReader:
         thermal = self._root / "class/thermal"
         if not thermal.is_dir():
             thermal = self._root / "devices/virtual/thermal"
-        self._zones, self._constant, self._throttlers, self._hints = {}, {}, {}, {}
+        self._zones, self._constant = {}, {}
+        kinds: dict[str, str] = {}
         for folder in folders(thermal, "thermal_zone*"):
             kind = text_or_none(folder / "type")
             if kind is None:
@@ -109,15 +115,17 @@ class SysfsReader:
             if "PMIC" in kind:
                 self._constant[name] = "the PMIC's zone gives a constant"
             else:
-                self._zones[name] = folder
-        self._trips = {zone: _read_trip_points(folder) for zone, folder in self._zones.items()}
-        for folder in folders(thermal, "cooling_device*"):
-            kind = text_or_none(folder / "type") or ""
-            if kind.endswith("-throttle-alert"):
-                self._throttlers[kind] = folder
-            elif kind.endswith("-alert"):
-                self._hints[kind] = folder
-        self._hwmons = hwmon_folders(self._root)
+                self._zones[name], kinds[name] = folder, kind
+        self._hwmons, self._iio = hwmon_folders(self._root), iio_folders(self._root)
+        trips = {zone: zone_trips(folder) for zone, folder in self._zones.items()}
+        self._trips = {
+            zone: trip_points(each, assumed_throttling(self._root, kinds[zone], self._hwmons))
+            for zone, each in trips.items()
+        }
+        self._untripped = frozenset(zone for zone, each in trips.items() if not each.trips)
+        self._cooling = cooling_devices(thermal)
+        self._throttling.look(self._cooling, trips, self._trips)
+        self._over_current.look(self._hwmons)
         devices = folders(self._root / "class/devfreq")
         self._gpu = next((d for d in devices if any(name in d.name for name in _GPU_NAMES)), None)
 
@@ -204,21 +212,3 @@ class SysfsSensor:
             self._sample = replace(sample, taken_at_ns=self._clock.monotonic_ns())
             if self._clock.wait(self._stop, self._interval_s):
                 return
-
-
-def _states_of(devices: Mapping[str, Path]) -> dict[str, int]:
-    states = {name: amount_or_none(folder / "cur_state") for name, folder in devices.items()}
-    return {name: int(state) for name, state in states.items() if state is not None}
-
-
-def _read_trip_points(folder: Path) -> TripPoints:
-    lowest: dict[str, float] = {}
-    for number in range(_LONGEST_TRIPS):
-        kind = text_or_none(folder / f"trip_point_{number}_type")
-        if kind is None:
-            break
-        millicelsius = number_or_none(folder / f"trip_point_{number}_temp")
-        if millicelsius is None or not _LOWEST_TRIP_CELSIUS <= millicelsius / 1000.0 <= HIGHEST_CELSIUS:
-            continue
-        lowest[kind] = min(lowest.get(kind, HIGHEST_CELSIUS), millicelsius / 1000.0)
-    return TripPoints(passive=lowest.get("passive"), hot=lowest.get("hot"), critical=lowest.get("critical"))
