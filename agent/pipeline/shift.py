@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agent.config.model import BatchingConfig
 from agent.records import Image, ServedModel, StageTimes
 from engines import Building, BuildProgress, Engine, EngineInfo, ModelPackage
 from engines.resize import Resizer
 
 _TIMES_KEPT = 100_000
+_PATIENT_DELAY_S = 0.05
+"""How long a frame waits for those of other cameras while batches are to be large: half a period at 10 Hz."""
 
 OpenEngine = Callable[[Building], Engine]
 """Opens the engine on the thread that calls it, see ``engines.open_engine``."""
@@ -35,6 +38,16 @@ class Serving:
     def runs_as(self) -> tuple[str, str]:
         """What tells one engine from another."""
         return self.info.name, self.info.precision
+
+    def batching(self, config: BatchingConfig, *, cameras: int) -> tuple[int, float]:
+        """Most frames of the next call, and how long its first one may wait for the others, in seconds.
+
+        With more than one of ``cameras`` they wait for each other, as far as the engine takes their frames together.
+        """
+        delay_s = config.max_delay_ms / 1e3
+        if cameras > 1:
+            return min(len(self.batch), max(cameras, config.max_size or 1)), max(delay_s, _PATIENT_DELAY_S)
+        return len(self.batch) if config.max_size or self.info.gains_by_batches else 1, delay_s
 
 
 @dataclass(slots=True)

@@ -46,8 +46,6 @@ _FAILURES_BEFORE_RELOAD = 3
 _STABLE_AFTER_NS = 600 * 1_000_000_000
 """A second series of failures within this time ends the process: loading the engine again did not help."""
 _ERRAND_WITHIN_S = 30.0
-_PATIENT_DELAY_S = 0.05
-"""How long a frame waits for those of other cameras while batches are to be large: half a period at 10 Hz."""
 _PASS_WITHIN_S = 10.0
 """A pass through the loop without the engine's call takes milliseconds; this much means that the thread is stuck."""
 
@@ -315,15 +313,6 @@ class Worker:
     def _equipped(self, engine: Engine) -> Serving:
         return equipped(engine, key=self.key, package=self.package, max_size=self.config.batching.most)
 
-    def _batching(self, serving: Serving) -> tuple[int, float]:
-        """Most frames of the next call, and how long its first frame may wait for the others, in seconds."""
-        batching = self.config.batching
-        delay_s = batching.max_delay_ms / 1e3
-        cameras = len({station.camera for station in self._stations})
-        if self.wants_large_batches and cameras > 1:
-            return min(len(serving.batch), cameras), max(delay_s, _PATIENT_DELAY_S)
-        return len(serving.batch) if batching.max_size or serving.info.gains_by_batches else 1, delay_s
-
     def _serve(self, shift: Shift) -> None:
         """Serve until the inbox is closed or a successor is ready."""
         self._ready.set()
@@ -339,7 +328,8 @@ class Worker:
             while self._errands:
                 self.heartbeat.beat(_ERRAND_WITHIN_S)
                 self._errands.popleft()(serving)
-            max_size, max_delay_s = self._batching(serving)
+            cameras = len({station.camera for station in self._stations}) if self.wants_large_batches else 1
+            max_size, max_delay_s = serving.batching(self.config.batching, cameras=cameras)
             self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
             try:
                 jobs = self.inbox.take(max_size, max_delay_s, _TICK_S)

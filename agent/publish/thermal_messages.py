@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from agent.publish.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
-from agent.thermal.governor import GovernorDecision
+from agent.thermal.decision import GovernorDecision
 from agent.thermal.limits import Limits
 from agent.thermal.sensors.base import SensorDescription, ThermalSample
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from agent.thermal.sensors.base import TripPoints
 
@@ -103,7 +104,7 @@ def operating_points(megahertz: tuple[float, ...]) -> tuple[OperatingPoint, ...]
 
     def voltage_ratio(clock_ratio: float) -> float:
         at = clock_ratio * highest_mhz
-        pairs = zip(_TEGRA_X1_MILLIVOLTS, _TEGRA_X1_MILLIVOLTS[1:], strict=False)
+        pairs = pairwise(_TEGRA_X1_MILLIVOLTS)
         (low, low_mv), (high, high_mv) = next((p for p in pairs if at <= p[1][0]), _TEGRA_X1_MILLIVOLTS[-2:])
         millivolts = low_mv + (high_mv - low_mv) * (at - low) / (high - low)
         return max(millivolts, _TEGRA_X1_FLOOR_MILLIVOLTS) / highest_mv

@@ -16,11 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.config.thermal import ThermalConfig
 from agent.service.logs import get_logger
 from agent.service.whole_file import replace_file
-from agent.thermal.levers import MIN_CLOCK_RATIO, Dither, LeverName, around
+from agent.thermal.levers import MIN_CLOCK_RATIO, Dither, Lever, LeverName, around
+from agent.thermal.sensors.base import Sensor
+from agent.thermal.sensors.choose import SYSFS_ROOT
 from agent.thermal.sensors.cooling import role_of
 from agent.thermal.sensors.files import amount_or_none, folders, text_or_none
+from agent.thermal.sensors.simulated import SimulatedClocks, SimulatedSensor
 
 log = get_logger(__name__)
 
@@ -53,6 +57,22 @@ def clock_files(root: Path) -> dict[Path, Path]:
     for policy in folders(root / "devices/system/cpu/cpufreq", "policy*"):
         found[policy / "scaling_max_freq"] = policy / "scaling_available_frequencies"
     return {path: steps for path, steps in found.items() if path.is_file()}
+
+
+def clock_levers(
+    config: ThermalConfig, sensor: Sensor, *, state_dir: Path, root: Path = SYSFS_ROOT
+) -> tuple[Lever, ...]:
+    """The lever on the clocks, where the configuration allows it: that of the simulated board for its own sensor.
+
+    What an earlier run left lowered is put back in any case.
+    """
+    if isinstance(sensor, SimulatedSensor):
+        return (SimulatedClocks(sensor),) if config.governor.clocks else ()
+    if not config.governor.clocks and not (state_dir / RECORD_NAME).exists():
+        return ()
+    clocks = KernelClocks(root, state_dir=state_dir)
+    clocks.recover()
+    return (clocks,) if config.governor.clocks and config.governor.enabled and config.source != "none" else ()
 
 
 class KernelClocks:

@@ -66,7 +66,7 @@ class GovernedPolicy:
     """The governor of the agent, with the rate alone or with the clocks of GPU and CPU as well."""
 
     def __init__(self, config: ThermalConfig) -> None:
-        self.governor = Governor(config, levers=("clocks",) if config.governor.clocks else ())
+        self.governor = Governor(config, levers=["clocks"] if config.governor.clocks else [])
 
     def step(self, sample: ThermalSample, now_ns: int) -> LeverLevels:
         """See Policy."""

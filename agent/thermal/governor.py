@@ -10,19 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.thermal.decision import Cause, GovernorDecision, GovernorState
 from agent.thermal.levers import MIN_CLOCK_RATIO, Ladder, LeverLevels, LeverName
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.prediction import HORIZON_S, ZoneForecast, ZoneView, closer
 from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.trend import Trend
-
-GovernorState = Literal["off", "free", "reduced", "paused", "blind"]
-Cause = Literal["heat", "over_current", "power_cap", "power_budget", "no_temperature"]
-"""What calls for less: a zone that is or will be too hot, the board's own throttling for want of current or power, the
-configured budget, or that no temperature is known."""
 
 _CUT_PER_KELVIN = 0.01
 """Share of the full effort taken away for each kelvin that is predicted too much."""
@@ -54,78 +49,9 @@ _CEILING_RATIO = 0.97
 _CEILING_HELD_S = 1800.0
 """... for this time, and then higher ..."""
 _CEILING_RISES = 0.05
-"""... by this much in each ten minutes: a supply that is too weak stays too weak, a start-up peak does not come back."""
+"""... by this much in each ten minutes: a supply that is too weak stays too weak, a peak at the start is over."""
 _CEILING_RISES_EVERY_S = 600.0
 _LONGEST_GAP_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class GovernorDecision:
-    """What holds from ``decided_at_ns`` (monotonic) on.
-
-    ``ratio`` is the share of the configured rate that may be classified, 0 when ``paused``; ``levels`` says what else
-    gives way. ``changed`` is True on the decision that changed a level or the state; ``reason`` and ``cause`` are those
-    of the last change, and ``cause`` is None where nothing is cut. The zone is the one closest to its limit, and the
-    temperatures are its own.
-    """
-
-    ratio: float
-    paused: bool
-    state: GovernorState
-    reason: str
-    changed: bool
-    previous_ratio: float
-    decided_at_ns: int
-    zone: str | None = None
-    celsius: float | None = None
-    predicted_celsius: float | None = None
-    soft_celsius: float | None = None
-    hard_celsius: float | None = None
-    margin_kelvin: float | None = None
-    """How far its soft limit lies below the temperature at which the board is expected to throttle."""
-    levels: LeverLevels = LeverLevels()
-    previous_levels: LeverLevels = LeverLevels()
-    cause: Cause | None = None
-
-    @property
-    def summary(self) -> str:
-        """One short line: what is cut, and why. For a terminal or `systemctl status`."""
-        if self.state == "off":
-            return "governor off"
-        if self.state == "blind":
-            return f"rate held to {self.ratio:.0%}: no temperature"
-        where = ""
-        if self.zone is not None and self.celsius is not None and self.soft_celsius is not None:
-            where = f"{self.zone} at {self.celsius:.1f} °C, limit {self.soft_celsius:.1f}"
-        if self.paused:
-            return f"inference paused: {where}"
-        if self.state == "free":
-            return f"full rate: {where}" if where else "full rate"
-        why = where if self.cause in ("heat", None) and where else _CAUSES.get(self.cause or "heat", "heat")
-        return f"{self.cut}: {why}"
-
-    @property
-    def cut(self) -> str:
-        """What is cut, in words: ``clocks held to 67%, rate cut to 40%``."""
-        parts = {
-            "batches": "larger batches",
-            "engine": "a cooler engine",
-            "clocks": f"clocks held to {self.levels.clock_ratio:.0%}",
-            "rate": f"rate cut to {self.ratio:.0%}",
-        }
-        engaged = self.levels.engaged
-        # What costs something comes first; the cheap levers are named where they are all that is moved.
-        told = [name for name in engaged if name in ("clocks", "rate")] or list(engaged)
-        return ", ".join(parts[name] for name in told) or "nothing cut"
-
-
-_CAUSES: Mapping[Cause, str] = {
-    "heat": "heat",
-    "over_current": "over-current",
-    "power_cap": "the board's power cap",
-    "power_budget": "power budget",
-    "no_temperature": "no temperature",
-}
 
 
 _UNCHANGED: Mapping[GovernorState, str] = {
@@ -381,7 +307,8 @@ class Governor:
         for zone, forecast in self._zones.items():
             limit = self._views[zone].limits.soft_celsius
             if now_s - forecast.last_s >= silence_s and forecast.last > limit - _VANISHED_BELOW_SOFT_KELVIN:
-                return f"{zone} gives no temperature for {now_s - forecast.last_s:.0f} s and was at {forecast.last:.1f} °C"
+                silent_s = now_s - forecast.last_s
+                return f"{zone} gives no temperature for {silent_s:.0f} s and was at {forecast.last:.1f} °C"
         return None
 
     def _cap(self, why: str, now_s: float) -> str | None:

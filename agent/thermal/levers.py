@@ -1,8 +1,8 @@
 """What the governor can move, in the order of what it costs: batches, engine, clocks, rate.
 
-The governor knows one quantity, the heat that inference may make (its effort, 0 to 1). This module turns it into levels
-of the levers that this device has. Nothing here touches the device: ``Lever`` is how the monitor reaches the parts
-that do.
+The governor knows one quantity, the heat that inference may make (its effort, 0 to 1). This module turns it into
+levels of the levers that this device has. Nothing here touches the device: ``Lever`` is how the monitor reaches the
+parts that do.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ class LeverLevels:
             "rate": self.rate_ratio < 1.0,
         }
         return tuple(name for name, is_moved in moved.items() if is_moved)
+
+
+NOTHING_MOVED = LeverLevels()
 
 
 def split_effort(effort: float, *, has_clocks: bool) -> tuple[float, float]:

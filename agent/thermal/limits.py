@@ -86,4 +86,9 @@ def lowest_soft(limits: Mapping[str, Limits]) -> Limits | None:
 def _limits_below(throttle: float, source: str, config: GovernorConfig) -> Limits:
     hard = throttle - HARD_BELOW_THROTTLE_KELVIN if config.hard_celsius == "auto" else config.hard_celsius
     soft = throttle - config.margin_celsius if config.soft_celsius == "auto" else config.soft_celsius
-    return Limits(soft_celsius=min(soft, hard - HARD_ABOVE_SOFT_KELVIN), hard_celsius=hard, throttle_celsius=throttle, source=source)
+    return Limits(
+        soft_celsius=min(soft, hard - HARD_ABOVE_SOFT_KELVIN),
+        hard_celsius=hard,
+        throttle_celsius=throttle,
+        source=source,
+    )

@@ -1,7 +1,7 @@
 """The last 24 hours of heat, one record a minute, in a file of fixed size that survives kills and torn writes.
 
-The file holds a head and 1440 slots. A record carries a number that only grows, the UTC of its minute, its values and a
-checksum; it goes to the slot ``number % 1440``. Order comes from the numbers and never from the clock, which may jump:
+The file holds a head and 1440 slots. A record carries a number that only grows, the UTC of its minute, its values and
+a checksum; it goes to the slot ``number % 1440``. Order comes from the numbers and never from the clock, which may jump:
 a record whose UTC does not fit to the newest one is left out by the reader, and counted.
 """
 
@@ -84,8 +84,8 @@ class MinuteSum:
         if sample is not None:
             self._seen_s += passed_s
             if sample.hottest is not None:
-                self._max_celsius = sample.hottest[1] if math.isnan(self._max_celsius) else max(
-                    self._max_celsius, sample.hottest[1]
+                self._max_celsius = (
+                    sample.hottest[1] if math.isnan(self._max_celsius) else max(self._max_celsius, sample.hottest[1])
                 )
             if sample.power.total_watts is not None:
                 self._watt_seconds += sample.power.total_watts * passed_s

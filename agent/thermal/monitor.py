@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.clock import Clock
@@ -13,7 +13,8 @@ from agent.publish.messages.base import utc_text
 from agent.publish.thermal_messages import Thermal, thermal_message
 from agent.service.logs import get_logger
 from agent.stage import StageThread
-from agent.thermal.governor import Cause, Governor, GovernorDecision, GovernorState
+from agent.thermal.decision import Cause, GovernorDecision, GovernorState
+from agent.thermal.governor import Governor
 from agent.thermal.levers import Lever, LeverLevels, LeverName
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.minutes import MinuteFile, MinuteSum
@@ -111,7 +112,7 @@ class ThermalMonitor:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, release the levers and end the sensor, within 7 s whatever they hang in; harmless when called
+        """End the thread, release the levers, end the sensor, within 7 s whatever they hang in; harmless when called
         twice."""
         self._stop.set()
         self._thread.join(_STOP_S)

@@ -10,8 +10,8 @@ from agent.thermal.limits import HARD_ABOVE_SOFT_KELVIN, Limits
 from agent.thermal.trend import Trend
 
 HORIZON_S = 120.0
-"""How far ahead a zone is predicted. With the governor's gains this damps a heat sink of ten minutes well and leaves the
-loop over the silicon itself (seconds, a few kelvin) a gain below one half."""
+"""How far ahead a zone is predicted. With the governor's gains this damps a heat sink of ten minutes well and leaves
+the loop over the silicon itself (seconds, a few kelvin) a gain below one half."""
 MIN_MARGIN_KELVIN = 1.5
 """Margin that is kept however right the predictions are: half a kelvin from the throttling temperature to the hard
 limit, and one from there to the soft one, six times the noise of a sensor that is read in steps of 1/32 degree."""

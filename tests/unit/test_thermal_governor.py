@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
-from agent.thermal.governor import Governor, GovernorDecision
+from agent.thermal.decision import GovernorDecision
+from agent.thermal.governor import Governor
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 from agent.thermal.sharing import share_ratio

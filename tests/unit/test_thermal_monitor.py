@@ -11,7 +11,7 @@ from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
 from agent.publish.messages import encode
 from agent.publish.thermal_messages import Thermal
-from agent.thermal.governor import GovernorDecision
+from agent.thermal.decision import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.sensors.base import GpuSample, MemorySample, SensorDescription, ThermalSample
 from tests.fixtures.deadlines import wait_until

@@ -80,6 +80,11 @@ class SimulatedSensor:
         with self._lock:
             self._lived_until_ns = self._sample = None
 
+    @property
+    def parameters(self) -> BoardParameters:
+        """The board that is simulated."""
+        return self._board.parameters
+
     def cap_clocks(self, ratio: float) -> None:
         """Hold GPU and CPU of the simulated board to this share of their highest clock; 1 lets them go."""
         with self._lock:
@@ -92,9 +97,9 @@ class SimulatedClocks:
     name: LeverName = "clocks"
     is_available = True
 
-    def __init__(self, sensor: SimulatedSensor, parameters: BoardParameters) -> None:
+    def __init__(self, sensor: SimulatedSensor) -> None:
         self._sensor = sensor
-        self._steps = [point.clock_ratio for point in parameters.operating_points]
+        self._steps = [point.clock_ratio for point in sensor.parameters.operating_points]
         self._dither = Dither()
 
     def engage(self, level: float) -> None:
