@@ -1,7 +1,7 @@
 """The last 24 hours of heat, one record a minute, in a file of fixed size that survives kills and torn writes.
 
 The file holds a head and 1440 slots. A record carries a number that only grows, the UTC of its minute, its values and
-a checksum; it goes to the slot ``number % 1440``. Order comes from the numbers and never from the clock, which may jump:
+a checksum; it goes to the slot ``number % 1440``. Order comes from the numbers, never from the clock, which may jump:
 a record whose UTC does not fit to the newest one is left out by the reader, and counted.
 """
 
@@ -32,6 +32,8 @@ seconds with a reading; a value that is not known is NaN."""
 _CHECK = struct.Struct("<I")
 _SLOT_BYTES = _RECORD.size + _CHECK.size
 _MAX_NUMBER = 2**62
+_MAX_UTC_S = 253_402_300_799
+"""The last second of the year 9999, beyond which no date can be shown."""
 _DAY_S = 24 * 3600
 _MINUTE_S = 60.0
 
@@ -202,6 +204,8 @@ def _unpacked(slot: bytes) -> tuple[int, Minute] | None:
     if len(check) != _CHECK.size or _CHECK.unpack(check)[0] != zlib.crc32(body):
         return None
     number, utc_s, celsius, rate, clock, watts, *seconds, seen_s = _RECORD.unpack(body)
+    if not 0 <= utc_s <= _MAX_UTC_S:
+        return None
     return number, Minute(
         utc_s=utc_s,
         max_celsius=None if math.isnan(celsius) else celsius,
