@@ -101,6 +101,8 @@ class KernelClocks:
             if not self._is_available or (not self._files and not self._take_originals()):
                 return
             for file in tuple(self._files):
+                if not self._is_available:
+                    return
                 error = _lower(file, max(level, MIN_CLOCK_RATIO))
                 if error is not None:
                     self._give_up(file, error)

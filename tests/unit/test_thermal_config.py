@@ -33,6 +33,7 @@ def test_everything_has_a_default() -> None:
         {"governor": {"soft_celsius": "cool"}},
         {"governor": {"soft_celsius": 20.0}},
         {"governor": {"soft_celsius": 90.0, "hard_celsius": 90.5}},
+        {"governor": {"margin_celsius": 1.0}},
         {"governor": {"min_rate_ratio": 0.0}},
         {"governor": {"recover_after_s": 10.0}},
         {"governor": {"power_budget_watts": -5.0}},
