@@ -253,7 +253,7 @@ def test_limits_come_from_the_passive_point_else_from_the_critical_one() -> None
     still = ThermalSample("sysfs", 1, dict.fromkeys(trips, 40.0), trips)
     assert limits_of(still, GovernorConfig()) == {
         "gpu": Limits(89.0, 96.0, 99.0, "passive trip point at 99 °C"),
-        "tj": Limits(99.0, 106.0, 109.0, "5.5 K below the critical trip point at 114.5 °C"),
+        "tj": Limits(99.0, 106.0, 109.0, "no trip point lowers clocks: 5.5 K below the critical one at 114.5 °C"),
     }
 
 
