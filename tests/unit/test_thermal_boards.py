@@ -10,6 +10,7 @@ from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.thermal.governor import Governor
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.sysfs import SysfsReader
+from tests.fixtures import board_table
 from tests.fixtures.boards import BOARDS, ORIN_NANO_SUPER, ORIN_NX, Board, tree_of
 from tests.fixtures.thermal_samples import SECOND
 
@@ -60,3 +61,7 @@ def test_alert_of_the_hot_case_is_shown_apart_and_never_throttles(board: Board, 
     assert sample.trip_points["gpu"].hints == {"hot-surface-alert": 70.0}
     assert sample.is_throttling is False
     assert Governor(ThermalConfig()).step(sample, SECOND).ratio == 1.0
+
+
+def test_table_of_the_page_is_what_the_boards_give() -> None:
+    assert board_table.in_page() == board_table.table(), "run: python -m tests.fixtures.board_table --write"

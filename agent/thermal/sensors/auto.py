@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.thermal.sensors.base import GpuSample, Sensor, SensorDescription, ThermalSample
+from agent.thermal.sensors.plausible import CONSTANT
 
 
 class JtopOverSysfs:
@@ -49,8 +50,14 @@ class JtopOverSysfs:
 
 
 def overlaid(upper: ThermalSample, lower: ThermalSample) -> ThermalSample:
-    """``upper`` (jtop) completed by ``lower`` (sysfs); a zone that either can read is not absent."""
-    temperatures = {**lower.temperatures, **upper.temperatures}
+    """``upper`` (jtop) completed by ``lower`` (sysfs); a zone that either can read is not absent.
+
+    Only sysfs knows which zones have no trip point, and so which of them give a constant: jtop's reading of these is
+    not taken.
+    """
+    constants = {zone for zone, why in lower.absent.items() if why.endswith(CONSTANT)}
+    shown = {zone: celsius for zone, celsius in upper.temperatures.items() if zone not in constants}
+    temperatures = {**lower.temperatures, **shown}
     absent = {name: why for name, why in {**lower.absent, **upper.absent}.items() if name not in temperatures}
     load = lower.gpu.load_ratio if lower.gpu.load_ratio is not None else upper.gpu.load_ratio
     return replace(

@@ -10,6 +10,9 @@ LOWEST_CELSIUS = -40.0
 HIGHEST_CELSIUS = 125.0
 """Range of the silicon's own sensors; anything outside is a sensor that lies."""
 
+CONSTANT = "taken for a constant"
+"""End of the reason of a zone that measures nothing, by whichever source it is read."""
+
 _ROUND_CELSIUS = 10.0
 _CONSTANT_ABOVE_KELVIN = 25.0
 
@@ -64,7 +67,7 @@ class ZoneCheck:
                 absent[zone] = reason
         for zone in [zone for zone in good if zone in doubtful]:
             if self._is_constant(zone, good):
-                absent[zone] = f"reads {good.pop(zone):g} degrees without change: taken for a constant"
+                absent[zone] = f"reads {good.pop(zone):g} degrees without change: {CONSTANT}"
         # What a zone did while it could not be read is not known.
         self._still = {zone: still for zone, still in self._still.items() if zone in good}
         for zone, reason in [(zone, self._why_stuck(zone, good, now_s)) for zone in good]:
