@@ -74,7 +74,8 @@ def rows(board: str, ambient: float, outcomes: Mapping[str, Outcome]) -> list[st
         lines.append(
             f"| {board} | {ambient:g} °C | {name} | {outcome.over_soft_s:,.0f} | {outcome.overshoot_kelvin:.1f} | "
             f"{outcome.throttled_s:,.0f} | {outcome.frames:,.0f} | {outcome.frames / oracle.frames:.1%} | "
-            f"{settled / best:.1%} | {outcome.frames / silicon.frames:.1%} | {outcome.worst_swings_per_minute} | {longest_stop_s(outcome)} |"
+            f"{settled / best:.1%} | {outcome.frames / silicon.frames:.1%} | {outcome.worst_swings_per_minute} | "
+            f"{longest_stop_s(outcome)} |"
         )
     return lines
 
@@ -95,7 +96,8 @@ def longest_stop_s(outcome: Outcome) -> int:
 
 TABLE_HEAD = (
     "| board | air | policy | s over soft limit | worst overshoot, K | s throttled by the SoC | frames in 2 h | "
-    "of the oracle's | of it in the 2nd hour | of those without governor | swings in the worst minute | longest stop, s |\n"
+    "of the oracle's | of it in the 2nd hour | of those without governor | swings in the worst minute | "
+    "longest stop, s |\n"
     "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
 from agent.publish.messages import encode
 from agent.publish.thermal_messages import Thermal
 from agent.thermal.decision import GovernorDecision
+from agent.thermal.levers import Lever, LeverName
+from agent.thermal.minutes import MinuteFile, read_minutes
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.sensors.base import GpuSample, MemorySample, SensorDescription, ThermalSample
 from tests.fixtures.deadlines import wait_until
@@ -21,7 +26,9 @@ from tests.fixtures.thermal_samples import ManualClock, ScriptedSensor, sample
 class Watched:
     """A monitor whose time and sensor are set by hand."""
 
-    def __init__(self, source: str = "sysfs") -> None:
+    def __init__(
+        self, source: str = "sysfs", *, levers: Sequence[Lever] = (), minutes: MinuteFile | None = None
+    ) -> None:
         self.clock = ManualClock()
         self.sensor = ScriptedSensor()
         self.decisions: list[GovernorDecision] = []
@@ -34,6 +41,8 @@ class Watched:
             session=7,
             on_decision=self.decisions.append,
             on_message=self.messages.append,
+            levers=levers,
+            minutes=minutes,
         )
 
     def look(self, seconds: int = 1, **zones: float) -> None:
@@ -218,3 +227,77 @@ def test_a_look_that_comes_back_after_the_end_decides_nothing() -> None:
     watched.monitor.stop()
     watched.look(5, gpu=98.0)
     assert (watched.decisions, watched.messages) == ([], [])
+
+
+class RecordedLever:
+    """Remembers what it was asked for; ``fails`` makes it unavailable at the first call."""
+
+    def __init__(self, name: LeverName, *, fails: bool = False) -> None:
+        self.name: LeverName = name
+        self.is_available = True
+        self.levels: list[float | None] = []
+        self._fails = fails
+
+    def engage(self, level: float) -> None:
+        self.levels.append(level)
+        self.is_available = not self._fails
+
+    def release(self) -> None:
+        self.levels.append(None)
+
+
+def test_levers_follow_the_governor_and_are_released_at_the_end() -> None:
+    clocks, batches = RecordedLever("clocks"), RecordedLever("batches")
+    watched = Watched(levers=(clocks, batches))
+    watched.look(30, gpu=80.0)
+    assert set(clocks.levels) == set(batches.levels) == {None}
+    watched.look(60, gpu=97.0)
+    assert batches.levels[-1] == 1.0
+    assert clocks.levels[-1] is not None
+    assert clocks.levels[-1] < 1.0
+    statistics = watched.monitor.statistics()
+    assert (statistics.cause, statistics.levers[0], statistics.clock_ratio) == ("heat", "batches", clocks.levels[-1])
+    assert statistics.reason.startswith("clocks held to ")
+    sent = json.loads(encode(watched.messages[-1]))["governor"]
+    assert (sent["cause"], sent["levers"][:2]) == ("heat", ["batches", "clocks"])
+    assert sent["clock_ratio"] == pytest.approx(clocks.levels[-1], abs=0.001)
+    watched.monitor.stop()
+    assert clocks.levels[-1] is None
+    assert batches.levels[-1] is None
+
+
+def test_lever_that_fails_is_given_up_and_the_rate_takes_over() -> None:
+    clocks = RecordedLever("clocks", fails=True)
+    watched = Watched(levers=(clocks,))
+    watched.look(30, gpu=80.0)
+    watched.look(60, gpu=97.0)
+    statistics = watched.monitor.statistics()
+    assert (statistics.clock_ratio, statistics.levers) == (1.0, ("rate",))
+    assert statistics.rate_ratio < 0.9
+    assert len([level for level in clocks.levels if level is not None]) == 1
+
+
+def test_event_names_cause_and_levers() -> None:
+    watched = Watched(levers=(RecordedLever("clocks"),))
+    with capture_logs() as logs:
+        watched.look(30, gpu=80.0)
+        watched.look(20, gpu=97.0)
+    event = next(entry for entry in logs if entry["event"] == "thermal.governor_changed")
+    assert (event["cause"], event["levers"], event["log_level"]) == ("heat", ["clocks"], "warning")
+    assert event["clock_ratio"] < 1.0
+
+
+def test_message_shows_the_limit_that_is_in_force_and_its_margin() -> None:
+    watched = Watched()
+    watched.look(3000, gpu=70.0)
+    sent = json.loads(encode(watched.messages[-1]))
+    assert sent["zones"]["gpu"]["soft_celsius"] == pytest.approx(97.5, abs=0.1)
+    assert sent["governor"]["margin_kelvin"] == pytest.approx(1.5, abs=0.1)
+
+
+def test_minutes_are_kept_while_it_looks(tmp_path: Path) -> None:
+    watched = Watched(minutes=MinuteFile(tmp_path / "minutes"))
+    watched.look(125, gpu=70.0)
+    kept = read_minutes(tmp_path / "minutes").minutes
+    assert [minute.max_celsius for minute in kept] == [70.0, 70.0]
+    assert kept[1].utc_s - kept[0].utc_s == 60
