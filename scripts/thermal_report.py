@@ -140,7 +140,7 @@ class Panel:
         start, end = self.point(0, value), self.point(DURATION_S, value)
         for x in range(start[0], end[0], 14 * SCALE):
             cv2.line(self.canvas, (x, start[1]), (min(x + 8 * SCALE, end[0]), start[1]), colour, SCALE)
-        offset = -6 if above else 17
+        offset = -6 if above else 38
         write(self.canvas, text, (end[0] - 220 * SCALE, start[1] + offset * SCALE), colour=colour)
 
 

@@ -32,6 +32,8 @@ _CUT_EVERY_S = 10.0
 _CUT_HOT_EVERY_S = 3.0
 """The same while a zone is above its soft limit and rises."""
 _RECOVER_EVERY_S = 10.0
+_START_JUMP_KELVIN = 4.0
+"""By this much silicon gets hotter within seconds when full work begins: a start closer to the limit begins low."""
 _HARD_READINGS = 2
 """Readings in a row at the hard limit that pause: a single one may be a glitch."""
 _BLIND_PAUSE_S = 300.0
@@ -158,7 +160,7 @@ class Governor:
             return self._resume(now_s)
         if self._hard_readings >= _HARD_READINGS:
             return self._pause(max(views, key=lambda view: view.celsius - view.limits.hard_celsius), now_s)
-        if is_first and any(view.excess > 0.0 for view in views):
+        if is_first and any(view.excess > -_START_JUMP_KELVIN for view in views):
             return self._start_low(max(views, key=lambda view: view.excess), now_s)
         pressures = [self._zone_pressure(view) for view in views]
         pressures += alerts + self._power_pressure(sample, taken_s)

@@ -67,6 +67,11 @@ def test_board_that_is_hot_at_the_start_begins_at_the_smallest_rate() -> None:
     assert "gpu at 91.0 °C at the start" in decision.reason
 
 
+def test_board_that_is_warm_at_the_start_leaves_room_for_the_jump_of_the_silicon() -> None:
+    assert Course().hold(1, gpu=84.9).ratio == 1.0
+    assert Course().hold(1, gpu=85.1).ratio == 0.1
+
+
 def test_cut_comes_fast_and_recovery_waits_a_minute_and_is_slow() -> None:
     course = Course()
     course.hold(10, gpu=85.0)

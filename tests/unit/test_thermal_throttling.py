@@ -10,7 +10,7 @@ import pytest
 from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.sensors.plausible import ZoneCheck
 from agent.thermal.sensors.sysfs import SysfsReader
-from tests.fixtures.boards import DESKTOP, ORIN_NANO_SUPER, THOR, BoardTree, tree_of
+from tests.fixtures.boards import DESKTOP, ORIN_NANO_SUPER, RASPBERRY_PI_5, THOR, BoardTree, tree_of
 from tests.fixtures.thermal_samples import SECOND
 
 OC3 = "class/hwmon/hwmon3/oc3_event_cnt"
@@ -151,6 +151,32 @@ def test_fans_displays_and_offsets_are_no_throttling(tmp_path: Path) -> None:
         sample = Watched(tree).read()
         assert sample.throttle_states == {"Processor": 0}
         assert sample.is_throttling is False
+
+
+@pytest.mark.parametrize(
+    ("bits", "celsius", "causes"),
+    [
+        ("50000", 82.0, set()),
+        ("1", 60.0, set()),
+        ("e0008", 82.0, {"heat"}),
+        ("0x4", 85.5, {"heat"}),
+        ("3", 55.0, {"power_cap"}),
+    ],
+)
+def test_firmware_of_a_raspberry_pi_says_whether_it_throttles(
+    bits: str, celsius: float, causes: set[str], tmp_path: Path
+) -> None:
+    with tree_of(RASPBERRY_PI_5, tmp_path / "sys") as tree:
+        tree.heat(celsius)
+        tree.write("devices/platform/soc/soc:firmware/get_throttled", bits)
+        assert set(Watched(tree).read().throttle_causes) == causes
+
+
+@pytest.mark.parametrize("bits", ["", "many"])
+def test_firmware_that_cannot_be_read_tells_nothing(bits: str, tmp_path: Path) -> None:
+    with tree_of(RASPBERRY_PI_5, tmp_path / "sys") as tree:
+        tree.write("devices/platform/soc/soc:firmware/get_throttled", bits)
+        assert Watched(tree).read().is_throttling is None
 
 
 def test_second_processor_that_is_slowed_counts_like_the_first(tmp_path: Path) -> None:

@@ -87,9 +87,11 @@ class CoolingDevices:
         return _states_of(self.hints)
 
     def steps_of(self, kind: str) -> int | None:
-        """How many steps the devices of this type have."""
+        """How many steps the devices of this type have; None for what is no cooling device."""
         found = [
-            steps for folder in self.throttles[kind] if (steps := amount_or_none(folder / "max_state")) is not None
+            steps
+            for folder in self.throttles.get(kind, ())
+            if (steps := amount_or_none(folder / "max_state")) is not None
         ]
         return int(max(found)) if found else None
 

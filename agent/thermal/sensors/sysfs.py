@@ -25,7 +25,7 @@ from agent.thermal.sensors.files import (
     read_text,
     text_or_none,
 )
-from agent.thermal.sensors.known_boards import assumed_throttling
+from agent.thermal.sensors.known_boards import assumed_throttling, firmware_files, firmware_states
 from agent.thermal.sensors.over_current import OverCurrentMeter
 from agent.thermal.sensors.plausible import ZoneCheck
 from agent.thermal.sensors.rails import hwmon_folders, iio_folders, read_fans, read_power
@@ -59,6 +59,7 @@ class SysfsReader:
         self._trips: dict[str, TripPoints] = {}
         self._untripped: frozenset[str] = frozenset()
         self._cooling = CoolingDevices()
+        self._firmware: dict[str, Path] = {}
         self._throttling = ThrottleWatch()
         self._over_current = OverCurrentMeter()
         self._hwmons: list[Path] = []
@@ -80,7 +81,8 @@ class SysfsReader:
                 readings[zone] = millicelsius / 1000.0
         temperatures, lies = self._check.check(readings, now_s, doubtful=self._untripped)
         power, dark_rails = read_power(self._hwmons, self._iio)
-        states, over_current = self._cooling.throttle_states(), self._over_current.read(now_s)
+        states = {**self._cooling.throttle_states(), **firmware_states(self._firmware)}
+        over_current = self._over_current.read(now_s)
         return ThermalSample(
             source="sysfs",
             taken_at_ns=now_ns,
@@ -123,7 +125,7 @@ class SysfsReader:
             for zone, each in trips.items()
         }
         self._untripped = frozenset(zone for zone, each in trips.items() if not each.trips)
-        self._cooling = cooling_devices(thermal)
+        self._cooling, self._firmware = cooling_devices(thermal), firmware_files(self._root)
         self._throttling.look(self._cooling, trips, self._trips)
         self._over_current.look(self._hwmons)
         devices = folders(self._root / "class/devfreq")
