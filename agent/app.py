@@ -25,8 +25,6 @@ import agent
 from agent.cameras.sources.choose import make_source
 from agent.commands.opening import make_desk, with_kept_changes
 from agent.config.loader import LoadedConfig
-from agent.config.model import ModelConfig
-from agent.config.problems import at, dotted
 from agent.config.thermal import ThermalConfig
 from agent.daemon.control import ControlSocket
 from agent.daemon.exit_deadline import LastResort
@@ -34,6 +32,8 @@ from agent.daemon.notify import Notifier
 from agent.daemon.start_backoff import FailedStarts
 from agent.daemon.state_directory import StateDirectory
 from agent.daemon.watchdog import Watchdog
+from agent.inference.engine_opening import EngineOpener
+from agent.inference.heat_levers import CoolerEngines, LargeBatches
 from agent.inference.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
 from agent.inference.supervision import HangWatch
 from agent.mqtt.base import Sink
@@ -52,20 +52,20 @@ from agent.telemetry.reporter import Parts as ReportedParts
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.runtime import runtime_message
 from agent.telemetry.status import Observation, StatusLine, observe
-from agent.thermal.governor import GovernorDecision
+from agent.thermal.clocks import clock_levers
+from agent.thermal.decision import GovernorDecision
+from agent.thermal.levers import Lever
+from agent.thermal.minutes import FILE_NAME as MINUTES_NAME
+from agent.thermal.minutes import MinuteFile
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.reloadable import ThermalInForce
+from agent.thermal.sensors.base import Sensor
 from agent.thermal.sensors.choose import make_sensor
 from engines import (
-    Building,
-    Engine,
     EngineError,
     EngineLost,
-    EngineOptions,
     ModelPackage,
-    OptionsRejected,
     describe,
-    open_engine,
 )
 
 log = get_logger(__name__)
@@ -112,6 +112,11 @@ class Agent:
         self._control = control or ControlSocket(None)
         self._hangs = HangWatch()
         self._resources = ExitStack()
+        self._engines = EngineOpener(
+            lambda: self._loaded,
+            cache_dir=lambda: self._state.cache_dir,
+            workers=lambda: len(self._pipeline.workers),
+        )
         self._stop_requested = False
         self._reload_requested = False
         self._last_resort = LastResort()
@@ -339,7 +344,7 @@ class Agent:
         return Pipeline(
             self._loaded.config,
             packages,
-            Parts(self._open_engine, make),
+            Parts(self._engines.open, make),
             clock=self._clock,
             emit=self._uplink.publisher.offer,
             on_camera_change=self._reporter.camera_changed,
@@ -347,50 +352,27 @@ class Agent:
 
     def _make_monitor(self, config: ThermalConfig) -> ThermalMonitor:
         meter = RateMeter(self._pipeline)
+        sensor = make_sensor(config, clock=self._clock, rate_hz=meter.rate_hz)
         return ThermalMonitor(
             config,
-            make_sensor(config, clock=self._clock, rate_hz=meter.rate_hz),
+            sensor,
             clock=self._clock,
             device=self._identity.device,
             session=self._identity.session,
             on_decision=self._obey,
             on_message=self._uplink.publisher.offer,
+            levers=self._make_levers(config, sensor),
+            minutes=MinuteFile(self._state.path / MINUTES_NAME),
         )
+
+    def _make_levers(self, config: ThermalConfig, sensor: Sensor) -> list[Lever]:
+        cooler = CoolerEngines(self._pipeline, self._engines, cache_dir=self._state.cache_dir)
+        clocks = clock_levers(config, sensor, state_dir=self._state.path)
+        return [LargeBatches(self._pipeline), cooler, *clocks]
 
     def _obey(self, decision: GovernorDecision) -> None:
         """Runs on the thermal monitor's thread."""
         self._pipeline.set_ratio(decision.ratio)
-
-    def _open_engine(self, key: str, config: ModelConfig, package: ModelPackage, building: Building) -> Engine:
-        """Runs on a thread of the worker's."""
-        options = EngineOptions(
-            engine=config.engine,
-            precision=config.precision,
-            strict=config.strict,
-            max_batch=config.batching.most,
-            options=config.options,
-            cache_dir=self._state.cache_dir,
-            workers=len(self._pipeline.workers),
-            building=building,
-        )
-        try:
-            engine = open_engine(package, options)
-        except OptionsRejected as exc:
-            raise OptionsRejected(self._with_place(key, config, exc), model=key, **exc.fields) from exc
-        info = engine.info
-        log.info("engine.loaded", model=key, engine=info.name, precision=info.precision, load_ms=round(info.load_ms))
-        if info.degraded is not None:
-            log.warning("engine.degraded", model=key, reason=info.degraded)
-        return engine
-
-    def _with_place(self, key: str, config: ModelConfig, error: OptionsRejected) -> str:
-        option = error.fields.get("option")
-        path = ("models", key, "options", option) if isinstance(option, str) else ("models", key)
-        document = self._loaded.document
-        if config != self._loaded.config.models.get(key):
-            # It is of a configuration that is not in force yet, where it may stand on another line.
-            return f"{dotted(path)}: {error.message}"
-        return at(document, path, error.message).text(document.name)
 
     def _wait_for_engines(self) -> None:
         """Wait for every worker, and say that we still do."""

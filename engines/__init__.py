@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from engines.percentiles import Number, percentile, rank_of
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
+    from engines.select.prepared import open_prepared, prepared_precisions
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
     from engines.select.selection import Choice, remember
     from engines.select.verify import verify
@@ -134,11 +135,13 @@ __all__ = [
     "onnxruntime_library",
     "open_candidate",
     "open_engine",
+    "open_prepared",
     "options_for",
     "parse_options",
     "percentile",
     "pictures_of",
     "precise_graph",
+    "prepared_precisions",
     "probe",
     "prove_package",
     "provider_of",
@@ -222,6 +225,8 @@ _HOMES = {
     "onnxruntime_library": "engines.graph.ort_library:library",
     "open_candidate": "engines.select.candidate",
     "open_engine": "engines.select.open",
+    "open_prepared": "engines.select.prepared",
+    "prepared_precisions": "engines.select.prepared",
     "options_for": "engines.backends.load",
     "parse_options": "engines.package.strict_yaml",
     "Number": "engines.percentiles",

@@ -34,7 +34,8 @@ _WIDE_CELLS = 140
     type=PATH,
     help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, health.",
 )
-def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None) -> int:
+@click.option("--thermals", is_flag=True, help="Only show the last 24 hours of heat that the agent kept.")
+def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None, thermals: bool) -> int:
     """Say what is installed, which engines can run and why the others cannot, and check a configuration's needs.
 
     With the configuration of the installed service it looks at what that has: run it with sudo then.
@@ -51,6 +52,8 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
 
     # What goes wrong is in the report.
     logs.configure(level="error")
+    if thermals:
+        return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
     if bundle is not None:
         check_target(bundle)
     loaded, error = None, None
@@ -80,6 +83,19 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
         sys.stdout.flush()
         os._exit(code)  # a check that hangs in a library would hold up the end for ever
     return code
+
+
+def _show_thermals(state_dir: Path, *, as_json: bool) -> int:
+    from agent.cli.console import Console
+    from agent.tools.doctor import thermals
+
+    day = thermals.day_of_heat(state_dir)
+    if as_json:
+        print(thermals.as_json(day))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else _WIDE_CELLS)
+        console.print(thermals.render(day, width=console.width))
+    return 0
 
 
 def _print(report: Report, *, as_json: bool) -> None:

@@ -12,7 +12,8 @@ ThermalSource = Literal["auto", "jtop", "sysfs", "simulated", "none"]
 
 
 class GovernorConfig(Section):
-    """How much inference gives way to heat. It changes the rate of the cameras and nothing of the board."""
+    """How much inference gives way to heat: by larger batches, an engine that is cooler, clocks where allowed, and the
+    rate of the cameras. Never by the power mode."""
 
     enabled: bool = True
     """Whether rates give way to heat at all."""
@@ -20,9 +21,10 @@ class GovernorConfig(Section):
     """Temperature that every zone is kept under; `auto` takes it from the board's trip points."""
     hard_celsius: Literal["auto"] | Annotated[float, Field(ge=35.0, le=120.0)] = "auto"
     """Temperature at which inference pauses; `auto` takes it from the board's trip points."""
-    margin_celsius: float = Field(default=10.0, ge=4.0, le=50.0)
-    """How far `auto` stays below the temperature at which the board throttles."""
-    hysteresis_celsius: float = Field(default=1.0, ge=0.5, le=20.0)
+    margin_celsius: float = Field(default=4.0, ge=2.0, le=50.0)
+    """Most that `auto` stays below the temperature at which the board throttles; less, down to 2, where the governor's
+    predictions prove right."""
+    hysteresis_celsius: float = Field(default=0.5, ge=0.5, le=20.0)
     """Height of the band below the soft limit in which the rate is left alone."""
     recover_after_s: float = Field(default=60.0, ge=60.0, le=3600.0)
     """Shortest time from a cut to the next step up, so the rate swings once a minute at most."""
@@ -32,15 +34,18 @@ class GovernorConfig(Section):
     """Seconds without a temperature after which the rate is capped."""
     silent_rate_ratio: float = Field(default=0.5, gt=0.0, le=1.0)
     """That cap."""
+    clocks: bool = False
+    """Whether the highest clocks of GPU and CPU may be lowered, too: the kernel's files, put back at the end. The unit
+    must be allowed to write them: systemd/drop-ins/clocks.conf."""
     power_budget_watts: float | None = Field(default=None, gt=0.0, le=1000.0)
     """Most power the board may draw, by the total that its sensors give; null sets no budget."""
 
     @model_validator(mode="after")
     def _hard_is_above_soft(self) -> GovernorConfig:
         soft, hard = self.soft_celsius, self.hard_celsius
-        if soft != "auto" and hard != "auto" and hard < soft + 2.0:
+        if soft != "auto" and hard != "auto" and hard < soft + 1.0:
             raise ValueError(
-                f"hard_celsius {hard} must be at least 2 above soft_celsius {soft}: raise one or lower the other"
+                f"hard_celsius {hard} must be at least 1 above soft_celsius {soft}: raise one or lower the other"
             )
         return self
 

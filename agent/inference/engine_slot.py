@@ -25,6 +25,7 @@ from functools import partial
 
 import numpy as np
 
+from agent.config.model import BatchingConfig
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
 from agent.runtime.records import Image, ServedModel, StageTimes
@@ -48,6 +49,8 @@ _TIMES_KEPT = 100_000
 _POLL_S = 0.5
 _STABLE_AFTER_NS = 600 * 1_000_000_000
 """A second series of failures within this time ends the process: loading the engine again did not help."""
+_PATIENT_DELAY_S = 0.05
+"""How long a frame waits for those of other cameras while batches are to be large: half a period at 10 Hz."""
 
 OpenEngine = Callable[[Building], Engine]
 """Opens the engine on the thread that calls it, see ``engines.open_engine``."""
@@ -79,6 +82,16 @@ class LoadedEngine:
     def runs_as(self) -> tuple[str, str]:
         """Engine and precision: two engines that agree in both are the same to a subscriber."""
         return self.info.name, self.info.precision
+
+    def batching(self, config: BatchingConfig, *, cameras: int) -> tuple[int, float]:
+        """Most frames of the next call, and how long its first one may wait for the others, in seconds.
+
+        With more than one of ``cameras`` they wait for each other, as far as the engine takes their frames together.
+        """
+        delay_s = config.max_delay_ms / 1e3
+        if cameras > 1:
+            return min(len(self.batch), max(cameras, config.max_size or 1)), max(delay_s, _PATIENT_DELAY_S)
+        return len(self.batch) if config.max_size or self.info.gains_by_batches else 1, delay_s
 
 
 def load(engine: Engine, *, key: str, package: ModelPackage, max_size: int) -> LoadedEngine:

@@ -76,6 +76,8 @@ class Worker:
         self.package = package
         self.batcher: Batcher[ClassifierBinding] = Batcher(self._on_superseded)
         self.heartbeat = Heartbeat(f"model {key}")
+        self.wants_large_batches = False
+        """Wait for frames of other cameras, which saves energy and costs latency; set from any thread."""
         self._clock = clock
         self._emit = emit
         self._bindings: tuple[ClassifierBinding, ...] = ()
@@ -167,9 +169,7 @@ class Worker:
         )
 
     def _load(self, engine: Engine) -> LoadedEngine:
-        batching = self.config.batching
-        max_size = batching.most if batching.max_size or engine.info.gains_by_batches else 1
-        return load(engine, key=self.key, package=self.package, max_size=max_size)
+        return load(engine, key=self.key, package=self.package, max_size=self.config.batching.most)
 
     def _end(self) -> None:
         self.heartbeat.rest()
@@ -181,7 +181,6 @@ class Worker:
 
     def _serve(self, lease: Lease) -> None:
         """Serve until the batcher is closed or a replacement waits."""
-        max_delay_s = self.config.batching.max_delay_ms / 1e3
         next_tick_ns = 0
         while not lease.is_over:
             loaded = lease.loaded
@@ -189,9 +188,11 @@ class Worker:
             while self._tasks:
                 self.heartbeat.beat(_TASK_WITHIN_S)
                 self._tasks.popleft()(loaded)
+            cameras = len({binding.camera for binding in self._bindings}) if self.wants_large_batches else 1
+            max_size, max_delay_s = loaded.batching(self.config.batching, cameras=cameras)
             self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
             try:
-                requests = self.batcher.take(len(loaded.batch), max_delay_s, _TICK_S)
+                requests = self.batcher.take(max_size, max_delay_s, _TICK_S)
             except ChannelClosed:
                 return
             if requests:

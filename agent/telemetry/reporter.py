@@ -211,6 +211,9 @@ def _thermal(thermal: ThermalStatistics) -> ThermalHealth:
         hottest_zone=thermal.hottest_zone,
         hottest_celsius=thermal.hottest_celsius,
         total_watts=None if thermal.total_watts is None else round(thermal.total_watts, 3),
+        throttled=thermal.is_throttling,
+        throttle_causes=dict(thermal.throttle_causes),
+        over_current_hz={name: round(rate, 3) for name, rate in thermal.over_current_hz.items()},
         governor=thermal.state,
         rate_ratio=thermal.rate_ratio,
     )

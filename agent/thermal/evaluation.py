@@ -11,8 +11,10 @@ from typing import Protocol
 from agent.config.thermal import ThermalConfig
 from agent.thermal.boards import BoardParameters
 from agent.thermal.governor import Governor
-from agent.thermal.limits import limits_of
+from agent.thermal.levers import Dither, LeverLevels, around
+from agent.thermal.limits import Limits, limits_of
 from agent.thermal.model import SimulatedBoard
+from agent.thermal.prediction import MIN_MARGIN_KELVIN, closer
 from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.sensors.simulated import sample_of
 
@@ -21,10 +23,10 @@ Curve = Callable[[float], float]
 
 
 class Policy(Protocol):
-    """Chooses the share of the full rate (0..1), once a second."""
+    """Chooses the share of the full rate (0..1) and of the highest clock, once a second."""
 
-    def step(self, sample: ThermalSample, now_ns: int) -> float:
-        """The ratio from now on."""
+    def step(self, sample: ThermalSample, now_ns: int) -> LeverLevels:
+        """The levels from now on."""
         ...
 
 
@@ -32,11 +34,11 @@ class ConstantPolicy:
     """The same rate all the time; 1 is an agent without a governor."""
 
     def __init__(self, ratio: float) -> None:
-        self._ratio = ratio
+        self._levels = LeverLevels(rate_ratio=ratio)
 
-    def step(self, sample: ThermalSample, now_ns: int) -> float:  # noqa: ARG002 - it does not look
+    def step(self, sample: ThermalSample, now_ns: int) -> LeverLevels:  # noqa: ARG002 - it does not look
         """See Policy."""
-        return self._ratio
+        return self._levels
 
 
 class OnOffPolicy:
@@ -47,28 +49,28 @@ class OnOffPolicy:
         self._hysteresis = hysteresis_celsius
         self._ratio = 1.0
 
-    def step(self, sample: ThermalSample, now_ns: int) -> float:  # noqa: ARG002 - it knows no time
+    def step(self, sample: ThermalSample, now_ns: int) -> LeverLevels:  # noqa: ARG002 - it knows no time
         """See Policy."""
         over = max(
             sample.temperatures[zone] - limits.soft_celsius
-            for zone, limits in limits_of(sample, self._config.governor).items()
+            for zone, limits in closest_limits(sample, self._config).items()
         )
         if over > 0.0:
             self._ratio = 0.0
         elif over < -self._hysteresis:
             self._ratio = 1.0
-        return self._ratio
+        return LeverLevels(rate_ratio=self._ratio)
 
 
 class GovernedPolicy:
-    """The governor of the agent."""
+    """The governor of the agent, with the rate alone or with the clocks of GPU and CPU as well."""
 
     def __init__(self, config: ThermalConfig) -> None:
-        self._governor = Governor(config)
+        self.governor = Governor(config, levers=["clocks"] if config.governor.clocks else [])
 
-    def step(self, sample: ThermalSample, now_ns: int) -> float:
+    def step(self, sample: ThermalSample, now_ns: int) -> LeverLevels:
         """See Policy."""
-        return self._governor.step(sample, now_ns).ratio
+        return self.governor.step(sample, now_ns).levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Outcome:
 
     frames: float
     over_soft_s: float
+    """Seconds in which a zone was above its soft limit, with the smallest margin that the governor ever takes."""
     throttled_s: float
     overshoot_kelvin: float
     """The most by which any zone was above its soft limit, 0 when none was."""
@@ -109,6 +112,8 @@ def run(scenario: Scenario, policy: Policy, config: ThermalConfig) -> Outcome:
     board = SimulatedBoard(
         scenario.board, ambient_celsius=scenario.ambient_celsius, start_celsius=scenario.start_celsius
     )
+    clocks = [point.clock_ratio for point in scenario.board.operating_points]
+    dither = Dither()
     noise = random.Random(scenario.seed)  # noqa: S311 - noise of a simulated sensor
     frames = over_s = overshoot = 0.0
     hottest = board.hottest_celsius
@@ -121,10 +126,12 @@ def run(scenario: Scenario, policy: Policy, config: ThermalConfig) -> Outcome:
         if scenario.extra_watts is not None:
             board.extra_watts = scenario.extra_watts(second)
         sample = sample_of(board, noise, taken_at_ns=second * 1_000_000_000)
-        ratio = policy.step(sample, second * 1_000_000_000)
+        levels = policy.step(sample, second * 1_000_000_000)
+        ratio = levels.rate_ratio
+        board.clock_cap = dither.step(levels.clock_ratio, *around(levels.clock_ratio, clocks))
         done = board.advance(1.0, ratio)
         frames += done * scenario.full_rate_hz
-        limits = limits_of(sample, config.governor)
+        limits = closest_limits(sample, config)
         over = max(board.temperatures[zone] - limit.soft_celsius for zone, limit in limits.items())
         over_s += 1.0 if over > 0.0 else 0.0
         overshoot = max(overshoot, over)
@@ -142,6 +149,14 @@ def run(scenario: Scenario, policy: Policy, config: ThermalConfig) -> Outcome:
         switched_off_after_s=off_after,
         track=tuple(track),
     )
+
+
+def closest_limits(sample: ThermalSample, config: ThermalConfig) -> dict[str, Limits]:
+    """The limits of each governed zone where the governor's predictions are right, so that no margin is added."""
+    return {
+        zone: closer(limits, config.governor, margin_kelvin=MIN_MARGIN_KELVIN)
+        for zone, limits in limits_of(sample, config.governor).items()
+    }
 
 
 def best_constant(scenario: Scenario, config: ThermalConfig, is_allowed: Callable[[Outcome], bool]) -> float:

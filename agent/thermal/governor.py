@@ -1,47 +1,39 @@
-"""The governor: from temperatures and power to one ratio for the rate of inference.
+"""The governor: from temperatures and power to one effort, and from that to the levers of this device.
 
 It acts on where a zone will be, not on where it is: the slope of the last seconds, drawn out by two minutes. In the
-band below the soft limit nothing is changed. Above it the rate is cut at once and in proportion; below it the rate
+band below the soft limit nothing is changed. Above it the effort is cut at once and in proportion; below it the effort
 comes back slowly, and never earlier than a minute after the last cut, so that it cannot swing more often than once a
 minute whatever the temperature does. At the hard limit inference pauses. It never touches the board's power mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.thermal.decision import Cause, GovernorDecision, GovernorState
+from agent.thermal.levers import MIN_CLOCK_RATIO, Ladder, LeverLevels, LeverName
 from agent.thermal.limits import Limits, limits_of
+from agent.thermal.prediction import HORIZON_S, ZoneForecast, ZoneView, closer
 from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.trend import Trend
 
-GovernorState = Literal["off", "free", "reduced", "paused", "blind"]
-
-_WINDOW_S = 60.0
-"""Readings that the slope is taken from: a sensor's noise of 0.15 K then moves the prediction by 0.1 K only."""
-_SHORT_WINDOW_S = 20.0
-"""A jump of the silicon leaves this window sooner: a cut needs both slopes to agree."""
-_GAP_S = 10.0
-_HORIZON_S = 120.0
-"""How far ahead a zone is predicted. With the gains below this damps a heat sink of ten minutes well and leaves the
-loop over the silicon itself (seconds, a few kelvin) a gain below one half."""
-_LARGEST_RISE_KELVIN = 15.0
-"""Most that a slope may add: silicon jumps by some kelvin in seconds when work begins, and then goes on slowly."""
 _CUT_PER_KELVIN = 0.01
-"""Share of the full rate taken away for each kelvin that is predicted too much."""
+"""Share of the full effort taken away for each kelvin that is predicted too much."""
 _RECOVER_PER_KELVIN = 0.005
-"""Share of the full rate given back in ten seconds for each kelvin of room."""
-_LARGEST_CUT = 0.3
-_LARGEST_RECOVERY = 0.03
+"""Share of the full effort given back in ten seconds for each kelvin of room."""
+_MAX_CUT = 0.3
+_MAX_RECOVERY = 0.03
 _STEP = 0.01
-"""Smallest change of the ratio."""
+"""Smallest change of the effort."""
 _CUT_EVERY_S = 10.0
 """Between two cuts, so that the first can be seen in the slope."""
 _CUT_HOT_EVERY_S = 3.0
 """The same while a zone is above its soft limit and rises."""
 _RECOVER_EVERY_S = 10.0
+_START_JUMP_KELVIN = 4.0
+"""By this much silicon gets hotter within seconds when full work begins: a start closer to the limit begins low."""
 _HARD_READINGS = 2
 """Readings in a row at the hard limit that pause: a single one may be a glitch."""
 _BLIND_PAUSE_S = 300.0
@@ -49,33 +41,19 @@ _BLIND_PAUSE_S = 300.0
 _VANISHED_BELOW_SOFT_KELVIN = 15.0
 """A zone that was seen closer than this to its limit and then vanished counts as silence."""
 _POWER_WINDOW_S = 5.0
+_POWER_GAP_S = 10.0
 _POWER_AIM_RATIO = 0.97
 _POWER_BAND_RATIO = 0.05
 """Height of the band below the power budget."""
 _ALERT_CUT = 0.15
-
-
-@dataclass(frozen=True, slots=True)
-class GovernorDecision:
-    """What holds from ``decided_at_ns`` (monotonic) on.
-
-    ``ratio`` is the share of the configured rate that may be classified, 0 when ``paused``. ``changed`` is True on the
-    decision that changed the ratio or the state; ``reason`` is that of the last change. The zone is the one closest to
-    its limit, and the temperatures are its own.
-    """
-
-    ratio: float
-    paused: bool
-    state: GovernorState
-    reason: str
-    changed: bool
-    previous_ratio: float
-    decided_at_ns: int
-    zone: str | None = None
-    celsius: float | None = None
-    predicted_celsius: float | None = None
-    soft_celsius: float | None = None
-    hard_celsius: float | None = None
+_CEILING_RATIO = 0.97
+"""After the board has throttled by itself, no recovery beyond this share of the effort at which it did ..."""
+_CEILING_HELD_S = 1800.0
+"""... for this time, and then higher ..."""
+_CEILING_RISES = 0.05
+"""... by this much in each ten minutes: a supply that is too weak stays too weak, a peak at the start is over."""
+_CEILING_RISES_EVERY_S = 600.0
+_LONGEST_GAP_S = 10.0
 
 
 _UNCHANGED: Mapping[GovernorState, str] = {
@@ -96,38 +74,29 @@ class _Pressure:
     cut: float
     room: float
     text: str
+    cause: Cause = "heat"
     is_urgent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _ZoneView:
-    """One governed zone at the newest reading, degrees Celsius."""
-
-    zone: str
-    celsius: float
-    predicted: float
-    """Where both slopes, the long and the short one, lead to."""
-    cautious: float
-    """Where the long one leads to, and not below where the zone is: what a recovery goes by."""
-    limits: Limits
-
-    @property
-    def excess(self) -> float:
-        """How far the zone is, or will be, above its soft limit."""
-        return self.cautious - self.limits.soft_celsius
-
-
 class Governor:
-    """Pure: no threads, no clock, no I/O. ``step`` is called with each reading and with the time."""
+    """Pure: no threads, no clock, no I/O. ``step`` is called with each reading and with the time.
 
-    def __init__(self, config: ThermalConfig) -> None:
+    ``levers`` are those that this device has beside the rate.
+    """
+
+    def __init__(self, config: ThermalConfig, *, levers: Collection[LeverName] = ()) -> None:
         self._config: GovernorConfig = config.governor
         self._is_on = config.governor.enabled and config.source != "none"
-        self._zones: dict[str, Trend] = {}
-        self._short: dict[str, Trend] = {}
-        self._power = Trend(window_s=_POWER_WINDOW_S, gap_s=_GAP_S)
-        self._views: dict[str, _ZoneView] = {}
-        self._ratio = 1.0
+        self._levers = frozenset(levers)
+        self._ladder = Ladder()
+        self._levels = LeverLevels()
+        self._zones: dict[str, ZoneForecast] = {}
+        self._views: dict[str, ZoneView] = {}
+        self._power = Trend(window_s=_POWER_WINDOW_S, gap_s=_POWER_GAP_S)
+        self._effort = 1.0
+        self._ceiling = 1.0
+        self._ceiling_rises_s = 0.0
+        self._cause: Cause | None = None
         self._paused = False
         self._blind = False
         self._hard_readings = 0
@@ -138,6 +107,24 @@ class Governor:
         self._last_blind_s = float("-inf")
         self._last_recovery_s = float("-inf")
         self._last: GovernorDecision | None = None
+
+    @property
+    def limits(self) -> dict[str, Limits]:
+        """The limits in force by zone, with the margin that is kept now."""
+        return {zone: view.limits for zone, view in self._views.items()}
+
+    def lose_lever(self, name: LeverName) -> None:
+        """Count no longer on ``name``; the levers that are left take over what it did."""
+        had_clocks = "clocks" in self._levers
+        self._levers -= {name}
+        if name == "clocks" and had_clocks:
+            # With clocks the smallest effort lies lower, for part of it is a lower clock at the same rate.
+            self._effort = max(self._effort, self._min_effort)
+
+    @property
+    def _min_effort(self) -> float:
+        least = self._config.min_rate_ratio
+        return least * MIN_CLOCK_RATIO if "clocks" in self._levers else least
 
     def step(self, sample: ThermalSample | None, now_ns: int) -> GovernorDecision:
         """Decide with the newest ``sample`` at ``now_ns`` (monotonic). The same sample twice counts once."""
@@ -158,40 +145,45 @@ class Governor:
         return self._decided(now_ns, reason)
 
     def _read(self, sample: ThermalSample, now_s: float) -> str | None:
-        """Take the new sample in and act on it; the reason when the ratio or the pause changed."""
+        """Take the new sample in and act on it; the reason when the effort or the pause changed."""
         taken_s = sample.taken_at_ns / 1e9
-        passed_s = min(taken_s - self._last_sample_s, _GAP_S)
+        passed_s = min(taken_s - self._last_sample_s, _LONGEST_GAP_S)
         self._last_sample_s = taken_s
+        self._lift_ceiling(now_s)
+        alerts = self._alert_pressure(sample, now_s)
         if not sample.temperatures:
-            return None if self._paused else self._cut(self._alert_pressure(sample), now_s)
+            return None if self._paused else self._cut(alerts, now_s)
         is_first = not self._zones
-        governed = limits_of(sample, self._config)
-        for zone in (sample.temperatures.keys() & self._zones.keys()) - governed.keys():
-            # It stood in for zones that could not be read, or whose trip points were unknown, and is watched again.
-            del self._zones[zone], self._short[zone], self._views[zone]
-        self._silent_since_s = taken_s
-        for zone, limits in governed.items():
-            trend = self._zones.setdefault(zone, Trend(window_s=_WINDOW_S, gap_s=_GAP_S))
-            short = self._short.setdefault(zone, Trend(window_s=_SHORT_WINDOW_S, gap_s=_GAP_S))
-            for each in (trend, short):
-                each.add(taken_s, sample.temperatures[zone])
-            ceiling = trend.fitted() + _LARGEST_RISE_KELVIN
-            expected = min(trend.fitted(_HORIZON_S), ceiling)
-            soonest = min(expected, short.fitted(_HORIZON_S))
-            self._views[zone] = _ZoneView(zone, trend.last, soonest, max(expected, trend.fitted()), limits)
-        views = [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
+        views = self._look_at_zones(sample, taken_s)
         self._hard_readings = self._hard_readings + 1 if any(v.celsius >= v.limits.hard_celsius for v in views) else 0
         if self._paused:
             return self._resume(now_s)
         if self._hard_readings >= _HARD_READINGS:
             return self._pause(max(views, key=lambda view: view.celsius - view.limits.hard_celsius), now_s)
-        if is_first and any(view.excess > 0.0 for view in views):
+        if is_first and any(view.excess > -_START_JUMP_KELVIN for view in views):
             return self._start_low(max(views, key=lambda view: view.excess), now_s)
         pressures = [self._zone_pressure(view) for view in views]
-        pressures += self._alert_pressure(sample) + self._power_pressure(sample, taken_s)
+        pressures += alerts + self._power_pressure(sample, taken_s)
         return self._cut(pressures, now_s) or self._recover(pressures, now_s, passed_s)
 
-    def _zone_pressure(self, view: _ZoneView) -> _Pressure:
+    def _look_at_zones(self, sample: ThermalSample, taken_s: float) -> list[ZoneView]:
+        """The governed zones that were read in ``sample``; forget those that are only watched again."""
+        governed = limits_of(sample, self._config)
+        for zone in (sample.temperatures.keys() & self._zones.keys()) - governed.keys():
+            # It stood in for zones that could not be read, or whose trip points were unknown, and is watched again.
+            del self._zones[zone], self._views[zone]
+        self._silent_since_s = taken_s
+        for zone, limits in governed.items():
+            if zone not in self._zones:
+                self._zones[zone] = ZoneForecast(zone, max_margin_kelvin=self._config.margin_celsius)
+            forecast = self._zones[zone]
+            forecast.add(taken_s, sample.temperatures[zone])
+            if "heat" in sample.throttle_causes:
+                forecast.distrust()
+            self._views[zone] = forecast.view(closer(limits, self._config, margin_kelvin=forecast.margin_kelvin))
+        return [view for zone, view in self._views.items() if self._zones[zone].last_s == taken_s]
+
+    def _zone_pressure(self, view: ZoneView) -> _Pressure:
         band = self._config.hysteresis_celsius
         soft = view.limits.soft_celsius
         cut = room = 0.0
@@ -200,14 +192,25 @@ class Governor:
         elif view.excess < -band:
             room = (-band - view.excess) * _RECOVER_PER_KELVIN
         text = (
-            f"{view.zone} at {view.celsius:.1f} °C, {view.predicted:.1f} °C expected in {_HORIZON_S:g} s, "
+            f"{view.zone} at {view.celsius:.1f} °C, {view.predicted:.1f} °C expected in {HORIZON_S:g} s, "
             f"soft limit {soft:.1f} °C"
         )
         return _Pressure(cut, room, text, is_urgent=view.celsius > soft and view.predicted > view.celsius)
 
-    def _alert_pressure(self, sample: ThermalSample) -> list[_Pressure]:
-        active = sorted(name for name, state in sample.throttle_alerts.items() if state > 0)
-        return [_Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({', '.join(active)})")] if active else []
+    def _alert_pressure(self, sample: ThermalSample, now_s: float) -> list[_Pressure]:
+        if not sample.throttle_causes:
+            return []
+        self._ceiling = min(self._ceiling, max(self._effort * _CEILING_RATIO, self._min_effort))
+        self._ceiling_rises_s = now_s + _CEILING_HELD_S
+        return [
+            _Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({text})", cause)
+            for cause, text in sample.throttle_causes.items()
+        ]
+
+    def _lift_ceiling(self, now_s: float) -> None:
+        if self._ceiling < 1.0 and now_s >= self._ceiling_rises_s:
+            self._ceiling = min(1.0, self._ceiling + _CEILING_RISES)
+            self._ceiling_rises_s = now_s + _CEILING_RISES_EVERY_S
 
     def _power_pressure(self, sample: ThermalSample, taken_s: float) -> list[_Pressure]:
         budget, watts = self._config.power_budget_watts, sample.power.total_watts
@@ -217,18 +220,19 @@ class Governor:
         mean = self._power.mean
         cut = room = 0.0
         if mean > budget:
-            cut = self._ratio * (mean - _POWER_AIM_RATIO * budget) / mean
+            cut = self._effort * (mean - _POWER_AIM_RATIO * budget) / mean
         elif mean < (1.0 - _POWER_BAND_RATIO) * budget:
-            room = self._ratio * (_POWER_AIM_RATIO * budget - mean) / budget / 2
+            room = self._effort * (_POWER_AIM_RATIO * budget - mean) / budget / 2
         text = f"{mean:.1f} W ({sample.power.total_meaning}), budget {budget:.1f} W"
-        return [_Pressure(cut, room, text)]
+        return [_Pressure(cut, room, text, "power_budget")]
 
-    def _start_low(self, view: _ZoneView, now_s: float) -> str:
-        self._ratio = self._config.min_rate_ratio
+    def _start_low(self, view: ZoneView, now_s: float) -> str:
+        self._effort = self._min_effort
         self._last_cut_s = now_s
+        self._cause = "heat"
         return (
             f"{view.zone} at {view.celsius:.1f} °C at the start, soft limit {view.limits.soft_celsius:.1f} °C: "
-            f"inference begins at {self._ratio:.0%}"
+            f"inference begins at {self._config.min_rate_ratio:.0%}"
         )
 
     def _cut(self, pressures: list[_Pressure], now_s: float) -> str | None:
@@ -237,36 +241,43 @@ class Governor:
             return None
         self._credit = 0.0
         wait_s = _CUT_HOT_EVERY_S if any(pressure.is_urgent for pressure in pressures) else _CUT_EVERY_S
-        if now_s - self._last_cut_s < wait_s or self._ratio <= self._config.min_rate_ratio:
+        if now_s - self._last_cut_s < wait_s or self._effort <= self._min_effort:
             return None
-        before = self._ratio
-        cut = min(max(worst.cut, _STEP), _LARGEST_CUT)
-        self._ratio = max(self._config.min_rate_ratio, before - cut)
+        before = self._effort
+        cut = min(max(worst.cut, _STEP), _MAX_CUT)
+        self._effort = max(self._min_effort, before - cut)
         self._last_cut_s = now_s
-        return f"{worst.text}: rate cut from {before:.0%} to {self._ratio:.0%}"
+        self._cause = worst.cause
+        return f"{worst.text}: {self._noun} cut from {before:.0%} to {self._effort:.0%}"
 
     def _recover(self, pressures: list[_Pressure], now_s: float, passed_s: float) -> str | None:
         least = min(pressures, key=lambda pressure: pressure.room, default=None)
-        if least is None or least.room <= 0.0 or self._ratio >= 1.0:
+        if least is None or least.room <= 0.0 or self._effort >= self._ceiling:
             self._credit = 0.0
             return None
-        self._credit = min(
-            self._credit + min(least.room, _LARGEST_RECOVERY) * passed_s / _RECOVER_EVERY_S, _LARGEST_RECOVERY
-        )
+        self._credit = min(self._credit + min(least.room, _MAX_RECOVERY) * passed_s / _RECOVER_EVERY_S, _MAX_RECOVERY)
         waits = now_s - max(self._last_cut_s, self._last_blind_s) < self._config.recover_after_s
         if waits or now_s - self._last_recovery_s < _RECOVER_EVERY_S or self._credit < _STEP:
             return None
-        before = self._ratio
-        self._ratio = min(1.0, before + self._credit)
+        before = self._effort
+        self._effort = min(self._ceiling, before + self._credit)
         self._credit = 0.0
         self._last_recovery_s = now_s
-        return f"{least.text}: rate back from {before:.0%} to {self._ratio:.0%}"
+        if self._effort >= 1.0:
+            self._cause = None
+        return f"{least.text}: {self._noun} back from {before:.0%} to {self._effort:.0%}"
 
-    def _pause(self, view: _ZoneView, now_s: float) -> str:
+    @property
+    def _noun(self) -> str:
+        """What the percentages of a reason are shares of."""
+        return "effort of clocks and rate" if "clocks" in self._levers else "rate"
+
+    def _pause(self, view: ZoneView, now_s: float) -> str:
         self._paused = True
-        self._ratio = 0.0
+        self._effort = 0.0
         self._credit = 0.0
         self._last_cut_s = now_s
+        self._cause = "heat"
         return (
             f"{view.zone} at {view.celsius:.1f} °C, hard limit {view.limits.hard_celsius:.1f} °C: inference pauses, "
             f"cameras and broker stay"
@@ -283,9 +294,9 @@ class Governor:
 
     def _end_pause(self, why: str, now_s: float) -> str:
         self._paused = False
-        self._ratio = self._config.min_rate_ratio
+        self._effort = self._min_effort
         self._last_recovery_s = now_s
-        return f"{why}: inference goes on at {self._ratio:.0%}"
+        return f"{why}: inference goes on at {self._config.min_rate_ratio:.0%}"
 
     def _why_blind(self, sample: ThermalSample | None, now_s: float) -> str | None:
         """Why the temperature counts as unknown, or None while it is known or the machine has none to tell."""
@@ -295,10 +306,11 @@ class Governor:
             if not self._zones and sample is not None and not sample.has_zones:
                 return None
             return f"no temperature for {now_s - since:.0f} s"
-        for zone, trend in self._zones.items():
+        for zone, forecast in self._zones.items():
             limit = self._views[zone].limits.soft_celsius
-            if now_s - trend.last_s >= silence_s and trend.last > limit - _VANISHED_BELOW_SOFT_KELVIN:
-                return f"{zone} gives no temperature for {now_s - trend.last_s:.0f} s and was at {trend.last:.1f} °C"
+            if now_s - forecast.last_s >= silence_s and forecast.last > limit - _VANISHED_BELOW_SOFT_KELVIN:
+                silent_s = now_s - forecast.last_s
+                return f"{zone} gives no temperature for {silent_s:.0f} s and was at {forecast.last:.1f} °C"
         return None
 
     def _cap(self, why: str, now_s: float) -> str | None:
@@ -312,32 +324,40 @@ class Governor:
         is_first, self._blind = not self._blind, True
         # No cut, which would put off those for the zones that are still seen.
         self._last_blind_s = now_s
-        if is_first or self._ratio > cap:
-            self._ratio = min(self._ratio, cap)
+        # With clocks: the lowest clock and that rate, for nobody sees what a higher one would do.
+        most = cap * MIN_CLOCK_RATIO if "clocks" in self._levers else cap
+        if is_first or self._effort > most:
+            self._effort = min(self._effort, most)
+            self._cause = "no_temperature"
             return f"{why}: rate held to at most {cap:.0%}"
         return None
 
     def _decided(self, now_ns: int, reason: str | None) -> GovernorDecision:
         last = self._last
         state = self._state()
-        previous = 1.0 if last is None else last.ratio
+        levels = self._ladder.step(self._effort, now_ns / 1e9, self._levers) if self._is_on else LeverLevels()
+        before = LeverLevels() if last is None else last.levels
         view = max(self._views.values(), key=lambda view: view.excess, default=None)
         text = reason
         if text is None:
             text = last.reason if last is not None and last.state == state else _UNCHANGED[state]
         self._last = GovernorDecision(
-            ratio=self._ratio,
+            ratio=levels.rate_ratio,
             paused=self._paused,
             state=state,
             reason=text,
-            changed=self._ratio != previous or (last is not None and state != last.state),
-            previous_ratio=previous,
+            changed=levels != before or (last is not None and state != last.state),
+            previous_ratio=before.rate_ratio,
             decided_at_ns=now_ns,
             zone=None if view is None else view.zone,
             celsius=None if view is None else view.celsius,
             predicted_celsius=None if view is None else view.predicted,
             soft_celsius=None if view is None else view.limits.soft_celsius,
             hard_celsius=None if view is None else view.limits.hard_celsius,
+            margin_kelvin=None if view is None else view.limits.throttle_celsius - view.limits.soft_celsius,
+            levels=levels,
+            previous_levels=before,
+            cause=None if state in ("off", "free") else self._cause,
         )
         return self._last
 
@@ -348,4 +368,4 @@ class Governor:
             return "paused"
         if self._blind:
             return "blind"
-        return "reduced" if self._ratio < 1.0 else "free"
+        return "reduced" if self._effort < 1.0 else "free"

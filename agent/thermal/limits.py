@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from agent.config.thermal import GovernorConfig
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 
-CRITICAL_TO_THROTTLE_KELVIN = 5.0
-"""How far below its critical point a zone without a passive one is taken to throttle. Source: Orin has 99.0 and 104.5,
-a Thor developer kit with critical 114.5 was seen to throttle at about 109."""
+CRITICAL_TO_THROTTLE_KELVIN = 5.5
+"""How far below its critical point a zone without a passive one is taken to throttle. Source: the trip points of
+NVIDIA's own boards, passive and critical: Orin 99.0 and 104.5, Xavier NX 90.5 and 96.0, TX2 95.5 and 101.0, Nano 97.0
+and 102.5; a Thor developer kit with critical 114.5 was seen to throttle at about 109."""
 
-HARD_BELOW_THROTTLE_KELVIN = 3.0
+LOWEST_DEFAULT_CELSIUS = 80.0
+"""A default below it is none: no silicon of this kind throttles earlier."""
+
+HARD_BELOW_THROTTLE_KELVIN = 0.5
 """Inference pauses this far below the temperature at which the board throttles."""
+
+HARD_ABOVE_SOFT_KELVIN = 1.0
+"""The limits are never closer than this: the noise of a sensor must not make a pause of a cut."""
 
 FALLBACK_THROTTLE_CELSIUS = 95.0
 """For a board that names no trip point at all: silicon of this kind is rated to 95 degrees and more."""
@@ -21,10 +28,16 @@ FALLBACK_THROTTLE_CELSIUS = 95.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the governor holds one zone to, degrees Celsius; ``soft`` is at least 2 below ``hard``."""
+    """What the governor holds one zone to, degrees Celsius; ``soft`` is at least 1 below ``hard``.
+
+    ``throttle_celsius`` is where the board is expected to lower its clocks, ``source`` one short sentence on where
+    that comes from.
+    """
 
     soft_celsius: float
     hard_celsius: float
+    throttle_celsius: float
+    source: str
 
 
 def limits_of(sample: ThermalSample, config: GovernorConfig) -> dict[str, Limits]:
@@ -33,23 +46,36 @@ def limits_of(sample: ThermalSample, config: GovernorConfig) -> dict[str, Limits
     Zones without a trip point of their own (a wireless card, a disk) are watched and not governed, unless no zone of
     the board has one, or the configuration sets both limits.
     """
-    throttling = {
-        zone: celsius
+    expected = {
+        zone: found
         for zone in sample.temperatures
-        if (celsius := throttle_celsius(sample.trip_points.get(zone, TripPoints()))) is not None
+        if (found := throttling_of(sample.trip_points.get(zone, TripPoints()))) is not None
     }
-    if not throttling or (config.soft_celsius != "auto" and config.hard_celsius != "auto"):
-        throttling = {zone: throttling.get(zone, FALLBACK_THROTTLE_CELSIUS) for zone in sample.temperatures}
-    return {zone: _limits_below(celsius, config) for zone, celsius in throttling.items()}
+    if not expected or (config.soft_celsius != "auto" and config.hard_celsius != "auto"):
+        fallback = (FALLBACK_THROTTLE_CELSIUS, f"no trip point that counts: {FALLBACK_THROTTLE_CELSIUS:g} °C assumed")
+        expected = {zone: expected.get(zone, fallback) for zone in sample.temperatures}
+    return {zone: _limits_below(celsius, source, config) for zone, (celsius, source) in expected.items()}
 
 
-def throttle_celsius(points: TripPoints) -> float | None:
-    """Where a zone with these trip points is expected to throttle."""
+def throttling_of(points: TripPoints) -> tuple[float, str] | None:
+    """Where a zone with these trip points is expected to throttle, degrees Celsius, and how that is known.
+
+    None where nothing tells: a zone without trip points, or one that is switched off so early (a battery, a disk) that
+    the rate of inference is not what it is about.
+    """
     if points.passive is not None:
-        return points.passive
-    if points.critical is not None:
-        return points.critical - CRITICAL_TO_THROTTLE_KELVIN
-    return None
+        return points.passive, points.source or f"passive trip point at {points.passive:g} °C"
+    if points.assumed is not None:
+        return points.assumed, points.source
+    if points.critical is None:
+        return None
+    below = points.critical - CRITICAL_TO_THROTTLE_KELVIN
+    if points.hot is not None and LOWEST_DEFAULT_CELSIUS <= points.hot < below:
+        return points.hot, f"no trip point lowers clocks: the hot one at {points.hot:g} °C"
+    if below < LOWEST_DEFAULT_CELSIUS:
+        return None
+    default = f"{CRITICAL_TO_THROTTLE_KELVIN:g} K below the critical one at {points.critical:g} °C"
+    return below, f"no trip point lowers clocks: {default}"
 
 
 def lowest_soft(limits: Mapping[str, Limits]) -> Limits | None:
@@ -57,7 +83,12 @@ def lowest_soft(limits: Mapping[str, Limits]) -> Limits | None:
     return min(limits.values(), key=lambda limit: limit.soft_celsius, default=None)
 
 
-def _limits_below(throttle: float, config: GovernorConfig) -> Limits:
+def _limits_below(throttle: float, source: str, config: GovernorConfig) -> Limits:
     hard = throttle - HARD_BELOW_THROTTLE_KELVIN if config.hard_celsius == "auto" else config.hard_celsius
     soft = throttle - config.margin_celsius if config.soft_celsius == "auto" else config.soft_celsius
-    return Limits(soft_celsius=min(soft, hard - 2.0), hard_celsius=hard)
+    return Limits(
+        soft_celsius=min(soft, hard - HARD_ABOVE_SOFT_KELVIN),
+        hard_celsius=hard,
+        throttle_celsius=throttle,
+        source=source,
+    )

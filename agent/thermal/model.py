@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from agent.thermal.boards import BoardParameters
+from agent.thermal.boards import BoardParameters, OperatingPoint
 
 _STEP_S = 0.5
 """Longest step of the integration; the fastest block has a time constant above 2.5 s."""
@@ -15,7 +15,7 @@ class SimulatedBoard:
     """Temperatures that follow the rate of inference. Not thread-safe, knows nothing of real time.
 
     ``load`` is the rate asked for as a share of the board's full rate; what is really done is less while the kernel
-    throttles, and nothing once the board has switched off.
+    throttles, or ``clock_cap`` holds the clocks down, and nothing once the board has switched off.
     """
 
     def __init__(
@@ -30,6 +30,8 @@ class SimulatedBoard:
         self.elapsed_s = 0.0
         self.throttled_s = 0.0
         self.is_off = False
+        self.clock_cap = 1.0
+        """Highest clock that the agent allows, as a share of the highest: the next operating point at or below it."""
         self._dies = dict.fromkeys(parameters.dies, start)
         self._hottest_block = max(parameters.dies, key=lambda name: parameters.dies[name].load_watts)
         self._throttle_level = 0
@@ -63,9 +65,16 @@ class SimulatedBoard:
         return self._throttle_level
 
     @property
+    def operating_point(self) -> OperatingPoint:
+        """Where GPU and CPU run: the lower of what the kernel and what the agent allow."""
+        points = self.parameters.operating_points
+        capped = next((n for n, p in enumerate(points) if p.clock_ratio <= self.clock_cap + 1e-9), len(points) - 1)
+        return points[max(self._throttle_level, capped)]
+
+    @property
     def clock_ratio(self) -> float:
         """Clocks of the engine as a share of the highest."""
-        return 1.0 - self._throttle_level * self.parameters.throttle_step_ratio
+        return self.operating_point.clock_ratio
 
     def advance(self, seconds: float, load: float) -> float:
         """Let ``seconds`` pass at ``load`` (share of the full rate) and return the work done, in seconds of full
@@ -84,14 +93,17 @@ class SimulatedBoard:
     def _advance_step(self, seconds: float, load: float) -> float:
         p = self.parameters
         self.elapsed_s += seconds
-        done = 0.0 if self.is_off else min(max(load, 0.0), p.capacity_ratio * self.clock_ratio)
+        point = self.operating_point
+        done = 0.0 if self.is_off else min(max(load, 0.0), p.capacity_ratio * point.clock_ratio)
         watts = 0.0
         into_sink = 0.0
         for name, die in p.dies.items():
             celsius = self._dies[name]
             heat = 0.0
             if not self.is_off:
-                heat = die.idle_watts + die.load_watts * done + self._leakage_watts(celsius) / len(p.dies)
+                energy = point.energy_ratio if die.is_clocked else 1.0
+                leakage = self._leakage_watts(celsius) / len(p.dies) * energy
+                heat = die.idle_watts + die.load_watts * done * energy + leakage
                 heat += self.extra_watts if name == self._hottest_block else 0.0
             flow = (celsius - self.sink_celsius) / die.kelvin_per_watt
             self._dies[name] = celsius + (heat - flow) * seconds / die.joules_per_kelvin
@@ -118,7 +130,7 @@ class SimulatedBoard:
         if hottest >= p.critical_celsius:
             self.is_off = True
         elif hottest >= p.throttle_celsius:
-            self._throttle_level = min(self._throttle_level + 1, p.throttle_steps)
+            self._throttle_level = min(self._throttle_level + 1, len(p.operating_points) - 1)
         elif hottest < p.throttle_celsius - p.throttle_release_kelvin:
             self._throttle_level = max(self._throttle_level - 1, 0)
 

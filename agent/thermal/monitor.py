@@ -1,10 +1,10 @@
-"""The thread that looks at the sensor, asks the governor and says what changed."""
+"""The thread that looks at the sensor, asks the governor, moves the levers and says what changed."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.config.thermal import ThermalConfig
@@ -13,9 +13,12 @@ from agent.mqtt.messages.thermal import Thermal, thermal_message
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from agent.thermal.governor import Governor, GovernorDecision, GovernorState
-from agent.thermal.limits import limits_of
-from agent.thermal.sensors.base import Sensor, ThermalSample
+from agent.thermal.decision import Cause, GovernorDecision, GovernorState
+from agent.thermal.governor import Governor
+from agent.thermal.levers import Lever, LeverLevels, LeverName
+from agent.thermal.limits import Limits, limits_of
+from agent.thermal.minutes import MinuteFile, MinuteSum
+from agent.thermal.sensors.base import Sensor, ThermalSample, ThrottleCause
 
 log = get_logger(__name__)
 
@@ -36,9 +39,17 @@ class ThermalStatistics:
     hottest_celsius: float | None
     total_watts: float | None
     is_throttling: bool | None
+    throttle_causes: Mapping[ThrottleCause, str]
+    over_current_hz: Mapping[str, float]
     state: GovernorState
     rate_ratio: float
+    clock_ratio: float
+    levers: tuple[LeverName, ...]
+    """What gives way now, cheapest first."""
+    cause: Cause | None
+    """What for; None where nothing is cut."""
     reason: str
+    """One short line for people: what is cut, and why."""
     readings: int
     """Samples that were new."""
     silent_looks: int
@@ -50,8 +61,9 @@ class ThermalStatistics:
 
 
 class ThermalMonitor:
-    """Owns the sensor and the governor. ``on_decision`` and ``on_message`` are called on its thread.
+    """Owns the sensor, the governor and the levers. ``on_decision`` and ``on_message`` are called on its thread.
 
+    ``minutes`` keeps the last 24 hours; None keeps nothing. The levers are released when it stops.
     ``failure`` holds the exception that ended the thread, for the owner to raise.
     """
 
@@ -65,10 +77,15 @@ class ThermalMonitor:
         session: int,
         on_decision: Callable[[GovernorDecision], None],
         on_message: Callable[[Thermal], None],
+        levers: Sequence[Lever] = (),
+        minutes: MinuteFile | None = None,
     ) -> None:
         self._config = config
         self._sensor = sensor
-        self._governor = Governor(config)
+        self._levers = tuple(levers)
+        self._governor = Governor(config, levers=[lever.name for lever in levers if lever.is_available])
+        self._minutes = minutes
+        self._minute = MinuteSum()
         self._clock = clock
         self._device = device
         self._session = session
@@ -80,6 +97,7 @@ class ThermalMonitor:
         self._lock = threading.Lock()
         self._sample: ThermalSample | None = None
         self._decision = self._governor.step(None, clock.monotonic_ns())
+        self._limits: dict[str, Limits] = {}
         self._since_utc_ns = clock.utc_ns()
         self._throttling: deque[tuple[int, bool | None]] = deque()
         self._readings = self._silent_looks = self._changes = self._messages = 0
@@ -94,9 +112,12 @@ class ThermalMonitor:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and the sensor, within 7 s whatever they hang in; harmless when called twice."""
+        """End the thread, release the levers, end the sensor, within 7 s whatever they hang in; harmless when called
+        twice."""
         self._stop.set()
         self._thread.join(_STOP_S)
+        for lever in self._levers:
+            lever.release()
         self._sensor.stop()
 
     @property
@@ -128,9 +149,14 @@ class ThermalMonitor:
                 hottest_celsius=None if hottest is None else hottest[1],
                 total_watts=None if sample is None else sample.power.total_watts,
                 is_throttling=None if sample is None else sample.is_throttling,
+                throttle_causes={} if sample is None else sample.throttle_causes,
+                over_current_hz={} if sample is None else sample.over_current_hz,
                 state=decision.state,
                 rate_ratio=decision.ratio,
-                reason=decision.reason,
+                clock_ratio=decision.levels.clock_ratio,
+                levers=decision.levels.engaged,
+                cause=decision.cause,
+                reason=decision.summary,
                 readings=self._readings,
                 silent_looks=self._silent_looks,
                 changes=self._changes,
@@ -151,11 +177,11 @@ class ThermalMonitor:
         """How it stands, as it is published."""
         sensor = self._sensor.describe()
         with self._lock:
-            sample, decision, since_ns = self._sample, self._decision, self._since_utc_ns
+            sample, decision, since_ns, limits = self._sample, self._decision, self._since_utc_ns, self._limits
         return thermal_message(
             sample,
             decision,
-            limits={} if sample is None else limits_of(sample, self._config.governor),
+            limits={} if sample is None else limits_of(sample, self._config.governor) | limits,
             sensor=sensor,
             device=self._device,
             session=self._session,
@@ -177,7 +203,10 @@ class ThermalMonitor:
         if self._stop.is_set():
             return  # the sensor held this thread up past the end; another governor may decide by now
         decision = self._governor.step(sample, now_ns)
+        self._move_levers(decision.levels)
+        self._keep_minute(sample, decision, now_ns)
         with self._lock:
+            self._limits = self._governor.limits
             is_new = sample is not None and (self._sample is None or sample.taken_at_ns > self._sample.taken_at_ns)
             self._readings += is_new
             self._silent_looks += sample is None
@@ -208,18 +237,48 @@ class ThermalMonitor:
         moved = any(
             abs(celsius - sent.temperatures[zone]) > _MOVED_CELSIUS for zone, celsius in sample.temperatures.items()
         )
-        return is_changed or moved or sample.throttle_alerts != sent.throttle_alerts
+        return is_changed or moved or sample.throttle_causes.keys() != sent.throttle_causes.keys()
+
+    def _move_levers(self, levels: LeverLevels) -> None:
+        wanted: dict[LeverName, float | None] = {
+            "batches": 1.0 if levels.has_large_batches else None,
+            "engine": 1.0 if levels.has_other_engine else None,
+            "clocks": levels.clock_ratio if levels.clock_ratio < 1.0 else None,
+        }
+        for lever in self._levers:
+            level = wanted.get(lever.name)
+            if level is None:
+                lever.release()
+            else:
+                lever.engage(level)
+            if not lever.is_available:
+                self._governor.lose_lever(lever.name)
+
+    def _keep_minute(self, sample: ThermalSample | None, decision: GovernorDecision, now_ns: int) -> None:
+        if self._minutes is None:
+            return
+        levels = decision.levels
+        is_full = self._minute.add(
+            sample, rate_ratio=levels.rate_ratio, clock_ratio=levels.clock_ratio, now_s=now_ns / 1e9
+        )
+        if is_full:
+            self._minutes.append(self._minute.take(self._clock.utc_ns() // 1_000_000_000))
 
     def _log(self, decision: GovernorDecision) -> None:
-        record = log.warning if decision.ratio < decision.previous_ratio else log.info
+        levels, before = decision.levels, decision.previous_levels
+        is_less = levels.rate_ratio < before.rate_ratio or levels.clock_ratio < before.clock_ratio
+        record = log.warning if is_less else log.info
         record(
-            "thermal.rate_changed",
+            "thermal.governor_changed",
             state=decision.state,
-            from_ratio=round(decision.previous_ratio, 3),
-            to_ratio=round(decision.ratio, 3),
+            cause=decision.cause,
+            levers=list(levels.engaged),
+            from_ratio=round(before.rate_ratio, 3),
+            to_ratio=round(levels.rate_ratio, 3),
+            clock_ratio=round(levels.clock_ratio, 3),
             zone=decision.zone,
             celsius=None if decision.celsius is None else round(decision.celsius, 1),
             predicted_celsius=None if decision.predicted_celsius is None else round(decision.predicted_celsius, 1),
-            soft_celsius=decision.soft_celsius,
+            soft_celsius=None if decision.soft_celsius is None else round(decision.soft_celsius, 1),
             reason=decision.reason,
         )

@@ -9,7 +9,7 @@ from functools import partial
 from agent.config.loader import LoadedConfig
 from agent.config.thermal import ThermalConfig
 from agent.runtime.logs import get_logger
-from agent.thermal.governor import GovernorDecision
+from agent.thermal.decision import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor, ThermalStatistics
 
 log = get_logger(__name__)

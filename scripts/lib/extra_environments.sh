@@ -63,15 +63,17 @@ test_gstreamer() {
   run_pytest "$folder/bin/python" tests -k gstreamer
 }
 
-# jetson-stats runs in a process of its own, so its Python needs nothing else. The one of JetPack 6 (4.3) refuses to be
+# jetson-stats runs in a process of its own, so its Python needs nothing else. Those of JetPack 5 and 6 (4.2, 4.3) refuse to be
 # installed by an ordinary user outside a container.
 test_jtop() {
-  local new old
+  local new old older
   new=$(test_environment_folder jtop)
   old=$(test_environment_folder jtop4)
+  older=$(test_environment_folder jtop42)
   have_packages "$new" jetson-stats==7.2.2
   have_packages "$old" jetson-stats==4.3.2
-  JTOP_PYTHON=$new/bin/python JTOP_PYTHON_4=$old/bin/python REQUIRE_JTOP=1 \
+  have_packages "$older" jetson-stats==4.2.12
+  JTOP_PYTHON=$new/bin/python JTOP_PYTHON_4=$old/bin/python JTOP_PYTHON_42=$older/bin/python REQUIRE_JTOP=1 \
     run_pytest "$environment/bin/python" tests -k jtop
 }
 

@@ -1,8 +1,8 @@
 """The real jtop client against the real jtop service, over an emulated Orin.
 
-``JTOP_PYTHON`` names a Python that has jetson-stats 7.2, ``JTOP_PYTHON_4`` one that has 4.3; ``REQUIRE_JTOP=1`` turns
-their absence into a failure. What the agent did in each case and how long it took is printed as a table by
-``JTOP_TABLE=FILE``.
+``JTOP_PYTHON`` names a Python that has jetson-stats 7.2, ``JTOP_PYTHON_4`` one that has 4.3 and ``JTOP_PYTHON_42`` one
+that has 4.2; ``REQUIRE_JTOP=1`` turns their absence into a failure. What the agent did in each case and how long it
+took is printed as a table by ``JTOP_TABLE=FILE``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.thermal import ThermalConfig
+from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.runtime.clock import SystemClock
+from agent.thermal.limits import limits_of
 from agent.thermal.sensors.auto import JtopOverSysfs
-from agent.thermal.sensors.base import Sensor, TripPoints
+from agent.thermal.sensors.base import Sensor
 from agent.thermal.sensors.choose import make_sensor
 from agent.thermal.sensors.jtop import JtopSensor, JtopTimes, jtop_command
-from agent.thermal.sensors.sysfs import SysfsSensor
+from agent.thermal.sensors.sysfs import SysfsReader, SysfsSensor
+from tests.fixtures.boards import ORIN_NANO_SUPER, ORIN_NX, Board, tree_of
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.jtop_service_process import JtopService
 from tests.fixtures.sysfs_tree import SysfsTree, orin_nx_tree
 
-PYTHONS = {"7.2": os.environ.get("JTOP_PYTHON"), "4.3": os.environ.get("JTOP_PYTHON_4")}
+VARIABLES = {"7.2": "JTOP_PYTHON", "4.3": "JTOP_PYTHON_4", "4.2": "JTOP_PYTHON_42"}
 FALL_S = 5.0
 BACK_S = 60.0
 
@@ -56,10 +58,10 @@ class Bench:
 
 
 def interpreter(version: str) -> str:
-    python = PYTHONS[version]
+    variable = VARIABLES[version]
+    python = os.environ.get(variable)
     if python is not None:
         return python
-    variable = "JTOP_PYTHON" if version == "7.2" else "JTOP_PYTHON_4"
     reason = f"jetson-stats {version} is not there: {variable} names no Python that has it"
     if os.environ.get("REQUIRE_JTOP") == "1":
         pytest.fail(reason)
@@ -74,7 +76,7 @@ def auto_sensor(python: str, tree: SysfsTree, socket: Path) -> Sensor:
     return JtopOverSysfs(jtop, SysfsSensor(tree.root, clock=SystemClock(), interval_s=0.2), falls_back=True)
 
 
-@pytest.fixture(params=sorted(PYTHONS))
+@pytest.fixture(params=sorted(VARIABLES))
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     python = interpreter(request.param)
     tree = orin_nx_tree(tmp_path / "sys")
@@ -124,8 +126,8 @@ def test_values_of_the_real_service_arrive(bench: Bench) -> None:
     assert sample.temperatures == {"cpu": 48.5, "gpu": 47.25, "soc0": 46.0, "tj": 48.5}
     assert sample.power.rails == {"VDD_IN": 9.5, "VDD_CPU_GPU_CV": 3.5, "VDD_SOC": 2.0}
     assert (sample.power.total_watts, sample.power.total_meaning) == (9.5, "VDD_IN: the whole board")
-    assert sample.trip_points["gpu"] == TripPoints(passive=99.0, critical=104.5)
-    assert sample.throttle_alerts == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
+    assert (sample.trip_points["gpu"].passive, sample.trip_points["gpu"].critical) == (99.0, 104.5)
+    assert sample.throttle_states == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
     assert sample.gpu.load_ratio == 0.25
     assert sample.fans["pwmfan"].speed_ratio == pytest.approx(0.502, abs=0.001)
     assert sample.memory is not None
@@ -137,6 +139,34 @@ def test_values_of_the_real_service_arrive(bench: Bench) -> None:
         lambda: (latest := bench.sensor.latest()) is not None and latest.temperatures["gpu"] == 93.25, within_s=5.0
     )
     bench.note("a zone gets hotter", "has the new value", took)
+
+
+@pytest.mark.parametrize("version", sorted(VARIABLES))
+@pytest.mark.parametrize("board", [ORIN_NX, ORIN_NANO_SUPER], ids=lambda board: board.name)
+def test_jtop_and_sysfs_agree_on_a_real_board(version: str, board: Board, tmp_path: Path) -> None:
+    """The same zones, temperatures, total and limits; what only one of them can read is in the union."""
+    python = interpreter(version)
+    with tree_of(board, tmp_path / "sys") as tree:
+        tree.cpu()
+        service = JtopService(python, tree.root, tmp_path)
+        bench = Bench(version, python, tree, service, auto_sensor(python, tree, service.socket))
+        try:
+            start(bench)
+            together = bench.sensor.latest()
+        finally:
+            bench.sensor.stop()
+            service.kill()
+        alone = SysfsReader(tree.root).read(time.monotonic_ns())
+    assert together is not None
+    assert together.source == "jtop"
+    assert together.temperatures == pytest.approx(alone.temperatures)
+    assert set(together.absent) == set(alone.absent) == board.absent
+    assert limits_of(together, GovernorConfig()) == limits_of(alone, GovernorConfig())
+    assert {zone: limit.throttle_celsius for zone, limit in limits_of(together, GovernorConfig()).items()} == (
+        board.throttles_at
+    )
+    assert together.power.total_watts == pytest.approx(alone.power.total_watts, abs=0.01)
+    assert together.is_throttling is False
 
 
 def test_dark_zone_is_absent_and_not_a_number(bench: Bench) -> None:

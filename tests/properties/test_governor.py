@@ -9,22 +9,24 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.config.thermal import ThermalConfig
+from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.inference.rate_sharing import share_ratio
 from agent.thermal.boards import BOARDS, BoardParameters
+from agent.thermal.decision import GovernorDecision
 from agent.thermal.evaluation import GovernedPolicy, Scenario, most_swings_in_a_minute, run
-from agent.thermal.governor import Governor, GovernorDecision
+from agent.thermal.governor import Governor
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.base import ThermalSample
-from tests.fixtures.thermal_samples import HARD, SECOND, SOFT, sample
+from tests.fixtures.thermal_samples import FIXED, HARD, SECOND, SOFT, sample
 
 CONFIG = ThermalConfig(source="simulated")
-BAND = CONFIG.governor.hysteresis_celsius
+STILL = ThermalConfig(source="simulated", governor=GovernorConfig.model_validate(FIXED))
+BAND = STILL.governor.hysteresis_celsius
 courses = st.lists(st.floats(-20.0, 110.0), min_size=1, max_size=120)
 
 
 def decisions(course: list[float], governor: Governor | None = None) -> list[GovernorDecision]:
-    governor = governor if governor is not None else Governor(CONFIG)
+    governor = governor if governor is not None else Governor(STILL)
     return [governor.step(sample(at, gpu=celsius), at * SECOND) for at, celsius in enumerate(course, start=1)]
 
 
@@ -50,9 +52,26 @@ def test_ratio_swings_at_most_once_a_minute_whatever_the_readings(course: list[f
     assert most_swings_in_a_minute([decision.ratio for decision in decisions(course)]) <= 1
 
 
+@given(st.lists(st.floats(-20.0, 110.0), min_size=100, max_size=400))
+def test_effort_over_all_levers_swings_at_most_once_a_minute(course: list[float]) -> None:
+    steps = decisions(course, Governor(STILL, levers=["batches", "engine", "clocks"]))
+    assert most_swings_in_a_minute([step.levels.clock_ratio * step.ratio for step in steps]) <= 1
+
+
+@given(courses, st.floats(-20.0, 110.0), st.floats(0.0, 30.0))
+def test_hotter_reading_never_leaves_more_of_any_lever(course: list[float], celsius: float, hotter: float) -> None:
+    governor = Governor(CONFIG, levers=["clocks"])
+    decisions(course, governor)
+    at = len(course) + 1
+    cool = copy.deepcopy(governor).step(sample(at, gpu=celsius), at * SECOND).levels
+    hot = copy.deepcopy(governor).step(sample(at, gpu=celsius + hotter), at * SECOND).levels
+    assert hot.rate_ratio <= cool.rate_ratio
+    assert hot.clock_ratio <= cool.clock_ratio
+
+
 @given(courses, st.lists(st.floats(-0.05, 0.05), min_size=200, max_size=300))
 def test_ratio_holds_still_inside_the_band(course: list[float], ripple: list[float]) -> None:
-    governor = Governor(CONFIG)
+    governor = Governor(STILL)
     decisions(course, governor)
     middle = SOFT - BAND * 0.6
     # Two minutes let an earlier course fade and a pause end; what follows is all inside the band.
@@ -74,7 +93,7 @@ def test_change_is_announced_exactly_when_ratio_or_state_changed(course: list[fl
 
 @given(courses)
 def test_second_reading_at_the_hard_limit_pauses(course: list[float]) -> None:
-    governor = Governor(CONFIG)
+    governor = Governor(STILL)
     decisions(course, governor)
     at = len(course) + 1
     governor.step(sample(at, gpu=HARD), at * SECOND)
@@ -96,6 +115,7 @@ def lowest_hard(board: BoardParameters) -> float:
     burst_share=st.floats(0.0, 0.35),
     burst_at_s=st.integers(0, 600),
     seed=st.integers(0, 1000),
+    clocks=st.booleans(),
 )
 def test_no_zone_ever_passes_the_hard_limit(
     board: str,
@@ -106,6 +126,7 @@ def test_no_zone_ever_passes_the_hard_limit(
     burst_share: float,
     burst_at_s: int,
     seed: int,
+    clocks: bool,
 ) -> None:
     """The model's range: up to 55 degrees around the board, with drifts; a start anywhere from the ambient to two
     degrees below the hard limit; and, where the start is cool and the air below 40 degrees, another program that
@@ -125,7 +146,8 @@ def test_no_zone_ever_passes_the_hard_limit(
         extra_watts=lambda second: burst_watts if second >= burst_at_s else 0.0,
         seed=seed,
     )
-    outcome = run(scenario, GovernedPolicy(CONFIG), CONFIG)
+    config = ThermalConfig(source="simulated", governor=GovernorConfig(clocks=clocks))
+    outcome = run(scenario, GovernedPolicy(config), config)
     assert outcome.hottest_celsius < hard
     assert outcome.throttled_s == 0.0
     assert outcome.worst_swings_per_minute <= 1

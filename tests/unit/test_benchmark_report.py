@@ -158,6 +158,9 @@ def test_busy_machine_throttling_and_drift_make_a_run_invalid() -> None:
     hot = replace(QUIET, has_throttled=True)
     assert "busy machine" in reasons_against(PACED, spread, busy, steady, missed=0)[0]
     assert "throttled" in reasons_against(PACED, spread, hot, steady, missed=0)[0]
+    starved = replace(hot, throttle_causes={"over_current": "oc3 +41 events/s", "heat": "gpu-throttle-alert"})
+    text = reasons_against(PACED, spread, starved, steady, missed=0)[0]
+    assert text.endswith("(over current: oc3 +41 events/s; heat: gpu-throttle-alert)")
     assert "drifted" in reasons_against(PACED, spread, QUIET, [[1.0], [1.3]], missed=0)[0]
     assert "cannot keep up with 30 fps" in reasons_against(PACED, spread, QUIET, steady, missed=100)[0]
     assert "n too small" in reasons_against(CLOSED, spread_of([1] * 10), QUIET, steady, missed=0)[0]

@@ -32,7 +32,8 @@ def test_everything_has_a_default() -> None:
         {"unknown": 1},
         {"governor": {"soft_celsius": "cool"}},
         {"governor": {"soft_celsius": 20.0}},
-        {"governor": {"soft_celsius": 90.0, "hard_celsius": 91.0}},
+        {"governor": {"soft_celsius": 90.0, "hard_celsius": 90.5}},
+        {"governor": {"margin_celsius": 1.0}},
         {"governor": {"min_rate_ratio": 0.0}},
         {"governor": {"recover_after_s": 10.0}},
         {"governor": {"power_budget_watts": -5.0}},
@@ -48,7 +49,7 @@ def test_value_out_of_range_is_refused(section: dict[str, object]) -> None:
 
 
 def test_limits_that_disagree_are_named() -> None:
-    with pytest.raises(ValidationError, match=r"hard_celsius 85.0 must be at least 2 above soft_celsius 90.0"):
+    with pytest.raises(ValidationError, match=r"hard_celsius 85.0 must be at least 1 above soft_celsius 90.0"):
         ThermalConfig.model_validate({"governor": {"soft_celsius": 90.0, "hard_celsius": 85.0}})
 
 

@@ -63,6 +63,13 @@ def test_sum_of_rails_is_called_a_sum() -> None:
     )
 
 
+def test_supply_of_a_port_is_not_counted_beside_the_rails() -> None:
+    port = {"ucsi-source-psy-2-0008:00": {"power": 9000}}
+    power = sample(power={"rail": {"VDD_GPU_SOC": {"power": 4000}, **port}, "tot": {"power": 13000}}).power
+    assert (power.rails, power.total_watts) == ({"VDD_GPU_SOC": 4.0}, 4.0)
+    assert sample(power={"rail": port, "tot": {"power": 9000}}).power.total_watts is None
+
+
 def test_board_without_power_sensor_has_no_total_and_not_zero() -> None:
     assert sample(power={}).power.total_watts is None
     assert sample(power={"rail": {}, "tot": {"power": 0, "avg": 0}}).power.total_watts is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -180,7 +181,11 @@ SYSFS = ThermalSample(
     power=PowerSample({"VDD_IN": 9.0}, 9.0, "VDD_IN: the whole board"),
     gpu=GpuSample(load_ratio=0.5, clock_hz=600, max_clock_hz=900),
     fans={"pwmfan": FanSample(speed_ratio=0.5)},
-    throttle_alerts={"cpu-throttle-alert": 0},
+    throttle_causes={"over_current": "oc3 +41 events/s"},
+    throttle_states={"cpu-throttle-alert": 0},
+    over_current_hz={"oc3": 41.0},
+    over_current_events={"oc3": 27390},
+    hints={"hot-surface-alert": 1},
     absent={"cv0": "EAGAIN: Resource temporarily unavailable"},
 )
 
@@ -190,12 +195,22 @@ def test_jtop_is_completed_by_what_only_sysfs_knows() -> None:
     assert both.source == "jtop"
     assert both.temperatures == {"cpu": 50.0, "gpu": 48.0}
     assert both.trip_points == SYSFS.trip_points
-    assert both.throttle_alerts == SYSFS.throttle_alerts
+    assert both.throttle_states == SYSFS.throttle_states
+    assert both.throttle_causes == {"over_current": "oc3 +41 events/s"}
+    assert (both.over_current_hz, both.over_current_events) == ({"oc3": 41.0}, {"oc3": 27390})
+    assert both.hints == {"hot-surface-alert": 1}
     assert both.power == JTOP.power
     assert both.gpu == SYSFS.gpu
     assert both.power_mode == "MAXN"
     assert both.fans == SYSFS.fans
     assert both.absent == {"cv0": "EAGAIN: Resource temporarily unavailable"}
+
+
+def test_constant_that_sysfs_found_out_does_not_come_back_by_jtop() -> None:
+    sysfs = replace(SYSFS, absent={"die": "reads 100 degrees without change: taken for a constant"})
+    both = overlaid(replace(JTOP, temperatures={"cpu": 50.0, "die": 100.0}), sysfs)
+    assert both.hottest == ("cpu", 50.0)
+    assert "die" in both.absent
 
 
 @pytest.mark.parametrize(("falls_back", "source"), [(True, "sysfs"), (False, None)])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.config.thermal import ThermalConfig
 from agent.mqtt.messages import encode
 from agent.mqtt.messages.thermal import Thermal
 from agent.runtime.clock import SystemClock
-from agent.thermal.governor import GovernorDecision
+from agent.thermal.decision import GovernorDecision
+from agent.thermal.levers import Lever, LeverName
+from agent.thermal.minutes import MinuteFile, read_minutes
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.sensors.base import GpuSample, MemorySample, SensorDescription, ThermalSample
 from tests.fixtures.deadlines import wait_until
@@ -21,7 +26,9 @@ from tests.fixtures.thermal_samples import ManualClock, ScriptedSensor, sample
 class Watched:
     """A monitor whose time and sensor are set by hand."""
 
-    def __init__(self, source: str = "sysfs") -> None:
+    def __init__(
+        self, source: str = "sysfs", *, levers: Sequence[Lever] = (), minutes: MinuteFile | None = None
+    ) -> None:
         self.clock = ManualClock()
         self.sensor = ScriptedSensor()
         self.decisions: list[GovernorDecision] = []
@@ -34,6 +41,8 @@ class Watched:
             session=7,
             on_decision=self.decisions.append,
             on_message=self.messages.append,
+            levers=levers,
+            minutes=minutes,
         )
 
     def look(self, seconds: int = 1, **zones: float) -> None:
@@ -50,7 +59,7 @@ def test_message_says_everything_and_is_json() -> None:
     watched = Watched()
     watched.clock.pass_s(1.0)
     shown = sample(watched.clock.now_ns / 1e9, watts=9.5, absent={"cv0": "EAGAIN: not now"}, gpu=47.254, cpu=48.5)
-    shown = replace(shown, gpu=GpuSample(0.25, 612, 918), memory=MemorySample(100, 40), throttle_alerts={"a": 0})
+    shown = replace(shown, gpu=GpuSample(0.25, 612, 918), memory=MemorySample(100, 40), throttle_states={"a": 0})
     watched.show(shown)
     sent = json.loads(encode(watched.messages[-1]))
     assert sent["schema"] == "thermal/1"
@@ -59,8 +68,11 @@ def test_message_says_everything_and_is_json() -> None:
         "celsius": 47.25,
         "passive_celsius": 99.0,
         "critical_celsius": 104.5,
-        "soft_celsius": 89.0,
-        "hard_celsius": 96.0,
+        "soft_celsius": 95.0,
+        "hard_celsius": 98.5,
+        "throttle_celsius": 99.0,
+        "limit_source": "passive trip point at 99 °C",
+        "hints": {},
     }
     assert sent["hottest"] == "cpu"
     assert sent["absent"] == {"cv0": "EAGAIN: not now"}
@@ -108,7 +120,7 @@ def test_move_of_more_than_half_a_degree_is_published_at_once() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"throttle_alerts": {"gpu-throttle-alert": 1}},
+        {"throttle_causes": {"heat": "gpu-throttle-alert"}},
         {"power_mode": "15W"},
         {"absent": {"cv0": "EAGAIN"}},
         {"source": "jtop"},
@@ -154,10 +166,10 @@ def test_throttling_is_remembered_for_the_window_that_asks() -> None:
     watched.look(5, gpu=50.0)
     assert watched.monitor.throttled_between(start, watched.clock.now_ns) is None
     watched.clock.pass_s(1.0)
-    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_alerts={"gpu-throttle-alert": 1}))
+    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_causes={"heat": "gpu-throttle-alert"}))
     middle = watched.clock.now_ns
     watched.clock.pass_s(1.0)
-    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_alerts={"gpu-throttle-alert": 0}))
+    watched.show(replace(sample(watched.clock.now_ns / 1e9, gpu=50.0), throttle_states={"gpu-throttle-alert": 0}))
     assert watched.monitor.throttled_between(start, watched.clock.now_ns) is True
     assert watched.monitor.throttled_between(middle + 1, watched.clock.now_ns) is False
     assert watched.monitor.throttled_between(0, start - 1) is None
@@ -215,3 +227,77 @@ def test_a_look_that_comes_back_after_the_end_decides_nothing() -> None:
     watched.monitor.stop()
     watched.look(5, gpu=98.0)
     assert (watched.decisions, watched.messages) == ([], [])
+
+
+class RecordedLever:
+    """Remembers what it was asked for; ``fails`` makes it unavailable at the first call."""
+
+    def __init__(self, name: LeverName, *, fails: bool = False) -> None:
+        self.name: LeverName = name
+        self.is_available = True
+        self.levels: list[float | None] = []
+        self._fails = fails
+
+    def engage(self, level: float) -> None:
+        self.levels.append(level)
+        self.is_available = not self._fails
+
+    def release(self) -> None:
+        self.levels.append(None)
+
+
+def test_levers_follow_the_governor_and_are_released_at_the_end() -> None:
+    clocks, batches = RecordedLever("clocks"), RecordedLever("batches")
+    watched = Watched(levers=(clocks, batches))
+    watched.look(30, gpu=80.0)
+    assert set(clocks.levels) == set(batches.levels) == {None}
+    watched.look(60, gpu=97.0)
+    assert batches.levels[-1] == 1.0
+    assert clocks.levels[-1] is not None
+    assert clocks.levels[-1] < 1.0
+    statistics = watched.monitor.statistics()
+    assert (statistics.cause, statistics.levers[0], statistics.clock_ratio) == ("heat", "batches", clocks.levels[-1])
+    assert statistics.reason.startswith("clocks held to ")
+    sent = json.loads(encode(watched.messages[-1]))["governor"]
+    assert (sent["cause"], sent["levers"][:2]) == ("heat", ["batches", "clocks"])
+    assert sent["clock_ratio"] == pytest.approx(clocks.levels[-1], abs=0.001)
+    watched.monitor.stop()
+    assert clocks.levels[-1] is None
+    assert batches.levels[-1] is None
+
+
+def test_lever_that_fails_is_given_up_and_the_rate_takes_over() -> None:
+    clocks = RecordedLever("clocks", fails=True)
+    watched = Watched(levers=(clocks,))
+    watched.look(30, gpu=80.0)
+    watched.look(60, gpu=97.0)
+    statistics = watched.monitor.statistics()
+    assert (statistics.clock_ratio, statistics.levers) == (1.0, ("rate",))
+    assert statistics.rate_ratio < 0.9
+    assert len([level for level in clocks.levels if level is not None]) == 1
+
+
+def test_event_names_cause_and_levers() -> None:
+    watched = Watched(levers=(RecordedLever("clocks"),))
+    with capture_logs() as logs:
+        watched.look(30, gpu=80.0)
+        watched.look(20, gpu=97.0)
+    event = next(entry for entry in logs if entry["event"] == "thermal.governor_changed")
+    assert (event["cause"], event["levers"], event["log_level"]) == ("heat", ["clocks"], "warning")
+    assert event["clock_ratio"] < 1.0
+
+
+def test_message_shows_the_limit_that_is_in_force_and_its_margin() -> None:
+    watched = Watched()
+    watched.look(3000, gpu=70.0)
+    sent = json.loads(encode(watched.messages[-1]))
+    assert sent["zones"]["gpu"]["soft_celsius"] == pytest.approx(97.5, abs=0.1)
+    assert sent["governor"]["margin_kelvin"] == pytest.approx(1.5, abs=0.1)
+
+
+def test_minutes_are_kept_while_it_looks(tmp_path: Path) -> None:
+    watched = Watched(minutes=MinuteFile(tmp_path / "minutes"))
+    watched.look(125, gpu=70.0)
+    kept = read_minutes(tmp_path / "minutes").minutes
+    assert [minute.max_celsius for minute in kept] == [70.0, 70.0]
+    assert kept[1].utc_s - kept[0].utc_s == 60

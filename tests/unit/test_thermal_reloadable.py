@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.thermal import ThermalConfig
 from agent.runtime.clock import SystemClock
-from agent.thermal.governor import GovernorDecision
+from agent.thermal.decision import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.reloadable import ThermalInForce
 from agent.thermal.sensors.base import SensorDescription, ThermalSample

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 from agent.thermal.sensors.plausible import ZoneCheck
 from agent.thermal.sensors.sysfs import SysfsReader, SysfsSensor
+from tests.fixtures.boards import TX2, BoardTree, tree_of
 from tests.fixtures.sysfs_tree import GPU, SysfsTree, make_fifo_that_says_eagain, orin_nx_tree
 from tests.fixtures.thermal_samples import SECOND, message_of
 
@@ -31,15 +32,15 @@ def test_everything_an_orin_shows_is_read(orin: SysfsTree) -> None:
     sample = read(orin)
     assert sample.temperatures == {"cpu": 48.5, "gpu": 47.25, "soc0": 46.0, "tj": 48.5}
     assert sample.hottest == ("cpu", 48.5)
-    assert sample.trip_points["gpu"] == TripPoints(passive=99.0, critical=104.5)
-    assert sample.trip_points["tj"] == TripPoints(critical=104.5)
+    gpu, tj = sample.trip_points["gpu"], sample.trip_points["tj"]
+    assert (gpu.passive, gpu.critical, tj.passive, tj.critical) == (99.0, 104.5, None, 104.5)
     assert sample.power.rails == {"VDD_IN": 9.5, "VDD_CPU_GPU_CV": 3.5, "VDD_SOC": 2.0}
     assert (sample.power.total_watts, sample.power.total_meaning) == (9.5, "VDD_IN: the whole board")
     assert sample.gpu.load_ratio == 0.25
     assert (sample.gpu.clock_hz, sample.gpu.max_clock_hz) == (612_000_000, 918_000_000)
     assert sample.fans["pwmfan"].speed_ratio == pytest.approx(0.502, abs=0.001)
     assert sample.fans["pwm_tach"].rpm == 2400
-    assert sample.throttle_alerts == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
+    assert sample.throttle_states == {"cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "soc0-throttle-alert": 0}
     assert sample.is_throttling is False
     assert sample.memory is not None
     assert 0 < sample.memory.used_bytes < sample.memory.total_bytes
@@ -163,7 +164,7 @@ def test_figures_that_cannot_be_are_left_out_and_the_message_can_be_sent(
     proc.mkdir()
     (proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 1001 kB\n")
     sample = SysfsReader(orin.root, proc=proc).read(SECOND)
-    assert "gpu-throttle-alert" not in sample.throttle_alerts
+    assert "gpu-throttle-alert" not in sample.throttle_states
     assert (sample.gpu.clock_hz, sample.gpu.max_clock_hz) == (None, None)
     assert all(fan.rpm is None for fan in sample.fans.values())
     assert sample.memory is not None
@@ -240,3 +241,38 @@ def test_bus_that_hangs_makes_the_sensor_silent_and_holds_nobody_up(orin: SysfsT
         assert time.monotonic() - started < 5.0
     finally:
         released.set()
+
+
+@pytest.fixture
+def tx2(tmp_path: Path) -> Iterator[BoardTree]:
+    with tree_of(TX2, tmp_path / "tx2") as tree:
+        yield tree
+
+
+TX2_RAILS = "bus/i2c/drivers/ina3221x/0-0041/iio:device1"
+
+
+def test_iio_rails_of_an_old_kernel_count_once_however_they_are_reached(tx2: SysfsTree) -> None:
+    (tx2.root / "bus/i2c/devices").mkdir()
+    (tx2.root / "bus/i2c/devices/0-0041").symlink_to("../drivers/ina3221x/0-0041")
+    power = read(tx2).power
+    assert power.rails == {"VDD_IN": 2.9, "VDD_SYS_CPU": 0.38, "VDD_SYS_DDR": 0.62}
+    assert power.total_watts == 2.9
+
+
+def test_iio_rails_without_a_total_are_summed_and_unnamed_ones_left_out(tx2: SysfsTree) -> None:
+    tx2.write(f"{TX2_RAILS}/rail_name_0", "NC")
+    (tx2.root / TX2_RAILS / "rail_name_2").unlink()
+    (tx2.root / TX2_RAILS / "in_power1_input").unlink()
+    tx2.write(f"{TX2_RAILS}/in_voltage1_input", 19000)
+    tx2.write(f"{TX2_RAILS}/in_current1_input", 100)
+    power = read(tx2).power
+    assert power.rails == {"VDD_SYS_CPU": 1.9}
+    assert power.total_meaning == "sum of 1 rails: the module without what no rail measures"
+
+
+def test_iio_rail_that_cannot_be_read_is_absent(tx2: SysfsTree) -> None:
+    tx2.write(f"{TX2_RAILS}/in_power0_input", "")
+    sample = read(tx2)
+    assert sample.absent["power VDD_IN"] == "cannot be read"
+    assert sample.power.rails.keys() == {"VDD_SYS_CPU", "VDD_SYS_DDR"}

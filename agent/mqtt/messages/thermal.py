@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from agent.mqtt.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
-from agent.thermal.governor import GovernorDecision
+from agent.thermal.decision import GovernorDecision
 from agent.thermal.limits import Limits
 from agent.thermal.sensors.base import SensorDescription, ThermalSample
 
@@ -22,13 +22,19 @@ class ThermalZone:
     celsius: Celsius
     """Temperature."""
     passive_celsius: Celsius | None
-    """Where the kernel begins to lower clocks; null where the board names no such point."""
+    """Lowest trip point at which the kernel lowers clocks; null where the board names no such point."""
     critical_celsius: Celsius | None
     """Where the kernel switches the board off; null where the board names no such point."""
     soft_celsius: Celsius | None
     """What the governor keeps the zone under; null for a zone that is only watched."""
     hard_celsius: Celsius | None
     """Where the governor pauses inference; null for a zone that is only watched."""
+    throttle_celsius: Celsius | None
+    """Where the board is expected to lower clocks; null for a zone that is only watched."""
+    limit_source: str | None
+    """Where that comes from; null for a zone that is only watched."""
+    hints: dict[str, Celsius]
+    """Trip points that lower no clock, by cooling device."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -76,6 +82,16 @@ class Fan:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class OverCurrent:
+    """One over-current counter of the board."""
+
+    events: Count
+    """Events since the counter began."""
+    rate_hz: Duration
+    """Events a second over the last seconds."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class GovernorReport:
     """What the governor does."""
 
@@ -83,6 +99,12 @@ class GovernorReport:
     """`reduced`: rate cut; `paused`: no inference at the hard limit; `blind`: capped for want of a temperature."""
     rate_ratio: Share
     """Share of the configured rate that may be classified."""
+    clock_ratio: Share
+    """Share of the highest clock that GPU and CPU may run at; 1 where the clocks are left alone."""
+    levers: list[Literal["batches", "engine", "clocks", "rate"]]
+    """What gives way now, what costs least first."""
+    cause: Literal["heat", "over_current", "power_cap", "power_budget", "no_temperature"] | None
+    """What for; null where nothing is cut."""
     reason: str
     """Why, in words."""
     since: Instant
@@ -91,6 +113,8 @@ class GovernorReport:
     """The zone closest to its limit."""
     predicted_celsius: float | None
     """Its temperature two minutes on at its present slope."""
+    margin_kelvin: float | None
+    """How far its soft limit lies below the temperature at which the board is expected to throttle."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -121,10 +145,16 @@ class Thermal(Message):
     """Fans by the name of their device."""
     power_mode: str | None
     """The board's power mode; it is never set by the agent."""
-    throttle_alerts: dict[str, Count]
-    """The board's own alerts; above 0 it throttles."""
     is_throttling: bool | None
-    """Whether any alert is up; null where the board has none."""
+    """Whether the board lowers its clocks now; null where it has nothing that could tell."""
+    throttle_causes: dict[Literal["heat", "over_current", "power_cap"], str]
+    """Why it lowers them, each with what shows it; empty while it does not."""
+    throttle_states: dict[str, Count]
+    """Cooling devices that lower clocks, and their state; 0 is full clocks."""
+    over_current: dict[str, OverCurrent]
+    """Over-current counters by name."""
+    hints: dict[str, Count]
+    """Warnings that lower no clock, `hot-surface-alert` for one, and their state."""
     governor: GovernorReport
 
 
@@ -167,8 +197,11 @@ def thermal_message(
         else Memory(total_bytes=seen.memory.total_bytes, used_bytes=seen.memory.used_bytes),
         fans={name: Fan(speed_ratio=fan.speed_ratio, rpm=fan.rpm) for name, fan in seen.fans.items()},
         power_mode=seen.power_mode,
-        throttle_alerts=dict(seen.throttle_alerts),
         is_throttling=seen.is_throttling,
+        throttle_causes=dict(seen.throttle_causes),
+        throttle_states=dict(seen.throttle_states),
+        over_current=_over_current(seen),
+        hints=dict(seen.hints),
         governor=_governor(decision, since),
     )
 
@@ -179,9 +212,19 @@ def _zone(sample: ThermalSample, zone: str, limits: Limits | None) -> ThermalZon
         celsius=round(sample.temperatures[zone], 2),
         passive_celsius=None if trips is None else trips.passive,
         critical_celsius=None if trips is None else trips.critical,
-        soft_celsius=None if limits is None else limits.soft_celsius,
+        soft_celsius=None if limits is None else round(limits.soft_celsius, 2),
         hard_celsius=None if limits is None else limits.hard_celsius,
+        throttle_celsius=None if limits is None else limits.throttle_celsius,
+        limit_source=None if limits is None else limits.source,
+        hints={} if trips is None else dict(trips.hints),
     )
+
+
+def _over_current(sample: ThermalSample) -> dict[str, OverCurrent]:
+    return {
+        name: OverCurrent(events=events, rate_hz=round(sample.over_current_hz.get(name, 0.0), 3))
+        for name, events in sample.over_current_events.items()
+    }
 
 
 def _governor(decision: GovernorDecision, since: str) -> GovernorReport:
@@ -189,8 +232,12 @@ def _governor(decision: GovernorDecision, since: str) -> GovernorReport:
     return GovernorReport(
         state=decision.state,
         rate_ratio=round(decision.ratio, 3),
+        clock_ratio=round(decision.levels.clock_ratio, 3),
+        levers=list(decision.levels.engaged),
+        cause=decision.cause,
         reason=decision.reason,
         since=since,
         zone=decision.zone,
         predicted_celsius=None if predicted is None else round(predicted, 1),
+        margin_kelvin=None if decision.margin_kelvin is None else round(decision.margin_kelvin, 2),
     )

@@ -219,6 +219,12 @@ class ThermalHealth:
     """Its temperature in degrees Celsius."""
     total_watts: float | None
     """Power in watts, as the board totals it; null where it does not tell."""
+    throttled: bool | None
+    """Whether the board lowers its clocks now; null where it does not tell."""
+    throttle_causes: dict[Literal["heat", "over_current", "power_cap"], str]
+    """Why it lowers them, each with what shows it."""
+    over_current_hz: dict[str, Duration]
+    """Over-current events a second, by counter."""
     governor: str
     """What the governor does."""
     rate_ratio: Share

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.thermal.sensors.base import GpuSample, Sensor, SensorDescription, ThermalSample
+from agent.thermal.sensors.plausible import CONSTANT
 
 
 class JtopOverSysfs:
     """Both sources run all the time, so that the loss of one costs nothing.
 
-    jtop knows neither trip points nor throttle alerts, and never shows a zone that was dark when its service started:
+    jtop knows neither trip points nor throttling, and never shows a zone that was dark when its service started:
     these come from sysfs in any case. With ``falls_back`` a silent jtop leaves a sample of sysfs alone, else none.
     """
 
@@ -49,8 +50,14 @@ class JtopOverSysfs:
 
 
 def overlaid(upper: ThermalSample, lower: ThermalSample) -> ThermalSample:
-    """``upper`` (jtop) completed by ``lower`` (sysfs); a zone that either can read is not absent."""
-    temperatures = {**lower.temperatures, **upper.temperatures}
+    """``upper`` (jtop) completed by ``lower`` (sysfs); a zone that either can read is not absent.
+
+    Only sysfs knows which zones have no trip point, and so which of them give a constant: jtop's reading of these is
+    not taken.
+    """
+    constants = {zone for zone, why in lower.absent.items() if why.endswith(CONSTANT)}
+    shown = {zone: celsius for zone, celsius in upper.temperatures.items() if zone not in constants}
+    temperatures = {**lower.temperatures, **shown}
     absent = {name: why for name, why in {**lower.absent, **upper.absent}.items() if name not in temperatures}
     load = lower.gpu.load_ratio if lower.gpu.load_ratio is not None else upper.gpu.load_ratio
     return replace(
@@ -62,6 +69,10 @@ def overlaid(upper: ThermalSample, lower: ThermalSample) -> ThermalSample:
         memory=upper.memory if upper.memory is not None else lower.memory,
         fans=upper.fans or lower.fans,
         power_mode=upper.power_mode if upper.power_mode is not None else lower.power_mode,
-        throttle_alerts=lower.throttle_alerts,
+        throttle_causes=lower.throttle_causes,
+        throttle_states=lower.throttle_states,
+        over_current_hz=lower.over_current_hz,
+        over_current_events=lower.over_current_events,
+        hints=lower.hints,
         absent=absent,
     )

@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 
 SourceName = Literal["jtop", "sysfs", "simulated", "none"]
 
+ThrottleCause = Literal["heat", "over_current", "power_cap"]
+"""Why the board lowers its clocks: a trip point, an over-current event, or a cap that no temperature explains."""
+
 RAIL_PREFIX = "power "
 """Before the name of a rail among what is absent."""
 
@@ -16,12 +19,18 @@ RAIL_PREFIX = "power "
 class TripPoints:
     """Where the kernel acts on one zone, degrees Celsius; None where the board names no such point.
 
-    ``passive`` is the lowest point at which clocks are lowered, ``critical`` the one that switches the board off.
+    ``passive`` is the lowest trip point at which clocks are lowered and that counts, ``critical`` the one that
+    switches the board off. ``source`` is one short sentence: which trip was taken, and why. ``hints`` holds the trip
+    points that lower no clock, by cooling device (``{"hot-surface-alert": 70.0}``): for information only.
+    ``assumed`` is where the clocks are known to be lowered on a board that has no trip point for it.
     """
 
     passive: float | None = None
     hot: float | None = None
     critical: float | None = None
+    assumed: float | None = None
+    source: str = ""
+    hints: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +72,12 @@ class ThermalSample:
     """Everything that was known about heat and power at one moment.
 
     ``temperatures`` holds only readings to believe, by zone, in degrees Celsius; a zone that is there
-    and could not be read stands in ``absent`` with its reason. ``throttle_alerts`` maps each alert of the board to its
-    state, 0 meaning that it does not throttle. ``taken_at_ns`` is monotonic.
+    and could not be read stands in ``absent`` with its reason. ``taken_at_ns`` is monotonic.
+
+    ``throttle_causes`` holds why the clocks are lowered now, with a short text ("oc3 +41 events/s"); it is empty while
+    they are not. ``throttle_states`` maps each cooling device that lowers clocks to its state, 0 being full clocks.
+    ``over_current_hz`` is the rate of each over-current counter over the last seconds, ``over_current_events`` the
+    counter itself. ``hints`` maps warnings that lower no clock, ``hot-surface-alert`` for one, to their state.
     """
 
     source: SourceName
@@ -76,7 +89,11 @@ class ThermalSample:
     memory: MemorySample | None = None
     fans: Mapping[str, FanSample] = field(default_factory=dict)
     power_mode: str | None = None
-    throttle_alerts: Mapping[str, int] = field(default_factory=dict)
+    throttle_causes: Mapping[ThrottleCause, str] = field(default_factory=dict)
+    throttle_states: Mapping[str, int] = field(default_factory=dict)
+    over_current_hz: Mapping[str, float] = field(default_factory=dict)
+    over_current_events: Mapping[str, int] = field(default_factory=dict)
+    hints: Mapping[str, int] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -93,10 +110,10 @@ class ThermalSample:
 
     @property
     def is_throttling(self) -> bool | None:
-        """Whether the board says that it throttles; None where it has no alerts."""
-        if not self.throttle_alerts:
-            return None
-        return any(state > 0 for state in self.throttle_alerts.values())
+        """Whether the board throttles, for any cause; None where it has nothing that could tell."""
+        if self.throttle_causes:
+            return True
+        return False if self.throttle_states or self.over_current_hz else None
 
     def age_s(self, now_ns: int) -> float:
         """Seconds since it was taken."""

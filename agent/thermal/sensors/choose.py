@@ -49,7 +49,8 @@ def read_once(
 ) -> tuple[ThermalSample | None, SensorDescription]:
     """One sample for a report, and where it comes from; waits at most ``timeout_s`` for it.
 
-    With ``auto`` the time is given to jtop before sysfs is taken, unless jtop has said that it cannot.
+    With ``auto`` the time is given to jtop before sysfs is taken, unless jtop has said that it cannot. A board with
+    over-current counters is read twice: their rates need it.
     """
     sensor = make_sensor(config, clock=clock, rate_hz=lambda: 0.0, sysfs_root=sysfs_root)
     deadline = time.monotonic() + timeout_s
@@ -60,7 +61,8 @@ def read_once(
             is_final = (
                 config.source != "auto" or description.source == "jtop" or "jtop is silent" in description.detail
             )
-            if (sample is not None and is_final) or config.source == "none" or time.monotonic() >= deadline:
+            is_whole = sample is not None and sample.over_current_events.keys() <= sample.over_current_hz.keys()
+            if (is_whole and is_final) or config.source == "none" or time.monotonic() >= deadline:
                 return sample, description
             time.sleep(0.02)
     finally:

@@ -1,4 +1,4 @@
-"""From one line of the jtop child to a sample. Keys are those of jetson-stats 4.3 and 7.2."""
+"""From one line of the jtop child to a sample. Keys are those of jetson-stats 4.2, 4.3 and 7.2."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from agent.thermal.sensors.base import (
 from agent.thermal.sensors.plausible import ZoneCheck
 from agent.thermal.sensors.rails import TOTAL_RAILS
 
+_PORT_PREFIX = "ucsi-source-psy"
+
 
 def uptime_of(line: Mapping[str, Any]) -> float | None:
     """The board's uptime in seconds when the service measured; only this tells a new answer from a repeated one."""
@@ -24,7 +26,7 @@ def uptime_of(line: Mapping[str, Any]) -> float | None:
 
 
 def sample_from_line(line: Mapping[str, Any], taken_at_ns: int, check: ZoneCheck) -> ThermalSample:
-    """What of ``line`` can be believed. jtop gives no trip points, no throttle alerts and clocks of uncertain unit."""
+    """What of ``line`` can be believed. jtop gives no trip points, no throttling and clocks of uncertain unit."""
     readings: dict[str, float] = {}
     absent: dict[str, str] = {}
     for name, entry in _entries(line.get("temperature")):
@@ -85,6 +87,9 @@ def _power(value: object) -> PowerSample:
     if isinstance(name, str):
         whole = "the whole board" if name in TOTAL_RAILS else "as jtop counts it"
         return PowerSample(rails={**rails, name: watts}, total_watts=watts, total_meaning=f"{name}: {whole}")
+    # jetson-stats 4.2 and 4.3 count a USB-C port's supply as one more rail, and so the same power twice.
+    ports = {rail: rails.pop(rail) for rail in list(rails) if rail.startswith(_PORT_PREFIX)}
+    watts = max(watts - sum(ports.values()), 0.0)
     if not rails:
         return PowerSample()
     meaning = f"sum of {len(rails)} rails: the module without what no rail measures"

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 LOWEST_CELSIUS = -40.0
 HIGHEST_CELSIUS = 125.0
 """Range of the silicon's own sensors; anything outside is a sensor that lies."""
+
+CONSTANT = "taken for a constant"
+"""End of the reason of a zone that measures nothing, by whichever source it is read."""
+
+_ROUND_CELSIUS = 10.0
+_CONSTANT_ABOVE_KELVIN = 25.0
 
 _STUCK_MOVED_KELVIN = 8.0
 _STUCK_AFTER_S = 60.0
@@ -40,9 +47,16 @@ class ZoneCheck:
 
     def __init__(self) -> None:
         self._still: dict[str, _Standstill] = {}
+        self._alive: set[str] = set()
+        self._first: dict[str, float] = {}
 
-    def check(self, readings: Mapping[str, float], now_s: float) -> tuple[dict[str, float], dict[str, str]]:
-        """Split ``readings`` (degrees Celsius by zone) into those to believe and, by zone, why not the others."""
+    def check(
+        self, readings: Mapping[str, float], now_s: float, *, doubtful: AbstractSet[str] = frozenset()
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """Split ``readings`` (degrees Celsius by zone) into those to believe and, by zone, why not the others.
+
+        ``doubtful`` names zones without any trip point, of which a round value may be a constant.
+        """
         absent: dict[str, str] = {}
         good: dict[str, float] = {}
         for zone, celsius in readings.items():
@@ -51,6 +65,9 @@ class ZoneCheck:
                 good[zone] = celsius
             else:
                 absent[zone] = reason
+        for zone in [zone for zone in good if zone in doubtful]:
+            if self._is_constant(zone, good):
+                absent[zone] = f"reads {good.pop(zone):g} degrees without change: {CONSTANT}"
         # What a zone did while it could not be read is not known.
         self._still = {zone: still for zone, still in self._still.items() if zone in good}
         for zone, reason in [(zone, self._why_stuck(zone, good, now_s)) for zone in good]:
@@ -58,6 +75,15 @@ class ZoneCheck:
                 absent[zone] = reason
                 del good[zone]
         return good, absent
+
+    def _is_constant(self, zone: str, readings: Mapping[str, float]) -> bool:
+        """A round value that never changed and that no other zone comes near: the PMIC's 100 degrees, for one."""
+        celsius = readings[zone]
+        if celsius != self._first.setdefault(zone, celsius):
+            self._alive.add(zone)
+        others = max((value for name, value in readings.items() if name != zone), default=None)
+        is_lonely = others is not None and celsius - others >= _CONSTANT_ABOVE_KELVIN
+        return zone not in self._alive and is_lonely and celsius % _ROUND_CELSIUS == 0.0
 
     def _why_stuck(self, zone: str, readings: Mapping[str, float], now_s: float) -> str | None:
         celsius = readings[zone]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.thermal.sensors.base import RAIL_PREFIX, FanSample, PowerSample
@@ -15,6 +15,9 @@ one."""
 _MOST_WATTS = 1000.0
 _RAILS_OF_INA3221 = (1, 2, 3)
 """in4 to in6 are shunt voltages and in7 their sum. Source: Linux, Documentation/hwmon/ina3221.rst."""
+
+
+_RAILS_OF_IIO = (0, 1, 2)
 
 
 def power_sample(rails: Mapping[str, float]) -> PowerSample:
@@ -37,8 +40,20 @@ def hwmon_folders(root: Path) -> list[Path]:
     return [path for path in found if unique[path.resolve()] is path]
 
 
-def read_power(hwmons: list[Path]) -> tuple[PowerSample, dict[str, str]]:
-    """Power of every INA3221 and INA238 among ``hwmons``, and the rails that could not be read with the reason."""
+def iio_folders(root: Path) -> list[Path]:
+    """Every power monitor of a 4.9 kernel (Nano, TX2, Xavier with L4T 32) once: there they are iio devices."""
+    found: list[Path] = []
+    for parent in (root / "bus/i2c/drivers/ina3221x", root / "bus/i2c/devices"):
+        for device in folders(parent):
+            found += folders(device, "iio:device*")
+    found += folders(root / "bus/iio/devices", "iio:device*")
+    unique = {path.resolve(): path for path in reversed(found)}
+    return [path for path in found if unique[path.resolve()] is path]
+
+
+def read_power(hwmons: Sequence[Path], iio: Sequence[Path] = ()) -> tuple[PowerSample, dict[str, str]]:
+    """Power of every INA3221 and INA238 among ``hwmons`` and ``iio``, and the rails that could not be read with the
+    reason. A rail that both show counts once."""
     rails: dict[str, float] = {}
     absent: dict[str, str] = {}
     for hwmon in hwmons:
@@ -50,6 +65,11 @@ def read_power(hwmons: list[Path]) -> tuple[PowerSample, dict[str, str]]:
                 label = text_or_none(hwmon / f"in{number}_label")
                 if label is not None and label != "NC":
                     _take(rails, absent, label, _product_watts(hwmon, number))
+    for device in iio:
+        for number in _RAILS_OF_IIO:
+            label = text_or_none(device / f"rail_name_{number}")
+            if label is not None and label != "NC" and label not in rails:
+                _take(rails, absent, label, _iio_watts(device, number))
     return power_sample(rails), absent
 
 
@@ -77,6 +97,16 @@ def _take(rails: dict[str, float], absent: dict[str, str], label: str, watts: fl
 def _product_watts(hwmon: Path, number: int) -> float | None:
     millivolts = number_or_none(hwmon / f"in{number}_input")
     milliamperes = number_or_none(hwmon / f"curr{number}_input")
+    return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
+
+
+def _iio_watts(device: Path, number: int) -> float | None:
+    """Source: L4T 32, ina3221x: in_powerN_input in mW, in_voltageN_input in mV, in_currentN_input in mA."""
+    milliwatts = number_or_none(device / f"in_power{number}_input")
+    if milliwatts is not None:
+        return milliwatts / 1000.0
+    millivolts = number_or_none(device / f"in_voltage{number}_input")
+    milliamperes = number_or_none(device / f"in_current{number}_input")
     return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from agent.config.thermal import SimulatedBoardConfig
 from agent.runtime.clock import Clock
-from agent.thermal.boards import BOARDS
+from agent.thermal.boards import BOARDS, BoardParameters
+from agent.thermal.levers import Dither, LeverName, around
 from agent.thermal.model import SimulatedBoard
 from agent.thermal.sensors.base import (
     FanSample,
@@ -20,7 +21,6 @@ from agent.thermal.sensors.base import (
 )
 
 _RESOLUTION_CELSIUS = 1.0 / 32.0
-_MAX_CLOCK_HZ = 918_000_000
 _MEMORY_BYTES = 16 * 1024**3
 _LONGEST_STEP_S = 60.0
 """Simulated time made up at once after a pause of the caller."""
@@ -80,6 +80,36 @@ class SimulatedSensor:
         with self._lock:
             self._lived_until_ns = self._sample = None
 
+    @property
+    def parameters(self) -> BoardParameters:
+        """The board that is simulated."""
+        return self._board.parameters
+
+    def cap_clocks(self, ratio: float) -> None:
+        """Hold GPU and CPU of the simulated board to this share of their highest clock; 1 lets them go."""
+        with self._lock:
+            self._board.clock_cap = ratio
+
+
+class SimulatedClocks:
+    """The lever ``clocks`` of the simulated board; no file of this machine is touched. See Lever."""
+
+    name: LeverName = "clocks"
+    is_available = True
+
+    def __init__(self, sensor: SimulatedSensor) -> None:
+        self._sensor = sensor
+        self._steps = [point.clock_ratio for point in sensor.parameters.operating_points]
+        self._dither = Dither()
+
+    def engage(self, level: float) -> None:
+        """See Lever."""
+        self._sensor.cap_clocks(self._dither.step(level, *around(level, self._steps)))
+
+    def release(self) -> None:
+        """See Lever."""
+        self._sensor.cap_clocks(1.0)
+
 
 def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) -> ThermalSample:
     """What sensors would say about ``board``: noisy, in steps of 1/32 degree, power without noise."""
@@ -91,6 +121,8 @@ def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) 
 
     temperatures = {zone: reading(celsius) for zone, celsius in board.temperatures.items() if zone != "tj"}
     temperatures["tj"] = max(temperatures.values())
+    alerts = board.alerts()
+    raised = [name for name, state in alerts.items() if state > 0]
     return ThermalSample(
         source="simulated",
         taken_at_ns=taken_at_ns,
@@ -103,11 +135,12 @@ def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) 
         ),
         gpu=GpuSample(
             load_ratio=min(1.0, board.load_done / (parameters.capacity_ratio * board.clock_ratio)),
-            clock_hz=round(_MAX_CLOCK_HZ * board.clock_ratio),
-            max_clock_hz=_MAX_CLOCK_HZ,
+            clock_hz=round(parameters.max_clock_hz * board.clock_ratio),
+            max_clock_hz=parameters.max_clock_hz,
         ),
         memory=MemorySample(total_bytes=_MEMORY_BYTES, used_bytes=_MEMORY_BYTES // 4),
         fans={} if parameters.name == "orin" else {"fan": FanSample(speed_ratio=0.4, rpm=None)},
         power_mode="simulated",
-        throttle_alerts=board.alerts(),
+        throttle_causes={"heat": ", ".join(raised)} if raised else {},
+        throttle_states=alerts,
     )

@@ -1,4 +1,4 @@
-"""Temperatures, trip points, throttle alerts, power and GPU from the files of the kernel. Needs no rights."""
+"""Temperatures, trip points, throttling, power and GPU from the files of the kernel. Needs no rights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from agent.thermal.sensors.base import (
     TripPoints,
     zone_name,
 )
+from agent.thermal.sensors.cooling import CoolingDevices, cooling_devices
 from agent.thermal.sensors.files import (
     amount_or_none,
     folders,
@@ -24,14 +25,15 @@ from agent.thermal.sensors.files import (
     read_text,
     text_or_none,
 )
-from agent.thermal.sensors.plausible import HIGHEST_CELSIUS, ZoneCheck
-from agent.thermal.sensors.rails import hwmon_folders, read_fans, read_power
+from agent.thermal.sensors.known_boards import assumed_throttling, firmware_files, firmware_states
+from agent.thermal.sensors.over_current import OverCurrentMeter
+from agent.thermal.sensors.plausible import ZoneCheck
+from agent.thermal.sensors.rails import hwmon_folders, iio_folders, read_fans, read_power
+from agent.thermal.sensors.throttling import ThrottleWatch
+from agent.thermal.sensors.trips import trip_points, zone_trips
 
 log = get_logger(__name__)
 
-_LOWEST_TRIP_CELSIUS = 50.0
-"""Trip points below it are placeholders (0, -274) or the fan's business."""
-_LONGEST_TRIPS = 16
 _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
 _OLD_GPU_LOADS = ("devices/gpu.0/load", "devices/platform/gpu.0/load")
 _LOOK_AGAIN_S = 60.0
@@ -55,8 +57,13 @@ class SysfsReader:
         self._zones: dict[str, Path] = {}
         self._constant: dict[str, str] = {}
         self._trips: dict[str, TripPoints] = {}
-        self._alerts: dict[str, Path] = {}
+        self._untripped: frozenset[str] = frozenset()
+        self._cooling = CoolingDevices()
+        self._firmware: dict[str, Path] = {}
+        self._throttling = ThrottleWatch()
+        self._over_current = OverCurrentMeter()
         self._hwmons: list[Path] = []
+        self._iio: list[Path] = []
         self._gpu: Path | None = None
 
     def read(self, now_ns: int) -> ThermalSample:
@@ -72,8 +79,10 @@ class SysfsReader:
                 absent[zone] = millicelsius
             else:
                 readings[zone] = millicelsius / 1000.0
-        temperatures, lies = self._check.check(readings, now_s)
-        power, dark_rails = read_power(self._hwmons)
+        temperatures, lies = self._check.check(readings, now_s, doubtful=self._untripped)
+        power, dark_rails = read_power(self._hwmons, self._iio)
+        states = {**self._cooling.throttle_states(), **firmware_states(self._firmware)}
+        over_current = self._over_current.read(now_s)
         return ThermalSample(
             source="sysfs",
             taken_at_ns=now_ns,
@@ -84,7 +93,11 @@ class SysfsReader:
             memory=self._read_memory(),
             fans=read_fans(self._hwmons),
             power_mode=self._read_power_mode(),
-            throttle_alerts=self._read_alerts(),
+            throttle_causes=self._throttling.causes(states, temperatures, over_current.throttles),
+            throttle_states=states,
+            over_current_hz=over_current.hz,
+            over_current_events=over_current.events,
+            hints=self._cooling.hint_states(),
             absent={**absent, **lies, **dark_rails},
         )
 
@@ -94,7 +107,8 @@ class SysfsReader:
         thermal = self._root / "class/thermal"
         if not thermal.is_dir():
             thermal = self._root / "devices/virtual/thermal"
-        self._zones, self._constant, self._alerts = {}, {}, {}
+        self._zones, self._constant = {}, {}
+        kinds: dict[str, str] = {}
         for folder in folders(thermal, "thermal_zone*"):
             kind = text_or_none(folder / "type")
             if kind is None:
@@ -103,19 +117,19 @@ class SysfsReader:
             if "PMIC" in kind:
                 self._constant[name] = "the PMIC's zone gives a constant"
             else:
-                self._zones[name] = folder
-        self._trips = {zone: _read_trip_points(folder) for zone, folder in self._zones.items()}
-        for folder in folders(thermal, "cooling_device*"):
-            kind = text_or_none(folder / "type") or ""
-            if kind.endswith(("-throttle-alert", "hot-surface-alert")):
-                self._alerts[kind] = folder
-        self._hwmons = hwmon_folders(self._root)
+                self._zones[name], kinds[name] = folder, kind
+        self._hwmons, self._iio = hwmon_folders(self._root), iio_folders(self._root)
+        trips = {zone: zone_trips(folder) for zone, folder in self._zones.items()}
+        self._trips = {
+            zone: trip_points(each, assumed_throttling(self._root, kinds[zone], self._hwmons))
+            for zone, each in trips.items()
+        }
+        self._untripped = frozenset(zone for zone, each in trips.items() if not each.trips)
+        self._cooling, self._firmware = cooling_devices(thermal), firmware_files(self._root)
+        self._throttling.look(self._cooling, trips, self._trips)
+        self._over_current.look(self._hwmons)
         devices = folders(self._root / "class/devfreq")
         self._gpu = next((d for d in devices if any(name in d.name for name in _GPU_NAMES)), None)
-
-    def _read_alerts(self) -> dict[str, int]:
-        states = {name: amount_or_none(folder / "cur_state") for name, folder in self._alerts.items()}
-        return {name: int(state) for name, state in states.items() if state is not None}
 
     def _read_gpu(self) -> GpuSample:
         loads = [self._root / path for path in _OLD_GPU_LOADS]
@@ -200,16 +214,3 @@ class SysfsSensor:
             self._sample = replace(sample, taken_at_ns=self._clock.monotonic_ns())
             if self._clock.wait(self._stop, self._interval_s):
                 return
-
-
-def _read_trip_points(folder: Path) -> TripPoints:
-    lowest: dict[str, float] = {}
-    for number in range(_LONGEST_TRIPS):
-        kind = text_or_none(folder / f"trip_point_{number}_type")
-        if kind is None:
-            break
-        millicelsius = number_or_none(folder / f"trip_point_{number}_temp")
-        if millicelsius is None or not _LOWEST_TRIP_CELSIUS <= millicelsius / 1000.0 <= HIGHEST_CELSIUS:
-            continue
-        lowest[kind] = min(lowest.get(kind, HIGHEST_CELSIUS), millicelsius / 1000.0)
-    return TripPoints(passive=lowest.get("passive"), hot=lowest.get("hot"), critical=lowest.get("critical"))

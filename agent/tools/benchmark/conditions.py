@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.config.thermal import ThermalConfig
 from agent.runtime.clock import SystemClock
-from agent.thermal.sensors.base import Sensor
+from agent.thermal.sensors.base import Sensor, ThrottleCause
 from agent.thermal.sensors.choose import make_sensor
 
 _EVERY_S = 0.25
@@ -30,6 +30,7 @@ class Moment:
     celsius: float | None = None
     watts: float | None = None
     is_throttling: bool | None = None
+    throttle_causes: Mapping[ThrottleCause, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class Conditions:
     gpu_mhz_min: float | None = None
     gpu_mhz_max: float | None = None
     has_throttled: bool | None = None
+    throttle_causes: dict[ThrottleCause, str] = field(default_factory=dict)
+    """Why it throttled, each with what showed it last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class ConditionsWatch:
             celsius=hottest,
             watts=None if sample is None else sample.power.total_watts,
             is_throttling=None if sample is None else sample.is_throttling,
+            throttle_causes={} if sample is None else sample.throttle_causes,
         )
 
     def over(self, windows: Sequence[Window]) -> Conditions:
@@ -124,6 +128,7 @@ class ConditionsWatch:
             gpu_mhz_min=min(gpu, default=None),
             gpu_mhz_max=max(gpu, default=None),
             has_throttled=any(throttled) if throttled else None,
+            throttle_causes={cause: text for one in moments for cause, text in one.throttle_causes.items()},
         )
 
     def _within(self, window: Window) -> list[Moment]:

@@ -54,13 +54,19 @@ def reasons_against(
     if conditions.stolen_ratio > BUSY_RATIO:
         found.append(f"the hypervisor gave the processor to others ({conditions.stolen_ratio:.0%})")
     if conditions.has_throttled and case.scenario != "soak":
-        found.append("the board throttled: cool it, or lower the power mode, and measure again")
+        found.append(_throttled(conditions))
     if missed > _MISSED_RATIO * spread.n:
         found.append(f"cannot keep up with {case.fps or 0:g} fps ({missed} beats were missed in {spread.n} runs)")
     medians = [median(one) for one in rounds_ms if one]
     if case.scenario != "soak" and len(medians) > 1 and max(medians) > min(medians) * (1 + _DRIFT_RATIO):
         found.append(f"the machine drifted (rounds have p50 {min(medians):.3f} to {max(medians):.3f} ms)")
     return tuple(found)
+
+
+def _throttled(conditions: Conditions) -> str:
+    causes = "; ".join(f"{cause.replace('_', ' ')}: {text}" for cause, text in conditions.throttle_causes.items())
+    told = "the board throttled: cool it, or lower the power mode, and measure again"
+    return f"{told} ({causes})" if causes else told
 
 
 def warnings_about_machine(

@@ -7,14 +7,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from agent.config.loader import LoadedConfig, check_when_labels
 from agent.config.model import CameraConfig, ModelConfig
-from agent.config.thermal import ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
@@ -24,10 +23,8 @@ from engines import EngineError, EnvironmentRecord, ProbeResult
 _BROKER_S = 4.0
 _LISTEN_S = 0.3
 _CAMERA_S = 8.0
-_HEAT_S = 4.0
 _ROOM_BYTES = 512 << 20
 """For what the agent keeps; above what the outbox leaves to others."""
-_HOT_CELSIUS = 85.0
 
 
 def runtime_findings(record: EnvironmentRecord) -> Iterator[Finding]:
@@ -229,30 +226,6 @@ def state_dir_finding(directory: Path, service: InstalledService | None = None) 
         remedy = "free some space: events wait here while the broker is away, and engines are kept here"
         return Finding("state_dir", "warning", text, remedy, facts=facts)
     return Finding("state_dir", "ok", text, facts=facts)
-
-
-def heat_finding(config: ThermalConfig) -> Finding:
-    """Temperatures and power, as the agent would read them."""
-    from agent.thermal.sensors.choose import read_once
-
-    sample, description = read_once(config, clock=SystemClock(), timeout_s=_HEAT_S)
-    where = f"{description.source}{f', {description.detail}' if description.detail else ''}"
-    if sample is None or sample.hottest is None:
-        absent = ", ".join(f"{zone}: {why}" for zone, why in sample.absent.items()) if sample else ""
-        return Finding("temperatures", "absent", f"none can be read ({absent or where})")
-    facts: Mapping[str, object] = {
-        "source": sample.source,
-        "celsius": {zone: round(celsius, 1) for zone, celsius in sample.temperatures.items()},
-        "watts": sample.power.total_watts,
-    }
-    zone, celsius = sample.hottest
-    watts = "" if sample.power.total_watts is None else f", {sample.power.total_watts:.1f} W"
-    detail = f"{zone} {celsius:.1f} °C is the hottest of {len(sample.temperatures)}{watts} ({where})"
-    if sample.is_throttling:
-        return Finding("temperatures", "warning", f"{detail}, the board throttles", "cool it better", facts=facts)
-    if celsius >= _HOT_CELSIUS:
-        return Finding("temperatures", "warning", detail, "cool it better", facts=facts)
-    return Finding("temperatures", "ok", detail, facts=facts)
 
 
 def clock_finding() -> Finding:

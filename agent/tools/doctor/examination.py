@@ -14,6 +14,7 @@ from agent.config.thermal import ThermalConfig
 from agent.runtime.errors import ConfigError
 from agent.tools.doctor import checks
 from agent.tools.doctor.findings import Finding, Report, sections_from
+from agent.tools.doctor.heat import heat_findings
 from agent.tools.doctor.service import InstalledService
 from engines import ProbeResult, describe, probe
 
@@ -86,7 +87,7 @@ def _checks(
         yield from _checks_of_config(loaded, probes, with_cameras=with_cameras)
     yield _Check("machine", "state_dir", state, is_needed=True)
     thermal = ThermalConfig() if loaded is None else loaded.config.thermal
-    yield _Check("machine", "temperatures", lambda: [checks.heat_finding(thermal)])
+    yield _Check("machine", "temperatures", lambda: heat_findings(thermal))
     yield _Check("machine", "clock", lambda: [checks.clock_finding()])
 
 

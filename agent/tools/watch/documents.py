@@ -54,6 +54,11 @@ class Document:
         """The keys as they stand there; `printable` makes one fit to be shown."""
         return list(self._data)
 
+    def texts(self, *path: str) -> list[str]:
+        """The texts of the list at ``path``; what is no text is left out."""
+        found = self.value(*path)
+        return [printable(one) for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
     def total(self, *path: str) -> int:
         """The sum of the numbers of the object at ``path``."""
         section = self.section(*path)

@@ -136,12 +136,31 @@ def _heat(thermal: Document) -> Text:
     if (watts := thermal.number("power", "total_watts")) is not None:
         text.append(f" · {watts:.1f} W")
     if thermal.flag("is_throttling"):
-        text.append(" · the board throttles", style=_BAD)
+        causes = ", ".join(thermal.section("throttle_causes").names()).replace("_", " ")
+        text.append(f" · the board throttles{f' ({causes})' if causes else ''}", style=_BAD)
     state = thermal.text("governor", "state") or "off"
     share = thermal.number("governor", "rate_ratio")
     text.append(" · governor ").append(state, style=_STATE_STYLES.get(state, ""))
     if share is not None and state != "off":
         text.append(f" {share * 100:.0f} %")
+    text.append(_given_way(thermal))
+    return text
+
+
+def _given_way(thermal: Document) -> Text:
+    """Cause and levers, where something is cut; the rate itself stands before it."""
+    governor, text = thermal.section("governor"), Text()
+    clocks = governor.number("clock_ratio")
+    names = {
+        "batches": "larger batches",
+        "engine": "cooler engine",
+        "clocks": "clocks" if clocks is None else f"clocks {clocks * 100:.0f} %",
+        "rate": "rate",
+    }
+    if levers := [names[name] for name in governor.texts("levers") if name in names]:
+        text.append(f" by {', '.join(levers)}", style=_SOSO)
+    if cause := governor.text("cause"):
+        text.append(f" for {cause.replace('_', ' ')}", style=_SOSO)
     return text
 
 

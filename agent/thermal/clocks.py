@@ -1,0 +1,253 @@
+"""The highest clocks of GPU and CPU, lowered through the kernel's own files and put back.
+
+devfreq: ``/sys/class/devfreq/<gpu>/max_freq`` in Hz; cpufreq: ``/sys/devices/system/cpu/cpufreq/policyN/
+scaling_max_freq`` in kHz. Both are requests of user space: the kernel's own throttling stays in force below them, and
+the power mode (nvpmodel) is not touched. What they held before is written to the state directory before the first
+change, so that the next start puts them back where this one was killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.config.thermal import ThermalConfig
+from agent.runtime.files import replace_file
+from agent.runtime.logs import get_logger
+from agent.thermal.levers import MIN_CLOCK_RATIO, Dither, Lever, LeverName, around
+from agent.thermal.sensors.base import Sensor
+from agent.thermal.sensors.choose import SYSFS_ROOT
+from agent.thermal.sensors.cooling import role_of
+from agent.thermal.sensors.files import amount_or_none, folders, text_or_none
+from agent.thermal.sensors.simulated import SimulatedClocks, SimulatedSensor
+
+log = get_logger(__name__)
+
+RECORD_NAME = "clocks.json"
+_VERSION = 1
+_GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_FOR_GOOD = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@dataclass(slots=True)
+class ClockFile:
+    """One file that holds a highest clock, in the unit of the kernel. ``steps`` are the clocks that it can hold."""
+
+    path: Path
+    original: int
+    steps: tuple[int, ...]
+    written: int | None = None
+    dither: Dither = field(default_factory=Dither)
+
+    def wanted(self, level: float) -> int:
+        """The step of this look for a mean of ``level`` times the clock that it had."""
+        return round(self.dither.step(level * self.original, *around(level * self.original, self.steps)))
+
+
+def clock_files(root: Path) -> dict[Path, Path]:
+    """The files below ``root`` (for /sys) that hold a highest clock, each with the one that lists its steps."""
+    gpus = [f for f in folders(root / "class/devfreq") if any(name in f.name for name in _GPU_NAMES)]
+    found = {folder / "max_freq": folder / "available_frequencies" for folder in gpus}
+    for policy in folders(root / "devices/system/cpu/cpufreq", "policy*"):
+        found[policy / "scaling_max_freq"] = policy / "scaling_available_frequencies"
+    return {path: steps for path, steps in found.items() if path.is_file()}
+
+
+def clock_levers(
+    config: ThermalConfig, sensor: Sensor, *, state_dir: Path, root: Path = SYSFS_ROOT
+) -> tuple[Lever, ...]:
+    """The lever on the clocks, where the configuration allows it: that of the simulated board for its own sensor.
+
+    What an earlier run left lowered is put back in any case.
+    """
+    if isinstance(sensor, SimulatedSensor):
+        return (SimulatedClocks(sensor),) if config.governor.clocks else ()
+    if not config.governor.clocks and not (state_dir / RECORD_NAME).exists():
+        return ()
+    clocks = KernelClocks(root, state_dir=state_dir)
+    clocks.recover()
+    return (clocks,) if config.governor.clocks and config.governor.enabled and config.source != "none" else ()
+
+
+class KernelClocks:
+    """The lever ``clocks``. From any thread; a failure to write is logged once and makes it unavailable."""
+
+    name: LeverName = "clocks"
+
+    def __init__(self, root: Path, *, state_dir: Path, boot_id: Path = _BOOT_ID) -> None:
+        self._root = root
+        self._record = state_dir / RECORD_NAME
+        self._boot_id = boot_id
+        self._lock = threading.Lock()
+        self._files: list[ClockFile] = []
+        self._is_available = bool(clock_files(root))
+        if not self._is_available:
+            log.warning("thermal.clocks_unavailable", reason=f"no devfreq GPU and no cpufreq policy below {root}")
+
+    @property
+    def is_available(self) -> bool:
+        """See Lever."""
+        return self._is_available
+
+    def engage(self, level: float) -> None:
+        """See Lever. Nothing is done while the kernel itself holds the clocks down and they are not known yet."""
+        with self._lock:
+            if not self._is_available or (not self._files and not self._take_originals()):
+                return
+            for file in tuple(self._files):
+                if not self._is_available:
+                    return
+                error = _lower(file, max(level, MIN_CLOCK_RATIO))
+                if error is not None:
+                    self._give_up(file, error)
+
+    def release(self) -> None:
+        """See Lever."""
+        with self._lock:
+            left = {file.path: file.original for file in self._files if not _put_back(file)}
+            had_files, self._files = bool(self._files), []
+            if had_files and not left:
+                self._record.unlink(missing_ok=True)
+            elif left:
+                self._is_available = False
+                log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
+
+    def recover(self) -> None:
+        """Put back what an earlier run of this boot left lowered. Called once, before ``engage``."""
+        with self._lock:
+            before = self._read_record()
+            if before is None:
+                return
+            left = {}
+            known = clock_files(self._root)
+            for path, original in before.items():
+                # Only files that this program could have lowered, and only upwards: whoever set one higher meant it.
+                current = amount_or_none(path) if path in known else None
+                if current is not None and current < original and _write(path, original) is not None:
+                    left[path] = original
+            if left:
+                log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
+                return
+            self._record.unlink(missing_ok=True)
+            log.warning("thermal.clocks_restored", files=_names(before), reason="an earlier run ended without it")
+
+    def _take_originals(self) -> bool:
+        """Learn what the files hold, and write it down; False where that is not possible now."""
+        if self._is_capped():
+            return False
+        files = []
+        for path, steps_path in clock_files(self._root).items():
+            original = amount_or_none(path)
+            if original:
+                files.append(ClockFile(path, int(original), _steps(steps_path, int(original))))
+        text = json.dumps(
+            {
+                "version": _VERSION,
+                "boot_id": text_or_none(self._boot_id),
+                "files": {str(file.path): file.original for file in files},
+            }
+        )
+        try:
+            replace_file(self._record, text, is_durable=True, is_private=True)
+        except OSError as exc:
+            self._is_available = False
+            why = f"{self._record} cannot be written: {exc.strerror}; without it a kill would leave the clocks low"
+            log.warning("thermal.clocks_unavailable", reason=why)
+            return False
+        self._files = files
+        return bool(files)
+
+    def _is_capped(self) -> bool:
+        """Whether the files read lower than what was asked for, because the kernel throttles now."""
+        for folder in folders(self._root / "class/thermal", "cooling_device*"):
+            kind = text_or_none(folder / "type") or ""
+            if role_of(kind) == "throttle" and (amount_or_none(folder / "cur_state") or 0) > 0:
+                return True
+        return False
+
+    def _give_up(self, file: ClockFile, error: OSError) -> None:
+        """Leave the file alone; the whole lever where it is not allowed, for half of it would only slow things."""
+        _put_back(file)
+        self._files.remove(file)
+        if error.errno in _FOR_GOOD:
+            for other in self._files:
+                _put_back(other)
+            self._files = []
+        if not self._files:
+            self._is_available = False
+            self._record.unlink(missing_ok=True)
+        log.warning(
+            "thermal.clocks_unavailable" if not self._files else "thermal.clock_left_alone",
+            reason=f"{file.path} cannot be written: {error.strerror or error}",
+            remedy="install systemd/drop-ins/clocks.conf, or set thermal.governor.clocks to false",
+        )
+
+    def _read_record(self) -> Mapping[Path, int] | None:
+        """What an earlier run of this boot wrote down; a reboot has put everything back by itself."""
+        try:
+            document = json.loads(self._record.read_text(encoding="utf-8"))
+            is_ours = document["version"] == _VERSION and document["boot_id"] == text_or_none(self._boot_id)
+            files = {Path(path): int(clock) for path, clock in document["files"].items()}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+            log.warning("thermal.clocks_record_unreadable", file=str(self._record), error=repr(exc))
+            is_ours, files = False, {}
+        if not is_ours:
+            self._record.unlink(missing_ok=True)
+            return None
+        return files
+
+
+def _steps(path: Path, original: int) -> tuple[int, ...]:
+    """The clocks that the kernel lists, from the lowest that is asked for to ``original``."""
+    least = original * MIN_CLOCK_RATIO
+    words = (text_or_none(path) or "").split()
+    listed = {int(word) for word in words if word.isdecimal() and least <= int(word) <= original}
+    if not listed:
+        # Some drivers list none and round by themselves: ten even steps.
+        listed = {round(least + (original - least) * step / 10) for step in range(11)}
+    return tuple(sorted(listed | {original}))
+
+
+def _lower(file: ClockFile, level: float) -> OSError | None:
+    current = amount_or_none(file.path)
+    if file.written is not None and current is not None and current > file.written:
+        # Somebody else has set it since, by another power mode for one: that is what is put back at the end.
+        file.original = max(file.original, int(current)) if current > file.original else file.original
+    wanted = file.wanted(level)
+    if wanted == file.written and current == wanted:
+        return None
+    error = _write(file.path, wanted)
+    if error is None:
+        file.written = wanted
+    return error
+
+
+def _put_back(file: ClockFile) -> bool:
+    return file.written is None or _write(file.path, file.original) is None
+
+
+def _write(path: Path, value: int) -> OSError | None:
+    """Write one number at once, never waiting; the error where the kernel refuses it."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        return exc
+    try:
+        os.write(descriptor, f"{value}\n".encode())
+    except OSError as exc:
+        return exc
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _names(files: Mapping[Path, int]) -> str:
+    return ", ".join(f"{path}={value}" for path, value in files.items())

@@ -1,0 +1,119 @@
+"""Cooling devices: which of them lower clocks, and to which trip points of which zones they are bound."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agent.thermal.sensors.files import amount_or_none, folders, number_or_none, text_or_none
+
+Role = Literal["throttle", "hint", "fan", "unknown"]
+
+_THROTTLES = re.compile(
+    r"""
+    (thermal-)?cpufreq([-_.].*)?            # drivers/thermal/cpufreq_cooling.c: cpufreq-cpu0, thermal-cpufreq-0
+    | (thermal-)?devfreq([-_.].*)?          # devfreq_cooling.c: devfreq-17000000.gpu, thermal-devfreq-0
+    | (thermal-)?idle[-_].*                 # cpuidle_cooling.c: idle time instead of a lower clock
+    | intel_powerclamp
+    | processor                             # drivers/acpi/processor_thermal.c: "Processor"
+    | .*[-_]throttle|throttle[-_].*         # L4T 32: cpu-throttle and the like
+    | .*[-_]balanced                        # L4T 28 and 32: cpu-balanced, gpu-balanced
+    | heavy|light                           # drivers/thermal/tegra/soctherm.c: its two hardware throttles
+    | cpu\d*[-_](hotplug|isolate|pause)\d*  # Qualcomm: cores taken away
+    | ([0-9a-f]+\.)?(gpu|ga10b|gv11b|gp10b|gm20b)([-_].*)?  # a GPU under its own name
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_THROTTLE_ALERTS = re.compile(r".*[-_]throttle[-_]alert", re.IGNORECASE)
+"""L4T 35 and later: raised while the firmware lowers clocks."""
+_HINTS = re.compile(r".*[-_]alert", re.IGNORECASE)
+_FANS = re.compile(r".*fan.*|pwm.*|pump.*", re.IGNORECASE)
+
+
+def role_of(kind: str) -> Role:
+    """What the cooling device of this type does. ``unknown`` may be a display, a radio or a charger."""
+    if _FANS.fullmatch(kind):
+        return "fan"
+    if _HINTS.fullmatch(kind) and not is_throttle_alert(kind):
+        return "hint"
+    return "throttle" if is_throttle_alert(kind) or _THROTTLES.fullmatch(kind) else "unknown"
+
+
+def is_throttle_alert(kind: str) -> bool:
+    """Whether the device says that the firmware lowers clocks, and lowers none itself."""
+    return _THROTTLE_ALERTS.fullmatch(kind) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One cooling device at one trip point of a zone."""
+
+    device: str
+    role: Role
+    trip: int
+
+
+def bindings_of(zone: Path) -> list[Binding]:
+    """What ``zone`` (a folder thermal_zoneN) shows of its cooling devices; nothing on kernels that show none.
+
+    Source: Linux, Documentation/driver-api/thermal/sysfs-api.rst: ``cdevM`` links to the device, ``cdevM_trip_point``
+    is the number of the trip point, -1 for a device that is bound to none.
+    """
+    found = []
+    for link in folders(zone, "cdev[0-9]*"):
+        kind = text_or_none(link / "type")
+        trip = number_or_none(zone / f"{link.name}_trip_point")
+        if kind is not None and trip is not None and trip >= 0:
+            found.append(Binding(kind, role_of(kind), int(trip)))
+    return found
+
+
+@dataclass(slots=True)
+class CoolingDevices:
+    """The devices of a board by role, each under its type. Devices of one type are one: the highest state counts."""
+
+    throttles: Mapping[str, list[Path]] = field(default_factory=dict)
+    hints: Mapping[str, list[Path]] = field(default_factory=dict)
+
+    def throttle_states(self) -> dict[str, int]:
+        """State of each type that lowers clocks, 0 being full clocks; without those that cannot be read."""
+        return _states_of(self.throttles)
+
+    def hint_states(self) -> dict[str, int]:
+        """State of each warning that lowers no clock."""
+        return _states_of(self.hints)
+
+    def steps_of(self, kind: str) -> int | None:
+        """How many steps the devices of this type have; None for what is no cooling device."""
+        found = [
+            steps
+            for folder in self.throttles.get(kind, ())
+            if (steps := amount_or_none(folder / "max_state")) is not None
+        ]
+        return int(max(found)) if found else None
+
+
+def cooling_devices(thermal: Path) -> CoolingDevices:
+    """The devices below ``thermal``, which is class/thermal."""
+    throttles: dict[str, list[Path]] = {}
+    hints: dict[str, list[Path]] = {}
+    for folder in folders(thermal, "cooling_device*"):
+        kind = text_or_none(folder / "type") or ""
+        role = role_of(kind)
+        if role == "throttle":
+            throttles.setdefault(kind, []).append(folder)
+        elif role == "hint":
+            hints.setdefault(kind, []).append(folder)
+    return CoolingDevices(throttles, hints)
+
+
+def _states_of(devices: Mapping[str, list[Path]]) -> dict[str, int]:
+    states = {}
+    for kind, paths in devices.items():
+        known = [state for folder in paths if (state := amount_or_none(folder / "cur_state")) is not None]
+        if known:
+            states[kind] = int(max(known))
+    return states

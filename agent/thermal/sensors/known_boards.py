@@ -1,0 +1,64 @@
+"""Where boards lower their clocks that do not say it in a trip point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.thermal.sensors.files import number_or_none, text_or_none
+from agent.thermal.sensors.plausible import HIGHEST_CELSIUS
+from agent.thermal.sensors.trips import LOWEST_UNBOUND_CELSIUS
+
+_RASPBERRY_PI_CELSIUS = 80.0
+"""Source: Raspberry Pi documentation, frequency management and thermal control: the firmware slows the cores from 80
+degrees on and the GPU too at 85, while the kernel only knows a critical trip point at 90 or 110."""
+
+
+_PI_THROTTLED = ("devices/platform/soc*/*firmware*/get_throttled", "devices/platform/*firmware*/get_throttled")
+_PI_LOWERED = 0b1110
+"""Bits of it that mean lower clocks now: capped, throttled, soft limit of the temperature. Bit 0 alone is a supply
+that is too weak, and bits 16 to 19 tell of the past. Source: Raspberry Pi documentation, vcgencmd get_throttled."""
+
+
+def firmware_files(root: Path) -> dict[str, Path]:
+    """Where firmware says that it lowers clocks, by a name of ours: the Raspberry Pi's."""
+    found = next((path for pattern in _PI_THROTTLED for path in sorted(root.glob(pattern))), None)
+    return {} if found is None else {"raspberrypi-firmware": found}
+
+
+def firmware_states(files: Mapping[str, Path]) -> dict[str, int]:
+    """1 while the firmware lowers clocks, else 0; nothing where it cannot be read."""
+    states = {}
+    for name, path in files.items():
+        try:
+            bits = int(text_or_none(path) or "", 16)
+        except ValueError:
+            continue
+        states[name] = int(bits & _PI_LOWERED != 0)
+    return states
+
+
+def assumed_throttling(root: Path, zone_kind: str, hwmons: Sequence[Path]) -> tuple[float, str] | None:
+    """Where the zone of this type is throttled by something that the kernel does not show, degrees Celsius, and how
+    that is known; None where nothing is known. ``root`` stands for /sys.
+    """
+    if zone_kind == "x86_pkg_temp":
+        return _tjmax(hwmons)
+    compatible = text_or_none(root / "firmware/devicetree/base/compatible") or ""
+    if zone_kind.startswith("cpu") and "raspberrypi," in compatible:
+        return _RASPBERRY_PI_CELSIUS, f"the Raspberry Pi's firmware lowers clocks from {_RASPBERRY_PI_CELSIUS:g} °C on"
+    return None
+
+
+def _tjmax(hwmons: Sequence[Path]) -> tuple[float, str] | None:
+    """Where an Intel processor throttles by itself. Source: Linux, Documentation/hwmon/coretemp.rst: ``tempN_crit`` is
+    TjMax."""
+    for hwmon in hwmons:
+        if text_or_none(hwmon / "name") == "coretemp":
+            millicelsius = number_or_none(hwmon / "temp1_crit")
+            if millicelsius is not None and LOWEST_UNBOUND_CELSIUS <= millicelsius / 1000.0 <= HIGHEST_CELSIUS:
+                return (
+                    millicelsius / 1000.0,
+                    f"the processor's own limit (TjMax of coretemp) at {millicelsius / 1000:g} °C",
+                )
+    return None

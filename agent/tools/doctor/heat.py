@@ -1,0 +1,81 @@
+"""Temperatures, power, throttling, and the limits that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.config.thermal import ThermalConfig
+from agent.runtime.clock import SystemClock
+from agent.thermal.limits import Limits, limits_of
+from agent.thermal.sensors.base import ThermalSample, ThrottleCause
+from agent.thermal.sensors.choose import SYSFS_ROOT, read_once
+from agent.tools.doctor.findings import Finding
+
+_HEAT_S = 4.0
+_HOT_CELSIUS = 85.0
+_REMEDIES: Mapping[ThrottleCause, str] = {
+    "heat": "cool it better",
+    "over_current": "use a stronger power supply or a lower power mode",
+    "power_cap": "find what holds the clocks down: no zone is near its limit",
+}
+
+
+def heat_findings(config: ThermalConfig, *, sysfs_root: Path = SYSFS_ROOT) -> list[Finding]:
+    """How hot the board is, as the agent would read it, and one limit for each governed zone.
+
+    ``sysfs_root`` stands for /sys.
+    """
+    sample, description = read_once(config, clock=SystemClock(), sysfs_root=sysfs_root, timeout_s=_HEAT_S)
+    where = f"{description.source}{f', {description.detail}' if description.detail else ''}"
+    if sample is None or sample.hottest is None:
+        absent = ", ".join(f"{zone}: {why}" for zone, why in sample.absent.items()) if sample else ""
+        return [Finding("temperatures", "absent", f"none can be read ({absent or where})")]
+    limits = limits_of(sample, config.governor)
+    return [_temperatures(sample, where), *(_limit(zone, sample, limit) for zone, limit in limits.items())]
+
+
+def _temperatures(sample: ThermalSample, where: str) -> Finding:
+    facts: dict[str, object] = {
+        "source": sample.source,
+        "celsius": {zone: round(celsius, 1) for zone, celsius in sample.temperatures.items()},
+        "watts": sample.power.total_watts,
+        "throttle_causes": dict(sample.throttle_causes),
+        "over_current_events": dict(sample.over_current_events),
+        "hints": dict(sample.hints),
+    }
+    zone, celsius = max(sample.temperatures.items(), key=lambda item: item[1])
+    watts = "" if sample.power.total_watts is None else f", {sample.power.total_watts:.1f} W"
+    detail = f"{zone} {celsius:.1f} °C is the hottest of {len(sample.temperatures)}{watts} ({where})"
+    counted = {name: events for name, events in sample.over_current_events.items() if events}
+    if counted:
+        detail += f", over-current events so far: {', '.join(f'{name} {count}' for name, count in counted.items())}"
+    if raised := [name for name, state in sample.hints.items() if state]:
+        detail += f", {', '.join(raised)} is up (lowers no clock)"
+    if sample.throttle_causes:
+        causes = "; ".join(f"{cause.replace('_', ' ')}: {text}" for cause, text in sample.throttle_causes.items())
+        remedy = "; ".join(_REMEDIES[cause] for cause in sample.throttle_causes)
+        return Finding("temperatures", "warning", f"{detail}, the board throttles ({causes})", remedy, facts=facts)
+    if celsius >= _HOT_CELSIUS:
+        return Finding("temperatures", "warning", detail, _REMEDIES["heat"], facts=facts)
+    return Finding("temperatures", "ok", detail, facts=facts)
+
+
+def _limit(zone: str, sample: ThermalSample, limit: Limits) -> Finding:
+    points = sample.trip_points.get(zone)
+    hints = {} if points is None else points.hints
+    facts = {
+        "throttle_celsius": limit.throttle_celsius,
+        "soft_celsius": limit.soft_celsius,
+        "hard_celsius": limit.hard_celsius,
+        "source": limit.source,
+        "hints": dict(hints),
+    }
+    detail = (
+        f"clocks fall at {limit.throttle_celsius:g} °C ({limit.source}); soft limit {limit.soft_celsius:g}, "
+        f"hard limit {limit.hard_celsius:g}"
+    )
+    if hints:
+        told = ", ".join(f"{device} at {celsius:g}" for device, celsius in hints.items())
+        detail += f"; information only: {told}"
+    return Finding(f"limit of {zone}", "ok", detail, facts=facts)
