@@ -83,11 +83,10 @@ begin_environment() {
 # have_builder: pip and setuptools of the environment's own. It sees the system's, and those of Ubuntu 22.04 know no
 # [project] table: they build a package UNKNOWN without a complaint.
 have_builder() {
-  local one
-  for one in pip 'setuptools>=77'; do
-    # Wheels need no builder.
-    pip_logged --upgrade "$one" || [ -n "$wheels" ] || failed "$one cannot be installed: $(pip_reason)"
-  done
+  if pip_logged --upgrade pip 'setuptools>=77'; then return; fi
+  # A folder of wheels may lack pip; that of the system will do for them.
+  if [ -n "$wheels" ] && pip_logged --upgrade 'setuptools>=77'; then return; fi
+  failed "a setuptools that can build the agent cannot be installed: $(pip_reason)"
 }
 
 # make_wheel: $wheel is the agent to install: the one of --wheels, or built from a copy of this checkout. Built in place,
@@ -98,6 +97,8 @@ make_wheel() {
     mapfile -t found < <(find "$wheels" -maxdepth 1 -name 'edge_inference_agent-*.whl')
     [ ${#found[@]} -le 1 ] || failed "$wheels holds ${#found[@]} wheels of the agent, so nobody knows which is meant. Leave one:" "${found[@]}"
   fi
+  # What is a wheel already needs no builder. From the index other parts may have to be built too.
+  if [ -z "$wheels" ] || [ ${#found[@]} = 0 ]; then have_builder; fi
   if [ ${#found[@]} = 0 ]; then
     mkdir -p "$copy"
     cp -R "$root"/{agent,engines,LICENSE,README.md,pyproject.toml,setup.py} "$copy"
@@ -117,9 +118,11 @@ make_wheel() {
 
 # install_wheel: the agent and what it cannot do without.
 install_wheel() {
+  local has_same=no
+  # A wheel of another state of the project may have the same version; pip would pass it over.
+  if [ "$(has_version edge-inference-agent)" = "$expected" ]; then has_same=yes; fi
   pip_logged "$wheel" || failed "the agent's packages cannot be installed: $(pip_reason)"
-  # A wheel of another state of the project may have the same version.
-  pip_logged --force-reinstall --no-deps "$wheel" || failed "the agent cannot be installed: $(pip_reason)"
+  [ $has_same = no ] || pip_logged --force-reinstall --no-deps "$wheel" || failed "the agent cannot be installed: $(pip_reason)"
 }
 
 # see_that_it_runs: before it takes anybody's place.

@@ -138,7 +138,10 @@ def _wheel(
         wheel.writestr("agent/__init__.py", "")
         wheel.writestr("agent/said.py", text)
         wheel.writestr("agent/__main__.py", main.format(says=says or version, refuses=refuses))
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: edge-inference-agent\nVersion: {version}\n")
+        parts = "Provides-Extra: dev\nProvides-Extra: cpu\nRequires-Dist: onnxruntime; extra == 'cpu'\n"
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: edge-inference-agent\nVersion: {version}\n{parts}"
+        )
         wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\nagent = agent.__main__:main\n")
         _wheel_records(wheel, info)
     return folder
