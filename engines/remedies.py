@@ -113,7 +113,7 @@ def _tensorrt(missing: Missing, board: Board) -> str:
 
 
 def _onnxruntime_gpu(engine: str, board: Board) -> str:
-    """A build with the provider. PyPI's onnxruntime-gpu has both providers for x86-64; for aarch64 it has CUDA's alone,
+    """A build with the provider. PyPI's onnxruntime-gpu has both providers for x86-64, and CUDA's alone for aarch64,
     from 1.29 and Python 3.11 on."""
     index = "the Jetson AI Lab package index"
     python = f"Python {board.python[0]}.{board.python[1]}"

@@ -26,7 +26,9 @@ pip_logged() {
 # pip_reason: the one line of the last call that says why it failed.
 pip_reason() {
   local line
-  line=$(grep -m1 -E 'fatal error: |No space left on device|No matching distribution found|command .*(gcc|g\+\+|cc).* failed' "$work/pip.out" ||
+  # What the compiler, the index or the build says; pip's own last line only tells that something failed.
+  line=$(grep -m1 -E 'fatal error: |No space left on device|No matching distribution found' "$work/pip.out" ||
+    grep -E '^ {4,}([Ee]rror|[A-Za-z]+Error): ' "$work/pip.out" | tail -1 ||
     grep -E '^ *(ERROR|error): ' "$work/pip.out" | tail -1 || tail -1 "$work/pip.out")
   line=$(sed 's/^[[:space:]]*//; s/^ERROR: //' <<<"$line")
   printf '%s\n' "${line:0:200}"

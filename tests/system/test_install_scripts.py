@@ -131,7 +131,7 @@ def _wheel(
     refuses: str = "",
     main: str = _MAIN,
 ) -> Path:
-    """A folder with a wheel of a small agent. It holds TEXT, calls itself SAYS, refuses a configuration with REFUSES."""
+    """A folder with a wheel of a small agent. Holds TEXT, calls itself SAYS, refuses a configuration with REFUSES."""
     folder.mkdir(parents=True)
     info = f"edge_inference_agent-{version}.dist-info"
     with zipfile.ZipFile(folder / f"edge_inference_agent-{version}-py3-none-any.whl", "w") as wheel:
