@@ -160,7 +160,7 @@ add_cuda() {
       told "CUDA: PyCUDA $(has_version pycuda)"
       return
     fi
-    why=$(pip_reason)
+    why=${why:-$(pip_reason)}
   fi
   told "CUDA: no PyCUDA ($why), so cuda-bindings"
   major=$(cuda_major)
