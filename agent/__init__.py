@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-try:
-    __version__ = version("edge-inference-agent")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.0.0+source"
+__version__: str
+"""The release and the commit, such as ``0.1.0+gfbfbf4012``: see `agent.version`. Asked for when first used."""
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> str:
+        if name == "__version__":
+            from agent.version import version
+
+            return version()
+        raise AttributeError(f"module 'agent' has no attribute {name!r}")

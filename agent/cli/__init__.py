@@ -65,8 +65,17 @@ class LazyGroup(click.Group):
                 formatter.write_dl(rows)
 
 
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001 click's
+    """Print release and commit; a checkout asks git for it, so no other command pays for that."""
+    if value and not ctx.resilient_parsing:
+        click.echo(f"agent, version {agent.__version__}")
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(agent.__version__, prog_name="agent")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+)
 @click.option("--debug", is_flag=True, help="Log everything, and show where an internal error happened.")
 @click.option(
     "--log-format",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engines.backends.onnxruntime.options import engine_of, provider_of
 from engines.base import Rejection
 from engines.environment import Gpu, gpus_from_answer
 from engines.errors import OptionsRejected
 from engines.probes.child import ChildAnswer, run_child
+from engines.remedies import Board, Missing, remedy, this_board
 
 AUTO_ORDER = ("tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
 CHOOSERS = ("auto", "fastest")
@@ -27,15 +28,6 @@ _ALIASES = {
 }
 # Azure's provider sends tensors to a server; the rest of the list computes here.
 _NOT_HERE = ("AzureExecutionProvider",)
-
-_REMEDIES = {
-    "tensorrt": "install TensorRT's Python package (JetPack: apt install python3-libnvinfer) beside an NVIDIA driver",
-    "ort-tensorrt": "install onnxruntime-gpu and the TensorRT it was built with beside an NVIDIA driver",
-    "ort-cuda": "install onnxruntime-gpu with its CUDA and cuDNN beside an NVIDIA driver",
-    "torch": "install the extra: pip install 'edge-inference-agent[torch]'",
-    "ort-openvino": "install onnxruntime-openvino in place of onnxruntime",
-    "ort-cpu": "install the extra: pip install 'edge-inference-agent[cpu]'",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,42 +105,58 @@ class Prober:
             self._results[name] = probes[name]() if name in probes else self._onnxruntime(name)
         return self._results[name]
 
+    @functools.cached_property
+    def _board(self) -> Board:
+        board = this_board()
+        # A GPU that answers is there, also where the machine does not list it (WSL, some containers).
+        return replace(board, has_gpu=board.has_gpu or not self.cuda.failure)
+
+    def _cannot(self, name: str, missing: Missing, reason: str) -> ProbeResult:
+        return ProbeResult(name, can_run=False, reason=reason, remedy=remedy(name, missing, self._board))
+
     def _tensorrt(self) -> ProbeResult:
         if self.cuda.failure:
-            return _cannot("tensorrt", f"CUDA does not answer: {self.cuda.failure}")
+            return self._cannot("tensorrt", "driver", f"CUDA does not answer: {self.cuda.failure}")
         answer = run_child("tensorrt_child", timeout_s=120.0)
         if answer.failure:
-            return _cannot("tensorrt", f"TensorRT does not load: {answer.failure}")
+            return self._cannot("tensorrt", _missing(answer), f"TensorRT does not load: {answer.failure}")
         return ProbeResult("tensorrt", can_run=True, detail=f"TensorRT {answer.text('version')} on {self._gpu()}")
 
     def _torch(self) -> ProbeResult:
         answer = run_child("torch_child", timeout_s=120.0)
         if answer.failure:
-            return _cannot("torch", f"PyTorch does not load: {answer.failure}")
+            return self._cannot("torch", _missing(answer), f"PyTorch does not load: {answer.failure}")
         if not answer.values.get("right"):
-            return _cannot("torch", "PyTorch computed a wrong product")
+            return self._cannot("torch", "start", "PyTorch computed a wrong product")
         device = self._gpu() if answer.values.get("cuda") else "the CPU"
         return ProbeResult("torch", can_run=True, detail=f"PyTorch {answer.text('version')} on {device}")
 
     def _onnxruntime(self, name: str) -> ProbeResult:
         provider = provider_of(name)
         if self.onnxruntime.failure:
-            return _cannot(name, f"ONNX Runtime does not load: {self.onnxruntime.failure}")
+            missing = _missing(self.onnxruntime)
+            return self._cannot(name, missing, f"ONNX Runtime does not load: {self.onnxruntime.failure}")
         version = self.onnxruntime.text("version")
         if provider not in self.providers:
-            return _cannot(name, f"ONNX Runtime {version} has no {provider}, it has {', '.join(self.providers)}")
+            reason = f"ONNX Runtime {version} has no {provider}, it has {', '.join(self.providers)}"
+            return self._cannot(name, "provider", reason)
         if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider") and self.cuda.failure:
-            return _cannot(name, f"CUDA does not answer: {self.cuda.failure}")
+            return self._cannot(name, "driver", f"CUDA does not answer: {self.cuda.failure}")
         if provider == "CPUExecutionProvider":
             return ProbeResult(name, can_run=True, detail=f"ONNX Runtime {version}")
+        return self._started(name, provider, str(version))
+
+    def _started(self, name: str, provider: str, version: str) -> ProbeResult:
         answer = run_child("onnxruntime_child", provider, timeout_s=180.0)
         if answer.failure:
-            return _cannot(name, f"{provider} does not start: {answer.failure}")
+            return self._cannot(name, "start", f"{provider} does not start: {answer.failure}")
         if answer.text("provider") != provider:
             why = f": {answer.last_error}" if answer.last_error else ""
-            return _cannot(name, f"ONNX Runtime took {answer.text('provider')} in place of {provider}{why}")
+            return self._cannot(
+                name, "start", f"ONNX Runtime took {answer.text('provider')} in place of {provider}{why}"
+            )
         if not answer.values.get("right"):
-            return _cannot(name, f"{provider} computed a wrong convolution")
+            return self._cannot(name, "start", f"{provider} computed a wrong convolution")
         return ProbeResult(name, can_run=True, detail=f"ONNX Runtime {version}, {provider}")
 
     def _gpu(self) -> str:
@@ -161,9 +169,8 @@ def probe() -> tuple[ProbeResult, ...]:
     return tuple(prober.probe(name) for name in prober.names())
 
 
-def _cannot(name: str, reason: str) -> ProbeResult:
-    remedy = _REMEDIES.get(name, "install a build of ONNX Runtime with this provider")
-    return ProbeResult(name, can_run=False, reason=reason, remedy=remedy)
+def _missing(answer: ChildAnswer) -> Missing:
+    return "library" if "ModuleNotFoundError" in str(answer.failure) else "broken"
 
 
 @functools.cache

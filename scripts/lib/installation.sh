@@ -24,6 +24,14 @@ told() {
   printf '   %s\n' "$@" >&2
 }
 
+# failed LINE...: something that was done has been looked at and does not hold. The trap of the script tidies up.
+failed() {
+  printf '\nNOT installed: %s\n' "$1" >&2
+  shift
+  [ $# = 0 ] || printf '   %s\n' "$@" >&2
+  exit 1
+}
+
 # change COMMAND...: show it; run it unless this is a dry run.
 change() {
   printf '   $%s\n' "$(printf ' %q' "$@")" >&2
@@ -73,4 +81,9 @@ existing() {
 need_root() {
   [ $is_dry = yes ] || [ -n "$prefix" ] || [ "$(id -u)" = 0 ] ||
     give_up "This changes the system and must run as root: sudo $0. What it would do: $0 --dry-run"
+}
+
+# has_systemd: a systemd runs here, and what is installed is for this system.
+has_systemd() {
+  [ -z "$prefix" ] && [ -d /run/systemd/system ]
 }

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import agent
 from agent.config.loader import LoadedConfig, check_when_labels
 from agent.config.model import CameraConfig, ModelConfig
 from agent.runtime.clock import SystemClock
@@ -28,7 +29,8 @@ _ROOM_BYTES = 512 << 20
 
 
 def runtime_findings(record: EnvironmentRecord) -> Iterator[Finding]:
-    """The machine and the libraries."""
+    """The program, the machine and the libraries."""
+    yield Finding("agent", "ok", agent.__version__, facts={"folder": str(Path(agent.__file__).parent)})
     machine = ", ".join(part for part in (record.board, record.cpu, f"{record.cpu_cores} cores") if part)
     yield Finding(
         "machine", "ok", machine, facts={"board": record.board, "cpu": record.cpu, "cores": record.cpu_cores}
