@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,13 +54,56 @@ def _bash(machine: Path, script: str, **variables: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("version", ["3.9", "3.14", "2.7"])
-def test_interpreter_of_another_version_is_refused_with_its_version(machine: Path, version: str) -> None:
+@pytest.mark.parametrize("version", ["3.9", "2.7", "2.10"])
+def test_interpreter_that_is_too_old_is_refused_with_its_version(machine: Path, version: str) -> None:
     _program(machine, "python3", f"echo {version}")
     result = _bash(machine, "select_python")
     assert result.returncode == 69
-    assert f"runs on Python 3.10 to 3.13, found here: python3: Python {version}" in result.stderr
+    assert f"runs on Python 3.10 or newer, found here: python3: Python {version}" in result.stderr
     assert "PYTHON=/usr/bin/python3.12" in result.stderr
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_interpreter_that_was_tried_is_taken_without_a_word(machine: Path, version: str) -> None:
+    _program(machine, "python3", f"echo {version}")
+    result = _bash(machine, "select_python")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{machine}/python3\n", "")
+
+
+@pytest.mark.parametrize("version", ["3.15", "3.100", "4.0"])
+def test_interpreter_newer_than_any_that_was_tried_is_taken_with_a_warning(
+    machine: Path, tmp_path: Path, version: str
+) -> None:
+    _program(machine, "python3", f"echo {version}")
+    result = _bash(machine, "select_python")
+    assert (result.returncode, result.stdout) == (0, f"{machine}/python3\n")
+    (machine / "python3").unlink()
+    _program(machine, "python3", f'[ "$1" = - ] && exec {sys.executable} "$@"; echo {version}')
+    (tmp_path / "a.lock").write_text("one", encoding="utf-8")
+    script = f"new_environment() {{ :; }}; pip_install() {{ :; }}; have_environment {tmp_path} {tmp_path}/a.lock"
+    result = _bash(machine, script)
+    assert result.returncode == 0, result.stderr
+    assert f"Warning: Python {version} is newer than any that this project was tried on (3.10 to 3.14)" in result.stderr
+
+
+def test_interpreter_that_was_tried_goes_before_a_newer_one(machine: Path) -> None:
+    _program(machine, "python3", "echo 3.15")
+    _program(machine, "python3.13", "echo 3.13")
+    result = _bash(machine, "select_python")
+    assert (result.stdout, result.stderr) == (f"{machine}/python3.13\n", "")
+
+
+def test_the_tried_interpreters_are_those_of_the_package_metadata() -> None:
+    metadata = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    named = [int(minor) for minor in re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', metadata)]
+    result = subprocess.run(
+        ["/bin/bash", "-c", _PRELUDE + "echo $oldest_python $newest_tried_python"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == [f"3.{min(named)}", f"3.{max(named)}"]
+    assert f'requires-python = ">=3.{min(named)}"' in metadata
 
 
 def test_newer_interpreter_under_another_name_is_found(machine: Path) -> None:
