@@ -41,7 +41,7 @@ select_python() {
     version=$(python_version "$candidate")
     case $(python_fits "$version") in
       yes)
-        command -v "$candidate"
+        place_of "$candidate"
         return
         ;;
       newer) newer=${newer:-$candidate} ;;
@@ -49,11 +49,19 @@ select_python() {
     seen+=("$candidate: ${version:+Python }${version:-not found or does not run}")
   done
   if [ -n "$newer" ]; then
-    command -v "$newer"
+    place_of "$newer"
     return
   fi
   give_up "This project runs on Python $oldest_python or newer, found here: $(comma_separated "${seen[@]}").
 Name one that fits, for example: PYTHON=/usr/bin/python3.12 $0"
+}
+
+# place_of COMMAND: where it is; what is found through a link of a sealed PATH must not depend on that folder for ever.
+place_of() {
+  local place
+  place=$(command -v "$1")
+  case $place in */sealed-*) place=$(readlink "$place") ;; esac
+  printf '%s\n' "$place"
 }
 
 # warn_of_newer_python VERSION: where an environment is made with a Python that nobody has tried.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ def _agent_on_a_full_disk(directory: Path, config: Path) -> Iterator[Log]:
         process = subprocess.Popen(
             isolated(run, f"cd {directory}", *mounts),
             stderr=stderr,
-            env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"},
+            env={"PYTHONPATH": str(Path.cwd()), "PATH": os.environ["PATH"]},
         )
     try:
         log = (directory / "stderr").read_text

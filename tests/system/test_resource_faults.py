@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import resource
 import signal
 import subprocess
@@ -102,7 +103,9 @@ def _log_of_a_start(tmp_path: Path, broker: MosquittoBroker, mounts: Sequence[st
     (tmp_path / "state").mkdir()
     command = isolated([sys.executable, "-m", "agent", "run", "-c", str(config)], f"cd {tmp_path}", *mounts)
     with Recorder(broker.port) as recorder, (tmp_path / "log").open("wb") as stderr:
-        agent = subprocess.Popen(command, stderr=stderr, env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"})
+        agent = subprocess.Popen(
+            command, stderr=stderr, env={"PYTHONPATH": str(Path.cwd()), "PATH": os.environ["PATH"]}
+        )
         try:
             recorder.wait_count(5, _RESULT, 60)
             agent.send_signal(signal.SIGTERM)

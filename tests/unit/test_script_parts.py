@@ -83,7 +83,9 @@ def test_interpreter_newer_than_any_that_was_tried_is_taken_with_a_warning(
     script = f"new_environment() {{ :; }}; pip_install() {{ :; }}; have_environment {tmp_path} {tmp_path}/a.lock"
     result = _bash(machine, script)
     assert result.returncode == 0, result.stderr
-    assert f"Warning: Python {version} is newer than any that this project was tried on (3.10 to 3.14)" in result.stderr
+    assert (
+        f"Warning: Python {version} is newer than any that this project was tried on (3.10 to 3.14)" in result.stderr
+    )
 
 
 def test_interpreter_that_was_tried_goes_before_a_newer_one(machine: Path) -> None:
@@ -134,10 +136,35 @@ def test_missing_programs_are_named_with_their_packages(machine: Path) -> None:
     assert "Missing system packages: some-broker some-tool." in result.stderr
 
 
+def test_a_package_without_a_command_is_asked_for_by_what_it_brings(machine: Path) -> None:
+    """gcc is there and compiles nothing: the C library's headers are in a package that it only recommends."""
+    (machine / "mktemp").symlink_to(str(shutil.which("mktemp")))
+    _program(machine, "gcc", "exit 1")
+    script = f"{_NO_RIGHTS} need_system gcc:gcc can_compile:libc6-dev"
+    result = _bash(machine, script)
+    assert result.returncode == 69
+    assert "Missing system packages: libc6-dev." in result.stderr
+    (machine / "gcc").unlink()
+    assert _bash(machine, script, PATH=f"{machine}:{os.environ['PATH']}").returncode == 0
+
+
+def test_an_installation_that_brings_nothing_is_not_taken_for_success(machine: Path) -> None:
+    _program(machine, "apt-get", "exit 0")
+    result = _bash(machine, 'as_root() { "$@"; }; need_system no-such-broker:some-broker')
+    assert result.returncode == 69
+    assert "Installed, and still not usable here: some-broker" in result.stderr
+
+
 def test_missing_programs_are_installed_where_that_is_allowed(machine: Path, tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     # As in a fresh container: nothing can be found before the lists are fetched.
-    _program(machine, "apt-get", f'echo "$*" >>{asked}; [ "$1" = update ] || [ "$(wc -l <{asked})" -gt 1 ]')
+    success = f"ln -s /bin/true {machine}/no-such-broker"
+    (machine / "ln").symlink_to(str(shutil.which("ln")))
+    _program(
+        machine,
+        "apt-get",
+        f'echo "$*" >>{asked}; [ "$1" = update ] || {{ [ "$(wc -l <{asked})" -gt 1 ] && {success}; }}',
+    )
     (machine / "wc").symlink_to("/usr/bin/wc")
     result = _bash(machine, 'as_root() { "$@"; }; need_system no-such-broker:some-broker')
     assert result.returncode == 0, result.stderr
