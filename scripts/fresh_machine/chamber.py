@@ -19,7 +19,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES = 4000
 
 # What a container gets: the host's devices that do no harm, a terminal and memory of its own. $1 is the root; then
-# come pairs of a place in it and what is seen there, a `--`, and the command. The root becomes that of the namespace by
+# come pairs of a place in it and what is seen there, a `--`, and the command. It becomes the root of the namespace by
 # pivot_root: in a chroot the kernel refuses user namespaces, which a real machine has.
 _ENTER = """
 root=$1; shift

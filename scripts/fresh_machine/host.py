@@ -65,9 +65,10 @@ def _seen_inside(text: str, mounts: dict[Path, Path]) -> str:
         here = Path(match[0])
         if not here.exists():
             return match[0]
-        inside = INSIDE / here.relative_to("/")
-        mounts[inside] = here.resolve()
-        return str(inside)
+        # The pages of a local index, `DIR/simple`, name the files that lie beside it.
+        seen = here.parent if here.name == "simple" and here.is_dir() else here
+        mounts[INSIDE / seen.relative_to("/")] = seen.resolve()
+        return str(INSIDE / here.relative_to("/"))
 
     return _PATH.sub(replace, text)
 

@@ -66,13 +66,17 @@ ls /etc/systemd/system/agent.service
 """
 
 
+Look = Callable[[str], tuple[str, bool]]
+"""What a log shows: a text, and whether it is what it should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to do. ``looks`` tells what a log shows: a text, and whether it is what it should be."""
+    """One thing to do, and how its log is looked at."""
 
     name: str
     script: str
-    looks: Callable[[str], tuple[str, bool]]
+    looks: Look
     limit_s: float
     emulated_script: str | None = None
 
@@ -116,7 +120,7 @@ def look_at_test(log: str) -> tuple[str, bool]:
     if not sums:
         return "no closing line", False
     passed, failed, skipped = sums[-1]
-    steps = re.findall(r"^ *\d+ s  (\S.*?)  +(ok|FAILED.*)$", log, re.MULTILINE)
+    steps = re.findall(r"^ *\d+ s  (\S.*?)  +(ok\b.*|FAILED.*)$", log, re.MULTILINE)
     done = {name for name, verdict in steps if verdict.startswith("ok")}
     missing = [name for name in ("environment", "check", "pytest", "soak", "wheel") if name not in done]
     found = f"{passed} passed, {failed} failed, {skipped} skipped"
