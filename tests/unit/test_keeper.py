@@ -130,3 +130,35 @@ def test_the_command_gets_its_arguments_and_a_usual_signal_mask() -> None:
         told, _ = process.communicate(timeout=30)
     assert told == f"['a b', ''] set() {process.pid}\n"
     assert os.environ.get("KEPT_BY") != str(process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, None])
+def test_a_script_that_is_kept_leaves_nothing_behind(tmp_path: Path, number: signal.Signals | None) -> None:
+    """As scripts/test: also where the shell is killed, and what was started beside it in another session."""
+    listing = tmp_path / "started"
+    script = tmp_path / "script"
+    script.write_text(
+        f"""#!/bin/bash
+        set -euo pipefail
+        root={_ROOT}
+        source "$root/scripts/lib/system.sh"
+        source "$root/scripts/lib/steps.sh"
+        keep_everything {sys.executable} "$@"
+        begin_beside soak {tmp_path}/log {sys.executable} -c '{_SLOW_STARTER}' "$1"
+        echo $$
+        [ "$2" = ends ] || sleep 600
+        while [ ! -e "$1" ]; do sleep 0.01; done
+        """,
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+    command = [str(script), str(listing), "ends" if number is None else "stays"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        shell = int(process.stdout.readline())
+        assert shell != process.pid, "the script runs below its keeper"
+        wait_until(lambda: bool(_pids(listing)), within_s=60)
+        if number is not None:
+            os.kill(shell, number)
+        assert process.wait(60) == (0 if number is None else 128 + number)
+    assert _is_left(str(listing)) == []
