@@ -114,6 +114,19 @@ def test_newer_interpreter_under_another_name_is_found(machine: Path) -> None:
     assert _bash(machine, "select_python").stdout == f"{machine}/python3.11\n"
 
 
+def test_an_interpreter_that_is_found_by_a_sealed_path_is_named_by_its_own_place(
+    machine: Path, tmp_path: Path
+) -> None:
+    """An environment that is made of it must live on when that folder goes."""
+    _program(machine, "python3.12", "echo 3.12")
+    sealed = tmp_path / ".venvs/sealed-0123456789abcdef"
+    sealed.mkdir(parents=True)
+    (sealed / "python3").symlink_to(machine / "python3.12")
+    (sealed / "readlink").symlink_to(str(shutil.which("readlink")))
+    result = _bash(machine, "select_python", PATH=f"{sealed}:{machine}")
+    assert result.stdout == f"{machine}/python3.12\n"
+
+
 def test_chosen_interpreter_that_does_not_run_is_not_replaced_by_another(machine: Path) -> None:
     _program(machine, "python3", "echo 3.12")
     result = _bash(machine, "folder=$(test_environment_folder); echo still here", PYTHON="no-such-python")
