@@ -31,10 +31,15 @@ import hypothesis
 import psutil
 import pytest
 
+from scripts import sealed_path
+
 # Threads and descriptors of a library may need a moment to go after the call that ends them has returned.
 _SETTLE_S = 1.0
 
 _SINGLETON_TARGETS = ("/dev/nvidia", "/dev/nvhost", "/dev/nvmap", "/dev/dri/", "/dev/shm/cuda")
+
+# An undeclared program is found on no machine, also where pytest is called by hand. Processes of xdist inherit it.
+os.environ.update(sealed_path.seal(os.environ, Path(__file__).parents[1] / ".venvs"))
 
 # Read when ONNX Runtime is imported, which otherwise writes below the home directory of whoever runs the tests.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -17,22 +17,58 @@ python_version() {
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
-# Print the path of an interpreter of a supported version: $PYTHON, or the first that fits on PATH.
+# The oldest Python that works, and the newest one that was tried.
+oldest_python=3.10
+newest_tried_python=3.14
+
+# python_fits VERSION: prints yes, newer (than any that was tried) or no.
+python_fits() {
+  local major=${1%%.*} minor=${1#*.}
+  if ! [[ $1 =~ ^[0-9]+[.][0-9]+$ ]] || [ "$major" -lt 3 ] || { [ "$major" = 3 ] && [ "$minor" -lt "${oldest_python#3.}" ]; }; then
+    echo no
+  elif [ "$major" -gt 3 ] || [ "$minor" -gt "${newest_tried_python#3.}" ]; then
+    echo newer
+  else
+    echo yes
+  fi
+}
+
+# Print the path of the interpreter to use: $PYTHON, or the first on PATH that fits. One that is newer than any that was
+# tried is taken where there is no other: see warn_of_newer_python.
 select_python() {
-  local candidate version seen=()
-  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
+  local candidate version newer='' seen=()
+  for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10}; do
     version=$(python_version "$candidate")
-    case $version in
-      3.10 | 3.11 | 3.12 | 3.13)
-        command -v "$candidate"
+    case $(python_fits "$version") in
+      yes)
+        place_of "$candidate"
         return
         ;;
-      '') seen+=("$candidate: not found or does not run") ;;
-      *) seen+=("$candidate: Python $version") ;;
+      newer) newer=${newer:-$candidate} ;;
     esac
+    seen+=("$candidate: ${version:+Python }${version:-not found or does not run}")
   done
-  give_up "This project runs on Python 3.10 to 3.13, found here: $(comma_separated "${seen[@]}").
+  if [ -n "$newer" ]; then
+    place_of "$newer"
+    return
+  fi
+  give_up "This project runs on Python $oldest_python or newer, found here: $(comma_separated "${seen[@]}").
 Name one that fits, for example: PYTHON=/usr/bin/python3.12 $0"
+}
+
+# place_of COMMAND: where it is; what is found through a link of a sealed PATH must not depend on that folder for ever.
+place_of() {
+  local place
+  place=$(command -v "$1")
+  case $place in */sealed-*) place=$(readlink "$place") ;; esac
+  printf '%s\n' "$place"
+}
+
+# warn_of_newer_python VERSION: where an environment is made with a Python that nobody has tried.
+warn_of_newer_python() {
+  [ "$(python_fits "$1")" = newer ] || return 0
+  say "Warning: Python $1 is newer than any that this project was tried on ($oldest_python to $newest_tried_python). If packages
+cannot be installed or something fails, name an older one, for example: PYTHON=/usr/bin/python3.12 $0"
 }
 
 # Print the folder of the tests' environment for the selected interpreter: several versions stand side by side.
@@ -103,6 +139,7 @@ have_environment() {
     fi
   fi
   say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages, takes a minute)"
+  warn_of_newer_python "$(python_version "$python")"
   rm -f "$stamp"
   # What MORE has replaced must not be mixed with what the lock brings: such an environment starts empty.
   if [ ${#more[@]} != 0 ] ||

@@ -94,6 +94,13 @@ tidy_up() {
   rm -rf "$tidy_folder"
 }
 
+# keep_everything INTERPRETER ARGUMENT...: start the script anew with these arguments, below a keeper (scripts/keeper.py),
+# so that nothing which any of its steps has started outlives it. Returns where there is one already.
+keep_everything() {
+  [ "${KEPT_BY:-}" != "$PPID" ] || return 0
+  exec "$1" "$root/scripts/keeper.py" "$0" "${@:2}"
+}
+
 # count_of WORD LOG: sum over the last line of each pytest run, `1 failed, 27 passed in 8.89s`.
 count_of() {
   awk -v word="$1" '

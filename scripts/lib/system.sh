@@ -1,14 +1,43 @@
 # shellcheck shell=bash
 # System programs that the scripts need, and how they are asked for. Sourced, not run.
 
-# command:package (Debian and Ubuntu names). The one place that lists what the tests need beside Python.
+# The one place that lists what tests and scripts need beside Python. They run with a PATH that holds these programs
+# alone (scripts/sealed_path.py), so what is not listed here is found on no machine.
+
+# command:package (Debian and Ubuntu names). In place of a command, a function of this file that tells whether the package
+# is there, where it has no command.
 # shellcheck disable=SC2034  # used by scripts/test
 test_needs=(
   mosquitto:mosquitto
   openssl:openssl
   git:git
   gcc:gcc
+  can_compile:libc6-dev
   strace:strace
+)
+
+# What `scripts/measure` needs beyond them.
+# shellcheck disable=SC2034  # used by scripts/measure
+measure_needs=(
+  ffmpeg:ffmpeg
+)
+
+# Programs that are used where they are there, and whose absence is told: by a skipped test or by a message.
+# shellcheck disable=SC2034  # used by scripts/sealed_path.py
+optional_programs=(
+  sudo
+  systemctl systemd-analyze systemd-sysusers journalctl
+  gst-inspect-1.0 gst-launch-1.0
+  nvidia-smi
+)
+
+# The base system: packages that are essential or of priority "required" in Debian 12, which is what debootstrap brings
+# in its smallest variant. tests/unit/test_sealed_path.py checks the list against dpkg. Other releases have nearly the same.
+# shellcheck disable=SC2034  # used by scripts/sealed_path.py
+base_packages=(
+  apt base-files base-passwd bash bsdutils coreutils dash debconf debianutils diffutils dpkg e2fsprogs findutils grep
+  gzip hostname init-system-helpers libc-bin libpam-modules libpam-modules-bin libpam-runtime login mawk mount
+  ncurses-base ncurses-bin passwd perl-base sed sysvinit-utils tar tzdata util-linux
 )
 
 # What `scripts/test --with gstreamer` needs.
@@ -61,6 +90,8 @@ as_root() {
 
 # apt_install PACKAGE...: true once all are installed, false where this machine or this user cannot.
 apt_install() {
+  # The scripts of the packages call whatever a usual system has.
+  local PATH=${UNSEALED_PATH:-$PATH}
   command -v apt-get >/dev/null || return 1
   as_root true || return 1
   say "Installing system packages: $*"
@@ -70,16 +101,56 @@ apt_install() {
   as_root apt-get update -qq >/dev/null && as_root "${install[@]}" >/dev/null
 }
 
+# can_compile: gcc finds the C library's headers and start files, which are in a package of their own.
+can_compile() {
+  local folder status=0
+  folder=$(mktemp -d)
+  printf '#include <dlfcn.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n' >"$folder/try.c"
+  gcc -o "$folder/try" "$folder/try.c" >/dev/null 2>&1 || status=1
+  rm -rf "$folder"
+  return $status
+}
+
+# is_there NAME: a function of this file that tells it, or a command.
+is_there() {
+  if declare -F "$1" >/dev/null; then "$1"; else command -v "$1" >/dev/null; fi
+}
+
+# missing_packages COMMAND:PACKAGE...: print the packages of what is not there.
+missing_packages() {
+  local need
+  for need in "$@"; do
+    is_there "${need%%:*}" || printf '%s\n' "${need##*:}"
+  done
+}
+
 # need_system COMMAND:PACKAGE...: have every command, installing what is missing, or say what to install.
 need_system() {
-  local need missing=()
+  local missing
   # Debian keeps daemons where an ordinary user's PATH does not look.
-  PATH="$PATH:/usr/local/sbin:/usr/sbin"
-  for need in "$@"; do
-    command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
-  done
+  [ -n "${UNSEALED_PATH:-}" ] || PATH="$PATH:/usr/local/sbin:/usr/sbin"
+  mapfile -t missing < <(missing_packages "$@")
   [ ${#missing[@]} = 0 ] && return 0
-  apt_install "${missing[@]}" && return 0
+  if apt_install "${missing[@]}"; then
+    hash -r
+    # An installation that ends well and does not bring what was missing must not be taken for one that did.
+    mapfile -t missing < <(missing_packages "$@")
+    [ ${#missing[@]} = 0 ] && return 0
+    give_up "Installed, and still not usable here: ${missing[*]}. Look at what they bring: dpkg -L ${missing[*]}"
+  fi
   give_up "Missing system packages: ${missing[*]}. Install them and try again, on Debian and Ubuntu:
   sudo apt-get install ${missing[*]}"
+}
+
+# seal_path INTERPRETER: from here on PATH holds only what is declared here and the base system. Call it after need_system.
+seal_path() {
+  local sealed
+  export UNSEALED_PATH=${UNSEALED_PATH:-$PATH}
+  sealed=$("$1" "$root/scripts/sealed_path.py" "$root/.venvs")
+  if [ -n "$sealed" ]; then
+    PATH=$sealed
+  else
+    unset UNSEALED_PATH
+    say "There is no dpkg here: PATH is left as it is, and a program that nobody declared goes unnoticed."
+  fi
 }

@@ -6,11 +6,12 @@ import argparse
 import json
 import signal
 import sys
-import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from types import FrameType
 
+from scripts.keeper import kept_directory
 from scripts.soak_harness.faults import FAULTS
 from scripts.soak_harness.report import page, this_machine
 from scripts.soak_harness.soak import Plan, soak
@@ -34,11 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     seed = time.time_ns() % 1_000_000 if options.seed is None else options.seed
     plan = Plan(options.minutes * 60.0, options.nemesis, options.every, seed, options.plant_leak)
     began_at = datetime.now(timezone.utc)
-    # What is asked to end tidies up: the agent, the broker and the camera are processes of their own.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-            report = soak(plan, Path(directory), tell=lambda text: print(text, file=sys.stderr, flush=True))
+        # The agent, the broker and the camera are processes of their own. A signal may come between starting one and
+        # taking note of it; the keeper ends what that leaves.
+        with kept_directory("soak-") as directory:
+            signal.signal(signal.SIGTERM, _end)
+            report = soak(plan, directory, tell=lambda text: print(text, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
         print("interrupted: nothing is judged", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -51,6 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     for line in report.lines():
         print(line)
     return 1 if report.problems else 0
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Begin to tidy up; a second signal must not interrupt that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _command(options: argparse.Namespace, seed: int) -> str:

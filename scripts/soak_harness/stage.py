@@ -164,6 +164,15 @@ class Stage:
         return [message for message in self.subscriber.messages(topic) if message.at > at]
 
     def __enter__(self) -> Stage:
+        try:
+            self._set_up()
+        except BaseException:
+            # Nobody leaves a block that was not entered, and the supervisor's thread would go on.
+            self._resources.close()
+            raise
+        return self
+
+    def _set_up(self) -> None:
         enter = self._resources.enter_context
         self.machine = Machine(self.directory, self.directory / "state")
         self._resources.callback(self.machine.close)
@@ -177,7 +186,6 @@ class Stage:
         self.agent = Supervised(self.directory, self.config, {**self._environment, **self.machine.environment})
         self._resources.callback(self.agent.stop)
         self.agent.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -392,9 +392,8 @@ def test_an_exception_in_a_callback_becomes_a_failure_of_the_publisher(broker: M
         publisher.start()
         try:
             assert client.wait_subscribed(10.0)
-            subprocess.run(
-                ["mosquitto_pub", "-p", str(broker.port), "-t", "cmd/x", "-m", "1", "-q", "1"], check=True, timeout=10
-            )
+            with Recorder(broker.port) as recorder:
+                recorder.publish("cmd/x", b"1")
             _until(lambda: bool(failures))
         finally:
             publisher.stop()

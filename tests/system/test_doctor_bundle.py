@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -29,7 +30,7 @@ def _secret(directory: Path, name: str) -> str:
 
 def _doctor(directory: Path, config: Path, bundle: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "agent", "doctor", "-c", str(config), "--no-cameras", "--bundle", str(bundle)]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path.cwd()), "HOME": str(directory)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd()), "HOME": str(directory)}
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
 
 

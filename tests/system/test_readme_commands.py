@@ -81,7 +81,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in {"PYTHONPATH", "VIRTUAL_ENV", "PYTHON"} and not name.startswith(("XDG_", "PYTEST_", "COV_"))
     }
-    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"], "/usr/sbin"])
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
     # pip may reuse what it has downloaded, and needs the user's settings to reach an index.
     variables.setdefault("PIP_CACHE_DIR", str(home / ".cache/pip"))
     settings = home / ".config/pip/pip.conf"

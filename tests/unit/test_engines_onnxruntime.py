@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -174,7 +175,7 @@ def test_no_telemetry_is_kept_or_sent(package: ModelPackage, tmp_path: Path) -> 
         "engines.describe()\n"
     )
     command = [sys.executable, "-c", code, str(package.directory), str(tmp_path / "cache")]
-    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": ":".join(sys.path)}
     subprocess.run(command, env=environment, check=True, timeout=120)
     assert list(home.rglob("*")) == []
 

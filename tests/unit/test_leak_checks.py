@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def _run_suite(folder: Path, sources: dict[str, str]) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "."],
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(_CONFTEST.parents[1])},
         capture_output=True,
         text=True,
         timeout=100,

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _ROOT = Path(__file__).parents[2]
-_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+_PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 _EXTRAS = {"tests/requirements.lock": {"cpu", "demo", "dev"}, "scripts/demo.lock": {"cpu", "demo"}}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,19 +54,77 @@ def _bash(machine: Path, script: str, **variables: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("version", ["3.9", "3.14", "2.7"])
-def test_interpreter_of_another_version_is_refused_with_its_version(machine: Path, version: str) -> None:
+@pytest.mark.parametrize("version", ["3.9", "2.7", "2.10"])
+def test_interpreter_that_is_too_old_is_refused_with_its_version(machine: Path, version: str) -> None:
     _program(machine, "python3", f"echo {version}")
     result = _bash(machine, "select_python")
     assert result.returncode == 69
-    assert f"runs on Python 3.10 to 3.13, found here: python3: Python {version}" in result.stderr
+    assert f"runs on Python 3.10 or newer, found here: python3: Python {version}" in result.stderr
     assert "PYTHON=/usr/bin/python3.12" in result.stderr
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_interpreter_that_was_tried_is_taken_without_a_word(machine: Path, version: str) -> None:
+    _program(machine, "python3", f"echo {version}")
+    result = _bash(machine, "select_python")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{machine}/python3\n", "")
+
+
+@pytest.mark.parametrize("version", ["3.15", "3.100", "4.0"])
+def test_interpreter_newer_than_any_that_was_tried_is_taken_with_a_warning(
+    machine: Path, tmp_path: Path, version: str
+) -> None:
+    _program(machine, "python3", f"echo {version}")
+    result = _bash(machine, "select_python")
+    assert (result.returncode, result.stdout) == (0, f"{machine}/python3\n")
+    (machine / "python3").unlink()
+    _program(machine, "python3", f'[ "$1" = - ] && exec {sys.executable} "$@"; echo {version}')
+    (tmp_path / "a.lock").write_text("one", encoding="utf-8")
+    script = f"new_environment() {{ :; }}; pip_install() {{ :; }}; have_environment {tmp_path} {tmp_path}/a.lock"
+    result = _bash(machine, script)
+    assert result.returncode == 0, result.stderr
+    assert (
+        f"Warning: Python {version} is newer than any that this project was tried on (3.10 to 3.14)" in result.stderr
+    )
+
+
+def test_interpreter_that_was_tried_goes_before_a_newer_one(machine: Path) -> None:
+    _program(machine, "python3", "echo 3.15")
+    _program(machine, "python3.13", "echo 3.13")
+    result = _bash(machine, "select_python")
+    assert (result.stdout, result.stderr) == (f"{machine}/python3.13\n", "")
+
+
+def test_the_tried_interpreters_are_those_of_the_package_metadata() -> None:
+    metadata = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    named = [int(minor) for minor in re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', metadata)]
+    result = subprocess.run(
+        ["/bin/bash", "-c", _PRELUDE + "echo $oldest_python $newest_tried_python"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == [f"3.{min(named)}", f"3.{max(named)}"]
+    assert f'requires-python = ">=3.{min(named)}"' in metadata
 
 
 def test_newer_interpreter_under_another_name_is_found(machine: Path) -> None:
     _program(machine, "python3", "echo 3.8")
     _program(machine, "python3.11", "echo 3.11")
     assert _bash(machine, "select_python").stdout == f"{machine}/python3.11\n"
+
+
+def test_an_interpreter_that_is_found_by_a_sealed_path_is_named_by_its_own_place(
+    machine: Path, tmp_path: Path
+) -> None:
+    """An environment that is made of it must live on when that folder goes."""
+    _program(machine, "python3.12", "echo 3.12")
+    sealed = tmp_path / ".venvs/sealed-0123456789abcdef"
+    sealed.mkdir(parents=True)
+    (sealed / "python3").symlink_to(machine / "python3.12")
+    (sealed / "readlink").symlink_to(str(shutil.which("readlink")))
+    result = _bash(machine, "select_python", PATH=f"{sealed}:{machine}")
+    assert result.stdout == f"{machine}/python3.12\n"
 
 
 def test_chosen_interpreter_that_does_not_run_is_not_replaced_by_another(machine: Path) -> None:
@@ -90,10 +149,35 @@ def test_missing_programs_are_named_with_their_packages(machine: Path) -> None:
     assert "Missing system packages: some-broker some-tool." in result.stderr
 
 
+def test_a_package_without_a_command_is_asked_for_by_what_it_brings(machine: Path) -> None:
+    """gcc is there and compiles nothing: the C library's headers are in a package that it only recommends."""
+    (machine / "mktemp").symlink_to(str(shutil.which("mktemp")))
+    _program(machine, "gcc", "exit 1")
+    script = f"{_NO_RIGHTS} need_system gcc:gcc can_compile:libc6-dev"
+    result = _bash(machine, script)
+    assert result.returncode == 69
+    assert "Missing system packages: libc6-dev." in result.stderr
+    (machine / "gcc").unlink()
+    assert _bash(machine, script, PATH=f"{machine}:{os.environ['PATH']}").returncode == 0
+
+
+def test_an_installation_that_brings_nothing_is_not_taken_for_success(machine: Path) -> None:
+    _program(machine, "apt-get", "exit 0")
+    result = _bash(machine, 'as_root() { "$@"; }; need_system no-such-broker:some-broker')
+    assert result.returncode == 69
+    assert "Installed, and still not usable here: some-broker" in result.stderr
+
+
 def test_missing_programs_are_installed_where_that_is_allowed(machine: Path, tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     # As in a fresh container: nothing can be found before the lists are fetched.
-    _program(machine, "apt-get", f'echo "$*" >>{asked}; [ "$1" = update ] || [ "$(wc -l <{asked})" -gt 1 ]')
+    success = f"ln -s /bin/true {machine}/no-such-broker"
+    (machine / "ln").symlink_to(str(shutil.which("ln")))
+    _program(
+        machine,
+        "apt-get",
+        f'echo "$*" >>{asked}; [ "$1" = update ] || {{ [ "$(wc -l <{asked})" -gt 1 ] && {success}; }}',
+    )
     (machine / "wc").symlink_to("/usr/bin/wc")
     result = _bash(machine, 'as_root() { "$@"; }; need_system no-such-broker:some-broker')
     assert result.returncode == 0, result.stderr

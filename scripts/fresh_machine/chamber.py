@@ -1,0 +1,144 @@
+"""Runs a command in a root as if it were a machine of its own: own processes, own mounts, the host's network.
+
+Everything ends with the namespaces: the kernel kills what runs in them and lets go of the mounts, also when this
+process is killed (`unshare --kill-child`), so nothing has to be unmounted.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.fresh_machine.host import INSIDE, Carried
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TAIL_BYTES = 4000
+
+# What a container gets: the host's devices that do no harm, a terminal and memory of its own. $1 is the root; then
+# come pairs of a place in it and what is seen there, a `--`, and the command. It becomes the root of the namespace by
+# pivot_root: in a chroot the kernel refuses user namespaces, which a real machine has.
+_ENTER = """
+root=$1; shift
+mount --bind "$root" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for node in null zero full random urandom tty; do
+  : >"$root/dev/$node"
+  mount --bind "/dev/$node" "$root/dev/$node"
+done
+mkdir "$root/dev/pts" "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+ln -s pts/ptmx "$root/dev/ptmx"
+ln -s /proc/self/fd "$root/dev/fd"
+for number in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${number%:*}" "$root/dev/${number#*:}"; done
+while [ "$1" != -- ]; do
+  mount --bind "$2" "$root$1"
+  mount -o remount,bind,ro "$root$1"
+  shift 2
+done
+shift
+cd "$root"
+mkdir -p .host
+pivot_root . .host
+exec chroot . sh -ec 'umount -l /.host; rmdir /.host; cd /; exec "$@"' sh "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended: its exit code, None where its time was up, and the seconds that it took."""
+
+    code: int | None
+    seconds: float
+
+
+class Chamber:
+    """A root at ``root``, prepared to be entered; ``carried`` is what it sees of this machine."""
+
+    def __init__(self, root: Path, carried: Carried) -> None:
+        self.root = root
+        self._carried = carried
+        self._write(INSIDE / "pip.conf", carried.pip_configuration)
+        for inside, here in carried.mounts.items():
+            if here.is_dir():
+                self.place(inside).mkdir(parents=True, exist_ok=True)
+            elif not self.place(inside).exists():
+                self._write(inside, "")
+        # Links to what a service writes would lead nowhere in the root.
+        for name in ("/etc/resolv.conf", "/etc/hosts"):
+            if Path(name).exists():
+                self._write(Path(name), Path(name).read_text(encoding="utf-8"))
+
+    def place(self, inside: Path | str) -> Path:
+        """Where on this machine a path of the root lies."""
+        return self.root / Path(inside).relative_to("/")
+
+    def run(
+        self, command: Sequence[str], *, log: Path, limit_s: float, variables: Mapping[str, str] | None = None
+    ) -> Outcome:
+        """Run ``command`` as root of the root, its output at the end of ``log``; killed after ``limit_s``."""
+        mounts = [str(one) for pair in self._carried.mounts.items() for one in pair]
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+        enter = [*namespaces, "sh", "-ec", _ENTER, "sh", str(self.root), *mounts, "--", *command]
+        began = time.monotonic()
+        with log.open("ab") as output:
+            with subprocess.Popen(
+                enter,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**self._usual(), **self._carried.environment, **(variables or {})},
+                start_new_session=True,
+            ) as process:
+                try:
+                    code: int | None = process.wait(limit_s)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    code = None
+                except BaseException:
+                    process.kill()
+                    raise
+            if code is None:
+                output.write(f"\nfresh-machine: ended after {limit_s:g} s\n".encode())
+        return Outcome(code, time.monotonic() - began)
+
+    def check(self, command: Sequence[str], *, log: Path, limit_s: float) -> None:
+        """As ``run``, for what has to work.
+
+        Raises:
+            ChamberError: it failed; the message ends with what it wrote.
+        """
+        before = log.stat().st_size if log.exists() else 0
+        outcome = self.run(command, log=log, limit_s=limit_s)
+        if outcome.code != 0:
+            with log.open("rb") as text:
+                text.seek(max(before, log.stat().st_size - _TAIL_BYTES))
+                tail = text.read().decode("utf-8", "replace")
+            raise ChamberError(f"{' '.join(command)[:200]} ended with {outcome.code} in {self.root}:\n{tail}")
+
+    def _usual(self) -> dict[str, str]:
+        return {
+            "PATH": _PATH,
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            "DEBIAN_FRONTEND": "noninteractive",
+        }
+
+    def _write(self, inside: Path, text: str) -> None:
+        file = self.place(inside)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_symlink():
+            file.unlink()
+        file.write_text(text, encoding="utf-8")
+        os.chmod(file, 0o644)  # noqa: PTH101 - follows no link that was just removed
+
+
+class ChamberError(Exception):
+    """A step that prepares a root has failed."""

@@ -1,0 +1,170 @@
+"""What is run in a root, and what is looked for in its output: an exit code alone proves nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.fresh_machine.chamber import Chamber, Outcome
+from scripts.fresh_machine.roots import Root
+from scripts.fresh_machine.stand_ins import install_stand_ins
+
+CHECKOUT = "/home/user/checkout"
+_APT_LIMIT_S = 1800.0
+_EMULATED_TIMES = 6.0
+"""An emulated processor gets this much more time."""
+
+# The newest ONNX Runtime that was seen to work under qemu-user, and how it is put in place of one that does not.
+EMULATED_ONNXRUNTIME = "1.23.2"
+_PIN = f"""
+pin() {{
+  local locked
+  locked=$("$1" -m pip show onnxruntime | sed -n 's/^Version: //p')
+  echo "fresh-machine: onnxruntime {EMULATED_ONNXRUNTIME} in place of $locked, which ended with $2 under the emulator"
+  "$1" -m pip install --quiet --no-deps onnxruntime=={EMULATED_ONNXRUNTIME}
+}}
+"""
+
+_DEMO = "./scripts/demo --for 20s"
+_EMULATED_DEMO = f"""{_PIN}
+status=0
+{_DEMO} || status=$?
+if [ $status -gt 128 ]; then
+  pin .venv/bin/python $status
+  {_DEMO}
+else
+  exit $status
+fi
+"""
+
+_TEST = "./scripts/test"
+
+# The tests' environment by the script's own function, then the tests of the engines alone.
+_ENGINES = f"""{_PIN}
+root=$PWD
+source scripts/lib/system.sh
+source scripts/lib/environment.sh
+need_system "${{test_needs[@]}}"
+folder=$(test_environment_folder)
+have_environment "$folder" tests/requirements.lock
+status=0
+"$folder/bin/python" -c 'from tests.conformance import test_engines; from engines import *' || status=$?
+"$folder/bin/python" -m pytest -n 0 -q tests/conformance/test_engines.py || status=$?
+if [ $status -gt 128 ]; then pin "$folder/bin/python" $status; fi
+"$folder/bin/python" -m pytest -n 0 -q -o timeout=900 tests/conformance/test_engines.py tests/unit/test_engines_*.py
+"""
+
+_INSTALL = """
+scripts/install-jetson
+echo "fresh-machine: what was installed"
+/opt/agent/bin/agent --version
+/opt/agent/bin/python -c 'import agent, engines; print("imported from", agent.__file__)'
+/opt/agent/bin/agent config check /etc/agent/agent.yaml
+ls /etc/systemd/system/agent.service
+"""
+
+
+Look = Callable[[str], tuple[str, bool]]
+"""What a log shows: a text, and whether it is what it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One thing to do, and how its log is looked at."""
+
+    name: str
+    script: str
+    looks: Look
+    limit_s: float
+    emulated_script: str | None = None
+
+    def run(self, chamber: Chamber, root: Root, log: Path, *, is_emulated: bool) -> tuple[Outcome, str, bool]:
+        """Do it; how it ended, what was found, and whether that is good.
+
+        Raises:
+            ChamberError: the root could not be prepared for it.
+        """
+        if self.name == "install":
+            _prepare_board(chamber, root, log)
+        script = self.emulated_script if is_emulated and self.emulated_script else self.script
+        before = log.stat().st_size if log.exists() else 0
+        outcome = chamber.run(
+            ["bash", "-c", f"set -eu\ncd {CHECKOUT}\n{script}"],
+            log=log,
+            limit_s=self.limit_s * (_EMULATED_TIMES if is_emulated else 1.0),
+        )
+        found, is_good = self.looks(log.read_bytes()[before:].decode("utf-8", "replace"))
+        if outcome.code is None:
+            found = f"not at its end after {outcome.seconds:.0f} s; {found}"
+        elif outcome.code != 0:
+            found = f"exit code {outcome.code}; {found}"
+        return outcome, found, is_good and outcome.code == 0
+
+
+def look_at_demo(log: str) -> tuple[str, bool]:
+    """Frames have been classified, which the last lines of the demo tell."""
+    told = re.findall(r"(\d+) frames, (\d+) classified, (\d+) dropped, ([\d.]+) fps", log)
+    if not told:
+        return "no frame was classified", False
+    frames, classified, dropped, fps = told[-1]
+    version = _pinned(log)
+    found = f"{classified} of {frames} frames classified, {dropped} dropped, {fps} fps{version}"
+    return found, int(classified) > 0 and re.search(r"labels seen: \w+ \d+", log) is not None
+
+
+def look_at_test(log: str) -> tuple[str, bool]:
+    """The closing line of scripts/test counts passed tests and no failure, and each of its steps was done."""
+    sums = re.findall(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", log, re.MULTILINE)
+    if not sums:
+        return "no closing line", False
+    passed, failed, skipped = sums[-1]
+    steps = re.findall(r"^ *\d+ s  (\S.*?)  +(ok\b.*|FAILED.*)$", log, re.MULTILINE)
+    done = {name for name, verdict in steps if verdict.startswith("ok")}
+    missing = [name for name in ("environment", "check", "pytest", "soak", "wheel") if name not in done]
+    found = f"{passed} passed, {failed} failed, {skipped} skipped"
+    if missing:
+        found += f"; not done or failed: {', '.join(missing)}"
+    return found, int(passed) > 0 and int(failed) == 0 and not missing
+
+
+def look_at_engines(log: str) -> tuple[str, bool]:
+    """pytest's closing line counts passed tests and no failure."""
+    sums = re.findall(r"^(?:=+ )?(\d+ (?:passed|failed).*) in [\d.]+s", log, re.MULTILINE)
+    if not sums:
+        return "no closing line of pytest", False
+    is_good = re.search(r"\d+ passed", sums[-1]) is not None and re.search(r"failed|error", sums[-1]) is None
+    return f"{sums[-1]}{_pinned(log)}", is_good
+
+
+def look_at_install(log: str) -> tuple[str, bool]:
+    """What was installed runs, is this checkout's version, and comes from /opt/agent."""
+    _, mark, after = log.partition("fresh-machine: what was installed\n")
+    version = re.search(r"^agent, version (\S+)$", after, re.MULTILINE)
+    if not mark or version is None:
+        return "no agent was installed" if "Done." not in log else 'no agent was installed, and it says "Done"', False
+    is_own = "imported from /opt/agent/" in after
+    return f"agent {version[1]}" + ("" if is_own else ", imported from elsewhere"), is_own and version[1] != "0.0.0"
+
+
+def _pinned(log: str) -> str:
+    """Which ONNX Runtime was put in place, and why."""
+    found = re.search(r"fresh-machine: (onnxruntime .*)", log)
+    return f" ({found[1]})" if found else ""
+
+
+def _prepare_board(chamber: Chamber, root: Root, log: Path) -> None:
+    packages = " ".join(root.machine_packages)
+    install = f"apt-get update -qq && apt-get install -y -qq --no-install-recommends {packages}"
+    chamber.check(["sh", "-ec", install], log=log, limit_s=_APT_LIMIT_S)
+    if root.l4t is not None and root.tensorrt is not None:
+        install_stand_ins(chamber, l4t=root.l4t, tensorrt=root.tensorrt, log=log)
+
+
+JOBS = (
+    Job("demo", _DEMO, look_at_demo, 1200.0, _EMULATED_DEMO),
+    Job("test", _TEST, look_at_test, 7200.0),
+    Job("engines", _ENGINES, look_at_engines, 1800.0),
+    Job("install", _INSTALL, look_at_install, 2400.0),
+)
