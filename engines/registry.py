@@ -119,7 +119,16 @@ class Prober:
         answer = run_child("tensorrt_child", timeout_s=120.0)
         if answer.failure:
             return _cannot("tensorrt", f"TensorRT does not load: {answer.failure}")
-        return ProbeResult("tensorrt", can_run=True, detail=f"TensorRT {answer.text('version')} on {self._gpu()}")
+        return self._cuda_library(f"TensorRT {answer.text('version')}")
+
+    def _cuda_library(self, tensorrt: str) -> ProbeResult:
+        answer = run_child("cuda_library_child", timeout_s=60.0)
+        library = answer.text("library")
+        if library is None:
+            reason = answer.failure or answer.text("reason")
+            remedy = answer.text("remedy") or _REMEDIES["tensorrt"]
+            return ProbeResult("tensorrt", can_run=False, reason=f"{tensorrt} loads; {reason}", remedy=remedy)
+        return ProbeResult("tensorrt", can_run=True, detail=f"{tensorrt} on {self._gpu()}, CUDA through {library}")
 
     def _torch(self) -> ProbeResult:
         answer = run_child("torch_child", timeout_s=120.0)
