@@ -14,6 +14,7 @@ import agent
 COMMANDS: dict[str, str] = {
     "run": "Run the agent as a configuration file says.",
     "demo": "See it work: bundled clip, bundled model, broker included.",
+    "health": "Is the agent well? For a container's health check.",
     "watch": "Live view of what agents publish.",
     "doctor": "What can run here, what cannot, and what to do about it.",
     "benchmark": "Measure the engines on this device.",
@@ -22,7 +23,7 @@ COMMANDS: dict[str, str] = {
     "model": "Import, check and list model packages.",
     "config": "Check a configuration file, print its schema.",
 }
-_WITHOUT_LOGS = frozenset({"config"})
+_WITHOUT_LOGS = frozenset({"config", "health"})
 
 LogFormat = Literal["auto", "json", "text"]
 
