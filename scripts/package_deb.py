@@ -100,13 +100,13 @@ def copyright_page(site_packages: Path) -> str:
 
 
 def _row(distribution: Distribution) -> str:
-    about = distribution.metadata
-    licence = about.get("License-Expression") or _of_classifiers(about.get_all("Classifier") or [])
-    short = (about.get("License") or "").strip().splitlines()
-    return f"  {about['Name']} {distribution.version}: {licence or (short[0] if short else 'see its files')}"
+    about = distribution.metadata.json
+    licence = about.get("license_expression") or _of_classifiers(about.get("classifier") or [])
+    short = str(about.get("license") or "").strip().splitlines()
+    return f"  {about['name']} {distribution.version}: {licence or (short[0] if short else 'see its files')}"
 
 
-def _of_classifiers(classifiers: list[str]) -> str:
+def _of_classifiers(classifiers: str | list[str]) -> str:
     found = [one.rsplit(" :: ", 1)[1] for one in classifiers if one.startswith("License :: ")]
     return ", ".join(found)
 
