@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 from agent.service.alive import VARIABLE, read_health
 
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.service.logs import get_logger
+from agent.runtime.logs import get_logger
 
 log = get_logger(__name__)
 
