@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "run": "Run the agent as a configuration file says.",
     "reload": "Have the running service read its configuration again.",
     "demo": "See it work: bundled clip, bundled model, broker included.",
+    "health": "Is the agent well? For a container's health check.",
     "watch": "Live view of what agents publish.",
     "doctor": "What can run here, what cannot, and what to do about it.",
     "benchmark": "Measure the engines on this device.",
@@ -23,7 +24,7 @@ COMMANDS: dict[str, str] = {
     "model": "Import, check and list model packages.",
     "config": "Check a configuration file, print its schema.",
 }
-_WITHOUT_LOGS = frozenset({"config", "reload"})
+_WITHOUT_LOGS = frozenset({"config", "health", "reload"})
 
 LogFormat = Literal["auto", "json", "text"]
 

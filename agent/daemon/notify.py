@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import MutableMapping
+from pathlib import Path
 from types import TracebackType
 
+from agent.daemon.alive import INTERVAL_S, VARIABLE, AliveFile
 from agent.runtime.logs import get_logger
 
 log = get_logger(__name__)
@@ -16,10 +18,15 @@ class Notifier:
     """Sends states to the service manager; does nothing where there is none.
 
     ``watchdog_s`` is how often the manager wants to hear from us at the latest, None where it does not watch.
+    ``alive_file`` is told the same, for the health check of a container.
     """
 
-    def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
-        self.watchdog_s = watchdog_s
+    def __init__(
+        self, address: str | None, watchdog_s: float | None = None, *, alive_file: Path | None = None
+    ) -> None:
+        self._alive_file = AliveFile(alive_file) if alive_file else None
+        self._last_status = ""
+        self.watchdog_s = INTERVAL_S if watchdog_s is None and alive_file else watchdog_s
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -38,7 +45,8 @@ class Notifier:
         usec = environ.pop("WATCHDOG_USEC", None)
         is_for_us = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         watchdog_s = int(usec) / 1e6 if usec is not None and usec.isdigit() and is_for_us and address else None
-        return cls(address, watchdog_s)
+        alive_file = environ.pop(VARIABLE, None)
+        return cls(address, watchdog_s, alive_file=Path(alive_file) if alive_file else None)
 
     @property
     def is_listened_to(self) -> bool:
@@ -47,20 +55,29 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """The agent works from now on."""
-        self._send(f"READY=1\nSTATUS={_line(status)}")
+        self._last_status = _line(status)
+        self._send(f"READY=1\nSTATUS={self._last_status}")
+        self._write_alive()
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
-        self._send(f"STATUS={_line(text)}")
+        self._last_status = _line(text)
+        self._send(f"STATUS={self._last_status}")
 
     def extend_timeout(self, seconds: float, status: str | None = None) -> None:
         """Starting, or a reload, takes longer: do not give up for ``seconds`` from now."""
-        told = "" if status is None else f"\nSTATUS={_line(status)}"
-        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}{told}")
+        line = ""
+        if status is not None:
+            self._last_status = _line(status)
+            line = f"\nSTATUS={self._last_status}"
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}{line}")
+        if self._alive_file is not None:
+            self._alive_file.write(seconds, self._last_status)
 
     def alive(self) -> None:
         """Every stage has made progress since the last call."""
         self._send("WATCHDOG=1")
+        self._write_alive()
 
     def stopping(self) -> None:
         """The agent is on its way out."""
@@ -68,6 +85,8 @@ class Notifier:
 
     def close(self) -> None:
         """Give the socket back; harmless when repeated."""
+        if self._alive_file is not None:
+            self._alive_file.remove()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -79,6 +98,10 @@ class Notifier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _write_alive(self) -> None:
+        if self._alive_file is not None and self.watchdog_s is not None:
+            self._alive_file.write(self.watchdog_s, self._last_status)
 
     def _send(self, state: str) -> None:
         if self._socket is None:

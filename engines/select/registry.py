@@ -11,7 +11,7 @@ from engines.base import Rejection
 from engines.environment import Gpu, gpus_from_answer
 from engines.errors import OptionsRejected
 from engines.probes.child import ChildAnswer, run_child
-from engines.remedies import Board, Missing, remedy, this_board
+from engines.select.remedies import Board, Missing, remedy, this_board
 
 AUTO_ORDER = ("tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
 CHOOSERS = ("auto", "fastest")
@@ -120,7 +120,16 @@ class Prober:
         answer = run_child("tensorrt_child", timeout_s=120.0)
         if answer.failure:
             return self._cannot("tensorrt", _missing(answer), f"TensorRT does not load: {answer.failure}")
-        return ProbeResult("tensorrt", can_run=True, detail=f"TensorRT {answer.text('version')} on {self._gpu()}")
+        return self._cuda_library(f"TensorRT {answer.text('version')}")
+
+    def _cuda_library(self, tensorrt: str) -> ProbeResult:
+        answer = run_child("cuda_library_child", timeout_s=60.0)
+        library = answer.text("library")
+        if library is None:
+            reason = answer.failure or answer.text("reason")
+            step = answer.text("remedy") or remedy("tensorrt", "library", self._board)
+            return ProbeResult("tensorrt", can_run=False, reason=f"{tensorrt} loads; {reason}", remedy=step)
+        return ProbeResult("tensorrt", can_run=True, detail=f"{tensorrt} on {self._gpu()}, CUDA through {library}")
 
     def _torch(self) -> ProbeResult:
         answer = run_child("torch_child", timeout_s=120.0)

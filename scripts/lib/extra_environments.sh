@@ -86,7 +86,8 @@ test_tensorrt_bindings() {
   have_packages "$ten" tensorrt_cu12_bindings==10.16.1.11 cuda-bindings==13.4.4 numpy
   have_packages "$eleven" tensorrt_cu12_bindings==11.4.0.106 'cuda-bindings==12.9.*' numpy
   TENSORRT_BINDINGS=$ten/bin/python:$eleven/bin/python \
-    run_pytest "$environment/bin/python" tests/integration/test_tensorrt_bindings.py
+    run_pytest "$environment/bin/python" tests/integration/test_tensorrt_bindings.py \
+    tests/integration/test_cuda_bindings.py
 }
 
 # have_packages FOLDER REQUIREMENT...: an environment that holds only these.

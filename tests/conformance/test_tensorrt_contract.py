@@ -25,6 +25,9 @@ _DEVICES: dict[str, dict[str, str | float]] = {
     "8.6, enqueued call by call": {"tensorrt": "8.6.2.3"},
     "10.3, memory shared with the CPU": {"tensorrt": "10.3.0", "integrated": 1},
     "11.4, graphs": {"tensorrt": "11.4.0.106"},
+    "8.6, cuda-bindings alone": {"tensorrt": "8.6.2.3", "no_pycuda": 1},
+    "10.3, cuda-bindings alone, memory shared with the CPU": {"tensorrt": "10.3.0", "no_pycuda": 1, "integrated": 1},
+    "11.4, cuda-bindings alone, graphs": {"tensorrt": "11.4.0.106", "no_pycuda": 1},
 }
 
 

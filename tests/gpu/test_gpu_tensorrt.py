@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.demo import demo_package
-from engines import BuildCancelled, Building, Engine, EngineOptions, ModelPackage, Precision, load_package, open_engine
+from engines import (
+    BuildCancelled,
+    Building,
+    Engine,
+    EngineOptions,
+    EngineUnavailable,
+    ModelPackage,
+    Precision,
+    load_package,
+    open_engine,
+)
+from engines.backends.tensorrt.cuda.choice import LIBRARIES, cuda_library
 from engines.graph.image_set import pictures_of
 from engines.select.registry import Prober
 from engines.store.plan_cache import PlanCache
+from tests.fixtures.cuda_contract import CHECKS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
 
@@ -56,6 +69,31 @@ def test_each_way_of_running_gives_the_same_answers(package: ModelPackage, cache
     pictures = pictures_of(package).batch[:4]
     with _open(package, cache, options={name: False}) as off, _open(package, cache, options={name: True}) as on:
         np.testing.assert_allclose(off.infer(pictures), on.infer(pictures), atol=1e-5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_each_cuda_library_gives_the_same_answers(package: ModelPackage, cache: Path, library: str) -> None:
+    try:
+        cuda_library(library)
+    except EngineUnavailable as exc:
+        pytest.skip(exc.message)
+    pictures = pictures_of(package).batch[:4]
+    with _open(package, cache) as usual, _open(package, cache, options={"cuda_library": library}) as named:
+        assert str(named.info.details["cuda"]).startswith(library)
+        np.testing.assert_allclose(usual.infer(pictures), named.infer(pictures), atol=1e-5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("check", CHECKS[:1] + CHECKS[2:], ids=lambda check: check.__name__)
+def test_each_cuda_library_keeps_the_contract(check: Callable[[str], None], cache: Path, library: str) -> None:
+    """Without the check of free memory, which other programs change, and which is given out in larger pieces."""
+    try:
+        cuda_library(library)
+    except EngineUnavailable as exc:
+        pytest.skip(exc.message)
+    if Prober().gpus[0].integrated and check is CHECKS[0]:
+        pytest.skip("memory of an integrated GPU is mapped and not copied")
+    check(library)
 
 
 def test_every_batch_size_has_a_graph_or_a_reason_is_told(package: ModelPackage, cache: Path) -> None:

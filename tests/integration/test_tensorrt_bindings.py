@@ -117,4 +117,4 @@ def test_the_real_bindings_have_every_name_and_take_what_we_hand_over(interprete
     assert answer["errors"] == "an error"
     assert answer["goes_on"] is True
     assert answer["refusal"].startswith("no builder")
-    assert answer["capture"].startswith("beginning a capture gave"), "cuda-bindings gives another form of answer"
+    assert "finds no NVIDIA driver" in answer["capture"]

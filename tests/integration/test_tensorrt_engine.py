@@ -141,6 +141,8 @@ def test_an_option_that_this_version_lacks_is_noted_and_not_invented(
         ({"worspace_mib": 64}, "did you mean workspace_mib"),
         ({"builder_level": 9}, "from 0 to 5"),
         ({"cuda_graph": 1}, "true or false"),
+        ({"cuda_library": "numba"}, "auto or pycuda or cuda-bindings"),
+        ({"cuda_library": 1}, "auto or pycuda or cuda-bindings"),
     ],
 )
 def test_wrong_options_are_told_with_what_is_right(
@@ -205,6 +207,35 @@ def test_an_integrated_gpu_works_on_the_pinned_memory_itself(
         assert [LABELS[row.argmax()] for row in scores] == list(LABELS[:3])
         assert nvidia.state.allocations == 0, "device memory was allocated although it is shared"
         assert engine.info.details["device_copies"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "settings", "used"),
+    [
+        ("auto", {}, "pycuda 2026.1"),
+        ("cuda-bindings", {}, "cuda-bindings 12.9.10"),
+        ("auto", {"no_pycuda": 1}, "cuda-bindings 12.9.10"),
+    ],
+)
+def test_the_cuda_library_is_chosen_and_shown_and_changes_no_answer(
+    wanted: str,
+    settings: dict[str, float],
+    used: str,
+    nvidia: FakeNvidia,
+    package: ModelPackage,
+    options: EngineOptions,
+) -> None:
+    with _open(package, options) as engine:
+        expected = engine.infer(_PICTURES[:3])
+    nvidia.set(tensorrt="10.3.0", **settings)
+    with _open(package, replace(options, options={"cuda_library": wanted})) as engine:
+        assert engine.info.details["cuda"] == used
+        name, version = used.split()
+        assert engine.info.versions[name] == version
+        assert "why_built" not in engine.info.details, "the library changed the plan"
+        assert engine.info.details["cuda_graphs"] == "1,2,3"
+        np.testing.assert_array_equal(engine.infer(_PICTURES[:3]), expected)
+    assert (nvidia.state.memory, nvidia.state.host_bytes, nvidia.state.retained) == ({}, 0, 0)
 
 
 def test_memory_is_given_back(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:

@@ -17,10 +17,10 @@ import pytest
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.boards import ORIN_NANO_SUPER, ORIN_NX, Board, tree_of
 from tests.fixtures.mosquitto import MosquittoBroker
-from tests.fixtures.namespaces import isolated, why_not
+from tests.fixtures.namespaces import isolated
 from tests.fixtures.recorder import Recorder
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = pytest.mark.timeout(120)
 
 _FPS = 10
 _RESULT = "edge/dut/camera/cam/inspect/result"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engines.registry import AUTO_ORDER
-from engines.remedies import Board, Missing, remedy, this_board
+from engines.select.registry import AUTO_ORDER
+from engines.select.remedies import Board, Missing, remedy, this_board
 
 JETPACK_6 = Board(l4t="36.4.3", machine="aarch64", python=(3, 10), has_gpu=True)
 JETPACK_7 = Board(l4t="38.2", machine="aarch64", python=(3, 12), has_gpu=True)

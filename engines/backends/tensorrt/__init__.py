@@ -3,6 +3,6 @@
 options.py  library.py  what is configured; the library itself, its versions and its log
 job.py  builder.py  build_child.py   a build: what is asked, how it is done, the process it is done in
 plans.py    which plan this device needs, from the cache or built
-cuda.py  graphs.py  buffers.py       device, stream and errors; CUDA graphs; pinned memory
+cuda/  buffers.py                    the boundary to CUDA, through either of two libraries; pinned memory
 session.py  plan_starts.py  engine.py  load.py    a loaded plan, its crashes, the engine around it, loading it
 """

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.backends.tensorrt.cuda import CudaDevice
+from engines.backends.tensorrt.cuda.contract import CallFailed, DeviceMemory, HostMemory
 
 
 class IoBuffers:
@@ -26,38 +26,44 @@ class IoBuffers:
             OutOfMemory: it does not fit.
         """
         self._device = device
-        self.images: npt.NDArray[np.uint8] = device.pinned((rows, height, width, 3), np.uint8)
-        self.scores: npt.NDArray[np.float32] = device.pinned((rows, classes), np.float32)
         self.is_mapped = device.is_integrated
-        self._device_memory: list[Any] = []
-        if self.is_mapped:
-            self.images_address = _mapped_address(self.images)
-            self.scores_address = _mapped_address(self.scores)
-        else:
-            self._device_memory = [device.allocate(self.images.nbytes), device.allocate(self.scores.nbytes)]
-            self.images_address, self.scores_address = map(int, self._device_memory)
+        self._host: list[HostMemory] = []
+        self._twins: list[DeviceMemory] = []
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            self._host.append(device.pinned((rows, height, width, 3), np.uint8))
+            self._host.append(device.pinned((rows, classes), np.float32))
+            self.images: npt.NDArray[np.uint8] = self._host[0].array
+            self.scores: npt.NDArray[np.float32] = self._host[1].array
+            self.images_address, self.scores_address = map(self._address, self._host)
+            undo.pop_all()
 
     def upload(self, rows: int) -> int:
         """Put the copy of the first pictures to the device on the stream; how many copies that makes of each."""
         if self.is_mapped:
             return 0
-        self._device.driver.memcpy_htod_async(self.images_address, self.images[:rows], self._device.stream)
+        self._device.context.upload(self.images_address, self.images[:rows])
         return 1
 
     def download(self, rows: int) -> None:
         """Put the copy of the first scores from the device on the stream."""
         if not self.is_mapped:
-            self._device.driver.memcpy_dtoh_async(self.scores[:rows], self.scores_address, self._device.stream)
+            self._device.context.download(self.scores[:rows], self.scores_address)
 
     def close(self) -> None:
-        """Free the device's part; the pinned part goes with its arrays."""
-        for memory in self._device_memory:
-            with contextlib.suppress(self._device.driver.Error):  # a lost device frees nothing any more
-                memory.free()
-        self._device_memory = []
-        del self.images, self.scores
+        """Free both parts. The arrays must not be used any more: their memory is gone."""
+        self.images, self.scores = np.empty((0, 0, 0, 3), np.uint8), np.empty((0, 0), np.float32)
+        twins, host, self._twins, self._host = self._twins, self._host, [], []
+        for twin in twins:
+            with contextlib.suppress(CallFailed):  # a lost device frees nothing any more
+                self._device.context.free_device(twin)
+        for memory in host:
+            with contextlib.suppress(CallFailed):
+                self._device.context.free_host(memory)
 
-
-def _mapped_address(array: npt.NDArray[Any]) -> int:
-    base: Any = array.base
-    return int(base.get_device_pointer())
+    def _address(self, memory: HostMemory) -> int:
+        """Where the GPU finds it: in place, or in a twin on the device."""
+        if memory.device_address is not None:
+            return memory.device_address
+        self._twins.append(self._device.allocate(memory.array.nbytes))
+        return self._twins[-1].address

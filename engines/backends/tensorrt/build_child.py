@@ -43,7 +43,7 @@ def _build(job: BuildJob) -> dict[str, object]:
     if content_hash(graph) != job.graph_sha256:
         raise BuilderRefused(f"{Path(job.graph).name} is not the graph that was asked for: it was changed meanwhile")
     # The device must answer before anything of TensorRT is made.
-    device = CudaDevice(job.device_id)
+    device = CudaDevice(job.device_id, library=job.cuda_library)
     trt = library()
     say = _Speaker()
     with device.current():

@@ -29,6 +29,7 @@ class BuildJob:
     dla_core: int | None
     gpu_fallback: bool
     tf32: bool
+    cuda_library: str
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

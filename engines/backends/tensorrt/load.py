@@ -46,7 +46,8 @@ def open_tensorrt(package: ModelPackage, options: EngineOptions) -> tuple[Tensor
 
 def _loaded(request: PlanRequest, plan: Plan, trial: Trial, started_ns: int) -> TensorRtEngine:
     trt = library()
-    device = CudaDevice(request.settings.device_id, blocking_sync=request.settings.blocking_sync)
+    settings = request.settings
+    device = CudaDevice(settings.device_id, blocking_sync=settings.blocking_sync, library=settings.cuda_library)
     session = PlanSession(
         trt,
         device,
@@ -58,18 +59,19 @@ def _loaded(request: PlanRequest, plan: Plan, trial: Trial, started_ns: int) -> 
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
         engine.warm_up()
-        if request.settings.cuda_graph:
+        if settings.cuda_graph:
             session.capture()
             engine.warm_up()
         undo.pop_all()
     load_ms = (time.perf_counter_ns() - started_ns) / 1e6
-    details = {**_details(session, plan), **form_details(ENGINE, request.graph.precision)}
+    cuda = f"{device.library} {device.version}"
+    details = {**_details(session, plan), "cuda": cuda, **form_details(ENGINE, request.graph.precision)}
     engine._info = replace(engine.info, load_ms=load_ms, details=details)  # noqa: SLF001 made here
     return engine
 
 
 def _info(request: PlanRequest, session: PlanSession, device: CudaDevice, trt: Any) -> EngineInfo:
-    versions = {"tensorrt": str(trt.__version__), "pycuda": device.version}
+    versions = {"tensorrt": str(trt.__version__), device.library: device.version}
     return EngineInfo(
         name=ENGINE,
         requested=request.options.engine,

@@ -6,8 +6,10 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from engines.backends.tensorrt.cuda.choice import AUTO, LIBRARIES
 from engines.errors import OptionsRejected
 
+_NAMES: Mapping[str, tuple[str, ...]] = {"cuda_library": (AUTO, *LIBRARIES)}
 _RANGES: Mapping[str, tuple[int, int]] = {
     "device_id": (0, 63),
     "workspace_mib": (16, 65536),
@@ -26,6 +28,7 @@ class TensorRtOptions:
     ``opt_batch`` is the batch size that tactics are chosen for, ``dla_core`` runs what it can on that core (the rest
     on the GPU where ``gpu_fallback``), ``tf32`` lets fp32 layers round their products, ``cuda_graph`` replays each
     batch size as one launch, ``blocking_sync`` gives the core away while the GPU works and costs some 20 us a call.
+    ``cuda_library`` is the Python package that reaches CUDA: ``auto``, ``pycuda`` or ``cuda-bindings``.
     """
 
     device_id: int = 0
@@ -37,6 +40,7 @@ class TensorRtOptions:
     tf32: bool = True
     cuda_graph: bool = True
     blocking_sync: bool = False
+    cuda_library: str = AUTO
     build_timeout_s: int = 3600
     build_memory_mib: int | None = None
 
@@ -81,6 +85,8 @@ def checked_options(given: Mapping[str, object]) -> TensorRtOptions:
 
 def _wanted(name: str, value: object) -> str | None:
     """What the option takes, None where ``value`` is that."""
+    if name in _NAMES:
+        return None if value in _NAMES[name] else " or ".join(_NAMES[name])
     if name not in _RANGES:
         return None if isinstance(value, bool) else "true or false"
     low, high = _RANGES[name]

@@ -197,6 +197,7 @@ def _job(request: PlanRequest, target: Path) -> BuildJob:
         input_name=graph.input_name,
         profile=None if graph.max_batch is not None else (shapes[0], shapes[1], shapes[2]),
         device_id=settings.device_id,
+        cuda_library=settings.cuda_library,
         workspace_bytes=workspace if settings.workspace_mib is None else settings.workspace_mib * 2**20,
         builder_level=settings.builder_level,
         dla_core=settings.dla_core,

@@ -10,7 +10,7 @@ import numpy as np
 
 from engines.backends.tensorrt.buffers import IoBuffers
 from engines.backends.tensorrt.cuda import CudaDevice
-from engines.backends.tensorrt.graphs import CapturedGraph, GraphsUnavailable
+from engines.backends.tensorrt.cuda.graphs import CapturedGraph, GraphsUnavailable
 from engines.backends.tensorrt.library import Log, log_of, tells_of_memory
 from engines.base import Images, Scores
 from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OutOfMemory
@@ -103,9 +103,8 @@ class PlanSession:
                     if not self._enqueue(self._plain, rows):
                         raise self._device.failure(f"a batch of {count}", self._log.errors(mark))
             else:
-                refused = graph.launch()
-                if refused is not None:
-                    raise self._device.failure(f"the graph of a batch of {count}", refused)
+                with self._device.errors(f"the graph of a batch of {count}"):
+                    graph.launch()
             self._device.finish()
         scores: Scores = np.array(buffers.scores[:count])
         return scores
@@ -188,7 +187,7 @@ class PlanSession:
         self.device_copies = buffers.upload(rows)
         if not is_prepared and not self._prepare(context, rows):
             return False
-        if not context.execute_async_v3(device.stream.handle):
+        if not context.execute_async_v3(device.context.stream):
             return False
         buffers.download(rows)
         return True
@@ -216,7 +215,7 @@ class PlanSession:
             if not (self._prepare(context, rows) and self._enqueue(context, rows, is_prepared=True)):
                 raise GraphsUnavailable(f"a run before the capture was refused: {self._log.errors(mark)}")
             self._device.finish()
-            graph = CapturedGraph(self._device.stream.handle, lambda: self._enqueue(context, rows, is_prepared=True))
+            graph = CapturedGraph(self._device.context.stream, lambda: self._enqueue(context, rows, is_prepared=True))
         self._contexts.append(context)
         return graph
 

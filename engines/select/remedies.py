@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engines.environment import l4t_release
+from engines.host import l4t_release
 
 Missing = Literal["driver", "library", "broken", "provider", "start"]
 """``library`` is not installed; ``broken`` is, and does not load; ``provider`` is not compiled into this ONNX Runtime;

@@ -1,0 +1,54 @@
+"""Which CUDA library is used: PyCUDA where it loads, else cuda-bindings; a configuration may name one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engines.backends.tensorrt.cuda import bindings, pycuda
+from engines.backends.tensorrt.cuda.contract import CallFailed, CudaLibrary, LibraryUnusable
+from engines.errors import EngineUnavailable
+
+LIBRARIES: dict[str, Callable[[], CudaLibrary]] = {
+    pycuda.NAME: pycuda.load_pycuda,
+    bindings.NAME: bindings.load_bindings,
+}
+"""In the order in which they are tried."""
+
+AUTO = "auto"
+
+
+def cuda_library(wanted: str = AUTO) -> CudaLibrary:
+    """Load a library and start CUDA: the probe that must precede any object of TensorRT.
+
+    Raises:
+        EngineUnavailable: none can be used, or CUDA does not start, or there is no device.
+    """
+    refusals = []
+    for name in LIBRARIES if wanted == AUTO else (wanted,):
+        try:
+            library = LIBRARIES[name]()
+        except LibraryUnusable as exc:
+            refusals.append(exc)
+            continue
+        _require_device(library)
+        return library
+    reason = "; ".join(one.reason.rstrip(".") for one in refusals)
+    remedy = refusals[-1].remedy
+    raise EngineUnavailable(
+        f"no CUDA library for Python can be used: {reason}. Remedy: {remedy}",
+        engine="tensorrt",
+        reason=f"no CUDA library for Python can be used: {reason}",
+        remedy=remedy,
+    )
+
+
+def _require_device(library: CudaLibrary) -> None:
+    try:
+        count = library.device_count()
+    except CallFailed as exc:
+        raise EngineUnavailable(
+            f"CUDA does not start through {library.name} {library.version}: {exc}. See: agent doctor",
+            engine="tensorrt",
+        ) from exc
+    if count < 1:
+        raise EngineUnavailable("CUDA starts and shows no device. See: agent doctor", engine="tensorrt")
