@@ -374,7 +374,7 @@ def test_lost_clocks_leave_the_rate_to_do_all_of_it() -> None:
     governed = Governor(ThermalConfig(governor=GovernorConfig.model_validate(FIXED)), levers=["clocks"])
     for second in range(1, 200):
         governed.step(sample(second, gpu=80.0 if second < 30 else 92.0), second * SECOND)
-    governed.lose_lever("clocks")
+    governed.use_levers([])
     decision = governed.step(sample(201, gpu=92.0), 201 * SECOND)
     assert decision.levels.clock_ratio == 1.0
     assert decision.ratio == pytest.approx(0.1)
