@@ -14,7 +14,7 @@ from agent.config.thermal import ThermalConfig
 from agent.doctor import checks
 from agent.doctor.findings import Finding, Report, sections_from
 from agent.doctor.heat import heat_findings
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
 from engines import ProbeResult, describe, probe
 
 _FEW = 8

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
 from agent.doctor.findings import Finding
+from agent.runtime.clock import SystemClock
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.sensors.base import ThermalSample, ThrottleCause
 from agent.thermal.sensors.choose import SYSFS_ROOT, read_once

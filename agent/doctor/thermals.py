@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 from agent.thermal.minutes import CAUSES, FILE_NAME, DayOfHeat, Minute, read_minutes
 from agent.thermal.sensors.base import ThrottleCause
 from agent.watching.history import curve

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.config.thermal import ThermalConfig
-from agent.service.logs import get_logger
-from agent.service.whole_file import replace_file
+from agent.runtime.files import replace_file
+from agent.runtime.logs import get_logger
 from agent.thermal.levers import MIN_CLOCK_RATIO, Dither, Lever, LeverName, around
 from agent.thermal.sensors.base import Sensor
 from agent.thermal.sensors.choose import SYSFS_ROOT

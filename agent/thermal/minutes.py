@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.service.logs import get_logger
+from agent.runtime.logs import get_logger
 from agent.thermal.sensors.base import ThermalSample, ThrottleCause
 
 log = get_logger(__name__)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.config.model import AgentConfig, BatchingConfig, ModelConfig
 from agent.config.sources import SourceConfig
-from agent.pipeline.engine_opening import EngineOpener
-from agent.pipeline.heat_levers import CoolerEngines, LargeBatches
-from agent.pipeline.pipeline import Parts, Pipeline
-from agent.pipeline.shift import equipped
-from agent.pipeline.worker import Worker
+from agent.inference.engine_opening import EngineOpener
+from agent.inference.engine_slot import equipped
+from agent.inference.heat_levers import CoolerEngines, LargeBatches
+from agent.inference.pipeline import Parts, Pipeline
+from agent.inference.worker import Worker
+from agent.runtime.clock import SystemClock
 from engines import (
     Building,
     Engine,

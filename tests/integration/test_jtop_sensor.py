@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.runtime.clock import SystemClock
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.auto import JtopOverSysfs
 from agent.thermal.sensors.base import Sensor

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
 from agent.doctor import heat
 from agent.doctor.findings import Finding
+from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.choose import read_once
 from tests.fixtures.boards import ORIN_NANO_SUPER, THOR, BoardTree, tree_of
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from agent.doctor.thermals import as_json, day_of_heat, render
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 from agent.thermal.minutes import FILE_NAME, DayOfHeat, Minute, MinuteFile
 
 START = 1_800_000_000

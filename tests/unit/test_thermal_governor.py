@@ -8,12 +8,12 @@ from itertools import pairwise
 import pytest
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.inference.rate_sharing import share_ratio
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.governor import Governor
 from agent.thermal.levers import MIN_CLOCK_RATIO
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.sensors.base import ThermalSample, ThrottleCause, TripPoints
-from agent.thermal.sharing import share_ratio
 from tests.fixtures.thermal_samples import FIXED, HARD, ORIN_TRIPS, SECOND, SOFT, sample
 
 

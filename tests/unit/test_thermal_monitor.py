@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
-from agent.publish.messages import encode
-from agent.publish.thermal_messages import Thermal
+from agent.mqtt.messages import encode
+from agent.mqtt.messages.thermal import Thermal
+from agent.runtime.clock import SystemClock
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.levers import Lever, LeverName
 from agent.thermal.minutes import MinuteFile, read_minutes
