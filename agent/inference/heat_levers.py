@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from agent.inference.engine_opening import EngineOpener
 from agent.inference.pipeline import Pipeline
 from agent.inference.worker import Worker
 from agent.runtime.logs import get_logger
-from engines import prepared_precisions
+from engines import Precision, prepared_precisions
 
 log = get_logger(__name__)
 
@@ -29,8 +30,14 @@ class LargeBatches:
 
     @property
     def is_available(self) -> bool:
-        """See Lever. A worker with a single camera leaves its batches as they are."""
-        return True
+        """See Lever: where several cameras share a model whose engine takes more than one frame."""
+        shared = Counter(
+            model
+            for camera in self._pipeline.cameras.values()
+            for model in {use.model for use in camera.config.classify}
+        )
+        infos = ((key, worker.statistics().info) for key, worker in self._pipeline.workers.items())
+        return any(shared[key] > 1 and info is not None and info.max_batch > 1 for key, info in infos)
 
     def engage(self, level: float) -> None:
         """See Lever; also for workers that a reload has made since."""
@@ -53,12 +60,19 @@ class CoolerEngines:
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
         self._moved: dict[str, Worker] = {}
-        self._looked_s = float("-inf")
+        self._looked_s = self._asked_s = float("-inf")
+        self._is_prepared = False
 
     @property
     def is_available(self) -> bool:
-        """See Lever. Where nothing is prepared it does nothing, and something may be prepared at any time."""
-        return True
+        """See Lever: where something is prepared, looked up once a minute, or a model has gone over to it."""
+        with self._lock:
+            now_s = time.monotonic()
+            if now_s - self._asked_s >= _LOOK_EVERY_S:
+                self._asked_s = now_s
+                workers = self._pipeline.workers.values()
+                self._is_prepared = any(self._prepared_for(worker) for worker in workers)
+            return self._is_prepared or bool(self._moved)
 
     def engage(self, level: float) -> None:  # noqa: ARG002 - there is one step
         """See Lever."""
@@ -80,14 +94,16 @@ class CoolerEngines:
                 if not is_there or worker.replace_engine(partial(self._opener.open_usual, worker)):
                     del self._moved[key]
 
-    def _move(self, key: str, worker: Worker) -> None:
+    def _prepared_for(self, worker: Worker) -> tuple[Precision, ...]:
         info = worker.statistics().info
         if worker.config.strict or info is None or info.pending is not None:
-            return
-        prepared = prepared_precisions(worker.package, self._cache_dir, info)
+            return ()
+        return prepared_precisions(worker.package, self._cache_dir, info)
+
+    def _move(self, key: str, worker: Worker) -> None:
+        prepared = self._prepared_for(worker)
         if not prepared:
             return
-
         # Only the best: a chain of attempts would make heat for nothing.
         open_prepared = partial(self._opener.open_prepared, worker, prepared[0])
         if worker.replace_engine(open_prepared, even_if_same=False):

@@ -101,9 +101,8 @@ class KernelClocks:
             if not self._is_available or (not self._files and not self._take_originals()):
                 return
             for file in tuple(self._files):
-                if not self._is_available:
-                    return
-                error = _lower(file, max(level, MIN_CLOCK_RATIO))
+                # One that may not be written takes the others with it.
+                error = _lower(file, max(level, MIN_CLOCK_RATIO)) if file in self._files else None
                 if error is not None:
                     self._give_up(file, error)
 

@@ -113,11 +113,11 @@ class Governor:
         """The limits in force by zone, with the margin that is kept now."""
         return {zone: view.limits for zone, view in self._views.items()}
 
-    def lose_lever(self, name: LeverName) -> None:
-        """Count no longer on ``name``; the levers that are left take over what it did."""
+    def use_levers(self, names: Collection[LeverName]) -> None:
+        """Count on these from now on; they take over what one that is gone did."""
         had_clocks = "clocks" in self._levers
-        self._levers -= {name}
-        if name == "clocks" and had_clocks:
+        self._levers = frozenset(names)
+        if had_clocks and "clocks" not in self._levers and not self._paused:
             # With clocks the smallest effort lies lower, for part of it is a lower clock at the same rate.
             self._effort = max(self._effort, self._min_effort)
 

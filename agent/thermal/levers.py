@@ -34,7 +34,8 @@ class Lever(Protocol):
 
     @property
     def is_available(self) -> bool:
-        """Whether it can do anything on this device now; False from the moment on that it has failed for good."""
+        """Whether it can do anything now; asked before each decision, and may change. A lever that was engaged is
+        released when it no longer can."""
         ...
 
     def engage(self, level: float) -> None:

@@ -83,7 +83,7 @@ class ThermalMonitor:
         self._config = config
         self._sensor = sensor
         self._levers = tuple(levers)
-        self._governor = Governor(config, levers=[lever.name for lever in levers if lever.is_available])
+        self._governor = Governor(config)
         self._minutes = minutes
         self._minute = MinuteSum()
         self._clock = clock
@@ -202,6 +202,7 @@ class ThermalMonitor:
         sample = self._sensor.latest()
         if self._stop.is_set():
             return  # the sensor held this thread up past the end; another governor may decide by now
+        self._governor.use_levers([lever.name for lever in self._levers if lever.is_available])
         decision = self._governor.step(sample, now_ns)
         self._move_levers(decision.levels)
         self._keep_minute(sample, decision, now_ns)
@@ -251,8 +252,6 @@ class ThermalMonitor:
                 lever.release()
             else:
                 lever.engage(level)
-            if not lever.is_available:
-                self._governor.lose_lever(lever.name)
 
     def _keep_minute(self, sample: ThermalSample | None, decision: GovernorDecision, now_ns: int) -> None:
         if self._minutes is None:

@@ -105,6 +105,7 @@ def test_model_goes_over_to_what_is_prepared_and_back(tmp_path: Path) -> None:
     opener = ScriptedOpener()
     with running(opener) as pipeline:
         lever = CoolerEngines(pipeline, opener, cache_dir=tmp_path)
+        assert lever.is_available
         lever.engage(1.0)
         wait_until(lambda: precision_of(pipeline) == "int8")
         lever.engage(1.0)  # asked again with each reading
@@ -118,6 +119,7 @@ def test_nothing_is_opened_where_nothing_is_prepared(tmp_path: Path) -> None:
     opener = ScriptedOpener()
     with running(opener) as pipeline:
         lever = CoolerEngines(pipeline, opener, cache_dir=tmp_path)
+        assert not lever.is_available
         lever.engage(1.0)
         assert pipeline.workers["m"].statistics().changes == 0
         lever.release()
@@ -157,6 +159,7 @@ def test_batches_are_larger_while_asked_for_and_as_before_afterwards() -> None:
 
     with running(OneEngine(), cameras=3) as pipeline:
         lever = LargeBatches(pipeline)
+        assert lever.is_available
         wait_until(lambda: len(sizes) > 10)
         assert set(sizes) == {1}
         lever.engage(1.0)
@@ -166,6 +169,11 @@ def test_batches_are_larger_while_asked_for_and_as_before_afterwards() -> None:
         sizes.clear()
         wait_until(lambda: len(sizes) > 10)
         assert set(sizes) == {1}
+
+
+def test_single_camera_has_no_larger_batches_to_offer() -> None:
+    with running(ScriptedOpener(), cameras=1) as pipeline:
+        assert not LargeBatches(pipeline).is_available
 
 
 def test_single_camera_never_waits_for_others() -> None:

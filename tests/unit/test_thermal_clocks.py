@@ -176,11 +176,12 @@ def test_file_that_refuses_to_be_written_makes_the_lever_unavailable(
 
 def _assert_given_up(tree: Tree) -> None:
     clocks = tree.clocks()
-    assert clocks.is_available
+    states = [clocks.is_available]
     with capture_logs() as logs:
         clocks.engage(0.7)
         clocks.engage(0.6)
-    assert not clocks.is_available
+    states.append(clocks.is_available)
+    assert states == [True, False]
     assert tree.is_as_before()
     assert not tree.record.exists()
     assert [entry["event"] for entry in logs] == ["thermal.clocks_unavailable"]
