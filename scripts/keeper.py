@@ -63,9 +63,15 @@ def stay_behind(remove: Path | None = None, *, ends_within_s: float = ENDS_WITHI
 
 @contextmanager
 def kept_directory(prefix: str) -> Iterator[Path]:
-    """A new folder for a program that is kept from here on (see ``stay_behind``); both end with it."""
+    """A new folder for a program that is kept from here on (see ``stay_behind``), removed when that has ended.
+
+    Temporary files of all that it starts lie in it too: what is killed, such as a compiler, cannot remove its own.
+    """
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     stay_behind(remove=directory)
+    temporary = directory / "tmp"
+    temporary.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     yield directory
 
 

@@ -58,6 +58,8 @@ if [ $status -gt 128 ]; then pin "$folder/bin/python" $status; fi
 
 _INSTALL = """
 scripts/install-jetson
+# In the checkout Python would import what lies there.
+cd /
 echo "fresh-machine: what was installed"
 /opt/agent/bin/agent --version
 /opt/agent/bin/python -c 'import agent, engines; print("imported from", agent.__file__)'

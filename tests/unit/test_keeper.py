@@ -105,6 +105,26 @@ exec({_SLOW_STARTER!r})
     assert not folder.exists()
 
 
+def test_temporary_files_of_what_is_killed_go_too(tmp_path: Path) -> None:
+    """A compiler that is killed leaves its own."""
+    code = f"""
+import subprocess, sys
+sys.path.insert(0, {str(_ROOT)!r})
+from scripts.keeper import kept_directory
+with kept_directory("kept-"):
+    subprocess.run(["sh", "-c", "mktemp; sleep 600"])
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        made = Path(process.stdout.readline().strip())
+        assert made.is_file()
+        process.terminate()
+        process.wait(60)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_keeper_tells_the_command_to_end() -> None:
     code = "import signal, time; print('here', flush=True); time.sleep(600)"
     with subprocess.Popen(_kept(code), stdout=subprocess.PIPE, text=True) as process:
