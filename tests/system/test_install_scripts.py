@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import setuptools
 
 from agent.config.loader import load_config
 
@@ -385,7 +385,7 @@ def test_the_checkout_stays_as_it_is_and_what_a_build_left_there_is_not_installe
     (checkout / "build/lib/agent/gone.py").touch()
     # The builder of the tests in place of one from the index, and no dependencies: those are not what is looked at.
     site = next(environment.glob("lib/python*/site-packages"))
-    own = Path(setuptools.__file__).parent
+    own = Path(importlib.import_module("setuptools").__path__[0])
     shutil.rmtree(site / "setuptools", ignore_errors=True)
     shutil.copytree(own, site / "setuptools")
     pip = site / "pip/__main__.py"
