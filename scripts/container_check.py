@@ -213,7 +213,7 @@ import sys, time
 import paho.mqtt.client as mqtt
 port, password, seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 def on_message(client, seen, message):
-    if b'"label"' in message.payload:
+    if message.topic.endswith("/result"):
         import json
         value = json.loads(message.payload)
         print(json.dumps({"topic": message.topic, "label": str(value.get("label", value))[:60]}), flush=True)
