@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from engines.package.specs import Activation
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
+    from engines.sandbox.json_child import JsonChild
+    from engines.sandbox.serve import serve_parent
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
@@ -96,6 +98,7 @@ __all__ = [
     "ImportRequest",
     "InferenceFailed",
     "InputSpec",
+    "JsonChild",
     "JsonRecord",
     "Measurement",
     "ModelPackage",
@@ -144,6 +147,7 @@ __all__ = [
     "record_path",
     "remember",
     "run_golden",
+    "serve_parent",
     "serving_graph",
     "session_settings",
     "verify",
@@ -180,6 +184,7 @@ _HOMES = {
     "ImportRequest": "engines.check.importer",
     "InferenceFailed": "engines.errors",
     "InputSpec": "engines.package.load",
+    "JsonChild": "engines.sandbox.json_child",
     "JsonRecord": "engines.store.records",
     "MAX_YAML_BYTES": "engines.package.strict_yaml:MAX_BYTES",
     "Measurement": "engines.base",
@@ -231,6 +236,7 @@ _HOMES = {
     "record_path": "engines.store.records",
     "remember": "engines.select.selection",
     "run_golden": "engines.check.golden",
+    "serve_parent": "engines.sandbox.serve",
     "serving_graph": "engines.graph.serving",
     "session_settings": "engines.backends.onnxruntime.options",
     "verify": "engines.select.verify",
