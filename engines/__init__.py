@@ -15,17 +15,17 @@ if TYPE_CHECKING:
         Engine,
         EngineInfo,
         EngineOptions,
-        FirstOpening,
         Images,
         Measurement,
         Precision,
         Rejection,
+        SandboxOptions,
         Scores,
     )
     from engines.check.certificate import Certificate
     from engines.check.golden import check_golden, run_golden
     from engines.check.importer import ImportRequest, import_model
-    from engines.check.package_check import ModelProof, prove_package
+    from engines.check.package_check import PackageCheck, check_package
     from engines.environment import EnvironmentRecord, Gpu, describe
     from engines.errors import (
         BuildCancelled,
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
         OptionsRejected,
         OutOfMemory,
         PrecisionRejected,
-        RehearsalFailed,
+        SandboxFailed,
     )
-    from engines.graph.image_set import pictures_of
+    from engines.graph.image_set import image_set_of
     from engines.graph.ort_library import library as onnxruntime_library
     from engines.graph.precision import precise_graph
     from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME
@@ -60,10 +60,10 @@ if TYPE_CHECKING:
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
-    from engines.select.selection import Choice, percentile_ms, remember
+    from engines.select.selection import Selection, percentile_ms, remember_selection
     from engines.select.verify import verify
     from engines.store.files import content_address, write_atomic
-    from engines.store.plan_cache import Entry, PlanCache
+    from engines.store.plan_cache import PlanCache, PlanEntry
     from engines.store.records import JsonRecord, RecordDamaged, record_path
 
 __all__ = [
@@ -80,16 +80,13 @@ __all__ = [
     "BuildProgress",
     "Building",
     "Certificate",
-    "Choice",
     "Engine",
     "EngineError",
     "EngineInfo",
     "EngineLost",
     "EngineOptions",
     "EngineUnavailable",
-    "Entry",
     "EnvironmentRecord",
-    "FirstOpening",
     "GoldenImage",
     "GoldenMismatch",
     "Gpu",
@@ -102,22 +99,25 @@ __all__ = [
     "JsonRecord",
     "Measurement",
     "ModelPackage",
-    "ModelProof",
     "ModelRejected",
     "ModelSignature",
     "OptionsRejected",
     "OutOfMemory",
     "OutputSpec",
+    "PackageCheck",
     "PlanCache",
+    "PlanEntry",
     "Precision",
     "PrecisionRejected",
     "ProbeResult",
     "Prober",
     "RecordDamaged",
-    "RehearsalFailed",
     "Rejection",
     "Resizer",
+    "SandboxFailed",
+    "SandboxOptions",
     "Scores",
+    "Selection",
     "ServingGraph",
     "StrictDocument",
     "StrictYamlError",
@@ -126,8 +126,10 @@ __all__ = [
     "canonical_name",
     "check_golden",
     "check_options",
+    "check_package",
     "content_address",
     "describe",
+    "image_set_of",
     "import_model",
     "load_package",
     "load_strict",
@@ -138,14 +140,12 @@ __all__ = [
     "options_for",
     "parse_options",
     "percentile_ms",
-    "pictures_of",
     "precise_graph",
     "probe",
-    "prove_package",
     "provider_of",
     "read_image",
     "record_path",
-    "remember",
+    "remember_selection",
     "run_golden",
     "serve_parent",
     "serving_graph",
@@ -164,16 +164,16 @@ _HOMES = {
     "Building": "engines.base",
     "CHOOSERS": "engines.select.registry",
     "Certificate": "engines.check.certificate",
-    "Choice": "engines.select.selection",
+    "Selection": "engines.select.selection",
     "Engine": "engines.base",
     "EngineError": "engines.errors",
     "EngineInfo": "engines.base",
     "EngineLost": "engines.errors",
     "EngineOptions": "engines.base",
     "EngineUnavailable": "engines.errors",
-    "Entry": "engines.store.plan_cache",
+    "PlanEntry": "engines.store.plan_cache",
     "EnvironmentRecord": "engines.environment",
-    "FirstOpening": "engines.base",
+    "SandboxOptions": "engines.base",
     "GoldenImage": "engines.package.load",
     "GoldenMismatch": "engines.errors",
     "Gpu": "engines.environment",
@@ -189,7 +189,7 @@ _HOMES = {
     "MAX_YAML_BYTES": "engines.package.strict_yaml:MAX_BYTES",
     "Measurement": "engines.base",
     "ModelPackage": "engines.package.load",
-    "ModelProof": "engines.check.package_check",
+    "PackageCheck": "engines.check.package_check",
     "ModelRejected": "engines.errors",
     "ModelSignature": "engines.package.load",
     "OUTPUT_NAME": "engines.graph.preprocessing",
@@ -203,7 +203,7 @@ _HOMES = {
     "ProbeResult": "engines.select.registry",
     "Prober": "engines.select.registry",
     "RecordDamaged": "engines.store.records",
-    "RehearsalFailed": "engines.errors",
+    "SandboxFailed": "engines.errors",
     "Rejection": "engines.base",
     "Resizer": "engines.graph.resize",
     "Scores": "engines.base",
@@ -227,14 +227,14 @@ _HOMES = {
     "options_for": "engines.backends.load",
     "parse_options": "engines.package.strict_yaml",
     "percentile_ms": "engines.select.selection",
-    "pictures_of": "engines.graph.image_set",
+    "image_set_of": "engines.graph.image_set",
     "precise_graph": "engines.graph.precision",
     "probe": "engines.select.registry",
-    "prove_package": "engines.check.package_check",
+    "check_package": "engines.check.package_check",
     "provider_of": "engines.backends.onnxruntime.options",
     "read_image": "engines.package.images",
     "record_path": "engines.store.records",
-    "remember": "engines.select.selection",
+    "remember_selection": "engines.select.selection",
     "run_golden": "engines.check.golden",
     "serve_parent": "engines.sandbox.serve",
     "serving_graph": "engines.graph.serving",

@@ -32,7 +32,7 @@ class BuildProgress:
     done_ratio: float | None = None
 
 
-def _nobody_listens(progress: BuildProgress) -> None:
+def _ignore(progress: BuildProgress) -> None:
     """Takes progress that nobody asked for."""
 
 
@@ -52,12 +52,12 @@ class Building:
 
     defer: bool = False
     force: bool = False
-    on_progress: Callable[[BuildProgress], None] = _nobody_listens
+    on_progress: Callable[[BuildProgress], None] = _ignore
     is_cancelled: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstOpening:
+class SandboxOptions:
     """Bounds of the child process in which a model that is new to this device is opened first.
 
     ``timeout_s`` is for opening and first runs; what takes long by its nature (a build, int8) has its own time on top.
@@ -77,7 +77,7 @@ class EngineOptions:
     ``options`` are of the engine alone (threads, workspace ...) and are validated by it.
     ``cache_dir`` holds what is derived from the model (serving graphs, quantised graphs, plans). ``workers`` is the
     number of engines that share this device's CPU: an engine that is not told its threads takes its share of cores.
-    ``first_opening`` is None where a model need not be tried in a child first: this process is such a child itself.
+    ``sandbox`` is None where a model need not be tried in a child first: this process is such a child itself.
     """
 
     cache_dir: Path
@@ -88,7 +88,7 @@ class EngineOptions:
     options: Mapping[str, object] = field(default_factory=dict)
     workers: int = 1
     building: Building = field(default_factory=Building)
-    first_opening: FirstOpening | None = field(default_factory=FirstOpening)
+    sandbox: SandboxOptions | None = field(default_factory=SandboxOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """How fast one engine classifies a single picture on this device, from ``runs`` calls of ``infer``."""
+    """How fast one engine classifies a single image on this device, from ``runs`` calls of ``infer``."""
 
     engine: str
     precision: Precision

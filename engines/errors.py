@@ -4,13 +4,13 @@
     ├── EngineUnavailable         69  this engine cannot run on this device
     │   ├── BuildNeeded           69  it must be built first, and was asked not to
     │   ├── BuildFailed           69  its build failed, took too long or too much memory
-    │   ├── RehearsalFailed       69  the model has ended, or outgrown, the process that it was first opened in
+    │   ├── SandboxFailed       69  the model has ended, or outgrown, the process that it was first opened in
     │   └── OutOfMemory           69  the device has no memory left for it
     ├── BuildCancelled            70  its build was stopped by who asked for it
     ├── OptionsRejected           78  an engine's name, option or value that does not exist
     ├── ModelRejected             78  the package or its model cannot be served as it is
     │   └── GoldenMismatch        78  the model loads but no longer gives its known answers
-    ├── ImageRejected             78  a picture cannot be read or must not be
+    ├── ImageRejected             78  a image cannot be read or must not be
     ├── PrecisionRejected         69  the wanted precision does not keep the answers
     └── InferenceFailed           70  a run failed after the engine was loaded
         └── EngineLost            70  the device or its context is gone: the process must end
@@ -49,7 +49,7 @@ class BuildFailed(EngineUnavailable):
     """The build of an engine came to no end that could be used."""
 
 
-class RehearsalFailed(EngineUnavailable):
+class SandboxFailed(EngineUnavailable):
     """The process in which a new model was opened first was ended by a signal or by a limit."""
 
 
@@ -78,7 +78,7 @@ class GoldenMismatch(ModelRejected):
 
 
 class ImageRejected(EngineError):
-    """A picture cannot be decoded, or is too large to be."""
+    """A image cannot be decoded, or is too large to be."""
 
     exit_code = 78
 

@@ -17,7 +17,7 @@ from agent.cli.options import ENGINE_OPTION, PATH, package_directory, usual_cach
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines import BuildProgress, EngineInfo, EngineOptions, Entry, ModelPackage, Precision
+    from engines import BuildProgress, EngineInfo, EngineOptions, ModelPackage, PlanEntry, Precision
 
     Progress = Callable[[BuildProgress], None]
 
@@ -52,7 +52,7 @@ class _Wish:
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Most pictures in one call; that of the configuration, batching.max_size.",
+    help="Most images in one call; that of the configuration, batching.max_size.",
 )
 @ENGINE_OPTION
 @click.option("--force", is_flag=True, help="Build anew although it is there.")
@@ -223,7 +223,7 @@ def _print_built(wish: _Wish, info: EngineInfo) -> None:
     if info.parity is not None:
         print(
             f"  agrees with {info.parity['reference']} on {float(info.parity['top1_agreement']):.4f} of "
-            f"{float(info.parity['images']):.0f} pictures, largest difference "
+            f"{float(info.parity['images']):.0f} images, largest difference "
             f"{float(info.parity['max_abs_difference']):.1e}"
         )
     memory = info.details.get("device_memory_bytes")
@@ -261,7 +261,7 @@ def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
     return 0
 
 
-def _entry_facts(entry: Entry) -> dict[str, object]:
+def _entry_facts(entry: PlanEntry) -> dict[str, object]:
     return {
         "name": entry.name,
         "engine": entry.engine,
@@ -275,7 +275,7 @@ def _entry_facts(entry: Entry) -> dict[str, object]:
     }
 
 
-def _print_entries(entries: list[Entry]) -> None:
+def _print_entries(entries: list[PlanEntry]) -> None:
     from rich.table import Table
 
     from agent.cli.console import Console

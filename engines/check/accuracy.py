@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 from engines.base import Engine, Images, Scores
 from engines.check.certificate import Certificate, Disagreement
-from engines.graph.image_set import Pictures
+from engines.graph.image_set import ImageSet
 from engines.graph.int8_forms import DETAIL
-from engines.graph.precision import BARS
+from engines.graph.precision import MIN_AGREEMENT
 from engines.package.load import ModelPackage
 
 _LISTED = 5
-# Below this spread between pictures a probability is taken as constant: fp16 resolves 5e-4 near 1.
+# Below this spread between images a probability is taken as constant: fp16 resolves 5e-4 near 1.
 _CONSTANT = 1e-7
 
 # Two classes that the reference itself holds for equally likely, to a part of the leading one's probability: rounding
@@ -28,19 +28,19 @@ def compare(
     package: ModelPackage,
     engine: Engine,
     reference: Engine,
-    pictures: Pictures,
+    images: ImageSet,
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Run both engines on ``pictures`` and compare, row by row.
+    """Run both engines on ``images`` and compare, row by row.
 
     Raises:
         InferenceFailed: an engine failed or gave no number at all.
     """
-    expected = scores_of(reference, pictures.batch)
-    actual = scores_of(engine, pictures.batch)
+    expected = scores_of(reference, images.batch)
+    actual = scores_of(engine, images.batch)
     return certificate_from(
-        package, engine, expected, actual, pictures, reference=reference.info.name, kept_layers=kept_layers
+        package, engine, expected, actual, images, reference=reference.info.name, kept_layers=kept_layers
     )
 
 
@@ -49,7 +49,7 @@ def certificate_from(
     engine: Engine,
     expected: Scores,
     actual: Scores,
-    pictures: Pictures,
+    images: ImageSet,
     *,
     reference: str,
     kept_layers: tuple[str, ...] = (),
@@ -70,10 +70,10 @@ def certificate_from(
         requested_precision=engine.info.requested_precision,
         reference=f"{reference} fp32",
         versions=dict(engine.info.versions),
-        source=pictures.source,
+        source=images.source,
         images=len(actual),
         agreement=float(is_same.mean()),
-        bar=BARS[engine.info.requested_precision],
+        bar=MIN_AGREEMENT[engine.info.requested_precision],
         flips=int((~is_same).sum()),
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
@@ -82,7 +82,7 @@ def certificate_from(
         is_degenerate=_is_constant(given) and not _is_constant(wanted),
         worst=tuple(
             Disagreement(
-                image=pictures.names[row],
+                image=images.names[row],
                 reference=package.labels[int(wanted[row].argmax())],
                 engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
                 difference=float(difference[row].max()),

@@ -14,7 +14,7 @@ from engines.store.records import JsonRecord, record_path
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """One picture on which the engine is far from the reference; ``difference`` is the largest of its classes."""
+    """One image on which the engine is far from the reference; ``difference`` is the largest of its classes."""
 
     image: str
     reference: str
@@ -24,12 +24,12 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """How an engine's answers compare with the reference's on the same pictures.
+    """How an engine's answers compare with the reference's on the same images.
 
-    ``agreement`` is the ratio of pictures with the same top-1 class, or with one that the reference holds for as
+    ``agreement`` is the ratio of images with the same top-1 class, or with one that the reference holds for as
     likely (within 0.5 %); ``flips`` counts the others. Differences are of probabilities; ``cosine`` is the smallest of
-    all pictures. ``source`` says what the pictures are: ``package``, ``folder`` or ``synthetic``. ``is_degenerate``:
-    the engine gives the same answer to every picture where the reference does not. ``int8_form`` is how the graph
+    all images. ``source`` says what the images are: ``package``, ``folder`` or ``synthetic``. ``is_degenerate``:
+    the engine gives the same answer to every image where the reference does not. ``int8_form`` is how the graph
     stored its numbers, None in other precisions.
     """
 
@@ -63,12 +63,12 @@ class Certificate:
     def why_not(self) -> str:
         """One sentence on why the engine must not serve; empty where it may."""
         if self.non_finite:
-            return f"{self.non_finite} of {self.images} pictures gave NaN or infinity"
+            return f"{self.non_finite} of {self.images} images gave NaN or infinity"
         if self.is_degenerate:
-            return f"all {self.images} pictures gave the same answer, the reference tells them apart"
+            return f"all {self.images} images gave the same answer, the reference tells them apart"
         if self.agreement < self.bar:
             return (
-                f"top-1 agreement with {self.reference} is {self.agreement:.3f} on {self.images} pictures, "
+                f"top-1 agreement with {self.reference} is {self.agreement:.3f} on {self.images} images, "
                 f"the bar is {self.bar:.2f}"
             )
         return ""
@@ -98,7 +98,7 @@ class Certificate:
         if not self.has_passed:
             raise PrecisionRejected(
                 f"{self.engine} in {self.requested_precision} loses answers of {self.model}: {self.why_not}. "
-                "Use a safer precision, or see which pictures differ: agent verify",
+                "Use a safer precision, or see which images differ: agent verify",
                 engine=self.engine,
                 precision=self.requested_precision,
                 agreement=self.agreement,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from engines.check.package_check import ModelProof, measure_raw_scores, prove_package
+from engines.check.package_check import PackageCheck, check_package, measure_raw_scores
 from engines.check.presets import CROP_RATIO, PRESETS, PresetName
 from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
 from engines.package.activation import RawScores, guess_activation, last_operator
@@ -55,15 +55,15 @@ class ImportRequest:
     force: bool = False
 
 
-def import_model(request: ImportRequest) -> ModelProof:
-    """Write the package directory ``<name>-<version>`` into ``request.out`` and prove it.
+def import_model(request: ImportRequest) -> PackageCheck:
+    """Write the package directory ``<name>-<version>`` into ``request.out`` and check it.
 
     Nothing is written unless all checks have passed, known answers included.
 
     Raises:
         ModelRejected: the model, its labels or the request do not fit, or the package is there already.
-        GoldenMismatch: a golden picture is classified as something else.
-        ImageRejected: a golden or calibration picture cannot be read.
+        GoldenMismatch: a golden image is classified as something else.
+        ImageRejected: a golden or calibration image cannot be read.
         EngineUnavailable: ONNX Runtime is not there.
     """
     name = request.name or _name_from(request.model)
@@ -80,8 +80,8 @@ def import_model(request: ImportRequest) -> ModelProof:
         if request.activation is None:
             manifest["output"] = {"activation": _activation(stage, model)}
             _write(stage, manifest)
-        proof = prove_package(load_package(stage))
-        for wrong in proof.golden.wrong:
+        check = check_package(load_package(stage))
+        for wrong in check.golden.wrong:
             raise GoldenMismatch(
                 f"{wrong.path.name}: expected {wrong.expected!r}, got {wrong.got!r} with {wrong.confidence:.3f}. "
                 f"Is preset {request.preset} what the model was trained with? Nothing was written",
@@ -91,7 +91,7 @@ def import_model(request: ImportRequest) -> ModelProof:
                 confidence=wrong.confidence,
             )
         _put_in_place(stage, target)
-    return replace(proof, package=load_package(target))
+    return replace(check, package=load_package(target))
 
 
 def _name_from(model: Path) -> str:
@@ -229,8 +229,8 @@ def _copy(source: Path, target: Path, *, what: str) -> None:
         raise ModelRejected(f"{what} {source} cannot be copied: {exc.strerror or exc}", path=str(source)) from exc
 
 
-def _copy_picture(source: Path, target: Path, *, what: str) -> None:
-    """Read first, so that what is wrong with a picture is said with its own name and not with that of the copy."""
+def _copy_image(source: Path, target: Path, *, what: str) -> None:
+    """Read first, so that what is wrong with a image is said with its own name and not with that of the copy."""
     read_image(source)
     _copy(source, target, what=what)
 
@@ -240,7 +240,7 @@ def _copy_golden(golden: Sequence[tuple[Path, str]], folder: Path) -> list[dict[
     items: list[dict[str, object]] = []
     for place, (image, label) in enumerate(golden, 1):
         name = f"{place:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.name)}"
-        _copy_picture(image, folder / name, what="golden picture")
+        _copy_image(image, folder / name, what="golden image")
         items.append({"image": f"golden/{name}", "label": label})
     return items
 
@@ -255,7 +255,7 @@ def _copy_calibration(source: Path, folder: Path) -> None:
         raise ModelRejected(f"calibration {source} holds 0 images, 50 or more are wanted", path=str(source))
     folder.mkdir()
     for place, image in enumerate(images, 1):
-        _copy_picture(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration picture")
+        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration image")
 
 
 def _write(stage: Path, manifest: dict[str, object]) -> None:

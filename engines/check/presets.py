@@ -1,4 +1,4 @@
-"""Preprocessing by name: what the usual training pipelines do to a picture."""
+"""Preprocessing by name: what the usual training pipelines do to a image."""
 
 from __future__ import annotations
 

@@ -7,28 +7,28 @@ from engines.base import Engine, EngineOptions
 from engines.check.accuracy import compare
 from engines.check.certificate import Certificate, certificate_record
 from engines.errors import EngineUnavailable
-from engines.graph.image_set import Pictures, pictures_of
+from engines.graph.image_set import ImageSet, image_set_of
 from engines.graph.int8_forms import DETAIL
 from engines.graph.serving import serving_graph
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
-from engines.sandbox.load import REFERENCE, reference_options, rehearse
+from engines.sandbox.load import REFERENCE, load_in_sandbox, reference_options
 from engines.store.files import cache_errors
 
 
-def certify(
+def certificate_for(
     package: ModelPackage, engine: Engine, options: EngineOptions, *, kept_layers: tuple[str, ...] = ()
 ) -> Certificate:
-    """Give the certificate of an engine on the package's own pictures, made where the cache has none.
+    """Give the certificate of an engine on the package's own images, made where the cache has none.
 
     Raises:
-        InferenceFailed: the engine or the reference failed on a picture.
+        InferenceFailed: the engine or the reference failed on a image.
     """
     record = certificate_record(options.cache_dir, _key(package, engine, options, kept_layers))
     known = record.load()
     if known is not None:
         return known
-    certificate = compare_with_reference(package, engine, options, pictures_of(package), kept_layers=kept_layers)
+    certificate = compare_with_reference(package, engine, options, image_set_of(package), kept_layers=kept_layers)
     with cache_errors(options.cache_dir):
         record.save(certificate)
     return certificate
@@ -38,14 +38,14 @@ def compare_with_reference(
     package: ModelPackage,
     engine: Engine,
     options: EngineOptions,
-    pictures: Pictures,
+    images: ImageSet,
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``pictures``.
+    """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``images``.
 
     Raises:
-        RehearsalFailed: the model is too much for the reference.
+        SandboxFailed: the model is too much for the reference.
         EngineUnavailable: the package has no ONNX model, which the reference needs.
     """
     if package.format != "onnx":
@@ -54,10 +54,10 @@ def compare_with_reference(
             f"{package.model_path.name}. Its known answers are checked by: agent model check",
             engine=REFERENCE,
         )
-    own = rehearse(package, reference_options(options), REFERENCE).options
+    own = load_in_sandbox(package, reference_options(options), REFERENCE).options
     graph = serving_graph(package, cache_dir=own.cache_dir)
     with open_onnxruntime(package, own, engine=REFERENCE, graph=graph) as reference:
-        return compare(package, engine, reference, pictures, kept_layers=kept_layers)
+        return compare(package, engine, reference, images, kept_layers=kept_layers)
 
 
 def _key(
@@ -79,5 +79,5 @@ def _key(
         "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
         **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),
-        "pictures": image_hashes(package.pictures(first="golden")),
+        "images": image_hashes(package.images(first="golden")),
     }

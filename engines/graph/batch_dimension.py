@@ -1,7 +1,7 @@
 """Makes the batch dimension of a serving graph dynamic where the model truly allows it.
 
-Many models are exported for one picture although nothing in them depends on it; others say "dynamic" and have the one
-picture baked into a reshape. Neither is believed: ONNX Runtime runs three pictures at once and one by one, and the
+Many models are exported for one image although nothing in them depends on it; others say "dynamic" and have the one
+image baked into a reshape. Neither is believed: ONNX Runtime runs three images at once and one by one, and the
 answers must be the same.
 """
 
@@ -20,10 +20,10 @@ from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX
 from engines.package.load import ModelPackage
 from engines.package.onnx_signature import set_shape, shape_of
 
-_TRIAL_PICTURES = 3
+_NOISE_IMAGES = 3
 _RUN_LIMIT_S = 60.0
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
-"""How far the answers for a picture may differ by its company: libraries sum in another order."""
+"""How far the answers for a image may differ by its company: libraries sum in another order."""
 
 
 def free_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto | None:
@@ -31,15 +31,15 @@ def free_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto
 
     Without ONNX Runtime what the model says is believed.
     """
-    pictures = trial_pictures(package, _TRIAL_PICTURES)
+    images = noise_images(package, _NOISE_IMAGES)
     free = _with_batch(model, "batch", package)
     try:
-        if _is_same_together(free, pictures):
+        if _is_same_together(free, images):
             return free
         if package.signature.batch not in {None, 1} or not free_reshapes(free):
             return None
-        fixed = _Runner(_with_batch(model, 1, package)).run_alone(pictures)
-        return free if _is_same_together(free, pictures, expected=fixed) else None
+        fixed = _Runner(_with_batch(model, 1, package)).run_alone(images)
+        return free if _is_same_together(free, images, expected=fixed) else None
     except EngineUnavailable:
         return free if package.signature.batch is None else None
     except _RunError:
@@ -49,7 +49,7 @@ def free_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto
 def free_reshapes(model: onnx.ModelProto) -> bool:
     """Let reshapes to ``1 x …`` follow the batch, in place; whether there were any.
 
-    For one picture the result is the same. Whether it is right for several the trial says.
+    For one image the result is the same. Whether it is right for several the crashes says.
     """
     graph = model.graph
     shapes = {tensor.name: tensor for tensor in graph.initializer}
@@ -70,12 +70,12 @@ def free_reshapes(model: onnx.ModelProto) -> bool:
     return count > 0
 
 
-def _is_same_together(model: onnx.ModelProto, pictures: Images, *, expected: Scores | None = None) -> bool:
-    """Whether ``pictures`` together get the answers that each gets alone (or the ``expected`` ones)."""
+def _is_same_together(model: onnx.ModelProto, images: Images, *, expected: Scores | None = None) -> bool:
+    """Whether ``images`` together get the answers that each gets alone (or the ``expected`` ones)."""
     try:
         runner = _Runner(model)
-        together = runner.run(pictures)
-        alone = runner.run_alone(pictures)
+        together = runner.run(images)
+        alone = runner.run_alone(images)
     except _RunError:
         return False
     wanted = alone if expected is None else expected
@@ -94,32 +94,32 @@ def fix_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto:
     batch = package.signature.batch or 1
     fixed = _with_batch(model, batch, package)
     try:
-        _Runner(fixed).run(trial_pictures(package, batch))
+        _Runner(fixed).run(noise_images(package, batch))
     except EngineUnavailable:
         return fixed
     except _RunError as exc:
         raise ModelRejected(
-            f"{package.model_path.name} cannot be run for {batch} picture(s) of {package.input.width}x"
+            f"{package.model_path.name} cannot be run for {batch} image(s) of {package.input.width}x"
             f"{package.input.height}: {exc}. Export the model again",
             batch=batch,
         ) from exc
     return fixed
 
 
-def trial_pictures(package: ModelPackage, count: int) -> Images:
-    """Different pictures at the model's size: noise of several coarsenesses, always the same."""
+def noise_images(package: ModelPackage, count: int) -> Images:
+    """Different images at the model's size: noise of several coarsenesses, always the same."""
     rng = np.random.default_rng(20)
     height, width = package.input.height, package.input.width
-    pictures = np.empty((count, height, width, 3), np.uint8)
+    images = np.empty((count, height, width, 3), np.uint8)
     for place in range(count):
         cell = 1 << (place % 4)
         coarse = rng.integers(0, 256, (-(-height // cell), -(-width // cell), 3), np.uint8)
-        pictures[place] = coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width]
-    return pictures
+        images[place] = coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width]
+    return images
 
 
-def run_serving_model(model: onnx.ModelProto, pictures: Images) -> Scores:
-    """The scores of ``pictures`` one by one by ONNX Runtime's CPU provider, for checks outside the frame path.
+def run_serving_model(model: onnx.ModelProto, images: Images) -> Scores:
+    """The scores of ``images`` one by one by ONNX Runtime's CPU provider, for checks outside the frame path.
 
     Raises:
         EngineUnavailable: ONNX Runtime is not there.
@@ -128,7 +128,7 @@ def run_serving_model(model: onnx.ModelProto, pictures: Images) -> Scores:
     batch = (shape_of(model.graph.input[0]) or (1,))[0] or 1
     try:
         runner = _Runner(model)
-        return np.concatenate([runner.run(np.stack([picture] * batch))[:1] for picture in pictures])
+        return np.concatenate([runner.run(np.stack([image] * batch))[:1] for image in images])
     except _RunError as exc:
         raise ModelRejected(f"ONNX Runtime cannot run the model: {exc}") from exc
 
@@ -153,7 +153,7 @@ class _Runner:
         except self._errors as exc:
             raise _RunError(_first_line(exc)) from exc
 
-    def run(self, pictures: Images) -> npt.NDArray[np.float32]:
+    def run(self, images: Images) -> npt.NDArray[np.float32]:
         options = self._ort.RunOptions()
         options.log_severity_level = 4
         # An endless loop in a graph ends only when it is told to.
@@ -161,19 +161,19 @@ class _Runner:
         watch.name = "model-trial-limit"
         watch.start()
         try:
-            scores: npt.NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pictures}, options)[0]
+            scores: npt.NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images}, options)[0]
         except self._errors as exc:
             raise _RunError(_first_line(exc)) from exc
         finally:
             watch.cancel()
             watch.join()
-        if scores.shape[0] != pictures.shape[0]:
-            raise _RunError(f"{pictures.shape[0]} pictures gave {scores.shape[0]} answers")
+        if scores.shape[0] != images.shape[0]:
+            raise _RunError(f"{images.shape[0]} images gave {scores.shape[0]} answers")
         return scores
 
-    def run_alone(self, pictures: Images) -> npt.NDArray[np.float32]:
-        """Each picture in a run of its own."""
-        return np.concatenate([self.run(pictures[place : place + 1]) for place in range(len(pictures))])
+    def run_alone(self, images: Images) -> npt.NDArray[np.float32]:
+        """Each image in a run of its own."""
+        return np.concatenate([self.run(images[place : place + 1]) for place in range(len(images))])
 
 
 def _with_batch(model: onnx.ModelProto, batch: int | str, package: ModelPackage) -> onnx.ModelProto:

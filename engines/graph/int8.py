@@ -1,4 +1,4 @@
-"""Turns an fp32 graph into an int8 one with explicit Q/DQ nodes, calibrated on the package's own pictures.
+"""Turns an fp32 graph into an int8 one with explicit Q/DQ nodes, calibrated on the package's own images.
 
 Weights are signed, symmetric and per channel; how activations are stored is the form's matter. The preprocessing and
 the last activation stay fp32.
@@ -33,7 +33,7 @@ _QUANTISED = (*LAYERS, "Add", "AveragePool", "Concat", "GlobalAveragePool", "Max
 class Int8Converter:
     """Quantises one fp32 serving graph, any number of times with other layers left in fp32.
 
-    ``batch`` holds the calibration pictures, ``(K, H, W, 3)`` uint8 BGR at the model's size.
+    ``batch`` holds the calibration images, ``(K, H, W, 3)`` uint8 BGR at the model's size.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Int8Converter:
     ) -> None:
         """Fold what can be folded (batch normalisation into its convolution) and name every node.
 
-        ``ranges`` are those of an earlier converter of the same graph and pictures, of whatever form.
+        ``ranges`` are those of an earlier converter of the same graph and images, of whatever form.
         """
         self._form = form
         self._ranges = ranges
@@ -65,8 +65,8 @@ class Int8Converter:
 
     @property
     def ranges(self) -> bytes | None:
-        """The range of each tensor over the pictures, as ONNX Runtime writes it down; None before the first call of
-        ``convert``, and where the library is too old to keep them (1.24 is) and reads the pictures every time.
+        """The range of each tensor over the images, as ONNX Runtime writes it down; None before the first call of
+        ``convert``, and where the library is too old to keep them (1.24 is) and reads the images every time.
         """
         return self._ranges
 

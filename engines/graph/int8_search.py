@@ -16,7 +16,7 @@ from engines.errors import PrecisionRejected
 from engines.graph.int8 import Int8Converter
 from engines.graph.ort_library import library, library_errors, one_line
 
-_RANKED_PICTURES = 4
+_RANKED_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Int8Result:
     agreement: float
 
 
-def quantise_to_bar(
+def quantise_to_agreement(
     converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, bar: float
 ) -> Int8Result:
     """Quantise all layers, and where the answers suffer as few less as needed.
 
-    Layers are ranked by the error that each adds on a few pictures. The number of layers kept in fp32 is doubled until
+    Layers are ranked by the error that each adds on a few images. The number of layers kept in fp32 is doubled until
     the top-1 agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
 
     Raises:
@@ -79,7 +79,7 @@ def _smallest(
             raise PrecisionRejected(
                 f"int8 reaches a top-1 agreement of {without:.3f} with fp32, and {agreement:.3f} with {count} of "
                 f"{len(ranked)} layers left in fp32; the bar is {bar:.2f}. Use fp16, or give more and more typical "
-                "calibration pictures",
+                "calibration images",
                 precision="int8",
                 agreement=agreement,
                 bar=bar,
@@ -102,7 +102,7 @@ def _by_added_error(
 ) -> list[str]:
     """Order the layers by how much relative error each adds to that of the layer before it, worst first."""
     names = converter.layers()
-    few = batch[: max(step, min(len(batch), _RANKED_PICTURES) // step * step)]
+    few = batch[: max(step, min(len(batch), _RANKED_IMAGES) // step * step)]
     exact, rough = (
         _run(_exposing(one, outputs), few, input_name=input_name, outputs=outputs, step=step)
         for one, outputs in ((one, _outputs_of(one, names)) for one in (converter.model, model))

@@ -15,10 +15,10 @@ import onnx
 from engines.base import Precision
 from engines.errors import PrecisionRejected
 from engines.graph.fp16 import half_model
-from engines.graph.image_set import pictures_from
+from engines.graph.image_set import image_set_from
 from engines.graph.int8 import Int8Converter
 from engines.graph.int8_forms import Int8Form, int8_form
-from engines.graph.int8_search import quantise_to_bar
+from engines.graph.int8_search import quantise_to_agreement
 from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph, serving_graph
 from engines.package.images import image_hashes
@@ -26,13 +26,13 @@ from engines.package.load import ModelPackage
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 from engines.store.records import JsonRecord
 
-BARS: Mapping[Precision, float] = {"fp32": 0.99, "fp16": 0.99, "int8": 0.97}
+MIN_AGREEMENT: Mapping[Precision, float] = {"fp32": 0.99, "fp16": 0.99, "int8": 0.97}
 """Top-1 agreement that a precision must reach at least."""
 
 # Raised whenever a converter gives another graph for the same input.
 _CONVERTER = 2
-# MinMax calibration changes little beyond this many pictures, and each costs a run of the model with all its tensors.
-_MOST_CALIBRATION = 256
+# MinMax calibration changes little beyond this many images, and each costs a run of the model with all its tensors.
+_MAX_CALIBRATION_IMAGES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def precise_graph(
 
     Raises:
         ModelRejected: the model cannot be served at all.
-        PrecisionRejected: int8 without calibration pictures, or answers that int8 does not keep.
+        PrecisionRejected: int8 without calibration images, or answers that int8 does not keep.
     """
     base = serving_graph(package, cache_dir=cache_dir)
     if precision == "fp32":
@@ -87,13 +87,13 @@ def precise_graph(
 
 
 def conversion(package: ModelPackage, precision: Precision, engines: Iterable[str]) -> dict[str, object]:
-    """What the graphs that ``engines`` are given depend on beside the fp32 one: converter, forms, pictures."""
+    """What the graphs that ``engines`` are given depend on beside the fp32 one: converter, forms, images."""
     if precision == "fp32":
         return {}
     facts: dict[str, object] = {"converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
         facts["forms"] = {engine: int8_form(engine).label for engine in engines}
-        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
+        facts["images"] = image_hashes(package.images(first="calibration"))
     return facts
 
 
@@ -101,14 +101,14 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
     """What a graph is made from, and the ranges that all int8 forms of it share."""
     if precision == "int8" and not package.calibration:
         raise PrecisionRejected(
-            f"int8 was asked for and the package {package.directory.name} has no calibration pictures. Put 50 or more "
-            "typical pictures into its calibration folder and name it in model.yaml, or use fp16",
+            f"int8 was asked for and the package {package.directory.name} has no calibration images. Put 50 or more "
+            "typical images into its calibration folder and name it in model.yaml, or use fp16",
             precision=precision,
             package=package.directory.name,
         )
     sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
-        sources["pictures"] = image_hashes(package.pictures(first="calibration"))
+        sources["images"] = image_hashes(package.images(first="calibration"))
         sources["input"] = repr(package.input)
         sources["onnxruntime"] = str(library().__version__)
     return sources
@@ -124,7 +124,7 @@ def _half(base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
 
 
 class _Ranges:
-    """The tensors' ranges over the calibration pictures, on disk with their own hash: one reading for all forms."""
+    """The tensors' ranges over the calibration images, on disk with their own hash: one reading for all forms."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -145,27 +145,27 @@ def _int8(
     package: ModelPackage, base: ServingGraph, form: Int8Form, ranges: _Ranges
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     step = base.max_batch or 1
-    # Calibration pictures first, so that each is read once: they calibrate, and all together are judged.
-    paths = list(dict.fromkeys(package.pictures(first="calibration")))
-    pictures = pictures_from(package, paths).batch
-    calibration = pictures[: min(len(package.calibration), _MOST_CALIBRATION)]
+    # Calibration images first, so that each is read once: they calibrate, and all together are judged.
+    paths = list(dict.fromkeys(package.images(first="calibration")))
+    images = image_set_from(package, paths).batch
+    calibration = images[: min(len(package.calibration), _MAX_CALIBRATION_IMAGES)]
     if len(calibration) < step:
         raise PrecisionRejected(
-            f"int8 needs at least {step} calibration pictures for this model's fixed batch, the package has "
-            f"{len(calibration)}. Add pictures to its calibration folder",
+            f"int8 needs at least {step} calibration images for this model's fixed batch, the package has "
+            f"{len(calibration)}. Add images to its calibration folder",
             precision="int8",
         )
     known = ranges.load()
     converter = Int8Converter(
         base.path, form=form, input_name=base.input_name, batch=calibration, step=step, ranges=known
     )
-    result = quantise_to_bar(
+    result = quantise_to_agreement(
         converter,
-        pictures,
+        images,
         input_name=base.input_name,
         output_name=base.output_name,
         step=step,
-        bar=BARS["int8"],
+        bar=MIN_AGREEMENT["int8"],
     )
     if known is None:
         ranges.save(converter.ranges)

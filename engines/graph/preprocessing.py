@@ -1,4 +1,4 @@
-"""The nodes in front of and behind a model: from uint8 BGR pictures to its input, from its output to probabilities.
+"""The nodes in front of and behind a model: from uint8 BGR images to its input, from its output to probabilities.
 
 Only operators that mean the same from opset 7 on. The cast comes first, because TensorRT takes uint8 only into a cast;
 the arithmetic is done per plane (NCHW), which ONNX Runtime's CPU provider does in 0.1 ms for 224x224 where the same in
@@ -97,7 +97,7 @@ def output_chain(value: str, rank: int, activation: Activation, *, opset: int, i
 
 
 def _add_gray(chain: Chain) -> None:
-    """Gray as an 8-bit gray picture has it: weighted and rounded to whole numbers."""
+    """Gray as an 8-bit gray image has it: weighted and rounded to whole numbers."""
     chain.add("Mul", np.array(GRAY_BGR, np.float32).reshape(3, 1, 1), label="weights")
     if chain.opset >= _AXES_AS_INPUT:
         chain.add("ReduceSum", np.array([1], np.int64), label="gray", keepdims=1)

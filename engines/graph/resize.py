@@ -20,8 +20,8 @@ _CV_INTERPOLATION: dict[Interpolation, int] = {
     "nearest": cv2.INTER_NEAREST,
 }
 
-_MAX_PROVED_PIXELS = 9_000_000
-"""Frames above this (4K) are not worth the memory of a proof."""
+_MAX_CHECKED_PIXELS = 9_000_000
+"""Frames above this (4K) are not worth the memory of a check."""
 
 _KEPT_SIZES = 16
 _MAX_ASPECT = 64
@@ -32,21 +32,21 @@ _MAX_ASPECT = 64
 class _Plan:
     """What to do with frames of one size: scale the part ``source`` of it into ``scratch``, take ``window`` of that.
 
-    Without a scratch picture the part is scaled into ``window`` of the output itself.
+    Without a scratch image the part is scaled into ``window`` of the output itself.
     """
 
     source: tuple[slice, slice]
     window: tuple[slice, slice]
     scratch: Images | None = None
-    is_proved: bool = True
+    is_checked: bool = True
 
 
 class Resizer:
-    """Brings frames of any size to the size of ``spec``. One thread at a time: it keeps a scratch picture per size.
+    """Brings frames of any size to the size of ``spec``. One thread at a time: it keeps a scratch image per size.
 
     ``stretch`` ignores the aspect ratio. ``shorter_side`` scales the shorter side to ``resize_to`` (the other one
     rounded down) and crops the centre, as torchvision's Resize and CenterCrop do. ``letterbox`` fits the whole
-    picture in and leaves black on the two other sides.
+    image in and leaves black on the two other sides.
     """
 
     def __init__(self, spec: InputSpec) -> None:
@@ -69,7 +69,7 @@ class Resizer:
         if image.dtype != np.uint8:
             raise ValueError(f"image is {image.dtype}, uint8 was expected")
         plan = self._plans.get(image.shape)
-        if plan is None or not plan.is_proved:
+        if plan is None or not plan.is_checked:
             plan = self._planned(image.shape, plan)
         if plan.scratch is not None:
             self._scale(image[plan.source], plan.scratch)
@@ -121,7 +121,9 @@ class Resizer:
                     plans.append(_Plan((rows, columns), (slice(None), slice(None))))
                 else:
                     plans.append(
-                        _Plan((rows, columns), (row, column), np.empty((part_h, part_w, 3), np.uint8), is_proved=False)
+                        _Plan(
+                            (rows, columns), (row, column), np.empty((part_h, part_w, 3), np.uint8), is_checked=False
+                        )
                     )
         return plans
 
@@ -132,18 +134,18 @@ class Resizer:
         differ in how they round, so it is tried on noise, which every coefficient takes part in.
         """
         shape = (height, width, 3)
-        if height * width > _MAX_PROVED_PIXELS:
-            return replace(plain, is_proved=True)
+        if height * width > _MAX_CHECKED_PIXELS:
+            return replace(plain, is_checked=True)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         expected, got = np.empty((2, *self._shape), np.uint8)
-        self._plans[shape] = replace(plain, is_proved=True)
+        self._plans[shape] = replace(plain, is_checked=True)
         self.fill(noise, expected)
         for plan in sorted(self._crops(height, width), key=_scaled_values):
-            self._plans[shape] = proved = replace(plan, is_proved=True)
+            self._plans[shape] = checked = replace(plan, is_checked=True)
             self.fill(noise, got)
             if np.array_equal(expected, got):
-                return proved
-        return replace(plain, is_proved=True)
+                return checked
+        return replace(plain, is_checked=True)
 
 
 def _scaled_values(plan: _Plan) -> int:

@@ -24,7 +24,7 @@ from engines.store.files import cache_errors, content_address, content_hash, rea
 TRANSFORMATION = 2
 """Raised whenever the same package gives another graph, so that cached ones are made anew."""
 
-OLDEST_OPSET = 7
+MIN_OPSET = 7
 # IR 4 lets initializers be constants. IR 11 and later added only types that no classifier's graph here has, and an
 # older runtime refuses them by their number alone.
 _IR_VERSIONS = (4, 10)
@@ -35,7 +35,7 @@ _ADVICE = "Make it writable or take another"
 class ServingGraph:
     """A serving graph on disk.
 
-    ``max_batch`` is None where the batch dimension is dynamic, else the graph takes exactly that many pictures.
+    ``max_batch`` is None where the batch dimension is dynamic, else the graph takes exactly that many images.
     """
 
     path: Path
@@ -102,12 +102,12 @@ def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
 def _with_known_opset(model: onnx.ModelProto, *, name: str) -> onnx.ModelProto:
     """``model``, raised to the oldest opset that runtimes still take."""
     opset = opset_of(model)
-    if opset < OLDEST_OPSET:
+    if opset < MIN_OPSET:
         try:
-            model = version_converter.convert_version(model, OLDEST_OPSET)
+            model = version_converter.convert_version(model, MIN_OPSET)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as exc:
             raise ModelRejected(
-                f"{name} has opset {opset}, runtimes take {OLDEST_OPSET} and later, and it cannot be raised: {exc}. "
+                f"{name} has opset {opset}, runtimes take {MIN_OPSET} and later, and it cannot be raised: {exc}. "
                 "Export the model again",
                 opset=opset,
             ) from exc

@@ -1,7 +1,7 @@
 """Does the model give probabilities once its declared missing activation is added?
 
 A softmax on top of a softmax still has the right top-1 but confidences near 1/classes; logits published as
-probabilities exceed 1. The end of the graph tells most of it at load, a run on pictures tells the rest.
+probabilities exceed 1. The end of the graph tells most of it at load, a run on images tells the rest.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def check_declared_activation(model: onnx.ModelProto, output: str, declared: Act
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawScores:
-    """What the model gives without an added activation, over all pictures that were tried."""
+    """What the model gives without an added activation, over all images that were tried."""
 
     lowest: float
     highest: float
@@ -118,7 +118,7 @@ def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes
             sum_highest=raw.sum_highest,
         )
     if declared == "none" and not raw.sums_to_one:
-        return f"the scores of a picture sum to {sums}, not 1: right for sigmoid only"
+        return f"the scores of a image sum to {sums}, not 1: right for sigmoid only"
     return None
 
 

@@ -1,6 +1,6 @@
-"""Width, height and completeness of an encoded picture, read from its headers alone.
+"""Width, height and completeness of an encoded image, read from its headers alone.
 
-The decoders are not asked before the size is known: a few hundred bytes can name a picture of gigabytes.
+The decoders are not asked before the size is known: a few hundred bytes can name a image of gigabytes.
 Source: JPEG ITU T.81 annex B; PNG 1.2 section 11.2.2; WebP container specification; TIFF 6.0 section 2.
 """
 
@@ -34,10 +34,10 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """The header of an encoded picture.
+    """The header of an encoded image.
 
     Raises:
-        HeaderError: not a picture of a kind that is taken, or its header is cut off or senseless.
+        HeaderError: not a image of a kind that is taken, or its header is cut off or senseless.
     """
     for magic, reader in _READERS:
         if magic.match(data):
@@ -48,7 +48,7 @@ def read_header(data: bytes) -> ImageHeader:
             if header.width <= 0 or header.height <= 0:
                 raise HeaderError(f"the {header.kind} header says {header.width}x{header.height} pixels")
             return header
-    raise HeaderError(f"not a JPEG, PNG, BMP, WebP, GIF or TIFF picture, it begins with {data[:8]!r}")
+    raise HeaderError(f"not a JPEG, PNG, BMP, WebP, GIF or TIFF image, it begins with {data[:8]!r}")
 
 
 def _jpeg(data: bytes) -> ImageHeader:

@@ -1,4 +1,4 @@
-"""Pictures from files and bytes, as the engines want them: ``(H, W, 3)`` uint8 BGR.
+"""ImageSet from files and bytes, as the engines want them: ``(H, W, 3)`` uint8 BGR.
 
 EXIF orientation is applied, gray becomes three equal channels, 16 bits are scaled to 8. Alpha is dropped and the
 colours kept as stored, because that is what the usual training pipelines do.
@@ -23,7 +23,7 @@ MAX_FILE_BYTES = 256 << 20
 
 
 def read_image(path: Path) -> Images:
-    """The picture in the file ``path``: ``(H, W, 3)`` uint8 BGR, a fresh array.
+    """The image in the file ``path``: ``(H, W, 3)`` uint8 BGR, a fresh array.
 
     Raises:
         ImageRejected: the file cannot be read, or see ``decode_image``.
@@ -32,7 +32,7 @@ def read_image(path: Path) -> Images:
 
 
 def image_hashes(paths: Iterable[Path]) -> list[str]:
-    """The sha256 of each file, by which what was made from pictures is named.
+    """The sha256 of each file, by which what was made from images is named.
 
     Raises:
         ImageRejected: a file cannot be read, or is too large.
@@ -45,21 +45,21 @@ def _read(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ImageRejected(
-                f"{path} has {size} bytes, the limit for a picture is {MAX_FILE_BYTES}", path=str(path), size=size
+                f"{path} has {size} bytes, the limit for a image is {MAX_FILE_BYTES}", path=str(path), size=size
             )
         return path.read_bytes()
     except OSError as exc:
-        raise ImageRejected(f"picture {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
+        raise ImageRejected(f"image {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
 
 
 def decode_image(data: bytes, *, name: str) -> Images:
-    """The picture encoded in ``data`` (the first one of an animation); ``name`` stands for it in messages.
+    """The image encoded in ``data`` (the first one of an animation); ``name`` stands for it in messages.
 
     Raises:
-        ImageRejected: not a picture, truncated, damaged, or above the pixel limit (checked before decoding).
+        ImageRejected: not a image, truncated, damaged, or above the pixel limit (checked before decoding).
     """
     if not data:
-        raise ImageRejected(f"{name} is empty (0 bytes), a picture was expected", name=name, size=0)
+        raise ImageRejected(f"{name} is empty (0 bytes), a image was expected", name=name, size=0)
     try:
         header = read_header(data)
     except HeaderError as exc:

@@ -79,8 +79,8 @@ class ModelPackage:
     license: str | None
     signature: ModelSignature
 
-    def pictures(self, *, first: Literal["calibration", "golden"]) -> list[Path]:
-        """The pictures of both kinds, those of ``first`` before the others; one that is of both is there twice."""
+    def images(self, *, first: Literal["calibration", "golden"]) -> list[Path]:
+        """The images of both kinds, those of ``first`` before the others; one that is of both is there twice."""
         golden = [one.path for one in self.golden]
         return [*golden, *self.calibration] if first == "golden" else [*self.calibration, *golden]
 

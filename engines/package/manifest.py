@@ -27,7 +27,7 @@ class _Section(BaseModel):
 
 
 class InputSection(_Section):
-    """``input``: how a picture becomes the model's input."""
+    """``input``: how a image becomes the model's input."""
 
     width: Side
     height: Side
@@ -48,7 +48,7 @@ class InputSection(_Section):
         if self.std is not None and any(value <= 0 for value in self.std):
             raise ValueError(f"std must be above 0, it is {self.std}")
         if self.scale == 0:
-            raise ValueError("scale is 0, every picture would look the same")
+            raise ValueError("scale is 0, every image would look the same")
         if self.resize != "shorter_side" and self.resize_to is not None:
             raise ValueError(f"resize_to is of resize: shorter_side, resize is {self.resize}. Remove resize_to")
         if self.resize == "shorter_side" and self.resize_to is None:

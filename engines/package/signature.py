@@ -123,7 +123,7 @@ def signature_from(
     batch = image_rank(source, name=name)[0]
     if batch is not None and batch > MAX_FIXED_BATCH:
         raise ModelRejected(
-            f"{name}: input {source.name} takes exactly {batch} pictures at once, the limit is {MAX_FIXED_BATCH}. "
+            f"{name}: input {source.name} takes exactly {batch} images at once, the limit is {MAX_FIXED_BATCH}. "
             "Export the model with a batch of 1 or a dynamic one",
             batch=batch,
         )

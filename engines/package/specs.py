@@ -16,7 +16,7 @@ ModelFormat = Literal["onnx", "pt2"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """How a picture becomes the model's input.
+    """How a image becomes the model's input.
 
     ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes.
     A value v of channel c becomes ``(v * scale - mean[c]) / std[c]``; the channels stand in the model's own colour

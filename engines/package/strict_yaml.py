@@ -265,7 +265,7 @@ class _Builder:
         self._levels.append(_Level(container, path))
 
     def _place(self, event: yaml.Event, value: object) -> KeyPath:
-        """Put a value where it belongs and remember its line; returns its path."""
+        """Put a value where it belongs and remember_selection its line; returns its path."""
         line, _ = _position(event)
         if not self._levels:
             self.data = value

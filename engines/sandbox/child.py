@@ -17,26 +17,26 @@ from dataclasses import dataclass
 
 from engines.errors import BuildCancelled, BuildFailed, EngineUnavailable
 from engines.sandbox.json_child import JsonChild
-from engines.sandbox.memory import mib, resident_bytes, why_too_little
-from engines.sandbox.serve import OWN_FAULT, child_environ
+from engines.sandbox.memory import memory_shortage, mib, resident_bytes
+from engines.sandbox.serve import UNEXPECTED_ERROR, child_environ
 
 _POLL_S = 0.05
 _PROGRESS_EVERY_S = 1.0
 _MEMORY_EVERY_S = 0.25
-_LEAST_FREE_BYTES = 192 * 2**20
+_MIN_FREE_BYTES = 192 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuildLimits:
+class ChildLimits:
     """``memory_bytes`` bounds the child's resident memory; ``free_bytes`` must stay available to the system."""
 
     timeout_s: float
     memory_bytes: int
-    free_bytes: int = _LEAST_FREE_BYTES
+    free_bytes: int = _MIN_FREE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wording:
+class ErrorTexts:
     """How the errors about one child begin (``subject``), what they advise, and of which class they are."""
 
     subject: str
@@ -44,7 +44,7 @@ class Wording:
     too_long: str = "Raise the option build_timeout_s, or build while nothing else runs: agent build"
     too_large: str = "Raise the option build_memory_mib, or build while nothing else runs: agent build"
     no_memory_left: str = "Build while nothing else runs: agent build"
-    own_fault: str = "This is a mistake of this program or its installation: report it with these words"
+    unexpected_error: str = "This is a mistake of this program or its installation: report it with these words"
     failure: type[EngineUnavailable] = BuildFailed
 
 
@@ -57,26 +57,26 @@ def run_build(
     job: Mapping[str, object],
     *,
     what: str,
-    limits: BuildLimits,
+    limits: ChildLimits,
     report: Report,
     is_cancelled: Callable[[], bool],
 ) -> dict[str, object]:
-    """Run ``run_limited`` for the build of ``what``.
+    """Run ``run_in_sandbox`` for the build of ``what``.
 
     Raises:
         BuildFailed: the child failed, took too long or too much memory; with its last words.
         BuildCancelled: ``is_cancelled`` became true.
     """
-    wording = Wording(subject=f"the build of {what}")
-    return run_limited(module, job, wording=wording, limits=limits, report=report, is_cancelled=is_cancelled)
+    texts = ErrorTexts(subject=f"the build of {what}")
+    return run_in_sandbox(module, job, texts=texts, limits=limits, report=report, is_cancelled=is_cancelled)
 
 
-def run_limited(
+def run_in_sandbox(
     module: str,
     job: Mapping[str, object],
     *,
-    wording: Wording,
-    limits: BuildLimits,
+    texts: ErrorTexts,
+    limits: ChildLimits,
     report: Report,
     is_cancelled: Callable[[], bool],
 ) -> dict[str, object]:
@@ -85,10 +85,10 @@ def run_limited(
     ``report`` is called about once a second on this thread. The child does not outlive the call.
 
     Raises:
-        EngineUnavailable: of the class in ``wording``: it failed, took too long or too much memory; its last words.
+        EngineUnavailable: of the class in ``texts``: it failed, took too long or too much memory; its last words.
         BuildCancelled: ``is_cancelled`` became true.
     """
-    watch = _Watch(wording, limits, report, is_cancelled)
+    watch = _Watch(texts, limits, report, is_cancelled)
     command = [sys.executable, "-m", module]
     with JsonChild(command, job=job, environ=child_environ(), on_message=watch.take) as child:
         watch.until_it_ends(child)
@@ -99,8 +99,8 @@ def run_limited(
 class _Watch:
     """One running child: reads what it says, and ends it where it must be ended."""
 
-    wording: Wording
-    limits: BuildLimits
+    texts: ErrorTexts
+    limits: ChildLimits
     report: Report
     is_cancelled: Callable[[], bool]
     phase: str = "starting"
@@ -112,7 +112,7 @@ class _Watch:
         while child.read(_POLL_S):
             elapsed_s = child.elapsed_s
             if self.is_cancelled():
-                raise BuildCancelled(f"{self.wording.subject} was stopped after {elapsed_s:.0f} s")
+                raise BuildCancelled(f"{self.texts.subject} was stopped after {elapsed_s:.0f} s")
             if elapsed_s >= memory_due_s:
                 memory_due_s = elapsed_s + _MEMORY_EVERY_S
                 self._check(child)
@@ -124,11 +124,11 @@ class _Watch:
         if child.exit_code == 0 and self.answer is not None:
             return self.answer
         words = "; ".join(child.error_lines) or "it said nothing"
-        advice = self.wording.own_fault if child.exit_code == OWN_FAULT else self.wording.failed
-        raise self.wording.failure(
-            f"{self.wording.subject} ended with {child.ending} after {child.elapsed_s:.0f} s in phase {self.phase!r}: "
+        advice = self.texts.unexpected_error if child.exit_code == UNEXPECTED_ERROR else self.texts.failed
+        raise self.texts.failure(
+            f"{self.texts.subject} ended with {child.ending} after {child.elapsed_s:.0f} s in phase {self.phase!r}: "
             f"{words}. {advice}",
-            reason=f"{self.wording.subject} ended with {child.ending}: {words}",
+            reason=f"{self.texts.subject} ended with {child.ending}: {words}",
             phase=self.phase,
             elapsed_s=round(child.elapsed_s, 1),
         )
@@ -145,22 +145,22 @@ class _Watch:
     def _check(self, child: JsonChild) -> None:
         if child.elapsed_s > self.limits.timeout_s:
             took, allowed = f"{child.elapsed_s:.0f} s", f"{self.limits.timeout_s:.0f} s"
-            raise self._exceeded("time", took, allowed, self.wording.too_long)
+            raise self._exceeded("time", took, allowed, self.texts.too_long)
         used = resident_bytes(child.pid)
         if used > self.limits.memory_bytes:
-            raise self._exceeded("memory", mib(used), mib(self.limits.memory_bytes), self.wording.too_large)
-        shortage = why_too_little(self.limits.free_bytes)
+            raise self._exceeded("memory", mib(used), mib(self.limits.memory_bytes), self.texts.too_large)
+        shortage = memory_shortage(self.limits.free_bytes)
         if shortage is not None:
-            raise self.wording.failure(
-                f"{self.wording.subject} was ended: {shortage}. {self.wording.no_memory_left}",
+            raise self.texts.failure(
+                f"{self.texts.subject} was ended: {shortage}. {self.texts.no_memory_left}",
                 reason=shortage,
                 phase=self.phase,
             )
 
     def _exceeded(self, kind: str, used: str, allowed: str, advice: str) -> EngineUnavailable:
-        return self.wording.failure(
-            f"{self.wording.subject} was ended in phase {self.phase!r}: it took {used} of {kind}, allowed are "
+        return self.texts.failure(
+            f"{self.texts.subject} was ended in phase {self.phase!r}: it took {used} of {kind}, allowed are "
             f"{allowed}. {advice}",
-            reason=f"{self.wording.subject} took more than {allowed} of {kind}",
+            reason=f"{self.texts.subject} took more than {allowed} of {kind}",
             phase=self.phase,
         )

@@ -16,14 +16,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from engines import errors
-from engines.base import Building, BuildProgress, EngineOptions, FirstOpening
-from engines.errors import EngineError, EngineLost, RehearsalFailed
+from engines.base import Building, BuildProgress, EngineOptions, SandboxOptions
+from engines.errors import EngineError, EngineLost, SandboxFailed
 from engines.graph.serving import graph_address
 from engines.host import cpu_model, driver_version, installed_version, l4t_release
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
-from engines.sandbox.child import BuildLimits, Wording, run_limited
-from engines.sandbox.memory import usual_memory_bytes
+from engines.sandbox.child import ChildLimits, ErrorTexts, run_in_sandbox
+from engines.sandbox.memory import default_memory_bytes
 from engines.store.records import JsonRecord, record_path
 
 REFERENCE = "ort-cpu"
@@ -37,38 +37,40 @@ _PROGRAM = tuple(Path(__file__).resolve().parents[2] / name for name in ("agent"
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class SandboxedLoad:
     """How the opening in this process goes on; ``why_built`` says why the child built a plan, where it did."""
 
     options: EngineOptions
     why_built: str | None = None
 
 
-def rehearse(package: ModelPackage, options: EngineOptions, name: str, *, is_anew: bool = False) -> Rehearsed:
+def load_in_sandbox(
+    package: ModelPackage, options: EngineOptions, name: str, *, is_repeated: bool = False
+) -> SandboxedLoad:
     """Open and run ``package`` on engine ``name`` in a child, unless that has worked here before.
 
     Called on the thread that opens the engine, before the library gets the model in this process. What the child
     makes on its way (serving graph, quantised graph, plan) lies in the cache afterwards.
 
     Raises:
-        RehearsalFailed: the child was ended by a signal or by a limit.
+        SandboxFailed: the child was ended by a signal or by a limit.
         BuildCancelled: ``options.building.is_cancelled`` became true.
         EngineError: what the engine itself says against the model.
     """
-    limits = options.first_opening
+    limits = options.sandbox
     if limits is None or (is_part_of_program(package) and name != _BUILDS_IN_CHILD):
-        return Rehearsed(options)
+        return SandboxedLoad(options)
     if options.precision == "int8" and package.format == "onnx":
-        rehearse(package, reference_options(options), REFERENCE)
+        load_in_sandbox(package, reference_options(options), REFERENCE)
     facts = _facts(package, options, name)
     record = _record(package, options, name, facts)
     is_forced = options.building.force
-    if not is_anew and not is_forced and record.load() is not None:
-        return Rehearsed(options)
+    if not is_repeated and not is_forced and record.load() is not None:
+        return SandboxedLoad(options)
     result = _run(package, options, name, limits)
-    _remember(record)
+    _save(record)
     why_built = result.get("why_built")
-    return Rehearsed(
+    return SandboxedLoad(
         replace(options, building=replace(options.building, force=False)),
         why_built if isinstance(why_built, str) else None,
     )
@@ -81,7 +83,7 @@ def reference_options(options: EngineOptions) -> EngineOptions:
         cache_dir=options.cache_dir,
         engine=REFERENCE,
         building=Building(on_progress=building.on_progress, is_cancelled=building.is_cancelled),
-        first_opening=options.first_opening,
+        sandbox=options.sandbox,
     )
 
 
@@ -90,7 +92,7 @@ def is_part_of_program(package: ModelPackage) -> bool:
     return any(package.directory.is_relative_to(folder) for folder in _PROGRAM)
 
 
-def _run(package: ModelPackage, options: EngineOptions, name: str, limits: FirstOpening) -> dict[str, object]:
+def _run(package: ModelPackage, options: EngineOptions, name: str, limits: SandboxOptions) -> dict[str, object]:
     model = f"{package.name}-{package.version}"
     building = options.building
 
@@ -100,13 +102,13 @@ def _run(package: ModelPackage, options: EngineOptions, name: str, limits: First
                 BuildProgress(engine=name, model=model, phase=phase, elapsed_s=elapsed_s, done_ratio=ratio)
             )
 
-    result = run_limited(
+    result = run_in_sandbox(
         _CHILD,
         _job(package, options, name),
-        wording=_wording(f"the first opening of {model} on {name} in {options.precision}"),
-        limits=BuildLimits(
+        texts=_texts(f"the first opening of {model} on {name} in {options.precision}"),
+        limits=ChildLimits(
             timeout_s=limits.timeout_s + _long_work_s(options, name),
-            memory_bytes=usual_memory_bytes() if limits.memory_bytes is None else limits.memory_bytes,
+            memory_bytes=default_memory_bytes() if limits.memory_bytes is None else limits.memory_bytes,
         ),
         report=report,
         is_cancelled=building.is_cancelled,
@@ -134,15 +136,15 @@ def _job(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, 
     }
 
 
-def _wording(subject: str) -> Wording:
+def _texts(subject: str) -> ErrorTexts:
     doubt = "The model is broken, hostile or too much for this engine here: check where it comes from"
-    return Wording(
+    return ErrorTexts(
         subject=subject,
         failed=f"{doubt}, or choose another engine",
         too_long=f"{doubt}, or choose another engine",
         too_large=f"{doubt}, or take a smaller one",
         no_memory_left=f"{doubt}, or free some memory",
-        failure=RehearsalFailed,
+        failure=SandboxFailed,
     )
 
 
@@ -156,7 +158,7 @@ def _error_from(stated: Mapping[str, object]) -> EngineError:
     """The child's error, as if it had been raised here; a device that the child has lost is not lost here."""
     kind = getattr(errors, str(stated.get("kind")), None)
     if not isinstance(kind, type) or not issubclass(kind, EngineError) or issubclass(kind, EngineLost):
-        kind = RehearsalFailed
+        kind = SandboxFailed
     fields = stated.get("fields")
     given = {str(name): value for name, value in fields.items()} if isinstance(fields, dict) else {}
     make: Callable[..., EngineError] = kind
@@ -175,7 +177,7 @@ def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str
         "device": [platform.machine(), cpu_model(), l4t_release(), driver_version()],
     }
     if options.precision == "int8":
-        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
+        facts["images"] = image_hashes(package.images(first="calibration"))
     return facts
 
 
@@ -188,10 +190,10 @@ def _libraries(name: str) -> tuple[str, ...]:
 def _record(package: ModelPackage, options: EngineOptions, name: str, facts: Mapping[str, object]) -> JsonRecord[str]:
     """When ``facts`` were loaded here; owner-checked, since a forged one would let a new model skip the sandbox."""
     prefix = f"{package.name}-{package.version}-{name}-{options.precision}-"
-    path = record_path(options.cache_dir / "rehearsals", facts, prefix=prefix)
+    path = record_path(options.cache_dir / "sandboxed_loads", facts, prefix=prefix)
     return JsonRecord(path, encode=str, decode=str, facts=facts, is_owned=True)
 
 
-def _remember(record: JsonRecord[str]) -> None:
+def _save(record: JsonRecord[str]) -> None:
     with contextlib.suppress(OSError):  # where nothing can be written the model is new every time
         record.save(datetime.now(timezone.utc).isoformat(timespec="seconds"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from engines.host import group_directories
 
 _ROOT = Path("/")
-_LEAST_MEMORY_BYTES = 2 * 2**30
+_MIN_MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,16 @@ class MemoryGroup:
     left_bytes: int
 
 
-def usual_memory_bytes(root: Path = _ROOT) -> int:
+def default_memory_bytes(root: Path = _ROOT) -> int:
     """What a child may take where nobody says: three quarters of the machine's memory, and 2 GiB on a small one.
 
     In a control group with a limit never more than three quarters of that: the rest is for who waits for the child.
     """
-    usual = max(_LEAST_MEMORY_BYTES, (total_bytes(root) or 0) * 3 // 4)
+    usual = max(_MIN_MEMORY_BYTES, (total_bytes(root) or 0) * 3 // 4)
     return min([usual, *(group.limit_bytes * 3 // 4 for group in limited_groups(root))])
 
 
-def why_too_little(free_bytes: int, root: Path = _ROOT) -> str | None:
+def memory_shortage(free_bytes: int, root: Path = _ROOT) -> str | None:
     """Say who has less than ``free_bytes`` left, the machine or a control group; None where nobody has.
 
     A small group need not keep so much: an eighth of its limit is enough.

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 _PR_SET_PDEATHSIG = 1
 _PARENT = "AGENT_BUILD_PARENT"
-OWN_FAULT = 70
+UNEXPECTED_ERROR = 70
 """Exit code for an exception that nobody expected; a library that ends the process has exit codes of its own."""
 
 
@@ -41,11 +41,11 @@ def serve_parent() -> Parent:
     """Make this process the child of a ``JsonChild`` and read its job. Call it first in the child's ``main``.
 
     From now on it ends with its parent, is the first that the kernel kills when memory runs out, runs at low
-    priority, and ends with ``OWN_FAULT`` on an unexpected exception. Standard output is the parent's alone: what a
-    library prints goes to standard error.
+    priority, and exits with ``UNEXPECTED_ERROR`` on an unexpected exception. Standard output is the parent's alone:
+    what a library prints goes to standard error.
     """
     bind_to_parent()
-    own_up()
+    exit_on_unexpected_error()
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = json.loads(sys.stdin.readline())
@@ -70,8 +70,8 @@ def bind_to_parent() -> None:
         os.nice(10)
 
 
-def own_up() -> None:
-    """End with ``OWN_FAULT`` and a traceback on an exception that nobody catches.
+def exit_on_unexpected_error() -> None:
+    """End with ``UNEXPECTED_ERROR`` and a traceback on an exception that nobody catches.
 
     MemoryError is not a fault of the program: the job asked for the memory.
     """
@@ -79,6 +79,6 @@ def own_up() -> None:
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         traceback.print_exception(kind, error, trace)
         sys.stderr.flush()
-        os._exit(1 if issubclass(kind, MemoryError) else OWN_FAULT)
+        os._exit(1 if issubclass(kind, MemoryError) else UNEXPECTED_ERROR)
 
     sys.excepthook = end

@@ -16,7 +16,7 @@ from engines.errors import EngineError, ModelRejected
 from engines.package.load import load_package
 from engines.package.specs import OutputSpec
 from engines.sandbox.serve import Parent, serve_parent
-from engines.select.candidate import open_unproven
+from engines.select.candidate import open_unchecked
 
 
 def main() -> None:
@@ -55,9 +55,9 @@ def _open(parent: Parent) -> dict[str, object]:
         options=job["options"],
         workers=job["workers"],
         building=Building(defer=job["defer"], force=job["force"], on_progress=pass_on),
-        first_opening=None,
+        sandbox=None,
     )
-    engine, _ = open_unproven(package, options, job["engine"])
+    engine, _ = open_unchecked(package, options, job["engine"])
     with engine:  # opening has run the smallest and the largest batch
         return {"why_built": engine.info.details.get("why_built")}
 

@@ -23,7 +23,7 @@ from engines.package.load import ModelPackage
 from engines.sandbox.load import REFERENCE
 from engines.select.candidate import open_candidate
 from engines.select.registry import AUTO_ORDER, CHOOSERS, Prober, canonical_name
-from engines.select.selection import Choice, ChoiceMemory, key_here, measure, remember
+from engines.select.selection import Selection, SelectionStore, measure, remember_selection, selection_key_here
 from engines.select.served import ServedEngine
 
 _ON_CPU = ("ort-cpu", "ort-openvino", "ort-xnnpack", "ort-dnnl")
@@ -62,28 +62,28 @@ def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
         rejected=search.rejections(engine),
         degraded=degraded,
         pending=search.pending,
-        measurements=search.choice.measurements if search.choice else (),
+        measurements=search.selection.measurements if search.selection else (),
     )
     return ServedEngine(engine, info)
 
 
 @dataclass(slots=True)
 class _Search:
-    """One search for an engine: keeps every rejection, and the measurement that led to the choice."""
+    """One search for an engine: keeps every rejection, and the measurement that led to the selection."""
 
     package: ModelPackage
     options: EngineOptions
     requested: str
     prober: Prober = field(default_factory=Prober)
     rejected: list[Rejection] = field(default_factory=list)
-    choice: Choice | None = None
+    selection: Selection | None = None
     pending: str | None = None
 
     def order(self) -> tuple[str, ...]:
         """The engines that may serve, best first."""
         if self.requested in CHOOSERS:
-            self.choice = self._remembered()
-            proven = (self.choice.engine,) if self.choice else ()
+            self.selection = self._remembered()
+            proven = (self.selection.engine,) if self.selection else ()
             return (*proven, *(name for name in AUTO_ORDER if name not in proven))
         if self.options.strict:
             return (self.requested,)
@@ -104,9 +104,9 @@ class _Search:
 
     def fastest(self) -> Engine:
         """Open what is remembered as fastest; measure all that work where nothing is."""
-        self.choice = self._remembered()
-        if self.choice is not None:
-            engine = self._try(self.choice.engine)
+        self.selection = self._remembered()
+        if self.selection is not None:
+            engine = self._try(self.selection.engine)
             if engine is not None:
                 return engine
         return self._measured()
@@ -124,7 +124,7 @@ class _Search:
 
     def rejections(self, engine: Engine) -> tuple[Rejection, ...]:
         """Every engine that was considered and not taken, each once."""
-        told = {one.engine: one for one in (*(self.choice.rejections if self.choice else ()), *self.rejected)}
+        told = {one.engine: one for one in (*(self.selection.rejections if self.selection else ()), *self.rejected)}
         told.pop(engine.info.name, None)
         return tuple(told.values())
 
@@ -169,12 +169,12 @@ class _Search:
         if self.pending is not None:
             # What must be built first cannot be measured yet, so nothing is chosen for good.
             return next(iter(opened))
-        self.choice = remember(self.package, self.options, measure(opened, self.package), self.rejected)
-        return self.choice.engine
+        self.selection = remember_selection(self.package, self.options, measure(opened, self.package), self.rejected)
+        return self.selection.engine
 
-    def _remembered(self) -> Choice | None:
-        memory = ChoiceMemory(self.options.cache_dir)
-        return memory.load(key_here(self.package, self.options)) if memory.is_used() else None
+    def _remembered(self) -> Selection | None:
+        memory = SelectionStore(self.options.cache_dir)
+        return memory.load(selection_key_here(self.package, self.options)) if memory.is_used() else None
 
     def _unused_gpu(self) -> str | None:
         if self.prober.gpus:

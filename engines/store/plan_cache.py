@@ -2,7 +2,7 @@
 
     <cache>/plans/<engine>-<model>-<precision>-<stem>/    one entry: the library's files and entry.json
     <cache>/plans/<the same name>.lock                    held while it is built, so that two agents build once
-    <cache>/plans/<the same name>.trial                   starts that have not yet proven the plan, see engines.trial
+    <cache>/plans/<the same name>.crashes                 starts that ended in a crash, see crash_counter.py
     <cache>/quarantine/                                   what was found damaged or foreign, with the reason
 
 ``entry.json`` names every fact that the entry was built from and the sha256 of every file; it is written last, so an
@@ -60,7 +60,7 @@ class PlanKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class PlanEntry:
     """One plan in the cache, as its record describes it; times are UTC, ``used_at`` is of the last load."""
 
     name: str
@@ -89,9 +89,9 @@ class PlanCache:
         """Where the entry of ``key`` lies, whether or not it is there."""
         return self.root / key.name
 
-    def trial_marker(self, key: PlanKey) -> Path:
+    def crash_marker(self, key: PlanKey) -> Path:
         """Where the starts of an unproven plan are counted."""
-        return self.root / f"{key.name}.trial"
+        return self.root / f"{key.name}.crashes"
 
     def read(self, key: PlanKey, *, is_locked: bool = False) -> dict[str, bytes] | None:
         """Give the files of an entry by name; None where it was never finished.
@@ -170,7 +170,7 @@ class PlanCache:
         }
         with cache_errors(directory):
             write_atomic(directory / _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
-        self.trial_marker(key).unlink(missing_ok=True)
+        self.crash_marker(key).unlink(missing_ok=True)
         self.prune(keep=key.name)
 
     def quarantine(self, key: PlanKey, reason: str) -> None:
@@ -209,7 +209,7 @@ class PlanCache:
         newest = max(related, key=lambda entry: entry.built_at)
         return f"plan {newest.name} does not fit: {disagreement(newest.facts, key.facts)}"
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[PlanEntry]:
         """Every finished entry, the one used last first. What cannot be read is left out."""
         found = []
         for directory in self.root.iterdir() if self.root.is_dir() else ():
@@ -218,7 +218,7 @@ class PlanCache:
                 found.append(entry)
         return sorted(found, key=lambda entry: entry.used_at, reverse=True)
 
-    def prune(self, *, max_bytes: int | None = None, keep: str | None = None) -> list[Entry]:
+    def prune(self, *, max_bytes: int | None = None, keep: str | None = None) -> list[PlanEntry]:
         """Delete the least recently used entries until all fit into ``max_bytes``; give those that went.
 
         What another process is building or opening at the moment stays, and so does what cannot be deleted.
@@ -232,11 +232,11 @@ class PlanCache:
                 room += entry.size_bytes
         return gone
 
-    def _delete(self, entry: Entry) -> bool:
+    def _delete(self, entry: PlanEntry) -> bool:
         with contextlib.suppress(OSError), self._lock_at_once(entry.name) as is_mine:
             if is_mine:
                 _remove(entry.directory)
-                for suffix in (".trial", ".lock"):
+                for suffix in (".crashes", ".lock"):
                     (self.root / f"{entry.name}{suffix}").unlink(missing_ok=True)
             return is_mine
         return False
@@ -340,12 +340,12 @@ def _parsed(data: bytes) -> dict[str, object]:
     return record
 
 
-def _entry(directory: Path) -> Entry | None:
+def _entry(directory: Path) -> PlanEntry | None:
     path = directory / _RECORD
     try:
         record = _parsed(path.read_bytes())
         files = [directory / name for name in files_below(directory)]
-        return Entry(
+        return PlanEntry(
             name=directory.name,
             directory=directory,
             engine=str(record["engine"]),

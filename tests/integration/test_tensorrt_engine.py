@@ -350,7 +350,7 @@ def test_deferring_takes_the_next_engine_and_names_what_is_to_be_built(
         (rejected,) = [one for one in served.info.rejected if one.engine == "tensorrt"]
         assert "its plan must be built first" in rejected.reason
     assert PlanCache(options.cache_dir).entries() == []
-    assert not (options.cache_dir / "choices").exists(), "a measurement that lacks it was kept"
+    assert not (options.cache_dir / "selections").exists(), "a measurement that lacks it was kept"
 
 
 def test_strict_is_never_deferred(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:

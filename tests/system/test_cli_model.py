@@ -21,7 +21,7 @@ from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 
 @pytest.fixture
 def material(tmp_path: Path) -> Path:
-    """A model, its labels and a picture that it knows."""
+    """A model, its labels and a image that it knows."""
     (tmp_path / "Tree Net.onnx").write_bytes(TinyModel().proto().SerializeToString())
     (tmp_path / "labels.json").write_text(json.dumps(LABELS), encoding="utf-8")
     noise = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
@@ -35,7 +35,7 @@ def import_(material: Path, *more: str, preset: str = "raw255") -> int:
 
 
 def answer(material: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The label that the model gives to the picture."""
+    """The label that the model gives to the image."""
     import_(material, "--golden", f"{material / 'photo.png'}=none of them")
     capsys.readouterr()
     for label in LABELS:
@@ -264,7 +264,7 @@ def test_check_fails_with_1_where_a_known_answer_is_wrong(tmp_path: Path, capsys
     files.manifest["golden"] = [{"image": "a.png", "label": "ash", "min_confidence": 0.99}]
     directory = files.write(tmp_path)
     assert main(["model", "check", str(directory)]) == 1
-    assert "1 of 1 golden pictures are wrong" in capsys.readouterr().out
+    assert "1 of 1 golden images are wrong" in capsys.readouterr().out
     assert main(["model", "check", str(directory), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["golden_results"][0]["right"] is False

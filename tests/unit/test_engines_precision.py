@@ -116,7 +116,7 @@ def test_other_calibration_pictures_make_another_int8_graph(package: ModelPackag
 
 def test_int8_without_calibration_pictures_is_refused_with_what_to_do(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path, calibration=0))
-    with pytest.raises(PrecisionRejected, match=r"no calibration pictures.*calibration folder.*fp16"):
+    with pytest.raises(PrecisionRejected, match=r"no calibration images.*calibration folder.*fp16"):
         precise_graph(package, cache_dir=tmp_path, precision="int8")
 
 

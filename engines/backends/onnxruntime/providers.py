@@ -128,7 +128,7 @@ def _on_tensorrt(
     with cache.locked(key, is_cancelled=building.is_cancelled, on_wait=lambda: _tell(key, options, "waiting")):
         directory = prepared_directory(cache, key, is_forced=building.force)
         is_built = cache.is_complete(key)
-        is_in_child = options.first_opening is None
+        is_in_child = options.sandbox is None
         if not is_built and (not is_in_child or (building.defer and not options.strict)):
             raise BuildNeeded(
                 f"{plan.engine} must build its plan for this device before it can run, which takes minutes. "

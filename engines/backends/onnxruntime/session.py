@@ -82,7 +82,7 @@ def session_options(settings: SessionSettings) -> Any:
 
 
 def create_session(plan: SessionPlan) -> Any:
-    """Create the session and prove that the wanted provider leads it.
+    """Create the session and check that the wanted provider leads it.
 
     Raises:
         EngineUnavailable: the library refuses, or another provider took the model.

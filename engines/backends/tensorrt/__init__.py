@@ -4,5 +4,5 @@ options.py  library.py  what is configured; the library itself, its versions and
 job.py  builder.py  build_child.py   a build: what is asked, how it is done, the process it is done in
 plans.py    which plan this device needs, from the cache or built
 cuda.py  graphs.py  buffers.py       device, stream and errors; CUDA graphs; pinned memory
-session.py  plan_starts.py  engine.py  load.py    a loaded plan, its crashes, the engine around it, loading it
+session.py  crash_counter.py  engine.py  load.py    a loaded plan, its crashes, the engine around it, loading it
 """

@@ -1,4 +1,4 @@
-"""The fixed memory of one engine: pictures in, scores out, at addresses that never change."""
+"""The fixed memory of one engine: images in, scores out, at addresses that never change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engines.backends.tensorrt.cuda import CudaDevice
 
 
 class IoBuffers:
-    """Room for ``rows`` pictures and their scores.
+    """Room for ``rows`` images and their scores.
 
     ``images`` ``(rows, H, W, 3)`` uint8 and ``scores`` ``(rows, classes)`` float32 are pinned host memory. On a device
     with memory of its own each has a twin there and is copied on the stream; on an integrated one the GPU works on the
@@ -38,7 +38,7 @@ class IoBuffers:
             self.images_address, self.scores_address = map(int, self._device_memory)
 
     def upload(self, rows: int) -> int:
-        """Put the copy of the first pictures to the device on the stream; how many copies that makes of each."""
+        """Put the copy of the first images to the device on the stream; how many copies that makes of each."""
         if self.is_mapped:
             return 0
         self._device.driver.memcpy_htod_async(self.images_address, self.images[:rows], self._device.stream)

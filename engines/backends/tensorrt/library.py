@@ -15,7 +15,7 @@ from typing import Any
 
 from engines.errors import EngineUnavailable
 
-OLDEST = (8, 5)
+MIN_VERSION = (8, 5)
 """The first version with the named-tensor calls."""
 
 _LAST_WEAKLY_TYPED = 10
@@ -39,9 +39,9 @@ def library() -> Any:
             reason=f"TensorRT cannot be imported: {exc}",
             remedy="install TensorRT's Python package",
         ) from exc
-    if version_of(trt) < OLDEST:
+    if version_of(trt) < MIN_VERSION:
         raise EngineUnavailable(
-            f"TensorRT is {trt.__version__}, this program needs {'.'.join(map(str, OLDEST))} or later. "
+            f"TensorRT is {trt.__version__}, this program needs {'.'.join(map(str, MIN_VERSION))} or later. "
             "Update JetPack, or use ort-tensorrt",
             engine="tensorrt",
             reason=f"TensorRT {trt.__version__} is too old",
@@ -109,7 +109,7 @@ def log_of(trt: Any) -> Log:
     return Log(trt)
 
 
-def tells_of_memory(text: str) -> bool:
+def is_out_of_memory(text: str) -> bool:
     """Whether an error of TensorRT means that memory ran out."""
     lowered = text.lower()
     return any(word in lowered for word in _MEMORY_WORDS)

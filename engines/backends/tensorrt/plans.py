@@ -20,8 +20,8 @@ from engines.graph.serving import ServingGraph, serving_graph
 from engines.host import l4t_release
 from engines.package.load import ModelPackage
 from engines.probes.child import run_child
-from engines.sandbox.child import BuildLimits, run_build
-from engines.sandbox.memory import usual_memory_bytes
+from engines.sandbox.child import ChildLimits, run_build
+from engines.sandbox.memory import default_memory_bytes
 from engines.store.files import cache_errors, content_address, content_hash
 from engines.store.plan_cache import PlanCache, PlanKey
 
@@ -45,7 +45,7 @@ class PlanRequest:
 
     @property
     def max_batch(self) -> int:
-        """Most pictures in one call."""
+        """Most images in one call."""
         return self.graph.max_batch or self.options.max_batch
 
 
@@ -205,11 +205,11 @@ def _job(request: PlanRequest, target: Path) -> BuildJob:
     )
 
 
-def _limits(request: PlanRequest) -> BuildLimits:
+def _limits(request: PlanRequest) -> ChildLimits:
     asked = request.settings.build_memory_mib
-    return BuildLimits(
+    return ChildLimits(
         timeout_s=float(request.settings.build_timeout_s),
-        memory_bytes=usual_memory_bytes() if asked is None else asked * 2**20,
+        memory_bytes=default_memory_bytes() if asked is None else asked * 2**20,
     )
 
 

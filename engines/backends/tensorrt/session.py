@@ -11,11 +11,11 @@ import numpy as np
 from engines.backends.tensorrt.buffers import IoBuffers
 from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.graphs import CapturedGraph, GraphsUnavailable
-from engines.backends.tensorrt.library import Log, log_of, tells_of_memory
+from engines.backends.tensorrt.library import Log, is_out_of_memory, log_of
 from engines.base import Images, Scores
 from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OutOfMemory
 
-_MOST_GRAPHS = 8
+_MAX_GRAPHS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class PlanSession:
     """One plan on one device. Made, used and closed by one thread, which must not hold the context itself."""
 
     def __init__(self, trt: Any, device: CudaDevice, plan: bytes, *, max_batch: int, classes: int) -> None:
-        """Deserialise ``plan`` and allocate for ``max_batch`` pictures.
+        """Deserialise ``plan`` and allocate for ``max_batch`` images.
 
         Raises:
             EngineUnavailable: the plan is refused, with TensorRT's words; OutOfMemory: it does not fit.
@@ -48,7 +48,7 @@ class PlanSession:
         self._buffers: IoBuffers | None = None
         self.why_no_graphs: str | None = "not captured"
         self.device_copies = 0
-        """How often the run that was enqueued last copies each picture from host to device; graphs repeat it."""
+        """How often the run that was enqueued last copies each image from host to device; graphs repeat it."""
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             with device.current():
@@ -172,7 +172,7 @@ class PlanSession:
 
     def _refusal(self, what: str, mark: int) -> EngineError:
         words = self._log.errors(mark)
-        kind = OutOfMemory if tells_of_memory(words) else EngineUnavailable
+        kind = OutOfMemory if is_out_of_memory(words) else EngineUnavailable
         return kind(
             f"TensorRT {self._trt.__version__} {what}: {words}. Build it again: agent build --force",
             engine="tensorrt",
@@ -223,7 +223,7 @@ class PlanSession:
 
 def _sizes(rows: int) -> list[int]:
     """All batch sizes where they are few, else the powers of two and the largest."""
-    if rows <= _MOST_GRAPHS:
+    if rows <= _MAX_GRAPHS:
         return list(range(1, rows + 1))
     return sorted({*(2**power for power in range(rows.bit_length()) if 2**power <= rows), rows})
 

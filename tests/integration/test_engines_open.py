@@ -117,8 +117,8 @@ def test_a_picture_that_cannot_be_read_any_more_is_named(engine: str, tmp_path: 
     gone = package.calibration[0]
     gone.unlink()
     options = EngineOptions(cache_dir=tmp_path / "cache", engine=engine, precision="int8", strict=True)
-    (options.cache_dir / "choices").mkdir(parents=True)
-    with pytest.raises(ImageRejected, match=rf"picture .*{gone.name} cannot be read: No such file"):
+    (options.cache_dir / "selections").mkdir(parents=True)
+    with pytest.raises(ImageRejected, match=rf"image .*{gone.name} cannot be read: No such file"):
         open_engine(package, options)
 
 
@@ -190,7 +190,7 @@ def test_fastest_measures_once_and_then_remembers(package: ModelPackage, tmp_pat
 def test_auto_takes_what_a_measurement_has_proven_fastest(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path, max_batch=2)
     table = [Measurement(engine="ort-cpu", precision="fp32", runs=64, p50_ms=1.0, p90_ms=1.1)]
-    engines.remember(package, options, table)
+    engines.remember_selection(package, options, table)
     info = _info(package, tmp_path, "auto")
     assert info.name == "ort-cpu"
     assert info.measurements == tuple(table)
@@ -202,7 +202,7 @@ def test_a_remembered_engine_that_no_longer_runs_is_replaced(
     gone = _absent(prober, "ort-cuda", "ort-tensorrt", "ort-openvino")
     options = EngineOptions(cache_dir=tmp_path, max_batch=2)
     table = [Measurement(engine=gone, precision="fp32", runs=64, p50_ms=0.1, p90_ms=0.1)]
-    engines.remember(package, options, table)
+    engines.remember_selection(package, options, table)
     assert _info(package, tmp_path, "auto").name != gone
     measured = _info(package, tmp_path, "fastest")
     assert measured.name != gone

@@ -1,4 +1,4 @@
-"""A new plan is on trial: one that takes the process with it must not do so at every start."""
+"""A new plan is on crashes: one that takes the process with it must not do so at every start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEALTHY_AFTER_S = 60.0
 """A plan that has worked for so long is proven."""
 
 
-class Trial:
+class CrashCounter:
     """Counts the starts of one plan until it is proven. The count is written before the plan is loaded.
 
     A start that ends in order is taken back; a crash, a kill or a lost device leaves its count behind. Who killed
