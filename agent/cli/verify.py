@@ -1,4 +1,4 @@
-"""`agent verify`: prove by hand that an engine gives the reference's answers."""
+"""`agent verify`: the accuracy check of an engine, by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @click.option("--package", required=True, help="Directory of the model package, or demo.")
 @click.option("--engine", default="auto", show_default=True, help="Engine by name, see: agent doctor.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="What to run."
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Precision to run.",
 )
 @click.option(
     "--images",
@@ -45,10 +49,10 @@ def verify(
     options: dict[str, object],
     as_json: bool,
 ) -> int:
-    """Compare an engine's answers with those of ONNX Runtime's CPU provider in fp32.
+    """Compare an engine's scores with those of ONNX Runtime's CPU provider in fp32.
 
-    Exit code 1 when the top-1 agreement is below the bar (0.99; 0.97 for int8), when an answer is not a number, or
-    when every image gets the same answer; 69 when the engine cannot run here, or not in this precision.
+    Exit code 1 if under 99 % of the images keep their top-1 class (97 % for int8), if a score is NaN or infinite, or
+    if every image gets the same scores; 69 if the engine cannot run here, or not in this precision.
     """
     from engines import EngineOptions, load_package
     from engines import verify as compare

@@ -1,4 +1,4 @@
-"""Compares an engine's answers with those of ONNX Runtime's CPU provider in fp32, and writes down the result."""
+"""The accuracy check: compares an engine's scores with those of ONNX Runtime's CPU provider in fp32."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from engines.graph.precision import MIN_AGREEMENT
 from engines.package.load import ModelPackage
 
 _LISTED = 5
-# Below this spread between images a probability is taken as constant: fp16 resolves 5e-4 near 1.
+# Probabilities that vary less than this between images count as constant; fp16 resolves 5e-4 near 1.
 _CONSTANT = 1e-7
 
-# Two classes that the reference itself holds for equally likely, to a part of the leading one's probability: rounding
-# alone decides which one leads.
+# Classes within this ratio of the reference's best one are a tie: rounding alone decides which is first.
 _TIE_RATIO = 0.005
 
 Floats = npt.NDArray[np.float64]
@@ -32,10 +31,10 @@ def compare(
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Run both engines on ``images`` and compare, row by row.
+    """Run both engines on ``images`` and compare them row by row.
 
     Raises:
-        InferenceFailed: an engine failed or gave no number at all.
+        InferenceFailed: an engine failed, or every score of a batch is NaN or infinity.
     """
     expected = scores_of(reference, images.batch)
     actual = scores_of(engine, images.batch)
@@ -54,7 +53,7 @@ def certificate_from(
     reference: str,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Write the certificate of two sets of scores, each ``(K, classes)``."""
+    """Return the certificate of two sets of scores, each ``(K, classes)``."""
     is_finite: Flags = np.asarray(np.isfinite(actual).all(axis=1))
     wanted, given = expected.astype(np.float64), np.nan_to_num(actual.astype(np.float64))
     difference = np.abs(wanted - given)
@@ -96,7 +95,7 @@ def certificate_from(
 
 
 def scores_of(engine: Engine, batch: Images) -> Scores:
-    """Run ``batch`` of any length through an engine in calls that it takes; ``(K, classes)``."""
+    """Return the scores ``(K, classes)`` of ``batch``, of any length, in calls that the engine takes."""
     step = engine.info.max_batch
     parts = [engine.infer(batch[start : start + step]) for start in range(0, len(batch), step)]
     return np.concatenate(parts)

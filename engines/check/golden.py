@@ -1,4 +1,4 @@
-"""Known answers: the images of a package whose labels are known, run through an engine."""
+"""Golden images: images of a package with known labels, run through an engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engines.package.load import ModelPackage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenResult:
-    """One image: what was expected and what the engine gave. Confidences are 0 to 1."""
+    """Result for one image: the expected and the actual label. Confidences are 0 to 1."""
 
     path: Path
     expected: str
@@ -26,29 +26,29 @@ class GoldenResult:
 
     @property
     def is_right(self) -> bool:
-        """Whether label and confidence are as stated."""
+        """Whether label and confidence are as expected."""
         return self.got == self.expected and self.confidence >= self.min_confidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenReport:
-    """All golden images of a package on one engine, in the manifest's order."""
+    """The results of all golden images of a package on one engine, in the manifest's order."""
 
     engine: str
     results: tuple[GoldenResult, ...]
 
     @property
     def wrong(self) -> tuple[GoldenResult, ...]:
-        """The images that did not give their known answer."""
+        """The images that were not classified as expected."""
         return tuple(result for result in self.results if not result.is_right)
 
 
 def run_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
-    """Classify every golden image of ``package``; call it from the thread that owns ``engine``.
+    """Classify every golden image of ``package``; call it on the thread that owns ``engine``.
 
     Raises:
         ImageRejected: a golden image cannot be read.
-        InferenceFailed: the engine failed, or gave something that is no number.
+        InferenceFailed: the engine failed, or gave NaN or infinity.
     """
     resizer = Resizer(package.input)
     batch = np.empty((1, package.input.height, package.input.width, 3), np.uint8)
@@ -72,10 +72,10 @@ def run_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
 
 
 def check_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
-    """``run_golden``, refusing the engine where a image does not give its known answer.
+    """``run_golden``, and refuse the engine if an image is not classified as expected.
 
     Raises:
-        GoldenMismatch: with the image, what was expected and what was given.
+        GoldenMismatch: with the image, the expected and the actual result.
         ImageRejected, InferenceFailed: see ``run_golden``.
     """
     report = run_golden(package, engine)

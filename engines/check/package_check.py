@@ -1,4 +1,4 @@
-"""Proves a model package: it loads, its scores are probabilities, it gives its known answers."""
+"""The package check: the package loads, its scores are probabilities, its golden images are classified as expected."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _NOISE_IMAGES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageCheck:
-    """What was found out about a package.
+    """Result of a package check.
 
-    ``max_batch`` is None where the batch dimension is dynamic, ``opset`` where the model is not ONNX.
+    ``max_batch`` is None if the batch dimension is dynamic, ``opset`` None if the model is not ONNX.
     """
 
     package: ModelPackage
@@ -44,19 +44,19 @@ class PackageCheck:
 
     @property
     def has_passed(self) -> bool:
-        """Whether every golden image gave its known answer."""
+        """Whether every golden image was classified as expected."""
         return not self.golden.wrong
 
 
 def check_package(package: ModelPackage) -> PackageCheck:
-    """Build the serving graph of ``package`` and run it on ONNX Runtime's CPU provider; a .pt2 model on torch.
+    """Run the model of ``package`` on ONNX Runtime's CPU provider (a .pt2 model on torch) and check its scores.
 
-    All of that is done in a limited child first, so that a model that ends it does not end this process.
+    The model is first loaded in a sandbox, so that one that crashes does not end this process.
 
     Raises:
-        SandboxFailed: the model has ended that child, or outgrown it.
+        SandboxFailed: the model crashed the sandbox, or exceeded its limits.
         ModelRejected: the model cannot be served, or its scores would not be probabilities.
-        EngineUnavailable: ONNX Runtime, or torch, is not there.
+        EngineUnavailable: ONNX Runtime, or torch, is not installed.
         ImageRejected: a golden or calibration image cannot be read.
     """
     for path in package.calibration:
@@ -68,7 +68,7 @@ def check_package(package: ModelPackage) -> PackageCheck:
     )
     warnings = [warning] if warning else []
     if not package.golden:
-        warnings.append("there are no golden images: wrong preprocessing would not be noticed")
+        warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
     expected = f"{package.name}-{package.version}"
     if package.directory.name != expected:
         warnings.append(f"the directory is named {package.directory.name}, by the manifest it would be {expected}")
@@ -85,16 +85,16 @@ def check_package(package: ModelPackage) -> PackageCheck:
 
 
 def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
-    """What the model gives before any added activation, and the operator at its end.
+    """Return the range of the model's scores without an added activation, and its last operator.
 
     Raises:
-        SandboxFailed: the model has ended, or outgrown, the child that it was opened in first.
+        SandboxFailed: the model crashed the sandbox, or exceeded its limits.
         ModelRejected: the model cannot be run.
-        EngineUnavailable: ONNX Runtime, or torch, is not there.
+        EngineUnavailable: ONNX Runtime, or torch, is not installed.
     """
     images = _images_at_size(package)
     package = replace(package, output=OutputSpec(activation="none"))
-    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+    with tempfile.TemporaryDirectory(prefix="agent-check-") as cache:
         name = REFERENCE_ENGINES[package.format]
         load_in_sandbox(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
     if package.format != "onnx":
@@ -108,10 +108,9 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
 def _reference_engine(package: ModelPackage) -> Iterator[Engine]:
     """Open the reference engine in this process; the sandboxed load has run before.
 
-    The backend is opened without the checks of ``open_engine``: there a wrong golden image ends the load, here all of
-    them are run and reported.
+    ``open_engine`` would stop at the first wrong golden image; here all of them are run and reported.
     """
-    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+    with tempfile.TemporaryDirectory(prefix="agent-check-") as cache:
         name = REFERENCE_ENGINES[package.format]
         options = EngineOptions(engine=name, cache_dir=Path(cache), strict=True, sandbox=None)
         engine, _ = open_backend(package, options, name)

@@ -1,4 +1,4 @@
-"""Proves an engine against the reference: once per model, engine, precision and versions, then from the cache."""
+"""The accuracy check of an engine: once per model, engine, precision and versions, then from the cache."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from engines.store.files import cache_errors
 def certificate_for(
     package: ModelPackage, engine: Engine, options: EngineOptions, *, kept_layers: tuple[str, ...] = ()
 ) -> Certificate:
-    """Give the certificate of an engine on the package's own images, made where the cache has none.
+    """Return the certificate of an engine on the package's own images, from the cache if it is there.
 
     Raises:
-        InferenceFailed: the engine or the reference failed on a image.
+        InferenceFailed: the engine or the reference failed on an image.
+        EngineUnavailable: the cache directory cannot be written.
     """
     record = certificate_record(options.cache_dir, _key(package, engine, options, kept_layers))
     known = record.load()
@@ -45,13 +46,13 @@ def compare_with_reference(
     """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``images``.
 
     Raises:
-        SandboxFailed: the model is too much for the reference.
+        SandboxFailed: the reference crashed on the model, or exceeded its limits.
         EngineUnavailable: the package has no ONNX model, which the reference needs.
     """
     if package.format != "onnx":
         raise EngineUnavailable(
             f"the reference {REFERENCE} needs an ONNX model, the package {package.name}-{package.version} holds "
-            f"{package.model_path.name}. Its known answers are checked by: agent model check",
+            f"{package.model_path.name}. To check its golden images: agent model check",
             engine=REFERENCE,
         )
     own = load_in_sandbox(package, reference_options(options), REFERENCE).options
@@ -75,7 +76,7 @@ def _key(
         "versions": dict(sorted(info.versions.items())),
         "options": {name: str(value) for name, value in sorted(options.options.items())},
         "placement": dict(sorted(info.placement.items())),
-        # A plan that is built anew may choose other tactics, and must be proven anew.
+        # Another build of the plan may choose other tactics, so it needs its own certificate.
         "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
         **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),

@@ -19,7 +19,7 @@ _SYNTHETIC = 32
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """ImageSet at the model's size, ``(K, H, W, 3)`` uint8 BGR, with a name for each."""
+    """Images at the model's size, ``(K, H, W, 3)`` uint8 BGR, with a name for each."""
 
     source: str
     names: tuple[str, ...]
@@ -27,10 +27,10 @@ class ImageSet:
 
 
 def image_set_of(package: ModelPackage, folder: Path | None = None) -> ImageSet:
-    """Read the images of ``folder``, or the package's golden and calibration ones, or draw some where it has none.
+    """Read the images of ``folder``, else the package's golden and calibration images, else draw some.
 
     Raises:
-        ImageRejected: a image cannot be read.
+        ImageRejected: an image cannot be read.
         FileNotFoundError: ``folder`` holds no image.
     """
     if folder is not None:
@@ -43,10 +43,10 @@ def image_set_of(package: ModelPackage, folder: Path | None = None) -> ImageSet:
 
 
 def image_set_from(package: ModelPackage, paths: Sequence[Path], *, source: str = "package") -> ImageSet:
-    """Read images and bring them to the model's size.
+    """Read images and resize them to the model's size.
 
     Raises:
-        ImageRejected: a image cannot be read.
+        ImageRejected: an image cannot be read.
     """
     size = package.input
     batch = np.empty((len(paths), size.height, size.width, 3), np.uint8)
@@ -57,7 +57,7 @@ def image_set_from(package: ModelPackage, paths: Sequence[Path], *, source: str 
 
 
 def _drawn(package: ModelPackage) -> ImageSet:
-    """Draw images that differ in colour, shading and texture, the same ones every time."""
+    """Draw images that differ in colour, shading and texture; the same in every call."""
     size = package.input
     random = np.random.default_rng(7)
     rows, columns = np.mgrid[0 : size.height, 0 : size.width]

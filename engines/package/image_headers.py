@@ -1,6 +1,6 @@
-"""Width, height and completeness of an encoded image, read from its headers alone.
+"""Reads width, height and completeness of an encoded image from its headers.
 
-The decoders are not asked before the size is known: a few hundred bytes can name a image of gigabytes.
+A few hundred bytes can announce an image of gigabytes, so the size is known before a decoder runs.
 Source: JPEG ITU T.81 annex B; PNG 1.2 section 11.2.2; WebP container specification; TIFF 6.0 section 2.
 """
 
@@ -20,12 +20,12 @@ _MAX_TIFF_ENTRIES = 4096
 
 
 class HeaderError(Exception):
-    """The header does not hold; the text says how."""
+    """The header is invalid; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None where nothing is."""
+    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None if nothing is."""
 
     kind: str
     width: int
@@ -34,10 +34,10 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """The header of an encoded image.
+    """Return the header of an encoded image.
 
     Raises:
-        HeaderError: not a image of a kind that is taken, or its header is cut off or senseless.
+        HeaderError: not an image of a supported kind, or its header is truncated or invalid.
     """
     for magic, reader in _READERS:
         if magic.match(data):
@@ -52,7 +52,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    """The first frame header, and whether the end marker follows the last scan."""
+    """Read the frame header, and whether the end marker follows the last scan."""
     size: tuple[int, int] | None = None
     pos = 2
     while True:
@@ -85,7 +85,7 @@ def _jpeg(data: bytes) -> ImageHeader:
 
 
 def _next_marker(data: bytes, pos: int) -> int:
-    """Position of the next 0xFF that is followed by a marker, or -1."""
+    """Return the position of the next 0xFF that starts a marker, or -1."""
     while True:
         pos = data.find(b"\xff", pos)
         if pos < 0 or pos + 1 >= len(data):

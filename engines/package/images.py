@@ -1,7 +1,8 @@
-"""ImageSet from files and bytes, as the engines want them: ``(H, W, 3)`` uint8 BGR.
+"""Images from files and bytes, as the engines take them: ``(H, W, 3)`` uint8 BGR.
 
 EXIF orientation is applied, gray becomes three equal channels, 16 bits are scaled to 8. Alpha is dropped and the
-colours kept as stored, because that is what the usual training pipelines do.
+colours
+stay as stored, like in the common training pipelines.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_FILE_BYTES = 256 << 20
 
 
 def read_image(path: Path) -> Images:
-    """The image in the file ``path``: ``(H, W, 3)`` uint8 BGR, a fresh array.
+    """Read the image at ``path``: ``(H, W, 3)`` uint8 BGR, a fresh array.
 
     Raises:
         ImageRejected: the file cannot be read, or see ``decode_image``.
@@ -32,7 +33,7 @@ def read_image(path: Path) -> Images:
 
 
 def image_hashes(paths: Iterable[Path]) -> list[str]:
-    """The sha256 of each file, by which what was made from images is named.
+    """Return the sha256 of each file, for the names of files made from these images.
 
     Raises:
         ImageRejected: a file cannot be read, or is too large.
@@ -45,7 +46,7 @@ def _read(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ImageRejected(
-                f"{path} has {size} bytes, the limit for a image is {MAX_FILE_BYTES}", path=str(path), size=size
+                f"{path} has {size} bytes, the limit for an image is {MAX_FILE_BYTES}", path=str(path), size=size
             )
         return path.read_bytes()
     except OSError as exc:
@@ -53,13 +54,13 @@ def _read(path: Path) -> bytes:
 
 
 def decode_image(data: bytes, *, name: str) -> Images:
-    """The image encoded in ``data`` (the first one of an animation); ``name`` stands for it in messages.
+    """Decode ``data`` (of an animation the first image); ``name`` stands for it in messages.
 
     Raises:
-        ImageRejected: not a image, truncated, damaged, or above the pixel limit (checked before decoding).
+        ImageRejected: not an image, truncated, damaged, or above the pixel limit (checked before decoding).
     """
     if not data:
-        raise ImageRejected(f"{name} is empty (0 bytes), a image was expected", name=name, size=0)
+        raise ImageRejected(f"{name} is empty (0 bytes), an image was expected", name=name, size=0)
     try:
         header = read_header(data)
     except HeaderError as exc:

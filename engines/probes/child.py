@@ -1,4 +1,4 @@
-"""Starts the probe scripts: a library that crashes, hangs or prints takes its own process with it, not the agent."""
+"""Runs probe scripts: a library that crashes, hangs or prints does so in a child process."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ _LOG_PREFIX = re.compile(r"^\S+ \S+ \[(?:[EWF]):[^]]*\]\s*")
 
 @dataclass(frozen=True, slots=True)
 class ChildAnswer:
-    """What a probe script found. ``failure`` is None, or one sentence on why there is no answer."""
+    """A probe's answer. ``failure`` is None, or one sentence on why there is no answer."""
 
     values: Mapping[str, object] = field(default_factory=dict)
     failure: str | None = None
     last_error: str = ""
 
     def text(self, name: str) -> str | None:
-        """Give a value as text, None where the script did not give one."""
+        """Return a value as text, None if the probe did not give one."""
         value = self.values.get(name)
         return value if isinstance(value, str) else None
 
 
 def run_child(script: str, *arguments: str, timeout_s: float = 60.0) -> ChildAnswer:
-    """Run one probe script to its end and give its answer; see ``run_children``."""
+    """Run one probe script and return its answer; see ``run_children``."""
     return run_children([(script, *arguments)], timeout_s=timeout_s)[0]
 
 
 def run_children(commands: Sequence[tuple[str, ...]], *, timeout_s: float) -> list[ChildAnswer]:
-    """Run probe scripts side by side and give their answers in order.
+    """Run probe scripts in parallel and return their answers in order.
 
-    A script prints one JSON object as its last line of standard output. One that has not answered ``timeout_s``
-    seconds after the start of all is killed; none outlives the call.
+    A script prints one JSON object as its last line of standard output. A script that has not ended ``timeout_s``
+    seconds after
+    the first start is killed.
     """
     deadline_s = time.monotonic() + timeout_s
     with contextlib.ExitStack() as stack:
@@ -71,8 +72,8 @@ class _Probe:
                 continue
             if self.child.exit_code is None:
                 return ChildAnswer(failure=f"the probe gave no answer in {timeout_s:.0f} s")
-            # A script that ended in time has answered, however late it is asked, so its pipes are still emptied. Not
-            # without an end: a process that it left behind may hold them open.
+            # The script ended in time but is collected late, after a slow one: drain its pipes. Only so often, since a
+            # process that it left behind may hold them open.
             late_reads += 1
             if late_reads > _MAX_LATE_READS:
                 break
@@ -88,7 +89,7 @@ class _Probe:
 
 
 def _last_error(lines_of_child: Iterable[str]) -> str:
-    """Give the last line a reader would want: without colours, time stamps and source positions."""
+    """Return the last line of an error text, without colours, time stamps and source positions."""
     lines = [_COLOUR.sub("", line).strip() for line in lines_of_child]
     lines = [_LOG_PREFIX.sub("", line) for line in lines if line]
     return lines[-1][:500] if lines else ""

@@ -1,12 +1,12 @@
-"""Runs the build of an engine, or its first opening, in a child process that can be watched and ended.
+"""Runs a build, or the first load of a model, in a child process with limits.
 
-What bounds the child, from the inside out:
-- it asks the kernel to kill it when its parent dies, and to be the first to go when memory runs out;
-- its resident memory is watched from here (address space and data limits do not work with CUDA, which reserves far
-  more than it uses), and so is the memory that the system has left, as a Jetson's GPU takes its memory from there, and
-  that of the control group (unit, container), where the kernel kills whom it likes;
-- it has a time limit, and is killed at once when its owner is told to stop.
-The child speaks JSON lines on its standard output: ``{"phase": ..., "ratio": ...}`` and, last, ``{"result": {...}}``.
+What limits the child:
+- it asks the kernel to kill it when its parent dies, and to be killed first when memory runs out;
+- this process watches the child's resident memory (address-space and data limits do not work with CUDA, which reserves
+  far more than it uses), the memory left in the system (a Jetson's GPU takes its memory from there), and the memory
+  left
+  in the control group (unit, container), where the kernel would kill a process of its own choice;
+- it has a time limit, and is killed at once when the caller cancels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MIN_FREE_BYTES = 192 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildLimits:
-    """``memory_bytes`` bounds the child's resident memory; ``free_bytes`` must stay available to the system."""
+    """``memory_bytes`` limits the child's resident memory; ``free_bytes`` must stay free for the system."""
 
     timeout_s: float
     memory_bytes: int
@@ -37,14 +37,14 @@ class ChildLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorTexts:
-    """How the errors about one child begin (``subject``), what they advise, and of which class they are."""
+    """The errors about one child: how they begin (``subject``), what they advise, and their class."""
 
     subject: str
     failed: str = "Choose another engine or precision, or see: agent doctor"
     too_long: str = "Raise the option build_timeout_s, or build while nothing else runs: agent build"
     too_large: str = "Raise the option build_memory_mib, or build while nothing else runs: agent build"
     no_memory_left: str = "Build while nothing else runs: agent build"
-    unexpected_error: str = "This is a mistake of this program or its installation: report it with these words"
+    unexpected_error: str = "This is a bug in this program or its installation: please report it with this message"
     failure: type[EngineUnavailable] = BuildFailed
 
 
@@ -61,11 +61,11 @@ def run_build(
     report: Report,
     is_cancelled: Callable[[], bool],
 ) -> dict[str, object]:
-    """Run ``run_in_sandbox`` for the build of ``what``.
+    """``run_in_sandbox`` for the build of ``what``.
 
     Raises:
-        BuildFailed: the child failed, took too long or too much memory; with its last words.
-        BuildCancelled: ``is_cancelled`` became true.
+        BuildFailed: the child failed or exceeded a limit; with its last output.
+        BuildCancelled: ``is_cancelled`` returned True.
     """
     texts = ErrorTexts(subject=f"the build of {what}")
     return run_in_sandbox(module, job, texts=texts, limits=limits, report=report, is_cancelled=is_cancelled)
@@ -80,13 +80,13 @@ def run_in_sandbox(
     report: Report,
     is_cancelled: Callable[[], bool],
 ) -> dict[str, object]:
-    """Run ``python -m module`` with ``job`` as JSON on its standard input, and give its result.
+    """Run ``python -m module`` with ``job``, and return its result.
 
-    ``report`` is called about once a second on this thread. The child does not outlive the call.
+    ``report`` is called about once per second, on this thread. The child never outlives the call.
 
     Raises:
-        EngineUnavailable: of the class in ``texts``: it failed, took too long or too much memory; its last words.
-        BuildCancelled: ``is_cancelled`` became true.
+        EngineUnavailable: of the class in ``texts``: the child failed or exceeded a limit; with its last output.
+        BuildCancelled: ``is_cancelled`` returned True.
     """
     watch = _Watch(texts, limits, report, is_cancelled)
     command = [sys.executable, "-m", module]
@@ -97,7 +97,7 @@ def run_in_sandbox(
 
 @dataclass(slots=True)
 class _Watch:
-    """One running child: reads what it says, and ends it where it must be ended."""
+    """Watches one running child and ends it when it exceeds a limit."""
 
     texts: ErrorTexts
     limits: ChildLimits
@@ -123,7 +123,7 @@ class _Watch:
     def result(self, child: JsonChild) -> dict[str, object]:
         if child.exit_code == 0 and self.answer is not None:
             return self.answer
-        words = "; ".join(child.error_lines) or "it said nothing"
+        words = "; ".join(child.error_lines) or "no output"
         advice = self.texts.unexpected_error if child.exit_code == UNEXPECTED_ERROR else self.texts.failed
         raise self.texts.failure(
             f"{self.texts.subject} ended with {child.ending} after {child.elapsed_s:.0f} s in phase {self.phase!r}: "
@@ -159,8 +159,8 @@ class _Watch:
 
     def _exceeded(self, kind: str, used: str, allowed: str, advice: str) -> EngineUnavailable:
         return self.texts.failure(
-            f"{self.texts.subject} was ended in phase {self.phase!r}: it took {used} of {kind}, allowed are "
+            f"{self.texts.subject} was ended in phase {self.phase!r}: it used {used} of {kind}, the limit is "
             f"{allowed}. {advice}",
-            reason=f"{self.texts.subject} took more than {allowed} of {kind}",
+            reason=f"{self.texts.subject} used more than {allowed} of {kind}",
             phase=self.phase,
         )

@@ -1,9 +1,12 @@
-"""Opens a model that is new to this device in a child process first: a hostile or broken one ends that child alone.
+"""The sandboxed load: a model that is new to this device is first loaded and run in a child process.
 
-    <cache>/rehearsals/<model>-<engine>-<precision>-<stem>.json    one model that was opened and run here once
+    <cache>/sandboxed_loads/<model>-<engine>-<precision>-<hash>.json    one model that has loaded and run here
 
-A record names every fact that it is true of: the graph, the engine with its options, the versions of its libraries,
-the device. Where one of them changes the model is new again. Deleting the folder makes all of them new.
+A hostile or broken model crashes that child only. A record holds everything that it depends on: the graph, the engine
+and
+its options, library versions, the device. When one of them changes the model is new again. To make all models new,
+delete
+the folder.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ REFERENCE = "ort-cpu"
 _CHILD = "engines.select.load_child"
 _BUILDS_IN_CHILD = "ort-tensorrt"
 _BUILDERS = ("tensorrt", _BUILDS_IN_CHILD)
-# What takes long by its nature: a build, and the search for the layers that int8 must leave alone.
+# For what always takes long: a build, and the search for the layers that int8 leaves in fp32.
 _LONG_WORK_S = 3600.0
 _QUIET_S = 2.0
 _PROGRAM = tuple(Path(__file__).resolve().parents[2] / name for name in ("agent", "engines"))
@@ -38,7 +41,7 @@ _PROGRAM = tuple(Path(__file__).resolve().parents[2] / name for name in ("agent"
 
 @dataclass(frozen=True, slots=True)
 class SandboxedLoad:
-    """How the opening in this process goes on; ``why_built`` says why the child built a plan, where it did."""
+    """How to go on in this process; ``why_built`` says why the child built a plan, None if it did not."""
 
     options: EngineOptions
     why_built: str | None = None
@@ -47,15 +50,15 @@ class SandboxedLoad:
 def load_in_sandbox(
     package: ModelPackage, options: EngineOptions, name: str, *, is_repeated: bool = False
 ) -> SandboxedLoad:
-    """Open and run ``package`` on engine ``name`` in a child, unless that has worked here before.
+    """Load and run ``package`` on engine ``name`` in a child process, unless that has worked here before.
 
-    Called on the thread that opens the engine, before the library gets the model in this process. What the child
-    makes on its way (serving graph, quantised graph, plan) lies in the cache afterwards.
+    Called on the thread that opens the engine, before the library sees the model in this process. What the child makes
+    (serving graph, quantised graph, plan) is in the cache afterwards.
 
     Raises:
-        SandboxFailed: the child was ended by a signal or by a limit.
-        BuildCancelled: ``options.building.is_cancelled`` became true.
-        EngineError: what the engine itself says against the model.
+        SandboxFailed: the child was killed by a signal or exceeded a limit.
+        BuildCancelled: ``options.building.is_cancelled`` returned True.
+        EngineError: the engine's own error about the model.
     """
     limits = options.sandbox
     if limits is None or (is_part_of_program(package) and name != _BUILDS_IN_CHILD):
@@ -77,7 +80,7 @@ def load_in_sandbox(
 
 
 def reference_options(options: EngineOptions) -> EngineOptions:
-    """The options with which the reference is opened beside an engine that has ``options``."""
+    """Return the options for the reference beside an engine with ``options``."""
     building = options.building
     return EngineOptions(
         cache_dir=options.cache_dir,
@@ -88,7 +91,7 @@ def reference_options(options: EngineOptions) -> EngineOptions:
 
 
 def is_part_of_program(package: ModelPackage) -> bool:
-    """Whether a package lies among the program's own files: who can change it there can change the program."""
+    """Whether a package is among the program's own files: who can change it can change the program as well."""
     return any(package.directory.is_relative_to(folder) for folder in _PROGRAM)
 
 
@@ -105,7 +108,7 @@ def _run(package: ModelPackage, options: EngineOptions, name: str, limits: Sandb
     result = run_in_sandbox(
         _CHILD,
         _job(package, options, name),
-        texts=_texts(f"the first opening of {model} on {name} in {options.precision}"),
+        texts=_texts(f"the first load of {model} on {name} in {options.precision}"),
         limits=ChildLimits(
             timeout_s=limits.timeout_s + _long_work_s(options, name),
             memory_bytes=default_memory_bytes() if limits.memory_bytes is None else limits.memory_bytes,
@@ -137,12 +140,12 @@ def _job(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, 
 
 
 def _texts(subject: str) -> ErrorTexts:
-    doubt = "The model is broken, hostile or too much for this engine here: check where it comes from"
+    doubt = "The model may be broken, hostile or too large for this engine: check where it comes from"
     return ErrorTexts(
         subject=subject,
         failed=f"{doubt}, or choose another engine",
         too_long=f"{doubt}, or choose another engine",
-        too_large=f"{doubt}, or take a smaller one",
+        too_large=f"{doubt}, or use a smaller model",
         no_memory_left=f"{doubt}, or free some memory",
         failure=SandboxFailed,
     )
@@ -155,7 +158,7 @@ def _long_work_s(options: EngineOptions, name: str) -> float:
 
 
 def _error_from(stated: Mapping[str, object]) -> EngineError:
-    """The child's error, as if it had been raised here; a device that the child has lost is not lost here."""
+    """Rebuild the child's error. EngineLost becomes SandboxFailed: the device is lost to the child only."""
     kind = getattr(errors, str(stated.get("kind")), None)
     if not isinstance(kind, type) or not issubclass(kind, EngineError) or issubclass(kind, EngineLost):
         kind = SandboxFailed
@@ -166,7 +169,7 @@ def _error_from(stated: Mapping[str, object]) -> EngineError:
 
 
 def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, object]:
-    """Everything on which it depends how a model behaves when it is opened."""
+    """Return everything that decides how a model behaves when it is loaded."""
     facts: dict[str, object] = {
         "graph": graph_address(package),
         "engine": name,
@@ -188,12 +191,12 @@ def _libraries(name: str) -> tuple[str, ...]:
 
 
 def _record(package: ModelPackage, options: EngineOptions, name: str, facts: Mapping[str, object]) -> JsonRecord[str]:
-    """When ``facts`` were loaded here; owner-checked, since a forged one would let a new model skip the sandbox."""
+    """Return the record of a load with ``facts``; owner-checked, since a forged one would bypass the sandbox."""
     prefix = f"{package.name}-{package.version}-{name}-{options.precision}-"
     path = record_path(options.cache_dir / "sandboxed_loads", facts, prefix=prefix)
     return JsonRecord(path, encode=str, decode=str, facts=facts, is_owned=True)
 
 
 def _save(record: JsonRecord[str]) -> None:
-    with contextlib.suppress(OSError):  # where nothing can be written the model is new every time
+    with contextlib.suppress(OSError):  # without a writable cache the model is new at every start
         record.save(datetime.now(timezone.utc).isoformat(timespec="seconds"))

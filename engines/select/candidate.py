@@ -1,4 +1,4 @@
-"""Opens one engine by name and proves it: it runs here, knows the golden images and keeps the reference's answers."""
+"""Opens one engine by name and checks it: probe, golden images, accuracy check."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SAFER: Mapping[Precision, Precision | None] = {"int8": "fp16", "fp16": "fp32", 
 
 
 def open_candidate(package: ModelPackage, options: EngineOptions, name: str, prober: Prober) -> Engine:
-    """Open the engine ``name`` in the precision of ``options``, or in the next safer one that keeps the answers.
+    """Open the engine ``name`` in the precision of ``options``, or in the next safer one that passes the checks.
 
-    ``options.options`` that another engine was meant for are left out. ``info`` carries parity and degradation.
+    ``info`` has the result of the accuracy check, and what is degraded.
 
     Raises:
-        EngineUnavailable: the engine cannot run here or cannot run this package.
-        PrecisionRejected: strict and the precision does not keep the answers, or not even fp32 does.
-        GoldenMismatch: fp32 does not give the known answers.
+        EngineUnavailable: the engine cannot run here, or not with this package.
+        PrecisionRejected: the precision fails the accuracy check and ``strict`` is set, or fp32 fails too.
+        GoldenMismatch: fp32 does not classify the golden images as expected.
         ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
     require_runnable(package, name, prober)
@@ -34,10 +34,10 @@ def open_candidate(package: ModelPackage, options: EngineOptions, name: str, pro
 
 
 def require_runnable(package: ModelPackage, name: str, prober: Prober) -> None:
-    """Refuse an engine that cannot run here, or not this package.
+    """Refuse an engine that cannot run here, or not with this package.
 
     Raises:
-        EngineUnavailable: with reason and remedy. The reference itself is not probed: opening it says the same.
+        EngineUnavailable: with reason and remedy. The reference is not probed: opening it gives the same error.
     """
     _require_format(name, package)
     if name != REFERENCE:
@@ -51,17 +51,18 @@ def _open_or_safer(package: ModelPackage, options: EngineOptions, name: str) -> 
         safer = _SAFER[options.precision]
         if options.strict or safer is None:
             raise
-        reason = f"{options.precision} was asked for and refused: {exc.message}"
+        reason = f"{options.precision} was requested and fails: {exc.message}"
         engine = _open_or_safer(package, replace(options, precision=safer), name)
     degraded = "; ".join(part for part in (reason, engine.info.degraded) if part)
     return ServedEngine(engine, replace(engine.info, requested_precision=options.precision, degraded=degraded))
 
 
 def open_unchecked(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
-    """Open an engine in exactly the precision of ``options``, without golden images and without a certificate.
+    """Open an engine in exactly the precision of ``options``, without golden images and accuracy check.
 
-    A model that is new to this device is opened in a limited child first. Gives the engine and the layers that its
-    graph keeps in fp32.
+    A model that is new to this device is loaded in a sandbox first. Returns the engine and the layers that its graph
+    keeps in
+    fp32.
     """
     loaded = load_in_sandbox(package, options, name)
     try:
@@ -69,7 +70,7 @@ def open_unchecked(package: ModelPackage, options: EngineOptions, name: str) -> 
     except BuildNeeded:
         if options.building.defer and not options.strict:
             raise
-        # It has worked here before, and its plan is gone since.
+        # The model has loaded here before, but its plan is gone: build it in the sandbox.
         loaded = load_in_sandbox(package, options, name, is_repeated=True)
         engine, kept_layers = open_backend(package, loaded.options, name)
     if loaded.why_built is not None:

@@ -1,7 +1,6 @@
-"""The process in which a new model is opened first: ``python -m engines.select.load_child``, a job on standard input.
+"""The child process of a sandboxed load: ``python -m engines.select.load_child``.
 
-Speaks JSON lines, see ``engines.sandbox.serve``. An error of the engine's is an answer too:
-``{"result": {"error": ...}}``.
+See ``engines.sandbox.serve`` for the protocol. An engine's error is an answer too: ``{"result": {"error": ...}}``.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from engines.select.candidate import open_unchecked
 
 
 def main() -> None:
-    """Open, run and close the model; never returns."""
+    """Load, run and close the model; never returns."""
     parent = serve_parent()
     try:
         result = _open(parent)
     except EngineError as exc:
         result = {"error": {"kind": type(exc).__name__, "message": exc.message, "fields": _plain(exc.fields)}}
     parent.say({"result": result})
-    # What a library does wrong while the interpreter goes down says nothing about the model.
+    # A library that crashes while the interpreter shuts down says nothing about the model.
     os._exit(0)
 
 
 def _open(parent: Parent) -> dict[str, object]:
     job = parent.job
-    parent.say({"phase": "opening it in a process of its own"})
+    parent.say({"phase": "loading it in a sandbox"})
     package = load_package(Path(job["package"]))
     if package.sha256 != job["sha256"]:
         raise ModelRejected(
-            f"{package.model_path} has sha256 {package.sha256}, a moment ago it was {job['sha256']}. Try again when "
-            "nobody changes the package",
+            f"{package.model_path} has sha256 {package.sha256}, a moment ago it was {job['sha256']}. Do not change "
+            "the package while it is loaded",
             path=str(package.model_path),
         )
     package = replace(package, output=OutputSpec(activation=job["activation"]))
@@ -58,7 +57,7 @@ def _open(parent: Parent) -> dict[str, object]:
         sandbox=None,
     )
     engine, _ = open_unchecked(package, options, job["engine"])
-    with engine:  # opening has run the smallest and the largest batch
+    with engine:  # loading has run the smallest and the largest batch
         return {"why_built": engine.info.details.get("why_built")}
 
 

@@ -1,4 +1,4 @@
-"""Compares the engine that a user names with the reference, by hand."""
+"""The accuracy check by hand, for ``agent verify``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from engines.select.registry import CHOOSERS, Prober, canonical_name
 
 
 def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = None) -> Certificate:
-    """Compare the engine that ``options`` names with the reference, by hand: nothing is cached, nothing is refused.
+    """Compare the engine that ``options`` names with the reference; nothing is cached, and a failure is only reported.
 
-    The images are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare what they choose.
+    The images are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare the engine they
+    select.
 
     Raises:
         EngineUnavailable: the engine cannot run here.
-        PrecisionRejected: a graph of this precision cannot be made at all, or ``auto`` serves another one.
+        PrecisionRejected: a graph of this precision cannot be made, or ``auto`` serves another one.
         ImageRejected, ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
     name = canonical_name(options.engine)

@@ -21,7 +21,7 @@ from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 
 @pytest.fixture
 def material(tmp_path: Path) -> Path:
-    """A model, its labels and a image that it knows."""
+    """A model, its labels and an image that it knows."""
     (tmp_path / "Tree Net.onnx").write_bytes(TinyModel().proto().SerializeToString())
     (tmp_path / "labels.json").write_text(json.dumps(LABELS), encoding="utf-8")
     noise = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
@@ -141,7 +141,7 @@ def test_a_gray_model_gets_gray_and_open_sides_need_a_size(material: Path, capsy
             TinyModel(dtype="uint8"),
             [],
             "tf",
-            "takes uint8 and so normalises by itself, preset tf would do it once more",
+            "takes uint8, so it normalises its input itself; preset tf would do it again",
         ),
         (TinyModel(classes=1), ["--activation", "softmax"], "raw255", "over a single score it is always 1"),
     ],

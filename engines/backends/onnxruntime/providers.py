@@ -1,4 +1,4 @@
-"""Opens a session on each execution provider in the way that provider needs."""
+"""Opens a session on each execution provider, each in its own way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from engines.store.plan_cache import PlanCache, PlanKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSession:
-    """A session and what it really is. ``memory`` names where inputs and outputs live: ``cpu`` or ``cuda``."""
+    """An open session. ``memory`` is where inputs and outputs live: ``cpu`` or ``cuda``."""
 
     session: Any
     device: str
@@ -81,7 +81,7 @@ def open_session(
         ours = {"device_type": "CPU", "num_of_threads": str(settings.threads)}
         plan = replace(plan, provider_options={**ours, **settings.provider})
     elif provider == XNNPACK:
-        # The provider has threads of its own; the session's would compete with them. Source: XNNPACK provider page.
+        # XNNPACK has its own threads; spinning session threads would compete with them. Source: XNNPACK provider page.
         ours = {"intra_op_num_threads": str(settings.threads)}
         plan = replace(
             plan, provider_options={**ours, **settings.provider}, settings=replace(settings, allow_spinning=False)
@@ -120,7 +120,9 @@ def _on_cuda(plan: SessionPlan, graph: ServingGraph) -> OpenedSession:
 def _on_tensorrt(
     plan: SessionPlan, package: ModelPackage, options: EngineOptions, graph: ServingGraph
 ) -> OpenedSession:
-    """Open what an earlier build has left, else build; that only in a child, which can be watched and ended."""
+    """Open the plans of an earlier build, else build them. Only a sandboxed child builds: it can be watched and
+    killed.
+    """
     load_libraries(TENSORRT)
     gpus = gpus_from_answer(run_child("cuda_child"))
     key = plan_key(package, graph, options, plan.provider_options, gpus)
@@ -138,7 +140,7 @@ def _on_tensorrt(
                 remedy="build it: agent build",
             )
         if not is_built:
-            _tell(key, options, "building inside ONNX Runtime, which tells nothing until it is done")
+            _tell(key, options, "building inside ONNX Runtime, which reports no progress")
         given = provider_options(package, graph, options, plan.provider_options, directory)
         plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
         session = _kept(plan, directory) if is_built else _built(plan, directory)
@@ -157,7 +159,7 @@ def _tell(key: PlanKey, options: EngineOptions, phase: str) -> None:
 
 
 def _kept(plan: SessionPlan, directory: Path) -> Any:
-    """From the context model; where there is none, or it does not load, from the plans that it would have named."""
+    """Open from the context model; without one, or if it does not load, from the plans themselves."""
     found = _from_context(plan, directory)
     if found is not None:
         return found

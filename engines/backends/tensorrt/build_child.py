@@ -1,7 +1,6 @@
-"""The process in which a plan is built: ``python -m engines.backends.tensorrt.build_child``, a job on standard input.
+"""The child process that builds a plan: ``python -m engines.backends.tensorrt.build_child``.
 
-Speaks JSON lines, see ``engines.sandbox.serve``. It dies with its parent, is the first that the kernel ends when
-memory runs out, and leaves the CPU to those who serve.
+See ``engines.sandbox.serve`` for the protocol.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _SAY_EVERY_S = 0.5
 
 
 def main() -> int:
-    """Build, and end with the reason on standard error where that fails."""
+    """Build; on a failure print the reason to standard error and return 1."""
     parent = serve_parent()
     try:
         result = _build(job_from_dict(parent.job), parent)
@@ -38,8 +37,10 @@ def main() -> int:
 def _build(job: BuildJob, parent: Parent) -> dict[str, object]:
     graph = Path(job.graph).read_bytes()
     if content_hash(graph) != job.graph_sha256:
-        raise BuilderRefused(f"{Path(job.graph).name} is not the graph that was asked for: it was changed meanwhile")
-    # The device must answer before anything of TensorRT is made.
+        raise BuilderRefused(
+            f"{Path(job.graph).name} is not the requested graph: the file was changed in the meantime"
+        )
+    # First the device: TensorRT 8.6 crashes without one.
     device = CudaDevice(job.device_id)
     trt = library()
     say = _Speaker(parent)
@@ -59,7 +60,7 @@ def _build(job: BuildJob, parent: Parent) -> dict[str, object]:
 
 
 class _Speaker:
-    """Reports a phase at once and its progress a few times a second; any thread."""
+    """Reports a new phase at once and its progress a few times per second; thread-safe."""
 
     def __init__(self, parent: Parent) -> None:
         self._parent = parent
@@ -77,7 +78,7 @@ class _Speaker:
 
 
 def _read_timing(path: Path) -> bytes:
-    """The timing cache of earlier builds where it is intact and ours, else nothing."""
+    """Return the timing cache of earlier builds if it is intact and ours, else nothing."""
     try:
         return read_owned_with_checksum(path) or b""
     except (OSError, EntryDamaged):

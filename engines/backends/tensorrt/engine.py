@@ -16,10 +16,10 @@ _WARM_UP_RUNS = 2
 
 
 class TensorRtEngine:
-    """One plan. ``interrupt`` has no effect: a kernel on the GPU cannot be left."""
+    """One plan. ``interrupt`` has no effect: a kernel on the GPU cannot be interrupted."""
 
     def __init__(self, session: PlanSession, *, info: EngineInfo, crashes: CrashCounter) -> None:
-        """Take over ``session`` and the crashes that has begun for its plan."""
+        """Take ownership of ``session``, and of ``crashes``, which has counted this start."""
         self._session: PlanSession | None = session
         self._info = info
         self._height, self._width = session.tensors.height, session.tensors.width
@@ -39,7 +39,7 @@ class TensorRtEngine:
         try:
             scores = session.run(batch)
         except EngineLost:
-            # The start that ends like this counts against the plan.
+            # This start counts as a crash of the plan.
             self._crashes = None
             raise
         except OutOfMemory as exc:
@@ -50,10 +50,10 @@ class TensorRtEngine:
         return scores
 
     def interrupt(self) -> None:
-        """Do nothing: TensorRT cannot leave a run."""
+        """Do nothing: TensorRT cannot interrupt a run."""
 
     def close(self) -> None:
-        """Free the plan and everything around it."""
+        """Free the plan and its buffers."""
         session, self._session = self._session, None
         if session is None:
             return

@@ -14,7 +14,7 @@ from typing import Any
 
 
 class GraphsUnavailable(Exception):
-    """No graph can be had here; the text says why, and the work is enqueued call by call."""
+    """A CUDA graph cannot be used here; the text says why. The work is then enqueued call by call."""
 
 
 def runtime() -> Any:
@@ -30,7 +30,9 @@ def runtime() -> Any:
 
 
 class CapturedGraph:
-    """One launch for all that ``enqueue`` puts on a stream. Used while the device's context is current."""
+    """Everything that ``enqueue`` puts on a stream, replayed as one launch. Use it while the device's context is
+    current.
+    """
 
     def __init__(self, stream: int, enqueue: Callable[[], bool]) -> None:
         """Capture on the stream with the handle ``stream``, which must be idle.
@@ -43,7 +45,7 @@ class CapturedGraph:
         self._executable = _instantiate(self._cudart, _capture(self._cudart, stream, enqueue))
 
     def launch(self) -> str | None:
-        """Put the graph on its stream; None, or the error where that was refused."""
+        """Enqueue the graph on its stream; return the error text, or None."""
         (code,) = self._cudart.cudaGraphLaunch(self._executable, self._stream)
         return None if int(code) == 0 else str(code)
 
@@ -55,14 +57,14 @@ class CapturedGraph:
 
 
 def _capture(cudart: Any, stream: int, enqueue: Callable[[], bool]) -> Any:
-    # Thread local: what other threads do meanwhile neither ends up in the graph nor breaks its capture.
+    # Thread-local mode: CUDA calls of other threads neither enter the graph nor invalidate the capture.
     mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     _require(cudart.cudaStreamBeginCapture(stream, mode), "beginning a capture")
     was_enqueued = False
     try:
         was_enqueued = enqueue()
     finally:
-        # A capture that failed must be ended all the same, and its error taken off the thread.
+        # A failed capture must be ended too, and its error cleared, or the next CUDA call on this thread reports it.
         code, graph = cudart.cudaStreamEndCapture(stream)
         if not was_enqueued or int(code) != 0:
             cudart.cudaGetLastError()

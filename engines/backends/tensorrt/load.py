@@ -1,4 +1,4 @@
-"""From a package to a running TensorRT engine: the plan, its crashes, the session, the warm-up."""
+"""From a package to a running TensorRT engine: plan, crash counter, session, warm-up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engines.store.plan_cache import PlanCache
 
 
 def open_tensorrt(package: ModelPackage, options: EngineOptions) -> tuple[TensorRtEngine, tuple[str, ...]]:
-    """Open the plan of ``package``, built first where the cache has none; also the layers it keeps in fp32.
+    """Open the plan of ``package``, built first if it is not cached; also return the layers that it keeps in fp32.
 
     Raises:
         EngineUnavailable: TensorRT, CUDA or the plan cannot be used. BuildNeeded, BuildFailed, OutOfMemory: see there.
