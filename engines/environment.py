@@ -146,6 +146,7 @@ def _optional_version(library: str, answers: Mapping[str, ChildAnswer]) -> str |
     answer = answers.get(library)
     if answer is None:
         return None
+    # A slow import is not a broken one: then the installed version is all that is known.
     if answer.failure and "no answer" not in answer.failure:
         return f"broken: {answer.failure}"
     return answer.text("version") or installed_version(library)

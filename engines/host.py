@@ -37,6 +37,7 @@ def available_cores(root: Path = _ROOT) -> int:
     for directory, is_v2 in group_directories("cpu", root):
         names = ("cpu.max",) if is_v2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         quota = [word for name in names for word in read_or_empty(directory / name).split()]
+        # "max" or -1 is no quota.
         if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit() and int(quota[1]):
             cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
     return max(1, cores)

@@ -59,6 +59,7 @@ class TorchEngine:
         fed = batch if self._fixed_batch in (None, count) else self._padded(batch)
         try:
             with self._torch.inference_mode():
+                # from_numpy shares memory, and the batch stays the caller's: hand over a copy.
                 answer = serve(self._torch.from_numpy(np.array(fed)).to(self._device))
                 scores: Scores = answer[:count].to("cpu").numpy().astype(np.float32, copy=True)
         except (RuntimeError, ValueError, TypeError, AssertionError) as exc:

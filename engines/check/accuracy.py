@@ -60,6 +60,7 @@ def certificate_from(
     rows = np.arange(len(wanted))
     leading: Floats = wanted.max(axis=1)
     is_same = (leading - wanted[rows, given.argmax(axis=1)] <= _TIE_RATIO * leading) & is_finite
+    # Flipped images first, then the others by their difference.
     order = np.argsort(-(difference.max(axis=1) + ~is_same))[:_LISTED]
     return Certificate(
         model=f"{package.name}-{package.version}",

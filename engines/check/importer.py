@@ -283,6 +283,7 @@ def _staging(out: Path, name: str) -> Iterator[Path]:
     """A directory beside the target, deleted afterwards unless it was put in place."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        # In the target's own file system, so that putting it in place is one rename.
         holder = Path(tempfile.mkdtemp(dir=out, prefix=".import-"))
     except OSError as exc:
         raise ModelRejected(f"{out} cannot be written: {exc.strerror or exc}", path=str(out)) from exc

@@ -142,6 +142,7 @@ class _Converter:
         if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT_OPERATORS:
             return False
         names = [name for name in (*node.input, *node.output) if name]
+        # Shape inference does not know this operator: in fp16 its types might no longer fit together.
         if any(name not in self._types for name in names):
             return False
         floats = [name for name in node.input if self._types.get(name) == TensorProto.FLOAT]
@@ -171,6 +172,7 @@ class _Converter:
         for name in (value.name for value in self._graph.output):
             if name not in self._half:
                 continue
+            # The output keeps its name and its type, so the fp16 tensor gets another name and a cast back.
             inner = f"{name}__inner"
             for node in self._nodes:
                 _rename(node.input, name, inner)

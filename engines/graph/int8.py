@@ -201,6 +201,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _quantiser_errors() -> tuple[type[Exception], ...]:
+    # The quantiser raises these on graphs that it was not written for.
     return (*library_errors(), TypeError, KeyError, AssertionError)
 
 

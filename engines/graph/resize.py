@@ -71,6 +71,7 @@ class Resizer:
         if image.dtype != np.uint8:
             raise ValueError(f"image is {image.dtype}, uint8 was expected")
         plan = self._plans.get(image.shape)
+        # Planned twice: cheaply for a first frame of a size, exactly tested once the size comes back.
         if plan is None or not plan.is_checked:
             plan = self._planned(image.shape, plan)
         if plan.scratch is not None:

@@ -72,6 +72,7 @@ def _jpeg(data: bytes) -> ImageHeader:
         (length,) = struct.unpack_from(">H", data, pos)
         if marker in _SOF:
             height, width = struct.unpack_from(">HH", data, pos + 3)
+            # Decoders differ in which of several frames they take, so the limit is held against the largest.
             size = (max(width, size[0]), max(height, size[1])) if size else (width, height)
         pos += max(length, 2)
         if marker == _SOS:

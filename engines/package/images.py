@@ -80,6 +80,7 @@ def decode_image(data: bytes, *, name: str) -> Images:
             size=len(data),
         )
     try:
+        # IMREAD_COLOR also applies the EXIF orientation.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError) as exc:
         raise ImageRejected(f"{name}: the {header.kind} does not decode: {_first_line(exc)}", name=name) from exc

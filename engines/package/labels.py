@@ -119,6 +119,7 @@ def _numbered(lines: Sequence[str], matches: Sequence[re.Match[str] | None], nam
         lines, matches = lines[1:], matches[1:]
     found = [match for match in matches if match]
     separated = any(re.match(r"[0-9]+\s*[,:;\t]", match.string) for match in found)
+    # Names may begin with a number ("3 point lighting"): numbers count only if most lines have a separator.
     if len(found) < len(lines) and (not separated or len(found) <= len(lines) // 2):
         return list(lines)
     found = _all_match(lines, matches, name, "0,name")
@@ -146,6 +147,7 @@ def _all_match(
 
 def _from_json(text: str, name: str, offset: int) -> list[str]:
     try:
+        # Pairs instead of a dict, which would drop a repeated key without a word.
         value = json.loads(text, object_pairs_hook=list)
     except (json.JSONDecodeError, RecursionError) as exc:
         line = getattr(exc, "lineno", 1)

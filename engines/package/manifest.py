@@ -193,6 +193,7 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
     if PurePosixPath(relative).is_absolute() or "\x00" in relative or "\\" in relative:
         raise ModelRejected(f"{what} {relative!r} must be a relative path with / inside the package {directory}")
     root = directory.resolve()
+    # resolve() follows links, so a link that leaves the package is caught as well.
     path = (root / relative).resolve()
     if path == root or root not in path.parents:
         raise ModelRejected(

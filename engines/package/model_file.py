@@ -123,6 +123,7 @@ def _check_size(model: onnx.ModelProto, *, name: str) -> None:
         )
     bodies = {(one.domain, one.name): _calls(one) for one in model.functions}
     sizes = dict.fromkeys(bodies, 1)
+    # Sizes settle after as many rounds as functions can be nested, unless functions call themselves.
     for _ in range(len(bodies) + 2):
         grown = {one: _size(calls, sizes) for one, calls in bodies.items()}
         if grown == sizes:

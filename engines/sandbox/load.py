@@ -61,8 +61,10 @@ def load_in_sandbox(
         EngineError: the engine's own error about the model.
     """
     limits = options.sandbox
+    # ONNX Runtime's TensorRT provider builds inside the process, so it needs the child for trusted packages too.
     if limits is None or (is_part_of_program(package) and name != _BUILDS_IN_CHILD):
         return SandboxedLoad(options)
+    # The conversion to int8 runs the fp32 graph on the reference, in the child and later here.
     if options.precision == "int8" and package.format == "onnx":
         load_in_sandbox(package, reference_options(options), REFERENCE)
     facts = _facts(package, options, name)

@@ -46,6 +46,7 @@ def serve_parent() -> Parent:
     """
     bind_to_parent()
     exit_on_unexpected_error()
+    # By descriptor, because C libraries print past sys.stdout.
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = json.loads(sys.stdin.readline())

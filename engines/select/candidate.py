@@ -94,6 +94,7 @@ def _checked_engine(
             precision=options.precision,
         )
     check_golden(package, engine)
+    # The reference is not compared with itself, and a torch package has no ONNX model to compare with.
     is_reference = engine.info.name == REFERENCE and engine.info.precision == "fp32"
     if is_reference or package.format != "onnx":
         return engine

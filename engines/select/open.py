@@ -133,6 +133,7 @@ class _Search:
 
     def _try(self, name: str) -> Engine | None:
         options = self.options
+        # The options are for the requested engine; another one would refuse those that it does not know.
         if name != self.requested:
             options = replace(options, options=options_for(name, options.options))
         try:
@@ -147,6 +148,7 @@ class _Search:
 
     def _is_final(self, name: str, error: EngineError) -> bool:
         """Whether another engine would hide the fault: the model's own, or one that ``strict`` forbids."""
+        # If the reference itself fails its checks, the model or its manifest is wrong, not the engine.
         if name == REFERENCE and isinstance(error, GoldenMismatch | PrecisionRejected):
             return True
         return self.options.strict and name == self.requested

@@ -114,6 +114,7 @@ class Prober:
         return self._results[name]
 
     def _tensorrt(self) -> ProbeResult:
+        # Without a driver TensorRT 8.6 crashes, so its probe would report a signal instead of the cause.
         if self.cuda.failure:
             return _cannot("tensorrt", f"CUDA does not answer: {self.cuda.failure}")
         answer = run_child("tensorrt_child", timeout_s=120.0)
@@ -139,6 +140,7 @@ class Prober:
             return _cannot(name, f"ONNX Runtime {version} has no {provider}, it has {', '.join(self.providers)}")
         if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider") and self.cuda.failure:
             return _cannot(name, f"CUDA does not answer: {self.cuda.failure}")
+        # Every build has the CPU provider, and importing the library has shown that it loads.
         if provider == "CPUExecutionProvider":
             return ProbeResult(name, can_run=True, detail=f"ONNX Runtime {version}")
         answer = run_child("onnxruntime_child", provider, timeout_s=180.0)

@@ -15,6 +15,7 @@ UNFINISHED = ".new-"
 """Names that begin like this are of files still being written; a killed writer leaves them behind."""
 
 _MAX_BYTES = 16 * 2**30
+# O_NOFOLLOW: a link could lead anywhere. O_NONBLOCK: a FIFO in the place of a file must not block the open.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -72,6 +73,7 @@ def require_ours(status: os.stat_result, name: str) -> None:
     Raises:
         EntryDamaged: with owner and mode.
     """
+    # Root can write any file anyway, so its files are as good as ours.
     owners = {os.geteuid(), 0}
     if status.st_uid not in owners:
         raise EntryDamaged(f"{name} belongs to user {status.st_uid}, this program runs as {os.geteuid()}")

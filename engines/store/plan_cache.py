@@ -113,6 +113,7 @@ class PlanCache:
             if is_locked:
                 self.quarantine(key, str(exc))
                 return None
+        # Damaged, or another process is writing it right now: only the holder of the lock can tell.
         with cache_errors(self.root), self._lock_at_once(key.name) as is_mine:
             return self.read(key, is_locked=True) if is_mine else None
 
@@ -287,6 +288,7 @@ class PlanCache:
         with cache_errors(self.root):
             self._make_root()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        # The holder before may have deleted the file between our open and our flock: such a lock protects nothing.
         if _try_lock(descriptor) and _is_still(path, descriptor):
             return descriptor
         os.close(descriptor)

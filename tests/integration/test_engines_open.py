@@ -101,7 +101,7 @@ def test_an_engine_that_is_not_here_is_replaced_aloud_where_not_strict(
     info = _info(package, tmp_path, name)
     assert info.name != name
     assert info.degraded is not None
-    assert info.degraded.startswith(f"{name} was asked for and {info.name} runs: ")
+    assert info.degraded.startswith(f"{name} was requested, {info.name} runs: ")
     assert info.rejected[0].engine == name
 
 
@@ -155,7 +155,7 @@ def test_int8_that_loses_the_answers_gives_way_to_the_next_safer_precision(tmp_p
     assert info.precision in ("fp16", "fp32")
     assert info.requested_precision == "int8"
     assert info.degraded is not None
-    assert info.degraded.startswith("int8 was asked for and refused: int8 reaches a top-1 agreement of")
+    assert info.degraded.startswith("int8 was requested and fails: int8 reaches a top-1 agreement of")
     with pytest.raises(PrecisionRejected):
         _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
 
@@ -243,7 +243,7 @@ def test_a_board_whose_gpu_is_not_used_is_degraded_and_refused_where_strict(
     monkeypatch.setenv("AGENT_L4T", "36.4.3")
     info = _info(package, tmp_path, "auto")
     assert info.degraded is not None
-    assert info.degraded.startswith("the GPU of this Jetson (L4T 36.4.3) is present and not used")
+    assert info.degraded.startswith("the GPU of this Jetson (L4T 36.4.3) is not used")
     assert "tensorrt: CUDA does not answer" in info.degraded
     with pytest.raises(EngineUnavailable, match="strict is set") as caught:
         _info(package, tmp_path, "auto", strict=True)

@@ -75,7 +75,7 @@ def test_another_way_of_opening_it_makes_it_new_again(
 ) -> None:
     open_engine(package, options).close()
     changed = replace(options, sandbox=_NO_TIME, **change)  # type: ignore[arg-type]  # its own fields
-    with pytest.raises(SandboxFailed, match=r"took \d+ s of time, allowed are 0 s"):
+    with pytest.raises(SandboxFailed, match=r"used \d+ s of time, the limit is 0 s"):
         open_engine(package, changed)
 
 
@@ -108,7 +108,9 @@ def test_a_package_of_the_program_itself_is_opened_at_once(options: EngineOption
 
 def test_an_endless_model_is_ended_at_the_time_limit(options: EngineOptions, tmp_path: Path) -> None:
     endless = package_of(endless_model(), tmp_path / "endless")
-    with pytest.raises(SandboxFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, allowed are 4 s") as caught:
+    with pytest.raises(
+        SandboxFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, the limit is 4 s"
+    ) as caught:
         open_engine(endless, replace(options, sandbox=SandboxOptions(timeout_s=4.0)))
     assert caught.value.exit_code == 69
     assert not (options.cache_dir / "sandboxed_loads").exists()
@@ -117,7 +119,7 @@ def test_an_endless_model_is_ended_at_the_time_limit(options: EngineOptions, tmp
 def test_a_model_that_swells_is_ended_at_the_memory_limit(options: EngineOptions, tmp_path: Path) -> None:
     swelling = package_of(swelling_model(900 << 20), tmp_path / "swelling")
     before = psutil.Process().memory_info().rss
-    with pytest.raises(SandboxFailed, match=r"of memory, allowed are 400 MiB"):
+    with pytest.raises(SandboxFailed, match=r"of memory, the limit is 400 MiB"):
         open_engine(swelling, replace(options, sandbox=SandboxOptions(memory_bytes=400 << 20)))
     assert psutil.Process().memory_info().rss - before < 100 << 20
 
@@ -181,7 +183,7 @@ def test_a_first_opening_is_told_and_can_be_stopped(options: EngineOptions, tmp_
     endless = package_of(endless_model(), tmp_path / "endless")
     told: list[BuildProgress] = []
     building = Building(on_progress=told.append, is_cancelled=lambda: len(told) > 1)
-    with pytest.raises(BuildCancelled, match=r"the first opening of trees-1\.0\.0 on ort-cpu in fp32 was stopped"):
+    with pytest.raises(BuildCancelled, match=r"the first load of trees-1\.0\.0 on ort-cpu in fp32 was stopped"):
         open_engine(endless, replace(options, building=building))
     assert {one.engine for one in told} == {"ort-cpu"}
     assert told[-1].elapsed_s > 2
@@ -213,7 +215,7 @@ def test_a_plan_that_the_child_has_built_is_opened_and_not_built_again(
     told: list[BuildProgress] = []
     wanted = replace(options, engine="tensorrt", building=Building(on_progress=told.append))
     with open_engine(package, wanted) as engine:
-        assert engine.info.details["why_built"] == "there was none"
+        assert engine.info.details["why_built"] == "it was not in the cache"
     assert any("building" in one.phase for one in told), told
     with open_engine(package, replace(wanted, sandbox=_NO_TIME)) as engine:
         assert "why_built" not in engine.info.details

@@ -135,7 +135,7 @@ def test_a_gray_model_gets_gray_and_open_sides_need_a_size(material: Path, capsy
             TinyModel(channels=1),
             ["--color", "rgb"],
             "raw255",
-            "takes 1 channel(s), --color rgb gives 3. Leave --color",
+            "takes 1 channel(s), --color rgb gives 3. Remove --color",
         ),
         (
             TinyModel(dtype="uint8"),
@@ -183,7 +183,7 @@ def test_a_link_to_nowhere_counts_as_there(material: Path, capsys: pytest.Captur
     (material / "out").mkdir()
     (material / "out/tree-net-1.0.0").symlink_to(material / "gone")
     assert import_(material) == 78
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert import_(material, "--force") == 0
     assert not (material / "out/tree-net-1.0.0").is_symlink()
 
@@ -237,7 +237,7 @@ def test_external_data_is_put_into_the_one_file(material: Path) -> None:
         (
             ["--resize", "letterbox", "--resize-to", "9"],
             78,
-            "--resize-to 9 is of --resize shorter_side, resize is letter",
+            "--resize-to 9 needs --resize shorter_side, resize is letter",
         ),
         (
             ["--resize", "shorter_side", "--resize-to", "7"],

@@ -47,7 +47,7 @@ def test_another_fact_is_another_plan(cache: PlanCache) -> None:
     other = replace(_KEY, facts={**_KEY.facts, "tensorrt": "10.7.0"})
     assert cache.read(other) is None
     assert cache.why_not_another(other) == (
-        f"plan {_KEY.name} does not fit: it was built for tensorrt 10.3.0, here is 10.7.0"
+        f"plan {_KEY.name} does not fit: it was built for tensorrt 10.3.0, this device has 10.7.0"
     )
 
 
@@ -92,8 +92,11 @@ _DAMAGES: dict[str, tuple[Callable[[PlanCache], object], str]] = {
     "stray file": (lambda cache: (cache.directory(_KEY) / "extra").write_bytes(b"x"), "other files"),
     "missing plan": (lambda cache: _plan(cache).unlink(), "other files"),
     "record that is no JSON": (lambda cache: (cache.directory(_KEY) / "entry.json").write_text("{"), "not JSON"),
-    "record of another form": (lambda cache: (cache.directory(_KEY) / "entry.json").write_text("[]"), "another form"),
-    "record of another board": (_change_a_fact, "built for gpu Thor, here is Orin"),
+    "record of another form": (
+        lambda cache: (cache.directory(_KEY) / "entry.json").write_text("[]"),
+        "not in this program's format",
+    ),
+    "record of another board": (_change_a_fact, "built for gpu Thor, this device has Orin"),
     "pipe in place of the plan": (_put_a_pipe, "no plain file"),
 }
 
@@ -283,7 +286,7 @@ def test_a_plan_that_ends_the_program_three_times_is_not_loaded_again(cache: Pla
     for _ in range(STARTS):
         CrashCounter(cache.crash_marker(_KEY)).begin(engine="tensorrt")  # and the process is gone
     with pytest.raises(
-        EngineUnavailable, match=r"ended this program 3 times within 60 s .*a kill.*agent build --force"
+        EngineUnavailable, match=r"ended this program 3 times within 60 s .*kill -9.*agent build --force"
     ):
         CrashCounter(cache.crash_marker(_KEY)).begin(engine="tensorrt")
     cache.store(_KEY, _CONTENT, {})

@@ -86,7 +86,7 @@ def test_elapsed_time_is_told_while_the_child_says_nothing(run: Callable[..., di
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("failing", "exit code 1.*no such layer"), ("crashing", "signal 11"), ("silent", "it said nothing")],
+    [("failing", "exit code 1.*no such layer"), ("crashing", "signal 11"), ("silent", "no output")],
 )
 def test_a_child_that_fails_is_told_with_its_last_words(
     name: str, words: str, run: Callable[..., dict[str, object]]
@@ -96,7 +96,7 @@ def test_a_child_that_fails_is_told_with_its_last_words(
 
 
 def test_a_child_that_takes_too_long_is_ended(run: Callable[..., dict[str, object]]) -> None:
-    with pytest.raises(BuildFailed, match=r"of time, allowed are.*build_timeout_s"):
+    with pytest.raises(BuildFailed, match=r"of time, the limit is.*build_timeout_s"):
         run("sleeping", limits=ChildLimits(timeout_s=0.3, memory_bytes=2**40, free_bytes=0))
 
 
@@ -106,7 +106,7 @@ def test_a_child_that_closes_its_mouth_is_still_watched(run: Callable[..., dict[
 
 
 def test_a_child_that_takes_too_much_memory_is_ended(run: Callable[..., dict[str, object]]) -> None:
-    with pytest.raises(BuildFailed, match=r"of memory, allowed are 200 MiB.*build_memory_mib"):
+    with pytest.raises(BuildFailed, match=r"of memory, the limit is 200 MiB.*build_memory_mib"):
         run("greedy", limits=ChildLimits(timeout_s=60, memory_bytes=200 * 2**20, free_bytes=0))
 
 
@@ -118,7 +118,7 @@ def test_a_child_is_ended_before_the_system_runs_out_of_memory(run: Callable[...
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        ("KeyError('layer')", r"exit code 70.*KeyError: 'layer'.*a mistake of this program"),
+        ("KeyError('layer')", r"exit code 70.*KeyError: 'layer'.*a bug in this program"),
         ("MemoryError()", r"exit code 1 .*MemoryError.*Choose another engine"),
     ],
 )

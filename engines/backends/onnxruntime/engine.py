@@ -65,6 +65,7 @@ class OnnxRuntimeEngine:
         if batch.shape[1:] != self._image_shape or batch.dtype != np.uint8 or not 0 < count <= self._max_batch:
             check_batch(batch, height=self._height, width=self._width, max_batch=self._max_batch)
         fed = batch if self._fixed_batch is None or self._fixed_batch == count else self._padded(batch)
+        # `terminate` stays set after the call that it ended, and would end every later one.
         if self._is_interrupted:
             self._is_interrupted = self._run_options.terminate = False
         try:

@@ -127,6 +127,7 @@ def _on_tensorrt(
     gpus = gpus_from_answer(run_child("cuda_child"))
     key = plan_key(package, graph, options, plan.provider_options, gpus)
     cache, building = PlanCache(options.cache_dir), options.building
+    # The provider writes into the entry's directory itself, so two processes must not open it at once.
     with cache.locked(key, is_cancelled=building.is_cancelled, on_wait=lambda: _tell(key, options, "waiting")):
         directory = prepared_directory(cache, key, is_forced=building.force)
         is_built = cache.is_complete(key)
@@ -142,6 +143,7 @@ def _on_tensorrt(
         if not is_built:
             _tell(key, options, "building inside ONNX Runtime, which reports no progress")
         given = provider_options(package, graph, options, plan.provider_options, directory)
+        # Nodes that TensorRT cannot take go to CUDA instead of the CPU.
         plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
         session = _kept(plan, directory) if is_built else _built(plan, directory)
         cache.seal(key, {})

@@ -109,6 +109,7 @@ def create_session(plan: SessionPlan) -> Any:
             engine=plan.engine,
             provider=plan.provider,
         ) from exc
+    # enable_fallback=0 covers the creation only; a failing run would still move the session to the CPU.
     session.disable_fallback()
     actual = session.get_providers()
     if not actual or actual[0] != plan.provider:

@@ -42,6 +42,7 @@ class TensorRtEngine:
             # This start counts as a crash of the plan.
             self._crashes = None
             raise
+        # During a run this is a failed call, not a reason to select another engine.
         except OutOfMemory as exc:
             raise InferenceFailed(exc.message, engine="tensorrt") from exc
         check_scores(scores, engine="tensorrt")

@@ -36,6 +36,7 @@ def open_tensorrt(package: ModelPackage, options: EngineOptions) -> tuple[Tensor
     crashes.begin(engine=ENGINE)
     try:
         engine = _loaded(request, plan, crashes, started_ns)
+    # A lost device may be the plan's fault, so its start stays counted.
     except EngineLost:
         raise
     except EngineError:

@@ -94,6 +94,7 @@ class PlanSession:
             raise self._device.failure("a run on a closed plan", "closed")
         rows = self.tensors.fixed_batch or count
         buffers.images[:count] = batch
+        # A fixed batch computes all rows; zeros keep images of an earlier call out of it.
         buffers.images[count:rows] = 0
         with self._device.current():
             mark = self._log.mark()
