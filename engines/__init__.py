@@ -1,4 +1,20 @@
-"""Runs a model on whatever this device has, and says what really runs. This is the whole public API."""
+"""Runs a classifier on whatever this device has, and reports what really runs. This module is the whole public API.
+
+base.py         the contract of an engine, and the records around it
+errors.py       what is raised, with exit codes
+host.py         this machine
+store/          files, records and plans on disk
+package/        model packages
+graph/          the serving graph and its precisions
+sandbox/        child processes with limits
+probes/         what can run here
+environment.py  the libraries of this device, described
+backends/       ONNX Runtime, TensorRT, PyTorch
+check/          golden images, accuracy check, package check, import
+select/         which engine serves: ``open_engine``
+
+Each may import those above it. No thread is started here, except a timer that ends a model's test run.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +170,7 @@ __all__ = [
     "write_atomic",
 ]
 
-# Imported when they are first asked for: reading a configuration must not wait for numpy, OpenCV and ONNX.
+# Imported on first use: reading a configuration must not wait for numpy, OpenCV and ONNX.
 _HOMES = {
     "Activation": "engines.package.specs",
     "BuildCancelled": "engines.errors",

@@ -171,7 +171,7 @@ class _Runner:
             watch.cancel()
             watch.join()
         if scores.shape[0] != images.shape[0]:
-            raise _RunError(f"{images.shape[0]} images gave {scores.shape[0]} answers")
+            raise _RunError(f"{images.shape[0]} images gave {scores.shape[0]} rows of scores")
         return scores
 
     def run_alone(self, images: Images) -> npt.NDArray[np.float32]:

@@ -102,7 +102,7 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
     """Return what a graph is made from, and what the ranges that all int8 forms share depend on."""
     if precision == "int8" and not package.calibration:
         raise PrecisionRejected(
-            f"int8 was asked for and the package {package.directory.name} has no calibration images. Put 50 or more "
+            f"int8 was requested, the package {package.directory.name} has no calibration images. Put 50 or more "
             "typical images into its calibration folder and name it in model.yaml, or use fp16",
             precision=precision,
             package=package.directory.name,

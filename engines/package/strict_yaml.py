@@ -198,9 +198,9 @@ def _extra_colon(noticed: tuple[int, int], lines: list[str]) -> tuple[tuple[int,
     above = line - 1
     while above > 1 and (not lines[above - 1].strip() or lines[above - 1].lstrip().startswith("#")):
         above -= 1
-    told = lines[above - 1]
-    if above > 0 and not re.search(r":(?:\s|\Z)", told):
-        return (above, len(told) - len(told.lstrip()) + 1), _NO_VALUE
+    before = lines[above - 1]
+    if above > 0 and not re.search(r":(?:\s|\Z)", before):
+        return (above, len(before) - len(before.lstrip()) + 1), _NO_VALUE
     return noticed, "this line is indented deeper than the one above, which has its value already"
 
 

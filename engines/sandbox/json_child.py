@@ -1,4 +1,4 @@
-"""A child process that answers in JSON lines on its standard output. The one way in which this package starts one.
+"""A child process that answers in JSON lines on its standard output. Every child is started here.
 
 The child reads at most one line, its job, from standard input. Every line of its standard output that is a JSON object
 is a message; every other line, and all of standard error, is kept for the error text: libraries write to both.

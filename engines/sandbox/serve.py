@@ -74,7 +74,7 @@ def bind_to_parent() -> None:
 def exit_on_unexpected_error() -> None:
     """End with ``UNEXPECTED_ERROR`` and a traceback on an exception that nobody catches.
 
-    MemoryError is not a fault of the program: the job asked for the memory.
+    MemoryError is not a bug: the job needs the memory.
     """
 
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

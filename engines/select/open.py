@@ -127,9 +127,11 @@ class _Search:
 
     def rejections(self, engine: Engine) -> tuple[Rejection, ...]:
         """Every engine that was considered and not selected, once each."""
-        told = {one.engine: one for one in (*(self.selection.rejections if self.selection else ()), *self.rejected)}
-        told.pop(engine.info.name, None)
-        return tuple(told.values())
+        rejections = {
+            one.engine: one for one in (*(self.selection.rejections if self.selection else ()), *self.rejected)
+        }
+        rejections.pop(engine.info.name, None)
+        return tuple(rejections.values())
 
     def _try(self, name: str) -> Engine | None:
         options = self.options

@@ -97,7 +97,7 @@ class Prober:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """Providers compiled into ONNX Runtime; whether they work here is another question."""
+        """Providers compiled into ONNX Runtime; that says nothing about whether they work here."""
         listed = self.onnxruntime.values.get("providers")
         return tuple(map(str, listed)) if isinstance(listed, list) else ()
 

@@ -24,7 +24,7 @@ TENSORRT = "TensorrtExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
 XNNPACK = "XnnpackExecutionProvider"
 ON_CPU = frozenset({CPU, OPENVINO, XNNPACK})
-"""Providers whose work the processor does; OpenVINO is asked for nothing else."""
+"""Providers that compute on the CPU; OpenVINO is only asked for its CPU device."""
 
 _FATAL = 4
 # CUDA errors after which the device is unusable for the rest of the process.
