@@ -1,4 +1,20 @@
-"""Runs a model on whatever this device has, and says what really runs. This is the whole public API."""
+"""Runs a classifier on whatever this device has, and reports what really runs. This module is the whole public API.
+
+base.py         the contract of an engine, and the records around it
+errors.py       what is raised, with exit codes
+host.py         this machine
+store/          files, records and plans on disk
+package/        model packages
+graph/          the serving graph and its precisions
+sandbox/        child processes with limits
+probes/         what can run here
+environment.py  the libraries of this device, described
+backends/       ONNX Runtime, TensorRT, PyTorch
+check/          golden images, accuracy check, package check, import
+select/         which engine serves: ``open_engine``
+
+Each may import those above it. No thread is started here, except a timer that ends a model's test run.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +31,17 @@ if TYPE_CHECKING:
         Engine,
         EngineInfo,
         EngineOptions,
-        FirstOpening,
         Images,
         Measurement,
         Precision,
         Rejection,
+        SandboxOptions,
         Scores,
     )
     from engines.check.certificate import Certificate
     from engines.check.golden import check_golden, run_golden
     from engines.check.importer import ImportRequest, import_model
-    from engines.check.package_check import ModelProof, prove_package
+    from engines.check.package_check import PackageCheck, check_package
     from engines.environment import EnvironmentRecord, Gpu, describe
     from engines.errors import (
         BuildCancelled,
@@ -41,9 +57,9 @@ if TYPE_CHECKING:
         OptionsRejected,
         OutOfMemory,
         PrecisionRejected,
-        RehearsalFailed,
+        SandboxFailed,
     )
-    from engines.graph.image_set import pictures_of
+    from engines.graph.image_set import image_set_of
     from engines.graph.ort_library import library as onnxruntime_library
     from engines.graph.precision import precise_graph
     from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME
@@ -56,14 +72,16 @@ if TYPE_CHECKING:
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
     from engines.percentiles import Number, percentile, rank_of
+    from engines.sandbox.json_child import JsonChild
+    from engines.sandbox.serve import serve_parent
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
     from engines.select.prepared import open_prepared, prepared_precisions
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
-    from engines.select.selection import Choice, remember
+    from engines.select.selection import Selection, remember_selection
     from engines.select.verify import verify
     from engines.store.files import content_address, write_atomic
-    from engines.store.plan_cache import Entry, PlanCache
+    from engines.store.plan_cache import PlanCache, PlanEntry
     from engines.store.records import JsonRecord, RecordDamaged, record_path
 
 __all__ = [
@@ -80,16 +98,13 @@ __all__ = [
     "BuildProgress",
     "Building",
     "Certificate",
-    "Choice",
     "Engine",
     "EngineError",
     "EngineInfo",
     "EngineLost",
     "EngineOptions",
     "EngineUnavailable",
-    "Entry",
     "EnvironmentRecord",
-    "FirstOpening",
     "GoldenImage",
     "GoldenMismatch",
     "Gpu",
@@ -98,26 +113,30 @@ __all__ = [
     "ImportRequest",
     "InferenceFailed",
     "InputSpec",
+    "JsonChild",
     "JsonRecord",
     "Measurement",
     "ModelPackage",
-    "ModelProof",
     "ModelRejected",
     "ModelSignature",
     "Number",
     "OptionsRejected",
     "OutOfMemory",
     "OutputSpec",
+    "PackageCheck",
     "PlanCache",
+    "PlanEntry",
     "Precision",
     "PrecisionRejected",
     "ProbeResult",
     "Prober",
     "RecordDamaged",
-    "RehearsalFailed",
     "Rejection",
     "Resizer",
+    "SandboxFailed",
+    "SandboxOptions",
     "Scores",
+    "Selection",
     "ServingGraph",
     "StrictDocument",
     "StrictYamlError",
@@ -126,8 +145,10 @@ __all__ = [
     "canonical_name",
     "check_golden",
     "check_options",
+    "check_package",
     "content_address",
     "describe",
+    "image_set_of",
     "import_model",
     "load_package",
     "load_strict",
@@ -139,24 +160,23 @@ __all__ = [
     "options_for",
     "parse_options",
     "percentile",
-    "pictures_of",
     "precise_graph",
     "prepared_precisions",
     "probe",
-    "prove_package",
     "provider_of",
     "rank_of",
     "read_image",
     "record_path",
-    "remember",
+    "remember_selection",
     "run_golden",
+    "serve_parent",
     "serving_graph",
     "session_settings",
     "verify",
     "write_atomic",
 ]
 
-# Imported when they are first asked for: reading a configuration must not wait for numpy, OpenCV and ONNX.
+# Imported on first use: reading a configuration must not wait for numpy, OpenCV and ONNX.
 _HOMES = {
     "Activation": "engines.package.specs",
     "BuildCancelled": "engines.errors",
@@ -166,16 +186,16 @@ _HOMES = {
     "Building": "engines.base",
     "CHOOSERS": "engines.select.registry",
     "Certificate": "engines.check.certificate",
-    "Choice": "engines.select.selection",
+    "Selection": "engines.select.selection",
     "Engine": "engines.base",
     "EngineError": "engines.errors",
     "EngineInfo": "engines.base",
     "EngineLost": "engines.errors",
     "EngineOptions": "engines.base",
     "EngineUnavailable": "engines.errors",
-    "Entry": "engines.store.plan_cache",
+    "PlanEntry": "engines.store.plan_cache",
     "EnvironmentRecord": "engines.environment",
-    "FirstOpening": "engines.base",
+    "SandboxOptions": "engines.base",
     "GoldenImage": "engines.package.load",
     "GoldenMismatch": "engines.errors",
     "Gpu": "engines.environment",
@@ -186,11 +206,12 @@ _HOMES = {
     "ImportRequest": "engines.check.importer",
     "InferenceFailed": "engines.errors",
     "InputSpec": "engines.package.load",
+    "JsonChild": "engines.sandbox.json_child",
     "JsonRecord": "engines.store.records",
     "MAX_YAML_BYTES": "engines.package.strict_yaml:MAX_BYTES",
     "Measurement": "engines.base",
     "ModelPackage": "engines.package.load",
-    "ModelProof": "engines.check.package_check",
+    "PackageCheck": "engines.check.package_check",
     "ModelRejected": "engines.errors",
     "ModelSignature": "engines.package.load",
     "OUTPUT_NAME": "engines.graph.preprocessing",
@@ -204,7 +225,7 @@ _HOMES = {
     "ProbeResult": "engines.select.registry",
     "Prober": "engines.select.registry",
     "RecordDamaged": "engines.store.records",
-    "RehearsalFailed": "engines.errors",
+    "SandboxFailed": "engines.errors",
     "Rejection": "engines.base",
     "Resizer": "engines.graph.resize",
     "Scores": "engines.base",
@@ -232,15 +253,16 @@ _HOMES = {
     "Number": "engines.percentiles",
     "percentile": "engines.percentiles",
     "rank_of": "engines.percentiles",
-    "pictures_of": "engines.graph.image_set",
+    "image_set_of": "engines.graph.image_set",
     "precise_graph": "engines.graph.precision",
     "probe": "engines.select.registry",
-    "prove_package": "engines.check.package_check",
+    "check_package": "engines.check.package_check",
     "provider_of": "engines.backends.onnxruntime.options",
     "read_image": "engines.package.images",
     "record_path": "engines.store.records",
-    "remember": "engines.select.selection",
+    "remember_selection": "engines.select.selection",
     "run_golden": "engines.check.golden",
+    "serve_parent": "engines.sandbox.serve",
     "serving_graph": "engines.graph.serving",
     "session_settings": "engines.backends.onnxruntime.options",
     "verify": "engines.select.verify",

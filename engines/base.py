@@ -1,4 +1,4 @@
-"""The seam between the agent and whatever computes a model's answers."""
+"""The contract between the agent and an engine, and the records that both sides exchange."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildProgress:
-    """How far the build of an engine is; ``done_ratio`` is 0 to 1 of the phase where the library tells, else None."""
+    """Progress of a build; ``done_ratio`` is 0 to 1 within the phase, None if the library does not report it."""
 
     engine: str
     model: str
@@ -32,8 +32,8 @@ class BuildProgress:
     done_ratio: float | None = None
 
 
-def _nobody_listens(progress: BuildProgress) -> None:
-    """Takes progress that nobody asked for."""
+def _ignore(progress: BuildProgress) -> None:
+    """Ignore progress."""
 
 
 def _never() -> bool:
@@ -42,26 +42,30 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Building:
-    """What is done about an engine that must be built on this device before it can run, which takes minutes.
+    """How to treat an engine that must first be built on this device, which takes minutes.
 
-    ``defer`` passes it over in place of building it, and ``EngineInfo.pending`` names it; with ``strict`` it is built
-    all the same. ``force`` builds it anew although the cache has it. ``on_progress`` is called about once a second
-    while a build runs, ``is_cancelled`` several times a second (true ends the build with BuildCancelled); both on the
-    thread that opens the engine.
+    ``defer`` skips the engine instead of building it, and ``EngineInfo.pending`` names it; ``strict`` overrides
+    ``defer``.
+    ``force`` builds again although the plan is cached. ``on_progress`` is called about once per second during a build,
+    and
+    ``is_cancelled`` several times per second (True ends the build with BuildCancelled); both on the thread that opens
+    the
+    engine.
     """
 
     defer: bool = False
     force: bool = False
-    on_progress: Callable[[BuildProgress], None] = _nobody_listens
+    on_progress: Callable[[BuildProgress], None] = _ignore
     is_cancelled: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstOpening:
-    """Bounds of the child process in which a model that is new to this device is opened first.
+class SandboxOptions:
+    """Limits of the child process that loads a model for the first time on this device.
 
-    ``timeout_s`` is for opening and first runs; what takes long by its nature (a build, int8) has its own time on top.
-    ``memory_bytes`` bounds resident memory; None is three quarters of the machine's, or of the control group's limit.
+    ``timeout_s`` is for loading and the first runs; a build or int8 calibration has its own time on top.
+    ``memory_bytes``
+    limits resident memory; None is three quarters of the machine's memory, or of the control group's limit.
     """
 
     timeout_s: float = 120.0
@@ -72,12 +76,15 @@ class FirstOpening:
 class EngineOptions:
     """What the configuration asks for.
 
-    ``engine`` is a name of the table in the documentation (``ort-cpu``, ``tensorrt``, ``auto``, ``fastest`` ...).
-    ``strict`` refuses anything less than what was asked for. ``max_batch`` is the largest N of ``infer``.
-    ``options`` are of the engine alone (threads, workspace ...) and are validated by it.
-    ``cache_dir`` holds what is derived from the model (serving graphs, quantised graphs, plans). ``workers`` is the
-    number of engines that share this device's CPU: an engine that is not told its threads takes its share of cores.
-    ``first_opening`` is None where a model need not be tried in a child first: this process is such a child itself.
+    ``engine``: a name from docs/engines.md (``ort-cpu``, ``tensorrt``, ``auto``, ``fastest`` ...). ``strict``: refuse
+    anything
+    less than requested. ``max_batch``: the largest N of ``infer``. ``options``: of this engine only (threads,
+    workspace ...),
+    validated by it. ``cache_dir``: graphs, quantised graphs and plans. ``workers``: number of engines that share this
+    device's
+    CPU; an engine without a ``threads`` option takes its share of the cores. ``sandbox``: None to load a new model in
+    this
+    process, which is then a sandbox itself.
     """
 
     cache_dir: Path
@@ -88,12 +95,12 @@ class EngineOptions:
     options: Mapping[str, object] = field(default_factory=dict)
     workers: int = 1
     building: Building = field(default_factory=Building)
-    first_opening: FirstOpening | None = field(default_factory=FirstOpening)
+    sandbox: SandboxOptions | None = field(default_factory=SandboxOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One engine that was considered and not taken."""
+    """An engine that was considered and not selected."""
 
     engine: str
     reason: str
@@ -102,7 +109,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """How fast one engine classifies a single picture on this device, from ``runs`` calls of ``infer``."""
+    """How fast an engine classifies a single image on this device, from ``runs`` calls of ``infer``."""
 
     engine: str
     precision: Precision
@@ -113,14 +120,18 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What really runs, read back from the library and never from the request.
+    """What really runs, read back from the library, never copied from the request.
 
-    ``placement`` counts the graph's nodes by execution provider. ``degraded`` is None, or one sentence on what was
-    asked for and not had. ``versions`` names each library that takes part. ``max_batch`` is the largest N that one
-    call of ``infer`` takes. ``measurements`` are those that led to this engine, fastest first; ``kept_layers`` names
-    the layers of an int8 model that stay in fp32 for the answers' sake. ``pending`` names an engine that would be
-    preferred and must be built first. ``gains_by_batches`` says whether a batch takes much less time than its images
-    one by one, as on a GPU. ``details`` are figures of this engine alone (device memory, streams ...).
+    ``placement``: nodes of the graph by execution provider. ``degraded``: None, or one sentence on what was requested
+    and is
+    missing. ``versions``: of each library involved. ``max_batch``: the largest N of ``infer``. ``parity``: the result
+    of the
+    accuracy check. ``measurements``: those that selected this engine, fastest first. ``kept_layers``: layers of an
+    int8 model
+    that stay in fp32 for accuracy. ``pending``: an engine that would be preferred and must be built first.
+    ``gains_by_batches``: a batch takes much less time than its images one by one, as on a GPU. ``details``: figures of
+    this
+    engine only (device memory, streams ...).
     """
 
     name: str
@@ -146,37 +157,38 @@ class EngineInfo:
 class Engine(Protocol):
     """A loaded and warmed-up model.
 
-    One thread opens, uses and closes an engine (CUDA contexts are bound to a thread).
+    One thread opens, uses and closes an engine: a CUDA context is bound to a thread.
     """
 
     @property
     def info(self) -> EngineInfo:
-        """What runs; does not change during the engine's life."""
+        """What runs; constant while the engine is open."""
         ...
 
     def infer(self, batch: Images) -> Scores:
         """Classify ``batch``, ``(N, H, W, 3)`` uint8 BGR with 1 <= N <= ``info.max_batch``.
 
         The batch is read before the call returns and stays the caller's. The scores, ``(N, classes)`` float32
-        probabilities, are a fresh array that belongs to the caller.
+        probabilities, are
+        a fresh array that the caller owns.
 
         Raises:
-            ValueError: wrong shape, dtype or N: a mistake of the program.
-            InferenceFailed: the library refused or failed, or gave NaN or infinity for a whole batch.
-            EngineLost: the device is gone; nothing on it works any more in this process.
+            ValueError: wrong shape, dtype or N; a bug in the caller.
+            InferenceFailed: the library failed, or gave NaN or infinity for a whole batch.
+            EngineLost: the device is gone for the rest of this process.
         """
         ...
 
     def interrupt(self) -> None:
-        """Ask the running ``infer`` to end with InferenceFailed; from any thread, without waiting for it.
+        """Ask the running ``infer`` to end with InferenceFailed; returns at once, from any thread.
 
-        Does nothing where no call runs or where the library cannot be interrupted (the caller then ends the process
-        after its deadline).
+        No effect if no call runs, or if the library cannot be interrupted; the caller then ends the process after its
+        deadline.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back; harmless when called twice. ``infer`` afterwards raises InferenceFailed."""
+        """Free everything; harmless when called twice. ``infer`` raises InferenceFailed afterwards."""
         ...
 
     def __enter__(self) -> Engine: ...

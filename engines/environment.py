@@ -1,4 +1,4 @@
-"""Describes the runtime of this device: what is there, in which version, and what is broken."""
+"""Describes the runtime of this device: which libraries are installed, in which version, and which are broken."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRecord:
-    """The runtime of this device. None says absent; a text starting with ``broken:`` says present and not loadable.
+    """The runtime of this device. None: not installed; ``broken: ...``: installed, but cannot be loaded.
 
-    ``cuda`` is the newest CUDA version that the driver speaks, ``cpu_cores`` what this process may use.
+    ``cuda`` is the newest CUDA version that the driver supports, ``cpu_cores`` what this process may use.
     """
 
     board: str | None
@@ -66,12 +66,12 @@ class EnvironmentRecord:
     onnx: str | None
 
     def as_dict(self) -> dict[str, object]:
-        """Give plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @property
     def device(self) -> str:
-        """Name what computes here: the first GPU, else the CPU."""
+        """The name of the first GPU, else of the CPU."""
         return self.gpus[0].name if self.gpus else (self.cpu or self.architecture)
 
 
@@ -80,9 +80,11 @@ def describe(
 ) -> EnvironmentRecord:
     """Describe this device without importing TensorRT, ONNX Runtime or PyTorch into this process.
 
-    Optional packages are imported in processes of their own; one that does not answer within ``timeout_s`` is
-    described by its installed version alone. ``AGENT_BOARD`` and ``AGENT_L4T`` in ``environ`` (the process's own by
-    default) replace what a container cannot see. ``root`` is where ``/proc``, ``/etc`` and ``/sys`` are read.
+    Optional packages are imported in child processes; for one that does not answer within ``timeout_s`` only the
+    installed
+    version is given. ``AGENT_BOARD`` and ``AGENT_L4T`` in ``environ`` (default: the process's environment) replace
+    what a
+    container cannot see. ``root`` is where ``/proc``, ``/etc`` and ``/sys`` are read.
     """
     environ = os.environ if environ is None else environ
     installed = [name for name in _OPTIONAL if _is_installed(name)]
@@ -117,7 +119,7 @@ def describe(
 
 
 def gpus_from_answer(answer: ChildAnswer) -> tuple[Gpu, ...]:
-    """Read the devices out of the CUDA probe's answer."""
+    """Return the devices in the CUDA probe's answer."""
     devices = answer.values.get("devices")
     if not isinstance(devices, list):
         return ()
@@ -144,6 +146,7 @@ def _optional_version(library: str, answers: Mapping[str, ChildAnswer]) -> str |
     answer = answers.get(library)
     if answer is None:
         return None
+    # A slow import is not a broken one: then the installed version is all that is known.
     if answer.failure and "no answer" not in answer.failure:
         return f"broken: {answer.failure}"
     return answer.text("version") or installed_version(library)

@@ -2,29 +2,29 @@
 
     EngineError                   exit code 70
     ├── EngineUnavailable         69  this engine cannot run on this device
-    │   ├── BuildNeeded           69  it must be built first, and was asked not to
-    │   ├── BuildFailed           69  its build failed, took too long or too much memory
-    │   ├── RehearsalFailed       69  the model has ended, or outgrown, the process that it was first opened in
-    │   └── OutOfMemory           69  the device has no memory left for it
-    ├── BuildCancelled            70  its build was stopped by who asked for it
-    ├── OptionsRejected           78  an engine's name, option or value that does not exist
-    ├── ModelRejected             78  the package or its model cannot be served as it is
-    │   └── GoldenMismatch        78  the model loads but no longer gives its known answers
-    ├── ImageRejected             78  a picture cannot be read or must not be
-    ├── PrecisionRejected         69  the wanted precision does not keep the answers
+    │   ├── BuildNeeded           69  it must be built first, and building is deferred
+    │   ├── BuildFailed           69  its build failed, or exceeded its time or memory
+    │   ├── SandboxFailed         69  the model crashed the sandbox of its first load, or exceeded its limits
+    │   └── OutOfMemory           69  the device has too little free memory
+    ├── BuildCancelled            70  its build was cancelled by the caller
+    ├── OptionsRejected           78  an engine name, option or value that does not exist
+    ├── ModelRejected             78  the package or its model cannot be served
+    │   └── GoldenMismatch        78  the model loads, and a golden image is not classified as expected
+    ├── ImageRejected             78  an image cannot be read, or is too large
+    ├── PrecisionRejected         69  the engine fails the accuracy check in this precision
     └── InferenceFailed           70  a run failed after the engine was loaded
         └── EngineLost            70  the device or its context is gone: the process must end
 
-A message says what happened, the two facts that disagree and what to do; the same data stands in ``fields``.
+A message says what happened, the two facts that disagree and what to do; ``fields`` has the same facts.
 """
 
 from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Base of everything that leaves this package.
+    """Base of every exception of this package.
 
-    ``fields`` holds the facts of the message for logs and for MQTT; no secret ever enters it.
+    ``fields`` holds the facts of the message for logs and MQTT; never a secret.
     """
 
     exit_code = 70
@@ -46,11 +46,11 @@ class BuildNeeded(EngineUnavailable):
 
 
 class BuildFailed(EngineUnavailable):
-    """The build of an engine came to no end that could be used."""
+    """The build of an engine failed, or exceeded its limits."""
 
 
-class RehearsalFailed(EngineUnavailable):
-    """The process in which a new model was opened first was ended by a signal or by a limit."""
+class SandboxFailed(EngineUnavailable):
+    """The sandbox of a model's first load was killed by a signal, or exceeded a limit."""
 
 
 class OutOfMemory(EngineUnavailable):
@@ -58,7 +58,7 @@ class OutOfMemory(EngineUnavailable):
 
 
 class BuildCancelled(EngineError):
-    """The build was stopped by who asked for it."""
+    """The build was cancelled by the caller."""
 
 
 class OptionsRejected(EngineError):
@@ -68,29 +68,29 @@ class OptionsRejected(EngineError):
 
 
 class ModelRejected(EngineError):
-    """The model package, its model or its labels cannot be served as they are."""
+    """The model package, its model or its labels cannot be served."""
 
     exit_code = 78
 
 
 class GoldenMismatch(ModelRejected):
-    """A golden image did not give its known answer."""
+    """A golden image is not classified as expected."""
 
 
 class ImageRejected(EngineError):
-    """A picture cannot be decoded, or is too large to be."""
+    """An image cannot be decoded, or is too large."""
 
     exit_code = 78
 
 
 class PrecisionRejected(EngineError):
-    """An engine's answers differ too much from the fp32 reference."""
+    """An engine's scores differ too much from the fp32 reference."""
 
     exit_code = 69
 
 
 class InferenceFailed(EngineError):
-    """A run failed on an engine that had been loaded."""
+    """A run failed on a loaded engine."""
 
 
 class EngineLost(InferenceFailed):

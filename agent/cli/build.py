@@ -1,4 +1,4 @@
-"""`agent build`: build engines ahead of time, and look after those that were built."""
+"""`agent build`: build engines ahead of time, list and delete the built ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.cli.options import ENGINE_OPTION, PATH, package_directory, usual_cach
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines import BuildProgress, EngineInfo, EngineOptions, Entry, ModelPackage, Precision
+    from engines import BuildProgress, EngineInfo, EngineOptions, ModelPackage, PlanEntry, Precision
 
     Progress = Callable[[BuildProgress], None]
 
@@ -35,30 +35,34 @@ class _Wish:
 
 
 @click.command()
-@click.option("-c", "--config", "config", type=PATH, help="Build what `agent run` with this file will want.")
+@click.option("-c", "--config", "config", type=PATH, help="Build what `agent run` needs with this file.")
 @click.option("--package", help="Directory of a model package, or demo.")
 @click.option(
     "--engine",
     type=click.Choice(["tensorrt", "ort-tensorrt"]),
     default="tensorrt",
     show_default=True,
-    help="Engine that is built; ONNX Runtime's takes another plan than the native one.",
+    help="Engine to build; the two cannot share plans.",
 )
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Arithmetic."
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Precision of the plan.",
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Most pictures in one call; that of the configuration, batching.max_size.",
+    help="Largest batch; in a configuration batching.max_size.",
 )
 @ENGINE_OPTION
-@click.option("--force", is_flag=True, help="Build anew although it is there.")
-@click.option("--list", "is_listing", is_flag=True, help="Show the plans that are there.")
+@click.option("--force", is_flag=True, help="Build again although it is cached.")
+@click.option("--list", "is_listing", is_flag=True, help="List the cached plans.")
 @click.option("--prune", "is_pruning", is_flag=True, help="Delete plans, the least recently used first.")
-@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: what may stay.")
+@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: size to keep.")
 @click.option("--cache", type=PATH, help="Where plans are kept.  [default: that of the agent]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def build(
@@ -78,9 +82,9 @@ def build(
 ) -> int:
     """Build TensorRT engines for this device ahead of time.
 
-    A plan fits one TensorRT, one GPU, one model with its options, and the largest batch: give the options that the
-    agent will run with, or its configuration. It is kept once it gives the reference's answers. Exit code 69 where it
-    cannot be built here or does not.
+    A plan is for one TensorRT version, one GPU, one model with its options, and one largest batch: give the options
+    that the agent will run with, or its configuration. Exit code 69 if it cannot be built here, or fails the accuracy
+    check.
     """
     chosen = [name for name, value in (("-c", config), ("--package", package)) if value]
     if is_listing or is_pruning:
@@ -223,7 +227,7 @@ def _print_built(wish: _Wish, info: EngineInfo) -> None:
     if info.parity is not None:
         print(
             f"  agrees with {info.parity['reference']} on {float(info.parity['top1_agreement']):.4f} of "
-            f"{float(info.parity['images']):.0f} pictures, largest difference "
+            f"{float(info.parity['images']):.0f} images, largest difference "
             f"{float(info.parity['max_abs_difference']):.1e}"
         )
     memory = info.details.get("device_memory_bytes")
@@ -255,13 +259,13 @@ def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
     for entry in gone:
         print(f"deleted {entry.name}, {entry.size_bytes / _MIB:.1f} MiB")
     if not entries:
-        print(f"there is no plan in {cache.root}")
+        print(f"no plans in {cache.root}")
         return 0
     _print_entries(entries)
     return 0
 
 
-def _entry_facts(entry: Entry) -> dict[str, object]:
+def _entry_facts(entry: PlanEntry) -> dict[str, object]:
     return {
         "name": entry.name,
         "engine": entry.engine,
@@ -275,7 +279,7 @@ def _entry_facts(entry: Entry) -> dict[str, object]:
     }
 
 
-def _print_entries(entries: list[Entry]) -> None:
+def _print_entries(entries: list[PlanEntry]) -> None:
     from rich.table import Table
 
     from agent.cli.console import Console

@@ -15,7 +15,7 @@ from agent.cli.signals import sigterm_as_ctrl_c
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from engines import Activation, ModelPackage, ModelProof
+    from engines import Activation, ModelPackage, PackageCheck
 
 _MANIFEST = "model.yaml"
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})\Z")
@@ -52,7 +52,7 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     "--preset",
     type=click.Choice(["imagenet", "tf", "caffe", "raw01", "raw255"]),
     required=True,
-    help="What the training did to pictures; a wrong one costs accuracy silently.",
+    help="What the training did to images; a wrong one costs accuracy silently.",
 )
 @click.option("--name", help="Default: the file's name.")
 @click.option("--version", default="1.0.0", show_default=True)
@@ -99,12 +99,12 @@ def import_(file: Path, *, as_json: bool, activation: str, license_name: str | N
 def check(directory: Path, *, as_json: bool) -> int:
     """Prove the package in DIRECTORY: manifest, sha256, labels, serving graph, known answers.
 
-    Exit code 1 when a golden picture is not classified as stated, 78 when the package cannot be served.
+    Exit code 1 when a golden image is not classified as stated, 78 when the package cannot be served.
     """
-    from engines import load_package, prove_package
+    from engines import check_package, load_package
 
     with sigterm_as_ctrl_c():
-        proof = prove_package(load_package(directory))
+        proof = check_package(load_package(directory))
     _print_proof(proof, as_json=as_json)
     return 0 if proof.has_passed else 1
 
@@ -156,7 +156,7 @@ def _facts(package: ModelPackage) -> dict[str, object]:
     }
 
 
-def _print_proof(proof: ModelProof, *, as_json: bool) -> None:
+def _print_proof(proof: PackageCheck, *, as_json: bool) -> None:
     facts = _facts(proof.package) | {
         "opset": proof.opset,
         "batch": "dynamic" if proof.max_batch is None else proof.max_batch,
@@ -196,7 +196,7 @@ def _print_proof(proof: ModelProof, *, as_json: bool) -> None:
     for warning in proof.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     wrong = len(proof.golden.wrong)
-    print(f"{wrong} of {len(golden)} golden pictures are wrong" if wrong else "the package is good")
+    print(f"{wrong} of {len(golden)} golden images are wrong" if wrong else "the package is good")
 
 
 def _print_list(rows: list[dict[str, object]]) -> None:

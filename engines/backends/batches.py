@@ -1,4 +1,4 @@
-"""The checks that every engine makes on what goes in and what comes out."""
+"""Checks of every engine's input and output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engines.errors import InferenceFailed
 
 
 def check_batch(batch: Images, *, height: int, width: int, max_batch: int) -> None:
-    """Refuse what the serving graph does not take.
+    """Refuse a batch that the serving graph cannot take.
 
     Raises:
         ValueError: wrong shape, dtype or number of images.
@@ -31,7 +31,7 @@ def check_batch(batch: Images, *, height: int, width: int, max_batch: int) -> No
 
 
 def check_scores(scores: Scores, *, engine: str) -> None:
-    """Refuse scores that are no numbers in every row; single rows with NaN are left to the caller, row by row.
+    """Refuse a batch of which every row has NaN or infinity; single bad rows are left to the caller.
 
     Raises:
         InferenceFailed: every row has NaN or infinity.

@@ -1,4 +1,4 @@
-"""Opens a package on a backend by the engine's name; the one file that imports every backend."""
+"""Opens a package on a backend by engine name. The only file that imports every backend."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from engines.package.load import ModelPackage
 
 
 def options_for(engine: str, options: Mapping[str, object]) -> dict[str, object]:
-    """Keep the options that ``engine`` knows, of options that were written for another one."""
+    """Keep the options that ``engine`` knows; the others were written for another engine."""
     known = options_of(engine)
     return {name: value for name, value in options.items() if known is None or name in known}
 
 
 def options_of(engine: str) -> frozenset[str] | None:
-    """Name the options of an engine; None where they cannot be known before it is asked."""
+    """Return the option names of an engine; None if only the library itself knows them."""
     if engine == "tensorrt":
         return TENSORRT_OPTIONS
     if engine == "torch":
@@ -31,6 +31,14 @@ def options_of(engine: str) -> frozenset[str] | None:
 
 
 def open_backend(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
+    """Open ``package`` on engine ``name`` in this process, without any check of its scores.
+
+    Returns the engine and the names of the layers that its graph keeps in fp32. The caller closes the engine.
+
+    Raises:
+        EngineUnavailable, OptionsRejected, ModelRejected, PrecisionRejected, InferenceFailed: as in
+        ``engines.open_engine``.
+    """
     if name == "torch":
         return open_torch(package, options), ()
     if name == "tensorrt":

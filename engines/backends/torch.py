@@ -1,6 +1,6 @@
-"""The PyTorch engine: a torch.export program with its preprocessing and activation around it, for development.
+"""The PyTorch engine, for development: a torch.export program with its preprocessing and activation.
 
-The serving steps are those of ``engines.graph.preprocessing``, in the same order and with the same constants.
+Preprocessing has the steps and constants of ``engines.graph.preprocessing``, in the same order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engines.package.load import ModelPackage
 
 OPTION_NAMES = ("device", "compile", "threads")
 _DEVICES = ("auto", "cpu", "cuda")
-# An archive is a zip of JSON and weights: each layer of its reader has errors of its own.
+# The archive is a zip of JSON and weights; each layer of PyTorch's reader raises its own errors.
 _LOAD_ERRORS = (
     *(RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError),
     *(OSError, EOFError, ImportError, zipfile.BadZipFile),
@@ -31,12 +31,12 @@ _LOAD_ERRORS = (
 
 
 class TorchEngine:
-    """A program on one device. ``interrupt`` has no effect: PyTorch cannot leave a call."""
+    """A program on one device. ``interrupt`` has no effect: PyTorch cannot interrupt a call."""
 
     def __init__(
         self, serve: Callable[[Any], Any], *, torch: Any, device: str, info: EngineInfo, package: ModelPackage
     ) -> None:
-        """Take over ``serve``, which maps a uint8 tensor on ``device`` to probabilities on it."""
+        """Take ownership of ``serve``, which maps a uint8 tensor on ``device`` to probabilities on it."""
         self._serve: Callable[[Any], Any] | None = serve
         self._torch = torch
         self._device = device
@@ -59,6 +59,7 @@ class TorchEngine:
         fed = batch if self._fixed_batch in (None, count) else self._padded(batch)
         try:
             with self._torch.inference_mode():
+                # from_numpy shares memory, and the batch stays the caller's: hand over a copy.
                 answer = serve(self._torch.from_numpy(np.array(fed)).to(self._device))
                 scores: Scores = answer[:count].to("cpu").numpy().astype(np.float32, copy=True)
         except (RuntimeError, ValueError, TypeError, AssertionError) as exc:
@@ -74,10 +75,10 @@ class TorchEngine:
         return scores
 
     def interrupt(self) -> None:
-        """Do nothing: PyTorch cannot leave a call."""
+        """Do nothing: PyTorch cannot interrupt a call."""
 
     def close(self) -> None:
-        """Let the program and its weights go."""
+        """Release the program and its weights."""
         if self._serve is None:
             return
         self._serve = None
@@ -101,7 +102,7 @@ class TorchEngine:
 
 
 def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
-    """Load the package's program and run it once.
+    """Load the package's program and run it once for each of the smallest and the largest batch.
 
     Raises:
         EngineUnavailable: PyTorch is absent, or the wanted device is.
@@ -179,7 +180,7 @@ def _settings(options: EngineOptions, torch: Any) -> dict[str, Any]:
 
 
 def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], Any]:
-    """Give a function from uint8 ``(N, H, W, 3)`` BGR on ``device`` to float32 ``(N, classes)`` probabilities."""
+    """Return a function from uint8 ``(N, H, W, 3)`` BGR on ``device`` to float32 ``(N, classes)`` probabilities."""
     try:
         program = torch.export.load(str(package.model_path))
         model = program.module().to(device)

@@ -1,4 +1,4 @@
-"""Checks on packages and engines: known answers, accuracy against the reference, the import of a package.
+"""Checks of packages and engines: golden images, accuracy against the reference, import of a package.
 
 golden.py         the images of a package whose labels are known
 certificate.py    the result of an accuracy check, and its store

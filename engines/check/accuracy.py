@@ -1,4 +1,4 @@
-"""Compares an engine's answers with those of ONNX Runtime's CPU provider in fp32, and writes down the result."""
+"""The accuracy check: compares an engine's scores with those of ONNX Runtime's CPU provider in fp32."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import numpy.typing as npt
 
 from engines.base import Engine, Images, Scores
 from engines.check.certificate import Certificate, Disagreement
-from engines.graph.image_set import Pictures
+from engines.graph.image_set import ImageSet
 from engines.graph.int8_forms import DETAIL
-from engines.graph.precision import BARS
+from engines.graph.precision import MIN_AGREEMENT
 from engines.package.load import ModelPackage
 
 _LISTED = 5
-# Below this spread between pictures a probability is taken as constant: fp16 resolves 5e-4 near 1.
+# Probabilities that vary less than this between images count as constant; fp16 resolves 5e-4 near 1.
 _CONSTANT = 1e-7
 
-# Two classes that the reference itself holds for equally likely, to a part of the leading one's probability: rounding
-# alone decides which one leads.
+# Classes within this ratio of the reference's best one are a tie: rounding alone decides which is first.
 _TIE_RATIO = 0.005
 
 Floats = npt.NDArray[np.float64]
@@ -28,19 +27,19 @@ def compare(
     package: ModelPackage,
     engine: Engine,
     reference: Engine,
-    pictures: Pictures,
+    images: ImageSet,
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Run both engines on ``pictures`` and compare, row by row.
+    """Run both engines on ``images`` and compare them row by row.
 
     Raises:
-        InferenceFailed: an engine failed or gave no number at all.
+        InferenceFailed: an engine failed, or every score of a batch is NaN or infinity.
     """
-    expected = scores_of(reference, pictures.batch)
-    actual = scores_of(engine, pictures.batch)
+    expected = scores_of(reference, images.batch)
+    actual = scores_of(engine, images.batch)
     return certificate_from(
-        package, engine, expected, actual, pictures, reference=reference.info.name, kept_layers=kept_layers
+        package, engine, expected, actual, images, reference=reference.info.name, kept_layers=kept_layers
     )
 
 
@@ -49,18 +48,19 @@ def certificate_from(
     engine: Engine,
     expected: Scores,
     actual: Scores,
-    pictures: Pictures,
+    images: ImageSet,
     *,
     reference: str,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Write the certificate of two sets of scores, each ``(K, classes)``."""
+    """Return the certificate of two sets of scores, each ``(K, classes)``."""
     is_finite: Flags = np.asarray(np.isfinite(actual).all(axis=1))
     wanted, given = expected.astype(np.float64), np.nan_to_num(actual.astype(np.float64))
     difference = np.abs(wanted - given)
     rows = np.arange(len(wanted))
     leading: Floats = wanted.max(axis=1)
     is_same = (leading - wanted[rows, given.argmax(axis=1)] <= _TIE_RATIO * leading) & is_finite
+    # Flipped images first, then the others by their difference.
     order = np.argsort(-(difference.max(axis=1) + ~is_same))[:_LISTED]
     return Certificate(
         model=f"{package.name}-{package.version}",
@@ -70,10 +70,10 @@ def certificate_from(
         requested_precision=engine.info.requested_precision,
         reference=f"{reference} fp32",
         versions=dict(engine.info.versions),
-        source=pictures.source,
+        source=images.source,
         images=len(actual),
         agreement=float(is_same.mean()),
-        bar=BARS[engine.info.requested_precision],
+        bar=MIN_AGREEMENT[engine.info.requested_precision],
         flips=int((~is_same).sum()),
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
@@ -82,7 +82,7 @@ def certificate_from(
         is_degenerate=_is_constant(given) and not _is_constant(wanted),
         worst=tuple(
             Disagreement(
-                image=pictures.names[row],
+                image=images.names[row],
                 reference=package.labels[int(wanted[row].argmax())],
                 engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
                 difference=float(difference[row].max()),
@@ -96,7 +96,7 @@ def certificate_from(
 
 
 def scores_of(engine: Engine, batch: Images) -> Scores:
-    """Run ``batch`` of any length through an engine in calls that it takes; ``(K, classes)``."""
+    """Return the scores ``(K, classes)`` of ``batch``, of any length, in calls that the engine takes."""
     step = engine.info.max_batch
     parts = [engine.infer(batch[start : start + step]) for start in range(0, len(batch), step)]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""How an engine compares with the reference: the certificate, and the store that keeps it."""
+"""The certificate: how an engine's scores compare with the reference's, and its record in the cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.store.records import JsonRecord, record_path
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """One picture on which the engine is far from the reference; ``difference`` is the largest of its classes."""
+    """An image on which the engine is far from the reference; ``difference`` is the largest over its classes."""
 
     image: str
     reference: str
@@ -24,13 +24,15 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """How an engine's answers compare with the reference's on the same pictures.
+    """Result of an accuracy check: an engine and the reference on the same images.
 
-    ``agreement`` is the ratio of pictures with the same top-1 class, or with one that the reference holds for as
-    likely (within 0.5 %); ``flips`` counts the others. Differences are of probabilities; ``cosine`` is the smallest of
-    all pictures. ``source`` says what the pictures are: ``package``, ``folder`` or ``synthetic``. ``is_degenerate``:
-    the engine gives the same answer to every picture where the reference does not. ``int8_form`` is how the graph
-    stored its numbers, None in other precisions.
+    ``agreement``: the ratio of images that keep their top-1 class; a class within 0.5 % of the reference's best counts
+    as
+    kept. ``flips``: the number of the others. Differences are of probabilities; ``cosine`` is the lowest over all
+    images.
+    ``source``: where the images are from, ``package``, ``folder`` or ``synthetic``. ``is_degenerate``: the engine
+    gives the same
+    scores for every image and the reference does not. ``int8_form``: how an int8 graph stores its numbers, else None.
     """
 
     model: str
@@ -61,24 +63,24 @@ class Certificate:
 
     @property
     def why_not(self) -> str:
-        """One sentence on why the engine must not serve; empty where it may."""
+        """One sentence on why the engine must not serve; empty if it may."""
         if self.non_finite:
-            return f"{self.non_finite} of {self.images} pictures gave NaN or infinity"
+            return f"{self.non_finite} of {self.images} images gave NaN or infinity"
         if self.is_degenerate:
-            return f"all {self.images} pictures gave the same answer, the reference tells them apart"
+            return f"all {self.images} images gave the same answer, with {self.reference} they differ"
         if self.agreement < self.bar:
             return (
-                f"top-1 agreement with {self.reference} is {self.agreement:.3f} on {self.images} pictures, "
+                f"top-1 agreement with {self.reference} is {self.agreement:.3f} on {self.images} images, "
                 f"the bar is {self.bar:.2f}"
             )
         return ""
 
     def as_dict(self) -> dict[str, object]:
-        """Give plain values for JSON, the verdict with them."""
+        """Return plain values for JSON, with the result."""
         return {**asdict(self), "passed": self.has_passed, "why_not": self.why_not}
 
     def as_parity(self) -> dict[str, float | str | bool]:
-        """Give what ``EngineInfo.parity`` publishes."""
+        """Return the value of ``EngineInfo.parity``."""
         return {
             "passed": self.has_passed,
             "reference": self.reference,
@@ -90,15 +92,16 @@ class Certificate:
         }
 
     def require(self) -> None:
-        """Refuse an engine that has not passed.
+        """Refuse an engine that has failed the check.
 
         Raises:
             PrecisionRejected: with the reason.
         """
         if not self.has_passed:
             raise PrecisionRejected(
-                f"{self.engine} in {self.requested_precision} loses answers of {self.model}: {self.why_not}. "
-                "Use a safer precision, or see which pictures differ: agent verify",
+                f"{self.engine} in {self.requested_precision} fails the accuracy check of {self.model}: "
+                f"{self.why_not}. "
+                "Use a safer precision, or see which images differ: agent verify",
                 engine=self.engine,
                 precision=self.requested_precision,
                 agreement=self.agreement,
@@ -108,7 +111,7 @@ class Certificate:
 
 
 def certificate_record(cache_dir: Path, facts: Mapping[str, object]) -> JsonRecord[Certificate]:
-    """The certificate that is true of ``facts``, below ``cache_dir``."""
+    """Return the record, below ``cache_dir``, of the certificate for ``facts``."""
     path = record_path(cache_dir / "certificates", facts)
     return JsonRecord(path, encode=Certificate.as_dict, decode=_certificate_from, facts=facts)
 

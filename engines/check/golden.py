@@ -1,4 +1,4 @@
-"""Known answers: the pictures of a package whose labels are known, run through an engine."""
+"""Golden images: images of a package with known labels, run through an engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engines.package.load import ModelPackage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenResult:
-    """One picture: what was expected and what the engine gave. Confidences are 0 to 1."""
+    """Result for one image: the expected and the actual label. Confidences are 0 to 1."""
 
     path: Path
     expected: str
@@ -26,29 +26,29 @@ class GoldenResult:
 
     @property
     def is_right(self) -> bool:
-        """Whether label and confidence are as stated."""
+        """Whether label and confidence are as expected."""
         return self.got == self.expected and self.confidence >= self.min_confidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenReport:
-    """All golden pictures of a package on one engine, in the manifest's order."""
+    """The results of all golden images of a package on one engine, in the manifest's order."""
 
     engine: str
     results: tuple[GoldenResult, ...]
 
     @property
     def wrong(self) -> tuple[GoldenResult, ...]:
-        """The pictures that did not give their known answer."""
+        """The images that were not classified as expected."""
         return tuple(result for result in self.results if not result.is_right)
 
 
 def run_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
-    """Classify every golden picture of ``package``; call it from the thread that owns ``engine``.
+    """Classify every golden image of ``package``; call it on the thread that owns ``engine``.
 
     Raises:
-        ImageRejected: a golden picture cannot be read.
-        InferenceFailed: the engine failed, or gave something that is no number.
+        ImageRejected: a golden image cannot be read.
+        InferenceFailed: the engine failed, or gave NaN or infinity.
     """
     resizer = Resizer(package.input)
     batch = np.empty((1, package.input.height, package.input.width, 3), np.uint8)
@@ -72,16 +72,16 @@ def run_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
 
 
 def check_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
-    """``run_golden``, refusing the engine where a picture does not give its known answer.
+    """``run_golden``, and refuse the engine if an image is not classified as expected.
 
     Raises:
-        GoldenMismatch: with the picture, what was expected and what was given.
+        GoldenMismatch: with the image, the expected and the actual result.
         ImageRejected, InferenceFailed: see ``run_golden``.
     """
     report = run_golden(package, engine)
     for result in report.wrong:
         raise GoldenMismatch(
-            f"golden picture {result.path} on {report.engine}: expected {result.expected!r} with at least "
+            f"golden image {result.path} on {report.engine}: expected {result.expected!r} with at least "
             f"{result.min_confidence:.3f}, got {result.got!r} with {result.confidence:.3f} "
             f"({len(report.wrong)} of {len(report.results)} wrong). Is the manifest's preprocessing that of the "
             "training, and the model the right one?",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from engines.check.package_check import ModelProof, measure_raw_scores, prove_package
+from engines.check.package_check import PackageCheck, check_package, measure_raw_scores
 from engines.check.presets import CROP_RATIO, PRESETS, PresetName
 from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
 from engines.package.activation import RawScores, guess_activation, last_operator
@@ -30,10 +30,11 @@ from engines.package.specs import Activation, Color, Interpolation, ResizeMode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
-    """What is to be imported. None means: take it from the model, its name or the preset.
+    """What to import. None means: use the model, its file name or the preset.
 
-    ``size`` is width and height in pixels, for models that leave them open. ``activation`` None tries the model.
-    ``out`` is the directory that the package directory is made in.
+    ``size`` is width and height in pixels, for models with a dynamic input size. ``activation`` None runs the model to
+    find
+    out. ``out`` is the directory in which the package directory is created.
     """
 
     model: Path
@@ -55,23 +56,23 @@ class ImportRequest:
     force: bool = False
 
 
-def import_model(request: ImportRequest) -> ModelProof:
-    """Write the package directory ``<name>-<version>`` into ``request.out`` and prove it.
+def import_model(request: ImportRequest) -> PackageCheck:
+    """Write the package directory ``<name>-<version>`` into ``request.out``, and return its package check.
 
-    Nothing is written unless all checks have passed, known answers included.
+    Nothing is written unless all checks pass, golden images included.
 
     Raises:
-        ModelRejected: the model, its labels or the request do not fit, or the package is there already.
-        GoldenMismatch: a golden picture is classified as something else.
-        ImageRejected: a golden or calibration picture cannot be read.
-        EngineUnavailable: ONNX Runtime is not there.
+        ModelRejected: the model, its labels or the request do not fit, or the package already exists.
+        GoldenMismatch: a golden image is not classified as expected.
+        ImageRejected: a golden or calibration image cannot be read.
+        EngineUnavailable: ONNX Runtime is not installed.
     """
     name = request.name or _name_from(request.model)
     _check_name(name, request.version)
     target = request.out / f"{name}-{request.version}"
     if os.path.lexists(target) and not request.force:
         raise ModelRejected(
-            f"{target} is there already. Give another --version or --name, or --force to replace it", path=str(target)
+            f"{target} already exists. Give another --version or --name, or --force to replace it", path=str(target)
         )
     with _staging(request.out, target.name) as stage:
         model = _copy_model(request, stage)
@@ -80,8 +81,8 @@ def import_model(request: ImportRequest) -> ModelProof:
         if request.activation is None:
             manifest["output"] = {"activation": _activation(stage, model)}
             _write(stage, manifest)
-        proof = prove_package(load_package(stage))
-        for wrong in proof.golden.wrong:
+        check = check_package(load_package(stage))
+        for wrong in check.golden.wrong:
             raise GoldenMismatch(
                 f"{wrong.path.name}: expected {wrong.expected!r}, got {wrong.got!r} with {wrong.confidence:.3f}. "
                 f"Is preset {request.preset} what the model was trained with? Nothing was written",
@@ -91,7 +92,7 @@ def import_model(request: ImportRequest) -> ModelProof:
                 confidence=wrong.confidence,
             )
         _put_in_place(stage, target)
-    return replace(proof, package=load_package(target))
+    return replace(check, package=load_package(target))
 
 
 def _name_from(model: Path) -> str:
@@ -106,7 +107,7 @@ def _check_name(name: str, version: str) -> None:
 
 
 def _copy_model(request: ImportRequest, stage: Path) -> onnx.ModelProto:
-    """The model into one file: with its external data inside, unchanged where there is none."""
+    """Copy the model into one file: unchanged, or with its external data inside."""
     if request.model.suffix != ".onnx":
         raise ModelRejected(
             f"{request.model} ends in {request.model.suffix!r}, only .onnx is imported. Export the model to ONNX; a "
@@ -152,7 +153,7 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
         raise ModelRejected(
             f"{request.model.name}: the model's input is {found} (height x width), --size is "
             f"{'not given' if request.size is None else f'{request.size[0]}x{request.size[1]}'}. "
-            + ("Give --size WIDTHxHEIGHT" if "?" in found else "Leave --size away"),
+            + ("Give --size WIDTHxHEIGHT" if "?" in found else "Remove --size"),
             shape=found,
         )
     preset = PRESETS[request.preset]
@@ -161,7 +162,7 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
     if channels not in {None, count}:
         raise ModelRejected(
             f"{request.model.name}: the model takes {channels} channel(s), --color {color} gives {count}. "
-            + ("Leave --color away" if channels == 1 else "Give --color rgb or bgr"),
+            + ("Remove --color" if channels == 1 else "Give --color rgb or bgr"),
             channels=channels,
             color=color,
         )
@@ -174,8 +175,8 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
     is_identity = (preset.scale, {*preset.mean}, {*preset.std}) == (1.0, {0.0}, {1.0})
     if data_inputs(model.graph)[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8 and not is_identity:
         raise ModelRejected(
-            f"{request.model.name} takes uint8 and so normalises by itself, preset {request.preset} would do it once "
-            "more. Give --preset raw255, and --color and --resize where its own do not fit",
+            f"{request.model.name} takes uint8, so it normalises its input itself; preset {request.preset} would "
+            "do it again. Give --preset raw255, and --color and --resize where its own do not fit",
             preset=request.preset,
             dtype="uint8",
         )
@@ -196,8 +197,8 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
 def _check_resize_to(resize_to: int, resize: ResizeMode, width: int, height: int) -> None:
     if resize != "shorter_side":
         raise ModelRejected(
-            f"--resize-to {resize_to} is of --resize shorter_side, resize is {resize}. Give --resize shorter_side, or "
-            "leave --resize-to away",
+            f"--resize-to {resize_to} needs --resize shorter_side, resize is {resize}. Give --resize shorter_side, or "
+            "remove --resize-to",
             resize=resize,
         )
     if resize_to < max(width, height):
@@ -209,7 +210,7 @@ def _check_resize_to(resize_to: int, resize: ResizeMode, width: int, height: int
 
 
 def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
-    """What is missing, by running the model; by its last operator alone where it cannot be run."""
+    """Find the missing activation by running the model; if it cannot be run, by its last operator."""
     last = last_operator(model, model.graph.output[0].name)
     if last == "LogSoftmax":
         return "softmax"
@@ -229,8 +230,8 @@ def _copy(source: Path, target: Path, *, what: str) -> None:
         raise ModelRejected(f"{what} {source} cannot be copied: {exc.strerror or exc}", path=str(source)) from exc
 
 
-def _copy_picture(source: Path, target: Path, *, what: str) -> None:
-    """Read first, so that what is wrong with a picture is said with its own name and not with that of the copy."""
+def _copy_image(source: Path, target: Path, *, what: str) -> None:
+    """Copy an image; it is read first, so that an error names the user's file and not the copy."""
     read_image(source)
     _copy(source, target, what=what)
 
@@ -240,7 +241,7 @@ def _copy_golden(golden: Sequence[tuple[Path, str]], folder: Path) -> list[dict[
     items: list[dict[str, object]] = []
     for place, (image, label) in enumerate(golden, 1):
         name = f"{place:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', image.name)}"
-        _copy_picture(image, folder / name, what="golden picture")
+        _copy_image(image, folder / name, what="golden image")
         items.append({"image": f"golden/{name}", "label": label})
     return items
 
@@ -252,10 +253,10 @@ def _copy_calibration(source: Path, folder: Path) -> None:
         )
     images = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not images:
-        raise ModelRejected(f"calibration {source} holds 0 images, 50 or more are wanted", path=str(source))
+        raise ModelRejected(f"calibration {source} holds no images. Give it 50 or more", path=str(source))
     folder.mkdir()
     for place, image in enumerate(images, 1):
-        _copy_picture(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration picture")
+        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration image")
 
 
 def _write(stage: Path, manifest: dict[str, object]) -> None:
@@ -263,7 +264,7 @@ def _write(stage: Path, manifest: dict[str, object]) -> None:
 
 
 def manifest_text(manifest: dict[str, object]) -> str:
-    """YAML that the strict reader takes: every text quoted as JSON does."""
+    """Write YAML that the strict reader accepts: strings are quoted as in JSON."""
     lines: list[str] = []
     for key, value in manifest.items():
         if isinstance(value, dict):
@@ -279,9 +280,10 @@ def manifest_text(manifest: dict[str, object]) -> str:
 
 @contextmanager
 def _staging(out: Path, name: str) -> Iterator[Path]:
-    """A directory beside the target, gone afterwards unless it was put in place."""
+    """A directory beside the target, deleted afterwards unless it was put in place."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        # In the target's own file system, so that putting it in place is one rename.
         holder = Path(tempfile.mkdtemp(dir=out, prefix=".import-"))
     except OSError as exc:
         raise ModelRejected(f"{out} cannot be written: {exc.strerror or exc}", path=str(out)) from exc
@@ -294,7 +296,7 @@ def _staging(out: Path, name: str) -> Iterator[Path]:
 
 
 def _put_in_place(stage: Path, target: Path) -> None:
-    """Rename the finished directory; what was there before goes with the staging directory."""
+    """Move the finished directory to its place; the old one is deleted with the staging directory."""
     if os.path.lexists(target):
         target.rename(stage.with_name("replaced"))
     stage.rename(target)

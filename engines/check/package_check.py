@@ -1,4 +1,4 @@
-"""Proves a model package: it loads, its scores are probabilities, it gives its known answers."""
+"""The package check: the package loads, its scores are probabilities, its golden images are classified as expected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from engines.backends.load import open_backend
 from engines.base import Engine, EngineOptions, Images
 from engines.check.golden import GoldenReport, run_golden
-from engines.graph.batch_dimension import run_serving_model, trial_pictures
+from engines.graph.batch_dimension import noise_images, run_serving_model
 from engines.graph.preprocessing import OUTPUT_NAME
 from engines.graph.resize import Resizer
 from engines.graph.serving import build_serving_model, max_batch_of
@@ -22,17 +22,17 @@ from engines.package.images import read_image
 from engines.package.load import ModelPackage
 from engines.package.model_file import opset_of
 from engines.package.specs import ModelFormat, OutputSpec
-from engines.sandbox.load import rehearse
+from engines.sandbox.load import load_in_sandbox
 
 REFERENCE_ENGINES: dict[ModelFormat, str] = {"onnx": "ort-cpu", "pt2": "torch"}
-_TRIAL_PICTURES = 4
+_NOISE_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelProof:
-    """What was found out about a package.
+class PackageCheck:
+    """Result of a package check.
 
-    ``max_batch`` is None where the batch dimension is dynamic, ``opset`` where the model is not ONNX.
+    ``max_batch`` is None if the batch dimension is dynamic, ``opset`` None if the model is not ONNX.
     """
 
     package: ModelPackage
@@ -44,20 +44,20 @@ class ModelProof:
 
     @property
     def has_passed(self) -> bool:
-        """Whether every golden picture gave its known answer."""
+        """Whether every golden image was classified as expected."""
         return not self.golden.wrong
 
 
-def prove_package(package: ModelPackage) -> ModelProof:
-    """Build the serving graph of ``package`` and run it on ONNX Runtime's CPU provider; a .pt2 model on torch.
+def check_package(package: ModelPackage) -> PackageCheck:
+    """Run the model of ``package`` on ONNX Runtime's CPU provider (a .pt2 model on torch) and check its scores.
 
-    All of that is done in a limited child first, so that a model that ends it does not end this process.
+    The model is first loaded in a sandbox, so that one that crashes does not end this process.
 
     Raises:
-        RehearsalFailed: the model has ended that child, or outgrown it.
+        SandboxFailed: the model crashed the sandbox, or exceeded its limits.
         ModelRejected: the model cannot be served, or its scores would not be probabilities.
-        EngineUnavailable: ONNX Runtime, or torch, is not there.
-        ImageRejected: a golden or calibration picture cannot be read.
+        EngineUnavailable: ONNX Runtime, or torch, is not installed.
+        ImageRejected: a golden or calibration image cannot be read.
     """
     for path in package.calibration:
         read_image(path)
@@ -68,13 +68,13 @@ def prove_package(package: ModelPackage) -> ModelProof:
     )
     warnings = [warning] if warning else []
     if not package.golden:
-        warnings.append("there are no golden pictures: wrong preprocessing would not be noticed")
+        warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
     expected = f"{package.name}-{package.version}"
     if package.directory.name != expected:
         warnings.append(f"the directory is named {package.directory.name}, by the manifest it would be {expected}")
     with _reference_engine(package) as engine:
         golden = run_golden(package, engine)
-    return ModelProof(
+    return PackageCheck(
         package=package,
         max_batch=max_batch_of(model) if model else package.signature.batch,
         opset=opset_of(model) if model else None,
@@ -85,44 +85,43 @@ def prove_package(package: ModelPackage) -> ModelProof:
 
 
 def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
-    """What the model gives before any added activation, and the operator at its end.
+    """Return the range of the model's scores without an added activation, and its last operator.
 
     Raises:
-        RehearsalFailed: the model has ended, or outgrown, the child that it was opened in first.
+        SandboxFailed: the model crashed the sandbox, or exceeded its limits.
         ModelRejected: the model cannot be run.
-        EngineUnavailable: ONNX Runtime, or torch, is not there.
+        EngineUnavailable: ONNX Runtime, or torch, is not installed.
     """
-    pictures = _pictures(package)
+    images = _images_at_size(package)
     package = replace(package, output=OutputSpec(activation="none"))
-    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+    with tempfile.TemporaryDirectory(prefix="agent-check-") as cache:
         name = REFERENCE_ENGINES[package.format]
-        rehearse(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
+        load_in_sandbox(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
     if package.format != "onnx":
         with _reference_engine(package) as engine:
-            return raw_scores(np.concatenate([engine.infer(picture[None]) for picture in pictures])), ""
+            return raw_scores(np.concatenate([engine.infer(image[None]) for image in images])), ""
     bare = build_serving_model(package)
-    return raw_scores(run_serving_model(bare, pictures)), last_operator(bare, OUTPUT_NAME)
+    return raw_scores(run_serving_model(bare, images)), last_operator(bare, OUTPUT_NAME)
 
 
 @contextmanager
 def _reference_engine(package: ModelPackage) -> Iterator[Engine]:
     """Open the reference engine in this process; the sandboxed load has run before.
 
-    The backend is opened without the checks of ``open_engine``: there a wrong golden image ends the load, here all of
-    them are run and reported.
+    ``open_engine`` would stop at the first wrong golden image; here all of them are run and reported.
     """
-    with tempfile.TemporaryDirectory(prefix="agent-proof-") as cache:
+    with tempfile.TemporaryDirectory(prefix="agent-check-") as cache:
         name = REFERENCE_ENGINES[package.format]
-        options = EngineOptions(engine=name, cache_dir=Path(cache), strict=True, first_opening=None)
+        options = EngineOptions(engine=name, cache_dir=Path(cache), strict=True, sandbox=None)
         engine, _ = open_backend(package, options, name)
         with engine:
             yield engine
 
 
-def _pictures(package: ModelPackage) -> Images:
-    """Noise and the golden pictures, at the model's size."""
+def _images_at_size(package: ModelPackage) -> Images:
+    """Noise and the golden images, at the model's size."""
     resizer = Resizer(package.input)
     golden = np.empty((len(package.golden), package.input.height, package.input.width, 3), np.uint8)
     for place, item in enumerate(package.golden):
         resizer.fill(read_image(item.path), golden[place])
-    return np.concatenate([trial_pictures(package, _TRIAL_PICTURES), golden])
+    return np.concatenate([noise_images(package, _NOISE_IMAGES), golden])

@@ -1,4 +1,4 @@
-"""Preprocessing by name: what the usual training pipelines do to a picture."""
+"""Preprocessing by name, as in the common training pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CROP_RATIO = 256 / 224
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """Values as in a manifest; ``mean`` and ``std`` have one entry where all channels share it."""
+    """Values as in a manifest; ``mean`` and ``std`` have one entry if all channels share it."""
 
     color: Color
     resize: ResizeMode

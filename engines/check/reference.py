@@ -1,4 +1,4 @@
-"""Proves an engine against the reference: once per model, engine, precision and versions, then from the cache."""
+"""The accuracy check of an engine: once per model, engine, precision and versions, then from the cache."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from engines.base import Engine, EngineOptions
 from engines.check.accuracy import compare
 from engines.check.certificate import Certificate, certificate_record
 from engines.errors import EngineUnavailable
-from engines.graph.image_set import Pictures, pictures_of
+from engines.graph.image_set import ImageSet, image_set_of
 from engines.graph.int8_forms import DETAIL
 from engines.graph.serving import serving_graph
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
-from engines.sandbox.load import REFERENCE, reference_options, rehearse
+from engines.sandbox.load import REFERENCE, load_in_sandbox, reference_options
 from engines.store.files import cache_errors
 
 
-def certify(
+def certificate_for(
     package: ModelPackage, engine: Engine, options: EngineOptions, *, kept_layers: tuple[str, ...] = ()
 ) -> Certificate:
-    """Give the certificate of an engine on the package's own pictures, made where the cache has none.
+    """Return the certificate of an engine on the package's own images, from the cache if it is there.
 
     Raises:
-        InferenceFailed: the engine or the reference failed on a picture.
+        InferenceFailed: the engine or the reference failed on an image.
+        EngineUnavailable: the cache directory cannot be written.
     """
     record = certificate_record(options.cache_dir, _key(package, engine, options, kept_layers))
     known = record.load()
     if known is not None:
         return known
-    certificate = compare_with_reference(package, engine, options, pictures_of(package), kept_layers=kept_layers)
+    certificate = compare_with_reference(package, engine, options, image_set_of(package), kept_layers=kept_layers)
     with cache_errors(options.cache_dir):
         record.save(certificate)
     return certificate
@@ -38,26 +39,26 @@ def compare_with_reference(
     package: ModelPackage,
     engine: Engine,
     options: EngineOptions,
-    pictures: Pictures,
+    images: ImageSet,
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``pictures``.
+    """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``images``.
 
     Raises:
-        RehearsalFailed: the model is too much for the reference.
+        SandboxFailed: the reference crashed on the model, or exceeded its limits.
         EngineUnavailable: the package has no ONNX model, which the reference needs.
     """
     if package.format != "onnx":
         raise EngineUnavailable(
             f"the reference {REFERENCE} needs an ONNX model, the package {package.name}-{package.version} holds "
-            f"{package.model_path.name}. Its known answers are checked by: agent model check",
+            f"{package.model_path.name}. To check its golden images: agent model check",
             engine=REFERENCE,
         )
-    own = rehearse(package, reference_options(options), REFERENCE).options
+    own = load_in_sandbox(package, reference_options(options), REFERENCE).options
     graph = serving_graph(package, cache_dir=own.cache_dir)
     with open_onnxruntime(package, own, engine=REFERENCE, graph=graph) as reference:
-        return compare(package, engine, reference, pictures, kept_layers=kept_layers)
+        return compare(package, engine, reference, images, kept_layers=kept_layers)
 
 
 def _key(
@@ -75,9 +76,9 @@ def _key(
         "versions": dict(sorted(info.versions.items())),
         "options": {name: str(value) for name, value in sorted(options.options.items())},
         "placement": dict(sorted(info.placement.items())),
-        # A plan that is built anew may choose other tactics, and must be proven anew.
+        # Another build of the plan may choose other tactics, so it needs its own certificate.
         "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
         **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),
-        "pictures": image_hashes(package.pictures(first="golden")),
+        "images": image_hashes(package.images(first="golden")),
     }

@@ -8,5 +8,5 @@ resize.py           frames to the model's size
 image_set.py        the images that engines are compared on and int8 is calibrated on
 fp16.py             the graph in fp16
 int8_forms.py  int8.py  int8_search.py    the graph in int8: forms, quantisation, layers that stay in fp32
-precision.py        the serving graph in the precision that is asked for
+precision.py        the serving graph in the requested precision
 """

@@ -1,8 +1,10 @@
-"""Makes the batch dimension of a serving graph dynamic where the model truly allows it.
+"""Makes the batch dimension of a serving graph dynamic if the model allows it.
 
-Many models are exported for one picture although nothing in them depends on it; others say "dynamic" and have the one
-picture baked into a reshape. Neither is believed: ONNX Runtime runs three pictures at once and one by one, and the
-answers must be the same.
+Many models are exported for one image although nothing in them depends on it; others claim to be dynamic and have the
+one
+image baked into a reshape. So neither claim is trusted: ONNX Runtime runs three images together and one by one, and
+the
+scores must agree.
 """
 
 from __future__ import annotations
@@ -20,26 +22,27 @@ from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX
 from engines.package.load import ModelPackage
 from engines.package.onnx_signature import set_shape, shape_of
 
-_TRIAL_PICTURES = 3
+_NOISE_IMAGES = 3
 _RUN_LIMIT_S = 60.0
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
-"""How far the answers for a picture may differ by its company: libraries sum in another order."""
+"""Tolerance between an image alone and in a batch: libraries sum in another order."""
 
 
 def free_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto | None:
-    """A copy of ``model`` with a dynamic batch dimension, None where the model does not allow it.
+    """Return a copy of ``model`` with a dynamic batch dimension, None if the model does not allow it.
 
-    Without ONNX Runtime what the model says is believed.
+    Without ONNX Runtime the model's own claim is trusted.
     """
-    pictures = trial_pictures(package, _TRIAL_PICTURES)
+    images = noise_images(package, _NOISE_IMAGES)
     free = _with_batch(model, "batch", package)
     try:
-        if _is_same_together(free, pictures):
+        if _is_same_together(free, images):
             return free
         if package.signature.batch not in {None, 1} or not free_reshapes(free):
             return None
-        fixed = _Runner(_with_batch(model, 1, package)).run_alone(pictures)
-        return free if _is_same_together(free, pictures, expected=fixed) else None
+        # Changed reshapes may give consistent but wrong scores, so compare with the model as it was exported.
+        fixed = _Runner(_with_batch(model, 1, package)).run_alone(images)
+        return free if _is_same_together(free, images, expected=fixed) else None
     except EngineUnavailable:
         return free if package.signature.batch is None else None
     except _RunError:
@@ -47,9 +50,9 @@ def free_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto
 
 
 def free_reshapes(model: onnx.ModelProto) -> bool:
-    """Let reshapes to ``1 x …`` follow the batch, in place; whether there were any.
+    """Let reshapes to ``1 x …`` follow the batch, in place; return whether there were any.
 
-    For one picture the result is the same. Whether it is right for several the trial says.
+    For one image the result is the same; whether it is right for several, the caller must test.
     """
     graph = model.graph
     shapes = {tensor.name: tensor for tensor in graph.initializer}
@@ -61,7 +64,7 @@ def free_reshapes(model: onnx.ModelProto) -> bool:
         tensor = shapes.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
         dims = onnx.numpy_helper.to_array(tensor).reshape(-1).tolist() if tensor is not None else []
         if len(dims) > 1 and dims[0] == 1:
-            # One dimension may be left to be worked out; where that is taken, 0 copies the input's own.
+            # Only one dimension may be -1 (inferred); if another one is, 0 copies the input's own.
             dims[0] = 0 if -1 in dims else -1
             name = f"{PREFIX}reshape.{count}"
             graph.initializer.append(onnx.numpy_helper.from_array(np.array(dims, np.int64), name))
@@ -70,12 +73,12 @@ def free_reshapes(model: onnx.ModelProto) -> bool:
     return count > 0
 
 
-def _is_same_together(model: onnx.ModelProto, pictures: Images, *, expected: Scores | None = None) -> bool:
-    """Whether ``pictures`` together get the answers that each gets alone (or the ``expected`` ones)."""
+def _is_same_together(model: onnx.ModelProto, images: Images, *, expected: Scores | None = None) -> bool:
+    """Whether ``images`` together get the scores that each gets alone (or the ``expected`` ones)."""
     try:
         runner = _Runner(model)
-        together = runner.run(pictures)
-        alone = runner.run_alone(pictures)
+        together = runner.run(images)
+        alone = runner.run_alone(images)
     except _RunError:
         return False
     wanted = alone if expected is None else expected
@@ -86,59 +89,59 @@ def _is_same_together(model: onnx.ModelProto, pictures: Images, *, expected: Sco
 
 
 def fix_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto:
-    """A copy of ``model`` for exactly the batch size that it was exported for (1 where it does not say).
+    """Return a copy of ``model`` for exactly the batch size that it was exported for (1 if it does not say).
 
     Raises:
-        ModelRejected: ONNX Runtime is there and cannot run it.
+        ModelRejected: ONNX Runtime is installed and cannot run it.
     """
     batch = package.signature.batch or 1
     fixed = _with_batch(model, batch, package)
     try:
-        _Runner(fixed).run(trial_pictures(package, batch))
+        _Runner(fixed).run(noise_images(package, batch))
     except EngineUnavailable:
         return fixed
     except _RunError as exc:
         raise ModelRejected(
-            f"{package.model_path.name} cannot be run for {batch} picture(s) of {package.input.width}x"
+            f"{package.model_path.name} cannot be run for {batch} image(s) of {package.input.width}x"
             f"{package.input.height}: {exc}. Export the model again",
             batch=batch,
         ) from exc
     return fixed
 
 
-def trial_pictures(package: ModelPackage, count: int) -> Images:
-    """Different pictures at the model's size: noise of several coarsenesses, always the same."""
+def noise_images(package: ModelPackage, count: int) -> Images:
+    """Return ``count`` different images at the model's size, the same in every call: noise of several grain sizes."""
     rng = np.random.default_rng(20)
     height, width = package.input.height, package.input.width
-    pictures = np.empty((count, height, width, 3), np.uint8)
+    images = np.empty((count, height, width, 3), np.uint8)
     for place in range(count):
         cell = 1 << (place % 4)
         coarse = rng.integers(0, 256, (-(-height // cell), -(-width // cell), 3), np.uint8)
-        pictures[place] = coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width]
-    return pictures
+        images[place] = coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width]
+    return images
 
 
-def run_serving_model(model: onnx.ModelProto, pictures: Images) -> Scores:
-    """The scores of ``pictures`` one by one by ONNX Runtime's CPU provider, for checks outside the frame path.
+def run_serving_model(model: onnx.ModelProto, images: Images) -> Scores:
+    """Return the scores of ``images``, run one by one on ONNX Runtime's CPU provider; not for the frame path.
 
     Raises:
-        EngineUnavailable: ONNX Runtime is not there.
-        ModelRejected: it refuses the model or fails.
+        EngineUnavailable: ONNX Runtime is not installed.
+        ModelRejected: it rejects the model or fails.
     """
     batch = (shape_of(model.graph.input[0]) or (1,))[0] or 1
     try:
         runner = _Runner(model)
-        return np.concatenate([runner.run(np.stack([picture] * batch))[:1] for picture in pictures])
+        return np.concatenate([runner.run(np.stack([image] * batch))[:1] for image in images])
     except _RunError as exc:
         raise ModelRejected(f"ONNX Runtime cannot run the model: {exc}") from exc
 
 
 class _RunError(Exception):
-    """ONNX Runtime refused or failed; the text is its first line."""
+    """ONNX Runtime failed; the text is one line."""
 
 
 class _Runner:
-    """A session of ONNX Runtime's CPU provider without costly optimisation, for a few runs."""
+    """A session on ONNX Runtime's CPU provider with cheap optimisations only, for a few runs."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._ort = ort = library()
@@ -153,27 +156,27 @@ class _Runner:
         except self._errors as exc:
             raise _RunError(_first_line(exc)) from exc
 
-    def run(self, pictures: Images) -> npt.NDArray[np.float32]:
+    def run(self, images: Images) -> npt.NDArray[np.float32]:
         options = self._ort.RunOptions()
         options.log_severity_level = 4
-        # An endless loop in a graph ends only when it is told to.
+        # A graph can hold an endless loop, which only `terminate` ends.
         watch = threading.Timer(_RUN_LIMIT_S, setattr, (options, "terminate", True))
-        watch.name = "model-trial-limit"
+        watch.name = "model-run-limit"
         watch.start()
         try:
-            scores: npt.NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pictures}, options)[0]
+            scores: npt.NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images}, options)[0]
         except self._errors as exc:
             raise _RunError(_first_line(exc)) from exc
         finally:
             watch.cancel()
             watch.join()
-        if scores.shape[0] != pictures.shape[0]:
-            raise _RunError(f"{pictures.shape[0]} pictures gave {scores.shape[0]} answers")
+        if scores.shape[0] != images.shape[0]:
+            raise _RunError(f"{images.shape[0]} images gave {scores.shape[0]} rows of scores")
         return scores
 
-    def run_alone(self, pictures: Images) -> npt.NDArray[np.float32]:
-        """Each picture in a run of its own."""
-        return np.concatenate([self.run(pictures[place : place + 1]) for place in range(len(pictures))])
+    def run_alone(self, images: Images) -> npt.NDArray[np.float32]:
+        """Run each image on its own."""
+        return np.concatenate([self.run(images[place : place + 1]) for place in range(len(images))])
 
 
 def _with_batch(model: onnx.ModelProto, batch: int | str, package: ModelPackage) -> onnx.ModelProto:

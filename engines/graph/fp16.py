@@ -1,8 +1,9 @@
-"""Turns an fp32 graph into one that computes in fp16 where that is safe; its input and output types stay.
+"""Converts an fp32 graph to one that computes in fp16 where that is safe; its input and output types stay.
 
-Precision lives in the graph, so that every engine and every TensorRT version computes the same. What stays fp32: the
-preprocessing in front of the first layer, the activation behind the last one, operators whose intermediate values
-leave fp16's range (65504), operators without an fp16 form, and layers with a weight that fp16 cannot hold.
+The graph holds the precision, so every engine and every TensorRT version computes the same. What stays in fp32: the
+preprocessing before the first layer, the activation after the last one, operators whose intermediate values exceed
+fp16's
+range (65504), operators without an fp16 form, and layers with a weight that does not fit into fp16.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def half_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give a copy of ``model`` that computes in fp16; the copy owns its memory."""
+    """Return a copy of ``model`` that computes in fp16."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     constants_to_initializers(copy.graph)
@@ -42,7 +43,7 @@ def half_model(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def constants_to_initializers(graph: onnx.GraphProto) -> None:
-    """Turn every Constant node that holds a tensor or numbers into an initializer."""
+    """Replace every Constant node that holds a tensor or numbers by an initializer."""
     remaining = []
     for node in graph.node:
         array = _constant_value(node) if node.op_type == "Constant" else None
@@ -55,12 +56,12 @@ def constants_to_initializers(graph: onnx.GraphProto) -> None:
 
 
 def edge_nodes(graph: onnx.GraphProto) -> frozenset[int]:
-    """Find the nodes in front of the first layers and the activation behind the last one, by their position."""
+    """Return the positions of the nodes before the first layers and of the activation after the last one."""
     return _head(graph) | _tail(graph)
 
 
 def _head(graph: onnx.GraphProto) -> frozenset[int]:
-    """Nodes computed from the graph's input through no layer: cast, colour order, scale, mean, layout."""
+    """Nodes between the graph's input and the first layer: cast, colour order, scale, mean, layout."""
     before = {value.name for value in graph.input}
     constants = {tensor.name for tensor in graph.initializer}
     found = set()
@@ -73,7 +74,7 @@ def _head(graph: onnx.GraphProto) -> frozenset[int]:
 
 
 def _tail(graph: onnx.GraphProto) -> frozenset[int]:
-    """The chain of cheap nodes that ends in the graph's output."""
+    """The cheap nodes at the graph's output."""
     producers = {name: position for position, node in enumerate(graph.node) for name in node.output}
     found = set()
     waiting = [value.name for value in graph.output]
@@ -141,6 +142,7 @@ class _Converter:
         if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT_OPERATORS:
             return False
         names = [name for name in (*node.input, *node.output) if name]
+        # Shape inference does not know this operator: in fp16 its types might no longer fit together.
         if any(name not in self._types for name in names):
             return False
         floats = [name for name in node.input if self._types.get(name) == TensorProto.FLOAT]
@@ -151,7 +153,7 @@ class _Converter:
         return values.size == 0 or bool(np.abs(values).max() <= _LARGEST)
 
     def _as(self, name: str, wanted: int) -> str:
-        """Name the tensor in the wanted type, made by a cast (or a converted weight) the first time."""
+        """Return the tensor's name in the wanted type; the first time add a cast, or convert the weight."""
         is_half = name in self._half
         if is_half == (wanted == TensorProto.FLOAT16):
             return name
@@ -170,6 +172,7 @@ class _Converter:
         for name in (value.name for value in self._graph.output):
             if name not in self._half:
                 continue
+            # The output keeps its name and its type, so the fp16 tensor gets another name and a cast back.
             inner = f"{name}__inner"
             for node in self._nodes:
                 _rename(node.input, name, inner)
@@ -192,7 +195,7 @@ def _rename(names: MutableSequence[str], old: str, new: str) -> None:
 
 
 def _read_names(node: onnx.NodeProto) -> set[str]:
-    """Every outer tensor that a node reads, those of its subgraphs included."""
+    """Every outer tensor that a node reads, including in its subgraphs."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):

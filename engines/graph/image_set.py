@@ -13,51 +13,51 @@ from engines.graph.resize import Resizer
 from engines.package.images import read_image
 from engines.package.load import ModelPackage
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _SYNTHETIC = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """Pictures at the model's size, ``(K, H, W, 3)`` uint8 BGR, with a name for each."""
+class ImageSet:
+    """Images at the model's size, ``(K, H, W, 3)`` uint8 BGR, with a name for each."""
 
     source: str
     names: tuple[str, ...]
     batch: Images
 
 
-def pictures_of(package: ModelPackage, folder: Path | None = None) -> Pictures:
-    """Read the pictures of ``folder``, or the package's golden and calibration ones, or draw some where it has none.
+def image_set_of(package: ModelPackage, folder: Path | None = None) -> ImageSet:
+    """Read the images of ``folder``, else the package's golden and calibration images, else draw some.
 
     Raises:
-        ImageRejected: a picture cannot be read.
-        FileNotFoundError: ``folder`` holds no picture.
+        ImageRejected: an image cannot be read.
+        FileNotFoundError: ``folder`` holds no image.
     """
     if folder is not None:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
         if not paths:
-            raise FileNotFoundError(f"{folder} holds no picture ({', '.join(_PICTURES)}). Name a folder that does")
-        return pictures_from(package, paths, source="folder")
-    paths = list(dict.fromkeys(package.pictures(first="golden")))
-    return pictures_from(package, paths) if paths else _drawn(package)
+            raise FileNotFoundError(f"{folder} holds no image ({', '.join(_SUFFIXES)}). Name a folder that does")
+        return image_set_from(package, paths, source="folder")
+    paths = list(dict.fromkeys(package.images(first="golden")))
+    return image_set_from(package, paths) if paths else _drawn(package)
 
 
-def pictures_from(package: ModelPackage, paths: Sequence[Path], *, source: str = "package") -> Pictures:
-    """Read pictures and bring them to the model's size.
+def image_set_from(package: ModelPackage, paths: Sequence[Path], *, source: str = "package") -> ImageSet:
+    """Read images and resize them to the model's size.
 
     Raises:
-        ImageRejected: a picture cannot be read.
+        ImageRejected: an image cannot be read.
     """
     size = package.input
     batch = np.empty((len(paths), size.height, size.width, 3), np.uint8)
     resizer = Resizer(size)
     for row, path in enumerate(paths):
         resizer.fill(read_image(path), batch[row])
-    return Pictures(source, tuple(path.name for path in paths), batch)
+    return ImageSet(source, tuple(path.name for path in paths), batch)
 
 
-def _drawn(package: ModelPackage) -> Pictures:
-    """Draw pictures that differ in colour, shading and texture, the same ones every time."""
+def _drawn(package: ModelPackage) -> ImageSet:
+    """Draw images that differ in colour, shading and texture; the same in every call."""
     size = package.input
     random = np.random.default_rng(7)
     rows, columns = np.mgrid[0 : size.height, 0 : size.width]
@@ -67,4 +67,4 @@ def _drawn(package: ModelPackage) -> Pictures:
         wave = random.uniform(0, 50) * np.sin((rows + columns * random.uniform(0.2, 2)) / random.uniform(2, 20))
         shade = (rows / size.height)[..., None] * slope[0] + (columns / size.width)[..., None] * slope[1]
         batch[index] = np.clip(colour + shade + wave[..., None], 0, 255)
-    return Pictures("synthetic", tuple(f"drawn {index}" for index in range(_SYNTHETIC)), batch)
+    return ImageSet("synthetic", tuple(f"drawn {index}" for index in range(_SYNTHETIC)), batch)

@@ -1,7 +1,8 @@
-"""Turns an fp32 graph into an int8 one with explicit Q/DQ nodes, calibrated on the package's own pictures.
+"""Converts an fp32 graph to int8 with explicit Q/DQ nodes, calibrated on the package's own images.
 
-Weights are signed, symmetric and per channel; how activations are stored is the form's matter. The preprocessing and
-the last activation stay fp32.
+Weights are signed, symmetric and per channel; ``int8_forms`` chooses how activations are stored. The preprocessing and
+the
+last activation stay in fp32.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that are computed in int8; the rest follows where it costs nothing."""
 
 _PER_CHANNEL_OPSET = 13
-# The quantiser takes these out where activations are asymmetric: the zero point does their work.
+# With asymmetric activations the quantiser removes these: the zero point clips instead.
 _REMOVABLE = ("Relu", "Clip")
 _QUANTISED = (*LAYERS, "Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Clip")
 
 
 class Int8Converter:
-    """Quantises one fp32 serving graph, any number of times with other layers left in fp32.
+    """Quantises one fp32 serving graph, any number of times with different layers left in fp32.
 
-    ``batch`` holds the calibration pictures, ``(K, H, W, 3)`` uint8 BGR at the model's size.
+    ``batch`` holds the calibration images, ``(K, H, W, 3)`` uint8 BGR at the model's size.
     """
 
     def __init__(
@@ -46,9 +47,9 @@ class Int8Converter:
         step: int,
         ranges: bytes | None = None,
     ) -> None:
-        """Fold what can be folded (batch normalisation into its convolution) and name every node.
+        """Fold constants and batch normalisation, and name every node.
 
-        ``ranges`` are those of an earlier converter of the same graph and pictures, of whatever form.
+        ``ranges`` are those of an earlier converter of the same graph and images, of any form.
         """
         self._form = form
         self._ranges = ranges
@@ -65,22 +66,25 @@ class Int8Converter:
 
     @property
     def ranges(self) -> bytes | None:
-        """The range of each tensor over the pictures, as ONNX Runtime writes it down; None before the first call of
-        ``convert``, and where the library is too old to keep them (1.24 is) and reads the pictures every time.
+        """The range of each tensor over the images, in ONNX Runtime's own format.
+
+        None before the first ``convert``, and with an ONNX Runtime that cannot keep them (1.24), which then runs the
+        images every
+        time.
         """
         return self._ranges
 
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers that are quantised, in the order of the graph."""
+        """Names of the quantised layers, in the order of the graph."""
         return tuple(
             node.name for node in self._model.graph.node if node.op_type in LAYERS and node.name not in self._edges
         )
 
     def convert(self, *, keep: Sequence[str] = ()) -> onnx.ModelProto:
-        """Quantise all layers but ``keep``, which read and compute fp32.
+        """Quantise all layers except ``keep``, which read and compute fp32.
 
         Raises:
-            PrecisionRejected: the quantiser cannot take the graph.
+            PrecisionRejected: the quantiser rejects the graph.
         """
         kept = frozenset((*self._edges, *keep)) | _leading_to(self._model.graph, keep)
         if not self._form.is_symmetric:
@@ -118,8 +122,8 @@ class Int8Converter:
             extra_options={
                 "ActivationSymmetric": form.is_symmetric,
                 "WeightSymmetric": True,
-                # TensorRT wants weights and biases as they are and quantises them itself; a CPU starts with less to
-                # read where they are stored in int8.
+                # TensorRT wants fp32 weights and biases and quantises them itself. On a CPU int8 weights make the
+                # file smaller and the start faster.
                 "AddQDQPairToWeight": form.is_symmetric,
                 "DedicatedQDQPair": form.is_symmetric,
                 "QuantizeBias": not form.is_symmetric,
@@ -146,7 +150,7 @@ class Int8Converter:
 
 
 def _leading_to(graph: onnx.GraphProto, layers: Sequence[str]) -> frozenset[str]:
-    """Name the nodes between ``layers`` and the layers in front of them: an activation, an addition, a pooling."""
+    """Return the nodes between ``layers`` and the layers before them: activations, additions, poolings."""
     producers = {name: node for node in graph.node for name in node.output}
     waiting = [name for node in graph.node if node.name in layers for name in node.input]
     found: set[str] = set()
@@ -159,7 +163,7 @@ def _leading_to(graph: onnx.GraphProto, layers: Sequence[str]) -> frozenset[str]
 
 
 def _removable_before(graph: onnx.GraphProto, kept: Collection[str]) -> frozenset[str]:
-    """Name the Relu and Clip nodes that a kept node reads: taken out, it would read what they had not yet cut off."""
+    """Return the Relu and Clip nodes that a kept node reads: without them it would read values not yet clipped."""
     read = {name for node in graph.node if node.name in kept for name in node.input}
     return frozenset(
         node.name for node in graph.node if node.op_type in _REMOVABLE and any(name in read for name in node.output)
@@ -167,7 +171,7 @@ def _removable_before(graph: onnx.GraphProto, kept: Collection[str]) -> frozense
 
 
 def _reading_fp32(model: onnx.ModelProto, kept: frozenset[str]) -> onnx.ModelProto:
-    """Let the kept nodes read tensors as they were before a quantised neighbour's output was rounded."""
+    """Let the kept nodes read the fp32 tensors instead of the ones rounded for a quantised neighbour."""
     producers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.name not in kept:
@@ -191,12 +195,13 @@ def _drop_unread_rounding(graph: onnx.GraphProto) -> None:
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Raise an older operator set to the first whose QuantizeLinear has one scale per channel."""
+    """Raise an older opset to the first one whose QuantizeLinear has one scale per channel."""
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
     return model if opset >= _PER_CHANNEL_OPSET else version_converter.convert_version(model, _PER_CHANNEL_OPSET)
 
 
 def _quantiser_errors() -> tuple[type[Exception], ...]:
+    # The quantiser raises these on graphs that it was not written for.
     return (*library_errors(), TypeError, KeyError, AssertionError)
 
 
@@ -223,7 +228,7 @@ def _folded(graph: Path) -> onnx.ModelProto:
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}_{position}"
         taken.add(node.name)
-    # Tells the quantiser that folding has been done, which it otherwise asks for in the log.
+    # Without this mark the quantiser logs advice to run its own folding first.
     entry = model.metadata_props.add()
     entry.key, entry.value = "onnx.quant.pre_process", "onnxruntime.quant"
     return model

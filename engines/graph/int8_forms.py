@@ -1,8 +1,9 @@
-"""The forms that an int8 graph can have, and which of them an engine on this machine is given.
+"""How an int8 graph stores its numbers, and which form each engine gets on this machine.
 
-TensorRT takes symmetric activations only. A CPU wants asymmetric ones: ONNX Runtime folds a Relu or Clip into the
-quantised layer in front of it where the zero point is the type's least value, and computes every other one in fp32
-between two conversions. Which of the two types an asymmetric form has is a matter of the processor.
+TensorRT takes symmetric activations only. On a CPU asymmetric ones are faster: ONNX Runtime folds a Relu or Clip into
+the
+quantised layer before it if the zero point is the type's minimum, and otherwise computes it in fp32 between two
+conversions. The processor decides between signed and unsigned.
 
 Source: ONNX Runtime, "Quantize ONNX Models", sections data type selection and reduce-range, and the documentation of
 ``quantize_static``; MLAS' table of kernels for ARM64 (pull request 9902 of ONNX Runtime).
@@ -18,10 +19,10 @@ from typing import Final, Literal
 from engines.base import Precision
 
 DETAIL: Final = "int8_form"
-"""The name of the form among an engine's details."""
+"""Key of the form in ``EngineInfo.details``."""
 
 _CPUINFO = Path("/proc/cpuinfo")
-# As ONNX Runtime's documentation has it, quantisation on a GPU is of signed activations only.
+# On a GPU ONNX Runtime supports signed activations only.
 _ON_GPU = frozenset({"tensorrt", "ort-tensorrt", "ort-nvtensorrtrtx", "ort-cuda", "ort-rocm", "ort-migraphx"})
 # XNNPACK has no kernel of unsigned activations with signed weights. Source: ONNX Runtime, XNNPACK provider.
 _SIGNED_ONLY = frozenset({"ort-xnnpack"})
@@ -30,7 +31,7 @@ _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Form:
-    """How activations and weights of an int8 graph are stored; weights are signed, symmetric and per channel in all.
+    """How activations and weights are stored; weights are always signed, symmetric and per channel.
 
     ``has_7_bit_weights``: half of the weights' range is used, which keeps sums within 16 bits.
     """
@@ -41,12 +42,12 @@ class Int8Form:
 
     @property
     def label(self) -> str:
-        """As it stands in reports."""
+        """The name in reports."""
         symmetric = "symmetric " if self.is_symmetric else ""
         return f"{symmetric}{self.activations} activations{', 7-bit weights' if self.has_7_bit_weights else ''}"
 
     def facts(self) -> dict[str, object]:
-        """What a graph of this form is named by."""
+        """The values that identify a graph of this form in the cache."""
         return asdict(self)
 
 
@@ -57,12 +58,12 @@ UNSIGNED_7_BIT: Final = Int8Form(activations="uint8", is_symmetric=False, has_7_
 
 
 def int8_form(engine: str, *, machine: str | None = None, cpuinfo: Path = _CPUINFO) -> Int8Form:
-    """Choose the form for ``engine`` on a processor of type ``machine``, this machine's where it is not given.
+    """Choose the form for ``engine`` on a processor of type ``machine``, this machine's by default.
 
     - x86-64: unsigned. Without VNNI (AVX2, AVX-512 of the first years) the product of unsigned and signed bytes is
       added in pairs by VPMADDUBSW, which saturates at 16 bits: 255 x 127 x 2 does not fit, 255 x 64 x 2 does. There
-      the weights have 7 bits. A processor whose flags cannot be read is taken as one without VNNI: it costs a bit of
-      the weights, the other mistake costs answers.
+      the weights have 7 bits. If the flags cannot be read, no VNNI is assumed: that costs a bit of the weights, the
+      opposite mistake costs accuracy.
     - ARM: signed. With dot products both types have a kernel; without them the signed one is the native one and
       unsigned activations are flipped in every call. 16-bit sums do not occur, so the weights keep all bits.
     """
@@ -76,7 +77,7 @@ def int8_form(engine: str, *, machine: str | None = None, cpuinfo: Path = _CPUIN
 
 
 def form_details(engine: str, precision: Precision) -> dict[str, str]:
-    """What an engine's details say of its form; nothing where it is not int8."""
+    """Return the form for ``EngineInfo.details``; empty unless the precision is int8."""
     return {DETAIL: int8_form(engine).label} if precision == "int8" else {}
 
 

@@ -1,4 +1,4 @@
-"""Finds the few layers that must stay in fp32 for an int8 graph to keep the model's answers."""
+"""Finds the few layers that must stay in fp32 for an int8 graph to pass the accuracy check."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from engines.errors import PrecisionRejected
 from engines.graph.int8 import Int8Converter
 from engines.graph.ort_library import library, library_errors, one_line
 
-_RANKED_PICTURES = 4
+_RANKED_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Result:
-    """A quantised graph that reaches the bar, with the layers left in fp32 (sensitive ones first)."""
+    """A quantised graph that reaches the minimum agreement, with the layers left in fp32, most sensitive first."""
 
     model: onnx.ModelProto
     kept_layers: tuple[str, ...]
@@ -29,16 +29,17 @@ class Int8Result:
     agreement: float
 
 
-def quantise_to_bar(
+def quantise_to_agreement(
     converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, bar: float
 ) -> Int8Result:
-    """Quantise all layers, and where the answers suffer as few less as needed.
+    """Quantise all layers; if accuracy suffers, leave as few as possible in fp32.
 
-    Layers are ranked by the error that each adds on a few pictures. The number of layers kept in fp32 is doubled until
-    the top-1 agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
+    Layers are ranked by the error that each adds on a few images. The number of layers kept in fp32 is doubled until
+    the top-1
+    agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
 
     Raises:
-        PrecisionRejected: half of the layers in fp32 is not enough.
+        PrecisionRejected: not even half of the layers in fp32 is enough.
     """
 
     def scores_of(model: onnx.ModelProto) -> Scores:
@@ -78,8 +79,8 @@ def _smallest(
         elif count == limit:
             raise PrecisionRejected(
                 f"int8 reaches a top-1 agreement of {without:.3f} with fp32, and {agreement:.3f} with {count} of "
-                f"{len(ranked)} layers left in fp32; the bar is {bar:.2f}. Use fp16, or give more and more typical "
-                "calibration pictures",
+                f"{len(ranked)} layers left in fp32; {bar:.2f} is needed. Use fp16, or give more and more typical "
+                "calibration images",
                 precision="int8",
                 agreement=agreement,
                 bar=bar,
@@ -100,9 +101,9 @@ def _smallest(
 def _by_added_error(
     converter: Int8Converter, model: onnx.ModelProto, batch: Images, *, input_name: str, step: int
 ) -> list[str]:
-    """Order the layers by how much relative error each adds to that of the layer before it, worst first."""
+    """Order the layers by the relative error that each adds to the layer before it, worst first."""
     names = converter.layers()
-    few = batch[: max(step, min(len(batch), _RANKED_PICTURES) // step * step)]
+    few = batch[: max(step, min(len(batch), _RANKED_IMAGES) // step * step)]
     exact, rough = (
         _run(_exposing(one, outputs), few, input_name=input_name, outputs=outputs, step=step)
         for one, outputs in ((one, _outputs_of(one, names)) for one in (converter.model, model))
@@ -118,7 +119,7 @@ def _by_added_error(
 
 
 def _outputs_of(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
-    """The tensors that the nodes ``names`` make: a layer whose Relu was taken out bears the name of the Relu's."""
+    """Return the output tensors of the nodes ``names``. A layer whose Relu was folded in has the Relu's output."""
     made = {node.name: node.output[0] for node in model.graph.node}
     return [made[name] for name in names]
 
@@ -134,7 +135,7 @@ def _exposing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto
 
 
 def _run(model: onnx.ModelProto, batch: Images, *, input_name: str, outputs: Sequence[str], step: int) -> list[Any]:
-    """Run a model in memory on the CPU; each output is joined over the whole batch."""
+    """Run a model in memory on the CPU; return each output, joined over the whole batch."""
     ort = library()
     options = ort.SessionOptions()
     options.log_severity_level = 4

@@ -1,4 +1,4 @@
-"""The boundary to ONNX Runtime as a library: its import, its exceptions, their text."""
+"""The boundary to ONNX Runtime as a library: import, exceptions, error text."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _FATAL = 4
 def library() -> Any:
     """Import ONNX Runtime once, with its log silent and its telemetry off.
 
-    From 1.31 on its Linux builds keep a database of events in the user's cache and send it away; only the variable,
-    set before the import, prevents both. Source: Privacy.md in the package.
+    From 1.31 on its Linux builds store events in the user's cache and send them. Only this variable, set before the
+    import,
+    prevents both. Source: Privacy.md in the package.
 
     Raises:
-        EngineUnavailable: it is absent or cannot be loaded.
+        EngineUnavailable: it is not installed, or cannot be loaded.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
@@ -36,7 +37,7 @@ def library() -> Any:
 
 @functools.cache
 def library_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own exceptions have no common base below Exception."""
+    """Return ONNX Runtime's exceptions; they have no common base below Exception."""
     state = library().capi.onnxruntime_pybind11_state
     own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     found: tuple[type[Exception], ...] = (*own, RuntimeError, ValueError, OSError)
@@ -44,5 +45,5 @@ def library_errors() -> tuple[type[Exception], ...]:
 
 
 def one_line(error: BaseException) -> str:
-    """The library's words without line breaks and not longer than a log line."""
+    """Return an error text on one line, cut to the length of a log line."""
     return " ".join(str(error).split()).rstrip(".")[:500]

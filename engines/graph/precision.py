@@ -1,7 +1,7 @@
-"""The serving graph in the wanted precision, from the cache or made from the fp32 one.
+"""The serving graph in the wanted precision, from the cache or converted from the fp32 one.
 
-Precision lives in the graph: fp32 and fp16 are one file for every engine, int8 is one for each form that engines take.
-What is cached is named by the hashes of all that it was made from, and checked against its own hash before it is used.
+The graph holds the precision: fp32 and fp16 are one file for all engines, int8 is one file for each form that engines
+take. Cached files are named by the hashes of everything they are made from, and checked against their own hash.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import onnx
 from engines.base import Precision
 from engines.errors import PrecisionRejected
 from engines.graph.fp16 import half_model
-from engines.graph.image_set import pictures_from
+from engines.graph.image_set import image_set_from
 from engines.graph.int8 import Int8Converter
 from engines.graph.int8_forms import Int8Form, int8_form
-from engines.graph.int8_search import quantise_to_bar
+from engines.graph.int8_search import quantise_to_agreement
 from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph, serving_graph
 from engines.package.images import image_hashes
@@ -26,18 +26,18 @@ from engines.package.load import ModelPackage
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 from engines.store.records import JsonRecord
 
-BARS: Mapping[Precision, float] = {"fp32": 0.99, "fp16": 0.99, "int8": 0.97}
-"""Top-1 agreement that a precision must reach at least."""
+MIN_AGREEMENT: Mapping[Precision, float] = {"fp32": 0.99, "fp16": 0.99, "int8": 0.97}
+"""Top-1 agreement with the reference that an engine needs to pass the accuracy check."""
 
-# Raised whenever a converter gives another graph for the same input.
+# Raised when a converter gives another graph for the same input, so that cached graphs are converted again.
 _CONVERTER = 2
-# MinMax calibration changes little beyond this many pictures, and each costs a run of the model with all its tensors.
-_MOST_CALIBRATION = 256
+# More images change a MinMax calibration little, and each one costs a run that outputs every tensor.
+_MAX_CALIBRATION_IMAGES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class PreciseGraph:
-    """A serving graph and, for int8, the layers that were left in fp32 for the answers' sake."""
+    """A serving graph and, for int8, the layers left in fp32 for accuracy."""
 
     graph: ServingGraph
     kept_layers: tuple[str, ...] = ()
@@ -46,13 +46,14 @@ class PreciseGraph:
 def precise_graph(
     package: ModelPackage, *, cache_dir: Path, precision: Precision, engine: str = "tensorrt"
 ) -> PreciseGraph:
-    """Give the serving graph of ``package`` in ``precision``; for int8 in the form that ``engine`` takes.
+    """Return the serving graph of ``package`` in ``precision``; for int8 in the form that ``engine`` takes.
 
-    Without an engine it is the symmetric form, which all can run and which is slow on a CPU.
+    The default engine gets the symmetric form, which every engine can run and which is slow on a CPU.
 
     Raises:
         ModelRejected: the model cannot be served at all.
-        PrecisionRejected: int8 without calibration pictures, or answers that int8 does not keep.
+        PrecisionRejected: int8 without calibration images, or int8 fails the accuracy check.
+        EngineUnavailable: the cache directory cannot be used.
     """
     base = serving_graph(package, cache_dir=cache_dir)
     if precision == "fp32":
@@ -87,28 +88,28 @@ def precise_graph(
 
 
 def conversion(package: ModelPackage, precision: Precision, engines: Iterable[str]) -> dict[str, object]:
-    """What the graphs that ``engines`` are given depend on beside the fp32 one: converter, forms, pictures."""
+    """Return what the graphs of ``engines`` depend on besides the fp32 one: converter, forms, images."""
     if precision == "fp32":
         return {}
     facts: dict[str, object] = {"converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
         facts["forms"] = {engine: int8_form(engine).label for engine in engines}
-        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
+        facts["images"] = image_hashes(package.images(first="calibration"))
     return facts
 
 
 def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:
-    """What a graph is made from, and the ranges that all int8 forms of it share."""
+    """Return what a graph is made from, and what the ranges that all int8 forms share depend on."""
     if precision == "int8" and not package.calibration:
         raise PrecisionRejected(
-            f"int8 was asked for and the package {package.directory.name} has no calibration pictures. Put 50 or more "
-            "typical pictures into its calibration folder and name it in model.yaml, or use fp16",
+            f"int8 was requested, the package {package.directory.name} has no calibration images. Put 50 or more "
+            "typical images into its calibration folder and name it in model.yaml, or use fp16",
             precision=precision,
             package=package.directory.name,
         )
     sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
-        sources["pictures"] = image_hashes(package.pictures(first="calibration"))
+        sources["images"] = image_hashes(package.images(first="calibration"))
         sources["input"] = repr(package.input)
         sources["onnxruntime"] = str(library().__version__)
     return sources
@@ -124,7 +125,7 @@ def _half(base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
 
 
 class _Ranges:
-    """The tensors' ranges over the calibration pictures, on disk with their own hash: one reading for all forms."""
+    """The tensors' ranges over the calibration images, cached with a checksum: measured once for all forms."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -145,27 +146,27 @@ def _int8(
     package: ModelPackage, base: ServingGraph, form: Int8Form, ranges: _Ranges
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     step = base.max_batch or 1
-    # Calibration pictures first, so that each is read once: they calibrate, and all together are judged.
-    paths = list(dict.fromkeys(package.pictures(first="calibration")))
-    pictures = pictures_from(package, paths).batch
-    calibration = pictures[: min(len(package.calibration), _MOST_CALIBRATION)]
+    # Calibration images come first, so each file is read once: the first ones calibrate, and all are compared.
+    paths = list(dict.fromkeys(package.images(first="calibration")))
+    images = image_set_from(package, paths).batch
+    calibration = images[: min(len(package.calibration), _MAX_CALIBRATION_IMAGES)]
     if len(calibration) < step:
         raise PrecisionRejected(
-            f"int8 needs at least {step} calibration pictures for this model's fixed batch, the package has "
-            f"{len(calibration)}. Add pictures to its calibration folder",
+            f"int8 needs at least {step} calibration images for this model's fixed batch, the package has "
+            f"{len(calibration)}. Add images to its calibration folder",
             precision="int8",
         )
     known = ranges.load()
     converter = Int8Converter(
         base.path, form=form, input_name=base.input_name, batch=calibration, step=step, ranges=known
     )
-    result = quantise_to_bar(
+    result = quantise_to_agreement(
         converter,
-        pictures,
+        images,
         input_name=base.input_name,
         output_name=base.output_name,
         step=step,
-        bar=BARS["int8"],
+        bar=MIN_AGREEMENT["int8"],
     )
     if known is None:
         ranges.save(converter.ranges)

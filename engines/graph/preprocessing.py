@@ -1,8 +1,8 @@
-"""The nodes in front of and behind a model: from uint8 BGR pictures to its input, from its output to probabilities.
+"""The nodes before and after a model: from uint8 BGR images to its input, from its output to probabilities.
 
-Only operators that mean the same from opset 7 on. The cast comes first, because TensorRT takes uint8 only into a cast;
-the arithmetic is done per plane (NCHW), which ONNX Runtime's CPU provider does in 0.1 ms for 224x224 where the same in
-NHWC takes 1.2 ms.
+Only operators with one meaning from opset 7 on. The cast comes first, because TensorRT accepts uint8 only into a cast.
+The
+arithmetic is per plane (NCHW): ONNX Runtime's CPU provider takes 0.1 ms for 224x224, and 1.2 ms in NHWC.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MATRIX_RANK = 2
 
 
 class Chain:
-    """Nodes in a row: each takes the output of the one before."""
+    """A chain of nodes: each reads the output of the one before."""
 
     def __init__(self, value: str, *, opset: int) -> None:
         self.value = value
@@ -41,7 +41,7 @@ class Chain:
         self.initializers: list[onnx.TensorProto] = []
 
     def add(self, op: str, *constants: npt.NDArray[np.generic], label: str, **attributes: Any) -> None:
-        """Append a node; ``constants`` become its further inputs."""
+        """Append a node; ``constants`` are its further inputs."""
         inputs = [self.value]
         for place, constant in enumerate(constants):
             inputs.append(f"{PREFIX}{label}.{place}")
@@ -50,7 +50,7 @@ class Chain:
         self.nodes.append(helper.make_node(op, inputs, [self.value], name=self.value, **attributes))
 
     def end(self, name: str) -> None:
-        """Give the last value the name ``name``."""
+        """Rename the last value to ``name``."""
         if self.nodes:
             self.nodes[-1].output[0] = name
         else:
@@ -59,7 +59,7 @@ class Chain:
 
 
 def input_chain(spec: InputSpec, signature: ModelSignature, target: str, *, opset: int) -> Chain:
-    """From ``images``, uint8 ``(N, H, W, 3)`` BGR, to the model's input, which is named ``target``."""
+    """Return the nodes from ``images``, uint8 ``(N, H, W, 3)`` BGR, to the model's input ``target``."""
     chain = Chain(INPUT_NAME, opset=opset)
     is_float_needed = signature.dtype != "uint8" or spec.color == "gray"
     if is_float_needed:
@@ -80,7 +80,7 @@ def input_chain(spec: InputSpec, signature: ModelSignature, target: str, *, opse
 
 
 def output_chain(value: str, rank: int, activation: Activation, *, opset: int, is_float32: bool) -> Chain:
-    """From the model's output to ``scores``, float32 ``(N, classes)`` probabilities."""
+    """Return the nodes from the model's output to ``scores``, float32 ``(N, classes)`` probabilities."""
     chain = Chain(value, opset=opset)
     if not is_float32:
         chain.add("Cast", label="float32", to=TensorProto.FLOAT)
@@ -97,7 +97,7 @@ def output_chain(value: str, rank: int, activation: Activation, *, opset: int, i
 
 
 def _add_gray(chain: Chain) -> None:
-    """Gray as an 8-bit gray picture has it: weighted and rounded to whole numbers."""
+    """Convert to gray as an 8-bit gray image has it: weighted and rounded to integers."""
     chain.add("Mul", np.array(GRAY_BGR, np.float32).reshape(3, 1, 1), label="weights")
     if chain.opset >= _AXES_AS_INPUT:
         chain.add("ReduceSum", np.array([1], np.int64), label="gray", keepdims=1)

@@ -1,6 +1,6 @@
-"""Frames to the model's size, written straight into a batch.
+"""Resizes frames to the model's size, straight into a batch.
 
-All that the host does for a frame; colour order, scaling and layout are inside the serving graph.
+This is all that the CPU does to a frame; colour order, scaling and layout are inside the serving graph.
 """
 
 from __future__ import annotations
@@ -20,33 +20,35 @@ _CV_INTERPOLATION: dict[Interpolation, int] = {
     "nearest": cv2.INTER_NEAREST,
 }
 
-_MAX_PROVED_PIXELS = 9_000_000
-"""Frames above this (4K) are not worth the memory of a proof."""
+_MAX_CHECKED_PIXELS = 9_000_000
+"""For larger frames than 4K the test of a cheaper crop would need too much memory."""
 
 _KEPT_SIZES = 16
 _MAX_ASPECT = 64
-"""Frames longer than this are cut to their centre first: scaled by their shorter side they would fill the memory."""
+"""Longer frames are first cut to their centre: scaled by the shorter side they would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """What to do with frames of one size: scale the part ``source`` of it into ``scratch``, take ``window`` of that.
+    """How to resize frames of one size: scale the part ``source`` into ``scratch``, and take ``window`` of that.
 
-    Without a scratch picture the part is scaled into ``window`` of the output itself.
+    Without ``scratch`` the part is scaled into ``window`` of the output itself.
     """
 
     source: tuple[slice, slice]
     window: tuple[slice, slice]
     scratch: Images | None = None
-    is_proved: bool = True
+    is_checked: bool = True
 
 
 class Resizer:
-    """Brings frames of any size to the size of ``spec``. One thread at a time: it keeps a scratch picture per size.
+    """Resizes frames of any size to the size of ``spec``. Not thread-safe: it keeps a scratch image per frame size.
 
     ``stretch`` ignores the aspect ratio. ``shorter_side`` scales the shorter side to ``resize_to`` (the other one
-    rounded down) and crops the centre, as torchvision's Resize and CenterCrop do. ``letterbox`` fits the whole
-    picture in and leaves black on the two other sides.
+    rounded down)
+    and crops the centre, like torchvision's Resize and CenterCrop. ``letterbox`` fits the whole image in and leaves
+    black
+    bars.
     """
 
     def __init__(self, spec: InputSpec) -> None:
@@ -59,17 +61,18 @@ class Resizer:
     def fill(self, image: Images, out: Images) -> None:
         """Write ``image``, ``(H, W, 3)`` uint8 BGR of any size, into ``out``, ``(height, width, 3)`` uint8.
 
-        ``out`` is a row of the caller's batch and wholly overwritten; ``image`` is only read and not kept.
+        ``out`` is a row of the caller's batch and is overwritten; ``image`` is read and not kept.
 
         Raises:
-            ValueError: wrong shape or dtype of either: a mistake of the program.
+            ValueError: wrong shape or dtype of either; a bug in the caller.
         """
         if out.shape != self._shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.shape} {out.dtype}, {self._shape} uint8 C-contiguous was expected")
         if image.dtype != np.uint8:
             raise ValueError(f"image is {image.dtype}, uint8 was expected")
         plan = self._plans.get(image.shape)
-        if plan is None or not plan.is_proved:
+        # Planned twice: cheaply for a first frame of a size, exactly tested once the size comes back.
+        if plan is None or not plan.is_checked:
             plan = self._planned(image.shape, plan)
         if plan.scratch is not None:
             self._scale(image[plan.source], plan.scratch)
@@ -87,7 +90,7 @@ class Resizer:
             cv2.resize(image, (width, height), dst=out, interpolation=self._interpolation)
 
     def _planned(self, shape: tuple[int, ...], known: _Plan | None) -> _Plan:
-        """The plan for frames of ``shape``; from the second such frame on the cheapest one that is exact."""
+        """Return the plan for frames of ``shape``; from the second such frame on the cheapest one that is exact."""
         if len(shape) != 3 or shape[2] != 3 or 0 in shape:
             raise ValueError(f"image is {shape}, (H, W, 3) was expected")
         height, width = shape[:2]
@@ -108,7 +111,7 @@ class Resizer:
         return plan
 
     def _crops(self, height: int, width: int) -> list[_Plan]:
-        """Ways to scale and crop, the plain one (scale the whole frame, then crop) last."""
+        """Return the ways to scale and crop; the plain one (scale the whole frame, then crop) is last."""
         spec = self._spec
         above, aside = _beyond(height, width), _beyond(width, height)
         height, width = height - 2 * above, width - 2 * aside
@@ -121,29 +124,32 @@ class Resizer:
                     plans.append(_Plan((rows, columns), (slice(None), slice(None))))
                 else:
                     plans.append(
-                        _Plan((rows, columns), (row, column), np.empty((part_h, part_w, 3), np.uint8), is_proved=False)
+                        _Plan(
+                            (rows, columns), (row, column), np.empty((part_h, part_w, 3), np.uint8), is_checked=False
+                        )
                     )
         return plans
 
     def _cheapest_crop(self, height: int, width: int, plain: _Plan) -> _Plan:
-        """Scale no more than the crop needs, where that gives the same pixels to the last bit.
+        """Scale no more of the frame than the crop needs, if the pixels are identical.
 
-        Interpolation of a part is that of the whole where the part begins at a whole pixel of both sides. Libraries
-        differ in how they round, so it is tried on noise, which every coefficient takes part in.
+        A part is interpolated like the whole if it starts at a whole pixel before and after scaling. Libraries round
+        differently,
+        so this is tested on noise, in which every coefficient matters.
         """
         shape = (height, width, 3)
-        if height * width > _MAX_PROVED_PIXELS:
-            return replace(plain, is_proved=True)
+        if height * width > _MAX_CHECKED_PIXELS:
+            return replace(plain, is_checked=True)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         expected, got = np.empty((2, *self._shape), np.uint8)
-        self._plans[shape] = replace(plain, is_proved=True)
+        self._plans[shape] = replace(plain, is_checked=True)
         self.fill(noise, expected)
         for plan in sorted(self._crops(height, width), key=_scaled_values):
-            self._plans[shape] = proved = replace(plan, is_proved=True)
+            self._plans[shape] = checked = replace(plan, is_checked=True)
             self.fill(noise, got)
             if np.array_equal(expected, got):
-                return proved
-        return replace(plain, is_proved=True)
+                return checked
+        return replace(plain, is_checked=True)
 
 
 def _scaled_values(plan: _Plan) -> int:
@@ -169,7 +175,7 @@ def letterbox_size(height: int, width: int, into_height: int, into_width: int) -
 
 
 def _beyond(length: int, other: int) -> int:
-    """Pixels to cut off both ends of a side that is too long for the other one."""
+    """Pixels to cut off each end of a side that is too long for the other one."""
     return max(0, length - other * _MAX_ASPECT) // 2
 
 

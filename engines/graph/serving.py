@@ -22,11 +22,11 @@ from engines.package.onnx_signature import data_inputs, set_shape, shape_of
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 
 TRANSFORMATION = 2
-"""Raised whenever the same package gives another graph, so that cached ones are made anew."""
+"""Raised when the same package gives another graph, so that cached graphs are built again."""
 
-OLDEST_OPSET = 7
-# IR 4 lets initializers be constants. IR 11 and later added only types that no classifier's graph here has, and an
-# older runtime refuses them by their number alone.
+MIN_OPSET = 7
+# From IR 4 on initializers may be constants. IR 11 and later only added types that no classifier here uses, and older
+# runtimes reject the version number.
 _IR_VERSIONS = (4, 10)
 _ADVICE = "Make it writable or take another"
 
@@ -35,7 +35,7 @@ _ADVICE = "Make it writable or take another"
 class ServingGraph:
     """A serving graph on disk.
 
-    ``max_batch`` is None where the batch dimension is dynamic, else the graph takes exactly that many pictures.
+    ``max_batch`` is None if the batch dimension is dynamic, else the graph takes exactly that many images.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class ServingGraph:
 def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
     """Return the fp32 serving graph of ``package`` from the cache, built first if it is missing or damaged.
 
-    ``graph.precision`` makes the graphs of the other precisions from it.
+    ``precision.py`` converts it to the other precisions.
 
     Raises:
         ModelRejected: the model cannot be served.
@@ -71,13 +71,13 @@ def serving_graph(package: ModelPackage, *, cache_dir: Path) -> ServingGraph:
 
 
 def max_batch_of(model: onnx.ModelProto) -> int | None:
-    """The batch size that a serving graph is fixed to, None where it is dynamic."""
+    """Return the batch size that a serving graph is fixed to, None if it is dynamic."""
     shape = shape_of(model.graph.input[0])
     return shape[0] if shape else None
 
 
 def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
-    """The fp32 serving graph of ``package``, in memory and not cached.
+    """Build the fp32 serving graph of ``package`` in memory.
 
     Raises:
         ModelRejected: the model cannot be served.
@@ -100,14 +100,14 @@ def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
 
 
 def _with_known_opset(model: onnx.ModelProto, *, name: str) -> onnx.ModelProto:
-    """``model``, raised to the oldest opset that runtimes still take."""
+    """Raise ``model`` to the oldest opset that runtimes still accept."""
     opset = opset_of(model)
-    if opset < OLDEST_OPSET:
+    if opset < MIN_OPSET:
         try:
-            model = version_converter.convert_version(model, OLDEST_OPSET)
+            model = version_converter.convert_version(model, MIN_OPSET)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as exc:
             raise ModelRejected(
-                f"{name} has opset {opset}, runtimes take {OLDEST_OPSET} and later, and it cannot be raised: {exc}. "
+                f"{name} has opset {opset}, runtimes take {MIN_OPSET} and later, and it cannot be raised: {exc}. "
                 "Export the model again",
                 opset=opset,
             ) from exc
@@ -116,7 +116,7 @@ def _with_known_opset(model: onnx.ModelProto, *, name: str) -> onnx.ModelProto:
 
 
 def _make_room(model: onnx.ModelProto) -> None:
-    """Take initializers out of the inputs and give tensors another name that bear one of ours."""
+    """Drop initializers from the inputs; rename tensors that clash with ours."""
     feeds = data_inputs(model.graph)
     del model.graph.input[:]
     model.graph.input.extend(feeds)
@@ -124,7 +124,7 @@ def _make_room(model: onnx.ModelProto) -> None:
 
 
 class _Renaming(dict[str, str]):
-    """Maps the names that the serving graph needs for itself to free ones."""
+    """Maps names that the serving graph needs itself to free ones."""
 
     def __missing__(self, name: str) -> str:
         return f"model/{name}" if name in {INPUT_NAME, OUTPUT_NAME} or name.startswith(PREFIX) else name
@@ -150,7 +150,7 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def _fuse(model: onnx.ModelProto, package: ModelPackage) -> None:
-    """Put the nodes before and behind the model; its batch dimension stays as it is."""
+    """Add the nodes before and after the model; its batch dimension stays as it is."""
     graph, signature, opset = model.graph, package.signature, opset_of(model)
     source, target = graph.input[0], graph.output[0]
     before = input_chain(package.input, signature, source.name, opset=opset)
@@ -173,14 +173,14 @@ def _fuse(model: onnx.ModelProto, package: ModelPackage) -> None:
     for field, value in (("input", images), ("output", scores)):
         graph.ClearField(field)
         getattr(graph, field).append(value)
-    # What was written for the model's own batch size and dynamic sides no longer holds.
+    # The shapes in it are for the model's own batch size and dynamic sides.
     graph.ClearField("value_info")
     graph.doc_string = f"{package.name} {package.version}"
     helper.set_model_props(model, {"model": package.name, "version": package.version, "sha256": package.sha256})
 
 
 def graph_address(package: ModelPackage) -> str:
-    """The content address of a serving graph: everything that it is made from."""
+    """Return the content address of a serving graph: the hash of everything that it is made from."""
     facts: dict[str, object] = {
         "transformation": TRANSFORMATION,
         "model": package.sha256,

@@ -1,7 +1,8 @@
-"""Does the model give probabilities once its declared missing activation is added?
+"""Checks whether a model gives probabilities once its declared activation is added.
 
-A softmax on top of a softmax still has the right top-1 but confidences near 1/classes; logits published as
-probabilities exceed 1. The end of the graph tells most of it at load, a run on pictures tells the rest.
+A softmax on top of a softmax keeps the top-1 class, but confidences are near 1/classes; logits published as
+probabilities
+exceed 1. The end of the graph shows most of these mistakes at load, a run on images shows the rest.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from engines.errors import ModelRejected
 from engines.package.specs import Activation
 
 SUM_TOLERANCE = 0.02
-"""How far scores may be from the sum 1 or from the range 0 to 1: float16 models with 1000 classes stay below it."""
+"""Tolerance for the sum 1 and the range 0 to 1; float16 models with 1000 classes stay within it."""
 
 _TRANSPARENT = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "Transpose"})
 _MAX_STEPS = 64
 
 
 def last_operator(model: onnx.ModelProto, output: str) -> str:
-    """The operator that makes the values of ``output``, behind reshapes and casts; empty where there is none."""
+    """Return the operator that computes ``output``, ignoring reshapes and casts; empty if there is none."""
     makers = {name: node for node in model.graph.node for name in node.output}
     for _ in range(_MAX_STEPS):
         node = makers.get(output)
@@ -36,7 +37,7 @@ def last_operator(model: onnx.ModelProto, output: str) -> str:
 
 
 def check_declared_activation(model: onnx.ModelProto, output: str, declared: Activation, *, name: str) -> None:
-    """Refuse what the end of the graph already shows to be wrong.
+    """Refuse an activation that contradicts the end of the graph.
 
     Raises:
         ModelRejected: a second softmax or sigmoid, or an output of log probabilities.
@@ -62,7 +63,7 @@ def check_declared_activation(model: onnx.ModelProto, output: str, declared: Act
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawScores:
-    """What the model gives without an added activation, over all pictures that were tried."""
+    """The range of the model's scores without an added activation, over all images tried."""
 
     lowest: float
     highest: float
@@ -71,10 +72,12 @@ class RawScores:
 
     @property
     def in_range(self) -> bool:
+        """Whether all scores are between 0 and 1, within the tolerance."""
         return self.lowest >= -SUM_TOLERANCE and self.highest <= 1 + SUM_TOLERANCE
 
     @property
     def sums_to_one(self) -> bool:
+        """Whether the scores of each image sum to 1, within the tolerance."""
         return abs(self.sum_lowest - 1) <= SUM_TOLERANCE and abs(self.sum_highest - 1) <= SUM_TOLERANCE
 
 
@@ -90,7 +93,7 @@ def raw_scores(scores: npt.NDArray[np.float32]) -> RawScores:
 
 
 def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes: int) -> str | None:
-    """A warning, or None where the declared activation fits what the model gives.
+    """Return a warning, or None if the declared activation fits the model's scores.
 
     Raises:
         ModelRejected: the scores would not be probabilities, or softmax would be applied twice or to a single score.
@@ -118,14 +121,14 @@ def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes
             sum_highest=raw.sum_highest,
         )
     if declared == "none" and not raw.sums_to_one:
-        return f"the scores of a picture sum to {sums}, not 1: right for sigmoid only"
+        return f"the scores of an image sum to {sums}, not 1: right for sigmoid only"
     return None
 
 
 def guess_activation(raw: RawScores | None, last: str, *, classes: int) -> Activation:
-    """The activation that is missing, for a model of which only its end and its scores are known.
+    """Guess the missing activation from a model's last operator and its scores.
 
-    ``raw`` is None where the model cannot be run.
+    ``raw`` is None if the model cannot be run.
     """
     if last in {"Softmax", "Sigmoid", "HardSigmoid"}:
         return "none"

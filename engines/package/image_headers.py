@@ -1,6 +1,6 @@
-"""Width, height and completeness of an encoded picture, read from its headers alone.
+"""Reads width, height and completeness of an encoded image from its headers.
 
-The decoders are not asked before the size is known: a few hundred bytes can name a picture of gigabytes.
+A few hundred bytes can announce an image of gigabytes, so the size is known before a decoder runs.
 Source: JPEG ITU T.81 annex B; PNG 1.2 section 11.2.2; WebP container specification; TIFF 6.0 section 2.
 """
 
@@ -20,12 +20,12 @@ _MAX_TIFF_ENTRIES = 4096
 
 
 class HeaderError(Exception):
-    """The header does not hold; the text says how."""
+    """The header is invalid; the text says how."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None where nothing is."""
+    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None if nothing is."""
 
     kind: str
     width: int
@@ -34,10 +34,10 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """The header of an encoded picture.
+    """Return the header of an encoded image.
 
     Raises:
-        HeaderError: not a picture of a kind that is taken, or its header is cut off or senseless.
+        HeaderError: not an image of a supported kind, or its header is truncated or invalid.
     """
     for magic, reader in _READERS:
         if magic.match(data):
@@ -48,11 +48,11 @@ def read_header(data: bytes) -> ImageHeader:
             if header.width <= 0 or header.height <= 0:
                 raise HeaderError(f"the {header.kind} header says {header.width}x{header.height} pixels")
             return header
-    raise HeaderError(f"not a JPEG, PNG, BMP, WebP, GIF or TIFF picture, it begins with {data[:8]!r}")
+    raise HeaderError(f"not a JPEG, PNG, BMP, WebP, GIF or TIFF image, it begins with {data[:8]!r}")
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    """The first frame header, and whether the end marker follows the last scan."""
+    """Read the frame header, and whether the end marker follows the last scan."""
     size: tuple[int, int] | None = None
     pos = 2
     while True:
@@ -72,6 +72,7 @@ def _jpeg(data: bytes) -> ImageHeader:
         (length,) = struct.unpack_from(">H", data, pos)
         if marker in _SOF:
             height, width = struct.unpack_from(">HH", data, pos + 3)
+            # Decoders differ in which of several frames they take, so the limit is held against the largest.
             size = (max(width, size[0]), max(height, size[1])) if size else (width, height)
         pos += max(length, 2)
         if marker == _SOS:
@@ -85,7 +86,7 @@ def _jpeg(data: bytes) -> ImageHeader:
 
 
 def _next_marker(data: bytes, pos: int) -> int:
-    """Position of the next 0xFF that is followed by a marker, or -1."""
+    """Return the position of the next 0xFF that starts a marker, or -1."""
     while True:
         pos = data.find(b"\xff", pos)
         if pos < 0 or pos + 1 >= len(data):

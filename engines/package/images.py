@@ -1,7 +1,8 @@
-"""Pictures from files and bytes, as the engines want them: ``(H, W, 3)`` uint8 BGR.
+"""Images from files and bytes, as the engines take them: ``(H, W, 3)`` uint8 BGR.
 
 EXIF orientation is applied, gray becomes three equal channels, 16 bits are scaled to 8. Alpha is dropped and the
-colours kept as stored, because that is what the usual training pipelines do.
+colours
+stay as stored, like in the common training pipelines.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_FILE_BYTES = 256 << 20
 
 
 def read_image(path: Path) -> Images:
-    """The picture in the file ``path``: ``(H, W, 3)`` uint8 BGR, a fresh array.
+    """Read the image at ``path``: ``(H, W, 3)`` uint8 BGR, a fresh array.
 
     Raises:
         ImageRejected: the file cannot be read, or see ``decode_image``.
@@ -32,7 +33,7 @@ def read_image(path: Path) -> Images:
 
 
 def image_hashes(paths: Iterable[Path]) -> list[str]:
-    """The sha256 of each file, by which what was made from pictures is named.
+    """Return the sha256 of each file, for the names of files made from these images.
 
     Raises:
         ImageRejected: a file cannot be read, or is too large.
@@ -45,21 +46,21 @@ def _read(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ImageRejected(
-                f"{path} has {size} bytes, the limit for a picture is {MAX_FILE_BYTES}", path=str(path), size=size
+                f"{path} has {size} bytes, the limit for an image is {MAX_FILE_BYTES}", path=str(path), size=size
             )
         return path.read_bytes()
     except OSError as exc:
-        raise ImageRejected(f"picture {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
+        raise ImageRejected(f"image {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
 
 
 def decode_image(data: bytes, *, name: str) -> Images:
-    """The picture encoded in ``data`` (the first one of an animation); ``name`` stands for it in messages.
+    """Decode ``data`` (of an animation the first image); ``name`` stands for it in messages.
 
     Raises:
-        ImageRejected: not a picture, truncated, damaged, or above the pixel limit (checked before decoding).
+        ImageRejected: not an image, truncated, damaged, or above the pixel limit (checked before decoding).
     """
     if not data:
-        raise ImageRejected(f"{name} is empty (0 bytes), a picture was expected", name=name, size=0)
+        raise ImageRejected(f"{name} is empty (0 bytes), an image was expected", name=name, size=0)
     try:
         header = read_header(data)
     except HeaderError as exc:
@@ -79,6 +80,7 @@ def decode_image(data: bytes, *, name: str) -> Images:
             size=len(data),
         )
     try:
+        # IMREAD_COLOR also applies the EXIF orientation.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError) as exc:
         raise ImageRejected(f"{name}: the {header.kind} does not decode: {_first_line(exc)}", name=name) from exc

@@ -1,8 +1,10 @@
-"""Label files: one name per class, in the shapes met in the field.
+"""Label files: one name per class, in the formats in common use.
 
-Taken: plain lines; ``0,name``, ``0: name``, ``0 name``; ``n01440764 name``; a JSON list; a JSON map ``{"0": "name"}``,
-``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``. A byte order mark, CRLF and blank lines at the end are skipped; a
-header line is skipped only where every other line is numbered and the header says so (``index,label``).
+Accepted: plain lines; ``0,name``, ``0: name``, ``0 name``; ``n01440764 name``; a JSON list; a JSON map ``{"0":
+"name"}``,
+``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``. A byte order mark, CRLF and blank lines at the end are skipped. A
+header
+line is skipped only if every other line is numbered and the header looks like one (``index,label``).
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def parse_labels(data: bytes, *, name: str, offset: int = 0) -> tuple[str, ...]:
-    """The labels in the bytes of a label file, first class first.
+    """Return the labels in the bytes of a label file, first class first.
 
-    ``name`` is the file's name for messages. Numbers in the file must run from 0, or from ``offset``.
+    ``name`` is the file's name for messages. Numbers in the file must start at 0, or at ``offset``, without a gap.
 
     Raises:
-        ModelRejected: the file is none of the shapes above; the message names file and line.
+        ModelRejected: the file has none of the formats above; the message names file and line.
     """
     text = _decode(data, name)
     start = text.lstrip()[:1]
@@ -49,10 +51,10 @@ def parse_labels(data: bytes, *, name: str, offset: int = 0) -> tuple[str, ...]:
 
 
 def fit_labels(labels: Sequence[str], *, classes: int, offset: int, name: str) -> tuple[str, ...]:
-    """``labels`` for all ``classes`` of a model: with offset 1, class 0 is ``background``.
+    """Return ``labels`` for all ``classes`` of a model; with offset 1, class 0 is ``background``.
 
     Raises:
-        ModelRejected: the numbers do not agree; the message has both and the probable reason.
+        ModelRejected: the numbers disagree; the message has both and the likely reason.
     """
     if len(labels) + offset == classes:
         return (BACKGROUND,) * offset + tuple(labels)
@@ -112,11 +114,12 @@ def _from_lines(text: str, name: str, offset: int) -> list[str]:
 
 
 def _numbered(lines: Sequence[str], matches: Sequence[re.Match[str] | None], name: str, offset: int) -> list[str]:
-    """Labels of lines like ``0,name``; plain lines of which a few begin with a number stay as they are."""
+    """Return the labels of lines like ``0,name``; if only some lines start with a number, they stay as they are."""
     if len(lines) > 1 and matches[0] is None and all(matches[1:]) and _HEADER.match(lines[0]):
         lines, matches = lines[1:], matches[1:]
     found = [match for match in matches if match]
     separated = any(re.match(r"[0-9]+\s*[,:;\t]", match.string) for match in found)
+    # Names may begin with a number ("3 point lighting"): numbers count only if most lines have a separator.
     if len(found) < len(lines) and (not separated or len(found) <= len(lines) // 2):
         return list(lines)
     found = _all_match(lines, matches, name, "0,name")
@@ -144,6 +147,7 @@ def _all_match(
 
 def _from_json(text: str, name: str, offset: int) -> list[str]:
     try:
+        # Pairs instead of a dict, which would drop a repeated key without a word.
         value = json.loads(text, object_pairs_hook=list)
     except (json.JSONDecodeError, RecursionError) as exc:
         line = getattr(exc, "lineno", 1)
@@ -171,7 +175,7 @@ def _is_run(numbers: Sequence[int], offset: int) -> bool:
 
 
 def _by_index(pairs: list[tuple[int, str]], name: str, offset: int) -> list[str]:
-    """The names in the order of their numbers, which must run without a hole."""
+    """Return the names in the order of their numbers, which must have no gap."""
     numbers = [number for number, _ in pairs]
     if _is_run(numbers, offset):
         return [label for _, label in sorted(pairs, key=lambda pair: pair[0])]

@@ -1,6 +1,6 @@
-"""A model package: a directory with a model and everything that is true of it.
+"""A model package: a directory with a model and its manifest.
 
-``load_package`` is the only way in: what it returns has been checked against its manifest, its labels and its sha256.
+``load_package`` is the only way in: its result has been checked against the manifest, the labels and the sha256.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _FORMATS: dict[str, ModelFormat] = {".onnx": "onnx", ".pt2": "pt2"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenImage:
-    """A known answer: ``path`` must be classified as ``label`` with at least ``min_confidence`` (0 to 1)."""
+    """An image with a known label: it must be classified as ``label`` with at least ``min_confidence`` (0 to 1)."""
 
     path: Path
     label: str
@@ -79,8 +79,8 @@ class ModelPackage:
     license: str | None
     signature: ModelSignature
 
-    def pictures(self, *, first: Literal["calibration", "golden"]) -> list[Path]:
-        """The pictures of both kinds, those of ``first`` before the others; one that is of both is there twice."""
+    def images(self, *, first: Literal["calibration", "golden"]) -> list[Path]:
+        """Return golden and calibration images, those of ``first`` first; an image that is both is listed twice."""
         golden = [one.path for one in self.golden]
         return [*golden, *self.calibration] if first == "golden" else [*self.calibration, *golden]
 
@@ -119,7 +119,7 @@ def load_package(directory: Path) -> ModelPackage:
 
 
 def input_spec(section: InputSection) -> InputSpec:
-    """The section of the manifest with its defaults filled in."""
+    """Return the input section with its defaults filled in."""
     channels = 1 if section.color == "gray" else 3
     return InputSpec(
         width=section.width,
@@ -135,11 +135,15 @@ def input_spec(section: InputSection) -> InputSpec:
 
 
 def check_sha256(found: str, stated: str, *, path: Path) -> None:
-    """Raises ModelRejected with both where a model's bytes are not the ones that its manifest states."""
+    """Refuse a model whose bytes are not those that the manifest states.
+
+    Raises:
+        ModelRejected: with both hashes.
+    """
     if found != stated:
         raise ModelRejected(
             f"{path} has sha256 {found}, the manifest states {stated}. The file is damaged or another one: copy the "
-            "package again, or import the model anew if the change is meant",
+            "package again, or import the model again if the change is intended",
             path=str(path),
             found=found,
             stated=stated,
@@ -161,8 +165,8 @@ def _checked_signature(
         check_declared_activation(model, signature.output_name, output.activation, name=name)
     if signature.dtype == "uint8" and (spec.scale, set(spec.mean), set(spec.std)) != (1.0, {0.0}, {1.0}):
         raise ModelRejected(
-            f"{name}: the model takes uint8 and so normalises by itself, but the manifest says scale {spec.scale:g}, "
-            f"mean {list(spec.mean)}, std {list(spec.std)}. Remove scale, mean and std",
+            f"{name}: the model takes uint8, so it normalises its input itself, but the manifest says "
+            f"scale {spec.scale:g}, mean {list(spec.mean)}, std {list(spec.std)}. Remove scale, mean and std",
             dtype="uint8",
             scale=spec.scale,
         )
@@ -188,7 +192,7 @@ def _golden(root: Path, manifest: Manifest, labels: tuple[str, ...]) -> tuple[Go
             near = nearest_key(item.label, labels)
             hint = f"did you mean {near!r}?" if near else f"the first labels are {', '.join(labels[:5])}"
             raise ModelRejected(
-                f"golden[{place}]: label {item.label!r} is none of the {len(labels)} labels of the model, {hint}",
+                f"golden[{place}]: label {item.label!r} is not one of the model's {len(labels)} labels, {hint}",
                 label=item.label,
             )
         path = inside(root, item.image, what=f"golden[{place}].image")
@@ -205,7 +209,7 @@ def _calibration(root: Path, manifest: Manifest) -> tuple[Path, ...]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not 0 < len(found) <= MAX_CALIBRATION_IMAGES:
         raise ModelRejected(
-            f"calibration {manifest.calibration!r} holds {len(found)} images, 1 to {MAX_CALIBRATION_IMAGES} are taken",
+            f"calibration {manifest.calibration!r} holds {len(found)} images, 1 to {MAX_CALIBRATION_IMAGES} may be",
             images=len(found),
         )
     return tuple(inside(root, path.relative_to(root).as_posix(), what="calibration image") for path in found)

@@ -1,4 +1,4 @@
-"""``model.yaml``: what is true of a model, checked key by key."""
+"""The manifest ``model.yaml``, checked key by key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Section(BaseModel):
 
 
 class InputSection(_Section):
-    """``input``: how a picture becomes the model's input."""
+    """``input``: how an image becomes the model's input."""
 
     width: Side
     height: Side
@@ -48,9 +48,9 @@ class InputSection(_Section):
         if self.std is not None and any(value <= 0 for value in self.std):
             raise ValueError(f"std must be above 0, it is {self.std}")
         if self.scale == 0:
-            raise ValueError("scale is 0, every picture would look the same")
+            raise ValueError("scale is 0, so every image would look the same")
         if self.resize != "shorter_side" and self.resize_to is not None:
-            raise ValueError(f"resize_to is of resize: shorter_side, resize is {self.resize}. Remove resize_to")
+            raise ValueError(f"resize_to needs resize: shorter_side, resize is {self.resize}. Remove resize_to")
         if self.resize == "shorter_side" and self.resize_to is None:
             raise ValueError("resize: shorter_side needs resize_to, the length of the shorter side, for example 256")
         if self.resize_to is not None and self.resize_to < max(self.width, self.height):
@@ -59,20 +59,20 @@ class InputSection(_Section):
 
 
 class OutputSection(_Section):
-    """``output``: what the graph still lacks."""
+    """``output``: the activation that the graph lacks."""
 
     activation: Literal["none", "softmax", "sigmoid"]
 
 
 class LabelsSection(_Section):
-    """``labels``: the file, and 1 where the model has a background class before the first label."""
+    """``labels``: the file, and offset 1 if the model has a background class before the first label."""
 
     file: RelativePath
     offset: Literal[0, 1] = 0
 
 
 class GoldenSection(_Section):
-    """One item of ``golden``: a known answer."""
+    """One item of ``golden``: an image and its label."""
 
     image: RelativePath
     label: Annotated[str, Field(min_length=1)]
@@ -80,7 +80,7 @@ class GoldenSection(_Section):
 
 
 class Manifest(_Section):
-    """The whole file."""
+    """The whole manifest."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: Annotated[str, Field(pattern=VERSION_PATTERN)]
@@ -103,10 +103,10 @@ _SECTIONS: dict[str, type[_Section]] = {
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of the package in ``directory``.
+    """Return the manifest of the package in ``directory``.
 
     Raises:
-        ModelRejected: there is none, or it does not hold; the message names file and line.
+        ModelRejected: there is none, or it is invalid; the message names file and line.
     """
     path = directory / MANIFEST_NAME
     if not _is_there(directory, Path.is_dir):
@@ -125,10 +125,10 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def parse_manifest(text: str, *, name: str) -> Manifest:
-    """The manifest in ``text``; ``name`` stands for the file in messages.
+    """Return the manifest in ``text``; ``name`` stands for the file in messages.
 
     Raises:
-        ModelRejected: it does not hold; each problem with its line.
+        ModelRejected: it is invalid; one line for each problem.
     """
     try:
         document = load_strict(text, name=name)
@@ -185,7 +185,7 @@ def _dotted(loc: KeyPath) -> str:
 
 
 def inside(directory: Path, relative: str, *, what: str) -> Path:
-    """The path of ``relative`` inside the package, resolved.
+    """Resolve ``relative`` inside the package.
 
     Raises:
         ModelRejected: it is absolute, leaves the package (``..`` or a link), or does not exist.
@@ -193,6 +193,7 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
     if PurePosixPath(relative).is_absolute() or "\x00" in relative or "\\" in relative:
         raise ModelRejected(f"{what} {relative!r} must be a relative path with / inside the package {directory}")
     root = directory.resolve()
+    # resolve() follows links, so a link that leaves the package is caught as well.
     path = (root / relative).resolve()
     if path == root or root not in path.parents:
         raise ModelRejected(

@@ -1,4 +1,4 @@
-"""Model files as bytes: read once, hashed, named when they are something else, external data kept inside."""
+"""Model files as bytes: read once, hashed, bounded in size, external data inside the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_BYTES = 512 << 20
 """Largest model with its external data."""
 
 MAX_NODES = 100_000
-"""Most nodes, those of subgraphs and of each call of a local function included."""
+"""Maximum number of nodes, including subgraphs and each call of a local function."""
 MAX_FUNCTIONS = 1000
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
 
@@ -37,10 +37,10 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
 
 
 def read_model_bytes(path: Path) -> bytes:
-    """The whole file.
+    """Read the whole file.
 
     Raises:
-        ModelRejected: it is missing, empty, too large or plainly something else than a model.
+        ModelRejected: it is missing, empty, too large or plainly not a model.
     """
     try:
         size = path.stat().st_size
@@ -74,10 +74,10 @@ def _foreign_kind(data: bytes, suffix: str) -> str | None:
 
 
 def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
-    """The model in ``data``, external data not loaded.
+    """Parse the model in ``data``, without its external data.
 
     Raises:
-        ModelRejected: not ONNX, truncated, empty, newer than the onnx library, or with operators of foreign domains.
+        ModelRejected: not ONNX, truncated, empty, newer than the onnx library, or with operators of unknown domains.
     """
     model = onnx.ModelProto()
     try:
@@ -111,10 +111,10 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
 
 
 def _check_size(model: onnx.ModelProto, *, name: str) -> None:
-    """Refuse what explodes when a library takes it apart: a few functions that call each other make millions of nodes.
+    """Refuse a model that explodes when functions are expanded: a few that call each other make millions of nodes.
 
     Raises:
-        ModelRejected: too many nodes or functions, or functions that never end.
+        ModelRejected: too many nodes or functions, or recursive functions.
     """
     if len(model.functions) > MAX_FUNCTIONS:
         raise ModelRejected(
@@ -123,6 +123,7 @@ def _check_size(model: onnx.ModelProto, *, name: str) -> None:
         )
     bodies = {(one.domain, one.name): _calls(one) for one in model.functions}
     sizes = dict.fromkeys(bodies, 1)
+    # Sizes settle after as many rounds as functions can be nested, unless functions call themselves.
     for _ in range(len(bodies) + 2):
         grown = {one: _size(calls, sizes) for one, calls in bodies.items()}
         if grown == sizes:
@@ -146,18 +147,19 @@ def _size(calls: Counter[tuple[str, str]], sizes: dict[tuple[str, str], int]) ->
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that the model was written for."""
+    """Return the version of ONNX's own operators that the model uses."""
     return max((int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=1)
 
 
 def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
-    """The model at ``path`` with its external data loaded, and the sha256 of all its bytes.
+    """Return the model at ``path`` with its external data loaded, and the sha256 of all its bytes.
 
-    The sha256 is of the file; where the model keeps tensors in other files, it is of the file followed by those, in
-    the order of their names.
+    The sha256 is of the file; if the model keeps tensors in other files, of the file followed by those in the order of
+    their
+    names.
 
     Raises:
-        ModelRejected: see ``read_model_bytes`` and ``parse_onnx``; external data that leaves ``root`` or is too large.
+        ModelRejected: see ``read_model_bytes`` and ``parse_onnx``; external data outside ``root`` or too large.
     """
     data = read_model_bytes(path)
     model = parse_onnx(data, name=str(path))
@@ -190,10 +192,10 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 that a manifest must state for the model at ``path``, in lower-case hex.
+    """Return the sha256 that a manifest must state for the model at ``path``, in lower-case hex.
 
     Raises:
-        ModelRejected: the file cannot be read or is no model.
+        ModelRejected: the file cannot be read or is not a model.
     """
     if path.suffix == ".onnx":
         return read_onnx(path, root=path.parent)[1]
@@ -201,18 +203,18 @@ def file_sha256(path: Path) -> str:
 
 
 def check_model(model: onnx.ModelProto, *, name: str) -> None:
-    """Let the onnx library check the model.
+    """Run the onnx library's checker.
 
     Raises:
         ModelRejected: with the library's reason.
     """
     try:
         if not all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
-            # Runtimes take an output without a shape, the checker does not.
+            # Runtimes accept an output without a shape, the checker does not.
             model = onnx.shape_inference.infer_shapes(model)
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as exc:
-        # The node that it is about stands some lines below.
+        # The checker names the node some lines further down.
         reason = " ".join(str(exc).split())[:_REASON_CHARACTERS].rstrip(".")
         raise ModelRejected(f"{name} is not a valid ONNX model: {reason}. Export it again", path=name) from exc
 
@@ -222,7 +224,7 @@ def _location(tensor: onnx.TensorProto) -> str:
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs inside a node (If, Loop, Scan)."""
+    """Yield the graphs inside a node (If, Loop, Scan)."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g

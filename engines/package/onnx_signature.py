@@ -1,4 +1,4 @@
-"""What an ONNX model itself says: input, layout, dtype, batch and classes, held against the manifest."""
+"""The signature of an ONNX model (input, layout, dtype, batch, classes), checked against the manifest."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from engines.package.specs import InputSpec, Layout, ModelSignature
 
 
 def data_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that must be fed; up to IR version 3 initializers are listed as inputs too."""
+    """Return the inputs to feed; up to IR version 3 initializers are listed as inputs too."""
     fixed = {tensor.name for tensor in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
     return [value for value in graph.input if value.name not in fixed]
 
 
 def shape_of(value: onnx.ValueInfoProto) -> Shape | None:
-    """The shape with None for dynamic dimensions; None where the model does not say."""
+    """Return the shape, with None for dynamic dimensions; None if the model does not state one."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
@@ -38,7 +38,7 @@ def shape_of(value: onnx.ValueInfoProto) -> Shape | None:
 
 
 def set_shape(value: onnx.ValueInfoProto, dims: Sequence[int | str]) -> None:
-    """Give ``value`` the shape ``dims``; text is a symbol."""
+    """Set the shape of ``value`` to ``dims``; a string is a symbolic dimension."""
     tensor = value.type.tensor_type
     tensor.ClearField("shape")
     tensor.shape.SetInParent()
@@ -51,7 +51,7 @@ def set_shape(value: onnx.ValueInfoProto, dims: Sequence[int | str]) -> None:
 
 
 def onnx_signature(model: onnx.ModelProto, spec: InputSpec, *, name: str) -> ModelSignature:
-    """What the model says, checked against ``spec``. Dynamic height, width and channels are fixed from ``spec``.
+    """Return the model's signature, checked against ``spec``, which also fixes dynamic height, width and channels.
 
     Raises:
         ModelRejected: several inputs or outputs, no image input, another size or channel count than ``spec``, or an
@@ -68,10 +68,10 @@ def onnx_signature(model: onnx.ModelProto, spec: InputSpec, *, name: str) -> Mod
 
 
 def image_shape(model: onnx.ModelProto, *, name: str) -> tuple[Layout, Shape]:
-    """Layout and ``(height, width, channels)`` of the model's input, without a manifest.
+    """Return layout and ``(height, width, channels)`` of the model's input, without a manifest.
 
     Raises:
-        ModelRejected: no single image input, or the layout cannot be told.
+        ModelRejected: no single image input, or the layout is ambiguous.
     """
     source = the_input([_facts(value) for value in data_inputs(model.graph)], name=name)
     _, a, b, c = image_rank(source, name=name)
@@ -102,7 +102,7 @@ def _dtype_name(element: int) -> str:
 
 
 def _layout_by_use(graph: onnx.GraphProto, source: str) -> Layout:
-    """For shapes that do not tell: a model that first moves its last axis forward was fed NHWC."""
+    """Decide an ambiguous layout: a model that first moves its last axis forward takes NHWC."""
     for node in graph.node:
         if source in node.input and node.op_type == "Transpose":
             perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
@@ -114,7 +114,7 @@ def _layout_by_use(graph: onnx.GraphProto, source: str) -> Layout:
 def _inferred_output_shape(
     model: onnx.ModelProto, source: TensorFacts, target: str, layout: Layout, spec: InputSpec
 ) -> Shape | None:
-    """The output's shape once the input has the manifest's size, by shape inference."""
+    """Infer the output's shape from an input of the manifest's size."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     pixels = (spec.channels, spec.height, spec.width) if layout == "NCHW" else (spec.height, spec.width, spec.channels)

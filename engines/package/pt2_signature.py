@@ -1,4 +1,4 @@
-"""What a torch.export archive (.pt2) says of itself, read without torch and without unpickling anything.
+"""The signature of a torch.export archive (.pt2), read without torch and without unpickling.
 
 Source: torch/export/pt2_archive/constants.py (models/<name>.json in a zip); torch/_export/serde/schema.py (dtype
 numbers, graph signature). Archives of torch before 2.8 hold serialized_exported_program.json with the same content.
@@ -24,7 +24,7 @@ _DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float1
 
 
 def pt2_signature(path: Path, spec: InputSpec, *, name: str) -> ModelSignature:
-    """The signature of the program in the archive at ``path``, checked against ``spec``.
+    """Return the signature of the program in the archive at ``path``, checked against ``spec``.
 
     Raises:
         ModelRejected: not such an archive, damaged, or a model that does not fit; see ``onnx_signature``.

@@ -1,4 +1,4 @@
-"""A model's one input and one output held against the manifest, whatever file they were read from."""
+"""Checks a model's input and output against the manifest, for every file format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _OUTPUT_DTYPES = frozenset({"float32", "float16", "float64"})
 _IMAGE_RANK = 4
 
 MAX_FIXED_BATCH = 256
-"""Largest batch size that a model may be fixed to: each run fills all of it."""
+"""Largest fixed batch size of a model: every run computes all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """What a model says of an input or output; ``shape`` is None where it says nothing."""
+    """What a model states about an input or output; ``shape`` is None if it states none."""
 
     name: str
     dtype: str
@@ -35,10 +35,10 @@ def shape_text(shape: Sequence[int | None] | None) -> str:
 
 
 def the_input(inputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
-    """The one input, of a type that images can be given as.
+    """Return the only input, whose type must be one that images can have.
 
     Raises:
-        ModelRejected: there are several or none, or it is of another type.
+        ModelRejected: several inputs or none, or another type.
     """
     source = _the_one(inputs, "inputs", "an image classifier has one", name)
     if source.dtype not in _INPUT_DTYPES:
@@ -52,10 +52,10 @@ def the_input(inputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
 
 
 def the_output(outputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
-    """The one output, of a type that scores have.
+    """Return the only output, whose type must be one that scores can have.
 
     Raises:
-        ModelRejected: there are several or none, or it is of another type.
+        ModelRejected: several outputs or none, or another type.
     """
     target = _the_one(outputs, "outputs", "a classifier has one, its scores", name)
     if target.dtype not in _OUTPUT_DTYPES:
@@ -69,10 +69,10 @@ def the_output(outputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
 
 
 def layout_of(source: TensorFacts, spec: InputSpec, *, fallback: Layout, name: str) -> Layout:
-    """The layout that fits ``spec``; ``fallback`` where the shape leaves it open.
+    """Return the layout that fits ``spec``; ``fallback`` if both do.
 
     Raises:
-        ModelRejected: not an image, or of another size or channel count.
+        ModelRejected: not an image, or another size or channel count.
     """
     shape = image_rank(source, name=name)
     wanted: dict[Layout, Shape] = {
@@ -97,10 +97,10 @@ def layout_of(source: TensorFacts, spec: InputSpec, *, fallback: Layout, name: s
 
 
 def image_rank(source: TensorFacts, *, name: str) -> Shape:
-    """The shape of an image input.
+    """Return the shape of an image input.
 
     Raises:
-        ModelRejected: it has not 4 dimensions.
+        ModelRejected: it does not have 4 dimensions.
     """
     if source.shape is None or len(source.shape) != _IMAGE_RANK:
         raise ModelRejected(
@@ -115,7 +115,7 @@ def image_rank(source: TensorFacts, *, name: str) -> Shape:
 def signature_from(
     source: TensorFacts, target: TensorFacts, layout: Layout, spec: InputSpec, *, name: str
 ) -> ModelSignature:
-    """The signature; dynamic height, width and channels are fixed from ``spec``.
+    """Return the signature; ``spec`` fixes dynamic height, width and channels.
 
     Raises:
         ModelRejected: the output is not one score per class.
@@ -123,7 +123,7 @@ def signature_from(
     batch = image_rank(source, name=name)[0]
     if batch is not None and batch > MAX_FIXED_BATCH:
         raise ModelRejected(
-            f"{name}: input {source.name} takes exactly {batch} pictures at once, the limit is {MAX_FIXED_BATCH}. "
+            f"{name}: input {source.name} takes exactly {batch} images at once, the limit is {MAX_FIXED_BATCH}. "
             "Export the model with a batch of 1 or a dynamic one",
             batch=batch,
         )
@@ -142,11 +142,11 @@ def signature_from(
 
 
 def _classes(target: TensorFacts, batch: int | None, *, name: str) -> int:
-    """The class count of ``NxC``, ``NxCx1x1``, ``Nx1x1xC``, or ``C`` for a batch of 1."""
+    """Return the class count of ``NxC``, ``NxCx1x1``, ``Nx1x1xC``, or ``C`` for a batch of 1."""
     shape = target.shape
     if shape is None or None in shape[1:] or shape == (None,):
         raise ModelRejected(
-            f"{name}: output {target.name} has shape {shape_text(shape)}, which does not tell the number of classes. "
+            f"{name}: output {target.name} has shape {shape_text(shape)}, so the number of classes is unknown. "
             "Export the model with a fixed number of classes",
             output=target.name,
             shape=shape_text(shape),
@@ -171,7 +171,7 @@ def _the_one(values: Sequence[TensorFacts], what: str, wanted: str, name: str) -
 
 
 def _misfit(shape: Shape, spec: InputSpec) -> str:
-    """Which part of the manifest is probably wrong."""
+    """Say which part of the manifest is probably wrong."""
     if shape[1] in {1, 3}:
         channels, height, width = shape[1:]
     elif shape[3] in {1, 3}:

@@ -1,4 +1,4 @@
-"""What a model wants for input and gives as output."""
+"""What a model takes and gives, as plain records."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ ModelFormat = Literal["onnx", "pt2"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """How a picture becomes the model's input.
+    """How an image becomes the model's input.
 
-    ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes.
-    A value v of channel c becomes ``(v * scale - mean[c]) / std[c]``; the channels stand in the model's own colour
-    order, and ``mean`` and ``std`` have one entry per channel (three, or one for gray).
+    ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes. A value
+    v of
+    channel c becomes ``(v * scale - mean[c]) / std[c]``; channels are in the model's own colour order, and ``mean``
+    and ``std``
+    have one entry per channel (three, or one for gray).
     """
 
     width: int
@@ -35,22 +37,22 @@ class InputSpec:
 
     @property
     def channels(self) -> int:
-        """Channels that the model is fed: 1 for gray, else 3."""
+        """Channels of the model's input: 1 for gray, else 3."""
         return 1 if self.color == "gray" else 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
-    """``activation`` is what the model's graph still lacks to give probabilities."""
+    """``activation`` is what the graph lacks to give probabilities."""
 
     activation: Activation = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSignature:
-    """What the model file itself says. ``batch`` is None where it is dynamic.
+    """What the model file states. ``batch`` is None if it is dynamic.
 
-    ``output_shape`` is the model's own, with None for a dynamic dimension; ``classes`` is the number in it.
+    ``output_shape`` is the model's own, with None for a dynamic dimension; ``classes`` is the class count in it.
     """
 
     input_name: str

@@ -1,9 +1,9 @@
-"""YAML read strictly, with the line of every value.
+"""A strict YAML reader that knows the line of every value.
 
-Plain YAML has traps that turn a slip into a silently wrong value: ``no`` is false, ``010`` is eight, ``12:30`` is 750,
-a repeated key wins quietly, an alias can blow a page up to gigabytes. Each is refused here by name, line and column.
-Everything that is not refused reads the same under YAML 1.1 and 1.2, but for ``1e-3``, which is the number that was
-meant (YAML 1.1 makes it text).
+Plain YAML turns typing slips into wrong values without a word: ``no`` is false, ``010`` is eight, ``12:30`` is 750, a
+repeated key wins, an alias can expand one page to gigabytes. All of these are errors here, with line and column.
+Whatever
+is accepted means the same in YAML 1.1 and 1.2, except ``1e-3``, which is a number here (YAML 1.1 makes it text).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ KeyPath = tuple["str | int", ...]
 
 
 class StrictYamlError(Exception):
-    """The text is not what this reader takes; ``str()`` gives ``name:line:column: message``."""
+    """The text is not accepted; ``str()`` gives ``name:line:column: message``."""
 
     def __init__(self, name: str, line: int, column: int, message: str) -> None:
         super().__init__(f"{name}:{line}:{column}: {message}")
@@ -59,30 +59,30 @@ class StrictYamlError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StrictDocument:
-    """What one YAML text holds: dicts, lists, text, integers, floats, booleans and None, and where each stood."""
+    """One YAML document (dicts, lists, text, integers, floats, booleans and None) and the lines of its values."""
 
     name: str
     data: object
     lines: Mapping[KeyPath, int]
 
     def line_of(self, path: KeyPath) -> int:
-        """The line (from 1) of the key or list item at ``path``; of its nearest parent where it does not exist."""
+        """Return the line (from 1) of the key or list item at ``path``, or of its nearest parent."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
 
 
 def nearest_key(key: str, valid: Iterable[str]) -> str | None:
-    """The valid key that ``key`` was probably meant to be, or None."""
+    """Return the valid key that ``key`` was probably meant to be, or None."""
     found = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.5)
     return found[0] if found else None
 
 
 def load_strict(text: str, *, name: str) -> StrictDocument:
-    """Read one YAML document; an empty one has ``data`` None.
+    """Read one YAML document; ``data`` of an empty one is None.
 
     Raises:
-        StrictYamlError: malformed, or something this reader refuses (see the module's docstring); ``name`` is in it.
+        StrictYamlError: malformed, or refused (see the module's docstring); ``name`` is in the message.
     """
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
@@ -106,10 +106,10 @@ def load_strict(text: str, *, name: str) -> StrictDocument:
 def parse_options(texts: Iterable[str]) -> dict[str, object]:
     """Read ``NAME=VALUE`` texts of a command line; a value means what it means in a YAML file.
 
-    Values are one text, number or boolean each: the options of an engine are nothing else.
+    A value is one text, number or boolean: engine options have no other types.
 
     Raises:
-        StrictYamlError: no ``=``, a name given twice, or a value that the reader refuses; ``message`` has the text.
+        StrictYamlError: no ``=``, a name given twice, or a value that the reader refuses; see ``message``.
     """
     found: dict[str, object] = {}
     for text in texts:
@@ -145,9 +145,9 @@ def _forbidden(text: str, character: int) -> str:
 
 
 def _fault(exc: yaml.MarkedYAMLError, text: str, *, last: yaml.Event | None) -> tuple[tuple[int, int], str]:
-    """Line and column of the mistake, and what it is. The library says where it noticed, often lines further down.
+    """Return line and column of the mistake, and what it is. The parser reports where it noticed, often lines later.
 
-    ``last`` is what it had understood before.
+    ``last`` is the last event that it understood.
     """
     mark = exc.problem_mark or exc.context_mark
     noticed = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -179,7 +179,7 @@ def _fault(exc: yaml.MarkedYAMLError, text: str, *, last: yaml.Event | None) -> 
 
 
 def _slip_of(last: yaml.Event | None, problem: str, line: int, text: str) -> tuple[tuple[int, int], str] | None:
-    """What is wrong with the value before the place on ``line`` where the library noticed; None where nothing is."""
+    """Return the mistake in the value before the place on ``line`` that the parser reports; None if there is none."""
     if not isinstance(last, yaml.ScalarEvent):
         return None
     place = _position(last)
@@ -191,21 +191,21 @@ def _slip_of(last: yaml.Event | None, problem: str, line: int, text: str) -> tup
 
 
 def _extra_colon(noticed: tuple[int, int], lines: list[str]) -> tuple[tuple[int, int], str]:
-    """A `: ` where a value runs on: in the same line, or in the line above that was meant to be a key of its own."""
+    """Explain a second `: `: in the same line, or in the line above, which was meant to be a key of its own."""
     line, column = noticed
     if ": " in lines[line - 1][: column - 1]:
         return noticed, "a second `: ` in one line; quote the value if it is text"
     above = line - 1
     while above > 1 and (not lines[above - 1].strip() or lines[above - 1].lstrip().startswith("#")):
         above -= 1
-    told = lines[above - 1]
-    if above > 0 and not re.search(r":(?:\s|\Z)", told):
-        return (above, len(told) - len(told.lstrip()) + 1), _NO_VALUE
+    before = lines[above - 1]
+    if above > 0 and not re.search(r":(?:\s|\Z)", before):
+        return (above, len(before) - len(before.lstrip()) + 1), _NO_VALUE
     return noticed, "this line is indented deeper than the one above, which has its value already"
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
-    """The parser's events; the pure Python loader, because its marks are exact and its parser does not recurse."""
+    """Yield the parser's events. The pure Python loader has exact marks, and its parser does not recurse."""
     yield from yaml.parse(text, Loader=yaml.SafeLoader)
 
 
@@ -223,7 +223,7 @@ class _Level:
 
 
 class _Builder:
-    """Builds the data from parser events without recursion."""
+    """Builds the data from parser events, without recursion."""
 
     def __init__(self, name: str) -> None:
         self.data: object = None
@@ -265,7 +265,7 @@ class _Builder:
         self._levels.append(_Level(container, path))
 
     def _place(self, event: yaml.Event, value: object) -> KeyPath:
-        """Put a value where it belongs and remember its line; returns its path."""
+        """Put a value in its place and store its line; return its path."""
         line, _ = _position(event)
         if not self._levels:
             self.data = value
@@ -316,7 +316,11 @@ def _position(event: yaml.Event) -> tuple[int, int]:
 
 
 def _plain_value(text: str) -> object:
-    """What an unquoted scalar means. Raises ValueError with the message where YAML would surprise."""
+    """Return the value of an unquoted scalar.
+
+    Raises:
+        ValueError: YAML would read it as something unexpected; the text says what.
+    """
     if text in _NULLS:
         return None
     if text in _TRUE or text in _FALSE:
@@ -332,7 +336,7 @@ def _plain_value(text: str) -> object:
 
 
 def _number(text: str) -> object:
-    """The number that ``text`` is, or the text itself."""
+    """Return the number that ``text`` is, else the text."""
     is_int, is_hex, is_float = _INT.match(text), _HEX.match(text), _FLOAT.match(text)
     if not (is_int or is_hex or is_float):
         return text

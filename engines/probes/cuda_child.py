@@ -1,4 +1,4 @@
-"""Asks the CUDA driver what devices there are; prints one JSON object. Needs the standard library alone.
+"""Asks the CUDA driver for its devices and prints one JSON object. Uses the standard library only.
 
 Source: CUDA driver API, https://docs.nvidia.com/cuda/cuda-driver-api/ (Initialization, Version, Device Management).
 """
@@ -13,7 +13,7 @@ _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute
 
 
 def main() -> int:
-    """Print driver version and devices; end with the reason on standard error where there is none."""
+    """Print driver version and devices; if there are none, print the reason to standard error and return 3."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

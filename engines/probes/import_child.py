@@ -1,4 +1,4 @@
-"""Imports one package and prints its version as JSON; whatever the import raises ends the process with its text."""
+"""Imports one package and prints its version as JSON; an import error ends the process with its text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens a small session on one execution provider, runs it and prints as JSON which provider really took it."""
+"""Runs a small session on one execution provider and prints as JSON which provider really ran it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Makes TensorRT's runtime and builder once and prints its version as JSON.
+"""Creates TensorRT's runtime and builder and prints its version as JSON.
 
-Started only after the CUDA driver has answered: TensorRT 8.6 ends the process by a segmentation fault without one.
+Run it only after the CUDA driver has answered: without one TensorRT 8.6 crashes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tensorrt
 
 
 def main() -> int:
-    """End with the library's own words on standard error where a runtime or a builder cannot be made."""
+    """Print the version; if a runtime or builder cannot be created, print TensorRT's error and return 3."""
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)
     if tensorrt.Runtime(logger) is None or tensorrt.Builder(logger) is None:
         print("TensorRT gave no runtime or builder", file=sys.stderr)  # noqa: T201 the answer

@@ -1,4 +1,4 @@
-"""Imports PyTorch, runs one product on each device it sees and prints version and devices as JSON."""
+"""Runs one matrix product with PyTorch and prints version and device as JSON."""
 
 from __future__ import annotations
 

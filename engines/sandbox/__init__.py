@@ -1,7 +1,8 @@
 """Builds and first loads in a limited child process.
 
-memory.py  how much memory there is, for this process and its control groups
-child.py   starting a child, watching its limits, reading its answer
-serve.py   the child's side
-load.py    the sandboxed load of a model that is new to this device
+json_child.py  a child process that answers in JSON lines
+serve.py       the child's side
+memory.py      how much memory there is, for this process and its control groups
+child.py       a child with limits: time, its own memory, what the system must keep
+load.py        the sandboxed load of a model that is new to this device
 """

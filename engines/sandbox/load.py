@@ -1,9 +1,12 @@
-"""Opens a model that is new to this device in a child process first: a hostile or broken one ends that child alone.
+"""The sandboxed load: a model that is new to this device is first loaded and run in a child process.
 
-    <cache>/rehearsals/<model>-<engine>-<precision>-<stem>.json    one model that was opened and run here once
+    <cache>/sandboxed_loads/<model>-<engine>-<precision>-<hash>.json    one model that has loaded and run here
 
-A record names every fact that it is true of: the graph, the engine with its options, the versions of its libraries,
-the device. Where one of them changes the model is new again. Deleting the folder makes all of them new.
+A hostile or broken model crashes that child only. A record holds everything that it depends on: the graph, the engine
+and
+its options, library versions, the device. When one of them changes the model is new again. To make all models new,
+delete
+the folder.
 """
 
 from __future__ import annotations
@@ -16,81 +19,85 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from engines import errors
-from engines.base import Building, BuildProgress, EngineOptions, FirstOpening
-from engines.errors import EngineError, EngineLost, RehearsalFailed
+from engines.base import Building, BuildProgress, EngineOptions, SandboxOptions
+from engines.errors import EngineError, EngineLost, SandboxFailed
 from engines.graph.serving import graph_address
 from engines.host import cpu_model, driver_version, installed_version, l4t_release
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
-from engines.sandbox.child import BuildLimits, Wording, run_limited
-from engines.sandbox.memory import usual_memory_bytes
+from engines.sandbox.child import ChildLimits, ErrorTexts, run_in_sandbox
+from engines.sandbox.memory import default_memory_bytes
 from engines.store.records import JsonRecord, record_path
 
 REFERENCE = "ort-cpu"
 _CHILD = "engines.select.load_child"
 _BUILDS_IN_CHILD = "ort-tensorrt"
 _BUILDERS = ("tensorrt", _BUILDS_IN_CHILD)
-# What takes long by its nature: a build, and the search for the layers that int8 must leave alone.
+# For what always takes long: a build, and the search for the layers that int8 leaves in fp32.
 _LONG_WORK_S = 3600.0
 _QUIET_S = 2.0
 _PROGRAM = tuple(Path(__file__).resolve().parents[2] / name for name in ("agent", "engines"))
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """How the opening in this process goes on; ``why_built`` says why the child built a plan, where it did."""
+class SandboxedLoad:
+    """How to go on in this process; ``why_built`` says why the child built a plan, None if it did not."""
 
     options: EngineOptions
     why_built: str | None = None
 
 
-def rehearse(package: ModelPackage, options: EngineOptions, name: str, *, is_anew: bool = False) -> Rehearsed:
-    """Open and run ``package`` on engine ``name`` in a child, unless that has worked here before.
+def load_in_sandbox(
+    package: ModelPackage, options: EngineOptions, name: str, *, is_repeated: bool = False
+) -> SandboxedLoad:
+    """Load and run ``package`` on engine ``name`` in a child process, unless that has worked here before.
 
-    Called on the thread that opens the engine, before the library gets the model in this process. What the child
-    makes on its way (serving graph, quantised graph, plan) lies in the cache afterwards.
+    Called on the thread that opens the engine, before the library sees the model in this process. What the child makes
+    (serving graph, quantised graph, plan) is in the cache afterwards.
 
     Raises:
-        RehearsalFailed: the child was ended by a signal or by a limit.
-        BuildCancelled: ``options.building.is_cancelled`` became true.
-        EngineError: what the engine itself says against the model.
+        SandboxFailed: the child was killed by a signal or exceeded a limit.
+        BuildCancelled: ``options.building.is_cancelled`` returned True.
+        EngineError: the engine's own error about the model.
     """
-    limits = options.first_opening
+    limits = options.sandbox
+    # ONNX Runtime's TensorRT provider builds inside the process, so it needs the child for trusted packages too.
     if limits is None or (is_part_of_program(package) and name != _BUILDS_IN_CHILD):
-        return Rehearsed(options)
+        return SandboxedLoad(options)
+    # The conversion to int8 runs the fp32 graph on the reference, in the child and later here.
     if options.precision == "int8" and package.format == "onnx":
-        rehearse(package, reference_options(options), REFERENCE)
+        load_in_sandbox(package, reference_options(options), REFERENCE)
     facts = _facts(package, options, name)
     record = _record(package, options, name, facts)
     is_forced = options.building.force
-    if not is_anew and not is_forced and record.load() is not None:
-        return Rehearsed(options)
+    if not is_repeated and not is_forced and record.load() is not None:
+        return SandboxedLoad(options)
     result = _run(package, options, name, limits)
-    _remember(record)
+    _save(record)
     why_built = result.get("why_built")
-    return Rehearsed(
+    return SandboxedLoad(
         replace(options, building=replace(options.building, force=False)),
         why_built if isinstance(why_built, str) else None,
     )
 
 
 def reference_options(options: EngineOptions) -> EngineOptions:
-    """The options with which the reference is opened beside an engine that has ``options``."""
+    """Return the options for the reference beside an engine with ``options``."""
     building = options.building
     return EngineOptions(
         cache_dir=options.cache_dir,
         engine=REFERENCE,
         building=Building(on_progress=building.on_progress, is_cancelled=building.is_cancelled),
-        first_opening=options.first_opening,
+        sandbox=options.sandbox,
     )
 
 
 def is_part_of_program(package: ModelPackage) -> bool:
-    """Whether a package lies among the program's own files: who can change it there can change the program."""
+    """Whether a package is among the program's own files: who can change it can change the program as well."""
     return any(package.directory.is_relative_to(folder) for folder in _PROGRAM)
 
 
-def _run(package: ModelPackage, options: EngineOptions, name: str, limits: FirstOpening) -> dict[str, object]:
+def _run(package: ModelPackage, options: EngineOptions, name: str, limits: SandboxOptions) -> dict[str, object]:
     model = f"{package.name}-{package.version}"
     building = options.building
 
@@ -100,13 +107,13 @@ def _run(package: ModelPackage, options: EngineOptions, name: str, limits: First
                 BuildProgress(engine=name, model=model, phase=phase, elapsed_s=elapsed_s, done_ratio=ratio)
             )
 
-    result = run_limited(
+    result = run_in_sandbox(
         _CHILD,
         _job(package, options, name),
-        wording=_wording(f"the first opening of {model} on {name} in {options.precision}"),
-        limits=BuildLimits(
+        texts=_texts(f"the first load of {model} on {name} in {options.precision}"),
+        limits=ChildLimits(
             timeout_s=limits.timeout_s + _long_work_s(options, name),
-            memory_bytes=usual_memory_bytes() if limits.memory_bytes is None else limits.memory_bytes,
+            memory_bytes=default_memory_bytes() if limits.memory_bytes is None else limits.memory_bytes,
         ),
         report=report,
         is_cancelled=building.is_cancelled,
@@ -134,15 +141,15 @@ def _job(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, 
     }
 
 
-def _wording(subject: str) -> Wording:
-    doubt = "The model is broken, hostile or too much for this engine here: check where it comes from"
-    return Wording(
+def _texts(subject: str) -> ErrorTexts:
+    doubt = "The model may be broken, hostile or too large for this engine: check where it comes from"
+    return ErrorTexts(
         subject=subject,
         failed=f"{doubt}, or choose another engine",
         too_long=f"{doubt}, or choose another engine",
-        too_large=f"{doubt}, or take a smaller one",
+        too_large=f"{doubt}, or use a smaller model",
         no_memory_left=f"{doubt}, or free some memory",
-        failure=RehearsalFailed,
+        failure=SandboxFailed,
     )
 
 
@@ -153,10 +160,10 @@ def _long_work_s(options: EngineOptions, name: str) -> float:
 
 
 def _error_from(stated: Mapping[str, object]) -> EngineError:
-    """The child's error, as if it had been raised here; a device that the child has lost is not lost here."""
+    """Rebuild the child's error. EngineLost becomes SandboxFailed: the device is lost to the child only."""
     kind = getattr(errors, str(stated.get("kind")), None)
     if not isinstance(kind, type) or not issubclass(kind, EngineError) or issubclass(kind, EngineLost):
-        kind = RehearsalFailed
+        kind = SandboxFailed
     fields = stated.get("fields")
     given = {str(name): value for name, value in fields.items()} if isinstance(fields, dict) else {}
     make: Callable[..., EngineError] = kind
@@ -164,7 +171,7 @@ def _error_from(stated: Mapping[str, object]) -> EngineError:
 
 
 def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, object]:
-    """Everything on which it depends how a model behaves when it is opened."""
+    """Return everything that decides how a model behaves when it is loaded."""
     facts: dict[str, object] = {
         "graph": graph_address(package),
         "engine": name,
@@ -175,7 +182,7 @@ def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str
         "device": [platform.machine(), cpu_model(), l4t_release(), driver_version()],
     }
     if options.precision == "int8":
-        facts["pictures"] = image_hashes(package.pictures(first="calibration"))
+        facts["images"] = image_hashes(package.images(first="calibration"))
     return facts
 
 
@@ -186,12 +193,12 @@ def _libraries(name: str) -> tuple[str, ...]:
 
 
 def _record(package: ModelPackage, options: EngineOptions, name: str, facts: Mapping[str, object]) -> JsonRecord[str]:
-    """When ``facts`` were loaded here; owner-checked, since a forged one would let a new model skip the sandbox."""
+    """Return the record of a load with ``facts``; owner-checked, since a forged one would bypass the sandbox."""
     prefix = f"{package.name}-{package.version}-{name}-{options.precision}-"
-    path = record_path(options.cache_dir / "rehearsals", facts, prefix=prefix)
+    path = record_path(options.cache_dir / "sandboxed_loads", facts, prefix=prefix)
     return JsonRecord(path, encode=str, decode=str, facts=facts, is_owned=True)
 
 
-def _remember(record: JsonRecord[str]) -> None:
-    with contextlib.suppress(OSError):  # where nothing can be written the model is new every time
+def _save(record: JsonRecord[str]) -> None:
+    with contextlib.suppress(OSError):  # without a writable cache the model is new at every start
         record.save(datetime.now(timezone.utc).isoformat(timespec="seconds"))

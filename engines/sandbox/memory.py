@@ -1,7 +1,8 @@
-"""How much memory there is: the machine's, and that of the control group this program runs in (unit, container).
+"""How much memory there is: of the machine, and of this process's control groups (unit, container).
 
-A group that has reached its limit has its processes killed however much the machine still has. Both versions of the
-kernel's interface are read, and the groups above the own one, whose limits hold for it too.
+When a group reaches its limit the kernel kills its processes, however much the machine has left. Both cgroup versions
+are
+read, and all parent groups, since their limits apply too.
 Source: Linux, cgroup-v2.rst, memory.max, memory.current and memory.stat; cgroup-v1/memory.rst, sections 3 and 5.
 """
 
@@ -14,54 +15,54 @@ from pathlib import Path
 from engines.host import group_directories
 
 _ROOT = Path("/")
-_LEAST_MEMORY_BYTES = 2 * 2**30
+_MIN_MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryGroup:
-    """A control group with a limit; ``left_bytes`` counts what the kernel can take back from cached files as left."""
+    """A control group with a limit; ``left_bytes`` includes file cache, which the kernel can reclaim."""
 
     directory: Path
     limit_bytes: int
     left_bytes: int
 
 
-def usual_memory_bytes(root: Path = _ROOT) -> int:
-    """What a child may take where nobody says: three quarters of the machine's memory, and 2 GiB on a small one.
+def default_memory_bytes(root: Path = _ROOT) -> int:
+    """Return a child's default memory limit: three quarters of the machine's memory, and at least 2 GiB.
 
-    In a control group with a limit never more than three quarters of that: the rest is for who waits for the child.
+    In a control group never more than three quarters of its limit: the rest is for the parent.
     """
-    usual = max(_LEAST_MEMORY_BYTES, (total_bytes(root) or 0) * 3 // 4)
+    usual = max(_MIN_MEMORY_BYTES, (total_bytes(root) or 0) * 3 // 4)
     return min([usual, *(group.limit_bytes * 3 // 4 for group in limited_groups(root))])
 
 
-def why_too_little(free_bytes: int, root: Path = _ROOT) -> str | None:
-    """Say who has less than ``free_bytes`` left, the machine or a control group; None where nobody has.
+def memory_shortage(free_bytes: int, root: Path = _ROOT) -> str | None:
+    """Say what has less than ``free_bytes`` left, the machine or a control group; None if nothing has.
 
-    A small group need not keep so much: an eighth of its limit is enough.
+    A small group must only keep an eighth of its limit.
     """
     free = available_bytes(root)
     if free is not None and free < free_bytes:
         return f"the system has {mib(free)} left, {mib(free_bytes)} must stay free"
     for group in limited_groups(root):
-        least = min(free_bytes, group.limit_bytes // 8)
-        if group.left_bytes < least:
+        required = min(free_bytes, group.limit_bytes // 8)
+        if group.left_bytes < required:
             return (
                 f"the control group {group.directory} has {mib(group.left_bytes)} left of {mib(group.limit_bytes)}, "
-                f"{mib(least)} must stay free (its limit is MemoryMax= of a unit, --memory of a container)"
+                f"{mib(required)} must stay free (its limit is MemoryMax= of a unit, --memory of a container)"
             )
     return None
 
 
 def limited_groups(root: Path = _ROOT) -> list[MemoryGroup]:
-    """The control group of this process and those above it, as far as they have a limit below the machine's memory."""
+    """Return this process's control group and its parents, those with a limit below the machine's memory."""
     total = total_bytes(root)
     found = (_group(directory, is_v2=is_v2) for directory, is_v2 in group_directories("memory", root))
     return [group for group in found if group is not None and (total is None or group.limit_bytes < total)]
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is really there; 0 once it has ended."""
+    """Return a process's resident memory; 0 once it has ended."""
     try:
         pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
     except (OSError, IndexError):
@@ -70,17 +71,17 @@ def resident_bytes(pid: int) -> int:
 
 
 def available_bytes(root: Path = _ROOT) -> int | None:
-    """Memory that the machine could still give out; None where it does not tell."""
+    """Return the machine's available memory; None if it is unknown."""
     return _meminfo("MemAvailable", root)
 
 
 def total_bytes(root: Path = _ROOT) -> int | None:
-    """Memory of the machine; None where it does not tell."""
+    """Return the machine's memory; None if it is unknown."""
     return _meminfo("MemTotal", root)
 
 
 def mib(count: int) -> str:
-    """As it stands in messages."""
+    """Format for messages."""
     return f"{count // 2**20} MiB"
 
 
@@ -101,7 +102,7 @@ def _group(directory: Path, *, is_v2: bool) -> MemoryGroup | None:
 
 
 def _number(path: Path) -> int | None:
-    """A file's only number; None for ``max``, and where there is no such file."""
+    """Return the number in a file; None for ``max``, or if there is no such file."""
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):

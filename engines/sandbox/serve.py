@@ -1,46 +1,85 @@
-"""What the child's side of a sandbox does first: die with its parent, end with a known code."""
+"""The child's side of a sandbox: bound to its parent, one job on standard input, JSON lines as answers."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TextIO
 
 _PR_SET_PDEATHSIG = 1
-OWN_FAULT = 70
-"""A child's exit code for an exception that nobody has foreseen; a library that ends the process chooses its own."""
+_PARENT = "AGENT_BUILD_PARENT"
+UNEXPECTED_ERROR = 70
+"""Exit code for an exception that nobody expected; a library that ends the process has exit codes of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The process that waits for this one: what it asks for, and the way to answer. Any thread may answer."""
+
+    job: dict[str, Any]
+    _output: TextIO
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def say(self, message: Mapping[str, object]) -> None:
+        """Send one message, whole: ``{"phase": ..., "ratio": ...}`` or, last, ``{"result": {...}}``."""
+        text = json.dumps(dict(message))
+        with self._lock:
+            print(text, file=self._output, flush=True)
+
+
+def serve_parent() -> Parent:
+    """Make this process the child of a ``JsonChild`` and read its job. Call it first in the child's ``main``.
+
+    From now on it ends with its parent, is the first that the kernel kills when memory runs out, runs at low
+    priority, and exits with ``UNEXPECTED_ERROR`` on an unexpected exception. Standard output is the parent's alone:
+    what a library prints goes to standard error.
+    """
+    bind_to_parent()
+    exit_on_unexpected_error()
+    # By descriptor, because C libraries print past sys.stdout.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    job = json.loads(sys.stdin.readline())
+    return Parent(job, output)
+
+
+def child_environ() -> dict[str, str]:
+    """What a parent adds to its child's environment so that ``bind_to_parent`` knows it."""
+    return {_PARENT: str(os.getpid())}
 
 
 def bind_to_parent() -> None:
-    """In the child: not to outlive who waits for it, to be the first to go where memory runs out, and to be nice.
-
-    Linux keeps the promise even where the parent is killed.
-    """
+    """End with the parent, however it ends; be killed before others when memory runs out; run at low priority."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = os.environ.get("AGENT_BUILD_PARENT", "")
+    parent = os.environ.get(_PARENT, "")
     if parent.isdigit() and os.getppid() != int(parent):
-        os._exit(1)  # it died before the promise was made
+        os._exit(1)  # the parent died before prctl, so no signal will come
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with contextlib.suppress(OSError):
         os.nice(10)
 
 
-def own_up() -> None:
-    """In the child: end with ``OWN_FAULT`` and the traceback where an exception is caught by nobody.
+def exit_on_unexpected_error() -> None:
+    """End with ``UNEXPECTED_ERROR`` and a traceback on an exception that nobody catches.
 
-    Python's own shortage of memory is no such mistake: the job asked for it.
+    MemoryError is not a bug: the job needs the memory.
     """
 
-    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         traceback.print_exception(kind, error, trace)
         sys.stderr.flush()
-        os._exit(1 if issubclass(kind, MemoryError) else OWN_FAULT)
+        os._exit(1 if issubclass(kind, MemoryError) else UNEXPECTED_ERROR)
 
-    sys.excepthook = tell
+    sys.excepthook = end

@@ -1,4 +1,4 @@
-"""Opens one engine by name and proves it: it runs here, knows the golden images and keeps the reference's answers."""
+"""Opens one engine by name and checks it: probe, golden images, accuracy check."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from engines.backends.load import open_backend
 from engines.base import Engine, EngineOptions, Precision
 from engines.check.golden import check_golden
-from engines.check.reference import certify
+from engines.check.reference import certificate_for
 from engines.errors import BuildNeeded, EngineError, EngineUnavailable, GoldenMismatch, PrecisionRejected
 from engines.package.load import ModelPackage
-from engines.sandbox.load import REFERENCE, rehearse
+from engines.sandbox.load import REFERENCE, load_in_sandbox
 from engines.select.registry import Prober
 from engines.select.served import ServedEngine
 
@@ -19,14 +19,14 @@ _SAFER: Mapping[Precision, Precision | None] = {"int8": "fp16", "fp16": "fp32", 
 
 
 def open_candidate(package: ModelPackage, options: EngineOptions, name: str, prober: Prober) -> Engine:
-    """Open the engine ``name`` in the precision of ``options``, or in the next safer one that keeps the answers.
+    """Open the engine ``name`` in the precision of ``options``, or in the next safer one that passes the checks.
 
-    ``options.options`` that another engine was meant for are left out. ``info`` carries parity and degradation.
+    ``info`` has the result of the accuracy check, and what is degraded.
 
     Raises:
-        EngineUnavailable: the engine cannot run here or cannot run this package.
-        PrecisionRejected: strict and the precision does not keep the answers, or not even fp32 does.
-        GoldenMismatch: fp32 does not give the known answers.
+        EngineUnavailable: the engine cannot run here, or not with this package.
+        PrecisionRejected: the precision fails the accuracy check and ``strict`` is set, or fp32 fails too.
+        GoldenMismatch: fp32 does not classify the golden images as expected.
         ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
     require_runnable(package, name, prober)
@@ -34,10 +34,10 @@ def open_candidate(package: ModelPackage, options: EngineOptions, name: str, pro
 
 
 def require_runnable(package: ModelPackage, name: str, prober: Prober) -> None:
-    """Refuse an engine that cannot run here, or not this package.
+    """Refuse an engine that cannot run here, or not with this package.
 
     Raises:
-        EngineUnavailable: with reason and remedy. The reference itself is not probed: opening it says the same.
+        EngineUnavailable: with reason and remedy. The reference is not probed: opening it gives the same error.
     """
     _require_format(name, package)
     if name != REFERENCE:
@@ -46,44 +46,47 @@ def require_runnable(package: ModelPackage, name: str, prober: Prober) -> None:
 
 def _open_or_safer(package: ModelPackage, options: EngineOptions, name: str) -> Engine:
     try:
-        return _open_proven(package, options, name)
+        return _open_checked(package, options, name)
     except (PrecisionRejected, GoldenMismatch) as exc:
         safer = _SAFER[options.precision]
         if options.strict or safer is None:
             raise
-        reason = f"{options.precision} was asked for and refused: {exc.message}"
+        reason = f"{options.precision} was requested and fails: {exc.message}"
         engine = _open_or_safer(package, replace(options, precision=safer), name)
     degraded = "; ".join(part for part in (reason, engine.info.degraded) if part)
     return ServedEngine(engine, replace(engine.info, requested_precision=options.precision, degraded=degraded))
 
 
-def open_unproven(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
-    """Open an engine in exactly the precision of ``options``, without golden images and without a certificate.
+def open_unchecked(package: ModelPackage, options: EngineOptions, name: str) -> tuple[Engine, tuple[str, ...]]:
+    """Open an engine in exactly the precision of ``options``, without golden images and accuracy check.
 
-    A model that is new to this device is opened in a limited child first. Gives the engine and the layers that its
-    graph keeps in fp32.
+    A model that is new to this device is loaded in a sandbox first. Returns the engine and the layers that its graph
+    keeps in
+    fp32.
     """
-    rehearsed = rehearse(package, options, name)
+    loaded = load_in_sandbox(package, options, name)
     try:
-        engine, kept_layers = open_backend(package, rehearsed.options, name)
+        engine, kept_layers = open_backend(package, loaded.options, name)
     except BuildNeeded:
         if options.building.defer and not options.strict:
             raise
-        # It has worked here before, and its plan is gone since.
-        rehearsed = rehearse(package, options, name, is_anew=True)
-        engine, kept_layers = open_backend(package, rehearsed.options, name)
-    if rehearsed.why_built is not None:
-        details = {**engine.info.details, "why_built": rehearsed.why_built}
+        # The model has loaded here before, but its plan is gone: build it in the sandbox.
+        loaded = load_in_sandbox(package, options, name, is_repeated=True)
+        engine, kept_layers = open_backend(package, loaded.options, name)
+    if loaded.why_built is not None:
+        details = {**engine.info.details, "why_built": loaded.why_built}
         engine = ServedEngine(engine, replace(engine.info, details=details))
     return engine, kept_layers
 
 
-def _open_proven(package: ModelPackage, options: EngineOptions, name: str) -> Engine:
-    engine, kept_layers = open_unproven(package, options, name)
-    return _or_close(engine, lambda: _proven(package, options, engine, kept_layers))
+def _open_checked(package: ModelPackage, options: EngineOptions, name: str) -> Engine:
+    engine, kept_layers = open_unchecked(package, options, name)
+    return _or_close(engine, lambda: _checked_engine(package, options, engine, kept_layers))
 
 
-def _proven(package: ModelPackage, options: EngineOptions, engine: Engine, kept_layers: tuple[str, ...]) -> Engine:
+def _checked_engine(
+    package: ModelPackage, options: EngineOptions, engine: Engine, kept_layers: tuple[str, ...]
+) -> Engine:
     if engine.info.precision != options.precision:
         raise PrecisionRejected(
             f"{engine.info.degraded or engine.info.precision}. Use precision {engine.info.precision}",
@@ -91,17 +94,18 @@ def _proven(package: ModelPackage, options: EngineOptions, engine: Engine, kept_
             precision=options.precision,
         )
     check_golden(package, engine)
+    # The reference is not compared with itself, and a torch package has no ONNX model to compare with.
     is_reference = engine.info.name == REFERENCE and engine.info.precision == "fp32"
     if is_reference or package.format != "onnx":
         return engine
-    certificate = certify(package, engine, options, kept_layers=kept_layers)
+    certificate = certificate_for(package, engine, options, kept_layers=kept_layers)
     certificate.require()
     return ServedEngine(engine, replace(engine.info, parity=certificate.as_parity(), kept_layers=kept_layers))
 
 
-def _or_close(engine: Engine, prove: Callable[[], Engine]) -> Engine:
+def _or_close(engine: Engine, check: Callable[[], Engine]) -> Engine:
     try:
-        return prove()
+        return check()
     except EngineError:
         engine.close()
         raise

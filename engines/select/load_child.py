@@ -1,67 +1,49 @@
-"""The process in which a new model is opened first: ``python -m engines.select.load_child``, a job on standard input.
+"""The child process of a sandboxed load: ``python -m engines.select.load_child``.
 
-Speaks JSON lines, see ``engines.sandbox.child``. An error of the engine's is an answer too:
-``{"result": {"error": ...}}``.
+See ``engines.sandbox.serve`` for the protocol. An engine's error is an answer too: ``{"result": {"error": ...}}``.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
 
 from engines.base import Building, BuildProgress, EngineOptions
 from engines.errors import EngineError, ModelRejected
 from engines.package.load import load_package
 from engines.package.specs import OutputSpec
-from engines.sandbox.serve import bind_to_parent, own_up
+from engines.sandbox.serve import Parent, serve_parent
+from engines.select.candidate import open_unchecked
 
 
 def main() -> None:
-    """Open, run and close the model; never returns."""
-    bind_to_parent()
-    own_up()
-    answers = _private_output()
-    job = json.loads(sys.stdin.readline())
+    """Load, run and close the model; never returns."""
+    parent = serve_parent()
     try:
-        result = _open(job, answers)
+        result = _open(parent)
     except EngineError as exc:
         result = {"error": {"kind": type(exc).__name__, "message": exc.message, "fields": _plain(exc.fields)}}
-    _say(answers, {"result": result})
-    # What a library does wrong while the interpreter goes down says nothing about the model.
+    parent.say({"result": result})
+    # A library that crashes while the interpreter shuts down says nothing about the model.
     os._exit(0)
 
 
-def _private_output() -> TextIO:
-    """Our answers; whatever a library prints goes to standard error in place of them."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
-def _say(answers: TextIO, value: Mapping[str, object]) -> None:
-    print(json.dumps(value), file=answers, flush=True)
-
-
-def _open(job: dict[str, Any], answers: TextIO) -> dict[str, object]:
-    from engines.select.candidate import open_unproven
-
-    _say(answers, {"phase": "opening it in a process of its own"})
+def _open(parent: Parent) -> dict[str, object]:
+    job = parent.job
+    parent.say({"phase": "loading it in a sandbox"})
     package = load_package(Path(job["package"]))
     if package.sha256 != job["sha256"]:
         raise ModelRejected(
-            f"{package.model_path} has sha256 {package.sha256}, a moment ago it was {job['sha256']}. Try again when "
-            "nobody changes the package",
+            f"{package.model_path} has sha256 {package.sha256}, a moment ago it was {job['sha256']}. Do not change "
+            "the package while it is loaded",
             path=str(package.model_path),
         )
     package = replace(package, output=OutputSpec(activation=job["activation"]))
 
     def pass_on(progress: BuildProgress) -> None:
-        _say(answers, {"phase": progress.phase, "ratio": progress.done_ratio})
+        parent.say({"phase": progress.phase, "ratio": progress.done_ratio})
 
     options = EngineOptions(
         cache_dir=Path(job["cache_dir"]),
@@ -72,10 +54,10 @@ def _open(job: dict[str, Any], answers: TextIO) -> dict[str, object]:
         options=job["options"],
         workers=job["workers"],
         building=Building(defer=job["defer"], force=job["force"], on_progress=pass_on),
-        first_opening=None,
+        sandbox=None,
     )
-    engine, _ = open_unproven(package, options, job["engine"])
-    with engine:  # opening has run the smallest and the largest batch
+    engine, _ = open_unchecked(package, options, job["engine"])
+    with engine:  # loading has run the smallest and the largest batch
         return {"why_built": engine.info.details.get("why_built")}
 
 

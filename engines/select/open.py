@@ -1,4 +1,4 @@
-"""Opens the engine that the configuration asks for, and says in full what was considered and not taken."""
+"""``open_engine``: selects and opens the engine that the configuration asks for, and reports what was rejected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from engines.package.load import ModelPackage
 from engines.sandbox.load import REFERENCE
 from engines.select.candidate import open_candidate
 from engines.select.registry import AUTO_ORDER, CHOOSERS, Prober, canonical_name
-from engines.select.selection import Choice, ChoiceMemory, key_here, measure, remember
+from engines.select.selection import Selection, SelectionStore, measure, remember_selection, selection_key_here
 from engines.select.served import ServedEngine
 
 _ON_CPU = ("ort-cpu", "ort-openvino", "ort-xnnpack", "ort-dnnl")
@@ -31,18 +31,21 @@ _PASSED_OVER = (EngineUnavailable, PrecisionRejected, GoldenMismatch, InferenceF
 
 
 def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
-    """Open the engine that ``options`` asks for, checked against the package's golden images.
+    """Open the engine that ``options`` asks for.
 
-    ``auto`` takes what a measurement on this device has proven fastest, else the first that works in the order of the
-    documentation; ``fastest`` measures once and remembers. A named engine that cannot run is refused where ``strict``
-    is set; otherwise the next engine of ``auto`` serves and ``info.degraded`` says so. What was considered and not
-    taken stands in ``info.rejected`` with its reason and its remedy.
+    ``auto`` takes the engine that a measurement on this device found fastest, else the first in the documented order
+    that
+    works; ``fastest`` measures once and remembers. If a named engine cannot run, ``strict`` makes that an error;
+    otherwise the
+    next engine of ``auto`` serves and ``info.degraded`` says so. ``info.rejected`` lists every engine that was
+    considered and
+    not selected, with reason and remedy.
 
     Raises:
         OptionsRejected: an engine, precision or option that does not exist.
-        EngineUnavailable: nothing that was allowed can run here; the message lists each attempt.
-        PrecisionRejected: strict, and the wanted precision does not keep the answers.
-        ModelRejected: the model cannot be served; GoldenMismatch: it no longer gives its known answers.
+        EngineUnavailable: no allowed engine can run here; the message lists each attempt.
+        PrecisionRejected: ``strict``, and the precision fails the accuracy check.
+        ModelRejected: the model cannot be served; GoldenMismatch: a golden image is not classified as expected.
         InferenceFailed: the first run failed.
     """
     requested = canonical_name(options.engine)
@@ -62,29 +65,29 @@ def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
         rejected=search.rejections(engine),
         degraded=degraded,
         pending=search.pending,
-        measurements=search.choice.measurements if search.choice else (),
+        measurements=search.selection.measurements if search.selection else (),
     )
     return ServedEngine(engine, info)
 
 
 @dataclass(slots=True)
 class _Search:
-    """One search for an engine: keeps every rejection, and the measurement that led to the choice."""
+    """One search for an engine; collects the rejections, and the measurement that the selection is based on."""
 
     package: ModelPackage
     options: EngineOptions
     requested: str
     prober: Prober = field(default_factory=Prober)
     rejected: list[Rejection] = field(default_factory=list)
-    choice: Choice | None = None
+    selection: Selection | None = None
     pending: str | None = None
 
     def order(self) -> tuple[str, ...]:
         """The engines that may serve, best first."""
         if self.requested in CHOOSERS:
-            self.choice = self._remembered()
-            proven = (self.choice.engine,) if self.choice else ()
-            return (*proven, *(name for name in AUTO_ORDER if name not in proven))
+            self.selection = self._remembered()
+            fastest = (self.selection.engine,) if self.selection else ()
+            return (*fastest, *(name for name in AUTO_ORDER if name not in fastest))
         if self.options.strict:
             return (self.requested,)
         return (self.requested, *(name for name in AUTO_ORDER if name != self.requested))
@@ -97,39 +100,42 @@ class _Search:
                 return engine
         attempts = "; ".join(f"{one.engine}: {one.reason} (to get it, {one.remedy})" for one in self.rejected)
         raise EngineUnavailable(
-            f"no engine can serve {self.package.name} here, {self.requested} was asked for. Tried {attempts}",
+            f"no engine can serve {self.package.name} here, {self.requested} was requested. Tried {attempts}",
             engine=self.requested,
             attempts=len(self.rejected),
         )
 
     def fastest(self) -> Engine:
-        """Open what is remembered as fastest; measure all that work where nothing is."""
-        self.choice = self._remembered()
-        if self.choice is not None:
-            engine = self._try(self.choice.engine)
+        """Open the remembered fastest engine; without one, measure all that work."""
+        self.selection = self._remembered()
+        if self.selection is not None:
+            engine = self._try(self.selection.engine)
             if engine is not None:
                 return engine
         return self._measured()
 
     def degradation(self, engine: Engine) -> str | None:
-        """One sentence on what was asked for, or could be expected of this device, and is not had."""
+        """One sentence on what was requested, or can be expected of this device, and is missing."""
         name = engine.info.name
         sentences = [engine.info.degraded] if engine.info.degraded else []
         if self.requested not in CHOOSERS and name != self.requested:
-            sentences.insert(0, f"{self.requested} was asked for and {name} runs: {self.rejected[0].reason}")
+            sentences.insert(0, f"{self.requested} was requested, {name} runs: {self.rejected[0].reason}")
         elif self.requested == "auto" and name in _ON_CPU and (gpu := self._unused_gpu()) is not None:
             why = "; ".join(f"{one.engine}: {one.reason}" for one in self.rejected)
-            sentences.insert(0, f"{gpu} is present and not used, {name} runs: {why}")
+            sentences.insert(0, f"{gpu} is not used, {name} runs: {why}")
         return "; ".join(sentences) or None
 
     def rejections(self, engine: Engine) -> tuple[Rejection, ...]:
-        """Every engine that was considered and not taken, each once."""
-        told = {one.engine: one for one in (*(self.choice.rejections if self.choice else ()), *self.rejected)}
-        told.pop(engine.info.name, None)
-        return tuple(told.values())
+        """Every engine that was considered and not selected, once each."""
+        rejections = {
+            one.engine: one for one in (*(self.selection.rejections if self.selection else ()), *self.rejected)
+        }
+        rejections.pop(engine.info.name, None)
+        return tuple(rejections.values())
 
     def _try(self, name: str) -> Engine | None:
         options = self.options
+        # The options are for the requested engine; another one would refuse those that it does not know.
         if name != self.requested:
             options = replace(options, options=options_for(name, options.options))
         try:
@@ -143,7 +149,8 @@ class _Search:
             return None
 
     def _is_final(self, name: str, error: EngineError) -> bool:
-        """Whether trying another engine would hide what is wrong: the model itself, or what strict asks for."""
+        """Whether another engine would hide the fault: the model's own, or one that ``strict`` forbids."""
+        # If the reference itself fails its checks, the model or its manifest is wrong, not the engine.
         if name == REFERENCE and isinstance(error, GoldenMismatch | PrecisionRejected):
             return True
         return self.options.strict and name == self.requested
@@ -167,14 +174,14 @@ class _Search:
 
     def _fastest_of(self, opened: Mapping[str, Engine]) -> str:
         if self.pending is not None:
-            # What must be built first cannot be measured yet, so nothing is chosen for good.
+            # An engine that is not built yet cannot be measured, so this selection must not be remembered.
             return next(iter(opened))
-        self.choice = remember(self.package, self.options, measure(opened, self.package), self.rejected)
-        return self.choice.engine
+        self.selection = remember_selection(self.package, self.options, measure(opened, self.package), self.rejected)
+        return self.selection.engine
 
-    def _remembered(self) -> Choice | None:
-        memory = ChoiceMemory(self.options.cache_dir)
-        return memory.load(key_here(self.package, self.options)) if memory.is_used() else None
+    def _remembered(self) -> Selection | None:
+        memory = SelectionStore(self.options.cache_dir)
+        return memory.load(selection_key_here(self.package, self.options)) if memory.is_used() else None
 
     def _unused_gpu(self) -> str | None:
         if self.prober.gpus:
@@ -186,7 +193,7 @@ class _Search:
 def _check_request(requested: str, options: EngineOptions) -> None:
     if options.precision not in PRECISIONS:
         raise OptionsRejected(
-            f"there is no precision {options.precision!r}: allowed are {', '.join(PRECISIONS)}",
+            f"there is no precision {options.precision!r}; choose one of {', '.join(PRECISIONS)}",
             precision=options.precision,
         )
     if options.max_batch < 1:
@@ -196,10 +203,10 @@ def _check_request(requested: str, options: EngineOptions) -> None:
 
 
 def check_options(engine: str, options: Mapping[str, object]) -> None:
-    """Refuse what ``engine``, a canonical name, would refuse when it is opened, as far as that can be told before.
+    """Refuse options that ``engine``, a canonical name, would refuse when it is opened, without opening it.
 
     Raises:
-        OptionsRejected: an option that does not exist, or a value that an engine which is named cannot take.
+        OptionsRejected: an option that does not exist, or an invalid value for a named engine.
     """
     if engine == "tensorrt":
         checked_options(options)

@@ -1,4 +1,4 @@
-"""The engines by name: which there are, which of them can run on this device, and in which order they are tried."""
+"""The engines by name: which exist, which can run on this device, and the order of ``auto``."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ALIASES = {
     "openvino": "ort-openvino",
     "pytorch": "torch",
 }
-# Azure's provider sends tensors to a server; the rest of the list computes here.
+# Azure's provider sends the tensors to a server.
 _NOT_HERE = ("AzureExecutionProvider",)
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Whether one engine can run on this device. ``reason`` and ``remedy`` are empty where it can."""
+    """Whether an engine can run on this device; ``reason`` and ``remedy`` are empty if it can."""
 
     name: str
     can_run: bool
@@ -41,15 +41,15 @@ class ProbeResult:
     detail: str = ""
 
     def as_rejection(self) -> Rejection:
-        """Give the record of an engine that was considered and not taken."""
+        """Return the record of a rejected engine."""
         return Rejection(engine=self.name, reason=self.reason, remedy=self.remedy)
 
 
 def canonical_name(name: str) -> str:
-    """Give an engine's name as the table in the documentation has it.
+    """Return the engine's name in the documentation.
 
     Raises:
-        OptionsRejected: there is no such engine; names the nearest and all allowed.
+        OptionsRejected: there is no such engine; names the nearest and all that exist.
     """
     wanted = name.strip().lower().replace("_", "-")
     wanted = _ALIASES.get(wanted, wanted)
@@ -66,10 +66,10 @@ def canonical_name(name: str) -> str:
 
 
 class Prober:
-    """Finds out what can run, each thing once and each in a process of its own: CUDA first, TensorRT after it."""
+    """Finds out what can run: each probe once and in its own process, CUDA first and TensorRT only after it."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Probe nothing yet."""
         self._results: dict[str, ProbeResult] = {}
 
     @functools.cached_property
@@ -89,17 +89,17 @@ class Prober:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """Providers compiled into ONNX Runtime, which says nothing about whether they work here."""
+        """Providers compiled into ONNX Runtime; that says nothing about whether they work here."""
         listed = self.onnxruntime.values.get("providers")
         return tuple(map(str, listed)) if isinstance(listed, list) else ()
 
     def names(self) -> tuple[str, ...]:
-        """Every engine this program knows, in the order of ``auto``, then what else ONNX Runtime brings."""
+        """Every known engine, in the order of ``auto``, then ONNX Runtime's other providers."""
         others = [engine_of(p) for p in self.providers if p not in _NOT_HERE]
         return (*AUTO_ORDER, *(name for name in others if name not in AUTO_ORDER))
 
     def probe(self, name: str) -> ProbeResult:
-        """Probe one engine by its canonical name; asked again, give the same answer at once."""
+        """Probe one engine by its canonical name; the answer is cached."""
         if name not in self._results:
             probes = {"tensorrt": self._tensorrt, "torch": self._torch}
             self._results[name] = probes[name]() if name in probes else self._onnxruntime(name)
@@ -115,6 +115,7 @@ class Prober:
         return ProbeResult(name, can_run=False, reason=reason, remedy=remedy(name, missing, self._board))
 
     def _tensorrt(self) -> ProbeResult:
+        # Without a driver TensorRT 8.6 crashes, so its probe would report a signal instead of the cause.
         if self.cuda.failure:
             return self._cannot("tensorrt", "driver", f"CUDA does not answer: {self.cuda.failure}")
         answer = run_child("tensorrt_child", timeout_s=120.0)
@@ -151,6 +152,7 @@ class Prober:
             return self._cannot(name, "provider", reason)
         if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider") and self.cuda.failure:
             return self._cannot(name, "driver", f"CUDA does not answer: {self.cuda.failure}")
+        # Every build has the CPU provider, and importing the library has shown that it loads.
         if provider == "CPUExecutionProvider":
             return ProbeResult(name, can_run=True, detail=f"ONNX Runtime {version}")
         return self._started(name, provider, str(version))
@@ -162,7 +164,7 @@ class Prober:
         if answer.text("provider") != provider:
             why = f": {answer.last_error}" if answer.last_error else ""
             return self._cannot(
-                name, "start", f"ONNX Runtime took {answer.text('provider')} in place of {provider}{why}"
+                name, "start", f"ONNX Runtime used {answer.text('provider')} instead of {provider}{why}"
             )
         if not answer.values.get("right"):
             return self._cannot(name, "start", f"{provider} computed a wrong convolution")
@@ -173,7 +175,7 @@ class Prober:
 
 
 def probe() -> tuple[ProbeResult, ...]:
-    """Say for every engine whether it can run here, and if not why and how to get it; takes a few seconds."""
+    """Return for every engine whether it can run here, and if not why and how to get it; takes a few seconds."""
     prober = Prober()
     return tuple(prober.probe(name) for name in prober.names())
 

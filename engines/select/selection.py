@@ -1,4 +1,4 @@
-"""What was measured on this device, and which engine it proved fastest: remembered until anything about it changes."""
+"""Measures engines on this device and remembers the fastest until something that it depends on changes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from engines.select.registry import AUTO_ORDER
 from engines.store.files import cache_errors
 from engines.store.records import JsonRecord, record_path
 
-# A claim on p90 needs 64 runs at 99 % confidence. Source: MLPerf LoadGen, early stopping.
+# A p90 with 99 % confidence needs 64 runs. Source: MLPerf LoadGen, early stopping.
 RUNS = 64
-# Raised whenever an engine of this program serves otherwise than before: what was measured then is not true any more.
+# Raised when an engine of this program becomes faster or slower, so that old measurements are not used.
 _FORM = 1
 _BLOCK = 16
-# Longer than what a person is kept waiting for: without the answer of a slow library the key would be another one, and
-# what was measured would be measured again.
+# Long enough for slow imports: without a library's answer the key would be another one, and every start would measure
+# again.
 _DESCRIBE_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The engine that a measurement has proven fastest, the table (fastest first), and what could not be measured."""
+class Selection:
+    """The fastest engine of a measurement, all measurements (fastest first), and the engines that could not be
+    measured.
+    """
 
     engine: str
     measured_at: str
@@ -43,7 +45,7 @@ class Choice:
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
-        """Why each of the others is not it: what could not run, and what was slower by how much."""
+        """Why the others were not selected: not able to run, or slower and by how much."""
         best = self.measurements[0]
         slower = (
             Rejection(
@@ -57,79 +59,79 @@ class Choice:
         return (*self.unmeasured, *slower)
 
 
-class ChoiceMemory:
-    """Choices in one record per device, power mode, model and versions, below ``cache_dir``."""
+class SelectionStore:
+    """Selections, one record per device, power mode, model and versions, below ``cache_dir``."""
 
     def __init__(self, cache_dir: Path) -> None:
-        """Keep them under ``cache_dir``."""
+        """Keep them below ``cache_dir``."""
         self._cache_dir = cache_dir
-        self._folder = cache_dir / "choices"
+        self._folder = cache_dir / "selections"
 
     def is_used(self) -> bool:
-        """Whether anything was ever remembered here: saves the making of a key where nothing was."""
+        """Whether anything was ever saved; if not, no key needs to be computed."""
         return self._folder.is_dir()
 
-    def load(self, key: Mapping[str, object]) -> Choice | None:
-        """Give the choice of ``key``, None where nothing was measured or it cannot be read."""
+    def load(self, key: Mapping[str, object]) -> Selection | None:
+        """Return the selection for ``key``, None if there is none that can be read."""
         return self._record(key).load()
 
-    def save(self, key: Mapping[str, object], choice: Choice) -> None:
-        """Write a choice, with what it is true of.
+    def save(self, key: Mapping[str, object], selection: Selection) -> None:
+        """Write a selection.
 
         Raises:
             EngineUnavailable: the cache directory cannot be written.
         """
         with cache_errors(self._cache_dir):
-            self._record(key).save(choice)
+            self._record(key).save(selection)
 
-    def _record(self, key: Mapping[str, object]) -> JsonRecord[Choice]:
+    def _record(self, key: Mapping[str, object]) -> JsonRecord[Selection]:
         path = record_path(self._folder, key)
         return JsonRecord(path, encode=asdict, decode=_choice_from_dict, facts=key)
 
 
-def _choice_from_dict(values: dict[str, Any]) -> Choice:
+def _choice_from_dict(values: dict[str, Any]) -> Selection:
     measurements = tuple(Measurement(**one) for one in values["measurements"])
     if not measurements:
         raise ValueError("no engine was measured")
     unmeasured = tuple(Rejection(**one) for one in values["unmeasured"])
-    return Choice(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
+    return Selection(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
 
 
-def remember(
+def remember_selection(
     package: ModelPackage,
     options: EngineOptions,
     measurements: Sequence[Measurement],
     unmeasured: Sequence[Rejection] = (),
-) -> Choice:
-    """Make a finished measurement what ``auto`` and ``fastest`` choose for this package and options on this device.
+) -> Selection:
+    """Let ``auto`` and ``fastest`` use these measurements for this package and options on this device.
 
     Raises:
         ValueError: there is no measurement.
         EngineUnavailable: the cache directory cannot be written.
     """
     if not measurements:
-        raise ValueError("no engine was measured, there is nothing to choose from")
-    choice = choice_from(measurements, unmeasured)
-    ChoiceMemory(options.cache_dir).save(key_here(package, options), choice)
-    return choice
+        raise ValueError("no engine was measured, so there is nothing to select")
+    selection = select_fastest(measurements, unmeasured)
+    SelectionStore(options.cache_dir).save(selection_key_here(package, options), selection)
+    return selection
 
 
-def key_here(package: ModelPackage, options: EngineOptions) -> dict[str, object]:
-    """Name what a choice on this device depends on."""
-    return choice_key(package, options, describe(timeout_s=_DESCRIBE_TIMEOUT_S))
+def selection_key_here(package: ModelPackage, options: EngineOptions) -> dict[str, object]:
+    """Return the key of a selection on this device."""
+    return selection_key(package, options, describe(timeout_s=_DESCRIBE_TIMEOUT_S))
 
 
-def choice_key(package: ModelPackage, options: EngineOptions, environment: EnvironmentRecord) -> dict[str, object]:
-    """Name everything that a choice depends on; another power mode or another version is another choice.
+def selection_key(package: ModelPackage, options: EngineOptions, environment: EnvironmentRecord) -> dict[str, object]:
+    """Return everything that a selection depends on, power mode and versions included.
 
-    The graph stands for the model with its preprocessing and for who made it, ``conversion`` for its other precision.
+    The graph's address covers the model and its preprocessing, ``conversion`` the conversion to other precisions.
     """
     return {
         "form": _FORM,
         "graph": graph_address(package),
         "precision": options.precision,
         "conversion": conversion(package, options.precision, AUTO_ORDER),
-        # A TensorRT plan is built for it.
+        # A TensorRT plan is built for one largest batch.
         "max_batch": options.max_batch,
         "device": environment.device,
         "board": environment.board,
@@ -142,35 +144,35 @@ def choice_key(package: ModelPackage, options: EngineOptions, environment: Envir
         "providers": list(environment.onnxruntime_providers),
         "tensorrt": environment.tensorrt,
         "torch": environment.torch,
-        # With them TensorRT's calls are CUDA graphs, without them not.
+        # TensorRT replays CUDA graphs only with cuda-bindings.
         "bindings": {name: installed_version(name) for name in ("pycuda", "cuda-bindings")},
     }
 
 
-def choice_from(measurements: Sequence[Measurement], unmeasured: Sequence[Rejection] = ()) -> Choice:
-    """Choose the lowest p50; engines within 2 % of it are told apart by p90."""
+def select_fastest(measurements: Sequence[Measurement], unmeasured: Sequence[Rejection] = ()) -> Selection:
+    """Select the lowest p50; among engines within 2 % of it, the lowest p90."""
     best = min(one.p50_ms for one in measurements)
     near = [one for one in measurements if one.p50_ms <= best * 1.02]
     winner = min(near, key=lambda one: one.p90_ms)
     rest = sorted((one for one in measurements if one is not winner), key=lambda one: one.p50_ms)
     measured_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Choice(winner.engine, measured_at, (winner, *rest), tuple(unmeasured))
+    return Selection(winner.engine, measured_at, (winner, *rest), tuple(unmeasured))
 
 
 def measure(engines: Mapping[str, Engine], package: ModelPackage, *, runs: int = RUNS) -> tuple[Measurement, ...]:
-    """Time single pictures on engines that are open, in turns of a few runs so that all meet the same conditions.
+    """Time single images on open engines, in rounds of a few runs so that all see the same conditions.
 
-    The first run of each turn warms the caches that the engine before it has filled, and is not counted.
+    The first run of each round is not counted: it warms the caches that the engine before has filled.
     """
     random = np.random.default_rng(3)
-    picture = random.integers(0, 256, (1, package.input.height, package.input.width, 3), dtype=np.uint8)
+    image = random.integers(0, 256, (1, package.input.height, package.input.width, 3), dtype=np.uint8)
     times_ns: dict[str, list[int]] = {name: [] for name in engines}
     while min(map(len, times_ns.values())) < runs:
         for name, engine in engines.items():
-            engine.infer(picture)
+            engine.infer(image)
             for _ in range(min(_BLOCK, runs)):
                 started = time.perf_counter_ns()
-                engine.infer(picture)
+                engine.infer(image)
                 times_ns[name].append(time.perf_counter_ns() - started)
     return tuple(_measurement(name, engines[name].info.precision, times) for name, times in times_ns.items())
 

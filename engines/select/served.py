@@ -1,4 +1,4 @@
-"""The engine that callers get: a backend's engine with the whole truth about how it was chosen."""
+"""The engine that callers get: a backend's engine, with how it was selected."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from engines.base import Engine, EngineInfo, Images, Scores
 
 
 class ServedEngine:
-    """Passes every call on; ``info`` is the backend's own with rejections, degradation and parity added."""
+    """Forwards every call; ``info`` adds rejections, degradation and the accuracy check to the backend's own."""
 
     def __init__(self, engine: Engine, info: EngineInfo) -> None:
-        """Take over ``engine``: closing this closes it."""
+        """Take ownership of ``engine``: closing this closes it."""
         self._engine = engine
         self._info = info
         self._infer = engine.infer
@@ -24,7 +24,7 @@ class ServedEngine:
 
     @property
     def stage_times_ms(self) -> Callable[[], Mapping[str, float]] | None:
-        """What the device's own events tell of the last call, in ms by stage; None where the backend has no events."""
+        """Device times of the last call, in ms by stage; None if the backend has no device events."""
         found: Callable[[], Mapping[str, float]] | None = getattr(self._engine, "stage_times_ms", None)
         return found
 

@@ -1,4 +1,4 @@
-"""Compares the engine that a user names with the reference, by hand."""
+"""The accuracy check by hand, for ``agent verify``."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from engines.base import EngineOptions
 from engines.check.certificate import Certificate
 from engines.check.reference import compare_with_reference
 from engines.errors import PrecisionRejected
-from engines.graph.image_set import pictures_of
+from engines.graph.image_set import image_set_of
 from engines.package.load import ModelPackage
-from engines.select.candidate import open_unproven, require_runnable
+from engines.select.candidate import open_unchecked, require_runnable
 from engines.select.open import open_engine
 from engines.select.registry import CHOOSERS, Prober, canonical_name
 
 
 def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = None) -> Certificate:
-    """Compare the engine that ``options`` names with the reference, by hand: nothing is cached, nothing is refused.
+    """Compare the engine that ``options`` names with the reference; nothing is cached, and a failure is only reported.
 
-    The pictures are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare what they choose.
+    The images are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare the engine they
+    select.
 
     Raises:
         EngineUnavailable: the engine cannot run here.
-        PrecisionRejected: a graph of this precision cannot be made at all, or ``auto`` serves another one.
+        PrecisionRejected: a graph of this precision cannot be made, or ``auto`` serves another one.
         ImageRejected, ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
     name = canonical_name(options.engine)
-    pictures = pictures_of(package, folder)
+    images = image_set_of(package, folder)
     if name in CHOOSERS:
         with open_engine(package, options) as chosen:
             info = chosen.info
@@ -37,8 +38,8 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
                     engine=info.name,
                     precision=options.precision,
                 )
-            return compare_with_reference(package, chosen, options, pictures, kept_layers=info.kept_layers)
+            return compare_with_reference(package, chosen, options, images, kept_layers=info.kept_layers)
     require_runnable(package, name, Prober())
-    engine, kept_layers = open_unproven(package, options, name)
+    engine, kept_layers = open_unchecked(package, options, name)
     with engine:
-        return compare_with_reference(package, engine, options, pictures, kept_layers=kept_layers)
+        return compare_with_reference(package, engine, options, images, kept_layers=kept_layers)

@@ -1,4 +1,7 @@
-"""Reads files of the plan cache with the care that native code needs: no links, no foreign owner, one opening."""
+"""Reads files that only this user or root can have written: native code, and records that protect from it.
+
+Each file is opened once, without following links, and checked through the open descriptor.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,21 @@ UNFINISHED = ".new-"
 """Names that begin like this are of files still being written; a killed writer leaves them behind."""
 
 _MAX_BYTES = 16 * 2**30
+# O_NOFOLLOW: a link could lead anywhere. O_NONBLOCK: a FIFO in the place of a file must not block the open.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class EntryDamaged(Exception):
-    """What lies in the cache must not be used; the text says why."""
+    """A file must not be used; the text says why."""
 
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """Give a descriptor of a folder that only this user or root may change.
+    """Open a folder that only this user or root may change, and yield its descriptor.
 
     Raises:
         FileNotFoundError: there is none.
-        EntryDamaged: it is a link or no folder, belongs to somebody else, or others may write into it.
+        EntryDamaged: it is a link or no folder, has another owner, or others may write to it.
     """
     try:
         descriptor = os.open(path, _FLAGS | os.O_DIRECTORY)
@@ -45,7 +49,7 @@ def read_checked(folder: int, name: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        EntryDamaged: it is a link, no plain file, of a foreign owner, or open to others.
+        EntryDamaged: it is a link, no regular file, has another owner, or others may write to it.
     """
     if name.startswith("/") or ".." in Path(name).parts:
         raise EntryDamaged(f"{name} does not lie in its entry")
@@ -64,11 +68,12 @@ def read_checked(folder: int, name: str) -> bytes:
 
 
 def require_ours(status: os.stat_result, name: str) -> None:
-    """Refuse what somebody else could have written.
+    """Refuse a file that somebody else could have written.
 
     Raises:
         EntryDamaged: with owner and mode.
     """
+    # Root can write any file anyway, so its files are as good as ours.
     owners = {os.geteuid(), 0}
     if status.st_uid not in owners:
         raise EntryDamaged(f"{name} belongs to user {status.st_uid}, this program runs as {os.geteuid()}")
@@ -77,7 +82,7 @@ def require_ours(status: os.stat_result, name: str) -> None:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Names of all files below a folder, relative to it; links are named too and will be refused when read."""
+    """Return the names of all files below a folder, relative to it. Links are listed too, and refused when read."""
     names = []
     for parent, _, files in os.walk(folder, followlinks=False):
         names += [str((Path(parent) / file).relative_to(folder)) for file in files if not file.startswith(UNFINISHED)]

@@ -1,14 +1,16 @@
-"""Plans on disk: native code that this device has built for itself, kept as long as everything it depends on holds.
+"""The plan cache: native code that this device has built for itself.
 
-    <cache>/plans/<engine>-<model>-<precision>-<stem>/    one entry: the library's files and entry.json
-    <cache>/plans/<the same name>.lock                    held while it is built, so that two agents build once
-    <cache>/plans/<the same name>.trial                   starts that have not yet proven the plan, see engines.trial
-    <cache>/quarantine/                                   what was found damaged or foreign, with the reason
+    <cache>/plans/<engine>-<model>-<precision>-<hash>/    one entry: the library's files and entry.json
+    <cache>/plans/<the same name>.lock                    held during a build, so that two agents build once
+    <cache>/plans/<the same name>.crashes                 starts that ended in a crash, see crash_counter.py
+    <cache>/quarantine/                                   damaged or foreign entries, with the reason
 
-``entry.json`` names every fact that the entry was built from and the sha256 of every file; it is written last, so an
-entry without it was never finished. A plan is code that runs in this process: it is read only from files that this
-user or root owns and nobody else may write, and the very bytes that were hashed are those that are handed on.
-Source: TensorRT developer guide, "Engine plan files": deserialising one is running code from it.
+``entry.json`` has everything that the entry was built from and the sha256 of every file. It is written last, so an
+entry
+without it is unfinished. A plan is code that runs in this process: it is read only from files that this user or root
+owns
+and nobody else may write, and the bytes that were hashed are the bytes that are used.
+Source: TensorRT developer guide, "Engine plan files": deserialising one runs code from it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from engines.store.files import cache_errors, content_address, content_hash, wri
 from engines.store.owned import EntryDamaged, files_below, open_folder, read_checked
 
 MAX_BYTES = 4 * 2**30
-"""What all plans together may take; the least recently used go first."""
+"""Limit for all plans together; the least recently used are deleted first."""
 
 _RECORD = "entry.json"
 _FORM = 1
@@ -41,7 +43,7 @@ _LOCK_POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """What a plan is true of. ``facts`` are JSON values by name; another value of any makes another plan."""
+    """What a plan depends on. ``facts`` are JSON values by name; a plan with other values is another plan."""
 
     engine: str
     model: str
@@ -60,8 +62,8 @@ class PlanKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One plan in the cache, as its record describes it; times are UTC, ``used_at`` is of the last load."""
+class PlanEntry:
+    """One plan in the cache, from its record; times are UTC, ``used_at`` is the last load."""
 
     name: str
     directory: Path
@@ -77,30 +79,31 @@ class Entry:
 
 
 class PlanCache:
-    """The plans below one cache directory. Any thread and any process may use it at the same time as others."""
+    """The plans below one cache directory. Safe for any number of threads and processes."""
 
     def __init__(self, cache_dir: Path, *, max_bytes: int = MAX_BYTES) -> None:
-        """Make nothing yet."""
+        """Create nothing yet."""
         self.root = cache_dir / "plans"
         self._quarantine = cache_dir / "quarantine"
         self._max_bytes = max_bytes
 
     def directory(self, key: PlanKey) -> Path:
-        """Where the entry of ``key`` lies, whether or not it is there."""
+        """The directory of ``key``'s entry, whether it exists or not."""
         return self.root / key.name
 
-    def trial_marker(self, key: PlanKey) -> Path:
-        """Where the starts of an unproven plan are counted."""
-        return self.root / f"{key.name}.trial"
+    def crash_marker(self, key: PlanKey) -> Path:
+        """The file that counts the starts of a plan that is not trusted yet."""
+        return self.root / f"{key.name}.crashes"
 
     def read(self, key: PlanKey, *, is_locked: bool = False) -> dict[str, bytes] | None:
-        """Give the files of an entry by name; None where it was never finished.
+        """Return the files of an entry by name; None if there is no finished entry.
 
-        What is there and cannot be trusted goes into quarantine, and None is given for it too. ``is_locked`` says
-        that the caller holds the key's lock. Without it an entry that another process is just writing is left alone.
+        An entry that cannot be trusted is moved to quarantine, and None is returned. ``is_locked``: the caller holds
+        the key's lock;
+        otherwise an entry that another process is writing is left alone.
 
         Raises:
-            EngineUnavailable: the cache directory cannot be written, and something must be moved away.
+            EngineUnavailable: the cache directory cannot be written, and an entry must be moved.
         """
         try:
             return self._verified(key)
@@ -110,15 +113,16 @@ class PlanCache:
             if is_locked:
                 self.quarantine(key, str(exc))
                 return None
+        # Damaged, or another process is writing it right now: only the holder of the lock can tell.
         with cache_errors(self.root), self._lock_at_once(key.name) as is_mine:
             return self.read(key, is_locked=True) if is_mine else None
 
     def is_complete(self, key: PlanKey) -> bool:
-        """Whether a finished entry is there; its content is checked when it is read."""
+        """Whether there is a finished entry; its content is checked when it is read."""
         return (self.directory(key) / _RECORD).is_file()
 
     def store(self, key: PlanKey, content: Mapping[str, bytes], notes: Mapping[str, object]) -> None:
-        """Write an entry of one or more files, the record last, and make room for it.
+        """Write an entry of one or more files, the record last, and delete old entries to make room.
 
         Raises:
             EngineUnavailable: the cache directory cannot be written.
@@ -133,7 +137,7 @@ class PlanCache:
         self.seal(key, notes)
 
     def begin(self, key: PlanKey) -> Path:
-        """Give an empty directory for a library that writes its files itself; ``seal`` makes an entry of it.
+        """Return an empty directory for a library that writes its own files; ``seal`` turns it into an entry.
 
         Raises:
             EngineUnavailable: the cache directory cannot be written.
@@ -146,7 +150,7 @@ class PlanCache:
         return directory
 
     def seal(self, key: PlanKey, notes: Mapping[str, object]) -> None:
-        """Write the record of what lies in the entry's directory, which makes it valid.
+        """Write the record of the files in the entry's directory, which makes it valid.
 
         Raises:
             EngineUnavailable: the cache directory cannot be written.
@@ -170,11 +174,11 @@ class PlanCache:
         }
         with cache_errors(directory):
             write_atomic(directory / _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
-        self.trial_marker(key).unlink(missing_ok=True)
+        self.crash_marker(key).unlink(missing_ok=True)
         self.prune(keep=key.name)
 
     def quarantine(self, key: PlanKey, reason: str) -> None:
-        """Move an entry out of the way and write down why; what cannot be moved is deleted."""
+        """Move an entry to quarantine with the reason; if it cannot be moved, delete it."""
         directory = self.directory(key)
         target = self._quarantine / f"{key.name}-{time.time_ns()}"
         try:
@@ -189,15 +193,15 @@ class PlanCache:
             old.unlink(missing_ok=True)
 
     def why_quarantined(self, key: PlanKey) -> str | None:
-        """Why the newest entry of this key was moved away; None where none was."""
+        """Why the newest entry of this key was quarantined; None if none was."""
         found = sorted(self._quarantine.glob(f"{key.name}-*.txt"), key=_changed_at)
         try:
             return found[-1].read_text(encoding="utf-8", errors="replace").strip() if found else None
-        except FileNotFoundError:  # another process has made room meanwhile
+        except FileNotFoundError:  # another process has deleted it
             return None
 
     def why_not_another(self, key: PlanKey) -> str | None:
-        """Say why a plan of the same model that is here cannot serve: both facts; None where there is none."""
+        """Why a cached plan of the same model does not fit, with both facts; None if there is none."""
         related = [
             entry
             for entry in self.entries()
@@ -209,8 +213,8 @@ class PlanCache:
         newest = max(related, key=lambda entry: entry.built_at)
         return f"plan {newest.name} does not fit: {disagreement(newest.facts, key.facts)}"
 
-    def entries(self) -> list[Entry]:
-        """Every finished entry, the one used last first. What cannot be read is left out."""
+    def entries(self) -> list[PlanEntry]:
+        """Return every finished entry, the last used first; unreadable ones are left out."""
         found = []
         for directory in self.root.iterdir() if self.root.is_dir() else ():
             entry = _entry(directory) if directory.is_dir() else None
@@ -218,10 +222,10 @@ class PlanCache:
                 found.append(entry)
         return sorted(found, key=lambda entry: entry.used_at, reverse=True)
 
-    def prune(self, *, max_bytes: int | None = None, keep: str | None = None) -> list[Entry]:
-        """Delete the least recently used entries until all fit into ``max_bytes``; give those that went.
+    def prune(self, *, max_bytes: int | None = None, keep: str | None = None) -> list[PlanEntry]:
+        """Delete the least recently used entries until all fit into ``max_bytes``; return the deleted ones.
 
-        What another process is building or opening at the moment stays, and so does what cannot be deleted.
+        Entries that another process builds or opens right now stay, and so do those that cannot be deleted.
         """
         room = self._max_bytes if max_bytes is None else max_bytes
         gone = []
@@ -232,11 +236,11 @@ class PlanCache:
                 room += entry.size_bytes
         return gone
 
-    def _delete(self, entry: Entry) -> bool:
+    def _delete(self, entry: PlanEntry) -> bool:
         with contextlib.suppress(OSError), self._lock_at_once(entry.name) as is_mine:
             if is_mine:
                 _remove(entry.directory)
-                for suffix in (".trial", ".lock"):
+                for suffix in (".crashes", ".lock"):
                     (self.root / f"{entry.name}{suffix}").unlink(missing_ok=True)
             return is_mine
         return False
@@ -250,12 +254,12 @@ class PlanCache:
         on_wait: Callable[[], None],
         pause: Callable[[float], None] = time.sleep,
     ) -> Iterator[None]:
-        """Hold the right to build ``key``; the system gives it back when this process dies.
+        """Hold the lock for building ``key``; the kernel releases it when this process dies.
 
-        ``on_wait`` is called again and again while another process has it.
+        ``on_wait`` is called repeatedly while another process holds it.
 
         Raises:
-            BuildCancelled: ``is_cancelled`` became true while waiting.
+            BuildCancelled: ``is_cancelled`` returned True while waiting.
             EngineUnavailable: the cache directory cannot be written.
         """
         while (descriptor := self._lock(key.name)) is None:
@@ -270,7 +274,7 @@ class PlanCache:
 
     @contextlib.contextmanager
     def _lock_at_once(self, name: str) -> Iterator[bool]:
-        """Whether the lock is ours for the length of the block; False at once where another has it."""
+        """Try to hold the lock for the block; yield False if another process has it."""
         descriptor = self._lock(name)
         try:
             yield descriptor is not None
@@ -279,18 +283,19 @@ class PlanCache:
                 os.close(descriptor)
 
     def _lock(self, name: str) -> int | None:
-        """The lock, to be given back by closing it; None where another has it, or has just deleted the file."""
+        """Return the locked descriptor; None if another process has the lock, or has just deleted the file."""
         path = self.root / f"{name}.lock"
         with cache_errors(self.root):
             self._make_root()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        # The holder before may have deleted the file between our open and our flock: such a lock protects nothing.
         if _try_lock(descriptor) and _is_still(path, descriptor):
             return descriptor
         os.close(descriptor)
         return None
 
     def _make_root(self) -> None:
-        """Make the folder, and close it to others: ONNX Runtime opens files in it by itself."""
+        """Create the folder and close it to others: ONNX Runtime opens files in it on its own."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self.root.stat()
         if status.st_uid == os.geteuid() and status.st_mode & 0o022:
@@ -303,31 +308,35 @@ class PlanCache:
             stated = record.get("facts")
             if stated != json.loads(json.dumps(key.facts)):
                 facts = stated if isinstance(stated, dict) else {}
-                raise EntryDamaged(f"plan {key.name} does not fit: {disagreement(facts, key.facts)}. It is built anew")
+                raise EntryDamaged(
+                    f"plan {key.name} does not fit: {disagreement(facts, key.facts)}. It is built again"
+                )
             hashes = record.get("files")
             if not isinstance(hashes, dict) or sorted(hashes) != [
                 name for name in files_below(directory) if name != _RECORD
             ]:
-                raise EntryDamaged(f"plan {key.name} has other files than its record names. It is built anew")
+                raise EntryDamaged(f"plan {key.name} has other files than its record lists. It is built again")
             content = {str(name): read_checked(folder, str(name)) for name in hashes}
             for name, data in content.items():
                 found = content_hash(data)
                 if found != hashes[name]:
                     raise EntryDamaged(
                         f"plan {key.name}: {name} has sha256 {found[:16]} and {len(data)} bytes, its record states "
-                        f"{str(hashes[name])[:16]}. It is built anew"
+                        f"{str(hashes[name])[:16]}. It is built again"
                     )
-        with contextlib.suppress(OSError):  # a cache that may only be read keeps its order of use
+        with contextlib.suppress(OSError):  # a read-only cache just keeps its order of use
             os.utime(directory / _RECORD)
         return content
 
 
 def disagreement(stated: Mapping[str, object], wanted: Mapping[str, object]) -> str:
-    """Name the facts in which a plan and this device disagree."""
+    """Name the facts in which a plan and this device differ."""
     names = [
         name for name in sorted({*stated, *wanted}) if stated.get(name) != json.loads(json.dumps(wanted.get(name)))
     ]
-    return "; ".join(f"it was built for {name} {stated.get(name)}, here is {wanted.get(name)}" for name in names[:4])
+    return "; ".join(
+        f"it was built for {name} {stated.get(name)}, this device has {wanted.get(name)}" for name in names[:4]
+    )
 
 
 def _parsed(data: bytes) -> dict[str, object]:
@@ -336,16 +345,16 @@ def _parsed(data: bytes) -> dict[str, object]:
     except ValueError as exc:
         raise EntryDamaged(f"its record is not JSON: {exc}") from exc
     if not isinstance(record, dict) or record.get("form") != _FORM:
-        raise EntryDamaged("its record has another form than this program writes")
+        raise EntryDamaged("its record is not in this program's format")
     return record
 
 
-def _entry(directory: Path) -> Entry | None:
+def _entry(directory: Path) -> PlanEntry | None:
     path = directory / _RECORD
     try:
         record = _parsed(path.read_bytes())
         files = [directory / name for name in files_below(directory)]
-        return Entry(
+        return PlanEntry(
             name=directory.name,
             directory=directory,
             engine=str(record["engine"]),
@@ -364,7 +373,7 @@ def _entry(directory: Path) -> Entry | None:
 
 def _mapping(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise EntryDamaged("its record has another form than this program writes")
+        raise EntryDamaged("its record is not in this program's format")
     return value
 
 
@@ -377,7 +386,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether a path still leads to the file that was opened by it."""
+    """Whether a path still leads to the file opened from it."""
     try:
         return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:
@@ -385,7 +394,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _changed_at(path: Path) -> float:
-    """When a file was written; a file that another process deletes meanwhile counts as the oldest."""
+    """When a file was written; one that another process has just deleted counts as the oldest."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

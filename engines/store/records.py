@@ -1,4 +1,4 @@
-"""Small JSON files: one value each, with the facts that it is true of."""
+"""Small JSON files: one value each, with the facts that it depends on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ T = TypeVar("T")
 
 
 class RecordDamaged(Exception):
-    """The file is there and is not a record of this form and these facts, or cannot be read."""
+    """The file is not a record of this form with these facts, or cannot be read."""
 
 
 class JsonRecord(Generic[T]):
     """One value in one JSON file: ``{"form": ..., "facts": ..., "value": ...}``.
 
-    ``form`` is a number that is raised when the meaning of the value changes. ``facts`` name what the value is true
-    of; a record with other facts is not read. ``is_owned`` refuses files that others than this user or root could have
-    written, for records whose forgery would switch off a protection.
+    ``form`` is a number that is raised when the value changes its meaning. ``facts`` are what the value depends on; a
+    record
+    with other facts is not read. ``is_owned`` refuses files that others than this user or root could have written: for
+    records
+    whose forgery would switch off a protection.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class JsonRecord(Generic[T]):
         facts: Mapping[str, object] | None = None,
         is_owned: bool = False,
     ) -> None:
-        """Read nothing yet. ``decode`` may raise KeyError, TypeError, ValueError or AttributeError: damaged."""
+        """Read nothing yet. If ``decode`` raises KeyError, TypeError, ValueError or AttributeError, the record is
+        damaged.
+        """
         self.path = path
         self._encode = encode
         self._decode = decode

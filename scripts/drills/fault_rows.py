@@ -308,8 +308,8 @@ ROWS: tuple[Row, ...] = (
         "plan of another TensorRT or GPU",
         "never read; built anew while another engine serves",
         (
-            "tests/unit/test_engines_cache.py::test_another_fact_is_another_plan",
-            "tests/unit/test_engines_cache.py::test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason",
+            "tests/unit/test_engines_plan_cache.py::test_another_fact_is_another_plan",
+            "tests/unit/test_engines_plan_cache.py::test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason",
         ),
     ),
     Row(

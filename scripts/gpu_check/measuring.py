@@ -14,9 +14,9 @@ from agent.runtime.statistics import percentiles
 from engines import Building, BuildProgress, Engine, EngineOptions, ModelPackage, Precision, load_package
 from engines.base import Images
 from engines.check.reference import compare_with_reference
-from engines.graph.image_set import pictures_of
+from engines.graph.image_set import image_set_of
 from engines.sandbox.load import REFERENCE
-from engines.select.candidate import open_unproven
+from engines.select.candidate import open_unchecked
 
 Job = Mapping[str, object]
 _BUILDERS = ("tensorrt", "ort-tensorrt")
@@ -32,10 +32,10 @@ def measured(job: Job) -> dict[str, object]:
     phases: list[str] = []
     building = Building(force=True, on_progress=lambda progress: _note(phases, progress))
     began_s = time.monotonic()
-    engine, kept_layers = open_unproven(package, replace(options, building=building), name)
+    engine, kept_layers = open_unchecked(package, replace(options, building=building), name)
     with engine:
         ready_s = time.monotonic() - began_s
-        certificate = compare_with_reference(package, engine, options, pictures_of(package), kept_layers=kept_layers)
+        certificate = compare_with_reference(package, engine, options, image_set_of(package), kept_layers=kept_layers)
         info = engine.info
         times = {
             str(size): timed(

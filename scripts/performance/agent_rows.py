@@ -21,7 +21,7 @@ from agent.tools.benchmark.pipeline.run import drops_of
 from agent.tools.benchmark.pipeline.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
 from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
 from engines.base import EngineOptions
-from engines.graph.image_set import pictures_of
+from engines.graph.image_set import image_set_of
 from engines.package.load import load_package
 from scripts.performance.quality_rows import pace
 from scripts.performance.verdict import ANY_LOAD, Bar, Load, LoadWatch, Row
@@ -420,7 +420,7 @@ def _bare(
         queries=20,
         period_ns=None if period_s is None else int(period_s * 1e9),
     )
-    block: Block = run_block(session.infer, PictureFeed(pictures_of(loaded).batch, 1), request)
+    block: Block = run_block(session.infer, PictureFeed(image_set_of(loaded).batch, 1), request)
     return spread_of(block.times_ns)
 
 

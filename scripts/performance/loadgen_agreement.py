@@ -21,7 +21,7 @@ from agent.tools.benchmark.measure.bare import BareSession
 from agent.tools.benchmark.measure.blocks import BlockRequest, PictureFeed, run_block
 from agent.tools.benchmark.statistics import spread_of
 from engines.base import EngineOptions
-from engines.graph.image_set import pictures_of
+from engines.graph.image_set import image_set_of
 from engines.package.load import load_package
 from scripts.performance.verdict import Agreement
 
@@ -90,7 +90,7 @@ def measure(package: Path, cache: Path, *, seconds: float, turns: int) -> list[P
     """Both by turns, another one beginning each time."""
     loaded = load_package(package)
     session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu", options={"threads": 1}))
-    feed = PictureFeed(pictures_of(loaded).batch, 1)
+    feed = PictureFeed(image_set_of(loaded).batch, 1)
     pairs = []
     for turn in range(turns):
         if turn % 2:

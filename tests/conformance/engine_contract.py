@@ -17,10 +17,10 @@ MAX_BATCH = 3
 class EngineCase:
     """One implementation: how to open it on three models, and what is known of their answers.
 
-    ``open`` takes ``MAX_BATCH`` pictures at a time (a fixed batch of that size included); ``open_tied`` serves a model
-    whose first two classes are one and the same, ``open_failing`` one that gives NaN for a black picture (None where
+    ``open`` takes ``MAX_BATCH`` images at a time (a fixed batch of that size included); ``open_tied`` serves a model
+    whose first two classes are one and the same, ``open_failing`` one that gives NaN for a black image (None where
     the arithmetic has no NaN, which is so in int8).
-    ``pictures`` are different ones, ``(K, H, W, 3)`` with K > ``MAX_BATCH``, and ``expected`` the reference's scores.
+    ``images`` are different ones, ``(K, H, W, 3)`` with K > ``MAX_BATCH``, and ``expected`` the reference's scores.
     """
 
     open: Callable[[], Engine]
@@ -33,7 +33,7 @@ class EngineCase:
 
     @property
     def few(self) -> Images:
-        """As many pictures as the engine takes at once."""
+        """As many images as the engine takes at once."""
         return self.pictures[:MAX_BATCH]
 
 
@@ -98,7 +98,7 @@ def reads_the_batch_before_it_returns(case: EngineCase) -> None:
     batch = case.few.copy()
     with case.open() as engine:
         engine.infer(batch)
-        np.testing.assert_array_equal(batch, case.few, "the caller's pictures were changed")
+        np.testing.assert_array_equal(batch, case.few, "the caller's images were changed")
         batch[:] = case.pictures[-1]
         later = engine.infer(batch[:1])
     np.testing.assert_allclose(later, case.expected[-1:], atol=case.tolerance)

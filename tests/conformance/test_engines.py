@@ -64,7 +64,7 @@ def _open(name: str, precision: Precision, package: ModelPackage, cache_dir: Pat
         precision=precision,
         strict=True,
         max_batch=MAX_BATCH,
-        first_opening=None,
+        sandbox=None,
     )
     return open_candidate(package, options, name, _prober())
 

@@ -23,7 +23,7 @@ from engines import (
     open_engine,
 )
 from engines.backends.tensorrt.cuda.choice import LIBRARIES, cuda_library
-from engines.graph.image_set import pictures_of
+from engines.graph.image_set import image_set_of
 from engines.select.registry import Prober
 from engines.store.plan_cache import PlanCache
 from tests.fixtures.cuda_contract import CHECKS
@@ -66,7 +66,7 @@ def test_every_precision_is_built_and_proven(package: ModelPackage, cache: Path,
 
 @pytest.mark.parametrize("name", ["cuda_graph", "blocking_sync"])
 def test_each_way_of_running_gives_the_same_answers(package: ModelPackage, cache: Path, name: str) -> None:
-    pictures = pictures_of(package).batch[:4]
+    pictures = image_set_of(package).batch[:4]
     with _open(package, cache, options={name: False}) as off, _open(package, cache, options={name: True}) as on:
         np.testing.assert_allclose(off.infer(pictures), on.infer(pictures), atol=1e-5)
 
@@ -77,7 +77,7 @@ def test_each_cuda_library_gives_the_same_answers(package: ModelPackage, cache: 
         cuda_library(library)
     except EngineUnavailable as exc:
         pytest.skip(exc.message)
-    pictures = pictures_of(package).batch[:4]
+    pictures = image_set_of(package).batch[:4]
     with _open(package, cache) as usual, _open(package, cache, options={"cuda_library": library}) as named:
         assert str(named.info.details["cuda"]).startswith(library)
         np.testing.assert_allclose(usual.infer(pictures), named.infer(pictures), atol=1e-5)
@@ -114,7 +114,7 @@ def test_pictures_are_copied_to_the_device_only_where_it_has_memory_of_its_own(
 
 def test_batches_of_every_size_give_the_answers_of_single_pictures(package: ModelPackage, cache: Path) -> None:
     """Tactics may differ from size to size and round differently; rows must not be mixed up."""
-    pictures = pictures_of(package).batch[:_MAX_BATCH]
+    pictures = image_set_of(package).batch[:_MAX_BATCH]
     with _open(package, cache) as engine:
         alone = np.concatenate([engine.infer(picture[None]) for picture in pictures])
         for size in range(2, _MAX_BATCH + 1):
@@ -123,7 +123,7 @@ def test_batches_of_every_size_give_the_answers_of_single_pictures(package: Mode
 
 def test_two_threads_have_an_engine_each_and_one_may_end_before_the_other(package: ModelPackage, cache: Path) -> None:
     """As when a built engine takes over: it is opened on its own thread while another one serves."""
-    pictures = pictures_of(package).batch[:8]
+    pictures = image_set_of(package).batch[:8]
     answers: dict[str, list[int]] = {}
     old_serves, new_is_open = threading.Event(), threading.Event()
 

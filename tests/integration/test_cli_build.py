@@ -36,7 +36,7 @@ def test_a_plan_is_built_shown_used_again_and_pruned(tmp_path: Path, nvidia: Fak
     what = ("--package", str(package), "--precision", "fp16", *where)
     code, out, err = _build(tmp_path, nvidia, *what)
     assert code == 0, err
-    assert "colours-1.0.0: tensorrt fp16 for Orin is built (there was none)" in out
+    assert "colours-1.0.0: tensorrt fp16 for Orin is built (it was not in the cache)" in out
     assert "agrees with ort-cpu fp32 on 1.0000" in out
     assert "engine.building" in err
     code, out, _ = _build(tmp_path, nvidia, *what)
@@ -44,7 +44,7 @@ def test_a_plan_is_built_shown_used_again_and_pruned(tmp_path: Path, nvidia: Fak
     code, out, _ = _build(
         tmp_path, nvidia, "--package", str(package), "--precision", "fp16", "--force", "--json", *where
     )
-    assert json.loads(out)[0]["details"]["why_built"] == "a new build was asked for"
+    assert json.loads(out)[0]["details"]["why_built"] == "a new build was requested"
     code, out, _ = _build(tmp_path, nvidia, "--list", *where)
     assert [word in out for word in ("colours-1.0.0", "10.3.0", "Orin", "fp16")] == [True] * 4
     code, out, _ = _build(tmp_path, nvidia, "--prune", "--json", *where)

@@ -41,7 +41,7 @@ def test_an_engine_that_loses_answers_on_a_folder_fails_and_names_the_pictures(
     for path in (folder / "calibration").glob("*.png"):
         if not path.name.startswith("gray"):
             path.unlink()
-    pictures = tmp_path / "pictures"
+    pictures = tmp_path / "images"
     pictures.mkdir()
     for label in ("red", "green", "blue", "gray"):
         cv2.imwrite(str(pictures / f"[{label}].png"), colour_picture(label, seed=70))
@@ -64,7 +64,7 @@ def test_the_reference_agrees_with_itself_in_words(tmp_path: Path, capsys: pytes
     [
         (("--engine", "ort-cud"), 78, "did you mean ort-cuda?"),
         (("--engine", "torch"), 69, "torch needs a torch.export program"),
-        (("--engine", "ort-cpu", "--precision", "int8"), 69, "no calibration pictures"),
+        (("--engine", "ort-cpu", "--precision", "int8"), 69, "no calibration images"),
         (("--engine", "auto", "--precision", "int8"), 69, "auto chose ort-cpu in fp32, int8 was to be verified"),
         (("--engine", "ort-cpu", "--precision", "int4"), 2, "int4"),
         (("--engine", "ort-cpu", "--images", "/dev/null"), 2, "/dev/null"),
@@ -83,7 +83,7 @@ def test_a_folder_without_pictures_is_told(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "empty").mkdir()
     folder = write_colour_package(tmp_path, calibration=0)
     assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--images", str(tmp_path / "empty")) == 2
-    assert "holds no picture" in capsys.readouterr().err
+    assert "holds no image" in capsys.readouterr().err
 
 
 def test_options_reach_the_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

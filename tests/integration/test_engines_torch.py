@@ -1,4 +1,4 @@
-"""The PyTorch engine beside ONNX Runtime: the same pictures, the same steps, the same answers."""
+"""The PyTorch engine beside ONNX Runtime: the same images, the same steps, the same answers."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_every_version_builds_once_and_answers_as_the_reference(
         assert engine.info.parity is not None
         assert engine.info.details["device_memory_bytes"] == 4096
         assert engine.info.details["device_copies"] == 1
-        assert engine.info.details["why_built"] == "there was none"
+        assert engine.info.details["why_built"] == "it was not in the cache"
         assert [LABELS[row.argmax()] for row in first] == list(LABELS[:3])
     with open_engine(package, options) as again:
         assert "why_built" not in again.info.details, "it was built a second time"
@@ -337,12 +337,12 @@ def test_a_plan_of_another_version_or_board_is_built_anew_and_says_why(
     _open(package, options).close()
     nvidia.set(tensorrt="10.13.3.9")
     with _open(package, options) as engine:
-        assert "built for tensorrt 10.3.0, here is 10.13.3.9" in str(engine.info.details["why_built"])
+        assert "built for tensorrt 10.3.0, this device has 10.13.3.9" in str(engine.info.details["why_built"])
     nvidia.set(capability="11.0", name="Thor")
     with _open(package, options) as engine:
         why = str(engine.info.details["why_built"])
-        assert "compute_capability 8.7, here is 11.0" in why
-        assert "gpu Orin, here is Thor" in why
+        assert "compute_capability 8.7, this device has 11.0" in why
+        assert "gpu Orin, this device has Thor" in why
     assert len(PlanCache(options.cache_dir).entries()) == 3
 
 
@@ -368,7 +368,7 @@ def test_every_fact_that_changes_a_plan_makes_another_key(
 def test_a_forced_build_is_a_new_one(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:
     _open(package, options).close()
     with _open(package, replace(options, building=Building(force=True))) as engine:
-        assert engine.info.details["why_built"] == "a new build was asked for"
+        assert engine.info.details["why_built"] == "a new build was requested"
 
 
 @pytest.mark.parametrize("engine", ["auto", "tensorrt", "fastest"])
@@ -381,7 +381,7 @@ def test_deferring_takes_the_next_engine_and_names_what_is_to_be_built(
         (rejected,) = [one for one in served.info.rejected if one.engine == "tensorrt"]
         assert "its plan must be built first" in rejected.reason
     assert PlanCache(options.cache_dir).entries() == []
-    assert not (options.cache_dir / "choices").exists(), "a measurement that lacks it was kept"
+    assert not (options.cache_dir / "selections").exists(), "a measurement that lacks it was kept"
 
 
 def test_strict_is_never_deferred(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:

@@ -14,9 +14,9 @@ import pytest
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.boards import ORIN_NX, BoardTree, tree_of
 from tests.fixtures.deadlines import wait_until
-from tests.fixtures.namespaces import isolated, why_not
+from tests.fixtures.namespaces import isolated
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = pytest.mark.timeout(180)
 
 GPU = "class/devfreq/17000000.gpu/max_freq"
 CPU = "devices/system/cpu/cpufreq/policy0/scaling_max_freq"

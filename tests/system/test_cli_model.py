@@ -21,7 +21,7 @@ from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 
 @pytest.fixture
 def material(tmp_path: Path) -> Path:
-    """A model, its labels and a picture that it knows."""
+    """A model, its labels and an image that it knows."""
     (tmp_path / "Tree Net.onnx").write_bytes(TinyModel().proto().SerializeToString())
     (tmp_path / "labels.json").write_text(json.dumps(LABELS), encoding="utf-8")
     noise = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
@@ -35,7 +35,7 @@ def import_(material: Path, *more: str, preset: str = "raw255") -> int:
 
 
 def answer(material: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The label that the model gives to the picture."""
+    """The label that the model gives to the image."""
     import_(material, "--golden", f"{material / 'photo.png'}=none of them")
     capsys.readouterr()
     for label in LABELS:
@@ -135,13 +135,13 @@ def test_a_gray_model_gets_gray_and_open_sides_need_a_size(material: Path, capsy
             TinyModel(channels=1),
             ["--color", "rgb"],
             "raw255",
-            "takes 1 channel(s), --color rgb gives 3. Leave --color",
+            "takes 1 channel(s), --color rgb gives 3. Remove --color",
         ),
         (
             TinyModel(dtype="uint8"),
             [],
             "tf",
-            "takes uint8 and so normalises by itself, preset tf would do it once more",
+            "takes uint8, so it normalises its input itself; preset tf would do it again",
         ),
         (TinyModel(classes=1), ["--activation", "softmax"], "raw255", "over a single score it is always 1"),
     ],
@@ -183,7 +183,7 @@ def test_a_link_to_nowhere_counts_as_there(material: Path, capsys: pytest.Captur
     (material / "out").mkdir()
     (material / "out/tree-net-1.0.0").symlink_to(material / "gone")
     assert import_(material) == 78
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert import_(material, "--force") == 0
     assert not (material / "out/tree-net-1.0.0").is_symlink()
 
@@ -237,7 +237,7 @@ def test_external_data_is_put_into_the_one_file(material: Path) -> None:
         (
             ["--resize", "letterbox", "--resize-to", "9"],
             78,
-            "--resize-to 9 is of --resize shorter_side, resize is letter",
+            "--resize-to 9 needs --resize shorter_side, resize is letter",
         ),
         (
             ["--resize", "shorter_side", "--resize-to", "7"],
@@ -264,7 +264,7 @@ def test_check_fails_with_1_where_a_known_answer_is_wrong(tmp_path: Path, capsys
     files.manifest["golden"] = [{"image": "a.png", "label": "ash", "min_confidence": 0.99}]
     directory = files.write(tmp_path)
     assert main(["model", "check", str(directory)]) == 1
-    assert "1 of 1 golden pictures are wrong" in capsys.readouterr().out
+    assert "1 of 1 golden images are wrong" in capsys.readouterr().out
     assert main(["model", "check", str(directory), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["golden_results"][0]["right"] is False

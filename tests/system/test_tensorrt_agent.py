@@ -83,7 +83,7 @@ def test_frames_are_classified_from_the_first_second_and_the_plan_takes_over(
         assert agent.end() == 0, agent.stderr
     first, second = (message.json for message in recorder.messages("edge/dut/runtime")[:2])
     assert first["models"]["inspect"]["pending"] == "tensorrt"
-    assert "Orin is present and not used" in first["models"]["inspect"]["degraded"]
+    assert "Orin is not used" in first["models"]["inspect"]["degraded"]
     assert second["changed"] == "inspect: ort-cpu gave way to tensorrt"
     model = second["models"]["inspect"]
     assert (model["engine"], model["pending"], model["degraded"]) == ("tensorrt", None, None)

@@ -13,7 +13,7 @@ from agent.tools.benchmark.apply import apply_to, remember_for
 from agent.tools.benchmark.report import Recommendation
 from engines.base import EngineOptions, Measurement
 from engines.package.load import load_package
-from engines.select.selection import ChoiceMemory, key_here
+from engines.select.selection import SelectionStore, selection_key_here
 
 INT8 = Recommendation(engine="ort-cpu", precision="int8", reason="measured")
 CONFIG = """\
@@ -98,6 +98,6 @@ def test_auto_finds_what_was_measured(tmp_path: Path) -> None:
     remember_for(path, ["inspect"], package, [measured])
     most = load_config(path).config.models["inspect"].batching.most
     options = EngineOptions(cache_dir=tmp_path / "state" / "cache", engine="auto", precision="int8", max_batch=most)
-    choice = ChoiceMemory(options.cache_dir).load(key_here(package, options))
+    choice = SelectionStore(options.cache_dir).load(selection_key_here(package, options))
     assert choice is not None
     assert choice.engine == "ort-cpu"

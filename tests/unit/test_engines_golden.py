@@ -1,4 +1,4 @@
-"""Known answers and proofs: what a package states is what an engine gives, or it is told by picture and figures."""
+"""Known answers and proofs: what a package states is what an engine gives, or it is told by image and figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from engines.base import EngineInfo, Images, Scores
 from engines.check.golden import check_golden, run_golden
-from engines.check.package_check import prove_package
+from engines.check.package_check import check_package
 from engines.errors import GoldenMismatch, ImageRejected, InferenceFailed, ModelRejected
 from engines.package.load import ModelPackage, load_package
 from tests.fixtures.packages import PackageFiles, TinyModel
@@ -45,7 +45,7 @@ class ColorEngine:
 
 
 def package_with(tmp_path: Path, *answers: tuple[int, str, float]) -> ModelPackage:
-    """A package whose golden pictures are of one colour each."""
+    """A package whose golden images are of one colour each."""
     files = PackageFiles.of()
     files.manifest["golden"] = []
     for place, (channel, label, confidence) in enumerate(answers):
@@ -97,7 +97,7 @@ def test_a_damaged_golden_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_a_good_package_is_proved_on_the_reference_engine(tmp_path: Path) -> None:
-    proof = prove_package(package_with(tmp_path, (0, "ash", 0.0), (1, "ash", 0.0)))
+    proof = check_package(package_with(tmp_path, (0, "ash", 0.0), (1, "ash", 0.0)))
     assert proof.golden.engine == "ort-cpu"
     assert len(proof.golden.results) == 2
     assert (proof.max_batch, proof.opset) == (None, 13)
@@ -105,7 +105,7 @@ def test_a_good_package_is_proved_on_the_reference_engine(tmp_path: Path) -> Non
 
 def test_missing_golden_pictures_and_another_directory_name_are_warned_of(tmp_path: Path) -> None:
     directory = PackageFiles.of().write(tmp_path).rename(tmp_path / "other")
-    warnings = prove_package(load_package(directory)).warnings
+    warnings = check_package(load_package(directory)).warnings
     assert any("golden" in warning for warning in warnings)
     assert any("other" in warning and "trees-1.0.0" in warning for warning in warnings)
 
@@ -133,20 +133,20 @@ def hidden_softmax(tmp_path: Path, activation: str) -> ModelPackage:
 
 def test_a_hidden_second_softmax_is_found_by_running_the_model(tmp_path: Path) -> None:
     with pytest.raises(ModelRejected, match=r"already gives probabilities .*sums from 1 to 1.*activation: none"):
-        prove_package(hidden_softmax(tmp_path, "softmax"))
+        check_package(hidden_softmax(tmp_path, "softmax"))
 
 
 def test_a_hidden_softmax_declared_as_such_is_good(tmp_path: Path) -> None:
-    assert prove_package(hidden_softmax(tmp_path, "none")).raw.sums_to_one
+    assert check_package(hidden_softmax(tmp_path, "none")).raw.sums_to_one
 
 
 def test_logits_declared_as_probabilities_are_found_by_running_the_model(tmp_path: Path) -> None:
     files = PackageFiles.of()
     files.manifest["output"] = {"activation": "none"}
     with pytest.raises(ModelRejected, match=r"values from -.*no activation is missing.*activation: softmax"):
-        prove_package(load_package(files.write(tmp_path)))
+        check_package(load_package(files.write(tmp_path)))
 
 
 def test_sigmoid_scores_are_a_warning(tmp_path: Path) -> None:
-    proof = prove_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
+    proof = check_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
     assert any("not 1" in warning for warning in proof.warnings)

@@ -278,5 +278,5 @@ def test_a_model_that_cannot_be_run_is_refused_at_load_time_with_the_reason(tmp_
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.int64), name))
     model.graph.output[0].name = "logits"
     files = PackageFiles.of().with_model(model.SerializeToString())
-    with pytest.raises(ModelRejected, match=r"model\.onnx cannot be run for 1 picture\(s\) of 8x6: .*Export"):
+    with pytest.raises(ModelRejected, match=r"model\.onnx cannot be run for 1 image\(s\) of 8x6: .*Export"):
         serving_graph(load_package(files.write(tmp_path)), cache_dir=tmp_path / "cache")

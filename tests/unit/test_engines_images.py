@@ -1,4 +1,4 @@
-"""Pictures of every usual kind become BGR; what is damaged, too large or something else is refused by name."""
+"""ImageSet of every usual kind become BGR; what is damaged, too large or something else is refused by name."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_what_is_no_picture_is_refused_by_its_reason(data: bytes, fact: str) -> 
 
 def test_random_damage_gives_a_picture_or_a_refusal(picture: Picture) -> None:
     rng = np.random.default_rng(11)
-    outcomes = {"picture": 0, "refusal": 0}
+    outcomes = {"image": 0, "refusal": 0}
     for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff"):
         data = np.frombuffer(encoded(kind, picture), np.uint8)
         for _ in range(60):
@@ -170,7 +170,7 @@ def test_random_damage_gives_a_picture_or_a_refusal(picture: Picture) -> None:
                 outcomes["refusal"] += 1
             else:
                 assert decoded.ndim == 3
-                outcomes["picture"] += 1
+                outcomes["image"] += 1
     assert min(outcomes.values()) > 0
 
 

@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 
 from engines import EngineOptions, ModelPackage, load_package
 from engines.backends.onnxruntime.engine import open_onnxruntime
-from engines.check.reference import certify
-from engines.graph.image_set import pictures_of
+from engines.check.reference import certificate_for
+from engines.graph.image_set import image_set_of
 from engines.graph.int8 import Int8Converter
 from engines.graph.int8_forms import (
     DETAIL,
@@ -26,11 +26,11 @@ from engines.graph.int8_forms import (
     form_details,
     int8_form,
 )
-from engines.graph.int8_search import quantise_to_bar
+from engines.graph.int8_search import quantise_to_agreement
 from engines.graph.ort_library import library
 from engines.graph.precision import precise_graph
 from engines.graph.serving import serving_graph
-from engines.select.candidate import open_unproven
+from engines.select.candidate import open_unchecked
 from tests.fixtures.colour_packages import colour_model, outlier_model, write_colour_package
 
 _FORMS = pytest.mark.parametrize("form", [SYMMETRIC, SIGNED, UNSIGNED, UNSIGNED_7_BIT], ids=lambda form: form.label)
@@ -109,8 +109,8 @@ def test_a_graph_has_the_activations_and_weights_of_its_form(
 def test_every_form_keeps_the_answers_and_leaves_the_one_layer_that_needs_it(tmp_path: Path, form: Int8Form) -> None:
     package = load_package(write_colour_package(tmp_path / "package", model=outlier_model(layers=1)))
     converter = _converter(package, tmp_path, form)
-    result = quantise_to_bar(
-        converter, pictures_of(package).batch, input_name="images", output_name="scores", step=1, bar=0.97
+    result = quantise_to_agreement(
+        converter, image_set_of(package).batch, input_name="images", output_name="scores", step=1, bar=0.97
     )
     assert result.kept_layers == ("conv2",)
     assert result.agreement >= 0.97
@@ -121,8 +121,8 @@ def test_an_activation_in_front_of_a_part_in_fp32_is_not_lost(tmp_path: Path) ->
     model = _model_that_ends_in_relu()
     package = load_package(write_colour_package(tmp_path / "package", model=model, golden=False))
     converter = _converter(package, tmp_path, UNSIGNED)
-    pictures = pictures_of(package).batch
-    result = quantise_to_bar(converter, pictures, input_name="images", output_name="scores", step=1, bar=0.9)
+    pictures = image_set_of(package).batch
+    result = quantise_to_agreement(converter, pictures, input_name="images", output_name="scores", step=1, bar=0.9)
     exact, rough = (_scores(one, pictures) for one in (converter.model, result.model))
     np.testing.assert_allclose(rough, exact, atol=0.05)
 
@@ -134,7 +134,7 @@ def test_ranges_of_one_form_make_the_same_graph_of_another(
     first = _converter(package, tmp_path, SYMMETRIC)
     first.convert()
     if first.ranges is None:
-        pytest.skip("this ONNX Runtime does not keep ranges, it reads the pictures for each form")
+        pytest.skip("this ONNX Runtime does not keep ranges, it reads the images for each form")
     known = _converter(package, tmp_path, form, ranges=first.ranges, pictures=0)
     fresh = _converter(package, tmp_path, form)
     assert known.convert() == fresh.convert()
@@ -164,21 +164,23 @@ def test_damaged_ranges_are_read_from_the_pictures_again(package: ModelPackage, 
 
 def test_an_engine_and_its_certificate_tell_the_form(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
-    engine, kept_layers = open_unproven(package, options, "ort-cpu")
+    engine, kept_layers = open_unchecked(package, options, "ort-cpu")
     with engine:
         assert engine.info.details[DETAIL] == int8_form("ort-cpu").label
-        assert certify(package, engine, options, kept_layers=kept_layers).int8_form == int8_form("ort-cpu").label
+        assert (
+            certificate_for(package, engine, options, kept_layers=kept_layers).int8_form == int8_form("ort-cpu").label
+        )
 
 
 def test_a_certificate_of_one_form_is_not_taken_for_another(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
-    engine, kept_layers = open_unproven(package, options, "ort-cpu")
+    engine, kept_layers = open_unchecked(package, options, "ort-cpu")
     with engine:
-        certify(package, engine, options, kept_layers=kept_layers)
+        certificate_for(package, engine, options, kept_layers=kept_layers)
     other = precise_graph(package, cache_dir=options.cache_dir, precision="int8", engine="tensorrt")
     with open_onnxruntime(package, options, engine="ort-cpu", graph=other.graph) as symmetric:
         symmetric._info.details[DETAIL] = SYMMETRIC.label  # type: ignore[index]  # as another machine has it
-        certify(package, symmetric, options, kept_layers=other.kept_layers)
+        certificate_for(package, symmetric, options, kept_layers=other.kept_layers)
     assert len(list((options.cache_dir / "certificates").iterdir())) == 2
 
 
@@ -192,7 +194,7 @@ def _converter(
     package: ModelPackage, tmp_path: Path, form: Int8Form, *, ranges: bytes | None = None, pictures: int | None = None
 ) -> Int8Converter:
     graph = serving_graph(package, cache_dir=tmp_path / "cache")
-    batch = pictures_of(package).batch[:pictures]
+    batch = image_set_of(package).batch[:pictures]
     return Int8Converter(graph.path, form=form, input_name="images", batch=batch, step=1, ranges=ranges)
 
 

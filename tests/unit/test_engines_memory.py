@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engines.sandbox.memory import available_bytes, limited_groups, resident_bytes, total_bytes, usual_memory_bytes
-from engines.sandbox.memory import why_too_little as why
+from engines.sandbox.memory import available_bytes, default_memory_bytes, limited_groups, resident_bytes, total_bytes
+from engines.sandbox.memory import memory_shortage as why
 
 _MIB = 2**20
 _GIB = 2**30
@@ -48,11 +48,11 @@ def test_the_memory_of_the_machine_is_read(tmp_path: Path) -> None:
 def test_a_machine_that_tells_nothing_bounds_nothing_but_the_least(tmp_path: Path) -> None:
     assert (total_bytes(tmp_path), available_bytes(tmp_path), limited_groups(tmp_path)) == (None, None, [])
     assert why(_GIB, tmp_path) is None
-    assert usual_memory_bytes(tmp_path) == 2 * _GIB
+    assert default_memory_bytes(tmp_path) == 2 * _GIB
 
 
 def test_this_machine_can_be_read() -> None:
-    assert usual_memory_bytes() > 0
+    assert default_memory_bytes() > 0
     assert resident_bytes(os.getpid()) > _MIB
     assert why(0) is None
 
@@ -62,7 +62,7 @@ def test_a_group_of_version_2_without_a_limit_that_binds_changes_nothing(limit: 
     root = _machine(tmp_path, groups="0::/system.slice/agent.service\n")
     _v2(root, "system.slice/agent.service", limit=limit, used=7 * _GIB)
     assert limited_groups(root) == []
-    assert usual_memory_bytes(root) == 6 * _GIB
+    assert default_memory_bytes(root) == 6 * _GIB
 
 
 def test_a_group_of_version_1_without_a_limit_changes_nothing(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_limit_of_the_own_group_counts_and_cached_files_do_not(version: int,
         _v1(root, "unit", limit=_GIB, used=900 * _MIB, stat=stat)
     (group,) = limited_groups(root)
     assert (group.limit_bytes, group.left_bytes) == (_GIB, 524 * _MIB)
-    assert usual_memory_bytes(root) == 768 * _MIB
+    assert default_memory_bytes(root) == 768 * _MIB
     assert why(192 * _MIB, root) is None
 
 
@@ -99,7 +99,7 @@ def test_the_groups_above_the_own_one_count_too(tmp_path: Path) -> None:
     _v2(root, "a/b", limit="max", used=1)
     _v2(root, "a", limit=4 * _GIB, used=_GIB)
     assert [group.limit_bytes for group in limited_groups(root)] == [4 * _GIB]
-    assert usual_memory_bytes(root) == 3 * _GIB
+    assert default_memory_bytes(root) == 3 * _GIB
 
 
 @pytest.mark.parametrize("groups", ["0::/docker/0123\n", "0::/../..\n", "4:memory:/docker/0123\n"])

@@ -54,7 +54,7 @@ def test_a_damaged_checksum_of_the_optimised_graph_is_no_reason_to_fail(package:
 
 
 def _picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A picture with no byte as bright as white."""
+    """An image with no byte as bright as white."""
     return np.minimum(colour_picture("green", side=32), 254)[None].astype(np.uint8)
 
 

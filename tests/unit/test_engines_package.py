@@ -146,7 +146,7 @@ REFUSALS: dict[str, tuple[Change, list[str]]] = {
     "two outputs": (two("output"), ["2 outputs", "logits (1x5)", "conv (1x5)"]),
     "rank 3 input": (with_shape(1, 6, 8), ["1x6x8", "4 dimensions"]),
     "no image": (with_shape(1, 9, 9, 9), ["1x9x9x9", "1 or 3 channels"]),
-    "huge batch": (other_model(batch=1000), ["1000 pictures", "256"]),
+    "huge batch": (other_model(batch=1000), ["1000 images", "256"]),
     "integer input": (_unsupported_input(), ["int32", "float32, float16, uint8"]),
     "integer output": (_integer_output(), ["int64", "float32", "ArgMax"]),
     "a map of scores": (_map_output(), ["1x5x7x7", "batch x classes"]),
@@ -184,8 +184,8 @@ REFUSALS: dict[str, tuple[Change, list[str]]] = {
         ),
         ["'birhc'", "did you mean 'birch'"],
     ),
-    "no golden picture": (manifest(golden=[{"image": "a.png", "label": "ash"}]), ["a.png", "does not exist"]),
-    "no calibration pictures": (
+    "no golden image": (manifest(golden=[{"image": "a.png", "label": "ash"}]), ["a.png", "does not exist"]),
+    "no calibration images": (
         lambda files: (manifest(calibration="cal")(files), files.extra.update({"cal/readme.txt": b""})),
         ["'cal'", "0 images"],
     ),

@@ -116,7 +116,7 @@ def test_other_calibration_pictures_make_another_int8_graph(package: ModelPackag
 
 def test_int8_without_calibration_pictures_is_refused_with_what_to_do(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path, calibration=0))
-    with pytest.raises(PrecisionRejected, match=r"no calibration pictures.*calibration folder.*fp16"):
+    with pytest.raises(PrecisionRejected, match=r"no calibration images.*calibration folder.*fp16"):
         precise_graph(package, cache_dir=tmp_path, precision="int8")
 
 
@@ -143,7 +143,7 @@ def test_int8_names_the_one_layer_that_must_stay_fp32(tmp_path: Path) -> None:
 
 def test_int8_that_needs_most_layers_in_fp32_is_refused_with_figures(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path, model=outlier_model(layers=2)))
-    with pytest.raises(PrecisionRejected, match=r"1 of 3 layers left in fp32; the bar is 0\.97") as caught:
+    with pytest.raises(PrecisionRejected, match=r"1 of 3 layers left in fp32; 0\.97 is needed") as caught:
         precise_graph(package, cache_dir=tmp_path / "cache", precision="int8")
     assert caught.value.exit_code == 69
 

@@ -27,6 +27,7 @@ _LINK = SinkStatistics("connected", "mqtt://broker:1883", "5", 0, None, 0, 0)
 _PUBLISHER = PublisherStatistics(0, {}, 0, 0, 0, _LINK, None)
 _COOL = ThermalStatistics(
     source="sysfs", sensor="reading", hottest_zone="cpu", hottest_celsius=50.0, total_watts=None, is_throttling=False,
+    throttle_causes={}, over_current_hz={}, clock_ratio=1.0, levers=(), cause=None,
     state="free", rate_ratio=1.0, reason="cool", readings=1, silent_looks=0, changes=0, messages=0, jtop_restarts=0,
 )  # fmt: skip
 _BUILD = BuildProgress(engine="tensorrt", model="m-1.0.0", phase="building", elapsed_s=140.4, done_ratio=0.25)

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.config.loader import LoadedConfig, load_config
 from agent.runtime.errors import ConfigError, UsageError
 from agent.tools.benchmark.report import Recommendation
-from engines import EngineOptions, Measurement, ModelPackage, load_package, remember
+from engines import EngineOptions, Measurement, ModelPackage, load_package, remember_selection
 
 _VALUE = re.compile(r"^(\s*(?:engine|precision)\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s#]+)?(\s*(?:#.*)?)$")
 
@@ -86,7 +86,7 @@ def remember_for(path: Path, keys: Sequence[str], package: ModelPackage, measure
             max_batch=config.batching.most,
             workers=_workers(loaded),
         )
-        remember(package, options, measurements)
+        remember_selection(package, options, measurements)
 
 
 def _workers(loaded: LoadedConfig) -> int:

@@ -29,8 +29,8 @@ from engines import (
     Prober,
     canonical_name,
     describe,
+    image_set_of,
     load_package,
-    pictures_of,
 )
 
 
@@ -170,7 +170,7 @@ def _model(package: ModelPackage) -> Model:
         width=package.input.width,
         height=package.input.height,
         classes=package.signature.classes,
-        pictures=pictures_of(package).source,
+        pictures=image_set_of(package).source,
     )
 
 

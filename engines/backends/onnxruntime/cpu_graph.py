@@ -1,4 +1,4 @@
-"""The graph as ONNX Runtime optimises it for this CPU, kept beside the serving graph for a fast start."""
+"""The graph as ONNX Runtime optimises it for this CPU, cached beside the serving graph for a fast start."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from engines.store.files import cache_errors, content_address, read_with_checksu
 
 @dataclass(frozen=True, slots=True)
 class CpuGraph:
-    """A graph to open on the CPU. ``is_optimised`` is False where the optimised one could not be kept."""
+    """A graph to open on the CPU. ``is_optimised`` is False if the optimised graph could not be written."""
 
     path: Path
     is_optimised: bool
 
 
 def cpu_graph(model: Path, settings: SessionSettings) -> CpuGraph:
-    """Give the optimised form of ``model``, made the first time; it is of this machine and this version alone."""
+    """Return the optimised form of ``model``, made on first use. It is valid for this CPU and this version only."""
     ort = library()
     stamp = content_address([str(ort.__version__), cpu_model(), _cpu_flags()], chars=16)
     kept = model.with_name(f"{model.stem}.cpu-{stamp}.onnx")
@@ -37,7 +37,7 @@ def cpu_graph(model: Path, settings: SessionSettings) -> CpuGraph:
     options = session_options(settings)
     try:
         with tempfile.TemporaryDirectory(prefix="optimise-") as work, warnings.catch_warnings():
-            # The library warns that the file is of this machine alone, which its name says.
+            # ONNX Runtime warns that the file is for this machine only; the name of the file says so too.
             warnings.simplefilter("ignore")
             made = Path(work) / "optimised.onnx"
             options.optimized_model_filepath = str(made)
@@ -46,15 +46,16 @@ def cpu_graph(model: Path, settings: SessionSettings) -> CpuGraph:
         with cache_errors(kept.parent):
             write_with_checksum(kept, content)
     except _keeping_errors():
-        # A model that cannot be loaded says so when it is opened; a full disk costs a slower start and no more.
+        # A broken model fails when it is opened, with a better message; a full disk only costs a slower start.
         return CpuGraph(model, is_optimised=False)
     return CpuGraph(kept, is_optimised=True)
 
 
 def computes_in_half(graph: CpuGraph) -> bool:
-    """Whether the CPU computes the layers of an fp16 graph in fp16, read from what ONNX Runtime made of it.
+    """Return whether this CPU computes the layers of an fp16 graph in fp16.
 
-    Where the CPU has no such instructions it converts the weights to fp32 when it loads the model.
+    A CPU without fp16 instructions gets fp32 weights when ONNX Runtime loads the model, which shows in the optimised
+    graph.
     """
     if not graph.is_optimised:
         return True

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engines: one class for every execution provider."""
+"""The ONNX Runtime engine: one class for every execution provider."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _WARM_UP_RUNS = 2
 
 
 class OnnxRuntimeEngine:
-    """A session on one execution provider. One thread uses it; ``interrupt`` alone may come from another."""
+    """A session on one execution provider. Used by one thread; only ``interrupt`` may be called from another."""
 
     def __init__(self, opened: OpenedSession, *, info: EngineInfo, graph: ServingGraph, package: ModelPackage) -> None:
-        """Take over a session that has been proven to run where ``info`` says."""
+        """Take ownership of a session that runs where ``info`` says."""
         self._info = info
         self._height, self._width = package.input.height, package.input.width
         self._image_shape = (self._height, self._width, 3)
         self._max_batch = info.max_batch
-        # It spreads NaN and infinity over the whole row, so that one value of it tells.
+        # Softmax spreads NaN and infinity over the whole row, so checking one value is enough.
         self._is_softmax = package.output.activation == "softmax"
         self._fixed_batch = graph.max_batch
         self._run_options = library().RunOptions()
@@ -60,12 +60,12 @@ class OnnxRuntimeEngine:
             raise InferenceFailed(
                 f"{self._info.name} was used after it was closed. Open it again", engine=self._info.name
             )
-        # Between the frames of a camera every call of Python is made with cold caches and takes 10 to 50 us, so the
-        # usual case is settled here.
+        # Between two camera frames the CPU caches go cold and each Python call takes 10 to 50 us: check inline.
         count = len(batch)
         if batch.shape[1:] != self._image_shape or batch.dtype != np.uint8 or not 0 < count <= self._max_batch:
             check_batch(batch, height=self._height, width=self._width, max_batch=self._max_batch)
         fed = batch if self._fixed_batch is None or self._fixed_batch == count else self._padded(batch)
+        # `terminate` stays set after the call that it ended, and would end every later one.
         if self._is_interrupted:
             self._is_interrupted = self._run_options.terminate = False
         try:
@@ -79,7 +79,7 @@ class OnnxRuntimeEngine:
         return scores
 
     def interrupt(self) -> None:
-        """End the running call at its next node; a call that starts later is not touched."""
+        """End the running call at its next node; a later call is not affected."""
         self._run_options.terminate = True
         self._is_interrupted = True
 
@@ -98,7 +98,7 @@ class OnnxRuntimeEngine:
         self.close()
 
     def warmed_up(self, started_ns: int) -> OnnxRuntimeEngine:
-        """Run the smallest and the largest batch, and note how long it took from ``started_ns`` until now."""
+        """Run the smallest and the largest batch, and record the load time since ``started_ns``."""
         for size in sorted({1, self._info.max_batch}):
             grey = np.full((size, self._height, self._width, 3), 127, np.uint8)
             for _ in range(_WARM_UP_RUNS):
@@ -107,14 +107,14 @@ class OnnxRuntimeEngine:
         return self
 
     def _padded(self, batch: Images) -> Images:
-        """Fill a batch up to the number of images that the model is fixed to."""
+        """Fill a batch up to the size that the model is fixed to."""
         padded = np.zeros((self._fixed_batch or 1, self._height, self._width, 3), np.uint8)
         padded[: len(batch)] = batch
         return padded
 
 
 class DirectRunner:
-    """Hands numpy arrays over as they are: on the CPU nothing is copied."""
+    """Passes numpy arrays to the session as they are: on the CPU nothing is copied."""
 
     def __init__(self, session: Any, graph: ServingGraph) -> None:
         self._session = session
@@ -122,13 +122,13 @@ class DirectRunner:
         self._outputs = [graph.output_name]
 
     def run(self, batch: Images, run_options: Any) -> Scores:
-        """Give a fresh array ``(N, classes)``."""
+        """Return a fresh array ``(N, classes)``."""
         scores: Scores = self._session.run(self._outputs, {self._input: batch}, run_options)[0]
         return scores
 
 
 class BoundRunner:
-    """Keeps one pair of buffers on the device for each batch size, at addresses that never change."""
+    """Keeps one pair of device buffers for each batch size; their addresses never change."""
 
     def __init__(self, session: Any, graph: ServingGraph, *, memory: str, classes: int) -> None:
         self._session = session
@@ -138,7 +138,7 @@ class BoundRunner:
         self._pairs: dict[int, tuple[Any, Any]] = {}
 
     def run(self, batch: Images, run_options: Any) -> Scores:
-        """Copy the batch to the device, run, and give the scores as a fresh array on the host."""
+        """Copy the batch to the device, run, and return the scores as a fresh array on the host."""
         pair = self._pairs.get(len(batch))
         if pair is None:
             pair = self._pairs[len(batch)] = self._bound(batch.shape)
@@ -160,7 +160,7 @@ class BoundRunner:
 def open_onnxruntime(
     package: ModelPackage, options: EngineOptions, *, engine: str, graph: ServingGraph
 ) -> OnnxRuntimeEngine:
-    """Open ``graph`` on the provider that ``engine`` names and run its smallest and its largest batch.
+    """Open ``graph`` on the provider of ``engine``, and warm it up with the smallest and the largest batch.
 
     Raises:
         EngineUnavailable: the provider is not there or does not take the graph.
@@ -206,5 +206,5 @@ def _less_than_asked(
         parts = ", ".join(f"{count} on {name}" for name, count in sorted(others.items()))
         sentences.append(f"{engine} runs {placed[provider]} nodes on {provider} and {parts}")
     if actual != wanted:
-        sentences.append(f"{engine} computes the {wanted} graph in {actual} on this device, which gains nothing")
+        sentences.append(f"{engine} computes the {wanted} graph in {actual} on this device, so {wanted} is not faster")
     return "; ".join(sentences) or None

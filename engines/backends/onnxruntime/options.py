@@ -1,6 +1,6 @@
-"""The options of each ONNX Runtime engine: which there are, of which kind, and what the provider is given.
+"""The options of each ONNX Runtime engine: names, kinds, and the text that the provider gets.
 
-Source: ONNX Runtime 1.31 execution provider documentation, and the provider's own refusals as tried.
+Source: ONNX Runtime 1.31, documentation of the execution providers, and the errors of the providers themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from engines.errors import OptionsRejected
 
 _SESSION = {"threads": "int", "allow_spinning": "bool"}
-# Asleep: spinning takes ten times the processor time behind a paced camera and does not make its calls faster.
+# Spinning costs ten times the CPU time with a paced camera, and the calls are no faster.
 # See docs/decisions/0003-threads-asleep.md.
 _SPINS = False
 
@@ -107,9 +107,10 @@ _SHORT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Checked options. ``provider`` is what the execution provider is given, as the texts it expects.
+    """Checked options. ``provider`` holds the provider's own options as the strings it expects.
 
-    ``allow_spinning``: the session's threads wait for the next call by spinning for milliseconds, else asleep.
+    ``allow_spinning``: the session's threads spin for some milliseconds while they wait for the next call, else they
+    sleep.
     """
 
     threads: int
@@ -117,9 +118,10 @@ class SessionSettings:
     provider: Mapping[str, str] = field(default_factory=dict)
 
     def details(self, provider: str) -> dict[str, str | int]:
-        """What an engine's details say of them. How threads wait is told where ONNX Runtime's own ones compute.
+        """Return what ``EngineInfo.details`` shows. ``threads_wait`` is left out where ONNX Runtime has no threads of
+        its own.
 
-        One thread is the caller's, and other providers bring threads of their own.
+        With one thread the caller computes, and other providers have their own threads.
         """
         if provider != "CPUExecutionProvider" or self.threads == 1:
             return {"threads": self.threads}
@@ -127,13 +129,13 @@ class SessionSettings:
 
 
 def provider_of(engine: str) -> str:
-    """Name the execution provider of ``ort-<short name>``, whether or not it is installed."""
+    """Return the execution provider of ``ort-<short name>``, installed or not."""
     short = engine.removeprefix("ort-")
     return _SHORT_NAMES.get(short, f"{short}ExecutionProvider")
 
 
 def engine_of(provider: str) -> str:
-    """Name the engine that runs on an execution provider."""
+    """Return the engine name of an execution provider."""
     for short, name in _SHORT_NAMES.items():
         if name == provider:
             return f"ort-{short}"
@@ -141,7 +143,7 @@ def engine_of(provider: str) -> str:
 
 
 def known_options(engine: str) -> frozenset[str] | None:
-    """Name the options of an ONNX Runtime engine; None where its provider is not known here and anything may be."""
+    """Return the option names of an ONNX Runtime engine; None for a provider that is not in the table."""
     provider = _KNOWN.get(provider_of(engine))
     return None if provider is None else frozenset({*provider, *_SESSION})
 
@@ -149,7 +151,7 @@ def known_options(engine: str) -> frozenset[str] | None:
 def session_settings(
     engine: str, provider: str, options: Mapping[str, object], *, default_threads: int
 ) -> SessionSettings:
-    """Check the options of ``engine``; a provider that is not known here is given its options as they are.
+    """Check the options of ``engine``; a provider that is not in the table gets its options unchecked.
 
     Raises:
         OptionsRejected: an option that the engine does not have, or a value of the wrong kind.
@@ -184,7 +186,7 @@ def _unknown(engine: str, name: str, known: Mapping[str, str]) -> str:
 
 
 def _as_text(engine: str, name: str, value: object, kind: str) -> str:
-    """Write a value the way its kind is read: a session bool as 1/0, TensorRT's as True/False."""
+    """Format a value as its reader expects: a session bool as 1/0, TensorRT's as True/False."""
     if kind in ("bool", "bit", "flag") and isinstance(value, bool):
         return str(value) if kind == "flag" else str(int(value))
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Opens a session on each execution provider in the way that provider needs."""
+"""Opens a session on each execution provider, each in its own way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from engines.store.plan_cache import PlanCache, PlanKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedSession:
-    """A session and what it really is. ``memory`` names where inputs and outputs live: ``cpu`` or ``cuda``."""
+    """An open session. ``memory`` is where inputs and outputs live: ``cpu`` or ``cuda``."""
 
     session: Any
     device: str
@@ -81,7 +81,7 @@ def open_session(
         ours = {"device_type": "CPU", "num_of_threads": str(settings.threads)}
         plan = replace(plan, provider_options={**ours, **settings.provider})
     elif provider == XNNPACK:
-        # The provider has threads of its own; the session's would compete with them. Source: XNNPACK provider page.
+        # XNNPACK has its own threads; spinning session threads would compete with them. Source: XNNPACK provider page.
         ours = {"intra_op_num_threads": str(settings.threads)}
         plan = replace(
             plan, provider_options={**ours, **settings.provider}, settings=replace(settings, allow_spinning=False)
@@ -120,15 +120,18 @@ def _on_cuda(plan: SessionPlan, graph: ServingGraph) -> OpenedSession:
 def _on_tensorrt(
     plan: SessionPlan, package: ModelPackage, options: EngineOptions, graph: ServingGraph
 ) -> OpenedSession:
-    """Open what an earlier build has left, else build; that only in a child, which can be watched and ended."""
+    """Open the plans of an earlier build, else build them. Only a sandboxed child builds: it can be watched and
+    killed.
+    """
     load_libraries(TENSORRT)
     gpus = gpus_from_answer(run_child("cuda_child"))
     key = plan_key(package, graph, options, plan.provider_options, gpus)
     cache, building = PlanCache(options.cache_dir), options.building
+    # The provider writes into the entry's directory itself, so two processes must not open it at once.
     with cache.locked(key, is_cancelled=building.is_cancelled, on_wait=lambda: _tell(key, options, "waiting")):
         directory = prepared_directory(cache, key, is_forced=building.force)
         is_built = cache.is_complete(key)
-        is_in_child = options.first_opening is None
+        is_in_child = options.sandbox is None
         if not is_built and (not is_in_child or (building.defer and not options.strict)):
             raise BuildNeeded(
                 f"{plan.engine} must build its plan for this device before it can run, which takes minutes. "
@@ -138,8 +141,9 @@ def _on_tensorrt(
                 remedy="build it: agent build",
             )
         if not is_built:
-            _tell(key, options, "building inside ONNX Runtime, which tells nothing until it is done")
+            _tell(key, options, "building inside ONNX Runtime, which reports no progress")
         given = provider_options(package, graph, options, plan.provider_options, directory)
+        # Nodes that TensorRT cannot take go to CUDA instead of the CPU.
         plan = replace(plan, fallbacks=[(CUDA, {})], provider_options=given)
         session = _kept(plan, directory) if is_built else _built(plan, directory)
         cache.seal(key, {})
@@ -157,7 +161,7 @@ def _tell(key: PlanKey, options: EngineOptions, phase: str) -> None:
 
 
 def _kept(plan: SessionPlan, directory: Path) -> Any:
-    """From the context model; where there is none, or it does not load, from the plans that it would have named."""
+    """Open from the context model; without one, or if it does not load, from the plans themselves."""
     found = _from_context(plan, directory)
     if found is not None:
         return found

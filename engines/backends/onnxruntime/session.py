@@ -1,7 +1,8 @@
-"""Makes an ONNX Runtime session that runs where it was asked to run, or no session at all.
+"""Creates an ONNX Runtime session that runs on the wanted provider, or fails.
 
-ONNX Runtime falls back to the CPU without an exception in several ways; each is closed here and the result read back.
-This is the boundary to the library together with ``engines.backends.onnxruntime.engine``.
+ONNX Runtime falls back to the CPU without an exception in several ways. Each is switched off here, and the provider
+that
+really runs is read back.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ TENSORRT = "TensorrtExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
 XNNPACK = "XnnpackExecutionProvider"
 ON_CPU = frozenset({CPU, OPENVINO, XNNPACK})
-"""Providers whose work the processor does; OpenVINO is asked for nothing else."""
+"""Providers that compute on the CPU; OpenVINO is only asked for its CPU device."""
 
 _FATAL = 4
-# CUDA errors after which nothing in the process works on the device any more.
+# CUDA errors after which the device is unusable for the rest of the process.
 # Source: CUDA runtime API, cudaError: "the process must be terminated and relaunched".
 _STICKY = re.compile(r"CUDA(?:_ERROR)?\s*(?:failure|error)?\s*:?\s*(46|7[01]\d|999)\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPlan:
-    """All that one session is made from. ``fallbacks`` may take single nodes that ``provider`` does not.
+    """Everything that a session is made from. ``fallbacks`` may take nodes that ``provider`` does not support.
 
-    ``is_exclusive`` makes a node on the CPU an error of the library; ``is_optimised`` says that ``model`` is already
-    what ONNX Runtime makes of the graph.
+    ``is_exclusive`` makes a node on the CPU an error. ``is_optimised``: ``model`` is already ONNX Runtime's optimised
+    graph.
     """
 
     engine: str
@@ -50,7 +51,7 @@ class SessionPlan:
 
 
 def load_libraries(provider: str) -> None:
-    """Load what the provider is linked against, from the installed Python packages, before it is asked for.
+    """Load the shared libraries that the provider is linked against, from the installed Python packages.
 
     Raises:
         EngineUnavailable: TensorRT's package is absent or broken.
@@ -69,7 +70,7 @@ def load_libraries(provider: str) -> None:
 
 
 def session_options(settings: SessionSettings) -> Any:
-    """The options that every session gets: all optimisations, explicit threads, no log, placement recorded."""
+    """Return the options of every session: all optimisations, explicit threads, no log, placement recorded."""
     ort = library()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -82,7 +83,7 @@ def session_options(settings: SessionSettings) -> Any:
 
 
 def create_session(plan: SessionPlan) -> Any:
-    """Create the session and prove that the wanted provider leads it.
+    """Create the session and check that the wanted provider comes first.
 
     Raises:
         EngineUnavailable: the library refuses, or another provider took the model.
@@ -108,6 +109,7 @@ def create_session(plan: SessionPlan) -> Any:
             engine=plan.engine,
             provider=plan.provider,
         ) from exc
+    # enable_fallback=0 covers the creation only; a failing run would still move the session to the CPU.
     session.disable_fallback()
     actual = session.get_providers()
     if not actual or actual[0] != plan.provider:
@@ -122,7 +124,7 @@ def create_session(plan: SessionPlan) -> Any:
 
 
 def placement(session: Any) -> Mapping[str, int]:
-    """Count the nodes of the optimised graph by execution provider; empty where the library is too old to say."""
+    """Count the nodes of the optimised graph by execution provider; empty if the library is too old to say."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     counts: dict[str, int] = {}
@@ -132,7 +134,7 @@ def placement(session: Any) -> Mapping[str, int]:
 
 
 def failure_from(engine: str, count: int, error: BaseException) -> EngineError:
-    """Translate what a run raised."""
+    """Translate an exception of a run: EngineLost if the device is gone, else InferenceFailed."""
     text = one_line(error)
     if _STICKY.search(text) or type(error).__name__ == "DeviceReset":
         return EngineLost(

@@ -1,8 +1,9 @@
-"""What ONNX Runtime's TensorRT provider is given, and the directory that its plans live in.
+"""The options of ONNX Runtime's TensorRT provider, and the directory of its plans.
 
-The provider's own cache key leaves options out, so each full configuration has a directory of its own. A plan is
-native code: what lies there is checked against the hashes written after the build before the provider may read it.
-Source: ONNX Runtime documentation, TensorRT execution provider, and the options as ONNX Runtime 1.31 takes them.
+The provider's own cache key leaves options out, so each full configuration has its own directory. A plan is native
+code:
+the files are checked against the hashes taken after the build before the provider may read them.
+Source: ONNX Runtime documentation, TensorRT execution provider, and the options of ONNX Runtime 1.31.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from engines.package.load import ModelPackage
 from engines.store.plan_cache import PlanCache, PlanKey
 
 _CONTEXT = "context.onnx"
-# Precision lives in the graph; up to TensorRT 10 the builder must be allowed to use it, from 11 on it has no flag.
+# The graph holds the precision. Up to TensorRT 10 the builder needs a flag to use it; 11 has no such flag.
 _WEAK_TYPING_ENDS = 11
 
 
@@ -31,7 +32,7 @@ def plan_key(
     given: Mapping[str, str],
     gpus: tuple[Gpu, ...],
 ) -> PlanKey:
-    """Name the cache entry of one full configuration."""
+    """Return the cache key of one full configuration."""
     facts: dict[str, object] = {
         "model": package.sha256,
         "graph": graph.sha256,
@@ -46,7 +47,7 @@ def plan_key(
 
 
 def tensorrt_version() -> str:
-    """The installed TensorRT's version; the import has happened by the time a provider is opened."""
+    """Return the version of TensorRT, from the imported module if there is one."""
     import sys
 
     loaded = sys.modules.get("tensorrt")
@@ -59,7 +60,7 @@ def tensorrt_version() -> str:
 
 
 def profile_shapes(package: ModelPackage, graph: ServingGraph, max_batch: int) -> dict[str, str]:
-    """The smallest, usual and largest input, given together as the provider demands; empty for a fixed batch."""
+    """Return the smallest, usual and largest input shape; the provider wants all three. Empty for a fixed batch."""
     if graph.max_batch is not None:
         return {}
     size = f"{package.input.height}x{package.input.width}x3"
@@ -73,7 +74,7 @@ def profile_shapes(package: ModelPackage, graph: ServingGraph, max_batch: int) -
 def provider_options(
     package: ModelPackage, graph: ServingGraph, options: EngineOptions, given: Mapping[str, str], directory: Path
 ) -> dict[str, str]:
-    """All options of the provider; what the configuration gives wins over ours."""
+    """Return all options of the provider; the configuration overrides ours."""
     made = {
         "trt_engine_cache_enable": "True",
         "trt_timing_cache_enable": "True",
@@ -92,13 +93,13 @@ def provider_options(
 
 
 def without_context(options: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """The same without a context model, for a graph that TensorRT does not take whole."""
+    """Return the options without a context model, for a graph that TensorRT cannot take as a whole."""
     kept = {name: value for name, value in options.items() if "ep_context" not in name}
     return {**kept, "trt_engine_cache_path": str(directory / "plans")}
 
 
 def prepared_directory(cache: PlanCache, key: PlanKey, *, is_forced: bool = False) -> Path:
-    """The entry's directory: as it was sealed, or empty where it was not, is not ours, or is not wanted.
+    """Return the entry's directory: intact and sealed, or else emptied for a new build.
 
     The caller holds the key's lock.
 
@@ -113,7 +114,7 @@ def prepared_directory(cache: PlanCache, key: PlanKey, *, is_forced: bool = Fals
 
 
 def context_model(directory: Path) -> Path | None:
-    """The context model of an earlier build: it opens without building. None where there is none."""
+    """Return the context model of an earlier build, which opens without building; None if there is none."""
     path = directory / _CONTEXT
     return path if path.is_file() else None
 

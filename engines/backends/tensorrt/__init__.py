@@ -1,8 +1,10 @@
-"""The native TensorRT engine, versions 8.5 to 11: built on the device in a child process, kept, proven, run.
+"""The native TensorRT engine, versions 8.5 to 11: built on the device in a child process, cached, checked, run.
 
-options.py  library.py  what is configured; the library itself, its versions and its log
-job.py  builder.py  build_child.py   a build: what is asked, how it is done, the process it is done in
-plans.py    which plan this device needs, from the cache or built
-cuda/  buffers.py                    the boundary to CUDA, through either of two libraries; pinned memory
-session.py  plan_starts.py  engine.py  load.py    a loaded plan, its crashes, the engine around it, loading it
+options.py  library.py                options; the library, its versions and its log
+job.py  builder.py  build_child.py    a build: the job, the build itself, its process
+plans.py                              the plan that this device needs, from the cache or built
+cuda/  buffers.py                     the boundary to CUDA, through either of two libraries; pinned memory
+session.py                            a loaded plan
+crash_counter.py                      plans that crash the process are not loaded for ever
+engine.py  load.py                    the engine; from a package to an engine
 """

@@ -1,4 +1,4 @@
-"""The fixed memory of one engine: pictures in, scores out, at addresses that never change."""
+"""The fixed buffers of one engine: images in, scores out, at addresses that never change."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from engines.backends.tensorrt.cuda.contract import CallFailed, DeviceMemory, Ho
 
 
 class IoBuffers:
-    """Room for ``rows`` pictures and their scores.
+    """Buffers for ``rows`` images and their scores.
 
-    ``images`` ``(rows, H, W, 3)`` uint8 and ``scores`` ``(rows, classes)`` float32 are pinned host memory. On a device
-    with memory of its own each has a twin there and is copied on the stream; on an integrated one the GPU works on the
-    host memory itself. Made, used and freed while the device's context is current.
+    ``images`` ``(rows, H, W, 3)`` uint8 and ``scores`` ``(rows, classes)`` float32 are pinned host memory. A discrete
+    GPU has a
+    copy of each in device memory, copied on the stream; an integrated GPU works on the host memory itself. Create, use
+    and
+    close while the device's context is current.
     """
 
     def __init__(self, device: CudaDevice, *, rows: int, height: int, width: int, classes: int) -> None:
@@ -39,14 +41,16 @@ class IoBuffers:
             undo.pop_all()
 
     def upload(self, rows: int) -> int:
-        """Put the copy of the first pictures to the device on the stream; how many copies that makes of each."""
+        """Enqueue the copy of the first ``rows`` images to the device; return how many copies that is per image (0 or
+        1).
+        """
         if self.is_mapped:
             return 0
         self._device.context.upload(self.images_address, self.images[:rows])
         return 1
 
     def download(self, rows: int) -> None:
-        """Put the copy of the first scores from the device on the stream."""
+        """Enqueue the copy of the first ``rows`` scores to the host."""
         if not self.is_mapped:
             self._device.context.download(self.scores[:rows], self.scores_address)
 

@@ -1,12 +1,10 @@
-"""The process in which a plan is built: ``python -m engines.backends.tensorrt.build_child``, a job on standard input.
+"""The child process that builds a plan: ``python -m engines.backends.tensorrt.build_child``.
 
-Speaks JSON lines, see ``engines.sandbox.child``. It dies with its parent, is the first that the kernel ends when
-memory runs out, and leaves the CPU to those who serve.
+See ``engines.sandbox.serve`` for the protocol.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -17,7 +15,7 @@ from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.job import BuildJob, job_from_dict
 from engines.backends.tensorrt.library import library, log_of
 from engines.errors import EngineError
-from engines.sandbox.serve import bind_to_parent, own_up
+from engines.sandbox.serve import Parent, serve_parent
 from engines.store.files import content_hash, read_owned_with_checksum, write_atomic, write_with_checksum
 from engines.store.owned import EntryDamaged
 
@@ -25,27 +23,27 @@ _SAY_EVERY_S = 0.5
 
 
 def main() -> int:
-    """Build, and end with the reason on standard error where that fails."""
-    bind_to_parent()
-    own_up()
-    job = job_from_dict(json.loads(sys.stdin.readline()))
+    """Build; on a failure print the reason to standard error and return 1."""
+    parent = serve_parent()
     try:
-        result = _build(job)
+        result = _build(job_from_dict(parent.job), parent)
     except (BuilderRefused, EngineError) as exc:
         print(exc, file=sys.stderr)  # noqa: T201 the answer
         return 1
-    print(json.dumps({"result": result}), flush=True)  # noqa: T201 the answer
+    parent.say({"result": result})
     return 0
 
 
-def _build(job: BuildJob) -> dict[str, object]:
+def _build(job: BuildJob, parent: Parent) -> dict[str, object]:
     graph = Path(job.graph).read_bytes()
     if content_hash(graph) != job.graph_sha256:
-        raise BuilderRefused(f"{Path(job.graph).name} is not the graph that was asked for: it was changed meanwhile")
-    # The device must answer before anything of TensorRT is made.
+        raise BuilderRefused(
+            f"{Path(job.graph).name} is not the requested graph: the file was changed in the meantime"
+        )
+    # First the device: TensorRT 8.6 crashes without one.
     device = CudaDevice(job.device_id, library=job.cuda_library)
     trt = library()
-    say = _Speaker()
+    say = _Speaker(parent)
     with device.current():
         built = PlanBuilder(trt, log_of(trt), job, say).build(graph, _read_timing(Path(job.timing_cache)))
     say("saving", None)
@@ -62,9 +60,10 @@ def _build(job: BuildJob) -> dict[str, object]:
 
 
 class _Speaker:
-    """Reports a phase at once and its progress a few times a second; any thread."""
+    """Reports a new phase at once and its progress a few times per second; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
         self._lock = threading.Lock()
         self._phase = ""
         self._due_s = 0.0
@@ -75,11 +74,11 @@ class _Speaker:
             if phase == self._phase and now_s < self._due_s:
                 return
             self._phase, self._due_s = phase, now_s + _SAY_EVERY_S
-            print(json.dumps({"phase": phase, "ratio": ratio}), flush=True)  # noqa: T201 the answer
+            self._parent.say({"phase": phase, "ratio": ratio})
 
 
 def _read_timing(path: Path) -> bytes:
-    """The timing cache of earlier builds where it is intact and ours, else nothing."""
+    """Return the timing cache of earlier builds if it is intact and ours, else nothing."""
     try:
         return read_owned_with_checksum(path) or b""
     except (OSError, EntryDamaged):

@@ -1,6 +1,6 @@
-"""Builds a plan: one path for TensorRT 8.5 to 11. Runs in the build's child process, on a device that has answered.
+"""Builds a plan with TensorRT 8.5 to 11. Runs in the build's child process, after the CUDA device has answered.
 
-Every return value is checked: TensorRT answers False or None and writes the reason to its log.
+TensorRT reports errors by returning False or None and writing the reason to its log, so every return value is checked.
 Source: TensorRT developer guide 8.5 to 11, Python API of the builder and the ONNX parser.
 """
 
@@ -17,12 +17,12 @@ Report = Callable[[str, "float | None"], None]
 
 
 class BuilderRefused(Exception):
-    """TensorRT refuses; the text holds what it says."""
+    """TensorRT failed; the text is what it wrote to its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltPlan:
-    """``notes`` say what was asked for and this version does not know, and what TensorRT warned of."""
+    """``notes``: options that this TensorRT does not know, and its warnings."""
 
     plan: bytes
     timing_cache: bytes
@@ -43,7 +43,7 @@ class PlanBuilder:
         """Build the plan of an ONNX graph.
 
         Raises:
-            BuilderRefused: with TensorRT's own words.
+            BuilderRefused: with the text of TensorRT's log.
         """
         mark = self.log.mark()
         try:
@@ -55,7 +55,7 @@ class PlanBuilder:
         parser = self._checked(self.trt.OnnxParser(network, self.log.native), "no ONNX parser", mark)
         if not parser.parse(graph):
             reasons = "; ".join(str(parser.get_error(index)) for index in range(min(parser.num_errors, 3)))
-            raise BuilderRefused(f"the model is not understood: {reasons or self.log.errors(mark)}")
+            raise BuilderRefused(f"the parser rejects the model: {reasons or self.log.errors(mark)}")
         config = self._checked(builder.create_builder_config(), "no builder configuration", mark)
         self._configure(builder, network, config, mark)
         cache = self._timing_cache(config, timing_cache)
@@ -70,7 +70,7 @@ class PlanBuilder:
         return BuiltPlan(content, timings, (*self.notes, *self.log.warnings[-3:]))
 
     def _network_flags(self) -> int:
-        """Explicit batch where it must still be asked for: 10 ignores it, 11 has none. Weak typing is the default."""
+        """Ask for explicit batch up to TensorRT 9; 10 ignores the flag and 11 does not have it."""
         explicit = member(self.trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH")
         is_old = version_of(self.trt)[0] < 10
         return 1 << int(explicit) if is_old and explicit is not None else 0
@@ -95,7 +95,7 @@ class PlanBuilder:
             profile = self._checked(builder.create_optimization_profile(), "no optimization profile", mark)
             profile.set_shape(job.input_name, *job.profile)
             if config.add_optimization_profile(profile) < 0:
-                raise BuilderRefused(f"the profile {job.profile} is not taken: {self.log.errors(mark)}")
+                raise BuilderRefused(f"the profile {job.profile} is rejected: {self.log.errors(mark)}")
         if network.num_inputs != 1:
             raise BuilderRefused(f"the model has {network.num_inputs} inputs after parsing, 1 is needed")
 
@@ -111,15 +111,15 @@ class PlanBuilder:
     def _timing_cache(self, config: Any, content: bytes) -> Any | None:
         cache = config.create_timing_cache(content)
         if cache is None and content:
-            self.notes.append("the timing cache was of another version and is begun anew")
+            self.notes.append("the timing cache was of another version; a new one is started")
             cache = config.create_timing_cache(b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-            self.notes.append("TensorRT takes no timing cache")
+            self.notes.append("TensorRT does not accept a timing cache")
             return None
         return cache
 
     def _watch(self, config: Any) -> None:
-        """Hear of progress where this version tells (from 10 on)."""
+        """Report progress if this TensorRT can (10 and later)."""
         base = member(self.trt, "IProgressMonitor")
         if base is not None and hasattr(config, "progress_monitor"):
             config.progress_monitor = _monitor(base, self.report)
@@ -132,7 +132,7 @@ class PlanBuilder:
 
 def _monitor(base: Any, report: Report) -> Any:
     class Monitor(base):  # type: ignore[misc]  # the base is known at run time only
-        """Passes on the outermost phase; TensorRT calls it from threads of its own."""
+        """Reports the outermost phase. TensorRT calls it from its own threads."""
 
         def __init__(self) -> None:
             base.__init__(self)

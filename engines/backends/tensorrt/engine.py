@@ -7,7 +7,7 @@ from types import TracebackType
 import numpy as np
 
 from engines.backends.batches import check_batch, check_scores
-from engines.backends.tensorrt.plan_starts import Trial
+from engines.backends.tensorrt.crash_counter import CrashCounter
 from engines.backends.tensorrt.session import PlanSession
 from engines.base import EngineInfo, Images, Scores
 from engines.errors import EngineLost, InferenceFailed, OutOfMemory
@@ -16,14 +16,14 @@ _WARM_UP_RUNS = 2
 
 
 class TensorRtEngine:
-    """One plan. ``interrupt`` has no effect: a kernel on the GPU cannot be left."""
+    """One plan. ``interrupt`` has no effect: a kernel on the GPU cannot be interrupted."""
 
-    def __init__(self, session: PlanSession, *, info: EngineInfo, trial: Trial) -> None:
-        """Take over ``session`` and the trial that has begun for its plan."""
+    def __init__(self, session: PlanSession, *, info: EngineInfo, crashes: CrashCounter) -> None:
+        """Take ownership of ``session``, and of ``crashes``, which has counted this start."""
         self._session: PlanSession | None = session
         self._info = info
         self._height, self._width = session.tensors.height, session.tensors.width
-        self._trial: Trial | None = trial
+        self._crashes: CrashCounter | None = crashes
 
     @property
     def info(self) -> EngineInfo:
@@ -39,28 +39,29 @@ class TensorRtEngine:
         try:
             scores = session.run(batch)
         except EngineLost:
-            # The start that ends like this counts against the plan.
-            self._trial = None
+            # This start counts as a crash of the plan.
+            self._crashes = None
             raise
+        # During a run this is a failed call, not a reason to select another engine.
         except OutOfMemory as exc:
             raise InferenceFailed(exc.message, engine="tensorrt") from exc
         check_scores(scores, engine="tensorrt")
-        if self._trial is not None and self._trial.note_success():
-            self._trial = None
+        if self._crashes is not None and self._crashes.note_success():
+            self._crashes = None
         return scores
 
     def interrupt(self) -> None:
-        """Do nothing: TensorRT cannot leave a run."""
+        """Do nothing: TensorRT cannot interrupt a run."""
 
     def close(self) -> None:
-        """Free the plan and everything around it."""
+        """Free the plan and its buffers."""
         session, self._session = self._session, None
         if session is None:
             return
         session.close()
-        trial, self._trial = self._trial, None
-        if trial is not None:
-            trial.end_well()
+        crashes, self._crashes = self._crashes, None
+        if crashes is not None:
+            crashes.end_well()
 
     def __enter__(self) -> TensorRtEngine:
         """Use the engine for a while."""

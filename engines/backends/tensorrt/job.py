@@ -1,4 +1,4 @@
-"""What one build is asked for: plain values that cross to the child process as JSON."""
+"""The job of one build: plain values, sent to the child process as JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engines.base import Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildJob:
-    """``graph`` is the serving graph's file and ``target`` where the plan is written.
+    """``graph`` is the serving graph's file, ``target`` the file that the plan is written to.
 
     ``profile`` is the smallest, the usual and the largest input shape, None for a graph with a fixed batch.
     """
@@ -32,12 +32,12 @@ class BuildJob:
     cuda_library: str
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def job_from_dict(values: Mapping[str, object]) -> BuildJob:
-    """The job as the child reads it."""
+    """Return the job from ``as_dict``'s values, in the child."""
     given = dict(values)
     profile = given.pop("profile")
     shapes = tuple(tuple(shape) for shape in profile) if isinstance(profile, list) else None

@@ -1,8 +1,8 @@
-"""The boundary to TensorRT's Python package: import, version, names that moved, and its log.
+"""The boundary to TensorRT's Python package: import, version, renamed members, log.
 
-Enum members are looked up by name at run time, because their numbers changed between 10 and 11; names that a version
-does not have are None. Nothing here makes a builder or a runtime: that needs a CUDA device, without which TensorRT 8.6
-ends the process.
+Enum members are looked up by name at run time, because their numbers changed between 10 and 11; a name that a version
+does not have is None. Nothing here creates a builder or a runtime: without a CUDA device TensorRT 8.6 crashes the
+process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from engines.errors import EngineUnavailable
 
-OLDEST = (8, 5)
+MIN_VERSION = (8, 5)
 """The first version with the named-tensor calls."""
 
 _LAST_WEAKLY_TYPED = 10
@@ -39,9 +39,9 @@ def library() -> Any:
             reason=f"TensorRT cannot be imported: {exc}",
             remedy="install TensorRT's Python package",
         ) from exc
-    if version_of(trt) < OLDEST:
+    if version_of(trt) < MIN_VERSION:
         raise EngineUnavailable(
-            f"TensorRT is {trt.__version__}, this program needs {'.'.join(map(str, OLDEST))} or later. "
+            f"TensorRT is {trt.__version__}, this program needs {'.'.join(map(str, MIN_VERSION))} or later. "
             "Update JetPack, or use ort-tensorrt",
             engine="tensorrt",
             reason=f"TensorRT {trt.__version__} is too old",
@@ -57,17 +57,17 @@ def version_of(trt: Any) -> tuple[int, int]:
 
 
 def member(owner: Any, name: str) -> Any | None:
-    """A member of one of TensorRT's enums, or an attribute, by name; None where this version has none."""
+    """Return an enum member or attribute by name; None if this version does not have it."""
     return getattr(owner, name, None)
 
 
 def has_precision_flags(trt: Any) -> bool:
-    """Whether precision is asked for by flags (to 10), or stands in the graph alone (from 11)."""
+    """Return whether precision is a builder flag (up to 10); from 11 on only the graph holds it."""
     return version_of(trt)[0] <= _LAST_WEAKLY_TYPED and member(trt.BuilderFlag, "FP16") is not None
 
 
 class Log:
-    """What TensorRT says: its errors become part of our exceptions. Any thread of TensorRT may write."""
+    """TensorRT's log: its errors go into our exceptions. Written by any of TensorRT's threads."""
 
     def __init__(self, trt: Any) -> None:
         self._lines: deque[tuple[int, str]] = deque(maxlen=_KEPT)
@@ -78,22 +78,22 @@ class Log:
         """What TensorRT is given."""
 
     def mark(self) -> int:
-        """The place in the log from which `errors` is to count."""
+        """Return the current position, for ``errors``."""
         return self._count
 
     def errors(self, since: int) -> str:
-        """The errors since a mark in one line; says so where TensorRT gave no reason."""
+        """Return the errors since a mark on one line; says so if TensorRT gave no reason."""
         with self._lock:
             lines = [line for number, line in self._lines if number > since]
         return "; ".join(lines[-3:]) or "TensorRT gave no reason"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The newest warnings."""
+        """The latest warnings."""
         return tuple(self._warnings)
 
     def take(self, line: str, *, is_error: bool) -> None:
-        """Keep a line."""
+        """Add a line."""
         text = " ".join(line.split())[:600]
         with self._lock:
             if is_error:
@@ -105,12 +105,12 @@ class Log:
 
 @functools.cache
 def log_of(trt: Any) -> Log:
-    """The process's one log: TensorRT keeps the first logger that it is given and complains about others."""
+    """Return the process's only log: TensorRT keeps the first logger it gets and warns about others."""
     return Log(trt)
 
 
-def tells_of_memory(text: str) -> bool:
-    """Whether an error of TensorRT means that memory ran out."""
+def is_out_of_memory(text: str) -> bool:
+    """Return whether an error text of TensorRT means that memory ran out."""
     lowered = text.lower()
     return any(word in lowered for word in _MEMORY_WORDS)
 

@@ -1,4 +1,4 @@
-"""From a package to a running TensorRT engine: the plan, its trial, the session, the warm-up."""
+"""From a package to a running TensorRT engine: plan, crash counter, session, warm-up."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from engines.backends.tensorrt.crash_counter import CrashCounter
 from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.backends.tensorrt.library import library
-from engines.backends.tensorrt.plan_starts import Trial
 from engines.backends.tensorrt.plans import ENGINE, Plan, PlanRequest, obtain_plan, plan_request
 from engines.backends.tensorrt.session import PlanSession
 from engines.base import EngineInfo, EngineOptions
@@ -21,7 +21,7 @@ from engines.store.plan_cache import PlanCache
 
 
 def open_tensorrt(package: ModelPackage, options: EngineOptions) -> tuple[TensorRtEngine, tuple[str, ...]]:
-    """Open the plan of ``package``, built first where the cache has none; also the layers it keeps in fp32.
+    """Open the plan of ``package``, built first if it is not cached; also return the layers that it keeps in fp32.
 
     Raises:
         EngineUnavailable: TensorRT, CUDA or the plan cannot be used. BuildNeeded, BuildFailed, OutOfMemory: see there.
@@ -32,19 +32,20 @@ def open_tensorrt(package: ModelPackage, options: EngineOptions) -> tuple[Tensor
     started_ns = time.perf_counter_ns()
     request = plan_request(package, options)
     plan = obtain_plan(request)
-    trial = Trial(PlanCache(options.cache_dir).trial_marker(request.key))
-    trial.begin(engine=ENGINE)
+    crashes = CrashCounter(PlanCache(options.cache_dir).crash_marker(request.key))
+    crashes.begin(engine=ENGINE)
     try:
-        engine = _loaded(request, plan, trial, started_ns)
+        engine = _loaded(request, plan, crashes, started_ns)
+    # A lost device may be the plan's fault, so its start stays counted.
     except EngineLost:
         raise
     except EngineError:
-        trial.end_well()
+        crashes.end_well()
         raise
     return engine, request.kept_layers
 
 
-def _loaded(request: PlanRequest, plan: Plan, trial: Trial, started_ns: int) -> TensorRtEngine:
+def _loaded(request: PlanRequest, plan: Plan, crashes: CrashCounter, started_ns: int) -> TensorRtEngine:
     trt = library()
     settings = request.settings
     device = CudaDevice(settings.device_id, blocking_sync=settings.blocking_sync, library=settings.cuda_library)
@@ -55,7 +56,7 @@ def _loaded(request: PlanRequest, plan: Plan, trial: Trial, started_ns: int) -> 
         max_batch=request.max_batch,
         classes=request.package.signature.classes,
     )
-    engine = TensorRtEngine(session, info=_info(request, session, device, trt), trial=trial)
+    engine = TensorRtEngine(session, info=_info(request, session, device, trt), crashes=crashes)
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
         engine.warm_up()

@@ -23,12 +23,12 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRtOptions:
-    """Checked options; a None is chosen when it is needed.
+    """Checked options; None means chosen at run time.
 
-    ``opt_batch`` is the batch size that tactics are chosen for, ``dla_core`` runs what it can on that core (the rest
-    on the GPU where ``gpu_fallback``), ``tf32`` lets fp32 layers round their products, ``cuda_graph`` replays each
-    batch size as one launch, ``blocking_sync`` gives the core away while the GPU works and costs some 20 us a call.
-    ``cuda_library`` is the Python package that reaches CUDA: ``auto``, ``pycuda`` or ``cuda-bindings``.
+    ``opt_batch``: the batch size that tactics are optimised for. ``dla_core``: run what is possible on that core, the
+    rest on the GPU if ``gpu_fallback``. ``tf32``: fp32 layers may round their products. ``cuda_graph``: replay each
+    batch size as one launch. ``blocking_sync``: sleep while the GPU works, which frees the core and costs about 20 us
+    per call. ``cuda_library``: the Python package that reaches CUDA, ``auto``, ``pycuda`` or ``cuda-bindings``.
     """
 
     device_id: int = 0
@@ -45,7 +45,7 @@ class TensorRtOptions:
     build_memory_mib: int | None = None
 
     def plan_facts(self) -> dict[str, object]:
-        """Those that change the plan."""
+        """Return the options that change the plan."""
         return {
             "workspace_mib": self.workspace_mib,
             "builder_level": self.builder_level,
@@ -84,7 +84,7 @@ def checked_options(given: Mapping[str, object]) -> TensorRtOptions:
 
 
 def _wanted(name: str, value: object) -> str | None:
-    """What the option takes, None where ``value`` is that."""
+    """Return what the option takes; None if ``value`` is valid."""
     if name in _NAMES:
         return None if value in _NAMES[name] else " or ".join(_NAMES[name])
     if name not in _RANGES:

@@ -1,4 +1,4 @@
-"""Which plan this device needs for a package, and where it comes from: the cache, or a build."""
+"""The plan that this device needs for a package, and where it comes from: the cache, or a build."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from engines.graph.serving import ServingGraph, serving_graph
 from engines.host import l4t_release
 from engines.package.load import ModelPackage
 from engines.probes.child import run_child
-from engines.sandbox.child import BuildLimits, run_build
-from engines.sandbox.memory import usual_memory_bytes
+from engines.sandbox.child import ChildLimits, run_build
+from engines.sandbox.memory import default_memory_bytes
 from engines.store.files import cache_errors, content_address, content_hash
 from engines.store.plan_cache import PlanCache, PlanKey
 
@@ -33,7 +33,7 @@ _USUAL_WORKSPACE_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """Everything that one plan depends on, resolved."""
+    """Everything that a plan depends on, resolved."""
 
     package: ModelPackage
     options: EngineOptions
@@ -45,13 +45,13 @@ class PlanRequest:
 
     @property
     def max_batch(self) -> int:
-        """Most pictures in one call."""
+        """Largest number of images in one call."""
         return self.graph.max_batch or self.options.max_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A plan's verified bytes; ``why_built`` says why it was not in the cache, None where it was."""
+    """A verified plan; ``why_built`` says why it was not in the cache, None if it was."""
 
     content: bytes
     sha256: str
@@ -59,7 +59,7 @@ class Plan:
 
 
 def plan_request(package: ModelPackage, options: EngineOptions) -> PlanRequest:
-    """Resolve what plan ``options`` ask for on this device.
+    """Work out which plan ``options`` need on this device.
 
     Raises:
         EngineUnavailable: TensorRT or CUDA is not there. OptionsRejected: a wrong option.
@@ -102,11 +102,12 @@ def plan_request(package: ModelPackage, options: EngineOptions) -> PlanRequest:
 
 
 def obtain_plan(request: PlanRequest) -> Plan:
-    """Take the plan from the cache, else build it, unless that is to be deferred.
+    """Take the plan from the cache, else build it unless builds are deferred.
 
     Raises:
-        BuildNeeded: it is not there and must not be built now.
-        BuildFailed, BuildCancelled: the build. EngineUnavailable: the cache cannot be used.
+        BuildNeeded: it is not cached and must not be built now.
+        BuildFailed, BuildCancelled: the build failed or was cancelled.
+        EngineUnavailable: the cache cannot be used.
     """
     cache, building = PlanCache(request.options.cache_dir), request.options.building
     if not building.force:
@@ -116,7 +117,8 @@ def obtain_plan(request: PlanRequest) -> Plan:
     why = _why_built(cache, request)
     if building.defer and not request.options.strict:
         raise BuildNeeded(
-            f"tensorrt has no plan of {request.key.model} yet: {why}. It is built while another engine serves",
+            f"tensorrt has no plan of {request.key.model} yet: {why}. It is built in the background, another engine "
+            "serves until then",
             engine=ENGINE,
             reason=f"its plan must be built first: {why}",
             remedy="wait for the build, or build ahead: agent build",
@@ -133,11 +135,11 @@ def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
         )
 
     def waiting() -> None:
-        report("waiting for another process that builds it", time.monotonic() - began_s, None)
+        report("waiting for another process that is building it", time.monotonic() - began_s, None)
 
     with cache.locked(request.key, is_cancelled=building.is_cancelled, on_wait=waiting):
         known = None if building.force else cache.read(request.key, is_locked=True)
-        if known is not None:  # by whom we waited for
+        if known is not None:  # built by the process that held the lock
             return _plan(known[PLAN], None)
         with tempfile.TemporaryDirectory(dir=_scratch(request), prefix=f"{request.key.stem}-") as folder:
             job = _job(request, Path(folder) / PLAN)
@@ -151,7 +153,9 @@ def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
             )
             content = Path(job.target).read_bytes()
         if content_hash(content) != result.get("sha256"):
-            raise BuildFailed(f"the plan of {request.key.model} changed on its way to the cache. Build it again")
+            raise BuildFailed(
+                f"the plan of {request.key.model} changed between the build and the cache. Build it again"
+            )
         notes = {**result, "why_built": why, "build_s": round(time.monotonic() - began_s, 1)}
         cache.store(request.key, {PLAN: content}, notes)
     return _plan(content, why)
@@ -163,12 +167,12 @@ def _plan(content: bytes, why_built: str | None) -> Plan:
 
 def _why_built(cache: PlanCache, request: PlanRequest) -> str:
     if request.options.building.force:
-        return "a new build was asked for"
-    return cache.why_quarantined(request.key) or cache.why_not_another(request.key) or "there was none"
+        return "a new build was requested"
+    return cache.why_quarantined(request.key) or cache.why_not_another(request.key) or "it was not in the cache"
 
 
 def _graph(package: ModelPackage, options: EngineOptions, trt: Any) -> tuple[ServingGraph, tuple[str, ...]]:
-    """The graph that is built: for fp16 the fp32 one where a flag asks for fp16, else the converted one."""
+    """Return the graph to build: if fp16 is a builder flag the fp32 graph, else the converted one."""
     if options.precision == "fp16" and has_precision_flags(trt):
         return serving_graph(package, cache_dir=options.cache_dir), ()
     precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision)
@@ -176,7 +180,7 @@ def _graph(package: ModelPackage, options: EngineOptions, trt: Any) -> tuple[Ser
 
 
 def _batches(graph: ServingGraph, options: EngineOptions, settings: TensorRtOptions) -> tuple[int, int, int]:
-    """Smallest, usual and largest batch. Frames come alone unless cameras outnumber the engine's calls."""
+    """Return the smallest, usual and largest batch. The usual one is 1: frames rarely arrive together."""
     if graph.max_batch is not None:
         return (graph.max_batch,) * 3
     return 1, min(settings.opt_batch or 1, options.max_batch), options.max_batch
@@ -206,16 +210,16 @@ def _job(request: PlanRequest, target: Path) -> BuildJob:
     )
 
 
-def _limits(request: PlanRequest) -> BuildLimits:
+def _limits(request: PlanRequest) -> ChildLimits:
     asked = request.settings.build_memory_mib
-    return BuildLimits(
+    return ChildLimits(
         timeout_s=float(request.settings.build_timeout_s),
-        memory_bytes=usual_memory_bytes() if asked is None else asked * 2**20,
+        memory_bytes=default_memory_bytes() if asked is None else asked * 2**20,
     )
 
 
 def _scratch(request: PlanRequest) -> Path:
-    """Where builds write; what a killed one has left is removed by the next, which holds its lock."""
+    """Return the folder for unfinished builds, cleared of what a killed build left. The caller holds the lock."""
     folder = request.options.cache_dir / "building"
     with cache_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A loaded plan with everything that running it needs: contexts, buffers, stream and graphs."""
+"""A loaded plan and what it needs to run: contexts, buffers, stream and graphs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from engines.backends.tensorrt.buffers import IoBuffers
 from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.cuda.graphs import CapturedGraph, GraphsUnavailable
-from engines.backends.tensorrt.library import Log, log_of, tells_of_memory
+from engines.backends.tensorrt.library import Log, is_out_of_memory, log_of
 from engines.base import Images, Scores
 from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OutOfMemory
 
-_MOST_GRAPHS = 8
+_MAX_GRAPHS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +31,14 @@ class Tensors:
 
 
 class PlanSession:
-    """One plan on one device. Made, used and closed by one thread, which must not hold the context itself."""
+    """One plan on one device. Used by one thread, which must not hold the context itself."""
 
     def __init__(self, trt: Any, device: CudaDevice, plan: bytes, *, max_batch: int, classes: int) -> None:
-        """Deserialise ``plan`` and allocate for ``max_batch`` pictures.
+        """Deserialise ``plan`` and allocate buffers for ``max_batch`` images.
 
         Raises:
-            EngineUnavailable: the plan is refused, with TensorRT's words; OutOfMemory: it does not fit.
-            ModelRejected: it has other tensors than a serving graph.
+            EngineUnavailable: TensorRT rejects the plan. OutOfMemory: it does not fit.
+            ModelRejected: its tensors are not those of a serving graph.
         """
         self._trt = trt
         self._device = device
@@ -48,7 +48,7 @@ class PlanSession:
         self._buffers: IoBuffers | None = None
         self.why_no_graphs: str | None = "not captured"
         self.device_copies = 0
-        """How often the run that was enqueued last copies each picture from host to device; graphs repeat it."""
+        """Host-to-device copies per image in the last enqueued run; a graph repeats that run."""
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             with device.current():
@@ -63,13 +63,13 @@ class PlanSession:
 
     @property
     def device_memory_bytes(self) -> int:
-        """What one execution context takes on the device; the old name ends with TensorRT 10."""
+        """Device memory of one execution context; TensorRT 10 renamed the attribute."""
         value = getattr(self._engine, "device_memory_size_v2", None)
         return int(getattr(self._engine, "device_memory_size", 0) if value is None else value)
 
     @property
     def streams(self) -> int:
-        """Streams that a run uses: ours and those that the plan adds (from 8.6 on)."""
+        """Streams that a run uses: ours and the auxiliary ones of the plan (8.6 and later)."""
         return 1 + int(getattr(self._engine, "num_aux_streams", 0))
 
     @property
@@ -83,7 +83,7 @@ class PlanSession:
         return tuple(sorted(self._graphs))
 
     def run(self, batch: Images) -> Scores:
-        """Scores of a batch as a fresh array.
+        """Return the scores of a batch as a fresh array.
 
         Raises:
             InferenceFailed, EngineLost: see ``engines.base.Engine``.
@@ -94,6 +94,7 @@ class PlanSession:
             raise self._device.failure("a run on a closed plan", "closed")
         rows = self.tensors.fixed_batch or count
         buffers.images[:count] = batch
+        # A fixed batch computes all rows; zeros keep images of an earlier call out of it.
         buffers.images[count:rows] = 0
         with self._device.current():
             mark = self._log.mark()
@@ -110,16 +111,16 @@ class PlanSession:
         return scores
 
     def capture(self) -> None:
-        """Capture a graph for each batch size, as far as that works; the rest is enqueued call by call."""
+        """Capture a graph for each batch size; a size that cannot be captured is enqueued call by call."""
         rows = self.tensors.fixed_batch or len(self._images())
         sizes = [self.tensors.fixed_batch] if self.tensors.fixed_batch else _sizes(rows)
         with self._device.current():
             self.why_no_graphs = next(filter(None, map(self._why_not_captured, sizes)), None)
 
     def close(self) -> None:
-        """Free everything, in the order in which it depends on each other; harmless when called twice."""
+        """Free everything in order of dependency; harmless when called twice."""
         with contextlib.ExitStack() as stack:
-            with contextlib.suppress(EngineError):  # a lost device has nothing left to free
+            with contextlib.suppress(EngineError):  # a lost device cannot free anything
                 stack.enter_context(self._device.current())
             for graph in self._graphs.values():
                 graph.close()
@@ -134,7 +135,7 @@ class PlanSession:
         self._device.close()
 
     def _why_not_captured(self, rows: int) -> str | None:
-        """Capture one size; why that cannot be done, None where it was."""
+        """Capture one size; return why that failed, or None."""
         try:
             self._graphs[rows] = self._captured(rows)
         except EngineLost:
@@ -171,7 +172,7 @@ class PlanSession:
 
     def _refusal(self, what: str, mark: int) -> EngineError:
         words = self._log.errors(mark)
-        kind = OutOfMemory if tells_of_memory(words) else EngineUnavailable
+        kind = OutOfMemory if is_out_of_memory(words) else EngineUnavailable
         return kind(
             f"TensorRT {self._trt.__version__} {what}: {words}. Build it again: agent build --force",
             engine="tensorrt",
@@ -180,7 +181,7 @@ class PlanSession:
         )
 
     def _enqueue(self, context: Any, rows: int, *, is_prepared: bool = False) -> bool:
-        """Put copy, run and copy on the stream; False where TensorRT refuses."""
+        """Enqueue copy, run and copy; return False if TensorRT refuses."""
         buffers, device = self._buffers, self._device
         if buffers is None:
             return False
@@ -193,7 +194,7 @@ class PlanSession:
         return True
 
     def _prepare(self, context: Any, rows: int) -> bool:
-        """Shape and addresses of a run."""
+        """Set the shape and addresses of a run."""
         tensors, buffers = self.tensors, self._buffers
         if buffers is None:
             return False
@@ -206,7 +207,7 @@ class PlanSession:
         )
 
     def _captured(self, rows: int) -> CapturedGraph:
-        """A graph on an execution context of its own, which runs once uncaptured first."""
+        """Return a graph on its own execution context, which runs once before the capture."""
         mark = self._log.mark()
         context = self._engine.create_execution_context()
         if context is None:
@@ -221,8 +222,8 @@ class PlanSession:
 
 
 def _sizes(rows: int) -> list[int]:
-    """All batch sizes where they are few, else the powers of two and the largest."""
-    if rows <= _MOST_GRAPHS:
+    """Return all batch sizes if there are few, else the powers of two and the largest."""
+    if rows <= _MAX_GRAPHS:
         return list(range(1, rows + 1))
     return sorted({*(2**power for power in range(rows.bit_length()) if 2**power <= rows), rows})
 

@@ -33,9 +33,9 @@ from engines import (
     ModelPackage,
     Prober,
     Scores,
+    image_set_of,
     load_package,
     open_candidate,
-    pictures_of,
 )
 
 _STATUS = Path("/proc/self/status")
@@ -92,9 +92,9 @@ def _open(request: Mapping[str, object], resources: contextlib.ExitStack, answer
         max_batch=int(str(request["max_batch"])),
         options=cast("dict[str, object]", request["options"]),
         building=Building(on_progress=lambda progress: _send(answers, _progress(progress))),
-        first_opening=None,  # this process is the child: what ends it is a failure in the report
+        sandbox=None,  # this process is the child: what ends it is a failure in the report
     )
-    pictures = pictures_of(package)
+    pictures = image_set_of(package)
     resident_before = _resident_bytes()
     began_ns = time.perf_counter_ns()
     if target.kind == BARE:

@@ -21,23 +21,23 @@ from engines import (
     EngineError,
     EngineOptions,
     EngineUnavailable,
-    FirstOpening,
     ModelPackage,
     OptionsRejected,
-    RehearsalFailed,
+    SandboxFailed,
+    SandboxOptions,
     load_package,
     open_engine,
     serving_graph,
     verify,
 )
 from engines.backends.onnxruntime.engine import open_onnxruntime
-from engines.check.package_check import prove_package
+from engines.check.package_check import check_package
 from engines.graph.ort_library import library
 from tests.fixtures.colour_packages import write_colour_package
 from tests.fixtures.hostile_models import endless_model, model_of_4_terabytes, package_of, swelling_model
 from tests.fixtures.nvidia import FakeNvidia
 
-_NO_TIME = FirstOpening(timeout_s=0.0)
+_NO_TIME = SandboxOptions(timeout_s=0.0)
 """Ends every child at once: what opens all the same was opened without one."""
 
 
@@ -57,7 +57,7 @@ def options(tmp_path: Path) -> EngineOptions:
 
 
 def _record(options: EngineOptions) -> Path:
-    (found,) = (options.cache_dir / "rehearsals").iterdir()
+    (found,) = (options.cache_dir / "sandboxed_loads").iterdir()
     return found
 
 
@@ -65,7 +65,7 @@ def test_a_model_that_has_opened_once_needs_no_child_any_more(package: ModelPack
     with open_engine(package, options) as engine:
         first = engine.infer(np.zeros((1, 32, 32, 3), np.uint8))
     assert _record(options).stat().st_mode & 0o077 == 0
-    with open_engine(package, replace(options, first_opening=_NO_TIME)) as engine:
+    with open_engine(package, replace(options, sandbox=_NO_TIME)) as engine:
         assert np.array_equal(engine.infer(np.zeros((1, 32, 32, 3), np.uint8)), first)
 
 
@@ -74,8 +74,8 @@ def test_another_way_of_opening_it_makes_it_new_again(
     change: dict[str, object], package: ModelPackage, options: EngineOptions
 ) -> None:
     open_engine(package, options).close()
-    changed = replace(options, first_opening=_NO_TIME, **change)  # type: ignore[arg-type]  # its own fields
-    with pytest.raises(RehearsalFailed, match=r"took \d+ s of time, allowed are 0 s"):
+    changed = replace(options, sandbox=_NO_TIME, **change)  # type: ignore[arg-type]  # its own fields
+    with pytest.raises(SandboxFailed, match=r"used \d+ s of time, the limit is 0 s"):
         open_engine(package, changed)
 
 
@@ -93,34 +93,34 @@ def test_a_record_that_cannot_be_trusted_counts_for_nothing(
         record.write_text(record.read_text().replace('"onnxruntime": "', '"onnxruntime": "0.'))
     else:
         shutil.rmtree(record.parent)
-    with pytest.raises(RehearsalFailed):
-        open_engine(package, replace(options, first_opening=_NO_TIME))
+    with pytest.raises(SandboxFailed):
+        open_engine(package, replace(options, sandbox=_NO_TIME))
 
 
 def test_a_package_of_the_program_itself_is_opened_at_once(options: EngineOptions, tmp_path: Path) -> None:
     bundled = agent.demo.demo_package()
-    hurried = replace(options, first_opening=_NO_TIME)
+    hurried = replace(options, sandbox=_NO_TIME)
     open_engine(load_package(bundled), hurried).close()
     copy = shutil.copytree(bundled, tmp_path / "elsewhere" / bundled.name)
-    with pytest.raises(RehearsalFailed):
+    with pytest.raises(SandboxFailed):
         open_engine(load_package(copy), hurried)
 
 
 def test_an_endless_model_is_ended_at_the_time_limit(options: EngineOptions, tmp_path: Path) -> None:
     endless = package_of(endless_model(), tmp_path / "endless")
     with pytest.raises(
-        RehearsalFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, allowed are 4 s"
+        SandboxFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, the limit is 4 s"
     ) as caught:
-        open_engine(endless, replace(options, first_opening=FirstOpening(timeout_s=4.0)))
+        open_engine(endless, replace(options, sandbox=SandboxOptions(timeout_s=4.0)))
     assert caught.value.exit_code == 69
-    assert not (options.cache_dir / "rehearsals").exists()
+    assert not (options.cache_dir / "sandboxed_loads").exists()
 
 
 def test_a_model_that_swells_is_ended_at_the_memory_limit(options: EngineOptions, tmp_path: Path) -> None:
     swelling = package_of(swelling_model(900 << 20), tmp_path / "swelling")
     before = psutil.Process().memory_info().rss
-    with pytest.raises(RehearsalFailed, match=r"of memory, allowed are 400 MiB"):
-        open_engine(swelling, replace(options, first_opening=FirstOpening(memory_bytes=400 << 20)))
+    with pytest.raises(SandboxFailed, match=r"of memory, the limit is 400 MiB"):
+        open_engine(swelling, replace(options, sandbox=SandboxOptions(memory_bytes=400 << 20)))
     assert psutil.Process().memory_info().rss - before < 100 << 20
 
 
@@ -142,7 +142,7 @@ def _library_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("_library_that_crashes")
 def test_a_model_that_kills_its_process_kills_the_child(package: ModelPackage, options: EngineOptions) -> None:
-    with pytest.raises(RehearsalFailed, match=r"colours-1\.0\.0 on ort-cpu .* ended with signal 11 \(SIGSEGV\)"):
+    with pytest.raises(SandboxFailed, match=r"colours-1\.0\.0 on ort-cpu .* ended with signal 11 \(SIGSEGV\)"):
         open_engine(package, options)
     with pytest.raises(EngineUnavailable, match=r"no engine can serve colours here.*ort-cpu: .*SIGSEGV"):
         open_engine(package, replace(options, strict=False))
@@ -156,7 +156,7 @@ def test_a_mistake_of_this_program_is_not_blamed_on_the_model(
     planted.mkdir(parents=True)
     (planted / "__init__.py").write_text("raise KeyError('unforeseen')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(planted.parent), str(Path.cwd())]))
-    with pytest.raises(RehearsalFailed, match=r"KeyError: 'unforeseen'.*mistake of this program") as caught:
+    with pytest.raises(SandboxFailed, match=r"KeyError: 'unforeseen'.*mistake of this program") as caught:
         open_engine(package, options)
     assert "hostile" not in caught.value.message
 
@@ -165,9 +165,9 @@ def test_a_mistake_of_this_program_is_not_blamed_on_the_model(
 def test_proving_a_package_and_verifying_an_engine_go_by_a_child_too(
     package: ModelPackage, options: EngineOptions
 ) -> None:
-    with pytest.raises(RehearsalFailed, match="SIGSEGV"):
-        prove_package(package)
-    with pytest.raises(RehearsalFailed, match="SIGSEGV"):
+    with pytest.raises(SandboxFailed, match="SIGSEGV"):
+        check_package(package)
+    with pytest.raises(SandboxFailed, match="SIGSEGV"):
         verify(package, options)
 
 
@@ -183,7 +183,7 @@ def test_a_first_opening_is_told_and_can_be_stopped(options: EngineOptions, tmp_
     endless = package_of(endless_model(), tmp_path / "endless")
     told: list[BuildProgress] = []
     building = Building(on_progress=told.append, is_cancelled=lambda: len(told) > 1)
-    with pytest.raises(BuildCancelled, match=r"the first opening of trees-1\.0\.0 on ort-cpu in fp32 was stopped"):
+    with pytest.raises(BuildCancelled, match=r"the first load of trees-1\.0\.0 on ort-cpu in fp32 was stopped"):
         open_engine(endless, replace(options, building=building))
     assert {one.engine for one in told} == {"ort-cpu"}
     assert told[-1].elapsed_s > 2
@@ -204,7 +204,7 @@ def test_where_one_engine_crashes_on_a_model_the_next_one_serves_it(
         assert engine.info.name in {"ort-cpu", "ort-openvino"}
         assert engine.info.degraded is not None
         assert "signal 6 (SIGABRT)" in engine.info.degraded
-    with pytest.raises(RehearsalFailed, match="SIGABRT"):
+    with pytest.raises(SandboxFailed, match="SIGABRT"):
         open_engine(package, replace(options, engine="tensorrt"))
 
 
@@ -215,9 +215,9 @@ def test_a_plan_that_the_child_has_built_is_opened_and_not_built_again(
     told: list[BuildProgress] = []
     wanted = replace(options, engine="tensorrt", building=Building(on_progress=told.append))
     with open_engine(package, wanted) as engine:
-        assert engine.info.details["why_built"] == "there was none"
+        assert engine.info.details["why_built"] == "it was not in the cache"
     assert any("building" in one.phase for one in told), told
-    with open_engine(package, replace(wanted, first_opening=_NO_TIME)) as engine:
+    with open_engine(package, replace(wanted, sandbox=_NO_TIME)) as engine:
         assert "why_built" not in engine.info.details
 
 
@@ -229,4 +229,4 @@ def test_the_process_that_serves_never_builds_a_plan_inside_onnx_runtime(
     with pytest.raises(BuildNeeded):
         open_onnxruntime(package, wanted, engine="ort-tensorrt", graph=graph)
     with pytest.raises(EngineUnavailable, match="TensorrtExecutionProvider"):
-        open_onnxruntime(package, replace(wanted, first_opening=None), engine="ort-tensorrt", graph=graph)
+        open_onnxruntime(package, replace(wanted, sandbox=None), engine="ort-tensorrt", graph=graph)

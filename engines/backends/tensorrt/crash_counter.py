@@ -1,4 +1,4 @@
-"""A new plan is on trial: one that takes the process with it must not do so at every start."""
+"""Stops a plan that crashes the process from doing so at every start."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from engines.errors import EngineUnavailable
 from engines.store.records import JsonRecord, RecordDamaged
 
 STARTS = 3
-"""So many starts that ended by a crash condemn a plan."""
+"""A plan is not loaded again after this many starts that ended in a crash."""
 HEALTHY_AFTER_S = 60.0
-"""A plan that has worked for so long is proven."""
+"""After this time without a crash a plan is trusted."""
 
 
-class Trial:
-    """Counts the starts of one plan until it is proven. The count is written before the plan is loaded.
+class CrashCounter:
+    """Counts the starts of a plan until it has run well. The count is written before the plan is loaded.
 
-    A start that ends in order is taken back; a crash, a kill or a lost device leaves its count behind. Who killed
-    cannot be known: an operator's ``kill -9`` counts as the out-of-memory killer's does, and the message says so.
+    An orderly end takes the start back; a crash, a kill or a lost device leaves it counted. The counter cannot know
+    who sent
+    a kill: ``kill -9`` by an operator counts like the out-of-memory killer, and the message says so.
     """
 
     def __init__(self, marker: Path) -> None:
@@ -38,13 +39,12 @@ class Trial:
             return
         if starts >= STARTS:
             ended = (
-                f"has ended this program {starts} times within {HEALTHY_AFTER_S:.0f} s of its start, by a crash, a "
-                "kill, a power cut or a lost device"
+                f"has ended this program {starts} times within {HEALTHY_AFTER_S:.0f} s of its start (crash, kill, "
+                "power cut or lost device)"
             )
             raise EngineUnavailable(
-                f"the plan {self._marker.stem} {ended}; {STARTS} such ends condemn a plan, whoever caused them. It is "
-                "not loaded any more. Build it again, also where somebody else ended the program (kill -9): "
-                "agent build --force",
+                f"the plan {self._marker.stem} {ended}, {STARTS} times is the limit. It is not loaded any more. "
+                "Build it again, also if the program was killed for another reason (kill -9): agent build --force",
                 engine=engine,
                 reason=f"its plan {ended}",
                 remedy="build it again: agent build --force",
@@ -55,17 +55,17 @@ class Trial:
 
     @property
     def starts(self) -> int | None:
-        """Starts that did not end well so far; None for a proven plan."""
+        """Starts that ended badly so far; None once the plan has run well."""
         try:
             return self._record.read()
         except FileNotFoundError:
             return 0
         except RecordDamaged:
-            # A marker that a power cut has damaged speaks of at least one bad end.
+            # A power cut can damage the record, so there was at least one bad end.
             return 1
 
     def note_success(self) -> bool:
-        """After a run that worked: true from the moment on when nothing is left to watch."""
+        """Record a run that worked; return True once there is nothing left to watch."""
         if self._began_s is None:
             return True
         if time.monotonic() - self._began_s < HEALTHY_AFTER_S:
@@ -75,14 +75,14 @@ class Trial:
         return True
 
     def end_well(self) -> None:
-        """The engine was closed in order: this start is no sign against the plan."""
+        """Take this start back: the engine was closed in order."""
         if self._began_s is not None:
             starts, self._began_s = self.starts, None
-            if starts is not None:  # else another process has proven the plan meanwhile
+            if starts is not None:  # else another process has trusted the plan in the meantime
                 self._write(max(0, starts - 1))
 
     def _write(self, starts: int | None) -> bool:
-        """A full disk must not keep a plan from serving: then nothing is counted, and False is given."""
+        """Write the count; return False if that fails, since a full disk must not keep a plan from serving."""
         try:
             self._record.save(starts)
         except OSError:

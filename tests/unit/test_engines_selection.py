@@ -11,7 +11,7 @@ import pytest
 from engines import EngineOptions, Measurement, ModelPackage, Rejection, describe, load_package
 from engines.graph.int8_forms import SYMMETRIC, int8_form
 from engines.package.specs import OutputSpec
-from engines.select.selection import ChoiceMemory, choice_from, choice_key, measure
+from engines.select.selection import SelectionStore, measure, select_fastest, selection_key
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import write_colour_package
 
@@ -27,15 +27,15 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 
 def test_the_lowest_median_wins_whatever_the_order() -> None:
     rows = [_measured("a", 3.0, 3.1), _measured("b", 2.0, 4.0), _measured("c", 2.5, 2.6)]
-    assert [one.engine for one in choice_from(rows).measurements] == ["b", "c", "a"]
+    assert [one.engine for one in select_fastest(rows).measurements] == ["b", "c", "a"]
 
 
 def test_medians_within_two_percent_are_told_apart_by_the_tail() -> None:
-    assert choice_from([_measured("a", 2.00, 5.0), _measured("b", 2.03, 2.1)]).engine == "b"
+    assert select_fastest([_measured("a", 2.00, 5.0), _measured("b", 2.03, 2.1)]).engine == "b"
 
 
 def test_every_loser_is_told_by_how_much() -> None:
-    choice = choice_from([_measured("a", 2.0, 2.2), _measured("b", 3.5, 3.9)], [Rejection("c", "absent", "get it")])
+    choice = select_fastest([_measured("a", 2.0, 2.2), _measured("b", 3.5, 3.9)], [Rejection("c", "absent", "get it")])
     assert [one.engine for one in choice.rejections] == ["c", "b"]
     assert "p50 3.50 ms" in choice.rejections[1].reason
     assert "a has p50 2.00 ms" in choice.rejections[1].reason
@@ -50,9 +50,9 @@ def test_engines_are_measured_often_enough_and_each_as_often(package: ModelPacka
 
 
 def test_a_choice_survives_the_disk(tmp_path: Path) -> None:
-    memory = ChoiceMemory(tmp_path)
+    memory = SelectionStore(tmp_path)
     assert not memory.is_used()
-    choice = choice_from([_measured("a", 2.0, 2.2)], [Rejection("c", "absent", "get it")])
+    choice = select_fastest([_measured("a", 2.0, 2.2)], [Rejection("c", "absent", "get it")])
     memory.save({"model": "x"}, choice)
     assert memory.is_used()
     assert memory.load({"model": "x"}) == choice
@@ -63,9 +63,9 @@ def test_a_choice_survives_the_disk(tmp_path: Path) -> None:
     "value", ["", "[]", "{}", '{"engine": "a", "measured_at": "", "measurements": [], "unmeasured": []}', "7"]
 )
 def test_a_damaged_choice_is_measured_again(tmp_path: Path, value: str) -> None:
-    memory = ChoiceMemory(tmp_path)
-    memory.save({}, choice_from([_measured("a", 2.0, 2.2)]))
-    next((tmp_path / "choices").glob("*.json")).write_text('{"form": 1, "facts": {}, "value": ' + value + "}")
+    memory = SelectionStore(tmp_path)
+    memory.save({}, select_fastest([_measured("a", 2.0, 2.2)]))
+    next((tmp_path / "selections").glob("*.json")).write_text('{"form": 1, "facts": {}, "value": ' + value + "}")
     assert memory.load({}) is None
 
 
@@ -80,7 +80,7 @@ def test_another_power_mode_version_or_device_is_another_choice(package: ModelPa
         replace(here, cpu="another", gpus=()),
         replace(here, cpu_cores=here.cpu_cores + 1),
     ]
-    keys = {json.dumps(choice_key(package, options, one), sort_keys=True) for one in [here, here, *elsewhere]}
+    keys = {json.dumps(selection_key(package, options, one), sort_keys=True) for one in [here, here, *elsewhere]}
     assert len(keys) == 1 + len(elsewhere)
 
 
@@ -92,7 +92,7 @@ def test_other_wishes_are_another_choice(change: dict[str, object], package: Mod
     here = replace(describe(), cpu_cores=4)
     options = EngineOptions(cache_dir=tmp_path)
     changed = replace(options, **change)  # type: ignore[arg-type]  # its own fields
-    assert choice_key(package, changed, here) != choice_key(package, options, here)
+    assert selection_key(package, changed, here) != selection_key(package, options, here)
 
 
 def test_another_preprocessing_activation_or_calibration_is_another_choice(tmp_path: Path) -> None:
@@ -103,16 +103,16 @@ def test_another_preprocessing_activation_or_calibration_is_another_choice(tmp_p
         replace(package, output=OutputSpec(activation="sigmoid")),
         replace(package, calibration=package.calibration[:-1]),
     ]
-    keys = {json.dumps(choice_key(one, options, here), sort_keys=True) for one in [package, package, *others]}
+    keys = {json.dumps(selection_key(one, options, here), sort_keys=True) for one in [package, package, *others]}
     assert len(keys) == 1 + len(others)
 
 
 def test_the_int8_form_of_each_engine_is_part_of_an_int8_choice(tmp_path: Path) -> None:
     """A processor or a program that takes another form has other figures."""
     package = load_package(write_colour_package(tmp_path / "package", calibration=4))
-    key = choice_key(package, EngineOptions(cache_dir=tmp_path, precision="int8"), describe())
+    key = selection_key(package, EngineOptions(cache_dir=tmp_path, precision="int8"), describe())
     conversion = key["conversion"]
     assert isinstance(conversion, dict)
     assert conversion["forms"]["tensorrt"] == SYMMETRIC.label
     assert conversion["forms"]["ort-cpu"] == int8_form("ort-cpu").label
-    assert {"converter", "onnx", "pictures"} <= set(conversion)
+    assert {"converter", "onnx", "images"} <= set(conversion)

@@ -11,7 +11,7 @@ from engines import Certificate, EngineInfo, ModelPackage, PrecisionRejected, Sc
 from engines.base import Precision
 from engines.check.accuracy import certificate_from
 from engines.check.certificate import certificate_record
-from engines.graph.image_set import Pictures, pictures_of
+from engines.graph.image_set import ImageSet, image_set_of
 from tests.conformance.broken_engines import GoodEngine
 from tests.fixtures.colour_packages import LABELS, write_colour_package
 
@@ -42,7 +42,7 @@ def _certificate(
     package: ModelPackage, expected: Scores, actual: Scores, precision: Precision = "int8"
 ) -> Certificate:
     names = tuple(f"{row}.png" for row in range(len(expected)))
-    pictures = Pictures("package", names, np.zeros((len(expected), 32, 32, 3), np.uint8))
+    pictures = ImageSet("package", names, np.zeros((len(expected), 32, 32, 3), np.uint8))
     return certificate_from(package, PreciseEngine(precision), expected, actual, pictures, reference="ort-cpu")
 
 
@@ -137,19 +137,19 @@ def test_a_damaged_certificate_is_as_good_as_none(package: ModelPackage, tmp_pat
 
 
 def test_pictures_are_the_golden_and_the_calibration_ones(package: ModelPackage) -> None:
-    pictures = pictures_of(package)
+    pictures = image_set_of(package)
     assert pictures.source == "package"
     assert pictures.batch.shape == (4 + 32, 32, 32, 3)
 
 
 def test_a_package_without_pictures_is_compared_on_drawn_ones_that_differ(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path, calibration=0, golden=False))
-    pictures = pictures_of(package)
+    pictures = image_set_of(package)
     assert pictures.source == "synthetic"
     assert len(np.unique(pictures.batch.reshape(len(pictures.batch), -1), axis=0)) == len(pictures.batch)
-    np.testing.assert_array_equal(pictures.batch, pictures_of(package).batch)
+    np.testing.assert_array_equal(pictures.batch, image_set_of(package).batch)
 
 
 def test_a_folder_without_pictures_is_told(package: ModelPackage, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no picture"):
-        pictures_of(package, tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        image_set_of(package, tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from engines import BuildCancelled, EngineUnavailable
-from engines.backends.tensorrt.plan_starts import STARTS, Trial
+from engines.backends.tensorrt.crash_counter import STARTS, CrashCounter
 from engines.store.plan_cache import PlanCache, PlanKey
 
 _KEY = PlanKey("tensorrt", "colours-1.0.0", "fp32", {"tensorrt": "10.3.0", "gpu": "Orin", "batch": [1, 1, 4]})
@@ -47,7 +47,7 @@ def test_another_fact_is_another_plan(cache: PlanCache) -> None:
     other = replace(_KEY, facts={**_KEY.facts, "tensorrt": "10.7.0"})
     assert cache.read(other) is None
     assert cache.why_not_another(other) == (
-        f"plan {_KEY.name} does not fit: it was built for tensorrt 10.3.0, here is 10.7.0"
+        f"plan {_KEY.name} does not fit: it was built for tensorrt 10.3.0, this device has 10.7.0"
     )
 
 
@@ -92,8 +92,11 @@ _DAMAGES: dict[str, tuple[Callable[[PlanCache], object], str]] = {
     "stray file": (lambda cache: (cache.directory(_KEY) / "extra").write_bytes(b"x"), "other files"),
     "missing plan": (lambda cache: _plan(cache).unlink(), "other files"),
     "record that is no JSON": (lambda cache: (cache.directory(_KEY) / "entry.json").write_text("{"), "not JSON"),
-    "record of another form": (lambda cache: (cache.directory(_KEY) / "entry.json").write_text("[]"), "another form"),
-    "record of another board": (_change_a_fact, "built for gpu Thor, here is Orin"),
+    "record of another form": (
+        lambda cache: (cache.directory(_KEY) / "entry.json").write_text("[]"),
+        "not in this program's format",
+    ),
+    "record of another board": (_change_a_fact, "built for gpu Thor, this device has Orin"),
     "pipe in place of the plan": (_put_a_pipe, "no plain file"),
 }
 
@@ -281,52 +284,52 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path: P
 def test_a_plan_that_ends_the_program_three_times_is_not_loaded_again(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     for _ in range(STARTS):
-        Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")  # and the process is gone
+        CrashCounter(cache.crash_marker(_KEY)).begin(engine="tensorrt")  # and the process is gone
     with pytest.raises(
-        EngineUnavailable, match=r"ended this program 3 times within 60 s .*a kill.*agent build --force"
+        EngineUnavailable, match=r"ended this program 3 times within 60 s .*kill -9.*agent build --force"
     ):
-        Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")
+        CrashCounter(cache.crash_marker(_KEY)).begin(engine="tensorrt")
     cache.store(_KEY, _CONTENT, {})
-    Trial(cache.trial_marker(_KEY)).begin(engine="tensorrt")
+    CrashCounter(cache.crash_marker(_KEY)).begin(engine="tensorrt")
 
 
 def test_starts_that_end_in_order_do_not_count(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     for _ in range(STARTS + 2):
-        trial = Trial(cache.trial_marker(_KEY))
+        trial = CrashCounter(cache.crash_marker(_KEY))
         trial.begin(engine="tensorrt")
         assert not trial.note_success(), "proven at once"
         trial.end_well()
-    assert Trial(cache.trial_marker(_KEY)).starts == 0
+    assert CrashCounter(cache.crash_marker(_KEY)).starts == 0
 
 
 def test_an_orderly_end_takes_no_proof_away_that_another_process_has_brought(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
-    trial = Trial(cache.trial_marker(_KEY))
+    trial = CrashCounter(cache.crash_marker(_KEY))
     trial.begin(engine="tensorrt")
-    cache.trial_marker(_KEY).write_text(json.dumps({"form": 1, "facts": {}, "value": None}))
+    cache.crash_marker(_KEY).write_text(json.dumps({"form": 1, "facts": {}, "value": None}))
     trial.end_well()
-    assert Trial(cache.trial_marker(_KEY)).starts is None
+    assert CrashCounter(cache.crash_marker(_KEY)).starts is None
 
 
 def test_a_damaged_marker_is_taken_for_a_bad_end(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
-    cache.trial_marker(_KEY).write_bytes(b"\0\0\0")
-    assert Trial(cache.trial_marker(_KEY)).starts == 1
+    cache.crash_marker(_KEY).write_bytes(b"\0\0\0")
+    assert CrashCounter(cache.crash_marker(_KEY)).starts == 1
 
 
 def test_a_plan_that_was_proven_is_no_longer_watched(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
-    cache.trial_marker(_KEY).write_text(json.dumps({"form": 1, "facts": {}, "value": None}))
+    cache.crash_marker(_KEY).write_text(json.dumps({"form": 1, "facts": {}, "value": None}))
     for _ in range(STARTS + 1):
-        trial = Trial(cache.trial_marker(_KEY))
+        trial = CrashCounter(cache.crash_marker(_KEY))
         trial.begin(engine="tensorrt")
         assert trial.note_success()
 
 
 def test_a_cache_that_cannot_be_written_keeps_no_plan_from_serving(tmp_path: Path) -> None:
     (tmp_path / "plans").write_text("a file where the folder should be")
-    trial = Trial(tmp_path / "plans" / "x.trial")
+    trial = CrashCounter(tmp_path / "plans" / "x.crashes")
     trial.begin(engine="tensorrt")
     assert trial.note_success()
     trial.end_well()

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from engines import BuildCancelled, BuildFailed
-from engines.sandbox.child import BuildLimits, run_build
+from engines.sandbox.child import ChildLimits, run_build
 from tests.fixtures.deadlines import wait_until
 
-_AMPLE = BuildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=0)
+_AMPLE = ChildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=0)
 
 _CHILDREN = {
     "good": """
@@ -46,7 +46,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     def start(
         name: str,
         *,
-        limits: BuildLimits = _AMPLE,
+        limits: ChildLimits = _AMPLE,
         report: Callable[[str, float, float | None], None] = lambda *_: None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> dict[str, object]:
@@ -86,7 +86,7 @@ def test_elapsed_time_is_told_while_the_child_says_nothing(run: Callable[..., di
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("failing", "exit code 1.*no such layer"), ("crashing", "signal 11"), ("silent", "it said nothing")],
+    [("failing", "exit code 1.*no such layer"), ("crashing", "signal 11"), ("silent", "no output")],
 )
 def test_a_child_that_fails_is_told_with_its_last_words(
     name: str, words: str, run: Callable[..., dict[str, object]]
@@ -96,36 +96,38 @@ def test_a_child_that_fails_is_told_with_its_last_words(
 
 
 def test_a_child_that_takes_too_long_is_ended(run: Callable[..., dict[str, object]]) -> None:
-    with pytest.raises(BuildFailed, match=r"of time, allowed are.*build_timeout_s"):
-        run("sleeping", limits=BuildLimits(timeout_s=0.3, memory_bytes=2**40, free_bytes=0))
+    with pytest.raises(BuildFailed, match=r"of time, the limit is.*build_timeout_s"):
+        run("sleeping", limits=ChildLimits(timeout_s=0.3, memory_bytes=2**40, free_bytes=0))
 
 
 def test_a_child_that_closes_its_mouth_is_still_watched(run: Callable[..., dict[str, object]]) -> None:
     with pytest.raises(BuildFailed, match="of time"):
-        run("deaf", limits=BuildLimits(timeout_s=0.5, memory_bytes=2**40, free_bytes=0))
+        run("deaf", limits=ChildLimits(timeout_s=0.5, memory_bytes=2**40, free_bytes=0))
 
 
 def test_a_child_that_takes_too_much_memory_is_ended(run: Callable[..., dict[str, object]]) -> None:
-    with pytest.raises(BuildFailed, match=r"of memory, allowed are 200 MiB.*build_memory_mib"):
-        run("greedy", limits=BuildLimits(timeout_s=60, memory_bytes=200 * 2**20, free_bytes=0))
+    with pytest.raises(BuildFailed, match=r"of memory, the limit is 200 MiB.*build_memory_mib"):
+        run("greedy", limits=ChildLimits(timeout_s=60, memory_bytes=200 * 2**20, free_bytes=0))
 
 
 def test_a_child_is_ended_before_the_system_runs_out_of_memory(run: Callable[..., dict[str, object]]) -> None:
     with pytest.raises(BuildFailed, match="must stay free"):
-        run("sleeping", limits=BuildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=2**50))
+        run("sleeping", limits=ChildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=2**50))
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        ("KeyError('layer')", r"exit code 70.*KeyError: 'layer'.*a mistake of this program"),
+        ("KeyError('layer')", r"exit code 70.*KeyError: 'layer'.*a bug in this program"),
         ("MemoryError()", r"exit code 1 .*MemoryError.*Choose another engine"),
     ],
 )
 def test_a_mistake_of_this_program_is_told_from_what_the_job_asks_for(
     error: str, words: str, run: Callable[..., dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "build_mistaken.py").write_text(f"from engines.sandbox.serve import own_up\nown_up()\nraise {error}\n")
+    (tmp_path / "build_mistaken.py").write_text(
+        f"from engines.sandbox.serve import exit_on_unexpected_error\nexit_on_unexpected_error()\nraise {error}\n"
+    )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
     with pytest.raises(BuildFailed, match=words):
         run("mistaken")
@@ -133,8 +135,8 @@ def test_a_mistake_of_this_program_is_told_from_what_the_job_asks_for(
 
 _PARENT = """
 import sys
-from engines.sandbox.child import BuildLimits, run_build
-run_build("slow_child", {}, what="m", limits=BuildLimits(timeout_s=600, memory_bytes=2**40, free_bytes=0),
+from engines.sandbox.child import ChildLimits, run_build
+run_build("slow_child", {}, what="m", limits=ChildLimits(timeout_s=600, memory_bytes=2**40, free_bytes=0),
           report=lambda phase, *_: print(phase, flush=True), is_cancelled=lambda: False)
 """
 

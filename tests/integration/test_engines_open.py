@@ -101,7 +101,7 @@ def test_an_engine_that_is_not_here_is_replaced_aloud_where_not_strict(
     info = _info(package, tmp_path, name)
     assert info.name != name
     assert info.degraded is not None
-    assert info.degraded.startswith(f"{name} was asked for and {info.name} runs: ")
+    assert info.degraded.startswith(f"{name} was requested, {info.name} runs: ")
     assert info.rejected[0].engine == name
 
 
@@ -117,8 +117,8 @@ def test_a_picture_that_cannot_be_read_any_more_is_named(engine: str, tmp_path: 
     gone = package.calibration[0]
     gone.unlink()
     options = EngineOptions(cache_dir=tmp_path / "cache", engine=engine, precision="int8", strict=True)
-    (options.cache_dir / "choices").mkdir(parents=True)
-    with pytest.raises(ImageRejected, match=rf"picture .*{gone.name} cannot be read: No such file"):
+    (options.cache_dir / "selections").mkdir(parents=True)
+    with pytest.raises(ImageRejected, match=rf"image .*{gone.name} cannot be read: No such file"):
         open_engine(package, options)
 
 
@@ -155,7 +155,7 @@ def test_int8_that_loses_the_answers_gives_way_to_the_next_safer_precision(tmp_p
     assert info.precision in ("fp16", "fp32")
     assert info.requested_precision == "int8"
     assert info.degraded is not None
-    assert info.degraded.startswith("int8 was asked for and refused: int8 reaches a top-1 agreement of")
+    assert info.degraded.startswith("int8 was requested and fails: int8 reaches a top-1 agreement of")
     with pytest.raises(PrecisionRejected):
         _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
 
@@ -190,7 +190,7 @@ def test_fastest_measures_once_and_then_remembers(package: ModelPackage, tmp_pat
 def test_auto_takes_what_a_measurement_has_proven_fastest(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path, max_batch=2)
     table = [Measurement(engine="ort-cpu", precision="fp32", runs=64, p50_ms=1.0, p90_ms=1.1)]
-    engines.remember(package, options, table)
+    engines.remember_selection(package, options, table)
     info = _info(package, tmp_path, "auto")
     assert info.name == "ort-cpu"
     assert info.measurements == tuple(table)
@@ -202,7 +202,7 @@ def test_a_remembered_engine_that_no_longer_runs_is_replaced(
     gone = _absent(prober, "ort-cuda", "ort-tensorrt", "ort-openvino")
     options = EngineOptions(cache_dir=tmp_path, max_batch=2)
     table = [Measurement(engine=gone, precision="fp32", runs=64, p50_ms=0.1, p90_ms=0.1)]
-    engines.remember(package, options, table)
+    engines.remember_selection(package, options, table)
     assert _info(package, tmp_path, "auto").name != gone
     measured = _info(package, tmp_path, "fastest")
     assert measured.name != gone
@@ -243,7 +243,7 @@ def test_a_board_whose_gpu_is_not_used_is_degraded_and_refused_where_strict(
     monkeypatch.setenv("AGENT_L4T", "36.4.3")
     info = _info(package, tmp_path, "auto")
     assert info.degraded is not None
-    assert info.degraded.startswith("the GPU of this Jetson (L4T 36.4.3) is present and not used")
+    assert info.degraded.startswith("the GPU of this Jetson (L4T 36.4.3) is not used")
     assert "tensorrt: CUDA does not answer" in info.degraded
     with pytest.raises(EngineUnavailable, match="strict is set") as caught:
         _info(package, tmp_path, "auto", strict=True)
