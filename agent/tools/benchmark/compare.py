@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from agent.errors import UsageError
@@ -53,6 +53,19 @@ class Line:
             return "same"
         return "slower" if self.p50.value > 1.0 else "faster"
 
+    def as_dict(self) -> dict[str, object]:
+        """The line as JSON values."""
+        return {
+            "engine": self.engine,
+            "case": self.case,
+            "first_p50_ms": self.first.spread.p50_ms,
+            "second_p50_ms": self.second.spread.p50_ms,
+            "p50_ratio": asdict(self.p50),
+            "p99_ratio": asdict(self.p99),
+            "verdict": self.verdict,
+            "failed": list(self.failed),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -72,6 +85,18 @@ class Comparison:
     def has_failed(self) -> bool:
         """Whether a gate is broken."""
         return any(line.failed for line in self.lines)
+
+    def as_dict(self) -> dict[str, object]:
+        """The comparison as JSON values; ratios are second over first with their 99 % confidence interval."""
+        return {
+            "lines": [line.as_dict() for line in self.lines],
+            "only_first": list(self.only_first),
+            "only_second": list(self.only_second),
+            "differences": list(self.differences),
+            "invalid_first": list(self.invalid_first),
+            "invalid_second": list(self.invalid_second),
+            "failed": self.has_failed,
+        }
 
 
 def parse_gate(text: str) -> Gate:

@@ -216,13 +216,17 @@ class Report:
             found.append(f"{what}: {'; '.join(who[:_MOST_NAMED])}{more}")
         return found
 
+    def as_dict(self) -> dict[str, object]:
+        """The report as JSON values, with ``invalid`` as a list of its own."""
+        return {**asdict(self), "invalid": list(self.invalid)}
+
     def as_json(self) -> str:
         """The form that ``load_report`` reads."""
-        return json.dumps({**asdict(self), "invalid": list(self.invalid)}, indent=1)
+        return json.dumps(self.as_dict(), indent=1)
 
 
 def load_report(path: Path) -> Report:
-    """Read a report that was written with ``--json``.
+    """Read a report that was written with ``--output FILE.json``.
 
     Raises:
         UsageError: it cannot be read, is no report of this version, or has figures that nothing can be held against.
@@ -234,7 +238,7 @@ def load_report(path: Path) -> Report:
     except OSError as exc:
         raise UsageError(f"the report {path} cannot be read: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
-        raise UsageError(f"{path} is not JSON: {exc}. Write one with: agent benchmark --json FILE") from exc
+        raise UsageError(f"{path} is not JSON: {exc}. Write one with: agent benchmark --output FILE.json") from exc
     found = values.get("schema") if isinstance(values, dict) else None
     if found != SCHEMA:
         raise UsageError(f"{path} has schema {found!r}, this program reads {SCHEMA!r}. Measure again")

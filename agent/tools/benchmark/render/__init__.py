@@ -4,6 +4,8 @@ tables     the figures as rows, the same in every form
 terminal   for people at a terminal
 progress   what runs at the moment
 markdown   a page for a repository
-html       a page by itself, with its chart
-chart      the chart of that page
+series     what the charts show
+svg        the charts of the page, inline
+html       a page that needs nothing else
+chart      the charts as a PNG (matplotlib, extra ``report``)
 """
