@@ -90,7 +90,7 @@ class AgentStatistics:
 class Agent:
     """One run of the agent in this process.
 
-    ``run`` may be called once, on the main thread where signals are to be heeded. ``mirrors`` see every message
+    ``run`` may be called once, on the main thread where signals are to be heeded. ``extra_sinks`` see every message
     besides the broker.
     """
 
@@ -98,12 +98,12 @@ class Agent:
         self,
         loaded: LoadedConfig,
         *,
-        mirrors: Sequence[Sink] = (),
+        extra_sinks: Sequence[Sink] = (),
         clock: Clock | None = None,
         notifier: Notifier | None = None,
     ) -> None:
         self._loaded = loaded
-        self._mirrors = tuple(mirrors)
+        self._extra_sinks = tuple(extra_sinks)
         self._clock = clock or SystemClock()
         self._notifier = notifier or Notifier(None)
         self._hangs = HangWatch()
@@ -198,7 +198,11 @@ class Agent:
         identity = self._identity = self._make_identity(self._state.session)
         self._reporter = Reporter(identity, self._hangs, clock=self._clock)
         uplink = self._uplink = Uplink(
-            loaded, identity, clock=self._clock, mirrors=self._mirrors, on_result_sent=self._reporter.result_sent
+            loaded,
+            identity,
+            clock=self._clock,
+            extra_sinks=self._extra_sinks,
+            on_result_sent=self._reporter.result_sent,
         )
         self._resources.callback(uplink.close)
         self._pipeline = self._make_pipeline(packages)

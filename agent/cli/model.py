@@ -77,11 +77,17 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--calibration", type=click.Path(path_type=Path), help="A directory of images for INT8.")
 @click.option("--license", "license_name", help="The model's licence.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path(), help="Where the package is made.  [default: .]"
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    metavar="DIRECTORY",
+    help="Where the package is written.  [default: .]",
 )
 @click.option("--force", is_flag=True, help="Replace a package that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def import_(file: Path, *, as_json: bool, activation: str, license_name: str | None, **options: object) -> None:
+def import_(
+    file: Path, *, as_json: bool, output: Path, activation: str, license_name: str | None, **options: object
+) -> None:
     """Write a package from the ONNX model FILE and prove it.
 
     Size, layout and classes are read from the model. Nothing is written unless all checks pass.
@@ -89,7 +95,7 @@ def import_(file: Path, *, as_json: bool, activation: str, license_name: str | N
     from engines.importer import ImportRequest, import_model
 
     declared = None if activation == "auto" else cast("Activation", activation)
-    request = ImportRequest(model=file, activation=declared, license=license_name, **options)  # type: ignore[arg-type] # click has checked each option
+    request = ImportRequest(model=file, activation=declared, license=license_name, out=output, **options)  # type: ignore[arg-type] # click has checked each option
     with sigterm_as_ctrl_c():
         proof = import_model(request)
     _print_proof(proof, as_json=as_json)

@@ -37,8 +37,8 @@ def run(path: Path, *, is_printing: bool) -> None:
     from agent.service.notify import Notifier
 
     faulthandler.enable()
-    mirrors = [JsonLinesSink(sys.stdout.buffer)] if is_printing else []
+    extra_sinks = [JsonLinesSink(sys.stdout.buffer)] if is_printing else []
     with Notifier.from_environment() as notifier:
-        agent = Agent(load_config(path), mirrors=mirrors, notifier=notifier)
+        agent = Agent(load_config(path), extra_sinks=extra_sinks, notifier=notifier)
         agent.handle_signals()
         agent.run()

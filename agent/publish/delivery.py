@@ -56,7 +56,7 @@ class Delivery:
         sink: Sink,
         outbox: Outbox,
         tally: Tally,
-        mirrors: Sequence[Sink] = (),
+        extra_sinks: Sequence[Sink] = (),
         *,
         ledger: RetainedLedger | None = None,
     ) -> None:
@@ -64,7 +64,7 @@ class Delivery:
         self._ledger = ledger
         self._outbox = outbox
         self._tally = tally
-        self._mirrors = tuple(mirrors)
+        self._extra_sinks = tuple(extra_sinks)
         self._retained = RetainedValues()
         self._is_live = False
         self._in_flight: dict[int, _Flight] = {}
@@ -274,5 +274,5 @@ class Delivery:
             log.warning("publish.refused", topic=topic, problem=problem)
 
     def _mirror(self, packet: Packet) -> None:
-        for mirror in self._mirrors:
-            mirror.send(packet)
+        for extra_sink in self._extra_sinks:
+            extra_sink.send(packet)

@@ -93,13 +93,13 @@ class Publisher:
         result_max_hz: float | None = None,
         outbox: Outbox | None = None,
         ledger: RetainedLedger | None = None,
-        mirrors: Sequence[Sink] = (),
+        extra_sinks: Sequence[Sink] = (),
         clock: Clock | None = None,
         clock_state: Callable[[], ClockState] = lambda: "unsynced",
         on_result_sent: Callable[[Classification, int], None] | None = None,
         on_failure: Callable[[StageFailed], None] | None = None,
     ) -> None:
-        """``mirrors`` see every packet besides. ``on_result_sent`` is called on the publisher's thread with each
+        """``extra_sinks`` see every packet besides. ``on_result_sent`` is called on the publisher's thread with each
         result that was handed to the network and the monotonic time of that, ``on_failure`` when the thread ends by
         an exception. ``ledger`` knows which topics were taken back."""
         self._sink = sink
@@ -111,14 +111,14 @@ class Publisher:
         self._thinning = None if result_max_hz is None else Thinning(result_max_hz)
         self._numbers = Numbers()
         self._outbox = outbox or MemoryOutbox()
-        self._mirrors = tuple(mirrors)
+        self._extra_sinks = tuple(extra_sinks)
         self._clock = clock or SystemClock()
         self._packing = Packing(identity, clock_state)
         self._on_result_sent = on_result_sent
         self._on_failure = on_failure
         self.heartbeat = Heartbeat("publisher")
         self._tally = Tally()
-        self._delivery = Delivery(sink, self._outbox, self._tally, self._mirrors, ledger=ledger)
+        self._delivery = Delivery(sink, self._outbox, self._tally, self._extra_sinks, ledger=ledger)
         self._results: Channel[Classification] = Channel(RESULTS_BUFFERED, "drop_oldest", on_drop=self._lose_result)
         self._important: Channel[_Important] = Channel(
             IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._tally.drop("overflow", _messages(lost))
@@ -133,8 +133,8 @@ class Publisher:
         """Start the thread and the sink; does not wait for a connection."""
         if self._thread is not None:
             raise RuntimeError("a Publisher is started once")
-        for mirror in self._mirrors:
-            mirror.start(Deaf())
+        for extra_sink in self._extra_sinks:
+            extra_sink.start(Deaf())
         self._delivery.retain(self._identity.status("online"))
         # A sink that is connected at once says so before the first record is looked at.
         self._sink.start(self._ear)
@@ -195,8 +195,8 @@ class Publisher:
             self._thread.join(timeout_s)
         left_s = max(0.1, started + timeout_s - time.monotonic())
         is_clean = self._sink.stop(left_s)
-        for mirror in self._mirrors:
-            mirror.stop(0.0)
+        for extra_sink in self._extra_sinks:
+            extra_sink.stop(0.0)
         self._outbox.close()
         return is_clean and (self._thread is None or not self._thread.is_alive)
 

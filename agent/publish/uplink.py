@@ -54,7 +54,7 @@ class Uplink:
         identity: Identity,
         *,
         clock: Clock,
-        mirrors: Sequence[Sink],
+        extra_sinks: Sequence[Sink],
         on_result_sent: Callable[[Classification, int], None],
     ) -> None:
         self._identity = identity
@@ -79,7 +79,7 @@ class Uplink:
                 result_max_hz=config.results.max_hz,
                 outbox=outbox,
                 ledger=self._ledger,
-                mirrors=mirrors,
+                extra_sinks=extra_sinks,
                 clock=clock,
                 clock_state=clock_state,
                 on_result_sent=on_result_sent,

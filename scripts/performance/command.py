@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the parts; each is written as soon as it is done. 1 when one failed."""
     given = _parser().parse_args(arguments)
     chosen = _chosen(given.only)
-    out = given.out or (_WORK / "quick" if given.quick else _ROOT / "docs")
+    out = given.output or (_WORK / "quick" if given.quick else _ROOT / "docs")
     page = _page_in(out)
     logs.configure(level="error")
     setting = Setting(
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/measure", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="all parts in minutes, marked as not valid")
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts with commas, of {', '.join(PARTS)}")
-    parser.add_argument("--out", type=Path, help="folder of performance.md and benchmarks/  [default: docs]")
+    parser.add_argument("--output", type=Path, help="folder of performance.md and benchmarks/  [default: docs]")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="set by scripts/measure")
     return parser
 

@@ -146,7 +146,9 @@ class _JumpingClock(SystemClock):
 
 def test_a_clock_that_jumps_ten_years_both_ways_moves_no_timer(tmp_path: Path) -> None:
     clock, output, switch_interval_s = _JumpingClock(), io.BytesIO(), sys.getswitchinterval()
-    agent = Agent(load_config(_config(tmp_path, "mqtt://127.0.0.1:1")), mirrors=[JsonLinesSink(output)], clock=clock)
+    agent = Agent(
+        load_config(_config(tmp_path, "mqtt://127.0.0.1:1")), extra_sinks=[JsonLinesSink(output)], clock=clock
+    )
 
     def jump() -> None:
         for years in (10, -10, 0):

@@ -86,7 +86,7 @@ class LedgerFile(OutboxFile):
 
 
 class LedgerMirror:
-    """A mirror that writes down every event that is about to be put."""
+    """A extra_sink that writes down every event that is about to be put."""
 
     def __init__(self, ledger: LedgerLines) -> None:
         self._ledger = ledger
@@ -167,7 +167,7 @@ class Subject:
             EagerSink(client) if options.is_eager else client,
             identity=self._identity,
             outbox=self._outbox,
-            mirrors=[LedgerMirror(ledger)],
+            extra_sinks=[LedgerMirror(ledger)],
             clock=self._clock,
             clock_state=clock_state,
         )
