@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _GATE_HELP = "exit code 1 if this holds, like 'p99_ms>+10%' or 'p99_ms>20'."
-_LARGEST_BATCH = 64
+_MAX_BATCH = 64
 _WIDTH_ELSEWHERE = 160
 _NUMBER = re.compile(r"[0-9]{1,4}\Z")
 
@@ -28,8 +28,8 @@ def _words(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[st
 
 def _batches(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
     words = _words(_ctx, _param, value)
-    if not words or any(not _NUMBER.match(word) or not 1 <= int(word) <= _LARGEST_BATCH for word in words):
-        raise click.BadParameter(f"{value!r} is no list of batch sizes from 1 to {_LARGEST_BATCH}; give it like 1,4,8")
+    if not words or any(not _NUMBER.match(word) or not 1 <= int(word) <= _MAX_BATCH for word in words):
+        raise click.BadParameter(f"{value!r} is no list of batch sizes from 1 to {_MAX_BATCH}; give it like 1,4,8")
     return tuple(sorted({int(word) for word in words}))
 
 

@@ -29,38 +29,40 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """One engine that is to be built."""
+    """One engine to build."""
 
     package: ModelPackage
     options: EngineOptions
 
 
 @click.command()
-@click.option("-c", "--config", "config", type=PATH, help="Build what `agent run` with this file will want.")
+@click.option("-c", "--config", "config", type=PATH, help="Build the engines that `agent run` with this file needs.")
 @click.option("--package", help="Directory of a model package, or demo.")
 @click.option(
     "--engine",
     type=click.Choice(["tensorrt", "ort-tensorrt"]),
     default="tensorrt",
     show_default=True,
-    help="Engine that is built; ONNX Runtime's takes another plan than the native one.",
+    help="Engine to build; their plans are not interchangeable.",
 )
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Arithmetic."
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Precision."
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Most pictures in one call; that of the configuration, batching.max_size.",
+    help="Largest batch: the value of batching.max_size in the configuration.",
 )
-@click.option("--option", "given", multiple=True, metavar="NAME=VALUE", help="Option of the engine, as under options.")
-@click.option("--force", is_flag=True, help="Build anew although it is there.")
-@click.option("--list", "is_listing", is_flag=True, help="Show the plans that are there.")
+@click.option(
+    "--option", "given", multiple=True, metavar="NAME=VALUE", help="Option for the engine, as in the configuration."
+)
+@click.option("--force", is_flag=True, help="Build again even if the plan exists.")
+@click.option("--list", "is_listing", is_flag=True, help="List the plans in the cache.")
 @click.option("--prune", "is_pruning", is_flag=True, help="Delete plans, the least recently used first.")
-@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: what may stay.")
-@click.option("--cache", type=PATH, help="Where plans are kept.  [default: that of the agent]")
+@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: MiB to keep.")
+@click.option("--cache", type=PATH, help="Folder for plans.  [default: the agent's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def build(
     *,
@@ -79,9 +81,9 @@ def build(
 ) -> int:
     """Build TensorRT engines for this device ahead of time.
 
-    A plan fits one TensorRT, one GPU, one model with its options, and the largest batch: give the options that the
-    agent will run with, or its configuration. It is kept once it gives the reference's answers. Exit code 69 where it
-    cannot be built here or does not.
+    A plan is valid for one TensorRT version, GPU, model, set of options and largest batch. Give the options that the
+    agent will run with, or its configuration. A plan is kept only if it agrees with the reference. Exit code 69 if it
+    cannot be built here or does not agree.
     """
     chosen = [name for name, value in (("-c", config), ("--package", package)) if value]
     if is_listing or is_pruning:
@@ -115,7 +117,7 @@ def _from_options(
 
 
 def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
-    """What the models of a configuration will want, as far as it is built at all."""
+    """The engines of a configuration's models, as far as they need building."""
     from agent.config.loader import load_config
     from engines import EngineOptions, load_package
     from engines.candidate import options_for
@@ -138,7 +140,9 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
         )
         wishes.append(_Wish(load_package(loaded.package_dir(key)), options))
     if not wishes:
-        raise UsageError(f"no model of {path} wants an engine that is built: auto, fastest, tensorrt or ort-tensorrt")
+        raise UsageError(
+            f"no model of {path} uses an engine that is built ahead: auto, fastest, tensorrt or ort-tensorrt"
+        )
     return wishes
 
 
@@ -166,7 +170,7 @@ def _build(wish: _Wish, *, force: bool, is_quiet: bool) -> EngineInfo:
 
 @contextlib.contextmanager
 def _progress(*, is_quiet: bool) -> Iterator[Progress]:
-    """A bar on a terminal, a line now and then elsewhere; on standard error either way."""
+    """A progress bar on a terminal, log lines elsewhere; both on standard error."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from agent.cli.console import Console
@@ -192,7 +196,7 @@ def _progress(*, is_quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """Logs a new phase at once, and every so often that it still goes on."""
+    """Logs each new phase immediately, and every 10 s that it continues."""
 
     def __init__(self) -> None:
         from agent.service.logs import get_logger
@@ -236,7 +240,7 @@ def _print_built(wish: _Wish, info: EngineInfo) -> None:
     if info.parity is not None:
         print(
             f"  agrees with {info.parity['reference']} on {float(info.parity['top1_agreement']):.4f} of "
-            f"{float(info.parity['images']):.0f} pictures, largest difference "
+            f"{float(info.parity['images']):.0f} images, largest difference "
             f"{float(info.parity['max_abs_difference']):.1e}"
         )
     memory = info.details.get("device_memory_bytes")
@@ -268,7 +272,7 @@ def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
     for entry in gone:
         print(f"deleted {entry.name}, {entry.size_bytes / _MIB:.1f} MiB")
     if not entries:
-        print(f"there is no plan in {cache.root}")
+        print(f"no plans in {cache.root}")
         return 0
     _print_entries(entries)
     return 0

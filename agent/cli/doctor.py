@@ -1,4 +1,4 @@
-"""`agent doctor`: what can run here, what cannot, and what to do about it."""
+"""`agent doctor`: check what can run on this machine."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ _WIDE_CELLS = 140
     "--config",
     "path",
     type=click.Path(path_type=Path, readable=False),
-    help="Also check all that this configuration needs.",
+    help="Also check everything that this configuration needs.",
 )
-@click.option("--cameras/--no-cameras", default=True, help="Whether to open the cameras of the configuration.")
+@click.option("--cameras/--no-cameras", default=True, help="Open the cameras of the configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--bundle",
     type=PATH,
-    help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, health.",
+    metavar="FILE",
+    help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, messages.",
 )
 def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None) -> int:
-    """Say what is installed, which engines can run and why the others cannot, and check a configuration's needs.
+    """Check what can run on this machine, and how to fix what cannot.
 
-    Exit code 0 when everything that is needed can run, 69 otherwise, 78 when the configuration is refused.
+    Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid.
     """
     from rich.console import Console
 
@@ -46,7 +47,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     from agent.tools.doctor.bundle import check_target, write_bundle
     from agent.tools.doctor.examination import examine
 
-    # What goes wrong is in the report.
+    # The report has the errors.
     logs.configure(level="error")
     if bundle is not None:
         check_target(bundle)
@@ -56,7 +57,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
             loaded = load_config(path)
         except ConfigError as exc:
             error = exc
-    with Console(stderr=True).status("looking around ..."):
+    with Console(stderr=True).status("checking ..."):
         examination = examine(
             loaded,
             state_dir=default_state_dir() if loaded is None else loaded.state_dir,
@@ -69,7 +70,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     code = ConfigError.exit_code if error else Unavailable.exit_code if examination.report.failures else 0
     if examination.is_cut_off:
         sys.stdout.flush()
-        os._exit(code)  # a check that hangs in a library would hold up the end for ever
+        os._exit(code)  # a check that hangs in a library would block the exit
     return code
 
 
@@ -80,5 +81,5 @@ def _print(report: Report, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.as_dict(), indent=2, default=str))
     else:
-        # Off a terminal lines are cut by nobody, so they may be longer.
+        # Lines that are not for a terminal may be longer.
         Console(width=None if sys.stdout.isatty() else _WIDE_CELLS).print(render(report))

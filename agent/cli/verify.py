@@ -1,14 +1,14 @@
-"""`agent verify`: prove by hand that an engine gives the reference's answers."""
+"""`agent verify`: compare an engine's results with the reference."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
+from agent.cli.options import package_directory, usual_cache_dir
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 @click.option("--package", required=True, help="Directory of the model package, or demo.")
 @click.option("--engine", default="auto", show_default=True, help="Engine by name, see: agent doctor.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="What to run."
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Precision."
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of pictures to compare on.  [default: the package's golden and calibration pictures]",
+    help="Folder of images to compare on.  [default: the package's golden and calibration images]",
 )
-@click.option("--max-batch", type=click.IntRange(1, 64), default=4, show_default=True, help="Pictures in one call.")
+@click.option("--max-batch", type=click.IntRange(1, 64), default=4, show_default=True, help="Largest batch.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where graphs and plans are kept.  [default: that of the agent]",
+    help="Folder for graphs and plans.  [default: the agent's]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(
@@ -44,23 +44,23 @@ def verify(
     cache: Path | None,
     as_json: bool,
 ) -> int:
-    """Compare an engine's answers with those of ONNX Runtime's CPU provider in fp32.
+    """Compare an engine's results with ONNX Runtime's CPU provider in fp32.
 
-    Exit code 1 when the top-1 agreement is below the bar (0.99; 0.97 for int8), when an answer is not a number, or
-    when every picture gets the same answer; 69 when the engine cannot run here, or not in this precision.
+    Exit code 1 if top-1 agreement is below the minimum (0.99; 0.97 for int8), if a result is NaN, or if every image
+    gets the same class; 69 if the engine cannot run here, or not in this precision.
     """
     from engines.base import EngineOptions
     from engines.certify import verify as compare
     from engines.package import load_package
 
     options = EngineOptions(
-        cache_dir=cache or _cache_dir(),
+        cache_dir=cache or usual_cache_dir(),
         engine=engine,
         precision=cast("Precision", precision),
         max_batch=max_batch,
     )
     try:
-        certificate = compare(load_package(_directory(package)), options, images)
+        certificate = compare(load_package(package_directory(package)), options, images)
     except FileNotFoundError as exc:
         raise UsageError(str(exc)) from exc
     if as_json:
@@ -68,19 +68,6 @@ def verify(
     else:
         _print(certificate)
     return 0 if certificate.has_passed else 1
-
-
-def _directory(package: str) -> Path:
-    from agent.demo import demo_package
-
-    return demo_package() if package == "demo" else Path(package)
-
-
-def _cache_dir() -> Path:
-    """The folder that the agent itself uses where its configuration names none."""
-    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    state = Path(given) if given else Path.home() / ".local" / "state" / "agent"
-    return state / "cache"
 
 
 def _print(certificate: Certificate) -> None:
@@ -98,12 +85,12 @@ def _print(certificate: Certificate) -> None:
         "model": f"{certificate.model} ({certificate.model_sha256[:12]})",
         "engine": f"{certificate.engine}, {ran}",
         "reference": certificate.reference,
-        "pictures": f"{certificate.images} ({certificate.source})",
-        "top-1 agreement": f"{certificate.agreement:.4f}, the bar is {certificate.bar:.2f}",
+        "images": f"{certificate.images} ({certificate.source})",
+        "top-1 agreement": f"{certificate.agreement:.4f}, the minimum is {certificate.bar:.2f}",
         "other top-1": str(certificate.flips),
         "difference": f"{certificate.max_abs_difference:.2e} at most, {certificate.mean_abs_difference:.2e} mean",
         "cosine": f"{certificate.cosine:.6f} at least",
-        "not a number": str(certificate.non_finite),
+        "NaN": str(certificate.non_finite),
     }
     if certificate.kept_layers:
         facts["kept in fp32"] = ", ".join(certificate.kept_layers)
@@ -113,7 +100,7 @@ def _print(certificate: Certificate) -> None:
     console = Console(soft_wrap=True)
     console.print(table)
     if certificate.worst and certificate.max_abs_difference > 0:
-        worst = Table("picture", "reference", "engine", "difference", title="farthest pictures", title_justify="left")
+        worst = Table("image", "reference", "engine", "difference", title="largest differences", title_justify="left")
         for one in certificate.worst:
             worst.add_row(Text(one.image), Text(one.reference), Text(one.engine), f"{one.difference:.2e}")
         console.print(worst)

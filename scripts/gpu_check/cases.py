@@ -84,7 +84,7 @@ def keeps_its_memory(job: Job) -> dict[str, object]:
     for _ in range(_ROUNDS_BEFORE + _ROUNDS):
         engine, _phases = _opened(job)
         with engine:
-            timed(engine, package_of(job), 1, most_runs=20, most_s=1.0)
+            timed(engine, package_of(job), 1, max_runs=20, max_s=1.0)
         with device.current():
             free.append(device.free_bytes())
     sway = _SHARED_SWAY_BYTES if device.is_integrated else _SWAY_BYTES
@@ -97,7 +97,7 @@ def keeps_its_memory(job: Job) -> dict[str, object]:
 def keeps_up(job: Job) -> dict[str, object]:
     """Call it and ``job["rival"]`` by turns, another one beginning each time: its median must not be the longer."""
     package, rival = package_of(job), {**job, "engine": job["rival"]}
-    runs = int(str(job["most_runs"])) // _TURNS
+    runs = int(str(job["max_runs"])) // _TURNS
     times: tuple[list[list[float]], list[list[float]]] = ([], [])
     with _opened(job)[0] as own, _opened(rival)[0] as other:
         for turn in range(_TURNS):

@@ -73,8 +73,8 @@ def _measured(able: list[str], reasons: Mapping[str, str], work: Path, *, is_qui
                     **_job(engine, precision, work, package=package),
                     "check": "measured",
                     "must_agree": must_agree,
-                    "most_runs": 64 if is_quick else 1000,
-                    "most_s": 2.0 if is_quick else 10.0,
+                    "max_runs": 64 if is_quick else 1000,
+                    "max_s": 2.0 if is_quick else 10.0,
                 }
                 yield Step(
                     name=f"{label}, {engine}, {precision}",
@@ -89,7 +89,7 @@ def _measured(able: list[str], reasons: Mapping[str, str], work: Path, *, is_qui
 def _measures(engine: str, *, must_agree: bool) -> str:
     if engine == "ort-cpu":
         return "The same on the CPU, to compare the figures with. Shown, not counted."
-    judged = "It must run in the precision asked for and agree with `ort-cpu` in fp32 on the package's pictures"
+    judged = "It must run in the precision asked for and agree with `ort-cpu` in fp32 on the package's images"
     shown = "It must run in the precision asked for; its weights are random, so its agreement is shown and not judged"
     return f"Builds the engine anew, compares its answers, times batches. {judged if must_agree else shown}."
 
@@ -128,7 +128,7 @@ def _rivals(able: list[str], reasons: Mapping[str, str], work: Path, *, is_quick
             **_job(own, precision, work),
             "check": "keeps_up",
             "rival": rival,
-            "most_runs": 200 if is_quick else 1000,
+            "max_runs": 200 if is_quick else 1000,
         }
         yield Step(
             name=f"{own} keeps up with {rival}, {precision}",

@@ -89,7 +89,7 @@ def _measured(name: str, setting: Setting, page: Path) -> bool:
         ValueError,
         LookupError,
     ) as exc:
-        print(f"{name} could not be measured: {type(exc).__name__}: {exc}{_last_words(exc)}", file=sys.stderr)
+        print(f"{name} could not be measured: {type(exc).__name__}: {exc}{_last_line(exc)}", file=sys.stderr)
         return False
     load, wall_s = watch.load(), time.monotonic() - began_s
     origin = Origin(
@@ -106,7 +106,7 @@ def _measured(name: str, setting: Setting, page: Path) -> bool:
     return True
 
 
-def _last_words(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     words: Sequence[str] = str(getattr(error, "stderr", None) or "").strip().splitlines()
     return f": {words[-1]}" if words else ""
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from agent.tools.benchmark.measure.bare import BareSession
-from agent.tools.benchmark.measure.blocks import BlockRequest, PictureFeed, run_block
+from agent.tools.benchmark.measure.blocks import BlockRequest, ImageFeed, run_block
 from agent.tools.benchmark.statistics import spread_of
 from engines.base import EngineOptions
 from engines.package import load_package
@@ -33,7 +33,7 @@ Pair = tuple[dict[str, float], dict[str, float]]
 """Percentiles of one turn in ms: ours and LoadGen's."""
 
 
-def with_loadgen(session: BareSession, feed: PictureFeed, seconds: float) -> dict[str, float]:
+def with_loadgen(session: BareSession, feed: ImageFeed, seconds: float) -> dict[str, float]:
     """Percentiles in ms of one SingleStream run."""
     import mlperf_loadgen as loadgen  # type: ignore[import-not-found] # not installed where the types are checked
 
@@ -65,7 +65,7 @@ def with_loadgen(session: BareSession, feed: PictureFeed, seconds: float) -> dic
     return {f"p{name}": int(value) / 1e6 for name, value in _PERCENTILE.findall(text)}
 
 
-def with_ours(session: BareSession, feed: PictureFeed, seconds: float) -> dict[str, float]:
+def with_ours(session: BareSession, feed: ImageFeed, seconds: float) -> dict[str, float]:
     """The same by our loop."""
     request = BlockRequest(batch=1, samples=1, duration_ns=int(seconds * 1e9), queries=100)
     spread = spread_of(run_block(session.infer, feed, request).times_ns)
@@ -90,7 +90,7 @@ def measure(package: Path, cache: Path, *, seconds: float, turns: int) -> list[P
     """Both by turns, another one beginning each time."""
     loaded = load_package(package)
     session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu", options={"threads": 1}))
-    feed = PictureFeed(pictures_of(loaded).batch, 1)
+    feed = ImageFeed(pictures_of(loaded).batch, 1)
     pairs = []
     for turn in range(turns):
         if turn % 2:

@@ -34,9 +34,9 @@ _BOTH: tuple[Precision, ...] = ("fp32", "int8")
 _CLIPS = {"720p": ("1280x720", "4M"), "1080p": ("1920x1080", "8M")}
 _ABOUT_PATH = (
     "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is another process behind a real broker, "
-    "and the bare session runs in the same rhythm before and after."
+    "and the bare session runs in the same pace before and after."
 )
-_REPORT_FORMS = (("page", "html"), ("picture", "png"), ("text", "md"), ("data", "json"))
+_REPORT_FORMS = (("page", "html"), ("image", "png"), ("text", "md"), ("data", "json"))
 _SETTINGS = ("threads", "threads_wait", "int8_form")
 _STAGES = 1
 """Whose stages are shown one by one: the first so many results of the bundled model."""
@@ -169,7 +169,7 @@ def _engine_line(model: str, engine: EngineResult) -> list[str]:
         _both(paced.spread) if paced else "–",
         _both(closed.spread) if closed else "–",
         f"{closed.throughput_hz:.0f}" if closed else "–",
-        f"{closed.cpu_ms_per_picture:.2f}" if closed else "–",
+        f"{closed.cpu_ms_per_image:.2f}" if closed else "–",
         f"{paced.to_bare:.3f}" if paced and paced.to_bare is not None else "–",
         f"{agreement:.3f}" if isinstance(agreement, float | int) else "–",
         ", ".join(settings) or "–",
@@ -216,11 +216,11 @@ def _setups(setting: Setting) -> tuple[Setup, ...]:
 
 
 def _path_line(model: str, one: PipelineResult) -> list[str]:
-    rhythm = "unpaced" if one.fps is None else f"{one.fps:g} fps"
+    pace = "unpaced" if one.fps is None else f"{one.fps:g} fps"
     drops = ", ".join(f"{count} {reason}" for reason, count in one.dropped.items())
     return [
         f"{model} {one.precision}",
-        f"{one.cameras} × {one.source.removesuffix('.mp4')}, {rhythm}",
+        f"{one.cameras} × {one.source.removesuffix('.mp4')}, {pace}",
         f"{one.throughput_hz:.1f}",
         _both(one.from_hand),
         _both(one.without_infer),
@@ -317,7 +317,7 @@ def _study(
 
 
 def _write(report: Report, stem: Path) -> None:
-    """The full report as page, picture, text and data."""
+    """The full report as page, image, text and data."""
     compact = json.dumps(json.loads(report.as_json()), separators=(",", ":"))
     stem.with_suffix(".json").write_text(compact, encoding="utf-8")
     stem.with_suffix(".html").write_text(to_html(report), encoding="utf-8")

@@ -49,7 +49,7 @@ def agent_config(given: Match, port: int, options: Mapping[str, object]) -> dict
 @contextmanager
 def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Iterator[AgentProcess]:
     """The plain script as a process."""
-    rhythm = [] if fps is None else ["--fps", str(fps)]
+    pace = [] if fps is None else ["--fps", str(fps)]
     began_s = time.monotonic()
     process = subprocess.Popen(
         [
@@ -59,7 +59,7 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
             str(package / "model.onnx"),
             str(clip),
             str(port),
-            *rhythm,
+            *pace,
         ],
         env={**child_environment(), "ORT_DISABLE_TELEMETRY": "1"},
         stderr=subprocess.DEVNULL,
@@ -73,20 +73,20 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
 
 def watch(given: Match, seen: Seen, options: Mapping[str, object] | None) -> None:
     """One turn of the agent with ``options``, or without any of the script."""
-    with EmbeddedBroker() as broker, listening(broker.address) as inbox:
+    with EmbeddedBroker() as broker, listening(broker.address) as recorder:
         running = (
             plain_script(given.package, given.clip, broker.port, given.fps)
             if options is None
-            else running_agent(agent_config(given, broker.port, options), given.cache, inbox.is_running.wait)
+            else running_agent(agent_config(given, broker.port, options), given.cache, recorder.is_running.wait)
         )
         with running as process:
-            if not inbox.is_running.wait(60.0):
+            if not recorder.is_running.wait(60.0):
                 raise RuntimeError("nothing was published")
             time.sleep(_SETTLE_S)
-            inbox.take()
+            recorder.take()
             began_s, cpu_s, resident = time.monotonic(), process.cpu_s(), process.resident_bytes()
             time.sleep(given.seconds)
-            found = arrivals_of(inbox.take())
+            found = arrivals_of(recorder.take())
             wall_s, used_s = time.monotonic() - began_s, process.cpu_s() - cpu_s
             seen.arrivals += found
             seen.rates_hz.append(len(found) / wall_s)

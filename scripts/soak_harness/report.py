@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts.soak_harness.verdict import Frames, Growth, Span
 
-LEAST_AVAILABILITY = 0.95
+MIN_AVAILABILITY = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def _delivery(report: Report) -> Iterator[str]:
     yield (
         "Events are numbered; a number that is missing or comes twice is listed as broken, unless the subscriber was "
         "itself without a broker then. The last column leaves out the seconds in which a fault concerned that camera, "
-        f"ended the agent, or kept the subscriber from hearing; it must be {100 * LEAST_AVAILABILITY:g} % at least."
+        f"ended the agent, or kept the subscriber from hearing; it must be {100 * MIN_AVAILABILITY:g} % at least."
     )
     yield from ("", "| camera | results | events | seconds with a result | of those that no fault concerned |")
     yield "| --- | ---: | ---: | ---: | ---: |"

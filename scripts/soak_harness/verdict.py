@@ -184,7 +184,7 @@ class Frames:
         return 1.0 - self.lost / self.wanted if self.wanted else 1.0
 
 
-LEAST_FRAMES_RATIO = 0.999
+MIN_FRAMES_RATIO = 0.999
 MOST_FRAMES_BY_CHANCE = 10
 """A machine that is busy with other work for half a second costs this many."""
 _UNWANTED = frozenset({"rate", "governor", "stopping"})
@@ -223,7 +223,7 @@ def frames_by_kind(
 
 def frames_problem(kind: str, frames: Frames, others: Frames) -> str | None:
     """Too many frames lost during faults that concern no camera; what is lost at all ``others`` is no fault's."""
-    allowed = MOST_FRAMES_BY_CHANCE + frames.wanted * (1.0 - LEAST_FRAMES_RATIO + 2.0 * (1.0 - others.ratio))
+    allowed = MOST_FRAMES_BY_CHANCE + frames.wanted * (1.0 - MIN_FRAMES_RATIO + 2.0 * (1.0 - others.ratio))
     if frames.lost <= allowed:
         return None
     return (

@@ -1,4 +1,4 @@
-"""Compares the governor with its alternatives on the simulated boards: a table in Markdown, and a picture.
+"""Compares the governor with its alternatives on the simulated boards: a table in Markdown, and a image.
 
 Everything is simulated and seeded: two runs give the same figures. Called by scripts/thermal-report.
 """
@@ -158,7 +158,7 @@ def averaged(outcome: Outcome, window_s: int = 60) -> list[tuple[float, float]]:
 
 
 def draw(results: Mapping[float, Mapping[str, Outcome]], soft: float, throttle: float) -> Image:
-    """The picture of one board: temperature above, rate below, one column for each ambient."""
+    """The image of one board: temperature above, rate below, one column for each ambient."""
     canvas = np.full((760 * SCALE, 1360 * SCALE, 3), 255, np.uint8)
     title = "Orin-like board without a fan, full load asked for, 2 hours simulated"
     write(canvas, title, (80 * SCALE, 34 * SCALE), size=0.75)
@@ -197,26 +197,26 @@ def changes_in(outcome: Outcome, after: int) -> int:
 
 
 def main() -> None:
-    """Print the table; write the picture where asked."""
+    """Print the table; write the image where asked."""
     parser = argparse.ArgumentParser(prog="scripts/thermal-report", description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, help="write the picture of the Orin-like board to this PNG file")
+    parser.add_argument("--image", type=Path, help="write the image of the Orin-like board to this PNG file")
     arguments = parser.parse_args()
     print(TABLE_HEAD)
-    pictured: dict[float, dict[str, Outcome]] = {}
+    imaged: dict[float, dict[str, Outcome]] = {}
     for board in sorted(BOARDS):
         for ambient in AMBIENTS:
             outcomes, _ = compare(board, ambient)
             print("\n".join(rows(board, ambient, outcomes)), flush=True)
             if board == "orin":
-                pictured[ambient] = outcomes
+                imaged[ambient] = outcomes
     print(f"\nChanges of the rate by the governor in the second hour, Orin, {AMBIENTS[-1]:g} °C: ", end="")
-    print(changes_in(pictured[AMBIENTS[-1]][OURS], SETTLED_S))
-    if arguments.picture is not None:
-        arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+    print(changes_in(imaged[AMBIENTS[-1]][OURS], SETTLED_S))
+    if arguments.image is not None:
+        arguments.image.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(
-            str(arguments.picture), draw(pictured, *limits_of_board("orin")), [cv2.IMWRITE_PNG_COMPRESSION, 9]
+            str(arguments.image), draw(imaged, *limits_of_board("orin")), [cv2.IMWRITE_PNG_COMPRESSION, 9]
         ):
-            parser.error(f"{arguments.picture} cannot be written: choose a folder that can, and a name ending in .png")
+            parser.error(f"{arguments.image} cannot be written: choose a folder that can, and a name ending in .png")
 
 
 if __name__ == "__main__":

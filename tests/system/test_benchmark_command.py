@@ -146,11 +146,11 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(
 
 
 def test_inputs_are_read_before_anything_is_measured(tmp_path: Path) -> None:
-    (tmp_path / "pictures/no such label").mkdir(parents=True)
-    shutil.copy(next((demo_package() / "golden").iterdir()), tmp_path / "pictures/no such label")
-    done = _agent("--images", str(tmp_path / "pictures"), home=tmp_path / "state")
+    (tmp_path / "images/no such label").mkdir(parents=True)
+    shutil.copy(next((demo_package() / "golden").iterdir()), tmp_path / "images/no such label")
+    done = _agent("--images", str(tmp_path / "images"), home=tmp_path / "state")
     assert done.returncode == 78
-    assert "lies in a folder named 'no such label'" in done.stderr
+    assert "is in a folder named 'no such label'" in done.stderr
     (tmp_path / "agent.yaml").write_text(
         "version: 1\nmodels: {other: {package: other}}\n"
         "cameras: {front: {source: {type: pattern}, classify: [{model: other}]}}\n"

@@ -316,5 +316,5 @@ def test_the_real_program_imports_a_model(material: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the package is good")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the package is valid")
     assert (material / "tree-net-1.0.0/model.yaml").is_file()

@@ -85,14 +85,14 @@ def test_engine_that_loses_answers_is_not_recommended() -> None:
     engines[1] = engine_result("ort-cpu", "int8", engines[1].cases, agreement=0.5, passed=False)
     choice = recommend(engines, Limits())
     assert choice.precision == "fp32"
-    assert "top-1 agreement 0.5 is below its bar" in choice.reason
+    assert "top-1 agreement 0.5 is below its minimum" in choice.reason
 
 
 def test_limits_rule_engines_out() -> None:
     choice = recommend(_report().engines, Limits(max_p99_ms=0.1))
     assert choice.engine is None
     assert "is above 0.1 ms" in choice.reason
-    assert "does not show its power" in recommend(_report().engines, Limits(max_watts=5.0)).reason
+    assert "has no power sensor" in recommend(_report().engines, Limits(max_watts=5.0)).reason
 
 
 def test_safer_precision_wins_where_no_difference_can_be_seen() -> None:
@@ -128,10 +128,10 @@ def test_markdown_has_every_engine_and_what_was_not_measured() -> None:
     text = to_markdown(_report())
     assert "| ort-cpu int8 | paced 30 fps |" in text
     assert "| tensorrt | any | no driver | install one |" in text
-    assert "ort-cpu int8 passed: its first answer is that of ort-cpu fp32 on 98.0% of 60 pictures" in text
+    assert "ort-cpu int8 passed: its first answer is that of ort-cpu fp32 on 98.0% of 60 images" in text
 
 
-def test_picture_shows_the_bars(tmp_path: Path) -> None:
+def test_image_shows_the_bars(tmp_path: Path) -> None:
     image = cv2.imdecode(np.frombuffer(png_drawn_by_child(_report(), tmp_path), np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape[1] == 1600
@@ -207,9 +207,9 @@ def test_invalid_case_marks_every_form() -> None:
     bad = replace(report.engines[0].cases[0], invalid=("busy machine (other programs took 80%)",))
     report = replace(report, engines=(replace(report.engines[0], cases=(bad,)), *report.engines[1:]))
     assert report.invalid == ("busy machine: ort-cpu fp32 paced 30 fps (other programs took 80%)",)
-    assert "Not valid, do not quote" in to_html(report)
+    assert "Not valid, do not use" in to_html(report)
     assert "**Not valid**" in to_markdown(report)
-    condition = "Recommended, if the figures could be used:"
+    condition = "Would be recommended if the figures were valid:"
     assert all(condition in text for text in (to_html(report), to_markdown(report), shown(report)))
     assert not any(condition in text for text in (to_html(_report()), to_markdown(_report()), shown(_report())))
 
@@ -256,14 +256,14 @@ def test_paced_is_the_headline() -> None:
     ]
 
 
-def test_power_gives_pictures_per_joule_its_place() -> None:
+def test_power_gives_images_per_joule_its_place() -> None:
     watts = Conditions(others_ratio=0.0, stolen_ratio=0.0, watts_mean=10.0, celsius_max=61.0)
-    result = replace(case_result(PACED, made_up_rounds(3.0, seed=1), conditions=watts), pictures_per_joule=12.5)
+    result = replace(case_result(PACED, made_up_rounds(3.0, seed=1), conditions=watts), images_per_joule=12.5)
     assert "| 12.5 |" in to_markdown(report_of([engine_result("ort-cpu", "fp32", [result])]))
 
 
 def test_star_is_explained_in_one_line_of_markdown() -> None:
-    assert "\n- \\* behind a percentile: too few runs for it\n" in to_markdown(_report())
+    assert "\n- \\* after a percentile: too few runs for it\n" in to_markdown(_report())
 
 
 def test_soak_alone_is_judged_by_what_it_sustains() -> None:

@@ -1,4 +1,4 @@
-"""What a run reads, tried before minutes are spent on measuring."""
+"""Checks what a run reads, before minutes are spent on measuring."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.clock import SystemClock
 from agent.config.sources import FileSource
 from agent.errors import UsageError
 from agent.sources.base import make_source, probe_source
-from agent.tools.benchmark.measure.accuracy import labelled_pictures
+from agent.tools.benchmark.measure.accuracy import labelled_images
 from engines.images import read_image
 from engines.package import ModelPackage
 
@@ -20,9 +20,9 @@ def check_images(folder: Path, packages: Sequence[ModelPackage]) -> None:
     """Read every labelled image once.
 
     Raises:
-        ImageRejected: see ``labelled_pictures``; or one cannot be read.
+        ImageRejected: see ``labelled_images``; or one cannot be read.
     """
-    for path in dict.fromkeys(path for package in packages for path, _ in labelled_pictures(package, folder)):
+    for path in dict.fromkeys(path for package in packages for path, _ in labelled_images(package, folder)):
         read_image(path)
 
 

@@ -121,7 +121,7 @@ def _draw_head(figure: Figure, report: Report, total: float) -> None:
     figure.text(0.03, 1 - 0.32 / total, title, fontsize=15, fontweight="bold", color=_INK)
     figure.text(0.03, 1 - 0.56 / total, _shortened(facts), fontsize=10, color=_FAINT)
     if report.invalid:
-        words = _shortened(f"Not valid, do not quote: {report.invalid[0]}")
+        words = _shortened(f"Not valid, do not use: {report.invalid[0]}")
         figure.text(0.03, 1 - 0.8 / total, words, fontsize=10, color=_RED)
 
 

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: no script, no font and no picture from elsewhere."""
+"""The report as one page that needs nothing else: no script, no font and no image from elsewhere."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def to_html(report: Report) -> str:
     parts += [f"<p>{escape(pipeline_sentence(one))}.</p>" for one in report.pipelines]
     if sentences := [*accuracy_sentences(report), *soak_sentences(report)]:
         parts.append(f"<h2>In words</h2>{_list(sentences)}")
-    parts.append(f"<h2>Notes</h2>{_list([*notes(report), f'{UNSURE} behind a percentile: too few runs for it'])}")
+    parts.append(f"<h2>Notes</h2>{_list([*notes(report), f'{UNSURE} after a percentile: too few runs for it'])}")
     facts = Table("", ("what", "value"), tuple(environment_rows(report)), words=2)
     parts.append(f"<h2>Measured on</h2>{_table(facts)}")
     body = "\n".join(parts)
@@ -73,7 +73,7 @@ def to_html(report: Report) -> str:
 def _verdict(report: Report) -> list[str]:
     parts = []
     if report.invalid:
-        parts.append(f'<div class="bad"><b>Not valid, do not quote.</b>{_list(report.invalid)}</div>')
+        parts.append(f'<div class="bad"><b>Not valid, do not use.</b>{_list(report.invalid)}</div>')
     choice = report.recommendation
     if choice is not None and choice.engine is not None:
         yaml = as_yaml(choice, model=report.model.name, package=f"{report.model.name}-{report.model.version}")

@@ -18,7 +18,7 @@ BARE_COLOUR = "#a9b2bb"
 _STAGE_COLOURS = ("#3f5fbf", "#e08a00", "#2aa6a1", "#5a9e00", "#8e5bb5", "#d1495b")
 _STAGES_IN_HAND = ("queue", "preprocess", "infer", "decide", "publish")
 _PALE_RATIO = 0.55
-"""How far the colour of a bare session lies from that of its engine towards white."""
+"""How much white is mixed into an engine's colour for its bare session."""
 _MAX_TIMES_HIGHEST = 2.2
 _MAX_TIMES_MEDIAN = 4.0
 _CURVE_POINTS = 400
@@ -116,14 +116,14 @@ def curve_panel(report: Report) -> CurvePanel | None:
         return None
     colours = colours_of(report.engines)
     low_ms = min(result.spread.min_ms for _, result in results) * 0.97
-    # The slowest calls of all would take half of the width; they stand in the table.
+    # The slowest calls would take half of the width; the table has them.
     high_ms = max(max(result.spread.p99_ms * 1.2, result.spread.p50_ms * 1.5) for _, result in results)
     curves = [
         Curve(
             label=engine.label,
             colour=colours[engine.label],
             points=_steps(result, high_ms),
-            is_bare=engine.is_yardstick,
+            is_bare=engine.is_bare,
         )
         for engine, result in results
     ]
@@ -135,10 +135,10 @@ def curve_panel(report: Report) -> CurvePanel | None:
 
 def colours_of(engines: Sequence[EngineResult]) -> dict[str, str]:
     """A colour per engine; a bare session has a pale one of the engine that it is compared with."""
-    shown = [engine for engine in engines if not engine.is_yardstick]
+    shown = [engine for engine in engines if not engine.is_bare]
     colours = {engine.label: COLOURS[place % len(COLOURS)] for place, engine in enumerate(shown)}
     for engine in engines:
-        if engine.is_yardstick:
+        if engine.is_bare:
             measured = next((one for one in shown if one.precision == engine.precision), None)
             colours[engine.label] = BARE_COLOUR if measured is None else _pale(colours[measured.label])
     return colours
@@ -195,7 +195,7 @@ def _top(groups: Sequence[tuple[str, Sequence[Bar]]]) -> float:
 def _pipeline_panel(pipelines: Sequence[PipelineResult]) -> BarPanel:
     """Where a frame's time goes, stage after stage, up to the subscriber; the bare session below it."""
     lengths = [max(one.from_hand.p50_ms, one.bare.p50_ms if one.bare else 0.0) for one in pipelines]
-    # An overloaded one would make all others short: its bar is cut off and its figure says how long it is.
+    # An overloaded setup would make all other bars short. Its bar is cut off and its figure gives the length.
     top = _nice(min(max(lengths), _MAX_TIMES_MEDIAN * median(lengths)) * 1.05)
     names, colours = (*_STAGES_IN_HAND, "network", "bare session"), (*_STAGE_COLOURS, BARE_COLOUR)
     return BarPanel(
@@ -207,8 +207,8 @@ def _pipeline_panel(pipelines: Sequence[PipelineResult]) -> BarPanel:
 
 
 def _setup_words(result: PipelineResult) -> str:
-    rhythm = "unpaced" if result.fps is None else f"{result.fps:g} fps"
-    return f"{result.cameras} × {result.source}, {rhythm}: {result.throughput_hz:.0f} results/s"
+    pace = "unpaced" if result.fps is None else f"{result.fps:g} fps"
+    return f"{result.cameras} × {result.source}, {pace}: {result.throughput_hz:.0f} results/s"
 
 
 def _stage_bars(result: PipelineResult) -> Iterator[Bar]:
