@@ -230,7 +230,7 @@ def step_rows(package: ModelPackage, lengths: Lengths) -> Iterator[Row]:
     cold = in_turns(calls, period_s=_PERIOD_S, runs=lengths.paced)
     here = pace_of(us(hot["cv2.resize"]))
     for name, words, floor, bar in (
-        ("resize", "Q19 720p to 224×224, a image that was just read", "cv2.resize", _RESIZE),
+        ("resize", "Q19 720p to 224×224, an image that was just read", "cv2.resize", _RESIZE),
         ("resize, in turn", "720p to 224×224, six images in turn", "cv2.resize, in turn", None),
         ("decide", "best 3 of 1000 classes", None, None),
         ("text", "Q28 text of a result", "orjson", _TEXT),

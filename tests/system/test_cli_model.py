@@ -264,7 +264,7 @@ def test_check_fails_with_1_where_a_known_answer_is_wrong(tmp_path: Path, capsys
     files.manifest["golden"] = [{"image": "a.png", "label": "ash", "min_confidence": 0.99}]
     directory = files.write(tmp_path)
     assert main(["model", "check", str(directory)]) == 1
-    assert "1 of 1 golden pictures are wrong" in capsys.readouterr().out
+    assert "1 of 1 golden images are wrong" in capsys.readouterr().out
     assert main(["model", "check", str(directory), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["golden_results"][0]["right"] is False

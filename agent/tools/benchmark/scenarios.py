@@ -27,8 +27,8 @@ class Case:
     """One way of calling an engine.
 
     A query is ``samples`` images, given in calls of at most ``batch``. Mode ``paced`` makes ``fps`` queries a second,
-    ``closed`` makes them back to back. It ends when both ``min_duration_s`` and ``min_queries`` are reached. ``headline``
-    is the percentile that decides; ``is_short`` marks a run that is shorter than the rules require.
+    ``closed`` makes them back to back. It ends when both ``min_duration_s`` and ``min_queries`` are reached.
+    ``headline`` is the percentile that decides; ``is_short`` marks a run that is shorter than the rules require.
     """
 
     scenario: Scenario

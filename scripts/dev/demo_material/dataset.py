@@ -31,7 +31,7 @@ class ImageSet:
 
 
 def model_sized(image: Image) -> Image:
-    """Stretch a image to the model's input as the agent does (`resize: stretch`, linear)."""
+    """Stretch an image to the model's input as the agent does (`resize: stretch`, linear)."""
     return np.asarray(cv2.resize(image, (INPUT_WIDTH_PX, INPUT_HEIGHT_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 

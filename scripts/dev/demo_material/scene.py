@@ -1,4 +1,4 @@
-"""What a image of the conveyor contains, the rule that labels it, and random draws of both.
+"""What an image of the conveyor contains, the rule that labels it, and random draws of both.
 
 Coordinates are pixels of the 640x480 image, x along the belt's travel.
 """

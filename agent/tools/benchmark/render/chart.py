@@ -88,7 +88,7 @@ def png_of(report: Report) -> bytes:
         _draw_panel(axes, panel)
         y -= _TICKS_INCHES
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=_DPI)
+    figure.savefig(image, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
     return image.getvalue()
 
 
