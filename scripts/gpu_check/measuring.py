@@ -26,7 +26,7 @@ _WARM_UP_RUNS = 3
 
 
 def measured(job: Job) -> dict[str, object]:
-    """Build anew, compare with the reference, and time single images and full batches."""
+    """Build again, compare with the reference, and time single images and full batches."""
     package, options, name = package_of(job), options_of(job), str(job["engine"])
     phases: list[str] = []
     building = Building(force=True, on_progress=lambda progress: _note(phases, progress))

@@ -209,19 +209,19 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
     watch = LoadWatch()
     alone = [_bare(package, cache, {"threads": 1}, None, lengths)]
     fps = _OVERLOAD_RATIO * 1000 / alone[0].p50_ms
-    turns: list[Watched] = []
+    rounds: list[Watched] = []
     for is_over in (_is_over_after(lengths.overload_s), *[_is_after(lengths.overload_s / 5)] * 4):
         with EmbeddedBroker() as broker:
             config = config_of(package, [pattern(fps)], broker.port, options={"threads": 1})
-            turns.append(watch_agent(config, cache, broker, is_over))
+            rounds.append(watch_agent(config, cache, broker, is_over))
         alone.append(_bare(package, cache, {"threads": 1}, None, lengths))
-    seen, load = turns[0], watch.load()
+    seen, load = rounds[0], watch.load()
     bare_hz = [2000 / (before.mean_ms + after.mean_ms) for before, after in pairwise(alone)]
     infer_ms = _sums(seen.arrivals, ("infer",)).p50_ms
     age = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
     limit, needed = infer_ms + 1000 / fps + _OVERLOAD_MS, REQUIRED_RUNS["p99"]
     drops = drops_of(seen.health[-1]) if seen.health else {}
-    kept = median([one.rate_hz / bare for one, bare in zip(turns, bare_hz, strict=True)])
+    kept = median([one.rate_hz / bare for one, bare in zip(rounds, bare_hz, strict=True)])
     yield Row(
         f"Q21 {fps:.0f} fps into a model of {alone[0].p50_ms:.0f} ms, frame in hand to the subscriber",
         f"{age.p50_ms:.1f} / {age.p99_ms:.1f} ms",
@@ -232,7 +232,7 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
     )
     yield Row(
         "Q21 results a second",
-        f"{median([one.rate_hz for one in turns]):.2f} ({kept:.3f} of the floor)",
+        f"{median([one.rate_hz for one in rounds]):.2f} ({kept:.3f} of the floor)",
         f"session.run back to back {median(bare_hz):.2f}",
         f"at least {_KEPT_RATIO:g} of it",
         (Bar(measured=kept, limit=_KEPT_RATIO, unit="of the bare loop", is_least=True),),

@@ -251,10 +251,10 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
             "",
         ]
     package = setting.package("mobilenet")
-    seconds, turns = (0.5, 6) if setting.is_quick else (0.8, 120)
+    seconds, rounds = (0.5, 6) if setting.is_quick else (0.8, 120)
     answer = subprocess.run(
         [setting.pythons["loadgen"], "-m", "scripts.performance.loadgen_agreement", "--package", str(package),
-         "--cache", str(setting.cache), "--seconds", str(seconds), "--turns", str(turns)],
+         "--cache", str(setting.cache), "--seconds", str(seconds), "--rounds", str(rounds)],
         check=True, capture_output=True, text=True, env=child_environment(),
     )  # fmt: skip
     pairs = json.loads(answer.stdout.splitlines()[-1])
@@ -266,21 +266,21 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
         interval, bar = f"{ratio.low:.3f} to {ratio.high:.3f}", "1 ± 0.03" if name != "p99" else "–"
         lines.append([name, f"{ours:.3f}", f"{theirs:.3f}", f"{ratio.value:.3f}", interval, bar, verdict])
     columns = ("percentile", "ours ms", "LoadGen ms", "ratio", "99 % interval", "bar", "verdict")
-    words = f"MobileNetV2 shape, {turns} turns of {seconds:g} s: medians of each side, and the median of the ratios."
+    words = f"MobileNetV2 shape, {rounds} rounds of {seconds:g} s: medians of each side, and the median of the ratios."
     return [*table(columns, lines), words, ""]
 
 
 def beside(setting: Setting, _: LoadWatch) -> list[str]:
     """The agent and the plain script."""
     lines = []
-    turns, seconds = (1, 3.0) if setting.is_quick else (2, 10.0)
+    rounds, seconds = (1, 3.0) if setting.is_quick else (2, 10.0)
     for title, name, fps in (
         ("As fast as it goes, MobileNetV2 shape, 720p file:", "mobilenet", None),
         ("Paced at 30 fps, MobileNetV2 shape, 720p:", "mobilenet", 30.0),
         ("Overload, ResNet-18 shape, 200 frames a second of 720p:", "resnet", 200.0),
     ):
         match = side_by_side.Match(
-            package=setting.package(name), clip=setting.clip("720p"), cache=setting.cache, fps=fps, turns=turns,
+            package=setting.package(name), clip=setting.clip("720p"), cache=setting.cache, fps=fps, rounds=rounds,
             seconds=seconds, is_live=fps is not None, has_spinning=fps == _FPS,
         )  # fmt: skip
         lines += [title, "", *table(*side_by_side.table_of(side_by_side.compare(match)))]

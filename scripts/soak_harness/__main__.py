@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long (default: 5)")
     parser.add_argument("--nemesis", action="store_true", help="draw faults at random; without it nothing is broken")
     parser.add_argument("--every", type=float, default=15.0, help="seconds of peace between two faults")
-    parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults (default: drawn and told)")
+    parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults (default: drawn and printed)")
     parser.add_argument("--plant-leak", type=int, default=0, metavar="BYTES", help="let the agent lose this per frame")
     parser.add_argument("--report", type=Path, default=None, help="write the report here as JSON")
     parser.add_argument("--md", type=Path, default=None, help="write the report here as a page in Markdown")
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-            report = soak(plan, Path(directory), tell=lambda text: print(text, file=sys.stderr, flush=True))
+            report = soak(plan, Path(directory), log=lambda text: print(text, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
         print("interrupted: nothing is judged", file=sys.stderr)
         return 128 + signal.SIGINT

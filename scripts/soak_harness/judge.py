@@ -35,7 +35,7 @@ def judge(stage: Stage, samples: Sequence[Sample], leaks: set[str], report: Repo
     for growth in report.growth:
         report.problems.extend(growth.problems)
     _judge_delivery(stage, report, span)
-    _judge_books(stage, report)
+    _judge_counters(stage, report)
     _judge_log(stage, leaks, report)
     _judge_drills(report)
     if report.stop_s > STOPS_WITHIN_S:
@@ -87,7 +87,7 @@ def _kept_away(report: Report, camera: str) -> list[Span]:
     ]
 
 
-def _judge_books(stage: Stage, report: Report) -> None:
+def _judge_counters(stage: Stage, report: Report) -> None:
     healths: list[tuple[float, Any]] = [(one.at, one.json) for one in stage.subscriber.messages("edge/dut/health")]
     report.healths = len(healths)
     for _, health in healths:

@@ -170,11 +170,10 @@ def _delivery(report: Report) -> Iterator[str]:
 def _frames(report: Report) -> Iterator[str]:
     yield from ("", "## Frames", "")
     yield (
-        f"The books of all {report.healths} `health` messages were checked: captured = classified + dropped + on the "
-        "way, else listed as broken. Frames beyond a camera's rate are not counted here. Of the others 99.9 % must be "
-        "classified during faults of the broker, the disk, the clock and the configuration, or about what is "
-        "classified at other times where the machine has other work. "
-        "Books come each 10 s, so what is near a fault counts to it."
+        f"The counters of all {report.healths} `health` messages were checked: captured = classified + dropped + in "
+        "flight, else listed as broken. Frames above a camera's rate are not counted here. During broker, disk, clock "
+        "and configuration faults at least 99.9 % of the others must be classified (on a busy machine: as many as "
+        "without a fault). Counters are published every 10 s, so frames near a fault are attributed to it."
     )
     yield from ("", "| fault | frames | lost | classified |", "| --- | ---: | ---: | ---: |")
     for kind, frames in report.frames.items():

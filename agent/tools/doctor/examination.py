@@ -121,8 +121,8 @@ def _findings(
 
 def _configuration(loaded: LoadedConfig | None, error: ConfigError | None) -> Iterator[Finding]:
     if error is not None:
-        told = error.fields.get("problems")
-        for line in told if isinstance(told, list) else [error.message]:
+        problems = error.fields.get("problems")
+        for line in problems if isinstance(problems, list) else [error.message]:
             yield Finding("file", "failed", str(line), is_needed=True)
     if loaded is not None:
         facts = {"path": str(loaded.path), "device": loaded.device_id, "sha256": loaded.sha256}

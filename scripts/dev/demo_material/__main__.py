@@ -60,10 +60,10 @@ def _train(images: int, epochs: int, threads: int) -> Weights:
     print(f"drew {images} training images in {time.monotonic() - started_s:.0f} s", flush=True)
     network.use_cores(threads)
 
-    def tell(epoch: int, loss: float, seconds: float) -> None:
+    def on_epoch(epoch: int, loss: float, seconds: float) -> None:
         print(f"epoch {epoch:2d} of {epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
 
-    return network.weights_of(network.train(examples, epochs=epochs, seed=TRAINING_SEED, tell=tell))
+    return network.weights_of(network.train(examples, epochs=epochs, seed=TRAINING_SEED, on_epoch=on_epoch))
 
 
 def _probabilities(model: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

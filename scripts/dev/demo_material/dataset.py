@@ -46,7 +46,7 @@ def target_of(scene: Scene) -> npt.NDArray[np.float32]:
 
 
 def scene_of(index: int, *, seed: int, lit: tuple[Range, ...], belt_styles: tuple[int, ...]) -> Scene:
-    """The scene number `index` of a set; labels take turns."""
+    """The scene number `index` of a set; labels alternate."""
     rng = np.random.default_rng((seed, index))
     return random_scene(rng, LABELS[index % len(LABELS)], lit=lit, belt_styles=belt_styles)
 

@@ -71,8 +71,8 @@ def _vary(batch: Any) -> Any:
     return batch * contrast + tone + torch.randn_like(batch) * 0.06 * torch.rand(count, 1, 1, 1)
 
 
-def train(examples: ImageSet, *, epochs: int, seed: int, tell: Callable[[int, float, float], None]) -> Any:
-    """Return the trained network; `tell(epoch, mean loss, seconds so far)` is called after each epoch."""
+def train(examples: ImageSet, *, epochs: int, seed: int, on_epoch: Callable[[int, float, float], None]) -> Any:
+    """Return the trained network; `on_epoch(epoch, mean loss, seconds so far)` is called after each epoch."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(mode=True)
     network = build_network().to(memory_format=torch.channels_last)
@@ -97,7 +97,7 @@ def train(examples: ImageSet, *, epochs: int, seed: int, tell: Callable[[int, fl
             optimiser.step()
             schedule.step()
             total += float(loss.detach())
-        tell(epoch, total / steps, time.monotonic() - started_s)
+        on_epoch(epoch, total / steps, time.monotonic() - started_s)
     return network
 
 

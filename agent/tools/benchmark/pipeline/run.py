@@ -92,9 +92,9 @@ def run_pipelines(
     for target in targets:
         bare = Target(engine=target.engine, precision=target.precision, kind=BARE)
         with contextlib.ExitStack() as resources:
-            yardstick = resources.enter_context(open_session(plan, bare))[0] if bare in ready else None
+            bare_session = resources.enter_context(open_session(plan, bare))[0] if bare in ready else None
             for setup, length_s in setups:
-                found.append(_measure(plan, target, yardstick, setup, watch, length_s))
+                found.append(_measure(plan, target, bare_session, setup, watch, length_s))
                 progress.advance(_expected_s(setup, length_s))
     return tuple(found)
 
@@ -169,9 +169,9 @@ def _measure(
         config = _config(plan, target, setup, broker.address)
         with running_agent(config, plan.cache_dir, recorder.is_running.wait) as process:
             stretch = _stretch(process, recorder, watch, length_s)
-        books = documents_of(recorder.take(), "health")
-    if books:
-        stretch.dropped = drops_of(books[-1])
+        health = documents_of(recorder.take(), "health")
+    if health:
+        stretch.dropped = drops_of(health[-1])
     times = [*before, *_bare_times(bare, setup, watch)]
     return _result(target, setup, stretch, spread_of(times) if times else None)
 
