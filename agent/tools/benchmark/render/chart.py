@@ -5,7 +5,6 @@ Imported only when a PNG is asked for. Figures are made without pyplot: no globa
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -45,13 +44,15 @@ def check_can_draw() -> None:
     """Whether ``png_of`` can work, to be asked before minutes are spent on measuring.
 
     Raises:
-        Unavailable: matplotlib is not installed.
+        Unavailable: matplotlib is not installed, or does not load.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    try:
+        import matplotlib.figure  # noqa: F401 - whether it loads is the question
+    except ImportError as exc:
         raise Unavailable(
-            "a PNG chart needs matplotlib, which is not installed. Install it: "
+            f"a PNG chart needs matplotlib, which cannot be imported ({exc}). Install it: "
             "pip install 'edge-inference-agent[report]', or write a page instead: --output report.html"
-        )
+        ) from exc
 
 
 def png_of(report: Report) -> bytes:
