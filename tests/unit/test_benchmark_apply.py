@@ -137,6 +137,51 @@ def test_comment_that_would_be_lost_leaves_the_file_alone(tmp_path: Path) -> Non
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            "models:\n    inspect:\n        package: demo\n\n\n# end\ncameras:\n    - 1\n",
+            "models:\n    inspect:\n        package: demo\n        engine: ort-cpu\n        precision: int8\n\n\n"
+            "# end\ncameras:\n    - 1\n",
+            id="four-blanks",
+        ),
+        pytest.param(
+            "models:\n  inspect: {package: demo}\nx: {a: 1,   # kept\n    b:  2}\n",
+            "models:\n  inspect: {package: demo, engine: ort-cpu, precision: int8}\nx: {a: 1,   # kept\n    b:  2}\n",
+            id="other-braces-over-lines",
+        ),
+        pytest.param(
+            'models:\n  inspect: {package: "a # b", engine: auto}',
+            'models:\n  inspect: {package: "a # b", engine: ort-cpu, precision: int8}\n',
+            id="sign-of-a-comment-in-quotes",
+        ),
+        pytest.param(
+            "models:\n  inspect:\n    engine: auto\n    package: demo",
+            "models:\n  inspect:\n    engine: ort-cpu\n    precision: int8\n    package: demo",
+            id="no-end-of-the-last-line",
+        ),
+    ],
+)
+def test_only_the_lines_that_have_to_change_are_touched(text: str, expected: str) -> None:
+    assert with_engine(text, ["inspect"], "ort-cpu", "int8") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: [1]\n", "not written as a mapping"),
+        ("models:\n\tinspect: {package: demo}\n", "cannot start any token"),
+        ("models:\n  other: {package: demo}\n", "not written as a mapping"),
+        ("- 1\n", "not written as a mapping"),
+        ("", "not written as a mapping"),
+    ],
+)
+def test_text_that_has_no_such_model_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        with_engine(text, ["inspect"], "ort-cpu", "int8")
+
+
 def test_byte_order_mark_stays(tmp_path: Path) -> None:
     path = _write(tmp_path, "\ufeff" + CONFIG)
     apply_to(path, INT8, load_package(demo_package()))

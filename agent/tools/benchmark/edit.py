@@ -16,17 +16,15 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.tokens import CommentToken
 
-_INDENTS = ((2, 0), (4, 2), (4, 0), (6, 4))
-"""Column of a list's items and of their dashes, relative to the key above: the usual styles."""
 _MAX_COLUMNS = 1 << 20
 _COMMENT = re.compile(r"(?:^|(?<=\s))#[^\r\n]*", re.MULTILINE)
 
 
 def with_engine(text: str, models: Sequence[str], engine: str, precision: str) -> str:
-    """``text`` with ``engine`` and ``precision`` of ``models`` set; a key that is missing is added behind ``package``.
+    """``text`` with ``engine`` and ``precision`` of ``models`` set; a missing key is added behind ``package``.
 
     Raises:
-        ValueError: the text is no YAML that can be edited, or has no such model; says why.
+        ValueError: the text is not YAML that can be edited, has no such model, or would lose a comment; says why.
     """
     mark = "\ufeff" if text.startswith("\ufeff") else ""
     # Not splitlines(), which also splits at characters that YAML leaves inside of a line.
@@ -40,39 +38,33 @@ def with_engine(text: str, models: Sequence[str], engine: str, precision: str) -
             _set(model, "precision", precision, behind="engine")
 
     try:
-        indent = min(_INDENTS, key=lambda one: _differing_lines(_round_trip(plain, one), plain))
-        before, after = _round_trip(plain, indent), _round_trip(plain, indent, change)
+        before, after = _round_trip(plain), _round_trip(plain, change)
     except YAMLError as exc:
-        raise ValueError(str(exc).replace("\n", " ")) from exc
+        raise ValueError(" ".join(str(exc).split())) from exc
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"the models are not written as a mapping with their names as keys ({exc!r})") from exc
-    result = mark + _with_changes(lines, _lines(before), _lines(after))
-    if lost := [one for one in _COMMENT.findall(text) if one not in result]:
-        # Of a mapping in braces over several lines the round trip keeps the values alone.
+    merged = _with_changes(lines, before, after)
+    if merged is not None:
+        return mark + merged
+    # What changed stands on lines that the round trip has joined, as in braces over several lines: take all of it.
+    line_end = _line_end(lines)
+    whole = "".join(line + line_end for line in after)
+    if lost := [comment for comment in _COMMENT.findall(text) if comment not in whole]:
         raise ValueError(f"the comment {lost[0]!r} would be lost")
-    return result
+    return mark + whole
 
 
-def _lines(text: str) -> list[str]:
-    return text.removesuffix("\n").split("\n")
-
-
-def _round_trip(text: str, indent: tuple[int, int], change: Callable[[CommentedMap], None] | None = None) -> str:
+def _round_trip(text: str, change: Callable[[CommentedMap], None] | None = None) -> list[str]:
+    """The lines that ruamel writes for ``text``, after ``change``."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = _MAX_COLUMNS
-    yaml.indent(sequence=indent[0], offset=indent[1])
     document = yaml.load(text)
     if change is not None:
         change(document)
     written = io.StringIO()
     yaml.dump(document, written)
-    return written.getvalue()
-
-
-def _differing_lines(written: str, text: str) -> int:
-    one, other = _lines(written), _lines(text)
-    return abs(len(one) - len(other)) + sum(a != b for a, b in zip(one, other, strict=False))
+    return written.getvalue().removesuffix("\n").split("\n")
 
 
 def _set(model: CommentedMap, name: str, value: str, *, behind: str) -> None:
@@ -94,21 +86,44 @@ def _set(model: CommentedMap, name: str, value: str, *, behind: str) -> None:
         token.value = same_line + line_end
 
 
-def _with_changes(lines: Sequence[str], before: Sequence[str], after: Sequence[str]) -> str:
-    """The lines of the file, with those that differ between two round trips taken from the second."""
-    line_end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    if len(before) != len(lines):
-        # The round trip joins or splits lines, such as a mapping in braces over several: take it as a whole.
-        return "".join(line + line_end for line in after)
-    result: list[str] = []
-    for kind, start, end, new_start, new_end in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+def _with_changes(lines: Sequence[str], before: Sequence[str], after: Sequence[str]) -> str | None:
+    """The lines of the file with those changes that lead from one round trip to the other; None if they do not fit.
+
+    Spacing and indentation of the round trip may differ from those of the file everywhere, so its lines are matched
+    with the file's by what is left without blanks. A new line is indented like the one that it replaces or follows.
+    """
+    places = _places_of(before, lines)
+    result = list(lines)
+    changes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    # From the end, so that places before it stay right.
+    for kind, start, end, new_start, new_end in reversed(changes):
         if kind == "equal":
-            result += lines[start:end]
-        else:
-            result += [line + line_end for line in after[new_start:new_end]]
+            continue
+        anchor = start if end > start else start - 1
+        if any(place not in places for place in (anchor, *range(start, end))):
+            return None
+        first = places[anchor] if end > start else places[anchor] + 1
+        shift = _indent(lines[places[anchor]]) - _indent(before[anchor])
+        new = [" " * max(_indent(line) + shift, 0) + line.lstrip(" ") for line in after[new_start:new_end]]
+        result[first : first + end - start] = [line + _line_end(lines) for line in new]
     # The last line of a file may have no end, which a line behind it needs.
-    return "".join(line if line.endswith("\n") or last else line + line_end for line, last in _with_last(result))
+    ends = [line if line.endswith("\n") else line + _line_end(lines) for line in result[:-1]]
+    return "".join([*ends, *result[-1:]])
 
 
-def _with_last(lines: Sequence[str]) -> list[tuple[str, bool]]:
-    return [(line, place == len(lines) - 1) for place, line in enumerate(lines)]
+def _places_of(before: Sequence[str], lines: Sequence[str]) -> dict[int, int]:
+    """The line of the file that each line of the round trip comes from."""
+    written, original = (["".join(line.split()) for line in one] for one in (before, lines))
+    found: dict[int, int] = {}
+    for _, start, end, first, last in SequenceMatcher(None, written, original, autojunk=False).get_opcodes():
+        if end - start == last - first:
+            found |= {start + number: first + number for number in range(end - start)}
+    return found
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _line_end(lines: Sequence[str]) -> str:
+    return "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
