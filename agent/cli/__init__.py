@@ -1,4 +1,4 @@
-"""The command line: one thin file per command, loaded only when it is asked for."""
+"""The command line: one file per command, imported only when it is called."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ import click
 
 import agent
 
-COMMANDS: dict[str, str] = {
-    "run": "Run the agent as a configuration file says.",
-    "reload": "Have the running service read its configuration again.",
-    "demo": "See it work: bundled clip, bundled model, broker included.",
-    "health": "Is the agent well? For a container's health check.",
-    "watch": "Live view of what agents publish.",
-    "doctor": "What can run here, what cannot, and what to do about it.",
-    "benchmark": "Measure the engines on this device.",
-    "build": "Build an engine ahead of time.",
-    "verify": "Compare an engine's answers with the reference.",
-    "model": "Import, check and list model packages.",
-    "config": "Check a configuration file, print its schema.",
+GROUPS: dict[str, dict[str, str]] = {
+    "Run and watch": {
+        "run": "Run the agent with a configuration file.",
+        "reload": "Make the running service read its configuration again.",
+        "demo": "Run a bundled clip, model and broker for a first look.",
+        "watch": "Show live what agents publish over MQTT.",
+        "health": "Check whether the agent is well, for a container's health check.",
+    },
+    "Prepare a device": {
+        "doctor": "Check what can run on this machine, and how to fix what cannot.",
+        "config": "Check a configuration file, or print its schema.",
+        "build": "Build TensorRT engines ahead of time.",
+    },
+    "Models and engines": {
+        "model": "Import, check and list model packages.",
+        "verify": "Compare an engine's results with the reference.",
+        "benchmark": "Measure engines on this device, and compare reports.",
+    },
 }
+COMMANDS: dict[str, str] = {name: text for group in GROUPS.values() for name, text in group.items()}
 _WITHOUT_LOGS = frozenset({"config", "health", "reload"})
 
 LogFormat = Literal["auto", "json", "text"]
@@ -53,17 +60,19 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """See click; an unknown command is told together with those that exist."""
+        """See click; the error for an unknown command lists those that exist."""
         if args and not args[0].startswith("-") and args[0] not in (known := self.list_commands(ctx)):
             ctx.fail(f"there is no command {args[0]!r}; there are {', '.join(known)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`, from the table above."""
-        rows = [(name, COMMANDS[name]) for name in self.list_commands(ctx)]
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(rows)
+        """The lists in `--help`, one per group."""
+        known = self.list_commands(ctx)
+        for title, commands in GROUPS.items():
+            rows = [(name, text) for name, text in commands.items() if name in known]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001 click's
@@ -77,17 +86,17 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
 )
-@click.option("--debug", is_flag=True, help="Log everything, and show where an internal error happened.")
+@click.option("--debug", is_flag=True, help="Log at debug level, and show the traceback of an internal error.")
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "json", "text"]),
     default="auto",
     show_default=True,
-    help="How log lines look; auto is text on a terminal and JSON elsewhere.",
+    help="Format of log lines; auto is text on a terminal and JSON elsewhere.",
 )
 @click.pass_context
 def root(ctx: click.Context, *, debug: bool, log_format: LogFormat) -> None:
-    """Classifies camera frames on the device and publishes what it sees over MQTT."""
+    """Classify camera frames on the device and publish the results over MQTT."""
     ctx.ensure_object(Settings).debug = debug
     if ctx.invoked_subcommand not in _WITHOUT_LOGS:
         from agent.runtime import logs

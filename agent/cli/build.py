@@ -28,42 +28,38 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """One engine that is to be built."""
+    """One engine to build."""
 
     package: ModelPackage
     options: EngineOptions
 
 
 @click.command()
-@click.option("-c", "--config", "config", type=PATH, help="Build what `agent run` needs with this file.")
+@click.option("-c", "--config", "config", type=PATH, help="Build the engines that `agent run` with this file needs.")
 @click.option("--package", help="Directory of a model package, or demo.")
 @click.option(
     "--engine",
     type=click.Choice(["tensorrt", "ort-tensorrt"]),
     default="tensorrt",
     show_default=True,
-    help="Engine to build; the two cannot share plans.",
+    help="Engine to build; their plans are not interchangeable.",
 )
 @click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Precision of the plan.",
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Precision."
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="Largest batch; in a configuration batching.max_size.",
+    help="Largest batch: the value of batching.max_size in the configuration.",
 )
 @ENGINE_OPTION
-@click.option("--force", is_flag=True, help="Build again although it is cached.")
-@click.option("--list", "is_listing", is_flag=True, help="List the cached plans.")
+@click.option("--force", is_flag=True, help="Build again even if the plan exists.")
+@click.option("--list", "is_listing", is_flag=True, help="List the plans in the cache.")
 @click.option("--prune", "is_pruning", is_flag=True, help="Delete plans, the least recently used first.")
-@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: size to keep.")
-@click.option("--cache", type=PATH, help="Where plans are kept.  [default: that of the agent]")
+@click.option("--keep-mib", type=click.IntRange(0), default=0, show_default=True, help="With --prune: MiB to keep.")
+@click.option("--cache", type=PATH, help="Folder for plans.  [default: the agent's]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def build(
     *,
@@ -82,9 +78,9 @@ def build(
 ) -> int:
     """Build TensorRT engines for this device ahead of time.
 
-    A plan is for one TensorRT version, one GPU, one model with its options, and one largest batch: give the options
-    that the agent will run with, or its configuration. Exit code 69 if it cannot be built here, or fails the accuracy
-    check.
+    A plan is valid for one TensorRT version, GPU, model, set of options and largest batch. Give the options that the
+    agent will run with, or its configuration. A plan is kept only if it agrees with the reference. Exit code 69 if it
+    cannot be built here or does not agree.
     """
     chosen = [name for name, value in (("-c", config), ("--package", package)) if value]
     if is_listing or is_pruning:
@@ -118,7 +114,7 @@ def _from_options(
 
 
 def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
-    """What the models of a configuration will want, as far as it is built at all."""
+    """The engines of a configuration's models, as far as they need building."""
     from agent.config.loader import load_config
     from engines import CHOOSERS, EngineOptions, canonical_name, load_package, options_for
 
@@ -139,7 +135,9 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
         )
         wishes.append(_Wish(load_package(loaded.package_dir(key)), options))
     if not wishes:
-        raise UsageError(f"no model of {path} wants an engine that is built: auto, fastest, tensorrt or ort-tensorrt")
+        raise UsageError(
+            f"no model of {path} uses an engine that is built ahead: auto, fastest, tensorrt or ort-tensorrt"
+        )
     return wishes
 
 
@@ -157,7 +155,7 @@ def _build(wish: _Wish, *, force: bool, is_quiet: bool) -> EngineInfo:
 
 @contextlib.contextmanager
 def _progress(*, is_quiet: bool) -> Iterator[Progress]:
-    """A bar on a terminal, a line now and then elsewhere; on standard error either way."""
+    """A progress bar on a terminal, log lines elsewhere; both on standard error."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from agent.cli.console import Console
@@ -183,7 +181,7 @@ def _progress(*, is_quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
-    """Logs a new phase at once, and every so often that it still goes on."""
+    """Logs each new phase immediately, and every 10 s that it continues."""
 
     def __init__(self) -> None:
         from agent.runtime.logs import get_logger

@@ -1,4 +1,4 @@
-"""`agent config`: look at a configuration without running it."""
+"""`agent config`: check a configuration without running it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from agent.runtime.secrets import redact
 
 @click.group()
 def config() -> None:
-    """Check a configuration file, print its schema."""
+    """Check a configuration file, or print its schema."""
 
 
 @config.command()
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(file: Path, *, as_json: bool) -> None:
-    """Check FILE and print what it means, defaults included.
+    """Check FILE and print the resulting configuration with all defaults.
 
-    Exit code 78 when it cannot be used; every fault is told with its line.
+    Exit code 78 if it is not valid; each error is printed with its line.
     """
     loaded = load_config(file)
     if as_json:
@@ -65,7 +65,7 @@ def _print_text(loaded: LoadedConfig) -> None:
             console.print(f"# {name:<10} {_in_words(value)}", highlight=False, markup=False, style="dim")
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    console.print(f"# {loaded.path} is good", style="green", highlight=False, markup=False)
+    console.print(f"# {loaded.path} is valid", style="green", highlight=False, markup=False)
 
 
 def _in_words(value: object) -> str:
@@ -77,8 +77,8 @@ def _in_words(value: object) -> str:
 
 
 @config.command()
-@click.option("--messages", is_flag=True, help="The schemas of the MQTT messages.")
-@click.option("--asyncapi", is_flag=True, help="The AsyncAPI document of the MQTT topics.")
+@click.option("--messages", is_flag=True, help="Print the schemas of the MQTT messages.")
+@click.option("--asyncapi", is_flag=True, help="Print the AsyncAPI document of the MQTT topics.")
 def schema(*, messages: bool, asyncapi: bool) -> None:
     """Print the JSON Schema of the configuration file, for editors."""
     if messages and asyncapi:

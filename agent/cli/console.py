@@ -1,4 +1,4 @@
-"""Where commands print: in colour on a terminal, plain elsewhere."""
+"""The console that commands print to: in colour on a terminal, plain elsewhere."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import rich.console
 
 
 class Console(rich.console.Console):
-    """Leaves it to the program's top to say that whoever read the output went away.
+    """Raises on a closed pipe, so that ``__main__`` handles it like any other error.
 
-    By itself the library would end with exit code 1 then, which means that a gate failed.
+    The library would exit with code 1, which means here that a check failed.
     """
 
     def on_broken_pipe(self) -> None:

@@ -1,7 +1,8 @@
-"""`agent demo`: the whole agent on bundled material."""
+"""`agent demo`: the whole agent on a bundled clip and model."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import seconds
+from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.app import Agent
@@ -23,23 +25,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--for", "for_s", metavar="TIME", callback=seconds, help="End after this time, such as 20s.")
-@click.option("--print", "is_printing", is_flag=True, help="Write every message as a JSON line instead of a view.")
-def demo(*, for_s: float | None, is_printing: bool) -> int:
-    """See it work: bundled clip, bundled model, broker included.
+@click.option("--print", "is_printing", is_flag=True, help="Print every message as a JSON line instead of a view.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def demo(*, for_s: float | None, is_printing: bool, as_json: bool) -> int:
+    """Run a bundled clip, model and broker for a first look.
 
-    Ends after --for or at Ctrl-C and says what it saw; exit code 1 when --for passed and nothing was classified. It
-    keeps nothing.
+    Ends after --for or at Ctrl-C and prints a summary. Leaves no files behind. Exit code 1 when --for has passed and
+    nothing was classified.
     """
+    if is_printing and as_json:
+        raise UsageError("--print writes messages and --json the summary to standard output; give one of them")
     with tempfile.TemporaryDirectory(prefix="agent-demo-") as folder:
-        run = _run(_load(Path(folder)), for_s=for_s, is_printing=is_printing)
-    for line in _summary(run):
-        print(line, file=sys.stderr if is_printing else sys.stdout)
+        run = _run(_load(Path(folder)), for_s=for_s, is_printing=is_printing, as_json=as_json)
+    if as_json:
+        print(json.dumps(_figures(run), indent=2))
+    else:
+        for line in _summary(run):
+            print(line, file=sys.stderr if is_printing else sys.stdout)
     return 0 if run.classified or run.was_interrupted else 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What one run of the demonstration came to; ``was_interrupted``: somebody ended it by a signal."""
+    """The outcome of one run; ``was_interrupted``: a signal ended it."""
 
     was_interrupted: bool
     lasted_s: float
@@ -51,14 +59,14 @@ class _Run:
 
 
 def _load(state_dir: Path) -> LoadedConfig:
-    """The bundled configuration, which must not share the state of an agent that runs on this machine."""
+    """The bundled configuration, with a state directory apart from an agent that runs on this machine."""
     import agent.demo
     from agent.config.loader import load_config
 
     return replace(load_config(Path(agent.demo.__file__).with_name("demo.yaml")), state_dir=state_dir)
 
 
-def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Run:
+def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_json: bool) -> _Run:
     from agent.app import Agent
     from agent.cli.console import Console
     from agent.mqtt.base import Sink
@@ -84,11 +92,13 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Ru
 
     with ExitStack() as resources:
         if not is_printing:
-            ending = "ends by itself" if for_s is not None else "Ctrl-C ends"
+            ending = f"ends after {for_s:g} s" if for_s is not None else "Ctrl-C ends"
             heading = f"agent demo · a clip of a conveyor, classified on this machine · {ending}"
-            screen = Screen(sink, view, Console(), heading=heading, on_failure=agent.request_stop)
+            # Standard output holds nothing but JSON where that is asked for.
+            console = Console(stderr=as_json)
+            screen = Screen(sink, view, console, heading=heading, on_failure=agent.request_stop)
             resources.enter_context(screen)
-            # On a terminal stderr now leads above the picture.
+            # On a terminal, what goes to stderr now appears above the view.
             logs.configure(level="warning", stream=sys.stderr)
         agent.run(for_s=for_s, on_ready=on_ready)
     return _gathered(agent, view, time.monotonic() - ready_s[0] if ready_s else 0.0)
@@ -106,6 +116,31 @@ def _gathered(agent: Agent, view: FleetView, lasted_s: float) -> _Run:
         engines=tuple(f"{one.info.name} {one.info.precision}" for one in statistics.workers if one.info is not None),
         view=view,
     )
+
+
+def _figures(run: _Run) -> dict[str, object]:
+    """The summary as JSON values; latencies from capture to decision."""
+    now_s = time.monotonic()
+    classifiers = [
+        {
+            "camera": camera,
+            "model": name,
+            "p50_ms": classifier.latency_ms(now_s, 50, window_s=float("inf")),
+            "p99_ms": classifier.latency_ms(now_s, 99, window_s=float("inf")),
+            "labels": classifier.labels,
+        }
+        for device in run.view.devices.values()
+        for camera, seen in device.cameras.items()
+        for name, classifier in seen.classifiers.items()
+    ]
+    return {
+        "duration_s": run.lasted_s,
+        "engines": list(run.engines),
+        "captured": run.captured,
+        "classified": run.classified,
+        "dropped": run.dropped,
+        "classifiers": classifiers,
+    }
 
 
 def _summary(run: _Run) -> list[str]:

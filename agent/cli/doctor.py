@@ -1,4 +1,4 @@
-"""`agent doctor`: what can run here, what cannot, and what to do about it."""
+"""`agent doctor`: check what can run on this machine."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ _WIDE_CELLS = 140
     "--config",
     "path",
     type=click.Path(path_type=Path, readable=False),
-    help="Also check all that this configuration needs.",
+    help="Also check everything that this configuration needs.",
 )
-@click.option("--cameras/--no-cameras", default=True, help="Whether to open the cameras of the configuration.")
+@click.option("--cameras/--no-cameras", default=True, help="Open the cameras of the configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--bundle",
     type=PATH,
-    help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, health.",
+    metavar="FILE",
+    help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, messages.",
 )
-@click.option("--thermals", is_flag=True, help="Only show the last 24 hours of heat that the agent kept.")
+@click.option("--thermals", is_flag=True, help="Show the last 24 hours of temperature, rate, throttling and power.")
 def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None, thermals: bool) -> int:
-    """Say what is installed, which engines can run and why the others cannot, and check a configuration's needs.
+    """Check what can run on this machine, and how to fix what cannot.
 
-    With the configuration of the installed service it looks at what that has: run it with sudo then.
+    With the configuration of the installed service it checks the service's own state directory: run it with sudo then.
 
-    Exit code 0 when everything that is needed can run, 69 otherwise, 78 when the configuration is refused.
+    Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid.
     """
     from rich.console import Console
 
@@ -50,7 +51,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     from agent.tools.doctor.examination import examine
     from agent.tools.doctor.service import service_of
 
-    # What goes wrong is in the report.
+    # The report has the errors.
     logs.configure(level="error")
     if thermals:
         return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
@@ -67,7 +68,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
             loaded = load_config(path, environ=environ)
         except ConfigError as exc:
             error = exc
-    with Console(stderr=True).status("looking around ..."):
+    with Console(stderr=True).status("checking ..."):
         examination = examine(
             loaded,
             state_dir=default_state_dir(environ) if loaded is None else loaded.state_dir,
@@ -81,7 +82,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     code = ConfigError.exit_code if error else Unavailable.exit_code if examination.report.failures else 0
     if examination.is_cut_off:
         sys.stdout.flush()
-        os._exit(code)  # a check that hangs in a library would hold up the end for ever
+        os._exit(code)  # a check that hangs in a library would block the exit
     return code
 
 
@@ -105,5 +106,5 @@ def _print(report: Report, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.as_dict(), indent=2, default=str))
     else:
-        # Off a terminal lines are cut by nobody, so they may be longer.
+        # Lines that are not for a terminal may be longer.
         Console(width=None if sys.stdout.isatty() else _WIDE_CELLS).print(render(report))

@@ -1,4 +1,4 @@
-"""`agent model`: make, prove and list model packages."""
+"""`agent model`: import, check and list model packages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
         return None
     match = _SIZE.match(value.lower())
     if match is None:
-        raise click.BadParameter(f"{value!r} is not like 224x224", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a size; write it like 224x224", ctx, param)
     return int(match[1]), int(match[2])
 
 
@@ -40,25 +40,29 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     for value in values:
         image, _, label = value.partition("=")
         if not (image and label):
-            raise click.BadParameter(f"{value!r} is not like photo.jpg=cat", ctx, param)
+            raise click.BadParameter(f"{value!r} is not IMAGE=LABEL; write it like photo.jpg=cat", ctx, param)
         known.append((Path(image), label))
     return tuple(known)
 
 
 @model.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--labels", type=click.Path(path_type=Path), required=True, help="The label file, any usual shape.")
+@click.option("--labels", type=click.Path(path_type=Path), required=True, help="Label file, in any usual format.")
 @click.option(
     "--preset",
     type=click.Choice(["imagenet", "tf", "caffe", "raw01", "raw255"]),
     required=True,
-    help="What the training did to images; a wrong one costs accuracy silently.",
+    help="Preprocessing used in training; a wrong one lowers accuracy without an error.",
 )
-@click.option("--name", help="Default: the file's name.")
+@click.option("--name", help="Name of the package.  [default: name of FILE]")
 @click.option("--version", default="1.0.0", show_default=True)
-@click.option("--size", metavar="WIDTHxHEIGHT", callback=_size, help="For models that leave width and height open.")
-@click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="Default: the preset's.")
-@click.option("--resize", type=click.Choice(["stretch", "shorter_side", "letterbox"]), help="Default: the preset's.")
+@click.option(
+    "--size", metavar="WIDTHxHEIGHT", callback=_size, help="Input size of a model with dynamic width and height."
+)
+@click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="[default: as in the preset]")
+@click.option(
+    "--resize", type=click.Choice(["stretch", "shorter_side", "letterbox"]), help="[default: as in the preset]"
+)
 @click.option("--resize-to", type=click.IntRange(min=1), help="Shorter side in pixels before the centre crop.")
 @click.option("--interpolation", type=click.Choice(["linear", "area", "nearest"]), default="linear", show_default=True)
 @click.option(
@@ -66,28 +70,44 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     type=click.Choice(["auto", "none", "softmax", "sigmoid"]),
     default="auto",
     show_default=True,
-    help="What the graph still lacks; auto runs the model to see.",
+    help="Activation that the graph lacks; auto runs the model to find out.",
 )
-@click.option("--offset", type=click.IntRange(0, 1), default=0, show_default=True, help="1: a background class first.")
 @click.option(
-    "--golden", metavar="IMAGE=LABEL", multiple=True, callback=_golden, help="A known answer; may be given again."
+    "--offset",
+    type=click.IntRange(0, 1),
+    default=0,
+    show_default=True,
+    help="1 if the first class is a background class.",
 )
-@click.option("--calibration", type=click.Path(path_type=Path), help="A directory of images for INT8.")
+@click.option(
+    "--golden",
+    metavar="IMAGE=LABEL",
+    multiple=True,
+    callback=_golden,
+    help="Known result, checked at every load. Repeat it for several.",
+)
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of images for int8 calibration.")
 @click.option("--license", "license_name", help="The model's licence.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path(), help="Where the package is made.  [default: .]"
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    metavar="DIRECTORY",
+    help="Where the package is written.  [default: .]",
 )
-@click.option("--force", is_flag=True, help="Replace a package that is there already.")
+@click.option("--force", is_flag=True, help="Replace an existing package.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def import_(file: Path, *, as_json: bool, activation: str, license_name: str | None, **options: object) -> None:
-    """Write a package from the ONNX model FILE and prove it.
+def import_(
+    file: Path, *, as_json: bool, output: Path, activation: str, license_name: str | None, **options: object
+) -> None:
+    """Make a package from the ONNX model FILE, and check it.
 
     Size, layout and classes are read from the model. Nothing is written unless all checks pass.
     """
     from engines import ImportRequest, import_model
 
     declared = None if activation == "auto" else cast("Activation", activation)
-    request = ImportRequest(model=file, activation=declared, license=license_name, **options)  # type: ignore[arg-type] # click has checked each option
+    request = ImportRequest(model=file, activation=declared, license=license_name, out=output, **options)  # type: ignore[arg-type] # click has checked each option
     with sigterm_as_ctrl_c():
         proof = import_model(request)
     _print_proof(proof, as_json=as_json)
@@ -97,9 +117,9 @@ def import_(file: Path, *, as_json: bool, activation: str, license_name: str | N
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(directory: Path, *, as_json: bool) -> int:
-    """Prove the package in DIRECTORY: manifest, sha256, labels, serving graph, known answers.
+    """Check the package in DIRECTORY: manifest, sha256, labels, serving graph, golden images.
 
-    Exit code 1 when a golden image is not classified as stated, 78 when the package cannot be served.
+    Exit code 1 if a golden image gets another label, 78 if the package cannot be served.
     """
     from engines import check_package, load_package
 
@@ -113,7 +133,7 @@ def check(directory: Path, *, as_json: bool) -> int:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(directory: Path, *, as_json: bool) -> int:
-    """List the packages below DIRECTORY; exit code 1 when one of them cannot be used."""
+    """List the packages below DIRECTORY; exit code 1 if one of them cannot be used."""
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory, packages are listed below one")
     rows = [_row(path) for path in _packages_below(directory)]
@@ -196,7 +216,7 @@ def _print_proof(proof: PackageCheck, *, as_json: bool) -> None:
     for warning in proof.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     wrong = len(proof.golden.wrong)
-    print(f"{wrong} of {len(golden)} golden images are wrong" if wrong else "the package is good")
+    print(f"{wrong} of {len(golden)} golden images are wrong" if wrong else "the package is valid")
 
 
 def _print_list(rows: list[dict[str, object]]) -> None:

@@ -1,4 +1,4 @@
-"""What several commands take in the same way."""
+"""Options and their parsing that several commands share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         return None
     match = _DURATION.match(value.strip())
     if match is None or not 0 < (found := float(match[1]) * _UNITS_S[match[2]]) <= 86400 * 365:
-        raise click.BadParameter(f"{value!r} is no length of time; give it like 20s, 500ms, 2m or 1h")
+        raise click.BadParameter(f"{value!r} is not a duration; write it like 20s, 500ms, 2m or 1h")
     return found
 
 
@@ -53,7 +53,7 @@ def package_directory(package: str) -> Path:
 
 
 def usual_cache_dir() -> Path:
-    """The folder that the agent itself uses where its configuration names no state directory."""
+    """The folder that the agent uses if its configuration names no state directory."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     state = Path(given) if given else Path.home() / ".local" / "state" / "agent"
     return state / "cache"

@@ -19,17 +19,15 @@ import click
     required=True,
     help="Configuration file.",
 )
-@click.option(
-    "--print", "is_printing", is_flag=True, help="Write every message as a JSON line to standard output too."
-)
+@click.option("--print", "is_printing", is_flag=True, help="Also print every message as a JSON line.")
 def run(path: Path, *, is_printing: bool) -> None:
-    """Run the agent as a configuration file says.
+    """Run the agent with a configuration file.
 
-    It works until SIGTERM or SIGINT, or until every file among its sources has been read to its end: exit code 69
-    where none of them gave a frame. A second signal ends it at once.
+    Runs until SIGTERM or SIGINT, or until all file sources have ended. Exit code 69 if none of those gave a frame. A
+    second signal ends it immediately.
     """
-    # Until the agent has its own handlers there is nothing to tidy up, and an exception that comes out of the middle
-    # of an import can be swallowed there.
+    # There is nothing to clean up until the agent installs its own handlers, and a KeyboardInterrupt in the middle of
+    # an import can be swallowed.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from agent.app import Agent
     from agent.config.loader import load_config

@@ -1,4 +1,4 @@
-"""What several commands do when they are told to end."""
+"""Handling of SIGTERM that several commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """End by SIGTERM as by Ctrl-C: what was started and written is cleared away on the way out."""
+    """Treat SIGTERM as Ctrl-C, so that child processes and temporary files are cleaned up."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

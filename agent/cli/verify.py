@@ -1,4 +1,4 @@
-"""`agent verify`: the accuracy check of an engine, by hand."""
+"""`agent verify`: compare an engine's results with the reference."""
 
 from __future__ import annotations
 
@@ -19,22 +19,18 @@ if TYPE_CHECKING:
 @click.option("--package", required=True, help="Directory of the model package, or demo.")
 @click.option("--engine", default="auto", show_default=True, help="Engine by name, see: agent doctor.")
 @click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Precision to run.",
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Precision."
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of images to compare on.  [default: the package's golden and calibration images]",
 )
-@click.option("--max-batch", type=click.IntRange(1, 64), default=4, show_default=True, help="Images in one call.")
+@click.option("--max-batch", type=click.IntRange(1, 64), default=4, show_default=True, help="Largest batch.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where graphs and plans are kept.  [default: that of the agent]",
+    help="Folder for graphs and plans.  [default: the agent's]",
 )
 @ENGINE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -49,10 +45,10 @@ def verify(
     options: dict[str, object],
     as_json: bool,
 ) -> int:
-    """Compare an engine's scores with those of ONNX Runtime's CPU provider in fp32.
+    """Compare an engine's results with ONNX Runtime's CPU provider in fp32.
 
-    Exit code 1 if under 99 % of the images keep their top-1 class (97 % for int8), if a score is NaN or infinite, or
-    if every image gets the same scores; 69 if the engine cannot run here, or not in this precision.
+    Exit code 1 if top-1 agreement is below the minimum (0.99; 0.97 for int8), if a result is NaN, or if every image
+    gets the same class; 69 if the engine cannot run here, or not in this precision.
     """
     from engines import EngineOptions, load_package
     from engines import verify as compare
@@ -91,11 +87,11 @@ def _print(certificate: Certificate) -> None:
         "engine": f"{certificate.engine}, {ran}",
         "reference": certificate.reference,
         "images": f"{certificate.images} ({certificate.source})",
-        "top-1 agreement": f"{certificate.agreement:.4f}, the bar is {certificate.bar:.2f}",
+        "top-1 agreement": f"{certificate.agreement:.4f}, the minimum is {certificate.bar:.2f}",
         "other top-1": str(certificate.flips),
         "difference": f"{certificate.max_abs_difference:.2e} at most, {certificate.mean_abs_difference:.2e} mean",
         "cosine": f"{certificate.cosine:.6f} at least",
-        "not a number": str(certificate.non_finite),
+        "NaN": str(certificate.non_finite),
     }
     if certificate.kept_layers:
         facts["kept in fp32"] = ", ".join(certificate.kept_layers)
@@ -105,7 +101,7 @@ def _print(certificate: Certificate) -> None:
     console = Console(soft_wrap=True)
     console.print(table)
     if certificate.worst and certificate.max_abs_difference > 0:
-        worst = Table("image", "reference", "engine", "difference", title="farthest images", title_justify="left")
+        worst = Table("image", "reference", "engine", "difference", title="largest differences", title_justify="left")
         for one in certificate.worst:
             worst.add_row(Text(one.image), Text(one.reference), Text(one.engine), f"{one.difference:.2e}")
         console.print(worst)

@@ -1,4 +1,4 @@
-"""`agent watch`: what agents publish, live."""
+"""`agent watch`: show live what agents publish."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from agent.tools.watch.fleet import FleetView
 
 _CONNECT_S = 5.0
-_PICTURE_S = 0.25
+_REDRAW_S = 0.25
 _LINES_S = 2.0
 
 
 def _levels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     if value is not None and (not value or any(one in "+#" or not one.isprintable() for one in value)):
-        raise click.BadParameter(f"{value!r} is no prefix of topics; give it like edge or plant/edge, without + and #")
+        raise click.BadParameter(f"{value!r} is not a topic prefix; write it like edge or plant/edge, without + and #")
     return value
 
 
 @click.command()
 @click.argument("broker", metavar="[BROKER_URL]", required=False)
-@click.option("-c", "--config", "path", type=PATH, help="Take broker, prefix and password from this configuration.")
-@click.option("--prefix", callback=_levels, help="First levels of the topics.  [default: edge]")
-@click.option("--device", help="Only this device; every one of the prefix where it is left out.")
+@click.option("-c", "--config", "path", type=PATH, help="Use broker, prefix and password of this configuration.")
+@click.option("--prefix", callback=_levels, help="Topic prefix.  [default: edge]")
+@click.option("--device", help="Show only this device.  [default: all below the prefix]")
 @click.option("--username", help="User name for the broker.")
 @click.option("--password-file", type=PATH, help="File with the password on its first line.")
-@click.option("--ca-file", type=PATH, help="Authority that signed the broker's certificate, for mqtts://.")
+@click.option("--ca-file", type=PATH, help="CA certificate for the broker, for mqtts://.")
 @click.option("--for", "for_s", metavar="TIME", callback=seconds, help="End after this time, such as 20s.")
 @click.option("--json", "as_json", is_flag=True, help="Print every message as a JSON line.")
 def watch(
@@ -57,19 +57,19 @@ def watch(
     for_s: float | None,
     as_json: bool,
 ) -> None:
-    """Live view of what agents publish at BROKER_URL (default: mqtt://127.0.0.1:1883)."""
+    """Show live what agents publish at BROKER_URL (default: mqtt://127.0.0.1:1883)."""
     from agent.mqtt.topics import level
     from agent.runtime import logs
     from agent.tools.watch.fleet import FleetView
 
-    # The picture itself says how the connection is; lines between would tear it.
+    # The view shows the state of the connection; log lines would break its layout.
     logs.configure(level="error")
     settings, configured_prefix = _settings(broker, path, username, password_file, ca_file)
     prefix = configured_prefix if prefix is None else prefix
     topic = f"{prefix}/{level(device) if device else '+'}/#"
-    # The terminal is to be left as it was found.
+    # Restore the terminal also after SIGTERM.
     with sigterm_as_ctrl_c(), _subscribed(settings, topic) as subscriber:
-        # From here on: a broker may take its time to answer.
+        # Counted from here, because a broker may take time to answer.
         end_s = time.monotonic() + for_s if for_s is not None else float("inf")
         try:
             if as_json:
@@ -79,7 +79,7 @@ def watch(
             else:
                 _print_lines(subscriber, FleetView(prefix), end_s)
         except KeyboardInterrupt:
-            return  # that is how watching ends
+            return  # the normal way to end it
 
 
 def _settings(
@@ -88,7 +88,7 @@ def _settings(
     """How to reach the broker, and the prefix of the topics there."""
     from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings, TlsFiles, settings_from_config
 
-    # An id of its own: two clients with one id throw each other out.
+    # A random client id: a broker disconnects the older of two clients with the same id.
     client_id = f"agent-watch-{secrets.token_hex(4)}"
     prefix = "edge"
     address = None if broker is None else _address(broker)
@@ -99,8 +99,8 @@ def _settings(
         prefix = loaded.config.mqtt.prefix
         if address is None and loaded.config.mqtt.broker == "embedded":
             raise UsageError(
-                f"the broker of {path} is embedded and listens on a port of its choice; give the address that "
-                "`agent run` or `agent demo` has printed: agent watch mqtt://127.0.0.1:PORT"
+                f"the broker of {path} is embedded and listens on a random port; give the address that "
+                "`agent run` or `agent demo` printed: agent watch mqtt://127.0.0.1:PORT"
             )
         settings = settings_from_config(
             loaded.resolved_mqtt(),
@@ -149,15 +149,15 @@ def _print_messages(subscriber: Subscriber, end_s: float) -> None:
             continue
         try:
             message = orjson.loads(received.payload)
-        except orjson.JSONDecodeError:  # a picture
+        except orjson.JSONDecodeError:  # an image
             message = {"bytes": len(received.payload)}
         line = orjson.dumps({"topic": received.topic, "retain": received.retain, "message": message})
         sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _hear(subscriber: Subscriber, view: FleetView, until_s: float) -> None:
-    """Take messages until ``until_s`` (monotonic)."""
+def _receive(subscriber: Subscriber, view: FleetView, until_s: float) -> None:
+    """Process messages until ``until_s`` (monotonic)."""
     while (left_s := until_s - time.monotonic()) > 0:
         received = subscriber.receive(left_s)
         if received is not None:
@@ -168,7 +168,7 @@ def _print_lines(subscriber: Subscriber, view: FleetView, end_s: float) -> None:
     from agent.tools.watch.lines import lines_from_fleet
 
     while (now_s := time.monotonic()) < end_s:
-        _hear(subscriber, view, min(end_s, now_s + _LINES_S))
+        _receive(subscriber, view, min(end_s, now_s + _LINES_S))
         for line in lines_from_fleet(view, now_s=time.monotonic()):
             print(line, flush=True)
 
@@ -181,7 +181,7 @@ def _draw(subscriber: Subscriber, view: FleetView, end_s: float, topic: str) -> 
 
     console = Console()
 
-    def picture() -> RenderableType:
+    def tables() -> RenderableType:
         connection = subscriber.connection()
         reason = f": {connection.reason}" if connection.reason else ""
         heading = f"{topic} at {connection.address} · {connection.state}{reason} · Ctrl-C ends"
@@ -190,7 +190,7 @@ def _draw(subscriber: Subscriber, view: FleetView, end_s: float, topic: str) -> 
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while (now_s := time.monotonic()) < end_s:
-                _hear(subscriber, view, min(end_s, now_s + _PICTURE_S))
-                live.update(picture(), refresh=True)
+                _receive(subscriber, view, min(end_s, now_s + _REDRAW_S))
+                live.update(tables(), refresh=True)
     finally:
-        console.print(picture())
+        console.print(tables())

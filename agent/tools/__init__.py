@@ -1,4 +1,4 @@
-"""What people run beside the daemon. Nothing in the daemon imports these rooms; ``agent.cli`` starts them.
+"""Tools that people run beside the daemon. The daemon never imports them; ``agent.cli`` starts them.
 
 benchmark   measures engines and the agent's own path, and recommends an engine
 doctor      examines device, configuration, cameras and broker before the agent starts

@@ -105,8 +105,8 @@ def _worst(noted: Sequence[Mapping[str, object]], key: str) -> str:
 def _drills(drills: Sequence[str], outcomes: Mapping[str, str]) -> str:
     if not drills:
         return "none"
-    told = [outcomes.get(drill, "missing") for drill in drills]
-    counts = [f"{told.count(outcome)} {outcome}" for outcome in ("passed", "failed", "skipped", "missing")]
+    found = [outcomes.get(drill, "missing") for drill in drills]
+    counts = [f"{found.count(outcome)} {outcome}" for outcome in ("passed", "failed", "skipped", "missing")]
     return ", ".join(count for count in counts if not count.startswith("0 "))
 
 

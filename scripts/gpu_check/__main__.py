@@ -115,7 +115,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Make the folder, without what an earlier run has left in it: everything is to be built anew."""
+    """Make the folder, without files of an earlier run, so that everything is built again."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("work", "logs"):
         if (folder / name).exists():

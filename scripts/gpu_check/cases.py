@@ -37,7 +37,7 @@ def loads_from_cache(job: Job) -> dict[str, object]:
 
 
 def refuses_corrupt(job: Job) -> dict[str, object]:
-    """Flip one bit of a plan in the cache: it must be moved away and built anew, never loaded."""
+    """Flip one bit of a plan in the cache: it must be quarantined and built again, never loaded."""
     path = _largest_file(job)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -46,7 +46,7 @@ def refuses_corrupt(job: Job) -> dict[str, object]:
 
 
 def refuses_foreign(job: Job) -> dict[str, object]:
-    """Give a plan the record of another GPU and another TensorRT: both facts must be told."""
+    """Give a plan the record of another GPU and another TensorRT: the message must name both facts."""
     record_path = _entry_directory(job) / "entry.json"
     record = json.loads(record_path.read_text())
     name = "gpu" if "gpu" in record["facts"] else "gpus"
@@ -84,7 +84,7 @@ def keeps_its_memory(job: Job) -> dict[str, object]:
     for _ in range(_ROUNDS_BEFORE + _ROUNDS):
         engine, _phases = _opened(job)
         with engine:
-            timed(engine, package_of(job), 1, most_runs=20, most_s=1.0)
+            timed(engine, package_of(job), 1, max_runs=20, max_s=1.0)
         with device.current():
             free.append(device.free_bytes())
     sway = _SHARED_SWAY_BYTES if device.is_integrated else _SWAY_BYTES
@@ -95,9 +95,9 @@ def keeps_its_memory(job: Job) -> dict[str, object]:
 
 
 def keeps_up(job: Job) -> dict[str, object]:
-    """Call it and ``job["rival"]`` by turns, another one beginning each time: its median must not be the longer."""
+    """Call it and ``job["rival"]`` in alternating rounds: its median must not be longer."""
     package, rival = package_of(job), {**job, "engine": job["rival"]}
-    runs = int(str(job["most_runs"])) // _TURNS
+    runs = int(str(job["max_runs"])) // _TURNS
     times: tuple[list[list[float]], list[list[float]]] = ([], [])
     with _opened(job)[0] as own, _opened(rival)[0] as other:
         for turn in range(_TURNS):
@@ -160,7 +160,7 @@ def _largest_file(job: Job) -> Path:
 
 
 def _refused(job: Job, words: tuple[str, ...]) -> dict[str, object]:
-    """Open what was tampered with: it must be in quarantine with these words as the reason, and be built anew."""
+    """Open the modified plan: it must be quarantined with this reason, and built again."""
     quarantine = Path(str(job["cache"])) / "quarantine"
     before = set(quarantine.glob("*.txt"))
     engine, phases = _opened(job)

@@ -22,12 +22,12 @@ Job = Mapping[str, object]
 _BUILDERS = ("tensorrt", "ort-tensorrt")
 _WARM_UP_S = 0.5
 # A slow engine stops at the time limit, but not before these: fewer say nothing about a median.
-_LEAST_RUNS = 32
+_MIN_RUNS = 32
 _WARM_UP_RUNS = 3
 
 
 def measured(job: Job) -> dict[str, object]:
-    """Build anew, compare with the reference, and time single pictures and full batches."""
+    """Build again, compare with the reference, and time single images and full batches."""
     package, options, name = package_of(job), options_of(job), str(job["engine"])
     phases: list[str] = []
     building = Building(force=True, on_progress=lambda progress: _note(phases, progress))
@@ -38,12 +38,10 @@ def measured(job: Job) -> dict[str, object]:
         certificate = compare_with_reference(package, engine, options, image_set_of(package), kept_layers=kept_layers)
         info = engine.info
         times = {
-            str(size): timed(
-                engine, package, size, most_runs=int(str(job["most_runs"])), most_s=float(str(job["most_s"]))
-            )
+            str(size): timed(engine, package, size, max_runs=int(str(job["max_runs"])), max_s=float(str(job["max_s"])))
             for size in sorted({1, info.max_batch})
         }
-    notes = [f"top-1 agreement {certificate.agreement:.4f} on {certificate.images} pictures"]
+    notes = [f"top-1 agreement {certificate.agreement:.4f} on {certificate.images} images"]
     failures: list[str] = []
     if info.precision != options.precision:
         text = f"{options.precision} was asked for and it computes in {info.precision}"
@@ -74,19 +72,19 @@ def _note(phases: list[str], progress: BuildProgress) -> None:
 
 
 def timed(
-    engine: Engine, package: ModelPackage, size: int, *, most_runs: int, most_s: float
+    engine: Engine, package: ModelPackage, size: int, *, max_runs: int, max_s: float
 ) -> dict[str, float | int | None]:
     """Wall time of one call, transfers included, in ms; the percentiles are times that occurred.
 
-    It ends after ``most_runs`` calls or ``most_s`` seconds; a 99th percentile of fewer than 100 calls is None.
+    It ends after ``max_runs`` calls or ``max_s`` seconds; a 99th percentile of fewer than 100 calls is None.
     """
     batch = _drawn(package, size)
     until_s = time.monotonic() + _WARM_UP_S
     while time.monotonic() < until_s:
         engine.infer(batch)
     times: list[float] = []
-    until_s = time.monotonic() + most_s
-    while len(times) < most_runs and (len(times) < _LEAST_RUNS or time.monotonic() < until_s):
+    until_s = time.monotonic() + max_s
+    while len(times) < max_runs and (len(times) < _MIN_RUNS or time.monotonic() < until_s):
         began_ns = time.perf_counter_ns()
         engine.infer(batch)
         times.append((time.perf_counter_ns() - began_ns) / 1e6)
@@ -101,7 +99,7 @@ def timed(
 
 
 def times_of(engine: Engine, package: ModelPackage, size: int, *, runs: int) -> list[float]:
-    """Wall times of so many calls with drawn pictures in ms, after a few that are not counted."""
+    """Wall times of so many calls with drawn images in ms, after a few that are not counted."""
     batch = _drawn(package, size)
     times = []
     for run in range(_WARM_UP_RUNS + runs):

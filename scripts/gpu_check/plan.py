@@ -73,8 +73,8 @@ def _measured(able: list[str], reasons: Mapping[str, str], work: Path, *, is_qui
                     **_job(engine, precision, work, package=package),
                     "check": "measured",
                     "must_agree": must_agree,
-                    "most_runs": 64 if is_quick else 1000,
-                    "most_s": 2.0 if is_quick else 10.0,
+                    "max_runs": 64 if is_quick else 1000,
+                    "max_s": 2.0 if is_quick else 10.0,
                 }
                 yield Step(
                     name=f"{label}, {engine}, {precision}",
@@ -89,9 +89,9 @@ def _measured(able: list[str], reasons: Mapping[str, str], work: Path, *, is_qui
 def _measures(engine: str, *, must_agree: bool) -> str:
     if engine == "ort-cpu":
         return "The same on the CPU, to compare the figures with. Shown, not counted."
-    judged = "It must run in the precision asked for and agree with `ort-cpu` in fp32 on the package's pictures"
+    judged = "It must run in the precision asked for and agree with `ort-cpu` in fp32 on the package's images"
     shown = "It must run in the precision asked for; its weights are random, so its agreement is shown and not judged"
-    return f"Builds the engine anew, compares its answers, times batches. {judged if must_agree else shown}."
+    return f"Builds the engine, compares its results, times batches. {judged if must_agree else shown}."
 
 
 def _plans(able: list[str], reasons: Mapping[str, str], work: Path) -> Iterator[Step]:
@@ -111,7 +111,7 @@ _PLAN_WORDS = {
     "loads_from_cache": "Opens the demo model again. Its plan must come from the cache and not be built.",
     "refuses_corrupt": "Flips one bit of the plan on disk. It must go into quarantine for its hash and be rebuilt.",
     "refuses_foreign": "Gives the plan the record of another GPU and another TensorRT. It must go into "
-    "quarantine, with both facts told, and be rebuilt.",
+    "quarantine with both facts named, and be rebuilt.",
     "survives_garbage": "Hands TensorRT itself what is no plan, and half a plan. It should refuse in words and not "
     "crash. Shown, not counted: the cache lets no such file through.",
     "keeps_its_memory": "Opens, runs and closes the engine again and again. The GPU's free memory must come back.",
@@ -128,11 +128,11 @@ def _rivals(able: list[str], reasons: Mapping[str, str], work: Path, *, is_quick
             **_job(own, precision, work),
             "check": "keeps_up",
             "rival": rival,
-            "most_runs": 200 if is_quick else 1000,
+            "max_runs": 200 if is_quick else 1000,
         }
         yield Step(
             name=f"{own} keeps up with {rival}, {precision}",
-            does="Calls both by turns on the demo model. The median of the native engine must not be the longer one.",
+            does="Calls both in alternation on the demo model. The median of the native engine must not be longer.",
             job=None if absent else job,
             why_not=reasons.get(absent[0], f"{absent[0]} was not asked") if absent else "",
         )

@@ -30,7 +30,7 @@ _ENVIRONMENT = (
     ("Python", "python"),
 )
 _DISTRIBUTIONS = (("PyCUDA", "pycuda"), ("cuda-bindings", "cuda-bindings"))
-_LONGEST_CELL = 500
+_MAX_CELL = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,7 @@ def _figures(circumstances: Circumstances, outcomes: Sequence[Outcome]) -> str:
     more = ("ready s", "built", "top-1", "max diff", "CUDA graphs", "where the nodes run")
     words = (
         f"On {circumstances.machine}, {circumstances.began.date()}; the command of each row is in the log of its "
-        "number. A time is wall time of one call from pictures in host memory to scores in host memory, transfers "
+        "number. A time is wall time of one call from images in host memory to scores in host memory, transfers "
         "included, one call after the other, after 0.5 s of warm-up; 1000 calls or as many as 10 s allow (64 and 2 s "
         "with `--quick`), at least 32; percentiles are times that occurred, p99 only from 100 calls on. `ready s` is "
         "from the package to the first answer; `built` says whether a plan was built in it. `top-1` and `max diff` "
@@ -189,7 +189,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     line = " ".join(text.split())
-    line = line if len(line) <= _LONGEST_CELL else f"{line[:_LONGEST_CELL]} ..."
+    line = line if len(line) <= _MAX_CELL else f"{line[:_MAX_CELL]} ..."
     return line.replace("|", "\\|")
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import agent
 from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.tools.benchmark.measure.bare import BareSession
-from agent.tools.benchmark.measure.blocks import Block, BlockRequest, PictureFeed, run_block
+from agent.tools.benchmark.measure.blocks import Block, BlockRequest, ImageFeed, run_block
 from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_agent
 from agent.tools.benchmark.pipeline.run import drops_of
-from agent.tools.benchmark.pipeline.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
+from agent.tools.benchmark.pipeline.subscriber import PREFIX, Arrival, Recorder, arrivals_of, documents_of, listening
 from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
 from engines.base import EngineOptions
 from engines.graph.image_set import image_set_of
@@ -104,21 +104,21 @@ def pattern(fps: float) -> Json:
 def watch_agent(config: Json, cache: Path, broker: EmbeddedBroker, until: Callable[[Watched, float], bool]) -> Watched:
     """Let it settle, then look at it twice a second until ``until``, which is given the seconds since."""
     seen = Watched()
-    with listening(broker.address) as inbox, running_agent(config, cache, inbox.is_running.wait) as process:
+    with listening(broker.address) as recorder, running_agent(config, cache, recorder.is_running.wait) as process:
         time.sleep(_SETTLE_S)
-        inbox.take()
+        recorder.take()
         began_s = time.monotonic()
-        _look(seen, inbox, process)
+        _look(seen, recorder, process)
         while not until(seen, time.monotonic() - began_s) and time.monotonic() - began_s < _WITHIN_S:
             time.sleep(_LOOK_S)
-            _look(seen, inbox, process)
-    messages = inbox.take()  # the farewell holds the final accounts
+            _look(seen, recorder, process)
+    messages = recorder.take()  # the farewell holds the final accounts
     seen.health += documents_of(messages, "health")
     return seen
 
 
-def _look(seen: Watched, inbox: Inbox, process: AgentProcess) -> None:
-    messages = inbox.take()
+def _look(seen: Watched, recorder: Recorder, process: AgentProcess) -> None:
+    messages = recorder.take()
     seen.arrivals += arrivals_of(messages)
     seen.results += documents_of(messages, "result")
     seen.latency += documents_of(messages, "latency")
@@ -209,19 +209,19 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
     watch = LoadWatch()
     alone = [_bare(package, cache, {"threads": 1}, None, lengths)]
     fps = _OVERLOAD_RATIO * 1000 / alone[0].p50_ms
-    turns: list[Watched] = []
+    rounds: list[Watched] = []
     for is_over in (_is_over_after(lengths.overload_s), *[_is_after(lengths.overload_s / 5)] * 4):
         with EmbeddedBroker() as broker:
             config = config_of(package, [pattern(fps)], broker.port, options={"threads": 1})
-            turns.append(watch_agent(config, cache, broker, is_over))
+            rounds.append(watch_agent(config, cache, broker, is_over))
         alone.append(_bare(package, cache, {"threads": 1}, None, lengths))
-    seen, load = turns[0], watch.load()
+    seen, load = rounds[0], watch.load()
     bare_hz = [2000 / (before.mean_ms + after.mean_ms) for before, after in pairwise(alone)]
     infer_ms = _sums(seen.arrivals, ("infer",)).p50_ms
     age = spread_of([round((one.end_to_end_ms - one.latency_ms["capture"]) * 1e6) for one in seen.arrivals])
     limit, needed = infer_ms + 1000 / fps + _OVERLOAD_MS, REQUIRED_RUNS["p99"]
     drops = drops_of(seen.health[-1]) if seen.health else {}
-    kept = median([one.rate_hz / bare for one, bare in zip(turns, bare_hz, strict=True)])
+    kept = median([one.rate_hz / bare for one, bare in zip(rounds, bare_hz, strict=True)])
     yield Row(
         f"Q21 {fps:.0f} fps into a model of {alone[0].p50_ms:.0f} ms, frame in hand to the subscriber",
         f"{age.p50_ms:.1f} / {age.p99_ms:.1f} ms",
@@ -232,7 +232,7 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
     )
     yield Row(
         "Q21 results a second",
-        f"{median([one.rate_hz for one in turns]):.2f} ({kept:.3f} of the floor)",
+        f"{median([one.rate_hz for one in rounds]):.2f} ({kept:.3f} of the floor)",
         f"session.run back to back {median(bare_hz):.2f}",
         f"at least {_KEPT_RATIO:g} of it",
         (Bar(measured=kept, limit=_KEPT_RATIO, unit="of the bare loop", is_least=True),),
@@ -273,15 +273,15 @@ def lossless_row(package: Path, cache: Path) -> Row:
     with EmbeddedBroker() as broker:
         config = config_of(package, [{"type": "file", "path": "demo"}], broker.port)
         seen = Watched()
-        with listening(broker.address) as inbox, running_agent(config, cache, inbox.is_running.wait) as process:
+        with listening(broker.address) as recorder, running_agent(config, cache, recorder.is_running.wait) as process:
             ends_s = time.monotonic() + _WITHIN_S
             while time.monotonic() < ends_s:
                 time.sleep(_LOOK_S)
                 before = len(seen.results)
-                _look(seen, inbox, process)
+                _look(seen, recorder, process)
                 if seen.results and len(seen.results) == before:
                     break
-        seen.health += documents_of(inbox.take(), "health")
+        seen.health += documents_of(recorder.take(), "health")
     seqs = [one["seq"] for one in seen.results]
     frames = sum(camera["captured"] for camera in seen.health[-1]["cameras"].values()) if seen.health else 0
     wrong = abs(frames - len(seqs)) + sum(1 for place, seq in enumerate(seqs) if seq != place)
@@ -352,7 +352,7 @@ def shared_session_row(package: Path, cache: Path) -> Row:
         f"{batches[1]}; {resident[1]:.0f} MiB",
         f"one camera {resident[0]:.0f} MiB",
         "no batching on a CPU by itself",
-        (Bar(measured=batches[1], limit=1, unit="pictures"),),
+        (Bar(measured=batches[1], limit=1, unit="images"),),
     )
 
 
@@ -361,15 +361,15 @@ def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
     watch = LoadWatch()
     seen = Watched()
     with contextlib.ExitStack() as stack:
-        with EmbeddedBroker("mosquitto") as broker, listening(broker.address) as inbox:
+        with EmbeddedBroker("mosquitto") as broker, listening(broker.address) as recorder:
             config = config_of(package, [pattern(30.0)], broker.port)
-            process = stack.enter_context(running_agent(config, cache, inbox.is_running.wait))
+            process = stack.enter_context(running_agent(config, cache, recorder.is_running.wait))
             time.sleep(_SETTLE_S)
-            inbox.take()
+            recorder.take()
             ends_s = time.monotonic() + _LOOKS * _LOOK_S
             while time.monotonic() < ends_s:
                 time.sleep(_LOOK_S)
-                _look(seen, inbox, process)
+                _look(seen, recorder, process)
         before, looks_before = list(seen.arrivals), len(seen.resident)
         away = Watched()
         time.sleep(lengths.outage_s / 3)
@@ -377,13 +377,13 @@ def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
         while time.monotonic() < ends_s:
             away.resident.append(process.resident_bytes())
             time.sleep(_LOOK_S)
-        with EmbeddedBroker("mosquitto", port=broker.port) as broker, listening(broker.address) as inbox:
+        with EmbeddedBroker("mosquitto", port=broker.port) as broker, listening(broker.address) as recorder:
             ends_s = time.monotonic() + _WITHIN_S
             while (
                 len(seen.arrivals) < len(before) + 30 or len(seen.resident) < looks_before + _LOOKS
             ) and time.monotonic() < ends_s:
                 time.sleep(_LOOK_S)
-                _look(seen, inbox, process)
+                _look(seen, recorder, process)
     # The newest before the end and the first live one after it: what lies between was decided without a broker.
     after = [one for one in seen.arrivals[len(before) :] if one.seq > before[-1].seq]
     last, first = before[-1], after[-1]
@@ -420,7 +420,7 @@ def _bare(
         queries=20,
         period_ns=None if period_s is None else int(period_s * 1e9),
     )
-    block: Block = run_block(session.infer, PictureFeed(image_set_of(loaded).batch, 1), request)
+    block: Block = run_block(session.infer, ImageFeed(image_set_of(loaded).batch, 1), request)
     return spread_of(block.times_ns)
 
 

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the parts; each is written as soon as it is done. 1 when one failed."""
     given = _parser().parse_args(arguments)
     chosen = _chosen(given.only)
-    out = given.out or (_WORK / "quick" if given.quick else _ROOT / "docs")
+    out = given.output or (_WORK / "quick" if given.quick else _ROOT / "docs")
     page = _page_in(out)
     logs.configure(level="error")
     setting = Setting(
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/measure", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="all parts in minutes, marked as not valid")
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts with commas, of {', '.join(PARTS)}")
-    parser.add_argument("--out", type=Path, help="folder of performance.md and benchmarks/  [default: docs]")
+    parser.add_argument("--output", type=Path, help="folder of performance.md and benchmarks/  [default: docs]")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="set by scripts/measure")
     return parser
 
@@ -89,7 +89,7 @@ def _measured(name: str, setting: Setting, page: Path) -> bool:
         ValueError,
         LookupError,
     ) as exc:
-        print(f"{name} could not be measured: {type(exc).__name__}: {exc}{_last_words(exc)}", file=sys.stderr)
+        print(f"{name} could not be measured: {type(exc).__name__}: {exc}{_last_line(exc)}", file=sys.stderr)
         return False
     load, wall_s = watch.load(), time.monotonic() - began_s
     origin = Origin(
@@ -106,7 +106,7 @@ def _measured(name: str, setting: Setting, page: Path) -> bool:
     return True
 
 
-def _last_words(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     words: Sequence[str] = str(getattr(error, "stderr", None) or "").strip().splitlines()
     return f": {words[-1]}" if words else ""
 

@@ -1,4 +1,4 @@
-"""Holds our loop against MLPerf's LoadGen: both drive one ONNX Runtime session, in turns.
+"""Compares our timing loop with MLPerf's LoadGen: both drive one ONNX Runtime session, in alternating rounds.
 
 Run by scripts/measure in an environment of its own: it needs mlcommons-loadgen (which has wheels for x86-64 alone)
 beside onnxruntime, and is no part of the locked environment.
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from agent.tools.benchmark.measure.bare import BareSession
-from agent.tools.benchmark.measure.blocks import BlockRequest, PictureFeed, run_block
+from agent.tools.benchmark.measure.blocks import BlockRequest, ImageFeed, run_block
 from agent.tools.benchmark.statistics import spread_of
 from engines.base import EngineOptions
 from engines.graph.image_set import image_set_of
@@ -30,10 +30,10 @@ _RESAMPLES = 2000
 _CONFIDENCE = 0.99
 
 Pair = tuple[dict[str, float], dict[str, float]]
-"""Percentiles of one turn in ms: ours and LoadGen's."""
+"""Percentiles of one round in ms: ours and LoadGen's."""
 
 
-def with_loadgen(session: BareSession, feed: PictureFeed, seconds: float) -> dict[str, float]:
+def with_loadgen(session: BareSession, feed: ImageFeed, seconds: float) -> dict[str, float]:
     """Percentiles in ms of one SingleStream run."""
     import mlperf_loadgen as loadgen  # type: ignore[import-not-found] # not installed where the types are checked
 
@@ -65,7 +65,7 @@ def with_loadgen(session: BareSession, feed: PictureFeed, seconds: float) -> dic
     return {f"p{name}": int(value) / 1e6 for name, value in _PERCENTILE.findall(text)}
 
 
-def with_ours(session: BareSession, feed: PictureFeed, seconds: float) -> dict[str, float]:
+def with_ours(session: BareSession, feed: ImageFeed, seconds: float) -> dict[str, float]:
     """The same by our loop."""
     request = BlockRequest(batch=1, samples=1, duration_ns=int(seconds * 1e9), queries=100)
     spread = spread_of(run_block(session.infer, feed, request).times_ns)
@@ -73,10 +73,10 @@ def with_ours(session: BareSession, feed: PictureFeed, seconds: float) -> dict[s
 
 
 def agreement_of(pairs: Sequence[Pair], name: str) -> Agreement:
-    """Median of the turns' ratios; the interval is a bootstrap that draws whole turns.
+    """Median of the rounds' ratios; the interval is a bootstrap that draws whole rounds.
 
-    The two sides of a turn follow each other within two seconds and meet the same machine; from turn to turn a virtual
-    one may run at another pace, and medians over all turns would compare one pace with the other.
+    The two sides of a round run within two seconds, under the same conditions. A virtual machine may change speed from
+    round to round, so medians over all rounds would compare different speeds.
     """
     ratios = np.array([ours[name] / theirs[name] for ours, theirs in pairs])
     random = np.random.default_rng(1)
@@ -86,14 +86,14 @@ def agreement_of(pairs: Sequence[Pair], name: str) -> Agreement:
     return Agreement(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
 
-def measure(package: Path, cache: Path, *, seconds: float, turns: int) -> list[Pair]:
-    """Both by turns, another one beginning each time."""
+def measure(package: Path, cache: Path, *, seconds: float, rounds: int) -> list[Pair]:
+    """Both in each round, in alternating order."""
     loaded = load_package(package)
     session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu", options={"threads": 1}))
-    feed = PictureFeed(image_set_of(loaded).batch, 1)
+    feed = ImageFeed(image_set_of(loaded).batch, 1)
     pairs = []
-    for turn in range(turns):
-        if turn % 2:
+    for number in range(rounds):
+        if number % 2:
             theirs = with_loadgen(session, feed, seconds)
             pairs.append((with_ours(session, feed, seconds), theirs))
         else:
@@ -102,14 +102,14 @@ def measure(package: Path, cache: Path, *, seconds: float, turns: int) -> list[P
 
 
 def main() -> None:
-    """Print the turns as JSON."""
+    """Print the rounds as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--package", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=12)
     given = parser.parse_args()
-    print(json.dumps(measure(given.package, given.cache, seconds=given.seconds, turns=given.turns)))
+    print(json.dumps(measure(given.package, given.cache, seconds=given.seconds, rounds=given.rounds)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 _SIDE = 224
 _CLASSES = 1000
 _OPSET = 17
-_PICTURES = 24
+_IMAGES = 24
 # Expansion, channels, blocks, stride. Source: Sandler et al., MobileNetV2, table 2.
 _MOBILENET = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
@@ -61,7 +61,7 @@ class Graph:
         return self.node("Clip", [source, low, high])
 
     def classify(self, source: str, channels: int) -> str:
-        """Mean over the picture, then a score for each class."""
+        """Mean over the image, then a score for each class."""
         pooled = self.node("Flatten", [self.node("GlobalAveragePool", [source])])
         weight = self._weight(self.random.normal(0, math.sqrt(1 / channels), (_CLASSES, channels)))
         return self.node("Gemm", [pooled, weight, self._weight(np.zeros(_CLASSES))], transB=1)
@@ -92,7 +92,7 @@ class Graph:
 
 def mobilenet() -> onnx.ModelProto:
     """The shape of MobileNetV2, width 1.0."""
-    # With most seeds the best two classes of some pictures are so close that int8 swaps them and is refused.
+    # With most seeds the best two classes of some images are so close that int8 swaps them and is refused.
     graph = Graph(np.random.default_rng(3))
     at = graph.clip6(graph.convolution("input", (3, 32), kernel=3, stride=2))
     channels = 32
@@ -147,7 +147,7 @@ def _basic_block(graph: Graph, source: str, channels: tuple[int, int], stride: i
 
 
 def write_package(model: onnx.ModelProto, name: str, folder: Path) -> Path:
-    """A package in ``folder`` with drawn pictures for calibration; gives its directory."""
+    """A package in ``folder`` with drawn images for calibration; gives its directory."""
     return write_model(model.SerializeToString(), "model.onnx", name, folder)
 
 
@@ -157,8 +157,8 @@ def write_model(data: bytes, file: str, name: str, folder: Path) -> Path:
     (package / "calibration").mkdir(parents=True, exist_ok=True)
     (package / file).write_bytes(data)
     (package / "labels.txt").write_text("".join(f"class {n}\n" for n in range(_CLASSES)), encoding="utf-8")
-    for number in range(_PICTURES):
-        cv2.imwrite(str(package / "calibration" / f"{number:02}.png"), _picture(number))
+    for number in range(_IMAGES):
+        cv2.imwrite(str(package / "calibration" / f"{number:02}.png"), _image(number))
     (package / "model.yaml").write_text(
         f"# Random weights: for measuring speed alone. Made by scripts/performance/make-models.\n"
         f"name: {name}\nversion: 1.0.0\nfile: {file}\nsha256: {hashlib.sha256(data).hexdigest()}\n"
@@ -170,14 +170,14 @@ def write_model(data: bytes, file: str, name: str, folder: Path) -> Path:
     return package
 
 
-def _picture(number: int) -> npt.NDArray[np.uint8]:
+def _image(number: int) -> npt.NDArray[np.uint8]:
     """Blurred noise over a slope: enough contrast for every layer to have something to do."""
     random = np.random.default_rng(100 + number)
     noise = cv2.GaussianBlur(random.uniform(0, 255, (_SIDE, _SIDE, 3)).astype(np.float32), (0, 0), 1 + number % 7)
     slope = np.linspace(-1, 1, _SIDE, dtype=np.float32)[:, None, None] * random.uniform(-90, 90, 3).astype(np.float32)
     stretched = (noise - noise.mean()) / (noise.std() + 1e-6) * 45 + 128 + slope
-    picture: npt.NDArray[np.uint8] = np.clip(stretched, 0, 255).astype(np.uint8)
-    return picture
+    image: npt.NDArray[np.uint8] = np.clip(stretched, 0, 255).astype(np.uint8)
+    return image
 
 
 def main() -> None:

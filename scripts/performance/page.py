@@ -55,7 +55,7 @@ def head(origin: Origin) -> list[str]:
     lines = [where, "", f"Load found: {origin.load.words}.", ""]
     reasons = [origin.load.problem] if origin.load.problem else []
     reasons += ["a quick run, to try the command out"] if origin.is_quick else []
-    return [*lines, f"> **Not valid, do not quote:** {'; '.join(reasons)}.", ""] if reasons else lines
+    return [*lines, f"> **Not valid, do not use:** {'; '.join(reasons)}.", ""] if reasons else lines
 
 
 def write_block(page: Path, name: str, lines: Iterable[str]) -> None:

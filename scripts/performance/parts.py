@@ -34,9 +34,9 @@ _BOTH: tuple[Precision, ...] = ("fp32", "int8")
 _CLIPS = {"720p": ("1280x720", "4M"), "1080p": ("1920x1080", "8M")}
 _ABOUT_PATH = (
     "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is another process behind a real broker, "
-    "and the bare session runs in the same rhythm before and after."
+    "and the bare session runs in the same pace before and after."
 )
-_REPORT_FORMS = (("page", "html"), ("picture", "png"), ("text", "md"), ("data", "json"))
+_REPORT_FORMS = (("page", "html"), ("image", "png"), ("text", "md"), ("data", "json"))
 _SETTINGS = ("threads", "threads_wait", "int8_form")
 _STAGES = 1
 """Whose stages are shown one by one: the first so many results of the bundled model."""
@@ -169,7 +169,7 @@ def _engine_line(model: str, engine: EngineResult) -> list[str]:
         _both(paced.spread) if paced else "–",
         _both(closed.spread) if closed else "–",
         f"{closed.throughput_hz:.0f}" if closed else "–",
-        f"{closed.cpu_ms_per_picture:.2f}" if closed else "–",
+        f"{closed.cpu_ms_per_image:.2f}" if closed else "–",
         f"{paced.to_bare:.3f}" if paced and paced.to_bare is not None else "–",
         f"{agreement:.3f}" if isinstance(agreement, float | int) else "–",
         ", ".join(settings) or "–",
@@ -216,11 +216,11 @@ def _setups(setting: Setting) -> tuple[Setup, ...]:
 
 
 def _path_line(model: str, one: PipelineResult) -> list[str]:
-    rhythm = "unpaced" if one.fps is None else f"{one.fps:g} fps"
+    pace = "unpaced" if one.fps is None else f"{one.fps:g} fps"
     drops = ", ".join(f"{count} {reason}" for reason, count in one.dropped.items())
     return [
         f"{model} {one.precision}",
-        f"{one.cameras} × {one.source.removesuffix('.mp4')}, {rhythm}",
+        f"{one.cameras} × {one.source.removesuffix('.mp4')}, {pace}",
         f"{one.throughput_hz:.1f}",
         _both(one.from_hand),
         _both(one.without_infer),
@@ -251,10 +251,10 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
             "",
         ]
     package = setting.package("mobilenet")
-    seconds, turns = (0.5, 6) if setting.is_quick else (0.8, 120)
+    seconds, rounds = (0.5, 6) if setting.is_quick else (0.8, 120)
     answer = subprocess.run(
         [setting.pythons["loadgen"], "-m", "scripts.performance.loadgen_agreement", "--package", str(package),
-         "--cache", str(setting.cache), "--seconds", str(seconds), "--turns", str(turns)],
+         "--cache", str(setting.cache), "--seconds", str(seconds), "--rounds", str(rounds)],
         check=True, capture_output=True, text=True, env=child_environment(),
     )  # fmt: skip
     pairs = json.loads(answer.stdout.splitlines()[-1])
@@ -266,21 +266,21 @@ def loadgen(setting: Setting, watch: LoadWatch) -> list[str]:
         interval, bar = f"{ratio.low:.3f} to {ratio.high:.3f}", "1 ± 0.03" if name != "p99" else "–"
         lines.append([name, f"{ours:.3f}", f"{theirs:.3f}", f"{ratio.value:.3f}", interval, bar, verdict])
     columns = ("percentile", "ours ms", "LoadGen ms", "ratio", "99 % interval", "bar", "verdict")
-    words = f"MobileNetV2 shape, {turns} turns of {seconds:g} s: medians of each side, and the median of the ratios."
+    words = f"MobileNetV2 shape, {rounds} rounds of {seconds:g} s: medians of each side, and the median of the ratios."
     return [*table(columns, lines), words, ""]
 
 
 def beside(setting: Setting, _: LoadWatch) -> list[str]:
     """The agent and the plain script."""
     lines = []
-    turns, seconds = (1, 3.0) if setting.is_quick else (2, 10.0)
+    rounds, seconds = (1, 3.0) if setting.is_quick else (2, 10.0)
     for title, name, fps in (
         ("As fast as it goes, MobileNetV2 shape, 720p file:", "mobilenet", None),
         ("Paced at 30 fps, MobileNetV2 shape, 720p:", "mobilenet", 30.0),
         ("Overload, ResNet-18 shape, 200 frames a second of 720p:", "resnet", 200.0),
     ):
         match = side_by_side.Match(
-            package=setting.package(name), clip=setting.clip("720p"), cache=setting.cache, fps=fps, turns=turns,
+            package=setting.package(name), clip=setting.clip("720p"), cache=setting.cache, fps=fps, rounds=rounds,
             seconds=seconds, is_live=fps is not None, has_spinning=fps == _FPS,
         )  # fmt: skip
         lines += [title, "", *table(*side_by_side.table_of(side_by_side.compare(match)))]
@@ -317,7 +317,7 @@ def _study(
 
 
 def _write(report: Report, stem: Path) -> None:
-    """The full report as page, picture, text and data."""
+    """The full report as page, image, text and data."""
     compact = json.dumps(json.loads(report.as_json()), separators=(",", ":"))
     stem.with_suffix(".json").write_text(compact, encoding="utf-8")
     stem.with_suffix(".html").write_text(to_html(report), encoding="utf-8")

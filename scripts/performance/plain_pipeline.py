@@ -28,7 +28,7 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def capture(clip: str, fps: float | None, frames: queue.Queue[Captured]) -> None:
-    """Read the clip for ever; with ``fps`` in that rhythm."""
+    """Read the clip for ever; with ``fps`` in that pace."""
     video = cv2.VideoCapture(clip)
     due = time.monotonic()
     while True:
@@ -45,8 +45,8 @@ def capture(clip: str, fps: float | None, frames: queue.Queue[Captured]) -> None
 
 def classify(session: onnxruntime.InferenceSession, frame: npt.NDArray[Any]) -> tuple[int, float, float]:
     """Class, confidence, and milliseconds of the session alone."""
-    picture = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), (224, 224)).astype(np.float32) / 255
-    batch = ((picture - _MEAN) / _STD).transpose(2, 0, 1)[None]
+    image = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), (224, 224)).astype(np.float32) / 255
+    batch = ((image - _MEAN) / _STD).transpose(2, 0, 1)[None]
     began = time.monotonic()
     logits = session.run(None, {"input": np.ascontiguousarray(batch)})[0][0]
     took_ms = (time.monotonic() - began) * 1e3

@@ -100,9 +100,9 @@ def both(times_ns: list[int]) -> str:
 
 def pace() -> float:
     """How many times as long this processor takes as the one of the bars, at least 1; by the median of 200 resizes."""
-    picture = np.random.default_rng(2).integers(0, 256, (720, 1280, 3), np.uint8)
+    image = np.random.default_rng(2).integers(0, 256, (720, 1280, 3), np.uint8)
     row = np.empty((224, 224, 3), np.uint8)
-    times = in_turns({"floor": lambda: cv2.resize(picture, (224, 224), dst=row)}, runs=200)
+    times = in_turns({"floor": lambda: cv2.resize(image, (224, 224), dst=row)}, runs=200)
     return pace_of(us(times["floor"]))
 
 
@@ -115,17 +115,17 @@ def engine_rows(package: ModelPackage, larger: ModelPackage, cache: Path, length
     """Q2, Q9, Q22; the last with ``larger``, whose call takes milliseconds."""
     options = EngineOptions(cache_dir=cache, engine="ort-cpu", strict=True)
     size = package.input
-    pictures = np.random.default_rng(1).integers(0, 256, (8, 1, size.height, size.width, 3), np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (8, 1, size.height, size.width, 3), np.uint8)
     place = iter(range(10**9))
     yield load_row(package)
     with open_engine(package, options) as engine:
         bare = BareSession(package, options)
 
         def ours() -> object:
-            return engine.infer(pictures[next(place) % 8])
+            return engine.infer(images[next(place) % 8])
 
         def floor() -> object:
-            return bare.infer(pictures[next(place) % 8])
+            return bare.infer(images[next(place) % 8])
 
         for words, period_s, runs in (("back to back", 0.0, lengths.hot), ("paced 30 fps", _PERIOD_S, lengths.paced)):
             watch = LoadWatch()
@@ -171,16 +171,16 @@ def busy_thread_row(package: ModelPackage, cache: Path, threads: int, *, runs: i
     """
     watch, default = LoadWatch(), sys.getswitchinterval()
     size = package.input
-    pictures = np.random.default_rng(1).integers(0, 256, (8, 1, size.height, size.width, 3), np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (8, 1, size.height, size.width, 3), np.uint8)
     alone, with_default, with_ours = [], [], []
     options = EngineOptions(cache_dir=cache, engine="ort-cpu", strict=True, options={"threads": threads})
     with open_engine(package, options) as engine:
         for _ in range(_BUSY_TURNS):
-            alone += _timed(engine, pictures, runs)
+            alone += _timed(engine, images, runs)
             with busy_thread():
-                with_default += _timed(engine, pictures, runs)
+                with_default += _timed(engine, images, runs)
                 sys.setswitchinterval(_SWITCH_INTERVAL_S)
-                with_ours += _timed(engine, pictures, runs)
+                with_ours += _timed(engine, images, runs)
                 sys.setswitchinterval(default)
     base = us(alone)
     is_judged = threads < available_cores()
@@ -194,11 +194,11 @@ def busy_thread_row(package: ModelPackage, cache: Path, threads: int, *, runs: i
     )
 
 
-def _timed(engine: Engine, pictures: Images, runs: int) -> list[int]:
+def _timed(engine: Engine, images: Images, runs: int) -> list[int]:
     found = []
     for number in range(runs):
         started = time.perf_counter_ns()
-        engine.infer(pictures[number % 8])
+        engine.infer(images[number % 8])
         found.append(time.perf_counter_ns() - started)
     return found
 
@@ -230,8 +230,8 @@ def step_rows(package: ModelPackage, lengths: Lengths) -> Iterator[Row]:
     cold = in_turns(calls, period_s=_PERIOD_S, runs=lengths.paced)
     here = pace_of(us(hot["cv2.resize"]))
     for name, words, floor, bar in (
-        ("resize", "Q19 720p to 224×224, a picture that was just read", "cv2.resize", _RESIZE),
-        ("resize, in turn", "720p to 224×224, six pictures in turn", "cv2.resize, in turn", None),
+        ("resize", "Q19 720p to 224×224, an image that was just read", "cv2.resize", _RESIZE),
+        ("resize, in turn", "720p to 224×224, six images in turn", "cv2.resize, in turn", None),
         ("decide", "best 3 of 1000 classes", None, None),
         ("text", "Q28 text of a result", "orjson", _TEXT),
         ("packet", "record to packet", "orjson", None),
@@ -311,12 +311,12 @@ def hand_overs(package: ModelPackage, cache: Path, lengths: Lengths) -> HandOver
     """Q27: what the worker waits for when it gives a result away: after each call of a model that runs back to back,
     and at 100 Hz with a broker and without one."""
     bare = BareSession(package, EngineOptions(cache_dir=cache, engine="ort-cpu", strict=True))
-    picture = np.zeros((1, package.input.height, package.input.width, 3), np.uint8)
+    image = np.zeros((1, package.input.height, package.input.width, 3), np.uint8)
     with EmbeddedBroker() as broker:
         hot, _ = _hand_over(
             "after session.run, back to back",
             broker.address,
-            lambda: bare.infer(picture),
+            lambda: bare.infer(image),
             lengths.handed_over,
             hot=True,
         )

@@ -1,7 +1,7 @@
-"""The agent beside the script that one writes first: the same clip, model, broker and subscriber, in turns.
+"""Compares the agent with a plain script: the same clip, model, broker and subscriber, in alternating rounds.
 
-Without a rate both go as fast as they can; with more than the model can do both are overloaded, and are asked how old
-their answers are. Run by scripts/measure.
+Without a rate both run unpaced. Above the rate of the model both are overloaded, and the age of their results counts.
+Run by scripts/measure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SETTLE_S = 2.0
 
 @dataclass(slots=True)
 class Seen:
-    """What one of the two did, over all turns."""
+    """Measurements of one of the two, over all rounds."""
 
     arrivals: list[Arrival] = field(default_factory=list)
     rates_hz: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ def agent_config(given: Match, port: int, options: Mapping[str, object]) -> dict
 @contextmanager
 def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Iterator[AgentProcess]:
     """The plain script as a process."""
-    rhythm = [] if fps is None else ["--fps", str(fps)]
+    pace = [] if fps is None else ["--fps", str(fps)]
     began_s = time.monotonic()
     process = subprocess.Popen(
         [
@@ -59,7 +59,7 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
             str(package / "model.onnx"),
             str(clip),
             str(port),
-            *rhythm,
+            *pace,
         ],
         env={**child_environment(), "ORT_DISABLE_TELEMETRY": "1"},
         stderr=subprocess.DEVNULL,
@@ -72,21 +72,21 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
 
 
 def watch(given: Match, seen: Seen, options: Mapping[str, object] | None) -> None:
-    """One turn of the agent with ``options``, or without any of the script."""
-    with EmbeddedBroker() as broker, listening(broker.address) as inbox:
+    """One round of the agent with ``options``, or of the script without any."""
+    with EmbeddedBroker() as broker, listening(broker.address) as recorder:
         running = (
             plain_script(given.package, given.clip, broker.port, given.fps)
             if options is None
-            else running_agent(agent_config(given, broker.port, options), given.cache, inbox.is_running.wait)
+            else running_agent(agent_config(given, broker.port, options), given.cache, recorder.is_running.wait)
         )
         with running as process:
-            if not inbox.is_running.wait(60.0):
+            if not recorder.is_running.wait(60.0):
                 raise RuntimeError("nothing was published")
             time.sleep(_SETTLE_S)
-            inbox.take()
+            recorder.take()
             began_s, cpu_s, resident = time.monotonic(), process.cpu_s(), process.resident_bytes()
             time.sleep(given.seconds)
-            found = arrivals_of(inbox.take())
+            found = arrivals_of(recorder.take())
             wall_s, used_s = time.monotonic() - began_s, process.cpu_s() - cpu_s
             seen.arrivals += found
             seen.rates_hz.append(len(found) / wall_s)
@@ -99,26 +99,26 @@ def watch(given: Match, seen: Seen, options: Mapping[str, object] | None) -> Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What both are given; ``is_live`` has the agent read a live pattern at ``fps`` in place of the clip, where newer
+    """What both get; with ``is_live`` the agent reads a live pattern at ``fps`` instead of the clip, where newer
     frames replace older ones. ``has_spinning`` adds the agent with ONNX Runtime's threads as the script has them."""
 
     package: Path
     clip: Path
     cache: Path
     fps: float | None
-    turns: int
+    rounds: int
     seconds: float
     is_live: bool = False
     has_spinning: bool = False
 
 
 def compare(match: Match) -> dict[str, Seen]:
-    """The script and the agent, by turns."""
+    """The script and the agent, in alternating rounds."""
     contenders: dict[str, Mapping[str, object] | None] = {"plain script": None, "agent": {}}
     if match.has_spinning:
         contenders["agent, threads spin"] = {"allow_spinning": True}
     found = {name: Seen() for name in contenders}
-    for _ in range(match.turns):
+    for _ in range(match.rounds):
         for name, options in contenders.items():
             watch(match, found[name], options)
     return found

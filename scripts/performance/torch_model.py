@@ -41,14 +41,14 @@ def program_of(model: onnx.ModelProto) -> bytes:
             for name, value in weights.items():
                 self.register_buffer(name, value)
 
-        def forward(self, picture: Any) -> Any:
-            values = {model.graph.input[0].name: picture, **dict(self.named_buffers())}
+        def forward(self, image: Any) -> Any:
+            values = {model.graph.input[0].name: image, **dict(self.named_buffers())}
             for kind, inputs, output, attributes in nodes:
                 values[output] = _KINDS[kind](torch, [values[name] for name in inputs], attributes)
             return values[model.graph.output[0].name]
 
     shape = [2, *(one.dim_value for one in model.graph.input[0].type.tensor_type.shape.dim[1:])]
-    batch = {"picture": {0: torch.export.Dim("batch", min=1, max=64)}}
+    batch = {"image": {0: torch.export.Dim("batch", min=1, max=64)}}
     program = torch.export.export(Replayed().eval(), (torch.zeros(shape),), dynamic_shapes=batch)
     archive = io.BytesIO()
     torch.export.save(program, archive)

@@ -64,10 +64,10 @@ def _own_cpu_s() -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """What a figure is held to: ``measured`` at most ``limit``, with ``is_least`` at least that.
+    """The limit for a figure: ``measured`` at most ``limit``, with ``is_least`` at least that.
 
-    ``runs`` of ``needed_runs`` tell whether the percentile may be judged at all. ``floor`` is what the bare library
-    took in the same turns: where that alone misses the bar, the verdict says so. ``pace`` is how many times as long
+    The percentile is judged only if ``runs`` reaches ``needed_runs``. ``floor`` is what the bare library
+    took in the same rounds: where that alone misses the bar, the verdict says so. ``pace`` is how many times as long
     this processor takes as the one for which a time was promised; what holds only at that pace says so.
     """
 
@@ -99,7 +99,7 @@ class Bar:
         )
 
     def verdict(self, load: Load) -> str:
-        """In words: it holds, it is missed, or this run cannot tell."""
+        """In words: holds, missed, or not decided by this run."""
         if load.problem is not None:
             return f"not to be judged: {load.problem}"
         if math.isnan(self.measured):
@@ -134,9 +134,9 @@ class Row:
 
 def verdict_of(row: Row, load: Load) -> str:
     """The first bar that does not hold speaks for the row, else the first that holds in part."""
-    told = [bar.verdict(row.load or load) for bar in row.bars]
-    told.sort(key=lambda one: (one.startswith("holds"), one == "holds"))
-    return told[0] if told else "–"
+    verdicts = [bar.verdict(row.load or load) for bar in row.bars]
+    verdicts.sort(key=lambda one: (one.startswith("holds"), one == "holds"))
+    return verdicts[0] if verdicts else "–"
 
 
 def _short(value: float) -> str:
@@ -145,7 +145,7 @@ def _short(value: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Two harnesses on one session: the median of the ratios of their turns, and its interval of confidence."""
+    """Two harnesses on one session: the median of the ratios of their rounds, with its confidence interval."""
 
     value: float
     low: float

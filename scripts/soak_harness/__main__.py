@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long (default: 5)")
     parser.add_argument("--nemesis", action="store_true", help="draw faults at random; without it nothing is broken")
     parser.add_argument("--every", type=float, default=15.0, help="seconds of peace between two faults")
-    parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults (default: drawn and told)")
+    parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults (default: drawn and printed)")
     parser.add_argument("--plant-leak", type=int, default=0, metavar="BYTES", help="let the agent lose this per frame")
     parser.add_argument("--report", type=Path, default=None, help="write the report here as JSON")
     parser.add_argument("--md", type=Path, default=None, help="write the report here as a page in Markdown")
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         # taking note of it; the keeper ends what that leaves.
         with kept_directory("soak-") as directory:
             signal.signal(signal.SIGTERM, _end)
-            report = soak(plan, directory, tell=lambda text: print(text, file=sys.stderr, flush=True))
+            report = soak(plan, directory, log=lambda text: print(text, file=sys.stderr, flush=True))
     except KeyboardInterrupt:
         print("interrupted: nothing is judged", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.soak_harness.report import LEAST_AVAILABILITY, Report
+from scripts.soak_harness.report import MIN_AVAILABILITY, Report
 from scripts.soak_harness.stage import CANARY, RESULTS, Stage
 from scripts.soak_harness.verdict import (
     Sample,
@@ -35,7 +35,7 @@ def judge(stage: Stage, samples: Sequence[Sample], leaks: set[str], report: Repo
     for growth in report.growth:
         report.problems.extend(growth.problems)
     _judge_delivery(stage, report, span)
-    _judge_books(stage, report)
+    _judge_counters(stage, report)
     _judge_log(stage, leaks, report)
     _judge_drills(report)
     if report.stop_s > STOPS_WITHIN_S:
@@ -68,10 +68,10 @@ def _judge_delivery(stage: Stage, report: Report, span: Span) -> None:
         report.availability[camera] = round(availability(times, span), 4)
         report.spared[camera] = spared = round(availability(times, span, kept_away), 4)
         undisturbed_s = span[1] - span[0] - sum(last - first for first, last in kept_away)
-        if spared < LEAST_AVAILABILITY and undisturbed_s > _STAYS_UP_LEAST_S:
+        if spared < MIN_AVAILABILITY and undisturbed_s > _STAYS_UP_LEAST_S:
             report.problems.append(
                 f"camera {camera}: results in {100 * spared:.1f} % of the seconds in which no fault concerned it, "
-                f"{100 * LEAST_AVAILABILITY:g} % are promised"
+                f"{100 * MIN_AVAILABILITY:g} % are promised"
             )
 
 
@@ -87,7 +87,7 @@ def _kept_away(report: Report, camera: str) -> list[Span]:
     ]
 
 
-def _judge_books(stage: Stage, report: Report) -> None:
+def _judge_counters(stage: Stage, report: Report) -> None:
     healths: list[tuple[float, Any]] = [(one.at, one.json) for one in stage.subscriber.messages("edge/dut/health")]
     report.healths = len(healths)
     for _, health in healths:

@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts.soak_harness.verdict import Frames, Growth, Span
 
-LEAST_AVAILABILITY = 0.95
+MIN_AVAILABILITY = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def _delivery(report: Report) -> Iterator[str]:
     yield (
         "Events are numbered; a number that is missing or comes twice is listed as broken, unless the subscriber was "
         "itself without a broker then. The last column leaves out the seconds in which a fault concerned that camera, "
-        f"ended the agent, or kept the subscriber from hearing; it must be {100 * LEAST_AVAILABILITY:g} % at least."
+        f"ended the agent, or kept the subscriber from hearing; it must be {100 * MIN_AVAILABILITY:g} % at least."
     )
     yield from ("", "| camera | results | events | seconds with a result | of those that no fault concerned |")
     yield "| --- | ---: | ---: | ---: | ---: |"
@@ -170,11 +170,10 @@ def _delivery(report: Report) -> Iterator[str]:
 def _frames(report: Report) -> Iterator[str]:
     yield from ("", "## Frames", "")
     yield (
-        f"The books of all {report.healths} `health` messages were checked: captured = classified + dropped + on the "
-        "way, else listed as broken. Frames beyond a camera's rate are not counted here. Of the others 99.9 % must be "
-        "classified during faults of the broker, the disk, the clock and the configuration, or about what is "
-        "classified at other times where the machine has other work. "
-        "Books come each 10 s, so what is near a fault counts to it."
+        f"The counters of all {report.healths} `health` messages were checked: captured = classified + dropped + in "
+        "flight, else listed as broken. Frames above a camera's rate are not counted here. During broker, disk, clock "
+        "and configuration faults at least 99.9 % of the others must be classified (on a busy machine: as many as "
+        "without a fault). Counters are published every 10 s, so frames near a fault are attributed to it."
     )
     yield from ("", "| fault | frames | lost | classified |", "| --- | ---: | ---: | ---: |")
     for kind, frames in report.frames.items():

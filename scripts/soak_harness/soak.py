@@ -79,14 +79,14 @@ class _Sampler:
                     self.leaks.add("environment")
 
 
-def soak(plan: Plan, directory: Path, *, tell: Callable[[str], None]) -> Report:
+def soak(plan: Plan, directory: Path, *, log: Callable[[str], None]) -> Report:
     """Run to the end of the plan and judge."""
     report = Report(plan.seed, plan.seconds)
     with Stage(directory, _planted(plan, directory)) as stage:
         _wait_for_first_results(stage)
         began = time.monotonic()
         with _Sampler(stage) as sampler:
-            _run(plan, stage, report, tell)
+            _run(plan, stage, report, log)
             ended = time.monotonic()
         report.stop_s = stage.agent.stop()
         judge(stage, sampler.samples, sampler.leaks, report, (began, ended))
@@ -111,7 +111,7 @@ def _planted(plan: Plan, directory: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{planted}:{Path.cwd()}"}
 
 
-def _run(plan: Plan, stage: Stage, report: Report, tell: Callable[[str], None]) -> None:
+def _run(plan: Plan, stage: Stage, report: Report, log: Callable[[str], None]) -> None:
     began, draw = time.monotonic(), Draw(plan.seed, plan.faults)
     while (passed_s := time.monotonic() - began) < plan.seconds:
         left_s = plan.seconds - passed_s
@@ -123,7 +123,7 @@ def _run(plan: Plan, stage: Stage, report: Report, tell: Callable[[str], None]) 
         drill = run_drill(stage, fault, lasts_s, report, at_s=time.monotonic() - began)
         report.drills.append(drill)
         came = "not recovered" if drill.recovered_s is None else f"recovered in {drill.recovered_s} s"
-        tell(f"{drill.at_s:6.0f} s  {drill.name} for {drill.lasted_s:g} s: {came}")
+        log(f"{drill.at_s:6.0f} s  {drill.name} for {drill.lasted_s:g} s: {came}")
 
 
 def run_drill(stage: Stage, fault: Fault, lasts_s: float, report: Report, *, at_s: float = 0.0) -> Drill:
@@ -164,7 +164,7 @@ def run_drill(stage: Stage, fault: Fault, lasts_s: float, report: Report, *, at_
 
 
 def _recovery_s(stage: Stage, fault: Fault, ended: float, exits: int) -> float | None:
-    """Seconds until both cameras gave results again, of a process that was started anew where the old one ended."""
+    """Seconds until both cameras gave results again, of a new process if the old one ended."""
     while time.monotonic() - ended < fault.recovers_within_s:
         own = stage.agent.exits[exits:]
         since = max([ended, *(at for at, _ in own)])

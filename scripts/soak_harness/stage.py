@@ -31,7 +31,7 @@ _STAYS_DOWN = frozenset({2, 78})
 
 
 class Supervised:
-    """The agent's process, started anew whenever it ends, unless its exit code says that this would change nothing."""
+    """The agent's process, restarted whenever it ends, unless its exit code is final."""
 
     def __init__(self, directory: Path, config: Path, environment: Mapping[str, str]) -> None:
         self.log = directory / "agent.log"
@@ -152,7 +152,7 @@ class Stage:
         self.broker_line.mend()
 
     def set_agents_password(self, password: str) -> None:
-        """Let the broker accept this password alone; it hangs up on whoever has another one."""
+        """Let the broker accept only this password; it disconnects clients with another one."""
         self.broker.set_users(_users(password))
         self.broker.reload()
 

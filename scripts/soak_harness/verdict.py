@@ -1,4 +1,4 @@
-"""What must hold after a soak: books that balance, no holes, no growth, no secret, no unexplained end."""
+"""What must hold after a soak: counters that add up, no gaps, no growth, no secret, no unexplained end."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _growth(life: Sequence[Sample]) -> Growth:
     slope, intercept = np.polyfit(at, rss, 1)
     rest = rss - (slope * at + intercept)
     error = float(np.sqrt((rest @ rest) / max(len(at) - 2, 1) / ((at - at.mean()) @ (at - at.mean()))))
-    # A connection more or less is no leak: the fewest at the end are held against the most before.
+    # A connection more or less is no leak: the fewest at the end are compared with the most before.
     before, end = life[: len(life) * 5 // 8], life[-max(len(life) // 8, 1) :]
     return Growth(
         pid=samples[0].pid,
@@ -118,10 +118,15 @@ def unbalanced(health: Mapping[str, Any]) -> Iterator[str]:
         if camera["captured"] != total:
             yield f"session {health['session']}, camera {name}: captured {camera['captured']}, accounted for {total}"
     for camera, classifiers in health["classifiers"].items():
-        for name, books in classifiers.items():
-            total = books["classified"] + books["skipped"] + sum(books["dropped"].values()) + books["in_flight"]
-            if books["offered"] != total:
-                yield f"session {health['session']}, {camera}/{name}: offered {books['offered']}, found {total}"
+        for name, counters in classifiers.items():
+            total = (
+                counters["classified"]
+                + counters["skipped"]
+                + sum(counters["dropped"].values())
+                + counters["in_flight"]
+            )
+            if counters["offered"] != total:
+                yield f"session {health['session']}, {camera}/{name}: offered {counters['offered']}, found {total}"
 
 
 HoleAllowed = Callable[[float, float], bool]
@@ -184,7 +189,7 @@ class Frames:
         return 1.0 - self.lost / self.wanted if self.wanted else 1.0
 
 
-LEAST_FRAMES_RATIO = 0.999
+MIN_FRAMES_RATIO = 0.999
 MOST_FRAMES_BY_CHANCE = 10
 """A machine that is busy with other work for half a second costs this many."""
 _UNWANTED = frozenset({"rate", "governor", "stopping"})
@@ -223,7 +228,7 @@ def frames_by_kind(
 
 def frames_problem(kind: str, frames: Frames, others: Frames) -> str | None:
     """Too many frames lost during faults that concern no camera; what is lost at all ``others`` is no fault's."""
-    allowed = MOST_FRAMES_BY_CHANCE + frames.wanted * (1.0 - LEAST_FRAMES_RATIO + 2.0 * (1.0 - others.ratio))
+    allowed = MOST_FRAMES_BY_CHANCE + frames.wanted * (1.0 - MIN_FRAMES_RATIO + 2.0 * (1.0 - others.ratio))
     if frames.lost <= allowed:
         return None
     return (

@@ -1,4 +1,4 @@
-"""Compares the governor with its alternatives on the simulated boards: a table in Markdown, and a picture.
+"""Compares the governor with its alternatives on the simulated boards: a table in Markdown, and a chart.
 
 Everything is simulated and seeded: two runs give the same figures. Called by scripts/thermal-report.
 """
@@ -6,15 +6,13 @@ Everything is simulated and seeded: two runs give the same figures. Called by sc
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
-from agent.runtime.records import Image
 from agent.thermal.boards import BOARDS
 from agent.thermal.evaluation import (
     ConstantPolicy,
@@ -29,6 +27,9 @@ from agent.thermal.evaluation import (
 )
 from agent.thermal.sensors.base import ThermalSample
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CONFIG = ThermalConfig(source="simulated")
 WITH_CLOCKS = ThermalConfig(source="simulated", governor=GovernorConfig(clocks=True))
 AMBIENTS = (35.0, 55.0)
@@ -40,15 +41,13 @@ SILICON = "without governor"
 OURS = "governor, rate alone"
 CLOCKS = "governor, clocks allowed"
 
-COLOURS = {  # BGR
-    SILICON: (60, 60, 220),
-    "on/off": (40, 160, 240),
-    OURS: (170, 90, 20),
-    CLOCKS: (170, 30, 150),
-    ORACLE: (110, 150, 60),
+COLOURS = {
+    SILICON: "#dc3c3c",
+    "on/off": "#f0a028",
+    OURS: "#145aaa",
+    CLOCKS: "#961eaa",
+    ORACLE: "#3c966e",
 }
-SCALE = 2
-"""Drawn larger and reduced, which smooths letters and lines."""
 
 
 def compare(board: str, ambient: float) -> tuple[dict[str, Outcome], float]:
@@ -102,59 +101,6 @@ TABLE_HEAD = (
 )
 
 
-class Panel:
-    """One diagram: hours to the right, a quantity upwards."""
-
-    def __init__(self, canvas: Image, box: tuple[int, int, int, int], low: float, high: float) -> None:
-        self.canvas = canvas
-        self.left, self.top, self.right, self.bottom = (value * SCALE for value in box)
-        self.low, self.high = low, high
-
-    def point(self, second: float, value: float) -> tuple[int, int]:
-        x = self.left + (self.right - self.left) * second / DURATION_S
-        y = self.bottom - (self.bottom - self.top) * (min(max(value, self.low), self.high) - self.low) / (
-            self.high - self.low
-        )
-        return round(x), round(y)
-
-    def line(self, points: list[tuple[float, float]], colour: tuple[int, int, int], width: int = 2) -> None:
-        drawn = np.array([self.point(second, value) for second, value in points], dtype=np.int32)
-        cv2.polylines(
-            self.canvas, [drawn], isClosed=False, color=colour, thickness=width * SCALE, lineType=cv2.LINE_AA
-        )
-
-    def axes(self, title: str, unit: str, step: float) -> None:
-        value = self.low
-        while value <= self.high + 1e-9:
-            start, end = self.point(0, value), self.point(DURATION_S, value)
-            cv2.line(self.canvas, start, end, (225, 225, 225), SCALE)
-            write(self.canvas, f"{value:g}{unit}", (start[0] - 62 * SCALE, start[1] + 5 * SCALE))
-            value += step
-        for minutes in range(0, 121, 30):
-            x, y = self.point(minutes * 60, self.low)
-            cv2.line(self.canvas, (x, y), (x, y + 5 * SCALE), (120, 120, 120), SCALE)
-            write(self.canvas, f"{minutes} min", (x - 20 * SCALE, y + 22 * SCALE))
-        write(self.canvas, title, (self.left, self.top - 12 * SCALE), size=0.6)
-
-    def limit(self, value: float, text: str, colour: tuple[int, int, int], *, above: bool) -> None:
-        start, end = self.point(0, value), self.point(DURATION_S, value)
-        for x in range(start[0], end[0], 14 * SCALE):
-            cv2.line(self.canvas, (x, start[1]), (min(x + 8 * SCALE, end[0]), start[1]), colour, SCALE)
-        offset = -6 if above else 38
-        write(self.canvas, text, (end[0] - 220 * SCALE, start[1] + offset * SCALE), colour=colour)
-
-
-def write(
-    canvas: Image,
-    text: str,
-    at: tuple[int, int],
-    *,
-    size: float = 0.45,
-    colour: tuple[int, int, int] = (60, 60, 60),
-) -> None:
-    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size * SCALE, colour, SCALE, cv2.LINE_AA)
-
-
 def averaged(outcome: Outcome, window_s: int = 60) -> list[tuple[float, float]]:
     """Percent of the full rate, as means over a minute."""
     done = [done for _, _, done in outcome.track]
@@ -164,29 +110,31 @@ def averaged(outcome: Outcome, window_s: int = 60) -> list[tuple[float, float]]:
     ]
 
 
-def draw(results: Mapping[float, Mapping[str, Outcome]], soft: float, throttle: float) -> Image:
-    """The picture of one board: temperature above, rate below, one column for each ambient."""
-    canvas = np.full((760 * SCALE, 1360 * SCALE, 3), 255, np.uint8)
-    title = "Orin-like board without a fan, full load asked for, 2 hours simulated"
-    write(canvas, title, (80 * SCALE, 34 * SCALE), size=0.75)
+def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, throttle: float) -> Figure:
+    """One board: temperature above, rate below, one column for each ambient. Needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.6, 7.6), dpi=100, layout="constrained")
+    figure.suptitle("Orin-like board without a fan, full load requested, 2 hours simulated")
     for column, (ambient, outcomes) in enumerate(results.items()):
-        left = 80 + column * 660
-        heat = Panel(canvas, (left, 120, left + 570, 410), 40.0, 110.0)
-        heat.axes(f"Hottest zone, air at {ambient:g} C", " C", 10.0)
-        rate = Panel(canvas, (left, 480, left + 570, 700), 0.0, 100.0)
-        rate.axes("Frames classified, share of what is asked for, mean of a minute", " %", 25.0)
+        heat = figure.add_subplot(2, len(results), column + 1)
+        rate = figure.add_subplot(2, len(results), len(results) + column + 1)
         for name in ("on/off", SILICON, ORACLE, CLOCKS, OURS):
-            heat.line([(second, celsius) for second, celsius, _ in outcomes[name].track[::10]], COLOURS[name])
-            rate.line(averaged(outcomes[name]), COLOURS[name])
-        heat.limit(throttle, f"the SoC throttles, {throttle:g} C", (60, 60, 220), above=True)
-        heat.limit(soft, f"closest soft limit, {soft:g} C", (90, 90, 90), above=False)
-    x = 80
-    for name, colour in COLOURS.items():
-        cv2.line(canvas, (x * SCALE, 66 * SCALE), ((x + 36) * SCALE, 66 * SCALE), colour, 4 * SCALE)
-        write(canvas, name, ((x + 46) * SCALE, 71 * SCALE), size=0.55)
-        x += 250
-    reduced = cv2.resize(canvas, None, fx=1 / SCALE, fy=1 / SCALE, interpolation=cv2.INTER_AREA)
-    return np.asarray(reduced, np.uint8)
+            seconds, celsius = zip(*((at, hottest) for at, hottest, _ in outcomes[name].track[::10]), strict=True)
+            heat.plot([at / 60 for at in seconds], celsius, color=COLOURS[name], label=name)
+            seconds, percents = zip(*averaged(outcomes[name]), strict=True)
+            rate.plot([at / 60 for at in seconds], percents, color=COLOURS[name])
+        for limit, words in ((throttle, "the SoC throttles"), (soft, "closest soft limit")):
+            heat.axhline(limit, color="#5a5a5a", linestyle="--", linewidth=1)
+            heat.annotate(f"{words}, {limit:g} °C", (120, limit), ha="right", va="bottom", fontsize=9)
+        heat.set(title=f"Hottest zone, air at {ambient:g} °C", ylabel="°C", ylim=(40, 110), xlim=(0, 120))
+        rate.set(title="Frames classified, share of the requested rate, 1-minute mean", ylabel="%", ylim=(0, 100))
+        rate.set(xlim=(0, 120), xlabel="minutes")
+        for axes in (heat, rate):
+            axes.grid(visible=True, color="#e1e1e1")
+        if column == 0:
+            figure.legend(loc="outside lower center", ncols=len(COLOURS))
+    return figure
 
 
 def limits_of_board(board: str) -> tuple[float, float]:
@@ -204,26 +152,33 @@ def changes_in(outcome: Outcome, after: int) -> int:
 
 
 def main() -> None:
-    """Print the table; write the picture where asked."""
+    """Print the table; write the chart where asked."""
     parser = argparse.ArgumentParser(prog="scripts/thermal-report", description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, help="write the picture of the Orin-like board to this PNG file")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="also write the chart of the Orin-like board")
     arguments = parser.parse_args()
+    _check_output(parser, arguments.output)
     print(TABLE_HEAD)
-    pictured: dict[float, dict[str, Outcome]] = {}
+    charted: dict[float, dict[str, Outcome]] = {}
     for board in sorted(BOARDS):
         for ambient in AMBIENTS:
             outcomes, _ = compare(board, ambient)
             print("\n".join(rows(board, ambient, outcomes)), flush=True)
             if board == "orin":
-                pictured[ambient] = outcomes
+                charted[ambient] = outcomes
     print(f"\nChanges of the rate by the governor in the second hour, Orin, {AMBIENTS[-1]:g} °C: ", end="")
-    print(changes_in(pictured[AMBIENTS[-1]][OURS], SETTLED_S))
-    if arguments.picture is not None:
-        arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(
-            str(arguments.picture), draw(pictured, *limits_of_board("orin")), [cv2.IMWRITE_PNG_COMPRESSION, 9]
-        ):
-            parser.error(f"{arguments.picture} cannot be written: choose a folder that can, and a name ending in .png")
+    print(changes_in(charted[AMBIENTS[-1]][OURS], SETTLED_S))
+    if arguments.output is not None:
+        chart_of(charted, *limits_of_board("orin")).savefig(arguments.output)
+
+
+def _check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:
+    """Refuse, before minutes of simulation, what could not be written."""
+    if path is None:
+        return
+    if path.suffix != ".png" or not path.absolute().parent.is_dir():
+        parser.error(f"--output {path}: name a .png file in a folder that exists")
+    if importlib.util.find_spec("matplotlib") is None:
+        parser.error("--output needs matplotlib: pip install 'edge-inference-agent[report]'")
 
 
 if __name__ == "__main__":

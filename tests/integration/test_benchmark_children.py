@@ -9,7 +9,7 @@ import pytest
 
 from agent.demo import demo_package
 from agent.tools.benchmark.conditions import ConditionsWatch
-from agent.tools.benchmark.measure.assemble import engine_result, with_yardstick
+from agent.tools.benchmark.measure.assemble import engine_result, with_bare
 from agent.tools.benchmark.measure.rounds import Plan, Progress, measure, open_session, prepare
 from agent.tools.benchmark.measure.session import ChildFailed, Session
 from agent.tools.benchmark.measure.target import Target
@@ -54,7 +54,7 @@ def test_engines_are_measured_in_turns_and_held_against_the_bare_session(cache: 
     assert absent == ()
     with ConditionsWatch() as watch:
         measured, failed = measure(plan, ready, watch, Progress())
-        results = with_yardstick([engine_result(one, watch) for one in measured], [one.target for one in measured])
+        results = with_bare([engine_result(one, watch) for one in measured], [one.target for one in measured])
     assert failed == ()
     assert [result.label for result in results] == ["ort-cpu fp32", "ort-cpu int8", "bare session fp32"]
     fp32, int8, bare = results
@@ -67,7 +67,7 @@ def test_engines_are_measured_in_turns_and_held_against_the_bare_session(cache: 
         assert case.spread.n >= 20
         assert len(case.rounds_ms) == 2
         assert case.throughput_hz > 0
-        assert case.cpu_ms_per_picture > 0
+        assert case.cpu_ms_per_image > 0
         assert result.peak_bytes > result.own_bytes > 0
 
 
@@ -87,11 +87,11 @@ def test_child_that_dies_says_its_last_words(cache: Path) -> None:
     assert cache.is_dir()
 
 
-def test_labelled_pictures_give_top1(cache: Path, tmp_path: Path) -> None:
-    for picture in (demo_package() / "golden").iterdir():
-        label = picture.stem.rsplit("_", 1)[0]
+def test_labelled_images_give_top1(cache: Path, tmp_path: Path) -> None:
+    for image in (demo_package() / "golden").iterdir():
+        label = image.stem.rsplit("_", 1)[0]
         (tmp_path / label).mkdir(exist_ok=True)
-        (tmp_path / label / picture.name).write_bytes(picture.read_bytes())
+        (tmp_path / label / image.name).write_bytes(image.read_bytes())
     with open_session(_plan(cache, FP32), FP32) as (session, _):
         answer = session.ask({"do": "accuracy", "folder": str(tmp_path)}, timeout_s=30.0)
-    assert (answer["pictures"], answer["top1_ratio"]) == (10, 1.0)
+    assert (answer["images"], answer["top1_ratio"]) == (10, 1.0)

@@ -55,7 +55,7 @@ def test_an_engine_that_loses_answers_on_a_folder_fails_and_names_the_pictures(
 def test_the_reference_agrees_with_itself_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _verify(tmp_path, write_colour_package(tmp_path, calibration=0), "--engine", "ort-cpu") == 0
     output = capsys.readouterr().out
-    assert "top-1 agreement  1.0000, the bar is 0.99" in output
+    assert "top-1 agreement  1.0000, the minimum is 0.99" in output
     assert output.rstrip().endswith("passed")
 
 

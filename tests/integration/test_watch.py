@@ -96,7 +96,7 @@ def _pass_on_late(slow: socket.socket, port: int, late_s: float) -> None:
 
 def test_only_the_device_that_was_asked_for_is_heard(broker: MosquittoBroker) -> None:
     fill(broker.port)
-    assert watch(broker.url, "--device", "other", "--for", "500ms").stdout == "nothing heard under edge/ yet\n"
+    assert watch(broker.url, "--device", "other", "--for", "500ms").stdout == "no messages under edge/ yet\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

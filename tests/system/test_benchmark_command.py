@@ -31,7 +31,7 @@ def _agent(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_quick_run_writes_every_form_and_its_exit_code_is_its_verdict(tmp_path: Path) -> None:
-    files = [f"--{kind}={tmp_path / f'report.{kind}'}" for kind in ("json", "html", "md", "png")]
+    files = [f"--output={tmp_path / f'report.{kind}'}" for kind in ("json", "html", "md", "png")]
     done = _agent(*QUICK, *files, home=tmp_path / "state")
     report = json.loads((tmp_path / "report.json").read_text())
     assert done.returncode == (1 if report["invalid"] else 0), done.stderr
@@ -55,7 +55,15 @@ def test_each_of_several_packages_gets_a_report_of_its_own(tmp_path: Path) -> No
     shutil.copytree(demo_package(), second)
     manifest = second / "model.yaml"
     manifest.write_text(manifest.read_text().replace("version: 1.0.0", "version: 1.0.1"))
-    arguments = (*QUICK, "--package", "demo", "--package", str(second), f"--csv={tmp_path / 'now.csv'}", "--one-line")
+    arguments = (
+        *QUICK,
+        "--package",
+        "demo",
+        "--package",
+        str(second),
+        f"--output={tmp_path / 'now.csv'}",
+        "--one-line",
+    )
     done = _agent(*arguments, home=tmp_path / "state")
     assert done.returncode in {0, 1}, done.stderr
     for version in ("1.0.0", "1.0.1"):
@@ -75,7 +83,15 @@ def test_package_that_fails_does_not_keep_the_next_from_being_measured(tmp_path:
     manifest = broken / "model.yaml"
     text = manifest.read_text().replace("version: 1.0.0", "version: 0.0.1")
     manifest.write_text(re.sub(r"label: \w+", "label: ok", text))
-    arguments = (*QUICK, "--package", str(broken), "--package", "demo", f"--csv={tmp_path / 'now.csv'}", "--one-line")
+    arguments = (
+        *QUICK,
+        "--package",
+        str(broken),
+        "--package",
+        "demo",
+        f"--output={tmp_path / 'now.csv'}",
+        "--one-line",
+    )
     done = _agent(*arguments, home=tmp_path / "state")
     assert done.returncode == 69, done.stderr
     assert f"error: {broken}: no engine could be measured for conveyor" in done.stderr
@@ -87,7 +103,7 @@ def test_package_that_fails_does_not_keep_the_next_from_being_measured(tmp_path:
 def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ("--quick", "--scenario", "pipeline", "--engines", "ort-cpu", "--precisions", "fp32", "--fps", "60")
-    done = _agent(*arguments, "--size", "320x240", "--one-line", f"--json={path}", home=tmp_path / "state")
+    done = _agent(*arguments, "--size", "320x240", "--one-line", f"--output={path}", home=tmp_path / "state")
     assert done.returncode == 0, done.stderr
     assert re.search(r"results/s from 1 camera\(s\), pattern 320x240, ort-cpu fp32", done.stdout)
     (result,) = json.loads(path.read_text())["pipelines"]
@@ -105,15 +121,17 @@ def test_pipeline_reaches_a_real_subscriber(tmp_path: Path) -> None:
         (("--batch", "0"), "is no list of batch sizes"),
         (("--batch", "²"), "is no list of batch sizes"),
         (("--size", "1²8x720"), "is no size from 16x16"),
-        (("--json", "/tmp"), "/tmp is a folder, the report is written into a file"),
+        (("--output", "/tmp"), "no form of the report has the extension (none)"),
+        (("--output", "report.pdf"), "Name the file with one of .json, .html, .md, .png, .csv"),
+        (("--json", "--one-line"), "--json and --one-line both choose what is printed"),
         (("--scenario", "pipeline", "--clip", "/nowhere.mp4"), "there is no file /nowhere.mp4"),
         (("--scenario", "pipeline", "--clip", __file__), "cannot be opened as a video"),
         (("--fail-if", "p99_ms>+10%"), "--fail-if needs --baseline"),
         (("--baseline", "none.json"), "cannot be read"),
-        (("--json", "/nowhere/at/all.json"), "there is no folder /nowhere/at"),
+        (("--output", "/nowhere/at/all.json"), "there is no folder /nowhere/at"),
         (("--python", "torch=/nowhere"), "is not ENGINE=PATH"),
         (("--option", "threads"), "is not NAME=VALUE"),
-        (("--package", "demo", "--package", "demo"), "two of the packages have the same name and version"),
+        (("--package", "demo", "--package", "demo"), "two packages have the same name and version"),
         (("--package", "demo", "--package", "other", "--apply", "a.yaml", "--model", "m"), "--model is one model"),
         (("--option", "threads=1", "--apply", "agent.yaml"), "--apply does not write options"),
     ],
@@ -128,11 +146,11 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(
 
 
 def test_inputs_are_read_before_anything_is_measured(tmp_path: Path) -> None:
-    (tmp_path / "pictures/no such label").mkdir(parents=True)
-    shutil.copy(next((demo_package() / "golden").iterdir()), tmp_path / "pictures/no such label")
-    done = _agent("--images", str(tmp_path / "pictures"), home=tmp_path / "state")
+    (tmp_path / "images/no such label").mkdir(parents=True)
+    shutil.copy(next((demo_package() / "golden").iterdir()), tmp_path / "images/no such label")
+    done = _agent("--images", str(tmp_path / "images"), home=tmp_path / "state")
     assert done.returncode == 78
-    assert "lies in a folder named 'no such label'" in done.stderr
+    assert "is in a folder named 'no such label'" in done.stderr
     (tmp_path / "agent.yaml").write_text(
         "version: 1\nmodels: {other: {package: other}}\n"
         "cameras: {front: {source: {type: pattern}, classify: [{model: other}]}}\n"
@@ -144,10 +162,41 @@ def test_inputs_are_read_before_anything_is_measured(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.timeout(150)
+def test_json_on_standard_output_is_the_report_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    done = _agent(*QUICK, "--json", f"--output={path}", home=tmp_path / "state")
+    printed = json.loads(done.stdout)
+    assert printed == json.loads(path.read_text())
+    assert done.returncode == (1 if printed["invalid"] else 0), done.stderr
+    compared = _agent("compare", str(path), str(path), "--json", "--fail-if", "p50_ms>0.000001", home=tmp_path)
+    found = json.loads(compared.stdout)
+    assert (compared.returncode, found["failed"]) == (1, True)
+    assert {line["verdict"] for line in found["lines"]} == {"same"}
+    assert found["lines"][0]["p50_ratio"]["value"] == 1.0
+
+
+def test_png_without_its_library_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """Python treats a None among the modules as one that cannot be found."""
+    hide = "import sys; sys.modules['matplotlib'] = None; from agent.__main__ import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", hide, "benchmark", "--output", str(tmp_path / "report.png")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "STATE_DIRECTORY": str(tmp_path / "state")},
+    )
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "a PNG chart needs matplotlib, which cannot be imported" in done.stderr
+    assert "pip install 'edge-inference-agent[report]'" in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
 def test_report_outlives_a_baseline_that_cannot_be_compared(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(machine_report(3.0, seed=1).as_json())
-    done = _agent(*QUICK, f"--baseline={path}", f"--json={path}", home=tmp_path / "state")
+    done = _agent(*QUICK, f"--baseline={path}", f"--output={path}", home=tmp_path / "state")
     assert done.returncode == 2
     assert "the reports are of different environments" in done.stderr
     assert "ort-cpu fp32 has p50" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import agent.cli
 from agent.config.model import AgentConfig
 
 GOOD = """\
@@ -23,6 +25,9 @@ cameras:
     source: {type: pattern}
     classify: [{model: parts}]
 """
+
+_NO_COMMANDS = ("console", "options", "signals")
+"""Files of the folder that several commands share."""
 
 SECRET = "correct-horse-battery"
 
@@ -50,8 +55,19 @@ def good(tmp_path: Path) -> Path:
 def test_help_lists_the_commands_and_ends_well() -> None:
     result = run("--help")
     assert result.returncode == 0
-    assert "config" in result.stdout
     assert result.stderr == ""
+    titles = ["Options", "Run and watch", "Prepare a device", "Models and engines"]
+    assert re.findall(r"^(\w.*):$", result.stdout, re.MULTILINE) == titles
+    listed = re.findall(r"^  (\w+) ", result.stdout[result.stdout.index("Run and watch:") :], re.MULTILINE)
+    files = {path.stem for path in (Path(agent.cli.__file__).parent).glob("*.py")} - {"__init__", *_NO_COMMANDS}
+    assert sorted(listed) == sorted(files)
+
+
+@pytest.mark.parametrize("command", ["demo", "doctor", "build", "verify", "benchmark", "watch"])
+def test_commands_that_print_figures_print_json_on_request(command: str) -> None:
+    """The option never takes a value: what is written into files is named by --output."""
+    text = run(command, "--help").stdout
+    assert re.search(r"^  --json  +Print", text, re.MULTILINE), text
 
 
 def test_version_is_one_line() -> None:

@@ -31,7 +31,7 @@ def material(tmp_path: Path) -> Path:
 
 def import_(material: Path, *more: str, preset: str = "raw255") -> int:
     command = ["model", "import", str(material / "Tree Net.onnx"), "--labels", str(material / "labels.json")]
-    return main([*command, "--preset", preset, "--out", str(material / "out"), *more])
+    return main([*command, "--preset", preset, "--output", str(material / "out"), *more])
 
 
 def answer(material: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -299,7 +299,7 @@ def test_a_terminated_import_leaves_nothing_behind(material: Path) -> None:
     for place in range(2000):
         (material / f"cal/{place}.png").symlink_to(material / "photo.png")
     command = [sys.executable, "-m", "agent", "model", "import", str(material / "Tree Net.onnx"), "--preset", "raw01"]
-    more = ["--labels", str(material / "labels.json"), "--out", str(material / "out"), "--calibration"]
+    more = ["--labels", str(material / "labels.json"), "--output", str(material / "out"), "--calibration"]
     with subprocess.Popen([*command, *more, str(material / "cal")], stdout=subprocess.DEVNULL) as process:
         wait_until(lambda: bool(list((material / "out").glob(".import-*/*/calibration"))), within_s=30.0)
         process.terminate()
@@ -310,11 +310,11 @@ def test_a_terminated_import_leaves_nothing_behind(material: Path) -> None:
 def test_the_real_program_imports_a_model(material: Path) -> None:
     command = [sys.executable, "-m", "agent", "model", "import", str(material / "Tree Net.onnx"), "--preset", "raw01"]
     done = subprocess.run(
-        [*command, "--labels", str(material / "labels.json"), "--out", str(material)],
+        [*command, "--labels", str(material / "labels.json"), "--output", str(material)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the package is good")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "the package is valid")
     assert (material / "tree-net-1.0.0/model.yaml").is_file()

@@ -47,6 +47,24 @@ def test_the_demo_ends_by_itself_with_a_summary_and_keeps_nothing(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_json_gives_the_figures_alone_on_standard_output(tmp_path: Path) -> None:
+    result = demo(tmp_path, "--for", "3s", "--json")
+    figures = json.loads(result.stdout)
+    assert result.returncode == 0, result.stderr
+    assert figures["classified"] > 0
+    assert figures["captured"] >= figures["classified"] + figures["dropped"]
+    (classifier,) = figures["classifiers"]
+    assert (classifier["camera"], classifier["model"]) == ("belt", "inspect")
+    assert 0 < classifier["p50_ms"] <= classifier["p99_ms"]
+    assert sum(classifier["labels"].values()) > 0
+
+
+def test_json_and_messages_do_not_share_standard_output(tmp_path: Path) -> None:
+    result = demo(tmp_path, "--print", "--json")
+    assert result.returncode == 2
+    assert "give one of them" in result.stderr
+
+
 def test_print_gives_messages_as_json_lines_and_the_summary_beside_them(tmp_path: Path) -> None:
     result = demo(tmp_path, "--for", "1s", "--print")
     assert result.returncode == 0, result.stderr

@@ -33,7 +33,7 @@ def test_a_soak_survives_its_faults_and_finds_the_planted_leak_alone(tmp_path: P
         leak_bytes=120_000,
         faults=(replace(_SLOW_DISK, lasts_s=(3.0, 3.0)),),
     )
-    report = soak(plan, tmp_path, tell=print)
+    report = soak(plan, tmp_path, log=print)
     assert [problem for problem in report.problems if "grew by" not in problem] == [], "\n".join(report.lines())
     assert any("grew by" in problem for problem in report.problems), "\n".join(report.lines())
     assert report.drills

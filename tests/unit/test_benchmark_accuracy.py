@@ -1,4 +1,4 @@
-"""Top-1 and top-5 on labelled pictures."""
+"""Top-1 and top-5 on labelled images."""
 
 from __future__ import annotations
 

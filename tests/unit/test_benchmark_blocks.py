@@ -7,10 +7,10 @@ from statistics import median
 
 import numpy as np
 
-from agent.tools.benchmark.measure.blocks import WARM_UP_RUNS, Block, BlockRequest, PictureFeed, run_block
+from agent.tools.benchmark.measure.blocks import WARM_UP_RUNS, Block, BlockRequest, ImageFeed, run_block
 from engines.base import Images, Scores
 
-PICTURES: Images = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+IMAGES: Images = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
 
 
 class Planted:
@@ -33,7 +33,7 @@ class Planted:
 
 def _run(engine: Planted, **request: int | None) -> Block:
     values = {"batch": 1, "samples": 1, "duration_ns": 0, "queries": 50, "period_ns": None, **request}
-    return run_block(engine.infer, PictureFeed(PICTURES, 4), BlockRequest(**values))  # type: ignore[arg-type] # mixed
+    return run_block(engine.infer, ImageFeed(IMAGES, 4), BlockRequest(**values))  # type: ignore[arg-type] # mixed
 
 
 def test_planted_sleep_shows_as_itself() -> None:
@@ -66,7 +66,7 @@ def test_block_lasts_for_both_its_count_and_its_length() -> None:
 
 
 def test_block_that_cannot_reach_its_count_ends_all_the_same() -> None:
-    block = _run(Planted(0.002), queries=10_000, longest_ns=20_000_000)
+    block = _run(Planted(0.002), queries=10_000, max_ns=20_000_000)
     assert 0 < len(block.times_ns) < 10_000
 
 
@@ -86,18 +86,18 @@ def test_beats_that_come_too_early_are_missed_and_counted() -> None:
     assert block.missed >= 10
 
 
-def test_feed_gives_every_picture_and_never_runs_out() -> None:
-    feed = PictureFeed(PICTURES[:3], 2)
+def test_feed_gives_every_image_and_never_runs_out() -> None:
+    feed = ImageFeed(IMAGES[:3], 2)
     seen = [feed.take(2).copy() for _ in range(10)]
     assert all(part.shape == (2, 8, 8, 3) for part in seen)
-    assert {bytes(picture) for part in seen for picture in part} == {bytes(picture) for picture in PICTURES[:3]}
+    assert {bytes(image) for part in seen for image in part} == {bytes(image) for image in IMAGES[:3]}
 
 
 def test_times_of_the_device_itself_are_kept_by_stage() -> None:
     stages = iter(range(1000))
     block = run_block(
         Planted(0.0).infer,
-        PictureFeed(PICTURES, 1),
+        ImageFeed(IMAGES, 1),
         BlockRequest(batch=1, samples=1, duration_ns=0, queries=5),
         lambda: {"compute": float(next(stages))},
     )

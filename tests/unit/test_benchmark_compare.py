@@ -40,7 +40,7 @@ def test_gate_breaks_on_what_it_forbids() -> None:
 
 @pytest.mark.parametrize("text", ["p99>+10%", "p99_ms", "p99_ms=3", "p99_ms>ten", "", "p98_ms>1"])
 def test_gate_that_is_none_is_refused_with_how_to_write_it(text: str) -> None:
-    with pytest.raises(UsageError, match="is no gate: write a metric"):
+    with pytest.raises(UsageError, match="is not a gate: write a metric"):
         parse_gate(text)
 
 

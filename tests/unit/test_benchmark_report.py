@@ -7,6 +7,7 @@ import functools
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,9 +16,10 @@ import pytest
 from agent.tools.benchmark.conditions import Conditions
 from agent.tools.benchmark.judge import reasons_against, warnings_about, warnings_about_machine
 from agent.tools.benchmark.recommend import Limits, headline_of, measurements_for, recommend
-from agent.tools.benchmark.render.chart import png_of, svg_of
 from agent.tools.benchmark.render.html import to_html
 from agent.tools.benchmark.render.markdown import to_markdown
+from agent.tools.benchmark.render.series import bar_panels, colours_of
+from agent.tools.benchmark.render.svg import charts_of
 from agent.tools.benchmark.render.tables import perf_analyzer_csv
 from agent.tools.benchmark.report import Report
 from agent.tools.benchmark.scenarios import cases_of
@@ -29,6 +31,7 @@ from tests.fixtures.benchmark_reports import (
     case_result,
     engine_result,
     made_up_rounds,
+    png_drawn_by_child,
     report_of,
     shown,
 )
@@ -82,14 +85,14 @@ def test_engine_that_loses_answers_is_not_recommended() -> None:
     engines[1] = engine_result("ort-cpu", "int8", engines[1].cases, agreement=0.5, passed=False)
     choice = recommend(engines, Limits())
     assert choice.precision == "fp32"
-    assert "top-1 agreement 0.5 is below its bar" in choice.reason
+    assert "top-1 agreement 0.5 is below its minimum" in choice.reason
 
 
 def test_limits_rule_engines_out() -> None:
     choice = recommend(_report().engines, Limits(max_p99_ms=0.1))
     assert choice.engine is None
     assert "is above 0.1 ms" in choice.reason
-    assert "does not show its power" in recommend(_report().engines, Limits(max_watts=5.0)).reason
+    assert "has no power sensor" in recommend(_report().engines, Limits(max_watts=5.0)).reason
 
 
 def test_safer_precision_wins_where_no_difference_can_be_seen() -> None:
@@ -125,18 +128,78 @@ def test_markdown_has_every_engine_and_what_was_not_measured() -> None:
     text = to_markdown(_report())
     assert "| ort-cpu int8 | paced 30 fps |" in text
     assert "| tensorrt | any | no driver | install one |" in text
-    assert "ort-cpu int8 passed: its first answer is that of ort-cpu fp32 on 98.0% of 60 pictures" in text
+    assert "ort-cpu int8 passed: its first answer is that of ort-cpu fp32 on 98.0% of 60 images" in text
 
 
-def test_picture_shows_the_bars() -> None:
-    image = cv2.imdecode(np.frombuffer(png_of(_report()), np.uint8), cv2.IMREAD_COLOR)
+def test_image_shows_the_bars(tmp_path: Path) -> None:
+    image = cv2.imdecode(np.frombuffer(png_drawn_by_child(_report(), tmp_path), np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     assert image.shape[1] == 1600
     assert len({bytes(pixel) for pixel in image[::5, ::5].reshape(-1, 3)}) > 20
 
 
-def test_chart_of_a_report_without_engines_is_drawn_too() -> None:
-    assert svg_of(report_of([])).endswith("</svg>")
+def test_a_report_without_engines_has_no_charts(tmp_path: Path) -> None:
+    assert charts_of(report_of([])) == ""
+    assert png_drawn_by_child(report_of([]), tmp_path).startswith(b"\x89PNG")
+
+
+def _cut_report() -> Report:
+    """One call in forty takes far longer than the axis reaches."""
+    rounds = tuple((*([3.0] * 78), 90.0, 90.0) for _ in range(10))
+    engines = [
+        engine_result("ort-cpu", "fp32", [case_result(PACED, rounds), case_result(CLOSED, rounds)]),
+        engine_result("ort-<b>", "int8", [case_result(PACED, made_up_rounds(1.5, seed=2))]),
+    ]
+    return report_of(engines)
+
+
+def test_a_whisker_that_is_cut_off_has_its_arrow_inside_the_plot_and_its_figure_beside_it() -> None:
+    panel = bar_panels(_cut_report())[0]
+    bar = panel.groups[0][1][0]
+    assert panel.is_cut(bar)
+    assert bar.words == "3, p99 90"
+    svg = charts_of(_cut_report())
+    x, y, width, height = map(float, re.findall(r'viewBox="([^"]+)"', svg)[0].split())
+    first = svg[: svg.index("</svg>")]
+    paths = re.findall(r'points="([^"]+)"', first)
+    points = [one.split(",") for path in paths for one in path.split()]
+    assert all(x <= float(px) <= x + width and y <= float(py) <= y + height for px, py in points)
+    assert all(y <= float(py) <= y + height for py in re.findall(r'<text x="[\d.]+" y="([\d.]+)"', first))
+    # The title is no part of the drawing, so nothing can lie over it.
+    assert panel.title not in re.sub(r"<title>.*?</title>", "", first[first.index("<svg") :])
+
+
+def test_letters_of_the_charts_can_be_read_on_a_phone() -> None:
+    """420 pixels less the page's margins of 16: no letter is smaller than 9 pixels there."""
+    svg = charts_of(_cut_report())
+    for drawing in re.findall(r"<svg.*?</svg>", svg):
+        width = float(re.findall(r'viewBox="\S+ \S+ (\S+) ', drawing)[0])
+        assert min(float(one) for one in re.findall(r'font-size="([\d.]+)"', drawing)) * (420 - 32) / width >= 9
+
+
+def test_page_has_colours_for_dark_and_light_and_charts_have_no_ink_of_their_own() -> None:
+    page = to_html(_report())
+    assert "color-scheme: light dark" in page
+    assert "prefers-color-scheme: dark" in page
+    assert set(re.findall(r'<text [^>]*class="(\w+)"', page)) == {"ink", "faint"}
+    assert not re.search(r"<text [^>]*fill=", page)
+    for kind in ("ink", "faint", "grid", "whisker"):
+        assert f"svg .{kind}" in page
+
+
+def test_page_and_png_show_every_engine_of_every_case(tmp_path: Path) -> None:
+    report = _report()
+    page = to_html(report)
+    bars = [bar for panel in bar_panels(report) for _, group in panel.groups for bar in group]
+    assert [bar.label for bar in bars] == ["ort-cpu fp32", "ort-cpu int8", "bare session fp32"]
+    for bar in bars:
+        assert f">{bar.label}</text>" in page
+        assert f">{bar.words}</text>" in page
+    image = cv2.imdecode(np.frombuffer(png_drawn_by_child(report, tmp_path), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    for colour in colours_of(report.engines).values():
+        bgr = [int(colour[at : at + 2], 16) for at in (5, 3, 1)]
+        assert (np.abs(image.astype(int) - bgr).max(axis=2) <= 2).sum() > 1000, colour
 
 
 def test_invalid_case_marks_every_form() -> None:
@@ -144,9 +207,9 @@ def test_invalid_case_marks_every_form() -> None:
     bad = replace(report.engines[0].cases[0], invalid=("busy machine (other programs took 80%)",))
     report = replace(report, engines=(replace(report.engines[0], cases=(bad,)), *report.engines[1:]))
     assert report.invalid == ("busy machine: ort-cpu fp32 paced 30 fps (other programs took 80%)",)
-    assert "Not valid, do not quote" in to_html(report)
+    assert "Not valid, do not use" in to_html(report)
     assert "**Not valid**" in to_markdown(report)
-    condition = "Recommended, if the figures could be used:"
+    condition = "Would be recommended if the figures were valid:"
     assert all(condition in text for text in (to_html(report), to_markdown(report), shown(report)))
     assert not any(condition in text for text in (to_html(_report()), to_markdown(_report()), shown(_report())))
 
@@ -196,14 +259,14 @@ def test_paced_is_the_headline() -> None:
     ]
 
 
-def test_power_gives_pictures_per_joule_its_place() -> None:
+def test_power_gives_images_per_joule_its_place() -> None:
     watts = Conditions(others_ratio=0.0, stolen_ratio=0.0, watts_mean=10.0, celsius_max=61.0)
-    result = replace(case_result(PACED, made_up_rounds(3.0, seed=1), conditions=watts), pictures_per_joule=12.5)
+    result = replace(case_result(PACED, made_up_rounds(3.0, seed=1), conditions=watts), images_per_joule=12.5)
     assert "| 12.5 |" in to_markdown(report_of([engine_result("ort-cpu", "fp32", [result])]))
 
 
 def test_star_is_explained_in_one_line_of_markdown() -> None:
-    assert "\n- \\* behind a percentile: too few runs for it\n" in to_markdown(_report())
+    assert "\n- \\* after a percentile: too few runs for it\n" in to_markdown(_report())
 
 
 def test_soak_alone_is_judged_by_what_it_sustains() -> None:

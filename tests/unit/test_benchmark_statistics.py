@@ -27,7 +27,7 @@ def test_outliers_stay_in() -> None:
 
 
 def test_nothing_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing was measured"):
+    with pytest.raises(ValueError, match="no times were measured"):
         spread_of([])
 
 

@@ -50,5 +50,5 @@ def test_the_package_of_the_readme_is_made_where_its_configuration_looks() -> No
     (package,) = re.findall(r"inspect: \{package: (\S+?),", readme)
     folder, name = package.rsplit("/", 1)
     assert f"--name {name.rsplit('-', 1)[0]} " in readme
-    assert f"--out {folder}\n" in readme
+    assert f"--output {folder}\n" in readme
     assert f"agent model check {package}\n" in readme

@@ -44,11 +44,11 @@ def session() -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def probabilities(session: Any, pictures: list[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+def probabilities(session: Any, images: list[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
     """Preprocess as the manifest says, in plain numpy, and apply the missing softmax."""
     wanted = manifest()["input"]
     size = (wanted["width"], wanted["height"])
-    sized = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR) for picture in pictures])
+    sized = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) for image in images])
     rgb = (sized[..., ::-1] * wanted["scale"] - wanted["mean"]) / wanted["std"]
     (logits,) = session.run(None, {"image": np.ascontiguousarray(rgb.transpose(0, 3, 1, 2), np.float32)})
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -78,8 +78,8 @@ def test_manifest_names_the_digest_of_the_model() -> None:
 def test_bundled_files_stay_small() -> None:
     assert (demo_package() / "model.onnx").stat().st_size <= MIB
     assert demo_clip().stat().st_size <= 2 * MIB
-    pictures = [path for folder in ("golden", "calibration") for path in (demo_package() / folder).iterdir()]
-    assert sum(path.stat().st_size for path in pictures) <= 1.5 * MIB
+    images = [path for folder in ("golden", "calibration") for path in (demo_package() / folder).iterdir()]
+    assert sum(path.stat().st_size for path in images) <= 1.5 * MIB
     assert 40 <= len(list((demo_package() / "calibration").iterdir())) <= 60
 
 
@@ -108,11 +108,11 @@ def test_model_leaves_the_softmax_to_the_serving_graph(session: Any) -> None:
     assert np.abs(logits.sum(axis=1) - 1).max() > 0.01
 
 
-def test_golden_pictures_get_their_label_with_confidence(session: Any) -> None:
+def test_golden_images_get_their_label_with_confidence(session: Any) -> None:
     golden = manifest()["golden"]
     assert {entry["label"] for entry in golden} == set(LABELS)
-    pictures = [np.asarray(cv2.imread(str(demo_package() / entry["image"]))) for entry in golden]
-    for entry, scores in zip(golden, probabilities(session, pictures), strict=True):
+    images = [np.asarray(cv2.imread(str(demo_package() / entry["image"]))) for entry in golden]
+    for entry, scores in zip(golden, probabilities(session, images), strict=True):
         assert LABELS[int(scores.argmax())] == entry["label"], entry["image"]
         assert scores.max() >= entry["min_confidence"], entry["image"]
 
@@ -151,7 +151,7 @@ def test_drawing_code_still_draws_the_bundled_clip() -> None:
     assert float(np.abs(drawn.astype(np.float32) - decoded).mean()) < 6.0
 
 
-def test_same_seed_draws_the_same_picture() -> None:
+def test_same_seed_draws_the_same_image() -> None:
     def draw(index: int) -> npt.NDArray[np.uint8]:
         drawn = dataset.scene_of(index, seed=5, lit=scene.LIT_FOR_TRAINING, belt_styles=(0, 1))
         return scene_drawing.draw_scene(drawn)

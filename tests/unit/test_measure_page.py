@@ -121,7 +121,7 @@ def test_head_says_where_the_figures_are_from_and_when_they_are_not_valid() -> N
     for fact in ("`scripts/measure --only rows`", "a CPU, 2 cores", "agent 0.1.0", "2026-01-01", "61 s", "1.0%"):
         assert fact in quiet
     assert "Not valid" not in quiet
-    assert "Not valid, do not quote:** other programs took 43%" in "\n".join(head(_origin(_BUSY)))
+    assert "Not valid, do not use:** other programs took 43%" in "\n".join(head(_origin(_BUSY)))
     assert "a quick run" in "\n".join(head(_origin(_QUIET, is_quick=True)))
 
 

@@ -294,8 +294,8 @@ def test_numbers_have_no_gaps_on_each_topic() -> None:
 
 
 def test_a_mirror_sees_every_message_once() -> None:
-    stream, mirror = io.BytesIO(), io.BytesIO()
-    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY, extra_sinks=[JsonLinesSink(mirror)])
+    stream, extra_sink = io.BytesIO(), io.BytesIO()
+    publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY, extra_sinks=[JsonLinesSink(extra_sink)])
     publisher.start()
     for message in vitals():
         publisher.offer(message)
@@ -304,8 +304,8 @@ def test_a_mirror_sees_every_message_once() -> None:
     publisher.offer(classification())
     _until(lambda: publisher.statistics().sent == 9)
     publisher.stop()
-    assert sorted(mirror.getvalue().splitlines())[:-1] == sorted(stream.getvalue().splitlines())[:-1]
-    assert b'"stopped"' in mirror.getvalue()
+    assert sorted(extra_sink.getvalue().splitlines())[:-1] == sorted(stream.getvalue().splitlines())[:-1]
+    assert b'"stopped"' in extra_sink.getvalue()
 
 
 def test_who_measures_is_told_when_a_result_left() -> None:

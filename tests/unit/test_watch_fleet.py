@@ -120,8 +120,8 @@ def test_all_devices_of_the_prefix_are_shown_and_no_others() -> None:
 
 def test_before_the_first_message_the_picture_says_that_nothing_was_heard() -> None:
     view = FleetView("edge")
-    assert "Nothing has been heard under edge/" in text_of(view, now_s=0.0)
-    assert list(lines_from_fleet(view, now_s=0.0)) == ["nothing heard under edge/ yet"]
+    assert "No messages under edge/" in text_of(view, now_s=0.0)
+    assert list(lines_from_fleet(view, now_s=0.0)) == ["no messages under edge/ yet"]
 
 
 def test_an_empty_retained_message_takes_the_device_out() -> None:

@@ -59,7 +59,7 @@ def test_the_picture_shows_temperature_limit_and_rate() -> None:
         view.update("edge/dev/thermal", _thermal(celsius, ratio), now_s=step * STEP_S)
     drawn = _drawn(view, 2 * STEP_S)
     assert "▁▅▇  88.0 °C of 89.0 °C" in drawn
-    assert "██▅  50 % of what is asked for" in drawn
+    assert "██▅  50 % of the configured rate" in drawn
 
 
 def test_a_camera_that_the_configuration_no_longer_has_is_not_shown() -> None:

@@ -1,9 +1,10 @@
-"""Measures the engines and the agent's own path on this device, so that the figures can be trusted.
+"""Measures engines and the agent's own path on this device.
 
-    plan (cases) ─► one child process per engine ─► rounds, every engine in each ─► report ─► table, JSON, HTML, PNG
+    cases ─► one child process per engine ─► rounds with a block of every engine ─► report ─► terminal, files
 
 scenarios    what is run and for how long
-study        one run of the command: everything below, in order
+job          the command: checks its options, measures, writes, compares, applies
+study        one package from request to report
 measure/     engines, each in a child process
 pipeline/    the agent's own path, in a process
 conditions   load, clocks, temperature, power while something is measured
@@ -12,7 +13,9 @@ judge        what makes a figure unusable or doubtful
 report       the record that comes out, and its JSON
 recommend    the engine to use
 compare      two reports, and gates for continuous integration
-apply        writes a recommendation into a configuration
-inputs       checks what a run reads and writes before it measures
-render/      the forms of a report
+apply, edit  write a recommendation into a configuration and keep its comments
+inputs       checks what a run reads before it measures
+render/      the forms of a report, and the files they are written to
+
+Threads: one samples the conditions, one of paho receives what a measured agent publishes. Engines run in processes.
 """

@@ -1,29 +1,27 @@
-"""Writes a recommendation into a configuration file and leaves everything else in it as it was, comments included."""
+"""Writes a recommendation into a configuration file; everything else in it stays, comments included."""
 
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent.config.loader import LoadedConfig, load_config
 from agent.runtime.errors import ConfigError, UsageError
+from agent.tools.benchmark.edit import with_engine
 from agent.tools.benchmark.report import Recommendation
 from engines import EngineOptions, Measurement, ModelPackage, load_package, remember_selection
-
-_VALUE = re.compile(r"^(\s*(?:engine|precision)\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s#]+)?(\s*(?:#.*)?)$")
 
 
 def apply_to(path: Path, choice: Recommendation, package: ModelPackage, *, model: str | None = None) -> list[str]:
     """Set engine and precision of the models in ``path`` that use ``package``; gives their keys.
 
-    ``model`` names one of them. The new file is checked before it takes the place of the old one.
+    ``model`` names one of them. The new file is checked before it replaces the old one.
 
     Raises:
         UsageError: no model uses the package, or there is nothing to recommend.
-        ConfigError: the file cannot be used, or is written in a form that is not edited here.
+        ConfigError: the file cannot be used, or cannot be edited without losing something.
     """
     if choice.engine is None or choice.precision is None:
         raise UsageError(f"there is nothing to apply: {choice.reason}")
@@ -34,7 +32,7 @@ def apply_to(path: Path, choice: Recommendation, package: ModelPackage, *, model
 
 
 def check_can_apply(path: Path, package: ModelPackage, *, model: str | None = None) -> None:
-    """Whether ``apply_to`` can do its work, whatever will be recommended.
+    """Whether ``apply_to`` will work, whichever engine is recommended.
 
     Raises:
         UsageError: no model uses the package, or the file cannot be replaced.
@@ -62,15 +60,18 @@ def _keys(path: Path, package: ModelPackage, model: str | None) -> list[str]:
 
 
 def _with_values(path: Path, keys: Sequence[str], engine: str, precision: str) -> str:
-    text = path.read_bytes().decode()
-    for key in keys:
-        for name, value in (("engine", engine), ("precision", precision)):
-            text = _with_value(text, key, name, value, path)
-    return text
+    try:
+        return with_engine(path.read_bytes().decode(), keys, engine, precision)
+    except ValueError as exc:
+        raise ConfigError(
+            f"{path} cannot be edited: {exc}. Set engine: {engine} and precision: {precision} of "
+            f"{', '.join(keys)} by hand",
+            file=str(path),
+        ) from exc
 
 
 def remember_for(path: Path, keys: Sequence[str], package: ModelPackage, measurements: Sequence[Measurement]) -> None:
-    """Leave the measurement where ``auto`` and ``fastest`` look for it when the agent runs with ``path``.
+    """Store the measurement where ``auto`` and ``fastest`` look for it when the agent runs with ``path``.
 
     Raises:
         EngineUnavailable: the state directory cannot be written.
@@ -104,44 +105,8 @@ def _users_of(loaded: LoadedConfig, package: ModelPackage) -> list[str]:
     return found
 
 
-def _with_value(text: str, model: str, name: str, value: str, path: Path) -> str:
-    """``text`` with one key of one model set, on its own line."""
-    document = _loaded_text(text, path).document
-    lines = text.splitlines(keepends=True)
-    where = document.lines.get(("models", model, name))
-    package = document.lines[("models", model, "package")]
-    beside = document.lines.get(("models", model, "engine"), package)
-    if document.lines[("models", model)] == package:
-        raise ConfigError(
-            f"{path}:{package}: the model {model} is written in one line, which is not edited here. Write each of its "
-            f"keys on a line, or set {name}: {value} by hand",
-            file=str(path),
-            line=package,
-        )
-    if where is None:
-        above = lines[beside - 1]
-        indent = above[: len(above) - len(above.lstrip())]
-        end = "\r\n" if above.endswith("\r\n") else "\n"
-        if not above.endswith("\n"):
-            lines[beside - 1] = above + end
-        lines.insert(beside, f"{indent}{name}: {value}{end}")
-        return "".join(lines)
-    old = lines[where - 1]
-    body = old.rstrip("\r\n")
-    match = _VALUE.match(body)
-    if match is None:
-        raise ConfigError(
-            f"{path}:{where}: {body.strip()!r} is written in a way that is not edited here. "
-            f"Set {name}: {value} by hand",
-            file=str(path),
-            line=where,
-        )
-    lines[where - 1] = f"{match[1]}{value}{match[3]}{old[len(body) :]}"
-    return "".join(lines)
-
-
 def _loaded_text(text: str, path: Path) -> LoadedConfig:
-    """``text`` as if it stood in the place of ``path``."""
+    """``text`` as if it were the content of ``path``."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", suffix=".yaml") as file:
         file.write(text.encode())
         file.flush()
@@ -149,7 +114,7 @@ def _loaded_text(text: str, path: Path) -> LoadedConfig:
 
 
 def _replace_checked(path: Path, text: str, keys: Sequence[str], choice: Recommendation) -> None:
-    """Put ``text`` in the place of ``path`` if it differs from it in what was meant alone."""
+    """Replace ``path`` by ``text`` if that changes engine and precision of ``keys`` and nothing else."""
     old, new = load_config(path, check_files=False).config, _loaded_text(text, path).config
     wanted = {
         key: model.model_copy(update={"engine": choice.engine, "precision": choice.precision})
@@ -158,7 +123,7 @@ def _replace_checked(path: Path, text: str, keys: Sequence[str], choice: Recomme
         for key, model in old.models.items()
     }
     if new != old.model_copy(update={"models": wanted}):
-        raise ConfigError(f"{path} could not be edited safely and was left as it is. Set engine and precision by hand")
+        raise ConfigError(f"{path} could not be edited safely and was not changed. Set engine and precision by hand")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-", suffix=".yaml")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:

@@ -1,18 +1,18 @@
-"""Holds one report against another: ratios with intervals, and gates for continuous integration."""
+"""Compares two reports: ratios with confidence intervals, and gates for continuous integration."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from agent.runtime.errors import UsageError
 from agent.tools.benchmark.report import CaseResult, EngineResult, Report
 from agent.tools.benchmark.statistics import Ratio, ratio_of
 
-LEAST_RATIO = 0.02
-"""Two runs closer than this count as equal, whatever their intervals say: the harness itself is no better."""
+MIN_RATIO = 0.02
+"""Closer runs count as equal even if their intervals differ: the harness is no more precise than this."""
 
 _METRICS = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "mean_ms", "max_ms", "throughput_hz")
 _PERCENTS = {"p50_ms": 50, "p90_ms": 90, "p95_ms": 95, "p99_ms": 99}
@@ -48,17 +48,30 @@ class Line:
 
     @property
     def verdict(self) -> Literal["slower", "faster", "same"]:
-        """What the medians say: different where the interval leaves out 1 and the difference is above 2 %."""
-        if not self.p50.is_different or abs(self.p50.value - 1.0) < LEAST_RATIO:
+        """The verdict on the medians: different if the interval excludes 1 and the difference is above 2 %."""
+        if not self.p50.is_different or abs(self.p50.value - 1.0) < MIN_RATIO:
             return "same"
         return "slower" if self.p50.value > 1.0 else "faster"
+
+    def as_dict(self) -> dict[str, object]:
+        """The line as JSON values."""
+        return {
+            "engine": self.engine,
+            "case": self.case,
+            "first_p50_ms": self.first.spread.p50_ms,
+            "second_p50_ms": self.second.spread.p50_ms,
+            "p50_ratio": asdict(self.p50),
+            "p99_ratio": asdict(self.p99),
+            "verdict": self.verdict,
+            "failed": list(self.failed),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two reports held against each other. ``differences`` are facts of the environments that disagree.
+    """The comparison of two reports. ``differences`` are facts in which the environments disagree.
 
-    ``invalid_first`` and ``invalid_second`` say why a report by itself must not be used.
+    ``invalid_first`` and ``invalid_second`` say why one of the reports is not valid.
     """
 
     lines: tuple[Line, ...]
@@ -73,18 +86,30 @@ class Comparison:
         """Whether a gate is broken."""
         return any(line.failed for line in self.lines)
 
+    def as_dict(self) -> dict[str, object]:
+        """The comparison as JSON values; ratios are second over first with their 99 % confidence interval."""
+        return {
+            "lines": [line.as_dict() for line in self.lines],
+            "only_first": list(self.only_first),
+            "only_second": list(self.only_second),
+            "differences": list(self.differences),
+            "invalid_first": list(self.invalid_first),
+            "invalid_second": list(self.invalid_second),
+            "failed": self.has_failed,
+        }
+
 
 def parse_gate(text: str) -> Gate:
     """Read one gate.
 
     Raises:
-        UsageError: it is not one; says how they are written.
+        UsageError: it is not a gate; the message shows how one is written.
     """
     match = _GATE.match(text)
     if match is None or match[1] not in _METRICS:
         raise UsageError(
-            f"{text!r} is no gate: write a metric ({', '.join(_METRICS)}), < or >, and a limit, like "
-            "'p99_ms>+10%' against the other report or 'p99_ms>20' by itself"
+            f"{text!r} is not a gate: write a metric ({', '.join(_METRICS)}), < or >, and a limit, like "
+            "'p99_ms>+10%' relative to the first report or 'p99_ms>20' in milliseconds"
         )
     sign: Literal["<", ">"] = ">" if match[2] == ">" else "<"
     return Gate(text=text.strip(), metric=match[1], sign=sign, limit=float(match[3]), is_relative=bool(match[4]))
@@ -99,8 +124,8 @@ def compare(first: Report, second: Report, gates: Sequence[Gate] = (), *, force:
     differences = tuple(_differences(first, second))
     if differences and not force:
         raise UsageError(
-            f"the reports are of different environments: {'; '.join(differences)}. Their figures say nothing about "
-            "each other; --force compares them all the same"
+            f"the reports are of different environments: {'; '.join(differences)}. They cannot be "
+            "compared; --force compares them anyway"
         )
     known = {(engine.label, result.case): (engine, result) for engine, result in _all(first)}
     lines, matched = [], set()
@@ -134,14 +159,14 @@ def _line(engine: EngineResult, first: CaseResult, second: CaseResult, gates: Se
         p50=ratio_of(first.rounds_ms, second.rounds_ms, percent=50),
         p99=ratio_of(first.rounds_ms, second.rounds_ms, percent=99),
     )
-    failed = () if engine.is_yardstick else tuple(gate.text for gate in gates if _breaks(gate, line))
+    failed = () if engine.is_bare else tuple(gate.text for gate in gates if _breaks(gate, line))
     return Line(
         engine=line.engine, case=line.case, first=first, second=second, p50=line.p50, p99=line.p99, failed=failed
     )
 
 
 def _breaks(gate: Gate, line: Line) -> bool:
-    """Relative gates break only where the difference is also more than chance: its interval leaves out 1."""
+    """Whether a gate breaks; a relative one only if the interval of the ratio also excludes 1."""
     new = _value(line.second, gate.metric)
     if not gate.is_relative:
         return new > gate.limit if gate.sign == ">" else new < gate.limit

@@ -67,7 +67,7 @@ class Window:
 
 
 class ConditionsWatch:
-    """Looks at the machine several times a second while its ``with`` block lasts, on a thread of its own."""
+    """Samples the machine four times a second inside its ``with`` block, on its own thread."""
 
     def __init__(self, sensor: Sensor | None = None, *, root: Path = Path("/")) -> None:
         self._root = root

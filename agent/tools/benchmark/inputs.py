@@ -1,8 +1,7 @@
-"""What a run reads and writes, tried before minutes are spent on measuring."""
+"""Checks what a run reads, before minutes are spent on measuring."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,24 +9,24 @@ from agent.cameras.sources.choose import make_source, probe_source
 from agent.config.sources import FileSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import UsageError
-from agent.tools.benchmark.measure.accuracy import labelled_pictures
+from agent.tools.benchmark.measure.accuracy import labelled_images
 from engines import ModelPackage, read_image
 
 _CLIP_S = 10.0
 
 
-def check_pictures(folder: Path, packages: Sequence[ModelPackage]) -> None:
-    """Read every labelled picture once.
+def check_images(folder: Path, packages: Sequence[ModelPackage]) -> None:
+    """Read every labelled image once.
 
     Raises:
-        ImageRejected: see ``labelled_pictures``; or one cannot be read.
+        ImageRejected: see ``labelled_images``; or one cannot be read.
     """
-    for path in dict.fromkeys(path for package in packages for path, _ in labelled_pictures(package, folder)):
+    for path in dict.fromkeys(path for package in packages for path, _ in labelled_images(package, folder)):
         read_image(path)
 
 
 def check_clips(clips: Sequence[Path]) -> None:
-    """Read the first picture of each.
+    """Read the first frame of each.
 
     Raises:
         UsageError: one cannot be read as a video.
@@ -37,18 +36,3 @@ def check_clips(clips: Sequence[Path]) -> None:
         result = probe_source(source, deadline_s=_CLIP_S)
         if not result.ok:
             raise UsageError(f"--clip {clip}: {result.detail}")
-
-
-def check_target(path: Path) -> None:
-    """Whether ``path`` can be written.
-
-    Raises:
-        UsageError: there is no such folder, it is a folder itself, or is not writable.
-    """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder} to write {path.name} into")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder, the report is written into a file. Give a file's name")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise UsageError(f"{path} is not writable. Give another place, or change its permissions")

@@ -1,6 +1,6 @@
-"""What is to be said about a measurement: warnings for people, and reasons not to use it.
+"""Judges a measurement: warnings for readers, and reasons why it is not valid.
 
-A text has its figures in parentheses at its end, so that the same text about several engines can be told once.
+The figures of a text are in parentheses at its end, so that equal texts of several engines can be merged.
 Source of the cautions: trtexec (enqueue above 0.8 of compute, transfers above compute, variation above 2.5 %).
 """
 
@@ -16,7 +16,7 @@ from agent.tools.benchmark.statistics import Spread
 _UNSTABLE_RATIO = 0.025
 _ENQUEUE_SHARE = 0.8
 _DRIFT_RATIO = 0.15
-"""Between the medians of a run's rounds, highest over lowest: beyond it the engines did not meet the same machine."""
+"""Highest over lowest median of the rounds, less 1. Above it, conditions changed too much during the run."""
 BUSY_RATIO = 0.05
 TOO_BUSY_RATIO = 0.15
 _MISSED_RATIO = 0.05
@@ -25,19 +25,19 @@ _MISSED_RATIO = 0.05
 def warnings_about(
     case: Case, spread: Spread, conditions: Conditions, stages: Mapping[str, Spread], *, missed: int
 ) -> tuple[str, ...]:
-    """What a reader should know, without which the figures are still worth something."""
+    """Warnings about figures that are still valid."""
     found = []
     if spread.variation_ratio > _UNSTABLE_RATIO:
         found.append(f"times vary (coefficient of variation {spread.variation_ratio:.1%})")
     unsure = [name for name in spread.too_few if name != case.headline]
     if unsure:
-        found.append(f"n too small for {', '.join(unsure)} ({spread.n} runs)")
+        found.append(f"too few runs for {', '.join(unsure)} ({spread.n} runs)")
     if BUSY_RATIO < conditions.others_ratio <= TOO_BUSY_RATIO:
         found.append(f"busy machine (other programs took {conditions.others_ratio:.0%})")
     if 0 < missed <= _MISSED_RATIO * spread.n:
-        found.append(f"beats were missed because the call before still ran ({missed})")
+        found.append(f"paced calls were skipped because the previous one was still running ({missed})")
     if case.is_short:
-        found.append("quick: shorter than the rules of the scenario ask for" if _is_mlperf(case) else "quick run")
+        found.append("quick: shorter than the scenario's rules require" if _is_mlperf(case) else "quick run")
     found += _device_cautions(stages)
     return tuple(found)
 
@@ -45,10 +45,10 @@ def warnings_about(
 def reasons_against(
     case: Case, spread: Spread, conditions: Conditions, rounds_ms: Sequence[Sequence[float]], *, missed: int
 ) -> tuple[str, ...]:
-    """Why the figures must not be used."""
+    """Reasons why the figures are not valid."""
     found = []
     if case.headline in spread.too_few:
-        found.append(f"n too small for {case.headline}, by which it is judged ({spread.n} runs)")
+        found.append(f"too few runs for {case.headline}, by which the case is judged ({spread.n} runs)")
     if conditions.others_ratio > TOO_BUSY_RATIO:
         found.append(f"busy machine (other programs took {conditions.others_ratio:.0%})")
     if conditions.stolen_ratio > BUSY_RATIO:
@@ -56,7 +56,7 @@ def reasons_against(
     if conditions.has_throttled and case.scenario != "soak":
         found.append(_throttled(conditions))
     if missed > _MISSED_RATIO * spread.n:
-        found.append(f"cannot keep up with {case.fps or 0:g} fps ({missed} beats were missed in {spread.n} runs)")
+        found.append(f"cannot keep up with {case.fps or 0:g} fps ({missed} calls were skipped in {spread.n} runs)")
     medians = [median(one) for one in rounds_ms if one]
     if case.scenario != "soak" and len(medians) > 1 and max(medians) > min(medians) * (1 + _DRIFT_RATIO):
         found.append(f"the machine drifted (rounds have p50 {min(medians):.3f} to {max(medians):.3f} ms)")
@@ -72,12 +72,12 @@ def _throttled(conditions: Conditions) -> str:
 def warnings_about_machine(
     *, clocks_locked: bool | None, power_mode: str | None, load: float, cores: int
 ) -> list[str]:
-    """What is true of the whole run."""
+    """Warnings about the machine, for the whole run."""
     found = []
     if clocks_locked is False:
         found.append("clocks are not locked: on a Jetson `sudo jetson_clocks`, elsewhere the governor `performance`")
     if clocks_locked is None:
-        found.append("the kernel does not show clocks here, so it cannot be told whether they are locked")
+        found.append("the kernel does not show clock rates here, so it is unknown whether they are locked")
     if power_mode not in (None, "0"):
         found.append(f"power mode {power_mode} limits the board, mode 0 is the fastest")
     if load > 0.5 * cores:

@@ -1,4 +1,4 @@
-"""Which engine and precision to use: the fastest that keeps the answers, within the limits that were given."""
+"""Recommends an engine and precision: the fastest that agrees with the reference, within the limits."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from agent.tools.benchmark.statistics import ratio_of
 from engines import PRECISIONS, Measurement, Precision
 
 _SAME_RATIO = 1.02
-"""Medians closer than this are not told apart, nor are those whose ratio has 1 in its interval: the safer precision is
-taken."""
+"""Closer medians count as equal, as do those whose ratio has 1 in its interval: then the safer precision is chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the engine must keep to; None does not limit."""
+    """Limits for the recommended engine; None is no limit."""
 
     max_p99_ms: float | None = None
     max_watts: float | None = None
 
 
 def headline_of(engine: EngineResult) -> CaseResult | None:
-    """The case that an engine is judged by: paced where it was measured, else the first that is no burst of a soak."""
+    """The case that decides: paced if it was measured, else the first that is not the burst of a soak."""
     lasting = [one for one in engine.cases if one.case.part != "burst"]
     paced = (one for one in lasting if one.case.mode == "paced")
     return next(paced, lasting[0] if lasting else None)
 
 
 def recommend(engines: Sequence[EngineResult], limits: Limits) -> Recommendation:
-    """Choose among ``engines``; says why in one sentence."""
+    """Choose among ``engines``, with the reason in one sentence."""
     candidates: list[tuple[EngineResult, CaseResult]] = []
     refused: list[str] = []
     for engine in engines:
         result = headline_of(engine)
-        if engine.is_yardstick or result is None:
+        if engine.is_bare or result is None:
             continue
         why = _why_not(engine, result, limits)
         if why:
@@ -53,11 +52,11 @@ def recommend(engines: Sequence[EngineResult], limits: Limits) -> Recommendation
 
 
 def measurements_for(engines: Sequence[EngineResult], choice: Recommendation) -> tuple[Measurement, ...]:
-    """What ``auto`` is to remember: the engines in the chosen precision, the chosen one always among them."""
+    """What ``auto`` should remember: the engines in the chosen precision, including the chosen one."""
     found = []
     for engine in engines:
         result = headline_of(engine)
-        if engine.is_yardstick or result is None or engine.precision != choice.precision:
+        if engine.is_bare or result is None or engine.precision != choice.precision:
             continue
         found.append(
             Measurement(
@@ -68,19 +67,19 @@ def measurements_for(engines: Sequence[EngineResult], choice: Recommendation) ->
                 p90_ms=result.spread.p90_ms,
             )
         )
-    # What was faster and did not keep the answers or the limits must not win there.
+    # A faster engine that failed the check or the limits must not win there.
     chosen = next(one for one in found if one.engine == choice.engine)
     return (chosen, *(one for one in found if one is not chosen and one.p50_ms > chosen.p50_ms * _SAME_RATIO))
 
 
 def as_yaml(choice: Recommendation, *, model: str, package: str) -> str:
-    """The lines to paste into a configuration."""
+    """YAML lines for a configuration."""
     keys = {"package": package, "engine": choice.engine, "precision": choice.precision}
     return f"models:\n  {model}:\n" + "".join(f"    {key}: {value}\n" for key, value in keys.items())
 
 
 def _is_near(result: CaseResult, fastest: CaseResult) -> bool:
-    """Whether the difference is too small, or too uncertain, to take a risk for."""
+    """Whether the difference is too small, or too uncertain, to prefer a riskier precision."""
     if result.spread.p50_ms <= fastest.spread.p50_ms * _SAME_RATIO:
         return True
     return not ratio_of(fastest.rounds_ms, result.rounds_ms).is_different
@@ -88,12 +87,12 @@ def _is_near(result: CaseResult, fastest: CaseResult) -> bool:
 
 def _why_not(engine: EngineResult, result: CaseResult, limits: Limits) -> str:
     if engine.parity is not None and not engine.parity.get("passed"):
-        return f"top-1 agreement {engine.parity.get('top1_agreement')} is below its bar"
+        return f"top-1 agreement {engine.parity.get('top1_agreement')} is below its minimum"
     if limits.max_p99_ms is not None and result.spread.p99_ms > limits.max_p99_ms:
         return f"p99 {result.spread.p99_ms:.2f} ms is above {limits.max_p99_ms:g} ms"
     watts = result.conditions.watts_mean
     if limits.max_watts is not None and watts is None:
-        return "this device does not show its power, so --max-watts cannot be held"
+        return "this device has no power sensor, so --max-watts cannot be checked"
     if limits.max_watts is not None and watts is not None and watts > limits.max_watts:
         return f"{watts:.1f} W is above {limits.max_watts:g} W"
     return ""
@@ -103,12 +102,12 @@ def _against(chosen: tuple[EngineResult, CaseResult], rest: list[tuple[EngineRes
     engine, result = chosen
     words = f"{engine.label} has p50 {result.spread.p50_ms:.3f} ms, {result.case.name}"
     if not rest:
-        return f"{words}; it is the only one that may serve"
+        return f"{words}; it is the only candidate"
     other, next_best = min(rest, key=lambda one: one[1].spread.p50_ms)
     ratio = ratio_of(result.rounds_ms, next_best.rounds_ms)
     interval = f"99 % interval {ratio.low:.2f} to {ratio.high:.2f}"
     if not ratio.is_different:
-        return f"{words}; {other.label} cannot be told apart from it ({interval})"
+        return f"{words}; {other.label} is not measurably different ({interval})"
     return f"{words}; next is {other.label} at {ratio.value:.2f} times that ({interval})"
 
 

@@ -1,4 +1,4 @@
-"""The report: everything that was measured, and what has to be known to judge it. Its JSON form is ``benchmark/1``."""
+"""The report: everything that was measured, and what is needed to judge it. Its JSON schema is ``benchmark/1``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from agent.tools.benchmark.scenarios import Case
 from agent.tools.benchmark.statistics import Spread
 
 SCHEMA = "benchmark/1"
-_MOST_BYTES = 256 << 20
-_MOST_NAMED = 3
+_MAX_BYTES = 256 << 20
+_MAX_NAMED = 3
 
 Value = str | int | float | bool | None
 
@@ -30,8 +30,8 @@ class CaseResult:
     """One case on one engine.
 
     ``rounds_ms`` are the times of each round, thinned evenly where a round has many (the figures of ``spread`` are of
-    all). ``stages`` are what the device's own events say. ``warnings`` are for people, ``invalid`` says why the
-    figures must not be used, empty where they may.
+    all). ``stages`` come from the device's own events. ``warnings`` are for readers. ``invalid`` gives the
+    reasons why the figures are not valid; it is empty if they are.
     """
 
     case: Case
@@ -40,11 +40,11 @@ class CaseResult:
     warm_up: int
     wall_s: float
     throughput_hz: float
-    cpu_ms_per_picture: float
+    cpu_ms_per_image: float
     missed: int
     conditions: Conditions
     stages: dict[str, Spread] = field(default_factory=dict)
-    pictures_per_joule: float | None = None
+    images_per_joule: float | None = None
     to_bare: float | None = None
     """Median over that of the bare session in the same rounds; None where there is none to compare with."""
     above_bare_us: float | None = None
@@ -81,7 +81,7 @@ class EngineResult:
         return f"{'bare session' if self.name == BARE else self.name} {self.precision}"
 
     @property
-    def is_yardstick(self) -> bool:
+    def is_bare(self) -> bool:
         """Whether it is the bare session, which is no choice."""
         return self.name == BARE
 
@@ -92,7 +92,7 @@ class EngineResult:
         return parts["sustained"] / parts["burst"] if {"burst", "sustained"} <= parts.keys() else None
 
     def result_of(self, case: Case) -> CaseResult | None:
-        """The same case of this engine, whatever batch it really took."""
+        """The result for the same case, also if this engine ran it with another batch size."""
         return next((one for one in self.cases if one.case == case), None)
 
 
@@ -152,7 +152,7 @@ class PipelineResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """The engine and precision to use; ``reason`` says against what it was chosen, or why there is none."""
+    """The engine and precision to use. ``reason`` names the alternatives, or says why there is none."""
 
     engine: str | None
     precision: str | None
@@ -169,7 +169,7 @@ class Model:
     width: int
     height: int
     classes: int
-    pictures: str
+    images: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,15 +196,15 @@ class Report:
 
     @property
     def invalid(self) -> tuple[str, ...]:
-        """Why the run must not be used, each reason once with the cases it is about; empty where it may."""
-        return tuple(self._told_once([(e.label, r, r.invalid) for e in self.engines for r in e.cases]))
+        """Why the run is not valid: each reason once, with its cases. Empty if it is valid."""
+        return tuple(self._each_once([(e.label, r, r.invalid) for e in self.engines for r in e.cases]))
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The warnings of all cases, each once."""
-        return tuple(self._told_once([(e.label, r, r.warnings) for e in self.engines for r in e.cases]))
+        """The warnings of all cases, each once with its cases."""
+        return tuple(self._each_once([(e.label, r, r.warnings) for e in self.engines for r in e.cases]))
 
-    def _told_once(self, said: Sequence[tuple[str, CaseResult, Sequence[str]]]) -> list[str]:
+    def _each_once(self, said: Sequence[tuple[str, CaseResult, Sequence[str]]]) -> list[str]:
         about: dict[str, list[str]] = {}
         for label, result, texts in said:
             for text in texts:
@@ -212,29 +212,33 @@ class Report:
                 about.setdefault(what, []).append(f"{label} {result.case.name}{sign}{figures}")
         found = []
         for what, who in about.items():
-            more = f"; and {len(who) - _MOST_NAMED} more" if len(who) > _MOST_NAMED else ""
-            found.append(f"{what}: {'; '.join(who[:_MOST_NAMED])}{more}")
+            more = f"; and {len(who) - _MAX_NAMED} more" if len(who) > _MAX_NAMED else ""
+            found.append(f"{what}: {'; '.join(who[:_MAX_NAMED])}{more}")
         return found
+
+    def as_dict(self) -> dict[str, object]:
+        """The report as JSON values, with ``invalid`` as a list of its own."""
+        return {**asdict(self), "invalid": list(self.invalid)}
 
     def as_json(self) -> str:
         """The form that ``load_report`` reads."""
-        return json.dumps({**asdict(self), "invalid": list(self.invalid)}, indent=1)
+        return json.dumps(self.as_dict(), indent=1)
 
 
 def load_report(path: Path) -> Report:
-    """Read a report that was written with ``--json``.
+    """Read a report that was written with ``--output FILE.json``.
 
     Raises:
-        UsageError: it cannot be read, is no report of this version, or has figures that nothing can be held against.
+        UsageError: it cannot be read, is no report of this version, or has figures that cannot be compared.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes, a report has less than {_MOST_BYTES}")
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path} has {path.stat().st_size} bytes, a report has less than {_MAX_BYTES}")
         values = json.loads(path.read_bytes())
     except OSError as exc:
         raise UsageError(f"the report {path} cannot be read: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
-        raise UsageError(f"{path} is not JSON: {exc}. Write one with: agent benchmark --json FILE") from exc
+        raise UsageError(f"{path} is not JSON: {exc}. Write one with: agent benchmark --output FILE.json") from exc
     found = values.get("schema") if isinstance(values, dict) else None
     if found != SCHEMA:
         raise UsageError(f"{path} has schema {found!r}, this program reads {SCHEMA!r}. Measure again")
@@ -252,7 +256,7 @@ def load_report(path: Path) -> Report:
 
 
 def _check_figures(path: Path, engine: EngineResult, result: CaseResult) -> None:
-    """What is no number or no time passes every gate."""
+    """NaN, infinite and negative figures would pass every gate."""
     figures = {
         name: value for name, value in asdict(result.spread).items() if name.endswith("_ms") and name != "sd_ms"
     }
@@ -263,6 +267,6 @@ def _check_figures(path: Path, engine: EngineResult, result: CaseResult) -> None
         wrong = "rounds_ms"
     if wrong is not None:
         raise UsageError(
-            f"{path} is not a whole report: {engine.label}, {result.case.name}: {wrong} is no time or rate above 0. "
-            "Measure again"
+            f"{path} is not a whole report: {engine.label}, {result.case.name}: {wrong} is not a time or rate "
+            "above 0. Measure again"
         )

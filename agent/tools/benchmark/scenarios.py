@@ -1,4 +1,4 @@
-"""What is run and for how long: the cases of each scenario.
+"""The cases of each scenario: what runs, and for how long.
 
 Source of the lengths: MLPerf Inference rules, scenarios SingleStream, MultiStream and Offline.
 """
@@ -26,9 +26,9 @@ SOAK_S = 900.0
 class Case:
     """One way of calling an engine.
 
-    A query is ``samples`` pictures, given in calls of at most ``batch``. ``fps`` queries a second in mode ``paced``,
-    back to back in ``closed``. It ends when both ``min_duration_s`` and ``min_queries`` are reached. ``headline`` is
-    the percentile that the scenario is judged by; ``is_short`` marks less than the length its rules ask for.
+    A query is ``samples`` images, given in calls of at most ``batch``. Mode ``paced`` makes ``fps`` queries a second,
+    ``closed`` makes them back to back. It ends when both ``min_duration_s`` and ``min_queries`` are reached.
+    ``headline`` is the percentile that decides; ``is_short`` marks a run that is shorter than the rules require.
     """
 
     scenario: Scenario
@@ -41,19 +41,19 @@ class Case:
     fps: float | None = None
     is_short: bool = False
     part: Literal["", "burst", "sustained"] = ""
-    """Of a soak: its first seconds, and what is left once the temperature is steady."""
+    """Of a soak: its first seconds, and its end at a steady temperature."""
 
     @property
     def name(self) -> str:
-        """As it stands in tables."""
-        rhythm = f"paced {self.fps:g} fps" if self.fps is not None else "closed"
+        """The name shown in tables."""
+        pace = f"paced {self.fps:g} fps" if self.fps is not None else "closed"
         size = f", batch {self.batch}" if self.batch > 1 else ""
         scenario = "" if self.scenario == "latency" else f"{self.scenario} "
-        return f"{scenario}{self.part or rhythm}{size}"
+        return f"{scenario}{self.part or pace}{size}"
 
     @property
     def expected_s(self) -> float:
-        """How long it lasts at least, for the progress."""
+        """The least time that it takes, for the progress bar."""
         return max(self.min_duration_s, self.min_queries / self.fps if self.fps else 0.0)
 
 

@@ -1,4 +1,4 @@
-"""What a list of measured times says, and from how many runs on it may be said."""
+"""Statistics of measured times, and the number of runs that each percentile needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from engines import percentile, rank_of
 
 REQUIRED_RUNS: Mapping[str, int] = MappingProxyType({"p90": 64, "p95": 130, "p99": 662})
-"""Runs from which on a percentile is known with 99 % confidence. Source: MLPerf LoadGen, early stopping."""
+"""Runs needed to know a percentile with 99 % confidence. Source: MLPerf LoadGen, early stopping."""
 
 _PERCENTS = MappingProxyType({"p50": 50, "p90": 90, "p95": 95, "p99": 99})
 _RESAMPLES = 1000
@@ -26,7 +26,7 @@ Times = npt.NDArray[np.float64]
 class Spread:
     """The times of one case, in milliseconds; nothing is clipped and nothing interpolated.
 
-    ``sd_ms`` is of the population. ``too_few`` names the percentiles that ``n`` runs do not carry.
+    ``sd_ms`` is of the population. ``too_few`` names the percentiles for which ``n`` is too small.
     """
 
     n: int
@@ -53,7 +53,7 @@ def spread_of(times_ns: Sequence[int]) -> Spread:
         ValueError: there are none.
     """
     if not times_ns:
-        raise ValueError("nothing was measured, there is nothing to describe")
+        raise ValueError("no times were measured")
     ordered = sorted(times_ns)
     mean_ns = math.fsum(ordered) / len(ordered)
     sd_ns = math.sqrt(math.fsum((one - mean_ns) ** 2 for one in ordered) / len(ordered))
@@ -70,7 +70,7 @@ def spread_of(times_ns: Sequence[int]) -> Spread:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How one measurement compares with another: ``value`` and its interval of 99 % confidence."""
+    """The ratio of two measurements with its 99 % confidence interval."""
 
     value: float
     low: float
@@ -83,14 +83,14 @@ class Ratio:
 
 
 Rounds = Sequence[Sequence[float]]
-"""Times by round. What differs between rounds (heat, other programs) is what makes two measurements differ."""
+"""Times by round. Heat and other programs change between rounds, and so between measurements."""
 
 
 def ratio_of(rounds: Rounds, other: Rounds, *, percent: int = 50, seed: int = 1) -> Ratio:
     """Compare a percentile of ``rounds`` with that of ``other``: other over rounds.
 
-    The interval is a bootstrap in two steps: rounds are drawn with replacement, then times within each. Drawing single
-    times alone would take slow drift for precision, and two runs of the same thing would be told apart.
+    The interval is a bootstrap in two steps: rounds are drawn with replacement, then times within each. Drawing
+    single times would ignore slow drift between rounds, and two runs of the same engine would look different.
 
     Raises:
         ValueError: one of them holds no time.
@@ -111,7 +111,7 @@ def ratio_of(rounds: Rounds, other: Rounds, *, percent: int = 50, seed: int = 1)
 def _filled(rounds: Rounds) -> list[Times]:
     filled = [np.asarray(one, np.float64) for one in rounds if len(one)]
     if not filled:
-        raise ValueError("a measurement without a single time cannot be compared")
+        raise ValueError("a measurement without times cannot be compared")
     return filled
 
 

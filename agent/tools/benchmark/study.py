@@ -1,4 +1,4 @@
-"""One run of the benchmark from request to report."""
+"""Runs one benchmark, from request to report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import agent
 from agent.runtime.errors import Unavailable
 from agent.tools.benchmark.conditions import ConditionsWatch, clocks_are_locked
 from agent.tools.benchmark.judge import warnings_about_machine
-from agent.tools.benchmark.measure.assemble import engine_result, with_yardstick
+from agent.tools.benchmark.measure.assemble import engine_result, with_bare
 from agent.tools.benchmark.measure.rounds import Plan, Progress, measure, prepare
 from agent.tools.benchmark.measure.soak import soak
 from agent.tools.benchmark.measure.target import Target
@@ -36,7 +36,7 @@ from engines import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the user asked for. ``engines`` empty means all that can run."""
+    """What to measure. Empty ``engines`` means all that can run."""
 
     package_dir: Path
     cache_dir: Path
@@ -56,7 +56,7 @@ class Request:
 
 
 def run_study(request: Request, progress: Progress) -> Report:
-    """Measure all that was asked for.
+    """Measure everything in ``request``.
 
     Raises:
         Unavailable: no engine could be measured; the message lists each with its reason.
@@ -67,9 +67,10 @@ def run_study(request: Request, progress: Progress) -> Report:
     package = load_package(request.package_dir)
     environment = describe()
     found = _run(request, progress)
-    if not found.pipelines and not any(not engine.is_yardstick for engine in found.engines):
+    if not found.pipelines and not any(not engine.is_bare for engine in found.engines):
         tried = "; ".join(f"{o.engine} {o.precision}: {o.reason} (to get it, {o.remedy})" for o in found.absent)
-        raise Unavailable(f"no engine could be measured for {package.name}. Tried {tried}", attempts=len(found.absent))
+        message = f"no engine could be measured for {package.name}. Tried: {tried}"
+        raise Unavailable(message, attempts=len(found.absent))
     return Report(
         agent=agent.__version__,
         started_at=started_at,
@@ -109,7 +110,7 @@ def _run(request: Request, progress: Progress) -> _Found:
             measured, failed = measure(plan, ready, watch, progress)
             absent += failed
             results = [engine_result(one, watch) for one in measured]
-            engines = with_yardstick(results, [one.target for one in measured])
+            engines = with_bare(results, [one.target for one in measured])
         if "soak" in request.scenarios:
             engines = soak(plan, ready, engines, watch, progress, is_quick=request.is_quick)
         if "pipeline" in request.scenarios:
@@ -120,7 +121,7 @@ def _run(request: Request, progress: Progress) -> _Found:
 
 
 def _engines(request: Request) -> tuple[list[str], list[Absent]]:
-    """The engines to try by their names in the documentation, and those that cannot run at all."""
+    """Names of the engines to try, and those that cannot run at all."""
     if request.engines:
         return list(dict.fromkeys(canonical_name(name) for name in request.engines)), []
     prober = Prober()
@@ -136,8 +137,8 @@ def _engines(request: Request) -> tuple[list[str], list[Absent]]:
 
 def _plan(request: Request, names: Sequence[str]) -> Plan:
     engines = [Target(engine=name, precision=one) for name in names for one in request.precisions]
-    # The bare session is ours to write for ONNX Runtime alone, and in this interpreter.
-    yardsticks = [
+    # A bare session exists for ONNX Runtime only, and in this interpreter.
+    bare_sessions = [
         Target(engine=target.engine, precision=target.precision, kind="bare")
         for target in engines
         if target.engine == "ort-cpu" and target.engine not in request.pythons
@@ -152,7 +153,7 @@ def _plan(request: Request, names: Sequence[str]) -> Plan:
     return Plan(
         package_dir=request.package_dir,
         cache_dir=request.cache_dir,
-        targets=(*engines, *yardsticks),
+        targets=(*engines, *bare_sessions),
         cases=cases,
         rounds=request.rounds,
         max_batch=largest,
@@ -170,7 +171,7 @@ def _model(package: ModelPackage) -> Model:
         width=package.input.width,
         height=package.input.height,
         classes=package.signature.classes,
-        pictures=image_set_of(package).source,
+        images=image_set_of(package).source,
     )
 
 

@@ -1,8 +1,10 @@
-"""Checks of ``agent doctor``: what the machine, the configuration and what it names are ready for.
+"""``agent doctor``: checks the machine, a configuration and everything that it names.
 
 examination   all checks, in order
 checks        one function per check
 findings      what a check found, and the report
 terminal      the report on a terminal
 bundle        an archive for a support request
+
+Threads: one per check, each with a deadline. A check that hangs in a library is left behind.
 """

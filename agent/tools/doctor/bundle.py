@@ -1,4 +1,4 @@
-"""A support bundle: all that somebody far away needs to understand a device, and no secret."""
+"""Writes a support bundle: what remote support needs to understand a device, without secrets."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _JOURNAL_LINES = 2000
 _COMMAND_S = 15.0
 _BROKER_S = 4.0
 _LISTEN_S = 1.5
-_MOST_BYTES = 8 << 20
+_MAX_BYTES = 8 << 20
 
 
 def write_bundle(target: Path, report: Report, loaded: LoadedConfig | None, *, unit: str = "agent.service") -> None:
-    """Write a ``.tar.gz`` of text files that only its owner can read; each text went through `redact`.
+    """Write a ``.tar.gz`` of text files with mode 0600; each text is redacted.
 
     Raises:
-        ConfigError: the file is there already, or cannot be written.
+        ConfigError: the file exists, or cannot be written.
     """
     check_target(target)
     texts = dict(_texts(report, loaded, unit))
@@ -41,7 +41,7 @@ def write_bundle(target: Path, report: Report, loaded: LoadedConfig | None, *, u
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
             for name, text in texts.items():
-                data = redact(text).encode("utf-8", "replace")[-_MOST_BYTES:]
+                data = redact(text).encode("utf-8", "replace")[-_MAX_BYTES:]
                 entry = tarfile.TarInfo(f"agent-bundle/{name}")
                 entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
                 archive.addfile(entry, io.BytesIO(data))
@@ -53,13 +53,13 @@ def write_bundle(target: Path, report: Report, loaded: LoadedConfig | None, *, u
 
 
 def check_target(target: Path) -> None:
-    """Refuse to replace a file, before minutes are spent on its content.
+    """Refuse to replace a file, before time is spent on its content.
 
     Raises:
-        ConfigError: it is there already.
+        ConfigError: it exists.
     """
     if target.exists() or target.is_symlink():
-        raise ConfigError(f"{target} is there already. Name another file for the bundle", path=str(target))
+        raise ConfigError(f"{target} already exists. Name another file for the bundle", path=str(target))
 
 
 def _texts(report: Report, loaded: LoadedConfig | None, unit: str) -> Iterator[tuple[str, str]]:
@@ -71,7 +71,7 @@ def _texts(report: Report, loaded: LoadedConfig | None, unit: str) -> Iterator[t
     yield "unit.txt", _output_of("systemctl", "cat", unit)
     yield "service.txt", _output_of("systemctl", "show", unit, "--property=ActiveState,SubState,Result,NRestarts")
     if loaded is not None:
-        # What was understood, not the file: a comment there may hold anything.
+        # The parsed configuration, not the file: comments may hold secrets.
         yield "config.yaml", yaml_from_config(loaded.config)
         yield "state.txt", "".join(_state(loaded.state_dir))
         yield "messages.json", _json(_last_messages(report, loaded))
@@ -87,12 +87,12 @@ def _output_of(*command: str) -> str:
             command, capture_output=True, text=True, timeout=_COMMAND_S, check=False, errors="replace"
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        return f"{command[0]} gave nothing: {exc}\n"
-    return result.stdout or result.stderr or f"{command[0]} gave nothing\n"
+        return f"{command[0]} returned nothing: {exc}\n"
+    return result.stdout or result.stderr or f"{command[0]} returned nothing\n"
 
 
 def _state(directory: Path) -> Iterator[str]:
-    """What lies in the state directory by name and size, and how the last session ended; no contents."""
+    """Names and sizes of the files in the state directory, and how the last session ended; no contents."""
     try:
         for file in sorted(directory.rglob("*"))[:1000]:
             if file.is_file():
@@ -103,7 +103,7 @@ def _state(directory: Path) -> Iterator[str]:
 
 
 def _last_messages(report: Report, loaded: LoadedConfig) -> Mapping[str, object]:
-    """What the broker keeps of this device: status, runtime, health, states."""
+    """Retained and new messages of this device: status, runtime, health, states."""
     from agent.mqtt.settings import settings_from_config
     from agent.mqtt.subscriber import open_subscriber
 

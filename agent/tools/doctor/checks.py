@@ -1,4 +1,4 @@
-"""The checks: each looks at one thing, says what it found and changes nothing."""
+"""The checks. Each examines one thing, returns its findings and changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BROKER_S = 4.0
 _LISTEN_S = 0.3
 _CAMERA_S = 8.0
 _ROOM_BYTES = 512 << 20
-"""For what the agent keeps; above what the outbox leaves to others."""
+"""Wanted for the agent's files, in addition to what the outbox leaves free."""
 
 
 def runtime_findings(record: EnvironmentRecord) -> Iterator[Finding]:
@@ -77,8 +77,7 @@ def _library(name: str, version: str | None) -> Finding:
 
 
 def opencv_finding(version: str | None, module: str = "cv2") -> Finding:
-    """Whether OpenCV loads: no picture is read without it, and the libraries of the system that it wants are often
-    not there."""
+    """Whether OpenCV loads: no frame can be read without it, and the system libraries it needs are often missing."""
     try:
         loaded = importlib.import_module(module)
     except (ImportError, AttributeError) as exc:
@@ -153,7 +152,7 @@ def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
 
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
-    """Whether one camera gives a picture."""
+    """Whether one camera delivers a frame."""
     from agent.cameras.sources.choose import make_source, probe_source
 
     if not camera.enabled:
@@ -166,7 +165,7 @@ def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
 
 
 def broker_finding(loaded: LoadedConfig) -> Finding:
-    """Whether the broker takes us, and which agents it knows."""
+    """Whether the broker accepts a connection, and which agents it knows."""
     from agent.mqtt.settings import settings_from_config
     from agent.mqtt.subscriber import open_subscriber
 
@@ -195,14 +194,14 @@ def _embedded_finding() -> Finding:
 
 
 def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:
-    """What a check that could not finish becomes: one line."""
+    """The finding for a check that raised ``error``."""
     if isinstance(error, AgentError | EngineError):
         return Finding(name, "failed", error.message, is_needed=is_needed)
     return Finding(name, "failed", f"{type(error).__name__}: {error}", is_needed=is_needed)
 
 
 def state_dir_finding(directory: Path, service: InstalledService | None = None) -> Finding:
-    """Whether the agent can keep what outlives it; the directory is that of ``service``, or of who asks where None."""
+    """Whether the state directory can be written and has space; ``service`` owns it, or the caller where None."""
     from agent.publish.outbox.file import kept_free_bytes
 
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())

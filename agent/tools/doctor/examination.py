@@ -1,4 +1,4 @@
-"""Runs the checks side by side, each with a deadline, and puts what they found in order."""
+"""Runs all checks in parallel, each with a deadline, and collects their findings in order."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from agent.tools.doctor.service import InstalledService
 from engines import ProbeResult, describe, probe
 
 _FEW = 8
-"""Checks that there always are, and one more."""
+"""Threads for the checks that always run, and one spare."""
 _ENGINES_S = 120.0
 _OTHERS_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """One check and where its findings go. ``run`` is called on a thread of its own."""
+    """One check and the section for its findings. ``run`` is called on its own thread."""
 
     section: str
     name: str
@@ -37,7 +37,7 @@ class _Check:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """The report, and whether a check is still running: then the process ends without waiting for it."""
+    """The report, and whether a check still hangs: then the process must end without waiting for it."""
 
     report: Report
     is_cut_off: bool
@@ -51,9 +51,11 @@ def examine(
     with_cameras: bool = True,
     config_error: ConfigError | None = None,
 ) -> Examination:
-    """Look at everything that ``loaded`` needs, or at the machine alone where it is None. ``service`` is the one that
-    runs with that configuration. Never raises for a fault."""
-    # A thread for each: in a line, a dozen cameras that do not answer would use up the time of those behind them.
+    """Check all that ``loaded`` needs, or only the machine if it is None. Faults become findings, not errors.
+
+    ``service`` is the installed one that runs with that configuration.
+    """
+    # A thread per check: one after another, a dozen dead cameras would use up the time of the others.
     threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + len(loaded.config.cameras)
     executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="doctor")
     began_s = time.monotonic()
@@ -134,8 +136,8 @@ def _findings(
 
 def _configuration(loaded: LoadedConfig | None, error: ConfigError | None) -> Iterator[Finding]:
     if error is not None:
-        told = error.fields.get("problems")
-        for line in told if isinstance(told, list) else [error.message]:
+        problems = error.fields.get("problems")
+        for line in problems if isinstance(problems, list) else [error.message]:
             yield Finding("file", "failed", str(line), is_needed=True)
     if loaded is not None:
         facts = {"path": str(loaded.path), "device": loaded.device_id, "sha256": loaded.sha256}

@@ -1,4 +1,4 @@
-"""What was found out, one record for each thing that was looked at."""
+"""The findings of the checks, and the report made of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
-    ``absent`` is not there and nobody needs it; ``warning`` works, but not as it should; ``failed`` does not work.
-    ``is_needed`` says that the configuration cannot do without it.
+    ``absent``: missing, and not needed. ``warning``: works, but not well. ``failed``: does not work.
+    ``is_needed``: the configuration cannot run without it.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything, in the order in which it is shown. ``subject`` is what it was held against."""
+    """All findings in display order. ``subject`` names what was checked: a configuration or the machine."""
 
     subject: str
     sections: tuple[Section, ...]
@@ -75,7 +75,7 @@ class Report:
 
 
 def sections_from(findings: Sequence[tuple[str, Sequence[Finding]]]) -> tuple[Section, ...]:
-    """Sections by name, in the order of their first appearance; empty ones are left out."""
+    """Sections by name, in the order of first appearance, without empty ones."""
     by_name: dict[str, list[Finding]] = {}
     for name, found in findings:
         by_name.setdefault(name, []).extend(found)

@@ -1,4 +1,4 @@
-"""Shows a report in a terminal."""
+"""Prints the doctor's report in a terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def render(report: Report) -> RenderableType:
 
 
 def _add(table: Table, finding: Finding) -> None:
-    # Something that is missing and not needed is no alarm.
+    # Something absent that is not needed is no alarm.
     mark, style = _MARKS[finding.state]
     detail = Text(finding.detail, style="dim" if finding.state == "absent" else "")
     if finding.remedy:

@@ -1,4 +1,4 @@
-"""Reading messages of strangers: nothing in them is trusted to be there or to have its type."""
+"""Reads messages of unknown senders: any field may be absent or have the wrong type."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import orjson
 
-_LONGEST_TEXT = 200
-_LARGEST_NUMBER = 1e18
+_MAX_CHARACTERS = 200
+_MAX_NUMBER = 1e18
 MAX_BYTES = 256 * 1024
 
 
 class Document:
-    """One JSON object; every reader gives None, or nothing, for what is absent or of another type."""
+    """One JSON object; readers return None or an empty value for what is absent or has another type."""
 
     __slots__ = ("_data",)
 
@@ -23,35 +23,35 @@ class Document:
         return bool(self._data)
 
     def value(self, *path: str) -> object:
-        """Whatever stands at ``path``."""
+        """The value at ``path``, of any type; None if absent."""
         found: object = self._data
         for key in path:
             found = found.get(key) if isinstance(found, Mapping) else None
         return found
 
     def text(self, *path: str) -> str | None:
-        """Text without anything that a terminal would obey."""
+        """Text without control characters."""
         found = self.value(*path)
         return printable(found) if isinstance(found, str) else None
 
     def number(self, *path: str) -> float | None:
-        """A number, as a float; none that is so large that no sum or share of it could be shown."""
+        """A number as a float; None above 1e18, whose sums and shares could not be shown."""
         found = self.value(*path)
-        if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > _LARGEST_NUMBER:
+        if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > _MAX_NUMBER:
             return None
         return float(found)
 
     def flag(self, *path: str) -> bool:
-        """True only where it says true."""
+        """True only for a JSON true."""
         return self.value(*path) is True
 
     def section(self, *path: str) -> Document:
-        """The object at ``path``, an empty one where there is none."""
+        """The object at ``path``; an empty one if there is none."""
         found = self.value(*path)
         return Document(found if isinstance(found, Mapping) else None)
 
     def names(self) -> list[str]:
-        """The keys as they stand there; `printable` makes one fit to be shown."""
+        """The keys, unchanged; use `printable` before showing one."""
         return list(self._data)
 
     def texts(self, *path: str) -> list[str]:
@@ -66,13 +66,13 @@ class Document:
 
 
 def printable(text: str) -> str:
-    """``text`` cut to a sensible length, with every control character replaced: a topic may not steer a terminal."""
-    cut = text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
+    """``text`` cut to 200 characters, with control characters replaced, so that a topic cannot control a terminal."""
+    cut = text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"
     return cut if cut.isprintable() else "".join(char if char.isprintable() else "�" for char in cut)
 
 
 def document_from_payload(payload: bytes) -> Document | None:
-    """The object that ``payload`` holds; None where it holds anything else."""
+    """The JSON object in ``payload``; None for anything else."""
     if len(payload) > MAX_BYTES:
         return None
     try:

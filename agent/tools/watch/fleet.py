@@ -1,4 +1,4 @@
-"""Everything that was heard of a fleet of agents. Only data: `picture` draws it."""
+"""The state of a fleet of agents, from their messages. ``terminal`` and ``lines`` show it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.tools.watch.documents import Document, document_from_payload, printab
 from agent.tools.watch.history import History
 
 WINDOW_S = 5.0
-"""Rates and latencies are of this last while."""
+"""Rates and latencies are taken over this window."""
 _MAX_DEVICES = 200
 _MAX_PARTS = 256
 _MAX_RESULTS = 4096
@@ -22,7 +22,7 @@ _OF_CLASSIFIER = frozenset({"result", "state", "event"})
 
 @dataclass(slots=True)
 class ClassifierView:
-    """One classifier: its newest messages, and when and how slowly results came."""
+    """One classifier: its newest messages, and the times and latencies of recent results."""
 
     result: Document = field(default_factory=Document)
     state: Document = field(default_factory=Document)
@@ -32,7 +32,7 @@ class ClassifierView:
     _recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_RESULTS))
 
     def add_result(self, result: Document, now_s: float) -> None:
-        """Take one result that arrived at ``now_s`` (monotonic)."""
+        """Add one result that arrived at ``now_s`` (monotonic)."""
         self.result = result
         self.results += 1
         label = result.text("label")
@@ -41,11 +41,11 @@ class ClassifierView:
         self._recent.append((now_s, result.number("latency_ms", "total") or 0.0))
 
     def rate_hz(self, now_s: float) -> float:
-        """Results a second over the last while; 0 when none came for that long."""
+        """Results per second over the window; 0 if it has none."""
         times = [at for at, _ in self._recent if now_s - at <= WINDOW_S]
         if not times:
             return 0.0
-        # From the first result on, so that the rate is right before a whole window has passed.
+        # Measured from the first result, so that it is right before a whole window has passed.
         return (len(times) - 1) / (now_s - times[0]) if len(times) > 1 and now_s > times[0] else 1 / WINDOW_S
 
     def latency_ms(self, now_s: float, percent: int, *, window_s: float = WINDOW_S) -> float | None:
@@ -55,7 +55,7 @@ class ClassifierView:
 
     @property
     def last_result_s(self) -> float | None:
-        """When the newest result came, monotonic."""
+        """When the newest result arrived, monotonic."""
         return self._recent[-1][0] if self._recent else None
 
 
@@ -82,17 +82,17 @@ class DeviceView:
     def visible_cameras(self) -> list[str]:
         """Cameras in alphabetical order, without those that the running configuration no longer has.
 
-        Their retained messages stay in the broker until somebody takes them back.
+        Their retained messages stay in the broker until they are cleared.
         """
         configured = set(self.message("runtime").section("cameras").names())
         return sorted(name for name in self.cameras if not configured or name in configured)
 
 
 class FleetView:
-    """What was heard under one topic prefix. One thread updates and draws it.
+    """All devices under one topic prefix. Used by one thread.
 
-    Strange topics and payloads are counted in ``unreadable`` and do no harm; the number of devices, cameras and
-    classifiers is bounded, what is above it is counted in ``left_out``.
+    Unknown topics and payloads are counted in ``unreadable``. The number of devices, cameras and classifiers is
+    limited; those above the limit are counted in ``left_out``.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -103,15 +103,15 @@ class FleetView:
         self.left_out = 0
 
     def update(self, topic: str, payload: bytes, *, now_s: float) -> None:
-        """Take one message; ``now_s`` is monotonic."""
+        """Process one message; ``now_s`` is monotonic."""
         self.messages += 1
         levels = topic.removeprefix(f"{self.prefix}/").split("/")
         if not topic.startswith(f"{self.prefix}/") or not 2 <= len(levels) <= 5:
             self.unreadable += 1
             return
-        if levels[-1] == "snapshot":  # a picture, which this view has no place for
+        if levels[-1] == "snapshot":  # an image, which this view does not show
             return
-        if not payload:  # a retained message was taken back
+        if not payload:  # a retained message was cleared
             self._forget(levels)
             return
         document = document_from_payload(payload)
@@ -128,7 +128,7 @@ class FleetView:
                     device.heat.add(document, now_s)
             return True
         if rest[0] != "camera" or len(rest) < 3:
-            # Commands and replies travel below the device too, and are not for this view.
+            # Commands and replies have topics below the device too; this view ignores them.
             return rest[0] in {"cmd", "reply", "camera"} and len(rest) > 1
         if len(rest) == 3:
             if rest[2] == "health" and (camera := self._camera(device_level, rest[1])) is not None:
@@ -188,7 +188,7 @@ class FleetView:
             del self.devices[name]
 
     def _forget_camera(self, device: DeviceView, levels: list[str]) -> None:
-        """A camera goes with its health, a classifier with its state."""
+        """A cleared health removes the camera, a cleared state removes the classifier."""
         camera = device.cameras.get(levels[0])
         if camera is None:
             return

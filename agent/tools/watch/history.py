@@ -1,4 +1,4 @@
-"""A device's temperature and rate over the last while, and the small curves that show them."""
+"""A device's temperature and rate over the last 80 seconds, as sparklines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from agent.tools.watch.documents import Document
 
 CELLS = 40
 STEP_S = 2.0
-"""One cell of a curve; the whole of it shows the last 80 seconds."""
+"""Time per cell of a sparkline; its 40 cells show the last 80 seconds."""
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What held at one time; None where it was not told."""
+    """Values at one time; None if not reported."""
 
     celsius: float | None
     limit_celsius: float | None
@@ -25,13 +25,13 @@ class Moment:
 
 
 class History:
-    """Remembers one moment for each step of time; a later message in the same step replaces it."""
+    """Keeps one moment per time step; a later message in the same step replaces it."""
 
     def __init__(self) -> None:
         self._moments: deque[tuple[int, Moment]] = deque(maxlen=CELLS)
 
     def add(self, thermal: Document, now_s: float) -> None:
-        """Take one `thermal` message that arrived at ``now_s`` (monotonic)."""
+        """Add one `thermal` message that arrived at ``now_s`` (monotonic)."""
         zone = thermal.text("governor", "zone") or thermal.text("hottest")
         moment = Moment(
             celsius=thermal.number("zones", zone, "celsius") if zone else None,
@@ -44,7 +44,7 @@ class History:
         self._moments.append((step, moment))
 
     def moments(self, now_s: float) -> list[Moment]:
-        """One for each step up to ``now_s``, the oldest first: what was said last holds until something else is."""
+        """One moment per step up to ``now_s``, oldest first; a value holds until the next message."""
         now_step = int(now_s / STEP_S)
         filled: list[Moment] = []
         for index, (step, moment) in enumerate(self._moments):
@@ -54,7 +54,7 @@ class History:
 
 
 def curve(values: Sequence[float | None], low: float, high: float) -> str:
-    """One character for each value, from ``low`` (empty) to ``high`` (full); a gap where there is none."""
+    """One character per value, from ``low`` (empty) to ``high`` (full); a blank for None."""
     span = max(high - low, 1e-9)
     top = len(_LEVELS) - 1
     return "".join(

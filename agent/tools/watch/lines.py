@@ -1,4 +1,4 @@
-"""A fleet in single lines, for output that is not a terminal."""
+"""Shows a fleet as lines, for output that is not a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from agent.tools.watch.fleet import DeviceView, FleetView
 
 
 def lines_from_fleet(view: FleetView, *, now_s: float) -> Iterator[str]:
-    """One line for each classifier, and one for a device that has none; ``now_s`` is monotonic."""
+    """One line per classifier, and one for a device without any; ``now_s`` is monotonic."""
     if not view.devices:
-        yield f"nothing heard under {view.prefix}/ yet"
+        yield f"no messages under {view.prefix}/ yet"
     for name in sorted(view.devices):
         yield from _lines_of_device(name, view.devices[name], now_s)
 

@@ -1,4 +1,4 @@
-"""Shows what this very process publishes, while it works."""
+"""Shows live what the agent of this process publishes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from agent.tools.watch.lines import lines_from_fleet
 from agent.tools.watch.sink import ViewSink
 from agent.tools.watch.terminal import render
 
-_PICTURE_S = 0.25
+_REDRAW_S = 0.25
 _LINES_S = 2.0
 _STOP_S = 5.0
 
 
 class Screen:
-    """Takes packets from ``sink`` into ``view`` and shows it: a picture on a terminal, lines elsewhere.
+    """Feeds packets from ``sink`` into ``view`` and shows it: tables on a terminal, lines elsewhere.
 
-    Owns the thread that does it from ``__enter__`` to ``__exit__``; only that thread touches ``view`` in between.
-    On a terminal what others write to stderr appears above the picture. ``on_failure`` is called on that thread when
-    it ends by an exception, such as a reader that went away; ``__exit__`` raises it.
+    Owns a thread from ``__enter__`` to ``__exit__``; only that thread uses ``view`` meanwhile. On a terminal, lines
+    written to stderr appear above the tables. ``on_failure`` is called on that thread if it ends by an exception, such
+    as a closed pipe; ``__exit__`` raises that exception.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Screen:
             self._resources.enter_context(live)
         executor = self._resources.enter_context(ThreadPoolExecutor(1, thread_name_prefix="screen"))
         self._work = executor.submit(self._run, live)
-        self._work.add_done_callback(self._tell)
+        self._work.add_done_callback(self._on_done)
         return self
 
     def __exit__(
@@ -69,22 +69,22 @@ class Screen:
         finally:
             self._resources.close()
 
-    def _tell(self, work: Future[None]) -> None:
+    def _on_done(self, work: Future[None]) -> None:
         if work.exception() is not None:
             self._on_failure()
 
     def _run(self, live: Live | None) -> None:
         is_more = True
         while is_more and not self._stop.is_set():
-            until_s = time.monotonic() + (_LINES_S if live is None else _PICTURE_S)
-            is_more = self._hear(until_s)
+            until_s = time.monotonic() + (_LINES_S if live is None else _REDRAW_S)
+            is_more = self._receive(until_s)
             self._show(live)
 
-    def _hear(self, until_s: float) -> bool:
-        """Take packets until ``until_s`` (monotonic) or until told to stop; False when no more will come."""
+    def _receive(self, until_s: float) -> bool:
+        """Process packets until ``until_s`` (monotonic) or until stopped; False when the sink is closed."""
         while (left_s := until_s - time.monotonic()) > 0 and not self._stop.is_set():
             try:
-                packet = self._sink.receive(min(left_s, _PICTURE_S))
+                packet = self._sink.receive(min(left_s, _REDRAW_S))
             except ChannelClosed:
                 return False
             if packet is not None:
@@ -94,8 +94,8 @@ class Screen:
     def _show(self, live: Live | None) -> None:
         now_s = time.monotonic()
         if live is not None:
-            picture = render(self._view, now_s=now_s, width=self._console.width, heading=self._heading)
-            live.update(picture, refresh=True)
+            tables = render(self._view, now_s=now_s, width=self._console.width, heading=self._heading)
+            live.update(tables, refresh=True)
             return
         for line in lines_from_fleet(self._view, now_s=now_s):
             print(line, file=self._console.file, flush=True)

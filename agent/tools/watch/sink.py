@@ -1,4 +1,4 @@
-"""A sink that keeps what the agent of this very process publishes, for a view beside it."""
+"""A sink for the live view of the agent in the same process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BUFFERED = 10_000
 
 
 class ViewSink:
-    """Keeps packets until they are received; older ones are dropped when nobody does. Never holds up the publisher."""
+    """Buffers packets until they are received, and drops the oldest when full. Never blocks the publisher."""
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._channel: Channel[Packet] = Channel(_BUFFERED, "drop_oldest")
@@ -20,10 +20,10 @@ class ViewSink:
         self._listener: SinkListener | None = None
 
     def receive(self, timeout_s: float) -> Packet | None:
-        """The oldest packet that was not received yet; None when ``timeout_s`` passed without one.
+        """The oldest buffered packet; None if none arrives within ``timeout_s``.
 
         Raises:
-            ChannelClosed: the sink was stopped, and everything has been received.
+            ChannelClosed: the sink is stopped and its buffer is empty.
         """
         return self._channel.receive(timeout_s)
 
@@ -34,7 +34,7 @@ class ViewSink:
         listener.on_connected()
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
-        """See Sink; a packet is confirmed at once."""
+        """See Sink; confirms a packet at once."""
         try:
             self._channel.send(packet)
         except ChannelClosed:
@@ -43,8 +43,8 @@ class ViewSink:
             self._listener.on_confirmed(key, None)
         return None
 
-    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 - nothing here can wait
-        """See Sink; what is buffered can still be received."""
+    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 - nothing here blocks
+        """See Sink; buffered packets can still be received."""
         self._state = "stopped"
         self._channel.close()
         return True

@@ -1,4 +1,4 @@
-"""Draws a fleet in a terminal: a pure function of what was heard and of the time."""
+"""Shows a fleet as tables in a terminal: a pure function of the fleet's state and the time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STALE_S = 3.0
 _BAR_CELLS = 8
 _WIDE_CELLS = 108
 
-_GOOD, _SOSO, _BAD, _FAINT = "green", "yellow", "bold red", "dim"
+_GOOD, _WARNING, _BAD, _FAINT = "green", "yellow", "bold red", "dim"
 _STATE_STYLES = {
     "online": _GOOD,
     "connected": _GOOD,
     "free": _GOOD,
-    "connecting": _SOSO,
-    "reduced": _SOSO,
-    "blind": _SOSO,
+    "connecting": _WARNING,
+    "reduced": _WARNING,
+    "blind": _WARNING,
     "ended": _FAINT,
     "disabled": _FAINT,
     "stopped": _FAINT,
@@ -38,16 +38,16 @@ _STATE_STYLES = {
 
 
 def render(view: FleetView, *, now_s: float, width: int = 120, heading: str = "") -> RenderableType:
-    """The whole picture at ``now_s`` (monotonic), ``width`` cells wide; ``heading`` says where it comes from."""
+    """All devices at ``now_s`` (monotonic), ``width`` cells wide; ``heading`` names the source."""
     parts: list[RenderableType] = []
     if heading:
         parts.append(Text(heading, style=_FAINT, no_wrap=True, overflow="ellipsis"))
     if not view.devices:
-        parts.append(Text(f"Nothing has been heard under {view.prefix}/ yet.", style=_SOSO))
+        parts.append(Text(f"No messages under {view.prefix}/ yet.", style=_WARNING))
     is_narrow = width < _WIDE_CELLS
     parts += [_device(name, view.devices[name], now_s, is_narrow=is_narrow) for name in sorted(view.devices)]
     if view.unreadable or view.left_out:
-        parts.append(Text(f"{view.unreadable} unreadable messages, {view.left_out} left out", style=_SOSO))
+        parts.append(Text(f"{view.unreadable} unreadable messages, {view.left_out} left out", style=_WARNING))
     return Group(*parts)
 
 
@@ -58,7 +58,7 @@ def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> 
     lines.add_column()
     for key, text in (*_facts(device), *_curves(device, now_s)):
         lines.add_row(key, text)
-    title = Text.assemble(("● ", _STATE_STYLES.get(state, _SOSO)), (name, "bold"), f" {state} ")
+    title = Text.assemble(("● ", _STATE_STYLES.get(state, _WARNING)), (name, "bold"), f" {state} ")
     parts: list[RenderableType] = [lines]
     if device.cameras:
         cameras = _narrow_cameras(device, now_s) if is_narrow else _wide_cameras(device, now_s)
@@ -111,7 +111,7 @@ def _engine(key: str, model: Document, now: Document) -> Text:
 
 def _broker(health: Document) -> Text:
     state = health.text("connection", "state") or "unknown"
-    text = Text.assemble((state, _STATE_STYLES.get(state, _SOSO)))
+    text = Text.assemble((state, _STATE_STYLES.get(state, _WARNING)))
     if protocol := health.text("connection", "protocol"):
         text.append(f" · {protocol}")
     if reason := health.text("connection", "reason"):
@@ -119,12 +119,12 @@ def _broker(health: Document) -> Text:
     publisher = health.section("publisher")
     text.append(f" · sent {publisher.number('sent') or 0:.0f}")
     dropped = publisher.total("dropped")
-    text.append(f" · dropped {dropped}", style=_SOSO if dropped else "")
+    text.append(f" · dropped {dropped}", style=_WARNING if dropped else "")
     text.append(f" · waiting {(publisher.number('queued') or 0) + (publisher.number('stored') or 0):.0f}")
     if why := publisher.text("reason"):
-        text.append(f" · kept in memory alone: {why}", style=_BAD)
+        text.append(f" · kept in memory only: {why}", style=_BAD)
     if denied := len(publisher.section("denied").names()):
-        text.append(f" · {denied} topics forbidden by the broker", style=_BAD)
+        text.append(f" · {denied} topics refused by the broker", style=_BAD)
     return text
 
 
@@ -158,14 +158,14 @@ def _given_way(thermal: Document) -> Text:
         "rate": "rate",
     }
     if levers := [names[name] for name in governor.texts("levers") if name in names]:
-        text.append(f" by {', '.join(levers)}", style=_SOSO)
+        text.append(f" by {', '.join(levers)}", style=_WARNING)
     if cause := governor.text("cause"):
-        text.append(f" for {cause.replace('_', ' ')}", style=_SOSO)
+        text.append(f" for {cause.replace('_', ' ')}", style=_WARNING)
     return text
 
 
 def _curves(device: DeviceView, now_s: float) -> Iterator[tuple[str, Text]]:
-    """Temperature against its limit, and the rate below it, where a governor is at work."""
+    """Temperature with its limit, and the rate, if the governor is on."""
     if (device.message("thermal").text("governor", "state") or "off") == "off":
         return
     moments = device.heat.moments(now_s)
@@ -182,7 +182,7 @@ def _curves(device: DeviceView, now_s: float) -> Iterator[tuple[str, Text]]:
         text.append(f" of {limit:.1f} °C", style=_FAINT)
     yield "temp", text
     rate = Text(curve([moment.rate_ratio for moment in moments], 0.0, 1.0), style="cyan")
-    yield "rate", rate.append(f"  {moments[-1].rate_ratio * 100:.0f} % of what is asked for", style="default")
+    yield "rate", rate.append(f"  {moments[-1].rate_ratio * 100:.0f} % of the configured rate", style="default")
 
 
 def _wide_cameras(device: DeviceView, now_s: float) -> Table:
@@ -227,7 +227,7 @@ def _add_column(table: Table, name: str) -> None:
 
 
 def _lines(device: DeviceView) -> Iterator[tuple[str, CameraView, str, bool]]:
-    """Camera, its view, classifier, and whether it is the camera's first line."""
+    """Camera, its view, classifier, and whether this is the camera's first line."""
     for name in device.visible_cameras():
         camera = device.cameras[name]
         for position, key in enumerate(sorted(camera.classifiers) or [""]):
@@ -249,7 +249,7 @@ def _fps(camera: CameraView) -> Text:
 
 def _dropped(camera: CameraView) -> Text:
     dropped = camera.health.total("dropped")
-    return Text(str(dropped) if camera.health else "", style=_SOSO if dropped else "")
+    return Text(str(dropped) if camera.health else "", style=_WARNING if dropped else "")
 
 
 def _errors(device: DeviceView) -> Iterator[Text]:
@@ -270,7 +270,7 @@ def _classifier(classifier: ClassifierView, now_s: float, *, with_bar: bool) -> 
     last_s = classifier.last_result_s
     confidence = result.number("confidence") if result else classifier.state.number("confidence")
     if last_s is not None and now_s - last_s > _STALE_S:
-        shown = Text(f"{duration(now_s - last_s)} ago", style=_SOSO)
+        shown = Text(f"{duration(now_s - last_s)} ago", style=_WARNING)
     elif confidence is None:
         shown = Text()
     else:
@@ -291,7 +291,7 @@ def _bar(share: float) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """``75`` becomes ``1 min 15 s``; two units at most."""
+    """``75`` gives ``1 min 15 s``; two units at most."""
     whole = max(0, int(seconds))
     days, rest = divmod(whole, 86400)
     hours, rest = divmod(rest, 3600)

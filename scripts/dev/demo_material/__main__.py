@@ -16,7 +16,7 @@ import numpy.typing as npt
 from . import clip, dataset, evaluation, package, scene
 
 if TYPE_CHECKING:
-    from .dataset import PictureSet
+    from .dataset import ImageSet
     from .network import Weights
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -36,54 +36,54 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/dev/train-demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "agent" / "demo", help="folder to write to")
     parser.add_argument("--only", choices=["clip", "model"], help="make one of the two and keep the other")
-    parser.add_argument("--pictures", type=int, default=TRAINING_COUNT, help="training pictures to draw")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training pictures")
+    parser.add_argument("--images", type=int, default=TRAINING_COUNT, help="training images to draw")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training images")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor cores to use")
     options = parser.parse_args()
-    for name, least in (("pictures", 1000), ("epochs", 1), ("threads", 1)):
+    for name, least in (("images", 1000), ("epochs", 1), ("threads", 1)):
         if getattr(options, name) < least:
             parser.error(f"--{name} is {getattr(options, name)}, the least is {least}")
     return options
 
 
-def _train(pictures: int, epochs: int, threads: int) -> Weights:
+def _train(images: int, epochs: int, threads: int) -> Weights:
     from . import network
 
     started_s = time.monotonic()
     examples = dataset.draw_set(
-        pictures,
+        images,
         seed=TRAINING_SEED,
         lit=scene.LIT_FOR_TRAINING,
         belt_styles=dataset.TRAINING_BELTS,
         processes=threads,
     )
-    print(f"drew {pictures} training pictures in {time.monotonic() - started_s:.0f} s", flush=True)
+    print(f"drew {images} training images in {time.monotonic() - started_s:.0f} s", flush=True)
     network.use_cores(threads)
 
-    def tell(epoch: int, loss: float, seconds: float) -> None:
+    def on_epoch(epoch: int, loss: float, seconds: float) -> None:
         print(f"epoch {epoch:2d} of {epochs}: loss {loss:.4f}, {seconds:.0f} s", flush=True)
 
-    return network.weights_of(network.train(examples, epochs=epochs, seed=TRAINING_SEED, tell=tell))
+    return network.weights_of(network.train(examples, epochs=epochs, seed=TRAINING_SEED, on_epoch=on_epoch))
 
 
-def _probabilities(model: Path, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def _probabilities(model: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     from .network import MEAN_RGB, SCALE, STD_RGB
 
     session = evaluation.open_model(model)
-    return evaluation.probabilities(session, pictures, scale=SCALE, mean_rgb=MEAN_RGB, std_rgb=STD_RGB)
+    return evaluation.probabilities(session, images, scale=SCALE, mean_rgb=MEAN_RGB, std_rgb=STD_RGB)
 
 
-def _score_set(model: Path, examples: PictureSet, title: str) -> bool:
+def _score_set(model: Path, examples: ImageSet, title: str) -> bool:
     settled = ~examples.in_transition
     result = evaluation.score(
-        _probabilities(model, examples.pictures[settled]), examples.targets[settled].argmax(axis=1)
+        _probabilities(model, examples.images[settled]), examples.targets[settled].argmax(axis=1)
     )
     print(result.text(title), flush=True)
     return result.accuracy >= TEST_BAR
 
 
 def _test(model: Path, threads: int) -> bool:
-    """Score pictures never trained on: the training's lamps, then lamps and a belt it never saw."""
+    """Score images never trained on: the training's lamps, then lamps and a belt it never saw."""
     passed = True
     for shift, title, lit, belts in (
         (0, "test, lamps as in training", scene.LIT_FOR_TRAINING, dataset.TRAINING_BELTS),
@@ -96,8 +96,8 @@ def _test(model: Path, threads: int) -> bool:
 
 def _write_package(directory: Path, model: Path) -> None:
     candidates = package.golden_candidates(GOLDEN_SEED)
-    pictures = np.stack([dataset.model_sized(picture) for _, picture in candidates])
-    golden_lines = package.write_golden(directory, candidates, _probabilities(model, pictures))
+    images = np.stack([dataset.model_sized(image) for _, image in candidates])
+    golden_lines = package.write_golden(directory, candidates, _probabilities(model, images))
     package.write_calibration(directory, CALIBRATION_SEED)
     package.write_manifest(directory, golden_lines)
 
@@ -110,15 +110,15 @@ def _score_clip(model: Path, clip_file: Path, seed: int) -> bool:
         print(f"the clip decodes to {len(decoded)} frames, {len(truths)} were drawn", file=sys.stderr)
         return False
     settled = [place for place, truth in enumerate(truths) if not truth.transition]
-    pictures = np.stack([dataset.model_sized(decoded[place]) for place in settled])
+    images = np.stack([dataset.model_sized(decoded[place]) for place in settled])
     truth = np.asarray([scene.LABELS.index(truths[place].label) for place in settled], np.int64)
-    result = evaluation.score(_probabilities(model, pictures), truth)
+    result = evaluation.score(_probabilities(model, images), truth)
     print(result.text(f"clip, {len(settled)} of {len(truths)} frames off the transitions"), flush=True)
     return result.accuracy >= CLIP_BAR
 
 
 def main() -> int:
-    """Run the stages asked for; return 1 where an accuracy is below its bar."""
+    """Run the stages asked for; return 1 where an accuracy is below its minimum."""
     options = _arguments()
     directory = options.output / f"{package.NAME}-{package.VERSION}"
     model = directory / "model.onnx"
@@ -136,7 +136,7 @@ def main() -> int:
         clip.write_clip(clip_file, options.output / "conveyor.truth.json", seed=CLIP_SEED)
         print(f"wrote {clip_file.name}: {clip.FRAMES} frames, {clip_file.stat().st_size} bytes", flush=True)
     if options.only != "clip":
-        package.write_model(directory, _train(options.pictures, options.epochs, options.threads))
+        package.write_model(directory, _train(options.images, options.epochs, options.threads))
         print(f"wrote {model.name}: {model.stat().st_size} bytes", flush=True)
         passed = _test(model, options.threads)
         try:
@@ -147,7 +147,7 @@ def main() -> int:
     if model.exists() and clip_file.exists():
         passed = _score_clip(model, clip_file, CLIP_SEED) and passed
     if not passed:
-        print(f"an accuracy is below its bar ({TEST_BAR} for the tests, {CLIP_BAR} for the clip)", file=sys.stderr)
+        print(f"an accuracy is below its minimum ({TEST_BAR} for the tests, {CLIP_BAR} for the clip)", file=sys.stderr)
     return 0 if passed else 1
 
 

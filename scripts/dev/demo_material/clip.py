@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .part_drawing import Picture
+from .part_drawing import Image
 from .scene import (
     BELT_PERIOD_PX,
     CLIP_BELT_STYLE,
@@ -86,7 +86,7 @@ def clip_scene(frame: int, parts: tuple[Part, ...], *, seed: int) -> Scene:
     return Scene(tuple(moved), CLIP_BELT_STYLE, travel, 1.05, light, optics)
 
 
-def clip_frames(seed: int) -> Iterator[tuple[Picture, Truth]]:
+def clip_frames(seed: int) -> Iterator[tuple[Image, Truth]]:
     """Draw the clip's frames in order, each with its answer."""
     parts = clip_parts(seed)
     for frame in range(FRAMES):
@@ -113,8 +113,8 @@ def write_clip(clip: Path, truth_file: Path, *, seed: int) -> None:
     if encoder.stdin is None:
         raise RuntimeError("ffmpeg was started without an input pipe")
     try:
-        for picture, truth in clip_frames(seed):
-            encoder.stdin.write(picture.tobytes())
+        for image, truth in clip_frames(seed):
+            encoder.stdin.write(image.tobytes())
             truths.append(truth)
     finally:
         encoder.stdin.close()
@@ -144,11 +144,11 @@ def truth_text(truths: list[Truth]) -> str:
 def read_clip(clip: Path) -> list[npt.NDArray[np.uint8]]:
     """Decode every frame of the clip with OpenCV, `(H, W, 3) uint8 BGR` each."""
     capture = cv2.VideoCapture(str(clip))
-    pictures = []
+    images = []
     while True:
-        more, picture = capture.read()
+        more, image = capture.read()
         if not more:
             break
-        pictures.append(np.asarray(picture, np.uint8))
+        images.append(np.asarray(image, np.uint8))
     capture.release()
-    return pictures
+    return images

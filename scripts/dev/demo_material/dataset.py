@@ -1,4 +1,4 @@
-"""Draws labelled sets of pictures, in child processes, the same for any number of them."""
+"""Draws labelled sets of images, in child processes, the same for any number of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .part_drawing import Picture
+from .part_drawing import Image
 from .scene import LABELS, Range, Scene, random_scene, truth_of
 from .scene_drawing import draw_scene
 
@@ -22,17 +22,17 @@ _CAMERA_SHARES = (0.65, 0.25, 0.10)
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSet:
-    """Pictures at the model's size `(N, H, W, 3) uint8 BGR` with soft answers `(N, classes) float32`."""
+class ImageSet:
+    """Images at the model's size `(N, H, W, 3) uint8 BGR` with soft answers `(N, classes) float32`."""
 
-    pictures: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]
     targets: npt.NDArray[np.float32]
     in_transition: npt.NDArray[np.bool_]
 
 
-def model_sized(picture: Picture) -> Picture:
-    """Stretch a picture to the model's input as the agent does (`resize: stretch`, linear)."""
-    return np.asarray(cv2.resize(picture, (INPUT_WIDTH_PX, INPUT_HEIGHT_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
+def model_sized(image: Image) -> Image:
+    """Stretch an image to the model's input as the agent does (`resize: stretch`, linear)."""
+    return np.asarray(cv2.resize(image, (INPUT_WIDTH_PX, INPUT_HEIGHT_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def target_of(scene: Scene) -> npt.NDArray[np.float32]:
@@ -46,32 +46,32 @@ def target_of(scene: Scene) -> npt.NDArray[np.float32]:
 
 
 def scene_of(index: int, *, seed: int, lit: tuple[Range, ...], belt_styles: tuple[int, ...]) -> Scene:
-    """The scene number `index` of a set; labels take turns."""
+    """The scene number `index` of a set; labels alternate."""
     rng = np.random.default_rng((seed, index))
     return random_scene(rng, LABELS[index % len(LABELS)], lit=lit, belt_styles=belt_styles)
 
 
 def _example(
     index: int, *, seed: int, lit: tuple[Range, ...], belt_styles: tuple[int, ...]
-) -> tuple[Picture, npt.NDArray[np.float32], bool]:
+) -> tuple[Image, npt.NDArray[np.float32], bool]:
     scene = scene_of(index, seed=seed, lit=lit, belt_styles=belt_styles)
-    picture = draw_scene(scene)
+    image = draw_scene(scene)
     rng = np.random.default_rng((seed, index, 1))
     size = _CAMERA_SIZES_PX[int(rng.choice(len(_CAMERA_SIZES_PX), p=_CAMERA_SHARES))]
-    if size != (picture.shape[1], picture.shape[0]):
-        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-    return model_sized(picture), target_of(scene), truth_of(scene.parts).transition
+    if size != (image.shape[1], image.shape[0]):
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return model_sized(image), target_of(scene), truth_of(scene.parts).transition
 
 
 def draw_set(
     count: int, *, seed: int, lit: tuple[Range, ...], belt_styles: tuple[int, ...], processes: int
-) -> PictureSet:
-    """Draw `count` labelled pictures; example `i` depends on `(seed, i)` alone."""
+) -> ImageSet:
+    """Draw `count` labelled images; example `i` depends on `(seed, i)` alone."""
     draw = partial(_example, seed=seed, lit=lit, belt_styles=belt_styles)
     with multiprocessing.get_context("spawn").Pool(processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         examples = pool.map(draw, range(count), chunksize=50)
-    return PictureSet(
-        pictures=np.stack([picture for picture, _, _ in examples]),
+    return ImageSet(
+        images=np.stack([image for image, _, _ in examples]),
         targets=np.stack([target for _, target, _ in examples]),
         in_transition=np.asarray([transition for _, _, transition in examples], np.bool_),
     )

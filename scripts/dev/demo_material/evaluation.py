@@ -15,7 +15,7 @@ from .scene import LABELS
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Right answers of one set of pictures; `confusion[truth, answer]` counts."""
+    """Right answers of one set of images; `confusion[truth, answer]` counts."""
 
     accuracy: float
     confusion: npt.NDArray[np.int64]
@@ -42,17 +42,17 @@ def open_model(path: Path) -> Any:
 
 def probabilities(
     session: Any,
-    pictures: npt.NDArray[np.uint8],
+    images: npt.NDArray[np.uint8],
     *,
     scale: float,
     mean_rgb: tuple[float, ...],
     std_rgb: tuple[float, ...],
 ) -> npt.NDArray[np.float32]:
-    """Classify `(N, H, W, 3) uint8 BGR` pictures of the model's size: softmax `(N, classes)`."""
+    """Classify `(N, H, W, 3) uint8 BGR` images of the model's size: softmax `(N, classes)`."""
     name = session.get_inputs()[0].name
     answers = []
-    for start in range(0, len(pictures), 64):
-        rgb = pictures[start : start + 64, :, :, ::-1].astype(np.float32) * np.float32(scale)
+    for start in range(0, len(images), 64):
+        rgb = images[start : start + 64, :, :, ::-1].astype(np.float32) * np.float32(scale)
         normal = (rgb - np.asarray(mean_rgb, np.float32)) / np.asarray(std_rgb, np.float32)
         logits = session.run(None, {name: np.ascontiguousarray(normal.transpose(0, 3, 1, 2))})[0]
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from .dataset import PictureSet
+from .dataset import ImageSet
 from .scene import LABELS
 
 SCALE = 1.0 / 255.0
@@ -57,27 +57,27 @@ def build_network() -> Any:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels_in, len(LABELS)))
 
 
-def tensor_of(pictures: npt.NDArray[np.uint8]) -> Any:
-    """Normalise `(N, H, W, 3) uint8 BGR` pictures to the network's `(N, 3, H, W)` float32."""
-    rgb = torch.from_numpy(np.ascontiguousarray(pictures[..., ::-1])).permute(0, 3, 1, 2).float() * SCALE
+def tensor_of(images: npt.NDArray[np.uint8]) -> Any:
+    """Normalise `(N, H, W, 3) uint8 BGR` images to the network's `(N, 3, H, W)` float32."""
+    rgb = torch.from_numpy(np.ascontiguousarray(images[..., ::-1])).permute(0, 3, 1, 2).float() * SCALE
     return (rgb - torch.tensor(MEAN_RGB).view(3, 1, 1)) / torch.tensor(STD_RGB).view(3, 1, 1)
 
 
 def _vary(batch: Any) -> Any:
-    """Change each picture's contrast, colour and noise a little (normalised units)."""
+    """Change each image's contrast, colour and noise a little (normalised units)."""
     count = batch.shape[0]
     contrast = 1 + 0.12 * (torch.rand(count, 1, 1, 1) * 2 - 1)
     tone = 0.12 * (torch.rand(count, 3, 1, 1) * 2 - 1) + 0.12 * (torch.rand(count, 1, 1, 1) * 2 - 1)
     return batch * contrast + tone + torch.randn_like(batch) * 0.06 * torch.rand(count, 1, 1, 1)
 
 
-def train(examples: PictureSet, *, epochs: int, seed: int, tell: Callable[[int, float, float], None]) -> Any:
-    """Return the trained network; `tell(epoch, mean loss, seconds so far)` is called after each epoch."""
+def train(examples: ImageSet, *, epochs: int, seed: int, on_epoch: Callable[[int, float, float], None]) -> Any:
+    """Return the trained network; `on_epoch(epoch, mean loss, seconds so far)` is called after each epoch."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(mode=True)
     network = build_network().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=0.02)
-    steps = len(examples.pictures) // BATCH_SIZE
+    steps = len(examples.images) // BATCH_SIZE
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=PEAK_LEARNING_RATE, total_steps=steps * epochs, pct_start=0.2
     )
@@ -90,14 +90,14 @@ def train(examples: PictureSet, *, epochs: int, seed: int, tell: Callable[[int, 
         total = 0.0
         for step in range(steps):
             chosen = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
-            batch = _vary(tensor_of(examples.pictures[chosen.numpy()])).contiguous(memory_format=torch.channels_last)
+            batch = _vary(tensor_of(examples.images[chosen.numpy()])).contiguous(memory_format=torch.channels_last)
             loss = nn.functional.cross_entropy(network(batch), targets[chosen])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             schedule.step()
             total += float(loss.detach())
-        tell(epoch, total / steps, time.monotonic() - started_s)
+        on_epoch(epoch, total / steps, time.monotonic() - started_s)
     return network
 
 
@@ -121,10 +121,10 @@ def weights_of(network: Any) -> Weights:
     return Weights(tuple(folded), head.weight.detach().numpy().copy(), head.bias.detach().numpy().copy())
 
 
-def logits_of(network: Any, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def logits_of(network: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Run the network in PyTorch, to compare the exported graph with it."""
     with torch.no_grad():
-        return np.asarray(network.eval()(tensor_of(pictures)).numpy(), np.float32)
+        return np.asarray(network.eval()(tensor_of(images)).numpy(), np.float32)
 
 
 def use_cores(count: int) -> None:

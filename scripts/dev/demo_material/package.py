@@ -1,4 +1,4 @@
-"""Writes the model package: graph, manifest, labels, golden and calibration pictures."""
+"""Writes the model package: graph, manifest, labels, golden and calibration images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .dataset import INPUT_HEIGHT_PX, INPUT_WIDTH_PX, TRAINING_BELTS, scene_of
 from .network import MEAN_RGB, SCALE, STD_RGB, Weights
-from .part_drawing import Picture
+from .part_drawing import Image
 from .scene import LABELS, LIT_FOR_TRAINING, LIT_HELD_OUT, Scene, truth_of
 from .scene_drawing import draw_scene
 
@@ -28,7 +28,7 @@ _KEPT_SIZE_PX = (320, 240)
 
 
 class NotSure(ValueError):
-    """The model is not certain enough of the pictures that are to be its known answers."""
+    """The model is not certain enough of the images that are to be its known answers."""
 
 
 def graph_of(weights: Weights) -> onnx.ModelProto:
@@ -83,21 +83,21 @@ def write_model(directory: Path, weights: Weights) -> Path:
     return path
 
 
-def _shrunk(scene: Scene) -> Picture:
+def _shrunk(scene: Scene) -> Image:
     return np.asarray(cv2.resize(draw_scene(scene), _KEPT_SIZE_PX, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _empty_folder(folder: Path) -> Path:
-    """Make `folder`, or take the pictures of an earlier run out of it."""
+    """Make `folder`, or take the images of an earlier run out of it."""
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
     return folder
 
 
-def golden_candidates(seed: int) -> list[tuple[str, Picture]]:
-    """Well lit scenes off the transitions, several per label, to take the golden pictures from."""
-    found: list[tuple[str, Picture]] = []
+def golden_candidates(seed: int) -> list[tuple[str, Image]]:
+    """Well lit scenes off the transitions, several per label, to take the golden images from."""
+    found: list[tuple[str, Image]] = []
     for index in range(len(LABELS) * GOLDEN_PER_LABEL * 6):
         scene = scene_of(index, seed=seed, lit=LIT_HELD_OUT, belt_styles=TRAINING_BELTS)
         truth = truth_of(scene.parts)
@@ -107,7 +107,7 @@ def golden_candidates(seed: int) -> list[tuple[str, Picture]]:
 
 
 def write_golden(
-    directory: Path, candidates: list[tuple[str, Picture]], probability: npt.NDArray[np.float32]
+    directory: Path, candidates: list[tuple[str, Image]], probability: npt.NDArray[np.float32]
 ) -> list[str]:
     """Keep the first candidates of each label that the model is sure of; return their manifest lines.
 
@@ -118,12 +118,12 @@ def write_golden(
     lines = []
     for index, label in enumerate(LABELS):
         kept = 0
-        for (truth, picture), scores in zip(candidates, probability, strict=True):
+        for (truth, image), scores in zip(candidates, probability, strict=True):
             if truth != label or kept == GOLDEN_PER_LABEL or scores[index] < GOLDEN_CONFIDENCE + 0.1:
                 continue
             kept += 1
             name = f"golden/{label}_{kept}.png"
-            cv2.imwrite(str(directory / name), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+            cv2.imwrite(str(directory / name), image, [cv2.IMWRITE_PNG_COMPRESSION, 9])
             lines.append(f"  - {{image: {name}, label: {label}, min_confidence: {GOLDEN_CONFIDENCE}}}")
         if kept < GOLDEN_PER_LABEL:
             raise NotSure(
@@ -134,7 +134,7 @@ def write_golden(
 
 
 def write_calibration(directory: Path, seed: int) -> None:
-    """Write the INT8 calibration pictures: labels in turn, dim, normal and bright lamps, moving parts."""
+    """Write the INT8 calibration images: labels in turn, dim, normal and bright lamps, moving parts."""
     folder = _empty_folder(directory / "calibration")
     lit = (*LIT_FOR_TRAINING, *LIT_HELD_OUT)
     for index in range(CALIBRATION_COUNT):

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from .scene import Part, PartKind
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 
 SCALE = 2
-"""A part is drawn at twice its size in the picture, then turned and shrunk."""
+"""A part is drawn at twice its size in the image, then turned and shrunk."""
 PART_WIDTH_PX = 224
 PART_HEIGHT_PX = 164
 MARGIN_PX = 8
@@ -29,7 +29,7 @@ _FREE_METAL = ((326, 84, 412, 262), (90, 294, 412, 304), (110, 50, 380, 60))
 """Places (left, top, right, bottom) a dent's centre may take beside the sticker."""
 
 
-def _rounded(mask: Picture, box: tuple[int, int, int, int], radius: int, value: int) -> None:
+def _rounded(mask: Image, box: tuple[int, int, int, int], radius: int, value: int) -> None:
     left, top, right, bottom = box
     cv2.rectangle(mask, (left + radius, top), (right - radius, bottom), value, -1)
     cv2.rectangle(mask, (left, top + radius), (right, bottom - radius), value, -1)
@@ -39,7 +39,7 @@ def _rounded(mask: Picture, box: tuple[int, int, int, int], radius: int, value: 
 
 
 @lru_cache(maxsize=1)
-def _outline() -> tuple[Picture, Plane]:
+def _outline() -> tuple[Image, Plane]:
     """The housing's mask, and the shading of its bevelled edge (grey levels to add)."""
     mask = np.zeros((_H, _W), np.uint8)
     _rounded(mask, (_EDGE, _EDGE, _W - _EDGE - 1, _H - _EDGE - 1), 30, 255)
@@ -64,7 +64,7 @@ def _dark(colour: tuple[float, float, float], ratio: float) -> tuple[float, floa
 
 
 def _print_text(metal: Any, text: str, *, at: tuple[int, int], size: float, colour: Sequence[float]) -> None:
-    """Print `text` with its baseline starting at `at`; OpenCV writes on 8-bit pictures only, hence the mask."""
+    """Print `text` with its baseline starting at `at`; OpenCV writes on 8-bit images only, hence the mask."""
     mask = np.zeros((_H, _W), np.uint8)
     weight = 2 if size >= 0.62 else 1
     cv2.putText(mask, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, 255, weight, cv2.LINE_AA)
@@ -183,7 +183,7 @@ def _dent(metal: Any, rng: np.random.Generator) -> None:
 
 
 @lru_cache(maxsize=64)
-def part_sprite(kind: PartKind, tint: tuple[float, float, float], seed: int) -> tuple[Picture, Picture]:
+def part_sprite(kind: PartKind, tint: tuple[float, float, float], seed: int) -> tuple[Image, Image]:
     """Return the part lying straight at `SCALE`: colour `(H, W, 3) uint8 BGR` and coverage `(H, W) uint8`.
 
     The arrays are shared between calls: read them only.
@@ -207,7 +207,7 @@ def part_sprite(kind: PartKind, tint: tuple[float, float, float], seed: int) -> 
 
 
 def placement(part: Part) -> npt.NDArray[np.float64]:
-    """The 2x3 matrix that carries the sprite's pixels into the picture."""
+    """The 2x3 matrix that carries the sprite's pixels into the image."""
     matrix = cv2.getRotationMatrix2D((_W / 2, _H / 2), part.angle_degrees, 1.0 / SCALE)
     matrix[0, 2] += part.centre_x_px - _W / 2
     matrix[1, 2] += part.centre_y_px - _H / 2

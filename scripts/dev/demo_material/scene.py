@@ -1,6 +1,6 @@
-"""What a picture of the conveyor contains, the rule that labels it, and random draws of both.
+"""What an image of the conveyor contains, the rule that labels it, and random draws of both.
 
-Coordinates are pixels of the 640x480 picture, x along the belt's travel.
+Coordinates are pixels of the 640x480 image, x along the belt's travel.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BELT_PERIOD_PX = 900
 """The belt's texture repeats after this distance."""
 
 ZONE_PX: Range = (0.2 * WIDTH_PX, 0.8 * WIDTH_PX)
-"""A part is judged while its centre lies in here; that is while the whole of it is in the picture."""
+"""A part is judged while its centre lies in here; that is while the whole of it is in the image."""
 TRANSITION_PX = 0.05 * WIDTH_PX
 """Within this distance of either end of the zone both answers (the part's label, empty) are right."""
 MIN_SPACING_PX = 440.0
@@ -85,7 +85,7 @@ class Optics:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything one picture is drawn from."""
+    """Everything one image is drawn from."""
 
     parts: tuple[Part, ...]
     belt_style: int
@@ -97,7 +97,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The answer for one picture; `part_weight` (0..1) is the part's share while it enters or leaves."""
+    """The answer for one image; `part_weight` (0..1) is the part's share while it enters or leaves."""
 
     label: Label
     transition: bool

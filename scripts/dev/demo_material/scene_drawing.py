@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .part_drawing import Picture, part_sprite, placement
+from .part_drawing import Image, part_sprite, placement
 from .scene import (
     BELT_BOTTOM_PX,
     BELT_PERIOD_PX,
@@ -47,7 +47,7 @@ def _belt_texture(style: int) -> npt.NDArray[np.uint8]:
     return np.clip(base + weave[:, :, None], 0, 255).astype(np.uint8)
 
 
-def _rail(height: int) -> Picture:
+def _rail(height: int) -> Image:
     """The upper side rail, `(height, WIDTH_PX, 3)`: extruded aluminium with a slot, bolts and roller ends."""
     profile = np.interp(
         np.arange(height),
@@ -58,30 +58,30 @@ def _rail(height: int) -> Picture:
     scratches = np.random.default_rng(7).normal(0, 8, rail.shape).astype(np.float32)
     rail += np.asarray(cv2.blur(scratches, (61, 1)), np.float32)
     metal = np.clip(rail[:, :, None] * (1.02, 1.0, 0.97), 0, 255)
-    picture: Any = np.ascontiguousarray(metal, np.uint8)
+    image: Any = np.ascontiguousarray(metal, np.uint8)
     for x in range(40, WIDTH_PX, 112):
-        cv2.circle(picture, (x, 27), 9, (70, 70, 70), -1, cv2.LINE_AA)
-        cv2.circle(picture, (x, 26), 8, (168, 166, 162), -1, cv2.LINE_AA)
-        cv2.circle(picture, (x, 26), 4, (58, 58, 58), -1, cv2.LINE_AA)
+        cv2.circle(image, (x, 27), 9, (70, 70, 70), -1, cv2.LINE_AA)
+        cv2.circle(image, (x, 26), 8, (168, 166, 162), -1, cv2.LINE_AA)
+        cv2.circle(image, (x, 26), 4, (58, 58, 58), -1, cv2.LINE_AA)
     for x in range(16, WIDTH_PX, 48):
         for column in range(22):
             bright = 60 + 110 * np.sin(np.pi * (column + 0.5) / 22) ** 1.5
-            picture[height - 11 : height - 2, x + column : x + column + 1] = bright
-    return np.asarray(picture, np.uint8)
+            image[height - 11 : height - 2, x + column : x + column + 1] = bright
+    return np.asarray(image, np.uint8)
 
 
 @lru_cache(maxsize=1)
-def _frame_of_conveyor() -> Picture:
+def _frame_of_conveyor() -> Image:
     """The machine around the belt, `(HEIGHT_PX, WIDTH_PX, 3) uint8 BGR`; the belt's place is black."""
-    picture: Any = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
+    image: Any = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.uint8)
     upper = _rail(BELT_TOP_PX)
-    picture[:BELT_TOP_PX] = upper
-    picture[BELT_BOTTOM_PX:] = upper[::-1] * 0.92
+    image[:BELT_TOP_PX] = upper
+    image[BELT_BOTTOM_PX:] = upper[::-1] * 0.92
     for top in (0, HEIGHT_PX - 7):
         for x in range(-8, WIDTH_PX, 28):
             stripe = np.asarray([[x, top], [x + 14, top], [x + 20, top + 7], [x + 6, top + 7]], np.int32)
-            cv2.fillPoly(picture, [stripe], (36, 176, 214), cv2.LINE_AA)
-    return np.asarray(picture, np.uint8)
+            cv2.fillPoly(image, [stripe], (36, 176, 214), cv2.LINE_AA)
+    return np.asarray(image, np.uint8)
 
 
 @lru_cache(maxsize=1)
@@ -89,8 +89,8 @@ def _noise_bank() -> npt.NDArray[np.float32]:
     return np.random.default_rng(11).normal(0, 1, (HEIGHT_PX + 512, WIDTH_PX + 512, 3)).astype(np.float32)
 
 
-def _put_part(picture: Any, part: Part) -> None:
-    """Blend one part and its shadow into `picture` (uint8, changed in place)."""
+def _put_part(image: Any, part: Part) -> None:
+    """Blend one part and its shadow into `image` (uint8, changed in place)."""
     reach = 150
     left = max(0, int(part.centre_x_px) - reach)
     right = min(WIDTH_PX, int(part.centre_x_px) + reach)
@@ -100,7 +100,7 @@ def _put_part(picture: Any, part: Part) -> None:
     matrix = placement(part)
     matrix[0, 2] -= left
     size = (right - left, HEIGHT_PX)
-    region = picture[:, left:right].astype(np.float32)
+    region = image[:, left:right].astype(np.float32)
     shifted = matrix.copy()
     shifted[:, 2] += _SHADOW_SHIFT_PX
     shadow = cv2.GaussianBlur(cv2.warpAffine(mask, shifted, size), (0, 0), 7.0)
@@ -108,7 +108,7 @@ def _put_part(picture: Any, part: Part) -> None:
     cover = cv2.warpAffine(mask, matrix, size)[:, :, None].astype(np.float32) / 255.0
     drawn = cv2.warpAffine(colour, matrix, size, borderMode=cv2.BORDER_REPLICATE)
     region += (drawn - region) * cover
-    picture[:, left:right] = np.clip(region, 0, 255).astype(np.uint8)
+    image[:, left:right] = np.clip(region, 0, 255).astype(np.uint8)
 
 
 def _light_field(light: Light) -> npt.NDArray[np.float32]:
@@ -122,14 +122,14 @@ def _light_field(light: Light) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.resize(field.astype(np.float32), _SIZE, interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _photograph(picture: npt.NDArray[np.float32], optics: Optics) -> Picture:
+def _photograph(image: npt.NDArray[np.float32], optics: Optics) -> Image:
     if optics.motion_px > 1:
-        picture = np.asarray(cv2.blur(picture, (optics.motion_px, 1)), np.float32)
+        image = np.asarray(cv2.blur(image, (optics.motion_px, 1)), np.float32)
     if optics.blur_px > 0.2:
-        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), optics.blur_px), np.float32)
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), optics.blur_px), np.float32)
     rng = np.random.default_rng(optics.seed)
     y, x = (int(v) for v in rng.integers(0, 512, 2))
-    noisy = picture + optics.noise * _noise_bank()[y : y + HEIGHT_PX, x : x + WIDTH_PX]
+    noisy = image + optics.noise * _noise_bank()[y : y + HEIGHT_PX, x : x + WIDTH_PX]
     seen = np.clip(noisy, 0, 255).astype(np.uint8)
     if optics.jpeg_quality >= 100:
         return seen
@@ -137,9 +137,9 @@ def _photograph(picture: npt.NDArray[np.float32], optics: Optics) -> Picture:
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
-def draw_scene(scene: Scene) -> Picture:
+def draw_scene(scene: Scene) -> Image:
     """Draw `scene` as the camera would show it: `(HEIGHT_PX, WIDTH_PX, 3) uint8 BGR`, owned by the caller."""
-    picture = _frame_of_conveyor().copy()
+    image = _frame_of_conveyor().copy()
     texture = _belt_texture(scene.belt_style)
     # The texture moves with the parts, by fractions of a pixel as they do.
     whole = int(np.floor(scene.belt_offset_px))
@@ -147,8 +147,8 @@ def draw_scene(scene: Scene) -> Picture:
     strip = texture[:, columns]
     share = scene.belt_offset_px - whole
     moved = cv2.addWeighted(strip[:, 1:], 1.0 - share, strip[:, :-1], share, 0.0)
-    picture[BELT_TOP_PX:BELT_BOTTOM_PX] = cv2.convertScaleAbs(moved, alpha=scene.belt_shade)
+    image[BELT_TOP_PX:BELT_BOTTOM_PX] = cv2.convertScaleAbs(moved, alpha=scene.belt_shade)
     for part in scene.parts:
-        _put_part(picture, part)
-    lit = picture.astype(np.float32) * _light_field(scene.light)
+        _put_part(image, part)
+    lit = image.astype(np.float32) * _light_field(scene.light)
     return _photograph(lit, scene.optics)

@@ -86,7 +86,7 @@ class LedgerFile(OutboxFile):
 
 
 class LedgerMirror:
-    """A mirror that writes down every event that is about to be put."""
+    """A extra_sink that writes down every event that is about to be put."""
 
     def __init__(self, ledger: LedgerLines) -> None:
         self._ledger = ledger

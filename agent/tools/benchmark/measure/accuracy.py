@@ -1,4 +1,4 @@
-"""Top-1 and top-5 on labelled pictures: one folder per label."""
+"""Top-1 and top-5 on labelled images: one folder per label."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from engines import IMAGE_SUFFIXES, ImageRejected, Images, ModelPackage, Resizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Shares of the pictures whose label is the engine's first answer, or among its first five."""
+    """Share of the images whose label is the engine's top-1, or in its top 5."""
 
-    pictures: int
+    images: int
     top1_ratio: float
     top5_ratio: float
 
 
-def labelled_pictures(package: ModelPackage, folder: Path) -> list[tuple[Path, str]]:
-    """Each picture below ``folder`` with its label, which is the name of the folder it is in.
+def labelled_images(package: ModelPackage, folder: Path) -> list[tuple[Path, str]]:
+    """Each image below ``folder`` with its label: the name of its folder.
 
     Raises:
-        ImageRejected: no picture, or a folder that is none of the model's labels.
+        ImageRejected: no image, or a folder that is not named after a label of the model.
     """
     labels = set(package.labels)
     found: list[tuple[Path, str]] = []
@@ -35,36 +35,34 @@ def labelled_pictures(package: ModelPackage, folder: Path) -> list[tuple[Path, s
         if label not in labels:
             known = ", ".join(package.labels[:5])
             raise ImageRejected(
-                f"{path} lies in a folder named {label!r}, which is none of the {len(package.labels)} labels of "
+                f"{path} is in a folder named {label!r}, which is not one of the {len(package.labels)} labels of "
                 f"{package.name} ({known} ...). Name each folder after a label",
                 path=str(path),
             )
         found.append((path, label))
     if not found:
-        raise ImageRejected(
-            f"{folder} holds no labelled picture. Put them into one folder per label", folder=str(folder)
-        )
+        raise ImageRejected(f"{folder} has no labelled images. Put them into one folder per label", folder=str(folder))
     return found
 
 
 def accuracy_of(infer: Callable[[Images], Scores], max_batch: int, package: ModelPackage, folder: Path) -> Accuracy:
-    """Classify every labelled picture and count the right answers.
+    """Classify every labelled image and count correct results.
 
     Raises:
-        ImageRejected: see ``labelled_pictures``; or one cannot be read.
+        ImageRejected: see ``labelled_images``; or one cannot be read.
         InferenceFailed: the engine failed.
     """
-    pictures = labelled_pictures(package, folder)
+    images = labelled_images(package, folder)
     resizer = Resizer(package.input)
     right = within_five = 0
-    for start in range(0, len(pictures), max_batch):
-        part = pictures[start : start + max_batch]
+    for start in range(0, len(images), max_batch):
+        part = images[start : start + max_batch]
         batch = np.empty((len(part), package.input.height, package.input.width, 3), np.uint8)
         for row, (path, _) in zip(batch, part, strict=True):
             resizer.fill(read_image(path), row)
         for scores, (_, wanted) in zip(infer(batch), part, strict=True):
-            # By name: two classes may share one, as ImageNet's cranes do.
+            # By name: two classes may share a label, like ImageNet's two cranes.
             best = [package.labels[one] for one in np.argsort(scores)[::-1][:5]]
             right += int(best[0] == wanted)
             within_five += int(wanted in best)
-    return Accuracy(pictures=len(pictures), top1_ratio=right / len(pictures), top5_ratio=within_five / len(pictures))
+    return Accuracy(images=len(images), top1_ratio=right / len(images), top5_ratio=within_five / len(images))

@@ -1,4 +1,4 @@
-"""From the blocks that the children timed to results that can be judged."""
+"""Turns the blocks that the children timed into results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEPT_PER_ROUND = 400
 
 
 def engine_result(measured: Measured, watch: ConditionsWatch) -> EngineResult:
-    """Put together what one target has said."""
+    """The result of one target, from the answers of its child process."""
     opened = cast("dict[str, Any]", measured.opened)
     return EngineResult(
         name=opened["name"],
@@ -41,14 +41,14 @@ def engine_result(measured: Measured, watch: ConditionsWatch) -> EngineResult:
 
 
 def case_result(case: Case, blocks: Sequence[RawBlock], watch: ConditionsWatch) -> CaseResult:
-    """Put together the rounds of one case."""
+    """The result of one case, from its rounds."""
     times_ns = [one for block in blocks for one in block.times_ns]
     spread = spread_of(times_ns)
     rounds_ms = tuple(_thinned(block.times_ns) for block in blocks)
     conditions = watch.over([block.window for block in blocks])
     missed = sum(block.missed for block in blocks)
     wall_s = sum(block.wall_ns for block in blocks) / 1e9
-    pictures = len(times_ns) * case.samples
+    images = len(times_ns) * case.samples
     stages = {
         name: spread_of([round(value * 1e6) for block in blocks for value in block.stages_ms.get(name, ())])
         for name in blocks[0].stages_ms
@@ -60,19 +60,19 @@ def case_result(case: Case, blocks: Sequence[RawBlock], watch: ConditionsWatch) 
         rounds_ms=rounds_ms,
         warm_up=sum(block.warm_up for block in blocks),
         wall_s=wall_s,
-        throughput_hz=pictures / wall_s,
-        cpu_ms_per_picture=sum(block.cpu_ns for block in blocks) / 1e6 / pictures,
+        throughput_hz=images / wall_s,
+        cpu_ms_per_image=sum(block.cpu_ns for block in blocks) / 1e6 / images,
         missed=missed,
         conditions=conditions,
         stages=stages,
-        pictures_per_joule=pictures / wall_s / watts if watts else None,
+        images_per_joule=images / wall_s / watts if watts else None,
         warnings=warnings_about(case, spread, conditions, stages, missed=missed),
         invalid=reasons_against(case, spread, conditions, rounds_ms, missed=missed),
     )
 
 
-def with_yardstick(engines: Sequence[EngineResult], targets: Sequence[Target]) -> tuple[EngineResult, ...]:
-    """Hold each engine of ONNX Runtime against the bare session of the same provider and precision."""
+def with_bare(engines: Sequence[EngineResult], targets: Sequence[Target]) -> tuple[EngineResult, ...]:
+    """Compare each ONNX Runtime engine with the bare session of the same provider and precision."""
     bare: Mapping[tuple[str, str], EngineResult] = {
         (target.engine, target.precision): engine
         for engine, target in zip(engines, targets, strict=True)

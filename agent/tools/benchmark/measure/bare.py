@@ -1,4 +1,4 @@
-"""The yardstick: ONNX Runtime called directly on the same serving graph, with none of our code around it."""
+"""ONNX Runtime called directly on the same serving graph, without our code: what engines are compared with."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _CPU = "CPUExecutionProvider"
 
 
 class BareSession:
-    """``session.run`` and nothing else; its threads and their waiting are the engine's under the same options."""
+    """``session.run`` and nothing else, with the engine's thread count and spinning for the same options."""
 
     def __init__(self, package: ModelPackage, options: EngineOptions) -> None:
         """Load the serving graph in the wanted precision.
 
         Raises:
-            ModelRejected, PrecisionRejected, EngineUnavailable: the graph cannot be made.
+            ModelRejected, PrecisionRejected, EngineUnavailable: the graph cannot be built.
         """
         graph = precise_graph(
             package, cache_dir=options.cache_dir, precision=options.precision, engine=options.engine

@@ -1,4 +1,4 @@
-"""Times calls of an engine, back to back or in the rhythm of a camera. Runs inside the engine's own process."""
+"""Times calls of an engine, back to back or at a camera's frame rate. Runs in the engine's own process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Infer = Callable[[Images], Scores]
 StageTimes = Callable[[], Mapping[str, float]]
 
 WARM_UP_RUNS = 3
-"""At the start of each block: the engine before it has filled the caches."""
+"""At the start of each block, because the previous engine has filled the caches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """One stretch of queries. Times are of ``perf_counter_ns``, one per query.
 
-    ``missed`` counts the beats of a paced block at which the query before was still running. ``cpu_ns`` is processor
-    time of this process from the first query to the last, on all its threads. ``stages_ms`` are what the device's own
-    events say about each query, by stage, where the engine has any.
+    ``missed`` counts paced queries that were skipped because the previous one was still running. ``cpu_ns`` is CPU
+    time of this process from the first query to the last, on all its threads. ``stages_ms`` are the times of
+    the device's own events per query, by stage, if the engine has any.
     """
 
     times_ns: tuple[int, ...]
@@ -36,37 +36,37 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRequest:
-    """How one block is run; see ``Case``. After ``longest_ns`` it ends without its count, and says so by its n."""
+    """How one block is run; see ``Case``. After ``max_ns`` it ends even if fewer queries were made."""
 
     batch: int
     samples: int
     duration_ns: int
     queries: int
     period_ns: int | None = None
-    longest_ns: int = 60_000_000_000
+    max_ns: int = 60_000_000_000
 
 
-class PictureFeed:
-    """Gives out batches from real pictures, round and round, so that no call sees the one before again."""
+class ImageFeed:
+    """Cycles through real images, so that consecutive calls never get the same batch."""
 
-    def __init__(self, pictures: Images, largest_batch: int) -> None:
-        """``pictures`` is ``(K, H, W, 3)``; it is repeated where it is smaller than a batch."""
-        repeats = max(1, -(-2 * largest_batch // len(pictures)))
-        self._pictures: Images = np.ascontiguousarray(np.tile(pictures, (repeats, 1, 1, 1)))
+    def __init__(self, images: Images, largest_batch: int) -> None:
+        """``images`` is ``(K, H, W, 3)``; it is repeated if it is smaller than two batches."""
+        repeats = max(1, -(-2 * largest_batch // len(images)))
+        self._images: Images = np.ascontiguousarray(np.tile(images, (repeats, 1, 1, 1)))
         self._next = 0
 
     def take(self, count: int) -> Images:
-        """A view of the next ``count`` pictures."""
-        if self._next + count > len(self._pictures):
+        """A view of the next ``count`` images."""
+        if self._next + count > len(self._images):
             self._next = 0
-        view = self._pictures[self._next : self._next + count]
+        view = self._images[self._next : self._next + count]
         self._next += count
         return view
 
 
 def run_block(
     infer: Infer,
-    feed: PictureFeed,
+    feed: ImageFeed,
     request: BlockRequest,
     stage_times: StageTimes | None = None,
 ) -> Block:
@@ -79,7 +79,7 @@ def run_block(
     missed = 0
     clock, cpu = time.perf_counter_ns, time.process_time_ns
     began, cpu_began = clock(), cpu()
-    latest = began + max(request.longest_ns, request.duration_ns)
+    latest = began + max(request.max_ns, request.duration_ns)
     due = began
     while True:
         now = clock()
@@ -109,13 +109,13 @@ def _call_sizes(samples: int, batch: int) -> tuple[int, ...]:
     return (batch,) * full + ((rest,) if rest else ())
 
 
-def _query(infer: Infer, feed: PictureFeed, sizes: Sequence[int]) -> None:
+def _query(infer: Infer, feed: ImageFeed, sizes: Sequence[int]) -> None:
     for size in sizes:
         infer(feed.take(size))
 
 
 def _next_beat(due_ns: int, now_ns: int, period_ns: int) -> tuple[int, int]:
-    """The next beat and how many were missed: a camera does not wait, its frames are lost."""
+    """The next due time and how many were missed: a camera does not wait, so its frames are lost."""
     due_ns += period_ns
     if now_ns <= due_ns:
         return due_ns, 0

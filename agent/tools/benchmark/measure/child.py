@@ -1,7 +1,7 @@
-"""The process that one engine is measured in: ``python -m agent.tools.benchmark.measure.child``.
+"""The child process in which one engine is measured: ``python -m agent.tools.benchmark.measure.child``.
 
-It reads one JSON request per line from standard input and answers each with one line. No picture crosses the pipe: the
-batches are made here from the package's own pictures. It ends when its input ends.
+It reads one JSON request per line from standard input and answers each with one line. Images do not cross the
+pipe: batches are made here from the package's own images. The process ends when its input ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TextIO, cast
 
 from agent.tools.benchmark.measure.accuracy import accuracy_of
 from agent.tools.benchmark.measure.bare import BareSession
-from agent.tools.benchmark.measure.blocks import BlockRequest, PictureFeed, StageTimes, run_block
+from agent.tools.benchmark.measure.blocks import BlockRequest, ImageFeed, StageTimes, run_block
 from agent.tools.benchmark.measure.target import BARE, Target
 from engines import (
     Building,
@@ -39,20 +39,20 @@ from engines import (
 )
 
 _STATUS = Path("/proc/self/status")
-_MOST_PICTURES = 64
-"""Held in memory at the model's size, for the batches; 64 of 224 x 224 are 9 MiB."""
+_MAX_IMAGES = 64
+"""Kept in memory at the model's size for the batches: 64 of 224 x 224 are 9 MiB."""
 
 Answer = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What is measured, whichever kind it is."""
+    """What is measured: an engine or the bare session."""
 
     package: ModelPackage
     infer: Callable[[Images], Scores]
     max_batch: int
-    feed: PictureFeed
+    feed: ImageFeed
     stage_times: StageTimes | None
 
 
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _private_pipes() -> tuple[Iterator[Answer], TextIO]:
-    """Our two pipes; whatever a library prints goes to standard error in place of the answers."""
+    """Requests and answers. What a library prints goes to standard error and cannot mix with the answers."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return (cast("Answer", json.loads(line)) for line in sys.stdin), answers
@@ -92,9 +92,9 @@ def _open(request: Mapping[str, object], resources: contextlib.ExitStack, answer
         max_batch=int(str(request["max_batch"])),
         options=cast("dict[str, object]", request["options"]),
         building=Building(on_progress=lambda progress: _send(answers, _progress(progress))),
-        sandbox=None,  # this process is the child: what ends it is a failure in the report
+        sandbox=None,  # this process is the sandbox already: if it dies, the report says so
     )
-    pictures = image_set_of(package)
+    images = image_set_of(package)
     resident_before = _resident_bytes()
     began_ns = time.perf_counter_ns()
     if target.kind == BARE:
@@ -107,17 +107,17 @@ def _open(request: Mapping[str, object], resources: contextlib.ExitStack, answer
     answer: Answer = {
         "event": "opened",
         "opened_ms": opened_ms,
-        "pictures": pictures.source,
+        "images": images.source,
         "resident_before_bytes": resident_before,
         "resident_bytes": _resident_bytes(),
         **facts,
     }
-    feed = PictureFeed(pictures.batch[:_MOST_PICTURES], max_batch)
+    feed = ImageFeed(images.batch[:_MAX_IMAGES], max_batch)
     return _Opened(package, infer, max_batch, feed, stages), answer
 
 
 def _facts(info: EngineInfo) -> Answer:
-    """What really runs, as the engine read it back."""
+    """What really runs, as the engine reports it."""
     return {
         "name": info.name,
         "precision": info.precision,
@@ -150,7 +150,7 @@ def _bare_facts(bare: BareSession, target: Target) -> Answer:
 
 
 def _stages_of(engine: Engine) -> StageTimes | None:
-    """What an engine's own events tell of its last call, in ms: ``enqueue``, ``h2d``, ``compute``, ``d2h``."""
+    """The engine's own timing of its last call, in ms: ``enqueue``, ``h2d``, ``compute``, ``d2h``."""
     found = getattr(engine, "stage_times_ms", None)
     return cast("StageTimes", found) if callable(found) else None
 
@@ -164,7 +164,7 @@ def _handle(opened: _Opened, request: Mapping[str, object]) -> Answer:
     if request["do"] == "accuracy":
         accuracy = accuracy_of(opened.infer, opened.max_batch, opened.package, Path(str(request["folder"])))
         return {"event": "accuracy", **asdict(accuracy)}
-    raise ValueError(f"there is no request {request['do']!r}")
+    raise ValueError(f"unknown request {request['do']!r}")
 
 
 def _failure(error: EngineError | ImageRejected) -> Answer:

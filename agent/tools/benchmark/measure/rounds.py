@@ -19,17 +19,17 @@ from agent.tools.benchmark.report import Absent
 from agent.tools.benchmark.scenarios import Case
 
 _OPEN_WITHIN_S = 3600.0
-"""An engine may have to be built, which takes minutes on a board."""
+"""Building an engine takes minutes on a board."""
 _PATIENCE = 4.0
-_LEAST_PATIENCE_S = 20.0
-"""A block of an engine that is slow beyond its count ends at so many times its length, but not before these."""
+_MIN_PATIENCE_S = 20.0
+"""A block of a very slow engine ends after four times its expected length, but not before 20 s."""
 _HUNG_AFTER_S = 120.0
-"""On top of that: without an answer by then its process counts as hung."""
+"""In addition to that; without an answer until then the process counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be measured, and how."""
+    """What to measure, and how."""
 
     package_dir: Path
     cache_dir: Path
@@ -39,18 +39,18 @@ class Plan:
     max_batch: int
     options: Mapping[str, object] = field(default_factory=dict)
     pythons: Mapping[str, str] = field(default_factory=dict)
-    """Interpreters of engines whose libraries are installed in an environment of their own."""
+    """Interpreters of engines whose libraries are installed in another environment."""
     images: Path | None = None
 
     @property
     def expected_s(self) -> float:
-        """How long the cases last at least."""
+        """The least time that the cases take."""
         return len(self.targets) * sum(case.expected_s for case in self.cases)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawBlock:
-    """One block as its child answered, and the stretch of time that it took."""
+    """One block as its child reported it, with its time window."""
 
     times_ns: tuple[int, ...]
     wall_ns: int
@@ -63,7 +63,7 @@ class RawBlock:
 
 @dataclass(slots=True)
 class Measured:
-    """Everything that one target's process has said."""
+    """All answers of one target's process."""
 
     target: Target
     opened: Answer
@@ -74,19 +74,19 @@ class Measured:
 
 
 class Progress:
-    """Told what happens; the base class tells nobody."""
+    """Receives the progress of a run; the base class ignores it."""
 
     def phase(self, text: str, expected_s: float) -> None:
-        """Something begins that lasts about ``expected_s``; 0 where that cannot be known."""
+        """A phase begins that takes about ``expected_s``; 0 if that is unknown."""
 
     def advance(self, done_s: float) -> None:
-        """``done_s`` of it have passed."""
+        """``done_s`` of the phase have passed."""
 
 
 def prepare(plan: Plan, progress: Progress) -> tuple[dict[Target, float], tuple[Absent, ...]]:
-    """Open each target once and close it: builds graphs, plans and certificates, and finds out what cannot run.
+    """Open each target once and close it: builds graphs, plans and certificates, and detects what cannot run.
 
-    Gives the seconds that it took by target, and what is absent. Yardsticks come behind their engines in
+    Returns the seconds it took by target, and what is absent. Bare sessions come after their engines in
     ``plan.targets``; one without its engine is left out.
     """
     ready: dict[Target, float] = {}
@@ -119,16 +119,16 @@ def measure(
             progress.phase(f"loading {target.label}", 0.0)
             try:
                 session, opened = resources.enter_context(open_session(plan, target))
-            except ChildFailed as exc:  # alone it could: all of them together may not fit into memory
+            except ChildFailed as exc:  # it opened alone: all engines together may not fit into memory
                 absent.append(_absent(target, exc))
                 continue
             sessions[target], measured[target] = session, Measured(target, opened, prepare_s)
         progress.phase("measuring", plan.expected_s * len(sessions) / max(len(plan.targets), 1))
-        for case, target in _turns(plan, list(sessions)):
+        for case, target in _schedule(plan, list(sessions)):
             if target not in sessions:
                 continue
             try:
-                _take_turn(plan, case, sessions[target], measured[target], watch)
+                _run_block(plan, case, sessions[target], measured[target], watch)
             except ChildFailed as exc:
                 absent.append(_absent(target, exc))
                 del sessions[target], measured[target]
@@ -142,7 +142,7 @@ def measure(
 
 @contextlib.contextmanager
 def open_session(plan: Plan, target: Target) -> Iterator[tuple[Session, Answer]]:
-    """A child with its engine open, and what it said about it.
+    """A child with its engine open, and its first answer.
 
     Raises:
         ChildFailed: it cannot be opened.
@@ -159,14 +159,14 @@ def block_request(case: Case, *, rounds: int) -> dict[str, int | None]:
         "duration_ns": int(case.min_duration_s / rounds * 1e9),
         "queries": math.ceil(case.min_queries / rounds),
         "period_ns": None if case.fps is None else int(1e9 / case.fps),
-        "longest_ns": int(max(_LEAST_PATIENCE_S, _PATIENCE * case.expected_s / rounds) * 1e9),
+        "max_ns": int(max(_MIN_PATIENCE_S, _PATIENCE * case.expected_s / rounds) * 1e9),
     }
 
 
 def ask_block(
     session: Session, block: Mapping[str, int | None], watch: ConditionsWatch, *, expected_s: float
 ) -> tuple[RawBlock, Answer]:
-    """Have one block run and look at the machine before and after it."""
+    """Run one block in the child, and sample the machine before and after it."""
     first, began_ns = watch.look(), time.perf_counter_ns()
     answer = session.ask({"do": "measure", "block": block}, timeout_s=_HUNG_AFTER_S + _PATIENCE * expected_s)
     ended_ns, last = time.perf_counter_ns(), watch.look()
@@ -183,8 +183,8 @@ def ask_block(
     return raw, answer
 
 
-def _turns(plan: Plan, targets: Sequence[Target]) -> Iterator[tuple[Case, Target]]:
-    """Each case on each target in each round; another target begins each time."""
+def _schedule(plan: Plan, targets: Sequence[Target]) -> Iterator[tuple[Case, Target]]:
+    """Each case on each target in each round; every round starts with another target."""
     for number in range(plan.rounds):
         start = number % max(len(targets), 1)
         for case in plan.cases:
@@ -192,7 +192,7 @@ def _turns(plan: Plan, targets: Sequence[Target]) -> Iterator[tuple[Case, Target
                 yield case, target
 
 
-def _take_turn(plan: Plan, case: Case, session: Session, measured: Measured, watch: ConditionsWatch) -> None:
+def _run_block(plan: Plan, case: Case, session: Session, measured: Measured, watch: ConditionsWatch) -> None:
     block = block_request(case, rounds=plan.rounds)
     raw, answer = ask_block(session, block, watch, expected_s=case.expected_s / plan.rounds)
     measured.blocks.setdefault(case, []).append(raw)

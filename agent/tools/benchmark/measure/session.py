@@ -1,4 +1,4 @@
-"""The parent's end of one child process."""
+"""One child process, from the parent's side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TICK_S = 0.2
 
 
 class ChildFailed(Unavailable):
-    """A child could not open its engine, or ended; ``fields`` hold ``reason`` and ``remedy``."""
+    """A child could not open its engine, or has ended; ``fields`` hold ``reason`` and ``remedy``."""
 
 
 class Session:
@@ -35,17 +35,17 @@ class Session:
         self.target = target
         self._python = python
         self._process: subprocess.Popen[bytes] | None = None
-        self._words: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
         self._pending = b""
 
     def __enter__(self) -> Session:
         """Start the process; it waits for its first request."""
-        self._words = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [self._python, "-m", "agent.tools.benchmark.measure.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._words,
+            stderr=self._stderr,
             env=child_environment(),
             bufsize=0,
         )
@@ -54,7 +54,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it: by the end of its input, by force where it does not heed that."""
+        """End the process: close its input, then kill it if it does not exit."""
         process, self._process = self._process, None
         if process is not None:
             for pipe in (process.stdin, process.stdout):
@@ -65,18 +65,18 @@ class Session:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._words is not None:
-            self._words.close()
+        if self._stderr is not None:
+            self._stderr.close()
 
     def ask(self, request: Mapping[str, object], *, timeout_s: float) -> Answer:
         """Send one request and wait for its answer.
 
         Raises:
-            ChildFailed: it said that it cannot, ended, or gave no answer in time.
+            ChildFailed: it reported a failure, ended, or did not answer in time.
         """
         process = self._process
         if process is None or process.stdin is None:
-            raise RuntimeError("a Session is used inside its with block")
+            raise RuntimeError("a Session can only be used inside its with block")
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError as exc:
@@ -96,16 +96,16 @@ class Session:
     def _line(self, deadline: float, timeout_s: float) -> bytes:
         process = self._process
         if process is None or process.stdout is None:
-            raise RuntimeError("a Session is used inside its with block")
+            raise RuntimeError("a Session can only be used inside its with block")
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._pending:
                 if not selector.select(_TICK_S):
                     if time.monotonic() > deadline:
                         raise ChildFailed(
-                            f"{self.target.label} gave no answer within {timeout_s:.0f} s",
+                            f"{self.target.label} did not answer within {timeout_s:.0f} s",
                             reason=f"no answer within {timeout_s:.0f} s",
-                            remedy="try it alone, with --engines",
+                            remedy="measure it alone, with --engines",
                         )
                     continue
                 part = os.read(process.stdout.fileno(), 1 << 20)
@@ -118,19 +118,19 @@ class Session:
     def _ended(self) -> ChildFailed:
         process = self._process
         code = process.wait() if process is not None else None
-        reason = f"its process ended with code {code}: {self._last_words()}"
-        return ChildFailed(f"{self.target.label}: {reason}", reason=reason, remedy="see its last words")
+        reason = f"its process ended with code {code}: {self._last_line()}"
+        return ChildFailed(f"{self.target.label}: {reason}", reason=reason, remedy="see its last line of output")
 
-    def _last_words(self) -> str:
-        if self._words is None:
+    def _last_line(self) -> str:
+        if self._stderr is None:
             return ""
-        self._words.seek(0)
-        lines = self._words.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:400] if lines else "no word"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:400] if lines else "(no output)"
 
 
 def child_environment() -> dict[str, str]:
-    """The child finds this program also where its interpreter is another one."""
+    """The environment of a child, which finds this program even under another interpreter."""
     root = str(Path(agent.__file__).resolve().parents[1])
     known = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, known]) if known else root, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""Burst against sustained: each engine runs back to back until the temperature is steady; both ends are reported."""
+"""Burst and sustained speed: each engine runs back to back until the temperature is steady."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def soak(
     *,
     is_quick: bool,
 ) -> tuple[EngineResult, ...]:
-    """Run each target alone, and add what was found to ``engines``."""
+    """Run each target alone, and add its results to ``engines``."""
     case = cases_of(["soak"], [1], fps=1.0, is_quick=is_quick)[0]
     targets = [target for target in ready if target.kind != BARE]
     found = list(engines)

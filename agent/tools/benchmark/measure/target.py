@@ -12,7 +12,7 @@ BARE: Final = "bare"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """An engine in a precision, or the bare session that it is held against."""
+    """An engine in a precision, or the bare session that it is compared with."""
 
     engine: str
     precision: Precision
@@ -20,5 +20,5 @@ class Target:
 
     @property
     def label(self) -> str:
-        """As it stands in tables while it is not known yet what really runs."""
+        """The name shown until the engine reports what really runs."""
         return f"{'bare session' if self.kind == BARE else self.engine} {self.precision}"

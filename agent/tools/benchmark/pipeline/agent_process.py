@@ -1,4 +1,4 @@
-"""The agent itself, as a process with a configuration of its own, for the pipeline's measurement."""
+"""Runs ``agent run`` as a child process with its own configuration, for the pipeline measurement."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class AgentProcess:
 
     pid: int
     ready_s: float
-    """From the start of its interpreter until it said what it runs."""
+    """From the start of its interpreter until it published what it runs."""
 
     def cpu_s(self) -> float:
-        """Processor time that it has taken, all threads. Source: proc(5), fields 14 and 15 of stat."""
+        """CPU time of all its threads. Source: proc(5), fields 14 and 15 of stat."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_HZ
 
@@ -70,7 +70,7 @@ def running_agent(
             while not is_ready(0.1):
                 if process.poll() is not None or time.monotonic() - began_s > _READY_WITHIN_S:
                     words.seek(0)
-                    raise Unavailable(f"the agent did not become ready: {_last_words(words.read())}")
+                    raise Unavailable(f"the agent did not become ready: {_last_line(words.read())}")
             yield AgentProcess(process.pid, time.monotonic() - began_s)
         finally:
             process.terminate()
@@ -81,8 +81,8 @@ def running_agent(
                 process.wait()
 
 
-def _last_words(text: bytes) -> str:
-    """The line with which the command says why it ends, else its last one."""
-    lines = text.decode(errors="replace").strip().splitlines() or ["no word"]
+def _last_line(text: bytes) -> str:
+    """The error line of the command, or its last line."""
+    lines = text.decode(errors="replace").strip().splitlines() or ["(no output)"]
     said = [line for line in lines if line.startswith("error: ")]
     return (said or lines)[-1][:400]

@@ -17,25 +17,25 @@ from agent.tools.benchmark.measure.rounds import Plan, Progress, ask_block, open
 from agent.tools.benchmark.measure.session import Session
 from agent.tools.benchmark.measure.target import BARE, Target
 from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_agent
-from agent.tools.benchmark.pipeline.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
+from agent.tools.benchmark.pipeline.subscriber import PREFIX, Arrival, Recorder, arrivals_of, documents_of, listening
 from agent.tools.benchmark.report import PipelineResult, StageRow
 from agent.tools.benchmark.statistics import Spread, spread_of
 
 _SETTLE_S = 3.0
-"""Left out at the start: connections, first pictures, caches."""
+"""Not measured at the start: connections, first frames, cold caches."""
 _LENGTH_S = 24.0
 _QUICK_S = 6.0
 _BARE_QUERIES = 100
 _BARE_CLOSED_S = 2.0
 _START_S = 4.0
-"""About what the agent takes to start and to stop."""
+"""Roughly what the agent takes to start and to stop."""
 _STAGES = ("capture", "queue", "preprocess", "infer", "decide")
 _TOO_BUSY_RATIO = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """One measurement of the whole path: ``fps`` None is as fast as it goes, ``seconds`` None the usual length."""
+    """One measurement of the whole path: ``fps`` None is unpaced, ``seconds`` None the usual length."""
 
     cameras: int
     source: Mapping[str, object]
@@ -44,16 +44,16 @@ class Setup:
     seconds: float | None = None
 
     @property
-    def rhythm(self) -> str:
-        """As it stands in tables."""
-        return "as fast as it goes" if self.fps is None else f"{self.fps:g} fps"
+    def pace(self) -> str:
+        """The name shown in tables."""
+        return "unpaced" if self.fps is None else f"{self.fps:g} fps"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRequest:
-    """Which cameras. Each clip is read once in the cameras' rhythm and once as fast as it goes; no clip: a pattern.
+    """Which cameras. Each clip is read once at the cameras' rate and once unpaced; without a clip, a pattern is used.
 
-    ``setups`` are measured in place of all that where there are any.
+    ``setups`` replace all of that if given.
     """
 
     cameras: tuple[int, ...] = (1,)
@@ -92,9 +92,9 @@ def run_pipelines(
     for target in targets:
         bare = Target(engine=target.engine, precision=target.precision, kind=BARE)
         with contextlib.ExitStack() as resources:
-            yardstick = resources.enter_context(open_session(plan, bare))[0] if bare in ready else None
+            bare_session = resources.enter_context(open_session(plan, bare))[0] if bare in ready else None
             for setup, length_s in setups:
-                found.append(_measure(plan, target, yardstick, setup, watch, length_s))
+                found.append(_measure(plan, target, bare_session, setup, watch, length_s))
                 progress.advance(_expected_s(setup, length_s))
     return tuple(found)
 
@@ -118,7 +118,7 @@ def _setups(request: PipelineRequest, cameras: int, fps: float) -> Iterator[Setu
 
 
 def _config(plan: Plan, target: Target, setup: Setup, address: BrokerAddress) -> dict[str, object]:
-    # A live source has its rhythm by itself; asked for twice, a frame that comes early would be left out.
+    # A live source is paced already. With rate_hz as well, a frame that comes early would be skipped.
     rate_hz = setup.fps if setup.source["type"] == "file" else None
     camera = {"source": dict(setup.source), "rate_hz": rate_hz, "classify": [{"model": "measured"}]}
     return {
@@ -142,7 +142,7 @@ def _config(plan: Plan, target: Target, setup: Setup, address: BrokerAddress) ->
 
 @dataclass(slots=True)
 class _Stretch:
-    """What was seen between the end of settling and the end of the measurement."""
+    """Everything recorded between the end of settling and the end of the measurement."""
 
     arrivals: list[Arrival]
     publish_ms: list[dict[str, float]]
@@ -164,20 +164,20 @@ def _measure(
     length_s: float,
 ) -> PipelineResult:
     before = _bare_times(bare, setup, watch)
-    # A broker for each: one that has seen an agent before would say at once that it is there.
-    with EmbeddedBroker() as broker, listening(broker.address) as inbox:
+    # A new broker each time: one with a retained status of the agent before would look ready at once.
+    with EmbeddedBroker() as broker, listening(broker.address) as recorder:
         config = _config(plan, target, setup, broker.address)
-        with running_agent(config, plan.cache_dir, inbox.is_running.wait) as process:
-            stretch = _stretch(process, inbox, watch, length_s)
-        books = documents_of(inbox.take(), "health")
-    if books:
-        stretch.dropped = drops_of(books[-1])
+        with running_agent(config, plan.cache_dir, recorder.is_running.wait) as process:
+            stretch = _stretch(process, recorder, watch, length_s)
+        health = documents_of(recorder.take(), "health")
+    if health:
+        stretch.dropped = drops_of(health[-1])
     times = [*before, *_bare_times(bare, setup, watch)]
     return _result(target, setup, stretch, spread_of(times) if times else None)
 
 
 def _bare_times(bare: Session | None, setup: Setup, watch: ConditionsWatch) -> tuple[int, ...]:
-    """The yardstick in the same rhythm."""
+    """The bare session at the same rate."""
     if bare is None:
         return ()
     block = {
@@ -190,13 +190,13 @@ def _bare_times(bare: Session | None, setup: Setup, watch: ConditionsWatch) -> t
     return ask_block(bare, block, watch, expected_s=_bare_s(setup))[0].times_ns
 
 
-def _stretch(process: AgentProcess, inbox: Inbox, watch: ConditionsWatch, length_s: float) -> _Stretch:
+def _stretch(process: AgentProcess, recorder: Recorder, watch: ConditionsWatch, length_s: float) -> _Stretch:
     time.sleep(_SETTLE_S)
-    inbox.take()
+    recorder.take()
     cpu_s, resident, first = process.cpu_s(), process.resident_bytes(), watch.look()
     began_s, began_ns = time.monotonic(), time.perf_counter_ns()
     time.sleep(length_s)
-    messages = inbox.take()
+    messages = recorder.take()
     ended_ns, last = time.perf_counter_ns(), watch.look()
     used_s, now_resident = process.cpu_s() - cpu_s, process.resident_bytes()
     windows = documents_of(messages, "latency")
@@ -223,10 +223,10 @@ def _result(target: Target, setup: Setup, stretch: _Stretch, bare: Spread | None
     others_ratio = others_ratio_of(stretch.window)
     warnings = []
     if others_ratio > _TOO_BUSY_RATIO:
-        warnings.append(f"{setup.description}, {setup.rhythm}: broker and other programs took {others_ratio:.0%}")
+        warnings.append(f"{setup.description}, {setup.pace}: broker and other programs took {others_ratio:.0%}")
     plural = "s" if setup.cameras > 1 else ""
     return PipelineResult(
-        name=f"{setup.cameras} camera{plural}, {setup.description}, {setup.rhythm}, {target.label}",
+        name=f"{setup.cameras} camera{plural}, {setup.description}, {setup.pace}, {target.label}",
         cameras=setup.cameras,
         source=setup.description,
         fps=setup.fps,
@@ -258,7 +258,7 @@ def _stage_rows(stretch: _Stretch) -> Iterator[StageRow]:
         p50, p95, p99, highest = percentiles(times_ms, (50, 95, 99, 100))
         yield StageRow(stage=stage, p50_ms=p50, p95_ms=p95, p99_ms=p99, max_ms=highest)
     if stretch.publish_ms:
-        # The agent publishes percentiles of five seconds each: the median window, and the worst maximum.
+        # The agent publishes percentiles per window of 5 s: take the median window, and the highest maximum.
         yield StageRow(
             stage="publish",
             p50_ms=median(one["p50"] for one in stretch.publish_ms),
@@ -269,7 +269,7 @@ def _stage_rows(stretch: _Stretch) -> Iterator[StageRow]:
 
 
 def _holes(arrivals: Sequence[Arrival]) -> int:
-    """Results whose number never arrived."""
+    """Results whose sequence number never arrived."""
     by_camera: dict[str, list[int]] = {}
     for one in arrivals:
         by_camera.setdefault(one.camera, []).append(one.seq)
@@ -277,7 +277,7 @@ def _holes(arrivals: Sequence[Arrival]) -> int:
 
 
 def drops_of(health: Mapping[str, Mapping[str, Mapping[str, Mapping[str, int]]]]) -> dict[str, int]:
-    """Frames given up by reason, of the whole run and all cameras, from what the agent says about its health."""
+    """Dropped frames of the whole run by reason, over all cameras, from the agent's ``health`` message."""
     found: dict[str, int] = {}
     for camera in health["cameras"].values():
         for reason, count in camera["dropped"].items():

@@ -1,4 +1,4 @@
-"""A real subscriber that notes when each message arrived."""
+"""A real MQTT subscriber that records when each message arrived."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONNECT_WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One result as it came: ``at_ns`` is the wall clock's, to be held against its time of capture."""
+    """One received result; ``at_ns`` is wall-clock time, comparable with its capture time."""
 
     at_ns: int
     camera: str
@@ -35,43 +35,43 @@ class Arrival:
 
     @property
     def end_to_end_ms(self) -> float:
-        """From the start of the capture until it was here."""
+        """From the start of the capture to its arrival here."""
         return (self.at_ns - self.captured_ns) / 1e6
 
 
 @dataclass(slots=True)
-class Inbox:
-    """What has arrived; written by the connection's thread, read by any."""
+class Recorder:
+    """Received messages; written by the connection's thread, read by any thread."""
 
     raw: deque[tuple[int, Received]] = field(default_factory=deque)
     is_running: threading.Event = field(default_factory=threading.Event)
 
     def keep(self, message: Received) -> None:
-        """On the connection's thread: nothing but the time is taken here."""
+        """Store one message with its time. Runs on the connection's thread, so it parses nothing."""
         self.raw.append((time.time_ns(), message))
         if message.topic.endswith("/runtime"):
             self.is_running.set()
 
     def take(self) -> list[tuple[int, Received]]:
-        """Everything since the last call."""
+        """Return and remove everything received since the last call."""
         return [self.raw.popleft() for _ in range(len(self.raw))]
 
 
 @contextmanager
-def listening(address: BrokerAddress) -> Iterator[Inbox]:
-    """Hear everything that the measured agent publishes.
+def listening(address: BrokerAddress) -> Iterator[Recorder]:
+    """Subscribe to everything that the measured agent publishes.
 
     Raises:
         BrokerUnavailable: no connection.
     """
-    inbox = Inbox()
+    recorder = Recorder()
     settings = MqttSettings(address=address, client_id="benchmark-subscriber")
-    client = MqttClient(settings, subscriptions=[f"{PREFIX}/#"], on_received=inbox.keep)
+    client = MqttClient(settings, subscriptions=[f"{PREFIX}/#"], on_received=recorder.keep)
     client.start(_Silent())
     try:
         if not client.wait_subscribed(_CONNECT_WITHIN_S):
             raise BrokerUnavailable(f"no connection to the benchmark's broker: {client.statistics().reason}")
-        yield inbox
+        yield recorder
     finally:
         client.stop(2.0)
 

@@ -3,7 +3,10 @@
 tables     the figures as rows, the same in every form
 terminal   for people at a terminal
 progress   what runs at the moment
-markdown   a page for a repository
-html       a page by itself, with its chart
-chart      the chart of that page
+markdown   a document for a repository
+series     what the charts show
+svg        the charts of the page, inline
+html       a self-contained page
+chart      the charts as a PNG (matplotlib, extra ``report``)
+outputs    writes the form that a file's extension names
 """

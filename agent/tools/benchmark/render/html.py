@@ -1,11 +1,11 @@
-"""The report as one page that needs nothing else: no script, no font and no picture from elsewhere."""
+"""The report as one page that needs nothing else: no script, no font and no image from elsewhere."""
 
 from __future__ import annotations
 
 from html import escape
 
 from agent.tools.benchmark.recommend import as_yaml
-from agent.tools.benchmark.render.chart import svg_of
+from agent.tools.benchmark.render.svg import charts_of
 from agent.tools.benchmark.render.tables import (
     UNSURE,
     Table,
@@ -20,20 +20,31 @@ from agent.tools.benchmark.render.tables import (
 from agent.tools.benchmark.report import Report
 
 _STYLE = """
-:root { color-scheme: light; }
-body { margin: 2.5rem auto; max-width: 80rem; padding: 0 1.5rem; color: #1f2933; background: #fff;
+:root { color-scheme: light dark; --paper: #fff; --ink: #1f2933; --faint: #5b6773; --line: #e3e7eb; --shade: #f6f8fa;
+  --good: #f3f9ea; --bad: #fdf1ef; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14191f; --ink: #e4e9ee; --faint: #a3afba; --line: #333d47;
+  --shade: #1d242c; --good: #1c2a12; --bad: #331a17; } }
+body { margin: 2.5rem auto; max-width: 80rem; padding: 0 1.5rem; color: var(--ink); background: var(--paper);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-.quiet { color: #6b7785; } .wide { overflow-x: auto; }
+.quiet { color: var(--faint); } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid #e3e7eb; vertical-align: top; }
-th { color: #6b7785; font-weight: 600; white-space: nowrap; } .word { text-align: left; }
+th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--faint); font-weight: 600; white-space: nowrap; } .word { text-align: left; }
 td.word:first-child { white-space: nowrap; font-weight: 600; }
-tr:hover td { background: #f6f8fa; }
-.good, .bad { padding: .8rem 1.1rem; border-left: 4px solid; margin: 1rem 0; }
-.good { border-color: #5a9e00; background: #f3f9ea; } .bad { border-color: #c0392b; background: #fdf1ef; }
-pre { background: #f6f8fa; padding: .8rem 1.1rem; margin: .6rem 0 0; } svg { width: 100%; height: auto; }
+tr:hover td { background: var(--shade); }
+.good, .bad { padding: .8rem 1.1rem; border-left: 4px solid; margin: 1rem 0; overflow-wrap: anywhere; }
+.good { border-color: #5a9e00; background: var(--good); } .bad { border-color: #c0392b; background: var(--bad); }
+pre { background: var(--shade); padding: .8rem 1.1rem; margin: .6rem 0 0; overflow-x: auto; }
 ul { padding-left: 1.2rem; } li { margin: .15rem 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem 2rem; }
+figure { margin: 0; display: flex; flex-direction: column; } figcaption { font-weight: 600; order: -2; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0;
+  margin: .3rem 0 0; order: -1; }
+.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
+svg { width: 100%; height: auto; } svg .ink { fill: var(--ink); } svg .faint { fill: var(--faint); }
+svg .grid, svg .whisker { fill: none; stroke: var(--line); } svg .whisker { stroke: var(--ink); stroke-width: 1.6; }
+@media (max-width: 40rem) { body { margin: 1rem auto; padding: 0 1rem; } }
 """
 
 
@@ -43,12 +54,12 @@ def to_html(report: Report) -> str:
     env = report.environment
     known = [env.get("board"), env.get("cpu"), report.started_at, f"agent {report.agent}"]
     where = escape(" · ".join(str(one) for one in known if one))
-    parts = [f"<h1>{title}</h1>", f'<p class="quiet">{where}</p>', *_verdict(report), svg_of(report)]
+    parts = [f"<h1>{title}</h1>", f'<p class="quiet">{where}</p>', *_verdict(report), charts_of(report)]
     parts += [f"<h2>{escape(table.title)}</h2>{_table(table)}" for table in report_tables(report)]
     parts += [f"<p>{escape(pipeline_sentence(one))}.</p>" for one in report.pipelines]
     if sentences := [*accuracy_sentences(report), *soak_sentences(report)]:
         parts.append(f"<h2>In words</h2>{_list(sentences)}")
-    parts.append(f"<h2>Notes</h2>{_list([*notes(report), f'{UNSURE} behind a percentile: too few runs for it'])}")
+    parts.append(f"<h2>Notes</h2>{_list([*notes(report), f'{UNSURE} after a percentile: too few runs for it'])}")
     facts = Table("", ("what", "value"), tuple(environment_rows(report)), words=2)
     parts.append(f"<h2>Measured on</h2>{_table(facts)}")
     body = "\n".join(parts)
@@ -62,7 +73,7 @@ def to_html(report: Report) -> str:
 def _verdict(report: Report) -> list[str]:
     parts = []
     if report.invalid:
-        parts.append(f'<div class="bad"><b>Not valid, do not quote.</b>{_list(report.invalid)}</div>')
+        parts.append(f'<div class="bad"><b>Not valid, do not use.</b>{_list(report.invalid)}</div>')
     choice = report.recommendation
     if choice is not None and choice.engine is not None:
         yaml = as_yaml(choice, model=report.model.name, package=f"{report.model.name}-{report.model.version}")

@@ -18,7 +18,7 @@ from agent.tools.benchmark.report import Report
 
 
 def to_markdown(report: Report) -> str:
-    """One document with every table, warning and sentence of the report."""
+    """A document with every table, warning and sentence of the report."""
     parts = [f"# Benchmark of {report.model.name} {report.model.version}", _verdict(report)]
     choice = report.recommendation
     if choice is not None and choice.engine is not None:
@@ -30,7 +30,7 @@ def to_markdown(report: Report) -> str:
     parts += [pipeline_sentence(one) + "." for one in report.pipelines]
     if sentences := [*accuracy_sentences(report), *soak_sentences(report)]:
         parts.append("## In words\n\n" + "\n".join(f"- {one}" for one in sentences))
-    said = [*notes(report), f"\\{UNSURE} behind a percentile: too few runs for it"]
+    said = [*notes(report), f"\\{UNSURE} after a percentile: too few runs for it"]
     parts.append("## Notes\n\n" + "\n".join(f"- {one}" for one in said))
     facts = Table("", ("what", "value"), tuple(environment_rows(report)), words=2)
     parts.append("## Measured on\n\n" + _table(facts))
@@ -40,7 +40,7 @@ def to_markdown(report: Report) -> str:
 def _verdict(report: Report) -> str:
     if not report.invalid:
         return "Every figure below is valid by the rules of the benchmark."
-    return "**Not valid**, do not quote:\n\n" + "\n".join(f"- {one}" for one in report.invalid)
+    return "**Not valid**, do not use:\n\n" + "\n".join(f"- {one}" for one in report.invalid)
 
 
 def _table(table: Table) -> str:

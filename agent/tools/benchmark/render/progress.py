@@ -1,4 +1,4 @@
-"""The progress of a run: a bar with the time left on a terminal, a line for each phase elsewhere."""
+"""Shows the progress of a run: a bar with the time left on a terminal, one line per phase elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.tools.benchmark.measure.rounds import Progress
 
 @contextmanager
 def shown_progress(console: Console) -> Iterator[Progress]:
-    """Progress that is shown on ``console`` while the block lasts."""
+    """Show progress on ``console`` inside the ``with`` block."""
     if not console.is_terminal:
         yield _Lines(console)
         return

@@ -1,4 +1,4 @@
-"""The rows that every form of the report shows: texts ready to print, in the same order everywhere."""
+"""The tables that every form of the report shows, as text ready to print, in the same order everywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.tools.benchmark.statistics import Ratio, Spread
 
 NOTHING = "–"
 UNSURE = "*"
-"""Behind a percentile that too few runs were made for."""
+"""Marks a percentile with too few runs."""
 
 TIME_COLUMNS = (
     "engine", "scenario", "n", "min", "p50", "p90", "p95", "p99", "max", "mean", "sd", "img/s", "CPU ms", "× bare",
@@ -70,7 +70,7 @@ def pipeline_table(result: PipelineResult) -> Table:
 
 
 def pipeline_sentence(result: PipelineResult) -> str:
-    """What does not fit into its table."""
+    """The figures that its table has no column for."""
     drops = ", ".join(f"{count} {reason}" for reason, count in sorted(result.dropped.items())) or "none"
     overhead = (
         "" if result.overhead_p50_ms is None else f", {result.overhead_p50_ms:+.3f} ms above the bare session at p50"
@@ -90,11 +90,11 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def environment_rows(report: Report) -> list[tuple[str, str]]:
-    """What has to be known to judge the figures."""
+    """The facts needed to judge the figures."""
     env = report.environment
     names = ("board", "l4t", "power_mode", "os", "kernel", "python", "onnxruntime", "tensorrt", "torch", "opencv")
     rows = [("model", f"{report.model.name} {report.model.version}, {report.model.width}×{report.model.height}")]
-    rows.append(("pictures", report.model.pictures))
+    rows.append(("images", report.model.images))
     rows.append(("CPU", f"{env.get('cpu')}, {env.get('cpu_cores')} core(s)"))
     gpus = env.get("gpus")
     if isinstance(gpus, list | tuple) and gpus:
@@ -109,19 +109,19 @@ def environment_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def notes(report: Report) -> list[str]:
-    """Every warning once, with those it is about."""
+    """Every warning once, with the engines it concerns."""
     degraded = [f"{engine.label}: {engine.degraded}" for engine in report.engines if engine.degraded]
     paths = [text for one in report.pipelines for text in one.warnings]
     return [*report.warnings, *degraded, *report.remarks, *paths]
 
 
 def recommended(report: Report) -> str:
-    """The words before a recommendation."""
-    return "Recommended, if the figures could be used" if report.invalid else "Recommended"
+    """How a recommendation is introduced."""
+    return "Would be recommended if the figures were valid" if report.invalid else "Recommended"
 
 
 def accuracy_sentences(report: Report) -> list[str]:
-    """One computed sentence on the answers of each engine."""
+    """One sentence per engine about its agreement with the reference."""
     found = []
     for engine in report.engines:
         parity = engine.parity
@@ -129,8 +129,8 @@ def accuracy_sentences(report: Report) -> list[str]:
             continue
         verdict = "passed" if parity.get("passed") else "did NOT pass"
         found.append(
-            f"{engine.label} {verdict}: its first answer is that of {parity['reference']} on "
-            f"{float(parity['top1_agreement'] or 0):.1%} of {int(parity['images'] or 0)} pictures "
+            f"{engine.label} {verdict}: its top-1 label matches {parity['reference']} on "
+            f"{float(parity['top1_agreement'] or 0):.1%} of {int(parity['images'] or 0)} images "
             f"({parity['source']}), probabilities differ by at most {float(parity['max_abs_difference'] or 0):.2e}"
         )
     return found
@@ -139,14 +139,14 @@ def accuracy_sentences(report: Report) -> list[str]:
 def soak_sentences(report: Report) -> list[str]:
     """Burst against sustained, for each engine that was soaked."""
     return [
-        f"{engine.label}: once warm a call takes {ratio:.2f} times as long as in the first seconds (p50)"
+        f"{engine.label}: a call on the warm device takes {ratio:.2f} times as long as in the first seconds (p50)"
         for engine in report.engines
         if (ratio := engine.slowdown_ratio) is not None
     ]
 
 
 def one_liners(report: Report) -> list[str]:
-    """The figures as transformer-deploy prints them, one line per engine and case, for people who compare by diff."""
+    """One line per engine and case in the format of transformer-deploy, for comparing with diff."""
     lines = [
         f"[{engine.label}, {result.case.name}] mean={s.mean_ms:.2f}ms, sd={s.sd_ms:.2f}ms, min={s.min_ms:.2f}ms, "
         f"max={s.max_ms:.2f}ms, median={s.p50_ms:.2f}ms, 95p={s.p95_ms:.2f}ms, 99p={s.p99_ms:.2f}ms"
@@ -166,9 +166,9 @@ _PERF_ANALYZER = (
 
 
 def perf_analyzer_csv(report: Report) -> str:
-    """Every case with perf_analyzer's columns, in whole microseconds; three columns of ours that name it come last.
+    """Every case with perf_analyzer's columns, in whole microseconds; the last three columns are ours.
 
-    There is no server and no network, so theirs are 0. Copies are what the device's events say, 0 without them.
+    There is no server and no network, so those columns are 0. Copy times come from the device's events, else 0.
     """
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
@@ -193,12 +193,12 @@ def perf_analyzer_csv(report: Report) -> str:
 
 
 def ms(value: float) -> str:
-    """Milliseconds with as many digits as are worth reading."""
+    """Milliseconds with three significant digits or so."""
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 
 def percentiles(spread: Spread, names: Sequence[str]) -> list[str]:
-    """Percentiles, marked where too few runs were made."""
+    """Percentiles, marked if there were too few runs."""
     return [ms(getattr(spread, f"{name}_ms")) + (UNSURE if name in spread.too_few else "") for name in names]
 
 
@@ -223,7 +223,7 @@ def _time_row(engine: EngineResult, result: CaseResult) -> tuple[str, ...]:
         ms(spread.mean_ms),
         ms(spread.sd_ms),
         f"{result.throughput_hz:.1f}",
-        f"{result.cpu_ms_per_picture:.2f}",
+        f"{result.cpu_ms_per_image:.2f}",
         NOTHING if result.to_bare is None else f"{result.to_bare:.3f}",
     )
 
@@ -244,7 +244,7 @@ def _fact_row(engine: EngineResult) -> tuple[str, ...]:
     nodes = ", ".join(
         f"{count} on {name.removesuffix('ExecutionProvider')}" for name, count in engine.placement.items()
     )
-    energy = next((one.pictures_per_joule for one in engine.cases if one.pictures_per_joule), None)
+    energy = next((one.images_per_joule for one in engine.cases if one.images_per_joule), None)
     return (
         engine.label,
         nodes or device,

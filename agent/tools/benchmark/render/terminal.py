@@ -1,4 +1,4 @@
-"""The report on a terminal."""
+"""Prints reports and comparisons on a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agent.tools.benchmark.report import Report
 
 
 def print_report(report: Report, console: Console, *, package: str) -> None:
-    """Everything, the verdict last where it is seen."""
+    """Print everything; the verdict comes last, where it is seen."""
     for table in report_tables(report):
         console.print(_rich(table))
     for result in report.pipelines:
@@ -46,7 +46,7 @@ def print_report(report: Report, console: Console, *, package: str) -> None:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The ratios, what could not be compared, what is not valid by itself, and the gates that broke."""
+    """The ratios, what could not be compared, which report is not valid, and the gates that broke."""
     console.print(_rich(comparison_table(comparison)))
     for difference in comparison.differences:
         _say(console, f"different environments: {difference}", style="yellow")
@@ -61,7 +61,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def _say(console: Console, text: str, *, style: str = "") -> None:
-    """As it stands: rich takes brackets in a plain text for markup."""
+    """Print as plain text: rich would read brackets as markup."""
     console.print(Text(text, style=style))
 
 
