@@ -128,7 +128,7 @@ def test_fp16_that_would_be_computed_in_fp32_is_refused_or_told(package: ModelPa
     if info.precision == "fp16":
         pytest.skip("this CPU computes in fp16")
     assert info.degraded is not None
-    assert "fp16 was asked for" in info.degraded
+    assert "fp16 was requested" in info.degraded
     with pytest.raises(PrecisionRejected, match="in fp32 on this device"):
         _info(package, tmp_path, "ort-cpu", precision="fp16", strict=True)
 

@@ -156,7 +156,7 @@ def test_a_mistake_of_this_program_is_not_blamed_on_the_model(
     planted.mkdir(parents=True)
     (planted / "__init__.py").write_text("raise KeyError('unforeseen')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(planted.parent), str(Path.cwd())]))
-    with pytest.raises(SandboxFailed, match=r"KeyError: 'unforeseen'.*mistake of this program") as caught:
+    with pytest.raises(SandboxFailed, match=r"KeyError: 'unforeseen'.*bug in this program") as caught:
         open_engine(package, options)
     assert "hostile" not in caught.value.message
 

@@ -308,7 +308,7 @@ def test_answers_that_drift_are_refused_and_the_next_engine_serves(
     with open_engine(package, replace(options, strict=False)) as engine:
         assert engine.info.name == "ort-cpu"
         assert engine.info.degraded is not None
-        assert "tensorrt was asked for" in engine.info.degraded
+        assert "tensorrt was requested" in engine.info.degraded
 
 
 @pytest.mark.parametrize("version", ["8.6.2.3", "10.3.0"])
