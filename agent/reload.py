@@ -96,7 +96,7 @@ class Reloader:
         request = ReloadRequest()
         self._asked.append(request)
         if self._one_at_a_time.locked():
-            log.info("config.reload_waits", reason="another change is under way; the file is read again after it")
+            log.info("config.reload_deferred", reason="another change is under way; the file is read again after it")
         return request
 
     def tick(self) -> None:
@@ -130,7 +130,7 @@ class Reloader:
             with self._turn():
                 outcome = self._read()
         except ReloadAbandoned as exc:
-            log.info("config.abandoned", reason=exc.message)
+            log.info("config.reload_abandoned", reason=exc.message)
             error = exc
         except (AgentError, EngineError) as exc:
             log.error("config.rejected", turn=self._turn_text, error=exc.message)  # noqa: TRY400 - the message says it all
@@ -166,7 +166,7 @@ class Reloader:
                     "the file was read again while this change waited for its turn, and the change was made for what "
                     "stood in it before; nothing has changed, try again"
                 )
-            self._go_over_to(changed, load_packages(changed), self._prepared(changed))
+            self._switch_to(changed, load_packages(changed), self._prepared(changed))
 
     @property
     def _turn_text(self) -> str:
@@ -198,7 +198,7 @@ class Reloader:
     def _read(self) -> Outcome:
         """Read and go over, and keep why not."""
         try:
-            outcome = self._read_and_go_over()
+            outcome = self._read_and_apply()
         except ReloadAbandoned:
             raise
         except (AgentError, EngineError) as exc:
@@ -207,7 +207,7 @@ class Reloader:
         self.refused = None
         return outcome
 
-    def _read_and_go_over(self) -> Outcome:
+    def _read_and_apply(self) -> Outcome:
         self._turns += 1
         loaded = self._amend(load_config(self._loaded.path))
         packages = load_packages(loaded)
@@ -222,15 +222,15 @@ class Reloader:
         if is_same and packages == self._packages and not changes:
             log.info("config.unchanged", turn=self._turn_text, config_sha256=loaded.sha256[:12])
             return "unchanged"
-        self._go_over_to(loaded, packages, changes)
+        self._switch_to(loaded, packages, changes)
         log.info("config.applied", turn=self._turn_text, config_sha256=loaded.sha256[:12])
         return "applied"
 
     def _prepared(self, loaded: LoadedConfig) -> list[Callable[[], None]]:
         prepared = [prepare(loaded) for prepare in self._others]
-        return [go_over for go_over in prepared if go_over is not None]
+        return [apply_change for apply_change in prepared if apply_change is not None]
 
-    def _go_over_to(
+    def _switch_to(
         self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage], changes: Sequence[Callable[[], None]]
     ) -> None:
         # The pipeline first: it is the one that can still refuse.
@@ -244,8 +244,8 @@ class Reloader:
             raise ReloadAbandoned(
                 "the agent stops, so the rest of another configuration was not put in force any more"
             )
-        for go_over in changes:
-            go_over()
+        for apply_change in changes:
+            apply_change()
         self._loaded, self._packages = loaded, packages
         self._on_applied(loaded, packages)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.cameras.frame_counters import CameraCounts, Drop, FrameCounters, InFlightFrame
-from agent.cameras.frame_rate import WINDOW_S, TrickleWatch
-from agent.cameras.image_checks import PictureWatch
+from agent.cameras.frame_rate import WINDOW_S, FrameRateMonitor
+from agent.cameras.image_checks import ImageChecks
 from agent.cameras.pacing import Pacer
 from agent.cameras.sources.base import Capture, Source
 from agent.config.model import CameraConfig
@@ -30,8 +30,8 @@ CameraState = Literal["connecting", "connected", "lost", "ended"]
 _FRAMES_ON_THEIR_WAY = 8
 """Frames of one file between reader and decision: enough to keep a batch full, small enough to hold in memory."""
 _FIRST_BACKOFF_S = 1.0
-_LONGEST_BACKOFF_S = 30.0
-_FIRST_REFUSED_BACKOFF_S, _LONGEST_REFUSED_BACKOFF_S = 15.0, 300.0
+_MAX_BACKOFF_S = 30.0
+_FIRST_REFUSED_BACKOFF_S, _MAX_REFUSED_BACKOFF_S = 15.0, 300.0
 """After a refused password: a camera that is starting may refuse for a moment, and many lock an address out after some
 wrong ones."""
 _STABLE_AFTER_NS = 30 * 1_000_000_000
@@ -46,8 +46,8 @@ _READ_WITHIN_S = 90.0
 class CameraStatistics:
     """One camera at one moment.
 
-    ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame. ``mark`` says
-    what is wrong with the pictures, None when nothing is.
+    ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame.
+    ``image_fault`` is None while nothing is wrong with the images.
     """
 
     name: str
@@ -56,7 +56,7 @@ class CameraStatistics:
     fps: float
     reconnects: int
     last_frame_age_s: float | None
-    mark: str | None
+    image_fault: str | None
     skipped_unreadable: int
     counts: CameraCounts
 
@@ -76,7 +76,7 @@ class Camera:
     """Owns one source and the thread that reads it.
 
     A live source is opened again for ever, with exponential backoff and jitter; a file that ends, ends the camera.
-    ``on_change`` is called on the camera's thread whenever its state or the mark of its pictures changes.
+    ``on_change`` is called on the camera's thread whenever its state or the image_fault of its pictures changes.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Camera:
         self._frames = 0
         self._newest: Frame | None = None
         self._recent: deque[int] = deque(maxlen=600)
-        self._pictures = PictureWatch(config.picture)
-        self._trickle = TrickleWatch(config.least_fps_ratio)
+        self._image_checks = ImageChecks(config.picture)
+        self._frame_rate = FrameRateMonitor(config.min_fps_ratio)
 
     def set_routes(self, routes: Sequence[Route]) -> None:
         """Offer every frame from now on to these."""
@@ -160,7 +160,7 @@ class Camera:
             fps=steps / span_s if span_s > 0 else 0.0,
             reconnects=self._reconnects,
             last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
-            mark=self._pictures.mark,
+            image_fault=self._image_checks.image_fault,
             skipped_unreadable=self.source.statistics().skipped,
             counts=self.counters.counts(),
         )
@@ -180,7 +180,7 @@ class Camera:
             try:
                 self.source.open()
                 opened_ns = self._clock.monotonic_ns()
-                self._trickle.open(opened_ns, self.source.fps)
+                self._frame_rate.open(opened_ns, self.source.fps)
                 self._set_state("connected", None)
                 if self._read_until_end():
                     self._set_state("ended", None)
@@ -192,7 +192,7 @@ class Camera:
                     self._set_state("ended", exc.message)
                     return
                 reason = exc.fields.get("reason")
-                self._pictures.reset()
+                self._image_checks.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
             finally:
                 self.source.close()
@@ -205,11 +205,11 @@ class Camera:
             self._clock.wait(self._stop, backoff_s)
 
     def _backoff_s(self, failures: int) -> float:
-        ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_S)
+        ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _MAX_BACKOFF_S)
         return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
 
     def _refused_backoff_s(self, refusals: int) -> float:
-        return min(_FIRST_REFUSED_BACKOFF_S * 2.0 ** (refusals - 1), _LONGEST_REFUSED_BACKOFF_S)
+        return min(_FIRST_REFUSED_BACKOFF_S * 2.0 ** (refusals - 1), _MAX_REFUSED_BACKOFF_S)
 
     def _read_until_end(self) -> bool:
         """True at the end of a file, False when asked to stop."""
@@ -246,7 +246,7 @@ class Camera:
             captured_at_ns=capture.captured_at_ns,
             captured_at_utc_ns=capture.captured_at_utc_ns,
             capture_ms=capture.capture_ms,
-            mark=self._look(capture, now_ns) if self.source.is_live else None,
+            image_fault=self._look(capture, now_ns) if self.source.is_live else None,
         )
         self._frames += 1
         self._newest = frame
@@ -273,17 +273,17 @@ class Camera:
             self.counters.dropped(in_flight, route.classifier, Drop.STOPPING)
 
     def _look(self, capture: Capture, now_ns: int) -> str | None:
-        """The mark of a live picture; a change of it is told."""
-        previous = self._pictures.mark
-        mark = self._pictures.look(capture.image, now_ns)
-        if mark != previous:
-            if mark is None:
-                log.info("camera.picture_clear", camera=self.name, was=previous)
+        """The image_fault of a live picture; a change of it is told."""
+        previous = self._image_checks.image_fault
+        image_fault = self._image_checks.look(capture.image, now_ns)
+        if image_fault != previous:
+            if image_fault is None:
+                log.info("camera.image_fault_cleared", camera=self.name, was=previous)
             else:
-                log.warning("camera.picture_marked", camera=self.name, mark=mark)
+                log.warning("camera.image_fault_detected", camera=self.name, image_fault=image_fault)
             if self._on_change is not None:
                 self._on_change(self.name)
-        return mark
+        return image_fault
 
     def _check_rate(self) -> None:
         """Give up a connection that is alive and of no use.
@@ -291,12 +291,12 @@ class Camera:
         Raises:
             SourceLost: too few frames come.
         """
-        trickle = self._trickle.frame(self._clock.monotonic_ns())
+        trickle = self._frame_rate.frame(self._clock.monotonic_ns())
         if trickle is not None:
             says = "announces" if trickle.is_announced else "announces none; before, it held"
             raise SourceLost(
                 f"{self.source.description} gave {trickle.fps:.1f} frames a second for {WINDOW_S:g} s and {says} "
-                f"{trickle.expected_fps:g}. Look at the network between; lower `least_fps_ratio` for a camera that "
+                f"{trickle.expected_fps:g}. Look at the network between; lower `min_fps_ratio` for a camera that "
                 "sends fewer on purpose",
                 reason="trickle",
                 camera=self.name,

@@ -140,10 +140,10 @@ class FrameCounters:
             in_flight.drop = in_flight.drop or reason
             self._close_one(in_flight)
 
-    def wait_for_room(self, most_in_flight: int, timeout_s: float) -> bool:
-        """Wait until fewer than ``most_in_flight`` frames are on their way; False when the time passed first."""
+    def wait_for_room(self, max_in_flight: int, timeout_s: float) -> bool:
+        """Wait until fewer than ``max_in_flight`` frames are on their way; False when the time passed first."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._in_flight < most_in_flight, timeout_s)
+            return self._changed.wait_for(lambda: self._in_flight < max_in_flight, timeout_s)
 
     def counts(self) -> CameraCounts:
         """All figures at one moment."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 WINDOW_S = 10.0
 _WINDOW_NS = round(WINDOW_S * 1e9)
-_MOST_FPS = 240.0
+_MAX_FPS = 240.0
 """Above it the announcement is a mistake of the stream: FFmpeg takes 90000, the clock of RTP, for a rate."""
 _WINDOWS_TO_LEARN = 6
 
@@ -23,7 +23,7 @@ class Trickle:
     is_announced: bool
 
 
-class TrickleWatch:
+class FrameRateMonitor:
     """Counts the frames of each connection over ten seconds. Used by the camera's thread.
 
     Where the source announces no rate, the highest one that the camera held for a minute (the median of six windows)
@@ -31,8 +31,8 @@ class TrickleWatch:
     camera that has become slower for good is left alone after a few times.
     """
 
-    def __init__(self, least_ratio: float) -> None:
-        self._least_ratio = least_ratio
+    def __init__(self, min_ratio: float) -> None:
+        self._min_ratio = min_ratio
         self._is_announced = False
         self._expected: float | None = None
         self._learned: float | None = None
@@ -44,7 +44,7 @@ class TrickleWatch:
 
     def open(self, now_ns: int, announced_fps: float | None) -> None:
         """A connection begins whose source announces ``announced_fps``, or None."""
-        self._is_announced = announced_fps is not None and 0.0 < announced_fps <= _MOST_FPS
+        self._is_announced = announced_fps is not None and 0.0 < announced_fps <= _MAX_FPS
         self._window_began_ns, self._window_frames = now_ns, 0
         self._windows.clear()
         self._expect(announced_fps if self._is_announced else self._learned, now_ns)
@@ -54,7 +54,7 @@ class TrickleWatch:
         if not self._is_announced:
             self._learn(now_ns)
         expected = self._expected
-        if expected is None or self._least_ratio <= 0.0:
+        if expected is None or self._min_ratio <= 0.0:
             return None
         began_ns = now_ns - _WINDOW_NS
         is_enough = len(self._times) == self._times.maxlen and self._times[0] > began_ns
@@ -70,7 +70,7 @@ class TrickleWatch:
         self._expected = fps
         self._watched_since_ns = now_ns
         if fps is not None:
-            self._times = deque(maxlen=max(math.ceil(fps * self._least_ratio * WINDOW_S), 1))
+            self._times = deque(maxlen=max(math.ceil(fps * self._min_ratio * WINDOW_S), 1))
 
     def _learn(self, now_ns: int) -> None:
         if now_ns - self._window_began_ns >= _WINDOW_NS:

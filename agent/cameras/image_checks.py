@@ -9,11 +9,11 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from agent.config.image_checks import PictureConfig
+from agent.config.image_checks import ImageChecksConfig
 from agent.runtime.records import Image
 
-Mark = Literal["black", "frozen", "covered", "blurred"]
-MARKS: tuple[Mark, ...] = ("black", "frozen", "covered", "blurred")
+ImageFault = Literal["black", "frozen", "covered", "blurred"]
+IMAGE_FAULTS: tuple[ImageFault, ...] = ("black", "frozen", "covered", "blurred")
 """By rank: a picture that is several of these is called by the first."""
 
 _LOOK_EVERY_NS = 500_000_000
@@ -21,7 +21,7 @@ _WIDTH_PX = 320
 _BANDS = 16
 _FAR_PX = 4
 _BLACK_CONTRAST = 2.0
-_LEAST_EDGES = 4.0
+_MIN_EDGES = 4.0
 """Below this mean square step between pixels four apart there is nothing that could be sharp or soft."""
 
 
@@ -64,7 +64,7 @@ def _sharpness(small: Image) -> float | None:
     if small.shape[1] <= 2 * _FAR_PX:
         return None
     near, far = (_mean_square_step(small, distance) for distance in (1, _FAR_PX))
-    return near / far if far >= _LEAST_EDGES else None
+    return near / far if far >= _MIN_EDGES else None
 
 
 def _mean_square_step(small: Image, distance: int) -> float:
@@ -72,40 +72,44 @@ def _mean_square_step(small: Image, distance: int) -> float:
     return float(cv2.norm(steps, cv2.NORM_L2SQR)) / steps.size
 
 
-class PictureWatch:
+class ImageChecks:
     """Looks at the pictures of one camera, at most twice a second. Used by the camera's thread."""
 
-    def __init__(self, config: PictureConfig) -> None:
+    def __init__(self, config: ImageChecksConfig) -> None:
         self._config = config
-        self._after_ns: dict[Mark, float] = dict.fromkeys(MARKS, config.after_s * 1e9)
+        self._after_ns: dict[ImageFault, float] = dict.fromkeys(IMAGE_FAULTS, config.after_s * 1e9)
         self._after_ns["frozen"] = config.frozen_after_s * 1e9
         self.reset()
 
     def reset(self) -> None:
         """Begin anew: the camera was lost."""
-        self.mark: Mark | None = None
+        self.image_fault: ImageFault | None = None
         self._due_ns: int | None = None
-        self._since_ns: dict[Mark, int] = {}
+        self._since_ns: dict[ImageFault, int] = {}
         # The last picture that differed from the one before. A frame is never written to, so it may be kept.
         self._kept: tuple[Image, Image, int] | None = None
 
-    def look(self, image: Image, now_ns: int) -> Mark | None:
+    def look(self, image: Image, now_ns: int) -> ImageFault | None:
         """What is wrong with the picture of monotonic ``now_ns``; None when nothing is."""
         if not self._config.enabled or (self._due_ns is not None and now_ns < self._due_ns):
-            return self.mark
+            return self.image_fault
         self._due_ns = now_ns + _LOOK_EVERY_NS
         seen = impression_of(image)
         found = set(self._faults(seen))
         frozen_since_ns = self._unchanged_since(image, seen.thumbnail, now_ns)
-        since = {mark: self._since_ns.get(mark, now_ns) for mark in found}
+        since = {image_fault: self._since_ns.get(image_fault, now_ns) for image_fault in found}
         if frozen_since_ns is not None:
             since["frozen"] = frozen_since_ns
         self._since_ns = since
-        lasting = (mark for mark in MARKS if mark in since and now_ns - since[mark] >= self._after_ns[mark])
-        self.mark = next(lasting, None)
-        return self.mark
+        lasting = (
+            image_fault
+            for image_fault in IMAGE_FAULTS
+            if image_fault in since and now_ns - since[image_fault] >= self._after_ns[image_fault]
+        )
+        self.image_fault = next(lasting, None)
+        return self.image_fault
 
-    def _faults(self, seen: Impression) -> Iterator[Mark]:
+    def _faults(self, seen: Impression) -> Iterator[ImageFault]:
         config = self._config
         if seen.brightness < config.black_below and seen.contrast < _BLACK_CONTRAST:
             yield "black"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LOWEST_HZ = 1e-9
+_MIN_HZ = 1e-9
 """Below it a period is no number of nanoseconds any more."""
 
 
@@ -62,7 +62,7 @@ class Pacer:
 
     def _period_ns(self, rate_hz: float, now_ns: int) -> int:
         """The period at this rate; a frame that is due later than it allows was put off at a slower one."""
-        period_ns = round(1e9 / max(rate_hz, _LOWEST_HZ))
+        period_ns = round(1e9 / max(rate_hz, _MIN_HZ))
         if self._due_ns is not None:
             self._due_ns = min(self._due_ns, now_ns + period_ns + period_ns // 4)
         return period_ns

@@ -105,15 +105,18 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_jso
 
 
 def _gathered(agent: Agent, view: FleetView, lasted_s: float) -> _Run:
-    statistics = agent.statistics().pipeline
-    counts = [camera.counts for camera in statistics.cameras]
+    statistics = agent.statistics()
+    # None where Ctrl-C ended the start before there was anything to count.
+    cameras = () if statistics is None else statistics.pipeline.cameras
+    workers = () if statistics is None else statistics.pipeline.workers
+    counts = [camera.counts for camera in cameras]
     return _Run(
         was_interrupted=agent.is_stop_requested,
         lasted_s=lasted_s,
         captured=sum(one.captured for one in counts),
         classified=sum(one.classified for one in counts),
         dropped=sum(sum(one.dropped.values()) for one in counts),
-        engines=tuple(f"{one.info.name} {one.info.precision}" for one in statistics.workers if one.info is not None),
+        engines=tuple(f"{one.info.name} {one.info.precision}" for one in workers if one.info is not None),
         view=view,
     )
 

@@ -25,7 +25,7 @@ class NotKept(AgentError):
     """The change is in force, and the next start or reload forgets it."""
 
 
-class CommandHost(Protocol):
+class CommandHandler(Protocol):
     """Carries commands out. Each method is called on the thread of the commands, one at a time, and returns what the
     reply is to tell; CommandRefused, AgentError and EngineError become replies too."""
 

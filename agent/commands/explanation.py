@@ -37,7 +37,7 @@ def explanation(
         "dropped": {**camera.counts.dropped},
         "in_flight": camera.counts.in_flight,
         "last_frame_age_s": None if camera.last_frame_age_s is None else round(camera.last_frame_age_s, 3),
-        "mark": camera.mark,
+        "image_fault": camera.image_fault,
         "error": camera.error,
         "classifiers": {
             name: {
@@ -67,8 +67,8 @@ def _findings(
         yield "it has not delivered a frame yet"
     elif camera.state == "connected" and (camera.last_frame_age_s or 0.0) > _LATE_S:
         yield f"its last frame is {camera.last_frame_age_s:.0f} s old"
-    if camera.mark is not None:
-        yield f"its picture is {camera.mark}; results carry that mark"
+    if camera.image_fault is not None:
+        yield f"its picture is {camera.image_fault}; results carry that image_fault"
     if granted_ratio <= 0.0:
         yield "the governor pauses it: the board is too hot"
     elif granted_ratio < 1.0:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class HostParts:
+class HandlerParts:
     """What commands act on. ``base`` is the configuration as the file has it, ``adjust`` and ``reload`` go over to
     another one, see ``Reloader``; ``rebirth`` sends every retained message again."""
 
@@ -47,17 +47,17 @@ class HostParts:
     rebirth: Callable[[], None]
 
 
-class AgentHost:
-    """See CommandHost. Used by the commands' thread alone."""
+class CommandHandlers:
+    """See CommandHandler. Used by the commands' thread alone."""
 
-    def __init__(self, parts: HostParts) -> None:
+    def __init__(self, parts: HandlerParts) -> None:
         self._parts = parts
         self._now = Overrides()
         self._made_for: StrictDocument | None = None
         self._changes(parts.base())
 
     def snapshot(self, request: Snapshot) -> Details:
-        """See CommandHost."""
+        """See CommandHandler."""
         known(self._parts.base().config.cameras, request.camera, "camera")
         camera = self._parts.pipeline.cameras.get(request.camera)
         if camera is None:
@@ -79,7 +79,7 @@ class AgentHost:
         }
 
     def set(self, request: Set) -> Details:
-        """See CommandHost."""
+        """See CommandHandler."""
         base = self._parts.base()
         changed = self._changes(base).with_change(request)
         self._parts.adjust(replace(base, config=changed.applied_to(base.config)))
@@ -96,16 +96,16 @@ class AgentHost:
         }
 
     def reload(self) -> Details:
-        """See CommandHost."""
+        """See CommandHandler."""
         return {"outcome": self._parts.reload()}
 
     def rebirth(self) -> Details:
-        """See CommandHost."""
+        """See CommandHandler."""
         self._parts.rebirth()
         return {}
 
     def selftest(self, request: Selftest) -> Details:
-        """See CommandHost."""
+        """See CommandHandler."""
         details: Details = {}
         for key, worker in self._workers(request.model).items():
             report = _on_its_thread(worker, lambda loaded, worker=worker: run_golden(worker.package, loaded.engine))  # type: ignore[misc]  # bound now
@@ -125,7 +125,7 @@ class AgentHost:
         return details
 
     def benchmark(self, request: Benchmark) -> Details:
-        """See CommandHost."""
+        """See CommandHandler."""
         details: Details = {}
         for key, worker in self._workers(request.model).items():
             times: list[float] = []
@@ -139,7 +139,7 @@ class AgentHost:
         return details
 
     def explain(self, request: Explain) -> Details:
-        """See CommandHost."""
+        """See CommandHandler."""
         base = self._parts.base()
         known(base.config.cameras, request.camera, "camera")
         config = self._changes(base).applied_to(base.config).cameras[request.camera]

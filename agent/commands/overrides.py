@@ -162,3 +162,10 @@ def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:
     for problem in problems:
         log.warning("overrides.ignored", error=problem)
     return replace(loaded, config=kept.applied_to(loaded.config)) if kept.cameras else loaded
+
+
+def with_kept_changes(loaded: LoadedConfig) -> LoadedConfig:
+    """``loaded`` with what commands of earlier sessions changed for good; nothing where commands are off."""
+    if not loaded.config.mqtt.commands.enabled:
+        return loaded
+    return amended(loaded, load_overrides(loaded.state_dir))

@@ -20,7 +20,7 @@ from agent.config.section import Section
 from agent.config.subscribers import Verb
 
 MAX_BYTES = 8192
-LONGEST_AHEAD = timedelta(hours=1)
+MAX_AHEAD = timedelta(hours=1)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:+-]{1,64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]

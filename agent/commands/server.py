@@ -12,9 +12,9 @@ from pathlib import Path
 
 import orjson
 
-from agent.commands.contract import CommandHost, CommandRefused, Details
+from agent.commands.contract import CommandHandler, CommandRefused, Details
 from agent.commands.requests import (
-    LONGEST_AHEAD,
+    MAX_AHEAD,
     MAX_BYTES,
     REQUESTS,
     Benchmark,
@@ -43,7 +43,7 @@ WAITING = 16
 REMEMBERED = 1024
 REPLY_EXPIRY_S = 3600
 _BURST = 10.0
-_LONGEST_RESPONSE_TOPIC = 256
+_MAX_RESPONSE_TOPIC = 256
 _ID = re.compile(r"^[A-Za-z0-9._:+-]{1,64}$")
 _VERBS: dict[str, Verb] = {verb: verb for verb in REQUESTS}
 
@@ -82,10 +82,10 @@ class SeenIds:
         try:
             replace_file(self._path, json.dumps(self._ids))
         except OSError as exc:
-            log.warning("commands.ids_not_written", error=str(exc))
+            log.warning("commands.ids_write_failed", error=str(exc))
 
 
-class CommandDesk:
+class CommandServer:
     """Commands come in on the connection's thread (``receive``) and are carried out on a thread of their own.
 
     ``publish`` takes the replies. Retained commands, expired ones and those with a known id have no effect.
@@ -95,14 +95,14 @@ class CommandDesk:
         self,
         config: CommandsConfig,
         identity: Identity,
-        host: CommandHost,
+        host: CommandHandler,
         publish: Callable[[Outgoing], None],
         *,
         ids_file: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._allowed = frozenset(config.allow) if config.enabled else frozenset[Verb]()
-        self._per_s = config.most_per_minute / 60.0
+        self._per_s = config.max_per_minute / 60.0
         self._identity = identity
         self._host = host
         self._publish = publish
@@ -161,7 +161,7 @@ class CommandDesk:
     def _admit(self, text: str, message: Received) -> tuple[Verb, Request]:
         """Everything that is checked before a command may wait for its turn."""
         if not self._has_token():
-            raise CommandRefused("rate_limited", "too many commands; mqtt.commands.most_per_minute limits them")
+            raise CommandRefused("rate_limited", "too many commands; mqtt.commands.max_per_minute limits them")
         verb = _VERBS.get(text)
         if verb is None:
             raise CommandRefused("unknown_verb", f"there is no such command; there is {', '.join(_VERBS)}")
@@ -183,7 +183,7 @@ class CommandDesk:
                 raise CommandRefused(
                     "expired", f"it expired at {request.expires_at.isoformat()}, it is {now.isoformat()}"
                 )
-            if request.expires_at - now > LONGEST_AHEAD:
+            if request.expires_at - now > MAX_AHEAD:
                 raise CommandRefused("expires_too_late", "expires_at may be an hour ahead at most")
             if not self._seen.add(request.id, request.expires_at.timestamp(), now.timestamp()):
                 raise CommandRefused("busy", f"{REMEMBERED} commands of the last hour are remembered; try later")
@@ -192,7 +192,7 @@ class CommandDesk:
     def _may_answer_on(self, topic: str) -> bool:
         """Who asks may not make the agent speak on its other topics, whatever the broker lets it write."""
         topics = self._identity.topics
-        is_odd = not topic or len(topic) > _LONGEST_RESPONSE_TOPIC or any(char in topic for char in "+#\0$")
+        is_odd = not topic or len(topic) > _MAX_RESPONSE_TOPIC or any(char in topic for char in "+#\0$")
         return not is_odd and (not topic.startswith(f"{topics.root}/") or topic.startswith(topics.reply("")))
 
     def _has_token(self) -> bool:

@@ -7,7 +7,7 @@ from pydantic import Field
 from agent.config.section import Section
 
 
-class PictureConfig(Section):
+class ImageChecksConfig(Section):
     """When the pictures of a live camera are marked in results and in the camera's health; none is dropped for it."""
 
     enabled: bool = True

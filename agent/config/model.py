@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from agent.config.image_checks import PictureConfig
+from agent.config.image_checks import ImageChecksConfig
 from agent.config.section import Section, TopicPrefix
 from agent.config.sources import SourceConfig
 from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
@@ -138,9 +138,9 @@ class CameraConfig(Section):
     """1 is served and spared first."""
     enabled: bool = True
     """Leave the camera out without taking it out of the file."""
-    least_fps_ratio: Ratio = 0.2
+    min_fps_ratio: Ratio = 0.2
     """Open a live camera anew that gives less than this share of its announced or usual rate for 10 s; 0 never."""
-    picture: PictureConfig = PictureConfig()
+    picture: ImageChecksConfig = ImageChecksConfig()
     """When its pictures count as showing nothing of use."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)
     """What is asked about its frames."""

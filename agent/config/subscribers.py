@@ -30,7 +30,7 @@ class CommandsConfig(Section):
     """Listen for commands."""
     allow: tuple[Verb, ...] = ()
     """Commands that are carried out; every other one is refused."""
-    most_per_minute: int = Field(default=60, ge=1, le=6000)
+    max_per_minute: int = Field(default=60, ge=1, le=6000)
     """Commands a minute; more are refused."""
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 
 
-class LastResort:
+class ExitDeadline:
     """Armed when the process must be gone soon, disarmed when the orderly end was in time. Used by one thread."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ _FILE = "failures"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _WITHOUT_WAITING = 2
 _FIRST_WAIT_S = 10.0
-_LONGEST_WAIT_S = 300.0
+_MAX_WAIT_S = 300.0
 _WELL_AFTER_S = 600.0
 """A run that was ready this long was no failed start, however it ends."""
 NEVER_REPEATED = frozenset({2, 78})
@@ -22,7 +22,7 @@ NEVER_REPEATED = frozenset({2, 78})
 and is not to wait."""
 
 
-class FailedStarts:
+class StartBackoff:
     """Counts in ``state_dir`` how many runs of one configuration in a row failed since the machine started.
 
     Runs that were killed neither count nor end the row: whoever kills wants the next one at once. Main thread only.
@@ -39,7 +39,7 @@ class FailedStarts:
     def wait_s(self) -> float:
         """How long the next start is to wait: nothing after one or two failures, at most five minutes."""
         further = self.count - _WITHOUT_WAITING - 1
-        return 0.0 if further < 0 else min(_FIRST_WAIT_S * 2.0 ** min(further, 10), _LONGEST_WAIT_S)
+        return 0.0 if further < 0 else min(_FIRST_WAIT_S * 2.0 ** min(further, 10), _MAX_WAIT_S)
 
     def ready(self) -> None:
         """The run works from now on; ten minutes of that make it a good one."""
@@ -55,7 +55,7 @@ class FailedStarts:
                 count = 1 if is_well else self.count + 1
                 replace_file(self._file, f"{count} {self._mark}\n", is_private=True)
         except OSError as exc:
-            log.warning("failures.not_counted", path=str(self._file), error=exc.strerror)
+            log.warning("start.count_write_failed", path=str(self._file), error=exc.strerror)
 
 
 def _first_line(file: Path) -> str:

@@ -23,7 +23,7 @@ _LOCK = "lock"
 _SESSION = "session"
 _EXIT = "last-exit"
 _STILL_RUNNING = "ended without a word: killed, crashed, or the power was cut"
-_LONGEST_EXIT_BYTES = 4096
+_MAX_EXIT_BYTES = 4096
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 """Full, read-only or broken: no mistake of the configuration, and no reason not to look at cameras."""
 _CACHE_BYTES = 64 * 2**20
@@ -91,7 +91,7 @@ class StateDirectory:
             self._write(_EXIT, how)
         except OSError as exc:
             # The disk filled up while the agent ran; the next session will call this one killed.
-            log.warning("state.not_written", path=str(self.path), error=exc.strerror)
+            log.warning("state.write_failed", path=str(self.path), error=exc.strerror)
 
     def close(self) -> None:
         """Let others have it; harmless when called twice."""
@@ -143,14 +143,14 @@ class StateDirectory:
         self._is_kept = False
         self.session = int(time.time())
         self._make_scratch()
-        log.error("state.not_kept", path=str(self.path), error=why.strerror, session=self.session)
+        log.error("state.session_write_failed", path=str(self.path), error=why.strerror, session=self.session)
 
     def _find_room(self) -> None:
         """A disk that is nearly full has room for a number and none for a model's graph."""
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(self.path).free
             if self._scratch is None and free < _CACHE_BYTES and self._make_scratch():
-                log.warning("state.cache_not_kept", path=str(self.path), free_bytes=free, wanted_bytes=_CACHE_BYTES)
+                log.warning("state.cache_relocated", path=str(self.path), free_bytes=free, wanted_bytes=_CACHE_BYTES)
 
     def _make_scratch(self) -> bool:
         """Where nothing is cached yet, a temporary place for it that has room; without one the engines complain."""
@@ -175,7 +175,7 @@ class StateDirectory:
     def _read_exit(self) -> str | None:
         try:
             with (self.path / _EXIT).open("rb") as stream:
-                return stream.read(_LONGEST_EXIT_BYTES).decode("utf-8", "replace").strip() or None
+                return stream.read(_MAX_EXIT_BYTES).decode("utf-8", "replace").strip() or None
         except OSError:
             return None
 

@@ -34,5 +34,5 @@ class Watchdog:
             self._notifier.alive()
             return
         self.stuck = "; ".join(map(str, stuck))
-        log.error("watchdog.not_fed", stuck=self.stuck)
+        log.error("watchdog.ping_withheld", stuck=self.stuck)
         self._record(f"the watchdog was not fed: {self.stuck}")

@@ -37,7 +37,7 @@ def classification(
             infer_ms=(inferred_ns - resized_ns) / 1e6,
             decide_ms=(decided_ns - inferred_ns) / 1e6,
         ),
-        mark=frame.mark,
+        image_fault=frame.image_fault,
     )
 
 

@@ -12,7 +12,7 @@ from agent.runtime.records import ServedModel
 
 log = get_logger(__name__)
 
-SHORTEST_DEADLINE_S = 2.0
+MIN_DEADLINE_S = 2.0
 _TIMES_SLOWER = 10.0
 _GRACE_S = 5.0
 
@@ -24,7 +24,7 @@ class _Watched:
     interrupted_at_busy_s: float | None = None
 
 
-class HangWatch:
+class HangMonitor:
     """Looks at each worker a few times a second. Used by one thread.
 
     A call may take ten times the slowest one so far, and at least two seconds. Past that it is interrupted; a library
@@ -44,7 +44,7 @@ class HangWatch:
         """How long a call of this model may take."""
         slowest_s = self._workers.get(model, _Watched()).slowest_s
         # Before the first answer nothing is known, and a first call may still compile kernels.
-        return max(SHORTEST_DEADLINE_S, _TIMES_SLOWER * slowest_s) if slowest_s else self._first_call_s
+        return max(MIN_DEADLINE_S, _TIMES_SLOWER * slowest_s) if slowest_s else self._first_call_s
 
     def look(self, worker: WorkerStatistics, interrupt: Callable[[], None]) -> None:
         """Look at one worker.
@@ -65,7 +65,9 @@ class HangWatch:
             return
         if watched.interrupted_at_busy_s is None:
             watched.interrupted_at_busy_s = busy_s
-            log.warning("inference.hung", model=worker.model, busy_s=round(busy_s, 1), deadline_s=round(deadline_s, 1))
+            log.warning(
+                "inference.timed_out", model=worker.model, busy_s=round(busy_s, 1), deadline_s=round(deadline_s, 1)
+            )
             interrupt()
         elif busy_s > watched.interrupted_at_busy_s + _GRACE_S:
             raise StageFailed(

@@ -81,7 +81,7 @@ class Worker:
         self._clock = clock
         self._emit = emit
         self._bindings: tuple[ClassifierBinding, ...] = ()
-        self._greeted: tuple[ClassifierBinding, ...] = ()
+        self._known_bindings: tuple[ClassifierBinding, ...] = ()
         self._is_stopping = False
         self._tasks: deque[Callable[[LoadedEngine], None]] = deque()
         self._slot = EngineSlot(
@@ -184,7 +184,7 @@ class Worker:
         next_tick_ns = 0
         while not lease.is_over:
             loaded = lease.loaded
-            self._greet()
+            self._publish_initial_states()
             while self._tasks:
                 self.heartbeat.beat(_TASK_WITHIN_S)
                 self._tasks.popleft()(loaded)
@@ -202,18 +202,18 @@ class Worker:
                 next_tick_ns = now_ns + int(_TICK_S * 1e9)
                 self._tick(now_ns)
 
-    def _greet(self) -> None:
+    def _publish_initial_states(self) -> None:
         """Publish the first state of new bindings, and forget those that are gone."""
         bindings = self._bindings
-        if bindings is self._greeted:
+        if bindings is self._known_bindings:
             return
         for binding in bindings:
-            if binding not in self._greeted:
+            if binding not in self._known_bindings:
                 self._emit(binding.decision.initial())
-        for binding in self._greeted:
+        for binding in self._known_bindings:
             if binding not in bindings:
                 self.batcher.forget(binding)
-        self._greeted = bindings
+        self._known_bindings = bindings
 
     def _classify(self, requests: list[Request[ClassifierBinding]], loaded: LoadedEngine) -> None:
         taken_ns = time.monotonic_ns()

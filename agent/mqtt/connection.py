@@ -33,7 +33,7 @@ from agent.mqtt.diagnosis import (
     ending_from_refusal,
     ending_from_silence,
 )
-from agent.mqtt.library_log import LastWords
+from agent.mqtt.library_log import LibraryLog
 from agent.mqtt.settings import MqttSettings
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
@@ -137,7 +137,7 @@ class Connection:
         self._state = ConnectionState.NEW
         self._granted: Granted | None = None
         self._ending: Ending | None = None
-        self._last_words = LastWords()
+        self._library_log = LibraryLog()
         self._wake_pair: tuple[socket.socket, socket.socket] | None = None
         self._heard_at = 0.0
 
@@ -254,7 +254,7 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
-        client.enable_logger(self._last_words.logger())
+        client.enable_logger(self._library_log.logger())
         # Being asked to wait for writability, paho leaves all writing to our loop: two threads that write one socket
         # can tear a packet apart.
         client.on_socket_register_write = lambda *_: self._wake()
@@ -347,8 +347,8 @@ class Connection:
 
     def _lost(self, why: str | None) -> Ending:
         if self._granted is None:
-            return ending_from_silence(self._settings, self._last_words.text)
-        detail = why or self._last_words.text
+            return ending_from_silence(self._settings, self._library_log.text)
+        detail = why or self._library_log.text
         if detail is None:
             return Ending(
                 "closed", f"{self._settings.address} closed the connection without a reason", was_granted=True

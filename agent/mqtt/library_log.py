@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 
-class LastWords(logging.Handler):
+class LibraryLog(logging.Handler):
     """Keeps the last warning of the library. Its `on_log` would have it write a line for every packet first."""
 
     def __init__(self) -> None:

@@ -19,8 +19,8 @@ WINDOW = 20
 
 _FRESH = b'"historical":false}'
 _HISTORICAL = b'"historical":true}'
-_MOST_DENIED = 20
-_TOPICS_TOLD = 1000
+_MAX_DENIED = 20
+_MAX_LOGGED_TOPICS = 1000
 _TRY_LATER = frozenset({"disconnected", "backlog"})
 
 log = get_logger(__name__)
@@ -59,7 +59,7 @@ class DeliveryCounters:
     def deny(self, topic: str, reason: str) -> None:
         """The broker does not let us write to ``topic``, or take part in its subscription."""
         with self._lock:
-            if topic in self._denied or len(self._denied) < _MOST_DENIED:
+            if topic in self._denied or len(self._denied) < _MAX_DENIED:
                 self._denied[topic] = reason
 
     def grant(self, topic: str) -> None:
@@ -156,13 +156,13 @@ class Delivery:
         self._is_live = False
         self._forget_flights()
 
-    def go_over_to(self, sink: Sink) -> None:
+    def switch_to(self, sink: Sink) -> None:
         """Use another sink, which is not connected yet."""
         self.disconnected()
         self._sink = sink
         self._refusals.clear()
 
-    def has_last_words(self) -> bool:
+    def has_unconfirmed(self) -> bool:
         """Send retained values as far as the window allows; False once nothing is left of them or on its way.
 
         What waits in the outbox stays there.
@@ -187,7 +187,7 @@ class Delivery:
             self._counters.sent()
             self._counters.grant(flight.topic)
             if self._refusals.pop(flight.topic, None) is not None:
-                log.info("publish.taken_again", topic=flight.topic)
+                log.info("publish.accepted", topic=flight.topic)
         else:
             self._refused(flight.topic, problem)
 
@@ -317,7 +317,7 @@ class Delivery:
         if problem == "not_authorised":
             self._counters.deny(topic, problem)
         if self._refusals.get(topic) != problem:
-            if len(self._refusals) >= _TOPICS_TOLD:  # whoever gives commands names the topics of the answers
+            if len(self._refusals) >= _MAX_LOGGED_TOPICS:  # whoever gives commands names the topics of the answers
                 self._refusals.clear()
             self._refusals[topic] = problem
             log.warning("publish.refused", topic=topic, problem=problem)

@@ -51,7 +51,7 @@ class HomeAssistant:
         """Where Home Assistant says that it has started."""
         return f"{self._config.prefix}/status"
 
-    def go_over_to(self, loaded: LoadedConfig) -> None:
+    def switch_to(self, loaded: LoadedConfig) -> None:
         """Another configuration, which the next ``announce`` is to show."""
         before, was_enabled = self._topic, self._config.enabled
         self._adopt(loaded.config.mqtt)
@@ -89,13 +89,13 @@ class HomeAssistant:
         try:
             self._file.unlink(missing_ok=True)
         except OSError as exc:
-            log.warning("home_assistant.not_forgotten", error=str(exc))
+            log.warning("home_assistant.clear_failed", error=str(exc))
 
     def _write(self) -> None:
         try:
             replace_file(self._file, json.dumps(self._named))
         except OSError as exc:
-            log.warning("home_assistant.not_remembered", error=str(exc))
+            log.warning("home_assistant.write_failed", error=str(exc))
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:

@@ -34,7 +34,7 @@ IMPORTANT_BUFFERED = 1024
 IDLE_S = 0.5
 PASS_WITHIN_S = 15.0
 """A pass of the publisher's loop takes milliseconds; this much means that it is stuck, in a disk or a library."""
-FAREWELL_SHARE = 0.6
+DRAIN_SHARE = 0.6
 """Of the time that ``stop`` is given, for the last messages; the rest is for the sink."""
 
 MOVE_GRACE_S = 0.5
@@ -120,9 +120,9 @@ class Publisher:
         self._important: Channel[_Important] = Channel(
             IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._counters.drop("overflow", _messages(lost))
         )
-        self._news: deque[Callable[[], None]] = deque()
-        self._has_news = threading.Event()
-        self._leave_by: float | None = None
+        self._notifications: deque[Callable[[], None]] = deque()
+        self._notified = threading.Event()
+        self._drain_by: float | None = None
         self._thread: StageThread | None = None
         self._failure: StageFailed | None = None
 
@@ -159,9 +159,9 @@ class Publisher:
 
     def rebirth(self) -> None:
         """Send every retained message again, for whoever lost them. From any thread."""
-        self._tell(self._delivery.rebirth)
+        self._notify(self._delivery.rebirth)
 
-    def take_back(self, topics: Sequence[str]) -> None:
+    def clear(self, topics: Sequence[str]) -> None:
         """Clear what the broker retains under ``topics``. From any thread."""
         for topic in topics:
             self.offer(Packet(topic, b"", 1, retain=True))
@@ -178,16 +178,16 @@ class Publisher:
         it is waited for. Then the old sink hears that the agent moved and is stopped, and the new one is started.
         Results wait a moment for its connection; retained values and events are sent as on every connection.
         """
-        self._tell(lambda: self._plan(_Move(sink, time.monotonic() + grace_s)))
+        self._notify(lambda: self._plan(_Move(sink, time.monotonic() + grace_s)))
 
     def stop(self, timeout_s: float = 3.0) -> bool:
         """Send what waits and ``stopped``, then disconnect; False when something had to be cut off. Idempotent."""
         started = time.monotonic()
-        if self._leave_by is None:
-            self._leave_by = started + timeout_s * FAREWELL_SHARE
+        if self._drain_by is None:
+            self._drain_by = started + timeout_s * DRAIN_SHARE
         self._important.close()
         self._results.close()
-        self._has_news.set()
+        self._notified.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
         left_s = max(0.1, started + timeout_s - time.monotonic())
@@ -223,15 +223,15 @@ class Publisher:
 
     def on_connected(self) -> None:
         """See SinkListener."""
-        self._tell(self._delivery.connected)
+        self._notify(self._delivery.connected)
 
     def on_disconnected(self, reason: str) -> None:  # noqa: ARG002 (the sink's statistics have it)
         """See SinkListener."""
-        self._tell(self._delivery.disconnected)
+        self._notify(self._delivery.disconnected)
 
     def on_confirmed(self, key: int, problem: str | None) -> None:
         """See SinkListener."""
-        self._tell(lambda: self._delivery.confirmed(key, problem))
+        self._notify(lambda: self._delivery.confirmed(key, problem))
 
     def on_failed(self, error: BaseException) -> None:
         """See SinkListener."""
@@ -239,11 +239,11 @@ class Publisher:
         def fail() -> None:
             raise StageFailed(f"the connection's thread ended by {type(error).__name__}: {error}") from error
 
-        self._tell(fail)
+        self._notify(fail)
 
-    def _tell(self, news: Callable[[], None]) -> None:
-        self._news.append(news)
-        self._has_news.set()
+    def _notify(self, news: Callable[[], None]) -> None:
+        self._notifications.append(news)
+        self._notified.set()
         self._results.wake()
 
     def _numbered(self, change: StateChange) -> NumberedChange:
@@ -261,7 +261,7 @@ class Publisher:
     def _work(self) -> None:
         while True:
             self.heartbeat.beat(PASS_WITHIN_S)
-            self._hear()
+            self._run_notifications()
             self._take_important()
             self._delivery.pump()
             if self._is_moving():
@@ -274,7 +274,7 @@ class Publisher:
                 self._publish(result)
         self.heartbeat.rest()
         self._take_important()
-        self._say_farewell()
+        self._drain()
 
     def _plan(self, move: _Move) -> None:
         self._move = move
@@ -282,64 +282,64 @@ class Publisher:
     def _is_moving(self) -> bool:
         """Go over to another sink when it is time; True while results wait for the connection there."""
         move = self._move
-        if self._leave_by is not None:
+        if self._drain_by is not None:
             return False
         if move is not None and time.monotonic() >= move.due:
             self._move = None
-            self._go_over_to(move.sink)
+            self._switch_to(move.sink)
         if self._delivery.is_live or time.monotonic() >= self._hold_until:
             return False
-        self._has_news.wait(MOVE_LOOK_S)
-        self._has_news.clear()
+        self._notified.wait(MOVE_LOOK_S)
+        self._notified.clear()
         return True
 
-    def _go_over_to(self, sink: Sink) -> None:
+    def _switch_to(self, sink: Sink) -> None:
         before = self._sink
-        self._take_leave()
+        self._announce_move()
         before.stop(END_WITHIN_S)
         self._gate.close()
-        self._hear()
-        self._delivery.go_over_to(sink)
-        if self._leave_by is not None:  # the end came in between: nobody would stop another sink
+        self._run_notifications()
+        self._delivery.switch_to(sink)
+        if self._drain_by is not None:  # the end came in between: nobody would stop another sink
             return
         self._sink, self._gate = sink, ListenerGate(self)
         self._delivery.retain(self._identity.status("online"))
         self._hold_until = time.monotonic() + HOLD_S
         sink.start(self._gate)
-        log.info("broker.moved", was=before.statistics().address, now=sink.statistics().address)
+        log.info("broker.changed", was=before.statistics().address, now=sink.statistics().address)
 
-    def _take_leave(self) -> None:
+    def _announce_move(self) -> None:
         """Say on the old way that the agent moved, and wait a moment for what is on its way there."""
         deadline = time.monotonic() + LEAVE_WITHIN_S
         if self._delivery.is_live:
             self._delivery.retain(self._identity.status("stopped", reason="moved"))
-        while self._delivery.is_live and self._delivery.has_last_words():
-            if self._leave_by is not None or time.monotonic() >= deadline:
-                log.info("broker.left_without_answer", broker=self._sink.statistics().address)
+        while self._delivery.is_live and self._delivery.has_unconfirmed():
+            if self._drain_by is not None or time.monotonic() >= deadline:
+                log.info("broker.move_timed_out", broker=self._sink.statistics().address)
                 return
-            self._has_news.wait(MOVE_LOOK_S)
-            self._has_news.clear()
-            self._hear()
+            self._notified.wait(MOVE_LOOK_S)
+            self._notified.clear()
+            self._run_notifications()
 
-    def _say_farewell(self) -> None:
-        self._hear()
+    def _drain(self) -> None:
+        self._run_notifications()
         if self._delivery.is_live:
             self._delivery.retain(self._identity.status("stopped"))
             self._delivery.pump()
         while self._delivery.is_live and not self._delivery.is_done:
-            left_s = (self._leave_by or 0.0) - time.monotonic()
+            left_s = (self._drain_by or 0.0) - time.monotonic()
             if left_s <= 0:
-                log.warning("publisher.farewell_cut_off", stored=self._outbox.statistics().stored)
+                log.warning("publisher.drain_cut_off", stored=self._outbox.statistics().stored)
                 break
-            self._has_news.wait(left_s)
-            self._has_news.clear()
-            self._hear()
+            self._notified.wait(left_s)
+            self._notified.clear()
+            self._run_notifications()
             self._delivery.pump()
         self._delivery.abandon()
 
-    def _hear(self) -> None:
-        while self._news:
-            self._news.popleft()()
+    def _run_notifications(self) -> None:
+        while self._notifications:
+            self._notifications.popleft()()
 
     def _take_important(self) -> None:
         while True:
@@ -350,7 +350,7 @@ class Publisher:
             if item is None:
                 return
             self._publish(item)
-            self._hear()
+            self._run_notifications()
             self._delivery.pump()
 
     def _lose_result(self, result: Classification) -> None:

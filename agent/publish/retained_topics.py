@@ -14,7 +14,7 @@ from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
 
 FILE_NAME = "retained.json"
-MOST_TOPICS = 8192
+MAX_TOPICS = 8192
 """More are not remembered."""
 
 _TOPIC = re.compile(r"[^+#\x00]+/camera/[^/+#\x00]+/(?:health|[^/+#\x00]+/state)")
@@ -78,11 +78,11 @@ class RetainedLedger:
             if not self._is_changed:
                 return
             self._is_changed = False
-            text = json.dumps({"version": 1, "topics": sorted(self._known)[:MOST_TOPICS]})
+            text = json.dumps({"version": 1, "topics": sorted(self._known)[:MAX_TOPICS]})
             try:
                 replace_file(self._file, f"{text}\n", is_durable=True)
             except OSError as exc:
-                log.warning("retained.not_remembered", file=str(self._file), error=exc.strerror)
+                log.warning("retained.write_failed", file=str(self._file), error=exc.strerror)
 
 
 def _read(file: Path) -> Iterable[str]:
@@ -94,9 +94,9 @@ def _read(file: Path) -> Iterable[str]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
-        log.warning("retained.forgotten", file=str(file), error=f"{type(exc).__name__}: {exc}")
+        log.warning("retained.read_failed", file=str(file), error=f"{type(exc).__name__}: {exc}")
         return []
-    return [topic for topic in topics if _TOPIC.fullmatch(topic) and _is_sendable(topic)][:MOST_TOPICS]
+    return [topic for topic in topics if _TOPIC.fullmatch(topic) and _is_sendable(topic)][:MAX_TOPICS]
 
 
 def _is_sendable(topic: str) -> bool:

@@ -31,7 +31,7 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Reach:
+class _ConnectionInputs:
     """All that one connection depends on; where it becomes another, so does the connection.
 
     ``files`` is a digest of the password and the certificates.
@@ -65,7 +65,7 @@ class Uplink:
             embedded = undo.enter_context(EmbeddedBroker()).address if config.broker == "embedded" else None
             self._embedded: BrokerAddress | None = embedded
             self._mqtt = config
-            self._reach = self._reach_of(loaded)
+            self._inputs = self._connection_inputs(loaded)
             self._ledger = RetainedLedger(loaded.state_dir / FILE_NAME)
             self._ledger.expect(camera_topics(loaded.config, identity.topics))
             self.inbound = Inbound()
@@ -73,7 +73,7 @@ class Uplink:
             outbox = open_outbox(config.outbox, loaded.state_dir, clock=clock, clock_state=clock_state)
             undo.callback(outbox.close)
             self.publisher = Publisher(
-                self._make_client(self._reach),
+                self._make_client(self._inputs),
                 identity=identity,
                 result_qos=config.results.qos,
                 result_max_hz=config.results.max_hz,
@@ -91,7 +91,7 @@ class Uplink:
     @property
     def address(self) -> BrokerAddress:
         """Where the broker is."""
-        return self._reach.settings.address
+        return self._inputs.settings.address
 
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
         """How to go over to ``loaded``, None where nothing differs; so far nothing has changed.
@@ -101,27 +101,27 @@ class Uplink:
         Raises:
             ConfigError: the password file or a certificate cannot be used.
         """
-        reach, mqtt = self._reach_of(loaded), loaded.config.mqtt
+        reach, mqtt = self._connection_inputs(loaded), loaded.config.mqtt
         self._ledger.expect(camera_topics(loaded.config, self._identity.topics))
-        if reach == self._reach and mqtt == self._mqtt:
+        if reach == self._inputs and mqtt == self._mqtt:
             return None
 
-        def go_over() -> None:
+        def apply_change() -> None:
             self._mqtt = mqtt
             self.publisher.change_results(qos=mqtt.results.qos, max_hz=mqtt.results.max_hz)
-            self._home.go_over_to(loaded)
+            self._home.switch_to(loaded)
             listen_for_birth(self._home, self.inbound, self.publisher)
-            if reach != self._reach:
-                self._reach = reach
+            if reach != self._inputs:
+                self._inputs = reach
                 self.publisher.move(self._make_client(reach))
 
-        return go_over
+        return apply_change
 
     def announce(self, loaded: LoadedConfig, runtime: Runtime) -> None:
         """Say what runs from now on, and take back what the broker retains of cameras that are gone."""
         self.publisher.offer(runtime)
         self._home.announce(runtime)
-        self.publisher.take_back(self._ledger.settle(camera_topics(loaded.config, self._identity.topics)))
+        self.publisher.clear(self._ledger.settle(camera_topics(loaded.config, self._identity.topics)))
 
     def tick(self) -> None:
         """Now and then: write down what the broker has confirmed."""
@@ -136,16 +136,16 @@ class Uplink:
             log.warning("stop.cut_off", thread="publisher")
         self._ledger.save()
 
-    def _reach_of(self, loaded: LoadedConfig) -> _Reach:
+    def _connection_inputs(self, loaded: LoadedConfig) -> _ConnectionInputs:
         settings = settings_from_config(
             loaded.resolved_mqtt(),
             device=self._identity.device,
             address=self._embedded,
             password_file=loaded.mqtt_password_file,
         )
-        return _Reach(settings, subscriptions(loaded.config.mqtt, self._identity.topics), _digest(settings))
+        return _ConnectionInputs(settings, subscriptions(loaded.config.mqtt, self._identity.topics), _digest(settings))
 
-    def _make_client(self, reach: _Reach) -> MqttClient:
+    def _make_client(self, reach: _ConnectionInputs) -> MqttClient:
         return MqttClient(
             reach.settings,
             will=self._identity.status("offline"),

@@ -27,7 +27,7 @@ class Frame:
     captured_at_ns: int
     captured_at_utc_ns: int
     capture_ms: float
-    mark: str | None = None
+    image_fault: str | None = None
     """What is wrong with the picture (``black``, ``frozen`` ...), None when nothing is."""
 
 
@@ -91,7 +91,7 @@ class Classification:
     margin: float
     batch: int
     times: StageTimes
-    mark: str | None = None
+    image_fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

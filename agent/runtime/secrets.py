@@ -15,7 +15,7 @@ from agent.runtime.errors import ConfigError
 
 MAX_SECRET_BYTES = 4096
 MASK = "***"
-_SHORTEST_REPLACED = 4
+_MIN_REPLACED = 4
 
 _USER_INFO = re.compile(
     r"""([A-Za-z][A-Za-z0-9+.-]{0,15}://)  # scheme
@@ -60,7 +60,7 @@ class Secret:
 def _spellings() -> Iterator[str]:
     for secret in tuple(_live):
         value = secret.reveal()
-        if len(value) >= _SHORTEST_REPLACED:
+        if len(value) >= _MIN_REPLACED:
             yield value
             quoted = urllib.parse.quote(value, safe="")
             if quoted != value:

@@ -15,7 +15,7 @@ _EVERY_S = 10.0
 _EXTEND_BY_S = 60.0
 
 
-class EngineNews:
+class EngineChanges:
     """Looks at the workers a few times a second. Used by the main loop alone."""
 
     def __init__(self, notifier: Notifier, *, every_s: float = _EVERY_S) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent.inference.pipeline import Pipeline
-from agent.inference.supervision import HangWatch
+from agent.inference.supervision import HangMonitor
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import (
     Connection,
@@ -32,7 +32,7 @@ from agent.telemetry.reports import (
     model_latency,
 )
 from agent.thermal.monitor import ThermalStatistics
-from agent.thermal.reloadable import ThermalInForce
+from agent.thermal.reloadable import ReloadableMonitor
 
 LATENCY_EVERY_NS = 5 * 1_000_000_000
 HEALTH_EVERY_NS = 10 * 1_000_000_000
@@ -41,12 +41,12 @@ _TIMES_KEPT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ReportedParts:
     """What is reported on."""
 
     pipeline: Pipeline
     publisher: Publisher
-    thermal: ThermalInForce
+    thermal: ReloadableMonitor
 
 
 class Reporter:
@@ -55,8 +55,8 @@ class Reporter:
     ``camera_changed``, ``set_disabled`` and ``result_sent`` are called by any thread, the rest by the main loop.
     """
 
-    def __init__(self, identity: Identity, hangs: HangWatch, *, clock: Clock) -> None:
-        self._hangs = hangs
+    def __init__(self, identity: Identity, hangs: HangMonitor, *, clock: Clock) -> None:
+        self._hang_monitor = hangs
         self._identity = identity
         self._clock = clock
         self._meter = ProcessMeter()
@@ -84,7 +84,7 @@ class Reporter:
         """The result was handed to the network at monotonic ``sent_ns``."""
         self._publish_ms[result.served.key].append((sent_ns - result.decided_at_ns) / 1e6)
 
-    def tick(self, parts: Parts) -> None:
+    def tick(self, parts: ReportedParts) -> None:
         """Send what is due."""
         now_ns = self._clock.monotonic_ns()
         if now_ns >= self._latency_due_ns:
@@ -101,14 +101,14 @@ class Reporter:
             self._health_due_ns = now_ns + HEALTH_EVERY_NS
             parts.publisher.offer(self._health(parts))
 
-    def send_last_words(self, parts: Parts) -> None:
+    def send_final_report(self, parts: ReportedParts) -> None:
         """After the pipeline has stopped: the final books."""
         self._changed.extend(parts.pipeline.cameras)
         self._send_camera_health(parts)
         parts.publisher.offer(self._latency(parts))
         parts.publisher.offer(self._health(parts))
 
-    def _send_camera_health(self, parts: Parts) -> None:
+    def _send_camera_health(self, parts: ReportedParts) -> None:
         names = {self._changed.popleft() for _ in range(len(self._changed))}
         cameras = parts.pipeline.cameras
         for name in sorted(names):
@@ -120,12 +120,12 @@ class Reporter:
                 parts.publisher.offer(disabled_health(name, device=device, session=session, utc_ns=now_ns))
             # Any other has just gone from the configuration.
 
-    def _latency(self, parts: Parts) -> Latency:
+    def _latency(self, parts: ReportedParts) -> Latency:
         models = {}
         for key, worker in parts.pipeline.workers.items():
             times = worker.take_times()
             for stages, _ in times:
-                self._hangs.note(key, stages.infer_ms)
+                self._hang_monitor.note(key, stages.infer_ms)
             published = self._publish_ms[key]
             models[key] = model_latency(times, [published.popleft() for _ in range(len(published))])
         now_ns = self._clock.monotonic_ns()
@@ -141,7 +141,7 @@ class Reporter:
             models=models,
         )
 
-    def _health(self, parts: Parts) -> Health:
+    def _health(self, parts: ReportedParts) -> Health:
         process, pipeline, publisher = self._meter.read(), parts.pipeline.statistics(), parts.publisher.statistics()
         return Health(
             device=self._identity.device,

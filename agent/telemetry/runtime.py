@@ -1,15 +1,20 @@
-"""The `runtime` message: what runs on this device, put together from everything that knows a part of it."""
+"""The `runtime` message: what runs here. Published when a configuration takes effect or an engine changes."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from functools import cached_property
 
 from agent.config.loader import LoadedConfig
 from agent.inference.pipeline import Pipeline
 from agent.mqtt.identity import Identity
-from agent.mqtt.messages import Runtime
+from agent.mqtt.messages import Runtime, utc_text
+from agent.publish.uplink import Uplink
+from agent.runtime.clock import Clock
+from agent.telemetry.reporter import Reporter
 from agent.telemetry.reports import camera_runtimes, library_versions, model_runtime
-from engines import EnvironmentRecord, ModelPackage
+from engines import EnvironmentRecord, ModelPackage, describe
 
 
 def runtime_message(
@@ -23,7 +28,7 @@ def runtime_message(
     previous_exit: str | None,
     changed: str | None,
 ) -> Runtime:
-    """What ``pipeline`` runs under ``loaded``; ``changed`` is what became another while the agent ran."""
+    """What ``pipeline`` runs under ``loaded``; ``changed`` says what changed while the agent ran."""
     infos = {key: info for key, worker in pipeline.workers.items() if (info := worker.statistics().info) is not None}
     return Runtime(
         device=identity.device,
@@ -54,3 +59,67 @@ def runtime_message(
         previous_exit=previous_exit,
         changed=changed,
     )
+
+
+class RuntimeAnnouncer:
+    """Knows the configuration in force and publishes what runs under it. From any thread."""
+
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        identity: Identity,
+        pipeline: Pipeline,
+        uplink: Uplink,
+        reporter: Reporter,
+        *,
+        previous_exit: str | None,
+        clock: Clock,
+    ) -> None:
+        self._loaded = loaded
+        self._identity = identity
+        self._pipeline = pipeline
+        self._uplink = uplink
+        self._reporter = reporter
+        self._previous_exit = previous_exit
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    @property
+    def loaded(self) -> LoadedConfig:
+        """The configuration in force."""
+        return self._loaded
+
+    def describe_device(self) -> None:
+        """Ask the libraries for their versions and the device, which takes a moment; best while engines load."""
+        _ = self._environment
+
+    def applied(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
+        """``loaded`` is in force from now on."""
+        with self._lock:
+            self._loaded = loaded
+            cameras = loaded.config.cameras
+            self._reporter.set_disabled([name for name, camera in cameras.items() if not camera.enabled])
+            self._announce(packages, None)
+
+    def engines_changed(self, changed: str) -> None:
+        """An engine was replaced, or a better one could not be had: ``changed`` says which and why."""
+        with self._lock:
+            packages = {key: worker.package for key, worker in self._pipeline.workers.items()}
+            self._announce(packages, changed)
+
+    @cached_property
+    def _environment(self) -> EnvironmentRecord:
+        return describe()
+
+    def _announce(self, packages: Mapping[str, ModelPackage], changed: str | None) -> None:
+        message = runtime_message(
+            self._loaded,
+            packages,
+            self._pipeline,
+            identity=self._identity,
+            environment=self._environment,
+            at=utc_text(self._clock.utc_ns()),
+            previous_exit=self._previous_exit,
+            changed=changed,
+        )
+        self._uplink.announce(self._loaded, message)

@@ -15,7 +15,7 @@ from agent.inference.worker import WorkerStatistics
 from agent.publish.publisher import PublisherStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.secrets import redact
-from agent.telemetry.reporter import Parts
+from agent.telemetry.reporter import ReportedParts
 from agent.thermal.monitor import ThermalStatistics
 
 MAX_CHARACTERS = 400
@@ -44,7 +44,7 @@ class Observation:
     is_starting: bool = False
 
 
-def observe(parts: Parts, *, refused: str | None, stuck: str | None, is_starting: bool) -> Observation:
+def observe(parts: ReportedParts, *, refused: str | None, stuck: str | None, is_starting: bool) -> Observation:
     """Ask the parts; see Observation for the rest. Cameras are opened once the engines are loaded."""
     seen = parts.pipeline.statistics()
     return Observation(
@@ -117,8 +117,10 @@ def _cameras(cameras: Iterable[CameraStatistics]) -> Iterator[Problem]:
         elif camera.state == "ended" and camera.error is not None:
             yield Problem(key, f"{name} ended", camera.error)
     for camera in cameras:
-        if camera.state == "connected" and camera.mark is not None:
-            yield Problem(f"frames {camera.name}", f"camera {camera.name} shows {camera.mark} frames", is_timed=True)
+        if camera.state == "connected" and camera.image_fault is not None:
+            yield Problem(
+                f"frames {camera.name}", f"camera {camera.name} shows {camera.image_fault} frames", is_timed=True
+            )
 
 
 def _publishing(publisher: PublisherStatistics) -> Iterator[Problem]:

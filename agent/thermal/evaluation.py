@@ -145,7 +145,7 @@ def run(scenario: Scenario, policy: Policy, config: ThermalConfig) -> Outcome:
         throttled_s=board.throttled_s,
         overshoot_kelvin=overshoot,
         hottest_celsius=hottest,
-        worst_swings_per_minute=most_swings_in_a_minute(ratios),
+        worst_swings_per_minute=max_swings_in_a_minute(ratios),
         switched_off_after_s=off_after,
         track=tuple(track),
     )
@@ -173,7 +173,7 @@ def best_constant(scenario: Scenario, config: ThermalConfig, is_allowed: Callabl
     return low
 
 
-def most_swings_in_a_minute(ratios: list[float]) -> int:
+def max_swings_in_a_minute(ratios: list[float]) -> int:
     """Most turns from falling to rising in any 60 readings, one reading a second."""
     turns: list[int] = []
     falling = False

@@ -53,7 +53,7 @@ _CEILING_HELD_S = 1800.0
 _CEILING_RISES = 0.05
 """... by this much in each ten minutes: a supply that is too weak stays too weak, a peak at the start is over."""
 _CEILING_RISES_EVERY_S = 600.0
-_LONGEST_GAP_S = 10.0
+_MAX_GAP_S = 10.0
 
 
 _UNCHANGED: Mapping[GovernorState, str] = {
@@ -147,7 +147,7 @@ class Governor:
     def _read(self, sample: ThermalSample, now_s: float) -> str | None:
         """Take the new sample in and act on it; the reason when the effort or the pause changed."""
         taken_s = sample.taken_at_ns / 1e9
-        passed_s = min(taken_s - self._last_sample_s, _LONGEST_GAP_S)
+        passed_s = min(taken_s - self._last_sample_s, _MAX_GAP_S)
         self._last_sample_s = taken_s
         self._lift_ceiling(now_s)
         alerts = self._alert_pressure(sample, now_s)

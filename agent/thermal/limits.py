@@ -13,7 +13,7 @@ CRITICAL_TO_THROTTLE_KELVIN = 5.5
 NVIDIA's own boards, passive and critical: Orin 99.0 and 104.5, Xavier NX 90.5 and 96.0, TX2 95.5 and 101.0, Nano 97.0
 and 102.5; a Thor developer kit with critical 114.5 was seen to throttle at about 109."""
 
-LOWEST_DEFAULT_CELSIUS = 80.0
+MIN_DEFAULT_CELSIUS = 80.0
 """A default below it is none: no silicon of this kind throttles earlier."""
 
 HARD_BELOW_THROTTLE_KELVIN = 0.5
@@ -70,9 +70,9 @@ def throttling_of(points: TripPoints) -> tuple[float, str] | None:
     if points.critical is None:
         return None
     below = points.critical - CRITICAL_TO_THROTTLE_KELVIN
-    if points.hot is not None and LOWEST_DEFAULT_CELSIUS <= points.hot < below:
+    if points.hot is not None and MIN_DEFAULT_CELSIUS <= points.hot < below:
         return points.hot, f"no trip point lowers clocks: the hot one at {points.hot:g} °C"
-    if below < LOWEST_DEFAULT_CELSIUS:
+    if below < MIN_DEFAULT_CELSIUS:
         return None
     default = f"{CRITICAL_TO_THROTTLE_KELVIN:g} K below the critical one at {points.critical:g} °C"
     return below, f"no trip point lowers clocks: {default}"

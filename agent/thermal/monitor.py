@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.config.thermal import ThermalConfig
-from agent.mqtt.messages.base import utc_text
-from agent.mqtt.messages.thermal import Thermal, thermal_message
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
@@ -18,7 +16,7 @@ from agent.thermal.governor import Governor
 from agent.thermal.levers import Lever, LeverLevels, LeverName
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.minutes import MinuteFile, MinuteSum
-from agent.thermal.sensors.base import Sensor, ThermalSample, ThrottleCause
+from agent.thermal.sensors.base import Sensor, SensorDescription, ThermalSample, ThrottleCause
 
 log = get_logger(__name__)
 
@@ -56,12 +54,27 @@ class ThermalStatistics:
     """Looks that found no sample."""
     changes: int
     """Changes of the rate or the state."""
-    messages: int
+    snapshots: int
     jtop_restarts: int
 
 
+@dataclass(frozen=True, slots=True)
+class ThermalSnapshot:
+    """How it stands at one moment: ``at_ns`` (monotonic) is ``at_utc_ns``; the decision holds since
+    ``since_utc_ns``. ``sample`` is None while none is worth looking at."""
+
+    sample: ThermalSample | None
+    decision: GovernorDecision
+    limits: Mapping[str, Limits]
+    sensor: SensorDescription
+    at_ns: int
+    at_utc_ns: int
+    since_utc_ns: int
+
+
 class ThermalMonitor:
-    """Owns the sensor, the governor and the levers. ``on_decision`` and ``on_message`` are called on its thread.
+    """Owns the sensor, the governor and the levers. ``on_decision`` and ``on_snapshot`` are called on its thread,
+    the latter when something worth publishing has changed and each 30 s.
 
     ``minutes`` keeps the last 24 hours; None keeps nothing. The levers are released when it stops.
     ``failure`` holds the exception that ended the thread, for the owner to raise.
@@ -73,10 +86,8 @@ class ThermalMonitor:
         sensor: Sensor,
         *,
         clock: Clock,
-        device: str,
-        session: int,
         on_decision: Callable[[GovernorDecision], None],
-        on_message: Callable[[Thermal], None],
+        on_snapshot: Callable[[ThermalSnapshot], None],
         levers: Sequence[Lever] = (),
         minutes: MinuteFile | None = None,
     ) -> None:
@@ -87,10 +98,8 @@ class ThermalMonitor:
         self._minutes = minutes
         self._minute = MinuteSum()
         self._clock = clock
-        self._device = device
-        self._session = session
         self._on_decision = on_decision
-        self._on_message = on_message
+        self._on_snapshot = on_snapshot
         self._stop = threading.Event()
         self._thread = StageThread("thermal-monitor", self._run)
         self._is_started = False
@@ -100,7 +109,7 @@ class ThermalMonitor:
         self._limits: dict[str, Limits] = {}
         self._since_utc_ns = clock.utc_ns()
         self._throttling: deque[tuple[int, bool | None]] = deque()
-        self._readings = self._silent_looks = self._changes = self._messages = 0
+        self._readings = self._silent_looks = self._changes = self._snapshots = 0
         self._sent: ThermalSample | None = None
         self._sent_at_ns: int | None = None
 
@@ -160,7 +169,7 @@ class ThermalMonitor:
                 readings=self._readings,
                 silent_looks=self._silent_looks,
                 changes=self._changes,
-                messages=self._messages,
+                snapshots=self._snapshots,
                 jtop_restarts=sensor.restarts,
             )
 
@@ -173,21 +182,19 @@ class ThermalMonitor:
             seen = [state for at_ns, state in self._throttling if first_ns <= at_ns <= last_ns and state is not None]
         return any(seen) if seen else None
 
-    def message(self) -> Thermal:
-        """How it stands, as it is published."""
+    def snapshot(self) -> ThermalSnapshot:
+        """How it stands now."""
         sensor = self._sensor.describe()
         with self._lock:
             sample, decision, since_ns, limits = self._sample, self._decision, self._since_utc_ns, self._limits
-        return thermal_message(
-            sample,
-            decision,
+        return ThermalSnapshot(
+            sample=sample,
+            decision=decision,
             limits={} if sample is None else limits_of(sample, self._config.governor) | limits,
             sensor=sensor,
-            device=self._device,
-            session=self._session,
-            at=utc_text(self._clock.utc_ns()),
-            since=utc_text(since_ns),
-            now_ns=self._clock.monotonic_ns(),
+            at_ns=self._clock.monotonic_ns(),
+            at_utc_ns=self._clock.utc_ns(),
+            since_utc_ns=since_ns,
         )
 
     def _run(self) -> None:
@@ -223,8 +230,8 @@ class ThermalMonitor:
             self._on_decision(decision)
         if decision.changed or self._is_news(sample, now_ns):
             self._sent, self._sent_at_ns = sample, now_ns
-            self._messages += 1
-            self._on_message(self.message())
+            self._snapshots += 1
+            self._on_snapshot(self.snapshot())
 
     def _is_news(self, sample: ThermalSample | None, now_ns: int) -> bool:
         if self._sent_at_ns is None or now_ns - self._sent_at_ns >= _PUBLISH_EVERY_S * 1e9:

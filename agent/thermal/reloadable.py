@@ -15,7 +15,7 @@ from agent.thermal.monitor import ThermalMonitor, ThermalStatistics
 log = get_logger(__name__)
 
 
-class ThermalInForce:
+class ReloadableMonitor:
     """Owns one monitor at a time. ``on_decision`` hears of the first decision of each that follows another."""
 
     def __init__(
@@ -58,9 +58,9 @@ class ThermalInForce:
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
         """How to go over to ``loaded``, None where nothing differs; so far nothing has changed."""
         config = loaded.config.thermal
-        return None if config == self._config else partial(self._go_over_to, config)
+        return None if config == self._config else partial(self._switch_to, config)
 
-    def _go_over_to(self, config: ThermalConfig) -> None:
+    def _switch_to(self, config: ThermalConfig) -> None:
         """Rates are as the new governor has them from its first word on; it gives way to heat within seconds."""
         fresh = self._make(config)
         self._monitor.stop()

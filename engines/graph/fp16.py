@@ -30,7 +30,7 @@ _KEPT_OPERATORS = frozenset(
         *("If", "Loop", "Scan", "ConstantOfShape", "EyeLike", "GridSample", "STFT", "DFT", "Det", "Bernoulli"),
     }
 )
-_LARGEST = float(np.finfo(np.float16).max)
+_MAX = float(np.finfo(np.float16).max)
 
 
 def half_model(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -150,7 +150,7 @@ class _Converter:
 
     def _fits(self, name: str) -> bool:
         values = numpy_helper.to_array(self._weights[name])
-        return values.size == 0 or bool(np.abs(values).max() <= _LARGEST)
+        return values.size == 0 or bool(np.abs(values).max() <= _MAX)
 
     def _as(self, name: str, wanted: int) -> str:
         """Return the tensor's name in the wanted type; the first time add a cast, or convert the weight."""

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agent.cli",),
     ("agent.tools",),
     ("agent.app",),
+    ("agent.supervise",),
     ("agent.build",),
     ("agent.reload",),
     ("agent.web", "agent.commands", "agent.telemetry", "agent.updates"),

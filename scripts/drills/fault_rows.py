@@ -197,7 +197,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F20",
         "disk full",
-        "starts and goes on; `state.not_kept` in the log, the session number is the time of the start; "
+        "starts and goes on; `state.session_write_failed` in the log, the session number is the time of the start; "
         "the outbox leaves 5 % free (at most 1 GiB) and goes on in memory",
         (
             f"{_RESOURCE}test_the_agent_starts_on_a_full_or_read_only_disk",

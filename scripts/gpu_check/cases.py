@@ -38,7 +38,7 @@ def loads_from_cache(job: Job) -> dict[str, object]:
 
 def refuses_corrupt(job: Job) -> dict[str, object]:
     """Flip one bit of a plan in the cache: it must be quarantined and built again, never loaded."""
-    path = _largest_file(job)
+    path = _max_file(job)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -61,7 +61,7 @@ def survives_garbage(job: Job) -> dict[str, object]:
     from engines.backends.tensorrt.library import library
     from engines.backends.tensorrt.session import PlanSession
 
-    real, classes = _largest_file(job).read_bytes(), package_of(job).signature.classes
+    real, classes = _max_file(job).read_bytes(), package_of(job).signature.classes
 
     def words(content: bytes) -> str | None:
         try:
@@ -153,7 +153,7 @@ def _entry_directory(job: Job) -> Path:
     return found[0].directory
 
 
-def _largest_file(job: Job) -> Path:
+def _max_file(job: Job) -> Path:
     """The plan itself among the entry's files."""
     files = [path for path in _entry_directory(job).rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)

@@ -235,7 +235,7 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
         f"{median([one.rate_hz for one in rounds]):.2f} ({kept:.3f} of the floor)",
         f"session.run back to back {median(bare_hz):.2f}",
         f"at least {_KEPT_RATIO:g} of it",
-        (Bar(measured=kept, limit=_KEPT_RATIO, unit="of the bare loop", is_least=True),),
+        (Bar(measured=kept, limit=_KEPT_RATIO, unit="of the bare loop", is_minimum=True),),
         load,
     )
     yield Row(
@@ -245,7 +245,7 @@ def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]
         f"at most {_GROWTH_MIB:g} MiB; counted",
         (
             Bar(measured=seen.growth_mib, limit=_GROWTH_MIB, unit="MiB"),
-            Bar(measured=sum(drops.values()), limit=1, unit="drop", is_least=True),
+            Bar(measured=sum(drops.values()), limit=1, unit="drop", is_minimum=True),
         ),
         load,
     )
@@ -395,7 +395,7 @@ def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
         f"{during_hz:.2f}",
         f"with it {with_hz:.2f}",
         f"at least {_KEPT_RATIO:g} of it",
-        (Bar(measured=during_hz / with_hz, limit=_KEPT_RATIO, unit="of the rate before", is_least=True),),
+        (Bar(measured=during_hz / with_hz, limit=_KEPT_RATIO, unit="of the rate before", is_minimum=True),),
         load,
     )
     yield Row(

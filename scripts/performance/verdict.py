@@ -64,7 +64,7 @@ def _own_cpu_s() -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """The limit for a figure: ``measured`` at most ``limit``, with ``is_least`` at least that.
+    """The limit for a figure: ``measured`` at most ``limit``, with ``is_minimum`` at least that.
 
     The percentile is judged only if ``runs`` reaches ``needed_runs``. ``floor`` is what the bare library
     took in the same rounds: where that alone misses the bar, the verdict says so. ``pace`` is how many times as long
@@ -74,7 +74,7 @@ class Bar:
     measured: float
     limit: float
     unit: str
-    is_least: bool = False
+    is_minimum: bool = False
     runs: int = 1
     needed_runs: int = 0
     floor: float | None = None
@@ -86,12 +86,12 @@ class Bar:
         return self._keeps(self.measured)
 
     def _keeps(self, value: float) -> bool:
-        return value >= self.limit if self.is_least else value <= self.limit
+        return value >= self.limit if self.is_minimum else value <= self.limit
 
     def _at_pace(self) -> str | None:
         """The verdict where the bar is kept at this processor's pace."""
         limit = self.limit * self.pace
-        if self.is_least or self.pace <= 1.0 or self.measured > limit:
+        if self.is_minimum or self.pace <= 1.0 or self.measured > limit:
             return None
         return (
             f"holds at this processor's pace: {_short(self.measured)} of {_short(limit)} {self.unit}, "

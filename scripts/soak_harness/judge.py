@@ -19,7 +19,7 @@ from scripts.soak_harness.verdict import (
 )
 
 STOPS_WITHIN_S = 5.0
-_STAYS_UP_LEAST_S = 60.0
+_STAYS_UP_MIN_S = 60.0
 """Fewer undisturbed seconds say nothing of a share."""
 _MUST_SPARE_FRAMES = frozenset({"broker", "disk", "clock", "configuration"})
 _WAITED_S = 2.0
@@ -68,7 +68,7 @@ def _judge_delivery(stage: Stage, report: Report, span: Span) -> None:
         report.availability[camera] = round(availability(times, span), 4)
         report.spared[camera] = spared = round(availability(times, span, kept_away), 4)
         undisturbed_s = span[1] - span[0] - sum(last - first for first, last in kept_away)
-        if spared < MIN_AVAILABILITY and undisturbed_s > _STAYS_UP_LEAST_S:
+        if spared < MIN_AVAILABILITY and undisturbed_s > _STAYS_UP_MIN_S:
             report.problems.append(
                 f"camera {camera}: results in {100 * spared:.1f} % of the seconds in which no fault concerned it, "
                 f"{100 * MIN_AVAILABILITY:g} % are promised"

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 _MIB = 2**20
-MOST_SLOPE_MIB_H = 1.0
-MOST_GROWTH_MIB = 20.0
+MAX_SLOPE_MIB_H = 1.0
+MAX_GROWTH_MIB = 20.0
 STEADY_FLOOR_MIB = 2.0
 """Below this, growth is the allocator breathing and not a leak; a longer run sees a smaller one. Of 26 healthy
 processes that lived for up to 300 s, with faults and without, none grew by more than 1.1 MiB in the second half of its
 life; those that lost 1 kB a frame for 181 and 300 s grew by 3.6 and 5.0."""
 _PARTS = 8
-MOST_FDS = 2
-MOST_THREADS = 1
-SHORTEST_SESSION_S = 12.0
+MAX_FDS = 2
+MAX_THREADS = 1
+MIN_SESSION_S = 12.0
 _FEWEST_SAMPLES = 20
 _DYING = 2
 """The last readings of a process may be of its end, when memory is being given back."""
@@ -59,14 +59,14 @@ class Growth:
         """What grew more than it may."""
         sure_slope = self.rss_slope_mib_h - 3.0 * self.rss_error_mib_h
         found = []
-        if (sure_slope > MOST_SLOPE_MIB_H and self.steady_mib > STEADY_FLOOR_MIB) or self.rss_mib > MOST_GROWTH_MIB:
+        if (sure_slope > MAX_SLOPE_MIB_H and self.steady_mib > STEADY_FLOOR_MIB) or self.rss_mib > MAX_GROWTH_MIB:
             found.append(
                 f"process {self.pid} grew by {self.rss_mib:.1f} MiB in {self.seconds:.0f} s, "
                 f"{self.rss_slope_mib_h:.0f} +- {self.rss_error_mib_h:.0f} MiB/h"
             )
-        if self.fds > MOST_FDS:
+        if self.fds > MAX_FDS:
             found.append(f"process {self.pid} holds {self.fds} more descriptors than in the middle")
-        if self.threads > MOST_THREADS:
+        if self.threads > MAX_THREADS:
             found.append(f"process {self.pid} has {self.threads} more threads than in the middle")
         return found
 
@@ -86,7 +86,7 @@ def growth_of(samples: Sequence[Sample], heard: Sequence[float] = ()) -> list[Gr
     return [
         _growth(life[:-_DYING])
         for life in lives
-        if len(life) >= _FEWEST_SAMPLES and life[-1].at - life[0].at >= SHORTEST_SESSION_S
+        if len(life) >= _FEWEST_SAMPLES and life[-1].at - life[0].at >= MIN_SESSION_S
     ]
 
 
@@ -190,7 +190,7 @@ class Frames:
 
 
 MIN_FRAMES_RATIO = 0.999
-MOST_FRAMES_BY_CHANCE = 10
+MAX_FRAMES_BY_CHANCE = 10
 """A machine that is busy with other work for half a second costs this many."""
 _UNWANTED = frozenset({"rate", "governor", "stopping"})
 
@@ -228,7 +228,7 @@ def frames_by_kind(
 
 def frames_problem(kind: str, frames: Frames, others: Frames) -> str | None:
     """Too many frames lost during faults that concern no camera; what is lost at all ``others`` is no fault's."""
-    allowed = MOST_FRAMES_BY_CHANCE + frames.wanted * (1.0 - MIN_FRAMES_RATIO + 2.0 * (1.0 - others.ratio))
+    allowed = MAX_FRAMES_BY_CHANCE + frames.wanted * (1.0 - MIN_FRAMES_RATIO + 2.0 * (1.0 - others.ratio))
     if frames.lost <= allowed:
         return None
     return (

@@ -74,7 +74,7 @@ def rows(board: str, ambient: float, outcomes: Mapping[str, Outcome]) -> list[st
             f"| {board} | {ambient:g} °C | {name} | {outcome.over_soft_s:,.0f} | {outcome.overshoot_kelvin:.1f} | "
             f"{outcome.throttled_s:,.0f} | {outcome.frames:,.0f} | {outcome.frames / oracle.frames:.1%} | "
             f"{settled / best:.1%} | {outcome.frames / silicon.frames:.1%} | {outcome.worst_swings_per_minute} | "
-            f"{longest_stop_s(outcome)} |"
+            f"{max_stop_s(outcome)} |"
         )
     return lines
 
@@ -84,7 +84,7 @@ def work_after(outcome: Outcome, second: int) -> float:
     return sum(done for at, _, done in outcome.track if at > second)
 
 
-def longest_stop_s(outcome: Outcome) -> int:
+def max_stop_s(outcome: Outcome) -> int:
     """Longest time in a row without a single frame."""
     longest = now = 0
     for _, _, done in outcome.track:

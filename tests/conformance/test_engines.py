@@ -52,7 +52,7 @@ def _require(name: str) -> None:
     pytest.skip(f"{name} cannot run here: {result.reason}")
 
 
-def _pictures() -> Images:
+def _image_checks() -> Images:
     rows = [cv2.resize(colour_picture(label, seed=40 + number), (SIDE, SIDE)) for number, label in enumerate(LABELS)]
     return np.stack(rows).astype(np.uint8)
 
@@ -79,7 +79,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         load_package(write(directory / kind, batch=batch, is_tied=kind == "tied", fails_on_black=kind == "failing"))
         for kind in ("good", "tied", "failing")
     ]
-    pictures = _pictures()
+    pictures = _image_checks()
     reference = load_package(_write_onnx_package(directory / "reference"))
     with _open("ort-cpu", "fp32", reference, directory / "cache") as engine:
         expected = np.concatenate([engine.infer(picture[None]) for picture in pictures])
@@ -110,7 +110,7 @@ def test_engine_keeps_its_contract(case: EngineCase, promise: Callable[[EngineCa
 
 
 def _memory_case(kind: type[broken.GoodEngine]) -> EngineCase:
-    pictures = _pictures()
+    pictures = _image_checks()
     good = broken.GoodEngine(max_batch=len(pictures), side=SIDE)
     return EngineCase(
         open=lambda: kind(max_batch=MAX_BATCH, side=SIDE),

@@ -24,7 +24,7 @@ from tests.fixtures.jtop_service_process import JtopService
 from tests.fixtures.sysfs_tree import orin_nx_tree
 
 CLOCK = SystemClock()
-TIMES = JtopTimes(first_wait_s=0.05, longest_wait_s=0.1)
+TIMES = JtopTimes(first_wait_s=0.05, max_wait_s=0.1)
 SENSORS = ("sysfs", "simulated", "jtop", "auto", "auto without jtop", "real jtop")
 
 

@@ -148,7 +148,7 @@ def test_a_stream_that_trickles_is_opened_anew_and_says_so() -> None:
         wait_until(lambda: source.opened >= 3, within_s=10)
     errors = [one.error for one in told if one.error]
     assert "announces 25" in errors[0]
-    assert "least_fps_ratio" in errors[0]
+    assert "min_fps_ratio" in errors[0]
     assert clock.first_wait_ns is not None
     seen_s = (clock.first_wait_ns - began_ns) / 1e9
     note(seen_s=seen_s)
@@ -167,7 +167,7 @@ def test_a_camera_that_names_no_rate_and_begins_to_trickle_is_opened_anew_and_sa
         wait_until(lambda: source.opened >= 2, within_s=10)
     errors = [one.error for one in told if one.error]
     assert "announces none; before, it held" in errors[0]
-    assert "least_fps_ratio" in errors[0]
+    assert "min_fps_ratio" in errors[0]
 
 
 def test_marks_reach_the_statistics_and_are_told_once_each() -> None:
@@ -176,9 +176,9 @@ def test_marks_reach_the_statistics_and_are_told_once_each() -> None:
     source = _Stepping(clock, [*[0] * 40, 99], step_s=0.25, fps=None)
 
     with _camera(source, clock, told) as camera:
-        wait_until(lambda: any(one.mark == "covered" for one in told), within_s=10)
-        assert camera.statistics().mark in {"covered", "frozen"}
-    assert [one.mark for one in told[:4]] == [None, "black", None, "covered"]
+        wait_until(lambda: any(one.image_fault == "covered" for one in told), within_s=10)
+        assert camera.statistics().image_fault in {"covered", "frozen"}
+    assert [one.image_fault for one in told[:4]] == [None, "black", None, "covered"]
 
 
 class _Stalling(_Stepping):
@@ -197,7 +197,7 @@ def test_the_rate_of_a_camera_that_stalls_is_the_mean_of_the_last_ten_seconds() 
     with _camera(source, clock, told):
         wait_until(lambda: any(one.state == "lost" for one in told), within_s=10)
     lost = next(one for one in told if one.state == "lost")
-    marked = next(one for one in told if one.mark is not None)  # told while pictures still came
+    marked = next(one for one in told if one.image_fault is not None)  # told while pictures still came
     assert 0.0 < lost.fps < 3.0 < marked.fps < 11.0
 
 

@@ -71,7 +71,7 @@ def interpreter(version: str) -> str:
 def auto_sensor(python: str, tree: SysfsTree, socket: Path) -> Sensor:
     """As the agent makes it, only that a child is not waited for so long after a failure."""
     jtop = JtopSensor(
-        jtop_command(python, interval_s=0.5, socket=socket), clock=SystemClock(), times=JtopTimes(longest_wait_s=2.0)
+        jtop_command(python, interval_s=0.5, socket=socket), clock=SystemClock(), times=JtopTimes(max_wait_s=2.0)
     )
     return JtopOverSysfs(jtop, SysfsSensor(tree.root, clock=SystemClock(), interval_s=0.2), falls_back=True)
 

@@ -13,7 +13,7 @@ from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.inference.rate_sharing import share_ratio
 from agent.thermal.boards import BOARDS, BoardParameters
 from agent.thermal.decision import GovernorDecision
-from agent.thermal.evaluation import GovernedPolicy, Scenario, most_swings_in_a_minute, run
+from agent.thermal.evaluation import GovernedPolicy, Scenario, max_swings_in_a_minute, run
 from agent.thermal.governor import Governor
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.base import ThermalSample
@@ -49,13 +49,13 @@ def test_ratio_is_zero_or_between_its_floor_and_one(course: list[float]) -> None
 
 @given(st.lists(st.floats(-20.0, 110.0), min_size=100, max_size=400))
 def test_ratio_swings_at_most_once_a_minute_whatever_the_readings(course: list[float]) -> None:
-    assert most_swings_in_a_minute([decision.ratio for decision in decisions(course)]) <= 1
+    assert max_swings_in_a_minute([decision.ratio for decision in decisions(course)]) <= 1
 
 
 @given(st.lists(st.floats(-20.0, 110.0), min_size=100, max_size=400))
 def test_effort_over_all_levers_swings_at_most_once_a_minute(course: list[float]) -> None:
     steps = decisions(course, Governor(STILL, levers=["batches", "engine", "clocks"]))
-    assert most_swings_in_a_minute([step.levels.clock_ratio * step.ratio for step in steps]) <= 1
+    assert max_swings_in_a_minute([step.levels.clock_ratio * step.ratio for step in steps]) <= 1
 
 
 @given(courses, st.floats(-20.0, 110.0), st.floats(0.0, 30.0))

@@ -24,17 +24,19 @@ def _message(record: Classification) -> Result:
     return result_from_classification(record, device="line-3", session=1, seq=0, clock_state="synced")
 
 
-@example(margin=1.00009999, top=[Score(0, "a", 1.00009999)], times=StageTimes(1.0, 1.0, 1.0, 1.0, 1.0), mark=None)
+@example(
+    margin=1.00009999, top=[Score(0, "a", 1.00009999)], times=StageTimes(1.0, 1.0, 1.0, 1.0, 1.0), image_fault=None
+)
 @given(
     margin=SHARES,
     top=st.lists(st.builds(Score, st.integers(0, 999), st.text(min_size=1), SHARES), min_size=1, max_size=5),
     times=st.builds(StageTimes, TIMES, TIMES, TIMES, TIMES, TIMES),
-    mark=st.none() | st.just("black"),
+    image_fault=st.none() | st.just("black"),
 )
 def test_a_result_is_what_validation_makes_of_it(
-    margin: float, top: list[Score], times: StageTimes, mark: str | None
+    margin: float, top: list[Score], times: StageTimes, image_fault: str | None
 ) -> None:
-    message = _message(replace(classification(), margin=margin, top=tuple(top), times=times, mark=mark))
+    message = _message(replace(classification(), margin=margin, top=tuple(top), times=times, image_fault=image_fault))
     validated = TypeAdapter(Result).validate_python(asdict(message))
     assert validated == message
     assert encode(validated) == encode(message)

@@ -39,7 +39,7 @@ def _config(broker: MosquittoBroker, **camera: Any) -> dict[str, Any]:
     return {
         "models": {"inspect": {"package": "demo", "engine": "ort-cpu"}},
         "cameras": {"front": front, "side": side},
-        "mqtt": {"broker": broker.url, "commands": {"enabled": True, "allow": VERBS, "most_per_minute": 600}},
+        "mqtt": {"broker": broker.url, "commands": {"enabled": True, "allow": VERBS, "max_per_minute": 600}},
     }
 
 

@@ -167,5 +167,5 @@ def test_a_list_that_cannot_be_read_stops_nobody(site: Site) -> None:
     site.write({"stays": _camera()})
     with site.agent() as agent:
         site.shows("stays/health", "stays/inspect/state")
-        assert "retained.forgotten" in agent.stderr
+        assert "retained.read_failed" in agent.stderr
         assert agent.end() == 0, agent.stderr

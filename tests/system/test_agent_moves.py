@@ -122,7 +122,7 @@ def test_another_broker_is_gone_over_to_without_a_result_lost(moving: Moving) ->
     assert {message.json["session"] for message in moving.at_new.messages(RESULT)} == {1}
     assert moving.agent.stderr.count("engine.loaded") == 1
     assert moving.agent.stderr.count('"camera":"belt","source"') == 1
-    assert "broker.moved" in moving.agent.stderr
+    assert "broker.changed" in moving.agent.stderr
     _books_are_exact(moving.at_new)
 
 
@@ -206,7 +206,7 @@ def test_a_password_that_changed_in_its_file_is_taken_up_by_a_reload(moving: Mov
     moving.start(moving.with_password())
     _more(moving.at_new)
     moving.reload("config.unchanged")
-    assert "broker.moved" not in moving.agent.stderr
+    assert "broker.changed" not in moving.agent.stderr
     moving.with_password("second-word")
     moving.reload()
     moving.agent.wait_for_log("not authorised")
@@ -254,7 +254,7 @@ def test_results_at_another_rate_need_no_other_connection(moving: Moving) -> Non
     moving.reload()
     moving.at_old.wait_for(lambda message: message.topic == RESULT and message.qos == 1, 20)
     moving.end()
-    assert "broker.moved" not in moving.agent.stderr
+    assert "broker.changed" not in moving.agent.stderr
     results = _seqs(moving.at_old)
     assert results == list(range(len(results)))
 

@@ -107,7 +107,7 @@ def test_a_term_while_a_reload_builds_ends_the_agent_and_the_build_within_five_s
     builder = waiting.begin_to_build()
     assert waiting.agent.end(deadline_s=5.0) == 0, waiting.agent.stderr
     assert _has_gone(builder)
-    assert "config.abandoned" in waiting.agent.stderr
+    assert "config.reload_abandoned" in waiting.agent.stderr
     assert "stop.cut_off" not in waiting.agent.stderr
     assert "config.applied" not in waiting.agent.stderr
     results = waiting.recorder.messages(RESULT)
@@ -141,7 +141,7 @@ def test_a_second_reload_waits_its_turn_and_says_so(
         waiting.begin_to_build()
         waiting.write(**BUILT, rate_hz=7)
         waiting.hang_up()
-        agent.wait_for_log("config.reload_waits")
+        agent.wait_for_log("config.reload_deferred")
         assert "config.applied" not in agent.stderr
         agent.wait_for_log("config.applied", 60)
         runtime = recorder.wait_for(

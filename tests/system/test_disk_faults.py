@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 _SLOW_S = 3.0
-_LONGEST_STOP_S = 20.0
+_MAX_STOP_S = 20.0
 """TimeoutStopSec of the unit: each file that is kept at the end takes its time on such a disk."""
 _BACK_WITHIN_S = 10.0
 """Bar: the disk is used again so soon after it works."""
@@ -55,7 +55,7 @@ def _said(agent: AgentProcess, schema: str) -> list[Any]:
     return [message for message in messages if message["schema"] == schema]
 
 
-def _longest_gap_s(results: list[Any]) -> float:
+def _max_gap_s(results: list[Any]) -> float:
     at = [datetime.fromisoformat(result["captured_at"].replace("Z", "+00:00")).timestamp() for result in results]
     return max(after - before for before, after in itertools.pairwise(sorted(at)))
 
@@ -77,8 +77,8 @@ def test_a_disk_that_takes_three_seconds_for_each_commit_holds_up_no_frame(
         wait_until(lambda: len(disturbed(listing)) >= 2, within_s=60)
         during = _said(agent, "result/1")[before:]
         threads = {line.split()[0] for line in disturbed(listing)}
-        assert agent.end(deadline_s=_LONGEST_STOP_S) == 0
-    gap_s = _longest_gap_s(during)
+        assert agent.end(deadline_s=_MAX_STOP_S) == 0
+    gap_s = _max_gap_s(during)
     note(longest_gap_s=gap_s)
     # Whoever waited for the disk would have seen nothing for at least as long as one commit took.
     assert gap_s < _SLOW_S / 2
@@ -105,7 +105,7 @@ def test_events_wait_in_memory_while_the_disk_reports_errors_and_go_to_it_afterw
     assert health["stored"] > 0
     assert health["dropped"].get("outbox_full", 0) == 0
     assert len(during) > 30
-    assert _longest_gap_s(during) < _SLOW_S / 2
+    assert _max_gap_s(during) < _SLOW_S / 2
     recovery_s = wait_until(lambda: "outbox.recovered" in agent.stderr, within_s=_BACK_WITHIN_S)
     note(recovery_s=recovery_s)
     events = len(_said(agent, "event/1"))

@@ -21,7 +21,7 @@ from tests.fixtures.namespaces import isolated
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_password_leaks")]
 
-_LONGEST_STOP_S = 5.0
+_MAX_STOP_S = 5.0
 _NAMESERVER_PORT = "0035"  # 53, as /proc/net/udp writes it
 
 # Takes questions on the port of name servers and leaves them unread; brings the loopback interface of its network up
@@ -87,7 +87,7 @@ def test_a_resolver_that_never_answers_holds_up_neither_results_nor_the_end(tmp_
         wait_until(lambda: _results(tmp_path) >= again + 60, within_s=30)
         assert agent.poll() is None
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(_LONGEST_STOP_S) == 0
+        assert agent.wait(_MAX_STOP_S) == 0
     note(seen_s=seen_s)
     last = [orjson.loads(line)["message"] for line in (tmp_path / "stdout").read_bytes().splitlines()]
     assert [one["seq"] for one in last if one["schema"] == "result/1"] == list(range(_results(tmp_path)))

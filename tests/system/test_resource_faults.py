@@ -33,7 +33,7 @@ from tests.fixtures.recorder import Recorder
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_password_leaks")]
 
 _RESULT = "edge/dut/camera/cam/inspect/result"
-_LONGEST_STOP_S = 5.0
+_MAX_STOP_S = 5.0
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_stops_neither_results_nor_the_end(
         _wait_for_more(recorder)
         no_password_leaks.bundle(tmp_path / "agent.yaml", tmp_path / "bundle")
         process.rlimit(psutil.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        assert agent.end(deadline_s=_LONGEST_STOP_S) == 0
+        assert agent.end(deadline_s=_MAX_STOP_S) == 0
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_a_disk_that_fills_up_stops_neither_results_nor_the_end(
 def test_the_agent_starts_on_a_full_or_read_only_disk(
     tmp_path: Path, broker: MosquittoBroker, mounts: Sequence[str]
 ) -> None:
-    assert "state.not_kept" in _log_of_a_start(tmp_path, broker, mounts)
+    assert "state.session_write_failed" in _log_of_a_start(tmp_path, broker, mounts)
 
 
 def test_the_agent_starts_on_a_disk_with_room_for_a_number_alone(tmp_path: Path, broker: MosquittoBroker) -> None:
     log = _log_of_a_start(tmp_path, broker, ["mount -t tmpfs -o size=64k none state"])
-    assert "state.cache_not_kept" in log
-    assert "state.not_kept" not in log
+    assert "state.cache_relocated" in log
+    assert "state.session_write_failed" not in log
 
 
 def _log_of_a_start(tmp_path: Path, broker: MosquittoBroker, mounts: Sequence[str]) -> str:
@@ -110,7 +110,7 @@ def _log_of_a_start(tmp_path: Path, broker: MosquittoBroker, mounts: Sequence[st
             wait_until(lambda: agent.poll() is not None or len(recorder.messages(_RESULT)) >= 5, within_s=60)
             assert agent.poll() is None, f"it ended by itself: {(tmp_path / 'log').read_text()}"
             agent.send_signal(signal.SIGTERM)
-            assert agent.wait(_LONGEST_STOP_S) == 0
+            assert agent.wait(_MAX_STOP_S) == 0
         finally:
             agent.kill()
             agent.wait()
@@ -134,7 +134,7 @@ def test_an_agent_without_a_descriptor_to_spare_goes_on_and_recovers(tmp_path: P
         freed = time.monotonic()
         _wait_for_more(recorder, deadline_s=40)
         note(recovery_s=time.monotonic() - freed)
-        assert agent.end(deadline_s=_LONGEST_STOP_S) == 0
+        assert agent.end(deadline_s=_MAX_STOP_S) == 0
     assert used_s < 3.0, "it turned in a circle"
     assert "Traceback" not in agent.stderr
 
@@ -188,7 +188,7 @@ def test_an_undisturbed_agent_writes_less_than_a_megabyte_a_day(tmp_path: Path, 
         before = len(agent.stderr)
         time.sleep(_CALM_S)
         written = len(agent.stderr) - before
-        assert agent.end(deadline_s=_LONGEST_STOP_S) == 0
+        assert agent.end(deadline_s=_MAX_STOP_S) == 0
     note(bytes_a_day=written * 86400 / _CALM_S)
     assert written <= _CALM_BYTES_A_DAY * _CALM_S / 86400
 
@@ -200,7 +200,7 @@ def test_a_signal_while_it_starts_ends_it(
     with _run(tmp_path, broker.url) as agent:
         time.sleep(delay_s)
         # Before its handlers are there, Python's own defaults hold.
-        assert agent.end(number, deadline_s=_LONGEST_STOP_S) in {0, -number, 130}
+        assert agent.end(number, deadline_s=_MAX_STOP_S) in {0, -number, 130}
     assert "Traceback" not in agent.stderr or delay_s < 0.5
 
 
@@ -209,4 +209,4 @@ def test_a_second_signal_ends_it_at_once_while_the_broker_is_away(tmp_path: Path
         agent.wait_for_log("agent.ready")
         agent.process.send_signal(signal.SIGINT)
         agent.process.send_signal(signal.SIGINT)
-        assert agent.wait(_LONGEST_STOP_S) in {0, 128 + signal.SIGINT, -signal.SIGINT}
+        assert agent.wait(_MAX_STOP_S) in {0, 128 + signal.SIGINT, -signal.SIGINT}

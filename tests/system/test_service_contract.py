@@ -136,7 +136,7 @@ def test_starts_that_keep_failing_wait_for_the_manager_and_a_stop_ends_the_wait(
     for _ in range(3):
         with AgentProcess(tmp_path, "run", "-c", str(config), env=supervisor.environment()) as agent:
             assert agent.wait() == 69
-            assert "agent.holds_back" not in agent.stderr
+            assert "start.delayed" not in agent.stderr
     with AgentProcess(tmp_path, "run", "-c", str(config), env=supervisor.environment()) as agent:
         waits = supervisor.wait_for("EXTEND_TIMEOUT_USEC", within_s=60)
         assert "3 starts in a row failed" in (waits.value("STATUS") or "")
@@ -144,4 +144,4 @@ def test_starts_that_keep_failing_wait_for_the_manager_and_a_stop_ends_the_wait(
     # Whoever stopped it may have mended something.
     with AgentProcess(tmp_path, "run", "-c", str(config), env=supervisor.environment()) as agent:
         assert agent.wait() == 69
-        assert "agent.holds_back" not in agent.stderr
+        assert "start.delayed" not in agent.stderr

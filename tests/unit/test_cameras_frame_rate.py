@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.cameras.frame_rate import Trickle, TrickleWatch
+from agent.cameras.frame_rate import FrameRateMonitor, Trickle
 
 _SECOND_NS = 1_000_000_000
 
@@ -13,7 +13,7 @@ def _fps_told(
     rate_hz: float, seconds: float, announced: float | None, ratio: float = 0.2
 ) -> tuple[float, float] | None:
     """Second and rate at which it was told, None where it never was."""
-    watch = TrickleWatch(ratio)
+    watch = FrameRateMonitor(ratio)
     watch.open(0, announced)
     for index in range(1, round(rate_hz * seconds) + 1):
         now_ns = round(index / rate_hz * _SECOND_NS)
@@ -25,7 +25,7 @@ def _fps_told(
     return None
 
 
-def _frames(watch: TrickleWatch, rate_hz: float, *, first_s: float, last_s: float) -> tuple[float, Trickle] | None:
+def _frames(watch: FrameRateMonitor, rate_hz: float, *, first_s: float, last_s: float) -> tuple[float, Trickle] | None:
     """Second and verdict of the first complaint between the two moments; None where there is none."""
     for index in range(round((last_s - first_s) * rate_hz)):
         now_s = first_s + index / rate_hz
@@ -55,7 +55,7 @@ def test_a_slow_camera_without_a_believable_announcement_is_left_alone(announced
 
 @pytest.mark.parametrize("announced", [None, 90000.0])
 def test_a_camera_that_names_no_rate_is_held_to_the_one_that_it_kept_for_a_minute(announced: float | None) -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, announced)
     assert _frames(watch, 25.0, first_s=0.0, last_s=75.0) is None
     told = _frames(watch, 1.0, first_s=75.0, last_s=200.0)
@@ -66,7 +66,7 @@ def test_a_camera_that_names_no_rate_is_held_to_the_one_that_it_kept_for_a_minut
 
 
 def test_the_usual_rate_outlives_the_connection() -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, None)
     _frames(watch, 25.0, first_s=0.0, last_s=75.0)
     watch.open(100 * _SECOND_NS, None)
@@ -76,7 +76,7 @@ def test_the_usual_rate_outlives_the_connection() -> None:
 
 
 def test_a_minute_of_drops_at_the_start_does_not_become_the_usual_rate() -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, None)
     assert _frames(watch, 1.0, first_s=0.0, last_s=90.0) is None
     assert _frames(watch, 25.0, first_s=90.0, last_s=180.0) is None
@@ -84,14 +84,14 @@ def test_a_minute_of_drops_at_the_start_does_not_become_the_usual_rate() -> None
 
 
 def test_a_burst_at_the_start_does_not_become_the_usual_rate() -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, None)
     assert _frames(watch, 500.0, first_s=0.0, last_s=9.0) is None
     assert _frames(watch, 10.0, first_s=9.0, last_s=300.0) is None
 
 
 def test_a_camera_that_became_slower_for_good_is_left_alone_after_a_few_openings() -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, None)
     _frames(watch, 30.0, first_s=0.0, last_s=75.0)
     openings, now_s = 0, 75.0
@@ -103,7 +103,7 @@ def test_a_camera_that_became_slower_for_good_is_left_alone_after_a_few_openings
 
 
 def test_a_camera_that_recovered_is_held_to_its_old_rate_again() -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, None)
     _frames(watch, 30.0, first_s=0.0, last_s=75.0)
     assert _frames(watch, 1.0, first_s=75.0, last_s=100.0) is not None
@@ -119,7 +119,7 @@ def test_it_can_be_switched_off() -> None:
 
 
 def test_a_healthy_stream_that_begins_to_trickle_is_told_within_fifteen_seconds() -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, 25.0)
     for index in range(25 * 30):
         assert watch.frame(index * _SECOND_NS // 25) is None
@@ -130,7 +130,7 @@ def test_a_healthy_stream_that_begins_to_trickle_is_told_within_fifteen_seconds(
 
 
 def test_a_new_connection_gets_its_own_ten_seconds() -> None:
-    watch = TrickleWatch(0.2)
+    watch = FrameRateMonitor(0.2)
     watch.open(0, 25.0)
     told = [watch.frame(second * _SECOND_NS) for second in range(1, 12)]
     assert told[-1] is not None

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.cameras.image_checks import PictureWatch, impression_of
+from agent.cameras.image_checks import ImageChecks, impression_of
 from agent.cameras.sources.pattern import Pattern
-from agent.config.image_checks import PictureConfig
+from agent.config.image_checks import ImageChecksConfig
 from agent.config.sources import FileSource, PatternSource
 from agent.demo import demo_clip
 from agent.runtime.clock import SystemClock
@@ -31,14 +31,14 @@ def _scene(index: int = 0, size: tuple[int, int] = (180, 320)) -> Image:
     return np.ascontiguousarray(cv2.add(image, noise), np.uint8)
 
 
-def _marks(pictures: Iterator[Image], seconds: float, config: PictureConfig | None = None) -> list[str | None]:
-    watch = PictureWatch(config or PictureConfig())
+def _marks(pictures: Iterator[Image], seconds: float, config: ImageChecksConfig | None = None) -> list[str | None]:
+    watch = ImageChecks(config or ImageChecksConfig())
     return [watch.look(next(pictures), index * _SECOND_NS // _FPS) for index in range(round(seconds * _FPS))]
 
 
 def _first(marks: list[str | None]) -> tuple[str | None, float]:
-    """The first mark and the second at which it came."""
-    return next(((mark, index / _FPS) for index, mark in enumerate(marks) if mark), (None, 0.0))
+    """The first image_fault and the second at which it came."""
+    return next(((image_fault, index / _FPS) for index, image_fault in enumerate(marks) if image_fault), (None, 0.0))
 
 
 def _black(index: int) -> Image:
@@ -61,7 +61,7 @@ def _frames(draw: Any) -> Iterator[Image]:
 
 
 @pytest.mark.parametrize(
-    ("draw", "mark", "after_s"),
+    ("draw", "image_fault", "after_s"),
     [
         (_black, "black", 5.0),
         (_covered, "covered", 5.0),
@@ -70,23 +70,23 @@ def _frames(draw: Any) -> Iterator[Image]:
     ],
     ids=["black", "covered", "blurred", "frozen"],
 )
-def test_a_useless_picture_is_marked_when_it_lasts(draw: Any, mark: str, after_s: float) -> None:
-    assert _first(_marks(_frames(draw), 12.0)) == (mark, after_s)
+def test_a_useless_picture_is_marked_when_it_lasts(draw: Any, image_fault: str, after_s: float) -> None:
+    assert _first(_marks(_frames(draw), 12.0)) == (image_fault, after_s)
 
 
 @pytest.mark.parametrize("draw", [_black, _covered, _blurred, lambda _: _scene()])
 def test_a_mark_is_cleared_within_a_second_of_a_good_picture(draw: Any) -> None:
-    watch = PictureWatch(PictureConfig())
+    watch = ImageChecks(ImageChecksConfig())
     for index in range(12 * _FPS):
         watch.look(draw(index), index * _SECOND_NS // _FPS)
-    assert watch.mark is not None
+    assert watch.image_fault is not None
     good_ns = 12 * _SECOND_NS
     marks = [watch.look(_scene(index + 1), good_ns + index * _SECOND_NS // _FPS) for index in range(_FPS)]
     assert marks[-1] is None
 
 
 def test_a_loss_begins_anew() -> None:
-    watch = PictureWatch(PictureConfig())
+    watch = ImageChecks(ImageChecksConfig())
     for second in range(7):
         watch.look(_black(second), second * _SECOND_NS)
     assert watch.look(_black(7), 7 * _SECOND_NS) == "black"
@@ -106,7 +106,7 @@ def test_the_bundled_clip_and_the_test_pattern_are_never_marked() -> None:
     for source in (clip, pattern):
         source.open()
         try:
-            watch = PictureWatch(PictureConfig(after_s=0.0, frozen_after_s=1.0))
+            watch = ImageChecks(ImageChecksConfig(after_s=0.0, frozen_after_s=1.0))
             for index in range(150):
                 capture = source.read()
                 if capture is None:
@@ -117,8 +117,8 @@ def test_the_bundled_clip_and_the_test_pattern_are_never_marked() -> None:
 
 
 def test_thresholds_of_zero_and_a_watch_that_is_off_say_nothing() -> None:
-    silent = PictureConfig(black_below=0, covered_below=0, blurred_below=0, frozen_after_s=0)
-    for config in (silent, PictureConfig(enabled=False)):
+    silent = ImageChecksConfig(black_below=0, covered_below=0, blurred_below=0, frozen_after_s=0)
+    for config in (silent, ImageChecksConfig(enabled=False)):
         for draw in (_black, _covered, _blurred, lambda _: _scene()):
             assert set(_marks(_frames(draw), 12.0, config)) == {None}
 
@@ -135,7 +135,7 @@ def test_a_single_changed_byte_is_a_change() -> None:
 def test_every_size_can_be_looked_at(shape: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
     assert impression_of(image).brightness == 0.0
-    watch = PictureWatch(PictureConfig())
+    watch = ImageChecks(ImageChecksConfig())
     assert [watch.look(image, second * _SECOND_NS) for second in (0, 6)] == [None, "black"]
 
 

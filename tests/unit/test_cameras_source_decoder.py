@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from agent.cameras.sources.decoder import OptionGate, UnsupportedPicture, image_from_array
+from agent.cameras.sources.decoder import OptionGate, UnsupportedImage, image_from_array
 
 VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
@@ -38,7 +38,7 @@ def test_fitting_picture_is_not_copied() -> None:
     ids=["16-bit", "float", "two-channels", "empty", "one-axis"],
 )
 def test_other_pictures_are_refused_with_their_form(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    with pytest.raises(UnsupportedPicture, match=str(array.dtype)):
+    with pytest.raises(UnsupportedImage, match=str(array.dtype)):
         image_from_array(array)
 
 

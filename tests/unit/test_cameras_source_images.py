@@ -82,7 +82,7 @@ def test_names_that_are_no_utf_8_can_be_logged_and_sent(tmp_path: Path) -> None:
         with pytest.raises(SourceLost, match=r"caf\\udce9\.png") as caught:
             source.read()
     orjson.dumps([caught.value.message, logs])
-    assert [line["event"] for line in logs] == ["images.skipped"]
+    assert [line["event"] for line in logs] == ["image.skipped"]
 
 
 @pytest.mark.parametrize("loop", [False, True])

@@ -170,7 +170,7 @@ def test_settings_that_the_driver_replaced_are_told_with_those_it_has(faults: di
         bench.camera.open()
     bench.camera.close()
     told = str(lines)
-    assert ("camera.other_settings" in told) is is_told
+    assert ("camera.settings_differ" in told) is is_told
     assert ("MJPG 32x24 at 30 fps, YUYV 32x24 at 5 fps" in told) is is_told
 
 

@@ -25,7 +25,7 @@ from agent.commands.requests import (
     Snapshot,
     request_schemas,
 )
-from agent.commands.server import CommandDesk
+from agent.commands.server import CommandServer
 from agent.config.subscribers import CommandsConfig
 from agent.mqtt.connection import Received
 from agent.mqtt.messages.replies import Reply
@@ -35,7 +35,7 @@ from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS
 
-ALL = CommandsConfig(enabled=True, allow=tuple(REQUESTS), most_per_minute=6000)
+ALL = CommandsConfig(enabled=True, allow=tuple(REQUESTS), max_per_minute=6000)
 NOW_S = 1_800_000_000
 
 
@@ -98,7 +98,7 @@ class Bench:
         self.host = NotingHost()
         self.out: list[Outgoing] = []
         self.clock = FixedClock(hurry_s=hurry_s)
-        self.desk = CommandDesk(config, IDENTITY, self.host, self.out.append, ids_file=ids_file, clock=self.clock)
+        self.desk = CommandServer(config, IDENTITY, self.host, self.out.append, ids_file=ids_file, clock=self.clock)
 
     def send(self, verb: str, body: Any = None, **more: Any) -> None:
         body = {"id": "a", "expires_at": NOW_S + 30} | (body or {}) if not isinstance(body, bytes) else body

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from agent.daemon.exit_deadline import LastResort
+from agent.daemon.exit_deadline import ExitDeadline
 
 _HANGING = """
 import time
-from agent.daemon.exit_deadline import LastResort
-LastResort().arm(0.1, 70)
+from agent.daemon.exit_deadline import ExitDeadline
+ExitDeadline().arm(0.1, 70)
 time.sleep(600)
 """
 
@@ -20,7 +20,7 @@ def test_a_process_that_hangs_ends_with_the_code_that_was_meant() -> None:
 
 
 def test_one_that_ended_in_time_is_left_alone() -> None:
-    last_resort = LastResort()
+    last_resort = ExitDeadline()
     last_resort.arm(3600, 70)
     last_resort.disarm()
     last_resort.disarm()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon.start_backoff import NEVER_REPEATED, FailedStarts
+from agent.daemon.start_backoff import NEVER_REPEATED, StartBackoff
 
 SHA = "ab" * 32
 
@@ -19,7 +19,7 @@ def boot(tmp_path: Path) -> Path:
 
 
 def _fail(directory: Path, boot: Path, sha: str = SHA) -> float:
-    run = FailedStarts(directory, sha, boot=boot)
+    run = StartBackoff(directory, sha, boot=boot)
     wait_s = run.wait_s()
     run.note(70)
     return wait_s
@@ -37,14 +37,14 @@ def test_the_count_begins_anew(tmp_path: Path, boot: Path, what: str) -> None:
         _fail(tmp_path, boot)
     sha = SHA
     if what == "a good end":
-        FailedStarts(tmp_path, SHA, boot=boot).note(0)
+        StartBackoff(tmp_path, SHA, boot=boot).note(0)
     elif what == "a refused configuration":
-        FailedStarts(tmp_path, SHA, boot=boot).note(78)
+        StartBackoff(tmp_path, SHA, boot=boot).note(78)
     elif what == "another boot":
         boot.write_text("two\n")
     else:
         sha = "cd" * 32
-    assert FailedStarts(tmp_path, sha, boot=boot).wait_s() == 0
+    assert StartBackoff(tmp_path, sha, boot=boot).wait_s() == 0
 
 
 def test_the_codes_that_never_count_are_those_that_the_unit_never_repeats() -> None:
@@ -54,19 +54,19 @@ def test_the_codes_that_never_count_are_those_that_the_unit_never_repeats() -> N
 
 
 def test_a_failure_that_is_noted_twice_counts_once(tmp_path: Path, boot: Path) -> None:
-    run = FailedStarts(tmp_path, SHA, boot=boot)
+    run = StartBackoff(tmp_path, SHA, boot=boot)
     run.note(70)
     run.note(70)
-    assert FailedStarts(tmp_path, SHA, boot=boot).count == 1
+    assert StartBackoff(tmp_path, SHA, boot=boot).count == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"many one abab", b"-3 one abababababababab\n"])
 def test_a_torn_file_counts_as_none(tmp_path: Path, boot: Path, content: bytes) -> None:
     (tmp_path / "failures").write_bytes(content)
-    assert FailedStarts(tmp_path, SHA, boot=boot).count == 0
+    assert StartBackoff(tmp_path, SHA, boot=boot).count == 0
 
 
 def test_a_directory_that_cannot_be_written_costs_the_count_and_nothing_else(tmp_path: Path, boot: Path) -> None:
-    run = FailedStarts(tmp_path / "gone", SHA, boot=boot)
+    run = StartBackoff(tmp_path / "gone", SHA, boot=boot)
     run.note(70)
     assert run.wait_s() == 0

@@ -178,4 +178,4 @@ def test_a_disk_that_forgets_nothing_does_not_end_the_agent(tmp_path: Path) -> N
     with structlog.testing.capture_logs() as logs:
         session.home.announce(runtime())
     assert [packet.payload for packet in session.out] == [b""]
-    assert [line["event"] for line in logs] == ["home_assistant.not_forgotten"]
+    assert [line["event"] for line in logs] == ["home_assistant.clear_failed"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.inference.supervision import HangWatch
+from agent.inference.supervision import HangMonitor
 from agent.inference.worker import WorkerStatistics
 from agent.runtime.errors import StageFailed
 from agent.runtime.records import ServedModel
@@ -13,7 +13,7 @@ def _worker(busy_s: float | None) -> WorkerStatistics:
 
 
 def test_a_call_within_its_deadline_is_left_alone() -> None:
-    watch, interrupts = HangWatch(), [0]
+    watch, interrupts = HangMonitor(), [0]
     watch.note("m", 30.0)
     watch.look(_worker(1.9), lambda: interrupts.append(1))
     watch.look(_worker(None), lambda: interrupts.append(1))
@@ -21,7 +21,7 @@ def test_a_call_within_its_deadline_is_left_alone() -> None:
 
 
 def test_a_hung_call_is_interrupted_once_and_then_ends_the_process() -> None:
-    watch, interrupts = HangWatch(), []
+    watch, interrupts = HangMonitor(), []
     watch.note("m", 30.0)
     for busy_s in (2.1, 3.0, 6.9):
         watch.look(_worker(busy_s), lambda: interrupts.append(1))
@@ -31,7 +31,7 @@ def test_a_hung_call_is_interrupted_once_and_then_ends_the_process() -> None:
 
 
 def test_after_a_call_that_could_be_interrupted_the_next_one_has_its_full_time() -> None:
-    watch, interrupts = HangWatch(), []
+    watch, interrupts = HangMonitor(), []
     watch.note("m", 30.0)
     watch.look(_worker(2.5), lambda: interrupts.append(1))
     watch.look(_worker(0.5), lambda: interrupts.append(1))
@@ -40,18 +40,18 @@ def test_after_a_call_that_could_be_interrupted_the_next_one_has_its_full_time()
 
 
 def test_a_slow_model_has_ten_times_its_slowest_call() -> None:
-    watch = HangWatch()
+    watch = HangMonitor()
     watch.note("m", 800.0)
     watch.note("m", 100.0)
     assert watch.deadline_s("m") == pytest.approx(8.0)
 
 
 def test_a_first_call_may_take_longer() -> None:
-    assert HangWatch(first_call_s=30.0).deadline_s("m") == 30.0
+    assert HangMonitor(first_call_s=30.0).deadline_s("m") == 30.0
 
 
 def test_another_engine_under_the_same_name_has_the_time_of_a_first_call() -> None:
-    watch, interrupts = HangWatch(first_call_s=30.0), []
+    watch, interrupts = HangMonitor(first_call_s=30.0), []
     for engine in ("tensorrt", "ort-cpu"):
         served = ServedModel("m", "m", "1.0.0", "0", engine, "fp32", degraded=False)
         watch.look(WorkerStatistics("m", served, None, 0, 0, 0, 0, None), lambda: None)

@@ -87,7 +87,18 @@ def test_a_schema_refuses_what_is_not_the_message() -> None:
 def test_a_result_has_the_documented_fields_in_their_order() -> None:
     assert list(orjson.loads(encode(_result()))) == [
         *("schema", "device", "session", "seq", "frame", "captured_at", "clock", "camera", "classifier", "model"),
-        *("engine", "label", "index", "confidence", "margin", "top_k", "batch", "latency_ms", "mark", "historical"),
+        *(
+            "engine",
+            "label",
+            "index",
+            "confidence",
+            "margin",
+            "top_k",
+            "batch",
+            "latency_ms",
+            "image_fault",
+            "historical",
+        ),
     ]
 
 

@@ -118,7 +118,7 @@ def test_what_is_refused_for_long_is_told_once_and_when_it_is_taken_again(bench:
     assert [(line["event"], line.get("problem")) for line in lines] == [
         ("publish.refused", "not_authorised"),
         ("publish.refused", "quota_exceeded"),
-        ("publish.taken_again", None),
+        ("publish.accepted", None),
     ]
     assert bench.counts == (2, {"not_authorised": 2, "quota_exceeded": 1})
 

@@ -28,14 +28,21 @@ _PUBLISHER = PublisherStatistics(0, {}, 0, 0, 0, _LINK, None)
 _COOL = ThermalStatistics(
     source="sysfs", sensor="reading", hottest_zone="cpu", hottest_celsius=50.0, total_watts=None, is_throttling=False,
     throttle_causes={}, over_current_hz={}, clock_ratio=1.0, levers=(), cause=None,
-    state="free", rate_ratio=1.0, reason="cool", readings=1, silent_looks=0, changes=0, messages=0, jtop_restarts=0,
+    state="free", rate_ratio=1.0, reason="cool", readings=1, silent_looks=0, changes=0, snapshots=0, jtop_restarts=0,
 )  # fmt: skip
 _BUILD = BuildProgress(engine="tensorrt", model="m-1.0.0", phase="building", elapsed_s=140.4, done_ratio=0.25)
 
 
 def _camera(name: str = "front", state: Any = "connected", error: str | None = None, **more: Any) -> CameraStatistics:
     counts = CameraCounts(captured=0, classified=0, dropped={}, in_flight=0, classifiers={})
-    told = {"fps": 30.0, "reconnects": 0, "last_frame_age_s": 0.1, "mark": None, "skipped_unreadable": 0, **more}
+    told = {
+        "fps": 30.0,
+        "reconnects": 0,
+        "last_frame_age_s": 0.1,
+        "image_fault": None,
+        "skipped_unreadable": 0,
+        **more,
+    }
     return CameraStatistics(name=name, state=state, error=error, counts=counts, **told)
 
 
@@ -67,7 +74,7 @@ _REFUSED = "/etc/agent/agent.yaml has 2 faults:\n  /etc/agent/agent.yaml:12: a: 
         ({"cameras": (_camera(state="lost", error="no route"),)}, "camera front lost for 12 s (no route)"),
         ({"cameras": (_camera(state="connecting"),)}, "camera front not connected for 12 s"),
         ({"cameras": (_camera(state="ended", error="unreadable"),)}, "camera front ended: unreadable"),
-        ({"cameras": (_camera(mark="black"),)}, "camera front shows black frames for 12 s"),
+        ({"cameras": (_camera(image_fault="black"),)}, "camera front shows black frames for 12 s"),
         ({"thermal": replace(_COOL, state="paused", reason="cpu at 97 °C")}, "paused by heat: cpu at 97 °C"),
         (
             {"thermal": replace(_COOL, state="reduced", rate_ratio=0.5, reason="gpu at 91 °C")},
@@ -108,7 +115,7 @@ def test_nothing_wrong_is_the_usual_line() -> None:
 
 def test_several_come_the_worst_first() -> None:
     seen = _seen(
-        cameras=(_camera("a", mark="black"), _camera("b", "lost", "gone")),
+        cameras=(_camera("a", image_fault="black"), _camera("b", "lost", "gone")),
         workers=(_worker(degraded="no GPU", build=_BUILD),),
         publisher=_link(state="disconnected", reason="bad password"),
         thermal=replace(_COOL, state="paused", reason="hot"),

@@ -13,7 +13,7 @@ from agent.thermal.evaluation import (
     GovernedPolicy,
     Scenario,
     best_constant,
-    most_swings_in_a_minute,
+    max_swings_in_a_minute,
     run,
 )
 from agent.thermal.model import SimulatedBoard
@@ -101,9 +101,9 @@ def test_work_of_a_throttled_board_is_less_than_asked_for() -> None:
 
 
 def test_swings_are_counted_within_any_minute() -> None:
-    assert most_swings_in_a_minute([1.0] * 100) == 0
-    assert most_swings_in_a_minute([1.0, 0.5, 1.0] + [1.0] * 70 + [0.5, 1.0]) == 1
-    assert most_swings_in_a_minute([1.0, 0.5, 1.0, 0.5, 0.6, 0.4, 0.5]) == 3
+    assert max_swings_in_a_minute([1.0] * 100) == 0
+    assert max_swings_in_a_minute([1.0, 0.5, 1.0] + [1.0] * 70 + [0.5, 1.0]) == 1
+    assert max_swings_in_a_minute([1.0, 0.5, 1.0, 0.5, 0.6, 0.4, 0.5]) == 3
 
 
 def test_simulated_sensor_heats_with_the_rate_of_the_agent() -> None:

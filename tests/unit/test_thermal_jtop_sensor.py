@@ -18,7 +18,7 @@ from tests.fixtures.deadlines import wait_until
 from tests.fixtures.jtop_children import child
 from tests.fixtures.thermal_samples import ScriptedSensor
 
-QUICK = JtopTimes(fresh_s=0.3, first_sample_s=1.0, silence_s=0.5, first_wait_s=0.05, longest_wait_s=0.1)
+QUICK = JtopTimes(fresh_s=0.3, first_sample_s=1.0, silence_s=0.5, first_wait_s=0.05, max_wait_s=0.1)
 
 
 def sensor(behaviour: str, times: JtopTimes = QUICK) -> JtopSensor:
@@ -69,7 +69,7 @@ def test_child_without_news_is_killed_and_started_again(behaviour: str) -> None:
     ],
 )
 def test_reason_of_the_end_is_told(behaviour: str, reason: str) -> None:
-    jtop = sensor(behaviour, JtopTimes(0.3, 1.0, 0.5, first_wait_s=5.0, longest_wait_s=5.0))
+    jtop = sensor(behaviour, JtopTimes(0.3, 1.0, 0.5, first_wait_s=5.0, max_wait_s=5.0))
     jtop.start()
     try:
         wait_until(lambda: jtop.describe().state == "silent")
@@ -143,7 +143,7 @@ def test_child_that_ends_by_itself_leaves_nothing_behind() -> None:
     def started() -> set[psutil.Process]:
         return set(psutil.Process().children(recursive=True)) - before
 
-    jtop = sensor("ends before its child", JtopTimes(0.3, 1.0, 0.9, first_wait_s=30.0, longest_wait_s=30.0))
+    jtop = sensor("ends before its child", JtopTimes(0.3, 1.0, 0.9, first_wait_s=30.0, max_wait_s=30.0))
     jtop.start()
     try:
         wait_until(lambda: any(process.name() == "sleep" for process in started()))

@@ -11,16 +11,23 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.config.thermal import ThermalConfig
+from agent.mqtt.identity import Identity
 from agent.mqtt.messages import encode
 from agent.mqtt.messages.thermal import Thermal
+from agent.mqtt.topics import Topics
 from agent.runtime.clock import SystemClock
+from agent.telemetry.thermal import thermal_message
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.levers import Lever, LeverName
 from agent.thermal.minutes import MinuteFile, read_minutes
-from agent.thermal.monitor import ThermalMonitor
+from agent.thermal.monitor import ThermalMonitor, ThermalSnapshot
 from agent.thermal.sensors.base import GpuSample, MemorySample, SensorDescription, ThermalSample
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.thermal_samples import ManualClock, ScriptedSensor, sample
+
+_IDENTITY = Identity(
+    device="line-3", session=7, agent="1", started="2026-01-01T00:00:00.000000Z", topics=Topics("edge", "line-3")
+)
 
 
 class Watched:
@@ -37,10 +44,8 @@ class Watched:
             ThermalConfig.model_validate({"source": source}),
             self.sensor,
             clock=self.clock,
-            device="line-3",
-            session=7,
             on_decision=self.decisions.append,
-            on_message=self.messages.append,
+            on_snapshot=lambda snapshot: self.messages.append(thermal_message(snapshot, _IDENTITY)),
             levers=levers,
             minutes=minutes,
         )
@@ -157,7 +162,7 @@ def test_change_of_the_rate_is_announced_with_its_reason_and_published() -> None
     assert statistics.changes == len(watched.decisions)
     assert statistics.rate_ratio == watched.decisions[-1].ratio < 1.0
     assert (statistics.readings, statistics.hottest_zone, statistics.hottest_celsius) == (20, "gpu", 92.0)
-    assert statistics.messages == len(watched.messages)
+    assert statistics.snapshots == len(watched.messages)
 
 
 def test_throttling_is_remembered_for_the_window_that_asks() -> None:
@@ -176,12 +181,10 @@ def test_throttling_is_remembered_for_the_window_that_asks() -> None:
 
 
 def test_thread_reads_until_it_is_stopped() -> None:
-    seen: list[Thermal] = []
+    seen: list[ThermalSnapshot] = []
     config = ThermalConfig(source="sysfs", interval_s=0.2)
     sensor = ScriptedSensor()
-    monitor = ThermalMonitor(
-        config, sensor, clock=SystemClock(), device="d", session=1, on_decision=lambda _: None, on_message=seen.append
-    )
+    monitor = ThermalMonitor(config, sensor, clock=SystemClock(), on_decision=lambda _: None, on_snapshot=seen.append)
     monitor.start()
     wait_until(lambda: seen)
     monitor.stop()
@@ -199,10 +202,8 @@ def test_fault_of_the_program_ends_the_thread_and_is_kept_for_the_owner() -> Non
         ThermalConfig(source="sysfs"),
         FaultySensor(),
         clock=SystemClock(),
-        device="d",
-        session=1,
         on_decision=lambda _: None,
-        on_message=lambda _: None,
+        on_snapshot=lambda _: None,
     )
     monitor.start()
     wait_until(lambda: monitor.failure)

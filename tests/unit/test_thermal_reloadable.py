@@ -10,7 +10,7 @@ from agent.config.thermal import ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor
-from agent.thermal.reloadable import ThermalInForce
+from agent.thermal.reloadable import ReloadableMonitor
 from agent.thermal.sensors.base import SensorDescription, ThermalSample
 from tests.fixtures.agent_process import write_config
 
@@ -41,17 +41,15 @@ class Bench:
         camera = {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}
         path = write_config(directory, {"models": {"inspect": {"package": "demo"}}, "cameras": {"front": camera}})
         self.loaded = load_config(path)
-        self.thermal = ThermalInForce(self.loaded.config.thermal, self._make, on_decision=self.decisions.append)
+        self.thermal = ReloadableMonitor(self.loaded.config.thermal, self._make, on_decision=self.decisions.append)
 
     def _make(self, config: ThermalConfig) -> ThermalMonitor:
         return ThermalMonitor(
             config,
             Sensor(config.source, self.diary),
             clock=SystemClock(),
-            device="dut",
-            session=1,
             on_decision=lambda _: None,
-            on_message=lambda _: None,
+            on_snapshot=lambda _: None,
         )
 
     def with_source(self, source: str) -> LoadedConfig:
@@ -63,10 +61,10 @@ def test_the_old_monitor_has_ended_before_the_new_one_begins(tmp_path: Path) -> 
     bench = Bench(tmp_path)
     bench.thermal.start()
     assert bench.thermal.prepare(bench.loaded) is None
-    go_over = bench.thermal.prepare(bench.with_source("sysfs"))
-    assert go_over is not None
+    apply_change = bench.thermal.prepare(bench.with_source("sysfs"))
+    assert apply_change is not None
     assert bench.diary == ["auto starts"], "preparing changes nothing"
-    go_over()
+    apply_change()
     bench.thermal.stop()
     assert bench.diary == ["auto starts", "auto stops", "sysfs starts", "sysfs stops"]
     assert [decision.ratio for decision in bench.decisions] == [1.0], "a cut of the old governor does not outlive it"
@@ -76,8 +74,8 @@ def test_the_old_monitor_has_ended_before_the_new_one_begins(tmp_path: Path) -> 
 def test_no_monitor_starts_after_the_end(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.thermal.start()
-    go_over = bench.thermal.prepare(bench.with_source("none"))
-    assert go_over is not None
+    apply_change = bench.thermal.prepare(bench.with_source("none"))
+    assert apply_change is not None
     bench.thermal.stop()
-    go_over()
+    apply_change()
     assert "none starts" not in bench.diary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from agent.cameras.sources.decoder import Decoder, UnsupportedPicture
+from agent.cameras.sources.decoder import Decoder, UnsupportedImage
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.runtime.clock import Clock
 from agent.runtime.records import Image
@@ -53,7 +53,7 @@ class DecodedSource(SourceBase, ABC):
         lost = self._lifecycle.lost
         try:
             image = decoder.retrieve()
-        except UnsupportedPicture as exc:
+        except UnsupportedImage as exc:
             message = f"{self.description} gives pictures of {exc}, the agent reads 8 bits a channel. {self._advice}"
             raise lost("format", message) from exc
         if image is None:

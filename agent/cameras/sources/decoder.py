@@ -25,7 +25,7 @@ OpenCapture = Callable[[str, int, "list[int]"], Any]
 """Makes an object with the methods of ``cv2.VideoCapture`` from a name, a backend and pairs of property and value."""
 
 _BACKENDS: Mapping[Backend, int] = {"ffmpeg": cv2.CAP_FFMPEG, "v4l2": cv2.CAP_V4L2}
-_HIGHEST_FPS = 1000.0
+_MAX_FPS = 1000.0
 _OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _GATE_POLL_S = 0.1
 _SILENT = 0
@@ -44,7 +44,7 @@ def _silence_libraries() -> None:
 _silence_libraries()
 
 
-class UnsupportedPicture(Exception):
+class UnsupportedImage(Exception):
     """A picture that is neither grey nor colour of 8 bits a channel."""
 
 
@@ -54,12 +54,12 @@ def image_from_array(array: np.ndarray[Any, Any]) -> Image:
     A picture that already has the right form is returned itself.
 
     Raises:
-        UnsupportedPicture: another type or number of channels.
+        UnsupportedImage: another type or number of channels.
     """
     shape = array.shape
     channels = 1 if array.ndim == 2 else shape[2] if array.ndim == 3 else 0
     if array.dtype != np.uint8 or channels not in (1, 3, 4) or 0 in shape:
-        raise UnsupportedPicture(f"shape {shape}, {array.dtype}")
+        raise UnsupportedImage(f"shape {shape}, {array.dtype}")
     if channels == 3:
         return np.ascontiguousarray(array)
     code = cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR
@@ -86,7 +86,7 @@ class Decoder:
         """The picture that was grabbed, as a fresh array; None when it cannot be decoded.
 
         Raises:
-            UnsupportedPicture: see ``image_from_array``.
+            UnsupportedImage: see ``image_from_array``.
         """
         try:
             good, array = self._capture.retrieve()
@@ -102,7 +102,7 @@ class Decoder:
     def fps(self) -> float | None:
         """Pictures a second as announced; None for values that no camera has (FFmpeg reports time bases at times)."""
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
-        return fps if 0.0 < fps <= _HIGHEST_FPS else None
+        return fps if 0.0 < fps <= _MAX_FPS else None
 
     @property
     def fourcc(self) -> str | None:

@@ -75,7 +75,7 @@ class ImageFolder(SourceBase):
         except ImageRejected as exc:
             self._last_refusal = _sendable(exc.message)
             self._lifecycle.count_skipped()
-            log.warning("images.skipped", path=_sendable(str(path)), reason=self._last_refusal)
+            log.warning("image.skipped", path=_sendable(str(path)), reason=self._last_refusal)
             return None
         self._has_delivered = True
         return self._delivered(image, started_ns, started_utc_ns)

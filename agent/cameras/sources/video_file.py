@@ -16,7 +16,7 @@ from agent.runtime.errors import SourceLost, SourceUnavailable
 _GATE_TIMEOUT_S = 60.0
 _MISSING_FRAMES = 2
 _MISSING_RATIO = 0.02
-_MOST_BOXES = 64
+_MAX_BOXES = 64
 _ADVICE = "Convert the file to 8 bit H.264"
 
 
@@ -155,7 +155,7 @@ def _mp4_boxes(path: Path) -> list[str]:
     size = path.stat().st_size
     with path.open("rb") as stream:
         place = 0
-        while place + 8 <= size and len(boxes) < _MOST_BOXES:
+        while place + 8 <= size and len(boxes) < _MAX_BOXES:
             stream.seek(place)
             header = stream.read(16)
             length = int.from_bytes(header[:4], "big")

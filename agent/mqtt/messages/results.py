@@ -107,7 +107,7 @@ class Result(Message):
     """Frames that the engine answered together with this one, itself included."""
     latency_ms: Latencies
     """Where the time went."""
-    mark: str | None = None
+    image_fault: str | None = None
     """What is wrong with the picture: black, frozen, covered or blurred; null when nothing is."""
     historical: bool = False
     """Sent again after an interruption: not what is seen now."""
@@ -228,7 +228,7 @@ def result_from_classification(
         top_k=_top_k(classification.top, make),
         batch=classification.batch,
         latency_ms=_latencies(classification.times, make),
-        mark=classification.mark,
+        image_fault=classification.image_fault,
         historical=False,
     )
 

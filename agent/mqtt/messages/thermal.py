@@ -8,9 +8,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from agent.mqtt.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
-from agent.thermal.decision import GovernorDecision
-from agent.thermal.limits import Limits
-from agent.thermal.sensors.base import SensorDescription, ThermalSample
 
 Celsius = Annotated[float, Field(ge=-300.0, le=1000.0)]
 
@@ -156,88 +153,3 @@ class Thermal(Message):
     hints: dict[str, Count]
     """Warnings that lower no clock, `hot-surface-alert` for one, and their state."""
     governor: GovernorReport
-
-
-def thermal_message(
-    sample: ThermalSample | None,
-    decision: GovernorDecision,
-    *,
-    limits: dict[str, Limits],
-    sensor: SensorDescription,
-    device: str,
-    session: int,
-    at: str,
-    since: str,
-    now_ns: int,
-) -> Thermal:
-    """The message of one moment; ``at`` and ``since`` are UTC texts, ``now_ns`` is monotonic."""
-    seen = sample if sample is not None else ThermalSample(source=sensor.source, taken_at_ns=now_ns)
-    return Thermal(
-        device=device,
-        session=session,
-        at=at,
-        source=seen.source,
-        source_detail=sensor.detail,
-        age_s=None if sample is None else round(max(0.0, sample.age_s(now_ns)), 3),
-        zones={zone: _zone(seen, zone, limits.get(zone)) for zone in sorted(seen.temperatures)},
-        hottest=None if seen.hottest is None else seen.hottest[0],
-        absent=dict(seen.absent),
-        power=Power(
-            rails={name: round(watts, 3) for name, watts in seen.power.rails.items()},
-            total_watts=None if seen.power.total_watts is None else round(seen.power.total_watts, 3),
-            total_meaning=seen.power.total_meaning,
-        ),
-        gpu=Gpu(
-            load_ratio=None if seen.gpu.load_ratio is None else round(seen.gpu.load_ratio, 3),
-            clock_hz=seen.gpu.clock_hz,
-            max_clock_hz=seen.gpu.max_clock_hz,
-        ),
-        memory=None
-        if seen.memory is None
-        else Memory(total_bytes=seen.memory.total_bytes, used_bytes=seen.memory.used_bytes),
-        fans={name: Fan(speed_ratio=fan.speed_ratio, rpm=fan.rpm) for name, fan in seen.fans.items()},
-        power_mode=seen.power_mode,
-        is_throttling=seen.is_throttling,
-        throttle_causes=dict(seen.throttle_causes),
-        throttle_states=dict(seen.throttle_states),
-        over_current=_over_current(seen),
-        hints=dict(seen.hints),
-        governor=_governor(decision, since),
-    )
-
-
-def _zone(sample: ThermalSample, zone: str, limits: Limits | None) -> ThermalZone:
-    trips = sample.trip_points.get(zone)
-    return ThermalZone(
-        celsius=round(sample.temperatures[zone], 2),
-        passive_celsius=None if trips is None else trips.passive,
-        critical_celsius=None if trips is None else trips.critical,
-        soft_celsius=None if limits is None else round(limits.soft_celsius, 2),
-        hard_celsius=None if limits is None else limits.hard_celsius,
-        throttle_celsius=None if limits is None else limits.throttle_celsius,
-        limit_source=None if limits is None else limits.source,
-        hints={} if trips is None else dict(trips.hints),
-    )
-
-
-def _over_current(sample: ThermalSample) -> dict[str, OverCurrent]:
-    return {
-        name: OverCurrent(events=events, rate_hz=round(sample.over_current_hz.get(name, 0.0), 3))
-        for name, events in sample.over_current_events.items()
-    }
-
-
-def _governor(decision: GovernorDecision, since: str) -> GovernorReport:
-    predicted = decision.predicted_celsius
-    return GovernorReport(
-        state=decision.state,
-        rate_ratio=round(decision.ratio, 3),
-        clock_ratio=round(decision.levels.clock_ratio, 3),
-        levers=list(decision.levels.engaged),
-        cause=decision.cause,
-        reason=decision.reason,
-        since=since,
-        zone=decision.zone,
-        predicted_celsius=None if predicted is None else round(predicted, 1),
-        margin_kelvin=None if decision.margin_kelvin is None else round(decision.margin_kelvin, 2),
-    )

@@ -23,7 +23,7 @@ class CameraHealth(Message):
     """Name of the camera."""
     state: Literal["connecting", "connected", "lost", "ended", "disabled"]
     """`ended`: a file that was read to its end; `lost`: it delivered frames and no longer does."""
-    mark: str | None
+    image_fault: str | None
     """What is wrong with the newest picture (`black`, `frozen` ...); null when nothing is."""
     fps: Duration
     """Frames a second that the source delivers."""

@@ -12,7 +12,7 @@ from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockState
 
 FILE_NAME = "outbox.sqlite"
-_MOST_IN_MEMORY = 100_000
+_MAX_IN_MEMORY = 100_000
 
 
 def open_outbox(
@@ -21,7 +21,7 @@ def open_outbox(
     """The outbox that ``config`` asks for; its file lies in ``state_dir``. The caller closes it."""
     max_bytes = config.max_mib << 20
     if config.durability == "memory":
-        return MemoryOutbox(_MOST_IN_MEMORY, max_bytes=max_bytes)
+        return MemoryOutbox(_MAX_IN_MEMORY, max_bytes=max_bytes)
     return SqliteOutbox(
         state_dir / FILE_NAME,
         max_bytes=max_bytes,

@@ -73,10 +73,10 @@ class SqliteOutbox:
         self._make_file = open_file
         self._boot = boot_id()
         self._disk = threading.RLock()
-        """Held around every use of the file; taken before ``_news``, never after it."""
+        """Held around every use of the file; taken before ``_notifications``, never after it."""
         self._file: OutboxFile | None = None
         self._thread: StageThread | None = None
-        self._news = threading.Condition()
+        self._notifications = threading.Condition()
         """Guards everything below."""
         self._is_closing = False
         self._has_been_open = False
@@ -116,13 +116,13 @@ class SqliteOutbox:
 
     def newest_keys(self) -> Mapping[str, int]:
         """See Outbox."""
-        with self._news:
+        with self._notifications:
             return self._topics.newest_keys()
 
     def put(self, packet: Packet, rank: int = EVENT) -> int:
         """See Outbox."""
         utc_ns = self._clock.utc_ns() if self._clock_state() == "synced" else 0
-        with self._news:
+        with self._notifications:
             self._last_key += 1
             row = Row(self._last_key, packet, rank, utc_ns, self._boot, boot_ns())
             self._put += 1
@@ -132,12 +132,12 @@ class SqliteOutbox:
                 self._low_rank[row.key] = None
             self._topics.add(packet.topic, row.key)
             self._bound_memory()
-            self._news.notify()
+            self._notifications.notify()
             return row.key
 
     def next(self, after: int) -> Stored | None:
         """See Outbox."""
-        with self._news:
+        with self._notifications:
             if after == 0:
                 self._read.start_over()
             if after >= self._last_key or not self._stored():
@@ -146,7 +146,7 @@ class SqliteOutbox:
             is_older = row is None and after + 1 < self._tail_from
         if is_older:
             row = self._from_file(after)
-        with self._news:
+        with self._notifications:
             row = row or self._from_tail(after)
             if row is None:
                 return None
@@ -155,17 +155,17 @@ class SqliteOutbox:
 
     def ack(self, key: int) -> None:
         """See Outbox."""
-        with self._news:
+        with self._notifications:
             if key not in self._tail and not self._read.is_in_hand(key):
                 return
             self._take_out(key)
             self._acknowledged += 1
             if len(self._gone) in {1, FORGET_ROWS}:
-                self._news.notify()
+                self._notifications.notify()
 
     def statistics(self) -> OutboxStatistics:
         """See Outbox."""
-        with self._news:
+        with self._notifications:
             return OutboxStatistics(
                 put=self._put,
                 acknowledged=self._acknowledged,
@@ -177,15 +177,15 @@ class SqliteOutbox:
 
     def close(self) -> None:
         """See Outbox; what is not on the disk yet is written, where the disk answers in time."""
-        with self._news:
+        with self._notifications:
             self._is_closing = True
-            self._news.notify()
+            self._notifications.notify()
         if self._thread is not None:
             self._thread.join(_CLOSE_WITHIN_S)
             if self._thread.is_alive:
                 log.warning("outbox.close_cut_off", file=str(self._path))
                 return
-        with self._news:
+        with self._notifications:
             for key in list(self._unwritten):
                 self._drop(key, "stopped")
         with self._disk:
@@ -205,7 +205,7 @@ class SqliteOutbox:
                 except OutboxFault as fault:
                     self._fail(fault)
                     return None
-                with self._news:
+                with self._notifications:
                     self._read.fill(row for row in rows if row.key not in self._gone)
                     row = self._read.first_after(after)
                 if row is not None or not rows:
@@ -221,7 +221,7 @@ class SqliteOutbox:
             return self._tail[oldest]
         return next((self._tail[key] for key in range(after + 1, self._last_key + 1) if key in self._tail), None)
 
-    # Forgetting; with _news held.
+    # Forgetting; with _notifications held.
 
     def _take_out(self, key: int) -> None:
         row = self._tail.pop(key, None)
@@ -257,9 +257,9 @@ class SqliteOutbox:
     def _write_until_closed(self) -> None:
         trim_at = next_commit = 0.0
         while True:
-            with self._news:
+            with self._notifications:
                 if not self._has_work():
-                    self._news.wait(self._patience_s(trim_at))
+                    self._notifications.wait(self._patience_s(trim_at))
                 is_closing = self._is_closing
             now = time.monotonic()
             if self._fault is not None and not is_closing:
@@ -289,14 +289,14 @@ class SqliteOutbox:
         return FORGET_S if self._gone else max(0.0, trim_at - time.monotonic())
 
     def _pause(self, seconds: float) -> None:
-        with self._news:
-            self._news.wait_for(lambda: self._is_closing, max(0.0, seconds))
+        with self._notifications:
+            self._notifications.wait_for(lambda: self._is_closing, max(0.0, seconds))
 
     def _commit(self, *, is_probe: bool = False, most_rows: int = _COMMIT_ROWS) -> bool:
         """Write and forget what there is; False where the file failed."""
         if self._file is None:
             return False
-        with self._news:
+        with self._notifications:
             rows = list(islice(self._unwritten.values(), most_rows))
             gone = dict(self._gone)
             if not (rows or gone or is_probe):
@@ -310,7 +310,7 @@ class SqliteOutbox:
         except OutboxFault as fault:
             self._fail(fault)
             return False
-        with self._news:
+        with self._notifications:
             for row in rows:
                 self._unwritten.pop(row.key, None)
                 self._low_rank.pop(row.key, None)
@@ -359,7 +359,7 @@ class SqliteOutbox:
             return []
 
     def _give_up(self, key: int, size: int, reason: str) -> None:
-        with self._news:
+        with self._notifications:
             if key not in self._gone:  # acknowledged since the last commit
                 self._drop(key, reason)
                 self._gone[key] = size
@@ -379,7 +379,7 @@ class SqliteOutbox:
                 file.close()
             self._fail(fault)
             return
-        with self._news:
+        with self._notifications:
             was = self._fault
             self._file, self._fault = file, None
             self._file_bytes = content.size_bytes
@@ -397,11 +397,11 @@ class SqliteOutbox:
             log.info("outbox.opened", file=str(self._path), waiting=content.rows)
 
     def _fail(self, fault: OutboxFault) -> None:
-        with self._news:
+        with self._notifications:
             is_news = self._fault is None or self._fault.kind != fault.kind
             self._fault = fault
             self._retry_at = time.monotonic() + self._retry_s
-            self._news.notify()
+            self._notifications.notify()
         if fault.kind not in {"full", "read_only"}:  # those can still be read
             self._close_file()
         if fault.kind == "corrupt":
@@ -411,13 +411,13 @@ class SqliteOutbox:
 
     def _end_by(self, error: Exception) -> None:
         """A mistake of the program ended the thread: nothing is written any more, and that is said."""
-        with self._news:
+        with self._notifications:
             self._fault = OutboxFault("mistake", f"the outbox's thread ended by {type(error).__name__}: {error}")
         log.error("outbox.failed", file=str(self._path), exc_info=error)
 
     def _count_lost(self) -> None:
         """The file is damaged: what memory still has goes to the next one, the rest is lost."""
-        with self._news:
+        with self._notifications:
             self._read.drop_page()
             lost = self._stored() - len(self._tail)
             if lost > 0:
@@ -437,7 +437,7 @@ class SqliteOutbox:
             # What has arrived leaves the file also while it takes nothing new.
             if not (self._commit(most_rows=0) and self._commit(is_probe=True)):
                 return
-            with self._news:
+            with self._notifications:
                 self._fault = None
         log.info("outbox.recovered", file=str(self._path))
 

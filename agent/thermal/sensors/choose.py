@@ -15,7 +15,7 @@ from agent.thermal.sensors.simulated import SimulatedSensor
 from agent.thermal.sensors.sysfs import SysfsSensor
 
 SYSFS_ROOT = Path("/sys")
-_LONGEST_JTOP_INTERVAL_S = 1.0
+_MAX_JTOP_INTERVAL_S = 1.0
 """jtop is read at least this often, or its silence could not be told from its rhythm."""
 
 
@@ -39,7 +39,7 @@ def make_sensor(
     sysfs = SysfsSensor(sysfs_root, clock=clock, interval_s=config.interval_s)
     if config.source == "sysfs":
         return sysfs
-    interval_s = min(config.interval_s, _LONGEST_JTOP_INTERVAL_S)
+    interval_s = min(config.interval_s, _MAX_JTOP_INTERVAL_S)
     jtop = JtopSensor(jtop_command(config.jtop_python, interval_s=interval_s, socket=jtop_socket), clock=clock)
     return JtopOverSysfs(jtop, sysfs, falls_back=config.source == "auto")
 

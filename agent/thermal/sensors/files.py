@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-_LONGEST_BYTES = 8192
+_MAX_BYTES = 8192
 
 
 def read_text(path: Path) -> str:
@@ -18,7 +18,7 @@ def read_text(path: Path) -> str:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, _LONGEST_BYTES).decode("utf-8", "replace").strip(" \t\r\n\0")
+        return os.read(descriptor, _MAX_BYTES).decode("utf-8", "replace").strip(" \t\r\n\0")
     finally:
         os.close(descriptor)
 

@@ -27,7 +27,7 @@ from agent.thermal.sensors.plausible import ZoneCheck
 log = get_logger(__name__)
 
 _CHILD = Path(__file__).resolve().parents[1] / "jtop_child.py"
-_LONGEST_LINE_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 _KILL_S = 1.0
 _ENDED_POLL_S = 0.01
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
@@ -45,7 +45,7 @@ class JtopTimes:
     silence_s: float = 5.0
     """Without a new uptime for so long, a child that had delivered is killed."""
     first_wait_s: float = 1.0
-    longest_wait_s: float = 30.0
+    max_wait_s: float = 30.0
     """Between two children; doubled from the first to the longest, with jitter. A client is no light thing: it starts
     half a dozen programs of its own."""
 
@@ -119,7 +119,7 @@ class JtopSensor:
             if reason != self._logged:
                 log.warning("thermal.jtop_silent", reason=reason, restarts=max(0, self._starts - 1))
                 self._logged = reason
-            wait_s = self._times.first_wait_s if had_sample else min(wait_s * 2, self._times.longest_wait_s)
+            wait_s = self._times.first_wait_s if had_sample else min(wait_s * 2, self._times.max_wait_s)
             if self._clock.wait(self._stop, wait_s * self._jitter.uniform(0.5, 1.0)):
                 return
 
@@ -209,7 +209,7 @@ class _ChildReader:
             chunk = os.read(self._descriptor, 65536)
             if not chunk:
                 return b""
-            self._buffer = chunk if len(self._buffer) > _LONGEST_LINE_BYTES else self._buffer + chunk
+            self._buffer = chunk if len(self._buffer) > _MAX_LINE_BYTES else self._buffer + chunk
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line + b"\n"
 

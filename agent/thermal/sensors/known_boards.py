@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.thermal.sensors.files import number_or_none, text_or_none
-from agent.thermal.sensors.plausible import HIGHEST_CELSIUS
-from agent.thermal.sensors.trips import LOWEST_UNBOUND_CELSIUS
+from agent.thermal.sensors.plausible import MAX_CELSIUS
+from agent.thermal.sensors.trips import MIN_UNBOUND_CELSIUS
 
 _RASPBERRY_PI_CELSIUS = 80.0
 """Source: Raspberry Pi documentation, frequency management and thermal control: the firmware slows the cores from 80
@@ -56,7 +56,7 @@ def _tjmax(hwmons: Sequence[Path]) -> tuple[float, str] | None:
     for hwmon in hwmons:
         if text_or_none(hwmon / "name") == "coretemp":
             millicelsius = number_or_none(hwmon / "temp1_crit")
-            if millicelsius is not None and LOWEST_UNBOUND_CELSIUS <= millicelsius / 1000.0 <= HIGHEST_CELSIUS:
+            if millicelsius is not None and MIN_UNBOUND_CELSIUS <= millicelsius / 1000.0 <= MAX_CELSIUS:
                 return (
                     millicelsius / 1000.0,
                     f"the processor's own limit (TjMax of coretemp) at {millicelsius / 1000:g} °C",

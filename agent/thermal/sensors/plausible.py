@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-LOWEST_CELSIUS = -40.0
-HIGHEST_CELSIUS = 125.0
+MIN_CELSIUS = -40.0
+MAX_CELSIUS = 125.0
 """Range of the silicon's own sensors; anything outside is a sensor that lies."""
 
 CONSTANT = "taken for a constant"
@@ -27,8 +27,8 @@ def why_not_a_temperature(celsius: float) -> str | None:
         return f"reads {celsius:g} degrees: offline"
     if celsius == 0.0:
         return "reads exactly 0 degrees: not measuring"
-    if not LOWEST_CELSIUS <= celsius <= HIGHEST_CELSIUS:  # also refuses NaN
-        return f"reads {celsius:g} degrees: outside {LOWEST_CELSIUS:g} to {HIGHEST_CELSIUS:g}"
+    if not MIN_CELSIUS <= celsius <= MAX_CELSIUS:  # also refuses NaN
+        return f"reads {celsius:g} degrees: outside {MIN_CELSIUS:g} to {MAX_CELSIUS:g}"
     return None
 
 

@@ -12,7 +12,7 @@ TOTAL_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")
 """Rails that carry the whole input: INA238 of Thor's carrier; Orin NX and Nano; Nano and TX1. VIN_SYS_5V0 is not
 one."""
 
-_MOST_WATTS = 1000.0
+_MAX_WATTS = 1000.0
 _RAILS_OF_INA3221 = (1, 2, 3)
 """in4 to in6 are shunt voltages and in7 their sum. Source: Linux, Documentation/hwmon/ina3221.rst."""
 
@@ -88,8 +88,8 @@ def read_fans(hwmons: list[Path]) -> dict[str, FanSample]:
 def _take(rails: dict[str, float], absent: dict[str, str], label: str, watts: float | None) -> None:
     if watts is None:
         absent[f"{RAIL_PREFIX}{label}"] = "cannot be read"
-    elif not 0.0 <= watts <= _MOST_WATTS:
-        absent[f"{RAIL_PREFIX}{label}"] = f"reads {watts:g} W: outside 0 to {_MOST_WATTS:g}"
+    elif not 0.0 <= watts <= _MAX_WATTS:
+        absent[f"{RAIL_PREFIX}{label}"] = f"reads {watts:g} W: outside 0 to {_MAX_WATTS:g}"
     else:
         rails[label] = round(watts, 3)
 

@@ -22,7 +22,7 @@ from agent.thermal.sensors.base import (
 
 _RESOLUTION_CELSIUS = 1.0 / 32.0
 _MEMORY_BYTES = 16 * 1024**3
-_LONGEST_STEP_S = 60.0
+_MAX_STEP_S = 60.0
 """Simulated time made up at once after a pause of the caller."""
 
 
@@ -61,7 +61,7 @@ class SimulatedSensor:
             passed_s = (now_ns - self._lived_until_ns) / 1e9
             if self._sample is None or passed_s >= self._interval_s:
                 load = self._rate_hz() / self._config.full_rate_hz
-                self._board.advance(min(passed_s * self._config.speed, _LONGEST_STEP_S), load)
+                self._board.advance(min(passed_s * self._config.speed, _MAX_STEP_S), load)
                 self._lived_until_ns = now_ns
                 self._sample = sample_of(self._board, self._noise, taken_at_ns=now_ns)
             return self._sample

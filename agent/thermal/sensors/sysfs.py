@@ -205,7 +205,7 @@ class SysfsSensor:
         if thread is not None:
             thread.join(_STOP_S)
             if thread.is_alive():
-                log.warning("thermal.sysfs_hangs", waited_s=_STOP_S, root=str(self._root))
+                log.warning("thermal.sysfs_stalled", waited_s=_STOP_S, root=str(self._root))
         self._sample = None
 
     def _run(self) -> None:

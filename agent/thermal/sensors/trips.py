@@ -9,12 +9,12 @@ from pathlib import Path
 from agent.thermal.sensors.base import TripPoints
 from agent.thermal.sensors.cooling import Binding, bindings_of
 from agent.thermal.sensors.files import number_or_none, text_or_none
-from agent.thermal.sensors.plausible import HIGHEST_CELSIUS
+from agent.thermal.sensors.plausible import MAX_CELSIUS
 
-LOWEST_TRIP_CELSIUS = 50.0
+MIN_TRIP_CELSIUS = 50.0
 """Trip points below it are placeholders (0, -274, -40) or the fan's business."""
 
-LOWEST_UNBOUND_CELSIUS = 80.0
+MIN_UNBOUND_CELSIUS = 80.0
 """A passive trip point to which nothing is seen to be bound counts from here on. Source: on JetPack 6 the one at 70
 degrees belongs to ``hot-surface-alert``; every NVIDIA board lowers its clocks above 90."""
 
@@ -50,7 +50,7 @@ def zone_trips(folder: Path) -> ZoneTrips:
     for number in range(_MAX_TRIPS):
         kind = text_or_none(folder / f"trip_point_{number}_type")
         millicelsius = number_or_none(folder / f"trip_point_{number}_temp")
-        if kind is None or millicelsius is None or not 0.0 < millicelsius / 1000.0 <= HIGHEST_CELSIUS:
+        if kind is None or millicelsius is None or not 0.0 < millicelsius / 1000.0 <= MAX_CELSIUS:
             continue
         hysteresis = number_or_none(folder / f"trip_point_{number}_hyst") or 0.0
         found.append(Trip(number, kind, millicelsius / 1000.0, max(hysteresis, 0.0) / 1000.0))
@@ -61,9 +61,9 @@ def trip_points(zone: ZoneTrips, assumed: tuple[float, str] | None = None) -> Tr
     """What of ``zone`` counts. ``assumed`` is where this board lowers its clocks whatever its trip points say, and
     how that is known: it stands in where no trip point counts.
     """
-    usable = [trip for trip in zone.trips if trip.celsius >= LOWEST_TRIP_CELSIUS]
+    usable = [trip for trip in zone.trips if trip.celsius >= MIN_TRIP_CELSIUS]
     critical = _lowest([trip for trip in usable if trip.kind == "critical"])
-    top = HIGHEST_CELSIUS if critical is None else critical.celsius
+    top = MAX_CELSIUS if critical is None else critical.celsius
     hot = _lowest([trip for trip in usable if trip.kind == "hot"])
     passive, source = _throttling_trip([trip for trip in usable if trip.celsius < top], zone.bindings)
     if passive is None and assumed is not None:
@@ -92,12 +92,12 @@ def _throttling_trip(usable: Sequence[Trip], bindings: Sequence[Binding]) -> tup
         [
             trip
             for trip in usable
-            if trip.kind == "passive" and trip.number not in others and trip.celsius >= LOWEST_UNBOUND_CELSIUS
+            if trip.kind == "passive" and trip.number not in others and trip.celsius >= MIN_UNBOUND_CELSIUS
         ]
     )
     if passive is None:
         return None, ""
-    why = f"the lowest passive one of {LOWEST_UNBOUND_CELSIUS:g} °C or more; no device that lowers clocks is shown"
+    why = f"the lowest passive one of {MIN_UNBOUND_CELSIUS:g} °C or more; no device that lowers clocks is shown"
     return passive, f"trip {passive.number} at {passive.celsius:g} °C, {why}"
 
 

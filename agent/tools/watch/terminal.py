@@ -237,8 +237,8 @@ def _lines(device: DeviceView) -> Iterator[tuple[str, CameraView, str, bool]]:
 def _state(camera: CameraView) -> Text:
     state = camera.health.text("state") or "…"
     text = Text(state, style=_STATE_STYLES.get(state, ""))
-    if mark := camera.health.text("mark"):
-        text.append(f" {mark}", style=_BAD)
+    if image_fault := camera.health.text("image_fault"):
+        text.append(f" {image_fault}", style=_BAD)
     return text
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.decoder import UnsupportedPicture
+from agent.cameras.sources.decoder import UnsupportedImage
 from agent.cameras.sources.gstreamer.library import (
     GStreamerMissing,
     PipelineEnded,
@@ -72,7 +72,7 @@ class GStreamerCamera(SourceBase):
         answer, pipeline = self._start()
         try:
             first = pipeline.pull(self._open_timeout_s, self._lifecycle.interrupted)
-        except (PipelineFailed, PipelineEnded, UnsupportedPicture) as exc:
+        except (PipelineFailed, PipelineEnded, UnsupportedImage) as exc:
             pipeline.stop()
             raise self._not_opened(answer, redact(str(exc)) or "the pipeline ended at once") from exc
         if first is None:
@@ -161,7 +161,7 @@ class GStreamerCamera(SourceBase):
             raise lifecycle.lost("ended", f"{self.description} came to its end") from exc
         except PipelineFailed as exc:
             raise lifecycle.lost("ended", f"{self.description} failed: {redact(str(exc))}") from exc
-        except UnsupportedPicture as exc:
+        except UnsupportedImage as exc:
             raise lifecycle.lost("format", f"{self.description} gives pictures of {exc}. {_ADVICE}") from exc
         if sample is None:
             lifecycle.opened(self._pipeline)

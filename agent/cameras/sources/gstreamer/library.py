@@ -21,7 +21,7 @@ from agent.runtime.records import Image
 
 _STEP_S = 0.1
 _OLDEST_STAMP_NS = 10 * 10**9
-_HIGHEST_FPS = 1000
+_MAX_FPS = 1000
 _loading = threading.Lock()
 
 
@@ -108,7 +108,7 @@ class RunningPipeline:
         Raises:
             PipelineFailed: an element reported an error.
             PipelineEnded: there will be no more.
-            UnsupportedPicture: see ``image_from_array``.
+            UnsupportedImage: see ``image_from_array``.
         """
         deadline = time.monotonic() + timeout_s
         while not interrupted.is_set():
@@ -137,7 +137,7 @@ class RunningPipeline:
         structure = sample.get_caps().get_structure(0)
         width, height = structure.get_value("width"), structure.get_value("height")
         has_rate, numerator, denominator = structure.get_fraction("framerate")
-        self.fps = numerator / denominator if has_rate and 0 < numerator <= _HIGHEST_FPS * denominator else None
+        self.fps = numerator / denominator if has_rate and 0 < numerator <= _MAX_FPS * denominator else None
         buffer = sample.get_buffer()
         good, mapped = buffer.map(self._gst.MapFlags.READ)
         if not good:

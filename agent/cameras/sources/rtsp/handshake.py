@@ -20,7 +20,7 @@ from urllib.parse import SplitResult
 from agent.cameras.sources.rtsp.digest import Login
 
 _POLL_S = 0.1
-_MOST_ANSWER_BYTES = 65536
+_MAX_ANSWER_BYTES = 65536
 _REACH = "Check the address, the camera's power and the network between"
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 
@@ -156,7 +156,7 @@ def _head(connection: socket.socket, patience: _Patience) -> bytes | None:
     What a refusal holds behind its headers is read too, because another question may follow.
     """
     received = b""
-    while len(received) < _MOST_ANSWER_BYTES:
+    while len(received) < _MAX_ANSWER_BYTES:
         head, has_ended, body = received.partition(b"\r\n\r\n")
         line = received.split(b"\n", 1)[0]
         if b"\n" in received and (b" 401 " not in line or (has_ended and len(body) >= _length(head))):

@@ -16,9 +16,9 @@ from agent.config.sources import RtspSource
 from agent.runtime.clock import Clock
 from agent.runtime.secrets import Secret, redact
 
-_LEAST_OPEN_S = 0.5
+_MIN_OPEN_S = 0.5
 _STALLED_RATIO = 0.9
-_MOST_STALE_FRAMES = 250
+_MAX_STALE_FRAMES = 250
 _UNKNOWN_FPS = 25.0
 _ADVICE = "Set the camera to 8 bit H.264"
 
@@ -70,7 +70,7 @@ class RtspStream(DecodedSource):
 
     def _open_stream(self, password: Secret | None, started: float) -> Decoder | None:
         config = self._config
-        left_s = max(_LEAST_OPEN_S, config.open_timeout_s - (time.monotonic() - started))
+        left_s = max(_MIN_OPEN_S, config.open_timeout_s - (time.monotonic() - started))
         properties = {
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: round(left_s * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC: round(config.read_timeout_s * 1000),
@@ -102,7 +102,7 @@ class RtspStream(DecodedSource):
         """
         threshold_s = 0.5 / (decoder.fps or _UNKNOWN_FPS)
         deadline = time.monotonic() + self._config.read_timeout_s
-        for _ in range(_MOST_STALE_FRAMES):
+        for _ in range(_MAX_STALE_FRAMES):
             before = time.monotonic()
             if before > deadline or not decoder.grab():
                 return False

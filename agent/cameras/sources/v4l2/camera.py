@@ -153,7 +153,7 @@ class V4l2Camera(DecodedSource):
         is_other = config.fourcc is not None and fourcc is not None and fourcc != config.fourcc.upper()
         if is_slower or is_other:
             log.warning(
-                "camera.other_settings",
+                "camera.settings_differ",
                 source=self.description,
                 asked=self._wish(),
                 gives=f"{fourcc or 'unknown format'} at {0.0 if fps is None else fps:g} fps",

@@ -19,8 +19,8 @@ _DISCRETE = 1
 _ENUM_FORMATS, _FORMAT = 0xC0405602, struct.Struct("=3I32s5I")
 _ENUM_SIZES, _SIZE = 0xC02C564A, struct.Struct("=11I")
 _ENUM_RATES, _RATE = 0xC034564B, struct.Struct("=13I")
-_MOST_ENTRIES = 100
-_MOST_SHOWN = 16
+_MAX_ENTRIES = 100
+_MAX_SHOWN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +53,31 @@ def shown(modes: Sequence[Mode], wanted: tuple[int | None, int | None]) -> str:
     """The modes for people: those of the wanted size where there are some, else the largest ones."""
     same = [mode for mode in modes if (wanted[0] or mode.width, wanted[1] or mode.height) == (mode.width, mode.height)]
     listed = sorted(same or modes, key=lambda mode: (-mode.width * mode.height, -(mode.fps or 0.0)))
-    more = ", ..." if len(listed) > _MOST_SHOWN else ""
-    return ", ".join(map(str, listed[:_MOST_SHOWN])) + more
+    more = ", ..." if len(listed) > _MAX_SHOWN else ""
+    return ", ".join(map(str, listed[:_MAX_SHOWN])) + more
 
 
 def _modes(ask: Callable[[int, bytes], bytes | None]) -> Iterator[Mode]:
-    for index in range(_MOST_ENTRIES):
+    for index in range(_MAX_ENTRIES):
         answer = ask(_ENUM_FORMATS, _FORMAT.pack(index, _CAPTURE, 0, b"", 0, 0, 0, 0, 0))
         if answer is None:
             return
         pixel_format = int(_FORMAT.unpack(answer)[4])
         fourcc = pixel_format.to_bytes(4, "little").decode("ascii", "replace").strip()
-        for place in range(_MOST_ENTRIES):
+        for place in range(_MAX_ENTRIES):
             answer = ask(_ENUM_SIZES, _SIZE.pack(place, pixel_format, *[0] * 9))
             if answer is None:
                 break
             _, _, kind, *sizes = _SIZE.unpack(answer)
             width, height = (sizes[0], sizes[1]) if kind == _DISCRETE else (sizes[1], sizes[4])
-            yield Mode(fourcc, width, height, _highest_rate(ask, pixel_format, width, height))
+            yield Mode(fourcc, width, height, _max_rate(ask, pixel_format, width, height))
             if kind != _DISCRETE:
                 break
 
 
-def _highest_rate(
-    ask: Callable[[int, bytes], bytes | None], pixel_format: int, width: int, height: int
-) -> float | None:
+def _max_rate(ask: Callable[[int, bytes], bytes | None], pixel_format: int, width: int, height: int) -> float | None:
     rates: list[float] = []
-    for index in range(_MOST_ENTRIES):
+    for index in range(_MAX_ENTRIES):
         answer = ask(_ENUM_RATES, _RATE.pack(index, pixel_format, width, height, *[0] * 9))
         if answer is None:
             break

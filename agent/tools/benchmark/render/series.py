@@ -19,7 +19,7 @@ _STAGE_COLOURS = ("#3f5fbf", "#e08a00", "#2aa6a1", "#5a9e00", "#8e5bb5", "#d1495
 _STAGES_IN_HAND = ("queue", "preprocess", "infer", "decide", "publish")
 _PALE_RATIO = 0.55
 """How much white is mixed into an engine's colour for its bare session."""
-_MAX_TIMES_HIGHEST = 2.2
+_MAX_TIMES_MAX = 2.2
 _MAX_TIMES_MEDIAN = 4.0
 _CURVE_POINTS = 400
 
@@ -189,7 +189,7 @@ def _top(groups: Sequence[tuple[str, Sequence[Bar]]]) -> float:
     bars = [bar for _, group in groups for bar in group]
     highest = max(bar.length for bar in bars)
     reach = max(bar.reach or bar.length for bar in bars)
-    return _nice(min(max(highest * 1.05, reach * 1.02), highest * _MAX_TIMES_HIGHEST))
+    return _nice(min(max(highest * 1.05, reach * 1.02), highest * _MAX_TIMES_MAX))
 
 
 def _pipeline_panel(pipelines: Sequence[PipelineResult]) -> BarPanel:

@@ -1,0 +1,242 @@
+"""Builds every part of the agent from one configuration, in the order in which a frame travels.
+
+    source ─► camera thread ─► batcher ─► worker thread (resize, engine, decide) ─► publisher thread ─► sink
+     sensor ─► thermal monitor (governor) ─► levers and rate of every camera     main thread: signals, supervision
+
+Nothing runs yet when ``build`` returns; ``agent.supervise`` starts the parts, watches over them and stops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+import agent
+from agent.cameras.sources.choose import make_source
+from agent.commands.handlers import CommandHandlers, HandlerParts
+from agent.commands.overrides import with_kept_changes
+from agent.commands.server import CommandServer
+from agent.config.loader import LoadedConfig
+from agent.config.model import AgentConfig
+from agent.config.thermal import ThermalConfig
+from agent.daemon.control import ControlSocket
+from agent.daemon.notify import Notifier
+from agent.daemon.state_directory import StateDirectory
+from agent.daemon.watchdog import Watchdog
+from agent.inference.engine_opening import EngineOpener
+from agent.inference.heat_levers import CoolerEngines, LargeBatches
+from agent.inference.pipeline import Parts as PipelineParts
+from agent.inference.pipeline import Pipeline, RateMeter
+from agent.inference.supervision import HangMonitor
+from agent.mqtt.base import Sink
+from agent.mqtt.identity import Identity
+from agent.mqtt.messages import utc_text
+from agent.mqtt.topics import Topics
+from agent.publish.uplink import Uplink
+from agent.reload import Reloader, load_packages
+from agent.runtime.clock import Clock
+from agent.telemetry.engine_changes import EngineChanges
+from agent.telemetry.reporter import ReportedParts, Reporter
+from agent.telemetry.runtime import RuntimeAnnouncer
+from agent.telemetry.thermal import thermal_message
+from agent.thermal.clocks import clock_levers
+from agent.thermal.decision import GovernorDecision
+from agent.thermal.levers import Lever
+from agent.thermal.minutes import FILE_NAME as MINUTES_NAME
+from agent.thermal.minutes import MinuteFile
+from agent.thermal.monitor import ThermalMonitor
+from agent.thermal.reloadable import ReloadableMonitor
+from agent.thermal.sensors.base import Sensor
+from agent.thermal.sensors.choose import make_sensor
+from engines import ModelPackage
+
+_COMMAND_IDS = "commands.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the agent runs in: the same for every configuration of this process."""
+
+    clock: Clock
+    notifier: Notifier
+    control: ControlSocket
+    extra_sinks: Sequence[Sink]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Every part, whole. ``announcer.loaded`` is the configuration in force."""
+
+    surroundings: Surroundings
+    identity: Identity
+    packages: Mapping[str, ModelPackage]
+    state: StateDirectory
+    pipeline: Pipeline
+    uplink: Uplink
+    thermal: ReloadableMonitor
+    commands: CommandServer
+    reloader: Reloader
+    reporter: Reporter
+    reported: ReportedParts
+    announcer: RuntimeAnnouncer
+    engine_changes: EngineChanges
+    hang_monitor: HangMonitor
+    watchdog: Watchdog
+
+
+def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surroundings, resources: ExitStack) -> Parts:
+    """The parts for ``loaded``; ``resources`` closes them in reverse, also those opened before an error.
+
+    Raises:
+        AgentError, EngineError: the configuration cannot be used here.
+    """
+    clock = surroundings.clock
+    packages = load_packages(loaded)
+    identity, hang_monitor = _identity(loaded, state.session, clock), HangMonitor()
+    reporter = Reporter(identity, hang_monitor, clock=clock)
+    uplink = Uplink(
+        loaded, identity, clock=clock, extra_sinks=surroundings.extra_sinks, on_result_sent=reporter.result_sent
+    )
+    resources.callback(uplink.close)
+    opener = EngineOpener(
+        lambda: announcer.loaded, cache_dir=lambda: state.cache_dir, workers=lambda: len(pipeline.workers)
+    )
+    pipeline = _pipeline(loaded, packages, opener, uplink, reporter, clock)
+    announcer = RuntimeAnnouncer(
+        loaded, identity, pipeline, uplink, reporter, previous_exit=state.previous_exit, clock=clock
+    )
+    monitors = _Monitors(pipeline, opener, uplink, identity, state, clock)
+    thermal = ReloadableMonitor(loaded.config.thermal, monitors.make, on_decision=monitors.apply_decision)
+    reported = ReportedParts(pipeline, uplink.publisher, thermal)
+    # Closed in reverse: the pipeline stops first, so that the final report holds the final figures.
+    resources.callback(reporter.send_final_report, reported)
+    resources.enter_context(pipeline)
+    resources.callback(thermal.stop)
+    changes = uplink.prepare, thermal.prepare
+    reloader = Reloader(
+        loaded, packages, pipeline, others=changes, on_applied=announcer.applied, amend=with_kept_changes
+    )
+    resources.callback(reloader.stop)
+    commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, clock=clock)
+    resources.callback(commands.stop, 1.0)
+    resources.callback(reloader.abandon)
+    return Parts(
+        surroundings=surroundings,
+        identity=identity,
+        packages=packages,
+        state=state,
+        pipeline=pipeline,
+        uplink=uplink,
+        thermal=thermal,
+        commands=commands,
+        reloader=reloader,
+        reporter=reporter,
+        reported=reported,
+        announcer=announcer,
+        engine_changes=EngineChanges(surroundings.notifier),
+        hang_monitor=hang_monitor,
+        watchdog=Watchdog(surroundings.notifier, state.record_exit),
+    )
+
+
+def _identity(loaded: LoadedConfig, session: int, clock: Clock) -> Identity:
+    return Identity(
+        device=loaded.device_id,
+        session=session,
+        agent=agent.__version__,
+        started=utc_text(clock.utc_ns()),
+        topics=Topics(loaded.config.mqtt.prefix, loaded.device_id),
+    )
+
+
+def _pipeline(
+    loaded: LoadedConfig,
+    packages: Mapping[str, ModelPackage],
+    opener: EngineOpener,
+    uplink: Uplink,
+    reporter: Reporter,
+    clock: Clock,
+) -> Pipeline:
+    return Pipeline(
+        loaded.config,
+        packages,
+        PipelineParts(opener.open, partial(make_source, base_dir=loaded.base_dir, clock=clock)),
+        clock=clock,
+        emit=uplink.publisher.offer,
+        on_camera_change=reporter.camera_changed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Monitors:
+    """Makes the thermal monitor of one configuration after the other."""
+
+    pipeline: Pipeline
+    opener: EngineOpener
+    uplink: Uplink
+    identity: Identity
+    state: StateDirectory
+    clock: Clock
+
+    def make(self, config: ThermalConfig) -> ThermalMonitor:
+        """See ReloadableMonitor."""
+        meter = RateMeter(self.pipeline)
+        sensor = make_sensor(config, clock=self.clock, rate_hz=meter.rate_hz)
+        return ThermalMonitor(
+            config,
+            sensor,
+            clock=self.clock,
+            on_decision=self.apply_decision,
+            on_snapshot=lambda snapshot: self.uplink.publisher.offer(thermal_message(snapshot, self.identity)),
+            levers=self._levers(config, sensor),
+            minutes=MinuteFile(self.state.path / MINUTES_NAME),
+        )
+
+    def _levers(self, config: ThermalConfig, sensor: Sensor) -> list[Lever]:
+        cooler = CoolerEngines(self.pipeline, self.opener, cache_dir=self.state.cache_dir)
+        clocks = clock_levers(config, sensor, state_dir=self.state.path)
+        return [LargeBatches(self.pipeline), cooler, *clocks]
+
+    def apply_decision(self, decision: GovernorDecision) -> None:
+        """Runs on the thermal monitor's thread."""
+        self.pipeline.set_ratio(decision.ratio)
+
+
+def _command_server(
+    in_force: Callable[[], LoadedConfig],
+    identity: Identity,
+    uplink: Uplink,
+    pipeline: Pipeline,
+    reloader: Reloader,
+    *,
+    clock: Clock,
+) -> CommandServer:
+    """The server of commands, started where they are enabled."""
+    loaded = in_force()
+
+    def base() -> LoadedConfig:
+        now = in_force()
+        return replace(now, config=AgentConfig.model_validate(now.document.data))
+
+    handlers = CommandHandlers(
+        HandlerParts(
+            pipeline=pipeline,
+            topics=identity.topics,
+            state_dir=loaded.state_dir,
+            base=base,
+            publish=uplink.publisher.offer,
+            adjust=reloader.adjust,
+            reload=reloader.reload_now,
+            rebirth=uplink.publisher.rebirth,
+        )
+    )
+    config = loaded.config.mqtt.commands
+    server = CommandServer(
+        config, identity, handlers, uplink.publisher.offer, ids_file=loaded.state_dir / _COMMAND_IDS, clock=clock
+    )
+    if config.enabled:
+        uplink.inbound.listen(server.subscription, server.receive)
+        server.start()
+    return server

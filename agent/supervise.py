@@ -1,0 +1,143 @@
+"""Starts the parts, watches over their threads until there is a reason to end, and says why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agent.build import Parts
+from agent.config.loader import LoadedConfig
+from agent.runtime.errors import SourceUnavailable, StageFailed
+from agent.runtime.logs import get_logger
+from agent.telemetry.status import Observation, StatusLine, observe
+
+log = get_logger(__name__)
+
+TICK_S = 0.1
+
+
+class Supervisor:
+    """The main thread's work between ``build`` and the end. ``is_stopping`` says that a signal asked for the end."""
+
+    def __init__(self, parts: Parts, *, is_stopping: Callable[[], bool]) -> None:
+        self._parts = parts
+        self._is_stopping = is_stopping
+        self._is_starting = True
+        self._is_reload_requested = False
+        surroundings = parts.surroundings
+        self._status_line = StatusLine(surroundings.notifier, self._observe, clock=surroundings.clock)
+
+    def request_reload(self) -> None:
+        """Read the configuration again at the next tick. A plain attribute is set, so a signal handler may call it."""
+        self._is_reload_requested = True
+
+    def start(self) -> bool:
+        """Start every thread, wait for the engines, open the cameras; False where a signal came meanwhile.
+
+        Raises:
+            EngineError: an engine cannot be loaded.
+        """
+        parts = self._parts
+        parts.uplink.publisher.start()
+        parts.thermal.start()
+        parts.pipeline.start_workers()
+        parts.announcer.describe_device()
+        self._wait_for_engines()
+        if self._is_stopping():
+            return False
+        loaded = parts.announcer.loaded
+        parts.announcer.applied(loaded, parts.packages)
+        parts.pipeline.start_cameras()
+        self._is_starting = False
+        self._status_line.ready()
+        parts.surroundings.control.ready()
+        log.info(
+            "agent.ready",
+            device=parts.identity.device,
+            session=parts.identity.session,
+            config_sha256=loaded.sha256[:12],
+        )
+        return True
+
+    def run(self, for_s: float | None = None) -> LoadedConfig | None:
+        """Watch until the end; a configuration where everything has to start again with it.
+
+        Raises:
+            AgentError, EngineError: a thread ended by an exception, or hangs; or no file gave a single frame.
+        """
+        parts = self._parts
+        began_s = time.monotonic()
+        while not self._is_stopping():
+            self._check()
+            self._tick()
+            if parts.pipeline.is_done:
+                log.info("sources.ended")
+                self._refuse_silence()
+                return None
+            if for_s is not None and time.monotonic() - began_s >= for_s:
+                return None
+            if parts.reloader.successor is not None:
+                return parts.reloader.successor
+            time.sleep(TICK_S)
+        return None
+
+    def _tick(self) -> None:
+        parts = self._parts
+        parts.watchdog.tick((*parts.pipeline.hearts, parts.uplink.publisher.heartbeat))
+        parts.reporter.tick(parts.reported)
+        parts.uplink.tick()
+        self._announce_engine_changes()
+        self._status_line.tick()
+        if self._is_reload_requested:
+            self._is_reload_requested = False
+            parts.reloader.request()
+        parts.surroundings.control.tick(parts.reloader.request)
+        parts.reloader.tick()
+
+    def _check(self) -> None:
+        """Raise what ended a thread, and look for calls of an engine that hang."""
+        parts = self._parts
+        parts.pipeline.check()
+        for name, failure in (("thermal monitor", parts.thermal.failure), ("commands", parts.commands.failure)):
+            if failure is not None:
+                raise StageFailed(f"the {name} ended by {failure!r}") from failure
+        if parts.uplink.publisher.failure is not None:
+            raise parts.uplink.publisher.failure
+        for worker in parts.pipeline.workers.values():
+            parts.hang_monitor.look(worker.statistics(), worker.interrupt)
+
+    def _wait_for_engines(self) -> None:
+        """Wait for every worker, and say that we still do."""
+        parts = self._parts
+        for worker in parts.pipeline.workers.values():
+            while not self._is_stopping() and not worker.wait_ready(TICK_S):
+                parts.engine_changes.wait(worker.statistics())
+                self._status_line.tick()
+                parts.surroundings.control.be_patient()
+                parts.reporter.tick(parts.reported)
+
+    def _announce_engine_changes(self) -> None:
+        """An engine was replaced, or could not be: subscribers learn what runs now."""
+        pipeline = self._parts.pipeline
+        changed = self._parts.engine_changes.changes(
+            pipeline.worker_statistics(), arriving=pipeline.arriving_statistics()
+        )
+        if changed is not None:
+            self._parts.announcer.engines_changed(changed)
+
+    def _observe(self) -> Observation:
+        parts = self._parts
+        return observe(
+            parts.reported,
+            refused=parts.reloader.refused,
+            stuck=parts.watchdog.stuck,
+            is_starting=self._is_starting,
+        )
+
+    def _refuse_silence(self) -> None:
+        """Every source has ended: one that gave nothing may be a slip, all of them are a failure."""
+        cameras = [camera.statistics() for camera in self._parts.pipeline.cameras.values()]
+        if any(camera.counts.captured for camera in cameras):
+            return
+        reasons = "; ".join(f"{camera.name}: {camera.error or 'the source holds no frame'}" for camera in cameras)
+        raise SourceUnavailable(f"no camera gave a frame, and all of them have ended: {reasons}")
