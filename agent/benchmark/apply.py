@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.benchmark.report import Recommendation
 from agent.config.loader import LoadedConfig, load_config
-from agent.errors import ConfigError, UsageError
+from agent.runtime.errors import ConfigError, UsageError
 from engines import EngineOptions, Measurement, ModelPackage, load_package, remember_selection
 
 _VALUE = re.compile(r"^(\s*(?:engine|precision)\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s#]+)?(\s*(?:#.*)?)$")

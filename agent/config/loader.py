@@ -28,10 +28,10 @@ from agent.config.problems import (
     problems_of_values,
     suggestion,
 )
-from agent.config.secret import Secret, read_secret
 from agent.config.shape import KeyPath
 from agent.demo import demo_package
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
+from agent.runtime.secrets import Secret, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
 from engines import StrictDocument, StrictYamlError, load_strict
 
