@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from agent.errors import UsageError
-from agent.service.alive import VARIABLE, read_health
+from agent.daemon.alive import VARIABLE, read_health
+from agent.runtime.errors import UsageError
 
 
 @click.command()

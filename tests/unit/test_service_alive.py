@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.__main__ import main
-from agent.service.alive import INTERVAL_S, AliveFile, read_health
-from agent.service.notify import Notifier
+from agent.daemon.alive import INTERVAL_S, AliveFile, read_health
+from agent.daemon.notify import Notifier
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""Where no service manager watches, as in a container: a file that says until when the agent may be silent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+VARIABLE = "AGENT_ALIVE_FILE"
+"""Names the file in the environment, for the agent that writes it and for `agent health` that reads it."""
+
+INTERVAL_S = 30.0
+"""How long an agent that works may be silent: the unit's WatchdogSec."""
+
+
+class AliveFile:
+    """Written by the agent's main thread. The time is CLOCK_MONOTONIC: of this boot, the same for all processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._has_failed = False
+
+    def write(self, for_s: float, status: str) -> None:
+        """The agent is well, and will write again within ``for_s`` seconds unless it is stuck."""
+        text = json.dumps({"until_ns": time.monotonic_ns() + round(for_s * 1e9), "status": status})
+        beside = self._path.with_name(f"{self._path.name}.new")
+        try:
+            beside.write_text(text)
+            beside.replace(self._path)
+        except OSError as exc:
+            if not self._has_failed:
+                log.warning("alive.not_written", file=str(self._path), error=str(exc))
+            self._has_failed = True
+        else:
+            self._has_failed = False
+
+    def remove(self) -> None:
+        """The agent has ended."""
+        with contextlib.suppress(OSError):  # it was never written, or its folder is gone
+            self._path.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the file says at this moment."""
+
+    is_alive: bool
+    text: str
+
+
+def read_health(path: Path) -> Health:
+    """Read the file of an agent; one that is absent, damaged or late means that the agent is not well."""
+    try:
+        value = json.loads(path.read_text())
+        late_s = (time.monotonic_ns() - int(value["until_ns"])) / 1e9
+        status = str(value["status"])
+    except OSError as exc:
+        return Health(is_alive=False, text=f"no agent writes {path}: {exc.strerror}")
+    except (ValueError, TypeError, KeyError):
+        return Health(is_alive=False, text=f"{path} was not written by an agent")
+    if late_s > 0:
+        return Health(is_alive=False, text=f"the agent is {late_s:.0f} s late; it last said: {status}")
+    return Health(is_alive=True, text=status)
