@@ -19,7 +19,7 @@ from agent.benchmark.measurement import Block, BlockRequest, PictureFeed, run_bl
 from agent.benchmark.pipeline import drops_of
 from agent.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
 from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
-from agent.publish.broker import EmbeddedBroker
+from agent.mqtt.embedded_broker import EmbeddedBroker
 from engines.base import EngineOptions
 from engines.package import load_package
 from engines.parity import pictures_of

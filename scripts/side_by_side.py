@@ -18,7 +18,7 @@ from statistics import median
 from agent.benchmark.agent_process import AgentProcess, running_agent
 from agent.benchmark.session import child_environment
 from agent.benchmark.subscriber import Arrival, arrivals_of, listening
-from agent.publish.broker import EmbeddedBroker
+from agent.mqtt.embedded_broker import EmbeddedBroker
 from engines.choices import percentile_ms
 from scripts.agent_rows import config_of
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from agent.config.thermal import ThermalConfig
-from agent.records import Image
+from agent.runtime.records import Image
 from agent.thermal.boards import BOARDS
 from agent.thermal.evaluation import (
     ConstantPolicy,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.benchmark.session import child_environment
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 
 _TICKS_HZ = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

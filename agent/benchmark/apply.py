@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.benchmark.report import Recommendation
 from agent.config.loader import LoadedConfig, load_config
-from agent.errors import ConfigError, UsageError
+from agent.runtime.errors import ConfigError, UsageError
 from engines.base import EngineOptions, Measurement
 from engines.choices import remember
 from engines.package import ModelPackage, load_package

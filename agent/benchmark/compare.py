@@ -9,7 +9,7 @@ from typing import Literal
 
 from agent.benchmark.report import CaseResult, EngineResult, Report
 from agent.benchmark.statistics import Ratio, ratio_of
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 
 LEAST_RATIO = 0.02
 """Two runs closer than this count as equal, whatever their intervals say: the harness itself is no better."""

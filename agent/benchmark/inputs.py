@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.benchmark.accuracy import labelled_pictures
-from agent.clock import SystemClock
+from agent.cameras.sources.base import make_source, probe_source
 from agent.config.sources import FileSource
-from agent.errors import UsageError
-from agent.sources.base import make_source, probe_source
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import UsageError
 from engines.images import read_image
 from engines.package import ModelPackage
 

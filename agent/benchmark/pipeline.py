@@ -17,8 +17,8 @@ from agent.benchmark.session import Session
 from agent.benchmark.statistics import Spread, spread_of
 from agent.benchmark.subscriber import PREFIX, Arrival, Inbox, arrivals_of, documents_of, listening
 from agent.benchmark.target import BARE, Target
-from agent.publish.broker import EmbeddedBroker
-from agent.publish.settings import BrokerAddress
+from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.settings import BrokerAddress
 from engines.choices import percentile_ms
 
 _SETTLE_S = 3.0

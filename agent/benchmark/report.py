@@ -16,7 +16,7 @@ from agent.benchmark.conditions import Conditions
 from agent.benchmark.scenarios import Case
 from agent.benchmark.statistics import Spread
 from agent.benchmark.target import BARE
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 
 SCHEMA = "benchmark/1"
 _MOST_BYTES = 256 << 20

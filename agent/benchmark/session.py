@@ -16,7 +16,7 @@ from typing import IO, cast
 
 import agent
 from agent.benchmark.target import Target
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 
 Answer = Mapping[str, object]
 

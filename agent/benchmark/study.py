@@ -21,7 +21,7 @@ from agent.benchmark.rounds import Plan, Progress, measure, prepare
 from agent.benchmark.scenarios import ENGINE_SCENARIOS, MULTI_STREAM_SAMPLES, Scenario, cases_of
 from agent.benchmark.soak import soak
 from agent.benchmark.target import Target
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 from engines.base import Precision
 from engines.environment import EnvironmentRecord, describe
 from engines.package import ModelPackage, load_package

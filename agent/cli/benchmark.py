@@ -14,8 +14,8 @@ import click
 from agent.benchmark.scenarios import SCENARIOS, Scenario
 from agent.cli.options import PATH, package_directory
 from agent.cli.signals import sigterm_as_ctrl_c
-from agent.config.secret import redact
-from agent.errors import AgentError, UsageError
+from agent.runtime.errors import AgentError, UsageError
+from agent.runtime.secrets import redact
 from engines.base import PRECISIONS, Precision
 from engines.errors import EngineError
 
@@ -177,7 +177,7 @@ def benchmark(ctx: click.Context, /, **given: Any) -> int:
     """
     if ctx.invoked_subcommand is not None:
         return 0
-    from agent.service import logs
+    from agent.runtime import logs
 
     logs.configure(level="error")
     asked = Asked(**given)

@@ -61,9 +61,9 @@ def _load(state_dir: Path) -> LoadedConfig:
 def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool) -> _Run:
     from agent.app import Agent
     from agent.cli.console import Console
-    from agent.publish.base import Sink
-    from agent.publish.jsonlines import JsonLinesSink
-    from agent.service import logs
+    from agent.mqtt.base import Sink
+    from agent.publish.json_lines import JsonLinesSink
+    from agent.runtime import logs
     from agent.watching.fleet import FleetView
     from agent.watching.mirror import ViewSink
     from agent.watching.screen import Screen

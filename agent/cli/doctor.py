@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import PATH
-from agent.errors import ConfigError, Unavailable
+from agent.runtime.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from agent.doctor.findings import Report
@@ -44,7 +44,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     from agent.config.loader import default_state_dir, load_config
     from agent.doctor.bundle import check_target, write_bundle
     from agent.doctor.examination import examine
-    from agent.service import logs
+    from agent.runtime import logs
 
     # What goes wrong is in the report.
     logs.configure(level="error")

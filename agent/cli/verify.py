@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.base import Precision

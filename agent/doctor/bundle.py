@@ -17,9 +17,9 @@ from pathlib import Path
 
 from agent.config.dump import yaml_from_config
 from agent.config.loader import LoadedConfig
-from agent.config.secret import redact
 from agent.doctor.findings import Report
-from agent.errors import AgentError, ConfigError
+from agent.runtime.errors import AgentError, ConfigError
+from agent.runtime.secrets import redact
 from engines import describe
 
 _JOURNAL_LINES = 2000
@@ -104,8 +104,8 @@ def _state(directory: Path) -> Iterator[str]:
 
 def _last_messages(report: Report, loaded: LoadedConfig) -> Mapping[str, object]:
     """What the broker keeps of this device: status, runtime, health, states."""
-    from agent.publish.settings import settings_from_config
-    from agent.publish.subscriber import open_subscriber
+    from agent.mqtt.settings import settings_from_config
+    from agent.mqtt.subscriber import open_subscriber
 
     mqtt = loaded.resolved_mqtt()
     if mqtt.broker == "embedded":

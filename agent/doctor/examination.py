@@ -13,7 +13,7 @@ from agent.config.loader import LoadedConfig
 from agent.config.thermal import ThermalConfig
 from agent.doctor import checks
 from agent.doctor.findings import Finding, Report, sections_from
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
 from engines import ProbeResult, describe, probe
 
 _FEW = 8

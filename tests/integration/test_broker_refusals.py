@@ -17,10 +17,10 @@ import structlog
 from agent.config.loader import load_config
 from agent.doctor.checks import broker_finding, failure
 from agent.doctor.findings import Finding
-from agent.errors import BrokerUnavailable
-from agent.publish.client import MqttClient
+from agent.mqtt.client import MqttClient
+from agent.mqtt.settings import settings_from_config
 from agent.publish.publisher import Publisher
-from agent.publish.settings import settings_from_config
+from agent.runtime.errors import BrokerUnavailable
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until

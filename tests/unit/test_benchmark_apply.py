@@ -10,7 +10,7 @@ from agent.benchmark.apply import apply_to, remember_for
 from agent.benchmark.report import Recommendation
 from agent.config.loader import load_config
 from agent.demo import demo_package
-from agent.errors import ConfigError, UsageError
+from agent.runtime.errors import ConfigError, UsageError
 from engines.base import EngineOptions, Measurement
 from engines.choices import ChoiceMemory, key_here
 from engines.package import load_package

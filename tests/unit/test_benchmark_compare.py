@@ -11,7 +11,7 @@ import pytest
 
 from agent.benchmark.compare import compare, parse_gate
 from agent.benchmark.report import CaseResult, load_report
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 from tests.fixtures.benchmark_reports import CLOSED, case_result, engine_result, machine_report, report_of
 
 

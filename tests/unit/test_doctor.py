@@ -12,7 +12,7 @@ from agent.config.model import ModelConfig
 from agent.doctor import checks
 from agent.doctor.findings import Finding, Report, Section, sections_from
 from agent.doctor.picture import render
-from agent.errors import BrokerUnavailable
+from agent.runtime.errors import BrokerUnavailable
 from engines import EnvironmentRecord, Gpu, ProbeResult
 from tests.fixtures.colour_packages import write_colour_package
 

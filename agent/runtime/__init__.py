@@ -1,0 +1,1 @@
+"""Threads, channels, clocks, logs and files: what every room above builds on."""
