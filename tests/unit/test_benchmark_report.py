@@ -128,7 +128,7 @@ def test_markdown_has_every_engine_and_what_was_not_measured() -> None:
     text = to_markdown(_report())
     assert "| ort-cpu int8 | paced 30 fps |" in text
     assert "| tensorrt | any | no driver | install one |" in text
-    assert "ort-cpu int8 passed: its first answer is that of ort-cpu fp32 on 98.0% of 60 images" in text
+    assert "ort-cpu int8 passed: its top-1 label matches ort-cpu fp32 on 98.0% of 60 images" in text
 
 
 def test_image_shows_the_bars(tmp_path: Path) -> None:
