@@ -171,11 +171,11 @@ def test_the_configuration_gives_address_prefix_and_password(tmp_path: Path) -> 
     [
         (["http://127.0.0.1"], "mqtt://host:1883"),
         (["mqtt://me:secret@127.0.0.1"], "mqtt://host:1883"),
-        (["--for", "soon"], "no length of time"),
-        (["--for", "0"], "no length of time"),
+        (["--for", "soon"], "is not a duration"),
+        (["--for", "0"], "is not a duration"),
         (["mqtt://127.0.0.1:0"], "mqtt://host:1883"),
-        (["--prefix", "edge/#"], "no prefix of topics"),
-        (["--prefix", ""], "no prefix of topics"),
+        (["--prefix", "edge/#"], "is not a topic prefix"),
+        (["--prefix", ""], "is not a topic prefix"),
         (["--password-file", "/dev/null"], "--username"),
     ],
 )

@@ -90,5 +90,5 @@ def test_a_bundle_never_replaces_a_file(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("mine")
     result = _doctor(tmp_path, config, tmp_path / "there")
     assert result.returncode == 78
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
     assert (tmp_path / "there").read_text() == "mine"

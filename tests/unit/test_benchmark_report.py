@@ -128,7 +128,7 @@ def test_markdown_has_every_engine_and_what_was_not_measured() -> None:
     text = to_markdown(_report())
     assert "| ort-cpu int8 | paced 30 fps |" in text
     assert "| tensorrt | any | no driver | install one |" in text
-    assert "ort-cpu int8 passed: its first answer is that of ort-cpu fp32 on 98.0% of 60 images" in text
+    assert "ort-cpu int8 passed: its top-1 label matches ort-cpu fp32 on 98.0% of 60 images" in text
 
 
 def test_image_shows_the_bars(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_busy_machine_throttling_and_drift_make_a_run_invalid() -> None:
     assert text.endswith("(over current: oc3 +41 events/s; heat: gpu-throttle-alert)")
     assert "drifted" in reasons_against(PACED, spread, QUIET, [[1.0], [1.3]], missed=0)[0]
     assert "cannot keep up with 30 fps" in reasons_against(PACED, spread, QUIET, steady, missed=100)[0]
-    assert "n too small" in reasons_against(CLOSED, spread_of([1] * 10), QUIET, steady, missed=0)[0]
+    assert "too few runs" in reasons_against(CLOSED, spread_of([1] * 10), QUIET, steady, missed=0)[0]
 
 
 def test_cautions_of_the_device_are_those_of_trtexec() -> None:
@@ -283,4 +283,4 @@ def test_soak_tells_how_much_slower_a_warm_device_is() -> None:
     burst = case_result(replace(case, part="burst"), made_up_rounds(2.0, seed=1))
     sustained = case_result(replace(case, part="sustained"), made_up_rounds(3.0, seed=2))
     text = to_markdown(report_of([engine_result("ort-cpu", "fp32", [burst, sustained])]))
-    assert re.search(r"once warm a call takes 1\.[45]\d times as long", text)
+    assert re.search(r"a call on the warm device takes 1\.[45]\d times as long", text)
