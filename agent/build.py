@@ -24,7 +24,6 @@ from agent.config.thermal import ThermalConfig
 from agent.daemon.control import ControlSocket
 from agent.daemon.notify import Notifier
 from agent.daemon.state_directory import StateDirectory
-from agent.daemon.watchdog import Watchdog
 from agent.inference.engine_opening import EngineOpener
 from agent.inference.heat_levers import CoolerEngines, LargeBatches
 from agent.inference.pipeline import Parts as PipelineParts
@@ -37,7 +36,6 @@ from agent.mqtt.topics import Topics
 from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
 from agent.runtime.clock import Clock
-from agent.telemetry.engine_changes import EngineChanges
 from agent.telemetry.reporter import ReportedParts, Reporter
 from agent.telemetry.runtime import RuntimeAnnouncer
 from agent.telemetry.thermal import thermal_message
@@ -81,9 +79,7 @@ class Parts:
     reporter: Reporter
     reported: ReportedParts
     announcer: RuntimeAnnouncer
-    engine_changes: EngineChanges
     hang_monitor: HangMonitor
-    watchdog: Watchdog
 
 
 def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surroundings, resources: ExitStack) -> Parts:
@@ -114,9 +110,9 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.callback(reporter.send_final_report, reported)
     resources.enter_context(pipeline)
     resources.callback(thermal.stop)
-    changes = uplink.prepare, thermal.prepare
+    others = uplink.prepare, thermal.prepare
     reloader = Reloader(
-        loaded, packages, pipeline, others=changes, on_applied=announcer.applied, amend=with_kept_changes
+        loaded, packages, pipeline, others=others, on_applied=announcer.applied, amend=with_kept_changes
     )
     resources.callback(reloader.stop)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, clock=clock)
@@ -135,9 +131,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
         reporter=reporter,
         reported=reported,
         announcer=announcer,
-        engine_changes=EngineChanges(surroundings.notifier),
         hang_monitor=hang_monitor,
-        watchdog=Watchdog(surroundings.notifier, state.record_exit),
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from agent.build import Parts
 from agent.config.loader import LoadedConfig
+from agent.daemon.watchdog import Watchdog
 from agent.runtime.errors import SourceUnavailable, StageFailed
 from agent.runtime.logs import get_logger
+from agent.telemetry.engine_changes import EngineChanges
 from agent.telemetry.status import Observation, StatusLine, observe
 
 log = get_logger(__name__)
@@ -25,6 +27,8 @@ class Supervisor:
         self._is_starting = True
         self._is_reload_requested = False
         surroundings = parts.surroundings
+        self._engine_changes = EngineChanges(surroundings.notifier)
+        self._watchdog = Watchdog(surroundings.notifier, parts.state.record_exit)
         self._status_line = StatusLine(surroundings.notifier, self._observe, clock=surroundings.clock)
 
     def request_reload(self) -> None:
@@ -83,7 +87,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         parts = self._parts
-        parts.watchdog.tick((*parts.pipeline.hearts, parts.uplink.publisher.heartbeat))
+        self._watchdog.tick((*parts.pipeline.hearts, parts.uplink.publisher.heartbeat))
         parts.reporter.tick(parts.reported)
         parts.uplink.tick()
         self._announce_engine_changes()
@@ -111,7 +115,7 @@ class Supervisor:
         parts = self._parts
         for worker in parts.pipeline.workers.values():
             while not self._is_stopping() and not worker.wait_ready(TICK_S):
-                parts.engine_changes.wait(worker.statistics())
+                self._engine_changes.wait(worker.statistics())
                 self._status_line.tick()
                 parts.surroundings.control.be_patient()
                 parts.reporter.tick(parts.reported)
@@ -119,9 +123,7 @@ class Supervisor:
     def _announce_engine_changes(self) -> None:
         """An engine was replaced, or could not be: subscribers learn what runs now."""
         pipeline = self._parts.pipeline
-        changed = self._parts.engine_changes.changes(
-            pipeline.worker_statistics(), arriving=pipeline.arriving_statistics()
-        )
+        changed = self._engine_changes.changes(pipeline.worker_statistics(), arriving=pipeline.arriving_statistics())
         if changed is not None:
             self._parts.announcer.engines_changed(changed)
 
@@ -130,7 +132,7 @@ class Supervisor:
         return observe(
             parts.reported,
             refused=parts.reloader.refused,
-            stuck=parts.watchdog.stuck,
+            stuck=self._watchdog.stuck,
             is_starting=self._is_starting,
         )
 
