@@ -88,8 +88,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     Raises:
         AgentError, EngineError: the configuration cannot be used here.
     """
-    clock = surroundings.clock
-    packages = load_packages(loaded)
+    clock, packages = surroundings.clock, load_packages(loaded)
     identity, hang_monitor = _identity(loaded, state.session, clock), HangMonitor()
     reporter = Reporter(identity, hang_monitor, clock=clock)
     uplink = Uplink(
