@@ -9,9 +9,18 @@ from agent.config.thermal import GovernorConfig
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 
 CRITICAL_TO_THROTTLE_KELVIN = 5.5
-"""How far below its critical point a zone without a passive one is taken to throttle. Source: the trip points of
-NVIDIA's own boards, passive and critical: Orin 99.0 and 104.5, Xavier NX 90.5 and 96.0, TX2 95.5 and 101.0, Nano 97.0
-and 102.5; a Thor developer kit with critical 114.5 was seen to throttle at about 109."""
+"""How far below its critical point a zone without a passive one is taken to throttle. No kernel has this rule: it is
+the distance between the two on NVIDIA's own boards, passive and critical:
+
+- Orin 99.0 and 104.5 in all zones but tj: NVIDIA's patch to tegra234-p3701-0000.dtsi (Yi-Wei Wang, linux-tegra
+  list, 24 January 2023), and a user's reading of an Orin NX
+- AGX Xavier Industrial, CPU 103.0 and 108.5, AUX 100.5 and 106.0, GPU 102.0 and 107.5: OE4T/linux-tegra-4.9,
+  tegra194-thermal-p2888-0008.dtsi
+- Thor developer kit, critical 114.5, seen to throttle at about 109: developer notes of swsususu/ThorFAN
+- Xavier NX 90.5 and 96.0, TX2 95.5 and 101.0, Nano 97.0 and 102.5: dumps of users that were not found again (of these,
+  a second reading confirms TX2's 101.0, and mainline's tegra210.dtsi Nano's 102.5 for its CPU)
+
+Other makers differ: RK3588 has 85 and 115."""
 
 MIN_DEFAULT_CELSIUS = 80.0
 """A default below it is none: no silicon of this kind throttles earlier."""

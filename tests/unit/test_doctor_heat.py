@@ -34,7 +34,7 @@ def test_each_limit_has_its_source_and_the_alert_of_the_case_stands_apart(nano: 
     assert "oc2 15, oc3 27390" in found["temperatures"].detail
     assert "hot-surface-alert is up (lowers no clock)" in found["temperatures"].detail
     assert found["limit of gpu"].detail == (
-        "clocks fall at 99 °C (trip 0 at 99 °C, the lowest bound to devfreq-17000000.gpu); "
+        "clocks fall at 99 °C (trip 0 at 99 °C, the lowest bound to cpufreq-cpu0); "
         "soft limit 95, hard limit 98.5; information only: hot-surface-alert at 70"
     )
     assert found["limit of tj"].facts["source"] == (

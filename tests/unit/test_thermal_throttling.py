@@ -10,7 +10,7 @@ import pytest
 from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.sensors.plausible import ZoneCheck
 from agent.thermal.sensors.sysfs import SysfsReader
-from tests.fixtures.boards import DESKTOP, ORIN_NANO_SUPER, RASPBERRY_PI_5, THOR, BoardTree, tree_of
+from tests.fixtures.boards import DESKTOP, ORIN_NANO_SUPER, PI_THROTTLED, RASPBERRY_PI_5, THOR, BoardTree, tree_of
 from tests.fixtures.thermal_samples import SECOND
 
 OC3 = "class/hwmon/hwmon3/oc3_event_cnt"
@@ -122,6 +122,53 @@ def test_cap_that_no_binding_explains_goes_by_the_limits(tmp_path: Path) -> None
         assert set(watched.read().throttle_causes) == {"heat"}
 
 
+def test_cap_that_stood_at_the_start_and_never_moves_is_no_throttling_after_a_minute(nano: Watched) -> None:
+    nano.tree.set_state("cpufreq-cpu4", 2)
+    assert nano.read().throttle_causes == {"power_cap": "cpufreq-cpu4 2 of 2"}
+    assert set(nano.read(59).throttle_causes) == {"power_cap"}
+    sample = nano.read()
+    assert (sample.throttle_causes, sample.is_throttling) == ({}, False)
+    assert sample.throttle_states["cpufreq-cpu4"] == 2
+    nano.tree.set_state("cpufreq-cpu4", 1)
+    for _ in range(20):
+        assert nano.read(30).throttle_causes == {"power_cap": "cpufreq-cpu4 1 of 2"}
+
+
+def test_standing_cap_of_a_hot_zone_is_heat_until_it_has_been_cool_for_a_minute(nano: Watched) -> None:
+    nano.tree.set_state("cpufreq-cpu4", 2)
+    nano.tree.heat(99.5)
+    for _ in range(10):
+        assert set(nano.read(30).throttle_causes) == {"heat"}
+    nano.tree.heat(60.0)
+    assert set(nano.read(59).throttle_causes) == {"heat"}
+    assert nano.read().throttle_causes == {}
+    nano.tree.heat(99.5)
+    assert set(nano.read().throttle_causes) == {"heat"}
+
+
+def test_cap_that_came_while_the_agent_ran_counts_until_it_is_taken_back(nano: Watched) -> None:
+    nano.read()
+    nano.tree.set_state("cpufreq-cpu4", 2)
+    for _ in range(20):
+        assert set(nano.read(30).throttle_causes) == {"power_cap"}
+    nano.tree.set_state("cpufreq-cpu4", 0)
+    assert nano.read().throttle_causes == {}
+
+
+def test_alert_of_the_firmware_counts_for_as_long_as_it_stands(nano: Watched) -> None:
+    nano.tree.set_state("cpu-throttle-alert", 1)
+    for _ in range(20):
+        assert set(nano.read(30).throttle_causes) == {"heat"}
+
+
+def test_flags_of_the_firmware_count_for_as_long_as_they_stand(tmp_path: Path) -> None:
+    with tree_of(RASPBERRY_PI_5, tmp_path / "sys") as tree:
+        watched = Watched(tree)
+        tree.write(PI_THROTTLED, "3")
+        for _ in range(20):
+            assert set(watched.read(30).throttle_causes) == {"power_cap"}
+
+
 def test_causes_stand_side_by_side(nano: Watched) -> None:
     nano.read()
     nano.tree.write(OC3, 27399)
@@ -168,14 +215,14 @@ def test_firmware_of_a_raspberry_pi_says_whether_it_throttles(
 ) -> None:
     with tree_of(RASPBERRY_PI_5, tmp_path / "sys") as tree:
         tree.heat(celsius)
-        tree.write("devices/platform/soc/soc:firmware/get_throttled", bits)
+        tree.write(PI_THROTTLED, bits)
         assert set(Watched(tree).read().throttle_causes) == causes
 
 
 @pytest.mark.parametrize("bits", ["", "many"])
 def test_firmware_that_cannot_be_read_tells_nothing(bits: str, tmp_path: Path) -> None:
     with tree_of(RASPBERRY_PI_5, tmp_path / "sys") as tree:
-        tree.write("devices/platform/soc/soc:firmware/get_throttled", bits)
+        tree.write(PI_THROTTLED, bits)
         assert Watched(tree).read().is_throttling is None
 
 

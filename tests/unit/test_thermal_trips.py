@@ -18,11 +18,12 @@ THROTTLES = (
     *("cpufreq-cpu0", "thermal-cpufreq-0", "cpufreq-policy4", "devfreq-17000000.gpu", "thermal-devfreq-0"),
     *("devfreq-gpu-gpc-0", "gpu-throttle-alert", "soc012-throttle-alert", "Processor", "intel_powerclamp"),
     *("cpu-balanced", "gpu-balanced", "heavy", "17000000.gpu", "gpu", "thermal-idle-0", "cpu-throttle"),
+    *("idle-cpu0", "skin-balanced", "light", "cpu-hotplug4", "cpu-isolate7", "thermal-pause-F0"),
 )
 OTHERS = {
     "hint": ("hot-surface-alert", "skin_alert"),
     "fan": ("pwm-fan", "Fan", "rpi-poe-fan", "gpu-fan", "cpufan0", "pwmfan"),
-    "unknown": ("LCD", "TCC Offset", "iwlwifi", "battery", "backlight", "highlight", "mmc0", "", "cpu"),
+    "unknown": ("LCD", "TCC Offset", "iwlwifi", "battery", "backlight", "highlight", "mmc0", "", "cpu", "emc"),
 }
 
 

@@ -12,24 +12,28 @@ from agent.thermal.sensors.files import amount_or_none, folders, number_or_none,
 
 Role = Literal["throttle", "hint", "fan", "unknown"]
 
+# Each name with the file that gives it. "assumed" is a guess of ours: not found in a public source.
 _THROTTLES = re.compile(
     r"""
-    (thermal-)?cpufreq([-_.].*)?            # drivers/thermal/cpufreq_cooling.c: cpufreq-cpu0, thermal-cpufreq-0
-    | (thermal-)?devfreq([-_.].*)?          # devfreq_cooling.c: devfreq-17000000.gpu, thermal-devfreq-0
-    | (thermal-)?idle[-_].*                 # cpuidle_cooling.c: idle time instead of a lower clock
-    | intel_powerclamp
-    | processor                             # drivers/acpi/processor_thermal.c: "Processor"
-    | .*[-_]throttle|throttle[-_].*         # L4T 32: cpu-throttle and the like
-    | .*[-_]balanced                        # L4T 28 and 32: cpu-balanced, gpu-balanced
-    | heavy|light                           # drivers/thermal/tegra/soctherm.c: its two hardware throttles
-    | cpu\d*[-_](hotplug|isolate|pause)\d*  # Qualcomm: cores taken away
-    | ([0-9a-f]+\.)?(gpu|ga10b|gv11b|gp10b|gm20b)([-_].*)?  # a GPU under its own name
+    (thermal-)?cpufreq([-_.].*)?            # Linux, drivers/thermal/cpufreq_cooling.c: cpufreq-cpu0, thermal-cpufreq-0
+    | (thermal-)?devfreq([-_.].*)?          # Linux, drivers/thermal/devfreq_cooling.c: devfreq-*, thermal-devfreq-0
+    | (thermal-)?idle[-_].*                 # Linux, drivers/thermal/cpuidle_cooling.c: idle-cpu0, thermal-idle-0
+    | intel_powerclamp                      # Linux, drivers/thermal/intel/intel_powerclamp.c
+    | processor                             # Linux, Documentation/driver-api/thermal/sysfs-api.rst: Processor
+    | .*[-_]balanced                        # OE4T/linux-tegra-4.9, tegra194-balanced-throttle.dtsi: cpu-balanced
+    | heavy|light                           # Linux, drivers/thermal/tegra/soctherm.c: as the throttle nodes are named
+    | cpu\d*[-_](hotplug|isolate)\d*        # Qualcomm's kernels: cpu-hotplug0, cpu-isolate0, cores taken away
+    | thermal-pause-[0-9a-f]+               # Qualcomm's kernels: cores paused, by their mask
+    | .*[-_]throttle|throttle[-_].*         # assumed
+    | ([0-9a-f]+\.)?(gpu|ga10b|gv11b|gp10b|gm20b)([-_].*)?  # assumed: a GPU under its own name
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _THROTTLE_ALERTS = re.compile(r".*[-_]throttle[-_]alert", re.IGNORECASE)
-"""L4T 35 and later: raised while the firmware lowers clocks."""
+"""Raised while the firmware lowers clocks. Source: users' readings of an Orin NX (L4T 36.3) and of a Thor developer
+kit; the boot log of a Tegra X1 board names one too."""
 _HINTS = re.compile(r".*[-_]alert", re.IGNORECASE)
+"""Source: hot-surface-alert, alone at 70 degrees on an Orin NX. That others of the kind lower no clock is assumed."""
 _FANS = re.compile(r".*fan.*|pwm.*|pump.*", re.IGNORECASE)
 
 
@@ -60,7 +64,7 @@ def bindings_of(zone: Path) -> list[Binding]:
     """What ``zone`` (a folder thermal_zoneN) shows of its cooling devices; nothing on kernels that show none.
 
     Source: Linux, Documentation/driver-api/thermal/sysfs-api.rst: ``cdevM`` links to the device, ``cdevM_trip_point``
-    is the number of the trip point, -1 for a device that is bound to none.
+    is the number of the trip point. -1 for a device that is bound to none is assumed.
     """
     found = []
     for link in folders(zone, "cdev[0-9]*"):

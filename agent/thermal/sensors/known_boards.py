@@ -10,14 +10,17 @@ from agent.thermal.sensors.plausible import MAX_CELSIUS
 from agent.thermal.sensors.trips import MIN_UNBOUND_CELSIUS
 
 _RASPBERRY_PI_CELSIUS = 80.0
-"""Source: Raspberry Pi documentation, frequency management and thermal control: the firmware slows the cores from 80
-degrees on and the GPU too at 85, while the kernel only knows a critical trip point at 90 or 110."""
+"""Source: raspberrypi/documentation, computers/raspberry-pi/frequency-management.adoc: the firmware slows the cores
+from 80 degrees on and the GPU too at 85. The kernel knows no trip point for it: raspberrypi/linux, bcm2712-ds.dtsi,
+has a critical one at 110 alone. A Pi 3B+ is slowed a little from 60 on (same page), which is left out."""
 
 
 _PI_THROTTLED = ("devices/platform/soc*/*firmware*/get_throttled", "devices/platform/*firmware*/get_throttled")
 _PI_LOWERED = 0b1110
 """Bits of it that mean lower clocks now: capped, throttled, soft limit of the temperature. Bit 0 alone is a supply
-that is too weak, and bits 16 to 19 tell of the past. Source: Raspberry Pi documentation, vcgencmd get_throttled."""
+that is too weak, and bits 16 to 19 tell of the past. Source: raspberrypi/documentation,
+computers/os/graphics-utilities.adoc, get_throttled. The file, in hexadecimal: raspberrypi/linux, drivers/firmware/
+raspberrypi.c; it calls the file deprecated and says so once in the kernel's log. Its folder's name is assumed."""
 
 
 def firmware_files(root: Path) -> dict[str, Path]:
@@ -51,8 +54,8 @@ def assumed_throttling(root: Path, zone_kind: str, hwmons: Sequence[Path]) -> tu
 
 
 def _tjmax(hwmons: Sequence[Path]) -> tuple[float, str] | None:
-    """Where an Intel processor throttles by itself. Source: Linux, Documentation/hwmon/coretemp.rst: ``tempN_crit`` is
-    TjMax."""
+    """Where an Intel processor throttles by itself. Source: Linux, Documentation/hwmon/coretemp.rst:
+    ``tempN_crit`` is the highest junction temperature (TjMax), at which the processor cools itself down by force."""
     for hwmon in hwmons:
         if text_or_none(hwmon / "name") == "coretemp":
             millicelsius = number_or_none(hwmon / "temp1_crit")

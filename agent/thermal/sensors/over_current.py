@@ -11,8 +11,13 @@ from pathlib import Path
 from agent.thermal.sensors.files import amount_or_none
 
 _COUNTER = re.compile(r"(oc\d+)_event_cnt")
+"""Source: NVIDIA's driver tegra23x-oc-event (Orin): hwmon ``soctherm_oc`` with ``ocN_event_cnt`` and ``ocN_throt_en``
+for oc1 to oc3. A user's report on an Orin Nano Super says what they are: oc1 too low an input voltage, oc2 too much
+power in the mean, oc3 too much for a moment."""
+
 _WINDOW_S = 3.0
-"""Rates are over this time at least; a counter that stood still for so long throttles no more."""
+"""Rates are over this time at least; a counter that stood still for so long throttles no more. Source: in the same
+report the counters were updated about every 2 seconds."""
 
 
 @dataclass(slots=True)

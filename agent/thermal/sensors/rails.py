@@ -101,7 +101,8 @@ def _product_watts(hwmon: Path, number: int) -> float | None:
 
 
 def _iio_watts(device: Path, number: int) -> float | None:
-    """Source: L4T 32, ina3221x: in_powerN_input in mW, in_voltageN_input in mV, in_currentN_input in mA."""
+    """Source: jetson-stats, jtop/core/power.py: rail_name_N, and in_powerN_input in mW. That in_voltageN_input is in
+    mV and in_currentN_input in mA is assumed from their names: that file has the two the other way round."""
     milliwatts = number_or_none(device / f"in_power{number}_input")
     if milliwatts is not None:
         return milliwatts / 1000.0

@@ -93,7 +93,7 @@ class SysfsReader:
             memory=self._read_memory(),
             fans=read_fans(self._hwmons),
             power_mode=self._read_power_mode(),
-            throttle_causes=self._throttling.causes(states, temperatures, over_current.throttles),
+            throttle_causes=self._throttling.causes(states, temperatures, over_current.throttles, now_s),
             throttle_states=states,
             over_current_hz=over_current.hz,
             over_current_events=over_current.events,

@@ -10,16 +10,32 @@ from agent.thermal.sensors.cooling import CoolingDevices, is_throttle_alert
 from agent.thermal.sensors.trips import ZoneTrips
 
 _NEAR_KELVIN = 3.0
-"""A zone this far below its trip point, or below the end of its hysteresis, still explains a cap."""
+"""A zone this far below its trip point, or below the end of its hysteresis, still explains a cap. A choice of ours."""
+
+_STANDS_AFTER_S = 60.0
+"""A cap that was there at the start and has not moved for so long counts no more. A choice of ours: the kernel takes
+its own caps back by a step at each poll while the zone cools (Linux, drivers/thermal/gov_step_wise.c), and the device
+trees of AGX Orin, Raspberry Pi 5 and RK3588 poll each second or faster then."""
 
 
 class ThrottleWatch:
     """Remembers which caps began with heat: the kernel takes them back step by step, while the zone cools already.
 
-    A power mode (nvpmodel) lowers ``max_freq``, which is no cooling state: it is never seen here.
+    What is no throttling, or no longer:
+
+    - A power mode (nvpmodel) lowers ``max_freq``, which is no cooling state: it is never seen here.
+    - A cap of a cooling device that stood at the first reading, never moved since, and has had no hot zone for a
+      minute: somebody set it, and less load does not lift it. It stays in the states and is no cause any more. It
+      counts again, and for good, once it has moved; and as heat while one of its zones is hot.
+
+    What the firmware says by itself (``*-throttle-alert``, a Raspberry Pi's flags) tells of lower clocks now, and
+    counts for as long as it says so. So does a cap that came while the agent ran.
     """
 
     def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+        self._moved: set[str] = set()
+        self._still_since_s: dict[str, float] = {}
         self._devices = CoolingDevices()
         self._trips: Mapping[str, ZoneTrips] = {}
         self._points: Mapping[str, TripPoints] = {}
@@ -30,12 +46,17 @@ class ThrottleWatch:
         self._devices, self._trips, self._points = devices, trips, points
 
     def causes(
-        self, states: Mapping[str, int], temperatures: Mapping[str, float], over_current: Mapping[str, str]
+        self,
+        states: Mapping[str, int],
+        temperatures: Mapping[str, float],
+        over_current: Mapping[str, str],
+        now_s: float,
     ) -> dict[ThrottleCause, str]:
-        """The causes with a short text each, in this order; empty at full clocks."""
-        raised = {kind: state for kind, state in states.items() if state > 0}
-        self._from_heat &= raised.keys()
-        self._from_heat |= {kind for kind in raised if self._is_heat(kind, temperatures)}
+        """The causes at ``now_s`` (monotonic seconds) with a short text each, in this order; empty at full clocks."""
+        hot = {kind for kind, state in states.items() if state > 0 and self._is_heat(kind, temperatures)}
+        self._follow(states, hot, now_s)
+        raised = {kind: state for kind, state in states.items() if state > 0 and not self._stands(kind, now_s)}
+        self._from_heat = (self._from_heat | hot) & raised.keys()
         found: dict[ThrottleCause, str] = {}
         heat = [self._text(kind, state) for kind, state in raised.items() if kind in self._from_heat]
         capped = [self._text(kind, state) for kind, state in raised.items() if kind not in self._from_heat]
@@ -46,6 +67,19 @@ class ThrottleWatch:
         if capped:
             found["power_cap"] = ", ".join(capped)
         return found
+
+    def _follow(self, states: Mapping[str, int], hot: set[str], now_s: float) -> None:
+        for kind, state in states.items():
+            if state != self._first.setdefault(kind, state):
+                self._moved.add(kind)
+            if kind in hot or kind not in self._still_since_s:
+                self._still_since_s[kind] = now_s
+
+    def _stands(self, kind: str, now_s: float) -> bool:
+        """Whether this cap has been there, unmoved and without heat, since the agent came."""
+        if kind in self._moved or kind not in self._devices.throttles:
+            return False
+        return now_s - self._still_since_s[kind] >= _STANDS_AFTER_S
 
     def _is_heat(self, kind: str, temperatures: Mapping[str, float]) -> bool:
         if is_throttle_alert(kind):

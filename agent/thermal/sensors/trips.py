@@ -15,8 +15,9 @@ MIN_TRIP_CELSIUS = 50.0
 """Trip points below it are placeholders (0, -274, -40) or the fan's business."""
 
 MIN_UNBOUND_CELSIUS = 80.0
-"""A passive trip point to which nothing is seen to be bound counts from here on. Source: on JetPack 6 the one at 70
-degrees belongs to ``hot-surface-alert``; every NVIDIA board lowers its clocks above 90."""
+"""A passive trip point to which nothing is seen to be bound counts from here on. A choice of ours between two facts:
+an Orin NX with L4T 36.3 has one at 70 degrees to which only ``hot-surface-alert`` is bound (public reading), and no
+NVIDIA board of ``docs/thermals.md`` lowers its clocks below 90."""
 
 _MAX_TRIPS = 32
 
