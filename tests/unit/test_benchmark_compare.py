@@ -107,7 +107,9 @@ def test_report_with_figures_that_would_pass_every_gate_is_refused(
     engine = report.engines[0]
     path = tmp_path / "report.json"
     path.write_text(replace(report, engines=(replace(engine, cases=(change(engine.cases[0]),)),)).as_json())
-    with pytest.raises(UsageError, match=f"not a whole report: ort-cpu fp32, paced 30 fps: {name} is not a time or rate"):
+    with pytest.raises(
+        UsageError, match=f"not a whole report: ort-cpu fp32, paced 30 fps: {name} is not a time or rate"
+    ):
         load_report(path)
 
 
