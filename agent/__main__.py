@@ -19,8 +19,8 @@ from typing import TextIO
 import click
 
 from agent.cli import Settings, root
-from agent.config.secret import redact
-from agent.errors import AgentError
+from agent.runtime.errors import AgentError
+from agent.runtime.secrets import redact
 
 EXIT_UNAVAILABLE = 69
 EXIT_INTERNAL = 70
@@ -104,8 +104,8 @@ def _report(exc: Exception, *, debug: bool) -> None:
 
 def _log(exc: Exception) -> None:
     """Where stderr goes to a journal, nobody can run it again: keep the traceback there."""
-    if not sys.stderr.isatty() and "agent.service.logs" in sys.modules:
-        sys.modules["agent.service.logs"].get_logger("agent").critical("agent.crashed", exc_info=exc)
+    if not sys.stderr.isatty() and "agent.runtime.logs" in sys.modules:
+        sys.modules["agent.runtime.logs"].get_logger("agent").critical("agent.crashed", exc_info=exc)
 
 
 def _open_missing_streams() -> None:

@@ -22,37 +22,37 @@ from functools import partial
 from types import FrameType
 
 import agent
-from agent.clock import Clock, SystemClock
+from agent.cameras.sources.base import make_source
 from agent.commands.opening import make_desk, with_kept_changes
 from agent.config.loader import LoadedConfig
 from agent.config.model import ModelConfig
 from agent.config.problems import at, dotted
 from agent.config.thermal import ThermalConfig
-from agent.errors import AgentError, SourceUnavailable, StageFailed
-from agent.pipeline.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
-from agent.pipeline.supervision import HangWatch
-from agent.publish.base import Sink
-from agent.publish.identity import Identity
-from agent.publish.messages import utc_text
+from agent.daemon.exit_deadline import LastResort
+from agent.daemon.notify import Notifier
+from agent.daemon.start_backoff import FailedStarts
+from agent.daemon.state_directory import StateDirectory
+from agent.inference.pipeline import Parts, Pipeline, PipelineStatistics, RateMeter
+from agent.inference.supervision import HangWatch
+from agent.mqtt.base import Sink
+from agent.mqtt.identity import Identity
+from agent.mqtt.messages import utc_text
+from agent.mqtt.settings import BrokerAddress
+from agent.mqtt.topics import Topics
 from agent.publish.publisher import PublisherStatistics
-from agent.publish.settings import BrokerAddress
-from agent.publish.topics import Topics
 from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
-from agent.service.birth import runtime_message
-from agent.service.engine_news import EngineNews
-from agent.service.failures import FailedStarts
-from agent.service.heartbeat import stuck_stages
-from agent.service.last_resort import LastResort
-from agent.service.logs import get_logger
-from agent.service.notify import Notifier
-from agent.service.reporter import Parts as ReportedParts
-from agent.service.reporter import Reporter
-from agent.service.session import StateDirectory
-from agent.sources.base import make_source
+from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.errors import AgentError, SourceUnavailable, StageFailed
+from agent.runtime.heartbeat import stuck_stages
+from agent.runtime.logs import get_logger
+from agent.telemetry.engine_changes import EngineNews
+from agent.telemetry.reporter import Parts as ReportedParts
+from agent.telemetry.reporter import Reporter
+from agent.telemetry.runtime import runtime_message
 from agent.thermal.governor import GovernorDecision
-from agent.thermal.in_force import ThermalInForce
 from agent.thermal.monitor import ThermalMonitor
+from agent.thermal.reloadable import ThermalInForce
 from agent.thermal.sensors.choose import make_sensor
 from engines import (
     Building,

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Literal
 
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
-from agent.errors import AgentError, ReloadAbandoned, ReloadUnderWay
-from agent.pipeline.pipeline import Pipeline
-from agent.service.logs import get_logger
-from agent.stage import StageThread
+from agent.inference.pipeline import Pipeline
+from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay
+from agent.runtime.logs import get_logger
+from agent.runtime.threads import StageThread
 from engines import EngineError, ModelPackage, load_package
 
 log = get_logger(__name__)

@@ -88,6 +88,6 @@ def root(ctx: click.Context, *, debug: bool, log_format: LogFormat) -> None:
     """Classify camera frames on the device and publish the results over MQTT."""
     ctx.ensure_object(Settings).debug = debug
     if ctx.invoked_subcommand not in _WITHOUT_LOGS:
-        from agent.service import logs
+        from agent.runtime import logs
 
         logs.configure(json=None if log_format == "auto" else log_format == "json", level="debug" if debug else "info")

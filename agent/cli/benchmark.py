@@ -134,7 +134,7 @@ def benchmark(ctx: click.Context, /, packages: tuple[str, ...], engines: tuple[s
     if ctx.invoked_subcommand is not None:
         return 0
     from agent.cli.console import Console
-    from agent.service import logs
+    from agent.runtime import logs
     from agent.tools.benchmark.job import Benchmark, Job
 
     logs.configure(level="error")

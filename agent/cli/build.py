@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from agent.cli.options import PATH, package_directory, usual_cache_dir
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from engines import BuildProgress, EngineInfo, EngineOptions, ModelPackage, Precision
@@ -199,7 +199,7 @@ class _Lines:
     """Logs each new phase immediately, and every 10 s that it continues."""
 
     def __init__(self) -> None:
-        from agent.service.logs import get_logger
+        from agent.runtime.logs import get_logger
 
         self._log = get_logger(__name__)
         self._phase = ""

@@ -10,8 +10,8 @@ import click
 
 from agent.config.dump import yaml_from_config
 from agent.config.loader import LoadedConfig, load_config
-from agent.config.secret import redact
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
+from agent.runtime.secrets import redact
 
 
 @click.group()
@@ -89,11 +89,11 @@ def schema(*, messages: bool, asyncapi: bool) -> None:
 def _schema(*, messages: bool, asyncapi: bool) -> object:
     if messages:
         from agent.commands.requests import request_schemas
-        from agent.publish.schemas import message_schemas
+        from agent.commands.schemas import message_schemas
 
         return {**message_schemas(), **request_schemas()}
     if asyncapi:
-        from agent.publish.schemas import asyncapi_document
+        from agent.commands.schemas import asyncapi_document
 
         return asyncapi_document()
     from agent.config.model import AgentConfig

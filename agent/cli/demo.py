@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import seconds
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.app import Agent
@@ -69,9 +69,9 @@ def _load(state_dir: Path) -> LoadedConfig:
 def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_json: bool) -> _Run:
     from agent.app import Agent
     from agent.cli.console import Console
-    from agent.publish.base import Sink
-    from agent.publish.jsonlines import JsonLinesSink
-    from agent.service import logs
+    from agent.mqtt.base import Sink
+    from agent.publish.json_lines import JsonLinesSink
+    from agent.runtime import logs
     from agent.tools.watch.fleet import FleetView
     from agent.tools.watch.screen import Screen
     from agent.tools.watch.sink import ViewSink

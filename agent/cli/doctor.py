@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import PATH
-from agent.errors import ConfigError, Unavailable
+from agent.runtime.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from agent.tools.doctor.findings import Report
@@ -43,7 +43,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     from rich.console import Console
 
     from agent.config.loader import default_state_dir, load_config
-    from agent.service import logs
+    from agent.runtime import logs
     from agent.tools.doctor.bundle import check_target, write_bundle
     from agent.tools.doctor.examination import examine
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from agent.cli.signals import sigterm_as_ctrl_c
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.package import ModelPackage

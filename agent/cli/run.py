@@ -31,8 +31,8 @@ def run(path: Path, *, is_printing: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from agent.app import Agent
     from agent.config.loader import load_config
-    from agent.publish.jsonlines import JsonLinesSink
-    from agent.service.notify import Notifier
+    from agent.daemon.notify import Notifier
+    from agent.publish.json_lines import JsonLinesSink
 
     faulthandler.enable()
     extra_sinks = [JsonLinesSink(sys.stdout.buffer)] if is_printing else []

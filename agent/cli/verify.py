@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from agent.cli.options import package_directory, usual_cache_dir
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from engines.base import Precision

@@ -15,13 +15,13 @@ import click
 
 from agent.cli.options import PATH, seconds
 from agent.cli.signals import sigterm_as_ctrl_c
-from agent.errors import BrokerUnavailable, UsageError
+from agent.runtime.errors import BrokerUnavailable, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from agent.publish.settings import BrokerAddress, MqttSettings
-    from agent.publish.subscriber import Subscriber
+    from agent.mqtt.settings import BrokerAddress, MqttSettings
+    from agent.mqtt.subscriber import Subscriber
     from agent.tools.watch.fleet import FleetView
 
 _CONNECT_S = 5.0
@@ -58,8 +58,8 @@ def watch(
     as_json: bool,
 ) -> None:
     """Show live what agents publish at BROKER_URL (default: mqtt://127.0.0.1:1883)."""
-    from agent.publish.topics import level
-    from agent.service import logs
+    from agent.mqtt.topics import level
+    from agent.runtime import logs
     from agent.tools.watch.fleet import FleetView
 
     # The view shows the state of the connection; log lines would break its layout.
@@ -86,7 +86,7 @@ def _settings(
     broker: str | None, path: Path | None, username: str | None, password_file: Path | None, ca_file: Path | None
 ) -> tuple[MqttSettings, str]:
     """How to reach the broker, and the prefix of the topics there."""
-    from agent.publish.settings import BrokerAddress, Credentials, MqttSettings, TlsFiles, settings_from_config
+    from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings, TlsFiles, settings_from_config
 
     # A random client id: a broker disconnects the older of two clients with the same id.
     client_id = f"agent-watch-{secrets.token_hex(4)}"
@@ -124,7 +124,7 @@ def _settings(
 
 
 def _address(url: str) -> BrokerAddress:
-    from agent.publish.settings import BrokerAddress
+    from agent.mqtt.settings import BrokerAddress
 
     try:
         return BrokerAddress.parse(url)
@@ -134,7 +134,7 @@ def _address(url: str) -> BrokerAddress:
 
 @contextmanager
 def _subscribed(settings: MqttSettings, topic: str) -> Iterator[Subscriber]:
-    from agent.publish.subscriber import open_subscriber
+    from agent.mqtt.subscriber import open_subscriber
 
     with open_subscriber(settings, [topic], timeout_s=_CONNECT_S) as subscriber:
         yield subscriber

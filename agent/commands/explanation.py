@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from agent.commands.host import Details
+from agent.cameras.camera import CameraStatistics
+from agent.cameras.frame_counters import ClassifierCounts
+from agent.commands.contract import Details
 from agent.config.model import CameraConfig
-from agent.pipeline.accounting import ClassifierCounts
-from agent.pipeline.camera import CameraStatistics
-from agent.pipeline.worker import WorkerStatistics
+from agent.inference.worker import WorkerStatistics
 
 _LATE_S = 5.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import cv2
 
-from agent.errors import AgentError
-from agent.records import Image
+from agent.runtime.errors import AgentError
+from agent.runtime.records import Image
 
 
 def jpeg_from_image(image: Image, *, max_width: int, quality: int) -> tuple[bytes, int, int]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent.clock import Clock
-from agent.commands.agent_host import AgentHost, HostParts
-from agent.commands.desk import CommandDesk
+from agent.commands.handlers import AgentHost, HostParts
 from agent.commands.overrides import amended, load_overrides
+from agent.commands.server import CommandDesk
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig
-from agent.publish.identity import Identity
-from agent.publish.inbound import Inbound
+from agent.mqtt.identity import Identity
+from agent.mqtt.inbound import Inbound
 from agent.reload import Reloader
-from agent.service.reporter import Parts
+from agent.runtime.clock import Clock
+from agent.telemetry.reporter import Parts
 
 _IDS_FILE = "commands.json"
 

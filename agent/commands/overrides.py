@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agent.commands.host import CommandRefused, NotKept, known
+from agent.commands.contract import CommandRefused, NotKept, known
 from agent.commands.requests import Name, Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
-from agent.service.logs import get_logger
-from agent.service.whole_file import replace_file
+from agent.runtime.files import replace_file
+from agent.runtime.logs import get_logger
 
 FILE_NAME = "overrides.json"
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
-from agent.config.secret import redact
 from agent.config.shape import KeyPath
+from agent.runtime.secrets import redact
 from engines.strict_yaml import StrictDocument, nearest_key
 
 _LOOPBACK = ("localhost", "127.", "[::1]")

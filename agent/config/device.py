@@ -8,7 +8,7 @@ import re
 import socket
 from pathlib import Path
 
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
 
 MACHINE_ID_FILE = Path("/etc/machine-id")
 

@@ -28,10 +28,10 @@ from agent.config.problems import (
     problems_of_values,
     suggestion,
 )
-from agent.config.secret import Secret, read_secret
 from agent.config.shape import KeyPath
 from agent.demo import demo_package
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
+from agent.runtime.secrets import Secret, read_secret
 from engines.strict_yaml import MAX_BYTES, StrictDocument, StrictYamlError, load_strict
 
 MQTT_CREDENTIAL = "mqtt-password"

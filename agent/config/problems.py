@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config.model import AgentConfig
-from agent.config.secret import redact
 from agent.config.shape import KeyPath, Place, place_of
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
+from agent.runtime.secrets import redact
 from engines.strict_yaml import StrictDocument, nearest_key
 
 _SHOWN_CHARS = 60

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from agent.publish.base import Packet, Sink
-from agent.publish.ledger import RetainedLedger
-from agent.publish.outbox import EVENT, Outbox, Stored
-from agent.publish.retained import RetainedValues
-from agent.publish.tally import Tally
-from agent.service.logs import get_logger
+from agent.mqtt.base import Packet, Sink
+from agent.publish.counters import Tally
+from agent.publish.outbox.base import EVENT, Outbox, Stored
+from agent.publish.retained_topics import RetainedLedger
+from agent.publish.retained_values import RetainedValues
+from agent.runtime.logs import get_logger
 
 WINDOW = 20
 """Retained values and events that wait for a confirmation at once."""

@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from agent.publish.messages import CameraRuntime, Runtime
-from agent.publish.topics import Topics
+from agent.mqtt.messages import CameraRuntime, Runtime
+from agent.mqtt.topics import Topics
 
 Component = dict[str, Any]
 

@@ -11,15 +11,15 @@ import orjson
 
 from agent.config.loader import LoadedConfig
 from agent.config.model import MqttConfig
-from agent.publish.base import Packet
-from agent.publish.connection import Received
+from agent.mqtt.base import Packet
+from agent.mqtt.connection import Received
+from agent.mqtt.identity import Identity
+from agent.mqtt.inbound import Inbound
+from agent.mqtt.messages import Runtime
 from agent.publish.discovery import discovery_message, object_id
-from agent.publish.identity import Identity
-from agent.publish.inbound import Inbound
-from agent.publish.messages import Runtime
 from agent.publish.publisher import Publisher
-from agent.service.logs import get_logger
-from agent.service.whole_file import replace_file
+from agent.runtime.files import replace_file
+from agent.runtime.logs import get_logger
 
 FILE_NAME = "home-assistant.json"
 STUBS_FOR_SESSIONS = 3

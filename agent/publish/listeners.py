@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from agent.publish.base import SinkListener
+from agent.mqtt.base import SinkListener
 
 
 class Ear:

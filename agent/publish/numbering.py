@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import count
 
-from agent.records import Classification, StateChange
+from agent.runtime.records import Classification, StateChange
 
 
 @dataclass(slots=True)

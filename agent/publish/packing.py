@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.publish.base import Packet
-from agent.publish.identity import Identity
-from agent.publish.messages import (
+from agent.mqtt.base import Packet
+from agent.mqtt.identity import Identity
+from agent.mqtt.messages import (
     ClockState,
     Message,
     event_from_state_change,
@@ -16,7 +16,7 @@ from agent.publish.messages import (
     state_from_state_change,
 )
 from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
-from agent.records import Classification, StateChange
+from agent.runtime.records import Classification, StateChange
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,25 +12,25 @@ from typing import Literal
 from orjson import JSONEncodeError
 from pydantic import ValidationError
 
-from agent.channel import Channel, ChannelClosed
-from agent.clock import Clock, SystemClock
-from agent.errors import StageFailed
-from agent.publish.base import Packet, Sink, SinkStatistics
+from agent.mqtt.base import Packet, Sink, SinkStatistics
+from agent.mqtt.identity import Identity
+from agent.mqtt.messages import ClockState, Message
+from agent.publish.counters import Tally
 from agent.publish.delivery import Delivery
-from agent.publish.identity import Identity
-from agent.publish.ledger import RetainedLedger
 from agent.publish.listeners import Deaf, Ear
-from agent.publish.messages import ClockState, Message
 from agent.publish.numbering import Numbers
-from agent.publish.outbox import REPLY, Durability, MemoryOutbox, Outbox
+from agent.publish.outbox.base import REPLY, Durability, MemoryOutbox, Outbox
 from agent.publish.packing import NumberedChange, Packing
+from agent.publish.result_rate import Thinning
+from agent.publish.retained_topics import RetainedLedger
 from agent.publish.routes import Outgoing
-from agent.publish.tally import Tally
-from agent.publish.thinning import Thinning
-from agent.records import Classification, StateChange
-from agent.service.heartbeat import Heartbeat
-from agent.service.logs import get_logger
-from agent.stage import StageThread
+from agent.runtime.channel import Channel, ChannelClosed
+from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.errors import StageFailed
+from agent.runtime.heartbeat import Heartbeat
+from agent.runtime.logs import get_logger
+from agent.runtime.records import Classification, StateChange
+from agent.runtime.threads import StageThread
 
 RESULTS_BUFFERED = 256
 IMPORTANT_BUFFERED = 1024

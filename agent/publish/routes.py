@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.publish.base import Packet
-from agent.publish.messages import CameraHealth, Event, Message, Result, State, encode
-from agent.publish.topics import Topics
+from agent.mqtt.base import Packet
+from agent.mqtt.messages import CameraHealth, Event, Message, Result, State, encode
+from agent.mqtt.topics import Topics
 
 RESULT_EXPIRY_S = 30
 LATENCY_EXPIRY_S = 30

@@ -8,22 +8,22 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.clock import Clock
 from agent.config.loader import LoadedConfig
-from agent.publish.base import Sink
-from agent.publish.broker import EmbeddedBroker
-from agent.publish.client import MqttClient
-from agent.publish.clocksync import ClockWatch
+from agent.mqtt.base import Sink
+from agent.mqtt.client import MqttClient
+from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.identity import Identity
+from agent.mqtt.inbound import Inbound, subscriptions
+from agent.mqtt.messages import Runtime
+from agent.mqtt.settings import BrokerAddress, MqttSettings, settings_from_config
 from agent.publish.home_assistant import listen_for_birth, open_home_assistant
-from agent.publish.identity import Identity
-from agent.publish.inbound import Inbound, subscriptions
-from agent.publish.ledger import FILE_NAME, RetainedLedger, camera_topics
-from agent.publish.messages import Runtime
-from agent.publish.opening import open_outbox
+from agent.publish.outbox.choose import open_outbox
 from agent.publish.publisher import Publisher
-from agent.publish.settings import BrokerAddress, MqttSettings, settings_from_config
-from agent.records import Classification
-from agent.service.logs import get_logger
+from agent.publish.retained_topics import FILE_NAME, RetainedLedger, camera_topics
+from agent.runtime.clock import Clock
+from agent.runtime.clock_sync import ClockWatch
+from agent.runtime.logs import get_logger
+from agent.runtime.records import Classification
 
 _STOP_S = 2.0
 

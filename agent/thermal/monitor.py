@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.clock import Clock
 from agent.config.thermal import ThermalConfig
-from agent.publish.messages.base import utc_text
-from agent.publish.thermal_messages import Thermal, thermal_message
-from agent.service.logs import get_logger
-from agent.stage import StageThread
+from agent.mqtt.messages.base import utc_text
+from agent.mqtt.messages.thermal import Thermal, thermal_message
+from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
+from agent.runtime.threads import StageThread
 from agent.thermal.governor import Governor, GovernorDecision, GovernorState
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.base import Sensor, ThermalSample

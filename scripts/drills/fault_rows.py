@@ -39,8 +39,8 @@ ROWS: tuple[Row, ...] = (
             _LOST,
             f"{_SUPERVISION}test_two_hundred_losses_leave_nothing_behind",
             f"{_SUPERVISION}test_a_network_camera_that_hangs_up_again_and_again_leaves_nothing_behind",
-            "tests/unit/test_source_v4l2.py::test_unplugged_camera_is_lost_at_once_and_comes_back",
-            "tests/unit/test_source_usb_identity.py::test_a_swapped_cable_is_told_and_not_misread",
+            "tests/unit/test_cameras_source_v4l2.py::test_unplugged_camera_is_lost_at_once_and_comes_back",
+            "tests/unit/test_cameras_source_usb_identity.py::test_a_swapped_cable_is_told_and_not_misread",
         ),
         "USB cameras are a stand-in for the driver; CSI needs a board",
     ),
@@ -65,8 +65,8 @@ ROWS: tuple[Row, ...] = (
         "`mark` in results and health after 5 s, cleared within 1 s; no result is dropped",
         (
             f"{_CAMERA}test_a_camera_whose_picture_goes_black_says_so_in_every_result",
-            "tests/unit/test_pipeline_picture.py::test_a_useless_picture_is_marked_when_it_lasts",
-            "tests/unit/test_pipeline_picture.py::test_the_bundled_clip_and_the_test_pattern_are_never_marked",
+            "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
+            "tests/unit/test_cameras_image_checks.py::test_the_bundled_clip_and_the_test_pattern_are_never_marked",
         ),
     ),
     Row(
@@ -74,8 +74,8 @@ ROWS: tuple[Row, ...] = (
         "frozen picture",
         "`frozen` after 10 s without a changed byte",
         (
-            "tests/unit/test_pipeline_picture.py::test_a_useless_picture_is_marked_when_it_lasts",
-            "tests/unit/test_pipeline_picture.py::test_a_single_changed_byte_is_a_change",
+            "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
+            "tests/unit/test_cameras_image_checks.py::test_a_single_changed_byte_is_a_change",
         ),
     ),
     Row(
@@ -90,9 +90,9 @@ ROWS: tuple[Row, ...] = (
         "corrupt or truncated video file",
         "refused with its reason, or ended as `truncated`",
         (
-            "tests/unit/test_source_files.py::test_file_that_ends_early_is_truncated_and_not_ended",
-            "tests/unit/test_source_files.py::test_mp4_whose_index_is_missing_is_named_so",
-            "tests/unit/test_source_files.py::test_damaged_stretch_is_read_past_to_the_true_end",
+            "tests/unit/test_cameras_source_files.py::test_file_that_ends_early_is_truncated_and_not_ended",
+            "tests/unit/test_cameras_source_files.py::test_mp4_whose_index_is_missing_is_named_so",
+            "tests/unit/test_cameras_source_files.py::test_damaged_stretch_is_read_past_to_the_true_end",
         ),
     ),
     Row(
@@ -101,8 +101,8 @@ ROWS: tuple[Row, ...] = (
         "goes on with whole pictures",
         (
             "tests/integration/test_rtsp_source.py::test_change_of_size_goes_on_with_whole_pictures",
-            "tests/unit/test_source_images.py::test_grey_alpha_and_16_bit_images_become_bgr_bytes",
-            "tests/unit/test_source_images.py::test_exif_orientation_turns_the_image",
+            "tests/unit/test_cameras_source_images.py::test_grey_alpha_and_16_bit_images_become_bgr_bytes",
+            "tests/unit/test_cameras_source_images.py::test_exif_orientation_turns_the_image",
         ),
     ),
     Row(
@@ -203,7 +203,7 @@ ROWS: tuple[Row, ...] = (
             f"{_RESOURCE}test_the_agent_starts_on_a_full_or_read_only_disk",
             f"{_RESOURCE}test_the_agent_starts_on_a_disk_with_room_for_a_number_alone",
             f"{_RESOURCE}test_a_disk_that_fills_up_stops_neither_results_nor_the_end",
-            "tests/unit/test_service_session.py::test_a_full_disk_is_no_reason_not_to_start_and_the_count_goes_on_from_there",
+            "tests/unit/test_daemon_state_directory.py::test_a_full_disk_is_no_reason_not_to_start_and_the_count_goes_on_from_there",
             f"{_OUTBOX}test_a_full_disk_is_told_and_recovered_from_without_a_loss",
             f"{_OUTBOX}test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_leaves_the_file",
         ),
@@ -290,7 +290,7 @@ ROWS: tuple[Row, ...] = (
         (
             f"{_TENSORRT}test_a_lost_gpu_ends_the_program_with_exit_code_70",
             f"{_SERVICE}test_starts_that_keep_failing_wait_for_the_manager_and_a_stop_ends_the_wait",
-            "tests/unit/test_service_failures.py",
+            "tests/unit/test_daemon_start_backoff.py",
         ),
         "the GPU is a stand-in",
     ),
@@ -361,7 +361,7 @@ ROWS: tuple[Row, ...] = (
         "F39",
         "inference hangs",
         "interrupted after ten times its slowest call; where that is impossible the process ends with 70",
-        ("tests/unit/test_pipeline_supervision.py",),
+        ("tests/unit/test_inference_supervision.py",),
     ),
     Row(
         "F40",
@@ -429,7 +429,7 @@ ROWS: tuple[Row, ...] = (
         (
             f"{_RESOURCE}test_an_undisturbed_agent_writes_less_than_a_megabyte_a_day",
             "tests/system/test_log_volume.py::test_no_fault_that_lasts_writes_more_than_ten_megabytes_a_day",
-            "tests/unit/test_logs.py",
+            "tests/unit/test_runtime_logs.py",
         ),
         "an engine that fails for good ends each start with 70 and 1.8 kB: half a megabyte a day, see F29",
     ),

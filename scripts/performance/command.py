@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from agent.errors import AgentError
-from agent.service import logs
+from agent.runtime import logs
+from agent.runtime.errors import AgentError
 from engines.errors import EngineError
 from scripts.performance.page import Origin, head, machine, marks, versions, write_block
 from scripts.performance.parts import PARTS, Setting

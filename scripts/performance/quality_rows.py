@@ -19,16 +19,16 @@ import cv2
 import numpy as np
 import orjson
 
-from agent.pipeline.decide import top_scores
-from agent.publish.broker import EmbeddedBroker
-from agent.publish.client import MqttClient
-from agent.publish.identity import Identity
-from agent.publish.messages import Result, encode, result_from_classification
+from agent.inference.decisions import top_scores
+from agent.mqtt.client import MqttClient
+from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.identity import Identity
+from agent.mqtt.messages import Result, encode, result_from_classification
+from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.topics import Topics
 from agent.publish.publisher import Publisher
 from agent.publish.routes import result_outgoing
-from agent.publish.settings import BrokerAddress, MqttSettings
-from agent.publish.topics import Topics
-from agent.records import Classification, Score, ServedModel, StageTimes
+from agent.runtime.records import Classification, Score, ServedModel, StageTimes
 from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.measure.bare import BareSession
 from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of

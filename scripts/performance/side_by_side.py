@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from agent.publish.broker import EmbeddedBroker
+from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.measure.session import child_environment
 from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_agent

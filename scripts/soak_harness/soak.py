@@ -23,7 +23,7 @@ _LAST_FAULT_S = 15.0
 _SAMPLE_S = 0.5
 _RECONNECTS_WITHIN_S = 5.0
 _LEAK = """
-import agent.sources.pattern as source
+import agent.cameras.sources.pattern as source
 lost = []
 read = source.Pattern.read
 

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 
-from agent.errors import SourceLost, SourceUnavailable
-from agent.records import Image
-from agent.sources.base import Capture, SourceStatistics
+from agent.cameras.sources.base import Capture, SourceStatistics
+from agent.runtime.errors import SourceLost, SourceUnavailable
+from agent.runtime.records import Image
 
 
 class GoodSource:

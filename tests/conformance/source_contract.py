@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from agent.errors import SourceLost, SourceUnavailable
-from agent.sources.base import Capture, Source
+from agent.cameras.sources.base import Capture, Source
+from agent.runtime.errors import SourceLost, SourceUnavailable
 
 KINDS = {"file", "images", "rtsp", "v4l2", "csi", "gstreamer", "pattern"}
 

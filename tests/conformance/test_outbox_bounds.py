@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent.publish.base import Packet
-from agent.publish.outbox_file import ROW_BYTES, OutboxFault, OutboxFile, Row
-from agent.publish.sqlite_outbox import SqliteOutbox
+from agent.mqtt.base import Packet
+from agent.publish.outbox.file import ROW_BYTES, OutboxFault, OutboxFile, Row
+from agent.publish.outbox.sqlite import SqliteOutbox
 from tests.fixtures.deadlines import wait_until
 
 

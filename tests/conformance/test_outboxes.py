@@ -1,4 +1,4 @@
-"""Every outbox keeps the promises of ``agent.publish.outbox.Outbox``; what only a file can do is tested besides."""
+"""Every outbox keeps the promises of ``agent.publish.outbox.base.Outbox``; what only a file can do is tested besides."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.clock import SystemClock
 from agent.config.subscribers import OutboxConfig
-from agent.publish.base import Packet
-from agent.publish.opening import open_outbox
-from agent.publish.outbox import EVENT, REPLY, MemoryOutbox, Outbox
-from agent.publish.outbox_file import SCHEMA_VERSION, OutboxFault, OutboxFile, Row
-from agent.publish.outbox_room import kept_free_bytes, lack_of_room
-from agent.publish.sqlite_outbox import SqliteOutbox
+from agent.mqtt.base import Packet
+from agent.publish.outbox.base import EVENT, REPLY, MemoryOutbox, Outbox
+from agent.publish.outbox.choose import open_outbox
+from agent.publish.outbox.disk_space import kept_free_bytes, lack_of_room
+from agent.publish.outbox.file import SCHEMA_VERSION, OutboxFault, OutboxFile, Row
+from agent.publish.outbox.sqlite import SqliteOutbox
+from agent.runtime.clock import SystemClock
 from tests.fixtures.deadlines import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -141,8 +141,8 @@ def test_what_was_acknowledged_before_it_was_written_never_is(opened: Callable[.
 
 def test_a_commit_outlives_sigkill(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from agent.publish.base import Packet\n"
-        "from agent.publish.sqlite_outbox import SqliteOutbox\n"
+        "import sys, time; from pathlib import Path; from agent.mqtt.base import Packet\n"
+        "from agent.publish.outbox.sqlite import SqliteOutbox\n"
         "outbox = SqliteOutbox(Path(sys.argv[1])).open()\n"
         "for n in range(100000):\n"
         "    outbox.put(Packet('t', b'{\"n\":%d,}' % n, 1))\n"

@@ -1,4 +1,4 @@
-"""Every sink keeps the promises of ``agent.publish.base.Sink``, and the suite notices one that does not."""
+"""Every sink keeps the promises of ``agent.mqtt.base.Sink``, and the suite notices one that does not."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Protocol
 import orjson
 import pytest
 
-from agent.publish.base import Packet, Sink, SinkListener, SinkState, SinkStatistics
-from agent.publish.client import MqttClient
-from agent.publish.jsonlines import JsonLinesSink
-from agent.publish.settings import BrokerAddress, MqttSettings
+from agent.mqtt.base import Packet, Sink, SinkListener, SinkState, SinkStatistics
+from agent.mqtt.client import MqttClient
+from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.publish.json_lines import JsonLinesSink
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorder
 

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.clock import SystemClock
+from agent.cameras.sources.base import Source, make_source
+from agent.cameras.sources.v4l2 import V4l2Camera
 from agent.config.sources import (
     FileSource,
     GStreamerSource,
@@ -20,9 +21,8 @@ from agent.config.sources import (
     SourceConfig,
     V4l2Source,
 )
-from agent.errors import SourceUnavailable
-from agent.sources.base import Source, make_source
-from agent.sources.v4l2 import V4l2Camera
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import SourceUnavailable
 from tests.conformance import broken_sources as broken
 from tests.conformance import source_contract as contract
 from tests.conformance.source_contract import CONTRACT, SourceCase

@@ -15,10 +15,10 @@ import pytest
 import structlog
 
 from agent.config.loader import load_config
-from agent.errors import BrokerUnavailable
-from agent.publish.client import MqttClient
+from agent.mqtt.client import MqttClient
+from agent.mqtt.settings import settings_from_config
 from agent.publish.publisher import Publisher
-from agent.publish.settings import settings_from_config
+from agent.runtime.errors import BrokerUnavailable
 from agent.tools.doctor.checks import broker_finding, failure
 from agent.tools.doctor.findings import Finding
 from tests.fixtures.agent_process import write_config

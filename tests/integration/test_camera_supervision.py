@@ -12,14 +12,14 @@ from pathlib import Path
 
 import psutil
 
-from agent.clock import Clock, SystemClock
+from agent.cameras.camera import Camera, CameraStatistics
+from agent.cameras.frame_counters import CameraAccount
+from agent.cameras.sources.base import Capture, Source
+from agent.cameras.sources.rtsp import RtspStream
 from agent.config.model import CameraConfig
 from agent.config.sources import RtspSource
-from agent.errors import SourceUnavailable
-from agent.pipeline.accounting import CameraAccount
-from agent.pipeline.camera import Camera, CameraStatistics
-from agent.sources.base import Capture, Source
-from agent.sources.rtsp import RtspStream
+from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.drills import note
 from tests.fixtures.parts import ScriptedSource

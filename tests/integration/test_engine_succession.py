@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.config.model import AgentConfig, ModelConfig
 from agent.config.sources import SourceConfig
-from agent.pipeline.pipeline import Parts, Pipeline
-from agent.pipeline.worker import Worker
-from agent.records import Classification, StateChange
+from agent.inference.pipeline import Parts, Pipeline
+from agent.inference.worker import Worker
+from agent.runtime.clock import SystemClock
+from agent.runtime.records import Classification, StateChange
 from engines import (
     BuildCancelled,
     BuildFailed,

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.clock import SystemClock
+from agent.cameras.sources.gst_camera import GStreamerCamera
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
-from agent.errors import SourceLost, SourceUnavailable
-from agent.records import Image
-from agent.sources.gst_camera import GStreamerCamera
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import SourceLost, SourceUnavailable
+from agent.runtime.records import Image
 from tests.fixtures.gstreamer import require_gstreamer
 from tests.fixtures.rtsp_server import RtspServer, draw_texture
 
@@ -230,9 +230,9 @@ def test_missing_bindings_name_their_packages(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['gi'] = None\n"
         "from pathlib import Path\n"
-        "from agent.clock import SystemClock\n"
+        "from agent.runtime.clock import SystemClock\n"
         "from agent.config.sources import CsiSource\n"
-        "from agent.sources.base import make_source, probe_source\n"
+        "from agent.cameras.sources.base import make_source, probe_source\n"
         "source = make_source(CsiSource(type='csi'), base_dir=Path('.'), clock=SystemClock())\n"
         "print(probe_source(source, deadline_s=5.0).detail)\n"
     )

@@ -23,11 +23,11 @@ _READER = """
 import random, sys
 from pathlib import Path
 import cv2, numpy as np, psutil
-from agent.clock import SystemClock
+from agent.runtime.clock import SystemClock
 from agent.config.sources import ImagesSource
-from agent.errors import SourceLost, SourceUnavailable
-from agent.service import logs
-from agent.sources.images import ImageFolder
+from agent.runtime.errors import SourceLost, SourceUnavailable
+from agent.runtime import logs
+from agent.cameras.sources.images import ImageFolder
 from tests.integration.test_hostile_images import mutated
 
 logs.configure(level="error")

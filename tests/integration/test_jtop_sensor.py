@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
+from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.auto import JtopOverSysfs
 from agent.thermal.sensors.base import Sensor, TripPoints
 from agent.thermal.sensors.choose import make_sensor

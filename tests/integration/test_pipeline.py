@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.clock import SystemClock
 from agent.config.model import AgentConfig, ModelConfig
 from agent.config.sources import SourceConfig
-from agent.errors import ReloadAbandoned, StageFailed
-from agent.pipeline.pipeline import Parts, Pipeline
-from agent.records import Classification, StateChange
+from agent.inference.pipeline import Parts, Pipeline
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import ReloadAbandoned, StageFailed
+from agent.runtime.records import Classification, StateChange
 from engines import EngineLost, EngineUnavailable, InferenceFailed, ModelPackage
 from engines.base import Images
 from tests.fixtures.parts import BrightnessEngine, ScriptedSource, plain_package

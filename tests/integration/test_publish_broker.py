@@ -18,15 +18,15 @@ import jsonschema
 import pytest
 import structlog
 
-from agent.errors import StageFailed
-from agent.publish.base import SinkStatistics
-from agent.publish.client import MqttClient
-from agent.publish.connection import Received
+from agent.commands.schemas import message_schemas
+from agent.mqtt.base import SinkStatistics
+from agent.mqtt.client import MqttClient
+from agent.mqtt.connection import Received
+from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings
+from agent.mqtt.subscriber import open_subscriber
 from agent.publish.publisher import Publisher
 from agent.publish.routes import Outgoing
-from agent.publish.schemas import message_schemas
-from agent.publish.settings import BrokerAddress, Credentials, MqttSettings
-from agent.publish.subscriber import open_subscriber
+from agent.runtime.errors import StageFailed
 from tests.fixtures.mosquitto import MosquittoBroker, free_port
 from tests.fixtures.publish_samples import (
     IDENTITY,

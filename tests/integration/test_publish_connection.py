@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.publish.base import Packet
-from agent.publish.client import MqttClient
-from agent.publish.connection import Received
+from agent.mqtt.base import Packet
+from agent.mqtt.client import MqttClient
+from agent.mqtt.connection import Received
+from agent.mqtt.settings import BrokerAddress, MqttSettings, TlsFiles
 from agent.publish.listeners import Deaf
-from agent.publish.settings import BrokerAddress, MqttSettings, TlsFiles
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker

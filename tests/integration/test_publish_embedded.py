@@ -16,11 +16,11 @@ import psutil
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from agent.errors import BrokerUnavailable
-from agent.publish.broker import EmbeddedBroker
-from agent.publish.client import MqttClient
+from agent.mqtt.client import MqttClient
+from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.settings import BrokerAddress, MqttSettings
 from agent.publish.publisher import Publisher
-from agent.publish.settings import BrokerAddress, MqttSettings
+from agent.runtime.errors import BrokerUnavailable
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, state_change
 from tests.fixtures.recorder import Recorder
 
@@ -75,7 +75,7 @@ def test_a_broker_comes_back_on_the_port_that_it_is_given() -> None:
 def test_the_broker_dies_with_a_killed_agent(kind: str) -> None:
     program = (
         "import psutil, sys, time\n"
-        "from agent.publish.broker import EmbeddedBroker\n"
+        "from agent.mqtt.embedded_broker import EmbeddedBroker\n"
         f"with EmbeddedBroker({kind!r}):\n"
         "    print(psutil.Process().children()[0].pid, file=sys.stderr, flush=True)\n"
         "    time.sleep(60)\n"
@@ -101,8 +101,8 @@ def test_without_any_broker_it_says_what_to_install() -> None:
     program = (
         "import sys\n"
         "sys.modules['amqtt'] = None\n"  # as if it were not installed
-        "from agent.errors import BrokerUnavailable\n"
-        "import agent.publish.broker as broker\n"
+        "from agent.runtime.errors import BrokerUnavailable\n"
+        "import agent.mqtt.embedded_broker as broker\n"
         "import importlib.util\n"
         "try:\n"
         "    broker.EmbeddedBroker('amqtt').__enter__()\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.publish.base import Packet, SinkStatistics
-from agent.publish.client import MqttClient
-from agent.publish.settings import BrokerAddress, MqttSettings, TlsFiles
+from agent.mqtt.base import Packet, SinkStatistics
+from agent.mqtt.client import MqttClient
+from agent.mqtt.settings import BrokerAddress, MqttSettings, TlsFiles
 from tests.fixtures.certificates import Authority
 from tests.fixtures.mosquitto import MosquittoBroker
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from agent.clock import SystemClock
+from agent.cameras.sources.base import probe_source
+from agent.cameras.sources.rtsp import RtspStream
 from agent.config.sources import RtspSource
-from agent.errors import SourceLost, SourceUnavailable
-from agent.sources.base import probe_source
-from agent.sources.rtsp import RtspStream
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.rtsp_server import RtspServer, silent_listener
 
 _BOUND_S = 30.0
@@ -406,11 +406,11 @@ def test_killed_server_is_a_loss_over_udp_too(tmp_path: Path) -> None:
 _EVERY_FAULT = """
 import sys, traceback
 from pathlib import Path
-from agent.clock import SystemClock
+from agent.runtime.clock import SystemClock
 from agent.config.sources import RtspSource
-from agent.errors import AgentError
-from agent.sources.rtsp import RtspStream
-from agent.sources.base import probe_source
+from agent.runtime.errors import AgentError
+from agent.cameras.sources.rtsp import RtspStream
+from agent.cameras.sources.base import probe_source
 
 directory = Path(sys.argv[1])
 for argument in sys.argv[2:]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.channel import Channel, Policy
+from agent.runtime.channel import Channel, Policy
 
 _POLICIES: list[Policy] = ["drop_oldest", "drop_newest"]
 

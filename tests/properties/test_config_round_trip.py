@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.config.dump import yaml_from_config
 from agent.config.loader import load_config
 from agent.config.model import AgentConfig
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True)
 ratios = st.floats(0.0, 1.0, allow_nan=False)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config.thermal import ThermalConfig
+from agent.inference.rate_sharing import share_ratio
 from agent.thermal.boards import BOARDS, BoardParameters
 from agent.thermal.evaluation import GovernedPolicy, Scenario, most_swings_in_a_minute, run
 from agent.thermal.governor import Governor, GovernorDecision
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.base import ThermalSample
-from agent.thermal.sharing import share_ratio
 from tests.fixtures.thermal_samples import HARD, SECOND, SOFT, sample
 
 CONFIG = ThermalConfig(source="simulated")

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from agent.publish.messages import Result, encode, result_from_classification
-from agent.records import Classification, Score, StageTimes
+from agent.mqtt.messages import Result, encode, result_from_classification
+from agent.runtime.records import Classification, Score, StageTimes
 from tests.fixtures.publish_samples import classification
 
 SHARES = st.floats(0.0, 1.0001, exclude_max=True)

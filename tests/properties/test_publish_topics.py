@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.publish.topics import Topics, level
+from agent.mqtt.topics import Topics, level
 
 _NAMES = st.text(st.characters(exclude_categories=()), max_size=64)
 _CONFIGURED = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)

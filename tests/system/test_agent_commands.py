@@ -17,7 +17,7 @@ import paho.mqtt.publish
 import pytest
 import yaml
 
-from agent.publish.schemas import message_schemas
+from agent.commands.schemas import message_schemas
 from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorder

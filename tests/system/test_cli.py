@@ -243,7 +243,7 @@ def test_a_message_that_cannot_be_written_leaves_the_exit_code_alone(
 def main_of(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     """The program with one more command, ``boom``, whose body is ``code``."""
     text = (
-        "import sys, types, click, agent.cli, agent.errors, engines.errors\n"
+        "import sys, types, click, agent.cli, agent.runtime.errors, engines.errors\n"
         "from agent.__main__ import main\n"
         "@click.command()\n"
         f"def boom():\n    {code}\n"
@@ -260,8 +260,8 @@ def main_of(code: str, *args: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("code", "exit_code", "words"),
     [
-        ("raise agent.errors.ConfigError('a.yaml:1: x')", 78, "error: a.yaml:1: x\n"),
-        ("raise agent.errors.BrokerUnavailable('no broker')", 69, "error: no broker\n"),
+        ("raise agent.runtime.errors.ConfigError('a.yaml:1: x')", 78, "error: a.yaml:1: x\n"),
+        ("raise agent.runtime.errors.BrokerUnavailable('no broker')", 69, "error: no broker\n"),
         ("raise engines.errors.ModelRejected('wrong shape')", 78, "error: wrong shape\n"),
         ("raise engines.errors.EngineUnavailable('no GPU')", 69, "error: no GPU\n"),
         ("return 1", 1, ""),

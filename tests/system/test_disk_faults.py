@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agent.publish.outbox_file import OutboxFile
+from agent.publish.outbox.file import OutboxFile
 from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.canary import with_canary
 from tests.fixtures.deadlines import wait_until

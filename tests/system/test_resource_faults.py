@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from agent.app import Agent
-from agent.clock import SystemClock
 from agent.config.loader import load_config
-from agent.publish.jsonlines import JsonLinesSink
+from agent.publish.json_lines import JsonLinesSink
+from agent.runtime.clock import SystemClock
 from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.canary import Search, with_canary
 from tests.fixtures.drills import note

@@ -9,7 +9,7 @@ import pytest
 
 from agent.config.loader import load_config
 from agent.demo import demo_package
-from agent.errors import ConfigError, UsageError
+from agent.runtime.errors import ConfigError, UsageError
 from agent.tools.benchmark.apply import apply_to, remember_for
 from agent.tools.benchmark.edit import with_engine
 from agent.tools.benchmark.report import Recommendation

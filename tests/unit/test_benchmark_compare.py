@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 from agent.tools.benchmark.compare import compare, parse_gate
 from agent.tools.benchmark.report import CaseResult, load_report
 from tests.fixtures.benchmark_reports import CLOSED, case_result, engine_result, machine_report, report_of

@@ -12,8 +12,8 @@ import pytest
 from agent.config.crosschecks import ENGINE_ALIASES, ENGINES
 from agent.config.device import device_id_of_machine
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
-from agent.config.secret import MAX_SECRET_BYTES, read_secret
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
+from agent.runtime.secrets import MAX_SECRET_BYTES, read_secret
 from engines.registry import AUTO_ORDER, CHOOSERS, canonical_name
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.loader import load_config
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
 
 GOOD = """\
 version: 1

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from agent.config.model import ModelConfig
-from agent.errors import BrokerUnavailable
+from agent.runtime.errors import BrokerUnavailable
 from agent.tools.doctor import checks
 from agent.tools.doctor.findings import Finding, Report, Section, sections_from
 from agent.tools.doctor.terminal import render

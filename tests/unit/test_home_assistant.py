@@ -14,10 +14,10 @@ import pytest
 import structlog
 
 from agent.config.loader import load_config
-from agent.publish.base import Packet
+from agent.mqtt.base import Packet
+from agent.mqtt.messages import Runtime
 from agent.publish.discovery import discovery_message
 from agent.publish.home_assistant import STUBS_FOR_SESSIONS, HomeAssistant
-from agent.publish.messages import Runtime
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.discovery_schema import problems_of_discovery
 from tests.fixtures.publish_samples import DEVICE, IDENTITY, TOPICS, runtime

@@ -13,7 +13,7 @@ _ROOT = Path(__file__).parents[2]
 
 _CLEAN = {
     "agent/__init__.py": '"""The program."""\n',
-    "agent/errors.py": '"""Errors."""\n\nimport engines.base\n\nNAMES = [engines.base.__name__]\n',
+    "agent/runtime/errors.py": '"""Errors."""\n\nimport engines.base\n\nNAMES = [engines.base.__name__]\n',
     "engines/__init__.py": '"""The engines."""\n',
     "engines/base.py": '"""The seam."""\n\nprint("seam")  # noqa: T201 - the reason\n',
     "tests/unit/test_errors.py": '"""Tests."""\n\nimport pytest\n\npytest.importorskip("x", reason="x is not here")\n',
@@ -23,7 +23,7 @@ _CLEAN = {
 _BREACHES = {
     "engines import agent": (
         "engines/x.py",
-        "def f():\n    from agent.errors import E\n",
+        "def f():\n    from agent.runtime.errors import E\n",
         "x.py:2: engines.x imports",
     ),
     "relative import upwards": ("agent/publish/x.py", "from ..cli import run\n", "agent.publish.x imports agent.cli"),

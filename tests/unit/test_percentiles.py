@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.commands.agent_host import benchmark_figures
+from agent.commands.handlers import benchmark_figures
 from agent.runtime.statistics import percentiles
-from agent.service.reports import percentiles as message_percentiles
+from agent.telemetry.reports import percentiles as message_percentiles
 from agent.tools.benchmark.statistics import spread_of
 from agent.tools.watch.documents import Document
 from agent.tools.watch.fleet import ClassifierView

@@ -12,14 +12,14 @@ import orjson
 import pytest
 import structlog
 
-from agent.errors import StageFailed
-from agent.publish.base import Packet, SinkListener, SinkStatistics
+from agent.mqtt.base import Packet, SinkListener, SinkStatistics
+from agent.mqtt.messages import Status
+from agent.publish.counters import Tally
 from agent.publish.delivery import WINDOW, Delivery
-from agent.publish.jsonlines import JsonLinesSink
-from agent.publish.messages import Status
-from agent.publish.outbox import MemoryOutbox
+from agent.publish.json_lines import JsonLinesSink
+from agent.publish.outbox.base import MemoryOutbox
 from agent.publish.publisher import IMPORTANT_BUFFERED, RESULTS_BUFFERED, Publisher
-from agent.publish.tally import Tally
+from agent.runtime.errors import StageFailed
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change, vitals
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jsonschema
 
-from agent.publish.catalog import CATALOG
-from agent.publish.schemas import message_schemas
+from agent.commands.schemas import message_schemas
+from agent.mqtt.catalog import CATALOG
 
 TEXT = (Path(__file__).parents[2] / "docs" / "mqtt.md").read_text()
 

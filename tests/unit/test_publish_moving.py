@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from agent.publish.base import Packet, SinkListener, SinkStatistics
+from agent.mqtt.base import Packet, SinkListener, SinkStatistics
 from agent.publish.listeners import Ear
 from agent.publish.publisher import Publisher
 from tests.fixtures.deadlines import wait_until

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from agent.config.model import MqttConfig
-from agent.errors import BrokerUnavailable, ConfigError
-from agent.publish.backoff import Backoff, TakeoverGuard
-from agent.publish.base import Packet
-from agent.publish.clocksync import ClockWatch
+from agent.mqtt.base import Packet
+from agent.mqtt.settings import BrokerAddress, Credentials, TlsFiles, settings_from_config
 from agent.publish.delivery import historical
-from agent.publish.outbox import MemoryOutbox
-from agent.publish.retained import RetainedValues
-from agent.publish.settings import BrokerAddress, Credentials, TlsFiles, settings_from_config
+from agent.publish.outbox.base import MemoryOutbox
+from agent.publish.retained_values import RetainedValues
+from agent.runtime.backoff import Backoff, TakeoverGuard
+from agent.runtime.clock_sync import ClockWatch
+from agent.runtime.errors import BrokerUnavailable, ConfigError
 from tests.fixtures.certificates import Authority
 
 CANARY = "hunter2-CANARY"

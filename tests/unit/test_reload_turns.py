@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import SystemClock
+from agent.cameras.sources.base import make_source
 from agent.config.loader import load_config
-from agent.errors import ReloadUnderWay
-from agent.pipeline.pipeline import Parts, Pipeline
+from agent.inference.pipeline import Parts, Pipeline
 from agent.reload import Reloader, load_packages
-from agent.sources.base import make_source
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import ReloadUnderWay
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.parts import BrightnessEngine
 

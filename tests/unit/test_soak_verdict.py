@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.publish.client import NETWORK_CAP_S
-from agent.publish.settings import BrokerAddress, MqttSettings
+from agent.mqtt.client import NETWORK_CAP_S
+from agent.mqtt.settings import BrokerAddress, MqttSettings
 from scripts.soak_harness.faults import FAULTS, RECOVERS_WITHIN_S, Draw
 from scripts.soak_harness.report import Drill, Report, page
 from scripts.soak_harness.verdict import (

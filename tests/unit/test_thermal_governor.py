@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.inference.rate_sharing import share_ratio
 from agent.thermal.governor import Governor, GovernorDecision
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.sensors.base import ThermalSample, TripPoints
-from agent.thermal.sharing import share_ratio
 from tests.fixtures.thermal_samples import HARD, ORIN_TRIPS, SECOND, SOFT, sample
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.clock import SystemClock
+from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.auto import JtopOverSysfs, overlaid
 from agent.thermal.sensors.base import FanSample, GpuSample, PowerSample, ThermalSample, TripPoints
 from agent.thermal.sensors.jtop import JtopSensor, JtopTimes, jtop_command

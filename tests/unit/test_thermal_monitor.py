@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
-from agent.publish.messages import encode
-from agent.publish.thermal_messages import Thermal
+from agent.mqtt.messages import encode
+from agent.mqtt.messages.thermal import Thermal
+from agent.runtime.clock import SystemClock
 from agent.thermal.governor import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.sensors.base import GpuSample, MemorySample, SensorDescription, ThermalSample

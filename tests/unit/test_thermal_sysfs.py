@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import SystemClock
+from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 from agent.thermal.sensors.plausible import ZoneCheck
 from agent.thermal.sensors.sysfs import SysfsReader, SysfsSensor

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from agent.publish.messages import (
+from agent.mqtt.messages import (
     Message,
     encode,
     result_from_classification,
     state_from_state_change,
 )
-from agent.publish.topics import Topics
+from agent.mqtt.topics import Topics
 from agent.tools.watch.fleet import FleetView
 from agent.tools.watch.lines import lines_from_fleet
 from agent.tools.watch.terminal import duration, render

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.clock import Clock
 from agent.config.thermal import ThermalConfig
+from agent.runtime.clock import Clock
 from agent.thermal.sensors.auto import JtopOverSysfs
 from agent.thermal.sensors.base import NoSensor, Sensor, SensorDescription, ThermalSample
 from agent.thermal.sensors.jtop import JtopSensor, jtop_command

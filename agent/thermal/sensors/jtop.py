@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import orjson
 
-from agent.clock import Clock
-from agent.service.logs import get_logger
+from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
 from agent.thermal.sensors.base import SensorDescription, ThermalSample
 from agent.thermal.sensors.jtop_lines import sample_from_line, uptime_of
 from agent.thermal.sensors.plausible import ZoneCheck

@@ -6,8 +6,8 @@ import random
 import threading
 from collections.abc import Callable
 
-from agent.clock import Clock
 from agent.config.thermal import SimulatedBoardConfig
+from agent.runtime.clock import Clock
 from agent.thermal.boards import BOARDS
 from agent.thermal.model import SimulatedBoard
 from agent.thermal.sensors.base import (

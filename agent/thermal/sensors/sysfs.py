@@ -6,8 +6,8 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from agent.clock import Clock
-from agent.service.logs import get_logger
+from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
 from agent.thermal.sensors.base import (
     GpuSample,
     MemorySample,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.config.loader import LoadedConfig, load_config
-from agent.errors import ConfigError, UsageError
+from agent.runtime.errors import ConfigError, UsageError
 from agent.tools.benchmark.edit import with_engine
 from agent.tools.benchmark.report import Recommendation
 from engines.base import EngineOptions, Measurement

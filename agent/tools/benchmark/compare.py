@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 from agent.tools.benchmark.report import CaseResult, EngineResult, Report
 from agent.tools.benchmark.statistics import Ratio, ratio_of
 

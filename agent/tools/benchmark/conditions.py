@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.clock import SystemClock
 from agent.config.thermal import ThermalConfig
+from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.base import Sensor
 from agent.thermal.sensors.choose import make_sensor
 

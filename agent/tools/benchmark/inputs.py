@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.clock import SystemClock
+from agent.cameras.sources.base import make_source, probe_source
 from agent.config.sources import FileSource
-from agent.errors import UsageError
-from agent.sources.base import make_source, probe_source
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import UsageError
 from agent.tools.benchmark.measure.accuracy import labelled_images
 from engines.images import read_image
 from engines.package import ModelPackage

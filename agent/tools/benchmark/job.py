@@ -12,8 +12,8 @@ from typing import cast
 from rich.console import Console
 
 from agent.config.loader import default_state_dir
-from agent.config.secret import redact
-from agent.errors import AgentError, UsageError
+from agent.runtime.errors import AgentError, UsageError
+from agent.runtime.secrets import redact
 from agent.tools.benchmark.apply import apply_to, check_can_apply, remember_for
 from agent.tools.benchmark.compare import Comparison, compare, parse_gate
 from agent.tools.benchmark.inputs import check_clips, check_images

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 from agent.tools.benchmark.conditions import Conditions
 from agent.tools.benchmark.measure.accuracy import Accuracy
 from agent.tools.benchmark.measure.target import BARE

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import agent
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 from agent.tools.benchmark.conditions import ConditionsWatch, clocks_are_locked
 from agent.tools.benchmark.judge import warnings_about_machine
 from agent.tools.benchmark.measure.assemble import engine_result, with_bare

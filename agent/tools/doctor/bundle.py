@@ -17,8 +17,8 @@ from pathlib import Path
 
 from agent.config.dump import yaml_from_config
 from agent.config.loader import LoadedConfig
-from agent.config.secret import redact
-from agent.errors import AgentError, ConfigError
+from agent.runtime.errors import AgentError, ConfigError
+from agent.runtime.secrets import redact
 from agent.tools.doctor.findings import Report
 from engines import describe
 
@@ -104,8 +104,8 @@ def _state(directory: Path) -> Iterator[str]:
 
 def _last_messages(report: Report, loaded: LoadedConfig) -> Mapping[str, object]:
     """Retained and new messages of this device: status, runtime, health, states."""
-    from agent.publish.settings import settings_from_config
-    from agent.publish.subscriber import open_subscriber
+    from agent.mqtt.settings import settings_from_config
+    from agent.mqtt.subscriber import open_subscriber
 
     mqtt = loaded.resolved_mqtt()
     if mqtt.broker == "embedded":

@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from agent.clock import SystemClock
 from agent.config.loader import LoadedConfig, check_when_labels
 from agent.config.model import CameraConfig, ModelConfig
 from agent.config.thermal import ThermalConfig
-from agent.errors import AgentError
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
 from engines import EngineError, EnvironmentRecord, ProbeResult
 
@@ -154,7 +154,7 @@ def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
     """Whether one camera delivers a frame."""
-    from agent.sources.base import make_source, probe_source
+    from agent.cameras.sources.base import make_source, probe_source
 
     if not camera.enabled:
         return Finding(name, "absent", "disabled in the configuration")
@@ -167,8 +167,8 @@ def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
 
 def broker_finding(loaded: LoadedConfig) -> Finding:
     """Whether the broker accepts a connection, and which agents it knows."""
-    from agent.publish.settings import settings_from_config
-    from agent.publish.subscriber import open_subscriber
+    from agent.mqtt.settings import settings_from_config
+    from agent.mqtt.subscriber import open_subscriber
 
     mqtt = loaded.resolved_mqtt()
     if mqtt.broker == "embedded":
@@ -188,7 +188,7 @@ def broker_finding(loaded: LoadedConfig) -> Finding:
 
 
 def _embedded_finding() -> Finding:
-    from agent.publish.broker import EmbeddedBroker
+    from agent.mqtt.embedded_broker import EmbeddedBroker
 
     with EmbeddedBroker() as broker:
         return Finding("broker", "ok", f"embedded: {broker.kind} {broker.version}, for trying out", is_needed=True)
@@ -203,7 +203,7 @@ def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:
 
 def state_dir_finding(directory: Path) -> Finding:
     """Whether the state directory can be written and has space."""
-    from agent.publish.outbox_room import kept_free_bytes
+    from agent.publish.outbox.disk_space import kept_free_bytes
 
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     usage = shutil.disk_usage(existing)
@@ -251,7 +251,7 @@ def heat_finding(config: ThermalConfig) -> Finding:
 
 def clock_finding() -> Finding:
     """Whether the clock follows a time server."""
-    from agent.publish.clocksync import ClockWatch
+    from agent.runtime.clock_sync import ClockWatch
 
     if ClockWatch().state() == "synced":
         return Finding("clock", "ok", "follows a time server")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.config.loader import LoadedConfig
 from agent.config.thermal import ThermalConfig
-from agent.errors import ConfigError
+from agent.runtime.errors import ConfigError
 from agent.tools.doctor import checks
 from agent.tools.doctor.findings import Finding, Report, sections_from
 from engines import ProbeResult, describe, probe

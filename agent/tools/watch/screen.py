@@ -12,7 +12,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.live import Live
 
-from agent.channel import ChannelClosed
+from agent.runtime.channel import ChannelClosed
 from agent.tools.watch.fleet import FleetView
 from agent.tools.watch.lines import lines_from_fleet
 from agent.tools.watch.sink import ViewSink

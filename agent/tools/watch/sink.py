@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent.channel import Channel, ChannelClosed
-from agent.clock import Clock, SystemClock
-from agent.publish.base import Packet, SinkListener, SinkState, SinkStatistics
+from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
+from agent.runtime.channel import Channel, ChannelClosed
+from agent.runtime.clock import Clock, SystemClock
 
 _BUFFERED = 10_000
 

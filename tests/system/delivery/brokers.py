@@ -44,7 +44,7 @@ class AmqttBroker:
     def start(self) -> AmqttBroker:
         """Start it and wait until it listens."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agent.publish.amqtt_child", str(self.port)],
+            [sys.executable, "-m", "agent.mqtt.amqtt_child", str(self.port)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

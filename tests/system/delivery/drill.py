@@ -19,7 +19,7 @@ import jsonschema
 import orjson
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from agent.publish.schemas import message_schemas
+from agent.commands.schemas import message_schemas
 from tests.fixtures.recorder import Recorder
 from tests.system.delivery.brokers import ROOT, Broker, make_broker
 from tests.system.delivery.checker import Identity, Ledger, Verdict, identity_of, judge, read_ledger

@@ -17,19 +17,19 @@ from types import FrameType
 
 import orjson
 
-from agent.clock import SystemClock
-from agent.publish.base import Packet, Sink, SinkListener, SinkStatistics
-from agent.publish.client import MqttClient
-from agent.publish.clocksync import ClockWatch
-from agent.publish.identity import Identity
-from agent.publish.messages import utc_text
-from agent.publish.outbox_file import OutboxFile, Row
+from agent.daemon.state_directory import StateDirectory
+from agent.mqtt.base import Packet, Sink, SinkListener, SinkStatistics
+from agent.mqtt.client import MqttClient
+from agent.mqtt.identity import Identity
+from agent.mqtt.messages import utc_text
+from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings
+from agent.mqtt.topics import Topics
+from agent.publish.outbox.file import OutboxFile, Row
+from agent.publish.outbox.sqlite import SqliteOutbox
 from agent.publish.publisher import Publisher
-from agent.publish.settings import BrokerAddress, Credentials, MqttSettings
-from agent.publish.sqlite_outbox import SqliteOutbox
-from agent.publish.topics import Topics
-from agent.service.logs import configure
-from agent.service.session import StateDirectory
+from agent.runtime.clock import SystemClock
+from agent.runtime.clock_sync import ClockWatch
+from agent.runtime.logs import configure
 from tests.fixtures.publish_samples import classification, runtime, state_change
 from tests.system.delivery.checker import identity_of
 

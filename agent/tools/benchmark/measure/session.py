@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, cast
 
 import agent
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 from agent.tools.benchmark.measure.target import Target
 
 Answer = Mapping[str, object]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 from agent.tools.benchmark.measure.session import child_environment
 
 _TICKS_HZ = os.sysconf("SC_CLK_TCK")

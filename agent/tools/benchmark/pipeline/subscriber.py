@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-from agent.errors import BrokerUnavailable
-from agent.publish.base import SinkListener
-from agent.publish.client import MqttClient
-from agent.publish.connection import Received
-from agent.publish.settings import BrokerAddress, MqttSettings
+from agent.mqtt.base import SinkListener
+from agent.mqtt.client import MqttClient
+from agent.mqtt.connection import Received
+from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.runtime.errors import BrokerUnavailable
 
 PREFIX = "benchmark"
 _CONNECT_WITHIN_S = 10.0

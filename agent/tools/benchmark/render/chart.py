@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from agent.errors import Unavailable
+from agent.runtime.errors import Unavailable
 from agent.tools.benchmark.render.series import (
     Bar,
     BarPanel,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from agent.errors import UsageError
+from agent.runtime.errors import UsageError
 from agent.tools.benchmark.render.chart import check_can_draw, png_of
 from agent.tools.benchmark.render.html import to_html
 from agent.tools.benchmark.render.markdown import to_markdown

@@ -1,0 +1,1 @@
+"""Cameras: a thread each, its sources, pacing and image checks."""

@@ -1,0 +1,319 @@
+"""One camera: a thread that opens its source, reads it, brings it back when it is lost, and offers every frame."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.cameras.frame_counters import CameraAccount, CameraCounts, Drop, Ticket
+from agent.cameras.frame_rate import WINDOW_S, TrickleWatch
+from agent.cameras.image_checks import PictureWatch
+from agent.cameras.pacing import Pacer
+from agent.cameras.sources.base import Capture, Source
+from agent.config.model import CameraConfig
+from agent.inference.batcher import Inbox
+from agent.inference.worker import Station
+from agent.runtime.channel import ChannelClosed
+from agent.runtime.clock import Clock
+from agent.runtime.errors import SourceLost, SourceUnavailable
+from agent.runtime.heartbeat import Heartbeat
+from agent.runtime.logs import get_logger
+from agent.runtime.records import Frame
+from agent.runtime.threads import StageThread
+
+log = get_logger(__name__)
+
+CameraState = Literal["connecting", "connected", "lost", "ended"]
+
+_FRAMES_ON_THEIR_WAY = 8
+"""Frames of one file between reader and decision: enough to keep a batch full, small enough to hold in memory."""
+_FIRST_BACKOFF_S = 1.0
+_LONGEST_BACKOFF_S = 30.0
+_FIRST_REFUSED_BACKOFF_S, _LONGEST_REFUSED_BACKOFF_S = 15.0, 300.0
+"""After a refused password: a camera that is starting may refuse for a moment, and many lock an address out after some
+wrong ones."""
+_STABLE_AFTER_NS = 30 * 1_000_000_000
+_RATE_WINDOW_NS = 10 * 1_000_000_000
+_JOIN_POLL_S = 0.5
+_OPEN_WITHIN_S = 150.0
+"""Above the longest open and read timeouts of the configuration, 60 s each: past it the library ignores them."""
+_READ_WITHIN_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatistics:
+    """One camera at one moment.
+
+    ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame. ``mark`` says
+    what is wrong with the pictures, None when nothing is.
+    """
+
+    name: str
+    state: CameraState
+    error: str | None
+    fps: float
+    reconnects: int
+    last_frame_age_s: float | None
+    mark: str | None
+    skipped_unreadable: int
+    counts: CameraCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a camera's frames go: a classifier without a gate, and the inbox of the worker that serves it."""
+
+    station: Station
+    inbox: Inbox[Station]
+
+
+class Camera:
+    """Owns one source and the thread that reads it.
+
+    A live source is opened again for ever, with exponential backoff and jitter; a file that ends, ends the camera.
+    ``on_change`` is called on the camera's thread whenever its state or the mark of its pictures changes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: CameraConfig,
+        source: Source,
+        account: CameraAccount,
+        *,
+        clock: Clock,
+        on_change: Callable[[str], None] | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.source = source
+        self.account = account
+        self.pacer = Pacer(config.rate_hz)
+        self.heartbeat = Heartbeat(f"camera {name}")
+        self._routes: tuple[Route, ...] = ()
+        self._clock = clock
+        self._on_change = on_change
+        self._chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
+        self._stop = threading.Event()
+        self._thread = StageThread(f"camera-{name}", self._main)
+        self._lock = threading.Lock()
+        self._state: CameraState = "connecting"
+        self._error: str | None = None
+        self._reconnects = 0
+        self._frames = 0
+        self._newest: Frame | None = None
+        self._recent: deque[int] = deque(maxlen=600)
+        self._pictures = PictureWatch(config.picture)
+        self._trickle = TrickleWatch(config.least_fps_ratio)
+
+    def set_routes(self, routes: Sequence[Route]) -> None:
+        """Offer every frame from now on to these."""
+        self._routes = tuple(routes)
+
+    def start(self) -> None:
+        """Start reading."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end, also while its source blocks."""
+        self._stop.set()
+        self.source.interrupt()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; False when it is still in its library after ``timeout_s``."""
+        return self._thread.join(timeout_s)
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the camera's thread, a fault of the program."""
+        return self._thread.failure
+
+    @property
+    def is_done(self) -> bool:
+        """A file that was read to its end, with every frame of it decided."""
+        return self._state == "ended" and not self._thread.is_alive and self.account.counts().in_flight == 0
+
+    def newest_frame(self) -> Frame | None:
+        """The frame that was read last, whatever became of it; None before the first. From any thread."""
+        return self._newest
+
+    def statistics(self) -> CameraStatistics:
+        """From any thread."""
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            recent = [at for at in self._recent if now_ns - at <= _RATE_WINDOW_NS]
+            state, error = self._state, self._error
+            last = self._recent[-1] if self._recent else None
+        # While frames come, from the first one to the last; where the next one is overdue, the wait for it counts too.
+        steps = len(recent) - 1
+        span_s = max(recent[-1] - recent[0], (now_ns - recent[0]) * steps / len(recent)) / 1e9 if steps > 0 else 0.0
+        return CameraStatistics(
+            name=self.name,
+            state=state,
+            error=error,
+            fps=steps / span_s if span_s > 0 else 0.0,
+            reconnects=self._reconnects,
+            last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
+            mark=self._pictures.mark,
+            skipped_unreadable=self.source.statistics().skipped,
+            counts=self.account.counts(),
+        )
+
+    def _main(self) -> None:
+        try:
+            self._read_for_ever()
+        finally:
+            self.heartbeat.rest()
+            self.source.close()
+
+    def _read_for_ever(self) -> None:
+        failures = refusals = 0
+        while not self._stop.is_set():
+            opened_ns, reason = None, None
+            self.heartbeat.beat(_OPEN_WITHIN_S)
+            try:
+                self.source.open()
+                opened_ns = self._clock.monotonic_ns()
+                self._trickle.open(opened_ns, self.source.fps)
+                self._set_state("connected", None)
+                if self._read_until_end():
+                    self._set_state("ended", None)
+                    return
+            except (SourceUnavailable, SourceLost) as exc:
+                if self._stop.is_set():
+                    return
+                if not self.source.is_live:
+                    self._set_state("ended", exc.message)
+                    return
+                reason = exc.fields.get("reason")
+                self._pictures.reset()
+                self._set_state("lost" if self._frames else "connecting", exc.message)
+            finally:
+                self.source.close()
+            was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
+            # A camera that trickles is there: ten seconds of each connection with it are better than a long pause.
+            failures = 0 if was_stable or reason == "trickle" else failures + 1
+            refusals = refusals + 1 if reason == "credentials" else 0
+            backoff_s = self._refused_backoff_s(refusals) if refusals else self._backoff_s(failures)
+            self.heartbeat.beat(backoff_s + _READ_WITHIN_S)
+            self._clock.wait(self._stop, backoff_s)
+
+    def _backoff_s(self, failures: int) -> float:
+        ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _LONGEST_BACKOFF_S)
+        return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
+
+    def _refused_backoff_s(self, refusals: int) -> float:
+        return min(_FIRST_REFUSED_BACKOFF_S * 2.0 ** (refusals - 1), _LONGEST_REFUSED_BACKOFF_S)
+
+    def _read_until_end(self) -> bool:
+        """True at the end of a file, False when asked to stop."""
+        while not self._stop.is_set():
+            if not self.source.is_live and not self._wait_until_due():
+                return False
+            self.heartbeat.beat(_READ_WITHIN_S)
+            capture = self.source.read()
+            if capture is None:
+                return True
+            self._take(capture)
+            if self.source.is_live:
+                self._check_rate()
+        return False
+
+    def _wait_until_due(self) -> bool:
+        """Wait for room and for the next frame's time; False when asked to stop."""
+        while not self._stop.is_set():
+            self.heartbeat.beat(_READ_WITHIN_S)
+            if not self.account.wait_for_room(_FRAMES_ON_THEIR_WAY, _JOIN_POLL_S):
+                continue
+            wait_s = self.pacer.wait_s(self._clock.monotonic_ns())
+            if wait_s <= 0.0:
+                return True
+            self._clock.wait(self._stop, wait_s)
+        return False
+
+    def _take(self, capture: Capture) -> None:
+        now_ns = self._clock.monotonic_ns()
+        frame = Frame(
+            camera=self.name,
+            index=self._frames,
+            image=capture.image,
+            captured_at_ns=capture.captured_at_ns,
+            captured_at_utc_ns=capture.captured_at_utc_ns,
+            capture_ms=capture.capture_ms,
+            mark=self._look(capture, now_ns) if self.source.is_live else None,
+        )
+        self._frames += 1
+        self._newest = frame
+        with self._lock:
+            self._recent.append(now_ns)
+        if self.source.is_live and not self.pacer.takes(capture.captured_at_ns):
+            self.account.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
+            return
+        self._offer(frame)
+
+    def _offer(self, frame: Frame) -> None:
+        routes = self._routes
+        if not routes:
+            self.account.refuse(Drop.STOPPING)
+            return
+        ticket = self.account.open(frame, [route.station.classifier for route in routes])
+        for route in routes:
+            self._put(route, ticket)
+
+    def _put(self, route: Route, ticket: Ticket) -> None:
+        try:
+            route.inbox.put(route.station, ticket)
+        except ChannelClosed:
+            self.account.dropped(ticket, route.station.classifier, Drop.STOPPING)
+
+    def _look(self, capture: Capture, now_ns: int) -> str | None:
+        """The mark of a live picture; a change of it is told."""
+        previous = self._pictures.mark
+        mark = self._pictures.look(capture.image, now_ns)
+        if mark != previous:
+            if mark is None:
+                log.info("camera.picture_clear", camera=self.name, was=previous)
+            else:
+                log.warning("camera.picture_marked", camera=self.name, mark=mark)
+            if self._on_change is not None:
+                self._on_change(self.name)
+        return mark
+
+    def _check_rate(self) -> None:
+        """Give up a connection that is alive and of no use.
+
+        Raises:
+            SourceLost: too few frames come.
+        """
+        trickle = self._trickle.frame(self._clock.monotonic_ns())
+        if trickle is not None:
+            says = "announces" if trickle.is_announced else "announces none; before, it held"
+            raise SourceLost(
+                f"{self.source.description} gave {trickle.fps:.1f} frames a second for {WINDOW_S:g} s and {says} "
+                f"{trickle.expected_fps:g}. Look at the network between; lower `least_fps_ratio` for a camera that "
+                "sends fewer on purpose",
+                reason="trickle",
+                camera=self.name,
+            )
+
+    def _set_state(self, state: CameraState, error: str | None) -> None:
+        with self._lock:
+            previous, error_before, self._state, self._error = self._state, self._error, state, error
+            if state == "connected" and previous == "lost":
+                self._reconnects += 1
+        if state == "connected":
+            log.info("camera.connected", camera=self.name, source=self.source.description)
+        elif state == "ended" and error is None:
+            log.info("camera.ended", camera=self.name, reason="end of the source")
+        elif state == "ended":
+            log.warning("camera.ended", camera=self.name, reason=error)
+        elif previous != state or error != error_before:
+            # Never once for each attempt: an absent camera is tried for months.
+            log.warning("camera.lost", camera=self.name, reason=error)
+        if self._on_change is not None and previous != state:
+            self._on_change(self.name)

@@ -1,0 +1,61 @@
+"""What files, streams and cameras of the kernel share: each reads from one VideoCapture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from agent.cameras.sources.decoder import Decoder, UnsupportedPicture
+from agent.cameras.sources.lifecycle import SourceBase
+from agent.runtime.clock import Clock
+from agent.runtime.records import Image
+
+
+class DecodedSource(SourceBase, ABC):
+    """A source over one decoder, which is there while the source is open."""
+
+    def __init__(self, description: str, *, clock: Clock, advice: str) -> None:
+        """``advice`` says what to do about pictures that cannot be used."""
+        super().__init__(description, clock=clock)
+        self._advice = advice
+        self._decoder: Decoder | None = None
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None if self._decoder is None else self._decoder.fps
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        if self._decoder is None:
+            self._decoder = self._open_decoder()
+
+    def close(self) -> None:
+        """See Source."""
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
+
+    @abstractmethod
+    def _open_decoder(self) -> Decoder:
+        """A decoder that is ready to read, and the source's own state for a first picture.
+
+        Raises:
+            SourceUnavailable: see Source.open.
+        """
+
+    def _retrieve(self, decoder: Decoder) -> Image:
+        """The picture that was grabbed, as a fresh array.
+
+        Raises:
+            SourceLost: it cannot be decoded, or its format is not for us.
+        """
+        lost = self._lifecycle.lost
+        try:
+            image = decoder.retrieve()
+        except UnsupportedPicture as exc:
+            message = f"{self.description} gives pictures of {exc}, the agent reads 8 bits a channel. {self._advice}"
+            raise lost("format", message) from exc
+        if image is None:
+            raise lost("damaged", f"{self.description} gave a picture that cannot be decoded. {self._advice}")
+        return image

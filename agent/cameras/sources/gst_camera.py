@@ -1,0 +1,199 @@
+"""Frames through GStreamer: CSI cameras, network and USB cameras decoded in hardware, pipelines of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from agent.cameras.sources.base import Capture
+from agent.cameras.sources.decoder import UnsupportedPicture
+from agent.cameras.sources.gst_pipelines import NotPossible, Plan, plan_for
+from agent.cameras.sources.gstreamer import (
+    GStreamerMissing,
+    PipelineEnded,
+    PipelineFailed,
+    RunningPipeline,
+    Sample,
+    load_gstreamer,
+)
+from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.rtsp_access import ask_camera, not_opened, read_password
+from agent.cameras.sources.rtsp_handshake import Answer
+from agent.cameras.sources.usb_identity import CameraIdentity
+from agent.cameras.sources.v4l2 import description_of
+from agent.cameras.sources.v4l2_device import check_device
+from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
+from agent.runtime.clock import Clock
+from agent.runtime.errors import SourceUnavailable
+from agent.runtime.logs import get_logger
+from agent.runtime.secrets import redact
+
+log = get_logger(__name__)
+
+_V4L2_OPEN_TIMEOUT_S = 10.0
+_ADVICE = "Set the camera to a format of 8 bits"
+
+
+class GStreamerCamera(SourceBase):
+    """A live pipeline that keeps the newest picture only.
+
+    ``captured_at_ns`` is the picture's time stamp on the pipeline's clock: for CSI and USB cameras the moment their
+    driver names, for network cameras the arrival; ``capture_ms`` holds decoding and conversion. An interruption takes
+    effect within 0.1 s, except while a driver blocks the start of the pipeline.
+    """
+
+    is_live = True
+
+    def __init__(
+        self, config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, base_dir: Path, clock: Clock
+    ) -> None:
+        super().__init__(_description(config), clock=clock)
+        self._config = config
+        self._base_dir = base_dir
+        self._identity = CameraIdentity(config, self._lifecycle) if isinstance(config, V4l2Source) else None
+        self._pipeline: RunningPipeline | None = None
+        self._first: Capture | None = None
+
+    @property
+    def kind(self) -> str:
+        """See Source."""
+        return self._config.type
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return self._config.fps or (None if self._pipeline is None else self._pipeline.fps)
+
+    def open(self) -> None:
+        """See Source. Waits for the first picture."""
+        self._lifecycle.check_open()
+        if self._pipeline is not None:
+            return
+        answer, pipeline = self._start()
+        try:
+            first = pipeline.pull(self._open_timeout_s, self._lifecycle.interrupted)
+        except (PipelineFailed, PipelineEnded, UnsupportedPicture) as exc:
+            pipeline.stop()
+            raise self._not_opened(answer, redact(str(exc)) or "the pipeline ended at once") from exc
+        if first is None:
+            pipeline.stop()
+            self._lifecycle.check_open()
+            raise self._not_opened(answer, f"no picture within {self._open_timeout_s:g} s")
+        self._pipeline, self._first = pipeline, self._capture(first)
+
+    def read(self) -> Capture | None:
+        """See Source."""
+        pipeline = self._lifecycle.opened(self._pipeline)
+        capture, self._first = self._first, None
+        if capture is None:
+            capture = self._capture(self._pull(pipeline))
+        self._lifecycle.count_delivered()
+        return capture
+
+    def close(self) -> None:
+        """See Source."""
+        if self._pipeline is not None:
+            self._pipeline.stop()
+            self._pipeline = None
+        self._first = None
+
+    @property
+    def _open_timeout_s(self) -> float:
+        return _V4L2_OPEN_TIMEOUT_S if isinstance(self._config, V4l2Source) else self._config.open_timeout_s
+
+    def _start(self) -> tuple[Answer | None, RunningPipeline]:
+        """The camera's answer, where it is one of the network, and the started pipeline."""
+        config, lifecycle = self._config, self._lifecycle
+        try:
+            gst = load_gstreamer()
+        except GStreamerMissing as exc:
+            raise lifecycle.unavailable("no_gstreamer", f"{self.description} needs GStreamer: {exc}") from exc
+
+        def has(element: str) -> bool:
+            return gst.ElementFactory.find(element) is not None
+
+        password = read_password(config, self._base_dir, lifecycle) if isinstance(config, RtspSource) else None
+        try:
+            plan = plan_for(config, has=has, password=None if password is None else password.reveal())
+        except NotPossible as exc:
+            raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of them") from exc
+        self._check_elements(plan.missing(has))
+        plan = self._with_device(plan)
+        answer = ask_camera(config, lifecycle, password) if isinstance(config, RtspSource) else None
+        log.info("source.pipeline", source=self.description, elements=_elements(plan))
+        try:
+            return answer, RunningPipeline(gst, plan)
+        except PipelineFailed as exc:
+            raise self._not_opened(answer, redact(str(exc))) from exc
+
+    def _with_device(self, plan: Plan) -> Plan:
+        """The plan with the device at which a USB camera is now.
+
+        Raises:
+            SourceUnavailable: it cannot be used, or is another camera than before.
+        """
+        if self._identity is None:
+            return plan
+        device = check_device(Path(self._identity.locate()), self._lifecycle)
+        self._identity.check(device)
+        return replace(plan, properties={**plan.properties, "source.device": str(device)})
+
+    def _capture(self, sample: Sample) -> Capture:
+        now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        return Capture(sample.image, now_ns - sample.age_ns, now_utc_ns - sample.age_ns, sample.age_ns / 1e6)
+
+    def _check_elements(self, missing: dict[str, str]) -> None:
+        if missing:
+            packages = " ".join(sorted(set(missing.values())))
+            advice = "It comes with JetPack" if "nvidia" in packages else f"Run: apt-get install {packages}"
+            raise self._lifecycle.unavailable(
+                "no_element",
+                f"{self.description} needs the GStreamer element {', '.join(missing)} of {packages}, which is not "
+                f"installed. {advice}",
+                elements=sorted(missing),
+            )
+
+    def _pull(self, pipeline: RunningPipeline) -> Sample:
+        lifecycle, timeout_s = self._lifecycle, self._config.read_timeout_s
+        try:
+            sample = pipeline.pull(timeout_s, lifecycle.interrupted)
+        except PipelineEnded as exc:
+            raise lifecycle.lost("ended", f"{self.description} came to its end") from exc
+        except PipelineFailed as exc:
+            raise lifecycle.lost("ended", f"{self.description} failed: {redact(str(exc))}") from exc
+        except UnsupportedPicture as exc:
+            raise lifecycle.lost("format", f"{self.description} gives pictures of {exc}. {_ADVICE}") from exc
+        if sample is None:
+            lifecycle.opened(self._pipeline)
+            raise lifecycle.lost(
+                "stalled",
+                f"{self.description} runs and gave no frame within {timeout_s:g} s. Raise `read_timeout_s` for "
+                "cameras slower than that",
+            )
+        return sample
+
+    def _not_opened(self, answer: Answer | None, detail: str) -> SourceUnavailable:
+        config = self._config
+        if isinstance(config, RtspSource):
+            return not_opened(config, self._lifecycle, answer, detail)
+        advice = {
+            "csi": "Check the ribbon cable, `sensor_id`, the mode, and: systemctl status nvargus-daemon",
+            "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext) and who uses it",
+            "gstreamer": "Try it by hand: gst-launch-1.0 <pipeline> ! videoconvert ! fakesink",
+        }[config.type]
+        return self._lifecycle.unavailable("no_stream", f"{self.description} cannot be opened: {detail}. {advice}")
+
+
+def _description(config: CsiSource | RtspSource | V4l2Source | GStreamerSource) -> str:
+    if isinstance(config, CsiSource):
+        return f"CSI sensor {config.sensor_id}"
+    if isinstance(config, RtspSource):
+        return redact(config.url)
+    if isinstance(config, V4l2Source):
+        return description_of(config)
+    return redact(f"pipeline {config.pipeline}")
+
+
+def _elements(plan: Plan) -> str:
+    """The pipeline's elements in their order; the words of the text that are not settings."""
+    return " ! ".join(part.split()[0] for part in plan.text.split("!") if part.strip() and "/" not in part.split()[0])

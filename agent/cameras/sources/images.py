@@ -1,0 +1,116 @@
+"""Frames from a folder of images, or from one image."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from agent.cameras.sources.base import Capture
+from agent.cameras.sources.lifecycle import SourceBase
+from agent.config.sources import ImagesSource
+from agent.runtime.clock import Clock
+from agent.runtime.errors import SourceUnavailable
+from agent.runtime.logs import get_logger
+from engines.errors import ImageRejected
+from engines.images import IMAGE_SUFFIXES, read_image
+
+log = get_logger(__name__)
+
+
+class ImageFolder(SourceBase):
+    """The images of a folder in the order of their names, without its subfolders; nothing is dropped.
+
+    Images that cannot be read are passed over, counted and logged. ``captured_at_ns`` is when the reading of an image
+    began. A looping folder is listed anew for each pass.
+    """
+
+    is_live = False
+    kind = "images"
+
+    def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock) -> None:
+        super().__init__(f"images {config.path}", clock=clock)
+        self._config = config
+        self._path = base_dir / config.path
+        self._waiting: deque[Path] | None = None
+        self._has_delivered = False
+        self._last_refusal = ""
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        if self._waiting is None:
+            self._waiting = self._list()
+            self._has_delivered = False
+
+    def read(self) -> Capture | None:
+        """See Source. ``reason`` is also ``unreadable``: no image of a whole pass could be read."""
+        while True:
+            waiting = self._lifecycle.opened(self._waiting)
+            if not waiting:
+                if not self._has_delivered:
+                    raise self._lifecycle.lost(
+                        "unreadable",
+                        f"{self.description}: no image can be read, the last because {self._last_refusal}",
+                    )
+                if not self._config.loop:
+                    return None
+                self._start_again()
+                continue
+            capture = self._read_image(waiting.popleft())
+            if capture is not None:
+                return capture
+
+    def close(self) -> None:
+        """See Source."""
+        self._waiting = None
+
+    def _read_image(self, path: Path) -> Capture | None:
+        started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        try:
+            image = read_image(path)
+        except ImageRejected as exc:
+            self._last_refusal = _sendable(exc.message)
+            self._lifecycle.count_skipped()
+            log.warning("images.skipped", path=_sendable(str(path)), reason=self._last_refusal)
+            return None
+        self._has_delivered = True
+        return self._delivered(image, started_ns, started_utc_ns)
+
+    def _start_again(self) -> None:
+        self._has_delivered = False
+        try:
+            self._waiting = self._list()
+        except SourceUnavailable as exc:
+            raise self._lifecycle.lost("missing", f"{self.description} could not start again: {exc.message}") from exc
+
+    def _list(self) -> deque[Path]:
+        path, lifecycle = self._path, self._lifecycle
+        try:
+            if path.is_file():
+                return deque([path])
+            found = sorted(path.iterdir(), key=lambda entry: entry.name)
+            images = deque(entry for entry in found if _is_image(entry))
+        except OSError as exc:
+            raise lifecycle.unavailable(
+                "missing", f"the folder or image {path} cannot be read: {exc.strerror}. Correct `path`"
+            ) from exc
+        if not images:
+            kinds = " ".join(sorted(IMAGE_SUFFIXES))
+            raise lifecycle.unavailable(
+                "empty", f"the folder {path} holds {len(found)} entries and no image ({kinds}). Correct `path`"
+            )
+        return images
+
+
+def _sendable(text: str) -> str:
+    """As it can be logged and sent: bytes of a name that are no UTF-8 are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()

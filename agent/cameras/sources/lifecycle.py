@@ -1,0 +1,98 @@
+"""What every source keeps besides its library: its counts, and the wish of another thread that it ends."""
+
+from __future__ import annotations
+
+import threading
+from typing import TypeVar
+
+from agent.cameras.sources.base import Capture, SourceStatistics
+from agent.runtime.clock import Clock
+from agent.runtime.errors import SourceLost, SourceUnavailable
+from agent.runtime.records import Image
+
+T = TypeVar("T")
+
+
+class Lifecycle:
+    """Counts and interruption of one source.
+
+    The source's own thread calls everything; ``interrupt`` and ``statistics`` may be called from any thread.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.interrupted = threading.Event()
+        self._delivered = 0
+        self._skipped = 0
+
+    def interrupt(self) -> None:
+        """See Source."""
+        self.interrupted.set()
+
+    def statistics(self) -> SourceStatistics:
+        """See Source."""
+        return SourceStatistics(delivered=self._delivered, skipped=self._skipped)
+
+    def count_delivered(self) -> None:
+        """One more picture handed out."""
+        self._delivered += 1
+
+    def count_skipped(self) -> None:
+        """One more picture passed over because it was unreadable."""
+        self._skipped += 1
+
+    def check_open(self) -> None:
+        """Refuse to open a source that was interrupted.
+
+        Raises:
+            SourceUnavailable: it was.
+        """
+        if self.interrupted.is_set():
+            raise self.unavailable("interrupted", f"opening {self.description} was interrupted: the agent stops it")
+
+    def opened(self, handle: T | None) -> T:
+        """``handle``, which is what an open source reads from.
+
+        Raises:
+            SourceLost: the source was interrupted, or is not open.
+        """
+        if self.interrupted.is_set():
+            raise self.lost("interrupted", f"reading {self.description} was interrupted: the agent stops it")
+        if handle is None:
+            raise self.lost("not_open", f"{self.description} is not open: open it before reading")
+        return handle
+
+    def unavailable(self, reason: str, message: str, **fields: object) -> SourceUnavailable:
+        """The error of a source that cannot be opened."""
+        return SourceUnavailable(message, reason=reason, source=self.description, **fields)
+
+    def lost(self, reason: str, message: str, **fields: object) -> SourceLost:
+        """The error of a source that stopped delivering."""
+        return SourceLost(message, reason=reason, source=self.description, **fields)
+
+
+class SourceBase:
+    """The part of Source in which all sources are alike; each of them adds how it opens, reads and closes."""
+
+    def __init__(self, description: str, *, clock: Clock) -> None:
+        self._clock = clock
+        self._lifecycle = Lifecycle(description)
+
+    @property
+    def description(self) -> str:
+        """See Source."""
+        return self._lifecycle.description
+
+    def interrupt(self) -> None:
+        """See Source."""
+        self._lifecycle.interrupt()
+
+    def statistics(self) -> SourceStatistics:
+        """See Source."""
+        return self._lifecycle.statistics()
+
+    def _delivered(self, image: Image, captured_at_ns: int, captured_at_utc_ns: int) -> Capture:
+        """``image``, counted and stamped, as it is handed out now."""
+        self._lifecycle.count_delivered()
+        capture_ms = (self._clock.monotonic_ns() - captured_at_ns) / 1e6
+        return Capture(image, captured_at_ns, captured_at_utc_ns, capture_ms)

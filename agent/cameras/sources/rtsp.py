@@ -1,0 +1,129 @@
+"""Frames from a network camera over RTSP, decoded by FFmpeg inside OpenCV."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import cv2
+
+from agent.cameras.sources.base import Capture
+from agent.cameras.sources.decoded import DecodedSource
+from agent.cameras.sources.decoder import Decoder, open_decoder, option_gate
+from agent.cameras.sources.rtsp_access import ask_camera, not_opened, read_password
+from agent.config.sources import RtspSource
+from agent.runtime.clock import Clock
+from agent.runtime.secrets import Secret, redact
+
+_LEAST_OPEN_S = 0.5
+_STALLED_RATIO = 0.9
+_MOST_STALE_FRAMES = 250
+_UNKNOWN_FPS = 25.0
+_ADVICE = "Set the camera to 8 bit H.264"
+
+
+class RtspStream(DecodedSource):
+    """A live stream; it must be read continuously, because FFmpeg keeps what is not fetched.
+
+    ``captured_at_ns`` is when the decoded picture came out of FFmpeg: the exposure, the camera's encoder and the
+    network lie before it and are unknown. FFmpeg decodes while it waits, so ``capture_ms`` holds only the conversion
+    to BGR.
+    An interruption takes effect at once while the camera is asked, and within ``open_timeout_s`` or ``read_timeout_s``
+    inside FFmpeg.
+    """
+
+    is_live = True
+    kind = "rtsp"
+
+    def __init__(self, config: RtspSource, *, base_dir: Path, clock: Clock) -> None:
+        super().__init__(redact(config.url), clock=clock, advice=_ADVICE)
+        self._config = config
+        self._base_dir = base_dir
+        self._is_grabbed = False
+
+    @property
+    def fps(self) -> float | None:
+        """See Source. The configured rate is believed more than the stream's."""
+        return super().fps if self._config.fps is None or self._decoder is None else self._config.fps
+
+    def read(self) -> Capture | None:
+        """See Source."""
+        decoder = self._lifecycle.opened(self._decoder)
+        if not self._is_grabbed:
+            self._grab(decoder)
+        self._is_grabbed = False
+        captured_at_ns, captured_at_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        return self._delivered(self._retrieve(decoder), captured_at_ns, captured_at_utc_ns)
+
+    def _open_decoder(self) -> Decoder:
+        """What FFmpeg gathered while it looked at the stream is left out, so the first frame is fresh."""
+        started = time.monotonic()
+        password = read_password(self._config, self._base_dir, self._lifecycle)
+        answer = ask_camera(self._config, self._lifecycle, password)
+        decoder = self._open_stream(password, started)
+        if decoder is None:
+            self._lifecycle.check_open()
+            raise not_opened(self._config, self._lifecycle, answer)
+        self._is_grabbed = self._drain(decoder)
+        return decoder
+
+    def _open_stream(self, password: Secret | None, started: float) -> Decoder | None:
+        config = self._config
+        left_s = max(_LEAST_OPEN_S, config.open_timeout_s - (time.monotonic() - started))
+        properties = {
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: round(left_s * 1000),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC: round(config.read_timeout_s * 1000),
+            # FFmpeg decodes one frame later for each further thread.
+            cv2.CAP_PROP_N_THREADS: config.decode_threads,
+        }
+        # OpenCV's own choice is TCP, as for files: so these openings never wait for one another.
+        options = "rtsp_transport;udp" if config.transport == "udp" else None
+        gate = option_gate.holding(options, timeout_s=config.open_timeout_s, interrupted=self._lifecycle.interrupted)
+        with gate as entered:
+            if not entered:
+                return None
+            return open_decoder(self._address(password), backend="ffmpeg", properties=properties)
+
+    def _address(self, password: Secret | None) -> str:
+        """The URL with its credentials, for FFmpeg alone."""
+        if self._config.username is None:
+            return self._config.url
+        user = quote(self._config.username, safe="")
+        if password is not None:
+            user += ":" + quote(password.reveal(), safe="")
+        parts = urlsplit(self._config.url)
+        return parts._replace(netloc=f"{user}@{parts.netloc}").geturl()
+
+    def _drain(self, decoder: Decoder) -> bool:
+        """Let go of the frames that came while the stream was opened; True when a fresh one is grabbed.
+
+        A grab that had to wait gives a fresh frame. Ends without one after a loss, which the first read then reports.
+        """
+        threshold_s = 0.5 / (decoder.fps or _UNKNOWN_FPS)
+        deadline = time.monotonic() + self._config.read_timeout_s
+        for _ in range(_MOST_STALE_FRAMES):
+            before = time.monotonic()
+            if before > deadline or not decoder.grab():
+                return False
+            waited_s = time.monotonic() - before
+            if waited_s > threshold_s:
+                return waited_s < self._config.read_timeout_s * _STALLED_RATIO
+        return False
+
+    def _grab(self, decoder: Decoder) -> None:
+        before = time.monotonic()
+        is_grabbed = decoder.grab()
+        waited_s = time.monotonic() - before
+        lifecycle = self._lifecycle
+        if lifecycle.interrupted.is_set():
+            lifecycle.opened(self._decoder)
+        # The first grabs of a stall succeed late, with what the decoder still held.
+        if waited_s >= self._config.read_timeout_s * _STALLED_RATIO:
+            raise lifecycle.lost(
+                "stalled",
+                f"{self.description} is connected and sent no frame for {waited_s:.1f} s, `read_timeout_s` is "
+                f"{self._config.read_timeout_s:g}. Raise it for cameras slower than that",
+            )
+        if not is_grabbed:
+            raise lifecycle.lost("ended", f"{self.description} ended the stream or its connection broke")

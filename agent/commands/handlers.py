@@ -1,0 +1,213 @@
+"""Carries commands out on the running agent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from agent.commands.contract import CommandRefused, Details, known
+from agent.commands.explanation import explanation
+from agent.commands.jpeg import jpeg_from_image
+from agent.commands.overrides import Overrides, load_overrides, save_overrides
+from agent.commands.requests import Benchmark, Explain, Selftest, Set, Snapshot
+from agent.config.loader import LoadedConfig
+from agent.inference.engine_slot import Serving
+from agent.inference.pipeline import Pipeline
+from agent.inference.worker import Worker
+from agent.mqtt.base import Packet
+from agent.mqtt.topics import Topics
+from agent.runtime.errors import AgentError
+from agent.runtime.statistics import percentiles
+from engines import EngineError
+from engines.golden import run_golden
+from engines.strict_yaml import StrictDocument
+
+_ERRAND_S = 30.0
+_BENCHMARK_S = 5.0
+_CHUNK_S = 0.02
+"""Serving waits for the benchmark at most this long at a time."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HostParts:
+    """What commands act on. ``base`` is the configuration as the file has it, ``adjust`` and ``reload`` go over to
+    another one, see ``Reloader``; ``rebirth`` sends every retained message again."""
+
+    pipeline: Pipeline
+    topics: Topics
+    state_dir: Path
+    base: Callable[[], LoadedConfig]
+    publish: Callable[[Packet], None]
+    adjust: Callable[[LoadedConfig], None]
+    reload: Callable[[], Literal["unchanged", "restarting", "applied", "waiting"]]
+    rebirth: Callable[[], None]
+
+
+class AgentHost:
+    """See CommandHost. Used by the commands' thread alone."""
+
+    def __init__(self, parts: HostParts) -> None:
+        self._parts = parts
+        self._now = Overrides()
+        self._made_for: StrictDocument | None = None
+        self._changes(parts.base())
+
+    def snapshot(self, request: Snapshot) -> Details:
+        """See CommandHost."""
+        known(self._parts.base().config.cameras, request.camera, "camera")
+        camera = self._parts.pipeline.cameras.get(request.camera)
+        if camera is None:
+            raise CommandRefused("no_frame", f"camera {request.camera} is disabled")
+        frame = camera.newest_frame()
+        if frame is None:
+            raise CommandRefused("no_frame", f"camera {request.camera} has not delivered a frame yet")
+        content, width, height = jpeg_from_image(frame.image, max_width=request.max_width, quality=request.quality)
+        topic = self._parts.topics.snapshot(request.camera)
+        self._parts.publish(Packet(topic, content, 1, content_type="image/jpeg"))
+        age_s = round((time.monotonic_ns() - frame.captured_at_ns) / 1e9, 3)
+        return {
+            "topic": topic,
+            "frame": frame.index,
+            "age_s": age_s,
+            "width": width,
+            "height": height,
+            "bytes": len(content),
+        }
+
+    def set(self, request: Set) -> Details:
+        """See CommandHost."""
+        base = self._parts.base()
+        changed = self._changes(base).with_change(request)
+        self._parts.adjust(replace(base, config=changed.applied_to(base.config)))
+        self._now = changed
+        if request.keep:
+            save_overrides(self._parts.state_dir, load_overrides(self._parts.state_dir).with_change(request))
+        camera = changed.applied_to(base.config).cameras[request.camera]
+        return {
+            "camera": request.camera,
+            "enabled": camera.enabled,
+            "rate_hz": camera.rate_hz,
+            "classifiers": {one.key: {"enter": one.decide.enter, "exit": one.decide.exit} for one in camera.classify},
+            "kept": request.keep,
+        }
+
+    def reload(self) -> Details:
+        """See CommandHost."""
+        return {"outcome": self._parts.reload()}
+
+    def rebirth(self) -> Details:
+        """See CommandHost."""
+        self._parts.rebirth()
+        return {}
+
+    def selftest(self, request: Selftest) -> Details:
+        """See CommandHost."""
+        details: Details = {}
+        for key, worker in self._workers(request.model).items():
+            report = _on_its_thread(worker, lambda serving, worker=worker: run_golden(worker.package, serving.engine))  # type: ignore[misc]  # bound now
+            details[key] = {
+                "engine": report.engine,
+                "pictures": len(report.results),
+                "wrong": [
+                    {
+                        "picture": one.path.name,
+                        "expected": one.expected,
+                        "got": one.got,
+                        "confidence": round(one.confidence, 4),
+                    }
+                    for one in report.wrong
+                ],
+            }
+        return details
+
+    def benchmark(self, request: Benchmark) -> Details:
+        """See CommandHost."""
+        details: Details = {}
+        for key, worker in self._workers(request.model).items():
+            times: list[float] = []
+            engine = ""
+            end = time.monotonic() + _BENCHMARK_S
+            while len(times) < request.runs and time.monotonic() < end:
+                wanted = request.runs - len(times)
+                engine, some = _on_its_thread(worker, lambda serving, wanted=wanted: _timed(serving, wanted))  # type: ignore[misc]  # bound now
+                times += some
+            details[key] = {"engine": engine, **benchmark_figures(times)}
+        return details
+
+    def explain(self, request: Explain) -> Details:
+        """See CommandHost."""
+        base = self._parts.base()
+        known(base.config.cameras, request.camera, "camera")
+        config = self._changes(base).applied_to(base.config).cameras[request.camera]
+        camera = self._parts.pipeline.cameras.get(request.camera)
+        workers = {key: worker.statistics() for key, worker in self._parts.pipeline.workers.items()}
+        return explanation(
+            config,
+            None if camera is None else camera.statistics(),
+            workers,
+            granted_ratio=1.0 if camera is None else camera.pacer.ratio,
+        )
+
+    def _changes(self, base: LoadedConfig) -> Overrides:
+        """What is in force beside the file. Where that was read again, by whatever way, it is what was kept alone."""
+        if base.document is not self._made_for:
+            self._made_for = base.document
+            self._now, _ = load_overrides(self._parts.state_dir).fitting(base.config)
+        return self._now
+
+    def _workers(self, model: str | None) -> Mapping[str, Worker]:
+        workers = self._parts.pipeline.workers
+        if model is None:
+            return workers
+        known(workers, model, "model")
+        return {model: workers[model]}
+
+
+def benchmark_figures(times_ms: Sequence[float]) -> Details:
+    """The figures of a `benchmark` reply, in milliseconds."""
+    p50, p99, highest = (round(one, 3) for one in percentiles(times_ms, (50, 99, 100)))
+    return {"runs": len(times_ms), "p50_ms": p50, "p99_ms": p99, "max_ms": highest}
+
+
+def _timed(serving: Serving, wanted: int) -> tuple[str, list[float]]:
+    """Milliseconds of single calls, for a moment; at least one."""
+    times: list[float] = []
+    end = time.monotonic() + _CHUNK_S
+    while len(times) < wanted and (not times or time.monotonic() < end):
+        began_ns = time.monotonic_ns()
+        serving.engine.infer(serving.batch[:1])
+        times.append((time.monotonic_ns() - began_ns) / 1e6)
+    return serving.info.name, times
+
+
+def _on_its_thread(worker: Worker, work: Callable[[Serving], T]) -> T:
+    """Have ``work`` done by the thread that owns the engine.
+
+    Raises:
+        CommandRefused: it did not come to it in time.
+        AgentError, EngineError: what ``work`` raised.
+    """
+    done = threading.Event()
+    answers: list[T] = []
+    errors: list[AgentError | EngineError] = []
+
+    def errand(serving: Serving) -> None:
+        try:
+            answers.append(work(serving))
+        except (AgentError, EngineError) as exc:
+            errors.append(exc)
+        finally:
+            done.set()
+
+    worker.run_errand(errand)
+    if not done.wait(_ERRAND_S):
+        raise CommandRefused("busy", f"the engine of {worker.key} did not come to it within {_ERRAND_S:g} s")
+    if errors:
+        raise errors[0]
+    return answers[0]

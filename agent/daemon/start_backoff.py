@@ -1,0 +1,66 @@
+"""Starts that fail one after the other: the next one waits, so that a broken board does not fill its own journal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from agent.runtime.files import replace_file
+from agent.runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+_FILE = "failures"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_WITHOUT_WAITING = 2
+_FIRST_WAIT_S = 10.0
+_LONGEST_WAIT_S = 300.0
+_WELL_AFTER_S = 600.0
+"""A run that was ready this long was no failed start, however it ends."""
+NEVER_REPEATED = frozenset({2, 78})
+"""RestartPreventExitStatus of the unit: whoever starts again after one of these is a person, who has mended something
+and is not to wait."""
+
+
+class FailedStarts:
+    """Counts in ``state_dir`` how many runs of one configuration in a row failed since the machine started.
+
+    Runs that were killed neither count nor end the row: whoever kills wants the next one at once. Main thread only.
+    """
+
+    def __init__(self, state_dir: Path, config_sha256: str, *, boot: Path = _BOOT) -> None:
+        self._file = state_dir / _FILE
+        self._mark = f"{_first_line(boot)} {config_sha256[:16]}"
+        self._is_well_at_s: float | None = None
+        count, _, mark = _first_line(self._file).partition(" ")
+        self.count = int(count) if count.isdigit() and mark == self._mark else 0
+        """Failures in a row before this run; another configuration or another boot begins at 0."""
+
+    def wait_s(self) -> float:
+        """How long the next start is to wait: nothing after one or two failures, at most five minutes."""
+        further = self.count - _WITHOUT_WAITING - 1
+        return 0.0 if further < 0 else min(_FIRST_WAIT_S * 2.0 ** min(further, 10), _LONGEST_WAIT_S)
+
+    def ready(self) -> None:
+        """The run works from now on; ten minutes of that make it a good one."""
+        self._is_well_at_s = time.monotonic() + _WELL_AFTER_S
+
+    def note(self, exit_code: int) -> None:
+        """The run ends with ``exit_code``; the last word counts where it is said twice."""
+        is_well = self._is_well_at_s is not None and time.monotonic() >= self._is_well_at_s
+        try:
+            if exit_code == 0 or exit_code in NEVER_REPEATED:
+                self._file.unlink(missing_ok=True)
+            else:
+                count = 1 if is_well else self.count + 1
+                replace_file(self._file, f"{count} {self._mark}\n", is_private=True)
+        except OSError as exc:
+            log.warning("failures.not_counted", path=str(self._file), error=exc.strerror)
+
+
+def _first_line(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return stream.readline(200).decode("ascii", "replace").strip()
+    except OSError:
+        return ""

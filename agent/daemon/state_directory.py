@@ -1,0 +1,183 @@
+"""The state directory: one agent at a time, the number of its starts, and how the last one ended."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from agent.runtime.errors import ConfigError, InUse
+from agent.runtime.files import replace_file
+from agent.runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+_LOCK = "lock"
+_SESSION = "session"
+_EXIT = "last-exit"
+_STILL_RUNNING = "ended without a word: killed, crashed, or the power was cut"
+_LONGEST_EXIT_BYTES = 4096
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
+"""Full, read-only or broken: no mistake of the configuration, and no reason not to look at cameras."""
+_CACHE_BYTES = 64 * 2**20
+"""Room for what is derived from a model of usual size; with less, nothing is begun on that disk."""
+
+
+class StateDirectory:
+    """Holds the directory for this process while open.
+
+    ``session`` counts the starts of agents on it, from 1; ``previous_exit`` is how the one before ended, None where
+    there was none. Where the disk is full, read-only or broken the agent starts all the same, and ``session`` is then
+    the time of the start in seconds since 1970, which no other start has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.session = 0
+        self.previous_exit: str | None = None
+        self._is_kept = True
+        self._lock_fd: int | None = None
+        self._scratch: Path | None = None
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where derived files go: below the directory, or in a temporary one where there is none and none can be made.
+
+        Known once it is open.
+        """
+        return self._scratch or self.path / "cache"
+
+    def open(self) -> None:
+        """Make the directory if need be, lock it, and count this start.
+
+        Raises:
+            ConfigError: it cannot be made or written.
+            InUse: another agent holds it.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as exc:
+            if exc.errno in _OF_THE_DISK:
+                self.previous_exit = self._read_exit()
+                self._do_without(exc)
+                return
+            raise ConfigError(
+                f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or name "
+                "another one as state_dir",
+                path=str(self.path),
+            ) from exc
+        with ExitStack() as undo:
+            undo.callback(os.close, descriptor)
+            self._claim(descriptor)
+            self.previous_exit = self._read_exit()
+            self._begin()
+            self._find_room()
+            undo.pop_all()
+        self._lock_fd = descriptor
+
+    def record_exit(self, how: str) -> None:
+        """Remember for the next session how this one ends."""
+        try:
+            if not self._is_kept:
+                self._write(_SESSION, str(self.session))
+            self._write(_EXIT, how)
+        except OSError as exc:
+            # The disk filled up while the agent ran; the next session will call this one killed.
+            log.warning("state.not_written", path=str(self.path), error=exc.strerror)
+
+    def close(self) -> None:
+        """Let others have it; harmless when called twice."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def __enter__(self) -> StateDirectory:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _claim(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise InUse(
+                f"state_dir {self.path} is held by another agent (process {holder}), and two agents cannot share one. "
+                "Stop the other one, or give this one a state_dir and a device id of its own",
+                path=str(self.path),
+                holder=holder,
+            ) from exc
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only its holder has no name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _begin(self) -> None:
+        try:
+            self.session = self._count()
+            self._write(_EXIT, _STILL_RUNNING)
+        except OSError as exc:
+            if exc.errno not in _OF_THE_DISK:
+                raise ConfigError(
+                    f"state_dir {self.path} cannot be written: {exc.strerror}. Make it writable for this user, or "
+                    "name another one as state_dir",
+                    path=str(self.path),
+                ) from exc
+            self._do_without(exc)
+
+    def _do_without(self, why: OSError) -> None:
+        self._is_kept = False
+        self.session = int(time.time())
+        self._make_scratch()
+        log.error("state.not_kept", path=str(self.path), error=why.strerror, session=self.session)
+
+    def _find_room(self) -> None:
+        """A disk that is nearly full has room for a number and none for a model's graph."""
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(self.path).free
+            if self._scratch is None and free < _CACHE_BYTES and self._make_scratch():
+                log.warning("state.cache_not_kept", path=str(self.path), free_bytes=free, wanted_bytes=_CACHE_BYTES)
+
+    def _make_scratch(self) -> bool:
+        """Where nothing is cached yet, a temporary place for it that has room; without one the engines complain."""
+        if self._scratch is None and not (self.path / "cache").is_dir():
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(tempfile.gettempdir()).free >= _CACHE_BYTES:
+                    self._scratch = Path(tempfile.mkdtemp(prefix="agent-cache-"))
+        return self._scratch is not None
+
+    def _count(self) -> int:
+        file = self.path / _SESSION
+        try:
+            last = int(file.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            last = 0
+        except ValueError:
+            # A torn or foreign file: the start time keeps the count rising, which is all that subscribers rely on.
+            last = int(file.stat().st_mtime)
+        self._write(_SESSION, str(last + 1))
+        return last + 1
+
+    def _read_exit(self) -> str | None:
+        try:
+            with (self.path / _EXIT).open("rb") as stream:
+                return stream.read(_LONGEST_EXIT_BYTES).decode("utf-8", "replace").strip() or None
+        except OSError:
+            return None
+
+    def _write(self, name: str, text: str) -> None:
+        replace_file(self.path / name, f"{text}\n", is_durable=True)

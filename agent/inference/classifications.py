@@ -1,0 +1,55 @@
+"""From a frame and the engine's scores to the record that is published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.inference.batcher import Job
+from agent.runtime.records import Classification, Image, Score, ServedModel, StageTimes
+
+if TYPE_CHECKING:
+    from agent.inference.worker import Station
+
+
+def classification(
+    job: Job[Station],
+    top: tuple[Score, ...],
+    margin: float,
+    batch_size: int,
+    stamps: tuple[int, int, int, int],
+    served: ServedModel,
+) -> Classification:
+    """The record of one answer; ``stamps`` are taken, resized, inferred and decided, so that the stages add up."""
+    frame = job.ticket.frame
+    taken_ns, resized_ns, inferred_ns, decided_ns = stamps
+    in_hand_ns = frame.captured_at_ns + round(frame.capture_ms * 1e6)
+    return Classification(
+        camera=job.lane.camera,
+        classifier=job.lane.classifier,
+        served=served,
+        frame_index=frame.index,
+        captured_at_ns=frame.captured_at_ns,
+        captured_at_utc_ns=frame.captured_at_utc_ns,
+        decided_at_ns=decided_ns,
+        top=top,
+        margin=margin,
+        batch=batch_size,
+        times=StageTimes(
+            capture_ms=frame.capture_ms,
+            queue_ms=(taken_ns - in_hand_ns) / 1e6,
+            preprocess_ms=(resized_ns - taken_ns) / 1e6,
+            infer_ms=(inferred_ns - resized_ns) / 1e6,
+            decide_ms=(decided_ns - inferred_ns) / 1e6,
+        ),
+        mark=frame.mark,
+    )
+
+
+def crop(image: Image, roi: tuple[float, float, float, float]) -> Image:
+    """The region of interest as a view, at least one pixel in each direction."""
+    if roi == (0.0, 0.0, 1.0, 1.0):
+        return image
+    height, width = image.shape[:2]
+    x0, y0 = min(int(roi[0] * width), width - 1), min(int(roi[1] * height), height - 1)
+    x1, y1 = max(round(roi[2] * width), x0 + 1), max(round(roi[3] * height), y0 + 1)
+    return image[y0:y1, x0:x1]

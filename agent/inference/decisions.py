@@ -1,0 +1,159 @@
+"""From a row of scores to the best classes, and from a stream of those to a label that holds still."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.config.model import DecideConfig
+from agent.runtime.records import Classification, Score, StateChange
+
+_HEARTBEAT_NS = 60 * 1_000_000_000
+"""A state is repeated this often, so that a subscriber can tell a quiet label from a dead agent."""
+
+
+def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) -> tuple[tuple[Score, ...], float]:
+    """The ``top_k`` best classes of one row of probabilities, and the distance between the best two.
+
+    Args:
+        row: ``(classes,)`` float32; NaN counts as the greatest value.
+
+    Ties go to the lower index. With one class the margin is its own confidence.
+    """
+    wanted = min(top_k, len(row))
+    remaining = row.copy()
+    picks: list[int] = []
+    # argmax a few times is faster than a sort or a partition for the handful of classes that anyone looks at.
+    for _ in range(min(max(wanted, 2), len(row))):
+        best = int(remaining.argmax())
+        picks.append(best)
+        remaining[best] = -np.inf
+    margin = float(row[picks[0]] - row[picks[1]]) if len(picks) > 1 else float(row[picks[0]])
+    return tuple(Score(index, labels[index], float(row[index])) for index in picks[:wanted]), margin
+
+
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    label: str
+    confidence: float
+
+
+class Decision:
+    """The decided label of one classifier of one camera. Used by its worker's thread, and by that of a worker of
+    another configuration while it answers its last frames.
+
+    A result votes for its best class when that reaches `enter`; for the class that is decided already, `exit` is
+    enough. Another class takes over with `votes` votes among the last `window` results; without such a class the label
+    becomes `unknown` once `votes` of them fail to confirm it, or when no result came for `stale_after_s`.
+    """
+
+    def __init__(
+        self,
+        camera: str,
+        classifier: str,
+        config: DecideConfig,
+        *,
+        now_ns: int,
+        utc_ns: int,
+        before: Decision | None = None,
+    ) -> None:
+        """``before`` decided under other rules: its label ends with it."""
+        self._before = before
+        self._camera = camera
+        self._classifier = classifier
+        self._config = config
+        self._lock = threading.Lock()
+        self._votes: deque[_Vote | None] = deque(maxlen=config.window)
+        self._label = config.unknown
+        self._confidence = 0.0
+        self._since_utc_ns = utc_ns
+        self._last_result_ns = now_ns
+        self._last_sent_ns = now_ns
+
+    @property
+    def label(self) -> str:
+        """The decided label."""
+        return self._label
+
+    def initial(self) -> StateChange:
+        """What holds before the first result; it replaces whatever an earlier session left behind."""
+        before, self._before = self._before, None
+        with self._lock:
+            previous = None if before is None or before.label == self._label else before.label
+            return self._change(previous, "start", None)
+
+    def update(self, result: Classification, *, now_ns: int, utc_ns: int) -> StateChange | None:
+        """Take one result into account; a change of the label, its repetition when that is due, or None."""
+        with self._lock:
+            self._last_result_ns = now_ns
+            best = result.top[0]
+            threshold = self._config.exit if best.label == self._label else self._config.enter
+            self._votes.append(_Vote(best.label, best.confidence) if best.confidence >= threshold else None)
+            if best.label == self._label:
+                self._confidence = best.confidence
+            winner = self._winner()
+            if winner is not None:
+                return self._switch(winner, "votes", result, now_ns, utc_ns)
+            if self._label != self._config.unknown and self._unconfirmed() >= self._config.votes:
+                return self._switch(self._config.unknown, "unconfirmed", result, now_ns, utc_ns)
+            return self._heartbeat(result, now_ns)
+
+    def tick(self, *, now_ns: int, utc_ns: int) -> StateChange | None:
+        """Look at the clock: the label goes stale without results, and is repeated once a minute."""
+        with self._lock:
+            silent_s = (now_ns - self._last_result_ns) / 1e9
+            if self._label != self._config.unknown and silent_s >= self._config.stale_after_s:
+                return self._switch(self._config.unknown, "stale", None, now_ns, utc_ns)
+            return self._heartbeat(None, now_ns)
+
+    def _winner(self) -> str | None:
+        counts = Counter(vote.label for vote in self._votes if vote is not None)
+        counts.pop(self._label, None)
+        if not counts:
+            return None
+        most = max(counts.values())
+        if most < self._config.votes:
+            return None
+        # Of labels with equally many votes the one seen last is what the camera shows now.
+        return next(vote.label for vote in reversed(self._votes) if vote is not None and counts[vote.label] == most)
+
+    def _unconfirmed(self) -> int:
+        return sum(1 for vote in self._votes if vote is None or vote.label != self._label)
+
+    def _switch(
+        self, label: str, reason: str, evidence: Classification | None, now_ns: int, utc_ns: int
+    ) -> StateChange:
+        previous, self._label = self._label, label
+        # Votes for other labels were spent on the old question; kept, they would switch the label straight back.
+        kept = [vote for vote in self._votes if vote is not None and vote.label == label]
+        self._votes.clear()
+        self._votes.extend(kept)
+        self._confidence = kept[-1].confidence if kept else 0.0
+        self._since_utc_ns = utc_ns
+        self._last_sent_ns = now_ns
+        return self._change(previous, reason, evidence)
+
+    def _heartbeat(self, evidence: Classification | None, now_ns: int) -> StateChange | None:
+        if now_ns - self._last_sent_ns < _HEARTBEAT_NS:
+            return None
+        self._last_sent_ns = now_ns
+        return self._change(None, "heartbeat", evidence)
+
+    def _change(self, previous: str | None, reason: str, evidence: Classification | None) -> StateChange:
+        return StateChange(
+            camera=self._camera,
+            classifier=self._classifier,
+            label=self._label,
+            previous=previous,
+            since_utc_ns=self._since_utc_ns,
+            confidence=self._confidence,
+            votes=sum(1 for vote in self._votes if vote is not None and vote.label == self._label),
+            window=self._config.window,
+            reason=reason,
+            evidence=evidence,
+        )

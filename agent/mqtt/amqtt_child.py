@@ -1,0 +1,30 @@
+"""The program of an embedded amqtt: ``python -m agent.mqtt.amqtt_child PORT``; ends by SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+
+async def _serve(port: int) -> None:
+    from amqtt.broker import Broker
+
+    broker = Broker(
+        {
+            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
+            "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+        }
+    )
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    await broker.start()
+    await ended.wait()
+    await broker.shutdown()
+
+
+if __name__ == "__main__":
+    # It warns about every MQTT 5 client before that one falls back.
+    logging.basicConfig(level=logging.ERROR)
+    asyncio.run(_serve(int(sys.argv[1])))

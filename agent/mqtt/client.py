@@ -1,0 +1,220 @@
+"""The connection to the broker that comes back by itself."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
+from agent.mqtt.connection import Connection, Received, Version
+from agent.mqtt.diagnosis import Ending, explain_silence
+from agent.mqtt.settings import MqttSettings
+from agent.runtime.backoff import STABLE_S, Backoff, TakeoverGuard
+from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.logs import get_logger
+from agent.runtime.threads import StageThread
+
+NETWORK_CAP_S = 20.0
+"""Longest wait for a broker that cannot be reached. With the time that connecting takes, an agent is well again within
+30 s of its broker."""
+REFUSAL_CAP_S = 120.0
+"""Longest wait after a refusal: nothing but a change of somebody's settings will help."""
+TAKEOVER_WAIT_S = (60.0, 120.0)
+
+_VERSIONS: tuple[Version, ...] = ("5", "3.1.1")
+_OTHER_VERSION_MAY_HELP = frozenset({"version", "unanswered", "mute"})
+
+log = get_logger(__name__)
+
+
+class MqttClient:
+    """A sink that sends to an MQTT broker: MQTT 5, or 3.1.1 where the broker is older.
+
+    One thread, ``mqtt``, connects, runs the network and tells the listener. It starts again after every failure and
+    reads the password and the certificates anew. A broker that is known to be older is asked for 3.1.1 at once, until
+    it was away. ``will`` is what the broker sends when this agent dies. ``on_received`` is called on that thread with
+    each message of ``subscriptions``.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        *,
+        will: Packet | None = None,
+        subscriptions: Sequence[str] = (),
+        on_received: Callable[[Received], None] | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._settings = settings
+        self._will = will
+        self._subscriptions = tuple(subscriptions)
+        self._on_received = on_received
+        self._clock = clock or SystemClock()
+        self._backoff = Backoff(base_s=settings.backoff_base_s, rng=rng)
+        self._takeovers = TakeoverGuard()
+        self._stop = threading.Event()
+        self._thread: StageThread | None = None
+        self._listener: SinkListener | None = None
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._state: SinkState = "disconnected"
+        self._since_utc_ns = self._clock.utc_ns()
+        self._reason: str | None = "not started"
+        self._version: Version | None = None
+        self._is_older = settings.address.is_older
+        self._grants = 0
+        self._granted_at_ns = 0
+        self._failure: str | None = None
+        self._subscribed = threading.Event()
+        self._reported: str | None = None
+
+    def start(self, listener: SinkListener) -> None:
+        """See Sink."""
+        if self._thread is not None:
+            raise RuntimeError("an MqttClient is started once")
+        self._listener = listener
+        self._become("connecting", "no connection yet")
+        self._thread = StageThread("mqtt", partial(self._run, listener), on_failure=partial(self._end_by, listener))
+        self._thread.start()
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        """See Sink. A packet that is larger than the broker takes is refused as ``oversize``."""
+        connection = self._connection
+        return "disconnected" if connection is None else connection.send(packet, key)
+
+    def stop(self, timeout_s: float) -> bool:
+        """See Sink. The thread cannot be stopped while it looks up a name; it then ends by itself."""
+        self._stop.set()
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.end()
+        is_done = self._thread is None or self._thread.join(timeout_s)
+        if not is_done:
+            log.warning("broker.stop_cut_off", waited_s=timeout_s, doing="connecting")
+        self._become("stopped", None)
+        return is_done
+
+    def statistics(self) -> SinkStatistics:
+        """See Sink."""
+        with self._lock:
+            connection = self._connection
+            return SinkStatistics(
+                state=self._state,
+                address=str(self._settings.address),
+                protocol=None if self._version is None else f"MQTT {self._version}",
+                since_utc_ns=self._since_utc_ns,
+                reason=self._reason,
+                reconnects=max(0, self._grants - 1),
+                unconfirmed=0 if connection is None else connection.unconfirmed,
+                failure=self._failure,
+            )
+
+    def wait_subscribed(self, timeout_s: float) -> bool:
+        """Wait until the broker has answered the subscriptions; False when ``timeout_s`` passed before."""
+        return self._subscribed.wait(timeout_s)
+
+    def on_granted(self, version: Version) -> None:
+        """See ConnectionListener."""
+        with self._lock:
+            self._version = version
+            self._grants += 1
+            self._granted_at_ns = self._clock.monotonic_ns()
+        self._become("connected", None)
+        log.info("broker.connected", broker=str(self._settings.address), protocol=f"MQTT {version}")
+        self._reported = None
+        if self._listener is not None:
+            self._listener.on_connected()
+
+    def on_subscribed(self, problem: str | None) -> None:
+        """See ConnectionListener."""
+        if problem is not None:
+            log.warning("broker.subscription_refused", problem=problem)
+        self._subscribed.set()
+
+    def on_confirmed(self, key: int, problem: str | None) -> None:
+        """See ConnectionListener."""
+        if self._listener is not None:
+            self._listener.on_confirmed(key, problem)
+
+    def on_received(self, message: Received) -> None:
+        """See ConnectionListener."""
+        if self._on_received is not None:
+            self._on_received(message)
+
+    def _run(self, listener: SinkListener) -> None:
+        while not self._stop.is_set():
+            ending = self._attempt()
+            if self._stop.is_set():
+                return
+            self._become("disconnected", ending.reason)
+            if ending.was_granted:
+                listener.on_disconnected(ending.reason)
+            wait_s = self._wait_s(ending)
+            self._report(ending)
+            self._clock.wait(self._stop, wait_s)
+
+    def _end_by(self, listener: SinkListener, error: Exception) -> None:
+        log.error("broker.client_failed", exc_info=error)
+        with self._lock:
+            self._failure = f"{type(error).__name__}: {error}"
+        self._become("disconnected", "the client's thread failed")
+        listener.on_failed(error)
+
+    def _attempt(self) -> Ending:
+        """One connection from its start to its end, with the older protocol where the broker wants that."""
+        ending = Ending("network", "no attempt was made")
+        for version in _VERSIONS[1:] if self._is_older else _VERSIONS:
+            connection = Connection(
+                self._settings, self, version=version, will=self._will, subscriptions=self._subscriptions
+            )
+            with self._lock:
+                self._connection = connection
+            if self._stop.is_set():
+                connection.end()
+            try:
+                ending = connection.run()
+            finally:
+                with self._lock:
+                    self._connection = None
+            if ending.was_granted:
+                self._is_older = version != _VERSIONS[0]
+                return ending
+            if ending.kind not in _OTHER_VERSION_MAY_HELP or self._stop.is_set():
+                break
+        self._is_older = self._settings.address.is_older
+        return explain_silence(ending, self._settings) if ending.kind == "unanswered" else ending
+
+    def _wait_s(self, ending: Ending) -> float:
+        now_ns = self._clock.monotonic_ns()
+        if ending.was_granted and now_ns - self._granted_at_ns >= STABLE_S * 1e9:
+            self._backoff.reset()
+        if not ending.was_granted:
+            self._takeovers.clear()
+        if ending.kind in {"takeover", "closed"} and self._takeovers.note(now_ns):
+            reason = (
+                f"duplicate_client_id: {ending.reason}, three times within a minute. Another client seems to use the "
+                f"client id {self._settings.client_id!r} too: give one of them another device.id or mqtt.client_id"
+            )
+            self._become("disconnected", reason)
+            log.error("broker.duplicate_client_id", client_id=self._settings.client_id)
+            return self._backoff.between_s(*TAKEOVER_WAIT_S)
+        is_refusal = ending.kind in {"refused", "tls", "setup", "version"}
+        return self._backoff.next_s(REFUSAL_CAP_S if is_refusal else NETWORK_CAP_S)
+
+    def _report(self, ending: Ending) -> None:
+        """One line when the connection is lost or cannot be made, and one when its reason becomes another."""
+        if ending.kind != self._reported:
+            self._reported = ending.kind
+            log.warning("broker.disconnected", broker=str(self._settings.address), reason=ending.reason)
+
+    def _become(self, state: SinkState, reason: str | None) -> None:
+        with self._lock:
+            if self._state == "stopped":
+                return
+            if state != self._state:
+                self._since_utc_ns = self._clock.utc_ns()
+            self._state, self._reason = state, reason

@@ -1,0 +1,438 @@
+"""One MQTT connection from CONNECT to its end: the boundary to paho, which nothing else imports.
+
+Every connection has a paho client of its own, so that nothing of an earlier one (queues, packet ids, certificates) is
+left in it. The network loop is ours, on the caller's thread: in paho's own thread an exception in a callback ends the
+thread without a trace while the client goes on claiming to be connected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.mqtt.base import Packet
+from agent.mqtt.diagnosis import (
+    SESSION_TAKEN_OVER,
+    Ending,
+    ending_from_exception,
+    ending_from_refusal,
+    ending_from_silence,
+)
+from agent.mqtt.library_log import LastWords
+from agent.mqtt.settings import MqttSettings
+from agent.runtime.errors import AgentError
+from agent.runtime.secrets import redact
+
+Version = Literal["5", "3.1.1"]
+
+MAX_UNCONFIRMED = 1000
+"""Packets on their way to the broker; more are refused as ``backlog``."""
+
+INFLIGHT = 20
+"""QoS 1 packets that wait for the broker at once; more are slower (measured with mosquitto: 15.0k/s at 20, 10.3k/s at
+200)."""
+
+_HEADER_BYTES = 64
+"""More than what MQTT adds to topic, payload and correlation data."""
+
+_PUBLISH_PROBLEMS = {0x87: "not_authorised", 0x97: "quota_exceeded", 0x95: "oversize", 0x90: "topic_refused"}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message that was received; ``response_topic`` and ``correlation`` exist in MQTT 5 only."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+
+
+class ConnectionListener(Protocol):
+    """Called on the thread that runs the connection."""
+
+    def on_granted(self, version: Version) -> None:
+        """The broker accepted the connection."""
+        ...
+
+    def on_subscribed(self, problem: str | None) -> None:
+        """The broker answered the subscriptions; ``problem`` names those that it refused."""
+        ...
+
+    def on_confirmed(self, key: int, problem: str | None) -> None:
+        """See SinkListener."""
+        ...
+
+    def on_received(self, message: Received) -> None:
+        """A message of one of the subscriptions."""
+        ...
+
+
+class Connection:
+    """``run`` blocks until the connection has ended; ``send`` and ``end`` may be called from other threads."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        listener: ConnectionListener,
+        *,
+        version: Version,
+        will: Packet | None = None,
+        subscriptions: Sequence[str] = (),
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._version: Version = version
+        self._will = will
+        self._subscriptions = tuple(subscriptions)
+        self._client: paho.Client | None = None
+        self._lock = threading.Lock()
+        self._on_the_way: dict[int, tuple[int | None, int]] = {}
+        self._unacknowledged = 0
+        self._receive_maximum = MAX_UNCONFIRMED
+        self._acknowledged: deque[tuple[int, str | None]] = deque()
+        self._is_granted = False
+        self._is_ending = False
+        self._ending: Ending | None = None
+        self._last_words = LastWords()
+        self._max_packet_bytes: int | None = None
+        self._max_qos = 1
+        self._may_retain = True
+        self._wake_pair: tuple[socket.socket, socket.socket] | None = None
+        self._heard_at = 0.0
+
+    def run(self) -> Ending:
+        """Connect, serve the connection until it breaks or ``end`` is called, and say how it ended."""
+        if self._is_ending:
+            return Ending("stopped", "stopped")
+        try:
+            waiting, waking = socket.socketpair()
+        except OSError as exc:  # no descriptors left: the next attempt may find some
+            return Ending("network", f"no connection to {self._settings.address} can be made: {exc.strerror}")
+        with waiting, waking:
+            for end in (waiting, waking):
+                end.setblocking(False)  # noqa: FBT003 (the library's signature)
+            self._wake_pair = (waiting, waking)
+            try:
+                client = self._open()
+                if isinstance(client, Ending):
+                    return client
+                try:
+                    self._serve(client, waiting)
+                finally:
+                    self._release(client)
+                return self._ending or self._lost(None)
+            finally:
+                with self._lock:
+                    self._is_granted = False
+                    self._client = None
+                    self._wake_pair = None
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        """Queue ``packet``; None, or why not (``disconnected``, ``backlog``, ``oversize``). See Sink.send."""
+        # One lock around publish and the note of its packet id: the confirmation can be here before publish returns.
+        # paho's callbacks only append to a deque, they never take this lock, or the two threads could wait for each
+        # other (paho calls them while it holds the lock that publish needs).
+        with self._lock:
+            client = self._client
+            if client is None or not self._is_granted or self._is_ending:
+                return "disconnected"
+            qos = min(packet.qos, self._max_qos)
+            if len(self._on_the_way) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= self._receive_maximum):
+                return "backlog"
+            size = len(packet.topic.encode()) + len(packet.payload) + len(packet.correlation or b"") + _HEADER_BYTES
+            if self._max_packet_bytes is not None and size > self._max_packet_bytes:
+                return "oversize"
+            info = client.publish(
+                packet.topic,
+                packet.payload,
+                qos=qos,
+                retain=packet.retain and self._may_retain,
+                properties=self._publish_properties(packet),
+            )
+            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return "backlog" if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else "disconnected"
+            self._on_the_way[info.mid] = (key, qos)
+            self._unacknowledged += qos
+        return None
+
+    def end(self) -> None:
+        """Disconnect: the broker does not send the last will. Returns at once; ``run`` returns soon after."""
+        with self._lock:
+            self._is_ending = True
+        self._wake()
+
+    @property
+    def unconfirmed(self) -> int:
+        """Packets on their way."""
+        return len(self._on_the_way)
+
+    def _open(self) -> paho.Client | Ending:
+        settings = self._settings
+        try:
+            client = self._make_client()
+        except AgentError as exc:
+            return Ending("setup", redact(exc.message))
+        try:
+            client.connect(settings.address.host, settings.address.port, keepalive=settings.keepalive_s)
+            _send_at_once(client.socket())
+        except (OSError, ValueError) as exc:  # a ValueError for a name or a port that there cannot be
+            self._release(client)
+            return ending_from_exception(exc, settings)
+        with self._lock:
+            if self._is_ending:  # before CONNECT has gone out: it would throw out the next one of this client id
+                self._release(client)
+                return Ending("stopped", "stopped")
+            self._client = client
+        return client
+
+    def _make_client(self) -> paho.Client:
+        settings = self._settings
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=settings.client_id,
+            protocol=paho.MQTTv5 if self._version == "5" else paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        password = settings.credentials.password()
+        if settings.credentials.username is not None:
+            client.username_pw_set(settings.credentials.username, None if password is None else password.reveal())
+        if settings.address.is_tls:
+            client.tls_set_context(settings.tls.context())
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=self._will.qos, retain=self._will.retain)
+        client.connect_timeout = settings.connect_timeout_s
+        client.max_inflight_messages_set(INFLIGHT)
+        client.max_queued_messages_set(MAX_UNCONFIRMED)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.enable_logger(self._last_words.logger())
+        # Being asked to wait for writability, paho leaves all writing to our loop: two threads that write one socket
+        # can tear a packet apart.
+        client.on_socket_register_write = lambda *_: self._wake()
+        client.on_socket_unregister_write = lambda *_: None
+        return client
+
+    def _serve(self, client: paho.Client, waiting: socket.socket) -> None:
+        settings = self._settings
+        self._heard_at = time.monotonic()
+        answer_by = self._heard_at + settings.connect_timeout_s
+        pause_s = min(0.5, settings.keepalive_s / 4)
+        leave_by: float | None = None
+        while self._ending is None and (sock := client.socket()) is not None:
+            if not self._is_granted and time.monotonic() > answer_by:
+                self._ending = Ending(
+                    "mute",
+                    f"{settings.address} accepted the connection and did not answer CONNECT within "
+                    f"{settings.connect_timeout_s:g} s",
+                )
+                return
+            if self._is_ending and leave_by is None:
+                leave_by = time.monotonic() + 1.0
+                client.disconnect()
+            if leave_by is not None and time.monotonic() > leave_by:
+                break
+            self._exchange(client, sock, waiting, pause_s)
+            self._notice_silence(client)
+            self._settle()
+        if self._is_ending and self._ending is None:
+            self._ending = Ending("stopped", "stopped", was_granted=self._is_granted)
+
+    def _exchange(self, client: paho.Client, sock: paho.SocketLike, waiting: socket.socket, pause_s: float) -> None:
+        """Wait for the network or for ``send``, then read and write what is there."""
+        wanted = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
+        poll = select.poll()
+        poll.register(sock.fileno(), wanted)
+        poll.register(waiting.fileno(), select.POLLIN)
+        has_decrypted = hasattr(sock, "pending") and sock.pending() > 0
+        ready = dict(poll.poll(0 if has_decrypted else pause_s * 1000))
+        if waiting.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                waiting.recv(4096)
+        events = ready.get(sock.fileno(), 0)
+        if has_decrypted or events & ~select.POLLOUT:
+            self._heard_at = time.monotonic()
+            client.loop_read()
+        if client.socket() is not None and client.want_write():
+            client.loop_write()
+        if client.socket() is not None:
+            client.loop_misc()
+
+    def _notice_silence(self, client: paho.Client) -> None:
+        """paho asks after one keepalive of silence and gives up after another one, plus the pause of the loop."""
+        if self._is_granted and self._ending is None and time.monotonic() - self._heard_at > 1.8 * client.keepalive:
+            self._ending = self._lost(f"no answer within twice the keepalive of {client.keepalive} s")
+
+    def _settle(self) -> None:
+        """Tell the listener about confirmations, outside paho's callbacks and outside the lock."""
+        while self._acknowledged:
+            mid, problem = self._acknowledged.popleft()
+            with self._lock:
+                key, qos = self._on_the_way.pop(mid, (None, 0))
+                self._unacknowledged -= qos
+            if key is not None:
+                self._listener.on_confirmed(key, problem)
+
+    def _release(self, client: paho.Client) -> None:
+        sock = client.socket()
+        if sock is not None:
+            sock.close()
+
+    def _wake(self) -> None:
+        pair = self._wake_pair
+        if pair is not None:
+            with contextlib.suppress(OSError):  # full: a wake-up is under way; closed: nobody is left to wake
+                pair[1].send(b"\0")
+
+    def _publish_properties(self, packet: Packet) -> Properties | None:
+        if self._version != "5":
+            return None
+        if packet.correlation is None:
+            return _usual_properties(packet.content_type, packet.expiry_s)
+        properties = _properties(packet.content_type, packet.expiry_s)
+        properties.CorrelationData = packet.correlation
+        return properties
+
+    def _lost(self, why: str | None) -> Ending:
+        if not self._is_granted:
+            return ending_from_silence(self._settings, self._last_words.text)
+        detail = why or self._last_words.text
+        if detail is None:
+            return Ending(
+                "closed", f"{self._settings.address} closed the connection without a reason", was_granted=True
+            )
+        return Ending("lost", redact(f"the connection to {self._settings.address} broke: {detail}"), was_granted=True)
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        _data: object,
+        _flags: paho.ConnectFlags,
+        code: ReasonCode,
+        granted: Properties | None,
+    ) -> None:
+        if code.is_failure:
+            self._ending = ending_from_refusal(code.value, str(code), self._settings)
+            return
+        self._adopt(granted)
+        with self._lock:
+            self._is_granted = True
+        self._listener.on_granted(self._version)
+        if self._subscriptions:
+            client.subscribe([(topic, 1) for topic in self._subscriptions])
+
+    def _adopt(self, granted: Properties | None) -> None:
+        """Take over the limits that an MQTT 5 broker names in its answer."""
+        self._max_packet_bytes = getattr(granted, "MaximumPacketSize", None)
+        self._max_qos = min(1, getattr(granted, "MaximumQoS", 1))
+        self._may_retain = bool(getattr(granted, "RetainAvailable", 1))
+        maximum = getattr(granted, "ReceiveMaximum", 65535)
+        # paho keeps to INFLIGHT by itself and cannot be told another number once it is connected.
+        self._receive_maximum = maximum if maximum < INFLIGHT else MAX_UNCONFIRMED
+
+    def _on_disconnect(
+        self,
+        _client: paho.Client,
+        _data: object,
+        flags: paho.DisconnectFlags,
+        code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        # paho calls this twice for a broker that stopped answering: the first reason stands.
+        if self._ending is not None or self._is_ending:
+            return
+        if flags.is_disconnect_packet_from_server and code.value == SESSION_TAKEN_OVER:
+            self._ending = Ending(
+                "takeover",
+                f"another client connected to {self._settings.address} as {self._settings.client_id!r}",
+                was_granted=self._is_granted,
+            )
+            return
+        name = str(code)
+        if flags.is_disconnect_packet_from_server:
+            why: str | None = f"the broker ended it: {name.lower()}"
+        elif name == "Keep alive timeout":
+            why = f"no answer within twice the keepalive of {self._settings.keepalive_s} s"
+        else:
+            why = None
+        self._ending = self._lost(why)
+
+    def _on_publish(
+        self, _client: paho.Client, _data: object, mid: int, code: ReasonCode, _properties: Properties
+    ) -> None:
+        problem = _PUBLISH_PROBLEMS.get(code.value, "refused") if code.is_failure else None
+        self._acknowledged.append((mid, problem))
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: object, _mid: int, codes: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        refused = [
+            f"{topic!r}: {str(code).lower()}"
+            for topic, code in zip(self._subscriptions, codes, strict=False)
+            if code.is_failure
+        ]
+        self._listener.on_subscribed("; ".join(refused) or None)
+
+    def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        properties = message.properties
+        self._listener.on_received(
+            Received(
+                topic=message.topic,
+                payload=bytes(message.payload),
+                qos=message.qos,
+                retain=message.retain,
+                response_topic=getattr(properties, "ResponseTopic", None),
+                correlation=getattr(properties, "CorrelationData", None),
+            )
+        )
+
+
+def _send_at_once(sock: paho.SocketLike | None) -> None:
+    """Otherwise the kernel holds a message back until the broker's system has confirmed the one before, which it puts
+    off for 40 ms: at 30 frames a second that is every other result."""
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class _PackedProperties(Properties):
+    """Properties that never change, packed once: to make and pack them anew takes longer than all else in publish."""
+
+    def __init__(self, properties: Properties) -> None:
+        object.__setattr__(self, "_packed", properties.pack())  # type: ignore[no-untyped-call]  # paho leaves it untyped
+
+    def pack(self) -> bytes:
+        """What is put into the packet."""
+        packed: bytes = object.__getattribute__(self, "_packed")
+        return packed
+
+
+def _properties(content_type: str, expiry_s: int | None) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+    properties.ContentType = content_type
+    if expiry_s is not None:
+        properties.MessageExpiryInterval = expiry_s
+    return properties
+
+
+@lru_cache(maxsize=16)
+def _usual_properties(content_type: str, expiry_s: int | None) -> Properties:
+    return _PackedProperties(_properties(content_type, expiry_s))

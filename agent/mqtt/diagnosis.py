@@ -1,0 +1,137 @@
+"""Why there is no connection, in words that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.runtime.secrets import redact
+
+EndKind = Literal[
+    "stopped", "version", "unanswered", "mute", "refused", "tls", "setup", "network", "lost", "closed", "takeover"
+]
+"""``version``: the broker is older than the MQTT version we spoke; ``unanswered``: it closed the connection without an
+answer to CONNECT; ``mute``: it left it open and did not answer; ``setup``: a file of ours cannot be used; ``lost``: it
+broke after it had been granted; ``closed``: the broker ended it then without giving a reason."""
+
+# Reason codes. Source: MQTT Version 5.0, section 2.4; 3.1.1's return codes are mapped onto them.
+UNSUPPORTED_VERSION = 0x84
+SESSION_TAKEN_OVER = 0x8E
+_REFUSALS = {
+    0x81: "it could not read our CONNECT packet (malformed packet)",
+    0x82: "it reports a protocol error",
+    0x85: "it does not take this client id: set mqtt.client_id",
+    0x86: "not authorised (bad user name or password): check mqtt.username and mqtt.password_file",
+    0x87: "not authorised: check mqtt.username, mqtt.password_file and the broker's access list",
+    0x88: "it is not available",
+    0x89: "it is busy",
+    0x8A: "this client is banned",
+    0x90: "it does not take the topic of the last will: check mqtt.prefix against its access list",
+    0x95: "the CONNECT packet is too large for it",
+    0x97: "a quota is used up",
+    0x9A: "it does not support retained messages, which the last will needs",
+    0x9B: "it does not support QoS 1, which the last will needs",
+    0x9F: "too many connections in a short time",
+}
+
+# Verification results. Source: OpenSSL, X509_STORE_CTX_get_error.
+_CERTIFICATE = {
+    9: "is not yet valid: check the clock of this device",
+    10: "has expired: renew it, or check the clock of this device",
+    18: "is signed by itself and not by the authority in mqtt.tls.ca_file",
+    19: "is signed by an authority that is not in mqtt.tls.ca_file",
+    20: "is signed by an authority that is not in mqtt.tls.ca_file",
+    21: "is signed by an authority that is not in mqtt.tls.ca_file",
+    62: "is for another host name: check the host in mqtt.broker against the certificate's names",
+    64: "is for another address: check the host in mqtt.broker against the certificate's names",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one connection, or the attempt at one, ended. ``was_granted``: the broker had accepted it."""
+
+    kind: EndKind
+    reason: str
+    was_granted: bool = False
+
+
+def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
+    """For what opening the socket raised."""
+    address = settings.address
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        verdict = _CERTIFICATE.get(exc.verify_code, f"was not accepted: {exc.verify_message}")
+        return Ending("tls", redact(f"the certificate of {address} {verdict}"))
+    if isinstance(exc, ssl.SSLError | ConnectionResetError) and address.is_tls:
+        return Ending("tls", redact(_tls_refusal(exc, settings)))
+    if isinstance(exc, ValueError) and not isinstance(exc, OSError):
+        return Ending("setup", f"{address} is no address that there can be ({exc}): check mqtt.broker")
+    if isinstance(exc, socket.gaierror):
+        return Ending("network", redact(f"the host name {address.host!r} cannot be resolved: {exc.strerror}"))
+    if isinstance(exc, TimeoutError):
+        return Ending("network", f"{address} did not answer within {settings.connect_timeout_s:g} s")
+    if isinstance(exc, ConnectionRefusedError):
+        return Ending("network", f"nothing listens at {address} (connection refused): is the broker running?")
+    return Ending("network", redact(f"{address} cannot be reached: {exc}"))
+
+
+def ending_from_refusal(code: int, name: str, settings: MqttSettings) -> Ending:
+    """For a CONNACK with a failure; ``name`` is the library's text for ``code``."""
+    if code == UNSUPPORTED_VERSION:
+        return Ending("version", f"{settings.address} does not speak this version of MQTT")
+    who = "" if settings.credentials.username is None else f" of user {settings.credentials.username!r}"
+    verdict = _REFUSALS.get(code, f"{name.lower()} (0x{code:02X})")
+    return Ending("refused", redact(f"{settings.address} refused the connection{who}: {verdict}"))
+
+
+def ending_from_silence(settings: MqttSettings, last_log: str | None) -> Ending:
+    """For a connection that was closed before the broker had answered CONNECT."""
+    address = settings.address
+    if address.is_tls:
+        detail = f" ({last_log})" if last_log else ""
+        return Ending(
+            "unanswered",
+            redact(f"{address} closed the connection during its start{detail}: does it ask for a client certificate?"),
+        )
+    return Ending("unanswered", f"{address} closed the connection without an answer: is it an MQTT broker?")
+
+
+def explain_silence(ending: Ending, settings: MqttSettings) -> Ending:
+    """Look once whether a port that does not answer speaks TLS, since the broker itself does not say so."""
+    address = settings.address
+    if address.is_tls or not _speaks_tls(address, settings.connect_timeout_s):
+        return ending
+    return Ending("tls", f"port {address.port} of {address.host} speaks TLS: write mqtts:// in mqtt.broker")
+
+
+def _tls_refusal(exc: ssl.SSLError | ConnectionResetError, settings: MqttSettings) -> str:
+    address = settings.address
+    reason = exc.reason if isinstance(exc, ssl.SSLError) and exc.reason else str(exc)
+    if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}:
+        return (
+            f"port {address.port} of {address.host} does not speak TLS: write mqtt:// in mqtt.broker, or its TLS port"
+        )
+    if isinstance(exc, ssl.SSLEOFError | ConnectionResetError):
+        return (
+            f"{address} broke off the TLS handshake: is {address.port} its TLS port, and does it ask for a "
+            "client certificate (mqtt.tls.cert_file)?"
+        )
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return f"{address} refused the TLS handshake ({reason}): it asks for a client certificate (mqtt.tls.cert_file)"
+    return f"the TLS handshake with {address} failed: {reason}"
+
+
+def _speaks_tls(address: BrokerAddress, timeout_s: float) -> bool:
+    """Whether a TLS handshake succeeds. Nothing is sent over the connection, so it need not be trusted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with contextlib.suppress(OSError), socket.create_connection((address.host, address.port), timeout_s) as plain:
+        plain.settimeout(timeout_s)
+        with context.wrap_socket(plain, server_hostname=address.host):
+            return True
+    return False

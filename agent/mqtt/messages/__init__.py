@@ -1,0 +1,85 @@
+"""The public schema: one frozen class for each message, its name and version in the field ``schema``.
+
+A field is never renamed or given another meaning inside a version; new optional fields may come. Every constructor
+validates, ``encode`` gives the bytes that are sent.
+"""
+
+from __future__ import annotations
+
+from agent.mqtt.messages.base import PUBLIC, ClockState, Message, encode, utc_text
+from agent.mqtt.messages.lifecycle import (
+    CameraRuntime,
+    ClassifierRuntime,
+    ModelRuntime,
+    RejectedEngine,
+    Runtime,
+    Status,
+)
+from agent.mqtt.messages.replies import Reply
+from agent.mqtt.messages.results import (
+    Engine,
+    Event,
+    Evidence,
+    Latencies,
+    Model,
+    Result,
+    State,
+    TopClass,
+    event_from_state_change,
+    result_from_classification,
+    state_from_state_change,
+)
+from agent.mqtt.messages.vitals import (
+    CameraAccounting,
+    CameraHealth,
+    ClassifierAccounting,
+    Connection,
+    EngineBuild,
+    Health,
+    Latency,
+    ModelHealth,
+    ModelLatency,
+    Percentiles,
+    Process,
+    PublisherHealth,
+    ThermalHealth,
+)
+
+__all__ = [
+    "PUBLIC",
+    "CameraAccounting",
+    "CameraHealth",
+    "CameraRuntime",
+    "ClassifierAccounting",
+    "ClassifierRuntime",
+    "ClockState",
+    "Connection",
+    "Engine",
+    "EngineBuild",
+    "Event",
+    "Evidence",
+    "Health",
+    "Latencies",
+    "Latency",
+    "Message",
+    "Model",
+    "ModelHealth",
+    "ModelLatency",
+    "ModelRuntime",
+    "Percentiles",
+    "Process",
+    "PublisherHealth",
+    "RejectedEngine",
+    "Reply",
+    "Result",
+    "Runtime",
+    "State",
+    "Status",
+    "ThermalHealth",
+    "TopClass",
+    "encode",
+    "event_from_state_change",
+    "result_from_classification",
+    "state_from_state_change",
+    "utc_text",
+]

@@ -1,0 +1,355 @@
+"""What was seen: results, states and events."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal, Protocol, TypeVar
+
+from pydantic.dataclasses import dataclass
+
+from agent.mqtt.messages.base import PUBLIC, ClockState, Count, Duration, Instant, Message, Share, utc_text
+from agent.runtime.records import Classification, Score, ServedModel, StageTimes, StateChange
+
+M = TypeVar("M")
+
+_A_LITTLE_ABOVE_1 = 1.0001
+"""float32 arithmetic may leave a probability there."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Model:
+    """The model package that answered."""
+
+    name: str
+    """Name of the package."""
+    version: str
+    """Version of the package."""
+    sha256: str
+    """SHA-256 of the model file."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Engine:
+    """The engine that ran the model."""
+
+    name: str
+    """Engine that really ran."""
+    precision: str
+    """Arithmetic: fp32, fp16 or int8."""
+    degraded: bool
+    """Less runs than was asked for; `runtime` says what is missing."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class TopClass:
+    """One class and its probability."""
+
+    label: str
+    """Name of the class."""
+    index: Count
+    """Index of the class in the model's output."""
+    confidence: Share
+    """Probability, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Latencies:
+    """What one frame spent in each stage, in milliseconds; `total` is the sum of the others."""
+
+    capture: Duration
+    """Fetching and decoding, ms."""
+    queue: Duration
+    """Waiting for the worker, ms."""
+    preprocess: Duration
+    """Cropping and resizing, ms."""
+    infer: Duration
+    """The engine, ms."""
+    decide: Duration
+    """From the scores to the label, ms."""
+    total: Duration
+    """From the start of the capture to the decision, ms."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Result(Message):
+    """The answer of one classifier to one frame."""
+
+    schema: Literal["result/1"] = "result/1"
+    """Name and version of this message\'s form."""
+    seq: Count
+    """Counts this topic's messages within the session from 0 without gaps: a hole is a message that did not arrive."""
+    frame: Count
+    """Index of the frame among all that the camera delivered in this session."""
+    captured_at: Instant
+    """When the frame was captured, UTC."""
+    clock: ClockState
+    """Whether the device's clock was synchronised when this was written."""
+    camera: str
+    """Name of the camera."""
+    classifier: str
+    """Name of the classifier."""
+    model: Model
+    """What answered."""
+    engine: Engine
+    """What ran it."""
+    label: str
+    """Label of the best class."""
+    index: Count
+    """Index of the best class."""
+    confidence: Share
+    """Probability of the best class, 0 to 1."""
+    margin: Share
+    """Distance between the best two probabilities."""
+    top_k: tuple[TopClass, ...]
+    """The best classes by falling confidence."""
+    batch: Count
+    """Frames that the engine answered together with this one, itself included."""
+    latency_ms: Latencies
+    """Where the time went."""
+    mark: str | None = None
+    """What is wrong with the picture: black, frozen, covered or blurred; null when nothing is."""
+    historical: bool = False
+    """Sent again after an interruption: not what is seen now."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class State(Message):
+    """The decided label of one classifier: sent when it changes and again to show that it still holds."""
+
+    schema: Literal["state/1"] = "state/1"
+    """Name and version of this message\'s form."""
+    seq: Count
+    """Counts this topic's messages within the session from 0 without gaps; a retained one keeps its number."""
+    at: Instant
+    """When it was decided, UTC; for a repetition the time of the repetition."""
+    clock: ClockState
+    """Whether the device's clock was synchronised when this was written."""
+    camera: str
+    """Name of the camera."""
+    classifier: str
+    """Name of the classifier."""
+    label: str
+    """The decided label."""
+    since: Instant
+    """Since when it holds, UTC."""
+    confidence: Share
+    """Confidence of the newest result that confirmed it, 0 to 1."""
+    votes: Count
+    """Results of the window that agree."""
+    window: Count
+    """Results that are looked at."""
+    reason: str
+    """Why the label holds or changed."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Evidence:
+    """The result that tipped the scales."""
+
+    frame: Count
+    """Index of the frame."""
+    captured_at: Instant
+    """When the frame was captured, UTC."""
+    model: Model
+    """What answered."""
+    engine: Engine
+    """What ran it."""
+    top_k: tuple[TopClass, ...]
+    """The best classes by falling confidence."""
+    margin: Share
+    """Distance between the best two probabilities."""
+    latency_ms: Latencies
+    """Where the time went."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Event(Message):
+    """One change of the decided label. Delivered at least once: device, session, topic and seq identify it."""
+
+    schema: Literal["event/1"] = "event/1"
+    """Name and version of this message\'s form."""
+    seq: Count
+    """Counts this topic's messages within the session from 0 without gaps: a hole is a message that did not arrive."""
+    at: Instant
+    """When it was decided, UTC."""
+    clock: ClockState
+    """Whether the device's clock was synchronised when this was written."""
+    camera: str
+    """Name of the camera."""
+    classifier: str
+    """Name of the classifier."""
+    from_label: str
+    """The label before."""
+    to_label: str
+    """The label from now on."""
+    confidence: Share
+    """Confidence of the newest result that voted for it, 0 to 1."""
+    votes: Count
+    """Results of the window that agree."""
+    window: Count
+    """Results that are looked at."""
+    reason: str
+    """Why the label changed."""
+    evidence: Evidence | None
+    """The result that tipped the scales; null where the change came from the lack of results."""
+    historical: bool = False
+    """Sent after an interruption: not what is seen now."""
+
+
+def result_from_classification(
+    classification: Classification, *, device: str, session: int, seq: int, clock_state: ClockState
+) -> Result:
+    """The message for one classification.
+
+    Raises:
+        pydantic.ValidationError: a confidence is not within 0 and 1, or a time is negative or no number.
+    """
+    make = _trusted if _is_plausible(classification) else _validated
+    best = classification.top[0]
+    model, engine = _served(classification.served)
+    return make(
+        Result,
+        schema="result/1",
+        device=device,
+        session=session,
+        seq=seq,
+        frame=classification.frame_index,
+        captured_at=utc_text(classification.captured_at_utc_ns),
+        clock=clock_state,
+        camera=classification.camera,
+        classifier=classification.classifier,
+        model=model,
+        engine=engine,
+        label=best.label,
+        index=best.index,
+        confidence=_share(best.confidence),
+        margin=_share(classification.margin),
+        top_k=_top_k(classification.top, make),
+        batch=classification.batch,
+        latency_ms=_latencies(classification.times, make),
+        mark=classification.mark,
+        historical=False,
+    )
+
+
+def state_from_state_change(
+    change: StateChange, *, device: str, session: int, seq: int, at_utc_ns: int, clock_state: ClockState
+) -> State:
+    """The retained message for the label that holds from ``at_utc_ns`` on, or still holds then."""
+    return State(
+        device=device,
+        session=session,
+        seq=seq,
+        at=utc_text(at_utc_ns),
+        clock=clock_state,
+        camera=change.camera,
+        classifier=change.classifier,
+        label=change.label,
+        since=utc_text(change.since_utc_ns),
+        confidence=_share(change.confidence),
+        votes=change.votes,
+        window=change.window,
+        reason=change.reason,
+    )
+
+
+def event_from_state_change(
+    change: StateChange, *, device: str, session: int, seq: int, at_utc_ns: int, clock_state: ClockState
+) -> Event:
+    """The message for a change of the label.
+
+    Raises:
+        ValueError: ``change`` repeats a label; a repetition is no event.
+    """
+    if change.previous is None:
+        raise ValueError(f"{change.camera}/{change.classifier} repeats {change.label!r}: a repetition is no event")
+    return Event(
+        device=device,
+        session=session,
+        seq=seq,
+        at=utc_text(at_utc_ns),
+        clock=clock_state,
+        camera=change.camera,
+        classifier=change.classifier,
+        from_label=change.previous,
+        to_label=change.label,
+        confidence=_share(change.confidence),
+        votes=change.votes,
+        window=change.window,
+        reason=change.reason,
+        evidence=None if change.evidence is None else _evidence(change.evidence),
+    )
+
+
+def _evidence(classification: Classification) -> Evidence:
+    model, engine = _served(classification.served)
+    return Evidence(
+        frame=classification.frame_index,
+        captured_at=utc_text(classification.captured_at_utc_ns),
+        model=model,
+        engine=engine,
+        top_k=_top_k(classification.top, _validated),
+        margin=_share(classification.margin),
+        latency_ms=_latencies(classification.times, _validated),
+    )
+
+
+@lru_cache(maxsize=64)
+def _served(served: ServedModel) -> tuple[Model, Engine]:
+    model = Model(name=served.name, version=served.version, sha256=served.sha256)
+    return model, Engine(name=served.engine, precision=served.precision, degraded=served.degraded)
+
+
+def _top_k(top: tuple[Score, ...], make: _Make) -> tuple[TopClass, ...]:
+    return tuple(
+        make(TopClass, label=score.label, index=score.index, confidence=_share(score.confidence)) for score in top
+    )
+
+
+def _latencies(times: StageTimes, make: _Make) -> Latencies:
+    return make(
+        Latencies,
+        capture=round(times.capture_ms, 4),
+        queue=round(times.queue_ms, 4),
+        preprocess=round(times.preprocess_ms, 4),
+        infer=round(times.infer_ms, 4),
+        decide=round(times.decide_ms, 4),
+        total=round(times.total_ms, 4),
+    )
+
+
+class _Make(Protocol):
+    def __call__(self, kind: type[M], /, **fields: object) -> M: ...
+
+
+def _validated(kind: type[M], /, **fields: object) -> M:
+    return kind(**fields)
+
+
+def _trusted(kind: type[M], /, **fields: object) -> M:
+    """An instance of all its ``fields``, not validated: a result takes 9 in place of 15 us on a 2-core x86."""
+    made = object.__new__(kind)
+    made.__dict__.update(fields)
+    return made
+
+
+def _is_plausible(classification: Classification) -> bool:
+    """Whether everything that arithmetic can spoil is as the schema wants it; the rest comes from checked records."""
+    times = classification.times
+    return (
+        0.0 <= classification.margin < _A_LITTLE_ABOVE_1
+        and all(0.0 <= score.confidence < _A_LITTLE_ABOVE_1 for score in classification.top)
+        and times.capture_ms >= 0.0
+        and times.queue_ms >= 0.0
+        and times.preprocess_ms >= 0.0
+        and times.infer_ms >= 0.0
+        and times.decide_ms >= 0.0
+        and times.total_ms < math.inf
+    )
+
+
+def _share(value: float) -> float:
+    """``value`` to six digits, and 1 where float32 arithmetic ended a little above it; not a number stays that."""
+    rounded = round(value, 6)
+    return 1.0 if 1.0 < value < _A_LITTLE_ABOVE_1 else rounded

@@ -1,0 +1,104 @@
+"""A small subscriber that comes back by itself, for live views and tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from agent.mqtt.base import SinkListener, SinkStatistics
+from agent.mqtt.client import MqttClient
+from agent.mqtt.connection import Received
+from agent.mqtt.settings import MqttSettings
+from agent.runtime.channel import Channel
+from agent.runtime.errors import BrokerUnavailable
+
+BUFFERED = 10_000
+"""Messages that may wait to be read; older ones are dropped and counted."""
+
+_POLL_S = 0.05
+_STEPS = 3
+
+
+class Subscriber:
+    """Messages of some topics, oldest first. Made by ``open_subscriber``."""
+
+    def __init__(self, client: MqttClient, channel: Channel[Received]) -> None:
+        self._client = client
+        self._channel = channel
+
+    def receive(self, timeout_s: float | None = None) -> Received | None:
+        """The oldest unread message; None when ``timeout_s`` passed without one."""
+        return self._channel.receive(timeout_s)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were given up because nobody read them in time."""
+        return self._channel.statistics().dropped
+
+    def connection(self) -> SinkStatistics:
+        """The state of the connection."""
+        return self._client.statistics()
+
+
+class _Silent(SinkListener):
+    """A subscriber sends nothing, so there is nothing to hear about it."""
+
+    def on_connected(self) -> None: ...
+
+    def on_disconnected(self, reason: str) -> None: ...
+
+    def on_confirmed(self, key: int, problem: str | None) -> None: ...
+
+    def on_failed(self, error: BaseException) -> None: ...
+
+
+@contextmanager
+def open_subscriber(
+    settings: MqttSettings, topics: Sequence[str], *, timeout_s: float | None = None, is_patient: bool = True
+) -> Iterator[Subscriber]:
+    """Subscribe to ``topics`` (wildcards allowed). With ``timeout_s`` the first connection must be there by then;
+    without patience the first attempt has to succeed.
+
+    Raises:
+        BrokerUnavailable: ``timeout_s`` passed without a connection; the message has the reason.
+    """
+    if timeout_s is not None:
+        # An attempt has to end before the time is up, with either protocol, or nobody learns what it failed by.
+        settings = replace(settings, connect_timeout_s=min(settings.connect_timeout_s, timeout_s / _STEPS))
+    channel: Channel[Received] = Channel(BUFFERED, "drop_oldest")
+
+    def keep(message: Received) -> None:
+        channel.send(message)
+
+    client = MqttClient(settings, subscriptions=topics, on_received=keep)
+    client.start(_Silent())
+    try:
+        if timeout_s is not None and not _is_subscribed(client, timeout_s, is_patient=is_patient):
+            statistics = client.statistics()
+            within = f" within {timeout_s:g} s" if is_patient else ""
+            raise BrokerUnavailable(
+                f"no connection to {statistics.address}{within}: {_why_not(statistics)}", broker=statistics.address
+            )
+        yield Subscriber(client, channel)
+    finally:
+        client.stop(2.0)
+        channel.close()
+
+
+def _why_not(statistics: SinkStatistics) -> str:
+    if statistics.state == "connected":
+        return "it accepted the connection and did not answer the subscription"
+    if statistics.state == "connecting":
+        return "no answer so far, neither from the name server nor from the broker"
+    return statistics.failure or statistics.reason or "unknown"
+
+
+def _is_subscribed(client: MqttClient, timeout_s: float, *, is_patient: bool) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not client.wait_subscribed(min(_POLL_S, max(0.0, deadline - time.monotonic()))):
+        has_failed = client.statistics().state == "disconnected"
+        if time.monotonic() >= deadline or (has_failed and not is_patient):
+            return False
+    return True

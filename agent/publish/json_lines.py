@@ -1,0 +1,81 @@
+"""A sink that writes one JSON line for each message, for ``agent run --print``."""
+
+from __future__ import annotations
+
+import threading
+from typing import BinaryIO
+
+import orjson
+
+from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
+from agent.runtime.clock import Clock, SystemClock
+
+
+class JsonLinesSink:
+    """Writes ``{"topic": ..., "retain": ..., "message": {...}}`` to ``stream``, which stays the caller's.
+
+    A stream that breaks (a closed pipe) ends the sink's connection: further packets are refused.
+    """
+
+    def __init__(self, stream: BinaryIO, *, clock: Clock | None = None) -> None:
+        self._stream = stream
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._listener: SinkListener | None = None
+        self._state: SinkState = "disconnected"
+        self._since_utc_ns = self._clock.utc_ns()
+        self._reason: str | None = "not started"
+
+    def start(self, listener: SinkListener) -> None:
+        """See Sink."""
+        self._listener = listener
+        self._become("connected", None)
+        listener.on_connected()
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        """See Sink; a packet is confirmed as soon as it is written."""
+        problem: str | None = None
+        with self._lock:
+            if self._listener is None or self._state != "connected":
+                return "disconnected"
+            try:
+                self._stream.write(line_from_packet(packet))
+                self._stream.flush()
+            except (OSError, ValueError) as exc:  # ValueError: the stream was closed in this process
+                problem = f"the output cannot be written any more: {exc}"
+        if problem is not None:
+            self._become("disconnected", problem)
+            self._listener.on_disconnected(problem)
+            return "disconnected"
+        if key is not None:
+            self._listener.on_confirmed(key, None)
+        return None
+
+    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing here can wait)
+        """See Sink."""
+        self._become("stopped", None)
+        return True
+
+    def statistics(self) -> SinkStatistics:
+        """See Sink."""
+        with self._lock:
+            return SinkStatistics(
+                state=self._state,
+                address="stream",
+                protocol="json-lines",
+                since_utc_ns=self._since_utc_ns,
+                reason=self._reason,
+                reconnects=0,
+                unconfirmed=0,
+            )
+
+    def _become(self, state: SinkState, reason: str | None) -> None:
+        with self._lock:
+            if self._state != "stopped":
+                self._state, self._reason, self._since_utc_ns = state, reason, self._clock.utc_ns()
+
+
+def line_from_packet(packet: Packet) -> bytes:
+    """The line for ``packet``, whose payload must be JSON."""
+    retain = b"true" if packet.retain else b"false"
+    return b'{"topic":%b,"retain":%b,"message":%b}\n' % (orjson.dumps(packet.topic), retain, packet.payload)

@@ -1,0 +1,32 @@
+"""From the configuration to an outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.config.subscribers import OutboxConfig
+from agent.mqtt.messages import ClockState
+from agent.publish.outbox.base import MemoryOutbox, Outbox
+from agent.publish.outbox.sqlite import SqliteOutbox
+from agent.runtime.clock import Clock
+
+FILE_NAME = "outbox.sqlite"
+_MOST_IN_MEMORY = 100_000
+
+
+def open_outbox(
+    config: OutboxConfig, state_dir: Path, *, clock: Clock, clock_state: Callable[[], ClockState]
+) -> Outbox:
+    """The outbox that ``config`` asks for; its file lies in ``state_dir``. The caller closes it."""
+    max_bytes = config.max_mib << 20
+    if config.durability == "memory":
+        return MemoryOutbox(_MOST_IN_MEMORY, max_bytes=max_bytes)
+    return SqliteOutbox(
+        state_dir / FILE_NAME,
+        max_bytes=max_bytes,
+        max_age_s=config.max_age_h * 3600.0,
+        durability=config.durability,
+        clock=clock,
+        clock_state=clock_state,
+    ).open()

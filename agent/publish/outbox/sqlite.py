@@ -1,0 +1,448 @@
+"""An outbox that outlives the process: SQLite behind, the newest packets in memory besides."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from agent.mqtt.base import Packet
+from agent.mqtt.messages import ClockState
+from agent.publish.outbox.base import EVENT, Durability, OutboxStatistics, Stored
+from agent.publish.outbox.file import OutboxFault, OutboxFile, Row, open_or_replace
+from agent.publish.outbox.read_ahead import ReadAhead
+from agent.publish.outbox.waiting_topics import WaitingTopics
+from agent.runtime.boot import boot_id, boot_ns
+from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.logs import get_logger
+from agent.runtime.threads import StageThread
+
+GROUP_S = 1.0
+"""With ``grouped`` there is at most one commit in this time."""
+GATHER_S = 0.01
+"""With ``each`` an event waits this long for the broker's confirmation before it is written: a broker that answers
+spares the disk every write (measured: 42 kB an event without the wait, none with it)."""
+FORGET_ROWS, FORGET_S = 10, 0.25
+"""Confirmed packets leave the file when there are so many of them, or after this time."""
+RETRY_S = 5.0
+"""A file that failed is tried again this often."""
+TRIM_EVERY_S = 30.0
+MEMORY_BYTES = 8 << 20
+"""Packets in memory: the newest ones, and all that the file does not take."""
+_PAGE_ROWS = 256
+_COMMIT_ROWS = 512
+_VICTIMS = 64
+_CLOSE_WITHIN_S = 1.0
+_FIRST_WITHOUT_FILE = 1 << 40
+"""Where keys begin when the file cannot be read at the start: above all that may stand in it."""
+
+log = get_logger(__name__)
+
+
+class SqliteOutbox:
+    """See Outbox. A thread of its own, ``outbox``, writes: nobody who publishes waits for the disk.
+
+    A packet may be sent before it is on the disk; one that the broker confirms first is never written. ``each``
+    commits as soon as there is something, ``grouped`` once a second. When the file fails, everything goes on in
+    memory, the statistics say so and the file is tried again; a damaged one is set aside for a new one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int = 256 << 20,
+        max_age_s: float = 86400.0,
+        durability: Literal["each", "grouped"] = "each",
+        clock: Clock | None = None,
+        clock_state: Callable[[], ClockState] = lambda: "unsynced",
+        retry_s: float = RETRY_S,
+        open_file: Callable[[Path], OutboxFile] = OutboxFile,
+    ) -> None:
+        """``open_file`` raises OutboxFault where it cannot."""
+        self._path = path
+        self._max_bytes = max_bytes
+        self._max_age_ns = round(max_age_s * 1e9)
+        self._durability: Durability = durability
+        self._clock = clock or SystemClock()
+        self._clock_state = clock_state
+        self._retry_s = retry_s
+        self._make_file = open_file
+        self._boot = boot_id()
+        self._disk = threading.RLock()
+        """Held around every use of the file; taken before ``_news``, never after it."""
+        self._file: OutboxFile | None = None
+        self._thread: StageThread | None = None
+        self._news = threading.Condition()
+        """Guards everything below."""
+        self._is_closing = False
+        self._has_been_open = False
+        self._fault: OutboxFault | None = None
+        self._retry_at = 0.0
+        self._tail: OrderedDict[int, Row] = OrderedDict()  # every waiting packet from _tail_from on
+        self._tail_bytes = 0
+        self._tail_from = 1
+        self._unwritten: dict[int, Row] = {}  # those of the tail that the file does not have
+        self._low_rank: dict[int, None] = {}  # those of the unwritten that go first
+        self._writing_up_to = 0
+        self._gone: dict[int, int] = {}  # keys and sizes that the file still has to forget
+        self._read = ReadAhead()
+        self._last_key = 0
+        self._topics = WaitingTopics()
+        self._file_bytes = 0
+        self._found = 0
+        self._put = 0
+        self._acknowledged = 0
+        self._dropped: Counter[str] = Counter()
+
+    def open(self) -> SqliteOutbox:
+        """Read what an earlier session left, and start the thread. Never fails: without a file it works in memory."""
+        with self._disk:
+            self._open_file()
+        if not self._has_been_open:
+            self._last_key = _FIRST_WITHOUT_FILE + max(0, self._clock.utc_ns() // 1000)
+            self._tail_from = self._last_key + 1
+        self._thread = StageThread("outbox", self._write_until_closed, on_failure=self._end_by)
+        self._thread.start()
+        return self
+
+    @property
+    def last_key(self) -> int:
+        """See Outbox."""
+        return self._last_key
+
+    def newest_keys(self) -> Mapping[str, int]:
+        """See Outbox."""
+        with self._news:
+            return self._topics.newest_keys()
+
+    def put(self, packet: Packet, rank: int = EVENT) -> int:
+        """See Outbox."""
+        utc_ns = self._clock.utc_ns() if self._clock_state() == "synced" else 0
+        with self._news:
+            self._last_key += 1
+            row = Row(self._last_key, packet, rank, utc_ns, self._boot, boot_ns())
+            self._put += 1
+            self._tail[row.key] = self._unwritten[row.key] = row
+            self._tail_bytes += row.size_bytes
+            if rank != EVENT:
+                self._low_rank[row.key] = None
+            self._topics.add(packet.topic, row.key)
+            self._bound_memory()
+            self._news.notify()
+            return row.key
+
+    def next(self, after: int) -> Stored | None:
+        """See Outbox."""
+        with self._news:
+            if after == 0:
+                self._read.start_over()
+            if after >= self._last_key or not self._stored():
+                return None
+            row = self._read.first_after(after)
+            is_older = row is None and after + 1 < self._tail_from
+        if is_older:
+            row = self._from_file(after)
+        with self._news:
+            row = row or self._from_tail(after)
+            if row is None:
+                return None
+            self._read.hand_out(row)
+        return Stored(row.key, row.packet)
+
+    def ack(self, key: int) -> None:
+        """See Outbox."""
+        with self._news:
+            if key not in self._tail and not self._read.is_in_hand(key):
+                return
+            self._take_out(key)
+            self._acknowledged += 1
+            if len(self._gone) in {1, FORGET_ROWS}:
+                self._news.notify()
+
+    def statistics(self) -> OutboxStatistics:
+        """See Outbox."""
+        with self._news:
+            return OutboxStatistics(
+                put=self._put,
+                acknowledged=self._acknowledged,
+                stored=self._stored(),
+                dropped=dict(self._dropped),
+                durability="memory" if self._fault is not None else self._durability,
+                reason=None if self._fault is None else f"{self._path.name}: {self._fault.reason}",
+            )
+
+    def close(self) -> None:
+        """See Outbox; what is not on the disk yet is written, where the disk answers in time."""
+        with self._news:
+            self._is_closing = True
+            self._news.notify()
+        if self._thread is not None:
+            self._thread.join(_CLOSE_WITHIN_S)
+            if self._thread.is_alive:
+                log.warning("outbox.close_cut_off", file=str(self._path))
+                return
+        with self._news:
+            for key in list(self._unwritten):
+                self._drop(key, "stopped")
+        with self._disk:
+            self._close_file()
+
+    def _stored(self) -> int:
+        return self._found + self._put - self._acknowledged - sum(self._dropped.values())
+
+    # Reading, on the publisher's thread.
+
+    def _from_file(self, after: int) -> Row | None:
+        """The first row of the file after ``after``, with a page of those behind it read ahead."""
+        with self._disk:
+            while self._file is not None:
+                try:
+                    rows = self._file.page(after, self._tail_from, _PAGE_ROWS)
+                except OutboxFault as fault:
+                    self._fail(fault)
+                    return None
+                with self._news:
+                    self._read.fill(row for row in rows if row.key not in self._gone)
+                    row = self._read.first_after(after)
+                if row is not None or not rows:
+                    return row
+                after = rows[-1].key
+        return None
+
+    def _from_tail(self, after: int) -> Row | None:
+        oldest = next(iter(self._tail), None)
+        if oldest is None:
+            return None
+        if after < oldest:
+            return self._tail[oldest]
+        return next((self._tail[key] for key in range(after + 1, self._last_key + 1) if key in self._tail), None)
+
+    # Forgetting; with _news held.
+
+    def _take_out(self, key: int) -> None:
+        row = self._tail.pop(key, None)
+        handed = self._read.take_out(key)
+        self._low_rank.pop(key, None)
+        if row is not None:
+            self._tail_bytes -= row.size_bytes
+        known = row or handed
+        if known is not None:
+            self._topics.leave(known.packet.topic)
+        is_unwritten = self._unwritten.pop(key, None) is not None
+        if known is not None and (not is_unwritten or key <= self._writing_up_to):
+            # One that is being written counts once it is there: the commit may fail.
+            self._gone[key] = 0 if is_unwritten else known.size_bytes
+
+    def _drop(self, key: int, reason: str) -> None:
+        self._take_out(key)
+        self._dropped[reason] += 1
+
+    def _bound_memory(self) -> None:
+        """Let go of what the file has; without the file, give up the oldest."""
+        while self._tail_bytes > MEMORY_BYTES and len(self._tail) > 1:
+            oldest = next(iter(self._tail))
+            if oldest not in self._unwritten:
+                self._tail_bytes -= self._tail.pop(oldest).size_bytes
+                self._tail_from = oldest + 1
+            else:
+                spared_last = next((key for key in self._low_rank if key in self._unwritten), None)
+                self._drop(oldest if spared_last is None else spared_last, "outbox_full")
+
+    # Writing, on the thread of the outbox.
+
+    def _write_until_closed(self) -> None:
+        trim_at = next_commit = 0.0
+        while True:
+            with self._news:
+                if not self._has_work():
+                    self._news.wait(self._patience_s(trim_at))
+                is_closing = self._is_closing
+            now = time.monotonic()
+            if self._fault is not None and not is_closing:
+                if now >= self._retry_at:
+                    self._recover()
+                continue
+            if self._unwritten and not is_closing:
+                self._pause(GATHER_S if self._durability == "each" else next_commit - now)
+            next_commit = time.monotonic() + GROUP_S
+            with self._disk:
+                self._commit()
+                if now >= trim_at:
+                    trim_at = now + TRIM_EVERY_S
+                    self._trim_age()
+                self._trim_size()
+            if is_closing and (not self._unwritten or self._fault is not None):
+                return
+
+    def _has_work(self) -> bool:
+        if self._is_closing or self._fault is not None:
+            return self._is_closing
+        return bool(self._unwritten) or len(self._gone) >= FORGET_ROWS
+
+    def _patience_s(self, trim_at: float) -> float:
+        if self._fault is not None:
+            return max(0.0, self._retry_at - time.monotonic())
+        return FORGET_S if self._gone else max(0.0, trim_at - time.monotonic())
+
+    def _pause(self, seconds: float) -> None:
+        with self._news:
+            self._news.wait_for(lambda: self._is_closing, max(0.0, seconds))
+
+    def _commit(self, *, is_probe: bool = False, most_rows: int = _COMMIT_ROWS) -> bool:
+        """Write and forget what there is; False where the file failed."""
+        if self._file is None:
+            return False
+        with self._news:
+            rows = list(islice(self._unwritten.values(), most_rows))
+            gone = dict(self._gone)
+            if not (rows or gone or is_probe):
+                return True
+            if rows:
+                self._writing_up_to = rows[-1].key
+        try:
+            if is_probe:
+                self._file.probe()
+            self._file.write(rows, gone)
+        except OutboxFault as fault:
+            self._fail(fault)
+            return False
+        with self._news:
+            for row in rows:
+                self._unwritten.pop(row.key, None)
+                self._low_rank.pop(row.key, None)
+                self._file_bytes += row.size_bytes
+                if row.key in self._gone:
+                    self._gone[row.key] = row.size_bytes
+            for key, size in gone.items():
+                self._gone.pop(key, None)
+                self._file_bytes -= size
+        return True
+
+    def _trim_size(self) -> None:
+        while self._file is not None and self._file_bytes > self._max_bytes and self._fault is None:
+            try:
+                victims = self._file.first_to_give_up(_VICTIMS)
+            except OutboxFault as fault:
+                self._fail(fault)
+                return
+            if not victims:
+                return
+            # A little more than need be, so that a full outbox is not trimmed for every packet.
+            excess = self._file_bytes - self._max_bytes + self._max_bytes // 200
+            for key, size in victims:
+                if excess <= 0:
+                    break
+                excess -= size
+                self._give_up(key, size, "outbox_full")
+            self._commit()
+
+    def _trim_age(self) -> None:
+        while victims := self._too_old():
+            for key, size in victims:
+                self._give_up(key, size, "outbox_too_old")
+            self._commit()
+
+    def _too_old(self) -> list[tuple[int, int]]:
+        if self._file is None or self._fault is not None:
+            return []
+        utc_ns = self._clock.utc_ns() if self._clock_state() == "synced" else 0
+        try:
+            return self._file.older_than(
+                self._max_age_ns, boot=self._boot, boot_ns=boot_ns(), utc_ns=utc_ns, limit=_COMMIT_ROWS
+            )
+        except OutboxFault as fault:
+            self._fail(fault)
+            return []
+
+    def _give_up(self, key: int, size: int, reason: str) -> None:
+        with self._news:
+            if key not in self._gone:  # acknowledged since the last commit
+                self._drop(key, reason)
+                self._gone[key] = size
+
+    # Faults and recovery, with _disk held.
+
+    def _open_file(self) -> None:
+        """A file that failed has to take something first: one that cannot be written may well open."""
+        file: OutboxFile | None = None
+        try:
+            file = open_or_replace(self._path, self._make_file)
+            content = file.content()
+            if self._fault is not None:
+                file.probe()
+        except OutboxFault as fault:
+            if file is not None:
+                file.close()
+            self._fail(fault)
+            return
+        with self._news:
+            was = self._fault
+            self._file, self._fault = file, None
+            self._file_bytes = content.size_bytes
+            if not self._has_been_open:
+                self._has_been_open = True
+                self._found = content.rows
+                if not self._put:
+                    self._last_key = content.last_key
+                    self._tail_from = content.last_key + 1
+                for topic, (newest, count) in content.topics.items():
+                    self._topics.add(topic, newest, count)
+        if was is not None:
+            log.info("outbox.recovered", file=str(self._path))
+        if content.rows and was is None:
+            log.info("outbox.opened", file=str(self._path), waiting=content.rows)
+
+    def _fail(self, fault: OutboxFault) -> None:
+        with self._news:
+            is_news = self._fault is None or self._fault.kind != fault.kind
+            self._fault = fault
+            self._retry_at = time.monotonic() + self._retry_s
+            self._news.notify()
+        if fault.kind not in {"full", "read_only"}:  # those can still be read
+            self._close_file()
+        if fault.kind == "corrupt":
+            self._count_lost()
+        if is_news:
+            log.error("outbox.in_memory", file=str(self._path), reason=fault.reason)
+
+    def _end_by(self, error: Exception) -> None:
+        """A mistake of the program ended the thread: nothing is written any more, and that is said."""
+        with self._news:
+            self._fault = OutboxFault("mistake", f"the outbox's thread ended by {type(error).__name__}: {error}")
+        log.error("outbox.failed", file=str(self._path), exc_info=error)
+
+    def _count_lost(self) -> None:
+        """The file is damaged: what memory still has goes to the next one, the rest is lost."""
+        with self._news:
+            self._read.drop_page()
+            lost = self._stored() - len(self._tail)
+            if lost > 0:
+                self._dropped["outbox_corrupt"] += lost
+            self._gone.clear()
+            self._unwritten = dict(self._tail)
+            self._topics = WaitingTopics()
+            for key, row in self._tail.items():
+                self._topics.add(row.packet.topic, key)
+
+    def _recover(self) -> None:
+        """Try the file again: what could not be written waits in memory and decides whether it works."""
+        with self._disk:
+            if self._file is None:
+                self._open_file()
+                return
+            # What has arrived leaves the file also while it takes nothing new.
+            if not (self._commit(most_rows=0) and self._commit(is_probe=True)):
+                return
+            with self._news:
+                self._fault = None
+        log.info("outbox.recovered", file=str(self._path))
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()

@@ -1,0 +1,195 @@
+"""Logs are events with fields: readable on a terminal, JSON lines elsewhere, to stderr.
+
+The same event is written at most once in ten seconds, and then says how often it was repeated. Credentials never reach
+a line. What libraries log through Python's ``logging`` takes the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TextIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from agent.runtime.secrets import redact
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
+
+REPEAT_AFTER_S = 10.0
+_REMEMBERED_EVENTS = 1024
+_NOT_IDENTITY = frozenset({"error", "detail", "exc_info", "exception", "repeated", "timestamp"})
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """The logger of one module: ``log = get_logger(__name__)``, then ``log.info("engine.loaded", load_ms=812)``."""
+    logger: FilteringBoundLogger = structlog.get_logger(component=name)
+    return logger
+
+
+def configure(*, json: bool | None = None, level: Level = "info", stream: TextIO | None = None) -> None:
+    """Say where logs go, for the whole process; a later call replaces the earlier one.
+
+    ``json`` None means JSON unless ``stream`` (stderr where None) is a terminal.
+    """
+    stream = sys.stderr if stream is None else stream
+    is_terminal = stream.isatty()
+    as_json = not is_terminal if json is None else json
+    threshold = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[*_processors(), *_renderers(as_json=as_json, colors=is_terminal)],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=_LineFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    for handler in [found for found in root.handlers if isinstance(found, LibraryHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(LibraryHandler())
+    # Libraries tell their users a lot that is nothing to an operator.
+    root.setLevel(logging.DEBUG if level == "debug" else max(threshold, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+def _processors() -> list[Processor]:
+    return [
+        structlog.stdlib.add_log_level,
+        RateLimit(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        redact_fields,
+    ]
+
+
+def _renderers(*, as_json: bool, colors: bool) -> list[Processor]:
+    if as_json:
+        return [_in_order, structlog.processors.JSONRenderer(serializer=_json)]
+    return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="timestamp")]
+
+
+def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Time, level and event first: that is what the eye looks for."""
+    first = ("timestamp", "level", "event")
+    return {name: event[name] for name in first if name in event} | {
+        name: value for name, value in event.items() if name not in first
+    }
+
+
+def _json(value: object, **_: object) -> str:
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+class RateLimit:
+    """Lets the same event through once in ``interval_s`` and counts the others. From any thread.
+
+    Two events are the same when their name, level and identifying fields agree: text, booleans and None, without the
+    free text of an error. Numbers differ from line to line and identify nothing. DEBUG is never held back.
+    """
+
+    def __init__(
+        self, interval_s: float = REPEAT_AFTER_S, *, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._interval_ns = round(interval_s * 1e9)
+        self._monotonic_ns = monotonic_ns
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[tuple[object, ...], tuple[int, int]] = OrderedDict()
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Add ``repeated``, or raise DropEvent."""
+        if method == "debug":
+            return event
+        key = _identity(method, event)
+        now = self._monotonic_ns()
+        with self._lock:
+            written_at, held_back = self._seen.get(key, (None, 0))
+            if written_at is not None and now - written_at < self._interval_ns:
+                self._seen[key] = (written_at, held_back + 1)
+                raise structlog.DropEvent
+            self._seen[key] = (now, 0)
+            self._seen.move_to_end(key)
+            if len(self._seen) > _REMEMBERED_EVENTS:
+                self._seen.popitem(last=False)
+        if held_back:
+            event["repeated"] = held_back
+        return event
+
+
+def _identity(method: str, event: EventDict) -> tuple[object, ...]:
+    fields = [
+        (name, value)
+        for name, value in event.items()
+        if (value is None or isinstance(value, str | bool)) and name not in _NOT_IDENTITY
+    ]
+    return (method, *sorted(fields, key=lambda field: field[0]))
+
+
+def redact_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Take credentials out of every text of the event, however deep it lies."""
+    return {name: _redacted(value) for name, value in event.items()}
+
+
+def _redacted(value: object) -> object:
+    if isinstance(value, str):
+        return redact(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _redacted(below) for name, below in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(below) for below in value]
+    return redact(str(value))
+
+
+class _LineFactory:
+    """Makes the loggers that structlog wraps; all of them share one stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._sink = _Lines(stream)
+
+    def __call__(self, *_: Any) -> _Lines:
+        return self._sink
+
+
+class _Lines:
+    """Writes whole lines. A log that cannot be written (full disk, closed pipe) never stops the program."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def msg(self, message: str) -> None:
+        """Write one line."""
+        with self._lock:
+            try:
+                self._stream.write(message + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                return
+
+    debug = info = warning = error = critical = msg
+
+
+class LibraryHandler(logging.Handler):
+    """Hands what libraries log to the agent's own log, as events named ``library``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._log = get_logger("library")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # a library's own mistake in its format string
+            text = str(record.msg)
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        exc_info = record.exc_info if record.exc_info and record.exc_info[0] else None
+        extra = {"exc_info": exc_info} if exc_info else {}
+        self._log.log(level, "library", library=record.name, text=text, **extra)

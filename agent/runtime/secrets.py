@@ -1,0 +1,132 @@
+"""Passwords: read from a file once, shown nowhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import urllib.parse
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn, final
+
+from agent.runtime.errors import ConfigError
+
+MAX_SECRET_BYTES = 4096
+MASK = "***"
+_SHORTEST_REPLACED = 4
+
+_USER_INFO = re.compile(
+    r"""([A-Za-z][A-Za-z0-9+.-]{0,15}://)  # scheme
+        (?: [^\s/@:"']*:[^\s"']*           # user:password, where the password may hold / and @
+          | [^\s/@"']* )                   # user alone
+        @""",
+    re.VERBOSE,
+)
+_PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|passphrase|token|secret|api_?key)=[^&\s\"']+")
+
+_live: weakref.WeakSet[Secret] = weakref.WeakSet()
+
+
+@final
+class Secret:
+    """A password whose text comes out only through ``reveal``.
+
+    Every secret that is alive is also known to ``redact``, so that a library which repeats it in an error message
+    cannot bring it into a log.
+    """
+
+    __slots__ = ("__weakref__", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        _live.add(self)
+
+    def reveal(self) -> str:
+        """The secret itself, for the one call that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})"
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret does not leave its process")
+
+
+def _spellings() -> Iterator[str]:
+    for secret in tuple(_live):
+        value = secret.reveal()
+        if len(value) >= _SHORTEST_REPLACED:
+            yield value
+            quoted = urllib.parse.quote(value, safe="")
+            if quoted != value:
+                yield quoted
+
+
+def redact(text: str) -> str:
+    """``text`` without credentials in URLs, ``password=`` parameters and every secret of this process."""
+    for spelling in sorted(_spellings(), key=len, reverse=True):
+        if spelling in text:
+            text = text.replace(spelling, MASK)
+    if "://" in text:
+        text = _USER_INFO.sub(rf"\g<1>{MASK}@", text)
+    if "=" in text:
+        text = _PARAMETER.sub(rf"\g<1>={MASK}", text)
+    return text
+
+
+def read_secret(path: Path) -> Secret:
+    """The first line of the file, at most 4 KiB.
+
+    Raises:
+        ConfigError: it cannot be read, is empty, or other users of the machine can read it.
+    """
+    try:
+        # Not blocking, because a named pipe without a writer would hold the start up for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise ConfigError(
+            f"the password file {path} cannot be opened: {exc.strerror}. Create it with mode 600, owned by the user "
+            "that runs the agent",
+            file=str(path),
+        ) from exc
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"the password file {path} is not a regular file", file=str(path))
+        if status.st_mode & stat.S_IRWXO:
+            mode = stat.S_IMODE(status.st_mode)
+            raise ConfigError(
+                f"the password file {path} has mode {mode:o}, so every user of this machine can reach it. "
+                f"Run: chmod 600 {path}",
+                file=str(path),
+                mode=f"{mode:o}",
+            )
+        content = os.read(fd, MAX_SECRET_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(f"the password file {path} cannot be read: {exc.strerror}", file=str(path)) from exc
+    finally:
+        os.close(fd)
+    return _secret_from_bytes(content, path)
+
+
+def _secret_from_bytes(content: bytes, path: Path) -> Secret:
+    if len(content) > MAX_SECRET_BYTES:
+        raise ConfigError(
+            f"the password file {path} is larger than {MAX_SECRET_BYTES} bytes. It holds one line, the password",
+            file=str(path),
+        )
+    line = content.split(b"\n", 1)[0].rstrip(b"\r")
+    if not line:
+        raise ConfigError(
+            f"the first line of the password file {path} is empty. Put the password there", file=str(path)
+        )
+    try:
+        return Secret(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        # The exception itself is left out on purpose: it carries the bytes.
+        raise ConfigError(f"the password file {path} is not UTF-8 text", file=str(path)) from None

@@ -1,0 +1,1 @@
+"""Messages about the agent itself, made from the statistics of its parts."""

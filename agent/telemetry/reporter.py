@@ -1,0 +1,216 @@
+"""Decides when the agent speaks of itself, and puts the figures of its parts together."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agent.inference.pipeline import Pipeline
+from agent.inference.supervision import HangWatch
+from agent.mqtt.identity import Identity
+from agent.mqtt.messages import (
+    Connection,
+    EngineBuild,
+    Health,
+    Latency,
+    ModelHealth,
+    Process,
+    PublisherHealth,
+    ThermalHealth,
+    utc_text,
+)
+from agent.publish.publisher import Publisher, PublisherStatistics
+from agent.runtime.clock import Clock
+from agent.runtime.records import Classification
+from agent.telemetry.process import ProcessMeter
+from agent.telemetry.reports import (
+    camera_accounting,
+    camera_health,
+    classifier_accounting,
+    disabled_health,
+    model_latency,
+)
+from agent.thermal.monitor import ThermalStatistics
+from agent.thermal.reloadable import ThermalInForce
+
+LATENCY_EVERY_NS = 5 * 1_000_000_000
+HEALTH_EVERY_NS = 10 * 1_000_000_000
+CAMERA_HEALTH_EVERY_NS = 10 * 1_000_000_000
+_TIMES_KEPT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is reported on."""
+
+    pipeline: Pipeline
+    publisher: Publisher
+    thermal: ThermalInForce
+
+
+class Reporter:
+    """Makes `latency`, `health` and the cameras' health when they are due.
+
+    ``camera_changed``, ``set_disabled`` and ``result_sent`` are called by any thread, the rest by the main loop.
+    """
+
+    def __init__(self, identity: Identity, hangs: HangWatch, *, clock: Clock) -> None:
+        self._hangs = hangs
+        self._identity = identity
+        self._clock = clock
+        self._meter = ProcessMeter()
+        self._changed: deque[str] = deque()
+        self._disabled: frozenset[str] = frozenset()
+        self._publish_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_TIMES_KEPT))
+        now_ns = clock.monotonic_ns()
+        self._building: set[str] = set()
+        self._started_ns = now_ns
+        self._window_began_ns = now_ns
+        self._latency_due_ns = now_ns + LATENCY_EVERY_NS
+        self._health_due_ns = now_ns
+        self._cameras_due_ns = now_ns
+
+    def camera_changed(self, name: str) -> None:
+        """The camera's state is another one: its health is sent at the next tick."""
+        self._changed.append(name)
+
+    def set_disabled(self, names: Collection[str]) -> None:
+        """These cameras are configured and not read, from now on."""
+        self._disabled = frozenset(names)
+        self._changed.extend(names)
+
+    def result_sent(self, result: Classification, sent_ns: int) -> None:
+        """The result was handed to the network at monotonic ``sent_ns``."""
+        self._publish_ms[result.served.key].append((sent_ns - result.decided_at_ns) / 1e6)
+
+    def tick(self, parts: Parts) -> None:
+        """Send what is due."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns >= self._latency_due_ns:
+            self._latency_due_ns = now_ns + LATENCY_EVERY_NS
+            parts.publisher.offer(self._latency(parts))
+        if now_ns >= self._cameras_due_ns:
+            self._cameras_due_ns = now_ns + CAMERA_HEALTH_EVERY_NS
+            self._changed.extend((*parts.pipeline.cameras, *self._disabled))
+        if self._changed:
+            self._send_camera_health(parts)
+        building = {key for key, worker in parts.pipeline.workers.items() if worker.statistics().building is not None}
+        if now_ns >= self._health_due_ns or building != self._building:
+            self._building = building
+            self._health_due_ns = now_ns + HEALTH_EVERY_NS
+            parts.publisher.offer(self._health(parts))
+
+    def send_last_words(self, parts: Parts) -> None:
+        """After the pipeline has stopped: the final books."""
+        self._changed.extend(parts.pipeline.cameras)
+        self._send_camera_health(parts)
+        parts.publisher.offer(self._latency(parts))
+        parts.publisher.offer(self._health(parts))
+
+    def _send_camera_health(self, parts: Parts) -> None:
+        names = {self._changed.popleft() for _ in range(len(self._changed))}
+        cameras = parts.pipeline.cameras
+        for name in sorted(names):
+            device, session, now_ns = self._identity.device, self._identity.session, self._clock.utc_ns()
+            if name in cameras:
+                seen = cameras[name].statistics()
+                parts.publisher.offer(camera_health(seen, device=device, session=session, utc_ns=now_ns))
+            elif name in self._disabled:
+                parts.publisher.offer(disabled_health(name, device=device, session=session, utc_ns=now_ns))
+            # Any other has just gone from the configuration.
+
+    def _latency(self, parts: Parts) -> Latency:
+        models = {}
+        for key, worker in parts.pipeline.workers.items():
+            times = worker.take_times()
+            for stages, _ in times:
+                self._hangs.note(key, stages.infer_ms)
+            published = self._publish_ms[key]
+            models[key] = model_latency(times, [published.popleft() for _ in range(len(published))])
+        now_ns = self._clock.monotonic_ns()
+        window_s = (now_ns - self._window_began_ns) / 1e9
+        throttled = parts.thermal.throttled_between(self._window_began_ns, now_ns)
+        self._window_began_ns = now_ns
+        return Latency(
+            device=self._identity.device,
+            session=self._identity.session,
+            at=utc_text(self._clock.utc_ns()),
+            window_s=round(window_s, 3),
+            throttled=throttled,
+            models=models,
+        )
+
+    def _health(self, parts: Parts) -> Health:
+        process, pipeline, publisher = self._meter.read(), parts.pipeline.statistics(), parts.publisher.statistics()
+        return Health(
+            device=self._identity.device,
+            session=self._identity.session,
+            at=utc_text(self._clock.utc_ns()),
+            uptime_s=round((self._clock.monotonic_ns() - self._started_ns) / 1e9, 3),
+            cameras={camera.name: camera_accounting(camera.counts) for camera in pipeline.cameras},
+            classifiers={
+                camera.name: {
+                    name: classifier_accounting(counts) for name, counts in camera.counts.classifiers.items()
+                }
+                for camera in pipeline.cameras
+            },
+            models={
+                worker.model: ModelHealth(
+                    engine=worker.info.name, precision=worker.info.precision, degraded=worker.info.degraded
+                )
+                for worker in pipeline.workers
+                if worker.info is not None
+            },
+            builds={
+                worker.model: EngineBuild(
+                    engine=build.engine,
+                    phase=build.phase,
+                    elapsed_s=round(build.elapsed_s, 1),
+                    done_ratio=build.done_ratio,
+                )
+                for worker in pipeline.workers
+                if (build := worker.building) is not None
+            },
+            publisher=PublisherHealth(
+                sent=publisher.sent,
+                dropped=dict(publisher.dropped),
+                thinned=publisher.thinned,
+                queued=publisher.queued,
+                stored=publisher.stored,
+                durability=publisher.durability,
+                reason=publisher.durability_reason,
+                denied=dict(publisher.denied),
+            ),
+            process=Process(
+                rss_mib=round(process.rss_bytes / 2**20, 1),
+                cpu_percent=round(100.0 * process.cpu_ratio, 1),
+                threads=process.threads,
+                fds=process.fds,
+            ),
+            connection=_connection(publisher),
+            thermal=_thermal(parts.thermal.statistics()),
+        )
+
+
+def _connection(publisher: PublisherStatistics) -> Connection:
+    connection = publisher.connection
+    return Connection(
+        state=connection.state,
+        broker=connection.address,
+        protocol=connection.protocol,
+        since=utc_text(connection.since_utc_ns),
+        reason=connection.reason,
+        reconnects=connection.reconnects,
+    )
+
+
+def _thermal(thermal: ThermalStatistics) -> ThermalHealth:
+    return ThermalHealth(
+        source=thermal.source,
+        hottest_zone=thermal.hottest_zone,
+        hottest_celsius=thermal.hottest_celsius,
+        total_watts=None if thermal.total_watts is None else round(thermal.total_watts, 3),
+        governor=thermal.state,
+        rate_ratio=thermal.rate_ratio,
+    )

@@ -1,0 +1,173 @@
+"""The messages in which the agent speaks of itself, made from what its parts count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from agent.cameras.camera import CameraStatistics
+from agent.cameras.frame_counters import CameraCounts, ClassifierCounts
+from agent.config.model import AgentConfig
+from agent.mqtt.messages import (
+    CameraAccounting,
+    CameraHealth,
+    CameraRuntime,
+    ClassifierAccounting,
+    ClassifierRuntime,
+    ModelLatency,
+    ModelRuntime,
+    Percentiles,
+    RejectedEngine,
+    utc_text,
+)
+from agent.runtime.records import StageTimes
+from agent.runtime.statistics import percentiles as percentiles_of
+from engines import EngineInfo, ModelPackage
+
+
+def percentiles(values_ms: Sequence[float]) -> Percentiles | None:
+    """Percentiles and maximum of ``values_ms`` for a message; None without values."""
+    if not values_ms:
+        return None
+    p50, p95, p99, highest = (round(one, 4) for one in percentiles_of(values_ms, (50, 95, 99, 100)))
+    return Percentiles(p50=p50, p95=p95, p99=p99, max=highest)
+
+
+def model_latency(times: Sequence[tuple[StageTimes, int]], publish_ms: Sequence[float]) -> ModelLatency:
+    """One model's window; ``times`` are stage times with the size of the batch that each frame was in."""
+    stages = [stage for stage, _ in times]
+    # Results are published in the order in which they were decided, so the newest of both belong together.
+    totals = [stage.total_ms for stage in stages]
+    paired = min(len(totals), len(publish_ms))
+    to_network = [a + b for a, b in zip(totals[-paired:], publish_ms[-paired:], strict=True)] if paired else []
+    return ModelLatency(
+        count=len(times),
+        batch_mean=round(sum(size for _, size in times) / len(times), 3) if times else 0.0,
+        capture=percentiles([stage.capture_ms for stage in stages]),
+        queue=percentiles([stage.queue_ms for stage in stages]),
+        preprocess=percentiles([stage.preprocess_ms for stage in stages]),
+        infer=percentiles([stage.infer_ms for stage in stages]),
+        decide=percentiles([stage.decide_ms for stage in stages]),
+        publish=percentiles(publish_ms),
+        total=percentiles(to_network),
+    )
+
+
+def camera_accounting(counts: CameraCounts) -> CameraAccounting:
+    """The books of one camera."""
+    return CameraAccounting(
+        captured=counts.captured,
+        classified=counts.classified,
+        dropped=dict(counts.dropped),
+        in_flight=counts.in_flight,
+    )
+
+
+def classifier_accounting(counts: ClassifierCounts) -> ClassifierAccounting:
+    """The books of one classifier."""
+    return ClassifierAccounting(
+        offered=counts.offered,
+        classified=counts.classified,
+        skipped=counts.skipped,
+        dropped=dict(counts.dropped),
+        in_flight=counts.in_flight,
+    )
+
+
+def camera_health(statistics: CameraStatistics, *, device: str, session: int, utc_ns: int) -> CameraHealth:
+    """How one camera is."""
+    age_s = statistics.last_frame_age_s
+    counts = statistics.counts
+    return CameraHealth(
+        device=device,
+        session=session,
+        at=utc_text(utc_ns),
+        camera=statistics.name,
+        state=statistics.state,
+        mark=statistics.mark,
+        fps=round(statistics.fps, 2),
+        captured=counts.captured,
+        classified=counts.classified,
+        dropped=dict(counts.dropped),
+        in_flight=counts.in_flight,
+        reconnects=statistics.reconnects,
+        last_frame_age_s=None if age_s is None else round(age_s, 3),
+        error=statistics.error,
+    )
+
+
+def disabled_health(camera: str, *, device: str, session: int, utc_ns: int) -> CameraHealth:
+    """A camera that is configured and not read."""
+    return CameraHealth(
+        device=device,
+        session=session,
+        at=utc_text(utc_ns),
+        camera=camera,
+        state="disabled",
+        mark=None,
+        fps=0.0,
+        captured=0,
+        classified=0,
+        dropped={},
+        in_flight=0,
+        reconnects=0,
+        last_frame_age_s=None,
+        error=None,
+    )
+
+
+def model_runtime(info: EngineInfo, package: ModelPackage) -> ModelRuntime:
+    """One model and what really runs it."""
+    return ModelRuntime(
+        name=package.name,
+        version=package.version,
+        sha256=package.sha256,
+        engine=info.name,
+        requested_engine=info.requested,
+        precision=info.precision,
+        requested_precision=info.requested_precision,
+        placement=dict(info.placement),
+        device=info.device,
+        degraded=info.degraded,
+        rejected=tuple(
+            RejectedEngine(engine=rejection.engine, reason=rejection.reason, remedy=rejection.remedy)
+            for rejection in info.rejected
+        ),
+        parity=None if info.parity is None else dict(info.parity),
+        labels=package.labels,
+        load_ms=round(info.load_ms, 1),
+        pending=info.pending,
+        details=dict(info.details),
+    )
+
+
+def camera_runtimes(config: AgentConfig, descriptions: Mapping[str, str]) -> dict[str, CameraRuntime]:
+    """Every camera and what is asked about its frames; ``descriptions`` by camera, free of credentials."""
+    return {
+        name: CameraRuntime(
+            source=camera.source.type,
+            description=descriptions.get(name, "disabled"),
+            rate_hz=camera.rate_hz,
+            classifiers={
+                classifier.key: ClassifierRuntime(
+                    model=classifier.model,
+                    roi=classifier.roi,
+                    when_classifier=None if classifier.when is None else classifier.when.classifier,
+                    when_labels=() if classifier.when is None else classifier.when.labels,
+                    enter=classifier.decide.enter,
+                    exit=classifier.decide.exit,
+                    unknown=classifier.decide.unknown,
+                )
+                for classifier in camera.classify
+            },
+            enabled=camera.enabled,
+        )
+        for name, camera in config.cameras.items()
+    }
+
+
+def library_versions(infos: Iterable[EngineInfo]) -> dict[str, str]:
+    """The versions that the running engines name, put together."""
+    versions: dict[str, str] = {}
+    for info in infos:
+        versions.update(info.versions)
+    return versions

@@ -1,0 +1,145 @@
+"""Pictures that show nothing of use are marked, and those that do are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.cameras.image_checks import PictureWatch, impression_of
+from agent.cameras.sources.pattern import Pattern
+from agent.config.image_checks import PictureConfig
+from agent.config.sources import FileSource, PatternSource
+from agent.demo import demo_clip
+from agent.runtime.clock import SystemClock
+from agent.runtime.records import Image
+
+_SECOND_NS = 1_000_000_000
+_FPS = 10
+
+
+def _scene(index: int = 0, size: tuple[int, int] = (180, 320)) -> Image:
+    """Sharp squares of many brightnesses with some noise, the way a camera sees a shelf."""
+    rng = np.random.default_rng(7)
+    cells = rng.integers(20, 230, (size[0] // 20, size[1] // 20, 3), np.uint8)
+    image = cv2.resize(cells, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    noise = np.random.default_rng(index).integers(0, 4, image.shape, np.uint8)
+    return np.ascontiguousarray(cv2.add(image, noise), np.uint8)
+
+
+def _marks(pictures: Iterator[Image], seconds: float, config: PictureConfig | None = None) -> list[str | None]:
+    watch = PictureWatch(config or PictureConfig())
+    return [watch.look(next(pictures), index * _SECOND_NS // _FPS) for index in range(round(seconds * _FPS))]
+
+
+def _first(marks: list[str | None]) -> tuple[str | None, float]:
+    """The first mark and the second at which it came."""
+    return next(((mark, index / _FPS) for index, mark in enumerate(marks) if mark), (None, 0.0))
+
+
+def _black(index: int) -> Image:
+    return np.random.default_rng(index).integers(0, 3, (180, 320, 3), np.uint8)
+
+
+def _covered(index: int) -> Image:
+    return np.random.default_rng(index).integers(40, 43, (180, 320, 3), np.uint8)
+
+
+def _blurred(index: int) -> Image:
+    return np.ascontiguousarray(cv2.GaussianBlur(_scene(index), (0, 0), 6), np.uint8)
+
+
+def _frames(draw: Any) -> Iterator[Image]:
+    index = 0
+    while True:
+        yield draw(index)
+        index += 1
+
+
+@pytest.mark.parametrize(
+    ("draw", "mark", "after_s"),
+    [
+        (_black, "black", 5.0),
+        (_covered, "covered", 5.0),
+        (_blurred, "blurred", 5.0),
+        (lambda _: _scene(), "frozen", 10.0),
+    ],
+    ids=["black", "covered", "blurred", "frozen"],
+)
+def test_a_useless_picture_is_marked_when_it_lasts(draw: Any, mark: str, after_s: float) -> None:
+    assert _first(_marks(_frames(draw), 12.0)) == (mark, after_s)
+
+
+@pytest.mark.parametrize("draw", [_black, _covered, _blurred, lambda _: _scene()])
+def test_a_mark_is_cleared_within_a_second_of_a_good_picture(draw: Any) -> None:
+    watch = PictureWatch(PictureConfig())
+    for index in range(12 * _FPS):
+        watch.look(draw(index), index * _SECOND_NS // _FPS)
+    assert watch.mark is not None
+    good_ns = 12 * _SECOND_NS
+    marks = [watch.look(_scene(index + 1), good_ns + index * _SECOND_NS // _FPS) for index in range(_FPS)]
+    assert marks[-1] is None
+
+
+def test_a_loss_begins_anew() -> None:
+    watch = PictureWatch(PictureConfig())
+    for second in range(7):
+        watch.look(_black(second), second * _SECOND_NS)
+    assert watch.look(_black(7), 7 * _SECOND_NS) == "black"
+    watch.reset()
+    assert watch.look(_black(8), 8 * _SECOND_NS) is None
+
+
+def test_good_pictures_are_never_marked() -> None:
+    assert set(_marks(_frames(_scene), 30.0)) == {None}
+
+
+def test_the_bundled_clip_and_the_test_pattern_are_never_marked() -> None:
+    from agent.cameras.sources.video_file import VideoFile
+
+    clip = VideoFile(FileSource(type="file", path=str(demo_clip())), base_dir=demo_clip().parent, clock=SystemClock())
+    pattern = Pattern(PatternSource(type="pattern", fps=1000), clock=SystemClock())
+    for source in (clip, pattern):
+        source.open()
+        try:
+            watch = PictureWatch(PictureConfig(after_s=0.0, frozen_after_s=1.0))
+            for index in range(150):
+                capture = source.read()
+                if capture is None:
+                    break
+                assert watch.look(capture.image, index * _SECOND_NS // 2) is None, index
+        finally:
+            source.close()
+
+
+def test_thresholds_of_zero_and_a_watch_that_is_off_say_nothing() -> None:
+    silent = PictureConfig(black_below=0, covered_below=0, blurred_below=0, frozen_after_s=0)
+    for config in (silent, PictureConfig(enabled=False)):
+        for draw in (_black, _covered, _blurred, lambda _: _scene()):
+            assert set(_marks(_frames(draw), 12.0, config)) == {None}
+
+
+def test_a_single_changed_byte_is_a_change() -> None:
+    first = _scene()
+    second = first.copy()
+    second[111, 77, 1] ^= 1
+    marks = _marks(iter([image for _ in range(100) for image in [first] * 5 + [second] * 5]), 15.0)
+    assert set(marks) == {None}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 500), (500, 3), (8, 8), (7, 13), (17, 333), (2160, 3840)])
+def test_every_size_can_be_looked_at(shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    assert impression_of(image).brightness == 0.0
+    watch = PictureWatch(PictureConfig())
+    assert [watch.look(image, second * _SECOND_NS) for second in (0, 6)] == [None, "black"]
+
+
+def test_sharpness_falls_with_every_blur() -> None:
+    values = [impression_of(_scene()).sharpness]
+    values += [impression_of(cv2.GaussianBlur(_scene(), (0, 0), sigma)).sharpness for sigma in (1, 2, 4)]  # type: ignore[arg-type]  # cv2 gives its own array type
+    assert all(before is not None and after is not None and before > after for before, after in pairwise(values))

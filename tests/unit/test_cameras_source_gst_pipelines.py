@@ -1,0 +1,95 @@
+"""Which elements a camera gets: hardware where it is there, and no text of the configuration among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.cameras.sources.gst_pipelines import NotPossible, Plan, plan_for
+from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
+
+
+def _jetson(_: str) -> bool:
+    return True
+
+
+def _laptop(element: str) -> bool:
+    return not element.startswith("nv")
+
+
+def _rtsp(has: Any = _laptop, *, password: str | None = None, **settings: Any) -> Plan:
+    url = settings.pop("url", "rtsp://camera/1")
+    return plan_for(RtspSource(type="rtsp", url=url, reader="gstreamer", **settings), has=has, password=password)
+
+
+def _v4l2(has: Any = _laptop, **settings: Any) -> Plan:
+    return plan_for(V4l2Source(type="v4l2", reader="gstreamer", **settings), has=has)
+
+
+def test_csi_camera_takes_the_image_processor_and_its_converter() -> None:
+    plan = plan_for(CsiSource(type="csi", sensor_id=1, width=1280, height=720, fps=59.94, flip=2), has=_jetson)
+    assert plan.text == (
+        "nvarguscamerasrc sensor-id=1 ! "
+        "video/x-raw(memory:NVMM),width=1280,height=720,framerate=2997/50,format=NV12 ! "
+        "nvvidconv flip-method=2 ! video/x-raw,format=BGRx ! appsink name=sink drop=true max-buffers=1 sync=false"
+    )
+
+
+@pytest.mark.parametrize(
+    ("codec", "hardware", "software"),
+    [
+        ("h264", "h264parse ! nvv4l2decoder enable-max-performance=1 ! nvvidconv", "h264parse ! avdec_h264 max-th"),
+        ("h265", "h265parse ! nvv4l2decoder enable-max-performance=1 ! nvvidconv", "h265parse ! avdec_h265 max-th"),
+        ("mjpeg", "jpegparse ! nvv4l2decoder mjpeg=1 ! nvvidconv", "jpegparse ! jpegdec ! videoconvert"),
+    ],
+)
+def test_stream_is_decoded_in_hardware_where_it_is_there(codec: str, hardware: str, software: str) -> None:
+    assert hardware in _rtsp(_jetson, codec=codec).text
+    assert software in _rtsp(_laptop, codec=codec).text
+    assert not [name for name in _rtsp(_laptop, codec=codec).needs if name.startswith("nv")]
+
+
+def test_every_element_of_a_pipeline_is_checked_before_it_starts() -> None:
+    for plan in (_rtsp(), _rtsp(_jetson), _v4l2(fourcc="MJPG"), _v4l2(_jetson, fourcc="MJPG"), _v4l2()):
+        parts = [part.split()[0] for part in plan.text.split(" ! ")]
+        assert {part for part in parts if "/" not in part} == set(plan.needs)
+
+
+def test_addresses_and_credentials_are_properties_and_never_text() -> None:
+    hostile = "rtsp://camera/1!filesink=location=/x"
+    plan = _rtsp(url=hostile, username="admin ! fakesink", password="hunter2-CANARY", password_file="x")
+    assert "filesink" not in plan.text
+    assert "fakesink" not in plan.text
+    assert plan.properties["source.location"] == hostile
+    assert plan.properties["source.user-pw"] == "hunter2-CANARY"
+    assert "CANARY" not in plan.text + repr(plan)
+    assert "/dev/x ! y" not in _v4l2(device="/dev/x ! y").text
+
+
+def test_usb_camera_gets_the_format_and_size_that_were_asked() -> None:
+    text = _v4l2(fourcc="YUYV", width=640, height=480, fps=15.0).text
+    assert "v4l2src name=source ! video/x-raw,format=YUY2,width=640,height=480,framerate=15/1 ! videoconvert" in text
+    assert "image/jpeg ! jpegdec ! videoconvert" in _v4l2(fourcc="MJPG").text
+    assert "image/jpeg,width=640 ! nvv4l2decoder mjpeg=1 ! nvvidconv" in _v4l2(_jetson, fourcc="MJPG", width=640).text
+
+
+def test_unknown_pixel_format_names_the_known_ones() -> None:
+    with pytest.raises(NotPossible, match=r"'ABCD' is not known .* MJPG JPEG YUYV"):
+        _v4l2(fourcc="ABCD")
+
+
+def test_missing_elements_are_named_with_their_packages() -> None:
+    plan = _rtsp()
+    assert plan.missing(lambda _: True) == {}
+    assert plan.missing(lambda element: element not in {"avdec_h264", "rtspsrc"}) == {
+        "rtspsrc": "gstreamer1.0-plugins-good",
+        "avdec_h264": "gstreamer1.0-libav",
+    }
+    csi = plan_for(CsiSource(type="csi"), has=_laptop)
+    assert csi.missing(_laptop) == {"nvarguscamerasrc": "nvidia-l4t-gstreamer", "nvvidconv": "nvidia-l4t-gstreamer"}
+
+
+def test_own_pipeline_gets_conversion_and_sink() -> None:
+    plan = plan_for(GStreamerSource(type="gstreamer", pipeline="mysrc ! mydec"), has=_laptop)
+    assert plan.text.startswith("mysrc ! mydec ! videoconvert ! video/x-raw,format=BGRx ! appsink name=sink drop=true")

@@ -1,0 +1,363 @@
+"""Each command gets one answer, and nothing else has an effect: 100,000 strange payloads included."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import structlog
+
+from agent.commands.contract import CommandRefused, Details
+from agent.commands.requests import (
+    MAX_BYTES,
+    REQUESTS,
+    Benchmark,
+    Explain,
+    Request,
+    Selftest,
+    Set,
+    Snapshot,
+    request_schemas,
+)
+from agent.commands.server import CommandDesk
+from agent.config.subscribers import CommandsConfig
+from agent.mqtt.connection import Received
+from agent.mqtt.messages.replies import Reply
+from agent.publish.routes import Outgoing
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import SourceUnavailable
+from tests.fixtures.deadlines import wait_until
+from tests.fixtures.publish_samples import IDENTITY, TOPICS
+
+ALL = CommandsConfig(enabled=True, allow=tuple(REQUESTS), most_per_minute=6000)
+NOW_S = 1_800_000_000
+
+
+class FixedClock(SystemClock):
+    """UTC stands still; monotonic time runs ten seconds ahead with each look, so that no rate limit is met."""
+
+    def __init__(self, *, hurry_s: float = 10.0) -> None:
+        self.now_s = float(NOW_S)
+        self._hurry_ns = int(hurry_s * 1e9)
+        self._looks = 0
+
+    def utc_ns(self) -> int:
+        return int(self.now_s * 1e9)
+
+    def monotonic_ns(self) -> int:
+        self._looks += 1
+        return self._looks * self._hurry_ns
+
+
+class NotingHost:
+    """Writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request | str] = []
+        self.answer: Callable[[], Details] = dict
+        self.gate: threading.Event | None = None
+
+    def _note(self, request: Request | str) -> Details:
+        if self.gate is not None:
+            self.gate.wait(10)
+        self.asked.append(request)
+        return self.answer()
+
+    def snapshot(self, request: Snapshot) -> Details:
+        return self._note(request)
+
+    def set(self, request: Set) -> Details:
+        return self._note(request)
+
+    def reload(self) -> Details:
+        return self._note("reload")
+
+    def rebirth(self) -> Details:
+        return self._note("rebirth")
+
+    def selftest(self, request: Selftest) -> Details:
+        return self._note(request)
+
+    def benchmark(self, request: Benchmark) -> Details:
+        return self._note(request)
+
+    def explain(self, request: Explain) -> Details:
+        return self._note(request)
+
+
+class Bench:
+    """A desk and all around it."""
+
+    def __init__(self, config: CommandsConfig = ALL, ids_file: Path | None = None, hurry_s: float = 10.0) -> None:
+        self.host = NotingHost()
+        self.out: list[Outgoing] = []
+        self.clock = FixedClock(hurry_s=hurry_s)
+        self.desk = CommandDesk(config, IDENTITY, self.host, self.out.append, ids_file=ids_file, clock=self.clock)
+
+    def send(self, verb: str, body: Any = None, **more: Any) -> None:
+        body = {"id": "a", "expires_at": NOW_S + 30} | (body or {}) if not isinstance(body, bytes) else body
+        payload = body if isinstance(body, bytes) else orjson.dumps(body)
+        topic = more.pop("topic", TOPICS.command(verb))
+        self.desk.receive(Received(topic, payload, 1, more.pop("retain", False), **more))
+
+    def replies(self, count: int = 1) -> list[Reply]:
+        wait_until(lambda: len(self.out) >= count)
+        return [message for one in self.out if isinstance(message := one.message, Reply)]
+
+    @contextmanager
+    def working(self) -> Iterator[Bench]:
+        self.desk.start()
+        try:
+            yield self
+        finally:
+            assert self.desk.stop(5)
+        assert self.desk.failure is None
+
+
+GOOD = {
+    "snapshot": {"camera": "front"},
+    "set": {"camera": "front", "rate_hz": 5},
+    "reload": {},
+    "rebirth": {},
+    "selftest": {},
+    "benchmark": {"runs": 3},
+    "explain": {"camera": "front"},
+}
+
+
+@pytest.mark.parametrize("verb", GOOD)
+def test_a_good_command_is_done_once_and_answered_with_its_id(verb: str) -> None:
+    with Bench().working() as bench:
+        bench.host.answer = lambda: {"x": 1}
+        bench.send(verb, GOOD[verb])
+        (reply,) = bench.replies()
+    assert (reply.id, reply.verb, reply.outcome, reply.reason, reply.details) == ("a", verb, "done", None, {"x": 1})
+    assert bench.out[0].topic == TOPICS.reply(verb)
+    assert bench.out[0].is_kept
+    assert len(bench.host.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "reason"),
+    [
+        ("snapshot", {}, "invalid"),
+        ("snapshot", {"camera": "front", "path": "/etc/passwd"}, "invalid"),
+        ("snapshot", {"camera": "../front"}, "invalid"),
+        ("snapshot", {"camera": "front", "quality": 96}, "invalid"),
+        ("snapshot", {"camera": "front", "max_width": "wide"}, "invalid"),
+        ("set", {"camera": "front"}, "invalid"),
+        ("set", {"camera": "front", "enter": 0.5}, "invalid"),
+        ("set", {"camera": "front", "rate_hz": 0}, "invalid"),
+        ("set", {"camera": "front", "rate_hz": True}, "invalid"),
+        ("set", {"camera": "front", "enabled": "yes"}, "invalid"),
+        ("reload", {"id": "no spaces"}, "invalid"),
+        ("reload", {"id": ""}, "invalid"),
+        ("reload", {"expires_at": None}, "invalid"),
+        ("reload", {"expires_at": "tomorrow"}, "invalid"),
+        ("reload", {"expires_at": "2027-01-15T08:00:30"}, "invalid"),
+        ("reload", {"expires_at": True}, "invalid"),
+        ("reload", {"expires_at": 1e300}, "invalid"),
+        ("reload", {"expires_at": NOW_S}, "expired"),
+        ("reload", {"expires_at": NOW_S + 3601}, "expires_too_late"),
+        ("reboot", {}, "unknown_verb"),
+        ("reload", b"", "invalid"),
+        ("reload", b"[]", "invalid"),
+        ("reload", b"\xff\xfe", "invalid"),
+        ("reload", b"[" * 5000, "invalid"),
+        ("reload", b" " * (MAX_BYTES + 1), "too_large"),
+    ],
+)
+def test_a_bad_command_is_refused_with_its_reason_and_does_nothing(verb: str, body: Any, reason: str) -> None:
+    with Bench().working() as bench:
+        bench.send(verb, body)
+        (reply,) = bench.replies()
+    assert (reply.outcome, reply.reason) == ("refused", reason)
+    assert reply.text
+    assert "Value error" not in reply.text, "a word of the library's"
+    assert bench.host.asked == []
+
+
+@pytest.mark.parametrize("expires_at", [NOW_S + 1, NOW_S + 0.5, "2027-01-15T08:00:30Z", "2027-01-15T09:00:30+01:00"])
+def test_expiry_is_seconds_or_a_date_with_its_zone(expires_at: object) -> None:
+    with Bench().working() as bench:
+        bench.send("reload", {"expires_at": expires_at})
+        assert bench.replies()[0].outcome == "done"
+
+
+def test_a_verb_that_is_not_allowed_is_refused_and_off_means_off() -> None:
+    for config in (CommandsConfig(enabled=True, allow=("explain",)), CommandsConfig(enabled=False, allow=("reload",))):
+        with Bench(config).working() as bench:
+            bench.send("reload")
+            assert bench.replies()[0].reason == "not_allowed"
+        assert bench.host.asked == []
+
+
+def test_retained_and_foreign_messages_are_ignored() -> None:
+    with Bench().working() as bench:
+        bench.send("reload", retain=True)
+        bench.send("reload", topic="edge/other/cmd/reload")
+        bench.send("reload", topic=TOPICS.command("reload/x"))
+        bench.send("rebirth")
+        assert [reply.verb for reply in bench.replies()] == ["rebirth"]
+    assert bench.desk.ignored == 3
+    assert bench.host.asked == ["rebirth"]
+
+
+def test_an_id_is_carried_out_once_also_over_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "commands.json"
+    for _ in range(2):
+        with Bench(ids_file=file).working() as bench:
+            bench.send("reload", {"id": "same"})
+            bench.send("reload", {"id": "same"})
+            bench.send("rebirth", {"id": f"other{_}"})
+            wait_until(lambda bench=bench: "rebirth" in bench.host.asked)  # type: ignore[misc]  # bound now
+        asked = bench.host.asked
+        assert asked == (["reload", "rebirth"] if _ == 0 else ["rebirth"])
+        assert [reply.id for reply in bench.replies()] == [*(["same"] if _ == 0 else []), f"other{_}"]
+
+
+def test_ids_are_forgotten_when_they_expire() -> None:
+    with Bench().working() as bench:
+        bench.send("reload", {"id": "1", "expires_at": NOW_S + 5})
+        bench.clock.now_s += 6
+        bench.send("reload", {"id": "2", "expires_at": NOW_S + 30})
+        bench.replies(2)
+        assert "1" not in bench.desk._seen
+        bench.send("reload", {"id": "1", "expires_at": NOW_S + 5})
+        assert bench.replies(3)[2].reason == "expired"
+
+
+def test_a_damaged_memory_of_ids_is_no_reason_not_to_start(tmp_path: Path) -> None:
+    file = tmp_path / "commands.json"
+    file.write_text('{"a": "x"')
+    with Bench(ids_file=file).working() as bench:
+        bench.send("reload")
+        assert bench.replies()[0].outcome == "done"
+
+
+def test_more_than_the_rate_is_refused() -> None:
+    with Bench(CommandsConfig(enabled=True, allow=("reload",)), hurry_s=0.0).working() as bench:
+        for number in range(15):
+            bench.send("reload", {"id": str(number)})
+        reasons = [reply.reason for reply in bench.replies(15)]
+    assert reasons.count("rate_limited") == 5
+    assert reasons.count(None) == 10
+
+
+def test_more_than_can_wait_is_refused_as_busy() -> None:
+    bench = Bench()
+    bench.host.gate = threading.Event()
+    with bench.working():
+        for number in range(30):
+            bench.send("reload", {"id": str(number)})
+        bench.host.gate.set()
+        replies = bench.replies(30)
+    assert {reply.reason for reply in replies} == {None, "busy"}
+    assert {reply.id for reply in replies} == {str(number) for number in range(30)}
+
+
+def test_errors_become_answers() -> None:
+    def refuse() -> Details:
+        raise CommandRefused("no_frame", "nothing seen yet")
+
+    def fail() -> Details:
+        raise SourceUnavailable("the camera is gone")
+
+    with Bench().working() as bench:
+        bench.host.answer = refuse
+        bench.send("reload", {"id": "1"})
+        bench.replies()
+        bench.host.answer = fail
+        bench.send("reload", {"id": "2"})
+        replies = bench.replies(2)
+    assert [(one.outcome, one.reason) for one in replies] == [
+        ("refused", "no_frame"),
+        ("failed", "source_unavailable"),
+    ]
+    assert replies[1].text == "the camera is gone"
+
+
+def test_the_answer_goes_where_the_request_wants_it_but_not_onto_our_own_topics() -> None:
+    with Bench().working() as bench:
+        bench.send("reload", {"id": "1"}, response_topic="my/inbox", correlation=b"\x01\x02")
+        bench.send("reload", {"id": "2"}, response_topic=TOPICS.status)
+        bench.send("reload", {"id": "3"}, response_topic="a/#")
+        bench.send("reload", {"id": "4"}, response_topic=TOPICS.reply("mine"))
+        bench.replies(4)
+    by_id = {one.message.id: one for one in bench.out if isinstance(one.message, Reply)}
+    assert (by_id["1"].topic, by_id["1"].correlation) == ("my/inbox", b"\x01\x02")
+    assert by_id["4"].topic == TOPICS.reply("mine")
+    for key in ("2", "3"):
+        assert by_id[key].topic == TOPICS.reply("reload")
+        assert isinstance(reply := by_id[key].message, Reply)
+        assert reply.reason == "response_topic"
+
+
+def test_the_schemas_of_commands_describe_every_field_and_allow_no_other() -> None:
+    for schema in request_schemas().values():
+        assert schema["additionalProperties"] is False
+        assert schema["description"]
+        assert all(field.get("description") for field in schema["properties"].values())
+
+
+def _strange(chance: random.Random) -> bytes:
+    kind = chance.random()
+    if kind < 0.3:
+        return chance.randbytes(chance.randint(0, 60))
+    good = orjson.dumps({"id": "a1", "expires_at": NOW_S - 1, "camera": "front", "rate_hz": 5, "enabled": True})
+    if kind < 0.6:
+        broken = bytearray(good)
+        for _ in range(chance.randint(1, 6)):
+            broken[chance.randrange(len(broken))] = chance.randrange(256)
+        return bytes(broken)
+    values: list[Any] = [
+        None,
+        True,
+        -1,
+        2**63,
+        1e308,
+        "",
+        "x" * 100,
+        [],
+        {},
+        [[[]]],
+        "../../etc/passwd",
+        "http://x",
+        "\0",
+    ]
+    keys = [
+        "id",
+        "expires_at",
+        "camera",
+        "classifier",
+        "rate_hz",
+        "enabled",
+        "keep",
+        "model",
+        "runs",
+        "__class__",
+        "path",
+    ]
+    body = {chance.choice(keys): chance.choice(values) for _ in range(chance.randint(0, 8))}
+    return orjson.dumps(body)
+
+
+def test_a_hundred_thousand_strange_payloads_have_no_effect() -> None:
+    chance = random.Random(7)
+    with structlog.testing.capture_logs() as lines, Bench().working() as bench:
+        verbs = [*REQUESTS, "shell", "", "\u2028"]
+        for _ in range(100_000):
+            response = chance.choice([None, None, None, "", "x/y", "edge/line-3/status", "#"])
+            bench.send(chance.choice(verbs), _strange(chance), response_topic=response)
+            if len(bench.out) > 1000:
+                assert all(one.message.outcome == "refused" for one in bench.out if isinstance(one.message, Reply))
+                assert all(not one.topic.startswith(TOPICS.status) for one in bench.out)
+                bench.out.clear()
+                lines.clear()
+    assert bench.host.asked == []

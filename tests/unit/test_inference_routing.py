@@ -1,0 +1,61 @@
+"""What a classifier has decided goes on, or ends with a word, where a camera goes over to other rules."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cameras.sources.base import make_source
+from agent.config.loader import LoadedConfig, load_config
+from agent.inference.pipeline import Parts, Pipeline
+from agent.inference.worker import Station
+from agent.reload import load_packages
+from agent.runtime.clock import SystemClock
+from agent.runtime.records import Classification, Score, ServedModel, StageTimes
+from tests.fixtures.agent_process import write_config
+from tests.fixtures.parts import BrightnessEngine
+
+_DENT = Classification(
+    camera="front",
+    classifier="inspect",
+    served=ServedModel("inspect", "m", "1", "0" * 64, "ort-cpu", "fp32", degraded=False),
+    frame_index=0,
+    captured_at_ns=0,
+    captured_at_utc_ns=0,
+    decided_at_ns=0,
+    top=(Score(2, "dent", 0.9),),
+    margin=0.9,
+    batch=1,
+    times=StageTimes(0, 0, 0, 0, 0),
+)
+
+
+def _loaded(directory: Path, **decide: object) -> LoadedConfig:
+    classify = [{"model": "inspect", "decide": {"votes": 1, "window": 1, **decide}}]
+    cameras: dict[str, Any] = {"front": {"source": {"type": "pattern"}, "classify": classify}}
+    return load_config(write_config(directory, {"models": {"inspect": {"package": "demo"}}, "cameras": cameras}))
+
+
+def _station(pipeline: Pipeline) -> Station:
+    (station,) = pipeline._stations_of("inspect")
+    return station
+
+
+@pytest.mark.parametrize(("decide", "first_word"), [({}, (None, "dent")), ({"enter": 0.9}, ("dent", "unknown"))])
+def test_a_label_goes_on_under_the_same_rules_and_ends_with_a_change_under_others(
+    tmp_path: Path, decide: dict[str, object], first_word: tuple[str | None, str]
+) -> None:
+    loaded = _loaded(tmp_path)
+    packages = load_packages(loaded)
+    parts = Parts(
+        lambda key, config, package, building: BrightnessEngine(2),
+        partial(make_source, base_dir=tmp_path, clock=SystemClock()),
+    )
+    pipeline = Pipeline(loaded.config, packages, parts, clock=SystemClock(), emit=lambda record: None)
+    _station(pipeline).decision.update(_DENT, now_ns=0, utc_ns=0)
+    pipeline.apply(_loaded(tmp_path, **decide).config, packages)
+    change = _station(pipeline).decision.initial()
+    assert (change.previous, change.label) == first_word

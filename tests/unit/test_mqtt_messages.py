@@ -1,0 +1,203 @@
+"""The messages, their schemas and their topics agree with each other."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from agent.commands.schemas import asyncapi_document, message_schemas
+from agent.mqtt.catalog import CATALOG
+from agent.mqtt.messages import (
+    Message,
+    Result,
+    encode,
+    event_from_state_change,
+    result_from_classification,
+    state_from_state_change,
+    utc_text,
+)
+from agent.publish.routes import Outgoing, event_outgoing, result_outgoing, state_outgoing, vital_outgoing
+from agent.runtime.records import Score
+from tests.fixtures.publish_samples import (
+    DEVICE,
+    IDENTITY,
+    SESSION,
+    TOPICS,
+    classification,
+    latency,
+    reply,
+    state_change,
+    vitals,
+)
+
+
+def _result(seq: int = 0) -> Result:
+    return result_from_classification(classification(7), device=DEVICE, session=SESSION, seq=seq, clock_state="synced")
+
+
+def _samples() -> dict[str, Message]:
+    state = state_from_state_change(
+        state_change(), device=DEVICE, session=SESSION, seq=1, at_utc_ns=1, clock_state="synced"
+    )
+    event = event_from_state_change(
+        state_change(), device=DEVICE, session=SESSION, seq=1, at_utc_ns=1, clock_state="unsynced"
+    )
+    messages = (_result(), state, event, reply(), *vitals())
+    return {message.schema: message for message in messages}
+
+
+@pytest.mark.parametrize("name", sorted(message_schemas()))
+def test_every_message_fits_its_published_schema(name: str) -> None:
+    payload = IDENTITY.status("online").payload if name == "status/1" else encode(_samples()[name])
+    jsonschema.Draft202012Validator(message_schemas()[name]).validate(orjson.loads(payload))
+
+
+@pytest.mark.parametrize("name", sorted(message_schemas()))
+def test_every_field_of_a_message_is_described_and_required(name: str) -> None:
+    schema = message_schemas()[name]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        undescribed = {
+            field for field, about in part["properties"].items() if not about.keys() & {"description", "$ref"}
+        }
+        assert undescribed <= {"schema"}, part["title"]
+        assert part["description"], part["title"]
+        assert sorted(part["required"]) == sorted(part["properties"]), part["title"]
+        assert part["additionalProperties"] is False
+
+
+def test_a_schema_refuses_what_is_not_the_message() -> None:
+    validator = jsonschema.Draft202012Validator(message_schemas()["result/1"])
+    good = orjson.loads(encode(_result()))
+    for wrong in (
+        {**good, "schema": "result/2"},
+        {**good, "confidence": 1.2},
+        {**good, "extra": 1},
+        {key: value for key, value in good.items() if key != "seq"},
+    ):
+        assert not validator.is_valid(wrong)
+
+
+def test_a_result_has_the_documented_fields_in_their_order() -> None:
+    assert list(orjson.loads(encode(_result()))) == [
+        *("schema", "device", "session", "seq", "frame", "captured_at", "clock", "camera", "classifier", "model"),
+        *("engine", "label", "index", "confidence", "margin", "top_k", "batch", "latency_ms", "mark", "historical"),
+    ]
+
+
+def test_a_result_says_what_its_classification_says() -> None:
+    record = classification(7)
+    message = orjson.loads(encode(_result(seq=41)))
+    assert message["seq"] == 41
+    assert message["frame"] == record.frame_index
+    assert (message["label"], message["index"], message["confidence"]) == ("ok", 0, 0.91)
+    assert [(top["label"], top["confidence"]) for top in message["top_k"]] == [
+        (score.label, score.confidence) for score in record.top
+    ]
+    assert message["model"] == {"name": "conveyor", "version": "1.0.0", "sha256": "6f" * 32}
+    assert message["engine"] == {"name": "ort-cpu", "precision": "fp32", "degraded": False}
+    stages = message["latency_ms"]
+    assert stages["total"] == pytest.approx(sum(ms for stage, ms in stages.items() if stage != "total"), abs=1e-3)
+
+
+def test_a_confidence_that_float32_left_above_one_is_one() -> None:
+    record = replace(classification(), top=(Score(0, "ok", 1.0000002384185791),), margin=1.0000002384185791)
+    message = result_from_classification(record, device=DEVICE, session=1, seq=0, clock_state="synced")
+    assert (message.confidence, message.margin, message.top_k[0].confidence) == (1.0, 1.0, 1.0)
+
+
+def test_not_a_number_is_refused_and_not_sent_as_null() -> None:
+    with pytest.raises(ValidationError):
+        replace(latency(), window_s=float("nan"))
+
+
+def test_a_message_reads_back_as_itself() -> None:
+    for entry in CATALOG:
+        if entry.schema_name in _samples():
+            message = _samples()[entry.schema_name]
+            assert TypeAdapter(entry.message).validate_json(encode(message)) == message
+
+
+def test_a_repetition_is_no_event() -> None:
+    with pytest.raises(ValueError, match="front/inspect repeats 'ok'"):
+        event_from_state_change(
+            state_change("ok", None), device=DEVICE, session=1, seq=0, at_utc_ns=0, clock_state="synced"
+        )
+
+
+@pytest.mark.parametrize(
+    ("utc_ns", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1_767_323_045_678_901_999, "2026-01-02T03:04:05.678901Z"),
+        (951_782_400_000_000_000, "2000-02-29T00:00:00.000000Z"),
+    ],
+)
+def test_time_is_utc_with_microseconds(utc_ns: int, text: str) -> None:
+    assert utc_text(utc_ns) == text
+
+
+def test_the_catalog_says_how_messages_are_really_sent() -> None:
+    samples = _samples()
+    routed = {
+        "result/1": result_outgoing(samples["result/1"], TOPICS, qos=0),  # type: ignore[arg-type]  # samples by name
+        "state/1": state_outgoing(samples["state/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
+        "event/1": event_outgoing(samples["event/1"], TOPICS),  # type: ignore[arg-type]  # samples by name
+    }
+    routed["reply/1"] = Outgoing(TOPICS.reply("snapshot"), reply(), 1, is_kept=True)
+    routed |= {message.schema: vital_outgoing(message, TOPICS) for message in vitals()}
+    names = {"prefix": "edge", "device": DEVICE, "camera": "front", "classifier": "inspect", "verb": "snapshot"}
+    for entry in CATALOG:
+        if entry.name == "status":
+            packet = IDENTITY.status("online")
+            sent: tuple[Any, ...] = (packet.topic, packet.qos, packet.retain)
+        else:
+            outgoing = routed.pop(entry.schema_name)
+            sent = (outgoing.topic, outgoing.qos if entry.qos is not None else None, outgoing.retain)
+        assert sent == (entry.address.format(**names), entry.qos, entry.retain)
+    assert routed == {}
+
+
+def test_a_message_without_a_topic_is_refused() -> None:
+    unknown = replace(_result(), camera="x")
+    with pytest.raises(ValueError, match="no topic is known for 'result/1'"):
+        vital_outgoing(unknown, TOPICS)
+
+
+def test_the_asyncapi_document_holds_together() -> None:
+    document = asyncapi_document()
+    assert document["asyncapi"] == "3.0.0"
+    assert {"title", "version"} <= document["info"].keys()
+    assert orjson.loads(orjson.dumps(document)) == document
+    references = re.findall(rb'"\$ref":"([^"]+)"', orjson.dumps(document))
+    assert len(references) > 3 * len(CATALOG)
+    for reference in references:
+        _resolve(document, reference.decode())
+    for channel in document["channels"].values():
+        assert set(re.findall(r"\{(\w+)\}", channel["address"])) == channel["parameters"].keys()
+    for operation in document["operations"].values():
+        assert operation["action"] in {"send", "receive"}
+        assert operation["bindings"]["mqtt"].keys() <= {"qos", "retain", "bindingVersion"}
+
+
+def test_payloads_of_the_asyncapi_document_are_the_published_schemas() -> None:
+    document = asyncapi_document()
+    for entry in CATALOG:
+        if entry.name == "status":
+            continue
+        payload = document["components"]["messages"][entry.name]["payload"]
+        schema = {**payload, "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(orjson.loads(encode(_samples()[entry.schema_name])))
+
+
+def _resolve(document: dict[str, Any], reference: str) -> Any:
+    found: Any = document
+    for step in reference.removeprefix("#/").split("/"):
+        found = found[step]
+    return found

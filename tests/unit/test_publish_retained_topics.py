@@ -1,0 +1,159 @@
+"""What the broker may hold of cameras is remembered until it is known to be gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.mqtt.base import Packet
+from agent.publish.counters import Tally
+from agent.publish.delivery import Delivery
+from agent.publish.outbox.base import MemoryOutbox
+from agent.publish.retained_topics import RetainedLedger
+
+FRONT, SIDE = "edge/dut/camera/front/health", "edge/dut/camera/side/inspect/state"
+
+
+def _topics(file: Path) -> list[str]:
+    topics: list[str] = json.loads(file.read_text())["topics"]
+    return topics
+
+
+def test_a_topic_is_written_down_before_it_is_sent_and_until_it_is_taken_back(tmp_path: Path) -> None:
+    file = tmp_path / "retained.json"
+    ledger = RetainedLedger(file)
+    ledger.expect([FRONT, SIDE])
+    assert _topics(file) == [FRONT, SIDE]
+    assert ledger.settle([FRONT]) == [SIDE]
+    assert _topics(file) == [FRONT, SIDE]
+    ledger.taken_back(SIDE)
+    ledger.save()
+    assert _topics(file) == [FRONT]
+
+
+def test_the_next_session_takes_back_what_this_one_could_not(tmp_path: Path) -> None:
+    RetainedLedger(tmp_path / "retained.json").expect([FRONT, SIDE])
+    following = RetainedLedger(tmp_path / "retained.json")
+    following.expect([FRONT])
+    assert following.settle([FRONT]) == [SIDE]
+    assert (following.is_gone(SIDE), following.is_gone(FRONT)) == (True, False)
+
+
+def test_what_comes_back_is_not_gone_and_a_late_confirmation_does_not_forget_it(tmp_path: Path) -> None:
+    ledger = RetainedLedger(tmp_path / "retained.json")
+    ledger.expect([FRONT, SIDE])
+    ledger.settle([FRONT])
+    ledger.expect([FRONT, SIDE])
+    ledger.taken_back(SIDE)
+    ledger.save()
+    assert not ledger.is_gone(SIDE)
+    assert _topics(tmp_path / "retained.json") == [FRONT, SIDE]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"topics": 5}',
+        b'{"topics": [null, 7, "", "#", "edge/+/camera/a/health", "edge/dut/status", "x/camera/a/\\u0000/state"]}',
+        b'{"topics": ["x/camera/\\ud800/health"]}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+    ],
+)
+def test_a_file_that_is_no_list_of_camera_topics_takes_nothing_back(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "retained.json").write_bytes(content)
+    ledger = RetainedLedger(tmp_path / "retained.json")
+    ledger.expect([FRONT])
+    assert ledger.settle([FRONT]) == []
+    assert _topics(tmp_path / "retained.json") == [FRONT]
+
+
+def test_a_directory_that_takes_no_file_leaves_the_list_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "retained.json").mkdir()
+    ledger = RetainedLedger(tmp_path / "retained.json")
+    ledger.expect([FRONT, SIDE])
+    assert ledger.settle([FRONT]) == [SIDE]
+
+
+class Broker:
+    """A sink that takes everything and confirms it when it is told to."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Packet, int | None]] = []
+
+    def send(self, packet: Packet, key: int | None = None) -> str | None:
+        self.taken.append((packet, key))
+        return None
+
+
+class Bench:
+    """A delivery with a ledger that knows two topics, connected."""
+
+    def __init__(self, file: Path) -> None:
+        self.broker = Broker()
+        self.ledger = RetainedLedger(file)
+        self.ledger.expect([FRONT, SIDE])
+        self.delivery = Delivery(self.broker, MemoryOutbox(), Tally(), ledger=self.ledger)  # type: ignore[arg-type]  # of a sink only this is used
+        self.delivery.connected()
+
+    def say(self, topic: str, payload: bytes) -> None:
+        self.delivery.retain(Packet(topic, payload, 1, retain=True))
+        self.delivery.pump()
+
+    def confirm(self, problem: str | None = None) -> list[tuple[str, bytes]]:
+        taken, self.broker.taken = self.broker.taken, []
+        for _, key in taken:
+            self.delivery.confirmed(key or 0, problem)
+        return [(packet.topic, packet.payload) for packet, _ in taken]
+
+
+@pytest.mark.parametrize("problem", [None, "not_authorised"])
+def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered(tmp_path: Path, problem: str | None) -> None:
+    bench = Bench(tmp_path / "retained.json")
+    bench.say(SIDE, b"1")
+    assert bench.ledger.settle([FRONT]) == [SIDE]
+    bench.say(SIDE, b"")
+    assert bench.confirm(problem) == [(SIDE, b"1"), (SIDE, b"")]
+    assert bench.ledger.settle([FRONT]) == []
+    bench.delivery.rebirth()
+    bench.delivery.pump()
+    assert bench.confirm() == []
+
+
+def test_what_a_part_says_of_a_camera_that_is_gone_comes_too_late(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "retained.json")
+    bench.ledger.settle([FRONT])
+    bench.say(SIDE, b"")
+    bench.say(SIDE, b"2")
+    bench.say(FRONT, b"3")
+    assert bench.confirm() == [(SIDE, b""), (FRONT, b"3")]
+
+
+def test_what_is_not_confirmed_is_cleared_again_on_the_next_connection(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "retained.json")
+    bench.ledger.settle([FRONT])
+    bench.say(SIDE, b"")
+    bench.broker.taken.clear()
+    bench.delivery.disconnected()
+    bench.delivery.connected()
+    bench.delivery.pump()
+    assert bench.confirm() == [(SIDE, b"")]
+    assert bench.ledger.settle([FRONT]) == []
+
+
+def test_a_value_that_comes_between_the_clearing_and_its_confirmation_stays(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "retained.json")
+    bench.ledger.settle([FRONT])
+    bench.say(SIDE, b"")
+    bench.ledger.expect([FRONT, SIDE])
+    bench.delivery.retain(Packet(SIDE, b"4", 1, retain=True))
+    bench.confirm()
+    bench.delivery.pump()
+    assert bench.confirm() == [(SIDE, b"4")]
+    assert bench.ledger.settle([FRONT]) == [SIDE]

@@ -1,0 +1,81 @@
+"""Builds and changes of engines are told to those who wait: the log, the service manager, the subscribers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.daemon.notify import Notifier
+from agent.inference.worker import WorkerStatistics
+from agent.telemetry.engine_changes import EngineNews
+from engines import BuildProgress
+
+_BUILD = BuildProgress(engine="tensorrt", model="m-1.0.0", phase="building", elapsed_s=42.0, done_ratio=0.25)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """What systemd listens on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(5)
+        yield listener
+
+
+def _worker(model: str = "m", **more: object) -> WorkerStatistics:
+    return WorkerStatistics(model, None, None, 0, 0, 0, 0, None, **more)  # type: ignore[arg-type]  # named fields
+
+
+def test_the_manager_is_asked_for_patience_while_a_strict_engine_is_built(manager: socket.socket) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        EngineNews(notifier, every_s=0).wait(_worker(building=_BUILD))
+        assert manager.recv(4096).decode() == "STATUS=Building tensorrt for m: building, 42 s"
+        heard = manager.recv(4096).decode()
+    assert heard.startswith("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=Model m: building")
+
+
+def test_the_manager_is_not_bothered_more_often_than_agreed(manager: socket.socket) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        EngineNews(notifier, every_s=3600).wait(_worker())
+    manager.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        manager.recv(4096)
+
+
+def test_each_change_is_told_once() -> None:
+    news = EngineNews(Notifier(None))
+    assert news.changes([_worker()]) is None
+    changed = [_worker(changes=1, last_change="ort-cpu gave way to tensorrt"), _worker("other")]
+    assert news.changes(changed) == "m: ort-cpu gave way to tensorrt"
+    assert news.changes(changed) is None
+
+
+def test_a_worker_that_took_the_place_of_another_is_no_news_of_its_own() -> None:
+    news = EngineNews(Notifier(None))
+    news.changes([_worker(changes=1, last_change="ort-cpu gave way to tensorrt")])
+    assert news.changes([_worker()]) is None
+    assert news.changes([_worker(changes=1, last_change="gone on")]) == "m: gone on"
+
+
+def test_a_build_beside_a_serving_engine_shows_in_the_status(manager: socket.socket) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        assert EngineNews(notifier, every_s=0).changes([_worker(building=_BUILD)]) is None
+        assert manager.recv(4096).decode() == "STATUS=Building tensorrt for m: building, 42 s"
+
+
+def test_a_build_for_another_configuration_shows_and_the_status_comes_back_when_it_was_given_up(
+    manager: socket.socket,
+) -> None:
+    with Notifier(manager.getsockname()) as notifier:
+        news = EngineNews(notifier, every_s=0, usual=lambda: "1 camera(s), engine ort-cpu")
+        assert news.changes([_worker()], arriving=[_worker(building=_BUILD)]) is None
+        assert manager.recv(4096).decode() == "STATUS=Building tensorrt for m: building, 42 s"
+        assert news.changes([_worker()]) is None
+        assert manager.recv(4096).decode() == "STATUS=1 camera(s), engine ort-cpu"
+        assert news.changes([_worker()]) is None
+    manager.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        manager.recv(4096)

@@ -1,0 +1,83 @@
+"""Another thermal section: one monitor after the other, never two, and none after the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from agent.config.loader import LoadedConfig, load_config
+from agent.config.thermal import ThermalConfig
+from agent.runtime.clock import SystemClock
+from agent.thermal.governor import GovernorDecision
+from agent.thermal.monitor import ThermalMonitor
+from agent.thermal.reloadable import ThermalInForce
+from agent.thermal.sensors.base import SensorDescription, ThermalSample
+from tests.fixtures.agent_process import write_config
+
+
+class Sensor:
+    """Notes in ``diary`` when it runs."""
+
+    def __init__(self, name: str, diary: list[str]) -> None:
+        self._name, self._diary = name, diary
+
+    def start(self) -> None:
+        self._diary.append(f"{self._name} starts")
+
+    def latest(self) -> ThermalSample | None:
+        return None
+
+    def describe(self) -> SensorDescription:
+        return SensorDescription("none", "reading")
+
+    def stop(self) -> None:
+        self._diary.append(f"{self._name} stops")
+
+
+class Bench:
+    def __init__(self, directory: Path) -> None:
+        self.diary: list[str] = []
+        self.decisions: list[GovernorDecision] = []
+        camera = {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}
+        path = write_config(directory, {"models": {"inspect": {"package": "demo"}}, "cameras": {"front": camera}})
+        self.loaded = load_config(path)
+        self.thermal = ThermalInForce(self.loaded.config.thermal, self._make, on_decision=self.decisions.append)
+
+    def _make(self, config: ThermalConfig) -> ThermalMonitor:
+        return ThermalMonitor(
+            config,
+            Sensor(config.source, self.diary),
+            clock=SystemClock(),
+            device="dut",
+            session=1,
+            on_decision=lambda _: None,
+            on_message=lambda _: None,
+        )
+
+    def with_source(self, source: str) -> LoadedConfig:
+        thermal = ThermalConfig.model_validate({"source": source})
+        return replace(self.loaded, config=self.loaded.config.model_copy(update={"thermal": thermal}))
+
+
+def test_the_old_monitor_has_ended_before_the_new_one_begins(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.thermal.start()
+    assert bench.thermal.prepare(bench.loaded) is None
+    go_over = bench.thermal.prepare(bench.with_source("sysfs"))
+    assert go_over is not None
+    assert bench.diary == ["auto starts"], "preparing changes nothing"
+    go_over()
+    bench.thermal.stop()
+    assert bench.diary == ["auto starts", "auto stops", "sysfs starts", "sysfs stops"]
+    assert [decision.ratio for decision in bench.decisions] == [1.0], "a cut of the old governor does not outlive it"
+    assert bench.thermal.failure is None
+
+
+def test_no_monitor_starts_after_the_end(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.thermal.start()
+    go_over = bench.thermal.prepare(bench.with_source("none"))
+    assert go_over is not None
+    bench.thermal.stop()
+    go_over()
+    assert "none starts" not in bench.diary
