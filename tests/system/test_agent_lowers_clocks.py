@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def _config(directory: Path) -> Path:
 @contextmanager
 def _agent(tree: BoardTree, config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = isolated([sys.executable, "-m", "agent", "run", "-c", str(config)], f"mount --bind {tree.root} /sys")
-    env = {"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"}
+    env = {"PYTHONPATH": str(Path.cwd()), "PATH": os.environ["PATH"]}
     with log.open("ab") as stream:
         agent = subprocess.Popen(command, stderr=stream, env=env)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,9 @@ def test_warm_orin_keeps_every_camera_at_its_rate(
         tree.set_state("hot-surface-alert", 1)
         command = isolated([sys.executable, "-m", "agent", "run", "-c", str(config)], f"mount --bind {tree.root} /sys")
         with (tmp_path / "log").open("wb") as log:
-            agent = subprocess.Popen(command, stderr=log, env={"PYTHONPATH": str(Path.cwd()), "PATH": "/usr/bin:/bin"})
+            agent = subprocess.Popen(
+                command, stderr=log, env={"PYTHONPATH": str(Path.cwd()), "PATH": os.environ["PATH"]}
+            )
             try:
                 recorder.wait_count(5, _RESULT, 60)
                 recorder.wait_count(5 + 5 * _FPS, _RESULT, 30)
