@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,14 @@ def tree(tmp_path: Path) -> Iterator[BoardTree]:
 
 
 def _clocks(tree: BoardTree) -> tuple[int, int]:
-    return int((tree.root / GPU).read_text()), int((tree.root / CPU).read_text())
+    return _number(tree.root / GPU), _number(tree.root / CPU)
+
+
+def _number(file: Path) -> int:
+    """A plain file is empty for a moment while it is written, unlike one of sysfs."""
+    while not (text := file.read_text()):
+        time.sleep(0.001)
+    return int(text)
 
 
 def _config(directory: Path) -> Path:
