@@ -53,7 +53,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F03",
         "stream trickles",
-        "opened anew after 10 s below a fifth of the announced rate",
+        "reconnected after 10 s below a fifth of the announced rate",
         (
             f"{_SUPERVISION}test_a_stream_that_trickles_is_opened_anew_and_says_so",
             "tests/integration/test_rtsp_source.py::test_trickle_of_single_bytes_does_not_keep_a_stream_alive",
@@ -62,7 +62,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F04",
         "black or covered lens",
-        "`mark` in results and health after 5 s, cleared within 1 s; no result is dropped",
+        "`image_fault` in results and health after 5 s, cleared within 1 s; no result is dropped",
         (
             f"{_CAMERA}test_a_camera_whose_picture_goes_black_says_so_in_every_result",
             "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
@@ -155,7 +155,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F15",
         "broker refuses the password",
-        "`not authorised` is told; the new password is taken without a restart",
+        "`not authorised` is reported; a new password is used without a restart",
         (f"{_RUN}test_a_wrong_password_is_named_and_the_right_one_is_picked_up",),
     ),
     Row(
@@ -170,7 +170,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F17",
         "name cannot be resolved",
-        "told by name; tried again; results go on while a resolver hangs, and the agent ends within 5 s",
+        "reported by name and retried; results continue while a resolver hangs, and the agent ends within 5 s",
         (
             f"{_BROKER}test_a_name_that_does_not_exist_is_named",
             "tests/system/test_resolver_faults.py::test_a_resolver_that_never_answers_holds_up_neither_results_nor_the_end",
@@ -179,7 +179,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F18",
         "two agents with one client id or one state directory",
-        "told after three takeovers; on one machine the second is refused with 75",
+        "reported after three takeovers; on one machine the second is refused with 75",
         (
             f"{_BROKER}test_two_agents_with_one_client_id_are_told_so",
             f"{_RUN}test_a_second_agent_on_the_same_state_is_refused",
@@ -221,7 +221,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F22",
         "slow disk, I/O errors",
-        "no frame waits for the disk; events wait in memory, which `health` tells, and go to the disk when it works",
+        "no frame waits for the disk; events wait in memory, which `health` reports, and go to the disk when it works again",
         (
             f"{_DISK}test_a_disk_that_takes_three_seconds_for_each_commit_holds_up_no_frame",
             f"{_DISK}test_events_wait_in_memory_while_the_disk_reports_errors_and_go_to_it_afterwards",
@@ -297,7 +297,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F30",
         "inference fails",
-        "the frame is dropped and counted; three in a row load the engine anew",
+        "the frame is dropped and counted; after three in a row the engine is loaded again",
         (
             f"{_PIPELINE}test_a_failed_call_drops_its_frames_and_the_next_one_is_answered",
             f"{_PIPELINE}test_an_engine_that_keeps_failing_is_loaded_anew_and_then_given_up",
@@ -306,7 +306,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F31",
         "plan of another TensorRT or GPU",
-        "never read; built anew while another engine serves",
+        "never read; rebuilt while another engine serves",
         (
             "tests/unit/test_engines_plan_cache.py::test_another_fact_is_another_plan",
             "tests/unit/test_engines_plan_cache.py::test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason",
@@ -321,7 +321,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F33",
         "bit-rotten model",
-        "its hash is checked at every load, known answers after it",
+        "its hash is checked at every load, then the golden images",
         (
             f"{_PACKAGE}test_no_single_flipped_bit_goes_unnoticed",
             "tests/unit/test_engines_golden.py::test_another_label_is_refused_with_picture_expected_got_and_confidence",
@@ -342,7 +342,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F36",
         "wrong preprocessing",
-        "known answers tell",
+        "the golden images show it",
         ("tests/unit/test_engines_golden.py::test_too_little_confidence_is_refused",),
     ),
     Row(

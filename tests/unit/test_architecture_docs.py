@@ -185,9 +185,5 @@ def test_every_state_file_is_written_where_the_table_says() -> None:
     [(("The path of a result",), 12), (("The path of a result", "The path of an event"), 20)],
 )
 def test_a_message_passes_few_files(titles: tuple[str, ...], allowed: int) -> None:
-    files = {
-        file
-        for title in titles
-        for file in re.findall(r"^\d+\. `([^`]+\.py)`", _section(title), re.MULTILINE)
-    }
+    files = {file for title in titles for file in re.findall(r"^\d+\. `([^`]+\.py)`", _section(title), re.MULTILINE)}
     assert 8 <= len(files) <= allowed
