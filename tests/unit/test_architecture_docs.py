@@ -58,6 +58,7 @@ def _names_of_threads(tree: ast.Module) -> Iterator[str | None]:
         and isinstance(node.targets[0], ast.Attribute)
         and node.targets[0].attr == "name"
         and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
     ]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or _last_name(node.func) not in _THREAD_CLASSES:
@@ -66,7 +67,7 @@ def _names_of_threads(tree: ast.Module) -> Iterator[str | None]:
         if _last_name(node.func) == "StageThread":
             yield _pattern(node.args[0])
         elif _last_name(node.func) == "Timer":
-            yield from names_set_later or [None]
+            yield from names_set_later or (None,)
         elif "thread_name_prefix" in keywords:
             yield f"{_pattern(keywords['thread_name_prefix'])}_*"
         elif not isinstance(keywords.get("name"), ast.Name):  # StageThread passes on the name that it was given

@@ -10,7 +10,7 @@ import pytest
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md"), *_ROOT.glob("docs/decisions/*.md")])
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]*)\)")
-_PATH = re.compile(r"`((?:\./)?(?:agent|engines|scripts|tests|docs|configs|systemd|\.ci)/[\w./-]+)(?:::\w+)?[^`]*`")
+_PATH = re.compile(r"`((?:\./)?(?:agent|engines|scripts|tests|docs|configs|systemd|\.ci)/[\w./*-]+)(?:::\w+)?[^`]*`")
 _MADE_BY_THE_READER = {"scripts/container/mqtt-password"}
 
 
@@ -40,9 +40,9 @@ def broken_links(page: Path) -> list[str]:
 
 
 def missing_paths(page: Path) -> list[str]:
-    """The paths of this repository that ``page`` names in backticks and that do not exist."""
+    """The paths of this repository, or patterns of them, that ``page`` names in backticks and that match nothing."""
     named = _PATH.findall(page.read_text(encoding="utf-8"))
-    return [path for path in named if path not in _MADE_BY_THE_READER and not (_ROOT / path).exists()]
+    return [path for path in named if path not in _MADE_BY_THE_READER and not any(_ROOT.glob(path))]
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
@@ -59,10 +59,10 @@ def test_the_checks_find_what_is_planted(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# Two words, `code`\n[a](gone.md) [b](#two-words-code) [c](#gone) [d](https://x.example/gone)\n"
-        "`agent/gone.py` `scripts/gone --option` `agent/app.py` `tests/unit/test_gone.py::test_x`\n"
+        "`agent/gone.py` `scripts/gone --option` `agent/app.py` `tests/unit/test_gone.py::test_x` `docs/*.md` `docs/*.gone`\n"
     )
     assert broken_links(page) == ["gone.md", "#gone"]
-    assert missing_paths(page) == ["agent/gone.py", "scripts/gone", "tests/unit/test_gone.py"]
+    assert missing_paths(page) == ["agent/gone.py", "scripts/gone", "tests/unit/test_gone.py", "docs/*.gone"]
 
 
 def test_decisions_have_one_number_each() -> None:
