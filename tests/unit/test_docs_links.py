@@ -42,7 +42,7 @@ def broken_links(page: Path) -> list[str]:
 def missing_paths(page: Path) -> list[str]:
     """The paths of this repository, or patterns of them, that ``page`` names in backticks and that match nothing."""
     named = _PATH.findall(page.read_text(encoding="utf-8"))
-    return [path for path in named if path not in _MADE_BY_THE_READER and not any(_ROOT.glob(path))]
+    return [path for path in named if path not in _MADE_BY_THE_READER and not list(_ROOT.glob(path))]
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
