@@ -59,7 +59,8 @@ def test_the_checks_find_what_is_planted(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# Two words, `code`\n[a](gone.md) [b](#two-words-code) [c](#gone) [d](https://x.example/gone)\n"
-        "`agent/gone.py` `scripts/gone --option` `agent/app.py` `tests/unit/test_gone.py::test_x` `docs/*.md` `docs/*.gone`\n"
+        "`agent/gone.py` `scripts/gone --option` `agent/app.py` `tests/unit/test_gone.py::test_x`\n"
+        "`docs/*.md` `docs/*.gone`\n"
     )
     assert broken_links(page) == ["gone.md", "#gone"]
     assert missing_paths(page) == ["agent/gone.py", "scripts/gone", "tests/unit/test_gone.py", "docs/*.gone"]
