@@ -71,7 +71,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F05",
-        "frozen picture",
+        "frozen image",
         "`frozen` after 10 s without a changed byte",
         (
             "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
@@ -98,7 +98,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F08",
         "size changes mid-stream, grey input, rotation",
-        "goes on with whole pictures",
+        "continues with whole frames",
         (
             "tests/integration/test_rtsp_source.py::test_change_of_size_goes_on_with_whole_pictures",
             "tests/unit/test_cameras_source_images.py::test_grey_alpha_and_16_bit_images_become_bgr_bytes",
@@ -129,7 +129,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F12",
         "broker down for hours",
-        "events wait in the outbox; where it is full the oldest go and are counted",
+        "events wait in the outbox; if it is full the oldest are dropped and counted",
         (
             f"{_RUN}test_a_broker_that_was_killed_is_found_again",
             f"{_OUTBOX}test_the_oldest_go_where_room_is_short_and_events_outlive_replies",
@@ -161,7 +161,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F16",
         "wrong certificates",
-        "never connects, says which of the many things it is",
+        "never connects; the error names which of the many causes it is",
         (
             f"{_RUN}test_a_wrong_authority_never_connects_and_says_why",
             "tests/integration/test_publish_tls.py::test_a_wrong_certificate_is_refused_with_its_reason",
@@ -197,7 +197,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F20",
         "disk full",
-        "starts and goes on; `state.session_write_failed` in the log, the session number is the time of the start; "
+        "starts and continues; `state.session_write_failed` in the log, the session number is the time of the start; "
         "the outbox leaves 5 % free (at most 1 GiB) and goes on in memory",
         (
             f"{_RESOURCE}test_the_agent_starts_on_a_full_or_read_only_disk",
@@ -242,13 +242,13 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F24",
         "outbox corrupted",
-        "set aside and named; a new one is begun",
+        "renamed and logged; a new one is started",
         (f"{_OUTBOX}test_a_damaged_file_is_set_aside_and_named",),
     ),
     Row(
         "F25",
         "killed at any point",
-        "the last will says so; the next start counts on and says how the last one ended",
+        "the last will reports it; the next start counts up and reports how the last one ended",
         (
             f"{_RUN}test_an_agent_that_is_killed_is_reported_by_its_last_will",
             f"{_RUN}test_numbers_have_no_gaps_and_sessions_count_up",
@@ -280,7 +280,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F28",
         "no descriptors left",
-        "cameras and engine go on, the broker is found again when there are some",
+        "cameras and engine continue; the broker is reconnected once there are some",
         (f"{_RESOURCE}test_an_agent_without_a_descriptor_to_spare_goes_on_and_recovers",),
     ),
     Row(
@@ -336,7 +336,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F35",
         "dynamic shapes",
-        "worked out, or refused",
+        "resolved, or refused",
         (f"{_PACKAGE}test_an_output_without_a_shape_is_worked_out",),
     ),
     Row(
@@ -353,7 +353,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F38",
-        "answers that are no numbers",
+        "scores that are NaN or infinite",
         "dropped and counted, never published",
         (f"{_PIPELINE}test_an_answer_that_is_not_a_number_is_never_published",),
     ),
@@ -390,8 +390,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F43",
-        "sensor lies",
-        "not believed; silence caps the rates",
+        "sensor gives wrong values",
+        "ignored; without a reading the rates are capped",
         (
             "tests/unit/test_thermal_sysfs.py::test_lying_zone_is_absent_with_its_reason",
             "tests/unit/test_thermal_governor.py::test_silence_caps_the_rate_after_thirty_seconds",
@@ -409,7 +409,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F45",
         "reload of a bad configuration",
-        "changes nothing and says why",
+        "changes nothing; the reason is logged",
         (
             "tests/system/test_agent_reload.py::test_bad_files_change_nothing_and_say_why",
             "tests/system/test_agent_reload.py::test_many_reloads_in_a_row_are_taken_one_after_the_other",
