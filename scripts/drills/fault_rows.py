@@ -53,7 +53,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F03",
         "stream trickles",
-        "opened anew after 10 s below a fifth of the announced rate",
+        "reconnected after 10 s below a fifth of the announced rate",
         (
             f"{_SUPERVISION}test_a_stream_that_trickles_is_opened_anew_and_says_so",
             "tests/integration/test_rtsp_source.py::test_trickle_of_single_bytes_does_not_keep_a_stream_alive",
@@ -62,7 +62,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F04",
         "black or covered lens",
-        "`mark` in results and health after 5 s, cleared within 1 s; no result is dropped",
+        "`image_fault` in results and health after 5 s, cleared within 1 s; no result is dropped",
         (
             f"{_CAMERA}test_a_camera_whose_picture_goes_black_says_so_in_every_result",
             "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
@@ -71,7 +71,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F05",
-        "frozen picture",
+        "frozen image",
         "`frozen` after 10 s without a changed byte",
         (
             "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
@@ -98,7 +98,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F08",
         "size changes mid-stream, grey input, rotation",
-        "goes on with whole pictures",
+        "continues with whole frames",
         (
             "tests/integration/test_rtsp_source.py::test_change_of_size_goes_on_with_whole_pictures",
             "tests/unit/test_cameras_source_images.py::test_grey_alpha_and_16_bit_images_become_bgr_bytes",
@@ -129,7 +129,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F12",
         "broker down for hours",
-        "events wait in the outbox; where it is full the oldest go and are counted",
+        "events wait in the outbox; if it is full the oldest are dropped and counted",
         (
             f"{_RUN}test_a_broker_that_was_killed_is_found_again",
             f"{_OUTBOX}test_the_oldest_go_where_room_is_short_and_events_outlive_replies",
@@ -155,13 +155,13 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F15",
         "broker refuses the password",
-        "`not authorised` is told; the new password is taken without a restart",
+        "`not authorised` is reported; a new password is used without a restart",
         (f"{_RUN}test_a_wrong_password_is_named_and_the_right_one_is_picked_up",),
     ),
     Row(
         "F16",
         "wrong certificates",
-        "never connects, says which of the many things it is",
+        "never connects; the error names which of the many causes it is",
         (
             f"{_RUN}test_a_wrong_authority_never_connects_and_says_why",
             "tests/integration/test_publish_tls.py::test_a_wrong_certificate_is_refused_with_its_reason",
@@ -170,7 +170,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F17",
         "name cannot be resolved",
-        "told by name; tried again; results go on while a resolver hangs, and the agent ends within 5 s",
+        "reported by name and retried; results continue while a resolver hangs, and the agent ends within 5 s",
         (
             f"{_BROKER}test_a_name_that_does_not_exist_is_named",
             "tests/system/test_resolver_faults.py::test_a_resolver_that_never_answers_holds_up_neither_results_nor_the_end",
@@ -179,7 +179,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F18",
         "two agents with one client id or one state directory",
-        "told after three takeovers; on one machine the second is refused with 75",
+        "reported after three takeovers; on one machine the second is refused with 75",
         (
             f"{_BROKER}test_two_agents_with_one_client_id_are_told_so",
             f"{_RUN}test_a_second_agent_on_the_same_state_is_refused",
@@ -197,7 +197,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F20",
         "disk full",
-        "starts and goes on; `state.session_write_failed` in the log, the session number is the time of the start; "
+        "starts and continues; `state.session_write_failed` in the log, the session number is the time of the start; "
         "the outbox leaves 5 % free (at most 1 GiB) and goes on in memory",
         (
             f"{_RESOURCE}test_the_agent_starts_on_a_full_or_read_only_disk",
@@ -221,7 +221,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F22",
         "slow disk, I/O errors",
-        "no frame waits for the disk; events wait in memory, which `health` tells, and go to the disk when it works",
+        "no frame waits for the disk; events wait in memory, which `health` reports, and go to the disk when it works",
         (
             f"{_DISK}test_a_disk_that_takes_three_seconds_for_each_commit_holds_up_no_frame",
             f"{_DISK}test_events_wait_in_memory_while_the_disk_reports_errors_and_go_to_it_afterwards",
@@ -242,13 +242,13 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F24",
         "outbox corrupted",
-        "set aside and named; a new one is begun",
+        "renamed and logged; a new one is started",
         (f"{_OUTBOX}test_a_damaged_file_is_set_aside_and_named",),
     ),
     Row(
         "F25",
         "killed at any point",
-        "the last will says so; the next start counts on and says how the last one ended",
+        "the last will reports it; the next start counts up and reports how the last one ended",
         (
             f"{_RUN}test_an_agent_that_is_killed_is_reported_by_its_last_will",
             f"{_RUN}test_numbers_have_no_gaps_and_sessions_count_up",
@@ -280,7 +280,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F28",
         "no descriptors left",
-        "cameras and engine go on, the broker is found again when there are some",
+        "cameras and engine continue; the broker is reconnected once there are some",
         (f"{_RESOURCE}test_an_agent_without_a_descriptor_to_spare_goes_on_and_recovers",),
     ),
     Row(
@@ -297,7 +297,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F30",
         "inference fails",
-        "the frame is dropped and counted; three in a row load the engine anew",
+        "the frame is dropped and counted; after three in a row the engine is loaded again",
         (
             f"{_PIPELINE}test_a_failed_call_drops_its_frames_and_the_next_one_is_answered",
             f"{_PIPELINE}test_an_engine_that_keeps_failing_is_loaded_anew_and_then_given_up",
@@ -306,7 +306,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F31",
         "plan of another TensorRT or GPU",
-        "never read; built anew while another engine serves",
+        "never read; rebuilt while another engine serves",
         (
             "tests/unit/test_engines_plan_cache.py::test_another_fact_is_another_plan",
             "tests/unit/test_engines_plan_cache.py::test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason",
@@ -321,7 +321,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F33",
         "bit-rotten model",
-        "its hash is checked at every load, known answers after it",
+        "its hash is checked at every load, then the golden images",
         (
             f"{_PACKAGE}test_no_single_flipped_bit_goes_unnoticed",
             "tests/unit/test_engines_golden.py::test_another_label_is_refused_with_picture_expected_got_and_confidence",
@@ -336,13 +336,13 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F35",
         "dynamic shapes",
-        "worked out, or refused",
+        "resolved, or refused",
         (f"{_PACKAGE}test_an_output_without_a_shape_is_worked_out",),
     ),
     Row(
         "F36",
         "wrong preprocessing",
-        "known answers tell",
+        "the golden images show it",
         ("tests/unit/test_engines_golden.py::test_too_little_confidence_is_refused",),
     ),
     Row(
@@ -353,7 +353,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F38",
-        "answers that are no numbers",
+        "scores that are NaN or infinite",
         "dropped and counted, never published",
         (f"{_PIPELINE}test_an_answer_that_is_not_a_number_is_never_published",),
     ),
@@ -390,8 +390,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F43",
-        "sensor lies",
-        "not believed; silence caps the rates",
+        "sensor gives wrong values",
+        "ignored; without a reading the rates are capped",
         (
             "tests/unit/test_thermal_sysfs.py::test_lying_zone_is_absent_with_its_reason",
             "tests/unit/test_thermal_governor.py::test_silence_caps_the_rate_after_thirty_seconds",
@@ -409,7 +409,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F45",
         "reload of a bad configuration",
-        "changes nothing and says why",
+        "changes nothing; the reason is logged",
         (
             "tests/system/test_agent_reload.py::test_bad_files_change_nothing_and_say_why",
             "tests/system/test_agent_reload.py::test_many_reloads_in_a_row_are_taken_one_after_the_other",
