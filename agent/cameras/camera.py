@@ -109,7 +109,7 @@ class Camera:
         self._frames = 0
         self._newest: Frame | None = None
         self._recent: deque[int] = deque(maxlen=600)
-        self._image_checks = ImageChecks(config.picture)
+        self._image_checks = ImageChecks(config.image_checks)
         self._frame_rate = FrameRateMonitor(config.min_fps_ratio)
 
     def set_routes(self, routes: Sequence[Route]) -> None:

@@ -140,8 +140,8 @@ class CameraConfig(Section):
     """Leave the camera out without taking it out of the file."""
     min_fps_ratio: Ratio = 0.2
     """Open a live camera anew that gives less than this share of its announced or usual rate for 10 s; 0 never."""
-    picture: ImageChecksConfig = ImageChecksConfig()
-    """When its pictures count as showing nothing of use."""
+    image_checks: ImageChecksConfig = ImageChecksConfig()
+    """When a frame counts as black, frozen, covered or blurred."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)
     """What is asked about its frames."""
 
