@@ -78,7 +78,7 @@ class EngineOpener:
             engine=config.engine,
             precision=config.precision,
             strict=config.strict,
-            max_batch=config.batching.most,
+            max_batch=config.batching.engine_batch,
             options=config.options,
             cache_dir=self._cache_dir(),
             workers=self._workers(),

@@ -169,7 +169,7 @@ class Worker:
         )
 
     def _load(self, engine: Engine) -> LoadedEngine:
-        return load(engine, key=self.key, package=self.package, max_size=self.config.batching.most)
+        return load(engine, key=self.key, package=self.package, max_size=self.config.batching.engine_batch)
 
     def _end(self) -> None:
         self.heartbeat.rest()

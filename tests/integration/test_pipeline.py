@@ -104,7 +104,7 @@ class _Bench:
 
 
 def _brightness(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
-    return BrightnessEngine(len(_LABELS), max_batch=config.batching.most)
+    return BrightnessEngine(len(_LABELS), max_batch=config.batching.engine_batch)
 
 
 def test_every_frame_of_a_file_is_classified_once_and_in_order() -> None:
