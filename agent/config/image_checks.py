@@ -8,7 +8,7 @@ from agent.config.section import Section
 
 
 class ImageChecksConfig(Section):
-    """Checks on the frames of a live camera; a fault is reported in results and in the camera's health, never dropped."""
+    """Checks on the frames of a live camera; faults are reported in results and in its health, no frame is dropped."""
 
     enabled: bool = True
     """Check a frame twice a second (0.1 ms each)."""

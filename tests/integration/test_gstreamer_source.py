@@ -197,7 +197,7 @@ def test_picture_without_all_of_its_bytes_is_a_fault_of_the_pipeline(tmp_path: P
     file = tmp_path / "pictures"
     file.write_bytes(bytes(8 * 8 * 4 * 3 + 100))
     text = f"filesrc location={file} blocksize=100 ! video/x-raw,format=BGRx,width=8,height=8,framerate=30/1"
-    with closing(_own(text)) as camera, pytest.raises(SourceUnavailable, match="a picture of 8x8 came with") as caught:
+    with closing(_own(text)) as camera, pytest.raises(SourceUnavailable, match="a frame of 8x8 came with") as caught:
         camera.open()
     assert caught.value.fields["reason"] == "no_stream"
 

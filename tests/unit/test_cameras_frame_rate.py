@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.cameras.frame_rate import FrameRateMonitor, Trickle
+from agent.cameras.frame_rate import FrameRateMonitor, LowFrameRate
 
 _SECOND_NS = 1_000_000_000
 
@@ -17,7 +17,7 @@ def _fps_told(
     watch.open(0, announced)
     for index in range(1, round(rate_hz * seconds) + 1):
         now_ns = round(index / rate_hz * _SECOND_NS)
-        told = watch.frame(now_ns)
+        told = watch.add_frame(now_ns)
         if told is not None:
             assert told.is_announced
             assert told.expected_fps == announced
@@ -25,11 +25,13 @@ def _fps_told(
     return None
 
 
-def _frames(watch: FrameRateMonitor, rate_hz: float, *, first_s: float, last_s: float) -> tuple[float, Trickle] | None:
+def _frames(
+    watch: FrameRateMonitor, rate_hz: float, *, first_s: float, last_s: float
+) -> tuple[float, LowFrameRate] | None:
     """Second and verdict of the first complaint between the two moments; None where there is none."""
     for index in range(round((last_s - first_s) * rate_hz)):
         now_s = first_s + index / rate_hz
-        told = watch.frame(round(now_s * _SECOND_NS))
+        told = watch.add_frame(round(now_s * _SECOND_NS))
         if told is not None:
             return now_s, told
     return None
@@ -122,9 +124,9 @@ def test_a_healthy_stream_that_begins_to_trickle_is_told_within_fifteen_seconds(
     watch = FrameRateMonitor(0.2)
     watch.open(0, 25.0)
     for index in range(25 * 30):
-        assert watch.frame(index * _SECOND_NS // 25) is None
+        assert watch.add_frame(index * _SECOND_NS // 25) is None
     for second in range(30, 46):
-        if watch.frame(second * _SECOND_NS) is not None:
+        if watch.add_frame(second * _SECOND_NS) is not None:
             return
     pytest.fail("never told")
 
@@ -132,7 +134,7 @@ def test_a_healthy_stream_that_begins_to_trickle_is_told_within_fifteen_seconds(
 def test_a_new_connection_gets_its_own_ten_seconds() -> None:
     watch = FrameRateMonitor(0.2)
     watch.open(0, 25.0)
-    told = [watch.frame(second * _SECOND_NS) for second in range(1, 12)]
+    told = [watch.add_frame(second * _SECOND_NS) for second in range(1, 12)]
     assert told[-1] is not None
     watch.open(20 * _SECOND_NS, 25.0)
-    assert watch.frame(21 * _SECOND_NS) is None
+    assert watch.add_frame(21 * _SECOND_NS) is None

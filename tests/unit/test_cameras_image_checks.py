@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.cameras.image_checks import ImageChecks, impression_of
+from agent.cameras.image_checks import ImageChecks, measure_image
 from agent.cameras.sources.pattern import Pattern
 from agent.config.image_checks import ImageChecksConfig
 from agent.config.sources import FileSource, PatternSource
@@ -33,7 +33,7 @@ def _scene(index: int = 0, size: tuple[int, int] = (180, 320)) -> Image:
 
 def _marks(pictures: Iterator[Image], seconds: float, config: ImageChecksConfig | None = None) -> list[str | None]:
     watch = ImageChecks(config or ImageChecksConfig())
-    return [watch.look(next(pictures), index * _SECOND_NS // _FPS) for index in range(round(seconds * _FPS))]
+    return [watch.check(next(pictures), index * _SECOND_NS // _FPS) for index in range(round(seconds * _FPS))]
 
 
 def _first(marks: list[str | None]) -> tuple[str | None, float]:
@@ -78,20 +78,20 @@ def test_a_useless_picture_is_marked_when_it_lasts(draw: Any, image_fault: str, 
 def test_a_mark_is_cleared_within_a_second_of_a_good_picture(draw: Any) -> None:
     watch = ImageChecks(ImageChecksConfig())
     for index in range(12 * _FPS):
-        watch.look(draw(index), index * _SECOND_NS // _FPS)
+        watch.check(draw(index), index * _SECOND_NS // _FPS)
     assert watch.image_fault is not None
     good_ns = 12 * _SECOND_NS
-    marks = [watch.look(_scene(index + 1), good_ns + index * _SECOND_NS // _FPS) for index in range(_FPS)]
+    marks = [watch.check(_scene(index + 1), good_ns + index * _SECOND_NS // _FPS) for index in range(_FPS)]
     assert marks[-1] is None
 
 
 def test_a_loss_begins_anew() -> None:
     watch = ImageChecks(ImageChecksConfig())
     for second in range(7):
-        watch.look(_black(second), second * _SECOND_NS)
-    assert watch.look(_black(7), 7 * _SECOND_NS) == "black"
+        watch.check(_black(second), second * _SECOND_NS)
+    assert watch.check(_black(7), 7 * _SECOND_NS) == "black"
     watch.reset()
-    assert watch.look(_black(8), 8 * _SECOND_NS) is None
+    assert watch.check(_black(8), 8 * _SECOND_NS) is None
 
 
 def test_good_pictures_are_never_marked() -> None:
@@ -111,7 +111,7 @@ def test_the_bundled_clip_and_the_test_pattern_are_never_marked() -> None:
                 capture = source.read()
                 if capture is None:
                     break
-                assert watch.look(capture.image, index * _SECOND_NS // 2) is None, index
+                assert watch.check(capture.image, index * _SECOND_NS // 2) is None, index
         finally:
             source.close()
 
@@ -134,12 +134,12 @@ def test_a_single_changed_byte_is_a_change() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (3, 500), (500, 3), (8, 8), (7, 13), (17, 333), (2160, 3840)])
 def test_every_size_can_be_looked_at(shape: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
-    assert impression_of(image).brightness == 0.0
+    assert measure_image(image).brightness == 0.0
     watch = ImageChecks(ImageChecksConfig())
-    assert [watch.look(image, second * _SECOND_NS) for second in (0, 6)] == [None, "black"]
+    assert [watch.check(image, second * _SECOND_NS) for second in (0, 6)] == [None, "black"]
 
 
 def test_sharpness_falls_with_every_blur() -> None:
-    values = [impression_of(_scene()).sharpness]
-    values += [impression_of(cv2.GaussianBlur(_scene(), (0, 0), sigma)).sharpness for sigma in (1, 2, 4)]  # type: ignore[arg-type]  # cv2 gives its own array type
+    values = [measure_image(_scene()).sharpness]
+    values += [measure_image(cv2.GaussianBlur(_scene(), (0, 0), sigma)).sharpness for sigma in (1, 2, 4)]  # type: ignore[arg-type]  # cv2 gives its own array type
     assert all(before is not None and after is not None and before > after for before, after in pairwise(values))

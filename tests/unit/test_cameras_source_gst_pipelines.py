@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.cameras.sources.gstreamer.pipelines import NotPossible, Plan, plan_for
+from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 
 
@@ -75,7 +75,7 @@ def test_usb_camera_gets_the_format_and_size_that_were_asked() -> None:
 
 
 def test_unknown_pixel_format_names_the_known_ones() -> None:
-    with pytest.raises(NotPossible, match=r"'ABCD' is not known .* MJPG JPEG YUYV"):
+    with pytest.raises(UnsupportedFormat, match=r"does not support `fourcc` 'ABCD', .* MJPG JPEG YUYV"):
         _v4l2(fourcc="ABCD")
 
 

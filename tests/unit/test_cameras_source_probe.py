@@ -36,7 +36,7 @@ def test_source_without_a_rate_tells_its_size_alone(tmp_path: Path) -> None:
     [
         (FileSource(type="file", path="absent.mp4"), "there is no file"),
         (ImagesSource(type="images", path="broken"), "no image can be read"),
-        (V4l2Source(type="v4l2", device="/dev/null"), "is no video device"),
+        (V4l2Source(type="v4l2", device="/dev/null"), "is not a video device"),
     ],
     ids=["absent", "unreadable", "no-camera"],
 )
@@ -55,4 +55,4 @@ def test_probe_gives_up_at_its_deadline(tmp_path: Path) -> None:
     assert source.read() is not None
     result = probe_source(source, deadline_s=0.2)
     assert not result.ok
-    assert result.detail == "no picture within 0.2 s from pattern 64x48 at 0.001 fps"
+    assert result.detail == "no frame within 0.2 s from pattern 64x48 at 0.001 fps"

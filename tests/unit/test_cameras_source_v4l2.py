@@ -122,7 +122,7 @@ def test_camera_without_frames_is_stalled_after_its_timeout() -> None:
     bench.camera.close()
 
 
-def test_busy_camera_is_named_with_what_was_asked() -> None:
+def test_busy_camera_is_named_with_what_was_ioctl_reply() -> None:
     bench = Bench(fourcc="YUYV")
     bench.faults["busy"] = True
     with pytest.raises(SourceUnavailable, match=r"with YUYV: another program holds it"):
@@ -137,7 +137,7 @@ def test_busy_camera_names_the_program_that_holds_it(tmp_path: Path) -> None:
     (tmp_path / "813").mkdir()
     bench = Bench(proc=tmp_path)
     bench.faults["busy"] = True
-    with pytest.raises(SourceUnavailable, match=r"cheese \(process 812\) holds it\. End that program"):
+    with pytest.raises(SourceUnavailable, match=r"cheese \(process 812\) holds it\. Stop that program"):
         bench.camera.open()
 
 
@@ -148,7 +148,7 @@ def test_camera_that_cannot_do_what_is_asked_lists_what_it_can() -> None:
     with pytest.raises(SourceUnavailable, match=r"it has MJPG 1280x720 at 30 fps, YUYV 1280x720 at 5 fps\."):
         bench.camera.open()
     bench.faults.clear()
-    with pytest.raises(SourceUnavailable, match=r"a size that it has: MJPG 1280x720 at 30 fps, .*YUYV 640x480"):
+    with pytest.raises(SourceUnavailable, match=r"a size that it supports: MJPG 1280x720 at 30 fps, .*YUYV 640x480"):
         bench.camera.open()
 
 
@@ -170,7 +170,7 @@ def test_settings_that_the_driver_replaced_are_told_with_those_it_has(faults: di
         bench.camera.open()
     bench.camera.close()
     told = str(lines)
-    assert ("camera.settings_differ" in told) is is_told
+    assert ("camera.settings_adjusted" in told) is is_told
     assert ("MJPG 32x24 at 30 fps, YUYV 32x24 at 5 fps" in told) is is_told
 
 
@@ -265,5 +265,5 @@ def test_links_that_lead_in_a_circle_are_a_missing_device(tmp_path: Path) -> Non
 def test_device_that_is_no_camera_is_refused(tmp_path: Path, device: str) -> None:
     (tmp_path / "file").write_text("no camera")
     config = V4l2Source(type="v4l2", device=str(tmp_path / device))
-    with pytest.raises(SourceUnavailable, match="is no video device"):
+    with pytest.raises(SourceUnavailable, match="is not a video device"):
         V4l2Camera(config, clock=SystemClock()).open()
