@@ -30,7 +30,7 @@ def test_a_hung_call_is_interrupted_once_and_then_ends_the_process() -> None:
         monitor.check(_worker(7.6), lambda: interrupts.append(1))
 
 
-def test_after_a_call_that_could_be_interrupted_the_next_one_has_its_full_time() -> None:
+def test_after_an_interrupted_call_the_next_one_has_its_full_time() -> None:
     monitor, interrupts = HangMonitor(), []
     monitor.add_call("m", 30.0)
     monitor.check(_worker(2.5), lambda: interrupts.append(1))
@@ -50,7 +50,7 @@ def test_a_first_call_may_take_longer() -> None:
     assert HangMonitor(first_call_s=30.0).deadline_s("m") == 30.0
 
 
-def test_another_engine_under_the_same_name_has_the_time_of_a_first_call() -> None:
+def test_a_new_engine_under_the_same_key_has_the_time_of_a_first_call() -> None:
     monitor, interrupts = HangMonitor(first_call_s=30.0), []
     for engine in ("tensorrt", "ort-cpu"):
         served = ServedModel("m", "m", "1.0.0", "0", engine, "fp32", degraded=False)
