@@ -108,7 +108,7 @@ class Camera:
         self._reconnects = 0
         self._frames = 0
         self._newest: Frame | None = None
-        self._recent: deque[int] = deque(maxlen=600)
+        self._recent: deque[int] = deque(maxlen=600)  # monotonic times: ten seconds at 60 fps
         self._image_checks = ImageChecks(config.image_checks)
         self._frame_rate = FrameRateMonitor(config.min_fps_ratio)
 
@@ -196,6 +196,7 @@ class Camera:
                 self._image_checks.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
             finally:
+                # Close before the backoff, not after it: many cameras accept only a few viewers.
                 self.source.close()
             was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
             # A slow camera is reachable: ten seconds of frames per connection are better than a long pause.
@@ -206,6 +207,7 @@ class Camera:
             self._clock.wait(self._stop, backoff_s)
 
     def _backoff_s(self, failures: int) -> float:
+        # Jitter: after a power cut, agents must not all reconnect at the same moment. The first attempt has none.
         ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _MAX_BACKOFF_S)
         return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
 
@@ -250,7 +252,7 @@ class Camera:
             image_fault=self._check_image(capture, now_ns) if self.source.is_live else None,
         )
         self._frames += 1
-        self._newest = frame
+        self._newest = frame  # atomic, so readers need no lock
         with self._lock:
             self._recent.append(now_ns)
         if self.source.is_live and not self.pacer.accepts(capture.captured_at_ns):
@@ -259,7 +261,7 @@ class Camera:
         self._offer(frame)
 
     def _offer(self, frame: Frame) -> None:
-        routes = self._routes
+        routes = self._routes  # read once: a reload may replace it at any time
         if not routes:
             self.counters.refuse(Drop.STOPPING)
             return

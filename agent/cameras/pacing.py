@@ -35,6 +35,7 @@ class Pacer:
         if ratio <= 0.0:
             return False
         if self._rate_hz is None:
+            # Every frame earns `ratio`, a classified frame costs 1; the tolerance absorbs rounding errors of the sum.
             self._credit += ratio
             if self._credit < 1.0 - 1e-9:
                 return False

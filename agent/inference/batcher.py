@@ -77,6 +77,7 @@ class Batcher(Generic[L]):
             requests.append(Request(binding, in_flight, self._arrivals, time.monotonic_ns()))
             self._arrivals += 1
             self._waiting += 1
+        # No lost wake-up: the frame is appended before this line, and a waiter registers before it checks for frames.
         self._takers.wake_one()
         if superseded is not None:
             self._on_superseded(superseded)
@@ -93,7 +94,7 @@ class Batcher(Generic[L]):
             if not self._wait_for_frames(1, time.monotonic() + timeout_s):
                 return []
             if max_delay_s > 0 and max_size > 1 and not self._is_closed:
-                self._wait_for_company(max_size, max_delay_s)
+                self._wait_for_full_batch(max_size, max_delay_s)
             if self._is_closed:
                 raise ChannelClosed
             return self._pick(max_size)
@@ -113,7 +114,7 @@ class Batcher(Generic[L]):
         """Number of waiting frames."""
         return self._waiting
 
-    def _wait_for_company(self, max_size: int, max_delay_s: float) -> None:
+    def _wait_for_full_batch(self, max_size: int, max_delay_s: float) -> None:
         oldest_ns = min(requests[0].arrived_at_ns for requests in self._queues.values() if requests)
         self._wait_for_frames(max_size, oldest_ns / 1e9 + max_delay_s)
 

@@ -218,6 +218,7 @@ class EngineSlot:
                 return False
             candidate = self._next = _Candidate(open_engine, is_replacement=True, even_if_same=even_if_same)
             thread = StageThread(f"worker-{self.key}-next", partial(self._main, candidate))
+            # Ended threads go, except failed ones: `failure` reads them.
             self._threads = [*(one for one in self._threads if one.is_alive or one.failure), thread]
         thread.start()
         return True
@@ -293,7 +294,7 @@ class EngineSlot:
             except BuildCancelled:
                 log.info("engine.build_cancelled", model=self.key)
                 return
-            except EngineLost:
+            except EngineLost:  # the device is gone: no other engine in this process can use it
                 raise
             except EngineError as exc:
                 if candidate.is_replacement:
@@ -317,6 +318,7 @@ class EngineSlot:
         self._serve(Lease(self, candidate))
         waiting = self._next
         if waiting is not None and waiting.is_loaded and not self._is_closing:
+            # In this order: otherwise `_main` of this thread could still see itself serving, and report the end.
             self._serving = waiting
             waiting.may_serve.set()
 
@@ -341,24 +343,26 @@ class EngineSlot:
             reasons = [one.reason for one in loaded.info.rejected if one.engine == before.info.pending]
             self._update_info(
                 loaded.info,
-                f"{before.info.name} goes on: {'; '.join(reasons) or 'the replacement is the same engine'}",
+                f"{before.info.name} stays: {'; '.join(reasons) or 'the replacement is the same engine'}",
             )
             return False
         candidate.is_loaded = True
+        # Poll: a serving thread that fails or is stopped ends without handing over.
         while not candidate.may_serve.wait(_POLL_S):
             if self._has_ended:
                 return False
         with self._lock:
             self._loaded = loaded
+            # No longer a replacement: if it fails from now on, it is reloaded like a first engine.
             candidate.is_replacement, self._next = False, None
-        self._note_change(f"{before.info.name} gave way to {loaded.info.name}")
+        self._note_change(f"{before.info.name} was replaced by {loaded.info.name}")
         return True
 
     def _keep_current(self, error: EngineError) -> None:
         self.progress.building = None
         loaded = self._loaded
         if loaded is not None:
-            self._update_info(replace(loaded.info, pending=None), f"{loaded.info.name} goes on: {error.message}")
+            self._update_info(replace(loaded.info, pending=None), f"{loaded.info.name} stays: {error.message}")
 
     def _update_info(self, info: EngineInfo, change: str) -> None:
         """Keep the engine, and update its info: why a better engine is not used."""

@@ -249,6 +249,7 @@ class Pipeline:
 
     def _share_ratio(self) -> None:
         cameras = self._cameras
+        # A camera without a rate asks for all that it delivers, and for 1 Hz until its first frames are measured.
         asked = {
             name: (camera.config.rate_hz or camera.statistics().fps or 1.0, camera.config.priority)
             for name, camera in cameras.items()
@@ -264,6 +265,7 @@ class Pipeline:
         """Stop cameras, then workers; returns the names of the threads that missed their deadline."""
         with self._change_lock:
             self._is_stopped = True
+        # Cameras first: a stopped worker would count their last frames as dropped.
         for camera in self._cameras.values():
             camera.stop()
         late = _join({f"camera {name}": camera.join for name, camera in self._cameras.items()}, _CAMERA_STOP_S)

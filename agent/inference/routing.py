@@ -41,6 +41,7 @@ def plan_camera(
     bindings: dict[str, ClassifierBinding] = {}
 
     def binding_of(key: str) -> ClassifierBinding:
+        # Recursive, because bindings are immutable: the dependents must exist first.
         if key not in bindings:
             classifier = by_key[key]
             behind = [one for one in config.classify if one.when is not None and one.when.classifier == key]

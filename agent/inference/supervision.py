@@ -57,6 +57,7 @@ class HangMonitor:
             # A different model or engine under the same key: earlier durations do not apply.
             watched.served, watched.slowest_s = worker.served, 0.0
         busy_s = worker.busy_s
+        # A younger call than the interrupted one is a new one: the interrupted call has returned.
         if busy_s is None or busy_s < (watched.interrupted_at_busy_s or 0.0):
             watched.interrupted_at_busy_s = None
             return

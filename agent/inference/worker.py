@@ -131,7 +131,7 @@ class Worker:
 
     def stop(self) -> None:
         """Refuse further frames, drop those that wait, and cancel a build; a running call may finish."""
-        self._is_stopping = True
+        self._is_stopping = True  # first: a call that fails because of the stop counts as stopping, not as failed
         self._slot.close()
         self._drop_waiting()
 

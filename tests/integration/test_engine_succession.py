@@ -137,7 +137,7 @@ def test_a_slow_build_takes_over_under_load_and_no_frame_is_lost() -> None:
     assert [result.top[0].index for result in bench.results] == [index % 4 for index in range(frames)]
     assert bench.engines == ["ort-cpu", "tensorrt"]
     statistics = bench.worker.statistics()
-    assert (statistics.changes, statistics.last_change) == (1, "ort-cpu gave way to tensorrt")
+    assert (statistics.changes, statistics.last_change) == (1, "ort-cpu was replaced by tensorrt")
     assert statistics.building is None
     assert len(set(threads.values())) == 2, "both engines ran on one thread, a CUDA context cannot"
 

@@ -93,7 +93,7 @@ def test_a_replacement_that_cannot_be_loaded_leaves_the_current_engine_in_place(
     assert bench.slot.wait_ready(5.0)
     assert bench.slot.replace(broken)
     wait_until(lambda: bench.state() is SlotState.SERVING)
-    assert bench.slot.progress.last_change == "first goes on: no room for the plan"
+    assert bench.slot.progress.last_change == "first stays: no room for the plan"
     bench.close()
     assert bench.served == ["first"]
 

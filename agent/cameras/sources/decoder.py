@@ -36,6 +36,7 @@ def _silence_libraries() -> None:
     # Seconds that OpenCV's V4L2 backend waits for a frame in one call; read once per process, default 10.
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1")
     if "OPENCV_LOG_LEVEL" not in os.environ:
+        # OpenCV read the variable when cv2 was imported, so setting it now would do nothing.
         # The setter moved between OpenCV 4.8 and 4.14.
         setter: Callable[[int], object] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
         setter(_SILENT)
@@ -173,6 +174,7 @@ class OptionGate:
             while self._inside and self._options != options:
                 if time.monotonic() >= deadline or (interrupted is not None and interrupted.is_set()):
                     return False
+                # Poll: an interruption sets an event and does not notify this condition.
                 self._changed.wait(_GATE_POLL_S)
             if not self._inside:
                 self._options = options

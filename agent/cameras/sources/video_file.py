@@ -58,6 +58,7 @@ class VideoFile(DecodedSource):
         path = self._path()
         lifecycle = self._lifecycle
         self._check_file(path)
+        # Files use the gate too: FFmpeg reads the environment variable here, while a stream may change it.
         with option_gate.holding(None, timeout_s=_GATE_TIMEOUT_S, interrupted=lifecycle.interrupted) as entered:
             decoder = open_decoder(str(path), backend="ffmpeg", properties={}) if entered else None
         if decoder is None:

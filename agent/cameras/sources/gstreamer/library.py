@@ -112,6 +112,7 @@ class RunningPipeline:
         """
         deadline = time.monotonic() + timeout_s
         while not interrupted.is_set():
+            # try_pull_sample cannot be interrupted, so wait in short steps.
             step_s = min(_STEP_S, deadline - time.monotonic())
             if step_s <= 0:
                 return None
@@ -148,6 +149,7 @@ class RunningPipeline:
                 raise PipelineFailed(
                     f"a frame of {width}x{height} came with {mapped.size} bytes, {height * width * 4} were expected"
                 )
+            # The stride may be larger than width * 4: cut every row.
             rows = np.frombuffer(mapped.data, np.uint8).reshape(height, -1)
             image = image_from_array(rows[:, : width * 4].reshape(height, width, 4))
         finally:

@@ -99,7 +99,7 @@ def _tail(converter: str) -> str:
 
 
 def _rate(fps: float) -> str:
-    fraction = Fraction(fps).limit_denominator(1001)
+    fraction = Fraction(fps).limit_denominator(1001)  # 29.97 is 30000/1001
     return f"{fraction.numerator}/{fraction.denominator}"
 
 

@@ -128,7 +128,7 @@ def _connect(host: str, port: int, deadline: _Deadline) -> socket.socket:
     for family, kind, protocol, _, target in found:
         with ExitStack() as cleanup:
             connection = cleanup.enter_context(socket.socket(family, kind, protocol))
-            connection.settimeout(0.0)
+            connection.settimeout(0.0)  # a blocking connect could not be interrupted
             problem = connection.connect_ex(target)
             if problem == errno.EINPROGRESS and deadline.wait(connection, selectors.EVENT_WRITE):
                 problem = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -68,6 +68,7 @@ class V4l2Camera(DecodedSource):
         self._grab(decoder)
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         age_ns = now_ns - round(decoder.position_ms * 1e6)
+        # A stamp in the future or seconds old comes from a different clock: some drivers use the time of day.
         if not 0 <= age_ns <= _MAX_STAMP_AGE_NS:
             age_ns = 0
         return self._delivered(self._retrieve(decoder), now_ns - age_ns, now_utc_ns - age_ns)
@@ -108,6 +109,7 @@ class V4l2Camera(DecodedSource):
 
     def _properties(self) -> dict[int, int]:
         config = self._config
+        # The order counts: size and rate are negotiated for the pixel format that is set at that moment.
         properties: dict[int, int] = {}
         if config.fourcc is not None:
             properties[cv2.CAP_PROP_FOURCC] = cv2.VideoWriter.fourcc(*config.fourcc)

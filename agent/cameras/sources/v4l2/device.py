@@ -64,7 +64,7 @@ def holders(device: Path, *, proc: Path = PROC) -> Iterator[str]:
         try:
             is_holder = any(link.readlink() == device for link in (process / "fd").iterdir())
             name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
+        except OSError:  # ended meanwhile, or a process of another user
             continue
         if is_holder:
             yield f"{name} (process {process.name})"

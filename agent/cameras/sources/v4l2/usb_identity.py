@@ -86,7 +86,7 @@ class CameraIdentity:
             SourceUnavailable: it is a different camera.
         """
         identity = identity_of(device, sys=self._sys)
-        if identity is None:
+        if identity is None:  # not on USB: nothing to compare
             return
         if self._known is not None and identity != self._known:
             raise self._lifecycle.unavailable(
