@@ -215,7 +215,7 @@ def test_a_custom_pipeline_that_ends_is_a_loss(gst: Any) -> None:
     [
         (CsiSource(type="csi"), "needs the GStreamer element nvarguscamerasrc"),
         (V4l2Source(type="v4l2", device="/dev/video97", reader="gstreamer"), "/dev/video97 cannot be found"),
-        (V4l2Source(type="v4l2", fourcc="ABCD", reader="gstreamer"), "knows MJPG"),
+        (V4l2Source(type="v4l2", fourcc="ABCD", reader="gstreamer"), "supports MJPG"),
     ],
     ids=["csi", "usb", "format"],
 )
