@@ -38,7 +38,7 @@ _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
 _OPEN_DEADLINE_S = 150.0
-"""More than the maximum of `open_timeout_s` and `read_timeout_s` together (60 s each): the library ignores them."""
+"""More than the maximum of `open_timeout_s` and `read_timeout_s` together (60 s each): later, the library is stuck."""
 _READ_DEADLINE_S = 90.0
 
 

@@ -150,7 +150,7 @@ class PatternSource(Section):
     fps: float = Field(default=30.0, gt=0.0, le=1000.0)
     """Frames per second."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the pattern: color, motion and speed follow from it."""
+    """Seed of the pattern: colour, motion and speed follow from it."""
 
 
 SourceConfig = FileSource | ImagesSource | RtspSource | V4l2Source | CsiSource | GStreamerSource | PatternSource
