@@ -237,7 +237,7 @@ class Reloader:
         self._pipeline.apply(
             loaded.config,
             packages,
-            open_again=_with_new_password(self._loaded, loaded),
+            reopen=_with_new_password(self._loaded, loaded),
             is_cancelled=lambda: self._is_stopping,
         )
         if self._is_stopping:

@@ -87,7 +87,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         parts = self._parts
-        self._watchdog.tick((*parts.pipeline.hearts, parts.uplink.publisher.heartbeat))
+        self._watchdog.tick((*parts.pipeline.heartbeats, parts.uplink.publisher.heartbeat))
         parts.reporter.tick(parts.reported)
         parts.uplink.tick()
         self._announce_engine_changes()
@@ -108,7 +108,7 @@ class Supervisor:
         if parts.uplink.publisher.failure is not None:
             raise parts.uplink.publisher.failure
         for worker in parts.pipeline.workers.values():
-            parts.hang_monitor.look(worker.statistics(), worker.interrupt)
+            parts.hang_monitor.check(worker.statistics(), worker.interrupt)
 
     def _wait_for_engines(self) -> None:
         """Wait for every worker, and say that we still do."""
@@ -123,7 +123,7 @@ class Supervisor:
     def _announce_engine_changes(self) -> None:
         """An engine was replaced, or could not be: subscribers learn what runs now."""
         pipeline = self._parts.pipeline
-        changed = self._engine_changes.changes(pipeline.worker_statistics(), arriving=pipeline.arriving_statistics())
+        changed = self._engine_changes.changes(pipeline.worker_statistics(), arriving=pipeline.loading_statistics())
         if changed is not None:
             self._parts.announcer.engines_changed(changed)
 

@@ -1,1 +1,12 @@
-"""Cameras: a thread each, its sources, pacing and image checks."""
+"""Cameras: each reads one source on a thread of its own and offers every frame to its routes.
+
+sources         the kinds of source: files, streams, devices; ``sources.base`` is the contract
+camera          the thread: opens the source, reads it, reconnects it
+frame_rate      detects a live camera that sends far fewer frames than it should
+image_checks    detects black, frozen, covered and blurred frames
+pacing          which frames are due: the camera's rate, and the share that the thermal governor grants
+frame_counters  captured = classified + dropped + in flight
+
+Threads: ``camera-NAME``, one per camera, owned by `Camera`. It ends at the end of a file or after `Camera.stop`, which
+also interrupts the source.
+"""

@@ -1,4 +1,4 @@
-"""One camera: a thread that opens its source, reads it, brings it back when it is lost, and offers every frame."""
+"""One camera: a thread that opens its source, reads it, reconnects it after a loss, and offers every frame."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ log = get_logger(__name__)
 
 CameraState = Literal["connecting", "connected", "lost", "ended"]
 
-_FRAMES_ON_THEIR_WAY = 8
-"""Frames of one file between reader and decision: enough to keep a batch full, small enough to hold in memory."""
+_MAX_FILE_FRAMES = 8
+"""Frames of one file in flight: enough to keep a batch full, few enough for the memory."""
 _FIRST_BACKOFF_S = 1.0
 _MAX_BACKOFF_S = 30.0
 _FIRST_REFUSED_BACKOFF_S, _MAX_REFUSED_BACKOFF_S = 15.0, 300.0
-"""After a refused password: a camera that is starting may refuse for a moment, and many lock an address out after some
-wrong ones."""
+"""After a refused password. A camera that boots may refuse for a moment, so it is tried again; many cameras lock an
+address out after a few wrong passwords, so not often."""
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
-_OPEN_WITHIN_S = 150.0
-"""Above the longest open and read timeouts of the configuration, 60 s each: past it the library ignores them."""
-_READ_WITHIN_S = 90.0
+_OPEN_DEADLINE_S = 150.0
+"""More than the maximum of `open_timeout_s` and `read_timeout_s` together (60 s each): later, the library is stuck."""
+_READ_DEADLINE_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
 class CameraStatistics:
-    """One camera at one moment.
+    """Snapshot of one camera.
 
     ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame.
-    ``image_fault`` is None while nothing is wrong with the images.
+    ``image_fault`` is None while the frames are good.
     """
 
     name: str
@@ -63,9 +63,9 @@ class CameraStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a camera's frames go: a classifier that waits for no other, and how a frame is handed to its worker.
+    """Where a camera's frames go: a classifier without a gate, and the ``put`` of its worker's batcher.
 
-    ``put`` never waits, and raises ChannelClosed once the worker takes no more.
+    ``put`` never waits, and raises ChannelClosed once the worker has stopped.
     """
 
     classifier: str
@@ -75,8 +75,8 @@ class Route:
 class Camera:
     """Owns one source and the thread that reads it.
 
-    A live source is opened again for ever, with exponential backoff and jitter; a file that ends, ends the camera.
-    ``on_change`` is called on the camera's thread whenever its state or the image_fault of its pictures changes.
+    A live source is reconnected forever, with exponential backoff and jitter; the end of a file ends the camera.
+    ``on_change`` is called on the camera's thread when the state or the image fault changes.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class Camera:
         self._reconnects = 0
         self._frames = 0
         self._newest: Frame | None = None
-        self._recent: deque[int] = deque(maxlen=600)
-        self._image_checks = ImageChecks(config.picture)
+        self._recent: deque[int] = deque(maxlen=600)  # monotonic times: ten seconds at 60 fps
+        self._image_checks = ImageChecks(config.image_checks)
         self._frame_rate = FrameRateMonitor(config.min_fps_ratio)
 
     def set_routes(self, routes: Sequence[Route]) -> None:
-        """Offer every frame from now on to these."""
+        """Offer every frame from now on to ``routes``."""
         self._routes = tuple(routes)
 
     def start(self) -> None:
@@ -121,26 +121,26 @@ class Camera:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end, also while its source blocks."""
+        """Ask the thread to end; interrupts a source that blocks."""
         self._stop.set()
         self.source.interrupt()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread; False when it is still in its library after ``timeout_s``."""
+        """Wait for the thread; False if it is still inside a library after ``timeout_s``."""
         return self._thread.join(timeout_s)
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the camera's thread, a fault of the program."""
+        """The bug that ended the camera's thread; None if there was none."""
         return self._thread.failure
 
     @property
     def is_done(self) -> bool:
-        """A file that was read to its end, with every frame of it decided."""
+        """The source has ended, and every frame is classified or dropped."""
         return self._state == "ended" and not self._thread.is_alive and self.counters.counts().in_flight == 0
 
     def newest_frame(self) -> Frame | None:
-        """The frame that was read last, whatever became of it; None before the first. From any thread."""
+        """The frame read last, classified or not; None before the first. From any thread."""
         return self._newest
 
     def statistics(self) -> CameraStatistics:
@@ -150,7 +150,8 @@ class Camera:
             recent = [at for at in self._recent if now_ns - at <= _RATE_WINDOW_NS]
             state, error = self._state, self._error
             last = self._recent[-1] if self._recent else None
-        # While frames come, from the first one to the last; where the next one is overdue, the wait for it counts too.
+        # From the first frame to the last. If the next frame is overdue, that wait counts too: otherwise a stalled
+        # camera would keep its old rate until the window is empty.
         steps = len(recent) - 1
         span_s = max(recent[-1] - recent[0], (now_ns - recent[0]) * steps / len(recent)) / 1e9 if steps > 0 else 0.0
         return CameraStatistics(
@@ -167,16 +168,16 @@ class Camera:
 
     def _main(self) -> None:
         try:
-            self._read_for_ever()
+            self._read_until_stopped()
         finally:
             self.heartbeat.rest()
             self.source.close()
 
-    def _read_for_ever(self) -> None:
+    def _read_until_stopped(self) -> None:
         failures = refusals = 0
         while not self._stop.is_set():
             opened_ns, reason = None, None
-            self.heartbeat.beat(_OPEN_WITHIN_S)
+            self.heartbeat.beat(_OPEN_DEADLINE_S)
             try:
                 self.source.open()
                 opened_ns = self._clock.monotonic_ns()
@@ -195,16 +196,18 @@ class Camera:
                 self._image_checks.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
             finally:
+                # Close before the backoff, not after it: many cameras accept only a few viewers.
                 self.source.close()
             was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
-            # A camera that trickles is there: ten seconds of each connection with it are better than a long pause.
-            failures = 0 if was_stable or reason == "trickle" else failures + 1
+            # A slow camera is reachable: ten seconds of frames per connection are better than a long pause.
+            failures = 0 if was_stable or reason == "low_frame_rate" else failures + 1
             refusals = refusals + 1 if reason == "credentials" else 0
             backoff_s = self._refused_backoff_s(refusals) if refusals else self._backoff_s(failures)
-            self.heartbeat.beat(backoff_s + _READ_WITHIN_S)
+            self.heartbeat.beat(backoff_s + _READ_DEADLINE_S)
             self._clock.wait(self._stop, backoff_s)
 
     def _backoff_s(self, failures: int) -> float:
+        # Jitter: after a power cut, agents must not all reconnect at the same moment. The first attempt has none.
         ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _MAX_BACKOFF_S)
         return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
 
@@ -216,20 +219,20 @@ class Camera:
         while not self._stop.is_set():
             if not self.source.is_live and not self._wait_until_due():
                 return False
-            self.heartbeat.beat(_READ_WITHIN_S)
+            self.heartbeat.beat(_READ_DEADLINE_S)
             capture = self.source.read()
             if capture is None:
                 return True
-            self._take(capture)
+            self._handle(capture)
             if self.source.is_live:
-                self._check_rate()
+                self._check_frame_rate()
         return False
 
     def _wait_until_due(self) -> bool:
-        """Wait for room and for the next frame's time; False when asked to stop."""
+        """Wait until fewer frames are in flight and the next one is due; False when asked to stop."""
         while not self._stop.is_set():
-            self.heartbeat.beat(_READ_WITHIN_S)
-            if not self.counters.wait_for_room(_FRAMES_ON_THEIR_WAY, _JOIN_POLL_S):
+            self.heartbeat.beat(_READ_DEADLINE_S)
+            if not self.counters.wait_for_room(_MAX_FILE_FRAMES, _JOIN_POLL_S):
                 continue
             wait_s = self.pacer.wait_s(self._clock.monotonic_ns())
             if wait_s <= 0.0:
@@ -237,7 +240,7 @@ class Camera:
             self._clock.wait(self._stop, wait_s)
         return False
 
-    def _take(self, capture: Capture) -> None:
+    def _handle(self, capture: Capture) -> None:
         now_ns = self._clock.monotonic_ns()
         frame = Frame(
             camera=self.name,
@@ -246,19 +249,19 @@ class Camera:
             captured_at_ns=capture.captured_at_ns,
             captured_at_utc_ns=capture.captured_at_utc_ns,
             capture_ms=capture.capture_ms,
-            image_fault=self._look(capture, now_ns) if self.source.is_live else None,
+            image_fault=self._check_image(capture, now_ns) if self.source.is_live else None,
         )
         self._frames += 1
-        self._newest = frame
+        self._newest = frame  # atomic, so readers need no lock
         with self._lock:
             self._recent.append(now_ns)
-        if self.source.is_live and not self.pacer.takes(capture.captured_at_ns):
+        if self.source.is_live and not self.pacer.accepts(capture.captured_at_ns):
             self.counters.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
             return
         self._offer(frame)
 
     def _offer(self, frame: Frame) -> None:
-        routes = self._routes
+        routes = self._routes  # read once: a reload may replace it at any time
         if not routes:
             self.counters.refuse(Drop.STOPPING)
             return
@@ -272,10 +275,10 @@ class Camera:
         except ChannelClosed:
             self.counters.dropped(in_flight, route.classifier, Drop.STOPPING)
 
-    def _look(self, capture: Capture, now_ns: int) -> str | None:
-        """The image_fault of a live picture; a change of it is told."""
+    def _check_image(self, capture: Capture, now_ns: int) -> str | None:
+        """The image fault of a live frame; logs and reports each change."""
         previous = self._image_checks.image_fault
-        image_fault = self._image_checks.look(capture.image, now_ns)
+        image_fault = self._image_checks.check(capture.image, now_ns)
         if image_fault != previous:
             if image_fault is None:
                 log.info("camera.image_fault_cleared", camera=self.name, was=previous)
@@ -285,20 +288,20 @@ class Camera:
                 self._on_change(self.name)
         return image_fault
 
-    def _check_rate(self) -> None:
-        """Give up a connection that is alive and of no use.
+    def _check_frame_rate(self) -> None:
+        """Drop a connection that is alive but far too slow.
 
         Raises:
-            SourceLost: too few frames come.
+            SourceLost: the frame rate is too low.
         """
-        trickle = self._frame_rate.frame(self._clock.monotonic_ns())
-        if trickle is not None:
-            says = "announces" if trickle.is_announced else "announces none; before, it held"
+        low = self._frame_rate.add_frame(self._clock.monotonic_ns())
+        if low is not None:
+            expected = "it announces" if low.is_announced else "earlier it held"
             raise SourceLost(
-                f"{self.source.description} gave {trickle.fps:.1f} frames a second for {WINDOW_S:g} s and {says} "
-                f"{trickle.expected_fps:g}. Look at the network between; lower `min_fps_ratio` for a camera that "
-                "sends fewer on purpose",
-                reason="trickle",
+                f"{self.source.description} gave {low.fps:.1f} frames per second for {WINDOW_S:g} s, {expected} "
+                f"{low.expected_fps:g}. Check the network; lower `min_fps_ratio` for a camera that sends fewer "
+                "frames on purpose",
+                reason="low_frame_rate",
                 camera=self.name,
             )
 
@@ -314,7 +317,7 @@ class Camera:
         elif state == "ended":
             log.warning("camera.ended", camera=self.name, reason=error)
         elif previous != state or error != error_before:
-            # Never once for each attempt: an absent camera is tried for months.
+            # Not once per attempt: an absent camera may be tried for months.
             log.warning("camera.lost", camera=self.name, reason=error)
         if self._on_change is not None and previous != state:
             self._on_change(self.name)

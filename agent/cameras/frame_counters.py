@@ -1,4 +1,4 @@
-"""The books: every frame that was read is classified, dropped for a named reason, or still on its way."""
+"""Frame counters: every captured frame is classified, dropped for a named reason, or in flight."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Drop(str, Enum):
     """Why a frame was not classified."""
 
     SUPERSEDED = "superseded"
-    """A newer frame of the same live camera came before a worker had time."""
+    """A newer frame of the same live camera came before the worker was free."""
     RATE = "rate"
     """The camera delivers more than its `rate_hz`."""
     GOVERNOR = "governor"
-    """The thermal governor spared the work."""
+    """The thermal governor lowered the rate."""
     FAILED = "failed"
     """The engine failed on it."""
     NOT_FINITE = "not_finite"
-    """The engine's answer held NaN or infinity."""
+    """The engine's scores held NaN or infinity."""
     STOPPING = "stopping"
-    """The agent was stopped, or the camera was taken out of the configuration."""
+    """The agent was stopping, or the camera was removed from the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class CameraCounts:
 
 
 class InFlightFrame:
-    """One frame on its way through its classifiers; only the counters that made it may change it."""
+    """One frame on its way through its classifiers; only the FrameCounters that created it may change it."""
 
     __slots__ = ("drop", "frame", "is_classified", "pending")
 
@@ -81,7 +81,7 @@ class _ClassifierCounters:
 
 
 class FrameCounters:
-    """The books of one camera. Every method may be called from any thread."""
+    """The frame counters of one camera. Every method may be called from any thread."""
 
     def __init__(self, camera: str, classifiers: tuple[str, ...]) -> None:
         self.camera = camera
@@ -93,19 +93,19 @@ class FrameCounters:
         self._classifiers = {name: _ClassifierCounters() for name in classifiers}
 
     def set_classifiers(self, classifiers: tuple[str, ...]) -> None:
-        """Book for these from now on; what is known of the others stays, so that the sums stay."""
+        """Add counters for new classifiers. Those of removed classifiers stay, or the sums would no longer agree."""
         with self._changed:
             for name in classifiers:
                 self._classifiers.setdefault(name, _ClassifierCounters())
 
     def refuse(self, reason: Drop) -> None:
-        """Book a frame that was read and goes no further."""
+        """Count a frame that was captured and dropped before any classifier."""
         with self._changed:
             self._captured += 1
             self._dropped[reason.value] += 1
 
     def open(self, frame: Frame, classifiers: Sequence[str]) -> InFlightFrame:
-        """Book a frame that is to be offered to ``classifiers``, one or more, before any of them can answer."""
+        """Count a captured frame; call it before any of ``classifiers`` (one or more) can answer."""
         with self._changed:
             self._captured += 1
             self._in_flight += 1
@@ -114,13 +114,13 @@ class FrameCounters:
         return InFlightFrame(frame, len(classifiers))
 
     def offer(self, in_flight: InFlightFrame, classifier: str) -> None:
-        """One more classifier is to see the frame."""
+        """The frame goes to one more classifier."""
         with self._changed:
             in_flight.pending += 1
             self._classifiers[classifier].offered += 1
 
     def skip(self, classifier: str) -> None:
-        """The classifier's gate stayed closed for a frame."""
+        """The classifier's gate (`when`) stayed closed for a frame."""
         with self._changed:
             classifier_counters = self._classifiers[classifier]
             classifier_counters.offered += 1
@@ -141,12 +141,12 @@ class FrameCounters:
             self._close_one(in_flight)
 
     def wait_for_room(self, max_in_flight: int, timeout_s: float) -> bool:
-        """Wait until fewer than ``max_in_flight`` frames are on their way; False when the time passed first."""
+        """Wait until fewer than ``max_in_flight`` frames are in flight; False if ``timeout_s`` passed first."""
         with self._changed:
             return self._changed.wait_for(lambda: self._in_flight < max_in_flight, timeout_s)
 
     def counts(self) -> CameraCounts:
-        """All figures at one moment."""
+        """A consistent snapshot of all counters."""
         with self._changed:
             return CameraCounts(
                 self._captured,

@@ -1,4 +1,4 @@
-"""Sees when a live camera still sends frames, but far fewer than it should."""
+"""Detects a live camera that still sends frames, but far fewer than it should."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 WINDOW_S = 10.0
 _WINDOW_NS = round(WINDOW_S * 1e9)
 _MAX_FPS = 240.0
-"""Above it the announcement is a mistake of the stream: FFmpeg takes 90000, the clock of RTP, for a rate."""
+"""A higher announced rate is an error: FFmpeg reports 90000, the RTP clock rate, for streams without a frame rate."""
 _WINDOWS_TO_LEARN = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Trickle:
-    """Too few frames came: how many a second, and how many were expected by the source's word or by experience."""
+class LowFrameRate:
+    """The measured frame rate and the expected one, which the source announced or held earlier."""
 
     fps: float
     expected_fps: float
@@ -26,9 +26,9 @@ class Trickle:
 class FrameRateMonitor:
     """Counts the frames of each connection over ten seconds. Used by the camera's thread.
 
-    Where the source announces no rate, the highest one that the camera held for a minute (the median of six windows)
-    is expected, across connections. Each time that too few came it is halved: a bad connection is opened anew, and a
-    camera that has become slower for good is left alone after a few times.
+    If the source announces no rate, the expected rate is the highest one that the camera held for a minute (the median
+    of six windows), across connections. Each low rate halves it, so a bad connection is replaced, and a permanently
+    slower camera stops being reconnected after a few times.
     """
 
     def __init__(self, min_ratio: float) -> None:
@@ -43,19 +43,20 @@ class FrameRateMonitor:
         self._windows: deque[int] = deque(maxlen=_WINDOWS_TO_LEARN)
 
     def open(self, now_ns: int, announced_fps: float | None) -> None:
-        """A connection begins whose source announces ``announced_fps``, or None."""
+        """Start a connection; ``announced_fps`` is None if the source announces no rate."""
         self._is_announced = announced_fps is not None and 0.0 < announced_fps <= _MAX_FPS
         self._window_began_ns, self._window_frames = now_ns, 0
         self._windows.clear()
         self._expect(announced_fps if self._is_announced else self._learned, now_ns)
 
-    def frame(self, now_ns: int) -> Trickle | None:
-        """Count a frame of monotonic ``now_ns``; what is wrong when too few came, else None."""
+    def add_frame(self, now_ns: int) -> LowFrameRate | None:
+        """Count a frame that came at monotonic ``now_ns``; returns the low rate, or None while the rate is good."""
         if not self._is_announced:
             self._learn(now_ns)
         expected = self._expected
         if expected is None or self._min_ratio <= 0.0:
             return None
+        # `_times` holds just as many frames as a window needs: the oldest inside the window means enough of them.
         began_ns = now_ns - _WINDOW_NS
         is_enough = len(self._times) == self._times.maxlen and self._times[0] > began_ns
         self._times.append(now_ns)
@@ -63,10 +64,10 @@ class FrameRateMonitor:
             return None
         if not self._is_announced:
             self._learned = expected / 2.0
-        return Trickle(sum(at > began_ns for at in self._times) / WINDOW_S, expected, self._is_announced)
+        return LowFrameRate(sum(at > began_ns for at in self._times) / WINDOW_S, expected, self._is_announced)
 
     def _expect(self, fps: float | None, now_ns: int) -> None:
-        """From now on; what is expected has a window's time to come."""
+        """Expect ``fps``; the first full window from now is the first that can be too slow."""
         self._expected = fps
         self._watched_since_ns = now_ns
         if fps is not None:
@@ -77,6 +78,7 @@ class FrameRateMonitor:
             seconds = (now_ns - self._window_began_ns) / 1e9
             self._windows.append(round(self._window_frames * WINDOW_S / seconds))
             self._window_began_ns, self._window_frames = now_ns, 0
+            # The median: neither a burst after the connection nor one bad window becomes the expected rate.
             held = statistics.median(self._windows) / WINDOW_S
             if len(self._windows) == _WINDOWS_TO_LEARN and held > (self._learned or 0.0):
                 self._learned = held

@@ -1,4 +1,4 @@
-"""Sees when a live camera shows nothing of use: black, frozen, covered or out of focus."""
+"""Detects frames of a live camera that show nothing useful: black, frozen, covered or out of focus."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from agent.runtime.records import Image
 
 ImageFault = Literal["black", "frozen", "covered", "blurred"]
 IMAGE_FAULTS: tuple[ImageFault, ...] = ("black", "frozen", "covered", "blurred")
-"""By rank: a picture that is several of these is called by the first."""
+"""By rank: if several apply, the first one is reported."""
 
-_LOOK_EVERY_NS = 500_000_000
+_CHECK_PERIOD_NS = 500_000_000
 _WIDTH_PX = 320
 _BANDS = 16
 _FAR_PX = 4
 _BLACK_CONTRAST = 2.0
 _MIN_EDGES = 4.0
-"""Below this mean square step between pixels four apart there is nothing that could be sharp or soft."""
+"""Below this mean square step between pixels four apart there is no edge to judge."""
 
 
 @dataclass(frozen=True, slots=True)
-class Impression:
-    """What a few rows of a picture tell.
+class ImageMetrics:
+    """Measurements on a few rows of a frame.
 
-    ``sharpness`` compares the steps between neighbouring pixels with those between pixels four apart: 1/16 where every
-    edge is a ramp, about 1/4 and more where edges are edges; it does not depend on what is shown. None where there is
-    too little to see.
+    ``sharpness`` is the ratio of the mean square steps between neighbouring pixels and between pixels four apart: 1/16
+    if every edge is a ramp, 1/4 and more if edges are sharp. It does not depend on the scene. None without edges.
     """
 
     brightness: float
     contrast: float
     sharpness: float | None
     thumbnail: Image
-    """``(16, about 320)`` uint8, one row for each band of the picture."""
+    """``(16, about 320)`` uint8, one row for each band of the frame."""
 
 
-def impression_of(image: Image) -> Impression:
-    """Look at 16 pairs of rows, brought to a width of about 320 pixels (80 us for 1280x720)."""
+def measure_image(image: Image) -> ImageMetrics:
+    """Measure 16 pairs of rows, scaled to a width of about 320 pixels (80 us for 1280x720)."""
     height, width = image.shape[:2]
     shrink = max(1, round(width / _WIDTH_PX))
     rows = min(shrink, 2, height)
@@ -52,7 +51,7 @@ def impression_of(image: Image) -> Impression:
     gray = cv2.cvtColor(np.ascontiguousarray(part).reshape(bands * rows, width, 3), cv2.COLOR_BGR2GRAY)
     small = cv2.resize(gray, (max(width // shrink, 1), bands), interpolation=cv2.INTER_AREA)
     mean, deviation = cv2.meanStdDev(small)
-    return Impression(
+    return ImageMetrics(
         brightness=float(mean.ravel()[0]),
         contrast=float(deviation.ravel()[0]),
         sharpness=_sharpness(np.asarray(small, np.uint8)),
@@ -73,7 +72,7 @@ def _mean_square_step(small: Image, distance: int) -> float:
 
 
 class ImageChecks:
-    """Looks at the pictures of one camera, at most twice a second. Used by the camera's thread."""
+    """Checks the frames of one camera, at most twice a second. Used by the camera's thread."""
 
     def __init__(self, config: ImageChecksConfig) -> None:
         self._config = config
@@ -82,21 +81,21 @@ class ImageChecks:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew: the camera was lost."""
+        """Clear all faults: the camera was lost."""
         self.image_fault: ImageFault | None = None
         self._due_ns: int | None = None
         self._since_ns: dict[ImageFault, int] = {}
-        # The last picture that differed from the one before. A frame is never written to, so it may be kept.
-        self._kept: tuple[Image, Image, int] | None = None
+        # The last frame that differed from the one before. Frames are never written to, so no copy is needed.
+        self._reference: tuple[Image, Image, int] | None = None
 
-    def look(self, image: Image, now_ns: int) -> ImageFault | None:
-        """What is wrong with the picture of monotonic ``now_ns``; None when nothing is."""
+    def check(self, image: Image, now_ns: int) -> ImageFault | None:
+        """The fault of the frame that came at monotonic ``now_ns``, once it has lasted; None if the frame is good."""
         if not self._config.enabled or (self._due_ns is not None and now_ns < self._due_ns):
             return self.image_fault
-        self._due_ns = now_ns + _LOOK_EVERY_NS
-        seen = impression_of(image)
-        found = set(self._faults(seen))
-        frozen_since_ns = self._unchanged_since(image, seen.thumbnail, now_ns)
+        self._due_ns = now_ns + _CHECK_PERIOD_NS
+        metrics = measure_image(image)
+        found = set(self._faults(metrics))
+        frozen_since_ns = self._unchanged_since(image, metrics.thumbnail, now_ns)
         since = {image_fault: self._since_ns.get(image_fault, now_ns) for image_fault in found}
         if frozen_since_ns is not None:
             since["frozen"] = frozen_since_ns
@@ -109,29 +108,29 @@ class ImageChecks:
         self.image_fault = next(lasting, None)
         return self.image_fault
 
-    def _faults(self, seen: Impression) -> Iterator[ImageFault]:
+    def _faults(self, metrics: ImageMetrics) -> Iterator[ImageFault]:
         config = self._config
-        if seen.brightness < config.black_below and seen.contrast < _BLACK_CONTRAST:
+        if metrics.brightness < config.black_below and metrics.contrast < _BLACK_CONTRAST:
             yield "black"
-        elif seen.contrast < config.covered_below:
+        elif metrics.contrast < config.covered_below:
             yield "covered"
-        if seen.sharpness is not None and seen.sharpness < config.blurred_below:
+        if metrics.sharpness is not None and metrics.sharpness < config.blurred_below:
             yield "blurred"
 
     def _unchanged_since(self, image: Image, thumbnail: Image, now_ns: int) -> int | None:
-        """When the picture was first seen as it is now, None when it has just changed."""
+        """When the current frame content was first seen; None if it has just changed."""
         if not self._config.frozen_after_s:
             return None
-        if self._kept is not None:
-            before, small_before, since_ns = self._kept
-            # Rarely more than the few kilobytes are compared: sensors are never still.
-            if np.array_equal(small_before, thumbnail) and _is_same(before, image):
+        if self._reference is not None:
+            before, small_before, since_ns = self._reference
+            # The thumbnails differ for nearly every frame (sensor noise), so the full compare is rare.
+            if np.array_equal(small_before, thumbnail) and _are_equal(before, image):
                 return since_ns
-        self._kept = image, thumbnail, now_ns
+        self._reference = image, thumbnail, now_ns
         return None
 
 
-def _is_same(one: Image, other: Image) -> bool:
+def _are_equal(one: Image, other: Image) -> bool:
     if one.shape != other.shape:
         return False
     flat_one, flat_other = one.reshape(-1), other.reshape(-1)

@@ -130,7 +130,7 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
             engine=name,
             precision=model.precision,
             strict=True,
-            max_batch=model.batching.most,
+            max_batch=model.batching.engine_batch,
             options=options_for(name, model.options),
         )
         wishes.append(_Wish(load_package(loaded.package_dir(key)), options))

@@ -1,4 +1,4 @@
-"""What counts as a picture that shows nothing of use."""
+"""When a frame counts as black, frozen, covered or blurred."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from agent.config.section import Section
 
 
 class ImageChecksConfig(Section):
-    """When the pictures of a live camera are marked in results and in the camera's health; none is dropped for it."""
+    """Checks on the frames of a live camera; faults are reported in results and in its health, no frame is dropped."""
 
     enabled: bool = True
-    """Look at a picture twice a second (a tenth of a millisecond each time)."""
+    """Check a frame twice a second (0.1 ms each)."""
     black_below: float = Field(default=4.0, ge=0.0, le=255.0)
-    """`black`: mean brightness of 0 to 255 below this, and hardly any contrast; 0 never."""
+    """`black`: mean brightness (0 to 255) below this, with hardly any contrast; 0 switches the check off."""
     covered_below: float = Field(default=3.0, ge=0.0, le=127.0)
-    """`covered`: contrast (standard deviation of brightness) below this in a picture that is not black; 0 never."""
+    """`covered`: contrast (standard deviation of brightness) below this, not black; 0 switches the check off."""
     blurred_below: float = Field(default=0.09, ge=0.0, le=1.0)
-    """`blurred`: sharpness below this; about 0.07 far out of focus, 0.15 and more where edges are edges; 0 never."""
+    """`blurred`: sharpness below this (0.07 far out of focus, 0.15 and more in focus); 0 switches the check off."""
     after_s: float = Field(default=5.0, ge=0.0, le=3600.0)
-    """Seconds that a picture must be black, covered or blurred before it is marked; cleared within one."""
+    """Seconds that a frame must be black, covered or blurred before it is reported; cleared within one second."""
     frozen_after_s: float = Field(default=10.0, ge=0.0, le=3600.0)
-    """`frozen`: seconds without a change in a single byte; 0 never."""
+    """`frozen`: seconds without a single changed byte; 0 switches the check off."""

@@ -34,16 +34,16 @@ _USUAL_BATCH = 4
 
 
 class BatchingConfig(Section):
-    """How frames of several cameras are put together for one call of the engine."""
+    """How frames of several cameras are combined into one call of the engine."""
 
     max_size: int | None = Field(default=None, ge=1, le=64)
-    """Most frames in one call; null is 4 on a GPU, and 1 on a CPU: one by one, frames are answered sooner there."""
+    """Most frames in one call; null is 4 on a GPU and 1 on a CPU, where batches only add latency."""
     max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
-    """How long a frame may wait for company; 0 takes what is there and never makes a lone frame wait."""
+    """How long a frame may wait for others to fill the batch; 0 never waits."""
 
     @property
-    def most(self) -> int:
-        """What an engine is made for."""
+    def engine_batch(self) -> int:
+        """The largest batch that the engine is built for."""
         return self.max_size or _USUAL_BATCH
 
 
@@ -65,18 +65,18 @@ class ModelConfig(Section):
 
 
 class DecideConfig(Section):
-    """From a stream of scores to a label that holds still."""
+    """How a stream of scores becomes a stable label."""
 
     top_k: int = Field(default=3, ge=1, le=100)
-    """Classes in every result."""
+    """Number of best classes in every result."""
     enter: Ratio = 0.7
     """Confidence from which a result votes for its class."""
     exit: Ratio = 0.5
     """Confidence below which the decided class stops being confirmed; at most `enter`."""
     votes: int = Field(default=3, ge=1, le=1000)
-    """Votes inside the window that change the label."""
+    """Votes within the window that change the label."""
     window: int = Field(default=5, ge=1, le=1000)
-    """Results that are looked at; at least `votes`."""
+    """How many of the latest results count; at least `votes`."""
     unknown: str = Field(default="unknown", min_length=1, max_length=64)
     """Label while no class is confirmed."""
     stale_after_s: float = Field(default=10.0, gt=0.0, le=86400.0)
@@ -92,12 +92,12 @@ class DecideConfig(Section):
 
 
 class WhenConfig(Section):
-    """Run this classifier only on frames to which another one of the same camera gave one of these labels."""
+    """Run this classifier only on frames to which another classifier of the same camera gave one of these labels."""
 
     classifier: Name
     """Name of the other classifier."""
     labels: tuple[str, ...] = Field(min_length=1)
-    """Its labels that open the gate, by the best class of that frame."""
+    """Labels that open the gate; the best class of the frame is compared with them."""
 
 
 class ClassifierConfig(Section):
@@ -106,13 +106,13 @@ class ClassifierConfig(Section):
     model: Name
     """Key of the model under `models`."""
     name: Name | None = None
-    """Level of the topic; the model's key where it is not given."""
+    """Name of the classifier and a level of its topic; null takes the model's key."""
     roi: tuple[Ratio, Ratio, Ratio, Ratio] = (0.0, 0.0, 1.0, 1.0)
-    """Region of interest x0 y0 x1 y1 as shares of the picture."""
+    """Region of interest x0 y0 x1 y1 as shares of the frame, 0 to 1."""
     when: WhenConfig | None = None
-    """Run only where another classifier of the camera saw certain labels; null runs on every frame."""
+    """Run only if another classifier of the camera gave certain labels; null runs on every frame."""
     decide: DecideConfig = DecideConfig()
-    """How results become a label that holds still."""
+    """How results become a stable label."""
 
     @model_validator(mode="after")
     def _roi_has_an_area(self) -> ClassifierConfig:
@@ -128,22 +128,22 @@ class ClassifierConfig(Section):
 
 
 class CameraConfig(Section):
-    """One source of frames and what is asked about them."""
+    """One source of frames and the classifiers that run on them."""
 
     source: SourceConfig = Field(discriminator="type")
-    """Where its frames come from."""
+    """Where the frames come from."""
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
-    """Frames a second that are classified; null takes every frame, and those of a file as fast as they are read."""
+    """Frames per second to classify; null classifies every frame, and reads files as fast as possible."""
     priority: int = Field(default=1, ge=1, le=9)
-    """1 is served and spared first."""
+    """1 is the most important: served first, and slowed down last by the thermal governor."""
     enabled: bool = True
-    """Leave the camera out without taking it out of the file."""
+    """False disables the camera but keeps it in the file."""
     min_fps_ratio: Ratio = 0.2
-    """Open a live camera anew that gives less than this share of its announced or usual rate for 10 s; 0 never."""
-    picture: ImageChecksConfig = ImageChecksConfig()
-    """When its pictures count as showing nothing of use."""
+    """Reconnect a live camera that gives less than this share of its announced or usual rate for 10 s; 0 never."""
+    image_checks: ImageChecksConfig = ImageChecksConfig()
+    """When a frame counts as black, frozen, covered or blurred."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)
-    """What is asked about its frames."""
+    """The classifiers that run on its frames."""
 
 
 class TlsConfig(Section):

@@ -1,4 +1,4 @@
-"""Where frames come from: one model per `type`."""
+"""Where frames come from: one section per `type`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from agent.config.section import Section
 
 
 class FileSource(Section):
-    """A video file; no frame is dropped, the reader waits."""
+    """A video file; the reader waits for the classifiers, so no frame is dropped."""
 
     type: Literal["file"]
     path: str = Field(min_length=1)
     """The file, relative to the configuration file, or `demo` for the bundled clip."""
     loop: bool = False
-    """Start again at its end."""
+    """Start again at the end."""
 
 
 class ImagesSource(Section):
-    """A folder of images in the order of their names, or one image; no image is dropped, the reader waits."""
+    """A folder of images in the order of their names, or one image; none is dropped."""
 
     type: Literal["images"]
     path: str = Field(min_length=1)
@@ -37,34 +37,34 @@ class RtspSource(Section):
     url: str = Field(pattern=r"^rtsps?://[^\s]+$")
     """Address without credentials."""
     username: str | None = None
-    """Name under which the camera knows the agent."""
+    """User name on the camera."""
     password_file: str | None = None
-    """File with the camera's password on its first line."""
+    """File with the password on its first line."""
     transport: Literal["tcp", "udp"] = "tcp"
-    """How pictures travel; tcp loses none on the way."""
+    """Transport of the video; tcp loses no frames."""
     open_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Longest wait for the stream's first answer."""
+    """Longest wait for the stream to open."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the stream counts as lost."""
     fps: float | None = Field(default=None, gt=0.0, le=240.0)
-    """Frames a second that the camera is set to; null believes the stream, which may not say or be wrong."""
+    """Frame rate that the camera is set to; null takes the rate that the stream announces, if any."""
     decode_threads: int = Field(default=1, ge=1, le=16)
-    """Threads of FFmpeg's decoder; each one beyond the first makes every frame one frame older."""
+    """Decoder threads of FFmpeg; each one beyond the first delays every frame by one frame."""
     reader: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
     """`gstreamer` decodes in the hardware of a Jetson."""
     codec: Literal["h264", "h265", "mjpeg"] = "h264"
-    """What the camera sends; FFmpeg finds out by itself, GStreamer has to be told."""
+    """Codec of the stream; used by GStreamer only, FFmpeg detects it."""
 
     @field_validator("url")
     @classmethod
     def _url_is_an_address(cls, url: str) -> str:
-        # What is wrong is said without the url itself: it may hold a password.
+        # No message repeats the url: it may hold a password.
         try:
             parts = urlsplit(url)
             host, has_port = parts.hostname, parts.port != 0
         except ValueError:
             parts, host, has_port = None, None, False
-        # A password may hold : / # and ?, behind which an address seems to end: so every @ counts.
+        # Any @ counts, not only one in the host part: a password with / # or ? ends that part early for urlsplit.
         if "@" in url:
             raise ValueError(
                 "the url holds credentials, which would reach logs: move the user to `username` and the password to "
@@ -84,21 +84,21 @@ class RtspSource(Section):
 
 
 class V4l2Source(Section):
-    """A USB or other camera of the kernel's video interface."""
+    """A USB camera or another V4L2 device."""
 
     type: Literal["v4l2"]
     device: str = Field(default="/dev/video0", min_length=1)
-    """Device file; a link below /dev/v4l/by-id stays the same camera in another socket."""
+    """Device file; a link below /dev/v4l/by-id names the same camera on any port."""
     serial: str | None = Field(default=None, min_length=1, max_length=128)
-    """Serial number of a USB camera, which finds it in whatever socket it is; `device` is not looked at then."""
+    """Serial number of a USB camera, which finds it on any port; replaces `device`."""
     width: int | None = Field(default=None, ge=16, le=16384)
-    """Width in pixels; the camera's own choice where null."""
+    """Width in pixels; null leaves it to the camera."""
     height: int | None = Field(default=None, ge=16, le=16384)
-    """Height in pixels; the camera's own choice where null."""
+    """Height in pixels; null leaves it to the camera."""
     fps: float | None = Field(default=None, gt=0.0, le=1000.0)
-    """Frames a second asked of the camera."""
+    """Frame rate to request; null leaves it to the camera."""
     fourcc: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 ]{4}$")
-    """Pixel format such as MJPG or YUYV; the camera's own choice where null."""
+    """Pixel format such as MJPG or YUYV; null leaves it to the camera."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the camera counts as lost."""
     reader: Literal["opencv", "gstreamer"] = "opencv"
@@ -106,19 +106,19 @@ class V4l2Source(Section):
 
 
 class CsiSource(Section):
-    """A camera on the CSI connector of a Jetson, through its image processor."""
+    """A camera on the CSI connector of a Jetson, through its image signal processor (ISP)."""
 
     type: Literal["csi"]
     sensor_id: int = Field(default=0, ge=0, le=15)
     """Number of the camera on the board."""
     width: int = Field(default=1920, ge=16, le=16384)
-    """Width in pixels; with height and fps it chooses the sensor's mode."""
+    """Width in pixels; width, height and fps together choose the sensor's mode."""
     height: int = Field(default=1080, ge=16, le=16384)
     """Height in pixels."""
     fps: float = Field(default=30.0, gt=0.0, le=1000.0)
-    """Frames a second."""
+    """Frames per second."""
     flip: int = Field(default=0, ge=0, le=7)
-    """Turn the picture: 0 not, 2 by half a turn, others as in `flip-method` of nvvidconv."""
+    """Rotate or mirror the frame, as `flip-method` of nvvidconv: 0 none, 2 by 180 degrees."""
     open_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
     """Longest wait for the first frame."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
@@ -126,13 +126,13 @@ class CsiSource(Section):
 
 
 class GStreamerSource(Section):
-    """A GStreamer pipeline of your own, for cameras that the other types do not know."""
+    """A GStreamer pipeline of your own, for cameras that the other types do not support."""
 
     type: Literal["gstreamer"]
     pipeline: str = Field(min_length=1, max_length=4096)
-    """Elements joined by `!`, without a sink: the agent adds the conversion and the end."""
+    """Elements joined by `!`, without a sink: the agent adds the conversion and the sink."""
     fps: float | None = Field(default=None, gt=0.0, le=240.0)
-    """Frames a second that should come; null believes the pipeline, which may not say."""
+    """Expected frame rate; null takes the rate that the pipeline announces, if any."""
     open_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
     """Longest wait for the first frame."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
@@ -140,7 +140,7 @@ class GStreamerSource(Section):
 
 
 class PatternSource(Section):
-    """A drawn test pattern that moves: a live camera without a camera."""
+    """A moving test pattern: a live camera without hardware."""
 
     type: Literal["pattern"]
     width: int = Field(default=640, ge=16, le=8192)
@@ -148,9 +148,9 @@ class PatternSource(Section):
     height: int = Field(default=480, ge=16, le=8192)
     """Height in pixels."""
     fps: float = Field(default=30.0, gt=0.0, le=1000.0)
-    """Frames a second."""
+    """Frames per second."""
     seed: int = Field(default=0, ge=0)
-    """Choice of the drawing."""
+    """Seed of the pattern: colour, motion and speed follow from it."""
 
 
 SourceConfig = FileSource | ImagesSource | RtspSource | V4l2Source | CsiSource | GStreamerSource | PatternSource

@@ -1,1 +1,19 @@
-"""From a camera's frames to decided labels: the threads, and the books on every frame."""
+"""From a camera's frames to decided labels.
+
+pipeline         all cameras and workers of one configuration: start, apply a new configuration, stop
+routing          which classifier of which camera is served by which worker
+binding          one classifier of one camera, as its worker sees it
+batcher          the requests of one worker: the newest frame of live cameras, queues for files
+worker           the thread of one model: batch, resize, infer, decide
+engine_slot      a worker's engine: load, serve, replace, close
+engine_opening   opens the engine that the configuration asks for, or under heat a prepared one
+classifications  from scores to the published record
+decisions        from a stream of scores to a stable label
+rate_sharing     shares the governor's ratio among cameras by priority
+heat_levers      large batches and cheaper engines, for the thermal governor
+supervision      interrupts hanging calls of an engine
+
+Threads: ``worker-MODEL`` opens, runs and closes an engine; ``worker-MODEL-next`` does so for its replacement, and
+serves from the moment it takes over. Both are owned by the worker's `EngineSlot`, and end when the batcher is closed
+(`Worker.stop`) or, after a replacement, when the other thread takes over. The camera threads are in `agent.cameras`.
+"""

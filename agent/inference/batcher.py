@@ -1,4 +1,4 @@
-"""The batcher: newest-frame slots for live cameras, queues for files, and batches made of both."""
+"""The batcher: newest-frame slots for live cameras, queues for files, and batches from both."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from agent.runtime.wait_queue import WaitQueue
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Binding:
-    """One classifier of one camera, as one worker sees it; bindings compare by identity.
+    """One classifier of one camera, as its worker sees it; bindings compare by identity.
 
-    ``is_live``: a newer frame replaces one that still waits. Frames of a file all wait; their number is bounded by
-    what its camera may have in flight. ``priority`` 1 is served first.
+    ``is_live``: a newer frame replaces a waiting one. Frames of a file all wait; the camera bounds their number by its
+    limit of frames in flight. ``priority`` 1 is served first.
     """
 
     camera: str
@@ -43,10 +43,10 @@ class Request(Generic[L]):
 
 
 class Batcher(Generic[L]):
-    """Hands a worker the frames of many cameras as batches.
+    """Hands a worker the frames of many cameras in batches.
 
     Order: by priority, then by arrival; frames of one binding never overtake each other. ``on_superseded`` is called
-    with each frame that gave way to a newer one, on the camera's thread and outside the lock.
+    with each replaced frame, on the camera's thread and outside the lock.
     """
 
     def __init__(self, on_superseded: Callable[[Request[L]], None]) -> None:
@@ -62,7 +62,7 @@ class Batcher(Generic[L]):
         """Add a frame; never waits.
 
         Raises:
-            ChannelClosed: the batcher was closed; the frame stays the caller's.
+            ChannelClosed: the batcher was closed; the caller keeps the frame.
         """
         superseded: Request[L] | None = None
         with self._lock:
@@ -77,14 +77,15 @@ class Batcher(Generic[L]):
             requests.append(Request(binding, in_flight, self._arrivals, time.monotonic_ns()))
             self._arrivals += 1
             self._waiting += 1
+        # No lost wake-up: the frame is appended before this line, and a waiter registers before it checks for frames.
         self._takers.wake_one()
         if superseded is not None:
             self._on_superseded(superseded)
 
     def take(self, max_size: int, max_delay_s: float, timeout_s: float) -> list[Request[L]]:
-        """The next batch, 1 to ``max_size`` requests; empty when ``timeout_s`` passed without a frame.
+        """The next batch, 1 to ``max_size`` requests; empty if ``timeout_s`` passed without a frame.
 
-        A batch that is not full waits until its oldest frame is ``max_delay_s`` old; 0 sends what is there at once.
+        A batch that is not full waits until its oldest frame has waited ``max_delay_s``; 0 does not wait.
 
         Raises:
             ChannelClosed: the batcher was closed.
@@ -93,13 +94,13 @@ class Batcher(Generic[L]):
             if not self._wait_for_frames(1, time.monotonic() + timeout_s):
                 return []
             if max_delay_s > 0 and max_size > 1 and not self._is_closed:
-                self._wait_for_company(max_size, max_delay_s)
+                self._wait_for_full_batch(max_size, max_delay_s)
             if self._is_closed:
                 raise ChannelClosed
             return self._pick(max_size)
 
     def close(self) -> list[Request[L]]:
-        """Refuse further frames, wake the worker, and give back what still waited."""
+        """Refuse further frames, wake the worker, and return the waiting requests."""
         with self._lock:
             self._is_closed = True
             rest = [request for requests in self._queues.values() for request in requests]
@@ -110,15 +111,15 @@ class Batcher(Generic[L]):
 
     @property
     def waiting(self) -> int:
-        """Frames that wait at the moment."""
+        """Number of waiting frames."""
         return self._waiting
 
-    def _wait_for_company(self, max_size: int, max_delay_s: float) -> None:
+    def _wait_for_full_batch(self, max_size: int, max_delay_s: float) -> None:
         oldest_ns = min(requests[0].arrived_at_ns for requests in self._queues.values() if requests)
         self._wait_for_frames(max_size, oldest_ns / 1e9 + max_delay_s)
 
     def _wait_for_frames(self, count: int, deadline_s: float) -> bool:
-        """Wait for that many or the end; False when the monotonic ``deadline_s`` came first."""
+        """Wait for ``count`` frames or the close; False if the monotonic ``deadline_s`` came first."""
         while self._waiting < count and not self._is_closed:
             remaining_s = deadline_s - time.monotonic()
             if remaining_s <= 0:
@@ -136,7 +137,7 @@ class Batcher(Generic[L]):
         return batch
 
     def forget(self, binding: L) -> None:
-        """Forget the queue of a binding that gets no more frames, unless it still holds some."""
+        """Remove the queue of a binding that gets no more frames, unless frames still wait in it."""
         with self._lock:
             if not self._queues.get(binding):
                 self._queues.pop(binding, None)

@@ -1,4 +1,4 @@
-"""One classifier of one camera: what a worker needs to answer for it, and the classifiers that wait for its label."""
+"""One classifier of one camera: what its worker needs to serve it, and the classifiers gated by its label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.inference.decisions import Decision
 
 @dataclass(frozen=True, slots=True)
 class Dependent:
-    """A classifier behind this one in a cascade: frames with one of ``labels`` go on to ``batcher``."""
+    """A classifier gated by this one: frames with one of ``labels`` go to its ``batcher``."""
 
     binding: ClassifierBinding
     batcher: Batcher[ClassifierBinding]
@@ -21,7 +21,7 @@ class Dependent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassifierBinding(Binding):
-    """One classifier of one camera, served by one worker. A new configuration makes a new one."""
+    """One classifier of one camera, served by one worker. Every new configuration creates new bindings."""
 
     config: ClassifierConfig
     counters: FrameCounters

@@ -15,7 +15,7 @@ def classification(
     stamps: tuple[int, int, int, int],
     served: ServedModel,
 ) -> Classification:
-    """The record of one answer; ``stamps`` are taken, resized, inferred and decided, so that the stages add up."""
+    """The record of one result; ``stamps`` are monotonic times: taken from the batcher, resized, inferred, decided."""
     frame = request.in_flight.frame
     taken_ns, resized_ns, inferred_ns, decided_ns = stamps
     in_hand_ns = frame.captured_at_ns + round(frame.capture_ms * 1e6)
@@ -42,7 +42,7 @@ def classification(
 
 
 def crop(image: Image, roi: tuple[float, float, float, float]) -> Image:
-    """The region of interest as a view, at least one pixel in each direction."""
+    """The region of interest as a view of ``image``, at least one pixel in each direction."""
     if roi == (0.0, 0.0, 1.0, 1.0):
         return image
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""From a row of scores to the best classes, and from a stream of those to a label that holds still."""
+"""From a row of scores to the best classes, and from a stream of results to a stable label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.config.model import DecideConfig
 from agent.runtime.records import Classification, Score, StateChange
 
 _HEARTBEAT_NS = 60 * 1_000_000_000
-"""A state is repeated this often, so that a subscriber can tell a quiet label from a dead agent."""
+"""A state is repeated this often, so a subscriber can distinguish an unchanged label from a dead agent."""
 
 
 def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) -> tuple[tuple[Score, ...], float]:
@@ -28,7 +28,7 @@ def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) 
     wanted = min(top_k, len(row))
     remaining = row.copy()
     picks: list[int] = []
-    # argmax a few times is faster than a sort or a partition for the handful of classes that anyone looks at.
+    # For a small top_k, a few argmax calls are faster than a sort or a partition.
     for _ in range(min(max(wanted, 2), len(row))):
         best = int(remaining.argmax())
         picks.append(best)
@@ -44,12 +44,13 @@ class _Vote:
 
 
 class Decision:
-    """The decided label of one classifier of one camera. Used by its worker's thread, and by that of a worker of
-    another configuration while it answers its last frames.
+    """The decided label of one classifier of one camera.
 
-    A result votes for its best class when that reaches `enter`; for the class that is decided already, `exit` is
-    enough. Another class takes over with `votes` votes among the last `window` results; without such a class the label
-    becomes `unknown` once `votes` of them fail to confirm it, or when no result came for `stale_after_s`.
+    Used by its worker's thread; after a reload, also by the old worker's thread while it answers its last frames.
+
+    A result votes for its best class if the confidence reaches `enter`; for the class already decided, `exit` is
+    enough. A different class takes over with `votes` votes among the last `window` results. Without one, the label
+    becomes `unknown` once `votes` of these results fail to confirm it, or after `stale_after_s` without a result.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Decision:
         utc_ns: int,
         before: Decision | None = None,
     ) -> None:
-        """``before`` decided under other rules: its label ends with it."""
+        """``before`` decided by the old configuration; ``initial`` ends its label."""
         self._before = before
         self._camera = camera
         self._classifier = classifier
@@ -81,14 +82,14 @@ class Decision:
         return self._label
 
     def initial(self) -> StateChange:
-        """What holds before the first result; it replaces whatever an earlier session left behind."""
+        """The state before the first result; it replaces a state that an earlier session left on the broker."""
         before, self._before = self._before, None
         with self._lock:
             previous = None if before is None or before.label == self._label else before.label
             return self._change(previous, "start", None)
 
     def update(self, result: Classification, *, now_ns: int, utc_ns: int) -> StateChange | None:
-        """Take one result into counters; a change of the label, its repetition when that is due, or None."""
+        """Count one result; returns a change of the label, its repetition if that is due, or None."""
         with self._lock:
             self._last_result_ns = now_ns
             best = result.top[0]
@@ -104,7 +105,7 @@ class Decision:
             return self._heartbeat(result, now_ns)
 
     def tick(self, *, now_ns: int, utc_ns: int) -> StateChange | None:
-        """Look at the clock: the label goes stale without results, and is repeated once a minute."""
+        """Check the time: a label without results goes stale, an unchanged one is repeated once a minute."""
         with self._lock:
             silent_s = (now_ns - self._last_result_ns) / 1e9
             if self._label != self._config.unknown and silent_s >= self._config.stale_after_s:
@@ -119,7 +120,7 @@ class Decision:
         most = max(counts.values())
         if most < self._config.votes:
             return None
-        # Of labels with equally many votes the one seen last is what the camera shows now.
+        # On a tie, the label seen last is what the camera shows now.
         return next(vote.label for vote in reversed(self._votes) if vote is not None and counts[vote.label] == most)
 
     def _unconfirmed(self) -> int:
@@ -129,7 +130,7 @@ class Decision:
         self, label: str, reason: str, evidence: Classification | None, now_ns: int, utc_ns: int
     ) -> StateChange:
         previous, self._label = self._label, label
-        # Votes for other labels were spent on the old question; kept, they would switch the label straight back.
+        # Drop the votes for other labels: they would switch the label straight back.
         kept = [vote for vote in self._votes if vote is not None and vote.label == label]
         self._votes.clear()
         self._votes.extend(kept)

@@ -1,4 +1,4 @@
-"""Opens the engines of the models: what the configuration asks for, or under heat what is built already."""
+"""Opens engines: the one that the configuration asks for, or under heat one that is already built."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 
 class EngineOpener:
-    """Called on threads of the workers. ``loaded`` gives the configuration in force, ``workers`` their number."""
+    """Called on the workers' threads. ``loaded`` returns the active configuration, ``workers`` their number."""
 
     def __init__(
         self, loaded: Callable[[], LoadedConfig], *, cache_dir: Callable[[], Path], workers: Callable[[], int]
@@ -36,10 +36,10 @@ class EngineOpener:
         self._workers = workers
 
     def open(self, key: str, config: ModelConfig, package: ModelPackage, building: Building) -> Engine:
-        """Open what ``config`` asks for.
+        """Open the engine that ``config`` asks for.
 
         Raises:
-            EngineError: see ``engines.open_engine``; a refused option is named with its place in the file.
+            EngineError: see ``engines.open_engine``; the error of a refused option names its line in the file.
         """
         options = self._options(config, building)
         try:
@@ -53,7 +53,7 @@ class EngineOpener:
         return engine
 
     def open_prepared(self, worker: Worker, precision: Precision, building: Building) -> Engine:
-        """Open the engine that ``worker`` runs in another precision, from what is built already.
+        """Open the engine that ``worker`` runs, but in ``precision``, from an existing build.
 
         Raises:
             EngineError: see ``engines.select.prepared.open_prepared``.
@@ -65,8 +65,8 @@ class EngineOpener:
         log.info("engine.loaded", model=worker.key, engine=engine.info.name, precision=precision, reason="heat")
         return engine
 
-    def open_usual(self, worker: Worker, building: Building) -> Engine:
-        """Open what the configuration of ``worker`` asks for.
+    def open_configured(self, worker: Worker, building: Building) -> Engine:
+        """Open the engine that the configuration of ``worker`` asks for.
 
         Raises:
             EngineError: see ``engines.open_engine``.
@@ -78,7 +78,7 @@ class EngineOpener:
             engine=config.engine,
             precision=config.precision,
             strict=config.strict,
-            max_batch=config.batching.most,
+            max_batch=config.batching.engine_batch,
             options=config.options,
             cache_dir=self._cache_dir(),
             workers=self._workers(),
@@ -90,6 +90,6 @@ class EngineOpener:
         path = ("models", key, "options", option) if isinstance(option, str) else ("models", key)
         loaded = self._loaded()
         if config != loaded.config.models.get(key):
-            # It is of a configuration that is not in force yet, where it may stand on another line.
+            # A reload in progress: the option is in a newer file, where its line may differ.
             return f"{dotted(path)}: {error.message}"
         return at(loaded.document, path, error.message).text(loaded.document.name)

@@ -3,14 +3,14 @@
         ┌──────────── reload ────────────┐
         ▼                                │
     loading ───────► serving ◄──────► replacing
-        │               │   the next engine loads on a thread of its own;
-        │               │   the two change places between batches
+        │               │   the next engine loads on its own thread;
+        │               │   it takes over between batches
         ├───────────────┼────────────────────┐
         ▼               ▼                    ▼
      failed   the last engine raised      closed   by `close`
 
-A CUDA context belongs to a thread, so an engine never changes threads: the thread that serves gives the batcher to the
-thread of the next engine.
+A CUDA context belongs to a thread, so an engine never changes threads: the serving thread hands the batcher over to
+the thread of the next engine.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ log = get_logger(__name__)
 _TIMES_KEPT = 100_000
 _POLL_S = 0.5
 _STABLE_AFTER_NS = 600 * 1_000_000_000
-"""A second series of failures within this time ends the process: loading the engine again did not help."""
-_PATIENT_DELAY_S = 0.05
-"""How long a frame waits for those of other cameras while batches are to be large: half a period at 10 Hz."""
+"""A second series of failures within this time ends the process: reloading the engine did not help."""
+_LARGE_BATCH_DELAY_S = 0.05
+"""How long a frame waits for those of other cameras to make batches large: half a period at 10 Hz."""
 
 OpenEngine = Callable[[Building], Engine]
 """Opens the engine on the thread that calls it, see ``engines.open_engine``."""
 
 
 class SlotState(str, Enum):
-    """See the drawing at the top of this module."""
+    """See the diagram at the top of this module."""
 
     LOADING = "loading"
     SERVING = "serving"
@@ -68,11 +68,11 @@ class SlotState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine with the buffers that belong to it; replaced as a whole when the engine is."""
+    """An engine and its buffers; replaced together."""
 
     engine: Engine
     info: EngineInfo
-    """The engine's own, updated when another engine was tried and turned down."""
+    """The engine's own info, updated when a replacement was tried and rejected."""
     served: ServedModel
     resizer: Resizer
     batch: Image
@@ -80,22 +80,22 @@ class LoadedEngine:
 
     @property
     def runs_as(self) -> tuple[str, str]:
-        """Engine and precision: two engines that agree in both are the same to a subscriber."""
+        """Engine and precision: engines that agree in both are the same to a subscriber."""
         return self.info.name, self.info.precision
 
     def batching(self, config: BatchingConfig, *, cameras: int) -> tuple[int, float]:
-        """Most frames of the next call, and how long its first one may wait for the others, in seconds.
+        """The maximum size of the next batch, and how long its first frame may wait for others, in seconds.
 
-        With more than one of ``cameras`` they wait for each other, as far as the engine takes their frames together.
+        With more than one of ``cameras``, their frames wait for each other, up to the engine's batch size.
         """
         delay_s = config.max_delay_ms / 1e3
         if cameras > 1:
-            return min(len(self.batch), max(cameras, config.max_size or 1)), max(delay_s, _PATIENT_DELAY_S)
+            return min(len(self.batch), max(cameras, config.max_size or 1)), max(delay_s, _LARGE_BATCH_DELAY_S)
         return len(self.batch) if config.max_size or self.info.gains_by_batches else 1, delay_s
 
 
 def load(engine: Engine, *, key: str, package: ModelPackage, max_size: int) -> LoadedEngine:
-    """Allocate the buffers for ``engine``; a batch has ``max_size`` rows, or what the engine takes at most."""
+    """Allocate the buffers for ``engine``; a batch has ``max_size`` rows, or fewer if the engine takes fewer."""
     info, spec = engine.info, package.input
     return LoadedEngine(
         engine=engine,
@@ -116,7 +116,7 @@ def load(engine: Engine, *, key: str, package: ModelPackage, max_size: int) -> L
 
 @dataclass(slots=True)
 class Progress:
-    """Counters over all engines of a slot; written by the thread that serves, read by any."""
+    """Counters over all engines of a slot; written by the serving thread, read by any."""
 
     batches: int = 0
     frames: int = 0
@@ -132,8 +132,10 @@ class Progress:
 
 @dataclass(slots=True)
 class _Candidate:
-    """One engine on its way into the slot. ``even_if_same``: take over although it runs as the present one does
-    (another model, say)."""
+    """One engine on its way into the slot.
+
+    ``even_if_same``: take over even if engine and precision are those of the current one (a new model, for example).
+    """
 
     open_engine: OpenEngine
     is_replacement: bool = False
@@ -153,24 +155,24 @@ class Lease:
 
     @property
     def loaded(self) -> LoadedEngine:
-        """What to serve with; look again before each batch."""
+        """The engine to serve with; read it again before each batch."""
         loaded = self._slot.loaded
         if loaded is None:
-            raise RuntimeError("a lease begins once the engine is loaded")
+            raise RuntimeError("a lease was used before its engine was loaded")
         return loaded
 
     @property
     def is_over(self) -> bool:
-        """Another engine is loaded and waits: return from ``serve`` without touching frames or decisions again."""
+        """A replacement is loaded and waits: return from ``serve`` without touching frames or decisions again."""
         return self._slot.has_waiting_replacement
 
 
 class EngineSlot:
     """Holds one engine at a time and the threads that open them.
 
-    ``serve`` runs on the engine's thread and returns when its lease is over or the frames have ended; ``load``
-    allocates buffers there. ``on_end`` is called once, when no engine will serve any more. ``replace``, ``close``,
-    ``loaded`` and ``state`` are for any thread.
+    ``serve`` runs on the engine's thread and returns when its lease is over or the batcher is closed; ``load``
+    allocates buffers there. ``on_end`` is called once, after the last engine. ``replace``, ``close``, ``loaded`` and
+    ``state`` are for any thread.
     """
 
     def __init__(
@@ -196,55 +198,56 @@ class EngineSlot:
         self._has_ended = False
         self._is_closing = False
         self._loaded: LoadedEngine | None = None
-        self._in_charge = _Candidate(open_engine)
+        self._serving = _Candidate(open_engine)
         self._next: _Candidate | None = None
-        self._threads = [StageThread(f"worker-{key}", partial(self._main, self._in_charge))]
+        self._threads = [StageThread(f"worker-{key}", partial(self._main, self._serving))]
 
     def start(self) -> None:
-        """Begin to load the first engine."""
+        """Start to load the first engine."""
         self._threads[0].start()
 
     def replace(self, open_engine: OpenEngine, *, even_if_same: bool = True) -> bool:
-        """Load another engine beside the one that serves, and let it take over between two batches.
+        """Load a second engine beside the serving one, and let it take over between two batches.
 
-        Where that fails the present engine goes on, and its info says why; without ``even_if_same`` also where the
-        other one turns out to run as it does. False, and nothing done, before the first engine serves, after the end,
-        and while a replacement is under way.
+        If loading fails, the current engine stays and its info has the reason; without ``even_if_same`` it also stays
+        if the second one has the same engine and precision. Returns False, and does nothing, before the first engine
+        serves, after the end, and during a replacement.
         """
         with self._lock:
             if self._loaded is None or self._is_closing or self._has_ended or self._next is not None:
                 return False
             candidate = self._next = _Candidate(open_engine, is_replacement=True, even_if_same=even_if_same)
             thread = StageThread(f"worker-{self.key}-next", partial(self._main, candidate))
+            # Ended threads go, except failed ones: `failure` reads them.
             self._threads = [*(one for one in self._threads if one.is_alive or one.failure), thread]
         thread.start()
         return True
 
     def close(self) -> None:
-        """Cancel what is being built; ``serve`` is ended by its owner."""
+        """Cancel a build; the owner ends ``serve`` by closing the batcher."""
         self._is_closing = True
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the threads; False when one is still inside an engine after ``timeout_s``."""
+        """Wait for the threads; False if one is still inside an engine after ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s
         return all(thread.join(max(deadline_s - time.monotonic(), 0.0)) for thread in tuple(self._threads))
 
     def wait_ready(self, timeout_s: float) -> bool:
-        """Wait until the first engine is loaded; False when ``timeout_s`` passed first.
+        """Wait until the first engine is loaded; False if ``timeout_s`` passed first.
 
         Raises:
             EngineError: it could not be loaded.
         """
         if not self._ready.wait(timeout_s):
             return False
-        # The thread sets the flag a moment before its failure can be read.
+        # Race: the thread sets the flag a moment before StageThread stores its failure, so join it first.
         if self._has_ended and self.join(_POLL_S) and self.failure is not None:
             raise self.failure
         return True
 
     @property
     def state(self) -> SlotState:
-        """Where the slot is in the drawing above."""
+        """The state in the diagram above."""
         if self.failure is not None:
             return SlotState.FAILED
         if self._has_ended or self._is_closing:
@@ -255,17 +258,17 @@ class EngineSlot:
 
     @property
     def failure(self) -> Exception | None:
-        """What ended one of the threads."""
+        """The exception that ended one of the threads; None while all is well."""
         return next((thread.failure for thread in self._threads if thread.failure is not None), None)
 
     @property
     def loaded(self) -> LoadedEngine | None:
-        """The engine that serves; None until the first is loaded."""
+        """The serving engine; None until the first is loaded."""
         return self._loaded
 
     @property
     def has_waiting_replacement(self) -> bool:
-        """A loaded replacement waits for the present engine's thread to leave."""
+        """A loaded replacement waits for the serving thread to hand over."""
         candidate = self._next
         return candidate is not None and candidate.is_loaded
 
@@ -273,13 +276,13 @@ class EngineSlot:
         try:
             self._serve_until_closed(candidate)
         finally:
-            if self._in_charge is candidate:  # no other thread has taken over
+            if self._serving is candidate:  # no other thread has taken over
                 self._has_ended = True
                 self._on_end()
                 self._ready.set()
 
     def _serve_until_closed(self, candidate: _Candidate) -> None:
-        """Load and serve; load again when the engine keeps failing, and give up when that does not last."""
+        """Load and serve; reload an engine that keeps failing, and give up if it fails again within ten minutes."""
         while True:
             loaded_ns = self._clock.monotonic_ns()
             try:
@@ -289,13 +292,13 @@ class EngineSlot:
                         self._serve_while_leased(candidate)
                     return
             except BuildCancelled:
-                log.info("engine.build_stopped", model=self.key)
+                log.info("engine.build_cancelled", model=self.key)
                 return
-            except EngineLost:
+            except EngineLost:  # the device is gone: no other engine in this process can use it
                 raise
             except EngineError as exc:
                 if candidate.is_replacement:
-                    self._keep_present(exc)
+                    self._keep_current(exc)
                     return
                 if not isinstance(exc, InferenceFailed):
                     raise
@@ -304,22 +307,23 @@ class EngineSlot:
                 self.progress.reloads += 1
                 self.progress.failures_in_a_row = 0
                 self._on_reload()
-                log.warning("engine.reloading", model=self.key, error=exc.message)
+                log.warning("engine.reload_started", model=self.key, error=exc.message)
 
     def _serve_while_leased(self, candidate: _Candidate) -> None:
         self._ready.set()
         loaded = self._loaded
         if loaded is not None and loaded.info.pending is not None:
-            # `auto` began with the best engine that was there at once; the better one is built beside it.
+            # `auto` started with the best engine available at once; build the better one beside it.
             self.replace(candidate.open_engine, even_if_same=False)
         self._serve(Lease(self, candidate))
         waiting = self._next
         if waiting is not None and waiting.is_loaded and not self._is_closing:
-            self._in_charge = waiting
+            # In this order: otherwise `_main` of this thread could still see itself serving, and report the end.
+            self._serving = waiting
             waiting.may_serve.set()
 
     def _building(self, candidate: _Candidate) -> Building:
-        """The first engine must serve at once; a build of minutes is left to its replacement."""
+        """The first engine must serve at once; a build that takes minutes is left to its replacement."""
         return Building(
             defer=not candidate.is_replacement, on_progress=self._note_build, is_cancelled=lambda: self._is_closing
         )
@@ -328,38 +332,40 @@ class EngineSlot:
         self.progress.building = progress
 
     def _take_over(self, candidate: _Candidate, loaded: LoadedEngine) -> bool:
-        """Become the engine that serves, once the present one's thread has left; False where it is not needed."""
+        """Become the serving engine once the current thread hands over; False if not needed any more."""
         before = self._loaded
         if before is None or not candidate.is_replacement:
             with self._lock:
                 self._loaded = loaded
             return True
         if not candidate.even_if_same and loaded.runs_as == before.runs_as:
-            # The better engine could not be had; the info of this second try says why.
+            # The better engine could not be opened; the info of this second attempt has the reason.
             reasons = [one.reason for one in loaded.info.rejected if one.engine == before.info.pending]
             self._update_info(
                 loaded.info,
-                f"{before.info.name} goes on: {'; '.join(reasons) or 'the replacement is the same engine'}",
+                f"{before.info.name} stays: {'; '.join(reasons) or 'the replacement is the same engine'}",
             )
             return False
         candidate.is_loaded = True
+        # Poll: a serving thread that fails or is stopped ends without handing over.
         while not candidate.may_serve.wait(_POLL_S):
             if self._has_ended:
                 return False
         with self._lock:
             self._loaded = loaded
+            # No longer a replacement: if it fails from now on, it is reloaded like a first engine.
             candidate.is_replacement, self._next = False, None
-        self._note_change(f"{before.info.name} gave way to {loaded.info.name}")
+        self._note_change(f"{before.info.name} was replaced by {loaded.info.name}")
         return True
 
-    def _keep_present(self, error: EngineError) -> None:
+    def _keep_current(self, error: EngineError) -> None:
         self.progress.building = None
         loaded = self._loaded
         if loaded is not None:
-            self._update_info(replace(loaded.info, pending=None), f"{loaded.info.name} goes on: {error.message}")
+            self._update_info(replace(loaded.info, pending=None), f"{loaded.info.name} stays: {error.message}")
 
     def _update_info(self, info: EngineInfo, change: str) -> None:
-        """The engine stays; what is known of the ones it stands in for has changed."""
+        """Keep the engine, and update its info: why a better engine is not used."""
         with self._lock:
             if self._loaded is not None:
                 served = replace(self._loaded.served, degraded=info.degraded is not None)

@@ -1,4 +1,4 @@
-"""What the pipeline can do against heat beside a lower rate. See ``agent.thermal.levers.Lever``."""
+"""The pipeline's levers against heat besides a lower rate. See ``agent.thermal.levers.Lever``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from engines import Precision, prepared_precisions
 
 log = get_logger(__name__)
 
-_LOOK_EVERY_S = 60.0
+_CHECK_PERIOD_S = 60.0
 
 
 class LargeBatches:
-    """Frames of several cameras wait for each other, so that one call answers more of them."""
+    """Frames of several cameras wait for each other, so one call of the engine classifies more of them."""
 
     name: Literal["batches"] = "batches"
 
@@ -30,7 +30,7 @@ class LargeBatches:
 
     @property
     def is_available(self) -> bool:
-        """See Lever: where several cameras share a model whose engine takes more than one frame."""
+        """See Lever: true if several cameras share a model whose engine takes more than one frame."""
         shared = Counter(
             model
             for camera in self._pipeline.cameras.values()
@@ -40,7 +40,7 @@ class LargeBatches:
         return any(shared[key] > 1 and info is not None and info.max_batch > 1 for key, info in infos)
 
     def engage(self, level: float) -> None:
-        """See Lever; also for workers that a reload has made since."""
+        """See Lever; called again, it also reaches workers that a reload has created since."""
         for worker in self._pipeline.workers.values():
             worker.wants_large_batches = level > 0.0
 
@@ -50,7 +50,7 @@ class LargeBatches:
 
 
 class CoolerEngines:
-    """Models go over to a precision that is built on this device already, and back again. Nothing is ever built."""
+    """Switches models to a cheaper precision that is already built on this device, and back. It never builds."""
 
     name: Literal["engine"] = "engine"
 
@@ -60,16 +60,16 @@ class CoolerEngines:
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
         self._moved: dict[str, Worker] = {}
-        self._looked_s = self._asked_s = float("-inf")
+        self._tried_s = self._checked_s = float("-inf")
         self._is_prepared = False
 
     @property
     def is_available(self) -> bool:
-        """See Lever: where something is prepared, looked up once a minute, or a model has gone over to it."""
+        """See Lever: true if a prepared engine exists (checked once a minute) or a model has switched to one."""
         with self._lock:
             now_s = time.monotonic()
-            if now_s - self._asked_s >= _LOOK_EVERY_S:
-                self._asked_s = now_s
+            if now_s - self._checked_s >= _CHECK_PERIOD_S:
+                self._checked_s = now_s
                 workers = self._pipeline.workers.values()
                 self._is_prepared = any(self._prepared_for(worker) for worker in workers)
             return self._is_prepared or bool(self._moved)
@@ -77,9 +77,9 @@ class CoolerEngines:
     def engage(self, level: float) -> None:  # noqa: ARG002 - there is one step
         """See Lever."""
         with self._lock:
-            if time.monotonic() - self._looked_s < _LOOK_EVERY_S:
+            if time.monotonic() - self._tried_s < _CHECK_PERIOD_S:
                 return
-            self._looked_s = time.monotonic()
+            self._tried_s = time.monotonic()
             for key, worker in self._pipeline.workers.items():
                 if self._moved.get(key) is not worker:
                     self._move(key, worker)
@@ -87,11 +87,11 @@ class CoolerEngines:
     def release(self) -> None:
         """See Lever."""
         with self._lock:
-            self._looked_s = float("-inf")
+            self._tried_s = float("-inf")
             for key, worker in tuple(self._moved.items()):
-                is_there = self._pipeline.workers.get(key) is worker
-                # False while the way there is not done yet: it is asked for again at the next look.
-                if not is_there or worker.replace_engine(partial(self._opener.open_usual, worker)):
+                is_current = self._pipeline.workers.get(key) is worker
+                # False while the switch to the cheaper engine is still under way: retried at the next call.
+                if not is_current or worker.replace_engine(partial(self._opener.open_configured, worker)):
                     del self._moved[key]
 
     def _prepared_for(self, worker: Worker) -> tuple[Precision, ...]:
@@ -104,8 +104,8 @@ class CoolerEngines:
         prepared = self._prepared_for(worker)
         if not prepared:
             return
-        # Only the best: a chain of attempts would make heat for nothing.
+        # Only the best one: a chain of attempts would produce heat for nothing.
         open_prepared = partial(self._opener.open_prepared, worker, prepared[0])
         if worker.replace_engine(open_prepared, even_if_same=False):
             self._moved[key] = worker
-            log.info("thermal.cooler_engine_asked_for", model=key, precision=prepared[0])
+            log.info("thermal.cooler_engine_requested", model=key, precision=prepared[0])

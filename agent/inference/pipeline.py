@@ -1,4 +1,4 @@
-"""All cameras and workers of one configuration, and the frames' ways between them."""
+"""All cameras and workers of one configuration, and the routes between them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DRAIN_POLL_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class PipelineStatistics:
-    """Everything the parts know at one moment."""
+    """Snapshot of all cameras and workers."""
 
     cameras: tuple[CameraStatistics, ...]
     workers: tuple[WorkerStatistics, ...]
@@ -45,9 +45,9 @@ class PipelineStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """How the pipeline gets what it runs on; the tests put their own here.
+    """Factories for engines and sources; tests pass their own.
 
-    ``open_engine`` is called on a thread of the worker's, ``make_source`` on the caller's.
+    ``open_engine`` is called on a worker's thread, ``make_source`` on the caller's.
     """
 
     open_engine: Callable[[str, ModelConfig, ModelPackage, Building], Engine]
@@ -57,7 +57,7 @@ class Parts:
 class Pipeline:
     """Owns the camera threads and the worker threads.
 
-    ``emit`` receives every classification and every change of state, on the workers' threads, and must not wait.
+    ``emit`` receives every classification and every state change, on the workers' threads, and must not wait.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Pipeline:
         self._on_camera_change = on_camera_change
         self._config = config
         self._ratio = 1.0
-        self._sharing = threading.Lock()
-        self._changing = threading.Lock()
+        self._ratio_lock = threading.Lock()
+        self._change_lock = threading.Lock()
         self._is_stopped = False
-        self._arriving: Mapping[str, Worker] = {}
+        self._loading: Mapping[str, Worker] = {}
         self._workers = {key: self._make_worker(key, config, package) for key, package in packages.items()}
         self._cameras: dict[str, Camera] = {}
         self._plans: dict[str, CameraPlan] = {}
@@ -89,42 +89,42 @@ class Pipeline:
 
     @property
     def workers(self) -> Mapping[str, Worker]:
-        """By the model's key."""
+        """The workers by model key."""
         return self._workers
 
     @property
     def cameras(self) -> Mapping[str, Camera]:
-        """By name."""
+        """The cameras by name."""
         return self._cameras
 
     @property
-    def hearts(self) -> tuple[Heartbeat, ...]:
-        """The signs of life of every thread."""
+    def heartbeats(self) -> tuple[Heartbeat, ...]:
+        """The heartbeats of all threads."""
         cameras = tuple(camera.heartbeat for camera in self._cameras.values())
         return (*cameras, *(worker.heartbeat for worker in self._workers.values()))
 
     def start_workers(self) -> None:
-        """Begin to load every engine, all at once."""
+        """Start to load all engines in parallel."""
         for key, worker in self._workers.items():
             worker.start(self._bindings_of(key))
 
     def start_cameras(self) -> None:
-        """Begin to read; call it when the workers are ready."""
+        """Start to read; call it once the workers are ready."""
         for camera in self._cameras.values():
             camera.start()
 
     def check(self) -> None:
-        """Raise what ended a thread.
+        """Raise the exception that ended a thread, if any.
 
         Raises:
-            StageFailed: a stage thread ended by an exception, which is the cause.
+            StageFailed: a camera thread ended by an exception, which is the cause.
             EngineError: an engine failed for good.
         """
         for camera in self._cameras.values():
             if camera.failure is not None:
                 raise StageFailed(
-                    f"camera {camera.name} stopped by a fault of the program: {camera.failure!r}. "
-                    "Please report it with the log",
+                    f"camera {camera.name} stopped because of a bug: {camera.failure!r}. Please report it, with the "
+                    "log",
                     camera=camera.name,
                 ) from camera.failure
         for worker in self._workers.values():
@@ -133,7 +133,7 @@ class Pipeline:
 
     @property
     def is_done(self) -> bool:
-        """Every source was a file or folder, and all of their frames are decided; never without any camera."""
+        """All sources have ended and all frames are classified or dropped; False without any camera."""
         return bool(self._cameras) and all(camera.is_done for camera in self._cameras.values())
 
     def apply(
@@ -141,108 +141,115 @@ class Pipeline:
         config: AgentConfig,
         packages: Mapping[str, ModelPackage],
         *,
-        open_again: Collection[str] = (),
+        reopen: Collection[str] = (),
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Go over to another configuration; only what changed is stopped or started.
+        """Switch to a new configuration; only what changed is stopped or started.
 
-        New and changed models are loaded first, while the old ones serve on; then the cameras are led to them, so that
-        cameras that stay lose no frame. Those of ``open_again`` do not stay: a file that they name has changed. When
-        anything fails, or ``is_cancelled`` while models are loaded (minutes for a build), all is as it was.
+        New and changed models are loaded first, while the old ones serve; then the cameras are routed to them, so
+        cameras that stay lose no frame. Cameras of ``reopen`` are closed and created again, for example because their
+        password file changed. If a model cannot be loaded, or ``is_cancelled`` becomes true meanwhile (a build takes
+        minutes), the old configuration stays active.
 
         Raises:
             EngineError: a new model cannot be served.
             ReloadAbandoned: it was cancelled.
         """
-        fresh = {
+        new_workers = self._make_changed_workers(config, packages)
+        with ExitStack() as undo:
+            undo.callback(_stop_workers, new_workers)
+            self._load(new_workers, is_cancelled)
+            wanted = _enabled(config)
+            closing = self._cameras_to_close(wanted, reopen)
+            _stop_cameras(closing)
+            with self._change_lock:
+                # Race with `stop`, which only sees cameras and workers that are stored below: after a stop, nothing
+                # new may be stored, or its threads would never be stopped.
+                if self._is_stopped:
+                    raise ReloadAbandoned("the agent is stopping, so the new configuration was not applied")
+                workers = {key: new_workers.get(key) or self._workers[key] for key in packages}
+                retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
+                self._config = config
+                added = self._change_cameras(wanted, closing, workers)
+                self._workers = workers
+            undo.pop_all()
+        for key, worker in workers.items():
+            worker.set_bindings(self._bindings_of(key))
+        with self._ratio_lock:
+            self._share_ratio()
+        _stop_workers(retired)
+        with self._change_lock:
+            if not self._is_stopped:
+                for camera in added:
+                    camera.start()
+
+    def _make_changed_workers(self, config: AgentConfig, packages: Mapping[str, ModelPackage]) -> dict[str, Worker]:
+        """Workers, not started, for the models that are new or changed."""
+        return {
             key: self._make_worker(key, config, package)
             for key, package in packages.items()
             if key not in self._workers
             or config.models[key] != self._config.models[key]
             or package != self._workers[key].package
         }
-        with ExitStack() as undo:
-            undo.callback(_stop_workers, fresh)
-            self._load(fresh, is_cancelled)
-            wanted = _enabled(config)
-            going = self._going(wanted, open_again)
-            _stop_cameras(going)
-            with self._changing:
-                # From here on `stop` finds what is new; before, it could not, so nothing new may come after it.
-                if self._is_stopped:
-                    raise ReloadAbandoned("the agent stops, so another configuration was not put in force any more")
-                workers = {key: fresh.get(key) or self._workers[key] for key in packages}
-                retired = {key: worker for key, worker in self._workers.items() if workers.get(key) is not worker}
-                self._config = config
-                made = self._change_cameras(wanted, going, workers)
-                self._workers = workers
-            undo.pop_all()
-        for key, worker in workers.items():
-            worker.set_bindings(self._bindings_of(key))
-        with self._sharing:
-            self._share_ratio()
-        _stop_workers(retired)
-        with self._changing:
-            if not self._is_stopped:
-                for camera in made:
-                    camera.start()
 
-    def _load(self, fresh: Mapping[str, Worker], is_cancelled: Callable[[], bool]) -> None:
-        """Start workers that serve nothing yet, and wait until each has its engine."""
-        self._arriving = fresh
+    def _load(self, new_workers: Mapping[str, Worker], is_cancelled: Callable[[], bool]) -> None:
+        """Start workers without bindings, and wait until each has loaded its engine."""
+        self._loading = new_workers
         try:
-            for worker in fresh.values():
+            for worker in new_workers.values():
                 worker.start(())
-            for key, worker in fresh.items():
+            for key, worker in new_workers.items():
                 while not worker.wait_ready(_LOAD_POLL_S) or is_cancelled():
                     if is_cancelled():
                         raise ReloadAbandoned(
-                            f"the agent stops while model {key} is loaded for another configuration; the one before "
-                            "was in force to the end, the next start takes the file as it is",
+                            f"the agent is stopping while model {key} is loaded for a new configuration; the old one "
+                            "stays active until the end, the next start reads the new file",
                             model=key,
                         )
         finally:
-            self._arriving = {}
+            self._loading = {}
 
-    def _going(self, wanted: Mapping[str, CameraConfig], open_again: Collection[str]) -> dict[str, Camera]:
-        """The cameras that are not wanted any more, or with another source."""
+    def _cameras_to_close(self, wanted: Mapping[str, CameraConfig], reopen: Collection[str]) -> dict[str, Camera]:
+        """The cameras that are removed, or need a new source."""
         return {
             name: camera
             for name, camera in self._cameras.items()
-            if name not in wanted or name in open_again or _needs_new_source(camera.config, wanted[name])
+            if name not in wanted or name in reopen or _needs_new_camera(camera.config, wanted[name])
         }
 
     def _change_cameras(
-        self, wanted: Mapping[str, CameraConfig], going: Mapping[str, Camera], workers: Mapping[str, Worker]
+        self, wanted: Mapping[str, CameraConfig], closing: Mapping[str, Camera], workers: Mapping[str, Worker]
     ) -> list[Camera]:
-        """Forget the cameras that are ``going``, lead the others anew; the new ones, not started."""
-        # New dictionaries take the place of the old ones: other threads walk through them at any time.
-        cameras = {name: camera for name, camera in self._cameras.items() if name not in going}
-        self._plans = {name: plan for name, plan in self._plans.items() if name not in going}
-        made = []
+        """Remove the cameras that are ``closing`` and route all others; returns the added ones, not started."""
+        # Replace the dictionaries instead of changing them: other threads iterate over them at any time.
+        cameras = {name: camera for name, camera in self._cameras.items() if name not in closing}
+        self._plans = {name: plan for name, plan in self._plans.items() if name not in closing}
+        added = []
         for name, config in wanted.items():
             if name not in cameras:
                 cameras[name] = self._make_camera(name, config)
-                made.append(cameras[name])
+                added.append(cameras[name])
             else:
                 cameras[name].config = config
                 cameras[name].pacer.rate_hz = config.rate_hz
         self._cameras = cameras
         for name, config in wanted.items():
             self._route(name, config, workers)
-        return made
+        return added
 
     def set_ratio(self, ratio: float) -> None:
-        """Grant all cameras together this share, 0 to 1, of the frames that they ask for; 0 pauses. From any thread.
+        """Grant all cameras together this share, 0 to 1, of the rates they ask for; 0 pauses. From any thread.
 
-        It holds for cameras that come later, too.
+        It also applies to cameras that a reload adds later.
         """
-        with self._sharing:
+        with self._ratio_lock:
             self._ratio = ratio
             self._share_ratio()
 
     def _share_ratio(self) -> None:
         cameras = self._cameras
+        # A camera without a rate asks for all that it delivers, and for 1 Hz until its first frames are measured.
         asked = {
             name: (camera.config.rate_hz or camera.statistics().fps or 1.0, camera.config.priority)
             for name, camera in cameras.items()
@@ -251,13 +258,14 @@ class Pipeline:
             cameras[name].pacer.ratio = share
 
     def frames_decided(self) -> int:
-        """Frames that all models together have answered so far."""
+        """Frames that all models together have classified so far."""
         return sum(worker.statistics().frames for worker in self._workers.values())
 
     def stop(self) -> list[str]:
-        """Stop cameras, then workers; the names of the threads that were still busy at their deadline."""
-        with self._changing:
+        """Stop cameras, then workers; returns the names of the threads that missed their deadline."""
+        with self._change_lock:
             self._is_stopped = True
+        # Cameras first: a stopped worker would count their last frames as dropped.
         for camera in self._cameras.values():
             camera.stop()
         late = _join({f"camera {name}": camera.join for name, camera in self._cameras.items()}, _CAMERA_STOP_S)
@@ -273,12 +281,12 @@ class Pipeline:
         )
 
     def worker_statistics(self) -> tuple[WorkerStatistics, ...]:
-        """The workers alone, for whoever looks ten times a second; from any thread."""
+        """The workers alone: cheap enough for ten calls a second. From any thread."""
         return tuple(worker.statistics() for worker in self._workers.values())
 
-    def arriving_statistics(self) -> tuple[WorkerStatistics, ...]:
-        """The workers that are loading for another configuration; from any thread."""
-        return tuple(worker.statistics() for worker in self._arriving.values())
+    def loading_statistics(self) -> tuple[WorkerStatistics, ...]:
+        """The workers that are loading for a new configuration. From any thread."""
+        return tuple(worker.statistics() for worker in self._loading.values())
 
     def __enter__(self) -> Pipeline:
         return self
@@ -299,7 +307,7 @@ class Pipeline:
         return Camera(name, config, source, counters, clock=self._clock, on_change=self._on_camera_change)
 
     def _route(self, name: str, config: CameraConfig, workers: Mapping[str, Worker]) -> None:
-        """Lead the camera's frames to ``workers`` from now on; its decisions go on where they can."""
+        """Route the camera's frames to ``workers`` from now on; unchanged classifiers keep their decisions."""
         camera = self._cameras[name]
         before = self._plans.get(name)
         camera.counters.set_classifiers(tuple(classifier.key for classifier in config.classify))
@@ -328,13 +336,13 @@ def _enabled(config: AgentConfig) -> dict[str, CameraConfig]:
     return {name: camera for name, camera in config.cameras.items() if camera.enabled}
 
 
-def _needs_new_source(old: CameraConfig, new: CameraConfig) -> bool:
-    """Whether something changed that only a camera made anew takes up."""
-    taken_up = {"rate_hz", "classify", "priority"}
-    return old.model_dump(exclude=taken_up) != new.model_dump(exclude=taken_up)
+def _needs_new_camera(old: CameraConfig, new: CameraConfig) -> bool:
+    """Whether something changed that a running camera cannot apply."""
+    applied_live = {"rate_hz", "classify", "priority"}
+    return old.model_dump(exclude=applied_live) != new.model_dump(exclude=applied_live)
 
 
-def _is_at_work(worker: Worker) -> bool:
+def _is_busy(worker: Worker) -> bool:
     statistics = worker.statistics()
     return statistics.waiting > 0 or statistics.busy_s is not None
 
@@ -347,9 +355,9 @@ def _stop_cameras(cameras: Mapping[str, Camera]) -> None:
 
 
 def _stop_workers(workers: Mapping[str, Worker]) -> None:
-    """Let them answer what they have, also what one of them passes on to another, then stop them."""
+    """Let the workers finish their frames, including those passed on through a gate, then stop them."""
     deadline = time.monotonic() + _DRAIN_S
-    while any(_is_at_work(worker) for worker in workers.values()) and time.monotonic() < deadline:
+    while any(_is_busy(worker) for worker in workers.values()) and time.monotonic() < deadline:
         time.sleep(_DRAIN_POLL_S)
     for worker in workers.values():
         worker.stop()
@@ -358,7 +366,7 @@ def _stop_workers(workers: Mapping[str, Worker]) -> None:
 
 
 def _join_workers(workers: Mapping[str, Worker]) -> list[str]:
-    """Wait for workers that were told to stop; a call that does not end by itself is interrupted."""
+    """Wait for stopped workers; interrupt a call that does not end soon."""
     joins = {f"worker {key}": worker.join for key, worker in workers.items()}
     if _join(joins, _CALL_ENDS_S):
         for worker in workers.values():
@@ -367,7 +375,7 @@ def _join_workers(workers: Mapping[str, Worker]) -> list[str]:
 
 
 class RateMeter:
-    """Frames a second that a pipeline answers, between two calls. Used by one thread."""
+    """Frames per second that a pipeline classifies between two calls. Used by one thread."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -375,11 +383,11 @@ class RateMeter:
         self._rate_hz = 0.0
 
     def rate_hz(self) -> float:
-        """The rate since the last call; calls closer than a tenth of a second share one answer."""
+        """The rate since the last call; calls within a tenth of a second return the same value."""
         now_s, frames = time.monotonic(), self._pipeline.frames_decided()
         elapsed_s = now_s - self._last[0]
         if elapsed_s >= 0.1:
-            # A model that was replaced took its count with it.
+            # The total may fall: a replaced model takes its count with it.
             self._rate_hz = max(frames - self._last[1], 0) / elapsed_s
             self._last = now_s, frames
         return self._rate_hz

@@ -1,4 +1,4 @@
-"""From a configuration to the bindings that frames pass: which classifier of which camera, served by which worker."""
+"""From a configuration to bindings and routes: which classifier of which camera is served by which worker."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def plan_camera(
     clock: Clock,
     kept: Mapping[str, ClassifierBinding] | None = None,
 ) -> CameraPlan:
-    """The bindings for one camera. Decisions of ``kept`` go on where the classifier and its model are the same.
+    """The bindings of one camera. Decisions of ``kept`` continue if the classifier's model and rules are the same.
 
-    Gates form no cycle: the configuration has been checked.
+    Gates form no cycle: the configuration loader refuses cycles.
     """
     by_key = {classifier.key: classifier for classifier in config.classify}
     bindings: dict[str, ClassifierBinding] = {}
 
     def binding_of(key: str) -> ClassifierBinding:
+        # Recursive, because bindings are immutable: the dependents must exist first.
         if key not in bindings:
             classifier = by_key[key]
             behind = [one for one in config.classify if one.when is not None and one.when.classifier == key]

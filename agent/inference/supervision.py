@@ -1,4 +1,4 @@
-"""Watches the calls into the engines: one that hangs is ended, and one that cannot be ended ends the process."""
+"""Supervises calls into the engines: a call that hangs is interrupted; if that fails, the process ends."""
 
 from __future__ import annotations
 
@@ -25,38 +25,39 @@ class _Watched:
 
 
 class HangMonitor:
-    """Looks at each worker a few times a second. Used by one thread.
+    """Checks each worker a few times a second. Used by one thread.
 
-    A call may take ten times the slowest one so far, and at least two seconds. Past that it is interrupted; a library
-    that does not let go within five more seconds cannot be helped from inside the process.
+    A call may take ten times as long as the slowest one so far, and at least two seconds. Then it is interrupted; if
+    the library does not return within five more seconds, only a restart of the process helps.
     """
 
     def __init__(self, *, first_call_s: float = 30.0) -> None:
         self._first_call_s = first_call_s
         self._workers: dict[str, _Watched] = {}
 
-    def note(self, model: str, infer_ms: float) -> None:
-        """Take the time of a finished call into counters."""
+    def add_call(self, model: str, infer_ms: float) -> None:
+        """Record the duration of a finished call."""
         watched = self._workers.setdefault(model, _Watched())
         watched.slowest_s = max(watched.slowest_s, infer_ms / 1e3)
 
     def deadline_s(self, model: str) -> float:
         """How long a call of this model may take."""
         slowest_s = self._workers.get(model, _Watched()).slowest_s
-        # Before the first answer nothing is known, and a first call may still compile kernels.
+        # Before the first call has ended there is no measure, and the first call may compile kernels.
         return max(MIN_DEADLINE_S, _TIMES_SLOWER * slowest_s) if slowest_s else self._first_call_s
 
-    def look(self, worker: WorkerStatistics, interrupt: Callable[[], None]) -> None:
-        """Look at one worker.
+    def check(self, worker: WorkerStatistics, interrupt: Callable[[], None]) -> None:
+        """Check one worker; ``interrupt`` ends its running call if the library allows it.
 
         Raises:
-            StageFailed: its library does not come back although it was asked to.
+            StageFailed: the call was interrupted but did not return.
         """
         watched = self._workers.setdefault(worker.model, _Watched())
         if worker.served != watched.served:
-            # Another model or engine under the same name: what is known of the one before says nothing.
+            # A different model or engine under the same key: earlier durations do not apply.
             watched.served, watched.slowest_s = worker.served, 0.0
         busy_s = worker.busy_s
+        # A younger call than the interrupted one is a new one: the interrupted call has returned.
         if busy_s is None or busy_s < (watched.interrupted_at_busy_s or 0.0):
             watched.interrupted_at_busy_s = None
             return
@@ -71,7 +72,7 @@ class HangMonitor:
             interrupt()
         elif busy_s > watched.interrupted_at_busy_s + _GRACE_S:
             raise StageFailed(
-                f"the engine of model {worker.model} has been in one call for {busy_s:.0f} s, allowed are "
+                f"the engine of model {worker.model} has been in one call for {busy_s:.0f} s, the limit is "
                 f"{deadline_s:.0f} s, and its library cannot be interrupted. The process must be restarted",
                 model=worker.model,
                 busy_s=round(busy_s, 1),

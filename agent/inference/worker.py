@@ -1,4 +1,4 @@
-"""One model: takes batches of frames to decided labels, on the thread that owns the engine."""
+"""One model: batches, resizes, infers and decides, on the thread that owns the engine."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ log = get_logger(__name__)
 
 _TICK_S = 0.5
 _FAILURES_BEFORE_RELOAD = 3
-_TASK_WITHIN_S = 30.0
-_PASS_WITHIN_S = 10.0
-"""A pass through the loop without the engine's call takes milliseconds; this much means that the thread is stuck."""
+_TASK_DEADLINE_S = 30.0
+_PASS_DEADLINE_S = 10.0
+"""One pass of the loop, without the engine's call, takes milliseconds; after this long the thread is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """One worker at one moment; ``busy_s`` is the age of the running call of the engine, None between calls.
+    """Snapshot of one worker; ``busy_s`` is the age of the engine's running call, None between calls.
 
-    ``building`` is the build under way. ``changes`` counts engine swaps and info updates since startup;
+    ``building`` is the build in progress. ``changes`` counts engine swaps and info updates since startup;
     ``last_change`` describes the last one.
     """
 
@@ -56,9 +56,9 @@ Emit = Callable[[Classification | StateChange], None]
 
 
 class Worker:
-    """Serves one model for all cameras that ask for it: batches, inference, decisions.
+    """Serves one model for all cameras that use it: batches, inference, decisions.
 
-    The ``slot`` holds the engine and its thread. ``emit`` is called on that thread and must not wait.
+    The engine slot owns the engine and its thread. ``emit`` is called on that thread and must not wait.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Worker:
         self.batcher: Batcher[ClassifierBinding] = Batcher(self._on_superseded)
         self.heartbeat = Heartbeat(f"model {key}")
         self.wants_large_batches = False
-        """Wait for frames of other cameras, which saves energy and costs latency; set from any thread."""
+        """Wait for frames of other cameras: saves energy, costs latency. Set from any thread."""
         self._clock = clock
         self._emit = emit
         self._bindings: tuple[ClassifierBinding, ...] = ()
@@ -96,7 +96,7 @@ class Worker:
         self._progress = self._slot.progress
 
     def start(self, bindings: Sequence[ClassifierBinding]) -> None:
-        """Load the engine and begin to serve ``bindings``."""
+        """Load the engine and start to serve ``bindings``."""
         self._bindings = tuple(bindings)
         self._slot.start()
 
@@ -107,22 +107,22 @@ class Worker:
     def run_between_batches(self, task: Callable[[LoadedEngine], None]) -> None:
         """Call ``task`` soon on the thread that owns the engine. From any thread.
 
-        It handles its own errors, and every frame that comes meanwhile waits for it.
+        ``task`` must handle its own errors; frames wait until it returns.
         """
         self._tasks.append(task)
 
     def set_bindings(self, bindings: Sequence[ClassifierBinding]) -> None:
-        """Serve these from now on. Frames that wait for one which is left out are still answered."""
+        """Serve ``bindings`` from now on. Frames that already wait for a removed binding are still classified."""
         self._bindings = tuple(bindings)
 
     @property
     def state(self) -> SlotState:
-        """Where the engine's slot is, see EngineSlot."""
+        """The state of the engine slot, see EngineSlot."""
         return self._slot.state
 
     @property
     def failure(self) -> Exception | None:
-        """What ended one of the worker's threads."""
+        """The exception that ended one of the worker's threads; None while all is well."""
         return self._slot.failure
 
     def wait_ready(self, timeout_s: float) -> bool:
@@ -130,17 +130,17 @@ class Worker:
         return self._slot.wait_ready(timeout_s)
 
     def stop(self) -> None:
-        """Refuse further frames; what waits is counted as dropped, a build is cancelled, a running call may end."""
-        self._is_stopping = True
+        """Refuse further frames, drop those that wait, and cancel a build; a running call may finish."""
+        self._is_stopping = True  # first: a call that fails because of the stop counts as stopping, not as failed
         self._slot.close()
         self._drop_waiting()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the threads; False when one is still inside an engine after ``timeout_s``."""
+        """Wait for the threads; False if one is still inside an engine after ``timeout_s``."""
         return self._slot.join(timeout_s)
 
     def interrupt(self) -> None:
-        """From any thread: end a call of the engine that hangs, where the library can be interrupted."""
+        """From any thread: end a hanging call of the engine, if its library can be interrupted."""
         loaded = self._slot.loaded
         if loaded is not None:
             loaded.engine.interrupt()
@@ -169,7 +169,7 @@ class Worker:
         )
 
     def _load(self, engine: Engine) -> LoadedEngine:
-        return load(engine, key=self.key, package=self.package, max_size=self.config.batching.most)
+        return load(engine, key=self.key, package=self.package, max_size=self.config.batching.engine_batch)
 
     def _end(self) -> None:
         self.heartbeat.rest()
@@ -186,11 +186,11 @@ class Worker:
             loaded = lease.loaded
             self._publish_initial_states()
             while self._tasks:
-                self.heartbeat.beat(_TASK_WITHIN_S)
+                self.heartbeat.beat(_TASK_DEADLINE_S)
                 self._tasks.popleft()(loaded)
             cameras = len({binding.camera for binding in self._bindings}) if self.wants_large_batches else 1
             max_size, max_delay_s = loaded.batching(self.config.batching, cameras=cameras)
-            self.heartbeat.beat(max_delay_s + _PASS_WITHIN_S)
+            self.heartbeat.beat(max_delay_s + _PASS_DEADLINE_S)
             try:
                 requests = self.batcher.take(max_size, max_delay_s, _TICK_S)
             except ChannelClosed:
@@ -203,7 +203,7 @@ class Worker:
                 self._tick(now_ns)
 
     def _publish_initial_states(self) -> None:
-        """Publish the first state of new bindings, and forget those that are gone."""
+        """Publish the first state of new bindings, and remove the queues of old ones."""
         bindings = self._bindings
         if bindings is self._known_bindings:
             return
@@ -229,13 +229,13 @@ class Worker:
             self._decide(request, row, len(requests), stamps, loaded.served)
 
     def _infer(self, requests: list[Request[ClassifierBinding]], loaded: LoadedEngine) -> Scores | None:
-        """The scores of ``requests``; None when the engine failed, which has been booked.
+        """The scores of ``requests``; None if the engine failed: then the requests are counted as dropped.
 
         Raises:
             InferenceFailed: it failed several times in a row.
         """
         progress = self._progress
-        # The call has its own deadline, which is watched from outside.
+        # HangMonitor gives the call its own deadline, so the heartbeat's does not apply.
         self.heartbeat.rest()
         progress.busy_since_ns = time.monotonic_ns()
         try:
@@ -251,7 +251,7 @@ class Worker:
             return None
         finally:
             progress.busy_since_ns = None
-            self.heartbeat.beat(_PASS_WITHIN_S)
+            self.heartbeat.beat(_PASS_DEADLINE_S)
         progress.failures_in_a_row = 0
         return scores
 
@@ -265,7 +265,7 @@ class Worker:
     ) -> None:
         binding = request.binding
         top, margin = top_scores(row, self.package.labels, binding.config.decide.top_k)
-        # argmax takes NaN and infinity for the greatest of all, so that the best one speaks for the whole row.
+        # argmax treats NaN as the greatest value, so checking the best score covers the whole row.
         if not math.isfinite(top[0].confidence):
             self._drop(request, Drop.NOT_FINITE)
             return
@@ -281,7 +281,10 @@ class Worker:
         binding.counters.classified(request.in_flight, request.binding.classifier)
 
     def _pass_on(self, binding: ClassifierBinding, request: Request[ClassifierBinding], label: str) -> None:
-        """Offer the frame to the classifiers behind this one, before this one's answer is booked."""
+        """Offer the frame to the classifiers gated by this one.
+
+        Call it before this result is counted: a frame with no pending classifier would be closed.
+        """
         for dependent in binding.dependents:
             if label not in dependent.labels:
                 binding.counters.skip(dependent.binding.classifier)

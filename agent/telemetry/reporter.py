@@ -125,7 +125,7 @@ class Reporter:
         for key, worker in parts.pipeline.workers.items():
             times = worker.take_times()
             for stages, _ in times:
-                self._hang_monitor.note(key, stages.infer_ms)
+                self._hang_monitor.add_call(key, stages.infer_ms)
             published = self._publish_ms[key]
             models[key] = model_latency(times, [published.popleft() for _ in range(len(published))])
         now_ns = self._clock.monotonic_ns()

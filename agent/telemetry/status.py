@@ -50,7 +50,7 @@ def observe(parts: ReportedParts, *, refused: str | None, stuck: str | None, is_
     return Observation(
         cameras=() if is_starting else seen.cameras,
         workers=seen.workers,
-        arriving=parts.pipeline.arriving_statistics(),
+        arriving=parts.pipeline.loading_statistics(),
         publisher=parts.publisher.statistics(),
         thermal=parts.thermal.statistics(),
         refused=refused,

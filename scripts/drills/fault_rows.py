@@ -28,19 +28,19 @@ _OUTBOX = "tests/conformance/test_outboxes.py::"
 _PACKAGE = "tests/unit/test_engines_package.py::"
 _PIPELINE = "tests/integration/test_pipeline.py::"
 _TENSORRT = "tests/system/test_tensorrt_agent.py::"
-_LOST = f"{_CAMERA}test_a_camera_that_stalls_or_goes_is_told_in_five_seconds_and_its_results_come_again"
+_LOST = f"{_CAMERA}test_a_stalled_or_absent_camera_is_reported_within_five_seconds_and_recovers"
 
 ROWS: tuple[Row, ...] = (
     Row(
         "F01",
         "camera unplugged, stream gone",
-        "`lost` at once; tried again after 1 s, then in growing intervals up to 30 s",
+        "`lost` at once; reconnected after 1 s, then with backoff up to 30 s",
         (
             _LOST,
             f"{_SUPERVISION}test_two_hundred_losses_leave_nothing_behind",
             f"{_SUPERVISION}test_a_network_camera_that_hangs_up_again_and_again_leaves_nothing_behind",
-            "tests/unit/test_cameras_source_v4l2.py::test_unplugged_camera_is_lost_at_once_and_comes_back",
-            "tests/unit/test_cameras_source_usb_identity.py::test_a_swapped_cable_is_told_and_not_misread",
+            "tests/unit/test_cameras_source_v4l2.py::test_an_unplugged_camera_is_lost_at_once_and_comes_back",
+            "tests/unit/test_cameras_source_usb_identity.py::test_a_swapped_cable_is_reported_and_the_camera_not_read",
         ),
         "USB cameras are a stand-in for the driver; CSI needs a board",
     ),
@@ -52,10 +52,10 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F03",
-        "stream trickles",
+        "frame rate far too low",
         "reconnected after 10 s below a fifth of the announced rate",
         (
-            f"{_SUPERVISION}test_a_stream_that_trickles_is_opened_anew_and_says_so",
+            f"{_SUPERVISION}test_a_stream_below_its_announced_rate_is_reconnected_with_the_reason",
             "tests/integration/test_rtsp_source.py::test_trickle_of_single_bytes_does_not_keep_a_stream_alive",
         ),
     ),
@@ -64,9 +64,9 @@ ROWS: tuple[Row, ...] = (
         "black or covered lens",
         "`image_fault` in results and health after 5 s, cleared within 1 s; no result is dropped",
         (
-            f"{_CAMERA}test_a_camera_whose_picture_goes_black_says_so_in_every_result",
-            "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
-            "tests/unit/test_cameras_image_checks.py::test_the_bundled_clip_and_the_test_pattern_are_never_marked",
+            f"{_CAMERA}test_a_black_camera_is_flagged_in_every_result",
+            "tests/unit/test_cameras_image_checks.py::test_a_useless_image_is_reported_once_it_lasts",
+            "tests/unit/test_cameras_image_checks.py::test_the_bundled_clip_and_the_test_pattern_have_no_fault",
         ),
     ),
     Row(
@@ -74,7 +74,7 @@ ROWS: tuple[Row, ...] = (
         "frozen image",
         "`frozen` after 10 s without a changed byte",
         (
-            "tests/unit/test_cameras_image_checks.py::test_a_useless_picture_is_marked_when_it_lasts",
+            "tests/unit/test_cameras_image_checks.py::test_a_useless_image_is_reported_once_it_lasts",
             "tests/unit/test_cameras_image_checks.py::test_a_single_changed_byte_is_a_change",
         ),
     ),
@@ -90,9 +90,9 @@ ROWS: tuple[Row, ...] = (
         "corrupt or truncated video file",
         "refused with its reason, or ended as `truncated`",
         (
-            "tests/unit/test_cameras_source_files.py::test_file_that_ends_early_is_truncated_and_not_ended",
-            "tests/unit/test_cameras_source_files.py::test_mp4_whose_index_is_missing_is_named_so",
-            "tests/unit/test_cameras_source_files.py::test_damaged_stretch_is_read_past_to_the_true_end",
+            "tests/unit/test_cameras_source_files.py::test_a_file_that_ends_early_is_truncated_not_ended",
+            "tests/unit/test_cameras_source_files.py::test_an_mp4_without_its_index_is_reported_as_such",
+            "tests/unit/test_cameras_source_files.py::test_frames_after_a_damaged_part_are_read_to_the_end",
         ),
     ),
     Row(
@@ -100,7 +100,7 @@ ROWS: tuple[Row, ...] = (
         "size changes mid-stream, grey input, rotation",
         "continues with whole frames",
         (
-            "tests/integration/test_rtsp_source.py::test_change_of_size_goes_on_with_whole_pictures",
+            "tests/integration/test_rtsp_source.py::test_a_change_of_size_gives_whole_frames",
             "tests/unit/test_cameras_source_images.py::test_grey_alpha_and_16_bit_images_become_bgr_bytes",
             "tests/unit/test_cameras_source_images.py::test_exif_orientation_turns_the_image",
         ),
@@ -300,7 +300,7 @@ ROWS: tuple[Row, ...] = (
         "the frame is dropped and counted; after three in a row the engine is loaded again",
         (
             f"{_PIPELINE}test_a_failed_call_drops_its_frames_and_the_next_one_is_answered",
-            f"{_PIPELINE}test_an_engine_that_keeps_failing_is_loaded_anew_and_then_given_up",
+            f"{_PIPELINE}test_an_engine_that_keeps_failing_is_reloaded_once_and_then_given_up",
         ),
     ),
     Row(
@@ -355,7 +355,7 @@ ROWS: tuple[Row, ...] = (
         "F38",
         "scores that are NaN or infinite",
         "dropped and counted, never published",
-        (f"{_PIPELINE}test_an_answer_that_is_not_a_number_is_never_published",),
+        (f"{_PIPELINE}test_scores_that_are_not_finite_are_never_published",),
     ),
     Row(
         "F39",

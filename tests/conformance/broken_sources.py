@@ -1,4 +1,4 @@
-"""A source in memory that keeps the contract, and relatives that each break it in one place."""
+"""An in-memory source that keeps the contract, and variants that each break it in one place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.runtime.records import Image
 
 
 class GoodSource:
-    """Six grey pictures and an end, or live ones without an end."""
+    """Six grey frames and an end, or live frames without an end."""
 
     kind = "pattern"
 

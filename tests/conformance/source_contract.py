@@ -1,4 +1,4 @@
-"""What every source promises, as checks that take any source: real ones must pass, broken ones must not."""
+"""The contract of a source as checks for any source: real ones must pass, broken ones must fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {"file", "images", "rtsp", "v4l2", "csi", "gstreamer", "pattern"}
 
 @dataclass(frozen=True)
 class SourceCase:
-    """One implementation: how to make it, and how to make one whose camera or file is not there.
+    """One implementation: how to create it, and how to create one whose camera or file is absent.
 
     Not live ones hold at least three frames and end. ``interrupt_s`` is the documented bound with room for a busy
     machine.
@@ -39,7 +39,7 @@ def _read(source: Source, count: int = 3) -> list[Capture]:
     return captures
 
 
-def says_what_it_is(case: SourceCase) -> None:
+def describes_itself(case: SourceCase) -> None:
     source = case.make()
     assert source.kind in KINDS
     assert source.is_live is case.is_live
@@ -93,7 +93,7 @@ def opens_again_after_closing(case: SourceCase) -> None:
         source.close()
 
 
-def pictures_are_bgr_bytes_in_one_piece(case: SourceCase) -> None:
+def frames_are_contiguous_uint8_bgr(case: SourceCase) -> None:
     source = case.make()
     try:
         source.open()
@@ -108,7 +108,7 @@ def pictures_are_bgr_bytes_in_one_piece(case: SourceCase) -> None:
         source.close()
 
 
-def pictures_belong_to_the_caller(case: SourceCase) -> None:
+def frames_belong_to_the_caller(case: SourceCase) -> None:
     source = case.make()
     try:
         source.open()
@@ -118,7 +118,7 @@ def pictures_belong_to_the_caller(case: SourceCase) -> None:
         assert not any(np.shares_memory(first.image, other.image) for other in others)
     finally:
         source.close()
-    assert np.array_equal(first.image, kept), "a picture changed after it was handed over"
+    assert np.array_equal(first.image, kept), "a frame changed after it was delivered"
     first.image[:] = 0
 
 
@@ -138,7 +138,7 @@ def stamps_lie_in_the_past_and_never_go_back(case: SourceCase) -> None:
         source.close()
 
 
-def both_stamps_name_one_moment(case: SourceCase) -> None:
+def both_time_stamps_are_the_same_moment(case: SourceCase) -> None:
     source = case.make()
     try:
         source.open()
@@ -150,7 +150,7 @@ def both_stamps_name_one_moment(case: SourceCase) -> None:
     assert abs(drift_ns) < 5 * 10**9, "UTC and monotonic stamp are of different moments"
 
 
-def an_end_stays_an_end(case: SourceCase) -> None:
+def an_end_is_permanent(case: SourceCase) -> None:
     source = case.make()
     try:
         source.open()
@@ -181,7 +181,7 @@ def every_delivery_is_counted(case: SourceCase) -> None:
     assert source.statistics().delivered == 3
 
 
-def announces_a_rate_that_cameras_have(case: SourceCase) -> None:
+def announces_a_plausible_rate(case: SourceCase) -> None:
     source = case.make()
     try:
         source.open()
@@ -235,7 +235,7 @@ def an_interruption_ends_the_reading_of_another_thread(case: SourceCase) -> None
     assert reasons == ["interrupted"]
 
 
-def what_is_not_there_is_said_plainly(case: SourceCase) -> None:
+def an_absent_source_raises_a_clear_error(case: SourceCase) -> None:
     source = case.make_absent()
     try:
         for _ in range(2):
@@ -253,20 +253,20 @@ def what_is_not_there_is_said_plainly(case: SourceCase) -> None:
 
 
 CONTRACT: tuple[Callable[[SourceCase], None], ...] = (
-    says_what_it_is,
+    describes_itself,
     reading_before_opening_is_refused,
     reading_after_closing_is_refused,
     opening_twice_is_harmless,
     closing_twice_or_unopened_is_harmless,
     opens_again_after_closing,
-    pictures_are_bgr_bytes_in_one_piece,
-    pictures_belong_to_the_caller,
+    frames_are_contiguous_uint8_bgr,
+    frames_belong_to_the_caller,
     stamps_lie_in_the_past_and_never_go_back,
-    both_stamps_name_one_moment,
-    an_end_stays_an_end,
+    both_time_stamps_are_the_same_moment,
+    an_end_is_permanent,
     every_delivery_is_counted,
-    announces_a_rate_that_cameras_have,
+    announces_a_plausible_rate,
     an_interrupted_source_stays_interrupted,
     an_interruption_ends_the_reading_of_another_thread,
-    what_is_not_there_is_said_plainly,
+    an_absent_source_raises_a_clear_error,
 )

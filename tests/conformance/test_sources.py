@@ -1,4 +1,4 @@
-"""Every source keeps the contract, and the contract is sharp enough to catch a source that does not."""
+"""Every source keeps the contract, and the contract catches every broken source."""
 
 from __future__ import annotations
 
@@ -116,28 +116,28 @@ def test_a_good_source_in_memory_passes(promise: Callable[[SourceCase], None], i
 
 
 _FAULTS: list[tuple[type[broken.GoodSource], Callable[[SourceCase], None], bool]] = [
-    (broken.ReusesItsArray, contract.pictures_belong_to_the_caller, False),
-    (broken.GivesGrey, contract.pictures_are_bgr_bytes_in_one_piece, False),
-    (broken.GivesFloats, contract.pictures_are_bgr_bytes_in_one_piece, False),
-    (broken.GivesAView, contract.pictures_are_bgr_bytes_in_one_piece, False),
+    (broken.ReusesItsArray, contract.frames_belong_to_the_caller, False),
+    (broken.GivesGrey, contract.frames_are_contiguous_uint8_bgr, False),
+    (broken.GivesFloats, contract.frames_are_contiguous_uint8_bgr, False),
+    (broken.GivesAView, contract.frames_are_contiguous_uint8_bgr, False),
     (broken.StampsTheFuture, contract.stamps_lie_in_the_past_and_never_go_back, False),
     (broken.StampsBackwards, contract.stamps_lie_in_the_past_and_never_go_back, False),
-    (broken.StampsLocalTime, contract.both_stamps_name_one_moment, False),
+    (broken.StampsLocalTime, contract.both_time_stamps_are_the_same_moment, False),
     (broken.ReadsWithoutOpening, contract.reading_before_opening_is_refused, False),
     (broken.ReadsAfterClosing, contract.reading_after_closing_is_refused, False),
     (broken.DiesOnTheSecondOpening, contract.opening_twice_is_harmless, False),
     (broken.DiesOnTheSecondClosing, contract.closing_twice_or_unopened_is_harmless, False),
     (broken.OpensOnce, contract.opens_again_after_closing, False),
-    (broken.StartsAgainAfterItsEnd, contract.an_end_stays_an_end, False),
-    (broken.LiveThatEnds, contract.an_end_stays_an_end, True),
+    (broken.StartsAgainAfterItsEnd, contract.an_end_is_permanent, False),
+    (broken.LiveThatEnds, contract.an_end_is_permanent, True),
     (broken.ForgetsToCount, contract.every_delivery_is_counted, False),
-    (broken.AnnouncesItsTimeBase, contract.announces_a_rate_that_cameras_have, False),
+    (broken.AnnouncesItsTimeBase, contract.announces_a_plausible_rate, False),
     (broken.ForgetsTheInterruption, contract.an_interrupted_source_stays_interrupted, False),
     (broken.SleepsThroughTheInterruption, contract.an_interruption_ends_the_reading_of_another_thread, True),
-    (broken.LetsAForeignErrorOut, contract.what_is_not_there_is_said_plainly, False),
-    (broken.SaysNothing, contract.what_is_not_there_is_said_plainly, False),
-    (broken.ShowsItsPassword, contract.says_what_it_is, False),
-    (broken.ClaimsToBeLive, contract.says_what_it_is, False),
+    (broken.LetsAForeignErrorOut, contract.an_absent_source_raises_a_clear_error, False),
+    (broken.SaysNothing, contract.an_absent_source_raises_a_clear_error, False),
+    (broken.ShowsItsPassword, contract.describes_itself, False),
+    (broken.ClaimsToBeLive, contract.describes_itself, False),
 ]
 
 

@@ -1,4 +1,4 @@
-"""One camera through every way of losing it: seen, told, brought back, and nothing left behind."""
+"""One camera through every kind of loss: noticed, reported, reconnected, nothing leaked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.fixtures.rtsp_server import RtspServer
 
 
 class _HurriedClock:
-    """Waits are noted and over at once; time goes on by them."""
+    """Waits are recorded and end at once; the time advances by them."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -48,7 +48,7 @@ class _HurriedClock:
 
 
 class _Stepping(ScriptedSource):
-    """Each picture comes ``step_s`` after the one before, by the clock."""
+    """Each frame comes ``step_s`` after the one before, by the clock."""
 
     def __init__(self, clock: _HurriedClock, script: list[int | str], *, step_s: float, fps: float | None) -> None:
         super().__init__(script, is_live=True, period_s=0.002)
@@ -62,14 +62,16 @@ class _Stepping(ScriptedSource):
 
 
 @contextmanager
-def _camera(source: Source, clock: Clock, told: list[CameraStatistics] | None = None) -> Iterator[Camera]:
-    """A running camera whose frames nobody asks for; ``told`` takes its statistics at each change that it tells."""
-    config = CameraConfig.model_validate({"source": {"type": "pattern"}, "classify": [{"model": "m"}]})
+def _camera(
+    source: Source, clock: Clock, changes: list[CameraStatistics] | None = None, **settings: object
+) -> Iterator[Camera]:
+    """A running camera without routes; ``changes`` receives its statistics at each reported change."""
+    config = CameraConfig.model_validate({"source": {"type": "pattern"}, "classify": [{"model": "m"}], **settings})
     counters = FrameCounters("cam", ())
 
     def note_change(_: str) -> None:
-        if told is not None:
-            told.append(camera.statistics())
+        if changes is not None:
+            changes.append(camera.statistics())
 
     camera = Camera("cam", config, source, counters, clock=clock, on_change=note_change, chance=random.Random(5))
     camera.start()
@@ -100,7 +102,7 @@ def test_two_hundred_losses_leave_nothing_behind() -> None:
     assert after[1:] == before[1:]
 
 
-def test_the_first_try_comes_soon_and_later_ones_within_half_a_minute() -> None:
+def test_the_first_reconnect_comes_soon_and_later_ones_within_half_a_minute() -> None:
     clock = _HurriedClock()
     source = ScriptedSource([1, "ended", *["unavailable"] * 60, 2], is_live=True, period_s=0.001)
     with _camera(source, clock) as camera:
@@ -122,7 +124,7 @@ class _Refusing(ScriptedSource):
         super().open()
 
 
-def test_a_camera_that_refuses_the_password_is_asked_more_and_more_rarely() -> None:
+def test_the_backoff_after_a_refused_password_doubles_up_to_five_minutes() -> None:
     clock = _HurriedClock()
     source = _Refusing([*["unavailable"] * 7, 1], is_live=True, period_s=0.001)
     with _camera(source, clock) as camera:
@@ -130,7 +132,7 @@ def test_a_camera_that_refuses_the_password_is_asked_more_and_more_rarely() -> N
     assert clock.waits[:7] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
 
 
-def test_a_connection_that_held_begins_with_the_shortest_wait_again() -> None:
+def test_a_stable_connection_resets_the_backoff() -> None:
     clock = _HurriedClock()
     source = _Stepping(clock, [*["unavailable"] * 4, *[1] * 40, "ended", 2], step_s=1.0, fps=None)
     with _camera(source, clock) as camera:
@@ -138,15 +140,15 @@ def test_a_connection_that_held_begins_with_the_shortest_wait_again() -> None:
     assert clock.waits[4] == 1.0
 
 
-def test_a_stream_that_trickles_is_opened_anew_and_says_so() -> None:
+def test_a_stream_below_its_announced_rate_is_reconnected_with_the_reason() -> None:
     clock = _HurriedClock()
-    told: list[CameraStatistics] = []
+    changes: list[CameraStatistics] = []
     source = _Stepping(clock, [1], step_s=1.0, fps=25.0)
     began_ns = clock.monotonic_ns()
 
-    with _camera(source, clock, told):
+    with _camera(source, clock, changes):
         wait_until(lambda: source.opened >= 3, within_s=10)
-    errors = [one.error for one in told if one.error]
+    errors = [one.error for one in changes if one.error]
     assert "announces 25" in errors[0]
     assert "min_fps_ratio" in errors[0]
     assert clock.first_wait_ns is not None
@@ -155,34 +157,45 @@ def test_a_stream_that_trickles_is_opened_anew_and_says_so() -> None:
     assert 10.0 <= seen_s <= 15.0
 
 
-def test_a_camera_that_names_no_rate_and_begins_to_trickle_is_opened_anew_and_says_so() -> None:
+def test_a_camera_below_its_learned_rate_is_reconnected_with_the_reason() -> None:
     clock = _HurriedClock()
-    told: list[CameraStatistics] = []
+    changes: list[CameraStatistics] = []
     source = _Stepping(clock, [1], step_s=0.2, fps=None)
 
-    with _camera(source, clock, told) as camera:
+    with _camera(source, clock, changes) as camera:
         wait_until(lambda: source.statistics().delivered > 350, within_s=20)
         assert camera.statistics().state == "connected"
         source.step_s = 4.0
         wait_until(lambda: source.opened >= 2, within_s=10)
-    errors = [one.error for one in told if one.error]
-    assert "announces none; before, it held" in errors[0]
+    errors = [one.error for one in changes if one.error]
+    assert "earlier it held" in errors[0]
     assert "min_fps_ratio" in errors[0]
 
 
-def test_marks_reach_the_statistics_and_are_told_once_each() -> None:
+def test_image_faults_reach_the_statistics_and_are_reported_once_each() -> None:
     clock = _HurriedClock()
-    told: list[CameraStatistics] = []
+    changes: list[CameraStatistics] = []
     source = _Stepping(clock, [*[0] * 40, 99], step_s=0.25, fps=None)
 
-    with _camera(source, clock, told) as camera:
-        wait_until(lambda: any(one.image_fault == "covered" for one in told), within_s=10)
+    with _camera(source, clock, changes) as camera:
+        wait_until(lambda: any(one.image_fault == "covered" for one in changes), within_s=10)
         assert camera.statistics().image_fault in {"covered", "frozen"}
-    assert [one.image_fault for one in told[:4]] == [None, "black", None, "covered"]
+    assert [one.image_fault for one in changes[:4]] == [None, "black", None, "covered"]
+
+
+def test_the_image_checks_of_the_configuration_apply() -> None:
+    clock = _HurriedClock()
+    changes: list[CameraStatistics] = []
+    source = _Stepping(clock, [0], step_s=0.25, fps=None)
+    thresholds = {"black_below": 0, "covered_below": 0, "frozen_after_s": 0}
+
+    with _camera(source, clock, changes, image_checks=thresholds):
+        wait_until(lambda: source.statistics().delivered > 80, within_s=10)
+    assert [one.image_fault for one in changes] == [None], "the connection is the only change"
 
 
 class _Stalling(_Stepping):
-    """Its loss is noticed eight seconds after its last picture."""
+    """Its loss is noticed eight seconds after its last frame."""
 
     def read(self) -> Capture | None:
         self.step_s = 8.0 if self._script[0] == "stalled" else 0.1
@@ -191,25 +204,25 @@ class _Stalling(_Stepping):
 
 def test_the_rate_of_a_camera_that_stalls_is_the_mean_of_the_last_ten_seconds() -> None:
     clock = _HurriedClock()
-    told: list[CameraStatistics] = []
+    changes: list[CameraStatistics] = []
     source = _Stalling(clock, [*range(80), "stalled", *["unavailable"] * 30, 2], step_s=0.1, fps=None)
 
-    with _camera(source, clock, told):
-        wait_until(lambda: any(one.state == "lost" for one in told), within_s=10)
-    lost = next(one for one in told if one.state == "lost")
-    marked = next(one for one in told if one.image_fault is not None)  # told while pictures still came
+    with _camera(source, clock, changes):
+        wait_until(lambda: any(one.state == "lost" for one in changes), within_s=10)
+    lost = next(one for one in changes if one.state == "lost")
+    marked = next(one for one in changes if one.image_fault is not None)  # reported while frames still came
     assert 0.0 < lost.fps < 3.0 < marked.fps < 11.0
 
 
-def test_a_source_that_hides_its_loss_is_never_told_twice() -> None:
-    """While it is away the state changes once, however often it is tried."""
-    told: list[CameraStatistics] = []
+def test_a_loss_is_reported_once_for_many_reconnect_attempts() -> None:
+    """While the camera is away, its state changes once, whatever the number of attempts."""
+    changes: list[CameraStatistics] = []
     clock = _HurriedClock()
     source = ScriptedSource([1, "ended", *["unavailable"] * 30, 2], is_live=True, period_s=0.001)
 
-    with _camera(source, clock, told) as camera:
+    with _camera(source, clock, changes) as camera:
         wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
-    assert [one.state for one in told[:3]] == ["connected", "lost", "connected"]
+    assert [one.state for one in changes[:3]] == ["connected", "lost", "connected"]
 
 
 def test_a_network_camera_that_hangs_up_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cameras through a real GStreamer: its pictures, its stamps, its faults."""
+"""Cameras through a real GStreamer: frames, time stamps, faults."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _read_until_lost(camera: GStreamerCamera) -> SourceLost:
     return caught.value
 
 
-def test_stream_gives_blue_green_red(tmp_path: Path, server: RtspServer) -> None:
+def test_a_stream_is_in_bgr_order(tmp_path: Path, server: RtspServer) -> None:
     with closing(_stream(tmp_path, server.url)) as camera:
         camera.open()
         capture = camera.read()
@@ -65,7 +65,7 @@ def test_stream_gives_blue_green_red(tmp_path: Path, server: RtspServer) -> None
     assert right[0] > 150 > right[2]
 
 
-def test_rate_of_the_caps_is_announced_and_a_configured_one_goes_before_it(gst: Any) -> None:
+def test_a_configured_rate_takes_precedence_over_the_rate_of_the_caps(gst: Any) -> None:
     caps = "video/x-raw,width=64,height=48,framerate="
     for rate, configured, announced in (("25/1", None, 25.0), ("30000/1001", None, 29.97), ("25/1", 10.0, 10.0)):
         with closing(_own(f"videotestsrc is-live=true ! {caps}{rate}", fps=configured)) as camera:
@@ -123,13 +123,13 @@ def test_silence_over_udp_is_a_loss_and_the_stream_comes_back(tmp_path: Path, gs
 
 
 def _is_whole(image: Image) -> bool:
-    """Whether it is one of the server's textured pictures, without a damaged place."""
+    """Whether it is one of the server's textured frames, without damage."""
     height, width = image.shape[:2]
     drawn = (draw_texture(index, width, height)[4::8, 4::8, ::-1] for index in range(width // 4))
     return any(np.abs(image[4::8, 4::8].astype(int) - wanted).max() < 80 for wanted in drawn)
 
 
-def test_pictures_that_lack_a_datagram_are_left_out(tmp_path: Path, gst: Any) -> None:
+def test_frames_that_lack_a_datagram_are_dropped(tmp_path: Path, gst: Any) -> None:
     with (
         RtspServer(tmp_path, fps=50.0, transports=("udp",), loss=0.01, textured=True) as server,
         closing(_stream(tmp_path, server.url, transport="udp", read_timeout_s=20.0)) as camera,
@@ -158,7 +158,9 @@ def test_change_of_size_passes_through(tmp_path: Path, gst: Any) -> None:
 
 
 @pytest.mark.parametrize("password", ['"p@ss/w:rd%20?#& ! fakesink', "größe 漢字"])
-def test_password_of_any_letters_is_accepted_and_a_wrong_one_named(tmp_path: Path, gst: Any, password: str) -> None:
+def test_a_password_may_contain_any_character_and_a_wrong_one_is_reported(
+    tmp_path: Path, gst: Any, password: str
+) -> None:
     for name, text in (("right", password), ("wrong", "hunter2-CANARY")):
         (tmp_path / name).write_text(text + "\n", encoding="utf-8")
         (tmp_path / name).chmod(0o600)
@@ -187,22 +189,22 @@ def test_wrong_codec_is_refused_with_the_setting_to_change(tmp_path: Path, serve
     ],
     ids=["element", "syntax", "empty", "file", "caps"],
 )
-def test_own_pipeline_that_cannot_run_says_why(gst: Any, pipeline: str, detail: str) -> None:
+def test_a_custom_pipeline_that_cannot_run_is_refused_with_the_reason(gst: Any, pipeline: str, detail: str) -> None:
     with pytest.raises(SourceUnavailable, match="gst-launch") as caught:
         _own(pipeline, open_timeout_s=2.0).open()
     assert detail in caught.value.message
 
 
-def test_picture_without_all_of_its_bytes_is_a_fault_of_the_pipeline(tmp_path: Path, gst: Any) -> None:
-    file = tmp_path / "pictures"
+def test_a_frame_with_missing_bytes_is_an_error_of_the_pipeline(tmp_path: Path, gst: Any) -> None:
+    file = tmp_path / "frames"
     file.write_bytes(bytes(8 * 8 * 4 * 3 + 100))
     text = f"filesrc location={file} blocksize=100 ! video/x-raw,format=BGRx,width=8,height=8,framerate=30/1"
-    with closing(_own(text)) as camera, pytest.raises(SourceUnavailable, match="a picture of 8x8 came with") as caught:
+    with closing(_own(text)) as camera, pytest.raises(SourceUnavailable, match="a frame of 8x8 came with") as caught:
         camera.open()
     assert caught.value.fields["reason"] == "no_stream"
 
 
-def test_own_pipeline_that_ends_is_a_loss(gst: Any) -> None:
+def test_a_custom_pipeline_that_ends_is_a_loss(gst: Any) -> None:
     with closing(_own("videotestsrc num-buffers=3")) as camera:
         camera.open()
         assert _read_until_lost(camera).fields["reason"] == "ended"
@@ -213,11 +215,11 @@ def test_own_pipeline_that_ends_is_a_loss(gst: Any) -> None:
     [
         (CsiSource(type="csi"), "needs the GStreamer element nvarguscamerasrc"),
         (V4l2Source(type="v4l2", device="/dev/video97", reader="gstreamer"), "/dev/video97 cannot be found"),
-        (V4l2Source(type="v4l2", fourcc="ABCD", reader="gstreamer"), "knows MJPG"),
+        (V4l2Source(type="v4l2", fourcc="ABCD", reader="gstreamer"), "supports MJPG"),
     ],
     ids=["csi", "usb", "format"],
 )
-def test_camera_that_this_machine_lacks_says_what_to_do(gst: Any, config: SourceConfig, detail: str) -> None:
+def test_an_absent_camera_is_refused_with_the_remedy(gst: Any, config: SourceConfig, detail: str) -> None:
     assert isinstance(config, (CsiSource, V4l2Source))
     if config.type == "csi" and gst.ElementFactory.find("nvarguscamerasrc") is not None:
         pytest.skip("this machine has the elements of a Jetson")
@@ -226,7 +228,7 @@ def test_camera_that_this_machine_lacks_says_what_to_do(gst: Any, config: Source
     assert detail in caught.value.message
 
 
-def test_missing_bindings_name_their_packages(tmp_path: Path) -> None:
+def test_missing_bindings_are_reported_with_their_packages(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['gi'] = None\n"
         "from pathlib import Path\n"

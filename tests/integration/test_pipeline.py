@@ -104,7 +104,7 @@ class _Bench:
 
 
 def _brightness(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
-    return BrightnessEngine(len(_LABELS), max_batch=config.batching.most)
+    return BrightnessEngine(len(_LABELS), max_batch=config.batching.engine_batch)
 
 
 def test_every_frame_of_a_file_is_classified_once_and_in_order() -> None:
@@ -147,7 +147,7 @@ def test_four_cameras_share_one_model_through_its_batcher() -> None:
 
 
 @pytest.mark.parametrize(("batching", "largest"), [({}, 1), ({"max_size": 3}, 3)], ids=["by default", "asked for"])
-def test_where_batches_gain_nothing_frames_go_one_by_one_unless_asked_for(
+def test_frames_go_one_by_one_if_batches_gain_nothing_and_no_size_is_configured(
     batching: dict[str, int], largest: int
 ) -> None:
     gate = threading.Event()
@@ -170,7 +170,7 @@ def test_where_batches_gain_nothing_frames_go_one_by_one_unless_asked_for(
     bench.check_books()
 
 
-def test_two_models_look_at_one_camera() -> None:
+def test_two_models_classify_one_camera() -> None:
     config = _config(
         {"cam": {"classify": [{"model": "a"}, {"model": "b"}]}}, {"a": {"package": "x"}, "b": {"package": "x"}}
     )
@@ -261,7 +261,7 @@ def test_stage_times_add_up_to_the_total() -> None:
         assert abs(result.times.total_ms - measured_ms) < 0.001
 
 
-def test_a_lost_camera_comes_back_and_says_so() -> None:
+def test_a_lost_camera_comes_back_and_reports_both() -> None:
     source = ScriptedSource([1, "stalled", 2], is_live=True, period_s=0.01)
     bench = _Bench(_config({"cam": {"classify": [{"model": "m"}]}}), [source], _brightness)
     with bench.pipeline:
@@ -274,7 +274,7 @@ def test_a_lost_camera_comes_back_and_says_so() -> None:
     assert source.opened == 2
 
 
-def test_a_camera_that_is_not_there_yet_does_not_keep_the_others_from_working() -> None:
+def test_an_absent_camera_does_not_stop_the_others() -> None:
     config = _config({"absent": {"classify": [{"model": "m"}]}, "there": {"classify": [{"model": "m"}]}})
     sources = [
         ScriptedSource(["unavailable"] * 99, is_live=True, period_s=0.01),
@@ -316,7 +316,7 @@ def test_a_failed_call_drops_its_frames_and_the_next_one_is_answered() -> None:
     assert counts.classified + counts.dropped["failed"] == 10
 
 
-def test_an_engine_that_keeps_failing_is_loaded_anew_and_then_given_up() -> None:
+def test_an_engine_that_keeps_failing_is_reloaded_once_and_then_given_up() -> None:
     opened = 0
 
     def fail(batch: Images) -> None:
@@ -340,7 +340,7 @@ def test_an_engine_that_keeps_failing_is_loaded_anew_and_then_given_up() -> None
     bench.check_books()
 
 
-def test_a_lost_device_ends_at_once() -> None:
+def test_a_lost_device_ends_the_pipeline_at_once() -> None:
     opened = 0
 
     def lose(batch: Images) -> None:
@@ -363,7 +363,7 @@ def test_a_lost_device_ends_at_once() -> None:
     assert opened == 1
 
 
-def test_an_engine_that_cannot_be_loaded_is_told_to_whoever_waits() -> None:
+def test_wait_ready_raises_the_error_of_an_engine_that_cannot_be_loaded() -> None:
     def refuse(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:
         raise EngineUnavailable("there is no such device")
 
@@ -374,7 +374,7 @@ def test_an_engine_that_cannot_be_loaded_is_told_to_whoever_waits() -> None:
             bench.pipeline.workers["m"].wait_ready(5)
 
 
-def test_an_answer_that_is_not_a_number_is_never_published() -> None:
+def test_scores_that_are_not_finite_are_never_published() -> None:
     class _Broken(BrightnessEngine):
         def infer(self, batch: Images):  # type: ignore[no-untyped-def]  # the base has the types
             scores = super().infer(batch)
@@ -391,7 +391,7 @@ def test_an_answer_that_is_not_a_number_is_never_published() -> None:
     assert bench.pipeline.statistics().cameras[0].counts.dropped == {"not_finite": 5}
 
 
-def test_a_fault_of_the_program_in_a_camera_is_raised_and_not_taken_for_an_end() -> None:
+def test_a_bug_in_a_camera_is_raised_and_not_taken_for_an_end() -> None:
     class _Faulty(ScriptedSource):
         def read(self):  # type: ignore[no-untyped-def]  # the base has the types
             raise KeyError("planted")
@@ -403,7 +403,7 @@ def test_a_fault_of_the_program_in_a_camera_is_raised_and_not_taken_for_an_end()
             bench.wait(lambda: False)
 
 
-def test_the_first_word_on_every_classifier_is_unknown_and_then_what_is_seen() -> None:
+def test_the_first_state_of_every_classifier_is_unknown() -> None:
     bench = _Bench(
         _config({"cam": {"classify": [{"model": "m"}]}}), [ScriptedSource([2] * 6, is_live=False)], _brightness
     )
@@ -411,7 +411,7 @@ def test_the_first_word_on_every_classifier_is_unknown_and_then_what_is_seen() -
     assert bench.states("cam") == ["unknown", "two"]
 
 
-def test_the_governors_share_is_obeyed_and_booked() -> None:
+def test_the_governors_ratio_is_obeyed_and_counted() -> None:
     bench = _Bench(
         _config({"cam": {"classify": [{"model": "m"}]}}),
         [ScriptedSource([1], is_live=True, period_s=0.002)],
@@ -425,7 +425,7 @@ def test_the_governors_share_is_obeyed_and_booked() -> None:
     assert counts.dropped["governor"] / counts.captured == pytest.approx(0.75, abs=0.05)
 
 
-def test_without_an_enabled_camera_it_waits_for_one_and_does_not_end() -> None:
+def test_a_pipeline_without_an_enabled_camera_does_not_end() -> None:
     camera = {"classify": [{"model": "m"}]}
     bench = _Bench(_config({"cam": {**camera, "enabled": False}}), [ScriptedSource([1], is_live=False)], _brightness)
     with bench.pipeline:
@@ -436,7 +436,7 @@ def test_without_an_enabled_camera_it_waits_for_one_and_does_not_end() -> None:
     assert len(bench.results("cam")) == 1
 
 
-def test_a_camera_that_comes_while_inference_pauses_does_not_begin() -> None:
+def test_a_camera_added_while_inference_is_paused_is_paused() -> None:
     cameras = {name: {"classify": [{"model": "m"}]} for name in ("cam", "late")}
     sources = [ScriptedSource([1], is_live=True, period_s=0.002) for _ in cameras]
     bench = _Bench(_config({"cam": cameras["cam"]}), sources, _brightness)
@@ -449,7 +449,7 @@ def test_a_camera_that_comes_while_inference_pauses_does_not_begin() -> None:
     assert counts.dropped == {"governor": counts.captured}
 
 
-def test_a_change_that_is_under_way_when_all_stops_starts_nothing_more() -> None:
+def test_a_reload_in_progress_at_stop_starts_nothing_more() -> None:
     is_asked, release = threading.Event(), threading.Event()
 
     def open_engine(key: str, config: ModelConfig, package: ModelPackage) -> BrightnessEngine:

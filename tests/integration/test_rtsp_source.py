@@ -1,4 +1,4 @@
-"""A network camera over real RTSP: its pictures, its faults, and its password that shows nowhere."""
+"""A network camera over real RTSP: frames, faults, and a password that never shows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _password(directory: Path, text: str, name: str = "password") -> str:
 
 
 def _unavailable(stream: RtspStream) -> SourceUnavailable:
-    """The error of an opening that must fail, and must do so in time."""
+    """The error of an ``open`` that must fail in time."""
     failures: list[SourceUnavailable] = []
 
     def open_it() -> None:
@@ -69,7 +69,7 @@ def server(tmp_path: Path) -> Iterator[RtspServer]:
         yield running
 
 
-def test_pictures_come_in_blue_green_red(tmp_path: Path, server: RtspServer) -> None:
+def test_frames_are_in_bgr_order(tmp_path: Path, server: RtspServer) -> None:
     with closing(_stream(tmp_path, server.url)) as stream:
         stream.open()
         capture = stream.read()
@@ -88,7 +88,7 @@ def test_doctor_sees_size_and_rate(tmp_path: Path, server: RtspServer) -> None:
     assert result.detail.startswith("320x240 at ")
 
 
-def test_configured_rate_goes_before_what_the_stream_says(tmp_path: Path, server: RtspServer) -> None:
+def test_the_configured_rate_takes_precedence_over_the_announced_one(tmp_path: Path, server: RtspServer) -> None:
     with closing(_stream(tmp_path, server.url, fps=12.5)) as stream:
         assert stream.fps is None
         stream.open()
@@ -100,7 +100,7 @@ def test_doctor_gives_up_on_a_silent_camera_at_its_deadline(tmp_path: Path) -> N
         stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
         result = probe_source(stream, deadline_s=0.3)
     assert not result.ok
-    assert result.detail == f"no picture within 0.3 s from rtsp://127.0.0.1:{port}/camera"
+    assert result.detail == f"no frame within 0.3 s from rtsp://127.0.0.1:{port}/camera"
 
 
 def test_black_hole_ends_in_the_open_timeout(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_killed_server_is_a_loss_and_the_stream_comes_back_after_its_restart(tmp
                 assert stream.read() is not None
 
 
-def test_change_of_size_goes_on_with_whole_pictures(tmp_path: Path) -> None:
+def test_a_change_of_size_gives_whole_frames(tmp_path: Path) -> None:
     change = (150, (480, 360))
     with (
         RtspServer(tmp_path, fps=100.0, size_change=change) as server,
@@ -179,7 +179,7 @@ def test_change_of_size_goes_on_with_whole_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("digest", [False, True], ids=["basic", "digest"])
 @pytest.mark.parametrize("password", ["plain", "p@ss/w:rd%20?#&", "größe 漢字"])
-def test_user_and_password_of_any_letters_are_accepted(tmp_path: Path, password: str, digest: bool) -> None:
+def test_user_and_password_may_contain_any_character(tmp_path: Path, password: str, digest: bool) -> None:
     name = _password(tmp_path, password)
     with (
         RtspServer(tmp_path, fps=100.0, credentials=("ad min@", password), digest=digest) as server,
@@ -190,19 +190,19 @@ def test_user_and_password_of_any_letters_are_accepted(tmp_path: Path, password:
 
 
 @pytest.mark.parametrize("digest", [False, True], ids=["basic", "digest"])
-def test_refused_and_missing_credentials_are_told_apart(tmp_path: Path, digest: bool) -> None:
+def test_refused_and_missing_credentials_have_different_errors(tmp_path: Path, digest: bool) -> None:
     name = _password(tmp_path, "wrong-CANARY")
     with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right-CANARY"), digest=digest) as server:
         without = _unavailable(_stream(tmp_path, server.url))
         wrong = _unavailable(_stream(tmp_path, server.url, username="admin", password_file=name))
     assert without.fields["reason"] == wrong.fields["reason"] == "credentials"
-    assert "none is configured" in without.message
+    assert "no user is configured" in without.message
     assert "refused the user 'admin'" in wrong.message
     assert "CANARY" not in without.message + wrong.message + repr(wrong.fields)
 
 
 @pytest.mark.parametrize("digest", [False, True], ids=["basic", "digest"])
-def test_a_wrong_password_is_tried_once_and_a_right_one_is_not_blamed(tmp_path: Path, digest: bool) -> None:
+def test_a_wrong_password_is_tried_once_and_a_right_one_gets_a_different_error(tmp_path: Path, digest: bool) -> None:
     right, wrong = _password(tmp_path, "p@ss:/#w"), _password(tmp_path, "another", name="wrong")
     with RtspServer(tmp_path, fps=100.0, credentials=("admin", "p@ss:/#w"), digest=digest) as server:
         _unavailable(_stream(tmp_path, server.url, username="admin", password_file=wrong))
@@ -224,13 +224,13 @@ def test_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert "CANARY" not in error.message
 
 
-def test_unknown_path_is_named_so(tmp_path: Path, server: RtspServer) -> None:
+def test_an_unknown_path_is_reported_as_such(tmp_path: Path, server: RtspServer) -> None:
     error = _unavailable(_stream(tmp_path, server.url.replace("camera", "elsewhere")))
     assert error.fields["reason"] == "no_such_stream"
     assert "404" in error.message
 
 
-def test_closed_port_and_unknown_name_are_named_so(tmp_path: Path) -> None:
+def test_a_closed_port_and_an_unknown_host_are_reported_as_such(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1")).fields["reason"] == "refused"
@@ -241,7 +241,7 @@ def test_closed_port_and_unknown_name_are_named_so(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def _trickling(port: int, slow: threading.Event) -> Iterator[int]:
-    """The port of a proxy before ``port`` that passes on single bytes, ten a second, once ``slow`` is set."""
+    """The port of a proxy to ``port`` that passes single bytes, ten per second, once ``slow`` is set."""
     done = threading.Event()
 
     def pass_on(source: socket.socket, target: socket.socket, *, is_answer: bool) -> None:
@@ -322,21 +322,21 @@ def _answering(answer: bytes) -> Iterator[int]:
     ],
     ids=["http", "binary"],
 )
-def test_port_that_speaks_something_else_is_named_so(tmp_path: Path, answer: bytes, shown: str) -> None:
+def test_a_port_that_does_not_speak_rtsp_is_reported_as_such(tmp_path: Path, answer: bytes, shown: str) -> None:
     with _answering(answer) as port:
         error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
     assert error.fields["reason"] == "not_rtsp"
     assert shown in error.message
 
 
-def test_camera_that_hangs_up_without_a_word_is_named_so(tmp_path: Path) -> None:
+def test_a_camera_that_closes_the_connection_is_reported_as_such(tmp_path: Path) -> None:
     with _answering(b"") as port:
         error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
     assert error.fields["reason"] == "closed"
     assert "too many viewers" in error.message
 
 
-def test_udp_is_asked_for_when_configured_and_only_then(tmp_path: Path, server: RtspServer) -> None:
+def test_udp_is_requested_only_if_configured(tmp_path: Path, server: RtspServer) -> None:
     with closing(_stream(tmp_path, server.url)) as stream:
         stream.open()
     assert not [line for line in server.requests() if line.startswith("SETUP") and "UDP" in line]
@@ -349,7 +349,7 @@ def test_udp_is_asked_for_when_configured_and_only_then(tmp_path: Path, server: 
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
-def test_a_camera_that_only_knows_udp_is_read(tmp_path: Path, transport: str) -> None:
+def test_a_camera_that_supports_only_udp_is_read(tmp_path: Path, transport: str) -> None:
     with (
         RtspServer(tmp_path, fps=100.0, transports=("udp",)) as server,
         closing(_stream(tmp_path, server.url, transport=transport)) as stream,
@@ -434,7 +434,7 @@ for argument in sys.argv[2:]:
 """
 
 
-def test_password_shows_in_no_output_and_libraries_stay_silent(tmp_path: Path) -> None:
+def test_no_output_shows_the_password_and_libraries_stay_silent(tmp_path: Path) -> None:
     _password(tmp_path, "hunter2-CANARY", name="password")
     with (
         RtspServer(tmp_path, fps=100.0, credentials=("admin", "hunter2-CANARY")) as good,
@@ -467,7 +467,7 @@ def test_password_shows_in_no_output_and_libraries_stay_silent(tmp_path: Path) -
     assert errors == "", "a library wrote to the error stream"
 
 
-def test_libraries_speak_when_the_environment_asks_them_to(tmp_path: Path) -> None:
+def test_libraries_log_if_the_environment_enables_it(tmp_path: Path) -> None:
     _password(tmp_path, "right")
     with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right"), transports=("none",)) as refusing:
         command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), f"20 {refusing.url}"]

@@ -9,7 +9,7 @@ from agent.inference.batcher import Batcher, Binding, Request
 from agent.runtime.records import Frame
 
 _IMAGE = np.zeros((1, 1, 3), np.uint8)
-_LANES = [
+_BINDINGS = [
     Binding("live-1", "c", is_live=True, priority=1),
     Binding("live-2", "c", is_live=True, priority=2),
     Binding("file-1", "c", is_live=False, priority=1),
@@ -18,10 +18,10 @@ _LANES = [
 
 
 @given(
-    steps=st.lists(st.one_of(st.integers(0, len(_LANES) - 1), st.none()), max_size=80),
+    steps=st.lists(st.one_of(st.integers(0, len(_BINDINGS) - 1), st.none()), max_size=80),
     max_size=st.integers(1, 5),
 )
-def test_an_inbox_conserves_frames_and_keeps_each_lane_in_order(steps: list[int | None], max_size: int) -> None:
+def test_a_batcher_conserves_frames_and_keeps_each_binding_in_order(steps: list[int | None], max_size: int) -> None:
     superseded: list[Request[Binding]] = []
     taken: list[Request[Binding]] = []
     batcher = Batcher[Binding](superseded.append)
@@ -35,13 +35,13 @@ def test_an_inbox_conserves_frames_and_keeps_each_lane_in_order(steps: list[int 
             )
             taken += batch
         else:
-            binding = _LANES[step]
+            binding = _BINDINGS[step]
             batcher.put(binding, InFlightFrame(Frame(binding.camera, put, _IMAGE, 0, 0, 0.0), 1))
             put += 1
         assert put == len(taken) + len(superseded) + batcher.waiting
     rest = batcher.close()
     assert put == len(taken) + len(superseded) + len(rest)
     assert all(request.binding.is_live for request in superseded)
-    for binding in _LANES:
+    for binding in _BINDINGS:
         indexes = [request.in_flight.frame.index for request in taken + rest if request.binding is binding]
         assert indexes == sorted(indexes)

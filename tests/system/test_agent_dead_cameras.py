@@ -1,4 +1,4 @@
-"""A camera that went from the configuration leaves nothing in the broker that says it is there."""
+"""A camera removed from the configuration leaves no retained topics on the broker."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class Site:
         return AgentProcess(self.directory, "run", "-c", str(self.path))
 
     def retained(self) -> set[str]:
-        """What a subscriber that comes now finds of the cameras."""
+        """The retained camera topics that a new subscriber receives."""
         with Recorder(self.broker.port, ["edge/#", "$SYS/broker/uptime"]) as recorder:
             recorder.wait_count(1, "$SYS/broker/uptime")  # retained too, and sent after the others
             return {one.topic for one in recorder.messages() if one.retain and one.topic.startswith(CAMERAS)}
 
     def shows(self, *topics: str) -> None:
-        """Wait until just these ``topics`` below ``camera/`` are retained."""
+        """Wait until exactly these ``topics`` below ``camera/`` are retained."""
         wanted = {f"{CAMERAS}/{topic}" for topic in topics}
         wait_until(lambda: self.retained() == wanted, within_s=30)
 
     def watched(self) -> dict[str, list[str]]:
-        """What `agent watch` would show if it began now: classifiers by camera."""
+        """What a new `agent watch` shows: classifiers by camera."""
         view = FleetView("edge")
         with Recorder(self.broker.port, ["edge/#", "$SYS/broker/uptime"]) as recorder:
             recorder.wait_count(1, "$SYS/broker/uptime")
@@ -79,7 +79,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(tmp_path, broker)
 
 
-def test_what_goes_with_a_reload_is_cleared_and_comes_back_with_the_next(site: Site) -> None:
+def test_topics_removed_by_a_reload_are_cleared_and_come_back_with_the_next(site: Site) -> None:
     site.write({"stays": _camera("inspect", "again"), "goes": _camera()})
     with site.agent() as agent:
         site.shows("stays/health", "stays/inspect/state", "stays/again/state", "goes/health", "goes/inspect/state")
@@ -95,7 +95,7 @@ def test_what_goes_with_a_reload_is_cleared_and_comes_back_with_the_next(site: S
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["a stop", "a kill"])
-def test_what_went_between_two_starts_is_cleared_by_the_second(site: Site, end: signal.Signals) -> None:
+def test_topics_removed_between_two_starts_are_cleared_by_the_second(site: Site, end: signal.Signals) -> None:
     site.write({"stays": _camera(), "goes": _camera()}, home_assistant={"enabled": True})
     with site.agent() as agent:
         site.shows("stays/health", "stays/inspect/state", "goes/health", "goes/inspect/state")
@@ -111,7 +111,7 @@ def test_what_went_between_two_starts_is_cleared_by_the_second(site: Site, end: 
         assert agent.end() == 0, agent.stderr
 
 
-def test_what_goes_while_the_broker_is_away_is_cleared_when_it_is_back(site: Site) -> None:
+def test_topics_removed_while_the_broker_is_away_are_cleared_when_it_is_back(site: Site) -> None:
     site.broker.stop()
     kept = MosquittoBroker(
         site.directory / "kept",
@@ -138,7 +138,7 @@ def test_what_goes_while_the_broker_is_away_is_cleared_when_it_is_back(site: Sit
         kept.stop()
 
 
-def test_another_prefix_takes_the_cameras_of_the_old_one_along(site: Site) -> None:
+def test_a_new_prefix_clears_the_cameras_of_the_old_one(site: Site) -> None:
     site.write({"goes": _camera()})
     with site.agent() as agent:
         site.shows("goes/health", "goes/inspect/state")
@@ -148,7 +148,7 @@ def test_another_prefix_takes_the_cameras_of_the_old_one_along(site: Site) -> No
         assert agent.end() == 0, agent.stderr
 
 
-def test_a_disabled_camera_says_so_and_decides_nothing(site: Site) -> None:
+def test_a_disabled_camera_is_reported_as_disabled_and_decides_nothing(site: Site) -> None:
     site.write({"stays": _camera(), "goes": _camera()})
     with site.agent() as agent, Recorder(site.broker.port) as recorder:
         recorder.wait_count(1, STATE, 30)
@@ -161,7 +161,7 @@ def test_a_disabled_camera_says_so_and_decides_nothing(site: Site) -> None:
         assert agent.end() == 0, agent.stderr
 
 
-def test_a_list_that_cannot_be_read_stops_nobody(site: Site) -> None:
+def test_an_unreadable_list_of_topics_does_not_stop_the_agent(site: Site) -> None:
     (site.directory / "state").mkdir()
     (site.directory / "state" / "retained.json").write_bytes(b'{"topics": [1, "#", "a/+/camera/b/health", ')
     site.write({"stays": _camera()})

@@ -1,4 +1,4 @@
-"""A network camera of a running agent through its faults, as a subscriber sees them."""
+"""Faults of a network camera of a running agent, as a subscriber sees them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _is(state: str) -> Callable[[Any], bool]:
     return lambda health: bool(health["state"] == state)
 
 
-def test_a_camera_that_stalls_or_goes_is_told_in_five_seconds_and_its_results_come_again(
+def test_a_stalled_or_absent_camera_is_reported_within_five_seconds_and_recovers(
     tmp_path: Path,
     recorder: Recorder,
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_camera_that_stalls_or_goes_is_told_in_five_seconds_and_its_results_co
                 assert agent.end() == 0
     note(seen_s=max(stall_s, kill_s))
     note(recovery_s=max(resume_s, again_s))
-    # The bar is a promise of the agent and not a measurement of this machine: timeouts of 2 s, and the loss told.
+    # The limit is what the agent promises, not a measurement of this machine: timeouts of 2 s, plus the report.
     assert max(stall_s, kill_s) <= 5.0
     errors = [message.json["error"] for message in recorder.messages(_HEALTH) if message.json["state"] == "lost"]
     assert any("sent no frame" in error for error in errors)
@@ -106,7 +106,7 @@ def test_the_agent_ends_within_five_seconds_while_ffmpeg_waits_for_a_camera(
     assert stopped.retain is False
 
 
-def test_a_camera_whose_picture_goes_black_says_so_in_every_result(
+def test_a_black_camera_is_flagged_in_every_result(
     tmp_path: Path,
     recorder: Recorder,
 ) -> None:

@@ -25,7 +25,7 @@ pytestmark = [
 _EVENT = "edge/dut/camera/cam/inspect/event"
 _LARGE = {"type": "pattern", "fps": 5, "width": 3840, "height": 2160}
 _LEFT_BYTES = 16 << 20
-"""Less than one picture of such a camera."""
+"""Less than one frame of such a camera."""
 
 
 def _write(directory: Path, broker: str, *, large: int = 0) -> Path:

@@ -84,7 +84,7 @@ def test_frames_are_classified_from_the_first_second_and_the_plan_takes_over(
     first, second = (message.json for message in recorder.messages("edge/dut/runtime")[:2])
     assert first["models"]["inspect"]["pending"] == "tensorrt"
     assert "Orin is not used" in first["models"]["inspect"]["degraded"]
-    assert second["changed"] == "inspect: ort-cpu gave way to tensorrt"
+    assert second["changed"] == "inspect: ort-cpu was replaced by tensorrt"
     model = second["models"]["inspect"]
     assert (model["engine"], model["pending"], model["degraded"]) == ("tensorrt", None, None)
     assert model["parity"]["passed"] is True
@@ -206,8 +206,8 @@ def test_two_agents_build_once(tmp_path: Path, broker: MosquittoBroker, nvidia: 
         _agent(tmp_path / "one", broker, nvidia) as first,
         _agent(tmp_path / "two", broker, nvidia) as second,
     ):
-        first.wait_for_log("gave way to tensorrt", 60)
-        second.wait_for_log("gave way to tensorrt", 60)
+        first.wait_for_log("was replaced by tensorrt", 60)
+        second.wait_for_log("was replaced by tensorrt", 60)
         codes = [first.end(), second.end()]
     assert codes == [0, 0]
     assert len(PlanCache(shared).entries()) == 1

@@ -204,7 +204,7 @@ def test_auto_finds_what_was_measured(tmp_path: Path) -> None:
     path, package = _write(tmp_path), load_package(demo_package())
     measured = Measurement(engine="ort-cpu", precision="int8", runs=700, p50_ms=1.0, p90_ms=1.1)
     remember_for(path, ["inspect"], package, [measured])
-    most = load_config(path).config.models["inspect"].batching.most
+    most = load_config(path).config.models["inspect"].batching.engine_batch
     options = EngineOptions(cache_dir=tmp_path / "state" / "cache", engine="auto", precision="int8", max_batch=most)
     choice = SelectionStore(options.cache_dir).load(selection_key_here(package, options))
     assert choice is not None

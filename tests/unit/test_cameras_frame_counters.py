@@ -30,7 +30,7 @@ def test_a_frame_is_in_flight_until_every_classifier_has_answered() -> None:
     assert _sums_up(counts)
 
 
-def test_a_frame_that_nobody_answered_is_dropped_for_its_first_reason() -> None:
+def test_a_frame_that_no_classifier_answered_is_dropped_for_its_first_reason() -> None:
     counters = FrameCounters("front", ("a", "b"))
     frame = counters.open(_FRAME, ["a", "b"])
     counters.dropped(frame, "a", Drop.FAILED)
@@ -40,7 +40,7 @@ def test_a_frame_that_nobody_answered_is_dropped_for_its_first_reason() -> None:
     assert _sums_up(counters.counts())
 
 
-def test_a_frame_that_is_passed_on_stays_open_until_the_classifier_behind_has_answered() -> None:
+def test_a_frame_passed_through_a_gate_is_in_flight_until_the_second_classifier_answered() -> None:
     counters = FrameCounters("front", ("a", "b"))
     frame = counters.open(_FRAME, ["a"])
     counters.offer(frame, "b")
@@ -50,7 +50,7 @@ def test_a_frame_that_is_passed_on_stays_open_until_the_classifier_behind_has_an
     assert counters.counts().in_flight == 0
 
 
-def test_a_refused_frame_and_a_closed_gate_are_booked() -> None:
+def test_a_refused_frame_and_a_closed_gate_are_counted() -> None:
     counters = FrameCounters("front", ("a", "b"))
     counters.refuse(Drop.RATE)
     counters.skip("b")

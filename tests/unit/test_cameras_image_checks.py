@@ -1,4 +1,4 @@
-"""Pictures that show nothing of use are marked, and those that do are not."""
+"""Useless images are reported, good ones are not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.cameras.image_checks import ImageChecks, impression_of
+from agent.cameras.image_checks import ImageChecks, measure_image
 from agent.cameras.sources.pattern import Pattern
 from agent.config.image_checks import ImageChecksConfig
 from agent.config.sources import FileSource, PatternSource
@@ -31,14 +31,14 @@ def _scene(index: int = 0, size: tuple[int, int] = (180, 320)) -> Image:
     return np.ascontiguousarray(cv2.add(image, noise), np.uint8)
 
 
-def _marks(pictures: Iterator[Image], seconds: float, config: ImageChecksConfig | None = None) -> list[str | None]:
-    watch = ImageChecks(config or ImageChecksConfig())
-    return [watch.look(next(pictures), index * _SECOND_NS // _FPS) for index in range(round(seconds * _FPS))]
+def _faults(images: Iterator[Image], seconds: float, config: ImageChecksConfig | None = None) -> list[str | None]:
+    checks = ImageChecks(config or ImageChecksConfig())
+    return [checks.check(next(images), index * _SECOND_NS // _FPS) for index in range(round(seconds * _FPS))]
 
 
-def _first(marks: list[str | None]) -> tuple[str | None, float]:
+def _first(faults: list[str | None]) -> tuple[str | None, float]:
     """The first image_fault and the second at which it came."""
-    return next(((image_fault, index / _FPS) for index, image_fault in enumerate(marks) if image_fault), (None, 0.0))
+    return next(((image_fault, index / _FPS) for index, image_fault in enumerate(faults) if image_fault), (None, 0.0))
 
 
 def _black(index: int) -> Image:
@@ -70,35 +70,35 @@ def _frames(draw: Any) -> Iterator[Image]:
     ],
     ids=["black", "covered", "blurred", "frozen"],
 )
-def test_a_useless_picture_is_marked_when_it_lasts(draw: Any, image_fault: str, after_s: float) -> None:
-    assert _first(_marks(_frames(draw), 12.0)) == (image_fault, after_s)
+def test_a_useless_image_is_reported_once_it_lasts(draw: Any, image_fault: str, after_s: float) -> None:
+    assert _first(_faults(_frames(draw), 12.0)) == (image_fault, after_s)
 
 
 @pytest.mark.parametrize("draw", [_black, _covered, _blurred, lambda _: _scene()])
-def test_a_mark_is_cleared_within_a_second_of_a_good_picture(draw: Any) -> None:
-    watch = ImageChecks(ImageChecksConfig())
+def test_a_fault_is_cleared_within_a_second_of_a_good_image(draw: Any) -> None:
+    checks = ImageChecks(ImageChecksConfig())
     for index in range(12 * _FPS):
-        watch.look(draw(index), index * _SECOND_NS // _FPS)
-    assert watch.image_fault is not None
+        checks.check(draw(index), index * _SECOND_NS // _FPS)
+    assert checks.image_fault is not None
     good_ns = 12 * _SECOND_NS
-    marks = [watch.look(_scene(index + 1), good_ns + index * _SECOND_NS // _FPS) for index in range(_FPS)]
-    assert marks[-1] is None
+    faults = [checks.check(_scene(index + 1), good_ns + index * _SECOND_NS // _FPS) for index in range(_FPS)]
+    assert faults[-1] is None
 
 
-def test_a_loss_begins_anew() -> None:
-    watch = ImageChecks(ImageChecksConfig())
+def test_a_loss_clears_the_fault() -> None:
+    checks = ImageChecks(ImageChecksConfig())
     for second in range(7):
-        watch.look(_black(second), second * _SECOND_NS)
-    assert watch.look(_black(7), 7 * _SECOND_NS) == "black"
-    watch.reset()
-    assert watch.look(_black(8), 8 * _SECOND_NS) is None
+        checks.check(_black(second), second * _SECOND_NS)
+    assert checks.check(_black(7), 7 * _SECOND_NS) == "black"
+    checks.reset()
+    assert checks.check(_black(8), 8 * _SECOND_NS) is None
 
 
-def test_good_pictures_are_never_marked() -> None:
-    assert set(_marks(_frames(_scene), 30.0)) == {None}
+def test_good_images_have_no_fault() -> None:
+    assert set(_faults(_frames(_scene), 30.0)) == {None}
 
 
-def test_the_bundled_clip_and_the_test_pattern_are_never_marked() -> None:
+def test_the_bundled_clip_and_the_test_pattern_have_no_fault() -> None:
     from agent.cameras.sources.video_file import VideoFile
 
     clip = VideoFile(FileSource(type="file", path=str(demo_clip())), base_dir=demo_clip().parent, clock=SystemClock())
@@ -106,40 +106,40 @@ def test_the_bundled_clip_and_the_test_pattern_are_never_marked() -> None:
     for source in (clip, pattern):
         source.open()
         try:
-            watch = ImageChecks(ImageChecksConfig(after_s=0.0, frozen_after_s=1.0))
+            checks = ImageChecks(ImageChecksConfig(after_s=0.0, frozen_after_s=1.0))
             for index in range(150):
                 capture = source.read()
                 if capture is None:
                     break
-                assert watch.look(capture.image, index * _SECOND_NS // 2) is None, index
+                assert checks.check(capture.image, index * _SECOND_NS // 2) is None, index
         finally:
             source.close()
 
 
-def test_thresholds_of_zero_and_a_watch_that_is_off_say_nothing() -> None:
+def test_thresholds_of_zero_and_disabled_checks_report_nothing() -> None:
     silent = ImageChecksConfig(black_below=0, covered_below=0, blurred_below=0, frozen_after_s=0)
     for config in (silent, ImageChecksConfig(enabled=False)):
         for draw in (_black, _covered, _blurred, lambda _: _scene()):
-            assert set(_marks(_frames(draw), 12.0, config)) == {None}
+            assert set(_faults(_frames(draw), 12.0, config)) == {None}
 
 
 def test_a_single_changed_byte_is_a_change() -> None:
     first = _scene()
     second = first.copy()
     second[111, 77, 1] ^= 1
-    marks = _marks(iter([image for _ in range(100) for image in [first] * 5 + [second] * 5]), 15.0)
-    assert set(marks) == {None}
+    faults = _faults(iter([image for _ in range(100) for image in [first] * 5 + [second] * 5]), 15.0)
+    assert set(faults) == {None}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 500), (500, 3), (8, 8), (7, 13), (17, 333), (2160, 3840)])
-def test_every_size_can_be_looked_at(shape: tuple[int, int]) -> None:
+def test_every_size_can_be_checked(shape: tuple[int, int]) -> None:
     image = np.zeros((*shape, 3), np.uint8)
-    assert impression_of(image).brightness == 0.0
-    watch = ImageChecks(ImageChecksConfig())
-    assert [watch.look(image, second * _SECOND_NS) for second in (0, 6)] == [None, "black"]
+    assert measure_image(image).brightness == 0.0
+    checks = ImageChecks(ImageChecksConfig())
+    assert [checks.check(image, second * _SECOND_NS) for second in (0, 6)] == [None, "black"]
 
 
 def test_sharpness_falls_with_every_blur() -> None:
-    values = [impression_of(_scene()).sharpness]
-    values += [impression_of(cv2.GaussianBlur(_scene(), (0, 0), sigma)).sharpness for sigma in (1, 2, 4)]  # type: ignore[arg-type]  # cv2 gives its own array type
+    values = [measure_image(_scene()).sharpness]
+    values += [measure_image(cv2.GaussianBlur(_scene(), (0, 0), sigma)).sharpness for sigma in (1, 2, 4)]  # type: ignore[arg-type]  # cv2 gives its own array type
     assert all(before is not None and after is not None and before > after for before, after in pairwise(values))

@@ -1,4 +1,4 @@
-"""Files and folders that the agent's user may not read: an error that says so, not a mistake of the agent."""
+"""Files and folders without read permission: a clear error, no traceback."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def closed_folder() -> Iterator[Path]:
     ],
     ids=lambda config: str(config.path),
 )
-def test_what_may_not_be_read_is_refused_with_its_path(closed_folder: Path, config: SourceConfig) -> None:
+def test_a_source_without_read_permission_is_refused_with_its_path(closed_folder: Path, config: SourceConfig) -> None:
     with closing(make_source(config, base_dir=closed_folder, clock=SystemClock())) as source:
         with pytest.raises(SourceUnavailable) as caught:
             source.open()

@@ -1,4 +1,4 @@
-"""The section of a network camera: credentials stay out of its address and out of the refusal."""
+"""The section of a network camera: credentials are refused in `url`, and never repeated in the error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_other_schemes_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["rtsp://camera", "rtsp://[fe80::1]:8554/x", "rtsps://10.0.0.1/a?channel=1&sub=0"])
-def test_plain_addresses_are_taken(url: str) -> None:
+def test_addresses_without_credentials_are_accepted(url: str) -> None:
     assert RtspSource(type="rtsp", url=url).url == url
 
 

@@ -1,4 +1,4 @@
-"""The boundary to OpenCV: forms of pictures, and the options that all openings of the process share."""
+"""The boundary to OpenCV: image formats, and the process-wide FFmpeg options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_grey_colour_and_alpha_become_bgr(shape: tuple[int, ...]) -> None:
     assert np.all(image == 5)
 
 
-def test_fitting_picture_is_not_copied() -> None:
+def test_a_bgr_image_is_not_copied() -> None:
     array = np.zeros((4, 6, 3), np.uint8)
     assert np.shares_memory(image_from_array(array), array)
 
@@ -37,12 +37,12 @@ def test_fitting_picture_is_not_copied() -> None:
     ],
     ids=["16-bit", "float", "two-channels", "empty", "one-axis"],
 )
-def test_other_pictures_are_refused_with_their_form(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+def test_other_arrays_are_refused_with_shape_and_dtype(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     with pytest.raises(UnsupportedImage, match=str(array.dtype)):
         image_from_array(array)
 
 
-def test_options_hold_inside_the_gate_and_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_apply_inside_the_gate_and_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = OptionGate()
     monkeypatch.setenv(VARIABLE, "of;the|process;1")
     with gate.holding("rtsp_transport;udp", timeout_s=1.0) as entered:
@@ -67,14 +67,14 @@ def test_equal_options_open_together_and_others_wait_their_turn() -> None:
         assert third
 
 
-def test_waiting_at_the_gate_ends_when_interrupted() -> None:
+def test_an_interruption_ends_the_wait_at_the_gate() -> None:
     gate, interrupted = OptionGate(), threading.Event()
     interrupted.set()
     with gate.holding("a;1", timeout_s=1.0), gate.holding("b;1", timeout_s=60.0, interrupted=interrupted) as entered:
         assert not entered
 
 
-def test_gate_is_left_by_an_exception() -> None:
+def test_an_exception_releases_the_gate() -> None:
     gate = OptionGate()
     with pytest.raises(RuntimeError), gate.holding("a;1", timeout_s=1.0):
         raise RuntimeError

@@ -18,13 +18,13 @@ _KINDS = [typing.get_args(kind.model_fields["type"].annotation)[0] for kind in t
 
 
 @pytest.mark.parametrize("snippet", _SNIPPETS)
-def test_every_snippet_is_a_source(snippet: str) -> None:
+def test_every_snippet_loads_as_a_source(snippet: str) -> None:
     adapter: pydantic.TypeAdapter[SourceConfig] = pydantic.TypeAdapter(SourceConfig)
     adapter.validate_python(yaml.safe_load(snippet)["source"])
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_every_source_is_described(kind: str) -> None:
+def test_every_source_has_a_section_and_a_table_row(kind: str) -> None:
     assert f"\n| `{kind}` |" in _PAGE
     assert f"\n## {kind}\n" in _PAGE
     assert any(f"type: {kind}" in snippet for snippet in _SNIPPETS)

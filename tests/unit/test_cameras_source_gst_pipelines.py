@@ -1,4 +1,4 @@
-"""Which elements a camera gets: hardware where it is there, and no text of the configuration among them."""
+"""The elements of a pipeline: hardware decoders if present, and no text from the configuration among them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.cameras.sources.gstreamer.pipelines import NotPossible, Plan, plan_for
+from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 
 
@@ -27,7 +27,7 @@ def _v4l2(has: Any = _laptop, **settings: Any) -> Plan:
     return plan_for(V4l2Source(type="v4l2", reader="gstreamer", **settings), has=has)
 
 
-def test_csi_camera_takes_the_image_processor_and_its_converter() -> None:
+def test_a_csi_camera_uses_the_isp_and_the_hardware_converter() -> None:
     plan = plan_for(CsiSource(type="csi", sensor_id=1, width=1280, height=720, fps=59.94, flip=2), has=_jetson)
     assert plan.text == (
         "nvarguscamerasrc sensor-id=1 ! "
@@ -44,7 +44,7 @@ def test_csi_camera_takes_the_image_processor_and_its_converter() -> None:
         ("mjpeg", "jpegparse ! nvv4l2decoder mjpeg=1 ! nvvidconv", "jpegparse ! jpegdec ! videoconvert"),
     ],
 )
-def test_stream_is_decoded_in_hardware_where_it_is_there(codec: str, hardware: str, software: str) -> None:
+def test_a_stream_is_decoded_in_hardware_if_present(codec: str, hardware: str, software: str) -> None:
     assert hardware in _rtsp(_jetson, codec=codec).text
     assert software in _rtsp(_laptop, codec=codec).text
     assert not [name for name in _rtsp(_laptop, codec=codec).needs if name.startswith("nv")]
@@ -56,7 +56,7 @@ def test_every_element_of_a_pipeline_is_checked_before_it_starts() -> None:
         assert {part for part in parts if "/" not in part} == set(plan.needs)
 
 
-def test_addresses_and_credentials_are_properties_and_never_text() -> None:
+def test_addresses_and_credentials_are_properties_never_pipeline_text() -> None:
     hostile = "rtsp://camera/1!filesink=location=/x"
     plan = _rtsp(url=hostile, username="admin ! fakesink", password="hunter2-CANARY", password_file="x")
     assert "filesink" not in plan.text
@@ -67,15 +67,15 @@ def test_addresses_and_credentials_are_properties_and_never_text() -> None:
     assert "/dev/x ! y" not in _v4l2(device="/dev/x ! y").text
 
 
-def test_usb_camera_gets_the_format_and_size_that_were_asked() -> None:
+def test_a_usb_camera_gets_the_configured_format_and_size() -> None:
     text = _v4l2(fourcc="YUYV", width=640, height=480, fps=15.0).text
     assert "v4l2src name=source ! video/x-raw,format=YUY2,width=640,height=480,framerate=15/1 ! videoconvert" in text
     assert "image/jpeg ! jpegdec ! videoconvert" in _v4l2(fourcc="MJPG").text
     assert "image/jpeg,width=640 ! nvv4l2decoder mjpeg=1 ! nvvidconv" in _v4l2(_jetson, fourcc="MJPG", width=640).text
 
 
-def test_unknown_pixel_format_names_the_known_ones() -> None:
-    with pytest.raises(NotPossible, match=r"'ABCD' is not known .* MJPG JPEG YUYV"):
+def test_an_unsupported_pixel_format_is_refused_with_the_supported_ones() -> None:
+    with pytest.raises(UnsupportedFormat, match=r"does not support `fourcc` 'ABCD', .* MJPG JPEG YUYV"):
         _v4l2(fourcc="ABCD")
 
 
@@ -90,6 +90,6 @@ def test_missing_elements_are_named_with_their_packages() -> None:
     assert csi.missing(_laptop) == {"nvarguscamerasrc": "nvidia-l4t-gstreamer", "nvvidconv": "nvidia-l4t-gstreamer"}
 
 
-def test_own_pipeline_gets_conversion_and_sink() -> None:
+def test_a_custom_pipeline_gets_conversion_and_sink() -> None:
     plan = plan_for(GStreamerSource(type="gstreamer", pipeline="mysrc ! mydec"), has=_laptop)
     assert plan.text.startswith("mysrc ! mydec ! videoconvert ! video/x-raw,format=BGRx ! appsink name=sink drop=true")

@@ -1,4 +1,4 @@
-"""Folders of images: order, forms of pictures, and what happens to those that cannot be read."""
+"""Folders of images: order, image formats, and unreadable images."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_one_image_is_a_source(tmp_path: Path) -> None:
         assert _levels(source, 2) == [9, -1]
 
 
-def test_unreadable_images_are_passed_over_and_counted(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_counted(tmp_path: Path) -> None:
     good = _grey_level(tmp_path, "a.jpg", 100).read_bytes()
     (tmp_path / "b.jpg").write_bytes(good[: len(good) // 2])
     (tmp_path / "c.jpg").write_bytes(b"")
@@ -74,7 +74,7 @@ def test_unreadable_images_are_passed_over_and_counted(tmp_path: Path) -> None:
         assert source.statistics().skipped == 3
 
 
-def test_names_that_are_no_utf_8_can_be_logged_and_sent(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf_8_can_be_logged_and_sent(tmp_path: Path) -> None:
     bad = os.fsdecode(b"caf\xe9.png")
     (tmp_path / bad).write_bytes(b"broken")
     with closing(_folder(tmp_path)) as source, structlog.testing.capture_logs() as logs:
@@ -86,7 +86,7 @@ def test_names_that_are_no_utf_8_can_be_logged_and_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", [False, True])
-def test_folder_without_a_readable_image_is_lost_and_not_an_end(tmp_path: Path, loop: bool) -> None:
+def test_a_folder_without_a_readable_image_is_lost_not_ended(tmp_path: Path, loop: bool) -> None:
     (tmp_path / "a.png").write_bytes(b"broken")
     (tmp_path / "b.png").write_bytes(b"")
     with closing(_folder(tmp_path, loop=loop)) as source:
@@ -96,7 +96,7 @@ def test_folder_without_a_readable_image_is_lost_and_not_an_end(tmp_path: Path, 
         assert caught.value.fields["reason"] == "unreadable"
 
 
-def test_image_deleted_while_the_folder_is_read_is_passed_over(tmp_path: Path) -> None:
+def test_an_image_deleted_while_the_folder_is_read_is_skipped(tmp_path: Path) -> None:
     _grey_level(tmp_path, "a.png", 1)
     second = _grey_level(tmp_path, "b.png", 2)
     _grey_level(tmp_path, "c.png", 3)
@@ -117,7 +117,7 @@ def test_looping_folder_that_vanishes_is_lost(tmp_path: Path) -> None:
         assert _levels(source, 1) == [1]
         only.unlink()
         folder.rmdir()
-        with pytest.raises(SourceLost, match="could not start again"):
+        with pytest.raises(SourceLost, match="cannot loop"):
             source.read()
 
 
@@ -152,15 +152,15 @@ def test_exif_orientation_turns_the_image(tmp_path: Path) -> None:
         assert capture.image.shape == (20, 10, 3)
 
 
-def test_folder_without_images_says_what_it_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused_with_the_known_suffixes(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(SourceUnavailable, match=r"1 entries and no image .*\.jpg") as caught:
+    with pytest.raises(SourceUnavailable, match=r"1 entries but no image .*\.jpg") as caught:
         _folder(tmp_path).open()
     assert caught.value.fields["reason"] == "empty"
     assert caught.value.exit_code == 69
 
 
-def test_interruption_ends_a_pass_over_unreadable_images(tmp_path: Path) -> None:
+def test_an_interruption_ends_a_pass_over_unreadable_images(tmp_path: Path) -> None:
     _grey_level(tmp_path, "a.png", 1)
     with closing(_folder(tmp_path, loop=True)) as source:
         source.open()

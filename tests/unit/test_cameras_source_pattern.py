@@ -1,4 +1,4 @@
-"""The drawn pattern: the same for the same seed, alive, and paced."""
+"""The test pattern: the same for the same seed, moving, and paced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.runtime.records import Image
 
 
 class SteppedClock:
-    """A clock that moves only when somebody waits."""
+    """A clock that advances only by waits."""
 
     def __init__(self) -> None:
         self.now_ns = 10**12

@@ -1,4 +1,4 @@
-"""What is answered to a camera that asks who we are."""
+"""The answer to a camera's authentication challenge."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_basic_is_answered_with_user_and_password() -> None:
     assert _answer('Basic realm="camera"') == "Basic TXVmYXNhOkNpcmNsZSBPZiBMaWZl"
 
 
-def test_digest_of_the_old_form_hashes_password_nonce_and_request() -> None:
+def test_digest_without_qop_hashes_password_nonce_and_request() -> None:
     answer = _answer('Digest realm="cam, era", nonce="a1", stale=FALSE')
     assert answer is not None
     expected = _md5(f"{_md5('Mufasa:cam, era:Circle Of Life')}:a1:{_md5('DESCRIBE:rtsp://camera/1')}")
@@ -34,7 +34,7 @@ def test_digest_of_the_old_form_hashes_password_nonce_and_request() -> None:
     assert "Circle" not in answer
 
 
-def test_digest_with_quality_counts_its_question() -> None:
+def test_digest_with_qop_sends_nonce_count_and_client_nonce() -> None:
     answer = _answer('Digest realm="r", nonce="n", qop="auth,auth-int", opaque="o", algorithm=MD5')
     assert answer is not None
     found = re.search(r'cnonce="(\w+)"', answer)
@@ -54,10 +54,10 @@ def test_digest_is_preferred_because_it_hides_the_password() -> None:
 @pytest.mark.parametrize(
     "challenge", ['Digest realm="r", nonce="n", algorithm=SHA-256', "Bearer", "", 'Digest realm="r"']
 )
-def test_what_is_not_known_is_not_answered(challenge: str) -> None:
+def test_an_unsupported_challenge_is_not_answered(challenge: str) -> None:
     assert _answer(challenge) is None
 
 
-def test_a_user_that_would_break_the_line_is_not_sent() -> None:
+def test_a_user_name_that_would_break_the_header_is_not_sent() -> None:
     login = Login("a\r\nX: y", Secret("p"))
     assert login.answer(['Digest realm="r", nonce="n"'], method="DESCRIBE", uri="u") is None

@@ -1,4 +1,4 @@
-"""USB cameras are found by who they are; one at another's place is told and not read."""
+"""USB cameras are found by their descriptors; a swapped camera is reported and not read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _unplug(sys: Path) -> None:
     shutil.rmtree(sys / "devices")
 
 
-def test_a_camera_is_known_by_what_it_says_of_itself(tmp_path: Path) -> None:
+def test_a_camera_is_identified_by_its_usb_descriptors(tmp_path: Path) -> None:
     _plug(tmp_path, "video0", "1-2", serial="3A7F")
     assert identity_of(Path("/dev/video0"), sys=tmp_path) == UsbIdentity("046d", "0825", "HD Webcam", "3A7F")
     assert identity_of(Path("/dev/video1"), sys=tmp_path) is None
@@ -53,21 +53,21 @@ def _identity(sys: Path, **settings: Any) -> CameraIdentity:
     return CameraIdentity(V4l2Source(type="v4l2", **settings), Lifecycle("camera"), sys=sys)
 
 
-def test_an_absent_serial_number_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+def test_an_absent_serial_number_is_reported_with_those_present(tmp_path: Path) -> None:
     _plug(tmp_path, "video0", "1-1", serial="OTHER")
     with pytest.raises(SourceUnavailable, match=r"no USB camera has the serial number 3A7F.*serial OTHER") as refused:
         _identity(tmp_path, serial="3A7F").locate()
     assert refused.value.fields["reason"] == "missing"
 
 
-def test_two_cameras_with_one_serial_number_are_not_guessed_between(tmp_path: Path) -> None:
+def test_two_cameras_with_the_same_serial_number_are_refused(tmp_path: Path) -> None:
     _plug(tmp_path, "video0", "1-1", serial="0001")
     _plug(tmp_path, "video2", "1-2", serial="0001")
     with pytest.raises(SourceUnavailable, match="2 USB cameras have the serial number 0001"):
         _identity(tmp_path, serial="0001").locate()
 
 
-def test_a_swapped_cable_is_told_and_not_misread(tmp_path: Path) -> None:
+def test_a_swapped_cable_is_reported_and_the_camera_not_read(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     device = tmp_path / "dev/video0"
     device.touch()

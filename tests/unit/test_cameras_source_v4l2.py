@@ -1,4 +1,4 @@
-"""Cameras of the kernel: what is asked of them, what is said when it fails, and which moment their frames name."""
+"""V4L2 cameras: requested settings, error messages, and time stamps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Bench:
         return self.devices[-1]
 
 
-def test_pixel_format_is_asked_before_size_and_rate() -> None:
+def test_the_pixel_format_is_set_before_size_and_rate() -> None:
     bench = Bench(width=32, height=24, fps=30.0, fourcc="MJPG")
     bench.camera.open()
     assert list(bench.devices[0].asked.items()) == [
@@ -58,21 +58,21 @@ def test_pixel_format_is_asked_before_size_and_rate() -> None:
     bench.camera.close()
 
 
-def test_camera_keeps_its_own_settings_where_none_are_given() -> None:
+def test_a_camera_keeps_its_own_settings_if_none_are_configured() -> None:
     bench = Bench()
     bench.camera.open()
     assert bench.devices[0].asked == {}
     bench.camera.close()
 
 
-def test_size_that_the_camera_does_not_have_is_refused_and_the_device_released() -> None:
+def test_an_unsupported_size_is_refused_and_the_device_released() -> None:
     bench = Bench(width=1920, height=1080)
     with pytest.raises(SourceUnavailable, match=r"gives 32x24, the configuration asks for 1920x1080"):
         bench.camera.open()
     assert bench.devices[0].released == 1
 
 
-def test_frame_carries_the_stamp_of_the_driver() -> None:
+def test_a_frame_carries_the_time_stamp_of_the_driver() -> None:
     bench = Bench()
     stamp_ns = time.monotonic_ns() - 40_000_000
     bench.faults["stamp_ms"] = stamp_ns / 1e6
@@ -85,7 +85,7 @@ def test_frame_carries_the_stamp_of_the_driver() -> None:
 
 
 @pytest.mark.parametrize("stamp_ms", [0.0, 1e3 * 1_700_000_000, -5.0], ids=["none", "wall-clock", "negative"])
-def test_stamp_of_another_clock_is_not_believed(stamp_ms: float) -> None:
+def test_a_time_stamp_of_a_different_clock_is_ignored(stamp_ms: float) -> None:
     bench = Bench()
     bench.faults["stamp_ms"] = stamp_ms
     bench.camera.open()
@@ -96,7 +96,7 @@ def test_stamp_of_another_clock_is_not_believed(stamp_ms: float) -> None:
     bench.camera.close()
 
 
-def test_unplugged_camera_is_lost_at_once_and_comes_back() -> None:
+def test_an_unplugged_camera_is_lost_at_once_and_comes_back() -> None:
     bench = Bench()
     bench.camera.open()
     assert bench.camera.read() is not None
@@ -112,7 +112,7 @@ def test_unplugged_camera_is_lost_at_once_and_comes_back() -> None:
     assert [device.released for device in bench.devices] == [1, 1]
 
 
-def test_camera_without_frames_is_stalled_after_its_timeout() -> None:
+def test_a_camera_without_frames_is_stalled_after_its_timeout() -> None:
     bench = Bench(read_timeout_s=0.5)
     bench.camera.open()
     bench.faults["stalled"] = True
@@ -122,7 +122,7 @@ def test_camera_without_frames_is_stalled_after_its_timeout() -> None:
     bench.camera.close()
 
 
-def test_busy_camera_is_named_with_what_was_asked() -> None:
+def test_a_busy_camera_is_reported_with_the_requested_settings() -> None:
     bench = Bench(fourcc="YUYV")
     bench.faults["busy"] = True
     with pytest.raises(SourceUnavailable, match=r"with YUYV: another program holds it"):
@@ -130,30 +130,30 @@ def test_busy_camera_is_named_with_what_was_asked() -> None:
     assert bench.devices[0].released == 1
 
 
-def test_busy_camera_names_the_program_that_holds_it(tmp_path: Path) -> None:
+def test_a_busy_camera_is_reported_with_the_program_that_holds_it(tmp_path: Path) -> None:
     (tmp_path / "812" / "fd").mkdir(parents=True)
     (tmp_path / "812" / "comm").write_text("cheese\n")
     (tmp_path / "812" / "fd" / "7").symlink_to("/dev/null")
     (tmp_path / "813").mkdir()
     bench = Bench(proc=tmp_path)
     bench.faults["busy"] = True
-    with pytest.raises(SourceUnavailable, match=r"cheese \(process 812\) holds it\. End that program"):
+    with pytest.raises(SourceUnavailable, match=r"cheese \(process 812\) holds it\. Stop that program"):
         bench.camera.open()
 
 
-def test_camera_that_cannot_do_what_is_asked_lists_what_it_can() -> None:
+def test_an_unsupported_mode_is_refused_with_the_supported_modes() -> None:
     bench = Bench(width=1280, height=720, fourcc="H264")
     bench.modes = [Mode("MJPG", 1280, 720, 30.0), Mode("YUYV", 640, 480, 30.0), Mode("YUYV", 1280, 720, 5.0)]
     bench.faults["busy"] = True
     with pytest.raises(SourceUnavailable, match=r"it has MJPG 1280x720 at 30 fps, YUYV 1280x720 at 5 fps\."):
         bench.camera.open()
     bench.faults.clear()
-    with pytest.raises(SourceUnavailable, match=r"a size that it has: MJPG 1280x720 at 30 fps, .*YUYV 640x480"):
+    with pytest.raises(SourceUnavailable, match=r"a size that it supports: MJPG 1280x720 at 30 fps, .*YUYV 640x480"):
         bench.camera.open()
 
 
 @pytest.mark.parametrize(
-    ("faults", "is_told"),
+    ("faults", "is_logged"),
     [
         ({"fourcc": "YUYV", "fps": 5.0}, True),
         ({"fps": 5.0}, True),
@@ -162,16 +162,18 @@ def test_camera_that_cannot_do_what_is_asked_lists_what_it_can() -> None:
     ],
     ids=["other-format-and-slower", "slower", "other-format", "as-asked"],
 )
-def test_settings_that_the_driver_replaced_are_told_with_those_it_has(faults: dict[str, Any], is_told: bool) -> None:
+def test_settings_adjusted_by_the_driver_are_logged_with_the_supported_modes(
+    faults: dict[str, Any], is_logged: bool
+) -> None:
     bench = Bench(width=32, height=24, fps=30.0, fourcc="MJPG")
     bench.modes = [Mode("MJPG", 32, 24, 30.0), Mode("YUYV", 32, 24, 5.0)]
     bench.faults.update(faults)
     with structlog.testing.capture_logs() as lines:
         bench.camera.open()
     bench.camera.close()
-    told = str(lines)
-    assert ("camera.settings_differ" in told) is is_told
-    assert ("MJPG 32x24 at 30 fps, YUYV 32x24 at 5 fps" in told) is is_told
+    text = str(lines)
+    assert ("camera.settings_adjusted" in text) is is_logged
+    assert ("MJPG 32x24 at 30 fps, YUYV 32x24 at 5 fps" in text) is is_logged
 
 
 _AS_ANOTHER_USER = """
@@ -191,7 +193,7 @@ except SourceUnavailable as exc:
 """
 
 
-def test_device_that_is_not_ours_names_its_group_and_the_command() -> None:
+def test_a_device_without_permission_is_reported_with_group_and_command() -> None:
     with tempfile.TemporaryDirectory() as folder:
         device = Path(folder) / "video0"
         device.touch()
@@ -207,7 +209,7 @@ def test_device_that_is_not_ours_names_its_group_and_the_command() -> None:
 
 def test_grey_camera_gives_three_channels() -> None:
     bench = Bench()
-    bench.faults["picture"] = np.full((24, 32), 9, np.uint8)
+    bench.faults["image"] = np.full((24, 32), 9, np.uint8)
     bench.camera.open()
     capture = bench.camera.read()
     assert capture is not None
@@ -217,13 +219,13 @@ def test_grey_camera_gives_three_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "reason"),
+    ("image", "reason"),
     [(np.zeros((24, 32), np.uint16), "format"), (None, "damaged")],
     ids=["16-bit", "undecodable"],
 )
-def test_picture_that_cannot_be_used_is_a_loss_with_advice(picture: object, reason: str) -> None:
+def test_an_unusable_frame_is_a_loss_with_advice(image: object, reason: str) -> None:
     bench = Bench()
-    bench.faults["picture"] = picture
+    bench.faults["image"] = image
     bench.camera.open()
     with pytest.raises(SourceLost, match="Set `fourcc` to MJPG or YUYV") as caught:
         bench.camera.read()
@@ -231,7 +233,7 @@ def test_picture_that_cannot_be_used_is_a_loss_with_advice(picture: object, reas
     bench.camera.close()
 
 
-def test_frame_without_a_byte_is_a_loss_and_the_camera_comes_back() -> None:
+def test_an_empty_frame_is_a_loss_and_the_camera_comes_back() -> None:
     bench = Bench()
     bench.faults["empty"] = True
     bench.camera.open()
@@ -252,7 +254,7 @@ def test_missing_device_lists_those_present(tmp_path: Path) -> None:
     assert caught.value.fields["reason"] == "missing"
 
 
-def test_links_that_lead_in_a_circle_are_a_missing_device(tmp_path: Path) -> None:
+def test_a_symlink_loop_is_a_missing_device(tmp_path: Path) -> None:
     (tmp_path / "video0").symlink_to("video1")
     (tmp_path / "video1").symlink_to("video0")
     config = V4l2Source(type="v4l2", device=str(tmp_path / "video0"))
@@ -262,8 +264,8 @@ def test_links_that_lead_in_a_circle_are_a_missing_device(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "file"])
-def test_device_that_is_no_camera_is_refused(tmp_path: Path, device: str) -> None:
+def test_a_device_that_is_not_a_camera_is_refused(tmp_path: Path, device: str) -> None:
     (tmp_path / "file").write_text("no camera")
     config = V4l2Source(type="v4l2", device=str(tmp_path / device))
-    with pytest.raises(SourceUnavailable, match="is no video device"):
+    with pytest.raises(SourceUnavailable, match="is not a video device"):
         V4l2Camera(config, clock=SystemClock()).open()

@@ -1,4 +1,4 @@
-"""What a driver says that it can do, in the kernel's own structures."""
+"""The modes that a driver lists, read from the kernel's structures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import struct
 from pathlib import Path
 
-from agent.cameras.sources.v4l2.modes import Mode, modes_of, shown
+from agent.cameras.sources.v4l2.modes import Mode, format_modes, modes_of
 
 _FORMATS, _SIZES, _RATES = 0xC0405602, 0xC02C564A, 0xC034564B
 
@@ -40,28 +40,28 @@ def test_formats_sizes_and_highest_rates_are_read() -> None:
     ]
 
 
-def test_what_is_no_camera_has_no_modes(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_camera_has_no_modes(tmp_path: Path) -> None:
     assert modes_of("/dev/null") == []
     assert modes_of(str(tmp_path / "absent")) == []
 
 
-def test_a_driver_that_never_ends_its_list_is_left_in_time() -> None:
+def test_an_endless_list_of_modes_is_cut_off() -> None:
     def endless(descriptor: int, request: int, buffer: bytearray) -> None:
         struct.pack_into("=I", buffer, {_FORMATS: 44, _SIZES: 8, _RATES: 16}[request], 1)
 
     assert len(modes_of("/dev/null", ioctl=endless)) == 100 * 100
 
 
-def test_modes_of_the_wanted_size_are_shown_alone() -> None:
+def test_only_modes_of_the_requested_size_are_shown() -> None:
     modes = [Mode("MJPG", 640, 480, 30.0), Mode("MJPG", 1280, 720, 30.0), Mode("YUYV", 1280, 720, 9.99)]
-    assert shown(modes, (1280, 720)) == "MJPG 1280x720 at 30 fps, YUYV 1280x720 at 9.99 fps"
-    assert shown(modes, (640, None)) == "MJPG 640x480 at 30 fps"
+    assert format_modes(modes, (1280, 720)) == "MJPG 1280x720 at 30 fps, YUYV 1280x720 at 9.99 fps"
+    assert format_modes(modes, (640, None)) == "MJPG 640x480 at 30 fps"
 
 
-def test_of_many_modes_the_largest_are_shown() -> None:
+def test_the_largest_of_many_modes_are_shown() -> None:
     modes = [Mode("MJPG", 16 * step, 16 * step, None) for step in range(1, 31)]
-    text = shown(modes, (1, 1))
+    text = format_modes(modes, (1, 1))
     assert text.startswith("MJPG 480x480, MJPG 464x464")
     assert text.endswith(", ...")
     assert text.count("MJPG") == 16
-    assert shown([], (1, 1)) == ""
+    assert format_modes([], (1, 1)) == ""

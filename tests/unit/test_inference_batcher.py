@@ -79,7 +79,7 @@ def test_a_full_batch_does_not_wait_for_the_delay() -> None:
     assert time.monotonic() - began < 30
 
 
-def test_a_frame_waits_for_company_until_its_delay() -> None:
+def test_a_frame_waits_for_others_until_its_delay() -> None:
     batcher = Batcher[Binding](lambda request: None)
     batcher.put(_lane("a"), _ticket("a", 0))
     helper = threading.Timer(0.05, lambda: batcher.put(_lane("b"), _ticket("b", 0)))
@@ -88,7 +88,7 @@ def test_a_frame_waits_for_company_until_its_delay() -> None:
     helper.join()
 
 
-def test_a_lone_frame_leaves_after_its_delay() -> None:
+def test_a_lone_frame_goes_after_its_delay() -> None:
     batcher = Batcher[Binding](lambda request: None)
     batcher.put(_lane("a"), _ticket("a", 0))
     began = time.monotonic()
@@ -96,11 +96,11 @@ def test_a_lone_frame_leaves_after_its_delay() -> None:
     assert time.monotonic() - began >= 0.04
 
 
-def test_nothing_to_do_is_an_empty_batch() -> None:
+def test_without_frames_the_batch_is_empty() -> None:
     assert Batcher[Binding](lambda request: None).take(4, 0, 0.01) == []
 
 
-def test_closing_gives_back_what_waited_and_wakes_the_worker() -> None:
+def test_closing_returns_the_waiting_requests_and_wakes_the_worker() -> None:
     batcher = Batcher[Binding](lambda request: None)
     outcome: list[str] = []
 
@@ -117,7 +117,7 @@ def test_closing_gives_back_what_waited_and_wakes_the_worker() -> None:
     assert outcome == ["closed"]
 
 
-def test_a_worker_that_gathers_a_batch_is_told_of_the_end_like_any_other() -> None:
+def test_closing_wakes_a_worker_that_waits_to_fill_a_batch() -> None:
     batcher = Batcher[Binding](lambda request: None)
     batcher.put(_lane("a"), _ticket("a", 0))
     helper = threading.Timer(0.05, batcher.close)
@@ -129,7 +129,7 @@ def test_a_worker_that_gathers_a_batch_is_told_of_the_end_like_any_other() -> No
         batcher.take(4, 60, 10)
 
 
-def test_a_closed_inbox_refuses_frames() -> None:
+def test_a_closed_batcher_refuses_frames() -> None:
     batcher = Batcher[Binding](lambda request: None)
     batcher.put(_lane("a"), _ticket("a", 0))
     assert _order(batcher.close()) == [("a", 0)]

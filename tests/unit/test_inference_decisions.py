@@ -31,7 +31,7 @@ def _result(label: str, confidence: float) -> Classification:
 
 
 class _Stream:
-    """Feeds a decision one result a second and keeps what it says."""
+    """Feeds a decision one result per second and keeps the state changes."""
 
     def __init__(self, **config: object) -> None:
         self.decision = Decision("front", "inspect", DecideConfig.model_validate(config), now_ns=0, utc_ns=0)
@@ -79,7 +79,7 @@ def test_one_vote_in_a_wide_window_does_not_flap() -> None:
     assert stream.labels("ok", "dent", "dent", "ok", "ok") == ["ok", "dent", "dent", "ok", "ok"]
 
 
-def test_a_change_names_what_it_came_from_and_its_evidence() -> None:
+def test_a_change_has_the_previous_label_and_its_evidence() -> None:
     stream = _Stream(votes=1, window=1)
     change = stream.feed("ok", 0.8)
     assert change is not None
@@ -105,7 +105,7 @@ def test_a_label_that_went_stale_comes_back_with_its_votes() -> None:
     assert stream.labels("ok", "ok") == ["unknown", "ok"]
 
 
-def test_a_quiet_label_is_repeated_once_a_minute() -> None:
+def test_an_unchanged_label_is_repeated_once_a_minute() -> None:
     stream = _Stream(votes=1, window=1, stale_after_s=86400)
     stream.feed("ok")
     since = stream.now_ns
@@ -118,7 +118,7 @@ def test_a_quiet_label_is_repeated_once_a_minute() -> None:
     assert {change.since_utc_ns for change in repeats} == {since}
 
 
-def test_the_first_word_replaces_what_an_earlier_session_left() -> None:
+def test_the_initial_state_replaces_that_of_an_earlier_session() -> None:
     change = _Stream().decision.initial()
     assert (change.label, change.previous, change.reason) == ("unknown", None, "start")
 
@@ -141,7 +141,7 @@ def test_top_scores_agree_with_a_full_sort(top_k: int) -> None:
     assert margin == pytest.approx(row[order[0]] - row[order[1]])
 
 
-def test_the_scores_are_not_changed_by_looking_at_them() -> None:
+def test_top_scores_leaves_the_scores_unchanged() -> None:
     row = np.array([0.2, 0.8], np.float32)
     top_scores(row, ["a", "b"], 2)
     assert row.tolist() == pytest.approx([0.2, 0.8])
@@ -153,7 +153,7 @@ def test_a_model_with_one_class_has_its_confidence_as_margin() -> None:
     assert margin == 0.25
 
 
-def test_the_label_of_other_rules_ends_with_a_change() -> None:
+def test_new_rules_end_the_old_label_with_a_change() -> None:
     stream = _Stream(votes=1, window=1)
     stream.feed("dent")
     after = Decision("front", "inspect", DecideConfig(votes=2, window=3), now_ns=0, utc_ns=0, before=stream.decision)
@@ -162,7 +162,7 @@ def test_the_label_of_other_rules_ends_with_a_change() -> None:
     assert after.initial().previous is None
 
 
-def test_two_workers_may_feed_one_decision_while_one_gives_way_to_the_other() -> None:
+def test_two_workers_may_feed_one_decision_during_a_replacement() -> None:
     stream = _Stream(votes=20, window=50)
 
     def feed(label: str) -> None:

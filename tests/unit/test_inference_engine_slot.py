@@ -1,4 +1,4 @@
-"""The states of an engine slot, as its module draws them."""
+"""The states of an engine slot, as in the diagram of its module."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_slot_loads_serves_replaces_and_closes() -> None:
     assert bench.ended == 1, "the end is reported once, however many engines served"
 
 
-def test_a_replacement_that_cannot_be_loaded_leaves_the_present_engine_in_place() -> None:
+def test_a_replacement_that_cannot_be_loaded_leaves_the_current_engine_in_place() -> None:
     def broken(building: Building) -> Engine:
         raise BuildFailed("no room for the plan", engine="tensorrt")
 
@@ -93,7 +93,7 @@ def test_a_replacement_that_cannot_be_loaded_leaves_the_present_engine_in_place(
     assert bench.slot.wait_ready(5.0)
     assert bench.slot.replace(broken)
     wait_until(lambda: bench.state() is SlotState.SERVING)
-    assert bench.slot.progress.last_change == "first goes on: no room for the plan"
+    assert bench.slot.progress.last_change == "first stays: no room for the plan"
     bench.close()
     assert bench.served == ["first"]
 
@@ -132,7 +132,7 @@ def test_a_build_is_cancelled_by_close() -> None:
     assert bench.ended == 1
 
 
-def test_the_first_engine_that_cannot_be_loaded_is_a_failure() -> None:
+def test_a_first_engine_that_cannot_be_loaded_is_a_failure() -> None:
     def broken(building: Building) -> Engine:
         raise BuildFailed("no engine fits", engine="tensorrt")
 

@@ -1,4 +1,4 @@
-"""What a classifier has decided goes on, or ends with a word, where a camera goes over to other rules."""
+"""A decided label continues under the same rules, and ends with a state change under new rules."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _station(pipeline: Pipeline) -> ClassifierBinding:
 
 
 @pytest.mark.parametrize(("decide", "first_word"), [({}, (None, "dent")), ({"enter": 0.9}, ("dent", "unknown"))])
-def test_a_label_goes_on_under_the_same_rules_and_ends_with_a_change_under_others(
+def test_a_label_continues_under_the_same_rules_and_ends_with_a_change_under_new_rules(
     tmp_path: Path, decide: dict[str, object], first_word: tuple[str | None, str]
 ) -> None:
     loaded = _loaded(tmp_path)

@@ -46,13 +46,13 @@ def test_the_manager_is_not_bothered_more_often_than_agreed(manager: socket.sock
 def test_each_change_is_told_once() -> None:
     news = EngineChanges(Notifier(None))
     assert news.changes([_worker()]) is None
-    changed = [_worker(changes=1, last_change="ort-cpu gave way to tensorrt"), _worker("other")]
-    assert news.changes(changed) == "m: ort-cpu gave way to tensorrt"
+    changed = [_worker(changes=1, last_change="ort-cpu was replaced by tensorrt"), _worker("other")]
+    assert news.changes(changed) == "m: ort-cpu was replaced by tensorrt"
     assert news.changes(changed) is None
 
 
 def test_a_worker_that_took_the_place_of_another_is_no_news_of_its_own() -> None:
     news = EngineChanges(Notifier(None))
-    news.changes([_worker(changes=1, last_change="ort-cpu gave way to tensorrt")])
+    news.changes([_worker(changes=1, last_change="ort-cpu was replaced by tensorrt")])
     assert news.changes([_worker()]) is None
     assert news.changes([_worker(changes=1, last_change="gone on")]) == "m: gone on"

@@ -385,5 +385,5 @@ def test_priority_one_is_spared_first() -> None:
     assert shares["front"] == pytest.approx(0.875)
     assert shares["side"] == pytest.approx(0.125)
     assert share_ratio(0.0, {"front": (30.0, 1)}) == {"front": 0.0}
-    with pytest.raises(ValueError, match="a ratio lies in"):
+    with pytest.raises(ValueError, match="a ratio must be in"):
         share_ratio(1.5, {})

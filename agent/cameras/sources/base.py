@@ -1,4 +1,4 @@
-"""The contract of a source: what a camera, a stream, a video or a folder of images must do."""
+"""The contract of a source: a camera, a stream, a video or a folder of images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from agent.runtime.records import Image
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """One picture as a source delivers it.
+    """One frame as a source delivers it.
 
-    ``image`` is ``(H, W, 3)`` uint8 BGR, C-contiguous, a fresh array that belongs to the caller and may be kept; its
-    size may differ from the picture before. ``captured_at_ns`` (monotonic) is as close to the exposure as the source
-    knows, ``captured_at_utc_ns`` is the same moment for people, and ``capture_ms`` is what passed from then until the
-    image was ready. So a live picture does not count the wait for the camera, and one from a file counts all of its
-    reading and decoding.
+    ``image`` is ``(H, W, 3)`` uint8 BGR, C-contiguous, a new array that belongs to the caller; its size may differ
+    from frame to frame. ``captured_at_ns`` (monotonic) is as close to the exposure as the source knows,
+    ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the image was
+    ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and decoding.
     """
 
     image: Image
@@ -27,22 +26,22 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatistics:
-    """Counts since the source was made: pictures handed out, and pictures passed over because they were unreadable."""
+    """Counts since the source was created: frames delivered, and unreadable frames skipped."""
 
     delivered: int
     skipped: int
 
 
 class Source(Protocol):
-    """A camera, a stream, a video or a folder of pictures.
+    """A camera, a stream, a video or a folder of images.
 
-    One thread opens, reads and closes a source; only ``interrupt`` and ``statistics`` may be called from another one.
-    After ``close`` it may be opened again, which is how a camera comes back after a loss.
+    One thread opens, reads and closes a source; only ``interrupt`` and ``statistics`` are for other threads, too.
+    A closed source can be opened again: that is how a camera reconnects.
     """
 
     @property
     def is_live(self) -> bool:
-        """True: the newest picture wins, older ones may be dropped. False: nothing is dropped, the reader waits."""
+        """True: the newest frame wins, older ones may be dropped. False: nothing is dropped, the reader waits."""
         ...
 
     @property
@@ -52,16 +51,16 @@ class Source(Protocol):
 
     @property
     def description(self) -> str:
-        """What it reads from, for people; holds no credentials."""
+        """What it reads from, for messages; holds no credentials."""
         ...
 
     @property
     def fps(self) -> float | None:
-        """Pictures a second that an opened source announces; None where it does not say."""
+        """Frame rate that an open source announces; None if it announces none."""
         ...
 
     def open(self) -> None:
-        """Get ready to read; harmless on an open source.
+        """Get ready to read; does nothing on an open source.
 
         Raises:
             SourceUnavailable: it cannot be opened. ``fields["reason"]`` is one word, ``interrupted`` after
@@ -70,27 +69,27 @@ class Source(Protocol):
         ...
 
     def read(self) -> Capture | None:
-        """The next picture; None at the end of a file or folder, now and at every later call. A live one has no end.
+        """The next frame; None at the end of a file or folder, and on every call after it. Live sources have no end.
 
-        Blocks at most the source's read timeout.
+        Blocks for at most the source's read timeout.
 
         Raises:
             SourceLost: it stopped delivering; close and open it again. ``fields["reason"]`` is one word: ``stalled``,
-                ``ended``, ``truncated`` (a file that ends before its container says), ``interrupted``, ``not_open``.
+                ``ended``, ``truncated`` (fewer frames than the container announces), ``interrupted``, ``not_open``.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back; harmless when called twice or before ``open``."""
+        """Release everything; may be called twice, and before ``open``."""
         ...
 
     def interrupt(self) -> None:
-        """From any thread: make ``open`` and ``read`` raise soon, the running call and every later one, for good.
+        """From any thread: make the running call of ``open`` or ``read`` raise, and every later one.
 
-        Soon is at once where the source waits itself, and at most its timeout where it waits inside a library.
+        A call that waits inside a library may take until its timeout; every other call raises at once.
         """
         ...
 
     def statistics(self) -> SourceStatistics:
-        """From any thread: the counts at this moment."""
+        """The current counts. From any thread."""
         ...

@@ -1,4 +1,4 @@
-"""Makes the source that a camera's configuration asks for, and probes one."""
+"""Creates the source that a camera's configuration asks for, and probes one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from agent.runtime.errors import SourceLost, SourceUnavailable
 
 
 def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source:
-    """The source that ``config`` asks for, not opened yet; relative paths start at ``base_dir``.
+    """The source of ``config``, not opened yet; relative paths start at ``base_dir``.
 
-    Libraries are imported when the first source that needs them is made.
+    Libraries are imported with the first source that needs them.
     """
     if isinstance(config, FileSource):
         from agent.cameras.sources.video_file import VideoFile
@@ -55,7 +55,7 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one picture of a source told. ``detail`` is one line for people: what came, or what to do."""
+    """The result of reading one frame. ``detail`` is one line for people: size and rate, or the error."""
 
     ok: bool
     width: int | None
@@ -65,7 +65,7 @@ class ProbeResult:
 
 
 def probe_source(source: Source, *, deadline_s: float) -> ProbeResult:
-    """Open ``source``, read one picture, close it; give up after ``deadline_s`` (plus what its library blocks).
+    """Open ``source``, read one frame, close it; give up after ``deadline_s`` (longer if its library blocks).
 
     Never raises for a source that cannot be read.
     """
@@ -77,7 +77,7 @@ def probe_source(source: Source, *, deadline_s: float) -> ProbeResult:
         capture = source.read()
         fps = source.fps
     except (SourceUnavailable, SourceLost) as exc:
-        late = f"no picture within {deadline_s:g} s from {source.description}"
+        late = f"no frame within {deadline_s:g} s from {source.description}"
         detail = late if exc.fields.get("reason") == "interrupted" else exc.message
         return ProbeResult(ok=False, width=None, height=None, fps=None, detail=detail)
     finally:
@@ -90,7 +90,7 @@ def probe_source(source: Source, *, deadline_s: float) -> ProbeResult:
             width=None,
             height=None,
             fps=fps,
-            detail=f"{source.description} holds no picture that can be read",
+            detail=f"{source.description} holds no image that can be read",
         )
     height, width = capture.image.shape[:2]
     rate = "" if fps is None else f" at {fps:g} fps"

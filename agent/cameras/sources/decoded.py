@@ -1,4 +1,4 @@
-"""What files, streams and cameras of the kernel share: each reads from one VideoCapture."""
+"""Base class of files, streams and V4L2 cameras: each reads from one VideoCapture."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from agent.runtime.records import Image
 
 
 class DecodedSource(SourceBase, ABC):
-    """A source over one decoder, which is there while the source is open."""
+    """A source over one decoder, which exists while the source is open."""
 
     def __init__(self, description: str, *, clock: Clock, advice: str) -> None:
-        """``advice`` says what to do about pictures that cannot be used."""
+        """``advice`` is the remedy for frames that cannot be used."""
         super().__init__(description, clock=clock)
         self._advice = advice
         self._decoder: Decoder | None = None
@@ -38,24 +38,24 @@ class DecodedSource(SourceBase, ABC):
 
     @abstractmethod
     def _open_decoder(self) -> Decoder:
-        """A decoder that is ready to read, and the source's own state for a first picture.
+        """Open a decoder, and reset the source's own state for a first frame.
 
         Raises:
             SourceUnavailable: see Source.open.
         """
 
     def _retrieve(self, decoder: Decoder) -> Image:
-        """The picture that was grabbed, as a fresh array.
+        """The grabbed frame, as a new array.
 
         Raises:
-            SourceLost: it cannot be decoded, or its format is not for us.
+            SourceLost: it cannot be decoded, or its format is not supported.
         """
         lost = self._lifecycle.lost
         try:
             image = decoder.retrieve()
         except UnsupportedImage as exc:
-            message = f"{self.description} gives pictures of {exc}, the agent reads 8 bits a channel. {self._advice}"
+            message = f"{self.description} gives frames of {exc}, the agent reads 8 bits per channel. {self._advice}"
             raise lost("format", message) from exc
         if image is None:
-            raise lost("damaged", f"{self.description} gave a picture that cannot be decoded. {self._advice}")
+            raise lost("damaged", f"{self.description} gave a frame that cannot be decoded. {self._advice}")
         return image

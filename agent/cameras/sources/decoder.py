@@ -1,8 +1,8 @@
-"""The boundary to OpenCV's VideoCapture: FFmpeg for files and streams, V4L2 for cameras of the kernel.
+"""The boundary to OpenCV's VideoCapture: FFmpeg for files and streams, V4L2 for local cameras.
 
-Both libraries write to the error stream of the process by themselves, with addresses that hold passwords among it, and
-as often as frames come. So both are silenced before their first use: FFmpeg by OPENCV_FFMPEG_LOGLEVEL (-8, quiet) and
-OpenCV by its log level, unless the environment already says otherwise (for finding faults by hand).
+FFmpeg and OpenCV write to stderr on their own, up to once per frame, and FFmpeg prints URLs with their passwords. So
+both are silenced before their first use: FFmpeg by OPENCV_FFMPEG_LOGLEVEL (-8, quiet) and OpenCV by its log level.
+Either variable, set in the environment, takes precedence (for debugging).
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _SILENT = 0
 
 def _silence_libraries() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # Seconds that OpenCV's V4L2 waits for a frame before it gives the call back; read once, its default is 10.
+    # Seconds that OpenCV's V4L2 backend waits for a frame in one call; read once per process, default 10.
     os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1")
     if "OPENCV_LOG_LEVEL" not in os.environ:
+        # OpenCV read the variable when cv2 was imported, so setting it now would do nothing.
         # The setter moved between OpenCV 4.8 and 4.14.
         setter: Callable[[int], object] = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
         setter(_SILENT)
@@ -45,16 +46,16 @@ _silence_libraries()
 
 
 class UnsupportedImage(Exception):
-    """A picture that is neither grey nor colour of 8 bits a channel."""
+    """An image that is not grey, BGR or BGRA with 8 bits per channel."""
 
 
 def image_from_array(array: np.ndarray[Any, Any]) -> Image:
-    """``(H, W, 3)`` uint8 BGR from grey ``(H, W)`` or ``(H, W, 1)``, BGR, or BGRA whose alpha is left out.
+    """``(H, W, 3)`` uint8 BGR from grey ``(H, W)`` or ``(H, W, 1)``, BGR, or BGRA (alpha is dropped).
 
-    A picture that already has the right form is returned itself.
+    A contiguous BGR array is returned as it is, not copied.
 
     Raises:
-        UnsupportedImage: another type or number of channels.
+        UnsupportedImage: another dtype or number of channels.
     """
     shape = array.shape
     channels = 1 if array.ndim == 2 else shape[2] if array.ndim == 3 else 0
@@ -67,15 +68,15 @@ def image_from_array(array: np.ndarray[Any, Any]) -> Image:
 
 
 class Decoder:
-    """An opened VideoCapture. One thread opens, uses and releases it: releasing during a read is a crash."""
+    """An open VideoCapture. One thread opens, uses and releases it: releasing during a read crashes the process."""
 
     def __init__(self, capture: Any) -> None:
         self._capture = capture
 
     def grab(self) -> bool:
-        """Wait for the next picture; False when none came. FFmpeg decodes here, V4L2 in ``retrieve``.
+        """Wait for the next frame; False if none came. FFmpeg decodes here, V4L2 in ``retrieve``.
 
-        True is no proof of life: after a stall FFmpeg first hands out pictures that its decoder still held.
+        True does not prove that the stream is alive: after a stall FFmpeg first returns frames left in its decoder.
         """
         try:
             return bool(self._capture.grab())
@@ -83,47 +84,47 @@ class Decoder:
             return False
 
     def retrieve(self) -> Image | None:
-        """The picture that was grabbed, as a fresh array; None when it cannot be decoded.
+        """The grabbed frame, as a new array; None if it cannot be decoded.
 
         Raises:
             UnsupportedImage: see ``image_from_array``.
         """
         try:
             good, array = self._capture.retrieve()
-        except cv2.error:  # a buffer of MJPG without a byte, for example, which cameras deliver at times
+        except cv2.error:  # for example an empty MJPG buffer, which cameras deliver at times
             return None
         return image_from_array(array) if good and array is not None else None
 
     def release(self) -> None:
-        """Give the library's resources back."""
+        """Release the library's resources."""
         self._capture.release()
 
     @property
     def fps(self) -> float | None:
-        """Pictures a second as announced; None for values that no camera has (FFmpeg reports time bases at times)."""
+        """The announced frame rate; None if implausible (FFmpeg sometimes reports a time base instead)."""
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         return fps if 0.0 < fps <= _MAX_FPS else None
 
     @property
     def fourcc(self) -> str | None:
-        """Pixel format that the camera settled on, such as MJPG; None where it does not say."""
+        """Pixel format that the camera chose, such as MJPG; None if unknown."""
         number = int(self._capture.get(cv2.CAP_PROP_FOURCC))
         return number.to_bytes(4, "little").decode("ascii", "replace").strip() if 0 < number < 2**32 else None
 
     @property
     def frame_count(self) -> int | None:
-        """Pictures by the container's index, or by its duration and rate; None where it has neither."""
+        """Number of frames by the container's index, or by its duration and rate; None if it has neither."""
         count = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         return int(count) if 0 < count < 2**53 else None
 
     @property
     def position_ms(self) -> float:
-        """Time stamp of the picture grabbed last: since the start of a file; V4L2: on the monotonic clock."""
+        """Time stamp of the last grabbed frame: from the start of a file; V4L2: on the monotonic clock."""
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels that the camera settled on."""
+        """Width and height in pixels that the camera chose."""
         capture = self._capture
         return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
 
@@ -131,7 +132,7 @@ class Decoder:
 def open_decoder(
     name: str, *, backend: Backend, properties: Mapping[int, int], open_capture: OpenCapture = cv2.VideoCapture
 ) -> Decoder | None:
-    """Open ``name``; None when the library cannot. Timeouts only count as properties of the opening."""
+    """Open ``name``; None if the library cannot. Timeouts must be among ``properties``: set later, they do nothing."""
     pairs = [number for pair in properties.items() for number in pair]
     try:
         capture = open_capture(name, _BACKENDS[backend], pairs)
@@ -144,10 +145,10 @@ def open_decoder(
 
 
 class OptionGate:
-    """FFmpeg options of one opening.
+    """Serializes FFmpeg options while streams are opened.
 
-    OpenCV takes them only from the environment of the process. So openings with equal options run together, those with
-    others wait, and the environment changes only while none runs: another thread must not read it meanwhile.
+    OpenCV reads the options from a process-wide environment variable, in the middle of an open call. So calls with
+    equal options run together, calls with other options wait, and the variable changes only while no call runs.
     """
 
     def __init__(self) -> None:
@@ -159,7 +160,7 @@ class OptionGate:
     def holding(
         self, options: str | None, *, timeout_s: float, interrupted: threading.Event | None = None
     ) -> Iterator[bool]:
-        """Inside, ``options`` hold (None: those of the process); gives False when others held theirs too long."""
+        """Set ``options`` for the block (None: the process's own); yields False if they could not be set in time."""
         entered = self._enter(options, timeout_s, interrupted)
         try:
             yield entered
@@ -173,6 +174,7 @@ class OptionGate:
             while self._inside and self._options != options:
                 if time.monotonic() >= deadline or (interrupted is not None and interrupted.is_set()):
                     return False
+                # Poll: an interruption sets an event and does not notify this condition.
                 self._changed.wait(_GATE_POLL_S)
             if not self._inside:
                 self._options = options
@@ -196,4 +198,4 @@ class OptionGate:
 
 
 option_gate = OptionGate()
-"""The one gate of this process."""
+"""Shared by all sources of the process."""

@@ -17,10 +17,10 @@ log = get_logger(__name__)
 
 
 class ImageFolder(SourceBase):
-    """The images of a folder in the order of their names, without its subfolders; nothing is dropped.
+    """The images of a folder in the order of their names, without subfolders; nothing is dropped.
 
-    Images that cannot be read are passed over, counted and logged. ``captured_at_ns`` is when the reading of an image
-    began. A looping folder is listed anew for each pass.
+    Unreadable images are skipped, counted and logged. ``captured_at_ns`` is when the reading of an image began. With
+    `loop`, the folder is listed again for each pass.
     """
 
     is_live = False
@@ -47,14 +47,14 @@ class ImageFolder(SourceBase):
             self._has_delivered = False
 
     def read(self) -> Capture | None:
-        """See Source. ``reason`` is also ``unreadable``: no image of a whole pass could be read."""
+        """See Source. A further ``reason`` is ``unreadable``: no image of a whole pass could be read."""
         while True:
             waiting = self._lifecycle.opened(self._waiting)
             if not waiting:
                 if not self._has_delivered:
                     raise self._lifecycle.lost(
                         "unreadable",
-                        f"{self.description}: no image can be read, the last because {self._last_refusal}",
+                        f"{self.description}: no image can be read; the last error: {self._last_refusal}",
                     )
                 if not self._config.loop:
                     return None
@@ -85,7 +85,7 @@ class ImageFolder(SourceBase):
         try:
             self._waiting = self._list()
         except SourceUnavailable as exc:
-            raise self._lifecycle.lost("missing", f"{self.description} could not start again: {exc.message}") from exc
+            raise self._lifecycle.lost("missing", f"{self.description} cannot loop: {exc.message}") from exc
 
     def _list(self) -> deque[Path]:
         path, lifecycle = self._path, self._lifecycle
@@ -96,18 +96,18 @@ class ImageFolder(SourceBase):
             images = deque(entry for entry in found if _is_image(entry))
         except OSError as exc:
             raise lifecycle.unavailable(
-                "missing", f"the folder or image {path} cannot be read: {exc.strerror}. Correct `path`"
+                "missing", f"the folder or image {path} cannot be read ({exc.strerror}). Correct `path`"
             ) from exc
         if not images:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
             raise lifecycle.unavailable(
-                "empty", f"the folder {path} holds {len(found)} entries and no image ({kinds}). Correct `path`"
+                "empty", f"the folder {path} has {len(found)} entries but no image ({kinds}). Correct `path`"
             )
         return images
 
 
 def _sendable(text: str) -> str:
-    """As it can be logged and sent: bytes of a name that are no UTF-8 are written as escapes."""
+    """``text`` for logs and messages: bytes of a file name that are not UTF-8 become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""What every source keeps besides its library: its counts, and the wish of another thread that it ends."""
+"""Shared by all sources: counts, interruption from another thread, and errors that name the source."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ class Lifecycle:
         return SourceStatistics(delivered=self._delivered, skipped=self._skipped)
 
     def count_delivered(self) -> None:
-        """One more picture handed out."""
+        """One more frame delivered."""
         self._delivered += 1
 
     def count_skipped(self) -> None:
-        """One more picture passed over because it was unreadable."""
+        """One more unreadable frame skipped."""
         self._skipped += 1
 
     def check_open(self) -> None:
         """Refuse to open a source that was interrupted.
 
         Raises:
-            SourceUnavailable: it was.
+            SourceUnavailable: it was interrupted.
         """
         if self.interrupted.is_set():
-            raise self.unavailable("interrupted", f"opening {self.description} was interrupted: the agent stops it")
+            raise self.unavailable("interrupted", f"opening {self.description} was interrupted: it is being stopped")
 
     def opened(self, handle: T | None) -> T:
-        """``handle``, which is what an open source reads from.
+        """``handle``, the object that an open source reads from.
 
         Raises:
             SourceLost: the source was interrupted, or is not open.
         """
         if self.interrupted.is_set():
-            raise self.lost("interrupted", f"reading {self.description} was interrupted: the agent stops it")
+            raise self.lost("interrupted", f"reading {self.description} was interrupted: it is being stopped")
         if handle is None:
             raise self.lost("not_open", f"{self.description} is not open: open it before reading")
         return handle
@@ -72,7 +72,7 @@ class Lifecycle:
 
 
 class SourceBase:
-    """The part of Source in which all sources are alike; each of them adds how it opens, reads and closes."""
+    """The part of Source that all sources share; each kind adds how it opens, reads and closes."""
 
     def __init__(self, description: str, *, clock: Clock) -> None:
         self._clock = clock
@@ -92,7 +92,7 @@ class SourceBase:
         return self._lifecycle.statistics()
 
     def _delivered(self, image: Image, captured_at_ns: int, captured_at_utc_ns: int) -> Capture:
-        """``image``, counted and stamped, as it is handed out now."""
+        """Count ``image`` and wrap it, ready at this moment."""
         self._lifecycle.count_delivered()
         capture_ms = (self._clock.monotonic_ns() - captured_at_ns) / 1e6
         return Capture(image, captured_at_ns, captured_at_utc_ns, capture_ms)

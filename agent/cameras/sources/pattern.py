@@ -1,4 +1,4 @@
-"""A drawn picture that moves: a live camera without a camera."""
+"""A moving test pattern: a live camera without hardware."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ COUNTER_BITS = 16
 
 
 class Pattern(SourceBase):
-    """A scrolling gradient, a disc on a curve, and the frame's number as a row of black and white cells.
+    """A scrolling gradient, a moving disc, and the frame's number as a row of black and white cells.
 
-    Frame ``n`` of a seed always looks the same. Frames come at the configured rate; those that nobody waited for are
-    left out, as with a camera. ``captured_at_ns`` is when the frame was due to be drawn.
+    Frame ``n`` of a seed always looks the same. Frames come at the configured rate; a slow reader misses frames, as
+    with a camera. ``captured_at_ns`` is when the drawing of the frame began.
     """
 
     is_live = True
@@ -75,7 +75,7 @@ class PatternPainter:
         self._gradient = _gradient(width, height, hue=float(chance.uniform(0.0, 180.0)))
 
     def draw(self, number: int) -> Image:
-        """``(height, width, 3)`` uint8 BGR, a fresh array."""
+        """``(height, width, 3)`` uint8 BGR, a new array."""
         width, height = self._width, self._height
         shift = (number * self._speed_px) % width
         image: Image = self._gradient[:, shift : shift + width].copy()
@@ -88,7 +88,7 @@ class PatternPainter:
         return image
 
     def _draw_counter(self, image: Image, number: int) -> None:
-        """The number's 16 lowest bits along the lower edge, the highest on the left."""
+        """The lowest 16 bits of the number along the lower edge, the highest bit on the left."""
         top = self._height - max(2, self._height // 16)
         edges = np.linspace(0, self._width, COUNTER_BITS + 1).astype(int)
         for place in range(COUNTER_BITS):
@@ -97,7 +97,7 @@ class PatternPainter:
 
 
 def _gradient(width: int, height: int, *, hue: float) -> npt.NDArray[np.uint8]:
-    """``(height, 2 * width, 3)`` BGR whose right half repeats the left one: every cut of ``width`` is seamless."""
+    """``(height, 2 * width, 3)`` BGR; the right half repeats the left, so every slice of ``width`` is seamless."""
     across = np.linspace(0.0, 2.0 * np.pi, width, endpoint=False)
     hsv = np.empty((height, width, 3), np.uint8)
     hsv[..., 0] = (hue + 25.0 * np.sin(across)) % 180.0

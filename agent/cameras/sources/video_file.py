@@ -21,10 +21,10 @@ _ADVICE = "Convert the file to 8 bit H.264"
 
 
 class VideoFile(DecodedSource):
-    """A video file, read as fast as it is asked; nothing is dropped.
+    """A video file, read on demand; nothing is dropped.
 
-    ``captured_at_ns`` is when the reading of a frame began. A looping file is opened anew at its end, because seeking
-    back is not exact in every container; that takes a few milliseconds.
+    ``captured_at_ns`` is when the reading of a frame began. With `loop`, the file is opened again at its end, which
+    takes a few milliseconds: seeking back is not exact in every container.
     """
 
     is_live = False
@@ -58,6 +58,7 @@ class VideoFile(DecodedSource):
         path = self._path()
         lifecycle = self._lifecycle
         self._check_file(path)
+        # Files use the gate too: FFmpeg reads the environment variable here, while a stream may change it.
         with option_gate.holding(None, timeout_s=_GATE_TIMEOUT_S, interrupted=lifecycle.interrupted) as entered:
             decoder = open_decoder(str(path), backend="ffmpeg", properties={}) if entered else None
         if decoder is None:
@@ -76,8 +77,8 @@ class VideoFile(DecodedSource):
         except OSError as exc:
             raise self._lifecycle.unavailable(
                 "permission",
-                f"{path} cannot be reached ({exc.strerror}) by the agent's user (number {os.geteuid()}). Give it the "
-                "right to enter every folder of that path, or correct `path`",
+                f"{path} cannot be reached ({exc.strerror}) by the agent's user (uid {os.geteuid()}). Give that user "
+                "execute permission on every folder of the path, or correct `path`",
             ) from exc
         if not stat.S_ISREG(mode):
             raise self._lifecycle.unavailable(
@@ -92,22 +93,22 @@ class VideoFile(DecodedSource):
         return self._base_dir / self._config.path
 
     def _start_again(self) -> Decoder:
-        """Open the file anew and grab its first picture."""
+        """Open the file again and grab its first frame."""
         self.close()
         try:
             self.open()
         except SourceUnavailable as exc:
-            raise self._lifecycle.lost("missing", f"{self.description} could not start again: {exc.message}") from exc
+            raise self._lifecycle.lost("missing", f"{self.description} cannot loop: {exc.message}") from exc
         decoder = self._lifecycle.opened(self._decoder)
         if not decoder.grab():
             raise self._truncated(0, decoder.frame_count)
         return decoder
 
     def _check_complete(self, decoder: Decoder) -> None:
-        """Tell the end of the file from an end before it.
+        """Check that the file did not end early.
 
         Raises:
-            SourceLost: the container announced more than came.
+            SourceLost: the container announces more frames than came.
         """
         frames = self._frames_of_pass
         if not frames:
@@ -115,42 +116,41 @@ class VideoFile(DecodedSource):
         announced, fps = decoder.frame_count, decoder.fps
         if announced is None or fps is None:
             return
-        # Both are looked at, because files of a varying rate hold fewer frames than duration times rate says.
+        # Both the count and the time must be short: a file with a variable rate has fewer frames than duration x rate.
         tolerated = max(_MISSING_FRAMES, announced * _MISSING_RATIO)
         missing_ms = (announced - 1) * 1000.0 / fps - self._position_ms
         if announced - frames > tolerated and missing_ms > tolerated * 1000.0 / fps:
             raise self._truncated(frames, announced)
 
     def _truncated(self, frames: int, announced: int | None) -> SourceLost:
-        says = "does not say how many" if announced is None else f"announces {announced}"
+        container = "announces no number" if announced is None else f"announces {announced}"
         return self._lifecycle.lost(
             "truncated",
-            f"{self.description} ended after {frames} frames, its container {says}: the file is truncated or damaged. "
-            "Copy or record it again",
+            f"{self.description} ended after {frames} frames, its container {container}: the file is truncated or "
+            "damaged. Copy or record it again",
             frames=frames,
             announced=announced,
         )
 
 
 def _why_unreadable(path: Path) -> str:
-    """What the file's first bytes tell about it, and what to do."""
+    """The likely cause by the file's size and first bytes, and the remedy."""
     try:
         size, boxes = path.stat().st_size, _mp4_boxes(path)
     except OSError as exc:
-        user = os.geteuid()
-        return f"it cannot be read ({exc.strerror}). Give the agent's user (number {user}) the right to read it"
+        return f"it cannot be read ({exc.strerror}). Give the agent's user (uid {os.geteuid()}) read permission"
     if size == 0:
         return "it is empty (0 bytes). Copy or record it again"
     if boxes and "moov" not in boxes:
         return (
-            f"it is an MP4 without its index (boxes {', '.join(boxes)}, no moov), as a recording is that was cut off "
-            "before its end. Record it again, or repair it with a complete recording of the same camera"
+            f"it is an MP4 without its index (boxes {', '.join(boxes)}, no moov): the recording was cut off. Record "
+            "it again, or repair it with a complete recording of the same camera"
         )
-    return f"FFmpeg finds no video in its {size} bytes that it can decode. If it has one, convert it to MP4 with H.264"
+    return f"FFmpeg finds no video in its {size} bytes. If it is a video, convert it to MP4 with H.264"
 
 
 def _mp4_boxes(path: Path) -> list[str]:
-    """Types of the top-level boxes, empty when it is no MP4. Source: ISO/IEC 14496-12, 4.2."""
+    """Types of the top-level boxes; empty if the file is not an MP4. Source: ISO/IEC 14496-12, 4.2."""
     boxes: list[str] = []
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -159,7 +159,7 @@ def _mp4_boxes(path: Path) -> list[str]:
             stream.seek(place)
             header = stream.read(16)
             length = int.from_bytes(header[:4], "big")
-            if length == 1:
+            if length == 1:  # a 64-bit size follows the type
                 length = int.from_bytes(header[8:16], "big")
             boxes.append(header[4:8].decode("ascii", "replace"))
             if length < 8:

@@ -84,7 +84,7 @@ def remember_for(path: Path, keys: Sequence[str], package: ModelPackage, measure
             engine="auto",
             precision=measurements[0].precision,
             options=config.options,
-            max_batch=config.batching.most,
+            max_batch=config.batching.engine_batch,
             workers=_workers(loaded),
         )
         remember_selection(package, options, measurements)

@@ -1,6 +1,6 @@
-"""What GStreamer reads: CSI cameras, hardware decoders, a pipeline of the configuration.
+"""Sources through GStreamer: CSI cameras, hardware decoding, custom pipelines.
 
-pipelines  the text of a pipeline for a configuration
-library    the boundary to GStreamer, which nothing else imports
+pipelines  builds the pipeline description of a configuration
+library    the boundary to GStreamer; the only module that imports it
 camera     the source
 """

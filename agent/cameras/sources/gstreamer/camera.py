@@ -1,4 +1,4 @@
-"""Frames through GStreamer: CSI cameras, network and USB cameras decoded in hardware, pipelines of one's own."""
+"""Frames through GStreamer: CSI cameras, network and USB cameras decoded in hardware, custom pipelines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.cameras.sources.gstreamer.library import (
     Sample,
     load_gstreamer,
 )
-from agent.cameras.sources.gstreamer.pipelines import NotPossible, Plan, plan_for
+from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.rtsp.access import ask_camera, not_opened, read_password
 from agent.cameras.sources.rtsp.handshake import Answer
@@ -35,11 +35,11 @@ _ADVICE = "Set the camera to a format of 8 bits"
 
 
 class GStreamerCamera(SourceBase):
-    """A live pipeline that keeps the newest picture only.
+    """A live pipeline that keeps only the newest frame.
 
-    ``captured_at_ns`` is the picture's time stamp on the pipeline's clock: for CSI and USB cameras the moment their
-    driver names, for network cameras the arrival; ``capture_ms`` holds decoding and conversion. An interruption takes
-    effect within 0.1 s, except while a driver blocks the start of the pipeline.
+    ``captured_at_ns`` is the frame's time stamp on the pipeline's clock: for CSI and USB cameras the driver's time
+    stamp, for network cameras the arrival; ``capture_ms`` is decoding and conversion. An interruption takes effect
+    within 0.1 s, except while a driver blocks the start of the pipeline.
     """
 
     is_live = True
@@ -65,7 +65,7 @@ class GStreamerCamera(SourceBase):
         return self._config.fps or (None if self._pipeline is None else self._pipeline.fps)
 
     def open(self) -> None:
-        """See Source. Waits for the first picture."""
+        """See Source. Waits for the first frame."""
         self._lifecycle.check_open()
         if self._pipeline is not None:
             return
@@ -78,7 +78,7 @@ class GStreamerCamera(SourceBase):
         if first is None:
             pipeline.stop()
             self._lifecycle.check_open()
-            raise self._not_opened(answer, f"no picture within {self._open_timeout_s:g} s")
+            raise self._not_opened(answer, f"no frame within {self._open_timeout_s:g} s")
         self._pipeline, self._first = pipeline, self._capture(first)
 
     def read(self) -> Capture | None:
@@ -102,7 +102,7 @@ class GStreamerCamera(SourceBase):
         return _V4L2_OPEN_TIMEOUT_S if isinstance(self._config, V4l2Source) else self._config.open_timeout_s
 
     def _start(self) -> tuple[Answer | None, RunningPipeline]:
-        """The camera's answer, where it is one of the network, and the started pipeline."""
+        """The answer of a network camera (None for others) and the started pipeline."""
         config, lifecycle = self._config, self._lifecycle
         try:
             gst = load_gstreamer()
@@ -115,22 +115,22 @@ class GStreamerCamera(SourceBase):
         password = read_password(config, self._base_dir, lifecycle) if isinstance(config, RtspSource) else None
         try:
             plan = plan_for(config, has=has, password=None if password is None else password.reveal())
-        except NotPossible as exc:
-            raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of them") from exc
+        except UnsupportedFormat as exc:
+            raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of these") from exc
         self._check_elements(plan.missing(has))
         plan = self._with_device(plan)
         answer = ask_camera(config, lifecycle, password) if isinstance(config, RtspSource) else None
-        log.info("source.pipeline", source=self.description, elements=_elements(plan))
+        log.info("pipeline.selected", source=self.description, elements=_elements(plan))
         try:
             return answer, RunningPipeline(gst, plan)
         except PipelineFailed as exc:
             raise self._not_opened(answer, redact(str(exc))) from exc
 
     def _with_device(self, plan: Plan) -> Plan:
-        """The plan with the device at which a USB camera is now.
+        """The plan with the current device file of a V4L2 camera.
 
         Raises:
-            SourceUnavailable: it cannot be used, or is another camera than before.
+            SourceUnavailable: it cannot be used, or is a different camera than before.
         """
         if self._identity is None:
             return plan
@@ -158,16 +158,16 @@ class GStreamerCamera(SourceBase):
         try:
             sample = pipeline.pull(timeout_s, lifecycle.interrupted)
         except PipelineEnded as exc:
-            raise lifecycle.lost("ended", f"{self.description} came to its end") from exc
+            raise lifecycle.lost("ended", f"{self.description} reached the end of the stream") from exc
         except PipelineFailed as exc:
             raise lifecycle.lost("ended", f"{self.description} failed: {redact(str(exc))}") from exc
         except UnsupportedImage as exc:
-            raise lifecycle.lost("format", f"{self.description} gives pictures of {exc}. {_ADVICE}") from exc
+            raise lifecycle.lost("format", f"{self.description} gives frames of {exc}. {_ADVICE}") from exc
         if sample is None:
             lifecycle.opened(self._pipeline)
             raise lifecycle.lost(
                 "stalled",
-                f"{self.description} runs and gave no frame within {timeout_s:g} s. Raise `read_timeout_s` for "
+                f"{self.description} runs but gave no frame within {timeout_s:g} s. Raise `read_timeout_s` for "
                 "cameras slower than that",
             )
         return sample
@@ -178,7 +178,7 @@ class GStreamerCamera(SourceBase):
             return not_opened(config, self._lifecycle, answer, detail)
         advice = {
             "csi": "Check the ribbon cable, `sensor_id`, the mode, and: systemctl status nvargus-daemon",
-            "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext) and who uses it",
+            "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext), and that no program holds it",
             "gstreamer": "Try it by hand: gst-launch-1.0 <pipeline> ! videoconvert ! fakesink",
         }[config.type]
         return self._lifecycle.unavailable("no_stream", f"{self.description} cannot be opened: {detail}. {advice}")
@@ -195,5 +195,5 @@ def _description(config: CsiSource | RtspSource | V4l2Source | GStreamerSource) 
 
 
 def _elements(plan: Plan) -> str:
-    """The pipeline's elements in their order; the words of the text that are not settings."""
+    """The elements of the pipeline in order, without properties and caps: no secret reaches the log."""
     return " ! ".join(part.split()[0] for part in plan.text.split("!") if part.strip() and "/" not in part.split()[0])

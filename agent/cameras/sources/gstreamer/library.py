@@ -1,7 +1,7 @@
 """The boundary to GStreamer, through PyGObject.
 
-Both come from the system's packages: PyGObject is bound to the system's Python, and on a Jetson GStreamer holds the
-elements that use its hardware. An environment sees them when it was made with ``--system-site-packages``.
+Both are system packages: PyGObject is built for the system's Python, and on a Jetson GStreamer has the elements that
+use its hardware. A virtual environment sees them only if it was created with ``--system-site-packages``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from agent.cameras.sources.gstreamer.pipelines import SINK, Plan
 from agent.runtime.records import Image
 
 _STEP_S = 0.1
-_OLDEST_STAMP_NS = 10 * 10**9
+_MAX_STAMP_AGE_NS = 10 * 10**9
 _MAX_FPS = 1000
 _loading = threading.Lock()
 
 
 class GStreamerMissing(Exception):
-    """PyGObject or GStreamer's own bindings cannot be imported; the text says how to get them."""
+    """PyGObject or GStreamer's bindings cannot be imported; the text says how to install them."""
 
 
 class PipelineFailed(Exception):
@@ -34,19 +34,19 @@ class PipelineFailed(Exception):
 
 
 class PipelineEnded(Exception):
-    """The pipeline came to its end."""
+    """The pipeline reached the end of its stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture, and how long ago it was captured when it was ready; 0 where the pipeline does not know."""
+    """A frame, and its age when it was ready; 0 if the pipeline has no time stamp."""
 
     image: Image
     age_ns: int
 
 
 def load_gstreamer() -> ModuleType:
-    """GStreamer, initialised; from any thread.
+    """The GStreamer module, initialized. From any thread.
 
     Raises:
         GStreamerMissing: it cannot be imported.
@@ -71,21 +71,21 @@ def load_gstreamer() -> ModuleType:
 
 
 class RunningPipeline:
-    """A pipeline from its start to its stop. One thread makes, reads and stops it."""
+    """A started pipeline. One thread creates, reads and stops it."""
 
     def __init__(self, gst: Any, plan: Plan) -> None:
-        """Make the pipeline and start it.
+        """Create the pipeline and start it.
 
         Raises:
-            PipelineFailed: its text is wrong, or an element refuses to start.
+            PipelineFailed: the description is wrong, or an element refuses to start.
         """
         self._gst = gst
         try:
-            # Without this flag a text that is wrong in part leaves the other part behind, with its descriptors.
+            # Without FATAL_ERRORS a partly wrong description leaks the elements that did parse, and their descriptors.
             self._pipeline = gst.parse_launch_full(plan.text, None, gst.ParseFlags.FATAL_ERRORS)
         except RuntimeError as exc:  # GLib.Error is one
             raise PipelineFailed(_text_of(exc)) from exc
-        for target, value in (*plan.properties.items(), *plan.wishes.items()):
+        for target, value in (*plan.properties.items(), *plan.optional.items()):
             name, _, prop = target.partition(".")
             element = self._pipeline.get_by_name(name)
             if target in plan.properties or element.find_property(prop) is not None:
@@ -93,8 +93,8 @@ class RunningPipeline:
         self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
         self.fps: float | None = None
-        """Pictures a second by the caps of the newest picture; None before the first, and where they do not say."""
-        # The system's monotonic clock, whatever clock an element offers: its stamps are compared with ours.
+        """Frame rate in the caps of the newest frame; None before the first frame, or if the caps have no rate."""
+        # Force the system's monotonic clock: time stamps of another element's clock cannot be compared with ours.
         self._clock = gst.SystemClock.obtain()
         self._pipeline.use_clock(self._clock)
         if self._pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
@@ -103,15 +103,16 @@ class RunningPipeline:
             raise PipelineFailed(reason)
 
     def pull(self, timeout_s: float, interrupted: threading.Event) -> Sample | None:
-        """Wait for the next picture; None when the time is over or ``interrupted`` is set, which is seen in 0.1 s.
+        """Wait for the next frame; None when the time is over or ``interrupted`` is set (noticed within 0.1 s).
 
         Raises:
             PipelineFailed: an element reported an error.
-            PipelineEnded: there will be no more.
+            PipelineEnded: the stream has ended.
             UnsupportedImage: see ``image_from_array``.
         """
         deadline = time.monotonic() + timeout_s
         while not interrupted.is_set():
+            # try_pull_sample cannot be interrupted, so wait in short steps.
             step_s = min(_STEP_S, deadline - time.monotonic())
             if step_s <= 0:
                 return None
@@ -126,7 +127,7 @@ class RunningPipeline:
         return None
 
     def stop(self) -> None:
-        """End the pipeline and give its devices and connections back."""
+        """Stop the pipeline and release its devices and connections."""
         self._pipeline.set_state(self._gst.State.NULL)
 
     def _error(self) -> str | None:
@@ -141,13 +142,14 @@ class RunningPipeline:
         buffer = sample.get_buffer()
         good, mapped = buffer.map(self._gst.MapFlags.READ)
         if not good:
-            raise PipelineFailed("a picture's memory cannot be read")
+            raise PipelineFailed("the memory of a frame cannot be read")
         try:
-            # A pipeline whose pictures need no conversion hands them through without a look at their bytes.
+            # videoconvert passes frames that need no conversion through unchecked, even if bytes are missing.
             if mapped.size % height or mapped.size < height * width * 4:
                 raise PipelineFailed(
-                    f"a picture of {width}x{height} came with {mapped.size} bytes, {height * width * 4} were expected"
+                    f"a frame of {width}x{height} came with {mapped.size} bytes, {height * width * 4} were expected"
                 )
+            # The stride may be larger than width * 4: cut every row.
             rows = np.frombuffer(mapped.data, np.uint8).reshape(height, -1)
             image = image_from_array(rows[:, : width * 4].reshape(height, width, 4))
         finally:
@@ -158,7 +160,7 @@ class RunningPipeline:
         if pts == self._gst.CLOCK_TIME_NONE:
             return 0
         age_ns = int(self._clock.get_time() - self._pipeline.get_base_time() - pts)
-        return age_ns if 0 <= age_ns <= _OLDEST_STAMP_NS else 0
+        return age_ns if 0 <= age_ns <= _MAX_STAMP_AGE_NS else 0
 
 
 def _text_of(error: Any) -> str:

@@ -1,8 +1,7 @@
-"""Which GStreamer elements make a camera's pipeline.
+"""Builds the GStreamer pipeline description of a camera.
 
-A pipeline's text holds only words and numbers of ours; what comes from the configuration as text (addresses,
-passwords, device files) is set as a property of a named element, so it cannot become an element itself. The one
-exception is a pipeline that the configuration spells out.
+The description contains only constants and numbers. Text from the configuration (addresses, passwords, device files)
+is set as a property of a named element, so it cannot inject elements. The one exception is a custom pipeline.
 
 Source: NVIDIA Jetson Linux Developer Guide, Multimedia, Accelerated GStreamer.
 """
@@ -55,22 +54,22 @@ _DEPAY: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class NotPossible(Exception):
-    """What the configuration asks for is not known here; the text says what is."""
+class UnsupportedFormat(Exception):
+    """The configured pixel format has no GStreamer counterpart; the text lists those that have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pipeline to be made: its text, the elements it needs, and what is set on its named elements.
+    """A pipeline description, the elements it needs, and the properties of its named elements.
 
-    ``properties`` maps ``element.property`` to a text or number, a password among them: they are not shown.
-    ``wishes`` are properties that older versions of their element lack, which then go without.
+    ``properties`` maps ``element.property`` to a value, possibly a password: excluded from repr.
+    ``optional`` are properties that older versions of the element lack; they are set if they exist.
     """
 
     text: str
     needs: tuple[str, ...]
     properties: Mapping[str, str | int] = field(default_factory=dict, repr=False)
-    wishes: Mapping[str, str | int] = field(default_factory=dict)
+    optional: Mapping[str, str | int] = field(default_factory=dict)
 
     def missing(self, has: Has) -> dict[str, str]:
         """Elements that are not installed, each with the apt package that holds it."""
@@ -80,10 +79,10 @@ class Plan:
 def plan_for(
     config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, has: Has, password: str | None = None
 ) -> Plan:
-    """The pipeline of one source; hardware is used where its elements are installed.
+    """The pipeline of one source; it uses hardware decoders if their elements are installed.
 
     Raises:
-        NotPossible: a pixel format that has no counterpart.
+        UnsupportedFormat: a pixel format that has no counterpart.
     """
     if isinstance(config, CsiSource):
         return _csi(config)
@@ -95,12 +94,12 @@ def plan_for(
 
 
 def _tail(converter: str) -> str:
-    """To BGRx, which has no padding, and only the newest picture."""
+    """Convert to BGRx, whose rows need no padding, and keep only the newest frame."""
     return f"{converter} ! video/x-raw,format=BGRx ! appsink name={SINK} drop=true max-buffers=1 sync=false"
 
 
 def _rate(fps: float) -> str:
-    fraction = Fraction(fps).limit_denominator(1001)
+    fraction = Fraction(fps).limit_denominator(1001)  # 29.97 is 30000/1001
     return f"{fraction.numerator}/{fraction.denominator}"
 
 
@@ -129,8 +128,8 @@ def _rtsp(config: RtspSource, has: Has, password: str | None) -> Plan:
         decoder, converter, needs = element + threads, "videoconvert", (element, "videoconvert")
     source = f"rtspsrc name=source protocols={config.transport} latency=100 drop-on-latency=true"
     chain = " ! ".join((source, f"{depay[0]} name=depay", *depay[1:], decoder, _tail(converter)))
-    # After a lost datagram pictures are damaged until the next key frame: they are left out.
-    wishes = {"depay.wait-for-keyframe": True} if config.transport == "udp" else {}
+    # After a lost datagram, frames are damaged until the next key frame: drop them.
+    optional = {"depay.wait-for-keyframe": True} if config.transport == "udp" else {}
     properties: dict[str, str | int] = {
         "source.location": config.url,
         "source.tcp-timeout": round(config.open_timeout_s * 1e6),
@@ -139,7 +138,7 @@ def _rtsp(config: RtspSource, has: Has, password: str | None) -> Plan:
         properties["source.user-id"] = config.username
     if password is not None:
         properties["source.user-pw"] = password
-    return Plan(text=chain, needs=("rtspsrc", *depay, *needs, "appsink"), properties=properties, wishes=wishes)
+    return Plan(text=chain, needs=("rtspsrc", *depay, *needs, "appsink"), properties=properties, optional=optional)
 
 
 def _v4l2(config: V4l2Source, has: Has) -> Plan:
@@ -158,7 +157,7 @@ def _v4l2(config: V4l2Source, has: Has) -> Plan:
         middle, needs, converter = f"video/x-raw{form}{size}", ("videoconvert",), "videoconvert"
     else:
         known = " ".join((*_PACKED, *_RAW_FORMATS))
-        raise NotPossible(f"`fourcc` {fourcc!r} is not known to the GStreamer reader, it knows {known}")
+        raise UnsupportedFormat(f"the GStreamer reader does not support `fourcc` {fourcc!r}, it supports {known}")
     return Plan(
         text=f"v4l2src name=source ! {middle} ! {_tail(converter)}",
         needs=("v4l2src", *needs, "appsink"),

@@ -1,7 +1,7 @@
 """RTSP streams through FFmpeg.
 
-handshake  what a camera answers before FFmpeg opens the stream
-digest     the login that a camera asks for
-access     password files, and why a camera cannot be opened
+handshake  a DESCRIBE request before FFmpeg opens the stream: distinguishes the errors that FFmpeg does not
+digest     Basic and Digest authentication
+access     reads the password file; error messages for a camera that cannot be opened
 stream     the source
 """

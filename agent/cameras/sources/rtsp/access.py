@@ -1,4 +1,4 @@
-"""What both readers of network cameras do before and after the opening: password, first question, refusal."""
+"""Opening a network camera, for both readers: password, first request, error messages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from agent.runtime.secrets import Secret, read_secret
 
 
 def read_password(config: RtspSource, base_dir: Path, lifecycle: Lifecycle) -> Secret | None:
-    """The camera's password, read anew at each opening so that it can be changed.
+    """The camera's password; the file is read each time, so a new password needs no restart.
 
     Raises:
-        SourceUnavailable: its file cannot be used.
+        SourceUnavailable: the file cannot be used.
     """
     if config.password_file is None:
         return None
@@ -28,12 +28,13 @@ def read_password(config: RtspSource, base_dir: Path, lifecycle: Lifecycle) -> S
 
 
 def ask_camera(config: RtspSource, lifecycle: Lifecycle, password: Secret | None) -> Answer | None:
-    """Ask for the stream, with user and password where the camera wants them; None where it cannot be asked (TLS).
+    """Ask the camera for the stream, with user and password if it requires them; None over TLS.
 
-    So a wrong password is tried once for each opening, and by nobody else.
+    A refusal ends the attempt here, before FFmpeg or GStreamer retry the password: many cameras lock an address out
+    after a few failures.
 
     Raises:
-        SourceUnavailable: the camera is not there, has no such stream, or refuses us.
+        SourceUnavailable: the camera does not answer, has no such stream, or refuses the user.
     """
     login = None if config.username is None or password is None else Login(config.username, password)
     try:
@@ -48,42 +49,42 @@ def ask_camera(config: RtspSource, lifecycle: Lifecycle, password: Secret | None
     if answer.status == 401 and config.username is None:
         raise lifecycle.unavailable(
             "credentials",
-            f"{lifecycle.description} asks for a user (401) and none is configured. Set `username` and "
+            f"{lifecycle.description} requires a login (401), but no user is configured. Set `username` and "
             "`password_file`",
         )
-    if answer.status in (401, 403) and answer.was_logged_in:
-        why = "its password is wrong" if answer.status == 401 else "it may not see this stream"
+    if answer.status in (401, 403) and answer.with_credentials:
+        why = "the password is wrong" if answer.status == 401 else "the user may not view this stream"
         raise lifecycle.unavailable(
             "credentials",
             f"{lifecycle.description} refused the user {config.username!r} ({answer.status}): {why}, or the camera "
-            "has locked us out for a while. Check `username` and the first line of `password_file`",
+            "has locked out this device for a while. Check `username` and the first line of `password_file`",
             status=answer.status,
         )
     if answer.status == 404:
         raise lifecycle.unavailable(
             "no_such_stream",
-            f"{lifecycle.description}: the camera is there and knows no such stream (404). "
-            "Correct the path of the url: the camera's manual names it",
+            f"{lifecycle.description}: the camera answers but has no such stream (404). "
+            "Correct the path in `url`; the camera's manual lists it",
         )
     return answer
 
 
 def not_opened(config: RtspSource, lifecycle: Lifecycle, answer: Answer | None, detail: str = "") -> SourceUnavailable:
-    """The error of a camera that gave ``answer`` and then no video; ``detail`` is the library's word."""
+    """The error of a camera that gave ``answer`` and then no video; ``detail`` is the library's message."""
     status = None if answer is None else answer.status
     if status in (401, 403):
         return lifecycle.unavailable(
             "credentials",
-            f"{lifecycle.description} refused the user {config.username!r} or has no video for it (status {status} "
+            f"{lifecycle.description} refused the user {config.username!r}, or has no video for it (status {status} "
             "without credentials). Check `username` and the first line of `password_file`",
             status=status,
         )
-    answered = "took the connection" if status is None else f"answered with status {status}"
+    answered = "accepted the connection" if status is None else f"answered with status {status}"
     why = f" ({detail})" if detail else ""
     remedy = "set `codec` to what the camera sends" if config.reader == "gstreamer" else "set the camera to H.264"
     return lifecycle.unavailable(
         "no_stream",
-        f"{lifecycle.description} {answered}, and no video came over {config.transport} within "
+        f"{lifecycle.description} {answered}, but no video came over {config.transport} within "
         f"{config.open_timeout_s:g} s{why}. Raise `open_timeout_s`, try the other `transport`, or {remedy}",
         status=status,
     )

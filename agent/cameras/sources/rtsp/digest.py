@@ -1,4 +1,4 @@
-"""The answer to a camera that asks who we are: Basic, or Digest with MD5.
+"""Answers a camera's authentication challenge: Basic, or Digest with MD5.
 
 Source: RFC 2617, 2 and 3.2; cameras also use its older form without ``qop`` (RFC 2069).
 """
@@ -25,9 +25,9 @@ class Login:
     password: Secret
 
     def answer(self, challenges: Sequence[str], *, method: str, uri: str) -> str | None:
-        """The value of ``Authorization``; None where the camera asks for something that is not known here.
+        """The value of ``Authorization``; None if no challenge is supported.
 
-        ``challenges`` are the values of ``WWW-Authenticate``. Digest is preferred: it does not show the password.
+        ``challenges`` are the values of ``WWW-Authenticate``. Digest is preferred: it does not reveal the password.
         """
         for challenge in challenges:
             if challenge.lower().startswith("digest "):

@@ -1,7 +1,7 @@
-"""One question to an RTSP camera before FFmpeg is let in.
+"""A DESCRIBE request to an RTSP camera before FFmpeg opens the stream.
 
-FFmpeg behind OpenCV says no more than "not opened" and cannot be interrupted. So the camera is asked here first, on a
-connection of our own that watches for an interruption and tells apart what can be wrong.
+FFmpeg behind OpenCV reports only "not opened" and cannot be interrupted. So this module asks the camera first, on its
+own connection, which can be interrupted and distinguishes the errors.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from agent.cameras.sources.rtsp.digest import Login
 
 _POLL_S = 0.1
 _MAX_ANSWER_BYTES = 65536
-_REACH = "Check the address, the camera's power and the network between"
+_REACH = "Check the address, the camera's power and the network"
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 
 
 class HandshakeFailed(Exception):
-    """The camera cannot be talked to. ``reason`` is one word, the text says what happened and what to do."""
+    """The camera gave no valid answer. ``reason`` is one word, the text says what happened and what to do."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ class HandshakeFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Patience:
+class _Deadline:
     """When to give up: at a moment of the monotonic clock, or when interrupted."""
 
     timeout_s: float
@@ -42,7 +42,7 @@ class _Patience:
     interrupted: threading.Event
 
     def wait(self, connection: socket.socket, events: int) -> bool:
-        """Wait for the connection; False when the time is over.
+        """Wait for the connection; False once the time is over.
 
         Raises:
             HandshakeFailed: interrupted.
@@ -59,45 +59,45 @@ class _Patience:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The status of the camera's answer, and whether our user and password were part of the question."""
+    """The status of the camera's answer, and whether the request carried user and password."""
 
     status: int
-    was_logged_in: bool
+    with_credentials: bool
 
 
 def describe_stream(
     address: SplitResult, *, timeout_s: float, interrupted: threading.Event, login: Login | None = None
 ) -> Answer | None:
-    """Ask for the stream's description; the camera's answer, None for ``rtsps``.
+    """Ask for the stream's description; returns the camera's answer, None for ``rtsps``.
 
-    ``address`` holds no credentials; ``login`` is told to a camera that asks for it, on the same connection. Waits at
-    most ``timeout_s`` in all, plus what the system takes to resolve the name; ends within 0.1 s of an interruption.
+    ``address`` holds no credentials; ``login`` is sent only if the camera asks for it, on the same connection. Waits
+    at most ``timeout_s`` in all, plus the time of name resolution; ends within 0.1 s of an interruption.
 
     Raises:
         HandshakeFailed: no connection, no answer, or an answer that is not RTSP.
     """
-    patience = _Patience(timeout_s, time.monotonic() + timeout_s, interrupted)
+    deadline = _Deadline(timeout_s, time.monotonic() + timeout_s, interrupted)
     host, port = address.hostname or "", address.port or DEFAULT_PORTS[address.scheme]
     place = f"{host}:{port}"
-    with _connect(host, port, patience) as connection:
+    with _connect(host, port, deadline) as connection:
         if address.scheme == "rtsps":
             return None
         try:
-            head = _ask(connection, address.geturl(), patience, number=1)
-            status = _status(head, place, patience)
+            head = _ask(connection, address.geturl(), deadline, number=1)
+            status = _status(head, place, deadline)
             authorization = None
             if status == 401 and login is not None and head is not None:
                 authorization = login.answer(_challenges(head), method="DESCRIBE", uri=address.geturl())
             if authorization is None:
-                return Answer(status, was_logged_in=False)
-            head = _ask(connection, address.geturl(), patience, number=2, authorization=authorization)
-            return Answer(_status(head, place, patience), was_logged_in=True)
+                return Answer(status, with_credentials=False)
+            head = _ask(connection, address.geturl(), deadline, number=2, authorization=authorization)
+            return Answer(_status(head, place, deadline), with_credentials=True)
         except OSError as exc:
             raise _closed(place, exc.strerror) from exc
 
 
 def _ask(
-    connection: socket.socket, url: str, patience: _Patience, *, number: int, authorization: str | None = None
+    connection: socket.socket, url: str, deadline: _Deadline, *, number: int, authorization: str | None = None
 ) -> bytes | None:
     # Source: RFC 2326, 10.2.
     lines = [
@@ -109,7 +109,7 @@ def _ask(
     if authorization is not None:
         lines.append(f"Authorization: {authorization}")
     connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-    return _head(connection, patience)
+    return _head(connection, deadline)
 
 
 def _challenges(head: bytes) -> list[str]:
@@ -117,7 +117,7 @@ def _challenges(head: bytes) -> list[str]:
     return [value.strip() for name, _, value in lines if name.strip().lower() == "www-authenticate"]
 
 
-def _connect(host: str, port: int, patience: _Patience) -> socket.socket:
+def _connect(host: str, port: int, deadline: _Deadline) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
@@ -128,32 +128,32 @@ def _connect(host: str, port: int, patience: _Patience) -> socket.socket:
     for family, kind, protocol, _, target in found:
         with ExitStack() as cleanup:
             connection = cleanup.enter_context(socket.socket(family, kind, protocol))
-            connection.settimeout(0.0)
+            connection.settimeout(0.0)  # a blocking connect could not be interrupted
             problem = connection.connect_ex(target)
-            if problem == errno.EINPROGRESS and patience.wait(connection, selectors.EVENT_WRITE):
+            if problem == errno.EINPROGRESS and deadline.wait(connection, selectors.EVENT_WRITE):
                 problem = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if not problem:
                 cleanup.pop_all()
                 return connection
-        failure = _not_connected(host, port, problem, patience)
+        failure = _not_connected(host, port, problem, deadline)
     raise failure
 
 
-def _not_connected(host: str, port: int, problem: int, patience: _Patience) -> HandshakeFailed:
+def _not_connected(host: str, port: int, problem: int, deadline: _Deadline) -> HandshakeFailed:
     if problem == errno.EINPROGRESS:
         return HandshakeFailed(
             "no_answer",
-            f"{host}:{port} did not take a connection within {patience.timeout_s:g} s. {_REACH}",
+            f"{host}:{port} did not accept a connection within {deadline.timeout_s:g} s. {_REACH}",
         )
     if problem == errno.ECONNREFUSED:
-        return HandshakeFailed("refused", f"nothing listens at {host}:{port}. Check the port and that RTSP is enabled")
+        return HandshakeFailed("refused", f"nothing listens at {host}:{port}. Check the port, and enable RTSP")
     return HandshakeFailed("unreachable", f"{host}:{port} cannot be reached ({os.strerror(problem)}). {_REACH}")
 
 
-def _head(connection: socket.socket, patience: _Patience) -> bytes | None:
-    """The answer's first line and headers, as far as the camera sent them; None when the time is over before a line.
+def _head(connection: socket.socket, deadline: _Deadline) -> bytes | None:
+    """The answer's first line and headers, as far as the camera sent them; None if no line came in time.
 
-    What a refusal holds behind its headers is read too, because another question may follow.
+    The body of a 401 is read too: the second request follows on the same connection.
     """
     received = b""
     while len(received) < _MAX_ANSWER_BYTES:
@@ -161,7 +161,7 @@ def _head(connection: socket.socket, patience: _Patience) -> bytes | None:
         line = received.split(b"\n", 1)[0]
         if b"\n" in received and (b" 401 " not in line or (has_ended and len(body) >= _length(head))):
             break
-        if not patience.wait(connection, selectors.EVENT_READ):
+        if not deadline.wait(connection, selectors.EVENT_READ):
             return received if b"\n" in received else None
         part = connection.recv(4096)
         if not part:
@@ -175,15 +175,15 @@ def _length(head: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def _status(head: bytes | None, place: str, patience: _Patience) -> int:
+def _status(head: bytes | None, place: str, deadline: _Deadline) -> int:
     if head is None:
         raise HandshakeFailed(
             "no_answer",
-            f"{place} took the connection and gave no answer within {patience.timeout_s:g} s. "
+            f"{place} accepted the connection but gave no answer within {deadline.timeout_s:g} s. "
             "Check that this is the camera's RTSP port, and restart the camera",
         )
     if not head:
-        raise _closed(place, "without a word")
+        raise _closed(place, "no answer")
     line = head.split(b"\n", 1)[0].strip()
     words = line.decode("ascii", "replace").split()
     if len(words) < 2 or not words[0].startswith("RTSP/") or not words[1].isdigit():
@@ -195,6 +195,6 @@ def _status(head: bytes | None, place: str, patience: _Patience) -> int:
 def _closed(place: str, how: str | None) -> HandshakeFailed:
     return HandshakeFailed(
         "closed",
-        f"{place} closed the connection when it was asked for the stream ({how}). Some cameras do so after wrong "
-        "passwords or with too many viewers: end other viewers, wait, or restart it",
+        f"{place} closed the connection at the request for the stream ({how}). Some cameras do so after wrong "
+        "passwords or with too many viewers: close other viewers, wait, or restart the camera",
     )

@@ -24,13 +24,12 @@ _ADVICE = "Set the camera to 8 bit H.264"
 
 
 class RtspStream(DecodedSource):
-    """A live stream; it must be read continuously, because FFmpeg keeps what is not fetched.
+    """A live stream; it must be read continuously, because FFmpeg queues frames that are not fetched.
 
-    ``captured_at_ns`` is when the decoded picture came out of FFmpeg: the exposure, the camera's encoder and the
-    network lie before it and are unknown. FFmpeg decodes while it waits, so ``capture_ms`` holds only the conversion
-    to BGR.
-    An interruption takes effect at once while the camera is asked, and within ``open_timeout_s`` or ``read_timeout_s``
-    inside FFmpeg.
+    ``captured_at_ns`` is when the decoded frame came out of FFmpeg; the delays before it (exposure, the camera's
+    encoder, network) are unknown. FFmpeg decodes while it waits, so ``capture_ms`` is only the conversion to BGR.
+    An interruption takes effect at once during the first request, and within ``open_timeout_s`` or
+    ``read_timeout_s`` inside FFmpeg.
     """
 
     is_live = True
@@ -44,7 +43,7 @@ class RtspStream(DecodedSource):
 
     @property
     def fps(self) -> float | None:
-        """See Source. The configured rate is believed more than the stream's."""
+        """See Source. The configured rate takes precedence over the stream's."""
         return super().fps if self._config.fps is None or self._decoder is None else self._config.fps
 
     def read(self) -> Capture | None:
@@ -57,7 +56,7 @@ class RtspStream(DecodedSource):
         return self._delivered(self._retrieve(decoder), captured_at_ns, captured_at_utc_ns)
 
     def _open_decoder(self) -> Decoder:
-        """What FFmpeg gathered while it looked at the stream is left out, so the first frame is fresh."""
+        """Open the stream and drop the frames that FFmpeg queued while it probed it, so the first frame is fresh."""
         started = time.monotonic()
         password = read_password(self._config, self._base_dir, self._lifecycle)
         answer = ask_camera(self._config, self._lifecycle, password)
@@ -74,10 +73,10 @@ class RtspStream(DecodedSource):
         properties = {
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: round(left_s * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC: round(config.read_timeout_s * 1000),
-            # FFmpeg decodes one frame later for each further thread.
+            # Each further thread delays the output of FFmpeg's decoder by one frame.
             cv2.CAP_PROP_N_THREADS: config.decode_threads,
         }
-        # OpenCV's own choice is TCP, as for files: so these openings never wait for one another.
+        # None, not "tcp": OpenCV uses TCP by default, and equal options (as for files) need not wait for each other.
         options = "rtsp_transport;udp" if config.transport == "udp" else None
         gate = option_gate.holding(options, timeout_s=config.open_timeout_s, interrupted=self._lifecycle.interrupted)
         with gate as entered:
@@ -96,9 +95,9 @@ class RtspStream(DecodedSource):
         return parts._replace(netloc=f"{user}@{parts.netloc}").geturl()
 
     def _drain(self, decoder: Decoder) -> bool:
-        """Let go of the frames that came while the stream was opened; True when a fresh one is grabbed.
+        """Drop the frames that were queued while the stream was opened; True once a fresh one is grabbed.
 
-        A grab that had to wait gives a fresh frame. Ends without one after a loss, which the first read then reports.
+        A grab that has to wait gives a fresh frame. False after a loss, which the first read then reports.
         """
         threshold_s = 0.5 / (decoder.fps or _UNKNOWN_FPS)
         deadline = time.monotonic() + self._config.read_timeout_s
@@ -118,12 +117,12 @@ class RtspStream(DecodedSource):
         lifecycle = self._lifecycle
         if lifecycle.interrupted.is_set():
             lifecycle.opened(self._decoder)
-        # The first grabs of a stall succeed late, with what the decoder still held.
+        # The first grabs of a stall succeed, but late, with frames left in the decoder. So the time counts.
         if waited_s >= self._config.read_timeout_s * _STALLED_RATIO:
             raise lifecycle.lost(
                 "stalled",
-                f"{self.description} is connected and sent no frame for {waited_s:.1f} s, `read_timeout_s` is "
+                f"{self.description} is connected but sent no frame for {waited_s:.1f} s, `read_timeout_s` is "
                 f"{self._config.read_timeout_s:g}. Raise it for cameras slower than that",
             )
         if not is_grabbed:
-            raise lifecycle.lost("ended", f"{self.description} ended the stream or its connection broke")
+            raise lifecycle.lost("ended", f"{self.description} ended the stream, or the connection broke")

@@ -1,7 +1,7 @@
 """USB and other V4L2 cameras.
 
-device        the device file: whether it is there, may be opened, and who holds it
-modes         sizes, rates and formats that it offers
-usb_identity  the same camera on another port
+device        checks of the device file: present, accessible, held by which process
+modes         formats, sizes and rates that the driver lists
+usb_identity  finds a camera on any port, detects swapped cameras
 camera        the source
 """

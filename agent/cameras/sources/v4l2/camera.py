@@ -1,4 +1,4 @@
-"""Frames from a USB or other camera of the kernel's video interface, through OpenCV."""
+"""Frames from a USB camera or another V4L2 device, through OpenCV."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.cameras.sources.base import Capture
 from agent.cameras.sources.decoded import DecodedSource
 from agent.cameras.sources.decoder import Decoder, OpenCapture, open_decoder
 from agent.cameras.sources.v4l2.device import PROC, IsVideo, check_device, holders, is_video_device
-from agent.cameras.sources.v4l2.modes import Mode, modes_of, shown
+from agent.cameras.sources.v4l2.modes import Mode, format_modes, modes_of
 from agent.cameras.sources.v4l2.usb_identity import SYS, CameraIdentity
 from agent.config.sources import V4l2Source
 from agent.runtime.clock import Clock
@@ -21,24 +21,23 @@ from agent.runtime.logs import get_logger
 
 log = get_logger(__name__)
 
-_AT_ONCE_S = 0.3
-_OLDEST_STAMP_NS = 2_000_000_000
+_IMMEDIATE_S = 0.3
+_MAX_STAMP_AGE_NS = 2_000_000_000
 _SLOWER_RATIO = 0.9
 _ADVICE = "Set `fourcc` to MJPG or YUYV"
 
 
 def description_of(config: V4l2Source) -> str:
-    """What it reads from, for people."""
+    """The camera's name in messages."""
     return f"camera {config.device}" if config.serial is None else f"camera with serial {config.serial}"
 
 
 class V4l2Camera(DecodedSource):
-    """A camera of the kernel.
+    """A V4L2 camera.
 
-    ``captured_at_ns`` is the driver's own stamp where it keeps the monotonic clock (USB cameras do, at the arrival of
-    a frame's first bytes), else when the frame was fetched; ``capture_ms`` holds what followed, with the decoding of
-    MJPG.
-    OpenCV waits for a frame in steps of one second, so an interruption takes at most that long.
+    ``captured_at_ns`` is the driver's time stamp if it uses the monotonic clock (USB cameras do, at the arrival of a
+    frame's first bytes), else the time of the read; ``capture_ms`` is the time from then on, with MJPG decoding.
+    OpenCV waits for a frame in steps of one second, so an interruption takes up to one second.
     """
 
     is_live = True
@@ -69,7 +68,8 @@ class V4l2Camera(DecodedSource):
         self._grab(decoder)
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         age_ns = now_ns - round(decoder.position_ms * 1e6)
-        if not 0 <= age_ns <= _OLDEST_STAMP_NS:
+        # A stamp in the future or seconds old comes from a different clock: some drivers use the time of day.
+        if not 0 <= age_ns <= _MAX_STAMP_AGE_NS:
             age_ns = 0
         return self._delivered(self._retrieve(decoder), now_ns - age_ns, now_utc_ns - age_ns)
 
@@ -83,24 +83,25 @@ class V4l2Camera(DecodedSource):
         return decoder
 
     def _not_opened(self, device: str) -> SourceUnavailable:
-        failed = f"{device} is there and cannot be opened for capture with {self._wish()}"
+        failed = f"{device} exists but cannot be opened for capture with {self._requested()}"
         if found := list(holders(Path(device), proc=self._proc)):
             return self._lifecycle.unavailable(
-                "busy", f"{failed}: {', '.join(found)} holds it. End that program, or name another camera"
+                "busy", f"{failed}: {', '.join(found)} holds it. Stop that program, or configure another camera"
             )
         modes = self._modes(device)
-        has = f"it has {shown(modes, self._wanted_size)}" if modes else "it lists no formats, as a second device does"
+        listed = format_modes(modes, self._requested_size)
+        has = f"it has {listed}" if modes else "it lists no formats, as a metadata device does"
         return self._lifecycle.unavailable(
             "busy",
-            f"{failed}: another program holds it (see: sudo fuser -v {device}), it is a camera's second (metadata) "
-            f"device, or it cannot do that; {has}. End that program, or correct `device` or `fourcc`",
+            f"{failed}: another program holds it (see: sudo fuser -v {device}), it is a camera's metadata device, "
+            f"or it does not support these settings; {has}. Stop that program, or correct `device` or `fourcc`",
         )
 
     def _check_device(self) -> str:
-        """The device file behind links.
+        """The device file, links resolved.
 
         Raises:
-            SourceUnavailable: it is missing, no video device, not ours to open, or another camera than before.
+            SourceUnavailable: missing, not a video device, no permission, or a different camera than before.
         """
         device = check_device(Path(self._identity.locate()), self._lifecycle, is_video=self._is_video)
         self._identity.check(device)
@@ -108,6 +109,7 @@ class V4l2Camera(DecodedSource):
 
     def _properties(self) -> dict[int, int]:
         config = self._config
+        # The order counts: size and rate are negotiated for the pixel format that is set at that moment.
         properties: dict[int, int] = {}
         if config.fourcc is not None:
             properties[cv2.CAP_PROP_FOURCC] = cv2.VideoWriter.fourcc(*config.fourcc)
@@ -119,49 +121,49 @@ class V4l2Camera(DecodedSource):
             properties[cv2.CAP_PROP_FPS] = round(config.fps)
         return properties
 
-    def _wish(self) -> str:
+    def _requested(self) -> str:
         config = self._config
-        wishes = [config.fourcc, f"width {config.width}" if config.width else None]
-        wishes += [f"height {config.height}" if config.height else None, f"{config.fps:g} fps" if config.fps else None]
-        return ", ".join(wish for wish in wishes if wish) or "its own settings"
+        parts = [config.fourcc, f"width {config.width}" if config.width else None]
+        parts += [f"height {config.height}" if config.height else None, f"{config.fps:g} fps" if config.fps else None]
+        return ", ".join(part for part in parts if part) or "its own settings"
 
     @property
-    def _wanted_size(self) -> tuple[int | None, int | None]:
+    def _requested_size(self) -> tuple[int | None, int | None]:
         return self._config.width, self._config.height
 
     def _check_size(self, decoder: Decoder, device: str) -> None:
-        """A driver takes the nearest size it has without a word; what was asked for is what must come.
+        """Check the frame size: a driver silently picks the nearest size that it supports.
 
         Raises:
-            SourceUnavailable: another size comes.
+            SourceUnavailable: the size is not the configured one.
         """
         config, (width, height) = self._config, decoder.size
         if (config.width or width, config.height or height) == (width, height):
             return
         decoder.release()
-        listed = shown(self._modes(device), (None, None)) or f"see v4l2-ctl --list-formats-ext -d {device}"
+        listed = format_modes(self._modes(device), (None, None)) or f"see v4l2-ctl --list-formats-ext -d {device}"
         raise self._lifecycle.unavailable(
             "size",
             f"{self.description} gives {width}x{height}, the configuration asks for {config.width or width}x"
-            f"{config.height or height}. Take a size that it has: {listed}",
+            f"{config.height or height}. Configure a size that it supports: {listed}",
         )
 
     def _check_settings(self, decoder: Decoder, device: str) -> None:
-        """Say when the driver took another pixel format or a lower rate, which it does without a word too."""
+        """Log a different pixel format or a lower rate, which a driver also picks silently."""
         config, fps, fourcc = self._config, decoder.fps, decoder.fourcc
         is_slower = config.fps is not None and fps is not None and fps < config.fps * _SLOWER_RATIO
-        is_other = config.fourcc is not None and fourcc is not None and fourcc != config.fourcc.upper()
-        if is_slower or is_other:
+        has_other_format = config.fourcc is not None and fourcc is not None and fourcc != config.fourcc.upper()
+        if is_slower or has_other_format:
             log.warning(
-                "camera.settings_differ",
+                "camera.settings_adjusted",
                 source=self.description,
-                asked=self._wish(),
+                asked=self._requested(),
                 gives=f"{fourcc or 'unknown format'} at {0.0 if fps is None else fps:g} fps",
-                has=shown(self._modes(device), decoder.size),
+                has=format_modes(self._modes(device), decoder.size),
             )
 
     def _grab(self, decoder: Decoder) -> None:
-        """Wait for a frame in the library's steps; a failure that comes at once is a camera that is gone."""
+        """Wait for a frame in the library's steps of one second."""
         lifecycle, timeout_s = self._lifecycle, self._config.read_timeout_s
         deadline = time.monotonic() + timeout_s
         while True:
@@ -171,11 +173,12 @@ class V4l2Camera(DecodedSource):
             now = time.monotonic()
             if lifecycle.interrupted.is_set():
                 lifecycle.opened(self._decoder)
-            if now - before < _AT_ONCE_S:
-                raise lifecycle.lost("ended", f"{self.description} gave no frame and an error at once: it is gone")
+            # A stalled camera uses up the whole step; only an unplugged one fails at once.
+            if now - before < _IMMEDIATE_S:
+                raise lifecycle.lost("ended", f"{self.description} failed at once instead of waiting: it is unplugged")
             if now >= deadline:
                 raise lifecycle.lost(
                     "stalled",
-                    f"{self.description} is there and gave no frame within {timeout_s:g} s. Plug it out and in; "
-                    "where it has too little bandwidth, take MJPG, a smaller size or another USB port",
+                    f"{self.description} is plugged in but gave no frame within {timeout_s:g} s. Unplug it and plug "
+                    "it in again; if USB bandwidth is short, use MJPG, a smaller size or another USB port",
                 )

@@ -1,4 +1,4 @@
-"""What a camera of the kernel can do: its pixel formats, sizes and rates, asked of its driver.
+"""Pixel formats, sizes and rates that a V4L2 driver lists.
 
 Source: Linux, userspace-api/media/v4l, VIDIOC_ENUM_FMT, VIDIOC_ENUM_FRAMESIZES and VIDIOC_ENUM_FRAMEINTERVALS.
 """
@@ -25,7 +25,7 @@ _MAX_SHOWN = 16
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One pixel format at one size, with the highest rate it has there; None where the driver does not say."""
+    """One pixel format at one size, with its highest rate; None if the driver lists no rate."""
 
     fourcc: str
     width: int
@@ -38,19 +38,19 @@ class Mode:
 
 
 def modes_of(device: str, *, ioctl: Ioctl = fcntl.ioctl) -> list[Mode]:
-    """Every mode in the order of the driver; of a range of sizes the largest. Empty where the driver does not say."""
+    """Every mode in the driver's order; of a range of sizes the largest. Empty if the driver lists none."""
     try:
         descriptor = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return []
     try:
-        return list(_modes(lambda request, packed: _asked(ioctl, descriptor, request, packed)))
+        return list(_modes(lambda request, packed: _ioctl_reply(ioctl, descriptor, request, packed)))
     finally:
         os.close(descriptor)
 
 
-def shown(modes: Sequence[Mode], wanted: tuple[int | None, int | None]) -> str:
-    """The modes for people: those of the wanted size where there are some, else the largest ones."""
+def format_modes(modes: Sequence[Mode], wanted: tuple[int | None, int | None]) -> str:
+    """The modes as text: those of the wanted size if there are any, else the largest ones."""
     same = [mode for mode in modes if (wanted[0] or mode.width, wanted[1] or mode.height) == (mode.width, mode.height)]
     listed = sorted(same or modes, key=lambda mode: (-mode.width * mode.height, -(mode.fps or 0.0)))
     more = ", ..." if len(listed) > _MAX_SHOWN else ""
@@ -81,7 +81,7 @@ def _max_rate(ask: Callable[[int, bytes], bytes | None], pixel_format: int, widt
         answer = ask(_ENUM_RATES, _RATE.pack(index, pixel_format, width, height, *[0] * 9))
         if answer is None:
             break
-        # An interval in seconds as a fraction; of a range the shortest one comes first.
+        # A frame interval in seconds, as a fraction; a range starts with its shortest interval.
         kind, numerator, denominator = _RATE.unpack(answer)[4:7]
         if numerator and denominator:
             rates.append(denominator / numerator)
@@ -90,8 +90,8 @@ def _max_rate(ask: Callable[[int, bytes], bytes | None], pixel_format: int, widt
     return max(rates, default=None)
 
 
-def _asked(ioctl: Ioctl, descriptor: int, request: int, packed: bytes) -> bytes | None:
-    """The driver's answer; None past the last entry, and where it does not know the question."""
+def _ioctl_reply(ioctl: Ioctl, descriptor: int, request: int, packed: bytes) -> bytes | None:
+    """The driver's reply; None past the last entry, or if the driver does not support the request."""
     buffer = bytearray(packed)
     try:
         ioctl(descriptor, request, buffer)

@@ -1,4 +1,4 @@
-"""Which USB camera is behind a device file: numbers such as /dev/video0 go to whichever camera is found first."""
+"""Which USB camera is behind a device file: the kernel numbers /dev/video0, 1, ... in the order of discovery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLASS = "class/video4linux"
 
 @dataclass(frozen=True, slots=True)
 class UsbIdentity:
-    """What the camera says of itself. Cameras of one make may all have no serial number, or the same one."""
+    """The USB descriptors of a camera. Cameras of one model may have no serial number, or all the same one."""
 
     vendor: str
     product: str
@@ -28,7 +28,7 @@ class UsbIdentity:
 
 
 def identity_of(device: Path, *, sys: Path = SYS) -> UsbIdentity | None:
-    """Who is behind ``/dev/videoN``; None for a camera that is not on USB.
+    """The camera behind ``/dev/videoN``; None if it is not on USB.
 
     Source: Linux, ABI/testing/sysfs-bus-usb.
     """
@@ -44,7 +44,7 @@ def identity_of(device: Path, *, sys: Path = SYS) -> UsbIdentity | None:
 
 
 def devices_with_serial(serial: str, *, sys: Path = SYS) -> Iterator[Path]:
-    """Device files of the camera with that serial number, without its second ones for metadata."""
+    """Device files of the camera with that serial number, without its metadata devices."""
     for node in sorted((sys / _CLASS).glob("video*")):
         identity = identity_of(Path("/dev") / node.name, sys=sys)
         if identity is not None and identity.serial == serial and _text(node / "index") in {"0", None}:
@@ -52,7 +52,7 @@ def devices_with_serial(serial: str, *, sys: Path = SYS) -> Iterator[Path]:
 
 
 class CameraIdentity:
-    """Finds a camera's device and remembers who it was, so that swapped cables are told. Used by one thread."""
+    """Finds a camera's device, and remembers its identity to detect swapped cables. Used by one thread."""
 
     def __init__(self, config: V4l2Source, lifecycle: Lifecycle, *, sys: Path = SYS) -> None:
         self._config = config
@@ -61,10 +61,10 @@ class CameraIdentity:
         self._known: UsbIdentity | None = None
 
     def locate(self) -> str:
-        """The device to open: the one with the configured serial number, else the configured one.
+        """The device to open: the one with the configured `serial`, else `device`.
 
         Raises:
-            SourceUnavailable: no camera with that number is plugged in, or more than one.
+            SourceUnavailable: no camera with that serial number is plugged in, or several are.
         """
         serial = self._config.serial
         if serial is None:
@@ -80,19 +80,19 @@ class CameraIdentity:
         )
 
     def check(self, device: Path) -> None:
-        """Compare the camera behind ``device``, links resolved, with the one that was there before.
+        """Check that the camera behind ``device`` (links resolved) is the one that was opened before.
 
         Raises:
-            SourceUnavailable: it is another one.
+            SourceUnavailable: it is a different camera.
         """
         identity = identity_of(device, sys=self._sys)
-        if identity is None:
+        if identity is None:  # not on USB: nothing to compare
             return
         if self._known is not None and identity != self._known:
             raise self._lifecycle.unavailable(
                 "swapped",
-                f"{self._config.device} is another camera now ({identity}), until now it was {self._known}. Put the "
-                "cables back; or name the camera by `serial` or a link below /dev/v4l/by-id. If it was replaced on "
+                f"{self._config.device} is now a different camera ({identity}), before it was {self._known}. Swap the "
+                "cables back; or set `serial`, or a link below /dev/v4l/by-id as `device`. If it was replaced on "
                 "purpose, restart the agent",
             )
         self._known = identity

@@ -1,4 +1,4 @@
-"""An engine that was built meanwhile takes over between two batches: no frame is lost and the books stay exact."""
+"""An engine built in the background takes over between two batches: no frame is lost, the counters stay exact."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_slow_build_takes_over_under_load_and_no_frame_is_lost() -> None:
     assert [result.top[0].index for result in bench.results] == [index % 4 for index in range(frames)]
     assert bench.engines == ["ort-cpu", "tensorrt"]
     statistics = bench.worker.statistics()
-    assert (statistics.changes, statistics.last_change) == (1, "ort-cpu gave way to tensorrt")
+    assert (statistics.changes, statistics.last_change) == (1, "ort-cpu was replaced by tensorrt")
     assert statistics.building is None
     assert len(set(threads.values())) == 2, "both engines ran on one thread, a CUDA context cannot"
 
@@ -164,7 +164,7 @@ def test_a_live_camera_sees_the_change_and_every_frame_is_accounted_for() -> Non
     assert indices == sorted(set(indices))
 
 
-def test_the_change_comes_also_where_no_frame_does() -> None:
+def test_the_replacement_takes_over_without_any_frame() -> None:
     def open_engine(building: Building) -> Engine:
         return _engine("ort-cpu", pending="tensorrt") if building.defer else _engine("tensorrt")
 
@@ -177,7 +177,7 @@ def test_the_change_comes_also_where_no_frame_does() -> None:
 
 
 @pytest.mark.parametrize("error", [BuildFailed("no tactic"), OutOfMemory("too little memory"), InferenceFailed("NaN")])
-def test_an_engine_that_cannot_be_had_leaves_the_present_one_at_work(error: Exception) -> None:
+def test_an_engine_that_cannot_be_opened_leaves_the_current_one_serving(error: Exception) -> None:
     closed: list[Engine] = []
 
     def open_engine(building: Building) -> Engine:
@@ -199,7 +199,7 @@ def test_an_engine_that_cannot_be_had_leaves_the_present_one_at_work(error: Exce
     assert len(closed) == 1
 
 
-def test_the_same_engine_again_is_not_taken_but_what_was_learnt_is() -> None:
+def test_the_same_engine_again_is_not_swapped_in_but_its_info_is_kept() -> None:
     opened: list[BrightnessEngine] = []
     why = Rejection("tensorrt", "its build failed", "see the log")
 
@@ -222,7 +222,7 @@ def test_the_same_engine_again_is_not_taken_but_what_was_learnt_is() -> None:
         wait_until(lambda: len(bench.results) >= 3)
 
 
-def test_a_device_that_is_lost_while_a_successor_loads_ends_the_worker() -> None:
+def test_a_device_lost_while_a_replacement_loads_ends_the_worker() -> None:
     def open_engine(building: Building) -> Engine:
         if building.defer:
             return _engine("ort-cuda", pending="tensorrt")
@@ -253,7 +253,7 @@ def test_stopping_ends_a_build_and_waits_for_it() -> None:
     assert bench.worker.join(0)
 
 
-def test_stopping_while_the_first_engine_is_built_is_no_failure() -> None:
+def test_stopping_while_the_first_engine_is_built_is_not_a_failure() -> None:
     began = threading.Event()
 
     def open_engine(building: Building) -> Engine:
@@ -270,7 +270,7 @@ def test_stopping_while_the_first_engine_is_built_is_no_failure() -> None:
     assert bench.worker.failure is None
 
 
-def test_a_successor_that_fails_later_is_loaded_anew_like_any_engine() -> None:
+def test_a_replacement_that_fails_later_is_reloaded_like_any_engine() -> None:
     opened: list[str] = []
     seen = threading.Event()
 
