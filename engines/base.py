@@ -124,7 +124,7 @@ class EngineInfo:
 
     ``placement``: nodes of the graph by execution provider. ``degraded``: None, or one sentence on what was requested
     and is
-    missing. ``versions``: of each library involved. ``max_batch``: the largest N of ``infer``. ``parity``: the result
+    missing. ``versions``: of each library involved. ``max_batch``: the largest N of ``infer``. ``accuracy``: the result
     of the
     accuracy check. ``measurements``: those that selected this engine, fastest first. ``kept_layers``: layers of an
     int8 model
@@ -146,7 +146,7 @@ class EngineInfo:
     degraded: str | None = None
     rejected: tuple[Rejection, ...] = ()
     load_ms: float = 0.0
-    parity: Mapping[str, float | str | bool] | None = None
+    accuracy: Mapping[str, float | str | bool] | None = None
     measurements: tuple[Measurement, ...] = ()
     kept_layers: tuple[str, ...] = ()
     pending: str | None = None

@@ -66,8 +66,8 @@ class ModelRuntime:
     """What was asked for and not had; null where nothing is missing."""
     rejected: tuple[RejectedEngine, ...]
     """Engines that were considered and not taken."""
-    parity: dict[str, float | str | bool] | None
-    """Comparison with the fp32 reference; null where none was needed."""
+    accuracy: dict[str, float | str | bool] | None
+    """Result of the accuracy check against the fp32 reference; null if the engine needs none."""
     labels: tuple[str, ...]
     """Labels by class index."""
     load_ms: Duration
