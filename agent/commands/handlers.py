@@ -111,10 +111,10 @@ class CommandHandlers:
             report = _on_its_thread(worker, lambda loaded, worker=worker: run_golden(worker.package, loaded.engine))  # type: ignore[misc]  # bound now
             details[key] = {
                 "engine": report.engine,
-                "pictures": len(report.results),
+                "images": len(report.results),
                 "wrong": [
                     {
-                        "picture": one.path.name,
+                        "image": one.path.name,
                         "expected": one.expected,
                         "got": one.got,
                         "confidence": round(one.confidence, 4),

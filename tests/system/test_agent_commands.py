@@ -84,7 +84,7 @@ def test_every_verb_answers_and_takes_effect(desk: Desk) -> None:
     assert not picture.retain
 
     selftest = desk.ask("selftest")["details"]["inspect"]
-    assert selftest["pictures"] > 0
+    assert selftest["images"] > 0
     assert selftest["wrong"] == []
     benchmark = desk.ask("benchmark", runs=20)["details"]["inspect"]
     assert benchmark["runs"] == 20
