@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.connection import Connection, Received, Version
 from agent.mqtt.diagnosis import Ending, explain_silence
 from agent.mqtt.settings import MqttSettings
-from agent.runtime.backoff import STABLE_S, Backoff, TakeoverGuard
+from agent.runtime.backoff import STABLE_S, Backoff
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
@@ -21,12 +22,34 @@ NETWORK_CAP_S = 20.0
 30 s of its broker."""
 REFUSAL_CAP_S = 120.0
 """Longest wait after a refusal: nothing but a change of somebody's settings will help."""
+TAKEOVERS = 3
+TAKEOVER_WINDOW_S = 60.0
 TAKEOVER_WAIT_S = (60.0, 120.0)
 
 _VERSIONS: tuple[Version, ...] = ("5", "3.1.1")
 _OTHER_VERSION_MAY_HELP = frozenset({"version", "unanswered", "mute"})
 
 log = get_logger(__name__)
+
+
+class TakeoverGuard:
+    """Notices that another client uses the same client id: three takeovers within a minute.
+
+    Not every broker says that it was one (mosquitto 2.0.11 just closes the connection), so a connection that the
+    broker closes without a reason counts too, as long as the next one is granted at once.
+    """
+
+    def __init__(self) -> None:
+        self._times_ns: deque[int] = deque(maxlen=TAKEOVERS)
+
+    def note(self, now_ns: int) -> bool:
+        """Count one takeover at monotonic ``now_ns``; True when it makes three within a minute."""
+        self._times_ns.append(now_ns)
+        return len(self._times_ns) == TAKEOVERS and now_ns - self._times_ns[0] <= TAKEOVER_WINDOW_S * 1e9
+
+    def clear(self) -> None:
+        """An attempt was not granted: it is the broker or the network that comes and goes."""
+        self._times_ns.clear()
 
 
 class MqttClient:

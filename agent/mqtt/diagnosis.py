@@ -8,7 +8,8 @@ import ssl
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.config.broker_address import BrokerAddress
+from agent.mqtt.settings import MqttSettings
 from agent.runtime.secrets import redact
 
 EndKind = Literal[

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from agent.mqtt.settings import BrokerAddress
+from agent.config.broker_address import BrokerAddress
 from agent.runtime.errors import BrokerUnavailable
 from agent.runtime.logs import get_logger
 

@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.config.broker_address import BrokerAddress
 from agent.config.model import MqttConfig
-from agent.runtime.errors import BrokerUnavailable, ConfigError
+from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, read_secret
-
-_ADDRESS = re.compile(r"^(?P<scheme>mqtts?)://(?P<host>\[[0-9a-fA-F:]+\]|[^:/@\s]+)(:(?P<port>\d{1,5}))?/?$")
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerAddress:
-    """Where the broker listens. ``host`` has no brackets, also where it is an IPv6 address.
-
-    ``is_older`` says that MQTT 3.1.1 is all it speaks; where that is not known, it is found out.
-    """
-
-    host: str
-    port: int
-    is_tls: bool = False
-    is_older: bool = False
-
-    @classmethod
-    def parse(cls, url: str) -> BrokerAddress:
-        """From ``mqtt://host:1883`` or ``mqtts://host:8883``; the port may be left out.
-
-        Raises:
-            BrokerUnavailable: ``url`` has another form.
-        """
-        match = _ADDRESS.match(url)
-        port = 0 if match is None else int(match["port"] or (8883 if match["scheme"] == "mqtts" else 1883))
-        if match is None or not 1 <= port <= 65535:
-            shown = re.sub(r"//[^@/]*@", "//***@", url)
-            raise BrokerUnavailable(
-                f"the broker's address {shown!r} is not of the form mqtt://host:1883 or mqtts://host:8883; "
-                "user name and password have keys of their own (username, password_file)",
-                address=shown,
-            )
-        is_tls = match["scheme"] == "mqtts"
-        return cls(match["host"].strip("[]"), port, is_tls)
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt{'s' if self.is_tls else ''}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

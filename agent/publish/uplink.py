@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
 from agent.mqtt.base import Sink
 from agent.mqtt.client import MqttClient
@@ -15,7 +16,7 @@ from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound, subscriptions
 from agent.mqtt.messages import Runtime
-from agent.mqtt.settings import BrokerAddress, MqttSettings, settings_from_config
+from agent.mqtt.settings import MqttSettings, settings_from_config
 from agent.publish.home_assistant import listen_for_birth, open_home_assistant
 from agent.publish.outbox.choose import open_outbox
 from agent.publish.publisher import Publisher

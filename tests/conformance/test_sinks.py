@@ -13,9 +13,10 @@ from typing import Protocol
 import orjson
 import pytest
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import Packet, Sink, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.client import MqttClient
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.settings import MqttSettings
 from agent.publish.json_lines import JsonLinesSink
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorder

@@ -19,10 +19,11 @@ import pytest
 import structlog
 
 from agent.commands.schemas import message_schemas
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
-from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings
+from agent.mqtt.settings import Credentials, MqttSettings
 from agent.mqtt.subscriber import open_subscriber
 from agent.publish.packets import Outgoing
 from agent.publish.publisher import Publisher

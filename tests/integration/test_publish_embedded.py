@@ -16,9 +16,10 @@ import psutil
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded_broker import EmbeddedBroker
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.settings import MqttSettings
 from agent.publish.publisher import Publisher
 from agent.runtime.errors import BrokerUnavailable
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, state_change

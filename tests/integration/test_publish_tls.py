@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import Packet, SinkStatistics
 from agent.mqtt.client import MqttClient
-from agent.mqtt.settings import BrokerAddress, MqttSettings, TlsFiles
+from agent.mqtt.settings import MqttSettings, TlsFiles
 from tests.fixtures.certificates import Authority
 from tests.fixtures.mosquitto import MosquittoBroker
 

@@ -17,12 +17,13 @@ from types import FrameType
 
 import orjson
 
+from agent.config.broker_address import BrokerAddress
 from agent.daemon.state_directory import StateDirectory
 from agent.mqtt.base import Packet, Sink, SinkListener, SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import utc_text
-from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings
+from agent.mqtt.settings import Credentials, MqttSettings
 from agent.mqtt.topics import Topics
 from agent.publish.outbox.file import OutboxFile, Row
 from agent.publish.outbox.sqlite import SqliteOutbox

@@ -13,10 +13,11 @@ from typing import Any
 
 import orjson
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import SinkListener
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.settings import MqttSettings
 from agent.runtime.errors import BrokerUnavailable
 
 PREFIX = "benchmark"
