@@ -62,6 +62,22 @@ class SinkListener(Protocol):
         ...
 
 
+class NullListener:
+    """Ignores what a sink reports."""
+
+    def on_connected(self) -> None:
+        """See SinkListener."""
+
+    def on_disconnected(self, reason: str) -> None:
+        """See SinkListener."""
+
+    def on_confirmed(self, key: int, problem: str | None) -> None:
+        """See SinkListener."""
+
+    def on_failed(self, error: BaseException) -> None:
+        """See SinkListener."""
+
+
 class Sink(Protocol):
     """Carries packets away. ``start`` and ``stop`` are called once, by its owner."""
 

@@ -29,11 +29,11 @@ from agent.mqtt.base import Packet
 from agent.mqtt.diagnosis import (
     SESSION_TAKEN_OVER,
     Ending,
+    LibraryLog,
     ending_from_exception,
     ending_from_refusal,
     ending_from_silence,
 )
-from agent.mqtt.library_log import LibraryLog
 from agent.mqtt.settings import MqttSettings
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact

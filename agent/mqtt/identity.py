@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.mqtt.base import Packet
-from agent.mqtt.catalog import STATUS
 from agent.mqtt.messages import Status
-from agent.mqtt.topics import Topics
+from agent.mqtt.topics import STATUS, Topics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

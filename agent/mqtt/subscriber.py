@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from agent.mqtt.base import SinkListener, SinkStatistics
+from agent.mqtt.base import NullListener, SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
 from agent.mqtt.settings import MqttSettings
@@ -42,18 +42,6 @@ class Subscriber:
         return self._client.statistics()
 
 
-class _Silent(SinkListener):
-    """A subscriber sends nothing, so there is nothing to hear about it."""
-
-    def on_connected(self) -> None: ...
-
-    def on_disconnected(self, reason: str) -> None: ...
-
-    def on_confirmed(self, key: int, problem: str | None) -> None: ...
-
-    def on_failed(self, error: BaseException) -> None: ...
-
-
 @contextmanager
 def open_subscriber(
     settings: MqttSettings, topics: Sequence[str], *, timeout_s: float | None = None, is_patient: bool = True
@@ -73,7 +61,7 @@ def open_subscriber(
         channel.send(message)
 
     client = MqttClient(settings, subscriptions=topics, on_received=keep)
-    client.start(_Silent())
+    client.start(NullListener())
     try:
         if timeout_s is not None and not _is_subscribed(client, timeout_s, is_patient=is_patient):
             statistics = client.statistics()

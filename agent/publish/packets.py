@@ -8,15 +8,14 @@ from itertools import count
 from typing import Literal
 
 from agent.mqtt.base import Packet
-from agent.mqtt.catalog import EVENT, RESULT, STATE, packet_from_message
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import (
     Message,
-    encode,
     event_from_state_change,
     result_from_classification,
     state_from_state_change,
 )
+from agent.mqtt.topics import EVENT, RESULT, STATE, encode, packet_from_message
 from agent.runtime.clock_sync import ClockState
 from agent.runtime.records import Classification, StateChange
 

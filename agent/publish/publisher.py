@@ -12,11 +12,10 @@ from typing import Literal
 from orjson import JSONEncodeError
 from pydantic import ValidationError
 
-from agent.mqtt.base import Packet, Sink, SinkStatistics
+from agent.mqtt.base import NullListener, Packet, Sink, SinkListener, SinkStatistics
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import Message
 from agent.publish.delivery import Delivery, DeliveryCounters
-from agent.publish.listeners import ListenerGate, NullListener
 from agent.publish.outbox.base import REPLY, Durability, MemoryOutbox, Outbox
 from agent.publish.packets import NumberedChange, Outgoing, Packing, ResultRate, SequenceNumbers
 from agent.publish.retained_topics import RetainedLedger
@@ -71,6 +70,45 @@ class _Move:
 
 
 _Important = NumberedChange | Message | Outgoing | Packet
+
+
+class ListenerGate:
+    """Listens to one sink for ``listener``, until ``close``: after it nothing of that sink reaches the listener."""
+
+    def __init__(self, listener: SinkListener) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        """Held while the listener is told, or a word could come in just behind ``close``."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """That sink has been left."""
+        with self._lock:
+            self._is_open = False
+
+    def on_connected(self) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_connected()
+
+    def on_disconnected(self, reason: str) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_disconnected(reason)
+
+    def on_confirmed(self, key: int, problem: str | None) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_confirmed(key, problem)
+
+    def on_failed(self, error: BaseException) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_failed(error)
 
 
 class Publisher:

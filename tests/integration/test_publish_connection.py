@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from agent.config.broker_address import BrokerAddress
-from agent.mqtt.base import Packet
+from agent.mqtt.base import NullListener, Packet
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
 from agent.mqtt.settings import MqttSettings, TlsFiles
-from agent.publish.listeners import NullListener
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from agent.mqtt.messages import Result, encode, result_from_classification
+from agent.mqtt.messages import Result, result_from_classification
+from agent.mqtt.topics import encode
 from agent.runtime.records import Classification, Score, StageTimes
 from tests.fixtures.publish_samples import classification
 

@@ -12,16 +12,15 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from agent.commands.schemas import asyncapi_document, message_schemas
-from agent.mqtt.catalog import CATALOG, RESULT, STATE, packet_from_message
 from agent.mqtt.messages import (
     Message,
     Result,
-    encode,
     event_from_state_change,
     result_from_classification,
     state_from_state_change,
     utc_text,
 )
+from agent.mqtt.topics import CATALOG, RESULT, STATE, encode, packet_from_message
 from agent.publish.packets import Outgoing
 from agent.runtime.records import Score
 from tests.fixtures.publish_samples import (

@@ -8,8 +8,7 @@ import orjson
 import pytest
 
 from agent.mqtt.base import Packet, SinkListener, SinkStatistics
-from agent.publish.listeners import ListenerGate
-from agent.publish.publisher import Publisher
+from agent.publish.publisher import ListenerGate, Publisher
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change
 

@@ -12,9 +12,8 @@ from structlog.testing import capture_logs
 
 from agent.config.thermal import ThermalConfig
 from agent.mqtt.identity import Identity
-from agent.mqtt.messages import encode
 from agent.mqtt.messages.thermal import Thermal
-from agent.mqtt.topics import Topics
+from agent.mqtt.topics import Topics, encode
 from agent.runtime.clock import SystemClock
 from agent.telemetry.thermal import thermal_message
 from agent.thermal.decision import GovernorDecision

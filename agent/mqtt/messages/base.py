@@ -11,7 +11,6 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Annotated, Literal
 
-import orjson
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -42,15 +41,6 @@ class Message:
     session: Annotated[
         int, Field(ge=0, description="Number of the agent's start on this device; it counts up by one with each.")
     ]
-
-
-def encode(message: Message) -> bytes:
-    """The UTF-8 JSON of ``message`` as it is sent.
-
-    Raises:
-        orjson.JSONEncodeError: a text holds half a surrogate, or an integer has more than 64 bits.
-    """
-    return orjson.dumps(message)
 
 
 def utc_text(utc_ns: int) -> str:
