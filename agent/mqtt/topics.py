@@ -35,9 +35,9 @@ _FORBIDDEN = {"%": "%25", "/": "%2F", "+": "%2B", "#": "%23"}
 def level(name: str) -> str:
     """``name`` as exactly one level of a topic.
 
-    Names of the configuration pass unchanged. In any other string the characters that mean something to a broker
+    Names from the configuration pass unchanged. In any other string the characters with a meaning in topics
     (``/ + # %``), control characters, lone surrogates and a leading ``$`` are percent-encoded, so that two different
-    names never share a topic; an empty one becomes ``%``.
+    names never share a topic; an empty name becomes ``%``.
     """
     if not name:
         return "%"
@@ -56,29 +56,29 @@ def _escape(character: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """All topics of one device. ``prefix`` may have several levels and is taken as it is."""
+    """All topics of one device: ``<prefix>/<device>/...``. ``prefix`` may have several levels."""
 
     prefix: str
     device: str
 
     @property
     def root(self) -> str:
-        """What every topic of this device starts with."""
+        """The common start of every topic of this device."""
         return f"{self.prefix}/{level(self.device)}"
 
     @property
     def status(self) -> str:
-        """Whether the agent is there; the last will goes here."""
+        """Whether the agent is running; also the topic of the last will."""
         return f"{self.root}/status"
 
     @property
     def runtime(self) -> str:
-        """What runs."""
+        """Versions, engines, cameras."""
         return f"{self.root}/runtime"
 
     @property
     def latency(self) -> str:
-        """Where the time goes."""
+        """Latencies by model and stage."""
         return f"{self.root}/latency"
 
     @property
@@ -88,11 +88,11 @@ class Topics:
 
     @property
     def health(self) -> str:
-        """One record of everything."""
+        """A summary of the whole agent."""
         return f"{self.root}/health"
 
     def camera_health(self, camera: str) -> str:
-        """How one camera is."""
+        """State and frame counters of one camera."""
         return f"{self.root}/camera/{level(camera)}/health"
 
     def result(self, camera: str, classifier: str) -> str:
@@ -108,15 +108,15 @@ class Topics:
         return self._classifier(camera, classifier, "event")
 
     def snapshot(self, camera: str) -> str:
-        """The newest picture of one camera, JPEG."""
+        """The newest frame of one camera, JPEG."""
         return f"{self.root}/camera/{level(camera)}/snapshot"
 
     def command(self, verb: str) -> str:
-        """Where one command is taken; ``+`` stands for all of them."""
+        """Where one command is received; ``+`` matches all commands."""
         return f"{self.root}/cmd/{verb}"
 
     def reply(self, verb: str) -> str:
-        """Where the replies to one command go."""
+        """The default topic of replies to one command."""
         return f"{self.root}/reply/{verb}"
 
     def _classifier(self, camera: str, classifier: str, kind: str) -> str:
@@ -126,7 +126,7 @@ class Topics:
 _ANY = Topics("{prefix}", "{device}")
 _NAMES = SimpleNamespace(camera="{camera}", classifier="{classifier}", verb="{verb}")
 _STREAM_EXPIRY_S = 30
-"""An MQTT 5 broker drops a result or latency message that no subscriber has taken by then."""
+"""An MQTT 5 broker drops a result or latency message that it could not deliver by then."""
 
 
 def encode(message: Message) -> bytes:
@@ -140,7 +140,7 @@ def encode(message: Message) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One kind of message. ``qos`` is None where the configuration sets it; ``topic`` takes the names in the topic
+    """One kind of message. ``qos`` is None if the configuration sets it; ``topic`` reads the names in the topic
     (camera, classifier, verb) from the message."""
 
     message: type[Message]
@@ -152,7 +152,7 @@ class Entry:
 
     @property
     def address(self) -> str:
-        """The topic with names in braces, as documents show it."""
+        """The topic with names in braces, as in the documentation."""
         return self.topic(_ANY, _NAMES)
 
     @property
@@ -166,7 +166,7 @@ class Entry:
         return self.schema_name.partition("/")[0]
 
     def packet(self, message: Message, topics: Topics, *, qos: Literal[0, 1] = 0) -> Packet:
-        """``message`` ready to be sent; ``qos`` counts where the table leaves it to the configuration.
+        """``message`` as a packet; ``qos`` applies if the table leaves it to the configuration.
 
         Raises:
             orjson.JSONEncodeError: see ``encode``.
@@ -200,7 +200,7 @@ STATE = Entry(
     lambda topics, message: topics.state(message.camera, message.classifier),
     qos=1,
     retain=True,
-    summary="The decided label: on change, and again to show that it holds.",
+    summary="The decided label: on change, and repeated to show that it still holds.",
 )
 EVENT = Entry(
     Event,
@@ -217,7 +217,7 @@ CATALOG = (
         lambda topics, _: topics.runtime,
         qos=1,
         retain=True,
-        summary="What runs on this device: versions, engines really used, cameras.",
+        summary="What runs on this device: versions, the engines that really run, cameras.",
     ),
     RESULT,
     STATE,
@@ -227,7 +227,7 @@ CATALOG = (
         lambda topics, message: topics.camera_health(message.camera),
         qos=1,
         retain=True,
-        summary="How one camera is.",
+        summary="State and frame counters of one camera.",
     ),
     Entry(
         Latency,
@@ -242,28 +242,28 @@ CATALOG = (
         lambda topics, _: topics.thermal,
         qos=1,
         retain=True,
-        summary="Temperatures, power and how the governor reacts to them.",
+        summary="Temperatures, power and the governor's reaction.",
     ),
     Entry(
         Health,
         lambda topics, _: topics.health,
         qos=1,
         retain=True,
-        summary="One record of everything, with the frame accounting.",
+        summary="A summary of the whole agent, with frame counters.",
     ),
     Entry(
         Reply,
         lambda topics, message: topics.reply(message.verb),
         qos=1,
         retain=False,
-        summary="The one answer to each command.",
+        summary="The reply to a command: one for each.",
     ),
 )
 _BY_TYPE = {entry.message: entry for entry in CATALOG}
 
 
 def packet_from_message(message: Message, topics: Topics) -> Packet:
-    """``message`` ready to be sent, as its entry of the catalog says.
+    """``message`` as a packet, sent as its entry of the catalog says.
 
     Raises:
         ValueError: the catalog has no entry for this kind of message.

@@ -1,6 +1,6 @@
-"""The public schema: one frozen class for each message, its name and version in the field ``schema``.
+"""The public schema: one frozen class for each message; the field ``schema`` holds its name and version.
 
-A field is never renamed or given another meaning inside a version; new optional fields may come. Every constructor
+Within a version no field is renamed or changes its meaning; optional fields may be added. Every constructor
 validates; ``agent.mqtt.topics.encode`` makes the bytes that are sent.
 """
 
