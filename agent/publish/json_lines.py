@@ -1,4 +1,4 @@
-"""A sink that writes one JSON line for each message, for ``agent run --print``."""
+"""A sink that writes each message as a JSON line, for ``agent run --print``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from agent.runtime.clock import Clock, SystemClock
 
 
 class JsonLinesSink:
-    """Writes ``{"topic": ..., "retain": ..., "message": {...}}`` to ``stream``, which stays the caller's.
+    """Writes ``{"topic": ..., "retain": ..., "message": {...}}`` lines to ``stream``, which the caller closes.
 
-    Each line begins with ``prefix``. A stream that breaks (a closed pipe) ends the sink's connection: further packets
-    are refused.
+    Each line begins with ``prefix``. After a write error (a closed pipe) the sink is disconnected and refuses packets.
     """
 
     def __init__(self, stream: BinaryIO, *, prefix: str = "", clock: Clock | None = None) -> None:
@@ -44,7 +43,7 @@ class JsonLinesSink:
                 self._stream.write(self._prefix + line_from_packet(packet))
                 self._stream.flush()
             except (OSError, ValueError) as exc:  # ValueError: the stream was closed in this process
-                problem = f"the output cannot be written any more: {exc}"
+                problem = f"cannot write to the output: {exc}"
         if problem is not None:
             self._become("disconnected", problem)
             self._listener.on_disconnected(problem)
@@ -53,7 +52,7 @@ class JsonLinesSink:
             self._listener.on_confirmed(key, None)
         return None
 
-    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing here can wait)
+    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing here blocks)
         """See Sink."""
         self._become("stopped", None)
         return True
@@ -78,6 +77,6 @@ class JsonLinesSink:
 
 
 def line_from_packet(packet: Packet) -> bytes:
-    """The line for ``packet``, whose payload must be JSON."""
+    """The line for ``packet``; its payload must be JSON."""
     retain = b"true" if packet.retain else b"false"
     return b'{"topic":%b,"retain":%b,"message":%b}\n' % (orjson.dumps(packet.topic), retain, packet.payload)

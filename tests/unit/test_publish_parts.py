@@ -187,7 +187,7 @@ def test_only_the_newest_value_of_a_retained_topic_waits() -> None:
         sent.append(packet)
         values.sent(packet)
     assert sent == [new, other]
-    values.want_all()
+    values.resend_all()
     assert (values.pending, values.unsent) == (2, 0)
     assert not values.put(new), "what was sent once is not superseded"
     assert (values.pending, values.unsent) == (2, 1)

@@ -27,7 +27,7 @@ def test_a_topic_is_written_down_before_it_is_sent_and_until_it_is_taken_back(tm
     assert _topics(file) == [FRONT, SIDE]
     assert ledger.settle([FRONT]) == [SIDE]
     assert _topics(file) == [FRONT, SIDE]
-    ledger.taken_back(SIDE)
+    ledger.cleared(SIDE)
     ledger.save()
     assert _topics(file) == [FRONT]
 
@@ -45,7 +45,7 @@ def test_what_comes_back_is_not_gone_and_a_late_confirmation_does_not_forget_it(
     ledger.expect([FRONT, SIDE])
     ledger.settle([FRONT])
     ledger.expect([FRONT, SIDE])
-    ledger.taken_back(SIDE)
+    ledger.cleared(SIDE)
     ledger.save()
     assert not ledger.is_gone(SIDE)
     assert _topics(tmp_path / "retained.json") == [FRONT, SIDE]
