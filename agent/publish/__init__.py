@@ -12,5 +12,5 @@ In reading order:
 - ``json_lines``: a sink for ``agent run --print``
 
 Threads: ``publisher``, owned by ``Publisher``, ends when ``stop`` closes its channels and the drain is over.
-``outbox``, owned by ``SqliteOutbox``, ends with its ``close``. Records arrive from any thread through bounded channels.
+``outbox``, owned by ``SqliteOutbox``, ends with its ``close``. Records arrive from any thread in bounded channels.
 """

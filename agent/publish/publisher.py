@@ -135,8 +135,8 @@ class Publisher:
         on_failure: Callable[[StageFailed], None] | None = None,
     ) -> None:
         """``extra_sinks`` receive every packet too. ``on_result_sent`` is called on the publisher's thread with each
-        sent result and the monotonic time in ns, ``on_failure`` if an exception ends the thread. ``ledger`` knows which
-        retained topics have been cleared."""
+        sent result and the monotonic time in ns, ``on_failure`` if an exception ends the thread. ``ledger``
+        knows which retained topics have been cleared."""
         self._sink = sink
         self._gate = ListenerGate(self)
         self._move: _Move | None = None
