@@ -8,7 +8,7 @@ In reading order:
 - ``identity``: device and session in every message, and the status message that is also the last will
 - ``settings``: what one connection needs: address, credentials, certificates
 - ``connection``: one connection from CONNECT to its end; the only file that imports paho
-- ``diagnosis``: why a connection ended, in words that say what to do
+- ``diagnosis``: why a connection ended, in texts that say what to do
 - ``client``: the sink that connects, reconnects and falls back to MQTT 3.1.1
 - ``inbound``: hands received messages to their listeners
 - ``subscriber``: a small client for live views and tests

@@ -72,7 +72,7 @@ class ConnectionState(str, Enum):
                    │  CONNACK    │           DISCONNECT   ▲
                    └─────────────┴──────── network ───────┘
 
-    ``end`` takes every state to ``closing``, or to ``ended`` where CONNECT has not gone out.
+    ``end`` moves every state but ``ended`` to ``closing``.
     """
 
     NEW = "new"
@@ -306,7 +306,7 @@ class Connection:
             client.loop_misc()
 
     def _notice_silence(self, client: paho.Client) -> None:
-        """End a silent connection. paho pings after one keepalive and gives up after two, plus our loop's pause."""
+        """End a silent connection. paho pings after one keepalive and disconnects after two, plus a loop's pause."""
         if (
             self._granted is not None
             and self._ending is None

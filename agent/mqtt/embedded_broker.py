@@ -98,8 +98,8 @@ def _mosquitto() -> str | None:
 
 def _mosquitto_version(program: str) -> str:
     usage = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=10, check=False).stdout
-    words = usage.split()[:3]
-    return words[2] if words[:2] == ["mosquitto", "version"] and len(words) == 3 else "unknown"
+    start = usage.split()[:3]
+    return start[2] if start[:2] == ["mosquitto", "version"] and len(start) == 3 else "unknown"
 
 
 def _start(kind: Kind, directory: Path, wanted_port: int | None) -> tuple[subprocess.Popen[bytes], int]:

@@ -269,7 +269,7 @@ class Delivery:
 
         An empty payload clears the topic. A late value for a cleared topic is ignored.
         """
-        if packet.payload and self._ledger is not None and self._ledger.is_gone(packet.topic):
+        if packet.payload and self._ledger is not None and self._ledger.is_removed(packet.topic):
             return
         self._copy(packet)
         if self._retained.put(packet):

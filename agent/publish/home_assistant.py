@@ -67,10 +67,10 @@ class HomeAssistant:
             runtime, self._identity.topics, allowed=self._allowed, snapshots=self._config.snapshots
         )
         parts: dict[str, Any] = message["cmps"]
-        gone = {key: entry for key, entry in self._components.items() if key not in parts}
-        self._components = {key: {"p": part["p"], "sessions": 0} for key, part in parts.items()} | gone
+        removed = {key: entry for key, entry in self._components.items() if key not in parts}
+        self._components = {key: {"p": part["p"], "sessions": 0} for key, part in parts.items()} | removed
         self._write()
-        parts.update({key: {"p": entry["p"]} for key, entry in gone.items()})
+        parts.update({key: {"p": entry["p"]} for key, entry in removed.items()})
         self._publish(Packet(self._topic, orjson.dumps(message), 1, retain=True))
 
     def _adopt(self, mqtt: MqttConfig) -> None:

@@ -44,13 +44,13 @@ class RetainedLedger:
         self._file = file
         self._lock = threading.Lock()
         self._known = set(_read(file))
-        self._gone: frozenset[str] = frozenset()
+        self._removed: frozenset[str] = frozenset()
         self._is_changed = False
 
     def expect(self, topics: Collection[str]) -> None:
         """Remember topics that will be retained."""
         with self._lock:
-            self._gone -= frozenset(topics)
+            self._removed -= frozenset(topics)
             self._is_changed |= not self._known.issuperset(topics)
             self._known.update(topics)
         self.save()
@@ -58,17 +58,17 @@ class RetainedLedger:
     def settle(self, topics: Collection[str]) -> list[str]:
         """Only ``topics`` are retained from now on; returns the topics to clear."""
         with self._lock:
-            self._gone = frozenset(self._known.difference(topics))
-            return sorted(self._gone)
+            self._removed = frozenset(self._known.difference(topics))
+            return sorted(self._removed)
 
-    def is_gone(self, topic: str) -> bool:
+    def is_removed(self, topic: str) -> bool:
         """Whether the topic has been cleared, so that a late message for it must not be sent."""
-        return topic in self._gone
+        return topic in self._removed
 
     def cleared(self, topic: str) -> None:
         """The broker has confirmed (or refused) the clearing of ``topic``. The next ``save`` writes it to the file."""
         with self._lock:
-            if topic in self._gone and topic in self._known:
+            if topic in self._removed and topic in self._known:
                 self._known.discard(topic)
                 self._is_changed = True
 

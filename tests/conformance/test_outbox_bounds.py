@@ -12,7 +12,7 @@ from tests.fixtures.deadlines import wait_until
 
 
 def _is_written(outbox: SqliteOutbox) -> bool:
-    return not outbox._unwritten and not outbox._gone
+    return not outbox._unwritten and not outbox._to_delete
 
 
 def test_what_arrived_while_the_disk_was_full_does_not_widen_the_bound(tmp_path: Path) -> None:

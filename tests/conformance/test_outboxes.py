@@ -33,7 +33,7 @@ def _packet(number: int, topic: str = "t/0", size: int = 0) -> Packet:
 
 
 def _is_written(outbox: SqliteOutbox) -> bool:
-    return not outbox._unwritten and not outbox._gone
+    return not outbox._unwritten and not outbox._to_delete
 
 
 def _numbers(outbox: Outbox) -> list[int]:
@@ -133,7 +133,7 @@ def test_what_was_acknowledged_before_it_was_written_never_is(opened: Callable[.
     wait_until(lambda: _is_written(outbox))
     for number in range(1, 50):  # within the second after that commit
         outbox.ack(outbox.put(_packet(number)))
-    assert outbox._gone == {}
+    assert outbox._to_delete == {}
     outbox.close()
     assert opened().statistics().stored == 1
 
@@ -335,7 +335,7 @@ def test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_le
             for _ in range(100):
                 outbox.put(_packet(put, size=250))
                 put += 1
-        assert "are free and the outbox leaves 0.6 MiB to others" in (outbox.statistics().reason or "")
+        assert "are free and the outbox keeps 0.6 MiB free" in (outbox.statistics().reason or "")
         in_file = put - len(outbox._unwritten)
         assert in_file > 10_000
         for _ in range(10):  # it tries again and again
@@ -360,7 +360,7 @@ def test_a_twentieth_stays_free_of_a_small_file_system_and_a_gibibyte_of_a_large
     assert kept_free_bytes(1 << 30) == round((1 << 30) / 20)
     assert kept_free_bytes(1 << 40) == 1 << 30
     assert lack_of_room(tmp_path, 0) is None
-    assert "to others" in (lack_of_room(tmp_path, 1 << 60) or "")
+    assert "the outbox keeps 1024.0 MiB free" in (lack_of_room(tmp_path, 1 << 60) or "")
 
 
 def _free_share(directory: Path) -> float:

@@ -324,5 +324,5 @@ def test_a_closed_output_ends_the_json_lines_and_nothing_else(tmp_path: Path) ->
         assert sink.send(_packets(1)[0], 1) is None
     assert sink.send(_packets(1)[0], 2) == "disconnected"
     assert listener.confirmed == [(1, None)]
-    assert "cannot be written" in (sink.statistics().reason or "")
+    assert "cannot write to the output" in (sink.statistics().reason or "")
     assert sink.stop(0.0)

@@ -40,4 +40,4 @@ def test_no_camera_is_left_switched_off_as_the_last_one() -> None:
     off = CameraOverride(enabled=False)
     fitting, problems = Overrides(cameras={"front": off, "side": off}).fitting(_config())
     assert list(fitting.cameras) == ["front"]
-    assert "no camera would be left" in problems[0]
+    assert "this is the last enabled camera" in problems[0]

@@ -37,7 +37,7 @@ def test_the_next_session_takes_back_what_this_one_could_not(tmp_path: Path) -> 
     following = RetainedLedger(tmp_path / "retained.json")
     following.expect([FRONT])
     assert following.settle([FRONT]) == [SIDE]
-    assert (following.is_gone(SIDE), following.is_gone(FRONT)) == (True, False)
+    assert (following.is_removed(SIDE), following.is_removed(FRONT)) == (True, False)
 
 
 def test_what_comes_back_is_not_gone_and_a_late_confirmation_does_not_forget_it(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_what_comes_back_is_not_gone_and_a_late_confirmation_does_not_forget_it(
     ledger.expect([FRONT, SIDE])
     ledger.cleared(SIDE)
     ledger.save()
-    assert not ledger.is_gone(SIDE)
+    assert not ledger.is_removed(SIDE)
     assert _topics(tmp_path / "retained.json") == [FRONT, SIDE]
 
 

@@ -22,7 +22,7 @@ KEPT_FREE_RATIO = 0.05
 KEPT_FREE_BYTES = 1 << 30
 """Upper limit of the free space: 5 % of a large disk is more than other programs need."""
 
-FaultKind = Literal["full", "read_only", "io", "corrupt", "newer", "mistake"]
+FaultKind = Literal["full", "read_only", "io", "corrupt", "newer", "bug"]
 
 _BUSY_S = 2.0
 _PAGE_BYTES = 2048
@@ -82,7 +82,7 @@ _REASONS: dict[FaultKind, str] = {
     "io": "the disk reports an error",
     "corrupt": "its content is damaged",
     "newer": "it was written by a newer version of the agent",
-    "mistake": "a bug in the agent; events are not written until it is restarted",
+    "bug": "a bug in the agent; events are not written until it is restarted",
 }
 
 
@@ -156,8 +156,8 @@ class OutboxFile:
             topics = self._database.execute("SELECT topic, max(key), count(*) FROM waiting GROUP BY topic").fetchall()
         return Content(int(last), int(rows), int(size), {topic: (key, count) for topic, key, count in topics})
 
-    def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
-        """Add ``rows`` and delete the keys ``gone`` in one commit.
+    def write(self, rows: Sequence[Row], deleted: Iterable[int] = ()) -> None:
+        """Add ``rows`` and delete the keys ``deleted`` in one commit.
 
         A commit that adds rows is on disk when this returns. One that only deletes is not synced: a power cut can
         undo it, which causes duplicates but no loss. If adding rows would use the space that is kept free, they are
@@ -173,7 +173,7 @@ class OutboxFile:
                     f"INSERT OR REPLACE INTO waiting ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (our own text)
                     [_values(row) for row in rows],
                 )
-                self._database.executemany("DELETE FROM waiting WHERE key = ?", [(key,) for key in gone])
+                self._database.executemany("DELETE FROM waiting WHERE key = ?", [(key,) for key in deleted])
                 self._database.execute("COMMIT")
             except sqlite3.Error:
                 with contextlib.suppress(sqlite3.Error):

@@ -88,7 +88,7 @@ class SqliteOutbox:
         self._unwritten: dict[int, Row] = {}  # packets of the tail that are not in the file
         self._low_rank: dict[int, None] = {}  # unwritten packets to drop first
         self._writing_up_to = 0
-        self._gone: dict[int, int] = {}  # keys and sizes to delete from the file
+        self._to_delete: dict[int, int] = {}  # keys and sizes to delete from the file
         self._read = ReadAhead()
         self._last_key = 0
         self._topics = WaitingTopics()
@@ -160,7 +160,7 @@ class SqliteOutbox:
                 return
             self._take_out(key)
             self._acknowledged += 1
-            if len(self._gone) in {1, FORGET_ROWS}:
+            if len(self._to_delete) in {1, FORGET_ROWS}:
                 self._changed.notify()
 
     def statistics(self) -> OutboxStatistics:
@@ -206,7 +206,7 @@ class SqliteOutbox:
                     self._fail(fault)
                     return None
                 with self._changed:
-                    self._read.fill(row for row in rows if row.key not in self._gone)
+                    self._read.fill(row for row in rows if row.key not in self._to_delete)
                     row = self._read.first_after(after)
                 if row is not None or not rows:
                     return row
@@ -235,7 +235,7 @@ class SqliteOutbox:
         is_unwritten = self._unwritten.pop(key, None) is not None
         if known is not None and (not is_unwritten or key <= self._writing_up_to):
             # A row that is being written gets its size after the commit, because that may fail.
-            self._gone[key] = 0 if is_unwritten else known.size_bytes
+            self._to_delete[key] = 0 if is_unwritten else known.size_bytes
 
     def _drop(self, key: int, reason: str) -> None:
         self._take_out(key)
@@ -281,12 +281,12 @@ class SqliteOutbox:
     def _has_work(self) -> bool:
         if self._is_closing or self._fault is not None:
             return self._is_closing
-        return bool(self._unwritten) or len(self._gone) >= FORGET_ROWS
+        return bool(self._unwritten) or len(self._to_delete) >= FORGET_ROWS
 
     def _max_wait_s(self, trim_at: float) -> float:
         if self._fault is not None:
             return max(0.0, self._retry_at - time.monotonic())
-        return FORGET_S if self._gone else max(0.0, trim_at - time.monotonic())
+        return FORGET_S if self._to_delete else max(0.0, trim_at - time.monotonic())
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
@@ -298,15 +298,15 @@ class SqliteOutbox:
             return False
         with self._changed:
             rows = list(islice(self._unwritten.values(), max_rows))
-            gone = dict(self._gone)
-            if not (rows or gone or is_probe):
+            deleted = dict(self._to_delete)
+            if not (rows or deleted or is_probe):
                 return True
             if rows:
                 self._writing_up_to = rows[-1].key
         try:
             if is_probe:
                 self._file.probe()
-            self._file.write(rows, gone)
+            self._file.write(rows, deleted)
         except OutboxFault as fault:
             self._fail(fault)
             return False
@@ -315,10 +315,10 @@ class SqliteOutbox:
                 self._unwritten.pop(row.key, None)
                 self._low_rank.pop(row.key, None)
                 self._file_bytes += row.size_bytes
-                if row.key in self._gone:
-                    self._gone[row.key] = row.size_bytes
-            for key, size in gone.items():
-                self._gone.pop(key, None)
+                if row.key in self._to_delete:
+                    self._to_delete[row.key] = row.size_bytes
+            for key, size in deleted.items():
+                self._to_delete.pop(key, None)
                 self._file_bytes -= size
         return True
 
@@ -360,9 +360,9 @@ class SqliteOutbox:
 
     def _drop_stored(self, key: int, size: int, reason: str) -> None:
         with self._changed:
-            if key not in self._gone:  # else it was confirmed since the last commit
+            if key not in self._to_delete:  # else it was confirmed since the last commit
                 self._drop(key, reason)
-                self._gone[key] = size
+                self._to_delete[key] = size
 
     # Faults and recovery, with _disk held.
 
@@ -412,7 +412,7 @@ class SqliteOutbox:
     def _on_thread_failure(self, error: Exception) -> None:
         """A bug ended the thread: nothing is written any more, and the statistics say so."""
         with self._changed:
-            self._fault = OutboxFault("mistake", f"its thread failed with {type(error).__name__}: {error}")
+            self._fault = OutboxFault("bug", f"its thread failed with {type(error).__name__}: {error}")
         log.error("outbox.failed", file=str(self._path), exc_info=error)
 
     def _count_lost(self) -> None:
@@ -422,7 +422,7 @@ class SqliteOutbox:
             lost = self._stored() - len(self._tail)
             if lost > 0:
                 self._dropped["outbox_corrupt"] += lost
-            self._gone.clear()
+            self._to_delete.clear()
             self._unwritten = dict(self._tail)
             self._topics = WaitingTopics()
             for key, row in self._tail.items():
