@@ -1,4 +1,4 @@
-"""Every sink keeps the promises of ``agent.mqtt.base.Sink``, and the suite notices one that does not."""
+"""Every sink fulfils the contract ``agent.mqtt.base.Sink``, and the suite detects sinks that do not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORT_S = 0.3
 
 
 class Listener:
-    """Writes down what a sink tells."""
+    """Records the calls of a sink."""
 
     def __init__(self) -> None:
         self.connected = threading.Event()
@@ -47,7 +47,7 @@ class Listener:
 
 
 class Case(Protocol):
-    """One kind of sink and a view on what left it."""
+    """One kind of sink, and a view of what it sent."""
 
     def make(self) -> Sink: ...
 
@@ -172,7 +172,7 @@ def test_a_sink_keeps_its_promise(case: Case, check: Callable[[Case, float], Non
 
 
 class GoodSink(Sink):
-    """Keeps all promises in memory: the control, and the base of those that break one."""
+    """A correct sink in memory: the control, and the base of the broken ones."""
 
     def __init__(self, arrived: list[tuple[str, bytes]]) -> None:
         self.out = arrived

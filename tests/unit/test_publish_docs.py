@@ -1,4 +1,4 @@
-"""docs/mqtt.md shows messages as they are."""
+"""The examples and the table of docs/mqtt.md match the schemas and the catalog."""
 
 from __future__ import annotations
 

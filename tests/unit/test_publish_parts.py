@@ -1,4 +1,4 @@
-"""The small parts of the way to the broker."""
+"""Addresses, credentials, back-off, outbox in memory, retained values."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     assert password.reveal() == CANARY
 
 
-def test_a_password_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_world_readable_password_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text(CANARY)
     path.chmod(0o644)
@@ -91,7 +91,7 @@ def test_settings_show_no_password(tmp_path: Path) -> None:
     assert CANARY not in repr(settings) + str(settings)
 
 
-def test_a_client_key_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_world_readable_client_key_is_refused(tmp_path: Path) -> None:
     certificate, key = Authority(tmp_path / "ca").client("agent")
     assert TlsFiles(cert=certificate, key=key).context().minimum_version == ssl.TLSVersion.TLSv1_2
     key.chmod(0o644)
@@ -107,7 +107,7 @@ def test_a_missing_certificate_file_is_named(tmp_path: Path, name: str) -> None:
         TlsFiles(**files).context()
 
 
-def test_a_file_that_is_no_certificate_is_named(tmp_path: Path) -> None:
+def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_text("this is no certificate")
     with pytest.raises(ConfigError, match=r"ca_file .*ca\.pem cannot be used"):
@@ -126,7 +126,7 @@ def test_the_wait_grows_to_its_cap_and_starts_again_after_a_good_connection() ->
     assert backoff.next_s(120.0) == 1.0
 
 
-def test_waits_are_spread_from_nothing_to_their_ceiling() -> None:
+def test_waits_are_spread_from_zero_to_their_maximum() -> None:
     backoff = Backoff(rng=random.Random(7))
     waits = [backoff.next_s(30.0) for _ in range(500)][6:]
     assert min(waits) < 1.0
@@ -142,7 +142,7 @@ def test_three_takeovers_within_a_minute_mean_a_second_agent() -> None:
     assert [slow.note(second * 1_000_000_000) for second in (0, 40, 80, 120)] == [False, False, False, False]
 
 
-def test_an_outbox_gives_its_packets_in_order_until_they_are_acknowledged() -> None:
+def test_an_outbox_returns_packets_in_order_until_they_are_acknowledged() -> None:
     outbox = MemoryOutbox(10)
     keys = [outbox.put(_packet(number)) for number in range(4)]
     outbox.ack(keys[1])
@@ -154,7 +154,7 @@ def test_an_outbox_gives_its_packets_in_order_until_they_are_acknowledged() -> N
     assert outbox.last_key == keys[-1]
 
 
-def test_a_full_outbox_gives_up_the_oldest_and_counts_it() -> None:
+def test_a_full_outbox_drops_the_oldest_and_counts_it() -> None:
     outbox = MemoryOutbox(3)
     for number in range(5):
         outbox.put(_packet(number))
