@@ -18,20 +18,20 @@ def explanation(
     camera: CameraStatistics | None,
     workers: Mapping[str, WorkerStatistics],
     *,
-    granted_ratio: float,
+    rate_ratio: float,
 ) -> Details:
     """The counters, and ``findings``: what keeps the camera from publishing more results, the first cause first.
 
-    ``camera`` is None if it is disabled; ``granted_ratio`` is the share of its rate that the governor permits.
+    ``camera`` is None if it is disabled; ``rate_ratio`` is the share of its rate that the governor permits.
     """
-    findings = list(_findings(config, camera, workers, granted_ratio))
+    findings = list(_findings(config, camera, workers, rate_ratio))
     if camera is None:
         return {"state": "disabled", "findings": [*findings]}
     return {
         "state": camera.state,
         "fps": round(camera.fps, 2),
         "rate_hz": config.rate_hz,
-        "granted_ratio": round(granted_ratio, 3),
+        "rate_ratio": round(rate_ratio, 3),
         "captured": camera.counts.captured,
         "classified": camera.counts.classified,
         "dropped": {**camera.counts.dropped},
@@ -56,7 +56,7 @@ def _findings(
     config: CameraConfig,
     camera: CameraStatistics | None,
     workers: Mapping[str, WorkerStatistics],
-    granted_ratio: float,
+    rate_ratio: float,
 ) -> Iterator[str]:
     if camera is None:
         yield "the camera is disabled"
@@ -69,10 +69,10 @@ def _findings(
         yield f"the last frame is {camera.last_frame_age_s:.0f} s old"
     if camera.image_fault is not None:
         yield f"its frames are {camera.image_fault}; results have that image_fault"
-    if granted_ratio <= 0.0:
+    if rate_ratio <= 0.0:
         yield "the governor has paused inference: the board is too hot"
-    elif granted_ratio < 1.0:
-        yield f"the governor permits {granted_ratio:.0%} of the rate: the board is warm"
+    elif rate_ratio < 1.0:
+        yield f"the governor permits {rate_ratio:.0%} of the rate: the board is warm"
     for reason, count in sorted(camera.counts.dropped.items(), key=lambda item: -item[1]):
         yield f"{count} of {camera.counts.captured} frames were dropped: {reason}"
     for use in config.classify:

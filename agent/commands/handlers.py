@@ -151,7 +151,7 @@ class CommandHandlers:
             config,
             None if camera is None else camera.statistics(),
             workers,
-            granted_ratio=1.0 if camera is None else camera.pacer.ratio,
+            rate_ratio=1.0 if camera is None else camera.pacer.ratio,
         )
 
     def _changes(self, base: LoadedConfig) -> Overrides:

@@ -116,7 +116,7 @@ def _changed_classifiers(
     for one in kept:
         if one.when is not None and one.when.classifier not in left:
             raise CommandRefused(
-                "waited_for",
+                "needed_by_gate",
                 f"the gate of {one.key} needs {one.when.classifier}, which would be disabled; disable {one.key} first",
             )
     return kept

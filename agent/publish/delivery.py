@@ -26,12 +26,12 @@ log = get_logger(__name__)
 
 
 class DeliveryCounters:
-    """Counts sent, dropped (by reason) and thinned messages; any thread."""
+    """Counts sent, dropped (by reason) and rate-limited messages; any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sent = 0
-        self._thinned = 0
+        self._rate_limited = 0
         self._dropped: Counter[str] = Counter()
         self._denied: dict[str, str] = {}
 
@@ -40,10 +40,10 @@ class DeliveryCounters:
         with self._lock:
             self._sent += 1
 
-    def thinned(self) -> None:
+    def rate_limited(self) -> None:
         """Count a result left out by the rate limit."""
         with self._lock:
-            self._thinned += 1
+            self._rate_limited += 1
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count ``count`` dropped messages."""
@@ -51,9 +51,9 @@ class DeliveryCounters:
             self._dropped[reason] += count
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """Sent, thinned, and dropped by reason."""
+        """Sent, rate-limited, and dropped by reason."""
         with self._lock:
-            return self._sent, self._thinned, {reason: count for reason, count in self._dropped.items() if count}
+            return self._sent, self._rate_limited, {reason: count for reason, count in self._dropped.items() if count}
 
     def deny(self, topic: str, reason: str) -> None:
         """The broker forbids publishing to ``topic``."""

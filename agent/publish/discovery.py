@@ -146,7 +146,7 @@ def _of_board(topics: Topics) -> Iterator[tuple[str, Component]]:
             "dev_cla": "problem",
             "ent_cat": "diagnostic",
             "stat_t": thermal,
-            "val_tpl": "{{ 'ON' if value_json.is_throttling or value_json.governor.state in ['reduced', 'paused'] "
+            "val_tpl": "{{ 'ON' if value_json.throttled or value_json.governor.state in ['reduced', 'paused'] "
             "else 'OFF' }}",
             "json_attr_t": thermal,
             "json_attr_tpl": "{{ value_json.governor | tojson }}",

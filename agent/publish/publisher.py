@@ -53,7 +53,7 @@ class PublisherStatistics:
 
     sent: int
     dropped: Mapping[str, int]
-    thinned: int
+    rate_limited: int
     queued: int
     stored: int
     connection: SinkStatistics
@@ -188,7 +188,7 @@ class Publisher:
                 if rate_limit is None or rate_limit.allows(record):
                     self._results.send(record)
                 else:
-                    self._counters.thinned()
+                    self._counters.rate_limited()
             else:
                 self._important.send(self._numbered(record) if isinstance(record, StateChange) else record)
                 self._results.wake()
@@ -242,14 +242,14 @@ class Publisher:
 
     def statistics(self) -> PublisherStatistics:
         """A snapshot of the counters; any thread."""
-        sent, thinned, dropped = self._counters.counts()
+        sent, rate_limited, dropped = self._counters.counts()
         stored = self._outbox.statistics()
         for reason, lost in stored.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + lost
         return PublisherStatistics(
             sent=sent,
             dropped=dropped,
-            thinned=thinned,
+            rate_limited=rate_limited,
             queued=self._results.statistics().buffered + self._important.statistics().buffered,
             stored=stored.stored,
             connection=self._sink.statistics(),

@@ -320,7 +320,7 @@ def test_a_message_after_the_stop_is_counted(broker: MosquittoBroker, opened: Op
     assert publisher.statistics().dropped["stopped"] >= 2
 
 
-def test_thinned_results_are_counted_and_leave_no_gap(broker: MosquittoBroker, opened: Open) -> None:
+def test_rate_limited_results_are_counted_and_leave_no_gap(broker: MosquittoBroker, opened: Open) -> None:
     with Recorder(broker.port, [RESULT]) as recorder:
         publisher = opened(_settings(broker), result_max_hz=5.0)
         _until(_connected(publisher))
@@ -331,7 +331,7 @@ def test_thinned_results_are_counted_and_leave_no_gap(broker: MosquittoBroker, o
         publisher.stop()
     assert [result.json["seq"] for result in results] == list(range(10))
     assert [result.json["frame"] for result in results] == list(range(0, 50, 5))
-    assert publisher.statistics().thinned == 40
+    assert publisher.statistics().rate_limited == 40
 
 
 def test_results_at_qos_1_are_confirmed(broker: MosquittoBroker, opened: Open) -> None:

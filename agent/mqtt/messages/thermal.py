@@ -132,7 +132,7 @@ class Thermal(Message):
     """Readable thermal zones by name."""
     hottest: str | None
     """Name of the hottest zone; null if none can be read."""
-    absent: dict[str, str]
+    unusable_sensors: dict[str, str]
     """Sensors that exist but are unreadable or implausible, with the reason."""
     power: Power
     gpu: Gpu
@@ -142,7 +142,7 @@ class Thermal(Message):
     """Fans by the name of their device."""
     power_mode: str | None
     """The board's power mode; the agent never changes it."""
-    is_throttling: bool | None
+    throttled: bool | None
     """Whether the board lowers its clocks now; null if it does not report it."""
     throttle_causes: dict[Literal["heat", "over_current", "power_cap"], str]
     """Why the clocks are lowered: each cause with the reading that shows it; empty if they are not."""

@@ -161,7 +161,7 @@ class PublisherHealth:
     """Sent messages; at QoS 1 only those that the broker confirmed."""
     dropped: dict[str, Count]
     """Dropped messages by reason."""
-    thinned: Count
+    rate_limited: Count
     """Results left out because of `results.max_hz`."""
     queued: Count
     """Messages that wait for the publisher's thread."""
