@@ -75,6 +75,7 @@ class Overrides(Section):
         """The overrides that fit ``config``, and a problem for each camera whose overrides do not."""
         kept, problems = Overrides(), []
         for name, change in self.cameras.items():
+            # Added one by one, so that one that does not fit leaves the others in force.
             more = Overrides(cameras={**kept.cameras, name: change})
             try:
                 more.applied_to(config)

@@ -149,6 +149,7 @@ class CommandServer:
             known_verb, request = self._admit(verb, message)
         except CommandRefused as refusal:
             if refusal.reason == "replayed":
+                # At QoS 1 the broker may deliver a command twice; its sender waits for one reply.
                 self.ignored += 1
                 return
             self._reply_error(verb, message, _id_of(message.payload), refusal.reason, refusal.message)
@@ -163,6 +164,7 @@ class CommandServer:
 
     def _admit(self, text: str, message: Received) -> tuple[Verb, Request]:
         """Check a command before it is queued."""
+        # The rate comes first, so that invalid commands are limited too.
         if not self._has_token():
             raise CommandRefused(
                 "rate_limited", "more commands than mqtt.commands.max_per_minute allows; try again later"
@@ -226,6 +228,7 @@ class CommandServer:
                 self._run_command(*item)
 
     def _run_command(self, verb: Verb, request: Request, message: Received) -> None:
+        # Saved before it runs: after a crash a command may be lost, but never runs twice.
         with self._lock:
             self._seen.save()
         log.info("command.received", verb=verb, id=request.id)

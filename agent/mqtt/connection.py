@@ -275,6 +275,7 @@ class Connection:
                 )
                 return
             if self._state is ConnectionState.CLOSING and leave_by is None:
+                # DISCONNECT still has to be written by this loop, so it runs on for a second at most.
                 leave_by = time.monotonic() + 1.0
                 client.disconnect()
             if leave_by is not None and time.monotonic() > leave_by:
@@ -291,6 +292,7 @@ class Connection:
         poll = select.poll()
         poll.register(sock.fileno(), wanted)
         poll.register(waiting.fileno(), select.POLLIN)
+        # TLS may hold decrypted bytes that poll() does not see.
         has_decrypted = hasattr(sock, "pending") and sock.pending() > 0
         ready = dict(poll.poll(0 if has_decrypted else pause_s * 1000))
         if waiting.fileno() in ready:

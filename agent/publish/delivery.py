@@ -293,6 +293,7 @@ class Delivery:
     def pump(self) -> None:
         """Send waiting packets, as far as the window allows."""
         while self._is_live and self._guarded < WINDOW:
+            # Current states first, then new events, then the backlog, which may take minutes.
             if not (self._pump_retained() or self._pump_fresh() or self._pump_outbox()):
                 return
 

@@ -30,7 +30,7 @@ class JsonLinesSink:
     def start(self, listener: SinkListener) -> None:
         """See Sink."""
         self._listener = listener
-        self._become("connected", None)
+        self._set_state("connected", None)
         listener.on_connected()
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
@@ -44,8 +44,9 @@ class JsonLinesSink:
                 self._stream.flush()
             except (OSError, ValueError) as exc:  # ValueError: the stream was closed in this process
                 problem = f"cannot write to the output: {exc}"
+        # The listener is called without the lock, because it may send again.
         if problem is not None:
-            self._become("disconnected", problem)
+            self._set_state("disconnected", problem)
             self._listener.on_disconnected(problem)
             return "disconnected"
         if key is not None:
@@ -54,7 +55,7 @@ class JsonLinesSink:
 
     def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing here blocks)
         """See Sink."""
-        self._become("stopped", None)
+        self._set_state("stopped", None)
         return True
 
     def statistics(self) -> SinkStatistics:
@@ -70,7 +71,7 @@ class JsonLinesSink:
                 unconfirmed=0,
             )
 
-    def _become(self, state: SinkState, reason: str | None) -> None:
+    def _set_state(self, state: SinkState, reason: str | None) -> None:
         with self._lock:
             if self._state != "stopped":
                 self._state, self._reason, self._since_utc_ns = state, reason, self._clock.utc_ns()

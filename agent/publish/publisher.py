@@ -300,6 +300,7 @@ class Publisher:
         while True:
             self.heartbeat.beat(PASS_WITHIN_S)
             self._run_notifications()
+            # States and events first: a flood of results must not delay them.
             self._take_important()
             self._delivery.pump()
             if self._continue_move():
@@ -336,6 +337,7 @@ class Publisher:
         self._announce_move()
         before.stop(END_WITHIN_S)
         self._gate.close()
+        # Queued calls of the old sink must run before the switch: later they would pass for calls of the new one.
         self._run_notifications()
         self._delivery.switch_to(sink)
         if self._drain_by is not None:  # `stop` was called meanwhile and would not stop the new sink

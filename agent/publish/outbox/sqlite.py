@@ -184,7 +184,7 @@ class SqliteOutbox:
             self._thread.join(_CLOSE_WITHIN_S)
             if self._thread.is_alive:
                 log.warning("outbox.close_cut_off", file=str(self._path))
-                return
+                return  # the thread is still using the file, so it cannot be closed here
         with self._changed:
             for key in list(self._unwritten):
                 self._drop(key, "stopped")
@@ -303,6 +303,7 @@ class SqliteOutbox:
                 return True
             if rows:
                 self._writing_up_to = rows[-1].key
+        # Without _changed: put() and ack() must not wait for the disk.
         try:
             if is_probe:
                 self._file.probe()
