@@ -375,7 +375,7 @@ def test_an_unwritable_file_is_reported_once_and_never_as_recovered(tmp_path: Pa
     class FailingFile(OutboxFile):
         """Opens, but fails at every commit, like a disk with errors."""
 
-        def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
+        def write(self, rows: Sequence[Row], deleted: Iterable[int] = ()) -> None:
             raise OutboxFault("io", "disk I/O error")
 
         def probe(self) -> None:
@@ -483,7 +483,7 @@ def test_the_configured_outbox_is_opened(tmp_path: Path) -> None:
 
 def test_a_bug_in_the_writing_thread_is_reported_and_nothing_stops(tmp_path: Path) -> None:
     class Mistaken(OutboxFile):
-        def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
+        def write(self, rows: Sequence[Row], deleted: Iterable[int] = ()) -> None:
             raise RuntimeError("a mistake")
 
     outbox = _open(tmp_path / "outbox.sqlite", open_file=Mistaken)
