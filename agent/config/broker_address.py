@@ -39,7 +39,7 @@ class BrokerAddress:
             )
         port = int(match["port"] or _DEFAULT_PORTS[match["scheme"]])
         if not 1 <= port <= 65535:
-            raise ValueError(f"port {port} of the broker is outside 1 to 65535")
+            raise ValueError(f"port {port} of the broker is outside 1 to 65535; write for example mqtt://host:1883")
         return cls(match["host"].strip("[]"), port, match["scheme"] == "mqtts")
 
     def __str__(self) -> str:
