@@ -17,6 +17,7 @@ from types import FrameType
 
 from agent.build import Parts, Surroundings, build
 from agent.commands.overrides import with_kept_changes
+from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
 from agent.daemon.control import ControlSocket
 from agent.daemon.exit_deadline import ExitDeadline
@@ -25,7 +26,6 @@ from agent.daemon.start_backoff import StartBackoff
 from agent.daemon.state_directory import StateDirectory
 from agent.inference.pipeline import PipelineStatistics
 from agent.mqtt.base import Sink
-from agent.mqtt.settings import BrokerAddress
 from agent.publish.publisher import PublisherStatistics
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError

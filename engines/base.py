@@ -123,15 +123,11 @@ class EngineInfo:
     """What really runs, read back from the library, never copied from the request.
 
     ``placement``: nodes of the graph by execution provider. ``degraded``: None, or one sentence on what was requested
-    and is
-    missing. ``versions``: of each library involved. ``max_batch``: the largest N of ``infer``. ``parity``: the result
-    of the
-    accuracy check. ``measurements``: those that selected this engine, fastest first. ``kept_layers``: layers of an
-    int8 model
-    that stay in fp32 for accuracy. ``pending``: an engine that would be preferred and must be built first.
-    ``gains_by_batches``: a batch takes much less time than its images one by one, as on a GPU. ``details``: figures of
-    this
-    engine only (device memory, streams ...).
+    and is missing. ``versions``: of each library involved. ``max_batch``: the largest N of ``infer``. ``accuracy``:
+    the result of the accuracy check. ``measurements``: those that selected this engine, fastest first.
+    ``kept_layers``: layers of an int8 model that stay in fp32 for accuracy. ``pending``: an engine that would be
+    preferred and must be built first. ``gains_by_batches``: a batch takes much less time than its images one by one,
+    as on a GPU. ``details``: figures of this engine only (device memory, streams ...).
     """
 
     name: str
@@ -146,7 +142,7 @@ class EngineInfo:
     degraded: str | None = None
     rejected: tuple[Rejection, ...] = ()
     load_ms: float = 0.0
-    parity: Mapping[str, float | str | bool] | None = None
+    accuracy: Mapping[str, float | str | bool] | None = None
     measurements: tuple[Measurement, ...] = ()
     kept_layers: tuple[str, ...] = ()
     pending: str | None = None

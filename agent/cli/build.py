@@ -212,7 +212,7 @@ def _facts(info: EngineInfo) -> dict[str, object]:
         "device": info.device,
         "max_batch": info.max_batch,
         "versions": dict(info.versions),
-        "parity": None if info.parity is None else dict(info.parity),
+        "accuracy": None if info.accuracy is None else dict(info.accuracy),
         "details": dict(info.details),
         "load_ms": round(info.load_ms, 1),
     }
@@ -222,11 +222,11 @@ def _print_built(wish: _Wish, info: EngineInfo) -> None:
     why = info.details.get("why_built")
     said = "was in the cache" if why is None and info.name == "tensorrt" else f"is built ({why or 'or was there'})"
     print(f"{wish.package.name}-{wish.package.version}: {info.name} {info.precision} for {info.device} {said}")
-    if info.parity is not None:
+    if info.accuracy is not None:
         print(
-            f"  agrees with {info.parity['reference']} on {float(info.parity['top1_agreement']):.4f} of "
-            f"{float(info.parity['images']):.0f} images, largest difference "
-            f"{float(info.parity['max_abs_difference']):.1e}"
+            f"  agrees with {info.accuracy['reference']} on {float(info.accuracy['top1_agreement']):.4f} of "
+            f"{float(info.accuracy['images']):.0f} images, largest difference "
+            f"{float(info.accuracy['max_abs_difference']):.1e}"
         )
     memory = info.details.get("device_memory_bytes")
     if memory is not None:

@@ -15,12 +15,13 @@ import click
 
 from agent.cli.options import PATH, seconds
 from agent.cli.signals import sigterm_as_ctrl_c
-from agent.runtime.errors import BrokerUnavailable, UsageError
+from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from agent.mqtt.settings import BrokerAddress, MqttSettings
+    from agent.config.broker_address import BrokerAddress
+    from agent.mqtt.settings import MqttSettings
     from agent.mqtt.subscriber import Subscriber
     from agent.tools.watch.fleet import FleetView
 
@@ -86,7 +87,8 @@ def _settings(
     broker: str | None, path: Path | None, username: str | None, password_file: Path | None, ca_file: Path | None
 ) -> tuple[MqttSettings, str]:
     """How to reach the broker, and the prefix of the topics there."""
-    from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings, TlsFiles, settings_from_config
+    from agent.config.broker_address import BrokerAddress
+    from agent.mqtt.settings import Credentials, MqttSettings, TlsFiles, settings_from_config
 
     # A random client id: a broker disconnects the older of two clients with the same id.
     client_id = f"agent-watch-{secrets.token_hex(4)}"
@@ -124,12 +126,12 @@ def _settings(
 
 
 def _address(url: str) -> BrokerAddress:
-    from agent.mqtt.settings import BrokerAddress
+    from agent.config.broker_address import BrokerAddress
 
     try:
         return BrokerAddress.parse(url)
-    except BrokerUnavailable as exc:
-        raise UsageError(exc.message) from exc
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The seam between commands and what carries them out."""
+"""The contract between the command server and its handlers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Details = dict[str, JsonValue]
 
 
 class CommandRefused(AgentError):
-    """It was understood and will not be done; ``reason`` is a word for programs."""
+    """The command is valid but not carried out; ``reason`` is machine-readable."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message, reason=reason)
@@ -22,15 +22,15 @@ class CommandRefused(AgentError):
 
 
 class NotKept(AgentError):
-    """The change is in force, and the next start or reload forgets it."""
+    """The change is in force but was not saved: the next start or reload reverts it."""
 
 
 class CommandHandler(Protocol):
-    """Carries commands out. Each method is called on the thread of the commands, one at a time, and returns what the
-    reply is to tell; CommandRefused, AgentError and EngineError become replies too."""
+    """Carries out commands, one at a time, on the thread ``commands``. Each method returns the details of the reply;
+    CommandRefused, AgentError and EngineError become replies too."""
 
     def snapshot(self, request: Snapshot) -> Details:
-        """Publish the newest picture."""
+        """Publish the newest frame of a camera."""
         ...
 
     def set(self, request: Set) -> Details:
@@ -46,24 +46,24 @@ class CommandHandler(Protocol):
         ...
 
     def selftest(self, request: Selftest) -> Details:
-        """Classify the pictures with known answers."""
+        """Classify the golden images of the packages."""
         ...
 
     def benchmark(self, request: Benchmark) -> Details:
-        """Time the engines."""
+        """Measure the latency of the engines."""
         ...
 
     def explain(self, request: Explain) -> Details:
-        """Say why a camera publishes what it does."""
+        """Explain why a camera publishes results or none."""
         ...
 
 
-def known(names: Mapping[str, object], name: str, what: str) -> None:
-    """Refuse a name that does not exist.
+def require_known(names: Mapping[str, object], name: str, what: str) -> None:
+    """Check that ``name`` exists.
 
     Raises:
-        CommandRefused: with the names that there are.
+        CommandRefused: it does not; the message lists the names that do.
     """
     if name not in names:
-        there = ", ".join(sorted(names)) or "none"
-        raise CommandRefused(f"unknown_{what}", f"there is no {what} {name!r}; there is {there}")
+        existing = ", ".join(sorted(names)) or "none"
+        raise CommandRefused(f"unknown_{what}", f"there is no {what} {name!r}; the configuration has {existing}")

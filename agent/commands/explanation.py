@@ -1,4 +1,4 @@
-"""Why a camera publishes what it does, or nothing: in words, from the books."""
+"""Explains from the counters why a camera publishes results or none."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def explanation(
     camera: CameraStatistics | None,
     workers: Mapping[str, WorkerStatistics],
     *,
-    granted_ratio: float,
+    rate_ratio: float,
 ) -> Details:
-    """The figures, and ``findings``: what stands between the camera and its results, the first cause first.
+    """The counters, and ``findings``: what keeps the camera from publishing more results, the first cause first.
 
-    ``camera`` is None where it is disabled; ``granted_ratio`` is the governor's share of its rate.
+    ``camera`` is None if it is disabled; ``rate_ratio`` is the share of its rate that the governor permits.
     """
-    findings = list(_findings(config, camera, workers, granted_ratio))
+    findings = list(_findings(config, camera, workers, rate_ratio))
     if camera is None:
         return {"state": "disabled", "findings": [*findings]}
     return {
         "state": camera.state,
         "fps": round(camera.fps, 2),
         "rate_hz": config.rate_hz,
-        "granted_ratio": round(granted_ratio, 3),
+        "rate_ratio": round(rate_ratio, 3),
         "captured": camera.counts.captured,
         "classified": camera.counts.classified,
         "dropped": {**camera.counts.dropped},
@@ -48,7 +48,7 @@ def explanation(
             }
             for name, counts in camera.counts.classifiers.items()
         },
-        "findings": [*findings] or ["nothing stands in the way: results are published"],
+        "findings": [*findings] or ["no problem found: results are published"],
     }
 
 
@@ -56,7 +56,7 @@ def _findings(
     config: CameraConfig,
     camera: CameraStatistics | None,
     workers: Mapping[str, WorkerStatistics],
-    granted_ratio: float,
+    rate_ratio: float,
 ) -> Iterator[str]:
     if camera is None:
         yield "the camera is disabled"
@@ -64,15 +64,15 @@ def _findings(
     if camera.state != "connected":
         yield f"the camera is {camera.state}" + (f": {camera.error}" if camera.error else "")
     if camera.counts.captured == 0:
-        yield "it has not delivered a frame yet"
+        yield "the camera has not delivered a frame yet"
     elif camera.state == "connected" and (camera.last_frame_age_s or 0.0) > _LATE_S:
-        yield f"its last frame is {camera.last_frame_age_s:.0f} s old"
+        yield f"the last frame is {camera.last_frame_age_s:.0f} s old"
     if camera.image_fault is not None:
-        yield f"its picture is {camera.image_fault}; results carry that image_fault"
-    if granted_ratio <= 0.0:
-        yield "the governor pauses it: the board is too hot"
-    elif granted_ratio < 1.0:
-        yield f"the governor grants {granted_ratio:.0%} of its rate: the board is warm"
+        yield f"its frames are {camera.image_fault}; results have that image_fault"
+    if rate_ratio <= 0.0:
+        yield "the governor has paused inference: the board is too hot"
+    elif rate_ratio < 1.0:
+        yield f"the governor permits {rate_ratio:.0%} of the rate: the board is warm"
     for reason, count in sorted(camera.counts.dropped.items(), key=lambda item: -item[1]):
         yield f"{count} of {camera.counts.captured} frames were dropped: {reason}"
     for use in config.classify:
@@ -84,12 +84,12 @@ def _of_classifier(name: str, counts: ClassifierCounts | None, worker: WorkerSta
         yield f"the model of {name} is not loaded yet"
         return
     if worker.busy_s is not None and worker.busy_s > 1.0:
-        yield f"the engine of {name} has been at work on one batch for {worker.busy_s:.1f} s"
+        yield f"the engine of {name} has been running one batch for {worker.busy_s:.1f} s"
     if worker.failures:
         yield f"the engine of {name} has failed {worker.failures} times"
     if counts is None:
         return
     if counts.offered and counts.skipped == counts.offered:
-        yield f"the gate (when) of {name} stayed closed for all of its {counts.offered} frames"
+        yield f"the gate (when) of {name} was closed for all of its {counts.offered} frames"
     elif counts.offered and not counts.classified:
-        yield f"{name} was offered {counts.offered} frames and has answered none"
+        yield f"{name} was offered {counts.offered} frames and has classified none"

@@ -1,4 +1,4 @@
-"""Carries commands out on the running agent."""
+"""Carries out commands on the running agent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from agent.commands.contract import CommandRefused, Details, known
+from agent.commands.contract import CommandRefused, Details, require_known
 from agent.commands.explanation import explanation
 from agent.commands.jpeg import jpeg_from_image
 from agent.commands.overrides import Overrides, load_overrides, save_overrides
@@ -27,15 +27,17 @@ from engines import EngineError, StrictDocument, run_golden
 _TASK_S = 30.0
 _BENCHMARK_S = 5.0
 _CHUNK_S = 0.02
-"""Serving waits for the benchmark at most this long at a time."""
+"""Maximum time for which a benchmark holds the engine between two batches."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerParts:
-    """What commands act on. ``base`` is the configuration as the file has it, ``adjust`` and ``reload`` go over to
-    another one, see ``Reloader``; ``rebirth`` sends every retained message again."""
+    """What commands act on. ``base`` returns the configuration of the file without overrides.
+
+    ``adjust`` and ``reload`` apply a changed one, see ``Reloader``; ``rebirth`` sends every retained message again.
+    """
 
     pipeline: Pipeline
     topics: Topics
@@ -48,17 +50,17 @@ class HandlerParts:
 
 
 class CommandHandlers:
-    """See CommandHandler. Used by the commands' thread alone."""
+    """See CommandHandler. Used by the thread ``commands`` only."""
 
     def __init__(self, parts: HandlerParts) -> None:
         self._parts = parts
         self._now = Overrides()
-        self._made_for: StrictDocument | None = None
+        self._document: StrictDocument | None = None
         self._changes(parts.base())
 
     def snapshot(self, request: Snapshot) -> Details:
         """See CommandHandler."""
-        known(self._parts.base().config.cameras, request.camera, "camera")
+        require_known(self._parts.base().config.cameras, request.camera, "camera")
         camera = self._parts.pipeline.cameras.get(request.camera)
         if camera is None:
             raise CommandRefused("no_frame", f"camera {request.camera} is disabled")
@@ -108,13 +110,13 @@ class CommandHandlers:
         """See CommandHandler."""
         details: Details = {}
         for key, worker in self._workers(request.model).items():
-            report = _on_its_thread(worker, lambda loaded, worker=worker: run_golden(worker.package, loaded.engine))  # type: ignore[misc]  # bound now
+            report = _on_engine_thread(worker, lambda loaded, worker=worker: run_golden(worker.package, loaded.engine))  # type: ignore[misc]  # bound now
             details[key] = {
                 "engine": report.engine,
-                "pictures": len(report.results),
+                "images": len(report.results),
                 "wrong": [
                     {
-                        "picture": one.path.name,
+                        "image": one.path.name,
                         "expected": one.expected,
                         "got": one.got,
                         "confidence": round(one.confidence, 4),
@@ -133,7 +135,7 @@ class CommandHandlers:
             end = time.monotonic() + _BENCHMARK_S
             while len(times) < request.runs and time.monotonic() < end:
                 wanted = request.runs - len(times)
-                engine, some = _on_its_thread(worker, lambda loaded, wanted=wanted: _timed(loaded, wanted))  # type: ignore[misc]  # bound now
+                engine, some = _on_engine_thread(worker, lambda loaded, wanted=wanted: _timed(loaded, wanted))  # type: ignore[misc]  # bound now
                 times += some
             details[key] = {"engine": engine, **benchmark_figures(times)}
         return details
@@ -141,7 +143,7 @@ class CommandHandlers:
     def explain(self, request: Explain) -> Details:
         """See CommandHandler."""
         base = self._parts.base()
-        known(base.config.cameras, request.camera, "camera")
+        require_known(base.config.cameras, request.camera, "camera")
         config = self._changes(base).applied_to(base.config).cameras[request.camera]
         camera = self._parts.pipeline.cameras.get(request.camera)
         workers = {key: worker.statistics() for key, worker in self._parts.pipeline.workers.items()}
@@ -149,13 +151,13 @@ class CommandHandlers:
             config,
             None if camera is None else camera.statistics(),
             workers,
-            granted_ratio=1.0 if camera is None else camera.pacer.ratio,
+            rate_ratio=1.0 if camera is None else camera.pacer.ratio,
         )
 
     def _changes(self, base: LoadedConfig) -> Overrides:
-        """What is in force beside the file. Where that was read again, by whatever way, it is what was kept alone."""
-        if base.document is not self._made_for:
-            self._made_for = base.document
+        """The overrides in force. After the file was read again, only the kept ones."""
+        if base.document is not self._document:
+            self._document = base.document
             self._now, _ = load_overrides(self._parts.state_dir).fitting(base.config)
         return self._now
 
@@ -163,18 +165,18 @@ class CommandHandlers:
         workers = self._parts.pipeline.workers
         if model is None:
             return workers
-        known(workers, model, "model")
+        require_known(workers, model, "model")
         return {model: workers[model]}
 
 
 def benchmark_figures(times_ms: Sequence[float]) -> Details:
-    """The figures of a `benchmark` reply, in milliseconds."""
-    p50, p99, highest = (round(one, 3) for one in percentiles(times_ms, (50, 99, 100)))
-    return {"runs": len(times_ms), "p50_ms": p50, "p99_ms": p99, "max_ms": highest}
+    """The details of a `benchmark` reply, in milliseconds."""
+    p50, p99, longest = (round(one, 3) for one in percentiles(times_ms, (50, 99, 100)))
+    return {"runs": len(times_ms), "p50_ms": p50, "p99_ms": p99, "max_ms": longest}
 
 
 def _timed(loaded: LoadedEngine, wanted: int) -> tuple[str, list[float]]:
-    """Milliseconds of single calls, for a moment; at least one."""
+    """Time single calls, in ms, for ``_CHUNK_S``; at least one."""
     times: list[float] = []
     end = time.monotonic() + _CHUNK_S
     while len(times) < wanted and (not times or time.monotonic() < end):
@@ -184,8 +186,8 @@ def _timed(loaded: LoadedEngine, wanted: int) -> tuple[str, list[float]]:
     return loaded.info.name, times
 
 
-def _on_its_thread(worker: Worker, work: Callable[[LoadedEngine], T]) -> T:
-    """Have ``work`` done by the thread that owns the engine.
+def _on_engine_thread(worker: Worker, work: Callable[[LoadedEngine], T]) -> T:
+    """Run ``work`` on the thread that owns the engine.
 
     Raises:
         CommandRefused: the engine was busy for too long.

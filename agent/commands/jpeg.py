@@ -1,4 +1,4 @@
-"""From a picture to JPEG."""
+"""Encodes a frame as JPEG."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from agent.runtime.records import Image
 
 
 def jpeg_from_image(image: Image, *, max_width: int, quality: int) -> tuple[bytes, int, int]:
-    """The JPEG of ``(H, W, 3)`` uint8 BGR with its width and height; made smaller where it is wider than allowed.
+    """The JPEG of ``(H, W, 3)`` uint8 BGR, with its width and height; scaled down to ``max_width``.
 
     Raises:
-        AgentError: the library cannot encode it.
+        AgentError: OpenCV cannot encode it.
     """
     height, width = image.shape[:2]
     if width > max_width:
@@ -20,5 +20,5 @@ def jpeg_from_image(image: Image, *, max_width: int, quality: int) -> tuple[byte
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # the library knows no dtype
     is_done, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not is_done:
-        raise AgentError(f"a picture of {width} x {height} could not be encoded as JPEG")
+        raise AgentError(f"a frame of {width} x {height} pixels cannot be encoded as JPEG")
     return content.tobytes(), width, height

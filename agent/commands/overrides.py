@@ -1,4 +1,4 @@
-"""What commands have changed about the configuration, and which of it is kept over a restart."""
+"""Settings changed by commands, on top of the configuration, and which of them are kept across restarts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import Field, ValidationError
 
-from agent.commands.contract import CommandRefused, NotKept, known
+from agent.commands.contract import CommandRefused, NotKept, require_known
 from agent.commands.requests import Name, Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=Section)
 
 
 class ClassifierOverride(Section):
-    """Changes of one classifier; null leaves the value of the file."""
+    """Changes of one classifier; null leaves the file's value."""
 
     enter: float | None = Field(default=None, ge=0.0, le=1.0)
     exit: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -46,7 +46,7 @@ class Overrides(Section):
     cameras: dict[Name, CameraOverride] = Field(default_factory=dict)
 
     def with_change(self, request: Set) -> Overrides:
-        """These and one more."""
+        """These overrides and the change of ``request``."""
         camera = self.cameras.get(request.camera, CameraOverride())
         if request.classifier is None:
             camera = _updated(camera, rate_hz=request.rate_hz, enabled=request.enabled)
@@ -58,23 +58,24 @@ class Overrides(Section):
         return Overrides(cameras={**self.cameras, request.camera: camera})
 
     def applied_to(self, config: AgentConfig) -> AgentConfig:
-        """``config`` with these changes.
+        """``config`` with these overrides applied.
 
         Raises:
-            CommandRefused: one of them does not fit it.
+            CommandRefused: an override does not fit ``config``.
         """
         cameras = dict(config.cameras)
         for name, change in self.cameras.items():
-            known(cameras, name, "camera")
+            require_known(cameras, name, "camera")
             cameras[name] = _changed_camera(name, cameras[name], change)
         if not any(camera.enabled for camera in cameras.values()):
-            raise CommandRefused("last_camera", "no camera would be left; stop the agent instead")
+            raise CommandRefused("last_camera", "this is the last enabled camera; stop the agent instead")
         return config.model_copy(update={"cameras": cameras})
 
     def fitting(self, config: AgentConfig) -> tuple[Overrides, list[str]]:
-        """Those that fit ``config``, and what is wrong with each camera's that do not."""
+        """The overrides that fit ``config``, and a problem for each camera whose overrides do not."""
         kept, problems = Overrides(), []
         for name, change in self.cameras.items():
+            # Added one by one, so that one that does not fit leaves the others in force.
             more = Overrides(cameras={**kept.cameras, name: change})
             try:
                 more.applied_to(config)
@@ -105,17 +106,19 @@ def _changed_classifiers(
 ) -> tuple[ClassifierConfig, ...]:
     by_key = {classifier.key: classifier for classifier in classifiers}
     for key, change in changes.items():
-        known(by_key, key, "classifier")
+        require_known(by_key, key, "classifier")
         by_key[key] = by_key[key].model_copy(update={"decide": _changed_decide(by_key[key].decide, change)})
     kept = tuple(one for key, one in by_key.items() if key not in changes or changes[key].enabled is not False)
     if not kept:
-        raise CommandRefused("last_classifier", f"camera {camera} would have no classifier left; disable the camera")
+        raise CommandRefused(
+            "last_classifier", f"camera {camera} would have no classifier left; disable the camera instead"
+        )
     left = {one.key for one in kept}
     for one in kept:
         if one.when is not None and one.when.classifier not in left:
             raise CommandRefused(
-                "waited_for",
-                f"{one.key} waits for {one.when.classifier}, which would be disabled; disable {one.key} first",
+                "needed_by_gate",
+                f"the gate of {one.key} needs {one.when.classifier}, which would be disabled; disable {one.key} first",
             )
     return kept
 
@@ -129,7 +132,7 @@ def _changed_decide(decide: DecideConfig, change: ClassifierOverride) -> DecideC
 
 
 def load_overrides(state_dir: Path) -> Overrides:
-    """What was kept; nothing where there is no file, or none that can be read."""
+    """The kept overrides; none without a readable file."""
     path = state_dir / FILE_NAME
     try:
         return Overrides.model_validate_json(path.read_bytes())
@@ -141,23 +144,23 @@ def load_overrides(state_dir: Path) -> Overrides:
 
 
 def save_overrides(state_dir: Path, overrides: Overrides) -> None:
-    """Replace the file as a whole.
+    """Replace the file atomically.
 
     Raises:
-        NotKept: it cannot be written.
+        NotKept: the file cannot be written.
     """
     path = state_dir / FILE_NAME
     try:
         replace_file(path, overrides.model_dump_json(exclude_none=True))
     except OSError as exc:
         raise NotKept(
-            f"in force, but the next start or reload forgets it: {path} cannot be written ({exc.strerror})",
+            f"in force, but only until the next start or reload: {path} cannot be written ({exc.strerror})",
             path=str(path),
         ) from exc
 
 
 def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:
-    """``loaded`` with those of the overrides that still fit its file; the log names the others."""
+    """``loaded`` with the overrides that still fit its file; the others are logged."""
     kept, problems = overrides.fitting(loaded.config)
     for problem in problems:
         log.warning("overrides.ignored", error=problem)
@@ -165,7 +168,7 @@ def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:
 
 
 def with_kept_changes(loaded: LoadedConfig) -> LoadedConfig:
-    """``loaded`` with what commands of earlier sessions changed for good; nothing where commands are off."""
+    """``loaded`` with the overrides kept by earlier sessions, unless commands are off."""
     if not loaded.config.mqtt.commands.enabled:
         return loaded
     return amended(loaded, load_overrides(loaded.state_dir))

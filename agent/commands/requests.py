@@ -1,4 +1,4 @@
-"""What a command looks like: one strict form for each verb, part of the public schema."""
+"""The schema of each command: one strict class for each verb, part of the public schema."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 def _seconds_or_text(value: object) -> object:
-    """Seconds since 1970, or RFC 3339; anything that is not a date is left for the type to refuse."""
+    """Convert seconds since 1970; other values are left to the type, which accepts RFC 3339."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if not 0 <= value < 2**33:  # also refuses NaN
-        raise ValueError("seconds since 1970 are expected")
+        raise ValueError("expected seconds since 1970")
     return datetime.fromtimestamp(value, tz=timezone.utc)
 
 
 Instant = Annotated[
     AwareDatetime,
-    Field(strict=False),  # text is what a date is in JSON
+    Field(strict=False),  # JSON has no dates, only texts
     BeforeValidator(_seconds_or_text),
     WithJsonSchema(
         {
             "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}],
-            "description": "When it is too late, RFC 3339 or seconds since 1970; at most an hour ahead.",
+            "description": "The command expires then: RFC 3339 or seconds since 1970, at most one hour ahead.",
         }
     ),
 ]
 
 
 class Request(Section, strict=True):
-    """What every command has."""
+    """The fields of every command."""
 
     id: Id
-    """Chosen by the sender; the reply carries it. The same id is carried out once."""
+    """Chosen by the sender and returned in the reply. A second command with the same id is ignored."""
     expires_at: Instant
 
 
 class Snapshot(Request):
-    """The newest picture of a camera as JPEG, on the topic `camera/<camera>/snapshot`."""
+    """Publish the newest frame of a camera as JPEG, on the topic `camera/<camera>/snapshot`."""
 
     camera: Name
     """Name of the camera."""
     max_width: int = Field(default=1280, ge=16, le=4096)
-    """A wider picture is made smaller."""
+    """A wider frame is scaled down to this width."""
     quality: int = Field(default=80, ge=1, le=95)
     """JPEG quality."""
 
@@ -73,24 +73,24 @@ class Set(Request):
     camera: Name
     """Name of the camera."""
     classifier: Name | None = None
-    """Name of its classifier, for `enter`, `exit`, and for `enabled` of the classifier instead of the camera."""
+    """Name of a classifier: required for `enter` and `exit`; `enabled` then applies to it instead of the camera."""
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0, allow_inf_nan=False)
-    """Frames a second that are classified."""
+    """Frames classified per second."""
     enter: float | None = Field(default=None, ge=0.0, le=1.0, allow_inf_nan=False)
-    """Confidence from which a result votes for its class."""
+    """Minimum confidence for a result to vote for its class."""
     exit: float | None = Field(default=None, ge=0.0, le=1.0, allow_inf_nan=False)
-    """Confidence below which the decided class stops being confirmed."""
+    """Minimum confidence for a result to confirm the decided class."""
     enabled: bool | None = None
     """Switch the camera or the classifier on or off."""
     keep: bool = False
-    """Hold on to it when the agent starts again."""
+    """Keep the change across restarts and reloads."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> Set:
         if self.rate_hz is self.enter is self.exit is self.enabled is None:
-            raise ValueError("nothing is to be changed: give rate_hz, enter, exit or enabled")
+            raise ValueError("nothing to change: give rate_hz, enter, exit or enabled")
         if self.classifier is None and not (self.enter is self.exit is None):
-            raise ValueError("enter and exit belong to a classifier: name it")
+            raise ValueError("enter and exit apply to a classifier: give its name as classifier")
         return self
 
 
@@ -103,23 +103,23 @@ class Rebirth(Request):
 
 
 class Selftest(Request):
-    """Classify the package's pictures with known answers, now, on the engine that serves."""
+    """Classify the golden images of the package now, on the engine that serves."""
 
     model: Name | None = None
-    """Key of one model; all of them where null."""
+    """Key of a model; null for all models."""
 
 
 class Benchmark(Request):
-    """Time the engine that serves, between its batches."""
+    """Measure the latency of the engine that serves, between its batches."""
 
     model: Name | None = None
-    """Key of one model; all of them where null."""
+    """Key of a model; null for all models."""
     runs: int = Field(default=50, ge=1, le=500)
-    """Calls to time; it ends after five seconds with what it has."""
+    """Number of calls; the measurement ends after five seconds even if there were fewer."""
 
 
 class Explain(Request):
-    """Why a camera publishes what it does, or nothing."""
+    """Explain why a camera publishes results or none."""
 
     camera: Name
     """Name of the camera."""
@@ -142,15 +142,15 @@ def request_schemas() -> dict[str, dict[str, Any]]:
 
 
 def problem_of(fault: ErrorDetails) -> str:
-    """What is wrong, without the words that pydantic puts before our own."""
+    """The text of a fault, without pydantic's prefix."""
     return fault["msg"].removeprefix("Value error, ")
 
 
 def request_from_payload(verb: Verb, payload: bytes) -> Request:
-    """Read one command.
+    """Parse a command.
 
     Raises:
-        ValueError: it does not have the form of its verb; the message has one line for each fault.
+        ValueError: it does not fit the schema of its verb; the message lists the faults.
     """
     try:
         return REQUESTS[verb].model_validate_json(payload)

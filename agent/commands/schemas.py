@@ -9,8 +9,7 @@ from pydantic import TypeAdapter
 from agent import __version__
 from agent.commands.requests import REQUESTS
 from agent.config.subscribers import Verb
-from agent.mqtt.catalog import CATALOG, Entry
-from agent.mqtt.topics import Topics
+from agent.mqtt.topics import CATALOG, Entry, Topics
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -20,7 +19,7 @@ _PARAMETERS = {
     "device": "Id of the device (`device.id`).",
     "camera": "Name of the camera in the configuration.",
     "classifier": "Name of the classifier in the configuration.",
-    "verb": "What the command asked for.",
+    "verb": "Verb of the command.",
 }
 
 
@@ -30,7 +29,7 @@ def message_schemas() -> dict[str, dict[str, Any]]:
 
 
 def asyncapi_document() -> dict[str, Any]:
-    """An AsyncAPI 3.0 document of all that the agent sends.
+    """An AsyncAPI 3.0 document of everything the agent sends and receives.
 
     Source: AsyncAPI Specification 3.0.0; MQTT bindings 0.2.0.
     """
@@ -40,8 +39,8 @@ def asyncapi_document() -> dict[str, Any]:
         "info": {
             "title": "Edge inference agent",
             "version": __version__,
-            "description": "What the agent publishes, and the commands that it takes. Consumers take unknown fields "
-            "without complaint.",
+            "description": "Messages that the agent publishes, and commands that it accepts. Consumers must ignore "
+            "unknown fields.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
@@ -56,7 +55,7 @@ def asyncapi_document() -> dict[str, Any]:
             "send-snapshot": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/snapshot"},
-                "summary": "The newest picture of one camera, when the command `snapshot` asked for it.",
+                "summary": "The newest frame of one camera, sent on the command `snapshot`.",
                 "messages": [{"$ref": "#/channels/snapshot/messages/snapshot"}],
                 "bindings": {"mqtt": {"qos": 1, "retain": False, "bindingVersion": "0.2.0"}},
             },
@@ -71,7 +70,7 @@ def _schema(entry: Entry) -> dict[str, Any]:
 
 
 def _joint_schemas() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The messages, and the schemas they refer to under ``components``, where AsyncAPI wants them."""
+    """The messages, and the schemas that they refer to, for AsyncAPI's ``components``."""
     by_name, joint = TypeAdapter.json_schemas(
         [(entry.name, "serialization", TypeAdapter(entry.message)) for entry in CATALOG],
         ref_template="#/components/schemas/{model}",

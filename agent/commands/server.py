@@ -1,4 +1,4 @@
-"""Takes commands from the broker, refuses what it must, and gives each its one answer."""
+"""Receives commands from the broker, checks them, and sends one reply to each."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
 from engines import EngineError
 
-WAITING = 16
-REMEMBERED = 1024
+MAX_WAITING = 16
+MAX_REMEMBERED = 1024
 REPLY_EXPIRY_S = 3600
 _BURST = 10.0
 _MAX_RESPONSE_TOPIC = 256
@@ -51,7 +51,10 @@ log = get_logger(__name__)
 
 
 class SeenIds:
-    """Ids of commands until they expire, also over a restart: no command is carried out twice. Under one lock."""
+    """Ids of commands until they expire, also across a restart, so that no command is carried out twice.
+
+    Used under its owner's lock.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -64,10 +67,10 @@ class SeenIds:
                 self._ids.clear()
 
     def add(self, key: str, expires_s: float, now_s: float) -> bool:
-        """Remember ``key``; False when it is known already, or there is no room for it."""
+        """Remember ``key``; False if it is known already or there is no room."""
         for old in [one for one, until_s in self._ids.items() if until_s < now_s]:
             del self._ids[old]
-        if key in self._ids or len(self._ids) >= REMEMBERED:
+        if key in self._ids or len(self._ids) >= MAX_REMEMBERED:
             return False
         self._ids[key] = expires_s
         return True
@@ -76,7 +79,7 @@ class SeenIds:
         return key in self._ids
 
     def save(self) -> None:
-        """Write them down; where that fails, a restart forgets them."""
+        """Write the ids to the file; if that fails, a restart forgets them."""
         if self._path is None:
             return
         try:
@@ -86,16 +89,16 @@ class SeenIds:
 
 
 class CommandServer:
-    """Commands come in on the connection's thread (``receive``) and are carried out on a thread of their own.
+    """Receives commands on the connection's thread and carries them out on its own thread, ``commands``.
 
-    ``publish`` takes the replies. Retained commands, expired ones and those with a known id have no effect.
+    ``publish`` sends the replies. Retained and expired commands, and those with a known id, have no effect.
     """
 
     def __init__(
         self,
         config: CommandsConfig,
         identity: Identity,
-        host: CommandHandler,
+        handler: CommandHandler,
         publish: Callable[[Outgoing], None],
         *,
         ids_file: Path | None = None,
@@ -104,7 +107,7 @@ class CommandServer:
         self._allowed = frozenset(config.allow) if config.enabled else frozenset[Verb]()
         self._per_s = config.max_per_minute / 60.0
         self._identity = identity
-        self._host = host
+        self._handler = handler
         self._publish = publish
         self._clock = clock or SystemClock()
         self._prefix = identity.topics.command("")
@@ -112,32 +115,32 @@ class CommandServer:
         self._lock = threading.Lock()
         self._tokens = _BURST
         self._filled_ns = self._clock.monotonic_ns()
-        self._waiting: Channel[tuple[Verb, Request, Received]] = Channel(WAITING, "drop_newest")
+        self._waiting: Channel[tuple[Verb, Request, Received]] = Channel(MAX_WAITING, "drop_newest")
         self._thread = StageThread("commands", self._work)
         self.ignored = 0
-        """Messages on command topics that were no command or came too late to be answered again."""
+        """Ignored messages on command topics: retained ones, unknown topics, repeated ids."""
 
     @property
     def subscription(self) -> str:
-        """What to subscribe to."""
+        """The topic filter of all commands."""
         return self._identity.topics.command("+")
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the thread."""
+        """The exception that ended the thread."""
         return self._thread.failure
 
     def start(self) -> None:
-        """Begin to carry out."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Carry out no more; False when one is still at work after ``timeout_s``."""
+        """Accept no more commands; False if one is still running after ``timeout_s``."""
         self._waiting.close()
         return self._thread.join(timeout_s)
 
     def receive(self, message: Received) -> None:
-        """Take one message; any topic and any payload are harmless. Never waits."""
+        """Handle one message; any topic and payload are safe. Never blocks."""
         verb = message.topic.removeprefix(self._prefix)
         if not message.topic.startswith(self._prefix) or "/" in verb or message.retain:
             self.ignored += 1
@@ -146,51 +149,61 @@ class CommandServer:
             known_verb, request = self._admit(verb, message)
         except CommandRefused as refusal:
             if refusal.reason == "replayed":
+                # At QoS 1 the broker may deliver a command twice; its sender waits for one reply.
                 self.ignored += 1
                 return
-            self._answer(verb, message, _id_of(message.payload), refusal.reason, refusal.message)
+            self._reply_error(verb, message, _id_of(message.payload), refusal.reason, refusal.message)
             return
         try:
             is_taken = self._waiting.send((known_verb, request, message))
         except ChannelClosed:
             is_taken = False
         if not is_taken:
-            text = f"{WAITING} commands wait already, or the agent is stopping; try again"
-            self._answer(verb, message, request.id, "busy", text)
+            text = f"{MAX_WAITING} commands are waiting already, or the agent is stopping; try again"
+            self._reply_error(verb, message, request.id, "busy", text)
 
     def _admit(self, text: str, message: Received) -> tuple[Verb, Request]:
-        """Everything that is checked before a command may wait for its turn."""
+        """Check a command before it is queued."""
+        # The rate comes first, so that invalid commands are limited too.
         if not self._has_token():
-            raise CommandRefused("rate_limited", "too many commands; mqtt.commands.max_per_minute limits them")
+            raise CommandRefused(
+                "rate_limited", "more commands than mqtt.commands.max_per_minute allows; try again later"
+            )
         verb = _VERBS.get(text)
         if verb is None:
-            raise CommandRefused("unknown_verb", f"there is no such command; there is {', '.join(_VERBS)}")
+            raise CommandRefused("unknown_verb", f"there is no such command; the commands are {', '.join(_VERBS)}")
         if verb not in self._allowed:
             raise CommandRefused("not_allowed", f"mqtt.commands.allow does not list {verb}")
         if len(message.payload) > MAX_BYTES:
-            raise CommandRefused("too_large", f"{len(message.payload)} bytes, at most {MAX_BYTES} are taken")
+            raise CommandRefused(
+                "too_large", f"the command has {len(message.payload)} bytes, at most {MAX_BYTES} are allowed"
+            )
         try:
             request = request_from_payload(verb, message.payload)
         except ValueError as exc:
             raise CommandRefused("invalid", str(exc)) from exc
-        if message.response_topic is not None and not self._may_answer_on(message.response_topic):
-            raise CommandRefused("response_topic", "the response topic is one of the agent's own, or no topic")
+        if message.response_topic is not None and not self._may_reply_to(message.response_topic):
+            raise CommandRefused(
+                "response_topic", "the response topic is not valid, or is a topic that the agent uses itself"
+            )
         now = datetime.fromtimestamp(self._clock.utc_ns() / 1e9, tz=timezone.utc)
         with self._lock:
             if request.id in self._seen:
-                raise CommandRefused("replayed", "it was answered before")
+                raise CommandRefused("replayed", "this id was answered before")
             if request.expires_at <= now:
                 raise CommandRefused(
-                    "expired", f"it expired at {request.expires_at.isoformat()}, it is {now.isoformat()}"
+                    "expired", f"it expired at {request.expires_at.isoformat()}, the time is {now.isoformat()}"
                 )
             if request.expires_at - now > MAX_AHEAD:
-                raise CommandRefused("expires_too_late", "expires_at may be an hour ahead at most")
+                raise CommandRefused("expires_too_late", "expires_at is more than one hour ahead")
             if not self._seen.add(request.id, request.expires_at.timestamp(), now.timestamp()):
-                raise CommandRefused("busy", f"{REMEMBERED} commands of the last hour are remembered; try later")
+                raise CommandRefused(
+                    "busy", f"{MAX_REMEMBERED} commands have not expired yet, which is the maximum; try again later"
+                )
         return verb, request
 
-    def _may_answer_on(self, topic: str) -> bool:
-        """Who asks may not make the agent speak on its other topics, whatever the broker lets it write."""
+    def _may_reply_to(self, topic: str) -> bool:
+        """Whether replies may go to ``topic``. A request must not make the agent publish on its own message topics."""
         topics = self._identity.topics
         is_odd = not topic or len(topic) > _MAX_RESPONSE_TOPIC or any(char in topic for char in "+#\0$")
         return not is_odd and (not topic.startswith(f"{topics.root}/") or topic.startswith(topics.reply("")))
@@ -212,43 +225,44 @@ class CommandServer:
             except ChannelClosed:
                 return
             if item is not None:
-                self._carry_out(*item)
+                self._run_command(*item)
 
-    def _carry_out(self, verb: Verb, request: Request, message: Received) -> None:
+    def _run_command(self, verb: Verb, request: Request, message: Received) -> None:
+        # Saved before it runs: after a crash a command may be lost, but never runs twice.
         with self._lock:
             self._seen.save()
         log.info("command.received", verb=verb, id=request.id)
         try:
             details = self._do(verb, request)
         except CommandRefused as refusal:
-            self._answer(verb, message, request.id, refusal.reason, refusal.message)
+            self._reply_error(verb, message, request.id, refusal.reason, refusal.message)
             return
         except (AgentError, EngineError) as exc:
             reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(exc).__name__).lower()
-            self._answer(verb, message, request.id, reason, exc.message, has_failed=True)
+            self._reply_error(verb, message, request.id, reason, exc.message, has_failed=True)
             return
         self._reply(verb, message, self._message(verb, request.id, "done", None, "done", details), is_kept=True)
 
     def _do(self, verb: Verb, request: Request) -> Details:
-        host = self._host
+        handler = self._handler
         if isinstance(request, Snapshot):
-            return host.snapshot(request)
+            return handler.snapshot(request)
         if isinstance(request, Set):
-            return host.set(request)
+            return handler.set(request)
         if isinstance(request, Selftest):
-            return host.selftest(request)
+            return handler.selftest(request)
         if isinstance(request, Benchmark):
-            return host.benchmark(request)
+            return handler.benchmark(request)
         if isinstance(request, Explain):
-            return host.explain(request)
-        return host.reload() if verb == "reload" else host.rebirth()
+            return handler.explain(request)
+        return handler.reload() if verb == "reload" else handler.rebirth()
 
-    def _answer(
+    def _reply_error(
         self, verb: str, message: Received, key: str | None, reason: str, text: str, *, has_failed: bool = False
     ) -> None:
         log.warning("command.failed" if has_failed else "command.refused", verb=verb[:64], reason=reason, error=text)
         reply = self._message(verb, key, "failed" if has_failed else "refused", reason, text, {})
-        # What a flood consists of is answered, but never stored.
+        # A flood of bad commands must not fill the outbox.
         self._reply(verb, message, reply, is_kept=reason not in {"rate_limited", "invalid", "unknown_verb"})
 
     def _message(
@@ -268,7 +282,7 @@ class CommandServer:
 
     def _reply(self, verb: str, message: Received, reply: Reply, *, is_kept: bool) -> None:
         topic = self._identity.topics.reply(verb if verb in _VERBS else "unknown")
-        if message.response_topic is not None and self._may_answer_on(message.response_topic):
+        if message.response_topic is not None and self._may_reply_to(message.response_topic):
             topic = message.response_topic
         self._publish(
             Outgoing(topic, reply, 1, expiry_s=REPLY_EXPIRY_S, is_kept=is_kept, correlation=message.correlation)
@@ -276,12 +290,12 @@ class CommandServer:
 
 
 def _printable(text: str) -> str:
-    """A verb that came from outside, fit to be repeated."""
+    """A verb from outside, safe to repeat in a reply."""
     return "".join(char if char.isprintable() else "?" for char in text[:64])
 
 
 def _id_of(payload: bytes) -> str | None:
-    """The id of a command that was refused, where it has one."""
+    """The id of a refused command, None if it has none."""
     if len(payload) > MAX_BYTES:
         return None
     try:

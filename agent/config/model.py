@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from agent.config.broker_address import BrokerAddress
 from agent.config.image_checks import ImageChecksConfig
 from agent.config.section import Section, TopicPrefix
 from agent.config.sources import SourceConfig
@@ -16,9 +16,6 @@ from agent.config.thermal import ThermalConfig
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-
-_BROKER = re.compile(r"^(mqtt|mqtts)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$")
-_MAYBE_SECRET = re.compile(r"@|:(?!//)[^0-9]")
 
 
 class DeviceConfig(Section):
@@ -201,16 +198,7 @@ class MqttConfig(Section):
     @model_validator(mode="after")
     def _broker_is_an_address(self) -> MqttConfig:
         if self.broker != "embedded":
-            match = _BROKER.match(self.broker)
-            if match is None:
-                # What may hold a password is not repeated.
-                given = "" if _MAYBE_SECRET.search(self.broker) else f" `{self.broker}`"
-                raise ValueError(
-                    f"broker{given} must look like mqtt://host:1883, mqtts://host:8883 or embedded; user name and "
-                    "password have keys of their own (username, password_file)"
-                )
-            if match[3] is not None and not 1 <= int(match[3][1:]) <= 65535:
-                raise ValueError(f"port {match[3][1:]} of the broker is outside 1 to 65535")
+            BrokerAddress.parse(self.broker)
         return self
 
 

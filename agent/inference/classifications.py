@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
 from agent.inference.batcher import Request
 from agent.inference.binding import ClassifierBinding
 from agent.runtime.records import Classification, Image, Score, ServedModel, StageTimes
@@ -39,6 +44,26 @@ def classification(
         ),
         image_fault=frame.image_fault,
     )
+
+
+def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) -> tuple[tuple[Score, ...], float]:
+    """The ``top_k`` best classes of one row of probabilities, and the distance between the best two.
+
+    Args:
+        row: ``(classes,)`` float32; NaN counts as the greatest value.
+
+    Ties go to the lower index. With one class the margin is its own confidence.
+    """
+    wanted = min(top_k, len(row))
+    remaining = row.copy()
+    picks: list[int] = []
+    # argmax a few times is faster than a sort or a partition for the handful of classes that anyone looks at.
+    for _ in range(min(max(wanted, 2), len(row))):
+        best = int(remaining.argmax())
+        picks.append(best)
+        remaining[best] = -np.inf
+    margin = float(row[picks[0]] - row[picks[1]]) if len(picks) > 1 else float(row[picks[0]])
+    return tuple(Score(index, labels[index], float(row[index])) for index in picks[:wanted]), margin
 
 
 def crop(image: Image, roi: tuple[float, float, float, float]) -> Image:

@@ -1,40 +1,16 @@
-"""From a row of scores to the best classes, and from a stream of results to a stable label."""
+"""Decides a classifier's label from a window of results: votes and hysteresis."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from agent.config.model import DecideConfig
-from agent.runtime.records import Classification, Score, StateChange
+from agent.runtime.records import Classification, StateChange
 
 _HEARTBEAT_NS = 60 * 1_000_000_000
 """A state is repeated this often, so a subscriber can distinguish an unchanged label from a dead agent."""
-
-
-def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) -> tuple[tuple[Score, ...], float]:
-    """The ``top_k`` best classes of one row of probabilities, and the distance between the best two.
-
-    Args:
-        row: ``(classes,)`` float32; NaN counts as the greatest value.
-
-    Ties go to the lower index. With one class the margin is its own confidence.
-    """
-    wanted = min(top_k, len(row))
-    remaining = row.copy()
-    picks: list[int] = []
-    # For a small top_k, a few argmax calls are faster than a sort or a partition.
-    for _ in range(min(max(wanted, 2), len(row))):
-        best = int(remaining.argmax())
-        picks.append(best)
-        remaining[best] = -np.inf
-    margin = float(row[picks[0]] - row[picks[1]]) if len(picks) > 1 else float(row[picks[0]])
-    return tuple(Score(index, labels[index], float(row[index])) for index in picks[:wanted]), margin
 
 
 @dataclass(frozen=True, slots=True)

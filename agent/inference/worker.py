@@ -12,8 +12,7 @@ from agent.cameras.frame_counters import Drop
 from agent.config.model import ModelConfig
 from agent.inference.batcher import Batcher, Request
 from agent.inference.binding import ClassifierBinding
-from agent.inference.classifications import classification, crop
-from agent.inference.decisions import top_scores
+from agent.inference.classifications import classification, crop, top_scores
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock

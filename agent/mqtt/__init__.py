@@ -1,1 +1,19 @@
-"""The connection to the broker, its topics and its messages."""
+"""The connection to the broker, its topics and its messages.
+
+In reading order:
+
+- ``base``: Packet, and the contract between the publisher and whatever sends packets (Sink, SinkListener)
+- ``messages``: the public schema, one frozen class for each message
+- ``topics``: the table of all messages with topic, QoS, retention and expiry; makes packets from messages
+- ``identity``: device and session in every message, and the status message that is also the last will
+- ``settings``: what one connection needs: address, credentials, certificates
+- ``connection``: one connection from CONNECT to its end; the only file that imports paho
+- ``diagnosis``: why a connection ended, in texts that say what to do
+- ``client``: the sink that connects, reconnects and falls back to MQTT 3.1.1
+- ``inbound``: hands received messages to their listeners
+- ``subscriber``: a small client for live views and tests
+- ``embedded_broker``, ``amqtt_child``: a private broker for a first try
+
+Threads: ``mqtt``, owned by ``MqttClient``, runs the network of one connection after the other and calls the listener.
+It ends within the time given to ``MqttClient.stop``, except during a name look-up, which cannot be interrupted.
+"""

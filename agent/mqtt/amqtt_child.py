@@ -1,4 +1,4 @@
-"""The program of an embedded amqtt: ``python -m agent.mqtt.amqtt_child PORT``; ends by SIGTERM."""
+"""Runs amqtt as the embedded broker: ``python -m agent.mqtt.amqtt_child PORT``; ends on SIGTERM."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ async def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    # It warns about every MQTT 5 client before that one falls back.
+    # amqtt logs a warning for every MQTT 5 client before it falls back to 3.1.1.
     logging.basicConfig(level=logging.ERROR)
     asyncio.run(_serve(int(sys.argv[1])))

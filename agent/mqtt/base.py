@@ -1,4 +1,4 @@
-"""The seam between the publisher and whatever carries its messages away."""
+"""The contract between the publisher and the sinks that send its packets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SinkState = Literal["connecting", "connected", "disconnected", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One encoded message. ``expiry_s`` is None where it never grows old.
+    """One encoded message. ``expiry_s`` is None if it never expires.
 
-    ``content_type`` and ``correlation`` (what a request wants to find in its reply) travel with MQTT 5 alone.
+    ``content_type`` and ``correlation`` (the request's correlation data, returned in the reply) need MQTT 5.
     """
 
     topic: str
@@ -26,10 +26,11 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class SinkStatistics:
-    """A sink at one moment; ``address`` and ``reason`` never hold a credential.
+    """A snapshot of a sink; ``address`` and ``reason`` never contain a credential.
 
-    ``since_utc_ns`` is when the state began. ``reason`` says why it is not connected, ``failure`` that its thread
-    ended by an exception. ``reconnects`` counts connections after the first, ``unconfirmed`` packets on their way.
+    ``since_utc_ns`` is when the state began. ``reason`` says why it is not connected, ``failure`` which exception
+    ended its thread. ``reconnects`` counts connections after the first, ``unconfirmed`` the packets sent and not yet
+    confirmed.
     """
 
     state: SinkState
@@ -43,44 +44,60 @@ class SinkStatistics:
 
 
 class SinkListener(Protocol):
-    """Who is told what becomes of the packets; called on a thread of the sink's choice, and must not wait."""
+    """Receives connection changes and confirmations. Called on a thread of the sink; must not block."""
 
     def on_connected(self) -> None:
-        """Packets are taken from now on; nothing of an earlier connection is on its way any more."""
+        """The sink accepts packets from now on; no packet of an earlier connection can be confirmed any more."""
         ...
 
     def on_disconnected(self, reason: str) -> None:
-        """No packet is taken until the next ``on_connected``; unconfirmed ones may or may not have arrived."""
+        """The sink accepts no packet until the next ``on_connected``; unconfirmed ones may or may not have arrived."""
         ...
 
     def on_confirmed(self, key: int, problem: str | None) -> None:
-        """The packet sent with ``key`` has arrived, or was refused for good with ``problem`` (a short reason)."""
+        """The packet sent with ``key`` has arrived, or was refused permanently: ``problem`` is a short reason."""
         ...
 
     def on_failed(self, error: BaseException) -> None:
-        """The sink's own thread ended by an exception."""
+        """An exception ended the sink's own thread."""
         ...
+
+
+class NullListener:
+    """Ignores what a sink reports."""
+
+    def on_connected(self) -> None:
+        """See SinkListener."""
+
+    def on_disconnected(self, reason: str) -> None:
+        """See SinkListener."""
+
+    def on_confirmed(self, key: int, problem: str | None) -> None:
+        """See SinkListener."""
+
+    def on_failed(self, error: BaseException) -> None:
+        """See SinkListener."""
 
 
 class Sink(Protocol):
-    """Carries packets away. ``start`` and ``stop`` are called once, by its owner."""
+    """Sends packets. Its owner calls ``start`` and ``stop`` once."""
 
     def start(self, listener: SinkListener) -> None:
-        """Begin to connect; does not wait for it."""
+        """Begin to connect; returns at once."""
         ...
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
-        """Take ``packet`` and return None, or refuse it and return a short reason (``disconnected``, ``backlog`` ...).
+        """Accept ``packet`` and return None, or return why it is refused: ``disconnected``, ``backlog`` ...
 
-        Never waits. With ``key`` the packet's fate is told to ``on_confirmed`` once, unless the connection breaks
-        before. Any one thread at a time.
+        Never blocks. With ``key``, ``on_confirmed`` is called once for the packet, unless the connection breaks first.
+        Called by one thread at a time.
         """
         ...
 
     def stop(self, timeout_s: float) -> bool:
-        """Disconnect and end within ``timeout_s``; False when something had to be cut off. Harmless when repeated."""
+        """Disconnect and end within ``timeout_s``; False if something was still running then. Idempotent."""
         ...
 
     def statistics(self) -> SinkStatistics:
-        """The state at this moment; any thread."""
+        """A snapshot of the state; any thread."""
         ...

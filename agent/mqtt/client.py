@@ -1,9 +1,10 @@
-"""The connection to the broker that comes back by itself."""
+"""The sink that sends to an MQTT broker and reconnects after every failure."""
 
 from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,16 +12,18 @@ from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.connection import Connection, Received, Version
 from agent.mqtt.diagnosis import Ending, explain_silence
 from agent.mqtt.settings import MqttSettings
-from agent.runtime.backoff import STABLE_S, Backoff, TakeoverGuard
+from agent.runtime.backoff import STABLE_S, Backoff
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
 
 NETWORK_CAP_S = 20.0
-"""Longest wait for a broker that cannot be reached. With the time that connecting takes, an agent is well again within
-30 s of its broker."""
+"""Maximum wait before trying an unreachable broker again. With the time to connect, the agent is back at most 30 s
+after its broker."""
 REFUSAL_CAP_S = 120.0
-"""Longest wait after a refusal: nothing but a change of somebody's settings will help."""
+"""Maximum wait after a refusal: only a change of settings can help."""
+TAKEOVERS = 3
+TAKEOVER_WINDOW_S = 60.0
 TAKEOVER_WAIT_S = (60.0, 120.0)
 
 _VERSIONS: tuple[Version, ...] = ("5", "3.1.1")
@@ -29,13 +32,33 @@ _OTHER_VERSION_MAY_HELP = frozenset({"version", "unanswered", "mute"})
 log = get_logger(__name__)
 
 
-class MqttClient:
-    """A sink that sends to an MQTT broker: MQTT 5, or 3.1.1 where the broker is older.
+class TakeoverGuard:
+    """Detects another client with the same client id: three takeovers within a minute.
 
-    One thread, ``mqtt``, connects, runs the network and tells the listener. It starts again after every failure and
-    reads the password and the certificates anew. A broker that is known to be older is asked for 3.1.1 at once, until
-    it was away. ``will`` is what the broker sends when this agent dies. ``on_received`` is called on that thread with
-    each message of ``subscriptions``.
+    Some brokers do not report a takeover (mosquitto 2.0.11 just closes the connection), so a connection closed without
+    a reason counts too, provided the next attempt is accepted at once.
+    """
+
+    def __init__(self) -> None:
+        self._times_ns: deque[int] = deque(maxlen=TAKEOVERS)
+
+    def note(self, now_ns: int) -> bool:
+        """Count a takeover at monotonic ``now_ns``; True if it is the third within a minute."""
+        self._times_ns.append(now_ns)
+        return len(self._times_ns) == TAKEOVERS and now_ns - self._times_ns[0] <= TAKEOVER_WINDOW_S * 1e9
+
+    def clear(self) -> None:
+        """Start counting again: an attempt was not accepted, so the broker or the network is unstable."""
+        self._times_ns.clear()
+
+
+class MqttClient:
+    """A sink that sends to an MQTT broker: MQTT 5, or 3.1.1 if the broker is older.
+
+    One thread, ``mqtt``, connects, runs the network and calls the listener. After every failure it connects again and
+    reads the password and the certificates again. A broker known to be older gets 3.1.1 first, until the connection is
+    lost. ``will`` is the message that the broker sends if this agent dies. ``on_received`` is called on that thread
+    with each message of ``subscriptions``.
     """
 
     def __init__(
@@ -74,19 +97,21 @@ class MqttClient:
     def start(self, listener: SinkListener) -> None:
         """See Sink."""
         if self._thread is not None:
-            raise RuntimeError("an MqttClient is started once")
+            raise RuntimeError("start() was called twice: an MqttClient starts once")
         self._listener = listener
-        self._become("connecting", "no connection yet")
-        self._thread = StageThread("mqtt", partial(self._run, listener), on_failure=partial(self._end_by, listener))
+        self._set_state("connecting", "no connection yet")
+        self._thread = StageThread(
+            "mqtt", partial(self._run, listener), on_failure=partial(self._on_thread_failure, listener)
+        )
         self._thread.start()
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
-        """See Sink. A packet that is larger than the broker takes is refused as ``oversize``."""
+        """See Sink. A packet above the broker's size limit is refused as ``oversize``."""
         connection = self._connection
         return "disconnected" if connection is None else connection.send(packet, key)
 
     def stop(self, timeout_s: float) -> bool:
-        """See Sink. The thread cannot be stopped while it looks up a name; it then ends by itself."""
+        """See Sink. A name look-up cannot be interrupted; the thread ends after it."""
         self._stop.set()
         with self._lock:
             connection = self._connection
@@ -95,7 +120,7 @@ class MqttClient:
         is_done = self._thread is None or self._thread.join(timeout_s)
         if not is_done:
             log.warning("broker.stop_cut_off", waited_s=timeout_s, doing="connecting")
-        self._become("stopped", None)
+        self._set_state("stopped", None)
         return is_done
 
     def statistics(self) -> SinkStatistics:
@@ -114,7 +139,7 @@ class MqttClient:
             )
 
     def wait_subscribed(self, timeout_s: float) -> bool:
-        """Wait until the broker has answered the subscriptions; False when ``timeout_s`` passed before."""
+        """Wait until the broker has answered the subscriptions; False after ``timeout_s``."""
         return self._subscribed.wait(timeout_s)
 
     def on_granted(self, version: Version) -> None:
@@ -123,7 +148,7 @@ class MqttClient:
             self._version = version
             self._grants += 1
             self._granted_at_ns = self._clock.monotonic_ns()
-        self._become("connected", None)
+        self._set_state("connected", None)
         log.info("broker.connected", broker=str(self._settings.address), protocol=f"MQTT {version}")
         self._reported = None
         if self._listener is not None:
@@ -150,23 +175,23 @@ class MqttClient:
             ending = self._attempt()
             if self._stop.is_set():
                 return
-            self._become("disconnected", ending.reason)
+            self._set_state("disconnected", ending.reason)
             if ending.was_granted:
                 listener.on_disconnected(ending.reason)
             wait_s = self._wait_s(ending)
             self._report(ending)
             self._clock.wait(self._stop, wait_s)
 
-    def _end_by(self, listener: SinkListener, error: Exception) -> None:
+    def _on_thread_failure(self, listener: SinkListener, error: Exception) -> None:
         log.error("broker.client_failed", exc_info=error)
         with self._lock:
             self._failure = f"{type(error).__name__}: {error}"
-        self._become("disconnected", "the client's thread failed")
+        self._set_state("disconnected", "an exception ended the client's thread, see the log")
         listener.on_failed(error)
 
     def _attempt(self) -> Ending:
-        """One connection from its start to its end, with the older protocol where the broker wants that."""
-        ending = Ending("network", "no attempt was made")
+        """Run one connection from start to end, with the older protocol if the broker needs it."""
+        ending = Ending("network", "no connection attempt was made")
         for version in _VERSIONS[1:] if self._is_older else _VERSIONS:
             connection = Connection(
                 self._settings, self, version=version, will=self._will, subscriptions=self._subscriptions
@@ -193,25 +218,26 @@ class MqttClient:
         if ending.was_granted and now_ns - self._granted_at_ns >= STABLE_S * 1e9:
             self._backoff.reset()
         if not ending.was_granted:
+            # After a takeover the next attempt is accepted at once. A refused one points to the broker or the network.
             self._takeovers.clear()
         if ending.kind in {"takeover", "closed"} and self._takeovers.note(now_ns):
             reason = (
                 f"duplicate_client_id: {ending.reason}, three times within a minute. Another client seems to use the "
-                f"client id {self._settings.client_id!r} too: give one of them another device.id or mqtt.client_id"
+                f"client id {self._settings.client_id!r} too: change device.id or mqtt.client_id of one of them"
             )
-            self._become("disconnected", reason)
+            self._set_state("disconnected", reason)
             log.error("broker.duplicate_client_id", client_id=self._settings.client_id)
             return self._backoff.between_s(*TAKEOVER_WAIT_S)
         is_refusal = ending.kind in {"refused", "tls", "setup", "version"}
         return self._backoff.next_s(REFUSAL_CAP_S if is_refusal else NETWORK_CAP_S)
 
     def _report(self, ending: Ending) -> None:
-        """One line when the connection is lost or cannot be made, and one when its reason becomes another."""
+        """Log a lost or failed connection once, and again only if the kind of failure changes."""
         if ending.kind != self._reported:
             self._reported = ending.kind
             log.warning("broker.disconnected", broker=str(self._settings.address), reason=ending.reason)
 
-    def _become(self, state: SinkState, reason: str | None) -> None:
+    def _set_state(self, state: SinkState, reason: str | None) -> None:
         with self._lock:
             if self._state == "stopped":
                 return

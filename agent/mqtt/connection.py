@@ -1,8 +1,8 @@
-"""One MQTT connection from CONNECT to its end: the boundary to paho, which nothing else imports.
+"""One MQTT connection from CONNECT to its end. The only file that imports paho.
 
-Every connection has a paho client of its own, so that nothing of an earlier one (queues, packet ids, certificates) is
-left in it. The network loop is ours, on the caller's thread: in paho's own thread an exception in a callback ends the
-thread without a trace while the client goes on claiming to be connected.
+Every connection has its own paho client, so no queue, packet id or certificate of an earlier one is left over. The
+network loop runs here, on the caller's thread: in paho's own thread an exception in a callback ends the thread
+silently while the client still reports a connection.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from agent.mqtt.base import Packet
 from agent.mqtt.diagnosis import (
     SESSION_TAKEN_OVER,
     Ending,
+    LibraryLog,
     ending_from_exception,
     ending_from_refusal,
     ending_from_silence,
 )
-from agent.mqtt.library_log import LibraryLog
 from agent.mqtt.settings import MqttSettings
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
@@ -41,21 +41,21 @@ from agent.runtime.secrets import redact
 Version = Literal["5", "3.1.1"]
 
 MAX_UNCONFIRMED = 1000
-"""Packets on their way to the broker; more are refused as ``backlog``."""
+"""Packets sent and not yet confirmed; more are refused as ``backlog``."""
 
 INFLIGHT = 20
-"""QoS 1 packets that wait for the broker at once; more are slower (measured with mosquitto: 15.0k/s at 20, 10.3k/s at
-200)."""
+"""QoS 1 packets that may wait for the broker at once; more are slower (measured with mosquitto: 15.0k/s at 20, 10.3k/s
+at 200)."""
 
 _HEADER_BYTES = 64
-"""More than what MQTT adds to topic, payload and correlation data."""
+"""Upper bound of what MQTT adds to topic, payload and correlation data."""
 
 _PUBLISH_PROBLEMS = {0x87: "not_authorised", 0x97: "quota_exceeded", 0x95: "oversize", 0x90: "topic_refused"}
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One message that was received; ``response_topic`` and ``correlation`` exist in MQTT 5 only."""
+    """One received message; ``response_topic`` and ``correlation`` exist in MQTT 5 only."""
 
     topic: str
     payload: bytes
@@ -72,7 +72,7 @@ class ConnectionState(str, Enum):
                    │  CONNACK    │           DISCONNECT   ▲
                    └─────────────┴──────── network ───────┘
 
-    ``end`` takes every state to ``closing``, or to ``ended`` where CONNECT has not gone out.
+    ``end`` moves every state but ``ended`` to ``closing``.
     """
 
     NEW = "new"
@@ -84,7 +84,7 @@ class ConnectionState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What the broker's CONNACK grants; the defaults are those of a broker that names no limits."""
+    """Limits from the broker's CONNACK; the defaults apply if it names none."""
 
     max_packet_bytes: int | None = None
     max_qos: int = 1
@@ -100,7 +100,7 @@ class ConnectionListener(Protocol):
         ...
 
     def on_subscribed(self, problem: str | None) -> None:
-        """The broker answered the subscriptions; ``problem`` names those that it refused."""
+        """The broker answered the subscriptions; ``problem`` names the refused ones."""
         ...
 
     def on_confirmed(self, key: int, problem: str | None) -> None:
@@ -108,12 +108,12 @@ class ConnectionListener(Protocol):
         ...
 
     def on_received(self, message: Received) -> None:
-        """A message of one of the subscriptions."""
+        """A message on one of the subscriptions arrived."""
         ...
 
 
 class Connection:
-    """``run`` blocks until the connection has ended; ``send`` and ``end`` may be called from other threads."""
+    """``run`` blocks until the connection has ended; other threads may call ``send`` and ``end``."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Connection:
         self._subscriptions = tuple(subscriptions)
         self._client: paho.Client | None = None
         self._lock = threading.Lock()
-        self._on_the_way: dict[int, tuple[int | None, int]] = {}
+        self._unconfirmed: dict[int, tuple[int | None, int]] = {}
         self._unacknowledged = 0
         self._acknowledged: deque[tuple[int, str | None]] = deque()
         self._state = ConnectionState.NEW
@@ -142,15 +142,15 @@ class Connection:
         self._heard_at = 0.0
 
     def run(self) -> Ending:
-        """Connect, serve the connection until it breaks or ``end`` is called, and say how it ended."""
+        """Connect, serve the connection until it breaks or ``end`` is called, and return how it ended."""
         with self._lock:
             if self._state is not ConnectionState.NEW:
                 return Ending("stopped", "stopped")
             self._state = ConnectionState.OPENING
         try:
             waiting, waking = socket.socketpair()
-        except OSError as exc:  # no descriptors left: the next attempt may find some
-            return Ending("network", f"no connection to {self._settings.address} can be made: {exc.strerror}")
+        except OSError as exc:  # no file descriptors left; the next attempt may succeed
+            return Ending("network", f"cannot connect to {self._settings.address}: {exc.strerror}")
         with waiting, waking:
             for end in (waiting, waking):
                 end.setblocking(False)  # noqa: FBT003 (the library's signature)
@@ -171,16 +171,16 @@ class Connection:
                     self._wake_pair = None
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
-        """Queue ``packet``; None, or why not (``disconnected``, ``backlog``, ``oversize``). See Sink.send."""
-        # One lock around publish and the note of its packet id: the confirmation can be here before publish returns.
-        # paho's callbacks only append to a deque, they never take this lock, or the two threads could wait for each
-        # other (paho calls them while it holds the lock that publish needs).
+        """Queue ``packet`` and return None, or why it is refused: ``disconnected``, ``backlog``, ``oversize``."""
+        # The lock spans publish and recording its packet id: the confirmation may arrive before publish returns.
+        # paho's callbacks only append to a deque and never take this lock. They run while paho holds the lock that
+        # publish needs, so taking this one would deadlock.
         with self._lock:
             client, granted = self._client, self._granted
             if client is None or granted is None or self._state is not ConnectionState.ESTABLISHED:
                 return "disconnected"
             qos = min(packet.qos, granted.max_qos)
-            if len(self._on_the_way) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= granted.receive_maximum):
+            if len(self._unconfirmed) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= granted.receive_maximum):
                 return "backlog"
             size = len(packet.topic.encode()) + len(packet.payload) + len(packet.correlation or b"") + _HEADER_BYTES
             if granted.max_packet_bytes is not None and size > granted.max_packet_bytes:
@@ -194,12 +194,12 @@ class Connection:
             )
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return "backlog" if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else "disconnected"
-            self._on_the_way[info.mid] = (key, qos)
+            self._unconfirmed[info.mid] = (key, qos)
             self._unacknowledged += qos
         return None
 
     def end(self) -> None:
-        """Disconnect: the broker does not send the last will. Returns at once; ``run`` returns soon after."""
+        """Disconnect without the last will. Returns at once; ``run`` returns soon after."""
         with self._lock:
             if self._state is not ConnectionState.ENDED:
                 self._state = ConnectionState.CLOSING
@@ -207,8 +207,8 @@ class Connection:
 
     @property
     def unconfirmed(self) -> int:
-        """Packets on their way."""
-        return len(self._on_the_way)
+        """Number of packets sent and not yet confirmed."""
+        return len(self._unconfirmed)
 
     def _open(self) -> paho.Client | Ending:
         settings = self._settings
@@ -218,14 +218,13 @@ class Connection:
             return Ending("setup", redact(exc.message))
         try:
             client.connect(settings.address.host, settings.address.port, keepalive=settings.keepalive_s)
-            _send_at_once(client.socket())
-        except (OSError, ValueError) as exc:  # a ValueError for a name or a port that there cannot be
+            _disable_nagle(client.socket())
+        except (OSError, ValueError) as exc:  # ValueError: an impossible host name or port
             self._release(client)
             return ending_from_exception(exc, settings)
         with self._lock:
-            if (
-                self._state is ConnectionState.CLOSING
-            ):  # before CONNECT has gone out: it would throw out the next one of this client id
+            if self._state is ConnectionState.CLOSING:
+                # Sending CONNECT now would make the broker drop the next connection of this client id.
                 self._release(client)
                 return Ending("stopped", "stopped")
             self._client = client
@@ -255,8 +254,8 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.enable_logger(self._library_log.logger())
-        # Being asked to wait for writability, paho leaves all writing to our loop: two threads that write one socket
-        # can tear a packet apart.
+        # With this callback set paho leaves all writing to our loop. Two threads that write to one socket can tear a
+        # packet apart.
         client.on_socket_register_write = lambda *_: self._wake()
         client.on_socket_unregister_write = lambda *_: None
         return client
@@ -276,6 +275,7 @@ class Connection:
                 )
                 return
             if self._state is ConnectionState.CLOSING and leave_by is None:
+                # DISCONNECT still has to be written by this loop, so it runs on for a second at most.
                 leave_by = time.monotonic() + 1.0
                 client.disconnect()
             if leave_by is not None and time.monotonic() > leave_by:
@@ -287,11 +287,12 @@ class Connection:
             self._ending = Ending("stopped", "stopped", was_granted=self._granted is not None)
 
     def _exchange(self, client: paho.Client, sock: paho.SocketLike, waiting: socket.socket, pause_s: float) -> None:
-        """Wait for the network or for ``send``, then read and write what is there."""
+        """Wait for the network or for ``send``, then read and write."""
         wanted = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
         poll = select.poll()
         poll.register(sock.fileno(), wanted)
         poll.register(waiting.fileno(), select.POLLIN)
+        # TLS may hold decrypted bytes that poll() does not see.
         has_decrypted = hasattr(sock, "pending") and sock.pending() > 0
         ready = dict(poll.poll(0 if has_decrypted else pause_s * 1000))
         if waiting.fileno() in ready:
@@ -307,7 +308,7 @@ class Connection:
             client.loop_misc()
 
     def _notice_silence(self, client: paho.Client) -> None:
-        """paho asks after one keepalive of silence and gives up after another one, plus the pause of the loop."""
+        """End a silent connection. paho pings after one keepalive and disconnects after two, plus a loop's pause."""
         if (
             self._granted is not None
             and self._ending is None
@@ -316,11 +317,11 @@ class Connection:
             self._ending = self._lost(f"no answer within twice the keepalive of {client.keepalive} s")
 
     def _settle(self) -> None:
-        """Tell the listener about confirmations, outside paho's callbacks and outside the lock."""
+        """Report confirmations to the listener, outside paho's callbacks and outside the lock."""
         while self._acknowledged:
             mid, problem = self._acknowledged.popleft()
             with self._lock:
-                key, qos = self._on_the_way.pop(mid, (None, 0))
+                key, qos = self._unconfirmed.pop(mid, (None, 0))
                 self._unacknowledged -= qos
             if key is not None:
                 self._listener.on_confirmed(key, problem)
@@ -333,14 +334,14 @@ class Connection:
     def _wake(self) -> None:
         pair = self._wake_pair
         if pair is not None:
-            with contextlib.suppress(OSError):  # full: a wake-up is under way; closed: nobody is left to wake
+            with contextlib.suppress(OSError):  # full: the loop will wake anyway; closed: the loop has ended
                 pair[1].send(b"\0")
 
     def _publish_properties(self, packet: Packet) -> Properties | None:
         if self._version != "5":
             return None
         if packet.correlation is None:
-            return _usual_properties(packet.content_type, packet.expiry_s)
+            return _cached_properties(packet.content_type, packet.expiry_s)
         properties = _properties(packet.content_type, packet.expiry_s)
         properties.CorrelationData = packet.correlation
         return properties
@@ -353,7 +354,7 @@ class Connection:
             return Ending(
                 "closed", f"{self._settings.address} closed the connection without a reason", was_granted=True
             )
-        return Ending("lost", redact(f"the connection to {self._settings.address} broke: {detail}"), was_granted=True)
+        return Ending("lost", redact(f"lost the connection to {self._settings.address}: {detail}"), was_granted=True)
 
     def _on_connect(
         self,
@@ -394,7 +395,7 @@ class Connection:
             return
         name = str(code)
         if flags.is_disconnect_packet_from_server:
-            why: str | None = f"the broker ended it: {name.lower()}"
+            why: str | None = f"the broker closed it: {name.lower()}"
         elif name == "Keep alive timeout":
             why = f"no answer within twice the keepalive of {self._settings.keepalive_s} s"
         else:
@@ -432,32 +433,32 @@ class Connection:
 
 
 def _granted_by(properties: Properties | None) -> Granted:
-    """The limits that an MQTT 5 broker names in its answer."""
+    """The limits from the CONNACK of an MQTT 5 broker."""
     maximum = getattr(properties, "ReceiveMaximum", 65535)
     return Granted(
         max_packet_bytes=getattr(properties, "MaximumPacketSize", None),
         max_qos=min(1, getattr(properties, "MaximumQoS", 1)),
         may_retain=bool(getattr(properties, "RetainAvailable", 1)),
-        # paho keeps to INFLIGHT by itself and cannot be told another number once it is connected.
+        # paho limits itself to INFLIGHT and cannot change that once it is connected.
         receive_maximum=maximum if maximum < INFLIGHT else MAX_UNCONFIRMED,
     )
 
 
-def _send_at_once(sock: paho.SocketLike | None) -> None:
-    """Otherwise the kernel holds a message back until the broker's system has confirmed the one before, which it puts
-    off for 40 ms: at 30 frames a second that is every other result."""
+def _disable_nagle(sock: paho.SocketLike | None) -> None:
+    """Switch off Nagle's algorithm. With it the kernel holds a message back until the one before is acknowledged,
+    which the broker's system delays by 40 ms: at 30 frames a second, every other result."""
     if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _PackedProperties(Properties):
-    """Properties that never change, packed once: to make and pack them anew takes longer than all else in publish."""
+    """Constant properties, packed once: packing them for each message takes longer than the rest of publish."""
 
     def __init__(self, properties: Properties) -> None:
         object.__setattr__(self, "_packed", properties.pack())  # type: ignore[no-untyped-call]  # paho leaves it untyped
 
     def pack(self) -> bytes:
-        """What is put into the packet."""
+        """The bytes for the packet."""
         packed: bytes = object.__getattribute__(self, "_packed")
         return packed
 
@@ -471,5 +472,5 @@ def _properties(content_type: str, expiry_s: int | None) -> Properties:
 
 
 @lru_cache(maxsize=16)
-def _usual_properties(content_type: str, expiry_s: int | None) -> Properties:
+def _cached_properties(content_type: str, expiry_s: int | None) -> Properties:
     return _PackedProperties(_properties(content_type, expiry_s))

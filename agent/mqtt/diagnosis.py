@@ -1,36 +1,38 @@
-"""Why there is no connection, in words that say what to do."""
+"""Why a connection ended or was not made, in texts that say what to do."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.config.broker_address import BrokerAddress
+from agent.mqtt.settings import MqttSettings
 from agent.runtime.secrets import redact
 
 EndKind = Literal[
     "stopped", "version", "unanswered", "mute", "refused", "tls", "setup", "network", "lost", "closed", "takeover"
 ]
-"""``version``: the broker is older than the MQTT version we spoke; ``unanswered``: it closed the connection without an
-answer to CONNECT; ``mute``: it left it open and did not answer; ``setup``: a file of ours cannot be used; ``lost``: it
-broke after it had been granted; ``closed``: the broker ended it then without giving a reason."""
+"""``version``: the broker does not speak this MQTT version; ``unanswered``: it closed the connection without answering
+CONNECT; ``mute``: it kept the connection open without answering; ``setup``: a local file cannot be used; ``lost``: an
+accepted connection broke; ``closed``: the broker closed an accepted connection without a reason."""
 
 # Reason codes. Source: MQTT Version 5.0, section 2.4; 3.1.1's return codes are mapped onto them.
 UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
 _REFUSALS = {
-    0x81: "it could not read our CONNECT packet (malformed packet)",
+    0x81: "it could not read the CONNECT packet (malformed packet)",
     0x82: "it reports a protocol error",
-    0x85: "it does not take this client id: set mqtt.client_id",
+    0x85: "it does not accept this client id: set mqtt.client_id",
     0x86: "not authorised (bad user name or password): check mqtt.username and mqtt.password_file",
     0x87: "not authorised: check mqtt.username, mqtt.password_file and the broker's access list",
     0x88: "it is not available",
     0x89: "it is busy",
     0x8A: "this client is banned",
-    0x90: "it does not take the topic of the last will: check mqtt.prefix against its access list",
+    0x90: "it does not accept the topic of the last will: check mqtt.prefix against its access list",
     0x95: "the CONNECT packet is too large for it",
     0x97: "a quota is used up",
     0x9A: "it does not support retained messages, which the last will needs",
@@ -42,7 +44,7 @@ _REFUSALS = {
 _CERTIFICATE = {
     9: "is not yet valid: check the clock of this device",
     10: "has expired: renew it, or check the clock of this device",
-    18: "is signed by itself and not by the authority in mqtt.tls.ca_file",
+    18: "is self-signed, not signed by the authority in mqtt.tls.ca_file",
     19: "is signed by an authority that is not in mqtt.tls.ca_file",
     20: "is signed by an authority that is not in mqtt.tls.ca_file",
     21: "is signed by an authority that is not in mqtt.tls.ca_file",
@@ -53,15 +55,33 @@ _CERTIFICATE = {
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one connection, or the attempt at one, ended. ``was_granted``: the broker had accepted it."""
+    """How a connection or an attempt ended. ``was_granted``: the broker had accepted it."""
 
     kind: EndKind
     reason: str
     was_granted: bool = False
 
 
+class LibraryLog(logging.Handler):
+    """Keeps paho's last warning, for the reason of an ending. paho's own `on_log` formats a line for every packet."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text: str | None = None
+
+    def logger(self) -> logging.Logger:
+        """A private logger that passes on only warnings and errors."""
+        logger = logging.Logger("mqtt", logging.WARNING)  # noqa: LOG001 (every connection has its own)
+        logger.addHandler(self)
+        return logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        self.text = record.getMessage()
+
+
 def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
-    """For what opening the socket raised."""
+    """The ending for an exception while opening the socket."""
     address = settings.address
     if isinstance(exc, ssl.SSLCertVerificationError):
         verdict = _CERTIFICATE.get(exc.verify_code, f"was not accepted: {exc.verify_message}")
@@ -69,7 +89,7 @@ def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
     if isinstance(exc, ssl.SSLError | ConnectionResetError) and address.is_tls:
         return Ending("tls", redact(_tls_refusal(exc, settings)))
     if isinstance(exc, ValueError) and not isinstance(exc, OSError):
-        return Ending("setup", f"{address} is no address that there can be ({exc}): check mqtt.broker")
+        return Ending("setup", f"{address} is not a valid address ({exc}): check mqtt.broker")
     if isinstance(exc, socket.gaierror):
         return Ending("network", redact(f"the host name {address.host!r} cannot be resolved: {exc.strerror}"))
     if isinstance(exc, TimeoutError):
@@ -80,7 +100,7 @@ def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
 
 
 def ending_from_refusal(code: int, name: str, settings: MqttSettings) -> Ending:
-    """For a CONNACK with a failure; ``name`` is the library's text for ``code``."""
+    """The ending for a CONNACK that refuses; ``name`` is the library's text for ``code``."""
     if code == UNSUPPORTED_VERSION:
         return Ending("version", f"{settings.address} does not speak this version of MQTT")
     who = "" if settings.credentials.username is None else f" of user {settings.credentials.username!r}"
@@ -89,19 +109,19 @@ def ending_from_refusal(code: int, name: str, settings: MqttSettings) -> Ending:
 
 
 def ending_from_silence(settings: MqttSettings, last_log: str | None) -> Ending:
-    """For a connection that was closed before the broker had answered CONNECT."""
+    """The ending for a connection that was closed before the broker answered CONNECT."""
     address = settings.address
     if address.is_tls:
         detail = f" ({last_log})" if last_log else ""
         return Ending(
             "unanswered",
-            redact(f"{address} closed the connection during its start{detail}: does it ask for a client certificate?"),
+            redact(f"{address} closed the connection during its start{detail}: does it require a client certificate?"),
         )
     return Ending("unanswered", f"{address} closed the connection without an answer: is it an MQTT broker?")
 
 
 def explain_silence(ending: Ending, settings: MqttSettings) -> Ending:
-    """Look once whether a port that does not answer speaks TLS, since the broker itself does not say so."""
+    """Check once whether a port that does not answer speaks TLS; a broker does not say so."""
     address = settings.address
     if address.is_tls or not _speaks_tls(address, settings.connect_timeout_s):
         return ending
@@ -117,16 +137,16 @@ def _tls_refusal(exc: ssl.SSLError | ConnectionResetError, settings: MqttSetting
         )
     if isinstance(exc, ssl.SSLEOFError | ConnectionResetError):
         return (
-            f"{address} broke off the TLS handshake: is {address.port} its TLS port, and does it ask for a "
+            f"{address} aborted the TLS handshake: is {address.port} its TLS port, and does it require a "
             "client certificate (mqtt.tls.cert_file)?"
         )
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-        return f"{address} refused the TLS handshake ({reason}): it asks for a client certificate (mqtt.tls.cert_file)"
+        return f"{address} refused the TLS handshake ({reason}): it requires a client certificate (mqtt.tls.cert_file)"
     return f"the TLS handshake with {address} failed: {reason}"
 
 
 def _speaks_tls(address: BrokerAddress, timeout_s: float) -> bool:
-    """Whether a TLS handshake succeeds. Nothing is sent over the connection, so it need not be trusted."""
+    """Whether a TLS handshake succeeds. No data is sent, so the certificate is not checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

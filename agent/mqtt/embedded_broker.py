@@ -1,4 +1,4 @@
-"""A private broker for trying out: ``mqtt.broker: embedded``."""
+"""A private broker for a first try: ``mqtt.broker: embedded``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from agent.mqtt.settings import BrokerAddress
+from agent.config.broker_address import BrokerAddress
 from agent.runtime.errors import BrokerUnavailable
 from agent.runtime.logs import get_logger
 
@@ -33,11 +33,11 @@ log = get_logger(__name__)
 
 
 class EmbeddedBroker:
-    """mosquitto where it is installed, else amqtt (MQTT 3.1.1), on a port of the loopback interface.
+    """mosquitto if it is installed, else amqtt (MQTT 3.1.1), on a port of the loopback interface.
 
-    It ends with its ``with`` block, and the kernel ends it when the thread that started it ends, so it cannot outlive
-    the agent. ``kind`` asks for one of the two, ``port`` for a port in place of a free one. ``port``, ``kind`` and
-    ``version`` are known inside the block.
+    It ends with its ``with`` block; the kernel kills it when the thread that started it ends, so it cannot outlive the
+    agent. ``kind`` asks for one of the two, ``port`` for this port instead of a free one. ``port``, ``kind`` and
+    ``version`` are valid inside the block.
     """
 
     host = "127.0.0.1"
@@ -56,14 +56,14 @@ class EmbeddedBroker:
         return BrokerAddress(self.host, self.port, is_older=self.kind == "amqtt")
 
     def __enter__(self) -> EmbeddedBroker:
-        """Start it and wait until it listens.
+        """Start the broker and wait until it listens.
 
         Raises:
-            BrokerUnavailable: neither of the two is installed, or it does not start.
+            BrokerUnavailable: neither mosquitto nor amqtt is installed, or it does not start.
         """
         self.kind, self.version = _choose(self._wanted)
         with contextlib.ExitStack() as resources:
-            # made with mode 0700
+            # created with mode 0700
             directory = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="agent-broker-")))
             process, self.port = _start(self.kind, directory, self._wanted_port)
             resources.callback(_end, process)
@@ -78,13 +78,13 @@ class EmbeddedBroker:
 
 
 def _choose(kind: Kind | None) -> tuple[Kind, str]:
-    """Which of the two, and its version."""
+    """The broker to start, and its version."""
     program = _mosquitto()
     if program is not None and kind in (None, "mosquitto"):
         return "mosquitto", _mosquitto_version(program)
     if importlib.util.find_spec("amqtt") is not None and kind in (None, "amqtt"):
         return "amqtt", version("amqtt")
-    wanted = "mqtt.broker is `embedded`" if kind is None else f"a broker of kind {kind} is asked for"
+    wanted = "mqtt.broker is `embedded`" if kind is None else f"an embedded {kind} is wanted"
     raise BrokerUnavailable(
         f"{wanted}, and {'neither mosquitto nor amqtt' if kind is None else 'it'} is installed. Install one of them "
         '(sudo apt install mosquitto, or pip install "edge-inference-agent[demo]") or name a broker in mqtt.broker'
@@ -92,18 +92,18 @@ def _choose(kind: Kind | None) -> tuple[Kind, str]:
 
 
 def _mosquitto() -> str | None:
-    # Debian puts it where only root's PATH leads.
+    # On Debian only root's PATH has its folder.
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
 def _mosquitto_version(program: str) -> str:
-    told = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=10, check=False).stdout
-    words = told.split()[:3]
-    return words[2] if words[:2] == ["mosquitto", "version"] and len(words) == 3 else "unknown"
+    usage = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=10, check=False).stdout
+    start = usage.split()[:3]
+    return start[2] if start[:2] == ["mosquitto", "version"] and len(start) == 3 else "unknown"
 
 
 def _start(kind: Kind, directory: Path, wanted_port: int | None) -> tuple[subprocess.Popen[bytes], int]:
-    """Start it, on a free port where none is wanted: if somebody else takes that before its use, then another one."""
+    """Start it. Without ``wanted_port`` try up to three free ports: another process may take one first."""
     problem = ""
     for _ in range(_PORT_ATTEMPTS if wanted_port is None else 1):
         port = _free_port() if wanted_port is None else wanted_port
@@ -119,7 +119,7 @@ def _start(kind: Kind, directory: Path, wanted_port: int | None) -> tuple[subpro
             return process, port
     last = _last_line(directory / "broker.log")
     raise BrokerUnavailable(
-        f"the embedded broker ({kind}) does not start: {problem}. Its last words: {last}", kind=kind
+        f"the embedded broker ({kind}) does not start: {problem}. Last line of its log: {last}", kind=kind
     )
 
 
@@ -127,7 +127,7 @@ def _command(kind: Kind, directory: Path, port: int) -> list[str]:
     if kind == "amqtt":
         return [sys.executable, "-m", "agent.mqtt.amqtt_child", str(port)]
     config = directory / "mosquitto.conf"
-    # Started by root, mosquitto would become a user that cannot read this private directory.
+    # Started by root, mosquitto switches to a user that cannot read this private directory.
     lines = ["user root"] if os.geteuid() == 0 else []
     lines += [
         "persistence false",
@@ -147,7 +147,7 @@ def _spawn(command: list[str], log_file: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # a Ctrl-C on the terminal is for the agent, which ends the broker last
+            start_new_session=True,  # Ctrl-C on the terminal must reach only the agent, which ends the broker last
             preexec_fn=_die_with_parent,  # noqa: PLW1509 (two system calls, no lock is taken)
         )
 
@@ -156,7 +156,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _die_with_parent() -> None:
-    """Runs in the child before the program starts: the kernel ends it when the thread that started it ends."""
+    """Runs in the child before exec: the kernel kills the child when the thread that started it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

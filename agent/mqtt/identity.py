@@ -1,4 +1,4 @@
-"""Who speaks: the same in every message of one session."""
+"""Device and session: the fields that are equal in every message of one session."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent.mqtt.base import Packet
-from agent.mqtt.catalog import STATUS
 from agent.mqtt.messages import Status
-from agent.mqtt.topics import Topics
+from agent.mqtt.topics import STATUS, Topics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """``session`` counts the starts of the agent on this device; ``started`` is its start in RFC 3339, UTC."""
+    """``session`` counts the agent's starts on this device; ``started`` is the start of this one, RFC 3339 in UTC."""
 
     device: str
     session: int
@@ -24,7 +23,7 @@ class Identity:
     def status(
         self, state: Literal["online", "offline", "stopped"], *, reason: Literal["moved"] | None = None
     ) -> Packet:
-        """The retained status message; with ``offline`` it is the last will."""
+        """The retained status message; ``offline`` is the last will."""
         status = Status(
             device=self.device,
             session=self.session,

@@ -1,4 +1,4 @@
-"""From the broker to whoever asked for it."""
+"""Hands messages from the broker to their listeners."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from agent.mqtt.topics import Topics
 
 
 class Inbound:
-    """Hands each message to those who listen on its topic. Listeners are added before the connection that subscribes
-    to it is made, and are called on its thread: they must not wait."""
+    """Calls the listener of each message's topic.
+
+    Add a listener before the connection that subscribes to its topic is made. Listeners run on the connection's thread
+    and must not block.
+    """
 
     def __init__(self) -> None:
         self._listeners: dict[str, Callable[[Received], None]] = {}
 
     def listen(self, topic_filter: str, listener: Callable[[Received], None]) -> None:
-        """Call ``listener`` with the messages of a topic, the last level of which may be ``+``."""
+        """Call ``listener`` with the messages of a topic; its last level may be ``+``."""
         self._listeners[topic_filter] = listener
 
     def receive(self, message: Received) -> None:
-        """Hand one message over."""
+        """Pass one message to its listeners."""
         parent = f"{message.topic.rpartition('/')[0]}/+"
         for topic_filter in (message.topic, parent):
             listener = self._listeners.get(topic_filter)
@@ -30,7 +33,7 @@ class Inbound:
 
 
 def subscriptions(config: MqttConfig, topics: Topics) -> tuple[str, ...]:
-    """What the configuration makes the agent listen to."""
+    """The topic filters that ``config`` needs."""
     commands = (topics.command("+"),) if config.commands.enabled else ()
     birth = (f"{config.home_assistant.prefix}/status",) if config.home_assistant.enabled else ()
     return (*commands, *birth)

@@ -1,74 +1,36 @@
-"""How to reach the broker; made from the configuration, holds no secret itself but knows where it lies."""
+"""What one connection to the broker needs, made from the configuration. Holds paths of secrets, never the secrets."""
 
 from __future__ import annotations
 
-import re
 import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.config.broker_address import BrokerAddress
 from agent.config.model import MqttConfig
-from agent.runtime.errors import BrokerUnavailable, ConfigError
+from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, read_secret
-
-_ADDRESS = re.compile(r"^(?P<scheme>mqtts?)://(?P<host>\[[0-9a-fA-F:]+\]|[^:/@\s]+)(:(?P<port>\d{1,5}))?/?$")
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerAddress:
-    """Where the broker listens. ``host`` has no brackets, also where it is an IPv6 address.
-
-    ``is_older`` says that MQTT 3.1.1 is all it speaks; where that is not known, it is found out.
-    """
-
-    host: str
-    port: int
-    is_tls: bool = False
-    is_older: bool = False
-
-    @classmethod
-    def parse(cls, url: str) -> BrokerAddress:
-        """From ``mqtt://host:1883`` or ``mqtts://host:8883``; the port may be left out.
-
-        Raises:
-            BrokerUnavailable: ``url`` has another form.
-        """
-        match = _ADDRESS.match(url)
-        port = 0 if match is None else int(match["port"] or (8883 if match["scheme"] == "mqtts" else 1883))
-        if match is None or not 1 <= port <= 65535:
-            shown = re.sub(r"//[^@/]*@", "//***@", url)
-            raise BrokerUnavailable(
-                f"the broker's address {shown!r} is not of the form mqtt://host:1883 or mqtts://host:8883; "
-                "user name and password have keys of their own (username, password_file)",
-                address=shown,
-            )
-        is_tls = match["scheme"] == "mqtts"
-        return cls(match["host"].strip("[]"), port, is_tls)
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt{'s' if self.is_tls else ''}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who the agent is to the broker. The password is read at each attempt, so that a new one needs no restart."""
+    """User name and password file. The password is read at each attempt, so a new one needs no restart."""
 
     username: str | None = None
     password_file: Path | None = None
 
     def password(self) -> Secret | None:
-        """The first line of the password file, None where there is no file.
+        """The first line of the password file; None without a file.
 
         Raises:
-            ConfigError: the file cannot be read, is empty, or every user of this machine may read it.
+            ConfigError: the file cannot be read, is empty, or is readable by every user of this machine.
         """
         return None if self.password_file is None else read_secret(self.password_file)
 
 
 class _TidySocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails: paho would leave it open for the garbage collector."""
+    """Closes itself if the handshake fails; paho leaves that to the garbage collector."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -80,14 +42,14 @@ class _TidySocket(ssl.SSLSocket):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Certificates, PEM; they are read at each attempt."""
+    """Certificate files, PEM; read at each attempt."""
 
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Checks the chain and the host name, TLS 1.2 at least.
+        """A context that checks the chain and the host name, and requires TLS 1.2.
 
         Raises:
             ConfigError: a file cannot be read or used.
@@ -99,9 +61,9 @@ class TlsFiles:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.sslsocket_class = _TidySocket
         if self.cert is not None and self.key is not None:
-            _refuse_public(self.key)
+            _require_private(self.key)
             try:
-                # An encrypted key would otherwise be asked for on the terminal.
+                # Without a password argument OpenSSL would ask for that of an encrypted key on the terminal.
                 context.load_cert_chain(str(self.cert), str(self.key), password="")
             except (OSError, ssl.SSLError) as exc:
                 raise _unusable("cert_file", self.cert, exc) from exc
@@ -110,7 +72,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttSettings:
-    """All that one connection needs. A silent broker is noticed after twice ``keepalive_s``."""
+    """What one connection needs. A silent broker is detected after twice ``keepalive_s``."""
 
     address: BrokerAddress
     client_id: str
@@ -118,15 +80,15 @@ class MqttSettings:
     tls: TlsFiles = field(default_factory=TlsFiles)
     keepalive_s: int = 15
     connect_timeout_s: float = 5.0
-    """Seconds for the name, the connection, the TLS handshake and the broker's answer, each."""
+    """Limit for each of: connecting, the TLS handshake, and the broker's answer."""
     backoff_base_s: float = 1.0
-    """Longest wait after the first failure."""
+    """Maximum wait after the first failure."""
 
 
 def settings_from_config(
     config: MqttConfig, *, device: str, address: BrokerAddress | None = None, password_file: Path | None = None
 ) -> MqttSettings:
-    """The settings for ``device``. ``address`` is that of an embedded broker, ``password_file`` stands in where the
+    """The settings for ``device``. ``address`` is that of an embedded broker; ``password_file`` is used if the
     configuration names none.
 
     Raises:
@@ -150,7 +112,7 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _refuse_public(key: Path) -> None:
+def _require_private(key: Path) -> None:
     try:
         mode = stat.S_IMODE(key.stat().st_mode)
     except OSError as exc:
@@ -167,5 +129,5 @@ def _unusable(key: str, path: Path | None, exc: Exception) -> ConfigError:
     place = "the system's certificates" if path is None else str(path)
     why = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
     return ConfigError(
-        f"mqtt.tls.{key} {place} cannot be used: {why}. Check the path, its rights and that it is PEM", file=place
+        f"mqtt.tls.{key} {place} cannot be used: {why}. Check the path, its permissions and that it is PEM", file=place
     )

@@ -1,4 +1,4 @@
-"""A small subscriber that comes back by itself, for live views and tests."""
+"""A small subscriber that reconnects on its own, for live views and tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from agent.mqtt.base import SinkListener, SinkStatistics
+from agent.mqtt.base import NullListener, SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
 from agent.mqtt.settings import MqttSettings
@@ -15,26 +15,26 @@ from agent.runtime.channel import Channel
 from agent.runtime.errors import BrokerUnavailable
 
 BUFFERED = 10_000
-"""Messages that may wait to be read; older ones are dropped and counted."""
+"""Messages that may wait to be read; above that the oldest are dropped and counted."""
 
 _POLL_S = 0.05
 _STEPS = 3
 
 
 class Subscriber:
-    """Messages of some topics, oldest first. Made by ``open_subscriber``."""
+    """Messages on some topics, oldest first. Made by ``open_subscriber``."""
 
     def __init__(self, client: MqttClient, channel: Channel[Received]) -> None:
         self._client = client
         self._channel = channel
 
     def receive(self, timeout_s: float | None = None) -> Received | None:
-        """The oldest unread message; None when ``timeout_s`` passed without one."""
+        """The oldest unread message; None after ``timeout_s`` without one."""
         return self._channel.receive(timeout_s)
 
     @property
     def dropped(self) -> int:
-        """Messages that were given up because nobody read them in time."""
+        """Messages dropped because they were not read in time."""
         return self._channel.statistics().dropped
 
     def connection(self) -> SinkStatistics:
@@ -42,30 +42,18 @@ class Subscriber:
         return self._client.statistics()
 
 
-class _Silent(SinkListener):
-    """A subscriber sends nothing, so there is nothing to hear about it."""
-
-    def on_connected(self) -> None: ...
-
-    def on_disconnected(self, reason: str) -> None: ...
-
-    def on_confirmed(self, key: int, problem: str | None) -> None: ...
-
-    def on_failed(self, error: BaseException) -> None: ...
-
-
 @contextmanager
 def open_subscriber(
     settings: MqttSettings, topics: Sequence[str], *, timeout_s: float | None = None, is_patient: bool = True
 ) -> Iterator[Subscriber]:
-    """Subscribe to ``topics`` (wildcards allowed). With ``timeout_s`` the first connection must be there by then;
-    without patience the first attempt has to succeed.
+    """Subscribe to ``topics`` (wildcards allowed). ``timeout_s`` limits the time to the first connection; without
+    ``is_patient`` the first attempt must succeed.
 
     Raises:
-        BrokerUnavailable: ``timeout_s`` passed without a connection; the message has the reason.
+        BrokerUnavailable: no connection within ``timeout_s``; the message has the reason.
     """
     if timeout_s is not None:
-        # An attempt has to end before the time is up, with either protocol, or nobody learns what it failed by.
+        # Both protocol versions must get a complete attempt before the time is up, or the reason would be unknown.
         settings = replace(settings, connect_timeout_s=min(settings.connect_timeout_s, timeout_s / _STEPS))
     channel: Channel[Received] = Channel(BUFFERED, "drop_oldest")
 
@@ -73,7 +61,7 @@ def open_subscriber(
         channel.send(message)
 
     client = MqttClient(settings, subscriptions=topics, on_received=keep)
-    client.start(_Silent())
+    client.start(NullListener())
     try:
         if timeout_s is not None and not _is_subscribed(client, timeout_s, is_patient=is_patient):
             statistics = client.statistics()
@@ -89,9 +77,9 @@ def open_subscriber(
 
 def _why_not(statistics: SinkStatistics) -> str:
     if statistics.state == "connected":
-        return "it accepted the connection and did not answer the subscription"
+        return "it accepted the connection but did not answer the subscription"
     if statistics.state == "connecting":
-        return "no answer so far, neither from the name server nor from the broker"
+        return "neither the name server nor the broker has answered yet"
     return statistics.failure or statistics.reason or "unknown"
 
 

@@ -1,4 +1,4 @@
-"""The discovery message of Home Assistant: what one agent looks like there, as a pure function of what runs.
+"""The discovery message for Home Assistant, a pure function of the ``runtime`` message.
 
 Source: Home Assistant, MQTT integration, device discovery payload; its abbreviations.
 """
@@ -15,7 +15,7 @@ from agent.mqtt.topics import Topics
 Component = dict[str, Any]
 
 STATE_EXPIRES_S = 180
-"""States are repeated each 60 s."""
+"""Three times the interval at which states are repeated."""
 _HEALTH_EXPIRES_S = 60
 _ID_AND_EXPIRY = '"id":"ha-{{ now().timestamp() }}","expires_at":{{ now().timestamp() + 30 }}'
 
@@ -25,7 +25,7 @@ def discovery_message(
 ) -> dict[str, Any]:
     """The message for ``<prefix>/device/<object id>/config``.
 
-    ``allowed`` are the commands that the agent takes, which become numbers, switches and buttons; ``snapshots`` adds
+    ``allowed`` are the commands that the agent accepts; they become numbers, switches and buttons. ``snapshots`` adds
     an image to each camera.
     """
     board = runtime.board
@@ -54,7 +54,7 @@ def discovery_message(
 
 
 def object_id(device: str) -> str:
-    """The agent's id in Home Assistant, ``[a-zA-Z0-9_-]``."""
+    """The agent's id in Home Assistant: ``[a-zA-Z0-9_-]`` only."""
     return f"edge_inference_agent_{device}"
 
 
@@ -146,7 +146,7 @@ def _of_board(topics: Topics) -> Iterator[tuple[str, Component]]:
             "dev_cla": "problem",
             "ent_cat": "diagnostic",
             "stat_t": thermal,
-            "val_tpl": "{{ 'ON' if value_json.is_throttling or value_json.governor.state in ['reduced', 'paused'] "
+            "val_tpl": "{{ 'ON' if value_json.throttled or value_json.governor.state in ['reduced', 'paused'] "
             "else 'OFF' }}",
             "json_attr_t": thermal,
             "json_attr_tpl": "{{ value_json.governor | tojson }}",
@@ -243,5 +243,5 @@ def _switch(camera: str, topics: Topics) -> Component:
 
 
 def _key(*names: str) -> str:
-    """One component's key; names of the configuration may hold a dot, which this may not."""
+    """The key of a component. Names in the configuration may contain dots, keys may not."""
     return "_".join(re.sub(r"[^A-Za-z0-9_-]", "_", name) for name in names)

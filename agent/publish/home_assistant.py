@@ -1,4 +1,4 @@
-"""Keeps Home Assistant's picture of this agent up to date."""
+"""Keeps the agent's device in Home Assistant up to date."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from agent.runtime.logs import get_logger
 
 FILE_NAME = "home-assistant.json"
 STUBS_FOR_SESSIONS = 3
-"""A component that is gone is named as removed in this many sessions, since the broker may be away in the first. The
-whole device is taken back in at least as many, where all of it is switched off."""
+"""A removed component is announced as removed in this many sessions, because the broker may be away in the first.
+Once ``home_assistant`` is switched off, the device is removed in at least as many."""
 
 log = get_logger(__name__)
 
 
 class HomeAssistant:
-    """Publishes the discovery message, retained, and remembers in ``file`` what it has named, so that what goes from
-    the configuration goes there too. Where it is disabled it takes back what an earlier session published."""
+    """Publishes the retained discovery message, and remembers its components in ``file``: a component that leaves the
+    configuration must be removed from Home Assistant. If disabled, it removes what an earlier session published."""
 
     def __init__(
         self, loaded: LoadedConfig, identity: Identity, publish: Callable[[Packet], None], file: Path
@@ -39,38 +39,38 @@ class HomeAssistant:
         self._identity = identity
         self._publish = publish
         self._file = file
-        self._named = _read(file)
+        self._components = _read(file)
         self._adopt(loaded.config.mqtt)
-        for key in [key for key, entry in self._named.items() if entry["sessions"] >= STUBS_FOR_SESSIONS]:
-            del self._named[key]
-        for entry in self._named.values():
+        for key in [key for key, entry in self._components.items() if entry["sessions"] >= STUBS_FOR_SESSIONS]:
+            del self._components[key]
+        for entry in self._components.values():
             entry["sessions"] += 1
 
     @property
     def birth_topic(self) -> str:
-        """Where Home Assistant says that it has started."""
+        """The topic on which Home Assistant announces its start."""
         return f"{self._config.prefix}/status"
 
     def switch_to(self, loaded: LoadedConfig) -> None:
-        """Another configuration, which the next ``announce`` is to show."""
+        """Use another configuration from the next ``announce`` on."""
         before, was_enabled = self._topic, self._config.enabled
         self._adopt(loaded.config.mqtt)
         if was_enabled and self._topic != before:
             self._publish(Packet(before, b"", 1, retain=True))
 
     def announce(self, runtime: Runtime) -> None:
-        """Say what there is from now on."""
+        """Publish the components of ``runtime``."""
         if not self._config.enabled:
-            self._take_back()
+            self._remove_device()
             return
         message = discovery_message(
             runtime, self._identity.topics, allowed=self._allowed, snapshots=self._config.snapshots
         )
         parts: dict[str, Any] = message["cmps"]
-        gone = {key: entry for key, entry in self._named.items() if key not in parts}
-        self._named = {key: {"p": part["p"], "sessions": 0} for key, part in parts.items()} | gone
+        removed = {key: entry for key, entry in self._components.items() if key not in parts}
+        self._components = {key: {"p": part["p"], "sessions": 0} for key, part in parts.items()} | removed
         self._write()
-        parts.update({key: {"p": entry["p"]} for key, entry in gone.items()})
+        parts.update({key: {"p": entry["p"]} for key, entry in removed.items()})
         self._publish(Packet(self._topic, orjson.dumps(message), 1, retain=True))
 
     def _adopt(self, mqtt: MqttConfig) -> None:
@@ -78,12 +78,12 @@ class HomeAssistant:
         self._allowed = frozenset(mqtt.commands.allow) if mqtt.commands.enabled else frozenset[str]()
         self._topic = f"{self._config.prefix}/device/{object_id(self._identity.device)}/config"
 
-    def _take_back(self) -> None:
-        """In as many sessions as a component that is gone is named; the file tells the next one that it is needed."""
+    def _remove_device(self) -> None:
+        """Remove the device, in as many sessions as a removed component; the file shows that more are needed."""
         if not self._file.exists():
             return
         self._publish(Packet(self._topic, b"", 1, retain=True))
-        if self._named:
+        if self._components:
             self._write()
             return
         try:
@@ -93,7 +93,7 @@ class HomeAssistant:
 
     def _write(self) -> None:
         try:
-            replace_file(self._file, json.dumps(self._named))
+            replace_file(self._file, json.dumps(self._components))
         except OSError as exc:
             log.warning("home_assistant.write_failed", error=str(exc))
 
@@ -109,14 +109,14 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 def open_home_assistant(
     loaded: LoadedConfig, identity: Identity, inbound: Inbound, publisher: Publisher
 ) -> HomeAssistant:
-    """Home Assistant's picture, sent anew whenever Home Assistant has started."""
+    """The device in Home Assistant, published again at each start of Home Assistant."""
     home = HomeAssistant(loaded, identity, publisher.offer, loaded.state_dir / FILE_NAME)
     listen_for_birth(home, inbound, publisher)
     return home
 
 
 def listen_for_birth(home: HomeAssistant, inbound: Inbound, publisher: Publisher) -> None:
-    """Send everything again whenever Home Assistant says that it has started."""
+    """Send every retained message again at each start of Home Assistant."""
 
     def on_status(message: Received) -> None:
         if message.payload == b"online" and not message.retain:

@@ -1,4 +1,4 @@
-"""A sink that writes one JSON line for each message, for ``agent run --print``."""
+"""A sink that writes each message as a JSON line, for ``agent run --print``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from agent.runtime.clock import Clock, SystemClock
 
 
 class JsonLinesSink:
-    """Writes ``{"topic": ..., "retain": ..., "message": {...}}`` to ``stream``, which stays the caller's.
+    """Writes ``{"topic": ..., "retain": ..., "message": {...}}`` lines to ``stream``, which the caller closes.
 
-    Each line begins with ``prefix``. A stream that breaks (a closed pipe) ends the sink's connection: further packets
-    are refused.
+    Each line begins with ``prefix``. After a write error (a closed pipe) the sink is disconnected and refuses packets.
     """
 
     def __init__(self, stream: BinaryIO, *, prefix: str = "", clock: Clock | None = None) -> None:
@@ -31,7 +30,7 @@ class JsonLinesSink:
     def start(self, listener: SinkListener) -> None:
         """See Sink."""
         self._listener = listener
-        self._become("connected", None)
+        self._set_state("connected", None)
         listener.on_connected()
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
@@ -44,18 +43,19 @@ class JsonLinesSink:
                 self._stream.write(self._prefix + line_from_packet(packet))
                 self._stream.flush()
             except (OSError, ValueError) as exc:  # ValueError: the stream was closed in this process
-                problem = f"the output cannot be written any more: {exc}"
+                problem = f"cannot write to the output: {exc}"
+        # The listener is called without the lock, because it may send again.
         if problem is not None:
-            self._become("disconnected", problem)
+            self._set_state("disconnected", problem)
             self._listener.on_disconnected(problem)
             return "disconnected"
         if key is not None:
             self._listener.on_confirmed(key, None)
         return None
 
-    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing here can wait)
+    def stop(self, timeout_s: float) -> bool:  # noqa: ARG002 (nothing here blocks)
         """See Sink."""
-        self._become("stopped", None)
+        self._set_state("stopped", None)
         return True
 
     def statistics(self) -> SinkStatistics:
@@ -71,13 +71,13 @@ class JsonLinesSink:
                 unconfirmed=0,
             )
 
-    def _become(self, state: SinkState, reason: str | None) -> None:
+    def _set_state(self, state: SinkState, reason: str | None) -> None:
         with self._lock:
             if self._state != "stopped":
                 self._state, self._reason, self._since_utc_ns = state, reason, self._clock.utc_ns()
 
 
 def line_from_packet(packet: Packet) -> bytes:
-    """The line for ``packet``, whose payload must be JSON."""
+    """The line for ``packet``; its payload must be JSON."""
     retain = b"true" if packet.retain else b"false"
     return b'{"topic":%b,"retain":%b,"message":%b}\n' % (orjson.dumps(packet.topic), retain, packet.payload)

@@ -1,4 +1,4 @@
-"""From the pipeline's records to packets: rate limit, sequence numbers, message, topic and quality of service."""
+"""From the pipeline's records to packets: rate limit, sequence numbers, messages."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from itertools import count
 from typing import Literal
 
 from agent.mqtt.base import Packet
-from agent.mqtt.catalog import EVENT, RESULT, STATE, packet_from_message
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import (
     Message,
-    encode,
     event_from_state_change,
     result_from_classification,
     state_from_state_change,
 )
+from agent.mqtt.topics import EVENT, RESULT, STATE, encode, packet_from_message
 from agent.runtime.clock_sync import ClockState
 from agent.runtime.records import Classification, StateChange
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One message that goes to a topic of its sender's choice: a reply goes where the request wants it."""
+    """A message for a topic that its sender chooses: a reply goes to the topic that the request names."""
 
     topic: str
     message: Message
@@ -31,7 +30,7 @@ class Outgoing:
     retain: bool = False
     expiry_s: int | None = None
     is_kept: bool = False
-    """It waits in the outbox until the broker has confirmed it."""
+    """Keep it in the outbox until the broker has confirmed it."""
     correlation: bytes | None = None
 
     def packet(self) -> Packet:
@@ -42,17 +41,17 @@ class Outgoing:
 
 
 class ResultRate:
-    """Lets at most ``max_hz`` results a second of each classifier pass.
+    """Limits each classifier to ``max_hz`` results a second.
 
-    The results of one classifier come from one thread, those of several from many.
+    The results of one classifier come from one thread; several classifiers may use several threads.
     """
 
     def __init__(self, max_hz: float) -> None:
         self._period_ns = int(1e9 / max_hz)
         self._due_ns: dict[tuple[str, str], int] = {}
 
-    def lets_pass(self, result: Classification) -> bool:
-        """Whether this one may go. The grid keeps the rate also where frames come unevenly."""
+    def allows(self, result: Classification) -> bool:
+        """Whether to send this result. A fixed time grid holds the rate even if frames arrive unevenly."""
         key = (result.camera, result.classifier)
         now_ns = result.decided_at_ns
         due_ns = self._due_ns.get(key, 0)
@@ -65,7 +64,7 @@ class ResultRate:
 
 @dataclass(slots=True)
 class _Stream:
-    """SequenceNumbers of one classifier's topics. To take one is a single step, so any thread may."""
+    """Sequence numbers of one classifier's topics. ``next`` on a count is atomic, so any thread may take one."""
 
     results: count[int]
     states: count[int]
@@ -73,17 +72,17 @@ class _Stream:
 
 
 class SequenceNumbers:
-    """Gives each message its number, and takes one for each that is lost; any thread."""
+    """Numbers messages by topic; a dropped message uses up its number too. Any thread."""
 
     def __init__(self) -> None:
         self._streams: dict[tuple[str, str], _Stream] = {}
 
     def of_result(self, result: Classification) -> int:
-        """The number of its message."""
+        """The sequence number of the result message."""
         return next(self._stream(result.camera, result.classifier).results)
 
     def of_change(self, change: StateChange) -> tuple[int, int | None]:
-        """The numbers of its state and of its event; the first word of a classifier is no event."""
+        """The sequence numbers of the state and the event; a repeated or first label has no event."""
         stream = self._stream(change.camera, change.classifier)
         event_seq = None if change.previous is None else next(stream.events)
         return next(stream.states), event_seq
@@ -91,14 +90,14 @@ class SequenceNumbers:
     def _stream(self, camera: str, classifier: str) -> _Stream:
         stream = self._streams.get((camera, classifier))
         if stream is None:
-            # setdefault is one step, so two threads that come first together get the same one
+            # setdefault is atomic: two threads that are first at the same time get the same stream
             stream = self._streams.setdefault((camera, classifier), _Stream(count(), count(), count()))
         return stream
 
 
 @dataclass(frozen=True, slots=True)
 class NumberedChange:
-    """A change of a label, when it was handed over, and the numbers of its messages."""
+    """A change of a label, the time of ``offer``, and the sequence numbers of its messages."""
 
     change: StateChange
     at_utc_ns: int
@@ -106,11 +105,11 @@ class NumberedChange:
     event_seq: int | None
 
 
-class Packing:
-    """Makes packets in the name of ``identity``.
+class PacketFactory:
+    """Makes packets from records.
 
-    Each method raises pydantic's ValidationError where a record holds what no message may, such as not-a-number, or
-    orjson's JSONEncodeError where a text of it cannot be written, such as half a surrogate.
+    Each method raises pydantic's ValidationError if a value is not allowed in a message, such as NaN, and orjson's
+    JSONEncodeError if a text cannot be encoded, such as half a surrogate.
     """
 
     def __init__(self, identity: Identity, clock_state: Callable[[], ClockState]) -> None:
@@ -118,7 +117,7 @@ class Packing:
         self._clock_state = clock_state
 
     def result(self, classification: Classification, seq: int, *, qos: Literal[0, 1]) -> Packet:
-        """Every classification."""
+        """The packet of a result."""
         message = result_from_classification(
             classification,
             device=self._identity.device,
@@ -129,7 +128,7 @@ class Packing:
         return RESULT.packet(message, self._identity.topics, qos=qos)
 
     def event(self, item: NumberedChange, seq: int) -> Packet:
-        """A change of the label."""
+        """The packet of an event."""
         message = event_from_state_change(
             item.change,
             device=self._identity.device,
@@ -141,7 +140,7 @@ class Packing:
         return EVENT.packet(message, self._identity.topics)
 
     def state(self, item: NumberedChange) -> Packet:
-        """The label from now on."""
+        """The packet of a state."""
         message = state_from_state_change(
             item.change,
             device=self._identity.device,
@@ -152,8 +151,8 @@ class Packing:
         )
         return STATE.packet(message, self._identity.topics)
 
-    def vital(self, item: Message | Outgoing | Packet) -> tuple[Packet, bool]:
-        """What the agent says about itself, and whether the outbox keeps it until it has arrived."""
+    def other(self, item: Message | Outgoing | Packet) -> tuple[Packet, bool]:
+        """The packet of any other message, and whether the outbox keeps it until it is confirmed."""
         if isinstance(item, Packet):
             return item, False
         if isinstance(item, Outgoing):

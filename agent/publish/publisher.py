@@ -1,4 +1,4 @@
-"""From the pipeline's records to packets on their way: the publisher thread."""
+"""The publisher thread: takes records from the pipeline and sends them as packets."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Literal
 from orjson import JSONEncodeError
 from pydantic import ValidationError
 
-from agent.mqtt.base import Packet, Sink, SinkStatistics
+from agent.mqtt.base import NullListener, Packet, Sink, SinkListener, SinkStatistics
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import Message
 from agent.publish.delivery import Delivery, DeliveryCounters
-from agent.publish.listeners import ListenerGate, NullListener
 from agent.publish.outbox.base import REPLY, Durability, MemoryOutbox, Outbox
-from agent.publish.packets import NumberedChange, Outgoing, Packing, ResultRate, SequenceNumbers
+from agent.publish.packets import NumberedChange, Outgoing, PacketFactory, ResultRate, SequenceNumbers
 from agent.publish.retained_topics import RetainedLedger
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
@@ -33,28 +32,28 @@ RESULTS_BUFFERED = 256
 IMPORTANT_BUFFERED = 1024
 IDLE_S = 0.5
 PASS_WITHIN_S = 15.0
-"""A pass of the publisher's loop takes milliseconds; this much means that it is stuck, in a disk or a library."""
+"""A pass of the publisher's loop takes milliseconds; after this time it is stuck, in a disk or a library."""
 DRAIN_SHARE = 0.6
-"""Of the time that ``stop`` is given, for the last messages; the rest is for the sink."""
+"""Share of the time given to ``stop`` for the shutdown drain; the rest is for the sink."""
 
 MOVE_GRACE_S = 0.5
 LEAVE_WITHIN_S, END_WITHIN_S = 1.0, 1.5
-"""For the last words at a sink that is left, and for its end."""
+"""Limits for the drain of the previous sink, and for its ``stop``."""
 HOLD_S = 3.0
-"""How long results wait for the connection at a new sink; then they are dropped and counted as without one."""
-MOVE_LOOK_S = 0.02
+"""How long results wait for a new sink to connect; after that they are dropped and counted."""
+MOVE_POLL_S = 0.02
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PublisherStatistics:
-    """What became of the messages of this session. ``sent`` at QoS 1 are those that the broker confirmed, ``queued``
-    wait for the publisher's thread, ``stored`` are events that wait for a confirmation."""
+    """Counters of this session's messages. At QoS 1 ``sent`` counts only confirmed messages; ``queued`` messages wait
+    for the publisher's thread, ``stored`` events for a confirmation."""
 
     sent: int
     dropped: Mapping[str, int]
-    thinned: int
+    rate_limited: int
     queued: int
     stored: int
     connection: SinkStatistics
@@ -73,12 +72,51 @@ class _Move:
 _Important = NumberedChange | Message | Outgoing | Packet
 
 
-class Publisher:
-    """Takes records from any thread, and alone turns them into messages and hands them to the sink.
+class ListenerGate:
+    """Passes the calls of one sink to ``listener`` until ``close``; after that it ignores them."""
 
-    Results wait in one bounded channel and everything else in another, so that a flood of results cannot push out a
-    state or an event. Whatever is dropped has its number too: it leaves a hole that subscribers see. Results get
-    theirs here and not when they are offered, which the thread that infers waits for.
+    def __init__(self, listener: SinkListener) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        """Held during each call, so no call can reach the listener after ``close`` has returned."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Ignore this sink from now on."""
+        with self._lock:
+            self._is_open = False
+
+    def on_connected(self) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_connected()
+
+    def on_disconnected(self, reason: str) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_disconnected(reason)
+
+    def on_confirmed(self, key: int, problem: str | None) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_confirmed(key, problem)
+
+    def on_failed(self, error: BaseException) -> None:
+        """See SinkListener."""
+        with self._lock:
+            if self._is_open:
+                self._listener.on_failed(error)
+
+
+class Publisher:
+    """Takes records from any thread; its own thread makes packets of them and sends them.
+
+    Results wait in one bounded channel and everything else in another, so a flood of results cannot push out a state
+    or an event. A dropped message uses up its sequence number, so subscribers see the gap. Results are numbered on the
+    publisher's thread, because ``offer`` runs on the thread that infers.
     """
 
     def __init__(
@@ -96,9 +134,9 @@ class Publisher:
         on_result_sent: Callable[[Classification, int], None] | None = None,
         on_failure: Callable[[StageFailed], None] | None = None,
     ) -> None:
-        """``extra_sinks`` see every packet besides. ``on_result_sent`` is called on the publisher's thread with each
-        result that was handed to the network and the monotonic time of that, ``on_failure`` when the thread ends by
-        an exception. ``ledger`` knows which topics were taken back."""
+        """``extra_sinks`` receive every packet too. ``on_result_sent`` is called on the publisher's thread with each
+        sent result and the monotonic time in ns, ``on_failure`` if an exception ends the thread. ``ledger``
+        knows which retained topics have been cleared."""
         self._sink = sink
         self._gate = ListenerGate(self)
         self._move: _Move | None = None
@@ -110,7 +148,7 @@ class Publisher:
         self._outbox = outbox or MemoryOutbox()
         self._extra_sinks = tuple(extra_sinks)
         self._clock = clock or SystemClock()
-        self._packing = Packing(identity, clock_state)
+        self._packets = PacketFactory(identity, clock_state)
         self._on_result_sent = on_result_sent
         self._on_failure = on_failure
         self.heartbeat = Heartbeat("publisher")
@@ -129,28 +167,28 @@ class Publisher:
     def start(self) -> None:
         """Start the thread and the sink; does not wait for a connection."""
         if self._thread is not None:
-            raise RuntimeError("a Publisher is started once")
+            raise RuntimeError("start() was called twice: a Publisher starts once")
         for sink in self._extra_sinks:
             sink.start(NullListener())
         self._delivery.retain(self._identity.status("online"))
-        # A sink that is connected at once says so before the first record is looked at.
+        # A sink that connects at once must report it before the first record is processed.
         self._sink.start(self._gate)
-        self._thread = StageThread("publisher", self._work, on_failure=self._end_by)
+        self._thread = StageThread("publisher", self._work, on_failure=self._on_thread_failure)
         self._thread.start()
 
     def offer(self, record: Classification | StateChange | Message | Outgoing | Packet) -> None:
-        """Hand ``record`` over; never waits, what there is no room for is dropped and counted.
+        """Queue ``record`` without blocking; without room the oldest one is dropped and counted.
 
-        The records of one classifier come from one thread. A ``Message`` is one of runtime, thermal, health,
-        camera health and latency; an ``Outgoing`` and a ``Packet`` name their own topics.
+        The records of one classifier come from one thread. A ``Message`` is one of runtime, thermal, health, camera
+        health and latency; ``Outgoing`` and ``Packet`` carry their own topics.
         """
         try:
             if isinstance(record, Classification):
                 rate_limit = self._rate_limit
-                if rate_limit is None or rate_limit.lets_pass(record):
+                if rate_limit is None or rate_limit.allows(record):
                     self._results.send(record)
                 else:
-                    self._counters.thinned()
+                    self._counters.rate_limited()
             else:
                 self._important.send(self._numbered(record) if isinstance(record, StateChange) else record)
                 self._results.wake()
@@ -158,30 +196,30 @@ class Publisher:
             self._counters.drop("stopped")
 
     def rebirth(self) -> None:
-        """Send every retained message again, for whoever lost them. From any thread."""
+        """Send every retained message again, for a subscriber that has lost them. Any thread."""
         self._notify(self._delivery.rebirth)
 
     def clear(self, topics: Sequence[str]) -> None:
-        """Clear what the broker retains under ``topics``. From any thread."""
+        """Clear the retained messages of ``topics``. Any thread."""
         for topic in topics:
             self.offer(Packet(topic, b"", 1, retain=True))
 
     def change_results(self, *, qos: Literal[0, 1], max_hz: float | None) -> None:
-        """Send results in another way from now on. From any thread."""
+        """Change QoS and rate limit of results. Any thread."""
         self._result_qos = qos
         self._rate_limit = None if max_hz is None else ResultRate(max_hz)
 
     def move(self, sink: Sink, *, grace_s: float = MOVE_GRACE_S) -> None:
-        """Go over to another sink, which is the publisher's from now on; does not wait. From any thread.
+        """Switch to another sink, which the publisher owns from now on. Returns at once. Any thread.
 
-        For ``grace_s`` seconds all goes on as before, so that the reply to whoever asked for it takes the way on which
-        it is waited for. Then the old sink hears that the agent moved and is stopped, and the new one is started.
-        Results wait a moment for its connection; retained values and events are sent as on every connection.
+        The switch begins after ``grace_s`` seconds, so the command's reply still goes out on the connection it came
+        from. Then the old sink gets the status ``moved`` and is stopped, and the new one is started. Results wait up
+        to ``HOLD_S`` for its connection; retained values and events are sent as on every connection.
         """
-        self._notify(lambda: self._plan(_Move(sink, time.monotonic() + grace_s)))
+        self._notify(lambda: self._set_move(_Move(sink, time.monotonic() + grace_s)))
 
     def stop(self, timeout_s: float = 3.0) -> bool:
-        """Send what waits and ``stopped``, then disconnect; False when something had to be cut off. Idempotent."""
+        """Send waiting messages and ``stopped``, then disconnect; False if that took too long. Idempotent."""
         started = time.monotonic()
         if self._drain_by is None:
             self._drain_by = started + timeout_s * DRAIN_SHARE
@@ -199,19 +237,19 @@ class Publisher:
 
     @property
     def failure(self) -> StageFailed | None:
-        """What ended the publisher's thread; any thread."""
+        """The exception that ended the publisher's thread; any thread."""
         return self._failure
 
     def statistics(self) -> PublisherStatistics:
-        """The counts at this moment; any thread."""
-        sent, thinned, dropped = self._counters.counts()
+        """A snapshot of the counters; any thread."""
+        sent, rate_limited, dropped = self._counters.counts()
         stored = self._outbox.statistics()
         for reason, lost in stored.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + lost
         return PublisherStatistics(
             sent=sent,
             dropped=dropped,
-            thinned=thinned,
+            rate_limited=rate_limited,
             queued=self._results.statistics().buffered + self._important.statistics().buffered,
             stored=stored.stored,
             connection=self._sink.statistics(),
@@ -237,12 +275,12 @@ class Publisher:
         """See SinkListener."""
 
         def fail() -> None:
-            raise StageFailed(f"the connection's thread ended by {type(error).__name__}: {error}") from error
+            raise StageFailed(f"the connection's thread failed with {type(error).__name__}: {error}") from error
 
         self._notify(fail)
 
-    def _notify(self, news: Callable[[], None]) -> None:
-        self._notifications.append(news)
+    def _notify(self, notification: Callable[[], None]) -> None:
+        self._notifications.append(notification)
         self._notified.set()
         self._results.wake()
 
@@ -250,7 +288,7 @@ class Publisher:
         state_seq, event_seq = self._numbers.of_change(change)
         return NumberedChange(change, self._clock.utc_ns(), state_seq, event_seq)
 
-    def _end_by(self, error: Exception) -> None:
+    def _on_thread_failure(self, error: Exception) -> None:
         log.error("publisher.failed", exc_info=error)
         failure = self._failure = _stage_failed(error)
         self._important.close()
@@ -262,9 +300,10 @@ class Publisher:
         while True:
             self.heartbeat.beat(PASS_WITHIN_S)
             self._run_notifications()
+            # States and events first: a flood of results must not delay them.
             self._take_important()
             self._delivery.pump()
-            if self._is_moving():
+            if self._continue_move():
                 continue
             try:
                 result = self._results.receive(IDLE_S)
@@ -276,11 +315,11 @@ class Publisher:
         self._take_important()
         self._drain()
 
-    def _plan(self, move: _Move) -> None:
+    def _set_move(self, move: _Move) -> None:
         self._move = move
 
-    def _is_moving(self) -> bool:
-        """Go over to another sink when it is time; True while results wait for the connection there."""
+    def _continue_move(self) -> bool:
+        """Switch to the next sink when it is due; True while results wait for it to connect."""
         move = self._move
         if self._drain_by is not None:
             return False
@@ -289,7 +328,7 @@ class Publisher:
             self._switch_to(move.sink)
         if self._delivery.is_live or time.monotonic() >= self._hold_until:
             return False
-        self._notified.wait(MOVE_LOOK_S)
+        self._notified.wait(MOVE_POLL_S)
         self._notified.clear()
         return True
 
@@ -298,18 +337,19 @@ class Publisher:
         self._announce_move()
         before.stop(END_WITHIN_S)
         self._gate.close()
+        # Queued calls of the old sink must run before the switch: later they would pass for calls of the new one.
         self._run_notifications()
         self._delivery.switch_to(sink)
-        if self._drain_by is not None:  # the end came in between: nobody would stop another sink
+        if self._drain_by is not None:  # `stop` was called meanwhile and would not stop the new sink
             return
         self._sink, self._gate = sink, ListenerGate(self)
         self._delivery.retain(self._identity.status("online"))
         self._hold_until = time.monotonic() + HOLD_S
         sink.start(self._gate)
-        log.info("broker.changed", was=before.statistics().address, now=sink.statistics().address)
+        log.info("broker.changed", previous=before.statistics().address, current=sink.statistics().address)
 
     def _announce_move(self) -> None:
-        """Say on the old way that the agent moved, and wait a moment for what is on its way there."""
+        """Publish the status ``moved`` on the old sink, and wait briefly for its confirmations."""
         deadline = time.monotonic() + LEAVE_WITHIN_S
         if self._delivery.is_live:
             self._delivery.retain(self._identity.status("stopped", reason="moved"))
@@ -317,7 +357,7 @@ class Publisher:
             if self._drain_by is not None or time.monotonic() >= deadline:
                 log.info("broker.move_timed_out", broker=self._sink.statistics().address)
                 return
-            self._notified.wait(MOVE_LOOK_S)
+            self._notified.wait(MOVE_POLL_S)
             self._notified.clear()
             self._run_notifications()
 
@@ -364,24 +404,24 @@ class Publisher:
             elif isinstance(item, NumberedChange):
                 self._publish_change(item)
             else:
-                self._publish_vital(item)
+                self._publish_other(item)
         except (ValidationError, JSONEncodeError) as exc:
-            # An engine that once gives not-a-number, or a label that is no text, must not silence the agent.
+            # One NaN from an engine, or a label that cannot be encoded, must not end the publisher.
             self._counters.drop("invalid", _messages(item))
             log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 
     def _publish_result(self, result: Classification) -> None:
-        packet = self._packing.result(result, self._numbers.of_result(result), qos=self._result_qos)
+        packet = self._packets.result(result, self._numbers.of_result(result), qos=self._result_qos)
         if self._delivery.stream(packet) and self._on_result_sent is not None:
             self._on_result_sent(result, self._clock.monotonic_ns())
 
     def _publish_change(self, item: NumberedChange) -> None:
         if item.event_seq is not None:
-            self._delivery.event(self._packing.event(item, item.event_seq))
-        self._delivery.retain(self._packing.state(item))
+            self._delivery.event(self._packets.event(item, item.event_seq))
+        self._delivery.retain(self._packets.state(item))
 
-    def _publish_vital(self, item: Message | Outgoing | Packet) -> None:
-        packet, is_kept = self._packing.vital(item)
+    def _publish_other(self, item: Message | Outgoing | Packet) -> None:
+        packet, is_kept = self._packets.other(item)
         if packet.retain:
             self._delivery.retain(packet)
         elif is_kept:
@@ -393,11 +433,11 @@ class Publisher:
 def _stage_failed(exc: Exception) -> StageFailed:
     if isinstance(exc, StageFailed):
         return exc
-    failure = StageFailed(f"the publisher ended by {type(exc).__name__}: {exc}", stage="publisher")
+    failure = StageFailed(f"the publisher failed with {type(exc).__name__}: {exc}", stage="publisher")
     failure.__cause__ = exc
     return failure
 
 
 def _messages(item: Classification | _Important) -> int:
-    """How many messages are lost with ``item``."""
+    """How many messages are lost if ``item`` is dropped."""
     return 2 if isinstance(item, NumberedChange) and item.event_seq is not None else 1

@@ -1,4 +1,4 @@
-"""Which retained topics of cameras the broker may hold, so that those of a camera that is gone can be taken back."""
+"""Remembers which retained topics of cameras the broker may hold, so that those of a removed camera can be cleared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.runtime.logs import get_logger
 
 FILE_NAME = "retained.json"
 MAX_TOPICS = 8192
-"""More are not remembered."""
+"""Maximum number of remembered topics."""
 
 _TOPIC = re.compile(r"[^+#\x00]+/camera/[^/+#\x00]+/(?:health|[^/+#\x00]+/state)")
 
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 
 
 def camera_topics(config: AgentConfig, topics: Topics) -> frozenset[str]:
-    """What cameras retain under ``config``: a disabled one says so in its health, and decides nothing."""
+    """Retained topics of the cameras in ``config``: a disabled camera has its health topic only."""
     health = {topics.camera_health(name) for name in config.cameras}
     states = {
         topics.state(name, classifier.key)
@@ -35,45 +35,45 @@ def camera_topics(config: AgentConfig, topics: Topics) -> frozenset[str]:
 
 
 class RetainedLedger:
-    """Remembers topics in ``file`` from before they are first sent until the broker has confirmed that they are gone.
+    """Remembers topics in ``file``, from before their first message until the broker has confirmed their clearing.
 
-    ``expect`` comes before a configuration takes effect and ``settle`` after it. Any thread.
+    Call ``expect`` before a configuration takes effect and ``settle`` after it. Any thread.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._known = set(_read(file))
-        self._gone: frozenset[str] = frozenset()
+        self._removed: frozenset[str] = frozenset()
         self._is_changed = False
 
     def expect(self, topics: Collection[str]) -> None:
-        """These will be retained."""
+        """Remember topics that will be retained."""
         with self._lock:
-            self._gone -= frozenset(topics)
+            self._removed -= frozenset(topics)
             self._is_changed |= not self._known.issuperset(topics)
             self._known.update(topics)
         self.save()
 
     def settle(self, topics: Collection[str]) -> list[str]:
-        """Nothing but these is retained from now on; the topics to take back."""
+        """Only ``topics`` are retained from now on; returns the topics to clear."""
         with self._lock:
-            self._gone = frozenset(self._known.difference(topics))
-            return sorted(self._gone)
+            self._removed = frozenset(self._known.difference(topics))
+            return sorted(self._removed)
 
-    def is_gone(self, topic: str) -> bool:
-        """It was taken back: what a part still says there comes too late."""
-        return topic in self._gone
+    def is_removed(self, topic: str) -> bool:
+        """Whether the topic has been cleared, so that a late message for it must not be sent."""
+        return topic in self._removed
 
-    def taken_back(self, topic: str) -> None:
-        """The broker has confirmed it (or will not have it). Written down at the next ``save``."""
+    def cleared(self, topic: str) -> None:
+        """The broker has confirmed (or refused) the clearing of ``topic``. The next ``save`` writes it to the file."""
         with self._lock:
-            if topic in self._gone and topic in self._known:
+            if topic in self._removed and topic in self._known:
                 self._known.discard(topic)
                 self._is_changed = True
 
     def save(self) -> None:
-        """Replace the file as a whole, where something has changed."""
+        """Replace the file if something has changed."""
         with self._lock:
             if not self._is_changed:
                 return
@@ -86,7 +86,7 @@ class RetainedLedger:
 
 
 def _read(file: Path) -> Iterable[str]:
-    """What an earlier session wrote down; nothing that could not be a topic of a camera."""
+    """The topics that an earlier session wrote; anything that cannot be a topic of a camera is ignored."""
     try:
         found = json.loads(file.read_bytes())
         named = found["topics"]

@@ -1,4 +1,4 @@
-"""The way to the subscribers, put together from the configuration; another configuration changes what differs."""
+"""Builds broker connection, outbox and publisher from the configuration, and applies a changed one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
 from agent.mqtt.base import Sink
 from agent.mqtt.client import MqttClient
@@ -15,7 +16,7 @@ from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound, subscriptions
 from agent.mqtt.messages import Runtime
-from agent.mqtt.settings import BrokerAddress, MqttSettings, settings_from_config
+from agent.mqtt.settings import MqttSettings, settings_from_config
 from agent.publish.home_assistant import listen_for_birth, open_home_assistant
 from agent.publish.outbox.choose import open_outbox
 from agent.publish.publisher import Publisher
@@ -32,7 +33,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _ConnectionInputs:
-    """All that one connection depends on; where it becomes another, so does the connection.
+    """Everything that a connection depends on: if it differs, a new connection is made.
 
     ``files`` is a digest of the password and the certificates.
     """
@@ -43,9 +44,9 @@ class _ConnectionInputs:
 
 
 class Uplink:
-    """Owns the embedded broker, the outbox, the connection and the publisher, from ``open`` to ``close``.
+    """Owns the embedded broker, the outbox, the connection and the publisher until ``close``.
 
-    ``on_result_sent`` is the publisher's. The methods are called by one thread at a time.
+    ``on_result_sent``: see Publisher. Called by one thread at a time.
     """
 
     def __init__(
@@ -90,20 +91,20 @@ class Uplink:
 
     @property
     def address(self) -> BrokerAddress:
-        """Where the broker is."""
+        """Address of the broker."""
         return self._inputs.settings.address
 
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
-        """How to go over to ``loaded``, None where nothing differs; so far nothing has changed.
+        """Check ``loaded`` and return the function that applies it, or None if nothing differs.
 
-        What has to be the same: the topics' prefix, the outbox, and whether the broker is an embedded one.
+        Prefix, outbox and an embedded broker cannot change while the agent runs.
 
         Raises:
             ConfigError: the password file or a certificate cannot be used.
         """
-        reach, mqtt = self._connection_inputs(loaded), loaded.config.mqtt
+        inputs, mqtt = self._connection_inputs(loaded), loaded.config.mqtt
         self._ledger.expect(camera_topics(loaded.config, self._identity.topics))
-        if reach == self._inputs and mqtt == self._mqtt:
+        if inputs == self._inputs and mqtt == self._mqtt:
             return None
 
         def apply_change() -> None:
@@ -111,24 +112,24 @@ class Uplink:
             self.publisher.change_results(qos=mqtt.results.qos, max_hz=mqtt.results.max_hz)
             self._home.switch_to(loaded)
             listen_for_birth(self._home, self.inbound, self.publisher)
-            if reach != self._inputs:
-                self._inputs = reach
-                self.publisher.move(self._make_client(reach))
+            if inputs != self._inputs:
+                self._inputs = inputs
+                self.publisher.move(self._make_client(inputs))
 
         return apply_change
 
     def announce(self, loaded: LoadedConfig, runtime: Runtime) -> None:
-        """Say what runs from now on, and take back what the broker retains of cameras that are gone."""
+        """Publish what runs from now on, and clear the retained topics of removed cameras."""
         self.publisher.offer(runtime)
         self._home.announce(runtime)
         self.publisher.clear(self._ledger.settle(camera_topics(loaded.config, self._identity.topics)))
 
     def tick(self) -> None:
-        """Now and then: write down what the broker has confirmed."""
+        """Call this regularly: saves which topics the broker has cleared."""
         self._ledger.save()
 
     def close(self) -> None:
-        """Send what waits, disconnect, end the embedded broker; harmless when repeated."""
+        """Send waiting messages, disconnect, end the embedded broker. Idempotent."""
         self._resources.close()
 
     def _stop(self) -> None:
@@ -145,18 +146,18 @@ class Uplink:
         )
         return _ConnectionInputs(settings, subscriptions(loaded.config.mqtt, self._identity.topics), _digest(settings))
 
-    def _make_client(self, reach: _ConnectionInputs) -> MqttClient:
+    def _make_client(self, inputs: _ConnectionInputs) -> MqttClient:
         return MqttClient(
-            reach.settings,
+            inputs.settings,
             will=self._identity.status("offline"),
-            subscriptions=reach.filters,
+            subscriptions=inputs.filters,
             on_received=self.inbound.receive,
             clock=self._clock,
         )
 
 
 def _digest(settings: MqttSettings) -> str:
-    """Of the files that a connection is made with; one that is absent or cannot be read counts as empty."""
+    """Digest of the files that a connection uses; a missing or unreadable one counts as empty."""
     tls = settings.tls
     digest = hashlib.sha256()
     for path in (settings.credentials.password_file, tls.ca, tls.cert, tls.key):

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 
 STABLE_S = 30.0
 """A connection that held this long was a good one: the next failure starts from the beginning."""
-
-TAKEOVERS = 3
-TAKEOVER_WINDOW_S = 60.0
 
 
 class Backoff:
@@ -36,23 +32,3 @@ class Backoff:
     def reset(self) -> None:
         """The last connection was a good one."""
         self._failures = 0
-
-
-class TakeoverGuard:
-    """Notices that another client uses the same client id: three takeovers within a minute.
-
-    Not every broker says that it was one (mosquitto 2.0.11 just closes the connection), so a connection that the
-    broker closes without a reason counts too, as long as the next one is granted at once.
-    """
-
-    def __init__(self) -> None:
-        self._times_ns: deque[int] = deque(maxlen=TAKEOVERS)
-
-    def note(self, now_ns: int) -> bool:
-        """Count one takeover at monotonic ``now_ns``; True when it makes three within a minute."""
-        self._times_ns.append(now_ns)
-        return len(self._times_ns) == TAKEOVERS and now_ns - self._times_ns[0] <= TAKEOVER_WINDOW_S * 1e9
-
-    def clear(self) -> None:
-        """An attempt was not granted: it is the broker or the network that comes and goes."""
-        self._times_ns.clear()

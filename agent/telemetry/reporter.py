@@ -175,7 +175,7 @@ class Reporter:
             publisher=PublisherHealth(
                 sent=publisher.sent,
                 dropped=dict(publisher.dropped),
-                thinned=publisher.thinned,
+                rate_limited=publisher.rate_limited,
                 queued=publisher.queued,
                 stored=publisher.stored,
                 durability=publisher.durability,

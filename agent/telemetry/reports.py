@@ -132,7 +132,7 @@ def model_runtime(info: EngineInfo, package: ModelPackage) -> ModelRuntime:
             RejectedEngine(engine=rejection.engine, reason=rejection.reason, remedy=rejection.remedy)
             for rejection in info.rejected
         ),
-        parity=None if info.parity is None else dict(info.parity),
+        accuracy=None if info.accuracy is None else dict(info.accuracy),
         labels=package.labels,
         load_ms=round(info.load_ms, 1),
         pending=info.pending,

@@ -24,7 +24,7 @@ def thermal_message(snapshot: ThermalSnapshot, identity: Identity) -> Thermal:
         age_s=None if sample is None else round(max(0.0, sample.age_s(now_ns)), 3),
         zones={zone: _zone(seen, zone, limits.get(zone)) for zone in sorted(seen.temperatures)},
         hottest=None if seen.hottest is None else seen.hottest[0],
-        absent=dict(seen.absent),
+        unusable_sensors=dict(seen.absent),
         power=Power(
             rails={name: round(watts, 3) for name, watts in seen.power.rails.items()},
             total_watts=None if seen.power.total_watts is None else round(seen.power.total_watts, 3),
@@ -40,7 +40,7 @@ def thermal_message(snapshot: ThermalSnapshot, identity: Identity) -> Thermal:
         else Memory(total_bytes=seen.memory.total_bytes, used_bytes=seen.memory.used_bytes),
         fans={name: Fan(speed_ratio=fan.speed_ratio, rpm=fan.rpm) for name, fan in seen.fans.items()},
         power_mode=seen.power_mode,
-        is_throttling=seen.is_throttling,
+        throttled=seen.is_throttling,
         throttle_causes=dict(seen.throttle_causes),
         throttle_states=dict(seen.throttle_states),
         over_current=_over_current(seen),

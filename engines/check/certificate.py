@@ -79,8 +79,8 @@ class Certificate:
         """Return plain values for JSON, with the result."""
         return {**asdict(self), "passed": self.has_passed, "why_not": self.why_not}
 
-    def as_parity(self) -> dict[str, float | str | bool]:
-        """Return the value of ``EngineInfo.parity``."""
+    def as_accuracy(self) -> dict[str, float | str | bool]:
+        """Return the value of ``EngineInfo.accuracy``."""
         return {
             "passed": self.has_passed,
             "reference": self.reference,

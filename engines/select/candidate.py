@@ -100,7 +100,7 @@ def _checked_engine(
         return engine
     certificate = certificate_for(package, engine, options, kept_layers=kept_layers)
     certificate.require()
-    return ServedEngine(engine, replace(engine.info, parity=certificate.as_parity(), kept_layers=kept_layers))
+    return ServedEngine(engine, replace(engine.info, accuracy=certificate.as_accuracy(), kept_layers=kept_layers))
 
 
 def _or_close(engine: Engine, check: Callable[[], Engine]) -> Engine:

@@ -117,7 +117,7 @@ ROWS: tuple[Row, ...] = (
         "no timer moves, no latency is negative, no number is missing",
         (
             f"{_RESOURCE}test_a_clock_that_jumps_ten_years_both_ways_moves_no_timer",
-            f"{_OUTBOX}test_a_clock_that_is_set_makes_nothing_old",
+            f"{_OUTBOX}test_changing_the_clock_expires_nothing",
         ),
     ),
     Row(
@@ -132,7 +132,7 @@ ROWS: tuple[Row, ...] = (
         "events wait in the outbox; if it is full the oldest are dropped and counted",
         (
             f"{_RUN}test_a_broker_that_was_killed_is_found_again",
-            f"{_OUTBOX}test_the_oldest_go_where_room_is_short_and_events_outlive_replies",
+            f"{_OUTBOX}test_a_full_file_drops_replies_first_then_the_oldest",
             "tests/system/test_delivery_drills.py::test_an_agent_that_is_killed_while_its_broker_is_away_loses_nothing",
         ),
         "24 hours were not waited for; a million messages were (see below)",
@@ -142,7 +142,7 @@ ROWS: tuple[Row, ...] = (
         "half-open connection, stalled broker",
         "noticed within two keepalives",
         (
-            f"{_BROKER}test_a_silent_broker_is_noticed_within_two_keepalives",
+            f"{_BROKER}test_a_silent_broker_is_detected_within_two_keepalives",
             f"{_RUN}test_a_stop_takes_less_than_five_seconds_with_broker_and_camera_stalled",
         ),
     ),
@@ -181,7 +181,7 @@ ROWS: tuple[Row, ...] = (
         "two agents with one client id or one state directory",
         "reported after three takeovers; on one machine the second is refused with 75",
         (
-            f"{_BROKER}test_two_agents_with_one_client_id_are_told_so",
+            f"{_BROKER}test_two_agents_with_the_same_client_id_are_detected",
             f"{_RUN}test_a_second_agent_on_the_same_state_is_refused",
         ),
     ),
@@ -191,7 +191,7 @@ ROWS: tuple[Row, ...] = (
         "dropped once and counted",
         (
             f"{_BROKER}test_a_message_too_large_for_the_broker_is_dropped_once",
-            f"{_BROKER}test_what_the_access_list_forbids_is_counted_and_not_repeated",
+            f"{_BROKER}test_a_message_to_a_forbidden_topic_is_counted_and_not_repeated",
         ),
     ),
     Row(
@@ -204,8 +204,8 @@ ROWS: tuple[Row, ...] = (
             f"{_RESOURCE}test_the_agent_starts_on_a_disk_with_room_for_a_number_alone",
             f"{_RESOURCE}test_a_disk_that_fills_up_stops_neither_results_nor_the_end",
             "tests/unit/test_daemon_state_directory.py::test_a_full_disk_is_no_reason_not_to_start_and_the_count_goes_on_from_there",
-            f"{_OUTBOX}test_a_full_disk_is_told_and_recovered_from_without_a_loss",
-            f"{_OUTBOX}test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_leaves_the_file",
+            f"{_OUTBOX}test_a_full_disk_is_reported_and_recovered_from_without_a_loss",
+            f"{_OUTBOX}test_five_percent_stay_free_and_acknowledged_packets_still_leave_the_file",
         ),
         "with less than 64 MiB free on every disk, a first start ends with 69: there is no room for a model's graph",
     ),
@@ -215,7 +215,7 @@ ROWS: tuple[Row, ...] = (
         "as with a full disk; events wait in memory",
         (
             f"{_RESOURCE}test_the_agent_starts_on_a_full_or_read_only_disk",
-            f"{_OUTBOX}test_a_file_system_that_becomes_read_only_is_told_and_recovered_from",
+            f"{_OUTBOX}test_a_file_system_that_becomes_read_only_is_reported_and_recovered_from",
         ),
     ),
     Row(
@@ -225,7 +225,7 @@ ROWS: tuple[Row, ...] = (
         (
             f"{_DISK}test_a_disk_that_takes_three_seconds_for_each_commit_holds_up_no_frame",
             f"{_DISK}test_events_wait_in_memory_while_the_disk_reports_errors_and_go_to_it_afterwards",
-            f"{_OUTBOX}test_a_file_that_takes_nothing_is_told_once_and_never_called_recovered",
+            f"{_OUTBOX}test_an_unwritable_file_is_reported_once_and_never_as_recovered",
         ),
         "system calls are disturbed, the device is not; the end takes as long as such a disk does, below 20 s",
     ),
@@ -234,7 +234,7 @@ ROWS: tuple[Row, ...] = (
         "power cut",
         "what was committed survives a kill at any instant",
         (
-            f"{_OUTBOX}test_a_commit_outlives_sigkill",
+            f"{_OUTBOX}test_a_commit_survives_sigkill",
             "tests/system/test_delivery_drills.py::test_an_agent_that_is_killed_while_its_broker_is_away_loses_nothing",
         ),
         "the cut is a kill; copies of a file system at random instants were not taken",
@@ -243,7 +243,7 @@ ROWS: tuple[Row, ...] = (
         "F24",
         "outbox corrupted",
         "renamed and logged; a new one is started",
-        (f"{_OUTBOX}test_a_damaged_file_is_set_aside_and_named",),
+        (f"{_OUTBOX}test_a_damaged_file_is_renamed_and_logged",),
     ),
     Row(
         "F25",
@@ -252,7 +252,7 @@ ROWS: tuple[Row, ...] = (
         (
             f"{_RUN}test_an_agent_that_is_killed_is_reported_by_its_last_will",
             f"{_RUN}test_numbers_have_no_gaps_and_sessions_count_up",
-            f"{_OUTBOX}test_a_commit_outlives_sigkill",
+            f"{_OUTBOX}test_a_commit_survives_sigkill",
         ),
     ),
     Row(
@@ -438,8 +438,8 @@ ROWS: tuple[Row, ...] = (
         "upgrade and downgrade",
         "older outboxes are read, newer ones left alone",
         (
-            f"{_OUTBOX}test_the_file_of_an_earlier_version_is_read",
-            f"{_OUTBOX}test_the_file_of_a_newer_version_stays_as_it_is",
+            f"{_OUTBOX}test_the_file_of_an_earlier_version_is_migrated",
+            f"{_OUTBOX}test_the_file_of_a_newer_version_is_left_unchanged",
         ),
     ),
 )

@@ -161,7 +161,7 @@ def engines(setting: Setting, _: LoadWatch) -> list[str]:
 def _engine_line(model: str, engine: EngineResult) -> list[str]:
     paced = next((one for one in engine.cases if one.case.mode == "paced"), None)
     closed = next((one for one in engine.cases if one.case.mode == "closed" and one.case.batch == 1), None)
-    agreement = engine.parity.get("top1_agreement") if engine.parity else None
+    agreement = engine.accuracy_check.get("top1_agreement") if engine.accuracy_check else None
     settings = [f"{name} {engine.details[name]}" for name in _SETTINGS if name in engine.details]
     return [
         model,

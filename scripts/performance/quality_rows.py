@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 import orjson
 
-from agent.inference.decisions import top_scores
-from agent.mqtt.catalog import RESULT
+from agent.config.broker_address import BrokerAddress
+from agent.inference.classifications import top_scores
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
-from agent.mqtt.messages import Result, encode, result_from_classification
-from agent.mqtt.settings import BrokerAddress, MqttSettings
-from agent.mqtt.topics import Topics
+from agent.mqtt.messages import Result, result_from_classification
+from agent.mqtt.settings import MqttSettings
+from agent.mqtt.topics import RESULT, Topics, encode
 from agent.publish.publisher import Publisher
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes
 from agent.runtime.statistics import percentiles

@@ -1,4 +1,4 @@
-"""The outbox's file stays below its bound, whatever became of the disk in between."""
+"""The outbox's file stays below its limit, even after disk faults."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.fixtures.deadlines import wait_until
 
 
 def _is_written(outbox: SqliteOutbox) -> bool:
-    return not outbox._unwritten and not outbox._gone
+    return not outbox._unwritten and not outbox._to_delete
 
 
-def test_what_arrived_while_the_disk_was_full_does_not_widen_the_bound(tmp_path: Path) -> None:
+def test_events_confirmed_while_the_disk_was_full_do_not_raise_the_limit(tmp_path: Path) -> None:
     is_full, packet = True, Packet("t", b"x" * (285 - 1 - ROW_BYTES), 1)
 
     class Filled(OutboxFile):

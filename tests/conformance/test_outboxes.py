@@ -1,4 +1,4 @@
-"""Every outbox keeps the promises of ``agent.publish.outbox.base``; what only a file can do is tested besides."""
+"""Every outbox fulfils the contract in ``agent.publish.outbox.base``; file faults are tested too."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def _packet(number: int, topic: str = "t/0", size: int = 0) -> Packet:
 
 
 def _is_written(outbox: SqliteOutbox) -> bool:
-    return not outbox._unwritten and not outbox._gone
+    return not outbox._unwritten and not outbox._to_delete
 
 
 def _numbers(outbox: Outbox) -> list[int]:
-    """What waits, in order."""
+    """The waiting packets in order."""
     found, after = [], 0
     while (stored := outbox.next(after)) is not None:
         after = stored.key
@@ -71,7 +71,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., SqliteOutbox]]:
         one.close()
 
 
-def test_packets_come_out_in_order_with_rising_keys(outbox: Outbox) -> None:
+def test_packets_are_returned_in_order_with_increasing_keys(outbox: Outbox) -> None:
     keys = [outbox.put(_packet(number)) for number in range(30)]
     assert keys == sorted(set(keys))
     assert outbox.last_key == keys[-1]
@@ -79,7 +79,7 @@ def test_packets_come_out_in_order_with_rising_keys(outbox: Outbox) -> None:
     assert outbox.next(keys[-1]) is None
 
 
-def test_what_arrived_is_forgotten_and_the_rest_is_not(outbox: Outbox) -> None:
+def test_only_acknowledged_packets_are_removed(outbox: Outbox) -> None:
     keys = [outbox.put(_packet(number)) for number in range(10)]
     for key in keys[1::2]:
         outbox.ack(key)
@@ -97,7 +97,7 @@ def test_the_newest_key_of_each_topic_is_known_while_it_waits(outbox: Outbox) ->
     assert first < second
 
 
-def test_a_packet_comes_out_as_it_went_in(outbox: Outbox) -> None:
+def test_a_packet_is_stored_unchanged(outbox: Outbox) -> None:
     packets = [Packet("ü/x", b"\x00\xff", 1, retain=True, expiry_s=30), Packet("y", b"", 0)]
     for packet in packets:
         outbox.put(packet)
@@ -105,7 +105,7 @@ def test_a_packet_comes_out_as_it_went_in(outbox: Outbox) -> None:
     assert [stored.packet for stored in found if stored is not None] == packets
 
 
-def test_the_next_session_finds_what_was_left_and_goes_on_counting(opened: Callable[..., SqliteOutbox]) -> None:
+def test_the_next_session_finds_waiting_packets_and_continues_the_keys(opened: Callable[..., SqliteOutbox]) -> None:
     first = opened()
     for number in range(600):  # more than one page
         first.put(_packet(number, f"t/{number % 3}"))
@@ -127,18 +127,18 @@ def test_the_next_session_finds_what_was_left_and_goes_on_counting(opened: Calla
     assert third.put(_packet(0)) > 0
 
 
-def test_what_was_acknowledged_before_it_was_written_never_is(opened: Callable[..., SqliteOutbox]) -> None:
+def test_a_packet_acknowledged_before_writing_is_never_written(opened: Callable[..., SqliteOutbox]) -> None:
     outbox = opened(durability="grouped")
     outbox.put(_packet(0))
     wait_until(lambda: _is_written(outbox))
     for number in range(1, 50):  # within the second after that commit
         outbox.ack(outbox.put(_packet(number)))
-    assert outbox._gone == {}
+    assert outbox._to_delete == {}
     outbox.close()
     assert opened().statistics().stored == 1
 
 
-def test_a_commit_outlives_sigkill(tmp_path: Path) -> None:
+def test_a_commit_survives_sigkill(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path; from agent.mqtt.base import Packet\n"
         "from agent.publish.outbox.sqlite import SqliteOutbox\n"
@@ -163,7 +163,7 @@ def test_a_commit_outlives_sigkill(tmp_path: Path) -> None:
     assert len(found) <= len(committed) + 1
 
 
-def test_the_oldest_go_where_room_is_short_and_events_outlive_replies(opened: Callable[..., SqliteOutbox]) -> None:
+def test_a_full_file_drops_replies_first_then_the_oldest(opened: Callable[..., SqliteOutbox]) -> None:
     outbox = opened(max_bytes=100 * 300)
     for number in range(150):
         outbox.put(_packet(number, size=200), REPLY if number % 3 == 0 else EVENT)
@@ -178,7 +178,7 @@ def test_the_oldest_go_where_room_is_short_and_events_outlive_replies(opened: Ca
     assert left == [number for number in range(150) if number % 3][-len(left) :]
 
 
-def test_in_memory_too_the_oldest_go_and_events_outlive_replies() -> None:
+def test_full_memory_drops_replies_first_then_the_oldest() -> None:
     outbox = MemoryOutbox(10)
     for number in range(20):
         outbox.put(_packet(number), REPLY if number in {3, 5, 7, 9} else EVENT)
@@ -186,7 +186,7 @@ def test_in_memory_too_the_oldest_go_and_events_outlive_replies() -> None:
     assert outbox.statistics().dropped == {"outbox_full": 10}
 
 
-def test_what_is_too_old_is_given_up_and_counted(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+def test_expired_packets_are_dropped_and_counted(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
     first = opened()
     first.put(_packet(0))
     wait_until(lambda: _is_written(first))
@@ -196,7 +196,7 @@ def test_what_is_too_old_is_given_up_and_counted(opened: Callable[..., SqliteOut
     assert _numbers(second) == []
 
 
-def test_a_clock_that_is_set_makes_nothing_old(opened: Callable[..., SqliteOutbox]) -> None:
+def test_changing_the_clock_expires_nothing(opened: Callable[..., SqliteOutbox]) -> None:
     class LeapingClock(SystemClock):
         leap_ns = 0
 
@@ -226,9 +226,7 @@ def test_the_file_is_private(opened: Callable[..., SqliteOutbox], tmp_path: Path
 
 
 @pytest.mark.parametrize("where", ["header", "middle", "text"])
-def test_a_damaged_file_is_set_aside_and_named(
-    opened: Callable[..., SqliteOutbox], tmp_path: Path, where: str
-) -> None:
+def test_a_damaged_file_is_renamed_and_logged(opened: Callable[..., SqliteOutbox], tmp_path: Path, where: str) -> None:
     path = tmp_path / "outbox.sqlite"
     first = opened()
     for number in range(200):
@@ -262,7 +260,7 @@ PRAGMA user_version = 1;
 """
 
 
-def test_the_file_of_an_earlier_version_is_read(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+def test_the_file_of_an_earlier_version_is_migrated(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "outbox.sqlite")
     database.executescript(_VERSION_1)
     database.close()
@@ -274,7 +272,7 @@ def test_the_file_of_an_earlier_version_is_read(opened: Callable[..., SqliteOutb
     assert _numbers(opened()) == [0, 1, 2]
 
 
-def test_the_file_of_a_newer_version_stays_as_it_is(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+def test_the_file_of_a_newer_version_is_left_unchanged(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
     database = sqlite3.connect(path)
     database.executescript(f"CREATE TABLE future (x); PRAGMA user_version = {SCHEMA_VERSION + 1};")
@@ -291,7 +289,7 @@ def test_the_file_of_a_newer_version_stays_as_it_is(opened: Callable[..., Sqlite
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
-def test_a_full_disk_is_told_and_recovered_from_without_a_loss(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_recovered_from_without_a_loss(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=False).returncode:
@@ -322,7 +320,7 @@ def test_a_full_disk_is_told_and_recovered_from_without_a_loss(tmp_path: Path) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can only be mounted by root")
-def test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_leaves_the_file(tmp_path: Path) -> None:
+def test_five_percent_stay_free_and_acknowledged_packets_still_leave_the_file(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], check=False).returncode:
@@ -335,7 +333,7 @@ def test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_le
             for _ in range(100):
                 outbox.put(_packet(put, size=250))
                 put += 1
-        assert "are free and the outbox leaves 0.6 MiB to others" in (outbox.statistics().reason or "")
+        assert "are free and the outbox keeps 0.6 MiB free" in (outbox.statistics().reason or "")
         in_file = put - len(outbox._unwritten)
         assert in_file > 10_000
         for _ in range(10):  # it tries again and again
@@ -356,11 +354,11 @@ def test_a_twentieth_of_the_file_system_stays_free_and_what_has_arrived_still_le
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_twentieth_stays_free_of_a_small_file_system_and_a_gibibyte_of_a_large_one(tmp_path: Path) -> None:
+def test_five_percent_or_one_gibibyte_stay_free(tmp_path: Path) -> None:
     assert kept_free_bytes(1 << 30) == round((1 << 30) / 20)
     assert kept_free_bytes(1 << 40) == 1 << 30
     assert lack_of_room(tmp_path, 0) is None
-    assert "to others" in (lack_of_room(tmp_path, 1 << 60) or "")
+    assert "the outbox keeps 1024.0 MiB free" in (lack_of_room(tmp_path, 1 << 60) or "")
 
 
 def _free_share(directory: Path) -> float:
@@ -373,17 +371,17 @@ def _rows_up_to(key: int, path: Path) -> int:
         return int(database.execute("SELECT count(*) FROM waiting WHERE key <= ?", (key,)).fetchone()[0])
 
 
-def test_a_file_that_takes_nothing_is_told_once_and_never_called_recovered(tmp_path: Path) -> None:
-    class NullListener(OutboxFile):
-        """Opens, and fails at every commit, as a disk that reports errors does."""
+def test_an_unwritable_file_is_reported_once_and_never_as_recovered(tmp_path: Path) -> None:
+    class FailingFile(OutboxFile):
+        """Opens, but fails at every commit, like a disk with errors."""
 
-        def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
+        def write(self, rows: Sequence[Row], deleted: Iterable[int] = ()) -> None:
             raise OutboxFault("io", "disk I/O error")
 
         def probe(self) -> None:
             raise OutboxFault("io", "disk I/O error")
 
-    makers: Iterator[type[OutboxFile]] = itertools.chain([NullListener] * 5, itertools.repeat(OutboxFile))
+    makers: Iterator[type[OutboxFile]] = itertools.chain([FailingFile] * 5, itertools.repeat(OutboxFile))
 
     def open_next(path: Path) -> OutboxFile:
         return next(makers)(path)
@@ -406,7 +404,7 @@ def _fill(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system can only be made read-only by root")
-def test_a_file_system_that_becomes_read_only_is_told_and_recovered_from(tmp_path: Path) -> None:
+def test_a_file_system_that_becomes_read_only_is_reported_and_recovered_from(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=False).returncode:
@@ -430,7 +428,7 @@ def test_a_file_system_that_becomes_read_only_is_told_and_recovered_from(tmp_pat
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_file_that_breaks_while_it_is_in_use_costs_what_was_not_in_memory_and_says_how_much(
+def test_a_file_damaged_in_use_loses_only_packets_outside_memory_and_counts_them(
     opened: Callable[..., SqliteOutbox], tmp_path: Path
 ) -> None:
     path = tmp_path / "outbox.sqlite"
@@ -470,7 +468,7 @@ def test_closing_a_file_twice_is_harmless(tmp_path: Path) -> None:
     file.close()
 
 
-def test_the_configuration_says_which_outbox_it_is(tmp_path: Path) -> None:
+def test_the_configured_outbox_is_opened(tmp_path: Path) -> None:
     for durability in ("each", "grouped", "memory"):
         config = OutboxConfig(durability=durability)
         outbox = open_outbox(config, tmp_path / durability, clock=SystemClock(), clock_state=lambda: "synced")
@@ -483,9 +481,9 @@ def test_the_configuration_says_which_outbox_it_is(tmp_path: Path) -> None:
         assert (tmp_path / durability / "outbox.sqlite").exists() == (durability != "memory")
 
 
-def test_a_mistake_of_the_program_in_the_writing_thread_is_told_and_nothing_stops(tmp_path: Path) -> None:
+def test_a_bug_in_the_writing_thread_is_reported_and_nothing_stops(tmp_path: Path) -> None:
     class Mistaken(OutboxFile):
-        def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
+        def write(self, rows: Sequence[Row], deleted: Iterable[int] = ()) -> None:
             raise RuntimeError("a mistake")
 
     outbox = _open(tmp_path / "outbox.sqlite", open_file=Mistaken)

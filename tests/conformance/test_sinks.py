@@ -1,4 +1,4 @@
-"""Every sink keeps the promises of ``agent.mqtt.base.Sink``, and the suite notices one that does not."""
+"""Every sink fulfils the contract ``agent.mqtt.base.Sink``, and the suite detects sinks that do not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Protocol
 import orjson
 import pytest
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import Packet, Sink, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.client import MqttClient
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.settings import MqttSettings
 from agent.publish.json_lines import JsonLinesSink
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorder
@@ -25,7 +26,7 @@ SHORT_S = 0.3
 
 
 class Listener:
-    """Writes down what a sink tells."""
+    """Records the calls of a sink."""
 
     def __init__(self) -> None:
         self.connected = threading.Event()
@@ -46,7 +47,7 @@ class Listener:
 
 
 class Case(Protocol):
-    """One kind of sink and a view on what left it."""
+    """One kind of sink, and a view of what it sent."""
 
     def make(self) -> Sink: ...
 
@@ -171,7 +172,7 @@ def test_a_sink_keeps_its_promise(case: Case, check: Callable[[Case, float], Non
 
 
 class GoodSink(Sink):
-    """Keeps all promises in memory: the control, and the base of those that break one."""
+    """A correct sink in memory: the control, and the base of the broken ones."""
 
     def __init__(self, arrived: list[tuple[str, bytes]]) -> None:
         self.out = arrived
@@ -323,5 +324,5 @@ def test_a_closed_output_ends_the_json_lines_and_nothing_else(tmp_path: Path) ->
         assert sink.send(_packets(1)[0], 1) is None
     assert sink.send(_packets(1)[0], 2) == "disconnected"
     assert listener.confirmed == [(1, None)]
-    assert "cannot be written" in (sink.statistics().reason or "")
+    assert "cannot write to the output" in (sink.statistics().reason or "")
     assert sink.stop(0.0)

@@ -60,8 +60,8 @@ def _open(package: ModelPackage, cache: Path, **more: object) -> Engine:
 def test_every_precision_is_built_and_proven(package: ModelPackage, cache: Path, precision: Precision) -> None:
     with _open(package, cache, precision=precision) as engine:
         assert engine.info.precision == precision
-        assert engine.info.parity is not None
-        assert engine.info.parity["passed"] is True
+        assert engine.info.accuracy is not None
+        assert engine.info.accuracy["passed"] is True
 
 
 @pytest.mark.parametrize("name", ["cuda_graph", "blocking_sync"])

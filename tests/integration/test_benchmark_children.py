@@ -60,8 +60,8 @@ def test_engines_are_measured_in_turns_and_held_against_the_bare_session(cache: 
     fp32, int8, bare = results
     assert fp32.cases[0].to_bare == pytest.approx(fp32.cases[0].spread.p50_ms / bare.cases[0].spread.p50_ms)
     assert int8.cases[0].to_bare is None
-    assert int8.parity is not None
-    assert int8.parity["passed"] is True
+    assert int8.accuracy_check is not None
+    assert int8.accuracy_check["passed"] is True
     for result in results:
         case = result.cases[0]
         assert case.spread.n >= 20

@@ -1,6 +1,6 @@
-"""Each way in which a broker cannot be used has its own words, in the log, in `health` and in `agent doctor`.
+"""Each way in which a broker cannot be used has its own text in the log, in `health` and in `agent doctor`.
 
-A repair is picked up without a restart, and the password is nowhere.
+A repair needs no restart, and the password is shown nowhere.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _doctor(config: Path) -> Finding:
 
 
 @pytest.mark.parametrize("case", WORDS, ids=lambda case: str(case.__name__))
-def test_every_refusal_has_its_own_words_everywhere_and_tells_no_password(
+def test_every_refusal_has_its_own_text_and_shows_no_password(
     tmp_path: Path, authority: Authority, stack: ExitStack, case: Case
 ) -> None:
     config = _config(tmp_path, {**case(tmp_path, authority, stack), **_password(tmp_path)})
@@ -146,7 +146,7 @@ def test_every_refusal_has_its_own_words_everywhere_and_tells_no_password(
     assert CANARY not in repr((lines, finding, publisher.statistics(), loaded, settings))
 
 
-def test_no_two_refusals_share_their_words() -> None:
+def test_no_two_refusals_share_their_text() -> None:
     assert len({*WORDS.values()}) == len(WORDS)
 
 
@@ -173,7 +173,7 @@ def test_a_certificate_and_a_password_that_are_renewed_need_no_restart(
     wait_until(lambda: publisher.statistics().connection.state == "connected")
 
 
-def test_what_the_access_list_forbids_stands_in_health_until_it_is_allowed(tmp_path: Path, stack: ExitStack) -> None:
+def test_a_forbidden_topic_is_in_health_until_it_is_allowed(tmp_path: Path, stack: ExitStack) -> None:
     allowed = "user line-3\ntopic write edge/line-3/status\n"
     broker = stack.enter_context(MosquittoBroker(tmp_path / "broker", users={"line-3": CANARY}, acl=allowed))
     config = _config(tmp_path, {"broker": broker.url, **_password(tmp_path)})

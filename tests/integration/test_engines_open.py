@@ -137,15 +137,15 @@ def test_int8_serves_with_its_certificate(package: ModelPackage, tmp_path: Path)
     info = _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
     assert info.precision == "int8"
     assert info.degraded is None
-    assert info.parity is not None
-    assert info.parity["passed"] is True
-    assert info.parity["images"] == 36
+    assert info.accuracy is not None
+    assert info.accuracy["passed"] is True
+    assert info.accuracy["images"] == 36
 
 
 def test_a_certificate_is_made_once(package: ModelPackage, tmp_path: Path) -> None:
     first = _info(package, tmp_path, "ort-cpu", precision="int8")
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "certificates").iterdir()}
-    assert _info(package, tmp_path, "ort-cpu", precision="int8").parity == first.parity
+    assert _info(package, tmp_path, "ort-cpu", precision="int8").accuracy == first.accuracy
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "certificates").iterdir()} == files
 
 

@@ -195,7 +195,7 @@ def test_a_prepared_precision_is_opened_with_its_certificate_and_without_a_build
     assert prepared_precisions(package, options.cache_dir, usual) == ("int8",)
     with open_prepared(package, int8) as engine:
         assert (engine.info.name, engine.info.precision) == ("ort-cpu", "int8")
-        assert engine.info.parity is not None
+        assert engine.info.accuracy is not None
 
 
 def test_a_precision_that_changes_the_answers_is_refused(tmp_path: Path) -> None:

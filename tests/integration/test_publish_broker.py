@@ -1,4 +1,4 @@
-"""The publisher against a real mosquitto: birth, death, refusal, loss and return."""
+"""The publisher with a real mosquitto: start, stop, refusals, lost and restored connections."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import pytest
 import structlog
 
 from agent.commands.schemas import message_schemas
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
-from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings
+from agent.mqtt.settings import Credentials, MqttSettings
 from agent.mqtt.subscriber import open_subscriber
 from agent.publish.packets import Outgoing
 from agent.publish.publisher import Publisher
@@ -65,7 +66,7 @@ def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
-    """Start publishers that are stopped at the end."""
+    """Start publishers; all are stopped at the end."""
     with ExitStack() as stack:
 
         def open_publisher(settings: MqttSettings, **options: object) -> Publisher:
@@ -91,7 +92,7 @@ def _connection(publisher: Publisher) -> SinkStatistics:
 
 
 def _connected(publisher: Publisher) -> Callable[[], bool]:
-    """Connected, and the status has arrived: from now on the publisher's thread knows it too."""
+    """Wait until the status has arrived, so the publisher's thread has seen the connection."""
     return lambda: _connection(publisher).state == "connected" and publisher.statistics().sent >= 1
 
 
@@ -123,7 +124,7 @@ def test_everything_that_is_sent_fits_the_published_schemas(broker: MosquittoBro
     assert all(message.properties["MessageExpiryInterval"] > 0 for message in recorder.messages(RESULT))
 
 
-def test_who_comes_later_finds_the_birth_the_states_and_no_old_results(broker: MosquittoBroker, opened: Open) -> None:
+def test_a_late_subscriber_gets_runtime_and_states_but_no_old_results(broker: MosquittoBroker, opened: Open) -> None:
     publisher = opened(_settings(broker))
     _until(_connected(publisher))
     for message in vitals():
@@ -180,7 +181,7 @@ def test_a_clean_stop_says_stopped_and_never_offline(broker: MosquittoBroker, op
     assert publisher.stop(), "stopping again is harmless"
 
 
-def test_a_lost_broker_gets_everything_back_that_matters(tmp_path: Path, opened: Open) -> None:
+def test_a_restarted_broker_gets_retained_values_and_events_again(tmp_path: Path, opened: Open) -> None:
     password = tmp_path / "password"
     password.touch(0o600)
     password.write_text("secret-1")
@@ -204,7 +205,7 @@ def _lose_and_regain(broker: MosquittoBroker, publisher: Publisher) -> None:
     for index in range(1, 6):
         publisher.offer(classification(index))
     _until(lambda: publisher.statistics().dropped.get("disconnected", 0) == 5)
-    # The recorder has to be there first, so the new broker does not let the agent in before.
+    # The new broker must not accept the agent before the recorder is connected.
     broker.set_users({"line-3": "not yet", "watcher": "w"})
     broker.start()
     with Recorder(broker.port, username="watcher", password="w") as recorder:
@@ -228,7 +229,7 @@ def _lose_and_regain(broker: MosquittoBroker, publisher: Publisher) -> None:
     assert statistics.connection.reconnects == 1
 
 
-def test_a_wrong_password_says_not_authorised_and_a_right_one_needs_no_restart(tmp_path: Path, opened: Open) -> None:
+def test_a_wrong_password_is_named_and_correcting_it_needs_no_restart(tmp_path: Path, opened: Open) -> None:
     password = tmp_path / "password"
     password.touch(0o600)
     password.write_text(f"{CANARY}-wrong\n")
@@ -239,7 +240,7 @@ def test_a_wrong_password_says_not_authorised_and_a_right_one_needs_no_restart(t
         settings = _settings(broker, credentials=Credentials("line-3", password))
         publisher = opened(settings)
         _until(lambda: "not authorised" in (_connection(publisher).reason or ""))
-        # a few more attempts, none of which may be logged again
+        # more attempts, none of which may be logged
         _until(lambda: broker.log().count("not authorised") >= 4)
         assert _connection(publisher).state == "disconnected"
         told = [line for line in lines if line["event"] == "broker.disconnected"]
@@ -251,7 +252,7 @@ def test_a_wrong_password_says_not_authorised_and_a_right_one_needs_no_restart(t
     assert CANARY not in repr(lines) + repr(publisher.statistics()) + repr(settings)
 
 
-def test_a_silent_broker_is_noticed_within_two_keepalives(broker: MosquittoBroker, opened: Open) -> None:
+def test_a_silent_broker_is_detected_within_two_keepalives(broker: MosquittoBroker, opened: Open) -> None:
     publisher = opened(_settings(broker, keepalive_s=1, connect_timeout_s=0.5))
     _until(_connected(publisher))
     broker.pause()
@@ -277,7 +278,7 @@ def test_a_name_that_does_not_exist_is_named(opened: Open) -> None:
     _until(lambda: "'no-such-host.invalid' cannot be resolved" in (_connection(publisher).reason or ""))
 
 
-def test_something_that_is_no_broker_is_named(opened: Open) -> None:
+def test_a_server_that_is_not_a_broker_is_named(opened: Open) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10.0)
 
@@ -319,7 +320,7 @@ def test_a_message_after_the_stop_is_counted(broker: MosquittoBroker, opened: Op
     assert publisher.statistics().dropped["stopped"] >= 2
 
 
-def test_thinned_results_are_counted_and_leave_no_hole(broker: MosquittoBroker, opened: Open) -> None:
+def test_rate_limited_results_are_counted_and_leave_no_gap(broker: MosquittoBroker, opened: Open) -> None:
     with Recorder(broker.port, [RESULT]) as recorder:
         publisher = opened(_settings(broker), result_max_hz=5.0)
         _until(_connected(publisher))
@@ -330,7 +331,7 @@ def test_thinned_results_are_counted_and_leave_no_hole(broker: MosquittoBroker, 
         publisher.stop()
     assert [result.json["seq"] for result in results] == list(range(10))
     assert [result.json["frame"] for result in results] == list(range(0, 50, 5))
-    assert publisher.statistics().thinned == 40
+    assert publisher.statistics().rate_limited == 40
 
 
 def test_results_at_qos_1_are_confirmed(broker: MosquittoBroker, opened: Open) -> None:
@@ -345,7 +346,7 @@ def test_results_at_qos_1_are_confirmed(broker: MosquittoBroker, opened: Open) -
     assert [result.json["seq"] for result in results] == list(range(100))
 
 
-def test_what_the_access_list_forbids_is_counted_and_not_repeated(tmp_path: Path, opened: Open) -> None:
+def test_a_message_to_a_forbidden_topic_is_counted_and_not_repeated(tmp_path: Path, opened: Open) -> None:
     acl = (
         "topic readwrite #\n\nuser line-3\ntopic write edge/line-3/status\ntopic write edge/line-3/camera/+/+/state\n"
     )
@@ -374,10 +375,10 @@ def test_a_message_too_large_for_the_broker_is_dropped_once(tmp_path: Path, open
         assert _connection(publisher).reconnects == 0
 
 
-def test_two_agents_with_one_client_id_are_told_so(broker: MosquittoBroker, opened: Open) -> None:
+def test_two_agents_with_the_same_client_id_are_detected(broker: MosquittoBroker, opened: Open) -> None:
     one, other = opened(_settings(broker)), opened(_settings(broker))
     _until(lambda: any("duplicate_client_id" in (_connection(agent).reason or "") for agent in (one, other)), 20.0)
-    # The one that gave way leaves the other in peace.
+    # The agent that backs off leaves the other one alone.
     assert sum(_connection(agent).state == "connected" for agent in (one, other)) <= 1
 
 

@@ -1,4 +1,4 @@
-"""What one connection to a real broker is made of: its socket, its properties, its beginning and its end."""
+"""One connection to a real broker: its socket options, its properties, its start and its end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.mqtt.base import Packet
+from agent.config.broker_address import BrokerAddress
+from agent.mqtt.base import NullListener, Packet
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
-from agent.mqtt.settings import BrokerAddress, MqttSettings, TlsFiles
-from agent.publish.listeners import NullListener
+from agent.mqtt.settings import MqttSettings, TlsFiles
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker
@@ -66,14 +66,14 @@ def _sockets_to(port: int) -> list[bool]:
 
 
 @pytest.mark.parametrize("manner", MANNERS)
-def test_no_message_waits_in_the_kernel_for_the_one_before(tmp_path: Path, manner: str) -> None:
+def test_nagle_is_off_so_no_message_waits_for_the_previous_one(tmp_path: Path, manner: str) -> None:
     with _broker(tmp_path, manner) as settings, _client(settings) as (client, _):
         wait_until(lambda: client.statistics().state == "connected")
         assert _sockets_to(settings.address.port) == [True]
 
 
 @pytest.mark.parametrize("manner", MANNERS)
-def test_what_a_request_wants_to_find_again_is_in_its_reply_alone(tmp_path: Path, manner: str) -> None:
+def test_correlation_data_is_only_in_its_own_reply(tmp_path: Path, manner: str) -> None:
     with _broker(tmp_path, manner) as settings, _client(settings, "t") as (client, received):
         assert client.wait_subscribed(5.0)
         for number, correlation in enumerate([None, b"one", None, b"other"]):
@@ -94,13 +94,13 @@ def test_correlation_data_counts_against_the_broker_s_limit(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("url", ["mqtt://a..b", "mqtts://.example"])
-def test_a_name_that_there_cannot_be_is_told_and_ends_no_thread(url: str) -> None:
+def test_an_impossible_host_name_is_reported_and_ends_no_thread(url: str) -> None:
     with _client(_settings(url)) as (client, _):
         wait_until(lambda: "check mqtt.broker" in (client.statistics().reason or ""))
         assert client.statistics().failure is None
 
 
-def test_who_has_left_in_the_handshake_never_introduces_itself(tmp_path: Path) -> None:
+def test_a_stop_during_the_handshake_sends_no_connect(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "certificates")
     certificate = authority.server("good")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -114,7 +114,7 @@ def test_who_has_left_in_the_handshake_never_introduces_itself(tmp_path: Path) -
             plain, _address = server.accept()
             leaving = threading.Thread(target=client.stop, args=(5.0,))
             leaving.start()
-            wait_until(client._stop.is_set)  # nothing else shows that it was told
+            wait_until(client._stop.is_set)  # nothing else shows that stop() was called
             with context.wrap_socket(plain, server_side=True) as secure:
                 heard.append(secure.recv(100))
             leaving.join()

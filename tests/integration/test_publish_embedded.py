@@ -1,4 +1,4 @@
-"""The broker that starts by itself."""
+"""The embedded broker."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import psutil
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded_broker import EmbeddedBroker
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.settings import MqttSettings
 from agent.publish.publisher import Publisher
 from agent.runtime.errors import BrokerUnavailable
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, state_change
@@ -51,7 +52,7 @@ def test_either_broker_serves_the_agent_with_its_own_protocol(
     assert event.json["to_label"] == "dent"
 
 
-def test_mosquitto_is_preferred_and_its_files_are_private_and_go_away() -> None:
+def test_mosquitto_is_preferred_and_its_files_are_private_and_removed() -> None:
     with EmbeddedBroker() as broker:
         assert broker.kind == "mosquitto"
         child = next(child for child in psutil.Process().children() if child.name() == "mosquitto")
@@ -64,7 +65,7 @@ def test_mosquitto_is_preferred_and_its_files_are_private_and_go_away() -> None:
     assert not child.is_running()
 
 
-def test_a_broker_comes_back_on_the_port_that_it_is_given() -> None:
+def test_a_broker_restarts_on_the_given_port() -> None:
     with EmbeddedBroker("mosquitto") as first, Recorder(first.port, ["edge/#"]):
         pass
     with EmbeddedBroker("mosquitto", port=first.port) as second, Recorder(first.port, ["edge/#"]):
@@ -117,7 +118,7 @@ def test_without_any_broker_it_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("will", [True, False], ids=["with a will", "without a will"])
-def test_a_broker_that_is_older_is_found_out(*, will: bool) -> None:
+def test_an_older_broker_is_detected(*, will: bool) -> None:
     # amqtt refuses an MQTT 5 client that has no will, and never answers one that has a will.
     with EmbeddedBroker("amqtt") as broker:
         address = BrokerAddress(broker.host, broker.port)

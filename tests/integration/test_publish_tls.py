@@ -1,4 +1,4 @@
-"""TLS to a real broker: what must not connect does not, and says why."""
+"""TLS to a real broker: what must not connect is refused with its reason."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import Packet, SinkStatistics
 from agent.mqtt.client import MqttClient
-from agent.mqtt.settings import BrokerAddress, MqttSettings, TlsFiles
+from agent.mqtt.settings import MqttSettings, TlsFiles
 from tests.fixtures.certificates import Authority
 from tests.fixtures.mosquitto import MosquittoBroker
 
 
 @dataclass
 class Listener:
-    """Only whether there ever was a connection."""
+    """Records whether there ever was a connection."""
 
     was_connected: bool = False
 
@@ -68,7 +69,7 @@ def _wait(client: MqttClient, *, state: str, reason: str = "", deadline_s: float
         time.sleep(0.01)
 
 
-def test_a_broker_of_our_own_authority_is_connected_to(tmp_path: Path, authority: Authority) -> None:
+def test_a_broker_signed_by_the_configured_authority_is_accepted(tmp_path: Path, authority: Authority) -> None:
     with (
         MosquittoBroker(tmp_path, tls=authority.server("good")) as broker,
         _client(_settings(broker, authority)) as (client, _),
@@ -112,7 +113,7 @@ def test_a_foreign_authority_is_refused_until_its_file_is_replaced(tmp_path: Pat
         _wait(client, state="connected")
 
 
-def test_a_broker_that_asks_for_a_client_certificate_gets_it_or_is_named(tmp_path: Path, authority: Authority) -> None:
+def test_a_required_client_certificate_is_sent_or_its_absence_named(tmp_path: Path, authority: Authority) -> None:
     certificate, key = authority.client("line-3")
     with MosquittoBroker(tmp_path, tls=authority.server("mutual", asks_clients=True)) as broker:
         with _client(_settings(broker, authority)) as (client, listener):

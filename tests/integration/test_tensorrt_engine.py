@@ -79,7 +79,7 @@ def test_every_version_builds_once_and_answers_as_the_reference(
         assert engine.info.name == "tensorrt"
         assert engine.info.degraded is None
         assert engine.info.versions["tensorrt"] == version
-        assert engine.info.parity is not None
+        assert engine.info.accuracy is not None
         assert engine.info.details["device_memory_bytes"] == 4096
         assert engine.info.details["device_copies"] == 1
         assert engine.info.details["why_built"] == "it was not in the cache"

@@ -19,7 +19,7 @@ from pathlib import Path
 import paho.mqtt.publish as mqtt
 import pytest
 
-from agent.mqtt.messages import encode
+from agent.mqtt.topics import encode
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.publish_samples import DEVICE, TOPICS, camera_health, health, runtime
 

@@ -1,4 +1,4 @@
-"""A result that skips validation is the one that validation would have made."""
+"""A result made without validation equals the validated one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from agent.mqtt.messages import Result, encode, result_from_classification
+from agent.mqtt.messages import Result, result_from_classification
+from agent.mqtt.topics import encode
 from agent.runtime.records import Classification, Score, StageTimes
 from tests.fixtures.publish_samples import classification
 
 SHARES = st.floats(0.0, 1.0001, exclude_max=True)
 TIMES = st.floats(0.0, 1e7)
-# What rounding to the digits that are sent would mend is no fault.
+# A deviation that rounding removes is not a fault.
 NO_SHARE = st.floats().filter(lambda value: not -1e-6 <= value < 1.0002)
 NO_TIME = st.floats().filter(lambda value: not -1e-4 <= value < float("inf"))
 
@@ -33,7 +34,7 @@ def _message(record: Classification) -> Result:
     times=st.builds(StageTimes, TIMES, TIMES, TIMES, TIMES, TIMES),
     image_fault=st.none() | st.just("black"),
 )
-def test_a_result_is_what_validation_makes_of_it(
+def test_an_unvalidated_result_equals_the_validated_one(
     margin: float, top: list[Score], times: StageTimes, image_fault: str | None
 ) -> None:
     message = _message(replace(classification(), margin=margin, top=tuple(top), times=times, image_fault=image_fault))
@@ -43,7 +44,7 @@ def test_a_result_is_what_validation_makes_of_it(
 
 
 @given(NO_SHARE)
-def test_a_confidence_that_is_none_is_refused(value: float) -> None:
+def test_an_impossible_confidence_is_refused(value: float) -> None:
     best = replace(classification().top[0], confidence=value)
     for record in (replace(classification(), margin=value), replace(classification(), top=(best,))):
         with pytest.raises(ValidationError):
@@ -51,7 +52,7 @@ def test_a_confidence_that_is_none_is_refused(value: float) -> None:
 
 
 @given(NO_TIME, st.integers(0, 4))
-def test_a_time_that_is_none_is_refused(value: float, place: int) -> None:
+def test_an_impossible_time_is_refused(value: float, place: int) -> None:
     times = [1.0] * 5
     times[place] = value
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""No name, however strange, leaves its place in the topic tree."""
+"""Every name stays one level of the topic tree."""
 
 from __future__ import annotations
 

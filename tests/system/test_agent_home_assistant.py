@@ -1,4 +1,4 @@
-"""A whole agent as Home Assistant sees it."""
+"""A whole agent in Home Assistant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(90)
 TOPIC = "homeassistant/device/edge_inference_agent_dut/config"
 
 
-def test_the_agent_appears_and_says_all_again_when_home_assistant_starts(tmp_path: Path) -> None:
+def test_the_agent_appears_and_publishes_again_when_home_assistant_starts(tmp_path: Path) -> None:
     camera = {"source": {"type": "pattern", "fps": 10}, "classify": [{"model": "inspect"}]}
     with MosquittoBroker(tmp_path / "broker") as broker, Recorder(broker.port) as recorder:
         path = write_config(

@@ -1,4 +1,4 @@
-"""Another broker, other credentials, another thermal section: the rest of the agent goes on as if nothing happened."""
+"""A changed broker, credentials or thermal section: the rest of the agent continues undisturbed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USER, PASSWORD = "dut", "first-word"
 
 
 class Moving:
-    """An agent on the bundled clip (which changes its label all the time), and two brokers."""
+    """An agent on the bundled clip (whose label changes often), and two brokers."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -103,7 +103,7 @@ def _books_are_exact(recorder: Recorder) -> None:
     assert health["publisher"]["dropped"].keys() <= {"superseded"}
 
 
-def test_another_broker_is_gone_over_to_without_a_result_lost(moving: Moving) -> None:
+def test_a_reload_switches_to_another_broker_without_losing_a_result(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
     moving.write(moving.with_password())
@@ -126,7 +126,7 @@ def test_another_broker_is_gone_over_to_without_a_result_lost(moving: Moving) ->
     _books_are_exact(moving.at_new)
 
 
-def test_a_late_subscriber_of_the_new_broker_finds_all_that_is_retained(moving: Moving) -> None:
+def test_a_late_subscriber_of_the_new_broker_gets_every_retained_message(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
     home = {"home_assistant": {"enabled": True}}
@@ -158,7 +158,7 @@ def test_events_that_waited_for_the_old_broker_are_delivered_to_the_new_one(movi
     assert [event["seq"] for event in events] == list(range(events[0]["seq"], events[-1]["seq"] + 1))
 
 
-def test_a_broker_that_cannot_be_reached_is_gone_over_to_and_named(moving: Moving) -> None:
+def test_an_unreachable_new_broker_is_switched_to_and_named(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
     port = free_port()
@@ -174,7 +174,7 @@ def test_a_broker_that_cannot_be_reached_is_gone_over_to_and_named(moving: Movin
         moving.end()
 
 
-def test_an_old_broker_that_answers_no_more_does_not_hold_the_agent(moving: Moving) -> None:
+def test_an_old_broker_that_does_not_answer_does_not_delay_the_switch(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
     moving.old.pause()
@@ -182,14 +182,14 @@ def test_an_old_broker_that_answers_no_more_does_not_hold_the_agent(moving: Movi
     moving.reload()
     _more(moving.at_new)
     moving.old.resume()
-    # The farewell, or the last will where the broker finds the connection broken before it has read that far.
+    # The status `stopped`, or the last will if the broker sees the broken connection before it has read that.
     wait_until(lambda: moving.at_old.messages(f"{ROOT}/status")[-1].json["state"] != "online", within_s=60)
     moving.end()
     results = _seqs(moving.at_new)
     assert results == list(range(results[0], results[0] + len(results)))
 
 
-def test_a_file_that_cannot_be_used_leaves_the_broker_alone_and_says_why(moving: Moving) -> None:
+def test_an_unusable_file_leaves_the_connection_and_is_named(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
     bad = moving.with_password()
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_used_leaves_the_broker_alone_and_says_why(moving:
     moving.end()
 
 
-def test_a_password_that_changed_in_its_file_is_taken_up_by_a_reload(moving: Moving) -> None:
+def test_a_reload_applies_a_changed_password_file(moving: Moving) -> None:
     moving.start(moving.with_password())
     _more(moving.at_new)
     moving.reload("config.unchanged")
@@ -215,13 +215,13 @@ def test_a_password_that_changed_in_its_file_is_taken_up_by_a_reload(moving: Mov
     _more(moving.at_new)
     moving.end()
     states = [message.json["state"] for message in moving.at_new.messages(f"{ROOT}/status")]
-    # The earlier connection may come back with the right password by itself, just before it is left.
+    # The old connection may succeed with the right password just before the switch.
     changes = [state for state, _ in itertools.groupby(states)]
     assert changes[:4] == ["online", "stopped", "online", "stopped"]
     assert changes[-1] == "stopped"
 
 
-def test_a_wrong_password_is_named_and_the_right_one_heals_it(moving: Moving) -> None:
+def test_a_wrong_password_is_named_and_the_right_one_fixes_it(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
     moving.write(moving.with_password("wrong-word"))
@@ -234,7 +234,7 @@ def test_a_wrong_password_is_named_and_the_right_one_heals_it(moving: Moving) ->
     moving.end()
 
 
-def test_the_reply_to_the_command_that_moves_the_agent_reaches_who_asked(moving: Moving) -> None:
+def test_the_reply_to_the_reload_command_goes_to_the_old_broker(moving: Moving) -> None:
     commands = {"commands": {"enabled": True, "allow": ["reload"]}}
     moving.start({"broker": moving.old.url, **commands})
     _more(moving.at_old)
@@ -259,7 +259,7 @@ def test_results_at_another_rate_need_no_other_connection(moving: Moving) -> Non
     assert results == list(range(len(results)))
 
 
-def test_another_thermal_section_restarts_the_thermal_monitor_alone(moving: Moving) -> None:
+def test_a_changed_thermal_section_restarts_only_the_thermal_monitor(moving: Moving) -> None:
     moving.start({"broker": moving.old.url})
     _more(moving.at_old)
     simulated = {"source": "simulated", "simulated": {"board": "thor", "speed": 20}}

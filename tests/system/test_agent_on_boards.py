@@ -90,5 +90,5 @@ def test_warm_orin_keeps_every_camera_at_its_rate(
     thermal = _last(recorder, _THERMAL)
     assert (thermal["source"], thermal["zones"]["gpu"]["celsius"]) == ("sysfs", celsius)
     assert thermal["zones"]["gpu"]["throttle_celsius"] == 99.0
-    assert (thermal["is_throttling"], thermal["hints"]) == (False, {"hot-surface-alert": 1})
+    assert (thermal["throttled"], thermal["hints"]) == (False, {"hot-surface-alert": 1})
     assert _last(recorder, _HEALTH)["thermal"]["throttled"] is False

@@ -1,4 +1,4 @@
-"""A whole agent's events outlive its broker, its own death and its disk."""
+"""The events of a whole agent survive faults of the broker, the agent and the disk."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _of_the_future(state: Path) -> None:
     [(_damaged, "outbox.sqlite.corrupt-1", "each"), (_of_the_future, "newer version", "memory")],
     ids=["damaged", "of the future"],
 )
-def test_an_agent_works_with_an_outbox_that_it_cannot_use_and_says_so(
+def test_an_agent_runs_with_an_unusable_outbox_and_reports_it(
     tmp_path: Path, spoil: Callable[[Path], None], told: str, durability: str
 ) -> None:
     (tmp_path / "state").mkdir()

@@ -87,7 +87,7 @@ def test_frames_are_classified_from_the_first_second_and_the_plan_takes_over(
     assert second["changed"] == "inspect: ort-cpu was replaced by tensorrt"
     model = second["models"]["inspect"]
     assert (model["engine"], model["pending"], model["degraded"]) == ("tensorrt", None, None)
-    assert model["parity"]["passed"] is True
+    assert model["accuracy"]["passed"] is True
     assert model["details"]["device_memory_bytes"] > 0
     results = [message.json for message in recorder.messages(_RESULT)]
     frames = [result["frame"] for result in results]

@@ -1,4 +1,4 @@
-"""What was changed by command and kept: what fits the configuration holds, the rest is named and harms nothing."""
+"""Kept overrides: those that fit the configuration apply, the others are named and ignored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _config(*, exit_at: float = 0.3) -> AgentConfig:
     )
 
 
-def test_what_fits_holds_beside_what_does_not() -> None:
+def test_fitting_overrides_apply_beside_others_that_do_not_fit() -> None:
     kept = Overrides(
         cameras={
             "gone": CameraOverride(rate_hz=1.0),
@@ -36,8 +36,8 @@ def test_what_fits_holds_beside_what_does_not() -> None:
     assert list(kept.fitting(_config())[0].cameras) == ["front", "side"]
 
 
-def test_no_camera_is_left_switched_off_as_the_last_one() -> None:
+def test_overrides_never_disable_the_last_camera() -> None:
     off = CameraOverride(enabled=False)
     fitting, problems = Overrides(cameras={"front": off, "side": off}).fitting(_config())
     assert list(fitting.cameras) == ["front"]
-    assert "no camera would be left" in problems[0]
+    assert "this is the last enabled camera" in problems[0]

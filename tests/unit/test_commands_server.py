@@ -1,4 +1,4 @@
-"""Each command gets one answer, and nothing else has an effect: 100,000 strange payloads included."""
+"""Each command gets one reply, and nothing else has an effect, not even 100,000 random payloads."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ NOW_S = 1_800_000_000
 
 
 class FixedClock(SystemClock):
-    """UTC stands still; monotonic time runs ten seconds ahead with each look, so that no rate limit is met."""
+    """UTC stands still; monotonic time advances ten seconds with each reading, so no rate limit applies."""
 
-    def __init__(self, *, hurry_s: float = 10.0) -> None:
+    def __init__(self, *, step_s: float = 10.0) -> None:
         self.now_s = float(NOW_S)
-        self._hurry_ns = int(hurry_s * 1e9)
+        self._step_ns = int(step_s * 1e9)
         self._looks = 0
 
     def utc_ns(self) -> int:
@@ -52,59 +52,61 @@ class FixedClock(SystemClock):
 
     def monotonic_ns(self) -> int:
         self._looks += 1
-        return self._looks * self._hurry_ns
+        return self._looks * self._step_ns
 
 
-class NotingHost:
-    """Writes down what it is asked for."""
+class RecordingHandler:
+    """Records the calls."""
 
     def __init__(self) -> None:
-        self.asked: list[Request | str] = []
+        self.calls: list[Request | str] = []
         self.answer: Callable[[], Details] = dict
         self.gate: threading.Event | None = None
 
-    def _note(self, request: Request | str) -> Details:
+    def _record(self, request: Request | str) -> Details:
         if self.gate is not None:
             self.gate.wait(10)
-        self.asked.append(request)
+        self.calls.append(request)
         return self.answer()
 
     def snapshot(self, request: Snapshot) -> Details:
-        return self._note(request)
+        return self._record(request)
 
     def set(self, request: Set) -> Details:
-        return self._note(request)
+        return self._record(request)
 
     def reload(self) -> Details:
-        return self._note("reload")
+        return self._record("reload")
 
     def rebirth(self) -> Details:
-        return self._note("rebirth")
+        return self._record("rebirth")
 
     def selftest(self, request: Selftest) -> Details:
-        return self._note(request)
+        return self._record(request)
 
     def benchmark(self, request: Benchmark) -> Details:
-        return self._note(request)
+        return self._record(request)
 
     def explain(self, request: Explain) -> Details:
-        return self._note(request)
+        return self._record(request)
 
 
 class Bench:
-    """A desk and all around it."""
+    """A command server with a recording handler and publisher."""
 
-    def __init__(self, config: CommandsConfig = ALL, ids_file: Path | None = None, hurry_s: float = 10.0) -> None:
-        self.host = NotingHost()
+    def __init__(self, config: CommandsConfig = ALL, ids_file: Path | None = None, step_s: float = 10.0) -> None:
+        self.handler = RecordingHandler()
         self.out: list[Outgoing] = []
-        self.clock = FixedClock(hurry_s=hurry_s)
-        self.desk = CommandServer(config, IDENTITY, self.host, self.out.append, ids_file=ids_file, clock=self.clock)
+        self.clock = FixedClock(step_s=step_s)
+        self.server = CommandServer(
+            config, IDENTITY, self.handler, self.out.append, ids_file=ids_file, clock=self.clock
+        )
 
     def send(self, verb: str, body: Any = None, **more: Any) -> None:
         body = {"id": "a", "expires_at": NOW_S + 30} | (body or {}) if not isinstance(body, bytes) else body
         payload = body if isinstance(body, bytes) else orjson.dumps(body)
         topic = more.pop("topic", TOPICS.command(verb))
-        self.desk.receive(Received(topic, payload, 1, more.pop("retain", False), **more))
+        self.server.receive(Received(topic, payload, 1, more.pop("retain", False), **more))
 
     def replies(self, count: int = 1) -> list[Reply]:
         wait_until(lambda: len(self.out) >= count)
@@ -112,12 +114,12 @@ class Bench:
 
     @contextmanager
     def working(self) -> Iterator[Bench]:
-        self.desk.start()
+        self.server.start()
         try:
             yield self
         finally:
-            assert self.desk.stop(5)
-        assert self.desk.failure is None
+            assert self.server.stop(5)
+        assert self.server.failure is None
 
 
 GOOD = {
@@ -132,15 +134,15 @@ GOOD = {
 
 
 @pytest.mark.parametrize("verb", GOOD)
-def test_a_good_command_is_done_once_and_answered_with_its_id(verb: str) -> None:
+def test_a_valid_command_runs_once_and_its_reply_has_its_id(verb: str) -> None:
     with Bench().working() as bench:
-        bench.host.answer = lambda: {"x": 1}
+        bench.handler.answer = lambda: {"x": 1}
         bench.send(verb, GOOD[verb])
         (reply,) = bench.replies()
     assert (reply.id, reply.verb, reply.outcome, reply.reason, reply.details) == ("a", verb, "done", None, {"x": 1})
     assert bench.out[0].topic == TOPICS.reply(verb)
     assert bench.out[0].is_kept
-    assert len(bench.host.asked) == 1
+    assert len(bench.handler.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,29 +175,29 @@ def test_a_good_command_is_done_once_and_answered_with_its_id(verb: str) -> None
         ("reload", b" " * (MAX_BYTES + 1), "too_large"),
     ],
 )
-def test_a_bad_command_is_refused_with_its_reason_and_does_nothing(verb: str, body: Any, reason: str) -> None:
+def test_an_invalid_command_is_refused_with_its_reason(verb: str, body: Any, reason: str) -> None:
     with Bench().working() as bench:
         bench.send(verb, body)
         (reply,) = bench.replies()
     assert (reply.outcome, reply.reason) == ("refused", reason)
     assert reply.text
     assert "Value error" not in reply.text, "a word of the library's"
-    assert bench.host.asked == []
+    assert bench.handler.calls == []
 
 
 @pytest.mark.parametrize("expires_at", [NOW_S + 1, NOW_S + 0.5, "2027-01-15T08:00:30Z", "2027-01-15T09:00:30+01:00"])
-def test_expiry_is_seconds_or_a_date_with_its_zone(expires_at: object) -> None:
+def test_expiry_is_seconds_or_a_date_with_a_time_zone(expires_at: object) -> None:
     with Bench().working() as bench:
         bench.send("reload", {"expires_at": expires_at})
         assert bench.replies()[0].outcome == "done"
 
 
-def test_a_verb_that_is_not_allowed_is_refused_and_off_means_off() -> None:
+def test_only_allowed_verbs_run_and_none_if_commands_are_off() -> None:
     for config in (CommandsConfig(enabled=True, allow=("explain",)), CommandsConfig(enabled=False, allow=("reload",))):
         with Bench(config).working() as bench:
             bench.send("reload")
             assert bench.replies()[0].reason == "not_allowed"
-        assert bench.host.asked == []
+        assert bench.handler.calls == []
 
 
 def test_retained_and_foreign_messages_are_ignored() -> None:
@@ -205,19 +207,19 @@ def test_retained_and_foreign_messages_are_ignored() -> None:
         bench.send("reload", topic=TOPICS.command("reload/x"))
         bench.send("rebirth")
         assert [reply.verb for reply in bench.replies()] == ["rebirth"]
-    assert bench.desk.ignored == 3
-    assert bench.host.asked == ["rebirth"]
+    assert bench.server.ignored == 3
+    assert bench.handler.calls == ["rebirth"]
 
 
-def test_an_id_is_carried_out_once_also_over_a_restart(tmp_path: Path) -> None:
+def test_an_id_runs_once_also_across_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "commands.json"
     for _ in range(2):
         with Bench(ids_file=file).working() as bench:
             bench.send("reload", {"id": "same"})
             bench.send("reload", {"id": "same"})
             bench.send("rebirth", {"id": f"other{_}"})
-            wait_until(lambda bench=bench: "rebirth" in bench.host.asked)  # type: ignore[misc]  # bound now
-        asked = bench.host.asked
+            wait_until(lambda bench=bench: "rebirth" in bench.handler.calls)  # type: ignore[misc]  # bound now
+        asked = bench.handler.calls
         assert asked == (["reload", "rebirth"] if _ == 0 else ["rebirth"])
         assert [reply.id for reply in bench.replies()] == [*(["same"] if _ == 0 else []), f"other{_}"]
 
@@ -228,12 +230,12 @@ def test_ids_are_forgotten_when_they_expire() -> None:
         bench.clock.now_s += 6
         bench.send("reload", {"id": "2", "expires_at": NOW_S + 30})
         bench.replies(2)
-        assert "1" not in bench.desk._seen
+        assert "1" not in bench.server._seen
         bench.send("reload", {"id": "1", "expires_at": NOW_S + 5})
         assert bench.replies(3)[2].reason == "expired"
 
 
-def test_a_damaged_memory_of_ids_is_no_reason_not_to_start(tmp_path: Path) -> None:
+def test_a_damaged_file_of_ids_does_not_prevent_the_start(tmp_path: Path) -> None:
     file = tmp_path / "commands.json"
     file.write_text('{"a": "x"')
     with Bench(ids_file=file).working() as bench:
@@ -242,7 +244,7 @@ def test_a_damaged_memory_of_ids_is_no_reason_not_to_start(tmp_path: Path) -> No
 
 
 def test_more_than_the_rate_is_refused() -> None:
-    with Bench(CommandsConfig(enabled=True, allow=("reload",)), hurry_s=0.0).working() as bench:
+    with Bench(CommandsConfig(enabled=True, allow=("reload",)), step_s=0.0).working() as bench:
         for number in range(15):
             bench.send("reload", {"id": str(number)})
         reasons = [reply.reason for reply in bench.replies(15)]
@@ -252,17 +254,17 @@ def test_more_than_the_rate_is_refused() -> None:
 
 def test_more_than_can_wait_is_refused_as_busy() -> None:
     bench = Bench()
-    bench.host.gate = threading.Event()
+    bench.handler.gate = threading.Event()
     with bench.working():
         for number in range(30):
             bench.send("reload", {"id": str(number)})
-        bench.host.gate.set()
+        bench.handler.gate.set()
         replies = bench.replies(30)
     assert {reply.reason for reply in replies} == {None, "busy"}
     assert {reply.id for reply in replies} == {str(number) for number in range(30)}
 
 
-def test_errors_become_answers() -> None:
+def test_errors_become_replies() -> None:
     def refuse() -> Details:
         raise CommandRefused("no_frame", "nothing seen yet")
 
@@ -270,10 +272,10 @@ def test_errors_become_answers() -> None:
         raise SourceUnavailable("the camera is gone")
 
     with Bench().working() as bench:
-        bench.host.answer = refuse
+        bench.handler.answer = refuse
         bench.send("reload", {"id": "1"})
         bench.replies()
-        bench.host.answer = fail
+        bench.handler.answer = fail
         bench.send("reload", {"id": "2"})
         replies = bench.replies(2)
     assert [(one.outcome, one.reason) for one in replies] == [
@@ -283,7 +285,7 @@ def test_errors_become_answers() -> None:
     assert replies[1].text == "the camera is gone"
 
 
-def test_the_answer_goes_where_the_request_wants_it_but_not_onto_our_own_topics() -> None:
+def test_a_reply_goes_to_the_response_topic_but_never_to_message_topics() -> None:
     with Bench().working() as bench:
         bench.send("reload", {"id": "1"}, response_topic="my/inbox", correlation=b"\x01\x02")
         bench.send("reload", {"id": "2"}, response_topic=TOPICS.status)
@@ -360,4 +362,4 @@ def test_a_hundred_thousand_strange_payloads_have_no_effect() -> None:
                 assert all(not one.topic.startswith(TOPICS.status) for one in bench.out)
                 bench.out.clear()
                 lines.clear()
-    assert bench.host.asked == []
+    assert bench.handler.calls == []

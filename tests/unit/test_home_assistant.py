@@ -1,4 +1,4 @@
-"""What Home Assistant is told fits its documented schema, and what goes from the configuration goes there too."""
+"""The discovery message fits its documented schema, and removed components are removed in Home Assistant."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_schema_notices_a_breach(break_it: Callable[[dict[str, Any]], object
     assert list(problems_of_discovery(message)) != []
 
 
-def test_there_is_an_entity_for_all_that_is_promised() -> None:
+def test_every_documented_entity_exists() -> None:
     parts = _message()["cmps"]
     assert {key: part["p"] for key, part in parts.items()} == {
         "front_connected": "binary_sensor",
@@ -75,13 +75,13 @@ def test_there_is_an_entity_for_all_that_is_promised() -> None:
     assert parts["front_inspect_label"]["ops"] == ["ok", "dent", "scratch", "unknown"]
 
 
-def test_without_commands_there_is_nothing_to_press() -> None:
+def test_without_commands_there_are_no_controls() -> None:
     parts = _message(allowed=())["cmps"]
     assert {part["p"] for part in parts.values()} == {"sensor", "binary_sensor"}
     assert "front_image" not in _message(snapshots=False)["cmps"]
 
 
-def test_every_topic_is_one_that_the_agent_has() -> None:
+def test_every_topic_in_the_discovery_message_exists() -> None:
     parts = _message()["cmps"]
     named = {value for part in parts.values() for key, value in part.items() if key.endswith("_t")}
     assert named == {
@@ -96,7 +96,7 @@ def test_every_topic_is_one_that_the_agent_has() -> None:
     }
 
 
-def test_a_command_of_home_assistant_is_one_that_is_taken() -> None:
+def test_commands_of_home_assistant_are_valid() -> None:
     from agent.commands.requests import request_from_payload
 
     for part in _message()["cmps"].values():
@@ -111,7 +111,7 @@ def test_a_command_of_home_assistant_is_one_that_is_taken() -> None:
 
 
 class Session:
-    """One start of an agent with or without Home Assistant, on one state directory."""
+    """One session of an agent with or without Home Assistant, all on one state directory."""
 
     def __init__(self, directory: Path, *, enabled: bool = True) -> None:
         config = write_config(
@@ -137,7 +137,7 @@ def _without_camera() -> Runtime:
     return replace(runtime(), cameras={})
 
 
-def test_what_goes_from_the_configuration_is_taken_away_and_then_forgotten(tmp_path: Path) -> None:
+def test_a_removed_component_is_removed_and_then_forgotten(tmp_path: Path) -> None:
     assert "stat_t" in Session(tmp_path).announce(runtime())["front_fps"]
     for _ in range(STUBS_FOR_SESSIONS):
         assert Session(tmp_path).announce(_without_camera())["front_fps"] == {"p": "sensor"}
@@ -145,17 +145,17 @@ def test_what_goes_from_the_configuration_is_taken_away_and_then_forgotten(tmp_p
     assert "stat_t" in Session(tmp_path).announce(runtime())["front_fps"]
 
 
-def test_what_goes_while_the_agent_runs_is_taken_away_at_once_and_comes_back(tmp_path: Path) -> None:
+def test_a_component_removed_by_a_reload_goes_at_once_and_can_return(tmp_path: Path) -> None:
     session = Session(tmp_path)
     session.announce(runtime())
     assert session.announce(_without_camera())["front_fps"] == {"p": "sensor"}
     assert "stat_t" in session.announce(runtime())["front_fps"]
 
 
-def test_switching_it_off_removes_the_device_in_several_sessions_and_then_never_again(tmp_path: Path) -> None:
+def test_disabling_removes_the_device_in_several_sessions_and_then_stops(tmp_path: Path) -> None:
     Session(tmp_path).announce(runtime())
     said = []
-    # The broker may be away in the first of them, and the agent may stop before it is back.
+    # The broker may be away in the first session, and the agent may stop before it is back.
     for _ in range(STUBS_FOR_SESSIONS + 2):
         off = Session(tmp_path, enabled=False)
         off.home.announce(runtime())
@@ -164,7 +164,7 @@ def test_switching_it_off_removes_the_device_in_several_sessions_and_then_never_
     assert not (tmp_path / "home.json").exists()
 
 
-def test_switched_on_again_the_device_is_whole(tmp_path: Path) -> None:
+def test_enabling_again_restores_the_whole_device(tmp_path: Path) -> None:
     for enabled in (True, False):
         Session(tmp_path, enabled=enabled).home.announce(runtime())
     assert "stat_t" in Session(tmp_path).announce(runtime())["front_fps"]
@@ -172,7 +172,7 @@ def test_switched_on_again_the_device_is_whole(tmp_path: Path) -> None:
         assert Session(tmp_path).announce(_without_camera()).get("front_fps", {"p": "sensor"}) == {"p": "sensor"}
 
 
-def test_a_disk_that_forgets_nothing_does_not_end_the_agent(tmp_path: Path) -> None:
+def test_an_undeletable_file_does_not_end_the_agent(tmp_path: Path) -> None:
     session = Session(tmp_path, enabled=False)
     (tmp_path / "home.json").mkdir()
     with structlog.testing.capture_logs() as logs:

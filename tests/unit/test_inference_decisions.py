@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from agent.config.model import DecideConfig
-from agent.inference.decisions import Decision, top_scores
+from agent.inference.classifications import top_scores
+from agent.inference.decisions import Decision
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes, StateChange
 
 _SERVED = ServedModel("m", "m", "1", "0" * 64, "ort-cpu", "fp32", degraded=False)

@@ -1,4 +1,4 @@
-"""The messages, their schemas and their topics agree with each other."""
+"""Messages, schemas and topics agree with each other."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from agent.commands.schemas import asyncapi_document, message_schemas
-from agent.mqtt.catalog import CATALOG, RESULT, STATE, packet_from_message
 from agent.mqtt.messages import (
     Message,
     Result,
-    encode,
     event_from_state_change,
     result_from_classification,
     state_from_state_change,
     utc_text,
 )
+from agent.mqtt.topics import CATALOG, RESULT, STATE, encode, packet_from_message
 from agent.publish.packets import Outgoing
 from agent.runtime.records import Score
 from tests.fixtures.publish_samples import (
@@ -72,7 +71,7 @@ def test_every_field_of_a_message_is_described_and_required(name: str) -> None:
         assert part["additionalProperties"] is False
 
 
-def test_a_schema_refuses_what_is_not_the_message() -> None:
+def test_a_schema_refuses_other_documents() -> None:
     validator = jsonschema.Draft202012Validator(message_schemas()["result/1"])
     good = orjson.loads(encode(_result()))
     for wrong in (
@@ -102,7 +101,7 @@ def test_a_result_has_the_documented_fields_in_their_order() -> None:
     ]
 
 
-def test_a_result_says_what_its_classification_says() -> None:
+def test_a_result_has_the_values_of_its_classification() -> None:
     record = classification(7)
     message = orjson.loads(encode(_result(seq=41)))
     assert message["seq"] == 41
@@ -117,13 +116,13 @@ def test_a_result_says_what_its_classification_says() -> None:
     assert stages["total"] == pytest.approx(sum(ms for stage, ms in stages.items() if stage != "total"), abs=1e-3)
 
 
-def test_a_confidence_that_float32_left_above_one_is_one() -> None:
+def test_a_confidence_rounded_above_one_is_one() -> None:
     record = replace(classification(), top=(Score(0, "ok", 1.0000002384185791),), margin=1.0000002384185791)
     message = result_from_classification(record, device=DEVICE, session=1, seq=0, clock_state="synced")
     assert (message.confidence, message.margin, message.top_k[0].confidence) == (1.0, 1.0, 1.0)
 
 
-def test_not_a_number_is_refused_and_not_sent_as_null() -> None:
+def test_nan_is_refused_and_not_sent_as_null() -> None:
     with pytest.raises(ValidationError):
         replace(latency(), window_s=float("nan"))
 
@@ -135,7 +134,7 @@ def test_a_message_reads_back_as_itself() -> None:
             assert TypeAdapter(entry.message).validate_json(encode(message)) == message
 
 
-def test_a_repetition_is_no_event() -> None:
+def test_a_repeated_label_makes_no_event() -> None:
     with pytest.raises(ValueError, match="front/inspect repeats 'ok'"):
         event_from_state_change(
             state_change("ok", None), device=DEVICE, session=1, seq=0, at_utc_ns=0, clock_state="synced"
@@ -167,9 +166,9 @@ def test_every_message_is_sent_as_the_catalog_says() -> None:
         assert (packet.topic, packet.qos, packet.retain) == expected, entry.name
 
 
-def test_a_message_that_the_catalog_does_not_know_is_refused() -> None:
+def test_a_message_without_a_catalog_entry_is_refused() -> None:
     class Unknown(Message):
-        """A kind of message that nobody has registered."""
+        """A kind of message without a catalog entry."""
 
     unknown = Unknown(schema="unknown/1", device=DEVICE, session=1)
     with pytest.raises(ValueError, match="the catalog has no entry for 'unknown/1'"):

@@ -1,4 +1,4 @@
-"""What is sent when, what is sent again, and what is counted; the sink is a fake at the seam."""
+"""What is sent when, what is sent again, and what is counted; the sink is a fake."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, sta
 
 
 class HeldSink:
-    """Takes everything and confirms only when it is told to; ``problem`` refuses what comes next."""
+    """Accepts everything and confirms only on request; ``problem`` refuses the next packets."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[Packet, int | None]] = []
@@ -49,7 +49,7 @@ class HeldSink:
 
 
 class Bench:
-    """A delivery and all that it uses."""
+    """A delivery with its sink, outbox and counters."""
 
     def __init__(self) -> None:
         self.sink = HeldSink()
@@ -105,7 +105,7 @@ def test_values_and_events_wait_for_the_connection_and_go_out_values_first(bench
     assert bench.counts == (2, {})
 
 
-def test_what_is_refused_for_long_is_told_once_and_when_it_is_taken_again(bench: Bench) -> None:
+def test_a_lasting_refusal_is_logged_once_and_again_when_it_ends(bench: Bench) -> None:
     def offer(problem: str | None) -> None:
         bench.delivery.event(_event(0))
         bench.delivery.pump()
@@ -123,7 +123,7 @@ def test_what_is_refused_for_long_is_told_once_and_when_it_is_taken_again(bench:
     assert bench.counts == (2, {"not_authorised": 2, "quota_exceeded": 1})
 
 
-def test_only_a_window_of_packets_is_on_the_way_at_once(bench: Bench) -> None:
+def test_unconfirmed_packets_are_limited_to_the_window(bench: Bench) -> None:
     bench.delivery.connected()
     for number in range(3 * WINDOW):
         bench.delivery.event(_event(number))
@@ -138,7 +138,7 @@ def test_only_a_window_of_packets_is_on_the_way_at_once(bench: Bench) -> None:
     assert bench.counts == (3 * WINDOW, {})
 
 
-def test_unconfirmed_events_are_sent_again_in_order_and_marked(bench: Bench) -> None:
+def test_unconfirmed_events_are_sent_again_in_order_as_historical(bench: Bench) -> None:
     bench.delivery.connected()
     for number in range(3):
         bench.delivery.event(_event(number))
@@ -188,7 +188,7 @@ def test_every_value_is_sent_again_on_a_new_connection(bench: Bench) -> None:
     assert bench.counts[1] == {"superseded": 1}
 
 
-def test_what_the_broker_refuses_for_good_is_counted_and_forgotten(bench: Bench) -> None:
+def test_a_permanently_refused_packet_is_counted_and_removed(bench: Bench) -> None:
     bench.delivery.connected()
     bench.delivery.event(_event(0))
     bench.delivery.pump()
@@ -204,7 +204,7 @@ def test_what_the_broker_refuses_for_good_is_counted_and_forgotten(bench: Bench)
     assert bench.counts == (0, {"not_authorised": 1, "oversize": 2})
 
 
-def test_what_the_sink_has_no_room_for_is_tried_again(bench: Bench) -> None:
+def test_a_packet_is_retried_after_a_backlog(bench: Bench) -> None:
     bench.delivery.connected()
     bench.sink.problem = "backlog"
     bench.delivery.event(_event(0))
@@ -237,7 +237,7 @@ def _until(condition: Callable[[], bool]) -> None:
 def test_a_flood_of_results_drops_the_oldest_results_and_no_state() -> None:
     stream = io.BytesIO()
     publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY)
-    # The thread does not run yet, so that everything has to wait.
+    # The thread does not run yet, so everything has to wait.
     publisher.offer(state_change())
     for index in range(RESULTS_BUFFERED + 44):
         publisher.offer(classification(index))
@@ -293,7 +293,7 @@ def test_numbers_have_no_gaps_on_each_topic() -> None:
     assert lines[-1]["message"]["state"] == "stopped"
 
 
-def test_a_mirror_sees_every_message_once() -> None:
+def test_an_extra_sink_receives_every_message_once() -> None:
     stream, extra_sink = io.BytesIO(), io.BytesIO()
     publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY, extra_sinks=[JsonLinesSink(extra_sink)])
     publisher.start()
@@ -308,7 +308,7 @@ def test_a_mirror_sees_every_message_once() -> None:
     assert b'"stopped"' in extra_sink.getvalue()
 
 
-def test_who_measures_is_told_when_a_result_left() -> None:
+def test_on_result_sent_gets_the_time_of_sending() -> None:
     told: list[tuple[int, int]] = []
     publisher = Publisher(
         JsonLinesSink(io.BytesIO()),
@@ -325,7 +325,7 @@ def test_who_measures_is_told_when_a_result_left() -> None:
     assert all(0 < sent_ns <= time.monotonic_ns() for _, sent_ns in told)
 
 
-def test_a_result_that_is_no_number_is_dropped_and_the_next_one_is_sent() -> None:
+def test_a_result_with_nan_is_dropped_and_the_next_one_is_sent() -> None:
     stream = io.BytesIO()
     publisher = Publisher(JsonLinesSink(stream), identity=IDENTITY)
     publisher.start()
@@ -341,7 +341,7 @@ def test_a_result_that_is_no_number_is_dropped_and_the_next_one_is_sent() -> Non
     assert b'"confidence":null' not in stream.getvalue()
 
 
-def test_a_result_that_cannot_be_written_is_dropped_and_the_next_one_is_sent() -> None:
+def test_a_result_that_cannot_be_encoded_is_dropped_and_the_next_one_is_sent() -> None:
     publisher = Publisher(JsonLinesSink(io.BytesIO()), identity=IDENTITY)
     publisher.start()
     _until(lambda: publisher.statistics().sent == 1)
@@ -355,7 +355,7 @@ def test_a_result_that_cannot_be_written_is_dropped_and_the_next_one_is_sent() -
     assert publisher.statistics().failure is None
 
 
-def test_a_mistake_of_the_program_ends_the_publisher_with_its_reason() -> None:
+def test_a_bug_ends_the_publisher_with_its_reason() -> None:
     failures: list[StageFailed] = []
     publisher = Publisher(JsonLinesSink(io.BytesIO()), identity=IDENTITY, on_failure=failures.append)
     publisher.start()
@@ -369,7 +369,7 @@ def test_a_mistake_of_the_program_ends_the_publisher_with_its_reason() -> None:
     assert publisher.statistics().dropped["stopped"] == 1
 
 
-def test_new_events_of_other_topics_pass_a_backlog_and_none_passes_one_of_its_own_topic(bench: Bench) -> None:
+def test_new_events_overtake_a_backlog_but_never_within_their_topic(bench: Bench) -> None:
     numbers = iter(range(1000))
 
     def put(topic: str) -> None:
@@ -397,7 +397,7 @@ def test_new_events_of_other_topics_pass_a_backlog_and_none_passes_one_of_its_ow
     assert bench.delivery.is_done
 
 
-def test_an_event_of_a_time_when_the_clock_was_wrong_says_so_when_it_is_sent_later() -> None:
+def test_a_late_event_keeps_the_clock_state_of_its_time() -> None:
     sink, states = HeldSink(), ["unsynced"]
     publisher = Publisher(
         sink, identity=IDENTITY, clock_state=lambda: "unsynced" if states[-1] == "unsynced" else "synced"

@@ -1,4 +1,4 @@
-"""docs/mqtt.md shows messages as they are."""
+"""The examples and the table of docs/mqtt.md match the schemas and the catalog."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 
 from agent.commands.schemas import message_schemas
-from agent.mqtt.catalog import CATALOG
+from agent.mqtt.topics import CATALOG
 
 TEXT = (Path(__file__).parents[2] / "docs" / "mqtt.md").read_text()
 

@@ -1,4 +1,4 @@
-"""A publisher that goes over to another sink; the sinks are fakes at the seam."""
+"""A publisher that switches to another sink; the sinks are fakes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import orjson
 import pytest
 
 from agent.mqtt.base import Packet, SinkListener, SinkStatistics
-from agent.publish.listeners import ListenerGate
-from agent.publish.publisher import Publisher
+from agent.publish.publisher import ListenerGate, Publisher
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change
 
 
 class Sink:
-    """Takes everything once it is connected by hand, and confirms it at once unless ``is_mute``."""
+    """Accepts packets once the test connects it, and confirms them at once unless ``is_mute``."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -75,7 +74,7 @@ def pair() -> Iterator[Pair]:
     assert made.publisher.failure is None
 
 
-def test_the_old_sink_hears_that_the_agent_moved_and_the_new_one_that_it_is_there(pair: Pair) -> None:
+def test_the_old_sink_gets_moved_and_the_new_one_online(pair: Pair) -> None:
     pair.publisher.move(pair.new, grace_s=0.0)
     pair.new.connect()
     wait_until(lambda: pair.new.statuses() == [("online", None)])
@@ -104,7 +103,7 @@ def test_an_event_that_the_old_sink_never_confirmed_goes_to_the_new_one(pair: Pa
     wait_until(lambda: pair.publisher.statistics().stored == 0)
 
 
-def test_what_the_old_sink_still_says_is_nobody_s_business(pair: Pair) -> None:
+def test_calls_of_the_old_sink_are_ignored(pair: Pair) -> None:
     pair.publisher.move(pair.new, grace_s=0.0)
     pair.new.connect()
     wait_until(lambda: pair.new.statuses() == [("online", None)])
@@ -117,14 +116,14 @@ def test_what_the_old_sink_still_says_is_nobody_s_business(pair: Pair) -> None:
     assert pair.new.statuses() == [("online", None)]
 
 
-def test_an_end_in_the_time_of_grace_is_an_end_at_the_old_sink(pair: Pair) -> None:
+def test_a_stop_within_the_grace_time_ends_at_the_old_sink(pair: Pair) -> None:
     pair.publisher.move(pair.new, grace_s=60.0)
     assert pair.publisher.stop(2.0)
     assert pair.old.statuses() == [("online", None), ("stopped", None)]
     assert pair.new.listener is None
 
 
-def test_an_end_while_results_wait_for_a_new_sink_does_not_wait_with_them(pair: Pair) -> None:
+def test_a_stop_does_not_wait_for_a_new_sink_to_connect(pair: Pair) -> None:
     pair.publisher.move(pair.new, grace_s=0.0)
     wait_until(lambda: pair.new.listener is not None)
     pair.say()
@@ -141,7 +140,7 @@ def test_the_last_of_several_moves_counts(pair: Pair) -> None:
     assert never.listener is None
 
 
-def test_a_move_while_results_wait_for_another_one_takes_them_along(pair: Pair) -> None:
+def test_results_that_wait_for_a_sink_follow_the_next_move(pair: Pair) -> None:
     deaf = Sink("deaf")
     pair.publisher.move(deaf, grace_s=0.0)
     wait_until(lambda: deaf.listener is not None)
@@ -152,11 +151,11 @@ def test_a_move_while_results_wait_for_another_one_takes_them_along(pair: Pair) 
     wait_until(lambda: pair.new.of("/result") == [1] and pair.new.of("/event") == [0])
     assert deaf.is_stopped
     assert deaf.taken == []
-    # The word that the agent is online at a broker that never answered.
+    # The status `online` for a broker that never answered.
     assert pair.publisher.statistics().dropped == {"superseded": 1}
 
 
-def test_an_end_in_the_middle_of_a_move_starts_no_other_sink(pair: Pair) -> None:
+def test_a_stop_during_a_move_starts_no_new_sink(pair: Pair) -> None:
     pair.old.is_mute = True
     pair.publisher.move(pair.new, grace_s=0.0)
     wait_until(lambda: pair.old.statuses()[-1] == ("stopped", "moved"))
@@ -165,7 +164,7 @@ def test_an_end_in_the_middle_of_a_move_starts_no_other_sink(pair: Pair) -> None
     assert pair.new.listener is None
 
 
-def test_an_ear_that_is_closed_hears_nothing() -> None:
+def test_a_closed_listener_gate_passes_nothing_on() -> None:
     heard: list[str] = []
 
     class Listener:
@@ -181,11 +180,11 @@ def test_an_ear_that_is_closed_hears_nothing() -> None:
         def on_failed(self, error: BaseException) -> None:
             heard.append(f"{error}")
 
-    ear = ListenerGate(Listener())
-    ear.on_connected()
-    ear.on_confirmed(1, None)
-    ear.close()
-    ear.on_confirmed(2, None)
-    ear.on_disconnected("lost")
-    ear.on_failed(OSError("fell"))
+    gate = ListenerGate(Listener())
+    gate.on_connected()
+    gate.on_confirmed(1, None)
+    gate.close()
+    gate.on_confirmed(2, None)
+    gate.on_disconnected("lost")
+    gate.on_failed(OSError("fell"))
     assert heard == ["connected", "1"]

@@ -1,4 +1,4 @@
-"""What the broker may hold of cameras is remembered until it is known to be gone."""
+"""Retained topics of cameras are remembered until the broker has confirmed their clearing."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def _topics(file: Path) -> list[str]:
     return topics
 
 
-def test_a_topic_is_written_down_before_it_is_sent_and_until_it_is_taken_back(tmp_path: Path) -> None:
+def test_a_topic_stays_in_the_file_until_it_is_cleared(tmp_path: Path) -> None:
     file = tmp_path / "retained.json"
     ledger = RetainedLedger(file)
     ledger.expect([FRONT, SIDE])
     assert _topics(file) == [FRONT, SIDE]
     assert ledger.settle([FRONT]) == [SIDE]
     assert _topics(file) == [FRONT, SIDE]
-    ledger.taken_back(SIDE)
+    ledger.cleared(SIDE)
     ledger.save()
     assert _topics(file) == [FRONT]
 
 
-def test_the_next_session_takes_back_what_this_one_could_not(tmp_path: Path) -> None:
+def test_the_next_session_clears_topics_that_this_one_could_not(tmp_path: Path) -> None:
     RetainedLedger(tmp_path / "retained.json").expect([FRONT, SIDE])
     following = RetainedLedger(tmp_path / "retained.json")
     following.expect([FRONT])
     assert following.settle([FRONT]) == [SIDE]
-    assert (following.is_gone(SIDE), following.is_gone(FRONT)) == (True, False)
+    assert (following.is_removed(SIDE), following.is_removed(FRONT)) == (True, False)
 
 
-def test_what_comes_back_is_not_gone_and_a_late_confirmation_does_not_forget_it(tmp_path: Path) -> None:
+def test_a_topic_that_is_used_again_is_not_forgotten_by_a_late_confirmation(tmp_path: Path) -> None:
     ledger = RetainedLedger(tmp_path / "retained.json")
     ledger.expect([FRONT, SIDE])
     ledger.settle([FRONT])
     ledger.expect([FRONT, SIDE])
-    ledger.taken_back(SIDE)
+    ledger.cleared(SIDE)
     ledger.save()
-    assert not ledger.is_gone(SIDE)
+    assert not ledger.is_removed(SIDE)
     assert _topics(tmp_path / "retained.json") == [FRONT, SIDE]
 
 
@@ -65,7 +65,7 @@ def test_what_comes_back_is_not_gone_and_a_late_confirmation_does_not_forget_it(
         b"[" * 100_000,
     ],
 )
-def test_a_file_that_is_no_list_of_camera_topics_takes_nothing_back(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_camera_topics_clears_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "retained.json").write_bytes(content)
     ledger = RetainedLedger(tmp_path / "retained.json")
     ledger.expect([FRONT])
@@ -73,7 +73,7 @@ def test_a_file_that_is_no_list_of_camera_topics_takes_nothing_back(tmp_path: Pa
     assert _topics(tmp_path / "retained.json") == [FRONT]
 
 
-def test_a_directory_that_takes_no_file_leaves_the_list_in_memory(tmp_path: Path) -> None:
+def test_an_unwritable_directory_leaves_the_list_in_memory(tmp_path: Path) -> None:
     (tmp_path / "retained.json").mkdir()
     ledger = RetainedLedger(tmp_path / "retained.json")
     ledger.expect([FRONT, SIDE])
@@ -81,7 +81,7 @@ def test_a_directory_that_takes_no_file_leaves_the_list_in_memory(tmp_path: Path
 
 
 class Broker:
-    """A sink that takes everything and confirms it when it is told to."""
+    """A sink that accepts everything and confirms on request."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[Packet, int | None]] = []
@@ -92,7 +92,7 @@ class Broker:
 
 
 class Bench:
-    """A delivery with a ledger that knows two topics, connected."""
+    """A connected delivery with a ledger of two topics."""
 
     def __init__(self, file: Path) -> None:
         self.broker = Broker()
@@ -125,7 +125,7 @@ def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered(tmp_path: Pat
     assert bench.confirm() == []
 
 
-def test_what_a_part_says_of_a_camera_that_is_gone_comes_too_late(tmp_path: Path) -> None:
+def test_late_messages_of_a_removed_camera_are_ignored(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "retained.json")
     bench.ledger.settle([FRONT])
     bench.say(SIDE, b"")
@@ -134,7 +134,7 @@ def test_what_a_part_says_of_a_camera_that_is_gone_comes_too_late(tmp_path: Path
     assert bench.confirm() == [(SIDE, b""), (FRONT, b"3")]
 
 
-def test_what_is_not_confirmed_is_cleared_again_on_the_next_connection(tmp_path: Path) -> None:
+def test_an_unconfirmed_clearing_is_sent_again_on_the_next_connection(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "retained.json")
     bench.ledger.settle([FRONT])
     bench.say(SIDE, b"")
@@ -146,7 +146,7 @@ def test_what_is_not_confirmed_is_cleared_again_on_the_next_connection(tmp_path:
     assert bench.ledger.settle([FRONT]) == []
 
 
-def test_a_value_that_comes_between_the_clearing_and_its_confirmation_stays(tmp_path: Path) -> None:
+def test_a_value_after_the_clearing_survives_its_confirmation(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "retained.json")
     bench.ledger.settle([FRONT])
     bench.say(SIDE, b"")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.client import NETWORK_CAP_S
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.settings import MqttSettings
 from scripts.soak_harness.faults import FAULTS, RECOVERS_WITHIN_S, Draw
 from scripts.soak_harness.report import Drill, Report, page
 from scripts.soak_harness.verdict import (

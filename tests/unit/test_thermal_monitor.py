@@ -12,9 +12,8 @@ from structlog.testing import capture_logs
 
 from agent.config.thermal import ThermalConfig
 from agent.mqtt.identity import Identity
-from agent.mqtt.messages import encode
 from agent.mqtt.messages.thermal import Thermal
-from agent.mqtt.topics import Topics
+from agent.mqtt.topics import Topics, encode
 from agent.runtime.clock import SystemClock
 from agent.telemetry.thermal import thermal_message
 from agent.thermal.decision import GovernorDecision
@@ -80,7 +79,7 @@ def test_message_says_everything_and_is_json() -> None:
         "hints": {},
     }
     assert sent["hottest"] == "cpu"
-    assert sent["absent"] == {"cv0": "EAGAIN: not now"}
+    assert sent["unusable_sensors"] == {"cv0": "EAGAIN: not now"}
     assert sent["power"] == {
         "rails": {"VDD_IN": 9.5},
         "total_watts": 9.5,
@@ -88,7 +87,7 @@ def test_message_says_everything_and_is_json() -> None:
     }
     assert sent["gpu"] == {"load_ratio": 0.25, "clock_hz": 612, "max_clock_hz": 918}
     assert sent["memory"] == {"total_bytes": 100, "used_bytes": 40}
-    assert sent["is_throttling"] is False
+    assert sent["throttled"] is False
     assert sent["governor"]["state"] == "free"
     assert sent["governor"]["rate_ratio"] == 1.0
     assert sent["governor"]["zone"] == "cpu"
@@ -98,7 +97,7 @@ def test_message_without_any_reading_has_nulls_and_not_zeros() -> None:
     watched = Watched()
     watched.show(None)
     sent = watched.messages[-1]
-    assert (sent.zones, sent.hottest, sent.age_s, sent.memory, sent.is_throttling) == ({}, None, None, None, None)
+    assert (sent.zones, sent.hottest, sent.age_s, sent.memory, sent.throttled) == ({}, None, None, None, None)
     assert sent.power.total_watts is None
     assert sent.governor.predicted_celsius is None
 

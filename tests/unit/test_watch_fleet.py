@@ -11,11 +11,10 @@ from rich.console import Console
 
 from agent.mqtt.messages import (
     Message,
-    encode,
     result_from_classification,
     state_from_state_change,
 )
-from agent.mqtt.topics import Topics
+from agent.mqtt.topics import Topics, encode
 from agent.tools.watch.fleet import FleetView
 from agent.tools.watch.lines import lines_from_fleet
 from agent.tools.watch.terminal import duration, render

@@ -1,12 +1,12 @@
-"""The public schema: one frozen class for each message, its name and version in the field ``schema``.
+"""The public schema: one frozen class for each message; the field ``schema`` holds its name and version.
 
-A field is never renamed or given another meaning inside a version; new optional fields may come. Every constructor
-validates, ``encode`` gives the bytes that are sent.
+Within a version no field is renamed or changes its meaning; optional fields may be added. Every constructor
+validates; ``agent.mqtt.topics.encode`` makes the bytes that are sent.
 """
 
 from __future__ import annotations
 
-from agent.mqtt.messages.base import PUBLIC, ClockState, Message, encode, utc_text
+from agent.mqtt.messages.base import PUBLIC, ClockState, Message, utc_text
 from agent.mqtt.messages.lifecycle import (
     CameraRuntime,
     ClassifierRuntime,
@@ -77,7 +77,6 @@ __all__ = [
     "Status",
     "ThermalHealth",
     "TopClass",
-    "encode",
     "event_from_state_change",
     "result_from_classification",
     "state_from_state_change",

@@ -1,4 +1,4 @@
-"""Birth and death of a session."""
+"""The start and the end of a session."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Status(Message):
-    """Whether the agent is there. ``offline`` is sent by the broker when the agent dies or its connection breaks."""
+    """Whether the agent is running. The broker sends ``offline`` if the agent dies or its connection breaks."""
 
     schema: Literal["status/1"] = "status/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     state: Literal["online", "offline", "stopped"]
-    """`online`: connected; `offline`: gone without a word; `stopped`: ended as it was told to."""
+    """`online`: connected; `offline`: connection lost without notice; `stopped`: ended normally."""
     agent: str
     """Version of the agent."""
     since: Instant
     """Start of this session, UTC."""
     reason: Literal["moved"] | None = None
-    """`moved`: the session goes on over another connection, to this broker or another one; null otherwise."""
+    """`moved`: the session continues over another connection, to this or another broker; null otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class RejectedEngine:
-    """One engine that was considered and not taken."""
+    """An engine that was considered and not used."""
 
     engine: str
     """Name of the engine."""
     reason: str
-    """Why it was not taken."""
+    """Why it is not used."""
     remedy: str
-    """How to get it."""
+    """How to make it usable."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class ModelRuntime:
-    """One model and what really runs it."""
+    """A model and the engine that really runs it."""
 
     name: str
     """Name of the model package."""
@@ -51,67 +51,67 @@ class ModelRuntime:
     sha256: str
     """SHA-256 of the model file."""
     engine: str
-    """Engine that runs, read back from the library."""
+    """The engine that runs, as reported by the library."""
     requested_engine: str
-    """Engine that the configuration asks for."""
+    """The configured engine."""
     precision: Literal["fp32", "fp16", "int8"]
-    """Arithmetic that runs."""
+    """The precision that runs."""
     requested_precision: Literal["fp32", "fp16", "int8"]
-    """Arithmetic that the configuration asks for."""
+    """The configured precision."""
     placement: dict[str, Count]
-    """Number of the graph's nodes by execution provider."""
+    """Number of graph nodes by execution provider."""
     device: str
-    """Processor that the engine runs on."""
+    """The processor that the engine runs on."""
     degraded: str | None
-    """What was asked for and not had; null where nothing is missing."""
+    """What was configured and is not running; null if nothing is missing."""
     rejected: tuple[RejectedEngine, ...]
-    """Engines that were considered and not taken."""
-    parity: dict[str, float | str | bool] | None
-    """Comparison with the fp32 reference; null where none was needed."""
+    """Engines that were considered and not used."""
+    accuracy: dict[str, float | str | bool] | None
+    """Result of the accuracy check against the fp32 reference; null if the engine needs none."""
     labels: tuple[str, ...]
     """Labels by class index."""
     load_ms: Duration
-    """Time that loading and warming up took, in milliseconds."""
+    """Time for loading and warm-up, in milliseconds."""
     pending: str | None = None
-    """Engine that is preferred and being built, while this one serves; null where none is."""
+    """The preferred engine, being built while this one serves; null if there is none."""
     details: dict[str, Scalar] = Field(default_factory=dict)
-    """Figures of this engine alone: device memory, streams, why its plan was built ..."""
+    """Details specific to this engine: device memory, streams, why its plan was built ..."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class ClassifierRuntime:
-    """One classifier of a camera."""
+    """A classifier of a camera."""
 
     model: str
-    """Key under `models`."""
+    """Key of its model in `models`."""
     roi: tuple[Share, Share, Share, Share]
-    """Region of interest x0 y0 x1 y1 as shares of the picture."""
+    """Region of interest x0, y0, x1, y1 as shares of the frame."""
     when_classifier: str | None = None
-    """Classifier of the same camera that this one waits for; null where it takes every frame."""
+    """Classifier of the same camera whose label opens the gate; null if there is no gate."""
     when_labels: tuple[str, ...] = ()
     """Labels of that classifier that open the gate."""
     enter: Share | None = None
-    """Confidence from which a result votes for its class."""
+    """Minimum confidence for a result to vote for its class."""
     exit: Share | None = None
-    """Confidence below which the decided class stops being confirmed."""
+    """Minimum confidence for a result to confirm the decided class."""
     unknown: str = "unknown"
-    """Label while no class is confirmed."""
+    """The label while no class is confirmed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class CameraRuntime:
-    """One camera and what is asked about its frames."""
+    """A camera and its classifiers."""
 
     source: str
     """Kind of source: file, rtsp, v4l2 ..."""
     description: str
-    """The source for people, without credentials."""
+    """Description of the source, without credentials."""
     rate_hz: Duration | None
-    """Frames a second that are classified; null takes every frame."""
+    """Frames classified per second; null classifies every frame."""
     classifiers: dict[str, ClassifierRuntime]
     """Classifiers by name."""
     enabled: bool = True
-    """Whether it is read at all."""
+    """False if the configuration or a command switched the camera off."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -119,13 +119,13 @@ class Runtime(Message):
     """What runs on this device: sent on every connection and whenever it changes."""
 
     schema: Literal["runtime/1"] = "runtime/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     at: Instant
-    """When it was written, UTC."""
+    """When the message was written, UTC."""
     agent: str
     """Version of the agent."""
     libraries: dict[str, str]
-    """Versions of the libraries that take part."""
+    """Versions of the libraries in use."""
     board: dict[str, Scalar]
     """The machine: its model, system, processor, power mode and so on."""
     models: dict[str, ModelRuntime]
@@ -135,6 +135,6 @@ class Runtime(Message):
     config_sha256: str
     """SHA-256 of the configuration in force."""
     previous_exit: str | None
-    """How the session before this one ended; null where none is known."""
+    """How the previous session ended; null if that is unknown."""
     changed: str | None = None
-    """What changed about an engine while the agent ran; null in the first message of a session and after a reload."""
+    """The last change of an engine; null in the first message of a session and after a reload."""

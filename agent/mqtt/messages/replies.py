@@ -1,4 +1,4 @@
-"""Answers to commands."""
+"""Replies to commands."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from agent.mqtt.messages.base import PUBLIC, Instant, Message
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Reply(Message):
-    """The one answer to a command."""
+    """The reply to a command."""
 
     schema: Literal["reply/1"] = "reply/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     at: Instant
-    """When it was answered, UTC."""
+    """When the reply was written, UTC."""
     id: str | None
-    """Id of the command; null where none could be read."""
+    """Id of the command; null if it has no readable id."""
     verb: str
-    """What was asked for."""
+    """Verb of the command."""
     outcome: Literal["done", "refused", "failed"]
-    """`done`: it took effect; `refused`: nothing was tried; `failed`: it was tried and did not work."""
+    """`done`: it took effect; `refused`: it was not tried; `failed`: it was tried and failed."""
     reason: str | None
-    """A word for programs, why it was refused or failed; null where it was done."""
+    """Machine-readable reason for `refused` and `failed`; null for `done`."""
     text: str
-    """The same for people."""
+    """The reason as a text for people."""
     details: dict[str, Any] = Field(default_factory=dict)
-    """What the command was about to find out, or the values that hold now."""
+    """The result of the command, or the values now in force."""

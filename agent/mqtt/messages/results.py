@@ -1,4 +1,4 @@
-"""What was seen: results, states and events."""
+"""Results, states and events."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from agent.runtime.records import Classification, Score, ServedModel, StageTimes
 
 M = TypeVar("M")
 
-_A_LITTLE_ABOVE_1 = 1.0001
-"""float32 arithmetic may leave a probability there."""
+_MAX_ROUNDED_SHARE = 1.0001
+"""Rounding of float32 may leave a probability slightly above 1."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Model:
-    """The model package that answered."""
+    """The model package that classified the frame."""
 
     name: str
     """Name of the package."""
@@ -34,11 +34,11 @@ class Engine:
     """The engine that ran the model."""
 
     name: str
-    """Engine that really ran."""
+    """The engine that ran."""
     precision: str
-    """Arithmetic: fp32, fp16 or int8."""
+    """Precision: fp32, fp16 or int8."""
     degraded: bool
-    """Less runs than was asked for; `runtime` says what is missing."""
+    """True if less runs than was configured; `runtime` says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -55,16 +55,16 @@ class TopClass:
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Latencies:
-    """What one frame spent in each stage, in milliseconds; `total` is the sum of the others."""
+    """Time of one frame in each stage, in milliseconds; `total` is the sum of the others."""
 
     capture: Duration
-    """Fetching and decoding, ms."""
+    """Fetching and decoding the frame, ms."""
     queue: Duration
     """Waiting for the worker, ms."""
     preprocess: Duration
     """Cropping and resizing, ms."""
     infer: Duration
-    """The engine, ms."""
+    """Running the engine, ms."""
     decide: Duration
     """From the scores to the label, ms."""
     total: Duration
@@ -73,26 +73,26 @@ class Latencies:
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Result(Message):
-    """The answer of one classifier to one frame."""
+    """The result of one classifier for one frame."""
 
     schema: Literal["result/1"] = "result/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     seq: Count
-    """Counts this topic's messages within the session from 0 without gaps: a hole is a message that did not arrive."""
+    """Number of the message on this topic in this session, from 0 without gaps: a gap is a lost message."""
     frame: Count
-    """Index of the frame among all that the camera delivered in this session."""
+    """Number of the frame among all frames that the camera delivered in this session."""
     captured_at: Instant
     """When the frame was captured, UTC."""
     clock: ClockState
-    """Whether the device's clock was synchronised when this was written."""
+    """Whether the device's clock was synchronised when the message was written."""
     camera: str
     """Name of the camera."""
     classifier: str
     """Name of the classifier."""
     model: Model
-    """What answered."""
+    """The model that classified the frame."""
     engine: Engine
-    """What ran it."""
+    """The engine that ran the model."""
     label: str
     """Label of the best class."""
     index: Count
@@ -100,31 +100,31 @@ class Result(Message):
     confidence: Share
     """Probability of the best class, 0 to 1."""
     margin: Share
-    """Distance between the best two probabilities."""
+    """Difference between the two highest probabilities."""
     top_k: tuple[TopClass, ...]
-    """The best classes by falling confidence."""
+    """The best classes, highest confidence first."""
     batch: Count
-    """Frames that the engine answered together with this one, itself included."""
+    """Frames in the same engine call, this one included."""
     latency_ms: Latencies
-    """Where the time went."""
+    """Time in each stage."""
     image_fault: str | None = None
-    """What is wrong with the picture: black, frozen, covered or blurred; null when nothing is."""
+    """What is wrong with the frame: black, frozen, covered or blurred; null if nothing is."""
     historical: bool = False
-    """Sent again after an interruption: not what is seen now."""
+    """True if sent late, after an interruption."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class State(Message):
-    """The decided label of one classifier: sent when it changes and again to show that it still holds."""
+    """The decided label of one classifier: sent on change, and repeated to show that it still holds."""
 
     schema: Literal["state/1"] = "state/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     seq: Count
-    """Counts this topic's messages within the session from 0 without gaps; a retained one keeps its number."""
+    """Number of the message on this topic in this session, from 0 without gaps; retained messages keep it."""
     at: Instant
-    """When it was decided, UTC; for a repetition the time of the repetition."""
+    """When the label was decided or repeated, UTC."""
     clock: ClockState
-    """Whether the device's clock was synchronised when this was written."""
+    """Whether the device's clock was synchronised when the message was written."""
     camera: str
     """Name of the camera."""
     classifier: str
@@ -132,69 +132,69 @@ class State(Message):
     label: str
     """The decided label."""
     since: Instant
-    """Since when it holds, UTC."""
+    """Since when the label holds, UTC."""
     confidence: Share
-    """Confidence of the newest result that confirmed it, 0 to 1."""
+    """Confidence of the newest result that confirmed the label, 0 to 1."""
     votes: Count
-    """Results of the window that agree."""
+    """Results in the window that vote for the label."""
     window: Count
-    """Results that are looked at."""
+    """Number of newest results that vote."""
     reason: str
     """Why the label holds or changed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Evidence:
-    """The result that tipped the scales."""
+    """The result that changed the label."""
 
     frame: Count
     """Index of the frame."""
     captured_at: Instant
     """When the frame was captured, UTC."""
     model: Model
-    """What answered."""
+    """The model that classified the frame."""
     engine: Engine
-    """What ran it."""
+    """The engine that ran the model."""
     top_k: tuple[TopClass, ...]
-    """The best classes by falling confidence."""
+    """The best classes, highest confidence first."""
     margin: Share
-    """Distance between the best two probabilities."""
+    """Difference between the two highest probabilities."""
     latency_ms: Latencies
-    """Where the time went."""
+    """Time in each stage."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Event(Message):
-    """One change of the decided label. Delivered at least once: device, session, topic and seq identify it."""
+    """A change of the decided label. Delivered at least once; device, session, topic and seq identify it."""
 
     schema: Literal["event/1"] = "event/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     seq: Count
-    """Counts this topic's messages within the session from 0 without gaps: a hole is a message that did not arrive."""
+    """Number of the message on this topic in this session, from 0 without gaps: a gap is a lost message."""
     at: Instant
-    """When it was decided, UTC."""
+    """When the label changed, UTC."""
     clock: ClockState
-    """Whether the device's clock was synchronised when this was written."""
+    """Whether the device's clock was synchronised when the message was written."""
     camera: str
     """Name of the camera."""
     classifier: str
     """Name of the classifier."""
     from_label: str
-    """The label before."""
+    """The previous label."""
     to_label: str
-    """The label from now on."""
+    """The new label."""
     confidence: Share
-    """Confidence of the newest result that voted for it, 0 to 1."""
+    """Confidence of the newest result that voted for the new label, 0 to 1."""
     votes: Count
-    """Results of the window that agree."""
+    """Results in the window that vote for the label."""
     window: Count
-    """Results that are looked at."""
+    """Number of newest results that vote."""
     reason: str
     """Why the label changed."""
     evidence: Evidence | None
-    """The result that tipped the scales; null where the change came from the lack of results."""
+    """The result that changed the label; null if the label changed for lack of results or by other rules."""
     historical: bool = False
-    """Sent after an interruption: not what is seen now."""
+    """True if sent late, after an interruption."""
 
 
 def result_from_classification(
@@ -203,7 +203,7 @@ def result_from_classification(
     """The message for one classification.
 
     Raises:
-        pydantic.ValidationError: a confidence is not within 0 and 1, or a time is negative or no number.
+        pydantic.ValidationError: a confidence is outside 0 to 1, or a time is negative or not a number.
     """
     make = _trusted if _is_plausible(classification) else _validated
     best = classification.top[0]
@@ -236,7 +236,7 @@ def result_from_classification(
 def state_from_state_change(
     change: StateChange, *, device: str, session: int, seq: int, at_utc_ns: int, clock_state: ClockState
 ) -> State:
-    """The retained message for the label that holds from ``at_utc_ns`` on, or still holds then."""
+    """The retained message for a label that begins, or still holds, at ``at_utc_ns``."""
     return State(
         device=device,
         session=session,
@@ -260,7 +260,7 @@ def event_from_state_change(
     """The message for a change of the label.
 
     Raises:
-        ValueError: ``change`` repeats a label; a repetition is no event.
+        ValueError: ``change`` only repeats a label.
     """
     if change.previous is None:
         raise ValueError(f"{change.camera}/{change.classifier} repeats {change.label!r}: a repetition is no event")
@@ -328,18 +328,18 @@ def _validated(kind: type[M], /, **fields: object) -> M:
 
 
 def _trusted(kind: type[M], /, **fields: object) -> M:
-    """An instance of all its ``fields``, not validated: a result takes 9 in place of 15 us on a 2-core x86."""
+    """An instance made without validation: a result takes 9 instead of 15 us on a 2-core x86."""
     made = object.__new__(kind)
     made.__dict__.update(fields)
     return made
 
 
 def _is_plausible(classification: Classification) -> bool:
-    """Whether everything that arithmetic can spoil is as the schema wants it; the rest comes from checked records."""
+    """Whether the computed values fit the schema; all others come from validated records."""
     times = classification.times
     return (
-        0.0 <= classification.margin < _A_LITTLE_ABOVE_1
-        and all(0.0 <= score.confidence < _A_LITTLE_ABOVE_1 for score in classification.top)
+        0.0 <= classification.margin < _MAX_ROUNDED_SHARE
+        and all(0.0 <= score.confidence < _MAX_ROUNDED_SHARE for score in classification.top)
         and times.capture_ms >= 0.0
         and times.queue_ms >= 0.0
         and times.preprocess_ms >= 0.0
@@ -350,6 +350,6 @@ def _is_plausible(classification: Classification) -> bool:
 
 
 def _share(value: float) -> float:
-    """``value`` to six digits, and 1 where float32 arithmetic ended a little above it; not a number stays that."""
+    """``value`` with six decimals, a value slightly above 1 as 1; NaN stays NaN."""
     rounded = round(value, 6)
-    return 1.0 if 1.0 < value < _A_LITTLE_ABOVE_1 else rounded
+    return 1.0 if 1.0 < value < _MAX_ROUNDED_SHARE else rounded

@@ -1,4 +1,4 @@
-"""Heat and power as subscribers see them."""
+"""Temperatures, power and the governor."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class ThermalZone:
     """One thermal zone."""
 
     celsius: Celsius
-    """Temperature."""
+    """Temperature in degrees Celsius."""
     passive_celsius: Celsius | None
-    """Lowest trip point at which the kernel lowers clocks; null where the board names no such point."""
+    """Lowest trip point at which the kernel lowers clocks; null if the zone has none."""
     critical_celsius: Celsius | None
-    """Where the kernel switches the board off; null where the board names no such point."""
+    """Trip point at which the kernel switches the board off; null if the zone has none."""
     soft_celsius: Celsius | None
-    """What the governor keeps the zone under; null for a zone that is only watched."""
+    """The governor keeps the zone below this; null for a zone that it only observes."""
     hard_celsius: Celsius | None
-    """Where the governor pauses inference; null for a zone that is only watched."""
+    """The governor pauses inference here; null for a zone that it only observes."""
     throttle_celsius: Celsius | None
-    """Where the board is expected to lower clocks; null for a zone that is only watched."""
+    """The board is expected to lower clocks here; null for a zone that the governor only observes."""
     limit_source: str | None
-    """Where that comes from; null for a zone that is only watched."""
+    """Where the limit comes from; null for a zone that the governor only observes."""
     hints: dict[str, Celsius]
     """Trip points that lower no clock, by cooling device."""
 
@@ -39,23 +39,23 @@ class Power:
     """Electrical power."""
 
     rails: dict[str, Duration]
-    """Watts by rail, under the board's own names."""
+    """Watts by rail, with the board's names."""
     total_watts: Duration | None
-    """Watts in total; null without a power sensor."""
+    """Total watts; null without a power sensor."""
     total_meaning: str
     """What the total covers on this board."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Gpu:
-    """The GPU; each value is null where the board does not tell."""
+    """The GPU; a value is null if the board does not report it."""
 
     load_ratio: Share | None
     """Load, 0 to 1."""
     clock_hz: Count | None
-    """Clock."""
+    """Current clock."""
     max_clock_hz: Count | None
-    """Highest clock of the power mode."""
+    """Maximum clock of the power mode."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -63,9 +63,9 @@ class Memory:
     """Main memory, which the GPU of a Jetson shares."""
 
     total_bytes: Count
-    """All of it."""
+    """Total bytes."""
     used_bytes: Count
-    """What is not available."""
+    """Bytes in use."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -73,9 +73,9 @@ class Fan:
     """One fan."""
 
     speed_ratio: Share | None
-    """What it is told, 0 to 1."""
+    """Requested speed, 0 to 1."""
     rpm: Duration | None
-    """How fast it turns."""
+    """Measured speed; null if it is not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -83,73 +83,73 @@ class OverCurrent:
     """One over-current counter of the board."""
 
     events: Count
-    """Events since the counter began."""
+    """Events since the counter started."""
     rate_hz: Duration
     """Events a second over the last seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class GovernorReport:
-    """What the governor does."""
+    """State of the governor."""
 
     state: Literal["off", "free", "reduced", "paused", "blind"]
-    """`reduced`: rate cut; `paused`: no inference at the hard limit; `blind`: capped for want of a temperature."""
+    """`reduced`: rate cut; `paused`: hard limit reached, no inference; `blind`: no temperature, rate capped."""
     rate_ratio: Share
-    """Share of the configured rate that may be classified."""
+    """Share of the configured rate that the governor permits."""
     clock_ratio: Share
-    """Share of the highest clock that GPU and CPU may run at; 1 where the clocks are left alone."""
+    """Share of the maximum clock that the governor permits for GPU and CPU; 1 if it does not limit clocks."""
     levers: list[Literal["batches", "engine", "clocks", "rate"]]
-    """What gives way now, what costs least first."""
+    """Levers in use, the one that costs least first."""
     cause: Literal["heat", "over_current", "power_cap", "power_budget", "no_temperature"] | None
-    """What for; null where nothing is cut."""
+    """Why levers are in use; null if none is."""
     reason: str
-    """Why, in words."""
+    """The same as a text for people."""
     since: Instant
     """When state or ratio last changed, UTC."""
     zone: str | None
     """The zone closest to its limit."""
     predicted_celsius: float | None
-    """Its temperature two minutes on at its present slope."""
+    """Temperature of that zone in two minutes at its present slope."""
     margin_kelvin: float | None
-    """How far its soft limit lies below the temperature at which the board is expected to throttle."""
+    """How far the soft limit of that zone is below its expected throttling temperature."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Thermal(Message):
-    """Temperatures, power and what the governor makes of them. Sent when a zone moved by more than 0.5 degrees or
-    anything else changed, and each 30 s at least."""
+    """Temperatures, power and the governor. Sent when a zone changes by more than 0.5 degrees, when anything
+    else changes, and at least every 30 s."""
 
     schema: Literal["thermal/1"] = "thermal/1"
     at: Instant
-    """When it was written, UTC."""
+    """When the message was written, UTC."""
     source: Literal["jtop", "sysfs", "simulated", "none"]
-    """Where the readings come from."""
+    """Source of the readings."""
     source_detail: str
-    """More about the source, and why not another one."""
+    """Details of the source, and why others were not used."""
     age_s: Duration | None
-    """Age of the readings; null where there are none."""
+    """Age of the readings in seconds; null if there are none."""
     zones: dict[str, ThermalZone]
-    """Zones that can be read, by name."""
+    """Readable thermal zones by name."""
     hottest: str | None
-    """Name of the hottest zone; null where none can be read."""
-    absent: dict[str, str]
-    """Sensors that are there and cannot be read or believed, with the reason."""
+    """Name of the hottest zone; null if none can be read."""
+    unusable_sensors: dict[str, str]
+    """Sensors that exist but are unreadable or implausible, with the reason."""
     power: Power
     gpu: Gpu
     memory: Memory | None
-    """Null where the system does not tell."""
+    """Main memory; null if the system does not report it."""
     fans: dict[str, Fan]
     """Fans by the name of their device."""
     power_mode: str | None
-    """The board's power mode; it is never set by the agent."""
-    is_throttling: bool | None
-    """Whether the board lowers its clocks now; null where it has nothing that could tell."""
+    """The board's power mode; the agent never changes it."""
+    throttled: bool | None
+    """Whether the board lowers its clocks now; null if it does not report it."""
     throttle_causes: dict[Literal["heat", "over_current", "power_cap"], str]
-    """Why it lowers them, each with what shows it; empty while it does not."""
+    """Why the clocks are lowered: each cause with the reading that shows it; empty if they are not."""
     throttle_states: dict[str, Count]
-    """Cooling devices that lower clocks, and their state; 0 is full clocks."""
+    """State of the cooling devices that lower clocks; 0 is full clocks."""
     over_current: dict[str, OverCurrent]
     """Over-current counters by name."""
     hints: dict[str, Count]
-    """Warnings that lower no clock, `hot-surface-alert` for one, and their state."""
+    """State of warnings that lower no clock, such as `hot-surface-alert`."""
     governor: GovernorReport

@@ -1,4 +1,4 @@
-"""How the agent and its cameras are."""
+"""Health and latency of the agent and its cameras."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from agent.mqtt.messages.base import PUBLIC, Count, Duration, Instant, Message, 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class CameraHealth(Message):
-    """How one camera is. captured = classified + the sum of dropped + in_flight."""
+    """State and frame counters of one camera. captured = classified + the sum of dropped + in_flight."""
 
     schema: Literal["camera-health/1"] = "camera-health/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     at: Instant
-    """When it was written, UTC."""
+    """When the message was written, UTC."""
     camera: str
     """Name of the camera."""
     state: Literal["connecting", "connected", "lost", "ended", "disabled"]
-    """`ended`: a file that was read to its end; `lost`: it delivered frames and no longer does."""
+    """`ended`: a file was read to its end; `lost`: the camera delivered frames and stopped."""
     image_fault: str | None
-    """What is wrong with the newest picture (`black`, `frozen` ...); null when nothing is."""
+    """What is wrong with the newest frame (`black`, `frozen` ...); null if nothing is."""
     fps: Duration
     """Frames a second that the source delivers."""
     captured: Count
@@ -32,15 +32,15 @@ class CameraHealth(Message):
     classified: Count
     """Of those, frames that went through the classifiers."""
     dropped: dict[str, Count]
-    """Of those, frames that were given up, by reason."""
+    """Of those, dropped frames by reason."""
     in_flight: Count
-    """Of those, frames on their way."""
+    """Of those, frames neither classified nor dropped yet."""
     reconnects: Count
-    """Times that the source was opened again in this session."""
+    """How often the source was reopened in this session."""
     last_frame_age_s: Duration | None
     """Seconds since the newest frame; null before the first."""
     error: str | None
-    """The newest error while it lasts, without credentials."""
+    """The current error, without credentials; null if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -48,83 +48,83 @@ class Percentiles:
     """Spread of one stage over the window, in milliseconds."""
 
     p50: Duration
-    """Half of the frames took at most this, ms."""
+    """Median: half of the frames took at most this long, ms."""
     p95: Duration
-    """95 of 100 frames took at most this, ms."""
+    """95 % of the frames took at most this long, ms."""
     p99: Duration
-    """99 of 100 frames took at most this, ms."""
+    """99 % of the frames took at most this long, ms."""
     max: Duration
     """The slowest frame, ms."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class ModelLatency:
-    """Latency of one model's frames; a stage is null where no frame of the window went through it."""
+    """Latency of one model's frames; a stage is null if no frame went through it in the window."""
 
     count: Count
-    """Frames of the window."""
+    """Frames in the window."""
     batch_mean: Duration
-    """Frames that the engine answered together, on average; 0 where there was none."""
+    """Average number of frames in one engine call; 0 if there was no call."""
     capture: Percentiles | None
-    """Fetching and decoding."""
+    """Fetching and decoding the frame."""
     queue: Percentiles | None
     """Waiting for the worker."""
     preprocess: Percentiles | None
     """Cropping and resizing."""
     infer: Percentiles | None
-    """The engine."""
+    """Running the engine."""
     decide: Percentiles | None
     """From the scores to the label."""
     publish: Percentiles | None
-    """From the decision until the result was handed to the network."""
+    """From the decision until the result was sent."""
     total: Percentiles | None
-    """From the start of the capture until the result was handed to the network."""
+    """From the start of the capture until the result was sent."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Latency(Message):
-    """Where the time of the last few seconds went."""
+    """Latencies of the last few seconds, by model and stage."""
 
     schema: Literal["latency/1"] = "latency/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     at: Instant
     """End of the window, UTC."""
     window_s: Duration
     """Length of the window in seconds."""
     throttled: bool | None
-    """Whether the board cut its clocks in this window; null where it does not tell."""
+    """Whether the board lowered its clocks in this window; null if the board does not report it."""
     models: dict[str, ModelLatency]
-    """By the model's key in the configuration."""
+    """Latencies by the model's key in the configuration."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class CameraAccounting:
-    """Where the frames of a camera went: captured = classified + the sum of dropped + in_flight."""
+    """Frame counters of a camera: captured = classified + the sum of dropped + in_flight."""
 
     captured: Count
     """Frames that the source delivered in this session."""
     classified: Count
     """Of those, frames that went through the classifiers."""
     dropped: dict[str, Count]
-    """Of those, frames that were given up, by reason."""
+    """Of those, dropped frames by reason."""
     in_flight: Count
-    """Of those, frames on their way."""
+    """Of those, frames neither classified nor dropped yet."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class ClassifierAccounting:
-    """Where a classifier's frames went: offered = classified + skipped + the sum of dropped + in_flight."""
+    """Frame counters of a classifier: offered = classified + skipped + the sum of dropped + in_flight."""
 
     offered: Count
     """Frames that reached the classifier in this session."""
     classified: Count
-    """Of those, frames that it answered."""
+    """Of those, frames that it classified."""
     skipped: Count
-    """Of those, frames at which its gate (`when`) was closed."""
+    """Of those, frames skipped because its gate (`when`) was closed."""
     dropped: dict[str, Count]
-    """Of those, frames that were given up, by reason."""
+    """Of those, dropped frames by reason."""
     in_flight: Count
-    """Of those, frames on their way."""
+    """Of those, frames neither classified nor dropped yet."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -132,61 +132,61 @@ class ModelHealth:
     """One model's engine."""
 
     engine: str
-    """Engine that runs."""
+    """The engine that runs."""
     precision: str
-    """Arithmetic that runs."""
+    """The precision that runs."""
     degraded: str | None
-    """What was asked for and not had; null where nothing is missing."""
+    """What was configured and is not running; null if nothing is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class EngineBuild:
-    """An engine that is being built on the device, which takes minutes."""
+    """An engine that is being built on the device; this takes minutes."""
 
     engine: str
-    """Engine that is built."""
+    """The engine being built."""
     phase: str
-    """What the build does at the moment."""
+    """The current phase of the build."""
     elapsed_s: Duration
-    """Seconds since its start."""
+    """Seconds since the build started."""
     done_ratio: Share | None
-    """How much of the phase is done; null where the library does not tell."""
+    """Progress of the phase, 0 to 1; null if the library does not report it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class PublisherHealth:
-    """What became of the messages of this session."""
+    """Counters of this session's messages."""
 
     sent: Count
-    """Messages handed to the network; at QoS 1 those that the broker confirmed."""
+    """Sent messages; at QoS 1 only those that the broker confirmed."""
     dropped: dict[str, Count]
-    """Messages that were given up, by reason."""
-    thinned: Count
+    """Dropped messages by reason."""
+    rate_limited: Count
     """Results left out because of `results.max_hz`."""
     queued: Count
-    """Messages that wait for the publisher."""
+    """Messages that wait for the publisher's thread."""
     stored: Count
     """Events that wait for the broker's confirmation."""
     durability: Literal["each", "grouped", "memory"] = "memory"
-    """How safe they are at the moment: on the disk as they come, within a second, or in memory alone."""
+    """Where events wait now: written to disk at once, written once a second, or only in memory."""
     reason: str | None = None
-    """Why that is less than what the configuration asks for; null where it is not."""
+    """Why that is less than configured; null if it is not."""
     denied: dict[str, str] = field(default_factory=dict)
-    """What the broker's access list forbids, by topic, with the broker's reason; empty where it takes everything."""
+    """Topics that the broker's access list forbids, with its reason; empty if it forbids none."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Process:
-    """The agent as the system sees it."""
+    """Resources of the agent's process."""
 
     rss_mib: Duration
     """Resident memory in MiB."""
     cpu_percent: Duration
-    """Processor time since the last record; 100 is one core."""
+    """CPU use since the previous message; 100 is one core."""
     threads: Count
-    """Threads."""
+    """Number of threads."""
     fds: Count
-    """Open file descriptors."""
+    """Number of open file descriptors."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -194,66 +194,66 @@ class Connection:
     """The connection to the broker."""
 
     state: Literal["connecting", "connected", "disconnected", "stopped"]
-    """`connected` only after the broker granted it."""
+    """`connected` only after the broker accepted the connection."""
     broker: str
     """Address of the broker, without credentials."""
     protocol: str | None
-    """MQTT version that was agreed on; null before the first connection."""
+    """MQTT version in use; null before the first connection."""
     since: Instant | None
-    """Since when this state holds, UTC."""
+    """Since when the connection is in this state, UTC."""
     reason: str | None
-    """Why there is no connection; null while there is one."""
+    """Why there is no connection; null while connected."""
     reconnects: Count
     """Connections after the first one in this session."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class ThermalHealth:
-    """Temperature in short; the topic `thermal` has all of it."""
+    """Summary of temperature and power; the topic `thermal` has the details."""
 
     source: str
-    """Where the figures come from: jtop, sysfs, simulated or none."""
+    """Source of the readings: jtop, sysfs, simulated or none."""
     hottest_zone: str | None
-    """Zone with the highest temperature; null where none is known."""
+    """The hottest thermal zone; null if no zone can be read."""
     hottest_celsius: float | None
-    """Its temperature in degrees Celsius."""
+    """Temperature of the hottest zone in degrees Celsius."""
     total_watts: float | None
-    """Power in watts, as the board totals it; null where it does not tell."""
+    """The board's total power in watts; null if it is not measured."""
     throttled: bool | None
-    """Whether the board lowers its clocks now; null where it does not tell."""
+    """Whether the board lowers its clocks now; null if it does not report it."""
     throttle_causes: dict[Literal["heat", "over_current", "power_cap"], str]
-    """Why it lowers them, each with what shows it."""
+    """Why the clocks are lowered: each cause with the reading that shows it."""
     over_current_hz: dict[str, Duration]
     """Over-current events a second, by counter."""
     governor: str
-    """What the governor does."""
+    """State of the governor."""
     rate_ratio: Share
-    """Share of the configured rate that may be classified."""
+    """Share of the configured rate that the governor permits."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Health(Message):
-    """One record of everything."""
+    """A summary of the whole agent."""
 
     schema: Literal["health/1"] = "health/1"
-    """Name and version of this message\'s form."""
+    """Name and version of the schema."""
     at: Instant
-    """When it was written, UTC."""
+    """When the message was written, UTC."""
     uptime_s: Duration
     """Seconds since the start of the session."""
     cameras: dict[str, CameraAccounting]
-    """By camera."""
+    """Frame counters by camera."""
     classifiers: dict[str, dict[str, ClassifierAccounting]]
-    """By camera, then by classifier."""
+    """Frame counters by camera, then by classifier."""
     models: dict[str, ModelHealth]
-    """By the model's key in the configuration."""
+    """Engines by the model's key in the configuration."""
     builds: dict[str, EngineBuild] = Field(default_factory=dict)
-    """Builds that run at the moment, by the model's key; the model is served by another engine unless it is strict."""
+    """Builds that run now, by the model's key; another engine serves the model meanwhile, unless it is `strict`."""
     publisher: PublisherHealth
-    """Messages."""
+    """Counters of messages."""
     process: Process
     """The agent's process."""
     connection: Connection
-    """The broker."""
+    """The connection to the broker."""
     thermal: ThermalHealth
     """Temperature and the governor."""

@@ -1,4 +1,4 @@
-"""Where events wait until the broker has confirmed them."""
+"""The contract of an outbox, and the outbox in memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Durability = Literal["each", "grouped", "memory"]
 
 EVENT = 0
 REPLY = 1
-"""Ranks: where room is short, a packet of a higher rank goes before one of a lower, and an older before a newer."""
+"""Ranks: a full outbox drops the higher rank first, and within a rank the oldest packet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One packet and its key; keys rise with every packet, also over restarts where the outbox is durable."""
+    """A packet and its key. Keys increase with every packet, in a durable outbox across restarts too."""
 
     key: int
     packet: Packet
@@ -26,9 +26,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatistics:
-    """Counts since the outbox was opened; ``put == acknowledged + dropped + stored`` when it was opened empty.
+    """Counters since the outbox was opened; if it was empty then, ``put == acknowledged + dropped + stored``.
 
-    ``durability`` is what holds at the moment, ``reason`` why that is less than what is asked for.
+    ``durability`` is the current one, ``reason`` why it is less than configured.
     """
 
     put: int
@@ -40,43 +40,43 @@ class OutboxStatistics:
 
 
 class Outbox(Protocol):
-    """Keeps packets in order. Used by the publisher's thread alone, except ``statistics``."""
+    """Keeps packets in order. Used by the publisher's thread only, except ``statistics``."""
 
     @property
     def last_key(self) -> int:
-        """The key of the newest packet that was ever put; 0 before the first."""
+        """The key of the newest packet ever put; 0 before the first."""
         ...
 
     def newest_keys(self) -> Mapping[str, int]:
-        """For each topic of which packets wait, the key of the newest of them."""
+        """The newest key of each topic that has waiting packets."""
         ...
 
     def put(self, packet: Packet, rank: int = EVENT) -> int:
-        """Keep ``packet`` and return its key; where there is no room, the oldest of the highest rank is given up and
+        """Store ``packet`` and return its key; without room the oldest packet of the highest rank is dropped and
         counted."""
         ...
 
     def next(self, after: int) -> Stored | None:
-        """The oldest packet whose key is above ``after`` (0: the oldest of all), or None."""
+        """The oldest packet with a key above ``after`` (0: the oldest of all), or None."""
         ...
 
     def ack(self, key: int) -> None:
-        """The packet has arrived (or was refused for good): forget it. Keys that neither `put` nor `next` gave out,
-        and those that were given up, are ignored."""
+        """Remove a packet that was confirmed (or refused permanently). Keys that `put` and `next` did not return, and
+        those of dropped packets, are ignored."""
         ...
 
     def statistics(self) -> OutboxStatistics:
-        """The counts at this moment; any thread."""
+        """A snapshot of the counters; any thread."""
         ...
 
     def close(self) -> None:
-        """Give everything back; harmless when repeated."""
+        """Release files and threads. Idempotent."""
         ...
 
 
 class MemoryOutbox:
-    """Keeps the newest packets in memory, at most ``capacity`` of them and ``max_bytes``; closing it drops what is
-    left, counted as ``stopped``."""
+    """Keeps the newest packets in memory, at most ``capacity`` packets and ``max_bytes``. ``close`` drops the rest and
+    counts them as ``stopped``."""
 
     def __init__(self, capacity: int = 1000, *, max_bytes: int | None = None) -> None:
         if capacity < 1:
@@ -85,7 +85,7 @@ class MemoryOutbox:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._stored: OrderedDict[int, Packet] = OrderedDict()
-        self._spared_last: OrderedDict[int, None] = OrderedDict()
+        self._low_rank: OrderedDict[int, None] = OrderedDict()
         self._last_key = 0
         self._acknowledged = 0
         self._dropped: Counter[str] = Counter()
@@ -102,14 +102,14 @@ class MemoryOutbox:
     def put(self, packet: Packet, rank: int = EVENT) -> int:
         """See Outbox."""
         while self._stored and not self._has_room(packet):
-            victim = next(iter(self._spared_last), None) or next(iter(self._stored))
+            victim = next(iter(self._low_rank), None) or next(iter(self._stored))
             self._take(victim)
             self._dropped["outbox_full"] += 1
         self._last_key += 1
         self._stored[self._last_key] = packet
         self._bytes += _size(packet)
         if rank:
-            self._spared_last[self._last_key] = None
+            self._low_rank[self._last_key] = None
         return self._last_key
 
     def next(self, after: int) -> Stored | None:
@@ -117,7 +117,7 @@ class MemoryOutbox:
         if not self._stored or after >= self._last_key:
             return None
         oldest = next(iter(self._stored))
-        # Keys are dense except where a packet in the middle was acknowledged first.
+        # Keys are consecutive, except where a later packet was confirmed first.
         for key in range(max(after + 1, oldest), self._last_key + 1):
             packet = self._stored.get(key)
             if packet is not None:
@@ -147,7 +147,7 @@ class MemoryOutbox:
 
     def _take(self, key: int) -> None:
         self._bytes -= _size(self._stored.pop(key))
-        self._spared_last.pop(key, None)
+        self._low_rank.pop(key, None)
 
 
 def _size(packet: Packet) -> int:

@@ -1,4 +1,4 @@
-"""From the configuration to an outbox."""
+"""Opens the configured outbox."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_IN_MEMORY = 100_000
 def open_outbox(
     config: OutboxConfig, state_dir: Path, *, clock: Clock, clock_state: Callable[[], ClockState]
 ) -> Outbox:
-    """The outbox that ``config`` asks for; its file lies in ``state_dir``. The caller closes it."""
+    """The outbox for ``config``, with its file in ``state_dir``. The caller closes it."""
     max_bytes = config.max_mib << 20
     if config.durability == "memory":
         return MemoryOutbox(_MAX_IN_MEMORY, max_bytes=max_bytes)

@@ -1,4 +1,4 @@
-"""The file that events wait in: one SQLite database, and every statement that touches it."""
+"""The database file of the outbox, and every SQL statement for it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from agent.runtime.logs import get_logger
 
 SCHEMA_VERSION = 2
 ROW_BYTES = 64
-"""What a row takes beside its topic and payload, about (measured: 40 to 60 in a full file)."""
+"""Approximate size of a row without topic and payload (measured: 40 to 60 bytes in a full file)."""
 
 KEPT_FREE_RATIO = 0.05
 KEPT_FREE_BYTES = 1 << 30
-"""The share is bounded: a twentieth of a large disk is more than its neighbours need to go on."""
+"""Upper limit of the free space: 5 % of a large disk is more than other programs need."""
 
-FaultKind = Literal["full", "read_only", "io", "corrupt", "newer", "mistake"]
+FaultKind = Literal["full", "read_only", "io", "corrupt", "newer", "bug"]
 
 _BUSY_S = 2.0
 _PAGE_BYTES = 2048
-"""A commit writes whole pages: one event of 800 bytes costs 2.1 KiB with these, 4.1 KiB with the usual ones."""
+"""A commit writes whole pages: an event of 800 bytes costs 2.1 KiB with this size, 4.1 KiB with the default."""
 _PAGES_BETWEEN_CHECKPOINTS = 1000
 _WAL_KEPT_BYTES = 4 << 20
 
 _CREATE = """
 CREATE TABLE waiting (
-    key INTEGER PRIMARY KEY,                -- rises with every packet while any waits
+    key INTEGER PRIMARY KEY,                -- increases with every packet
     topic TEXT NOT NULL,
     payload BLOB NOT NULL,
     qos INTEGER NOT NULL,
@@ -40,8 +40,8 @@ CREATE TABLE waiting (
     expiry_s INTEGER,
     correlation BLOB,
     utc_ns INTEGER NOT NULL,
-    rank INTEGER NOT NULL DEFAULT 0,        -- 0 outlives 1
-    boot TEXT NOT NULL DEFAULT '',          -- the machine's boot and its age then: a clock that no one sets
+    rank INTEGER NOT NULL DEFAULT 0,        -- when full, 1 is dropped before 0
+    boot TEXT NOT NULL DEFAULT '',          -- boot id and monotonic time, which no clock change affects
     boot_ns INTEGER NOT NULL DEFAULT 0
 )"""
 _INDEX = "CREATE INDEX goes_first ON waiting (key) WHERE rank > 0"
@@ -55,7 +55,7 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         _INDEX,
     ),
 }
-"""The statements that lead from each earlier version to the next one."""
+"""The statements that migrate each earlier version to the next."""
 
 _COLUMNS = "key, topic, payload, qos, retain, expiry_s, correlation, utc_ns, rank, boot, boot_ns"
 _SIZE = f"length(CAST(topic AS BLOB)) + length(payload) + {ROW_BYTES}"
@@ -76,13 +76,13 @@ _TEXTS: dict[str, FaultKind] = {
     "malformed": "corrupt",
     "not a database": "corrupt",
 }
-_WORDS: dict[FaultKind, str] = {
-    "full": "the disk is full or nearly so: free some space",
+_REASONS: dict[FaultKind, str] = {
+    "full": "the disk is full or nearly full: free some space",
     "read_only": "it cannot be written: make the state directory writable",
     "io": "the disk reports an error",
     "corrupt": "its content is damaged",
     "newer": "it was written by a newer version of the agent",
-    "mistake": "a mistake of the agent, which writes nothing until it is started again",
+    "bug": "a bug in the agent; events are not written until it is restarted",
 }
 
 
@@ -90,7 +90,7 @@ log = get_logger(__name__)
 
 
 class OutboxFault(Exception):
-    """The file cannot be used, at least for now; ``kind`` says why."""
+    """The file cannot be used now; ``kind`` says why."""
 
     def __init__(self, kind: FaultKind, detail: str) -> None:
         super().__init__(detail)
@@ -99,13 +99,13 @@ class OutboxFault(Exception):
 
     @property
     def reason(self) -> str:
-        """One line for people."""
-        return f"{_WORDS[self.kind]} ({self.detail})"
+        """The reason as one line for people."""
+        return f"{_REASONS[self.kind]} ({self.detail})"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One packet as it is kept. ``utc_ns`` is when it was put, 0 where the clock was not to be trusted."""
+    """A stored packet. ``utc_ns`` is the time of ``put``, 0 if the clock was not synchronised."""
 
     key: int
     packet: Packet
@@ -116,13 +116,13 @@ class Row:
 
     @property
     def size_bytes(self) -> int:
-        """What it counts for against the bound."""
+        """Its size for the limit of the outbox."""
         return len(self.packet.topic.encode("utf-8")) + len(self.packet.payload) + ROW_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds; ``topics`` are the newest key and the number of rows of each topic."""
+    """Content of a file; ``topics`` has the newest key and the number of rows of each topic."""
 
     last_key: int
     rows: int
@@ -131,10 +131,10 @@ class Content:
 
 
 class OutboxFile:
-    """One open database. Every method raises OutboxFault where the file fails; used by one thread at a time."""
+    """An open database. Every method raises OutboxFault if the file fails. Used by one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it with mode 600; one of an earlier version is brought up to date."""
+        """Open the file, or create it with mode 600; a file of an earlier version is migrated."""
         with _translated():
             _claim(path)
             self._path = path
@@ -148,7 +148,7 @@ class OutboxFile:
                 raise
 
     def content(self) -> Content:
-        """Count what is there."""
+        """Count the rows."""
         with _translated():
             rows, size, last = self._database.execute(
                 f"SELECT count(*), total({_SIZE}), ifnull(max(key), 0) FROM waiting"  # noqa: S608 (our own text)
@@ -156,12 +156,12 @@ class OutboxFile:
             topics = self._database.execute("SELECT topic, max(key), count(*) FROM waiting GROUP BY topic").fetchall()
         return Content(int(last), int(rows), int(size), {topic: (key, count) for topic, key, count in topics})
 
-    def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
-        """Add ``rows`` and delete the keys ``gone`` in one commit.
+    def write(self, rows: Sequence[Row], deleted: Iterable[int] = ()) -> None:
+        """Add ``rows`` and delete the keys ``deleted`` in one commit.
 
-        A commit that adds rows is on the disk when this returns. One that only deletes is with the system: a power
-        cut can undo it, which makes duplicates and loses nothing. Rows for which the file system has no room beside
-        what is left to others are refused as on a full disk.
+        A commit that adds rows is on disk when this returns. One that only deletes is not synced: a power cut can
+        undo it, which causes duplicates but no loss. If adding rows would use the space that is kept free, they are
+        refused as on a full disk.
         """
         if rows:
             self._refuse_to_fill(sum(row.size_bytes for row in rows))
@@ -173,7 +173,7 @@ class OutboxFile:
                     f"INSERT OR REPLACE INTO waiting ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 (our own text)
                     [_values(row) for row in rows],
                 )
-                self._database.executemany("DELETE FROM waiting WHERE key = ?", [(key,) for key in gone])
+                self._database.executemany("DELETE FROM waiting WHERE key = ?", [(key,) for key in deleted])
                 self._database.execute("COMMIT")
             except sqlite3.Error:
                 with contextlib.suppress(sqlite3.Error):
@@ -181,7 +181,7 @@ class OutboxFile:
                 raise
 
     def probe(self) -> None:
-        """Write and commit something that changes nothing, where there is room for more."""
+        """Check that the file can be written, with a commit that changes nothing."""
         self._refuse_to_fill(0)
         with _translated():
             self._database.execute("PRAGMA synchronous = FULL")
@@ -192,8 +192,8 @@ class OutboxFile:
             pages, unused = (
                 int(self._database.execute(f"PRAGMA {name}_count").fetchone()[0]) for name in ("page", "freelist")
             )
-        # A row of just above half a page takes a whole one. What comes now stands in the log and in the file for a
-        # while, and what stands in the log alone still has to be copied.
+        # A row just above half a page takes a whole page. New rows are in the write-ahead log and in the file for a
+        # while, and rows that are only in the log still have to be copied to the file.
         more_bytes = 2 * (more_bytes + _PAGE_BYTES)
         try:
             to_copy = max(0, pages * _PAGE_BYTES - self._path.stat().st_size)
@@ -205,7 +205,7 @@ class OutboxFile:
             raise OutboxFault("full", lack)
 
     def page(self, after: int, before: int, limit: int) -> list[Row]:
-        """The first ``limit`` rows with keys between the two, both left out, by rising key."""
+        """The first ``limit`` rows with keys between ``after`` and ``before`` (both excluded), by key."""
         with _translated():
             found = self._database.execute(
                 f"SELECT {_COLUMNS} FROM waiting WHERE key > ? AND key < ? ORDER BY key LIMIT ?",  # noqa: S608 (our own text)
@@ -213,8 +213,8 @@ class OutboxFile:
             ).fetchall()
         return [_row(values) for values in found]
 
-    def first_to_give_up(self, limit: int) -> list[tuple[int, int]]:
-        """Keys and sizes of the rows that go first: the higher rank, then the older."""
+    def first_to_drop(self, limit: int) -> list[tuple[int, int]]:
+        """Keys and sizes of the rows to drop first: the higher rank, then the older."""
         found: list[tuple[int, int]] = []
         with _translated():
             for which in ("WHERE rank > 0", "WHERE rank = 0"):
@@ -225,8 +225,8 @@ class OutboxFile:
         return found
 
     def older_than(self, age_ns: int, *, boot: str, boot_ns: int, utc_ns: int, limit: int) -> list[tuple[int, int]]:
-        """Keys and sizes of rows above that age. Of another boot are only those of which both clocks were right;
-        ``utc_ns`` 0 says that it is not right now."""
+        """Keys and sizes of rows older than ``age_ns``. Rows of another boot count only if the clock was synchronised
+        then and is now; ``utc_ns`` is 0 if it is not now."""
         with _translated():
             found = self._database.execute(
                 f"SELECT key, {_SIZE} FROM waiting WHERE (boot = ? AND boot_ns < ?) "  # noqa: S608 (our own text)
@@ -236,16 +236,16 @@ class OutboxFile:
         return [(int(key), int(size)) for key, size in found]
 
     def close(self) -> None:
-        """Give the file back; harmless when repeated."""
+        """Close the file. Idempotent."""
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
 
 
 def open_or_replace(path: Path, open_file: Callable[[Path], OutboxFile] = OutboxFile) -> OutboxFile:
-    """The file, or a new one where it is damaged, which is set aside and told.
+    """Open the file; a damaged one is renamed, logged and replaced by a new one.
 
     Raises:
-        OutboxFault: neither can be used.
+        OutboxFault: no file can be used.
     """
     try:
         return open_file(path)
@@ -258,7 +258,7 @@ def open_or_replace(path: Path, open_file: Callable[[Path], OutboxFile] = Outbox
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file to the next free ``*.corrupt-<n>``; its companions are deleted with it.
+    """Rename a damaged file to the next free ``*.corrupt-<n>`` and delete its log files.
 
     Raises:
         OutboxFault: it cannot be renamed.
@@ -276,7 +276,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _claim(path: Path) -> None:
-    """Make the file private before the library makes it public; nothing but a file of our own is taken."""
+    """Create the file with mode 600 before SQLite creates it with a wider one; refuse links and special files."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as exc:
@@ -291,7 +291,7 @@ def _claim(path: Path) -> None:
 def _set_up(database: sqlite3.Connection) -> None:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
-        raise OutboxFault("newer", f"its form is {version}, this version knows {SCHEMA_VERSION}")
+        raise OutboxFault("newer", f"it has schema version {version}, this agent knows {SCHEMA_VERSION}")
     if version == 0:
         database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     database.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -323,15 +323,15 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        # The extended code is told from Python 3.11 on; before that the text has to do.
+        # Python 3.10 has no sqlite_errorcode, so there the text must do.
         code = getattr(exc, "sqlite_errorcode", None)
         kind = _kind_of(str(exc)) if code is None else _KINDS.get(code & 0xFF, "io")
         raise OutboxFault(kind, str(exc)) from exc
 
 
 def _kind_of(text: str) -> FaultKind:
-    for words, kind in _TEXTS.items():
-        if words in text:
+    for part, kind in _TEXTS.items():
+        if part in text:
             return kind
     return "io"
 
@@ -351,18 +351,18 @@ def _row(values: tuple[Any, ...]) -> Row:
 
 
 def kept_free_bytes(size_bytes: int) -> int:
-    """What a file system of ``size_bytes`` is left with."""
+    """Bytes to keep free on a file system of ``size_bytes``."""
     return min(round(size_bytes * KEPT_FREE_RATIO), KEPT_FREE_BYTES)
 
 
 def lack_of_room(directory: Path, needed_bytes: int) -> str | None:
-    """Why ``needed_bytes`` more would be too much for the file system of ``directory``; None where they are not.
+    """Why the file system of ``directory`` has no room for ``needed_bytes`` more; None if it has.
 
     Raises:
-        OSError: the file system does not say.
+        OSError: the free space cannot be read.
     """
     found = os.statvfs(directory)
     free, kept = found.f_bavail * found.f_frsize, kept_free_bytes(found.f_blocks * found.f_frsize)
     if free - needed_bytes >= kept:
         return None
-    return f"{free / 2**20:.1f} MiB are free and the outbox leaves {kept / 2**20:.1f} MiB to others"
+    return f"{free / 2**20:.1f} MiB are free and the outbox keeps {kept / 2**20:.1f} MiB free"

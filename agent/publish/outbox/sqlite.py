@@ -1,4 +1,4 @@
-"""An outbox that outlives the process: SQLite behind, the newest packets in memory besides."""
+"""The durable outbox: a SQLite file, with the newest packets in memory."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
 
 GROUP_S = 1.0
-"""With ``grouped`` there is at most one commit in this time."""
+"""``grouped`` commits at most once in this time."""
 GATHER_S = 0.01
-"""With ``each`` an event waits this long for the broker's confirmation before it is written: a broker that answers
-spares the disk every write (measured: 42 kB an event without the wait, none with it)."""
+"""``each`` waits this long for the broker's confirmation before it writes an event: while the broker answers in time,
+nothing is written (measured: 42 kB per event without the wait, none with it)."""
 FORGET_ROWS, FORGET_S = 10, 0.25
-"""Confirmed packets leave the file when there are so many of them, or after this time."""
+"""Confirmed packets are deleted from the file once there are this many, or after this time."""
 RETRY_S = 5.0
-"""A file that failed is tried again this often."""
+"""Interval for retrying a failed file."""
 TRIM_EVERY_S = 30.0
 MEMORY_BYTES = 8 << 20
-"""Packets in memory: the newest ones, and all that the file does not take."""
+"""Limit of packets in memory: the newest, and those that the file cannot store."""
 _PAGE_ROWS = 256
 _COMMIT_ROWS = 512
 _VICTIMS = 64
 _CLOSE_WITHIN_S = 1.0
 _FIRST_WITHOUT_FILE = 1 << 40
-"""Where keys begin when the file cannot be read at the start: above all that may stand in it."""
+"""First key if the file cannot be read at the start: above every key that it may contain."""
 
 log = get_logger(__name__)
 
 
 class SqliteOutbox:
-    """See Outbox. A thread of its own, ``outbox``, writes: nobody who publishes waits for the disk.
+    """See Outbox. Its own thread, ``outbox``, writes, so the publisher never waits for the disk.
 
-    A packet may be sent before it is on the disk; one that the broker confirms first is never written. ``each``
-    commits as soon as there is something, ``grouped`` once a second. When the file fails, everything goes on in
-    memory, the statistics say so and the file is tried again; a damaged one is set aside for a new one.
+    A packet may be sent before it is on disk; if the broker confirms it first, it is never written. ``each`` commits
+    new packets at once, ``grouped`` once a second. If the file fails, the outbox continues in memory, reports that in
+    its statistics and retries the file; a damaged file is renamed and replaced.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SqliteOutbox:
         retry_s: float = RETRY_S,
         open_file: Callable[[Path], OutboxFile] = OutboxFile,
     ) -> None:
-        """``open_file`` raises OutboxFault where it cannot."""
+        """``open_file`` raises OutboxFault if it fails."""
         self._path = path
         self._max_bytes = max_bytes
         self._max_age_ns = round(max_age_s * 1e9)
@@ -73,22 +73,22 @@ class SqliteOutbox:
         self._make_file = open_file
         self._boot = boot_id()
         self._disk = threading.RLock()
-        """Held around every use of the file; taken before ``_notifications``, never after it."""
+        """Held for every use of the file. Lock order: ``_disk`` before ``_changed``."""
         self._file: OutboxFile | None = None
         self._thread: StageThread | None = None
-        self._notifications = threading.Condition()
-        """Guards everything below."""
+        self._changed = threading.Condition()
+        """Guards everything below; notified when the writing thread has work."""
         self._is_closing = False
         self._has_been_open = False
         self._fault: OutboxFault | None = None
         self._retry_at = 0.0
-        self._tail: OrderedDict[int, Row] = OrderedDict()  # every waiting packet from _tail_from on
+        self._tail: OrderedDict[int, Row] = OrderedDict()  # every waiting packet with a key from _tail_from on
         self._tail_bytes = 0
         self._tail_from = 1
-        self._unwritten: dict[int, Row] = {}  # those of the tail that the file does not have
-        self._low_rank: dict[int, None] = {}  # those of the unwritten that go first
+        self._unwritten: dict[int, Row] = {}  # packets of the tail that are not in the file
+        self._low_rank: dict[int, None] = {}  # unwritten packets to drop first
         self._writing_up_to = 0
-        self._gone: dict[int, int] = {}  # keys and sizes that the file still has to forget
+        self._to_delete: dict[int, int] = {}  # keys and sizes to delete from the file
         self._read = ReadAhead()
         self._last_key = 0
         self._topics = WaitingTopics()
@@ -99,13 +99,13 @@ class SqliteOutbox:
         self._dropped: Counter[str] = Counter()
 
     def open(self) -> SqliteOutbox:
-        """Read what an earlier session left, and start the thread. Never fails: without a file it works in memory."""
+        """Read what an earlier session left, and start the thread. Never fails: without a file it uses memory."""
         with self._disk:
             self._open_file()
         if not self._has_been_open:
             self._last_key = _FIRST_WITHOUT_FILE + max(0, self._clock.utc_ns() // 1000)
             self._tail_from = self._last_key + 1
-        self._thread = StageThread("outbox", self._write_until_closed, on_failure=self._end_by)
+        self._thread = StageThread("outbox", self._write_until_closed, on_failure=self._on_thread_failure)
         self._thread.start()
         return self
 
@@ -116,13 +116,13 @@ class SqliteOutbox:
 
     def newest_keys(self) -> Mapping[str, int]:
         """See Outbox."""
-        with self._notifications:
+        with self._changed:
             return self._topics.newest_keys()
 
     def put(self, packet: Packet, rank: int = EVENT) -> int:
         """See Outbox."""
         utc_ns = self._clock.utc_ns() if self._clock_state() == "synced" else 0
-        with self._notifications:
+        with self._changed:
             self._last_key += 1
             row = Row(self._last_key, packet, rank, utc_ns, self._boot, boot_ns())
             self._put += 1
@@ -132,12 +132,12 @@ class SqliteOutbox:
                 self._low_rank[row.key] = None
             self._topics.add(packet.topic, row.key)
             self._bound_memory()
-            self._notifications.notify()
+            self._changed.notify()
             return row.key
 
     def next(self, after: int) -> Stored | None:
         """See Outbox."""
-        with self._notifications:
+        with self._changed:
             if after == 0:
                 self._read.start_over()
             if after >= self._last_key or not self._stored():
@@ -146,7 +146,7 @@ class SqliteOutbox:
             is_older = row is None and after + 1 < self._tail_from
         if is_older:
             row = self._from_file(after)
-        with self._notifications:
+        with self._changed:
             row = row or self._from_tail(after)
             if row is None:
                 return None
@@ -155,17 +155,17 @@ class SqliteOutbox:
 
     def ack(self, key: int) -> None:
         """See Outbox."""
-        with self._notifications:
+        with self._changed:
             if key not in self._tail and not self._read.is_in_hand(key):
                 return
             self._take_out(key)
             self._acknowledged += 1
-            if len(self._gone) in {1, FORGET_ROWS}:
-                self._notifications.notify()
+            if len(self._to_delete) in {1, FORGET_ROWS}:
+                self._changed.notify()
 
     def statistics(self) -> OutboxStatistics:
         """See Outbox."""
-        with self._notifications:
+        with self._changed:
             return OutboxStatistics(
                 put=self._put,
                 acknowledged=self._acknowledged,
@@ -176,16 +176,16 @@ class SqliteOutbox:
             )
 
     def close(self) -> None:
-        """See Outbox; what is not on the disk yet is written, where the disk answers in time."""
-        with self._notifications:
+        """See Outbox. Unwritten packets are written if the disk answers in time."""
+        with self._changed:
             self._is_closing = True
-            self._notifications.notify()
+            self._changed.notify()
         if self._thread is not None:
             self._thread.join(_CLOSE_WITHIN_S)
             if self._thread.is_alive:
                 log.warning("outbox.close_cut_off", file=str(self._path))
-                return
-        with self._notifications:
+                return  # the thread is still using the file, so it cannot be closed here
+        with self._changed:
             for key in list(self._unwritten):
                 self._drop(key, "stopped")
         with self._disk:
@@ -197,7 +197,7 @@ class SqliteOutbox:
     # Reading, on the publisher's thread.
 
     def _from_file(self, after: int) -> Row | None:
-        """The first row of the file after ``after``, with a page of those behind it read ahead."""
+        """The first row of the file with a key above ``after``; also reads a page ahead."""
         with self._disk:
             while self._file is not None:
                 try:
@@ -205,8 +205,8 @@ class SqliteOutbox:
                 except OutboxFault as fault:
                     self._fail(fault)
                     return None
-                with self._notifications:
-                    self._read.fill(row for row in rows if row.key not in self._gone)
+                with self._changed:
+                    self._read.fill(row for row in rows if row.key not in self._to_delete)
                     row = self._read.first_after(after)
                 if row is not None or not rows:
                     return row
@@ -221,7 +221,7 @@ class SqliteOutbox:
             return self._tail[oldest]
         return next((self._tail[key] for key in range(after + 1, self._last_key + 1) if key in self._tail), None)
 
-    # Forgetting; with _notifications held.
+    # Removing; with _changed held.
 
     def _take_out(self, key: int) -> None:
         row = self._tail.pop(key, None)
@@ -231,35 +231,35 @@ class SqliteOutbox:
             self._tail_bytes -= row.size_bytes
         known = row or handed
         if known is not None:
-            self._topics.leave(known.packet.topic)
+            self._topics.remove(known.packet.topic)
         is_unwritten = self._unwritten.pop(key, None) is not None
         if known is not None and (not is_unwritten or key <= self._writing_up_to):
-            # One that is being written counts once it is there: the commit may fail.
-            self._gone[key] = 0 if is_unwritten else known.size_bytes
+            # A row that is being written gets its size after the commit, because that may fail.
+            self._to_delete[key] = 0 if is_unwritten else known.size_bytes
 
     def _drop(self, key: int, reason: str) -> None:
         self._take_out(key)
         self._dropped[reason] += 1
 
     def _bound_memory(self) -> None:
-        """Let go of what the file has; without the file, give up the oldest."""
+        """Release packets that are in the file; drop the oldest of the others."""
         while self._tail_bytes > MEMORY_BYTES and len(self._tail) > 1:
             oldest = next(iter(self._tail))
             if oldest not in self._unwritten:
                 self._tail_bytes -= self._tail.pop(oldest).size_bytes
                 self._tail_from = oldest + 1
             else:
-                spared_last = next((key for key in self._low_rank if key in self._unwritten), None)
-                self._drop(oldest if spared_last is None else spared_last, "outbox_full")
+                low_rank = next((key for key in self._low_rank if key in self._unwritten), None)
+                self._drop(oldest if low_rank is None else low_rank, "outbox_full")
 
     # Writing, on the thread of the outbox.
 
     def _write_until_closed(self) -> None:
         trim_at = next_commit = 0.0
         while True:
-            with self._notifications:
+            with self._changed:
                 if not self._has_work():
-                    self._notifications.wait(self._patience_s(trim_at))
+                    self._changed.wait(self._max_wait_s(trim_at))
                 is_closing = self._is_closing
             now = time.monotonic()
             if self._fault is not None and not is_closing:
@@ -281,69 +281,70 @@ class SqliteOutbox:
     def _has_work(self) -> bool:
         if self._is_closing or self._fault is not None:
             return self._is_closing
-        return bool(self._unwritten) or len(self._gone) >= FORGET_ROWS
+        return bool(self._unwritten) or len(self._to_delete) >= FORGET_ROWS
 
-    def _patience_s(self, trim_at: float) -> float:
+    def _max_wait_s(self, trim_at: float) -> float:
         if self._fault is not None:
             return max(0.0, self._retry_at - time.monotonic())
-        return FORGET_S if self._gone else max(0.0, trim_at - time.monotonic())
+        return FORGET_S if self._to_delete else max(0.0, trim_at - time.monotonic())
 
     def _pause(self, seconds: float) -> None:
-        with self._notifications:
-            self._notifications.wait_for(lambda: self._is_closing, max(0.0, seconds))
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closing, max(0.0, seconds))
 
-    def _commit(self, *, is_probe: bool = False, most_rows: int = _COMMIT_ROWS) -> bool:
-        """Write and forget what there is; False where the file failed."""
+    def _commit(self, *, is_probe: bool = False, max_rows: int = _COMMIT_ROWS) -> bool:
+        """Write new rows and delete confirmed ones; False if the file failed."""
         if self._file is None:
             return False
-        with self._notifications:
-            rows = list(islice(self._unwritten.values(), most_rows))
-            gone = dict(self._gone)
-            if not (rows or gone or is_probe):
+        with self._changed:
+            rows = list(islice(self._unwritten.values(), max_rows))
+            deleted = dict(self._to_delete)
+            if not (rows or deleted or is_probe):
                 return True
             if rows:
                 self._writing_up_to = rows[-1].key
+        # Without _changed: put() and ack() must not wait for the disk.
         try:
             if is_probe:
                 self._file.probe()
-            self._file.write(rows, gone)
+            self._file.write(rows, deleted)
         except OutboxFault as fault:
             self._fail(fault)
             return False
-        with self._notifications:
+        with self._changed:
             for row in rows:
                 self._unwritten.pop(row.key, None)
                 self._low_rank.pop(row.key, None)
                 self._file_bytes += row.size_bytes
-                if row.key in self._gone:
-                    self._gone[row.key] = row.size_bytes
-            for key, size in gone.items():
-                self._gone.pop(key, None)
+                if row.key in self._to_delete:
+                    self._to_delete[row.key] = row.size_bytes
+            for key, size in deleted.items():
+                self._to_delete.pop(key, None)
                 self._file_bytes -= size
         return True
 
     def _trim_size(self) -> None:
         while self._file is not None and self._file_bytes > self._max_bytes and self._fault is None:
             try:
-                victims = self._file.first_to_give_up(_VICTIMS)
+                victims = self._file.first_to_drop(_VICTIMS)
             except OutboxFault as fault:
                 self._fail(fault)
                 return
             if not victims:
                 return
-            # A little more than need be, so that a full outbox is not trimmed for every packet.
+            # Drop 0.5 % more than needed, so that a full outbox is not trimmed for every packet.
             excess = self._file_bytes - self._max_bytes + self._max_bytes // 200
             for key, size in victims:
                 if excess <= 0:
                     break
                 excess -= size
-                self._give_up(key, size, "outbox_full")
+                self._drop_stored(key, size, "outbox_full")
             self._commit()
 
     def _trim_age(self) -> None:
         while victims := self._too_old():
             for key, size in victims:
-                self._give_up(key, size, "outbox_too_old")
+                self._drop_stored(key, size, "outbox_too_old")
             self._commit()
 
     def _too_old(self) -> list[tuple[int, int]]:
@@ -358,16 +359,16 @@ class SqliteOutbox:
             self._fail(fault)
             return []
 
-    def _give_up(self, key: int, size: int, reason: str) -> None:
-        with self._notifications:
-            if key not in self._gone:  # acknowledged since the last commit
+    def _drop_stored(self, key: int, size: int, reason: str) -> None:
+        with self._changed:
+            if key not in self._to_delete:  # else it was confirmed since the last commit
                 self._drop(key, reason)
-                self._gone[key] = size
+                self._to_delete[key] = size
 
     # Faults and recovery, with _disk held.
 
     def _open_file(self) -> None:
-        """A file that failed has to take something first: one that cannot be written may well open."""
+        """Open the file; after a fault also test writing, because a file that cannot be written may still open."""
         file: OutboxFile | None = None
         try:
             file = open_or_replace(self._path, self._make_file)
@@ -379,7 +380,7 @@ class SqliteOutbox:
                 file.close()
             self._fail(fault)
             return
-        with self._notifications:
+        with self._changed:
             was = self._fault
             self._file, self._fault = file, None
             self._file_bytes = content.size_bytes
@@ -397,47 +398,47 @@ class SqliteOutbox:
             log.info("outbox.opened", file=str(self._path), waiting=content.rows)
 
     def _fail(self, fault: OutboxFault) -> None:
-        with self._notifications:
-            is_news = self._fault is None or self._fault.kind != fault.kind
+        with self._changed:
+            is_new = self._fault is None or self._fault.kind != fault.kind
             self._fault = fault
             self._retry_at = time.monotonic() + self._retry_s
-            self._notifications.notify()
-        if fault.kind not in {"full", "read_only"}:  # those can still be read
+            self._changed.notify()
+        if fault.kind not in {"full", "read_only"}:  # a full or read-only file can still be read
             self._close_file()
         if fault.kind == "corrupt":
             self._count_lost()
-        if is_news:
+        if is_new:
             log.error("outbox.in_memory", file=str(self._path), reason=fault.reason)
 
-    def _end_by(self, error: Exception) -> None:
-        """A mistake of the program ended the thread: nothing is written any more, and that is said."""
-        with self._notifications:
-            self._fault = OutboxFault("mistake", f"the outbox's thread ended by {type(error).__name__}: {error}")
+    def _on_thread_failure(self, error: Exception) -> None:
+        """A bug ended the thread: nothing is written any more, and the statistics say so."""
+        with self._changed:
+            self._fault = OutboxFault("bug", f"its thread failed with {type(error).__name__}: {error}")
         log.error("outbox.failed", file=str(self._path), exc_info=error)
 
     def _count_lost(self) -> None:
-        """The file is damaged: what memory still has goes to the next one, the rest is lost."""
-        with self._notifications:
+        """The file is damaged: packets in memory go to the next file, the others are counted as lost."""
+        with self._changed:
             self._read.drop_page()
             lost = self._stored() - len(self._tail)
             if lost > 0:
                 self._dropped["outbox_corrupt"] += lost
-            self._gone.clear()
+            self._to_delete.clear()
             self._unwritten = dict(self._tail)
             self._topics = WaitingTopics()
             for key, row in self._tail.items():
                 self._topics.add(row.packet.topic, key)
 
     def _recover(self) -> None:
-        """Try the file again: what could not be written waits in memory and decides whether it works."""
+        """Retry the file by writing the packets that wait in memory."""
         with self._disk:
             if self._file is None:
                 self._open_file()
                 return
-            # What has arrived leaves the file also while it takes nothing new.
-            if not (self._commit(most_rows=0) and self._commit(is_probe=True)):
+            # Confirmed packets are deleted even if nothing new can be written.
+            if not (self._commit(max_rows=0) and self._commit(is_probe=True)):
                 return
-            with self._notifications:
+            with self._changed:
                 self._fault = None
         log.info("outbox.recovered", file=str(self._path))
 

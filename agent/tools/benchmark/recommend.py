@@ -86,8 +86,8 @@ def _is_near(result: CaseResult, fastest: CaseResult) -> bool:
 
 
 def _why_not(engine: EngineResult, result: CaseResult, limits: Limits) -> str:
-    if engine.parity is not None and not engine.parity.get("passed"):
-        return f"top-1 agreement {engine.parity.get('top1_agreement')} is below its minimum"
+    if engine.accuracy_check is not None and not engine.accuracy_check.get("passed"):
+        return f"top-1 agreement {engine.accuracy_check.get('top1_agreement')} is below its minimum"
     if limits.max_p99_ms is not None and result.spread.p99_ms > limits.max_p99_ms:
         return f"p99 {result.spread.p99_ms:.2f} ms is above {limits.max_p99_ms:g} ms"
     watts = result.conditions.watts_mean

@@ -69,7 +69,7 @@ class EngineResult:
     """Memory that opening it took."""
     peak_bytes: int
     """Peak of its whole process."""
-    parity: dict[str, Value] | None
+    accuracy_check: dict[str, Value] | None
     kept_layers: tuple[str, ...]
     details: dict[str, Value]
     accuracy: Accuracy | None

@@ -135,7 +135,7 @@ def _heat(thermal: Document) -> Text:
     text.append("no temperature" if celsius is None else f"{hottest} {celsius:.1f} °C")
     if (watts := thermal.number("power", "total_watts")) is not None:
         text.append(f" · {watts:.1f} W")
-    if thermal.flag("is_throttling"):
+    if thermal.flag("throttled"):
         causes = ", ".join(thermal.section("throttle_causes").names()).replace("_", " ")
         text.append(f" · the board throttles{f' ({causes})' if causes else ''}", style=_BAD)
     state = thermal.text("governor", "state") or "off"

@@ -1,4 +1,4 @@
-"""The two brokers that drills run against, under one set of handles."""
+"""The two brokers that drills use, with a common interface."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Broker(Protocol):
 
 
 class AmqttBroker:
-    """amqtt, which speaks MQTT 3.1.1 alone, on a free port."""
+    """amqtt, which speaks only MQTT 3.1.1, on a free port."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -59,20 +59,20 @@ class AmqttBroker:
         raise RuntimeError("amqtt does not listen after 15 s")
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill it."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it; harmless when it is not running."""
+        """Stop it. Idempotent."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """It keeps its connections and answers no more."""
+        """Keep its connections but stop answering."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """It goes on."""
+        """Answer again."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
@@ -98,5 +98,5 @@ class AmqttBroker:
 
 
 def make_broker(kind: str, directory: Path, users: Mapping[str, str] | None = None) -> Broker:
-    """``mosquitto`` or ``amqtt``, not started yet; amqtt takes everybody."""
+    """``mosquitto`` or ``amqtt``, not started yet; amqtt accepts every client."""
     return AmqttBroker() if kind == "amqtt" else MosquittoBroker(directory, users=users)

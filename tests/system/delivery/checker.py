@@ -1,4 +1,4 @@
-"""Compares what the agent's ledger says with what a broker acknowledged or a subscriber recorded.
+"""Compares the agent's ledger with what a broker acknowledged or a subscriber recorded.
 
 ``lost = committed - delivered`` and ``unexpected = delivered - put`` must be empty; first deliveries keep the order of
 each topic; duplicates are allowed and counted.
@@ -14,25 +14,25 @@ from pathlib import Path
 import orjson
 
 Identity = tuple[str, int, int]
-"""Topic, session and seq: what makes an event unique."""
+"""Topic, session and seq identify an event."""
 
 
 def identity_of(topic: str, payload: bytes) -> Identity:
-    """The identity that stands in an event."""
+    """The identity in the payload of an event."""
     message = orjson.loads(payload)
     return topic, int(message["session"]), int(message["seq"])
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What the agent wrote down about itself, over all of its sessions: events put, and events committed."""
+    """The agent's record of all its sessions: events put, and events committed."""
 
     put: tuple[Identity, ...]
     committed: frozenset[Identity]
 
 
 def read_ledger(path: Path) -> Ledger:
-    """The lines ``P`` or ``C``, topic, session, seq; a last line that was cut off by a kill is left out."""
+    """Parse lines of ``P`` or ``C``, topic, session, seq; a last line cut off by a kill is ignored."""
     put: list[Identity] = []
     committed: set[Identity] = set()
     text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -47,7 +47,7 @@ def read_ledger(path: Path) -> Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was wrong; ``is_good`` when nothing was. Duplicates are no fault."""
+    """The faults found; ``is_good`` if there are none. Duplicates are no fault."""
 
     committed: int
     delivered: int
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Nothing lost, nothing invented, nothing out of order."""
+        """Nothing lost, nothing made up, nothing out of order."""
         return not (self.lost or self.unexpected or self.out_of_order)
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Verdict:
 
 
 def judge(ledger: Ledger, delivered: Iterable[Identity], *, order: Iterable[Identity] | None = None) -> Verdict:
-    """Hold ``delivered``, with its repetitions, against the ledger; ``order`` where that is not the order of arrival
+    """Compare ``delivered``, repetitions included, with the ledger; ``order`` where that is not the order of arrival
     (a broker may acknowledge in another one)."""
     arrivals = list(delivered)
     counts = Counter(arrivals)

@@ -1,4 +1,4 @@
-"""One drill: events while faults happen, then peace, then the verdict."""
+"""One drill: events during faults, then a quiet phase, then the verdict."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _USERS = {"dut": CANARY, "recorder": "r"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens when: ``(seconds after the start, fault, seconds it lasts)``."""
+    """The faults: ``(seconds after the start, fault, seconds it lasts)``."""
 
     seed: int
     broker: str
@@ -51,7 +51,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. ``recovery_s`` is from the end of the last fault until everything was delivered."""
+    """The result. ``recovery_s`` is from the end of the last fault until everything was delivered."""
 
     plan: Plan
     verdict: Verdict
@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """The promise held."""
+        """Whether nothing was lost."""
         return self.verdict.is_good and not self.problems
 
 
@@ -80,7 +80,7 @@ def draw_plan(seed: int, *, brokers: tuple[str, ...] = ("mosquitto", "mosquitto"
 
 @lru_cache(maxsize=1)
 def may_mount() -> bool:
-    """Whether this user may mount the small file system that a full disk needs: tried once."""
+    """Whether this user may mount the small file system for a full disk; tried once."""
     with tempfile.TemporaryDirectory(prefix="drill-mount-") as directory:
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]
         if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -90,7 +90,7 @@ def may_mount() -> bool:
 
 
 class Drill:
-    """Everything of one drill; its methods are called from one thread."""
+    """The parts of one drill; used by one thread."""
 
     def __init__(self, plan: Plan, directory: Path, stack: ExitStack) -> None:
         self.plan = plan
@@ -132,7 +132,7 @@ class Drill:
         self._undo: list[tuple[float, Callable[[], None]]] = []
 
     def run(self) -> Outcome:
-        """Do what the plan says, and judge."""
+        """Run the plan and return the verdict."""
         self._wait_first_event()
         began = time.monotonic()
         waiting = list(self.plan.faults)
@@ -289,7 +289,7 @@ _VALIDATORS = {name: jsonschema.Draft202012Validator(schema) for name, schema in
 
 
 def _schema_problems(payloads: list[bytes]) -> list[str]:
-    """What does not fit the published schemas."""
+    """Messages that do not fit the published schemas."""
     problems = []
     for payload in payloads:
         message = orjson.loads(payload)
@@ -301,7 +301,7 @@ def _schema_problems(payloads: list[bytes]) -> list[str]:
 
 @contextmanager
 def _small_disk(directory: Path, *, is_wanted: bool) -> Iterator[Path]:
-    """A file system of one MiB where the plan fills it, else a plain directory."""
+    """A file system of one MiB if the plan fills the disk, else a plain directory."""
     directory.mkdir()
     if not is_wanted:
         yield directory

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks do, and writes down what was acknowledged over it.
+"""A TCP proxy that injects network faults, and records what was acknowledged over it.
 
 It runs an event loop in a thread of its own. Faults are switched on and off while connections are open.
 """
@@ -53,7 +53,7 @@ class FaultProxy:
         self.is_black_hole = self._is_down = False
 
     def reset(self) -> None:
-        """End open connections by RST, whatever is on its way in them."""
+        """Reset open connections; data in transit is lost."""
         self._call(lambda: self._close_all(is_reset=True))
 
     def go_down(self) -> None:
@@ -62,7 +62,7 @@ class FaultProxy:
         self._call(lambda: self._close_all(is_reset=False))
 
     def come_up(self) -> None:
-        """Take connections again."""
+        """Accept connections again."""
         self._is_down = False
 
     def __enter__(self) -> FaultProxy:
@@ -156,7 +156,7 @@ class FaultProxy:
             for piece in self._pieces(chunk):
                 if self.bytes_per_s is not None:
                     await asyncio.sleep(len(piece) / self.bytes_per_s)
-                # Noted before it is passed on, so that an acknowledgement that the agent saw is never missing.
+                # Recorded before it is passed on, so no acknowledgement that the agent saw is missing.
                 if note is not None:
                     note(piece)
                 writer.write(piece)

@@ -1,4 +1,4 @@
-"""Many drills beside each other, and the sum of what came of them."""
+"""Many drills in parallel, and a summary of their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.system.delivery.drill import Outcome, draw_plan, run_drill
 
 
 def drills(seeds: range, directory: Path, *, at_once: int = 4, broker: str | None = None) -> Iterator[Outcome]:
-    """The outcome of each seed, in order; ``at_once`` run beside each other."""
+    """The outcome of each seed, in order; ``at_once`` run in parallel."""
     plans = [draw_plan(seed) for seed in seeds]
     if broker is not None:
         plans = [replace(plan, broker=broker) for plan in plans]

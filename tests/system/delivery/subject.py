@@ -1,4 +1,4 @@
-"""The process that is drilled: the agent's publisher, outbox and client as they are, with a ledger beside them.
+"""The process under test: the agent's real publisher, outbox and client, with a ledger.
 
 ``python -m tests.system.delivery.subject JSON`` with the options of `Options`. It makes events until ``events`` of
 them have been put over all sessions, then waits for SIGTERM. SIGUSR1 steps its clock by ten years.
@@ -17,12 +17,13 @@ from types import FrameType
 
 import orjson
 
+from agent.config.broker_address import BrokerAddress
 from agent.daemon.state_directory import StateDirectory
 from agent.mqtt.base import Packet, Sink, SinkListener, SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import utc_text
-from agent.mqtt.settings import BrokerAddress, Credentials, MqttSettings
+from agent.mqtt.settings import Credentials, MqttSettings
 from agent.mqtt.topics import Topics
 from agent.publish.outbox.file import OutboxFile, Row
 from agent.publish.outbox.sqlite import SqliteOutbox
@@ -39,7 +40,7 @@ _LABELS = ("ok", "dent")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one subject behaves; ``port`` is that of the proxy, ``ledger`` the file that it appends to."""
+    """Settings of one subject; ``port`` is that of the proxy, ``ledger`` the file that it appends to."""
 
     port: int
     state: str
@@ -60,7 +61,7 @@ class Options:
 
 
 class LedgerLines:
-    """Appends whole lines with one system call each, so that a kill can cut off nothing but the last one."""
+    """Appends each line with one system call, so a kill can cut off only the last one."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -74,7 +75,7 @@ class LedgerLines:
 
 
 class LedgerFile(OutboxFile):
-    """Writes down what was committed, after it was."""
+    """Records commits after they happened."""
 
     def __init__(self, path: Path, ledger: LedgerLines) -> None:
         self._ledger = ledger
@@ -86,7 +87,7 @@ class LedgerFile(OutboxFile):
 
 
 class LedgerMirror:
-    """A extra_sink that writes down every event that is about to be put."""
+    """An extra sink that records every event before it is put."""
 
     def __init__(self, ledger: LedgerLines) -> None:
         self._ledger = ledger
@@ -106,7 +107,7 @@ class LedgerMirror:
 
 
 class EagerSink:
-    """The planted fault: takes a packet for arrived as soon as it was sent."""
+    """The planted fault: treats a packet as confirmed as soon as it is sent."""
 
     def __init__(self, inner: Sink) -> None:
         self._inner = inner
@@ -130,7 +131,7 @@ class EagerSink:
 
 
 class SteppingClock(SystemClock):
-    """UTC that can be set; monotonic time goes on."""
+    """A clock whose UTC can be set; monotonic time is not affected."""
 
     step_ns = 0
 
@@ -173,7 +174,7 @@ class Subject:
         )
 
     def run(self, done: int) -> None:
-        """Make the events from number ``done`` on, then wait for the end."""
+        """Offer the events from number ``done`` on, then wait for the end."""
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGUSR1, self._step)
         self._publisher.start()

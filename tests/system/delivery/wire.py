@@ -1,4 +1,4 @@
-"""Reads MQTT off the wire, knowing nothing of the agent's code: which publications a broker acknowledged.
+"""Decodes MQTT traffic independently of the agent's code: which publications a broker acknowledged.
 
 Source: MQTT Version 5.0, sections 2.1, 3.3, 3.4; MQTT Version 3.1.1, the same.
 """
@@ -21,7 +21,7 @@ class Publication:
 
 
 class Witness:
-    """Gathers what the broker acknowledged, over all connections of one proxy; any thread may read."""
+    """Collects what the broker acknowledged, over all connections of one proxy; any thread may read."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,7 +29,7 @@ class Witness:
         self._conversations: list[Conversation] = []
 
     def conversation(self) -> Conversation:
-        """One connection begins."""
+        """Start recording a connection."""
         conversation = Conversation(self)
         with self._lock:
             self._conversations.append(conversation)
@@ -41,12 +41,12 @@ class Witness:
             return [one for conversation in self._conversations for one in conversation.reached()]
 
     def note(self, publication: Publication) -> None:
-        """One more was acknowledged."""
+        """Record an acknowledged publication."""
         with self._lock:
             self._acknowledged.append(publication)
 
     def acknowledged(self) -> list[Publication]:
-        """All so far, in the order of their acknowledgements."""
+        """All publications so far, in the order of their acknowledgements."""
         with self._lock:
             return list(self._acknowledged)
 
@@ -102,7 +102,7 @@ class Conversation:
 
 
 def _packets(stream: bytearray) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, flags and body of every whole packet, which is taken out of ``stream``."""
+    """Kind, flags and body of every complete packet, removed from ``stream``."""
     while len(stream) >= 2:
         try:
             size, used = _variable(bytes(stream[1:5]))
@@ -116,7 +116,7 @@ def _packets(stream: bytearray) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _variable(data: bytes) -> tuple[int, int]:
-    """A variable byte integer and how many bytes it takes; IndexError where it is cut off."""
+    """A variable byte integer and its length in bytes; IndexError if it is cut off."""
     value = used = 0
     while True:
         byte = data[used]

@@ -32,7 +32,7 @@ def engine_result(measured: Measured, watch: ConditionsWatch) -> EngineResult:
         load_ms=opened["load_ms"] or opened["opened_ms"],
         own_bytes=max(opened["resident_bytes"] - opened["resident_before_bytes"], 0),
         peak_bytes=measured.peak_bytes,
-        parity=opened["parity"],
+        accuracy_check=opened["accuracy_check"],
         kept_layers=tuple(opened["kept_layers"]),
         details=opened["details"],
         accuracy=measured.accuracy,

@@ -127,7 +127,7 @@ def _facts(info: EngineInfo) -> Answer:
         "versions": dict(info.versions),
         "degraded": info.degraded,
         "load_ms": info.load_ms,
-        "parity": None if info.parity is None else dict(info.parity),
+        "accuracy_check": None if info.accuracy is None else dict(info.accuracy),
         "kept_layers": list(info.kept_layers),
         "details": dict(info.details),
     }
@@ -143,7 +143,7 @@ def _bare_facts(bare: BareSession, target: Target) -> Answer:
         "versions": dict(bare.versions),
         "degraded": None,
         "load_ms": 0.0,
-        "parity": None,
+        "accuracy_check": None,
         "kept_layers": [],
         "details": {},
     }

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from agent.config.broker_address import BrokerAddress
 from agent.mqtt.embedded_broker import EmbeddedBroker
-from agent.mqtt.settings import BrokerAddress
 from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.conditions import ConditionsWatch, Window, others_ratio_of
 from agent.tools.benchmark.measure.rounds import Plan, Progress, ask_block, open_session

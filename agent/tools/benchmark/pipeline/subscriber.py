@@ -13,10 +13,11 @@ from typing import Any
 
 import orjson
 
-from agent.mqtt.base import SinkListener
+from agent.config.broker_address import BrokerAddress
+from agent.mqtt.base import NullListener
 from agent.mqtt.client import MqttClient
 from agent.mqtt.connection import Received
-from agent.mqtt.settings import BrokerAddress, MqttSettings
+from agent.mqtt.settings import MqttSettings
 from agent.runtime.errors import BrokerUnavailable
 
 PREFIX = "benchmark"
@@ -67,7 +68,7 @@ def listening(address: BrokerAddress) -> Iterator[Recorder]:
     recorder = Recorder()
     settings = MqttSettings(address=address, client_id="benchmark-subscriber")
     client = MqttClient(settings, subscriptions=[f"{PREFIX}/#"], on_received=recorder.keep)
-    client.start(_Silent())
+    client.start(NullListener())
     try:
         if not client.wait_subscribed(_CONNECT_WITHIN_S):
             raise BrokerUnavailable(f"no connection to the benchmark's broker: {client.statistics().reason}")
@@ -91,13 +92,3 @@ def _arrival(at_ns: int, message: Received) -> Arrival:
     captured = datetime.fromisoformat(values["captured_at"].replace("Z", "+00:00"))
     whole = int(captured.timestamp()) * 1_000_000_000 + captured.microsecond * 1000
     return Arrival(at_ns, values["camera"], values["seq"], whole, values["latency_ms"])
-
-
-class _Silent(SinkListener):
-    def on_connected(self) -> None: ...
-
-    def on_disconnected(self, reason: str) -> None: ...
-
-    def on_confirmed(self, key: int, problem: str | None) -> None: ...
-
-    def on_failed(self, error: BaseException) -> None: ...

@@ -124,14 +124,14 @@ def accuracy_sentences(report: Report) -> list[str]:
     """One sentence per engine about its agreement with the reference."""
     found = []
     for engine in report.engines:
-        parity = engine.parity
-        if parity is None:
+        check = engine.accuracy_check
+        if check is None:
             continue
-        verdict = "passed" if parity.get("passed") else "did NOT pass"
+        verdict = "passed" if check.get("passed") else "did NOT pass"
         found.append(
-            f"{engine.label} {verdict}: its top-1 label matches {parity['reference']} on "
-            f"{float(parity['top1_agreement'] or 0):.1%} of {int(parity['images'] or 0)} images "
-            f"({parity['source']}), probabilities differ by at most {float(parity['max_abs_difference'] or 0):.2e}"
+            f"{engine.label} {verdict}: its top-1 label matches {check['reference']} on "
+            f"{float(check['top1_agreement'] or 0):.1%} of {int(check['images'] or 0)} images "
+            f"({check['source']}), probabilities differ by at most {float(check['max_abs_difference'] or 0):.2e}"
         )
     return found
 
@@ -239,7 +239,7 @@ def _stage_rows(report: Report) -> list[tuple[str, ...]]:
 
 def _fact_row(engine: EngineResult) -> tuple[str, ...]:
     conditions = [one.conditions for one in engine.cases]
-    parity, accuracy = engine.parity, engine.accuracy
+    check, accuracy = engine.accuracy_check, engine.accuracy
     device = engine.device.removesuffix("ExecutionProvider")
     nodes = ", ".join(
         f"{count} on {name.removesuffix('ExecutionProvider')}" for name, count in engine.placement.items()
@@ -252,8 +252,8 @@ def _fact_row(engine: EngineResult) -> tuple[str, ...]:
         f"{engine.load_ms:.0f}",
         f"{engine.own_bytes / 2**20:.0f}",
         f"{engine.peak_bytes / 2**20:.0f}",
-        NOTHING if parity is None else f"{float(parity['top1_agreement'] or 0):.3f}",
-        NOTHING if parity is None else f"{float(parity['max_abs_difference'] or 0):.1e}",
+        NOTHING if check is None else f"{float(check['top1_agreement'] or 0):.3f}",
+        NOTHING if check is None else f"{float(check['max_abs_difference'] or 0):.1e}",
         NOTHING if accuracy is None else f"{accuracy.top1_ratio:.1%}",
         NOTHING if accuracy is None else f"{accuracy.top5_ratio:.1%}",
         _mean_text([one.watts_mean for one in conditions], "{:.1f}"),
