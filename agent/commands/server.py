@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -34,10 +34,9 @@ from agent.publish.packets import Outgoing
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError
-from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from engines import EngineError
+from engines import EngineError, JsonRecord
 
 WAITING = 16
 REMEMBERED = 1024
@@ -54,14 +53,12 @@ class SeenIds:
     """Ids of commands until they expire, also over a restart: no command is carried out twice. Under one lock."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
         self._ids: OrderedDict[str, float] = OrderedDict()
+        self._record: JsonRecord[list[tuple[str, float]]] | None = None
         if path is not None:
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-                self._ids.update((str(key), float(found[key])) for key in found)
-            except (OSError, ValueError, TypeError):
-                self._ids.clear()
+            # No fsync: the broker's connection waits for the write. A list, because JSON objects have no order.
+            self._record = JsonRecord(path, encode=list, decode=_ids_from, is_durable=False)
+            self._ids.update(self._record.load() or ())
 
     def add(self, key: str, expires_s: float, now_s: float) -> bool:
         """Remember ``key``; False when it is known already, or there is no room for it."""
@@ -77,12 +74,16 @@ class SeenIds:
 
     def save(self) -> None:
         """Write them down; where that fails, a restart forgets them."""
-        if self._path is None:
+        if self._record is None:
             return
         try:
-            replace_file(self._path, json.dumps(self._ids))
+            self._record.save(list(self._ids.items()))
         except OSError as exc:
             log.warning("commands.ids_write_failed", error=str(exc))
+
+
+def _ids_from(value: Any) -> list[tuple[str, float]]:
+    return [(str(key), float(expires_s)) for key, expires_s in value]
 
 
 class CommandServer:

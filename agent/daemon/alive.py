@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.runtime.logs import get_logger
+from engines import write_atomic
 
 log = get_logger(__name__)
 
@@ -29,13 +30,12 @@ class AliveFile:
     def write(self, for_s: float, status: str) -> None:
         """The agent is well, and will write again within ``for_s`` seconds unless it is stuck."""
         text = json.dumps({"until_ns": time.monotonic_ns() + round(for_s * 1e9), "status": status})
-        beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            beside.write_text(text)
-            beside.replace(self._path)
+            # No fsync: it is about this moment. Not private: the health check may run as another user.
+            write_atomic(self._path, text.encode(), is_durable=False, is_private=False)
         except OSError as exc:
             if not self._has_failed:
-                log.warning("alive.not_written", file=str(self._path), error=str(exc))
+                log.warning("alive.write_failed", file=str(self._path), error=str(exc))
             self._has_failed = True
         else:
             self._has_failed = False

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.runtime.errors import ConfigError, InUse
-from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
+from engines import write_atomic
+from engines.store.owned import UNFINISHED
 
 log = get_logger(__name__)
 
@@ -77,6 +78,7 @@ class StateDirectory:
         with ExitStack() as undo:
             undo.callback(os.close, descriptor)
             self._claim(descriptor)
+            self._remove_unfinished()
             self.previous_exit = self._read_exit()
             self._begin()
             self._find_room()
@@ -125,6 +127,12 @@ class StateDirectory:
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only its holder has no name
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _remove_unfinished(self) -> None:
+        """Delete what a killed agent was writing. The lock is held, so nobody else writes here now."""
+        for file in self.path.glob(f"{UNFINISHED}*"):
+            with contextlib.suppress(OSError):  # read-only disk: it stays, and does no harm
+                file.unlink()
 
     def _begin(self) -> None:
         try:
@@ -180,4 +188,5 @@ class StateDirectory:
             return None
 
     def _write(self, name: str, text: str) -> None:
-        replace_file(self.path / name, f"{text}\n", is_durable=True)
+        # Plain text, no JsonRecord: people read these two files with cat. Support bundles copy them.
+        write_atomic(self.path / name, f"{text}\n".encode(), is_private=False)

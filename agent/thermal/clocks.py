@@ -9,15 +9,15 @@ change, so that the next start puts them back where this one was killed.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agent.config.thermal import ThermalConfig
-from agent.runtime.files import replace_file
+from agent.runtime.boot import BOOT_ID, boot_id
 from agent.runtime.logs import get_logger
 from agent.thermal.levers import MIN_CLOCK_RATIO, Dither, Lever, LeverName, around
 from agent.thermal.sensors.base import Sensor
@@ -25,13 +25,12 @@ from agent.thermal.sensors.choose import SYSFS_ROOT
 from agent.thermal.sensors.cooling import role_of
 from agent.thermal.sensors.files import amount_or_none, folders, text_or_none
 from agent.thermal.sensors.simulated import SimulatedClocks, SimulatedSensor
+from engines import JsonRecord, RecordDamaged
 
 log = get_logger(__name__)
 
 RECORD_NAME = "clocks.json"
-_VERSION = 1
 _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FOR_GOOD = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -80,10 +79,11 @@ class KernelClocks:
 
     name: LeverName = "clocks"
 
-    def __init__(self, root: Path, *, state_dir: Path, boot_id: Path = _BOOT_ID) -> None:
+    def __init__(self, root: Path, *, state_dir: Path, boot: Path = BOOT_ID) -> None:
         self._root = root
-        self._record = state_dir / RECORD_NAME
-        self._boot_id = boot_id
+        # The boot is part of the value and not of the facts: a record of another boot is no damage to warn of.
+        self._record = JsonRecord[_Originals](state_dir / RECORD_NAME, encode=_encoded, decode=_decoded)
+        self._boot = boot_id(boot)
         self._lock = threading.Lock()
         self._files: list[ClockFile] = []
         self._is_available = bool(clock_files(root))
@@ -112,7 +112,7 @@ class KernelClocks:
             left = {file.path: file.original for file in self._files if not _put_back(file)}
             had_files, self._files = bool(self._files), []
             if had_files and not left:
-                self._record.unlink(missing_ok=True)
+                self._forget()
             elif left:
                 self._is_available = False
                 log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
@@ -133,7 +133,7 @@ class KernelClocks:
             if left:
                 log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
                 return
-            self._record.unlink(missing_ok=True)
+            self._forget()
             log.warning("thermal.clocks_restored", files=_names(before), reason="an earlier run ended without it")
 
     def _take_originals(self) -> bool:
@@ -145,18 +145,13 @@ class KernelClocks:
             original = amount_or_none(path)
             if original:
                 files.append(ClockFile(path, int(original), _steps(steps_path, int(original))))
-        text = json.dumps(
-            {
-                "version": _VERSION,
-                "boot_id": text_or_none(self._boot_id),
-                "files": {str(file.path): file.original for file in files},
-            }
-        )
         try:
-            replace_file(self._record, text, is_durable=True, is_private=True)
+            self._record.save(_Originals(self._boot, {file.path: file.original for file in files}))
         except OSError as exc:
             self._is_available = False
-            why = f"{self._record} cannot be written: {exc.strerror}; without it a kill would leave the clocks low"
+            why = (
+                f"{self._record.path} cannot be written: {exc.strerror}; without it a kill would leave the clocks low"
+            )
             log.warning("thermal.clocks_unavailable", reason=why)
             return False
         self._files = files
@@ -180,7 +175,7 @@ class KernelClocks:
             self._files = []
         if not self._files:
             self._is_available = False
-            self._record.unlink(missing_ok=True)
+            self._forget()
         log.warning(
             "thermal.clocks_unavailable" if not self._files else "thermal.clock_left_alone",
             reason=f"{file.path} cannot be written: {error.strerror or error}",
@@ -188,20 +183,37 @@ class KernelClocks:
         )
 
     def _read_record(self) -> Mapping[Path, int] | None:
-        """What an earlier run of this boot wrote down; a reboot has put everything back by itself."""
+        """What an earlier run of this boot wrote down. After a reboot the kernel's own values hold again."""
         try:
-            document = json.loads(self._record.read_text(encoding="utf-8"))
-            is_ours = document["version"] == _VERSION and document["boot_id"] == text_or_none(self._boot_id)
-            files = {Path(path): int(clock) for path, clock in document["files"].items()}
+            before = self._record.read()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            log.warning("thermal.clocks_record_unreadable", file=str(self._record), error=repr(exc))
-            is_ours, files = False, {}
-        if not is_ours:
-            self._record.unlink(missing_ok=True)
+        except RecordDamaged as exc:
+            log.warning("thermal.clocks_record_unreadable", file=str(self._record.path), error=str(exc))
+            before = None
+        if before is None or before.boot != self._boot:
+            self._forget()
             return None
-        return files
+        return before.files
+
+    def _forget(self) -> None:
+        self._record.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Originals:
+    """What the files held before the first change, and the boot in which that was."""
+
+    boot: str
+    files: Mapping[Path, int]
+
+
+def _encoded(originals: _Originals) -> object:
+    return {"boot_id": originals.boot, "files": {str(path): clock for path, clock in originals.files.items()}}
+
+
+def _decoded(value: Any) -> _Originals:
+    return _Originals(str(value["boot_id"]), {Path(path): int(clock) for path, clock in value["files"].items()})
 
 
 def _steps(path: Path, original: int) -> tuple[int, ...]:
