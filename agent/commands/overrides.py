@@ -9,10 +9,10 @@ from typing import TypeVar
 from pydantic import Field, ValidationError
 
 from agent.commands.contract import CommandRefused, NotKept, known
-from agent.commands.requests import Name, Set, problem_of
+from agent.commands.requests import Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
-from agent.config.section import Section
+from agent.config.section import Name, Section
 from agent.runtime.logs import get_logger
 from engines import JsonRecord, RecordDamaged
 

@@ -14,6 +14,7 @@ import orjson
 
 from agent.commands.contract import CommandHandler, CommandRefused, Details
 from agent.commands.requests import (
+    ID_PATTERN,
     MAX_AHEAD,
     MAX_BYTES,
     REQUESTS,
@@ -43,7 +44,7 @@ REMEMBERED = 1024
 REPLY_EXPIRY_S = 3600
 _BURST = 10.0
 _MAX_RESPONSE_TOPIC = 256
-_ID = re.compile(r"^[A-Za-z0-9._:+-]{1,64}$")
+_ID = re.compile(ID_PATTERN)
 _VERBS: dict[str, Verb] = {verb: verb for verb in REQUESTS}
 
 log = get_logger(__name__)

@@ -29,6 +29,7 @@ from agent.config.problems import (
     suggestion,
 )
 from agent.config.shape import KeyPath
+from agent.config.state_dir import default_state_dir, home_dir
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, read_secret
@@ -231,30 +232,11 @@ def _digest(config: AgentConfig) -> str:
 
 
 def _resolved(path: str, base_dir: Path) -> Path:
-    return base_dir / (_home(os.environ) / path.removeprefix("~/") if path.startswith("~/") else path)
-
-
-def _home(environ: Mapping[str, str]) -> Path:
-    try:
-        return Path(environ.get("HOME") or Path.home())
-    except RuntimeError as exc:
-        raise ConfigError(
-            f"there is no home directory: HOME is not set and this system knows no user number {os.geteuid()}; set "
-            "HOME, or state_dir and every path with ~/ to absolute paths"
-        ) from exc
+    return base_dir / (home_dir(os.environ) / path.removeprefix("~/") if path.startswith("~/") else path)
 
 
 def _package_dir(package: str, base_dir: Path) -> Path:
     return demo_package() if package == DEMO else _resolved(package, base_dir)
-
-
-def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """What ``state_dir: auto`` means; ``environ`` is the process's environment where it is None."""
-    environ = os.environ if environ is None else environ
-    # systemd gives several directories with colons between them; the unit asks for one.
-    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
-        return Path(given)
-    return _home(environ) / ".local" / "state" / "agent"
 
 
 def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:

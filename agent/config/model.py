@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from agent.config.image_checks import ImageChecksConfig
-from agent.config.section import Section, TopicPrefix
+from agent.config.section import BROKER_URL, ClientId, DeviceId, Name, Section, TopicPrefix
 from agent.config.sources import SourceConfig
 from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
 from agent.config.thermal import ThermalConfig
 
-DeviceId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
-_BROKER = re.compile(r"^(mqtt|mqtts)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?$")
 _MAYBE_SECRET = re.compile(r"@|:(?!//)[^0-9]")
 
 
@@ -185,7 +182,7 @@ class MqttConfig(Section):
     """Certificates, for `mqtts://`."""
     prefix: TopicPrefix = "edge"
     """First levels of every topic."""
-    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    client_id: ClientId | None = None
     """MQTT client id; `<prefix>-<device>` where null."""
     keepalive_s: int = Field(default=15, ge=5, le=600)
     """A silent broker is noticed after twice this time."""
@@ -201,7 +198,7 @@ class MqttConfig(Section):
     @model_validator(mode="after")
     def _broker_is_an_address(self) -> MqttConfig:
         if self.broker != "embedded":
-            match = _BROKER.match(self.broker)
+            match = BROKER_URL.fullmatch(self.broker)
             if match is None:
                 # What may hold a password is not repeated.
                 given = "" if _MAYBE_SECRET.search(self.broker) else f" `{self.broker}`"
@@ -209,8 +206,9 @@ class MqttConfig(Section):
                     f"broker{given} must look like mqtt://host:1883, mqtts://host:8883 or embedded; user name and "
                     "password have keys of their own (username, password_file)"
                 )
-            if match[3] is not None and not 1 <= int(match[3][1:]) <= 65535:
-                raise ValueError(f"port {match[3][1:]} of the broker is outside 1 to 65535")
+            port = match["port"]
+            if port is not None and not 1 <= int(port) <= 65535:
+                raise ValueError(f"port {port} of the broker is outside 1 to 65535")
         return self
 
 

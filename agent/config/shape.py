@@ -10,16 +10,9 @@ from typing import Annotated, Literal, TypeGuard, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-KeyPath = tuple["str | int", ...]
+from agent.config.section import PATTERNS_IN_WORDS
 
-_WORDS_OF_PATTERNS: Mapping[str, str] = {
-    r"^[a-z0-9][a-z0-9_-]{0,63}$": "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
-    r"^[a-z0-9][a-z0-9._-]{0,63}$": "1 to 64 lower-case letters, digits, - _ and . that start with a letter or digit",
-    r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$": "topic levels of letters, digits, . _ and - with / between them",
-    r"^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits, . _ and -",
-    r"^[A-Za-z0-9 ]{4}$": "4 letters, digits or blanks such as MJPG",
-    r"^rtsps?://[^\s]+$": "an address that starts with rtsp:// or rtsps://",
-}
+KeyPath = tuple["str | int", ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +207,7 @@ def _words_of_scalar(annotation: object, bounds: Mapping[str, object]) -> str:
         return ", ".join(part for part in (kind, _words_of_range(bounds)) if part)
     pattern = bounds.get("pattern")
     if isinstance(pattern, str):
-        return _WORDS_OF_PATTERNS.get(pattern, f"text that matches {pattern}")
+        return PATTERNS_IN_WORDS.get(pattern, f"text that matches {pattern}")
     longest = bounds.get("max_length")
     text = "text that is not empty" if bounds.get("min_length") else "text"
     return text if longest is None else f"{text} (at most {longest} characters)"

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from agent.config.state_dir import cache_dir_in
 from agent.runtime.errors import ConfigError, InUse
 from agent.runtime.logs import get_logger
 from engines import write_atomic
@@ -53,7 +54,7 @@ class StateDirectory:
 
         Known once it is open.
         """
-        return self._scratch or self.path / "cache"
+        return self._scratch or cache_dir_in(self.path)
 
     def open(self) -> None:
         """Make the directory if need be, lock it, and count this start.
@@ -162,7 +163,7 @@ class StateDirectory:
 
     def _make_scratch(self) -> bool:
         """Where nothing is cached yet, a temporary place for it that has room; without one the engines complain."""
-        if self._scratch is None and not (self.path / "cache").is_dir():
+        if self._scratch is None and not cache_dir_in(self.path).is_dir():
             with contextlib.suppress(OSError):
                 if shutil.disk_usage(tempfile.gettempdir()).free >= _CACHE_BYTES:
                     self._scratch = Path(tempfile.mkdtemp(prefix="agent-cache-"))

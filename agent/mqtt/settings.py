@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.config.model import MqttConfig
+from agent.config.section import BROKER_URL
 from agent.runtime.errors import BrokerUnavailable, ConfigError
 from agent.runtime.secrets import Secret, read_secret
-
-_ADDRESS = re.compile(r"^(?P<scheme>mqtts?)://(?P<host>\[[0-9a-fA-F:]+\]|[^:/@\s]+)(:(?P<port>\d{1,5}))?/?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class BrokerAddress:
         Raises:
             BrokerUnavailable: ``url`` has another form.
         """
-        match = _ADDRESS.match(url)
+        match = BROKER_URL.fullmatch(url)
         port = 0 if match is None else int(match["port"] or (8883 if match["scheme"] == "mqtts" else 1883))
         if match is None or not 1 <= port <= 65535:
             shown = re.sub(r"//[^@/]*@", "//***@", url)

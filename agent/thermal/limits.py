@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.config.thermal import GovernorConfig
@@ -85,11 +84,6 @@ def throttling_of(points: TripPoints) -> tuple[float, str] | None:
         return None
     default = f"{CRITICAL_TO_THROTTLE_KELVIN:g} K below the critical one at {points.critical:g} °C"
     return below, f"no trip point lowers clocks: {default}"
-
-
-def lowest_soft(limits: Mapping[str, Limits]) -> Limits | None:
-    """The strictest of them, for a message that shows one."""
-    return min(limits.values(), key=lambda limit: limit.soft_celsius, default=None)
 
 
 def _limits_below(throttle: float, source: str, config: GovernorConfig) -> Limits:

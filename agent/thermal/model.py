@@ -60,11 +60,6 @@ class SimulatedBoard:
         return self._load_done
 
     @property
-    def throttle_level(self) -> int:
-        """Steps by which the kernel has lowered the clocks."""
-        return self._throttle_level
-
-    @property
     def operating_point(self) -> OperatingPoint:
         """Where GPU and CPU run: the lower of what the kernel and what the agent allow."""
         points = self.parameters.operating_points

@@ -66,7 +66,10 @@ def test_without_any_home_the_state_directory_has_to_be_named(tmp_path: Path, mo
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     for text in (CASCADE, CASCADE + "state_dir: ~/state\n"):
-        with pytest.raises(ConfigError, match=r"no home directory.*set HOME, or state_dir"):
+        with pytest.raises(
+            ConfigError,
+            match=r"no home directory.*Set HOME or STATE_DIRECTORY, or give absolute paths: in the configuration as state_dir",
+        ):
             load(tmp_path, text, environ={})
     assert load(tmp_path, CASCADE + "state_dir: /here\n", environ={}).state_dir == Path("/here")
 
