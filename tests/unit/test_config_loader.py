@@ -68,7 +68,7 @@ def test_without_any_home_the_state_directory_has_to_be_named(tmp_path: Path, mo
     for text in (CASCADE, CASCADE + "state_dir: ~/state\n"):
         with pytest.raises(
             ConfigError,
-            match=r"no home directory.*Set HOME or STATE_DIRECTORY, or give absolute paths: in the configuration as state_dir",
+            match=r"no home directory.*Set HOME or STATE_DIRECTORY, or give absolute paths",
         ):
             load(tmp_path, text, environ={})
     assert load(tmp_path, CASCADE + "state_dir: /here\n", environ={}).state_dir == Path("/here")

@@ -62,9 +62,9 @@ def test_child_without_news_is_killed_and_started_again(behaviour: str) -> None:
     [
         ("mute", "silent: no new sample for 1 s, child killed"),
         ("no end of line", "silent: no new sample for 1 s, child killed"),
-        ("closes its output", "ended: the child closed its output and lived on"),
-        ("one sample, then ends", "ended: the child left with code 0"),
-        ("one sample, then killed", "ended: the child left with code -9"),
+        ("closes its output", "silent: no new sample for 0.5 s, child killed"),
+        ("one sample, then ends", "ended: the child left with exit code 0"),
+        ("one sample, then killed", "ended: the child left with signal 9 (SIGKILL)"),
         ("says why", "no_permission: not in group"),
     ],
 )
@@ -149,7 +149,7 @@ def test_child_that_ends_by_itself_leaves_nothing_behind() -> None:
         wait_until(lambda: any(process.name() == "sleep" for process in started()))
         family = started()
         wait_until(lambda: jtop.describe().state == "silent")
-        assert jtop.describe().detail.startswith("ended: the child left with code 0")
+        assert jtop.describe().detail.startswith("ended: the child left with exit code 0")
         wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family))
     finally:
         jtop.stop()
