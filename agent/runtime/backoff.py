@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""Waits between attempts to connect, and the detection of two clients with one id."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections import deque
 
 STABLE_S = 30.0
-"""A connection that held this long was a good one: the next failure starts from the beginning."""
+"""After a connection that lasted this long, the next failure starts the waits from the beginning."""
 
 TAKEOVERS = 3
 TAKEOVER_WINDOW_S = 60.0
@@ -30,19 +30,19 @@ class Backoff:
         return self._rng.uniform(0.0, ceiling)
 
     def between_s(self, low_s: float, high_s: float) -> float:
-        """Seconds evenly between the two, for a wait that must not be short."""
+        """Random seconds between the two, for a wait that must not be short."""
         return self._rng.uniform(low_s, high_s)
 
     def reset(self) -> None:
-        """The last connection was a good one."""
+        """Start from the beginning at the next failure: the last connection was stable."""
         self._failures = 0
 
 
 class TakeoverGuard:
-    """Notices that another client uses the same client id: three takeovers within a minute.
+    """Detects another client with the same client id: three takeovers within a minute.
 
-    Not every broker says that it was one (mosquitto 2.0.11 just closes the connection), so a connection that the
-    broker closes without a reason counts too, as long as the next one is granted at once.
+    Not every broker reports a takeover (mosquitto 2.0.11 just closes the connection), so a connection that the broker
+    closes without a reason counts too, as long as the next one is accepted at once.
     """
 
     def __init__(self) -> None:
@@ -54,5 +54,5 @@ class TakeoverGuard:
         return len(self._times_ns) == TAKEOVERS and now_ns - self._times_ns[0] <= TAKEOVER_WINDOW_S * 1e9
 
     def clear(self) -> None:
-        """An attempt was not granted: it is the broker or the network that comes and goes."""
+        """An attempt failed: the broker or the network comes and goes, and nobody took the connection over."""
         self._times_ns.clear()

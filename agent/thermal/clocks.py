@@ -1,9 +1,9 @@
-"""The highest clocks of GPU and CPU, lowered through the kernel's own files and put back.
+"""The lever on the clocks: lowers the maximum clocks of GPU and CPU through the kernel's files, and restores them.
 
 devfreq: ``/sys/class/devfreq/<gpu>/max_freq`` in Hz; cpufreq: ``/sys/devices/system/cpu/cpufreq/policyN/
-scaling_max_freq`` in kHz. Both are requests of user space: the kernel's own throttling stays in force below them, and
-the power mode (nvpmodel) is not touched. What they held before is written to the state directory before the first
-change, so that the next start puts them back where this one was killed.
+scaling_max_freq`` in kHz. Both are limits set by user space: the kernel's own throttling works below them, and the
+power mode (nvpmodel) is not touched. The original values are written to the state directory before the first change,
+so that the next start restores them after a kill.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FOR_GOOD = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 @dataclass(slots=True)
 class ClockFile:
-    """One file that holds a highest clock, in the unit of the kernel. ``steps`` are the clocks that it can hold."""
+    """One file with a maximum clock, in the kernel's unit. ``steps`` are the clocks that it can hold."""
 
     path: Path
     original: int
@@ -45,12 +45,12 @@ class ClockFile:
     dither: Dither = field(default_factory=Dither)
 
     def wanted(self, level: float) -> int:
-        """The step of this look for a mean of ``level`` times the clock that it had."""
+        """The step to write now for a mean of ``level`` times the original clock."""
         return round(self.dither.step(level * self.original, *around(level * self.original, self.steps)))
 
 
 def clock_files(root: Path) -> dict[Path, Path]:
-    """The files below ``root`` (for /sys) that hold a highest clock, each with the one that lists its steps."""
+    """The files below ``root`` (for /sys) with a maximum clock, each with the file that lists its steps."""
     gpus = [f for f in folders(root / "class/devfreq") if any(name in f.name for name in _GPU_NAMES)]
     found = {folder / "max_freq": folder / "available_frequencies" for folder in gpus}
     for policy in folders(root / "devices/system/cpu/cpufreq", "policy*"):
@@ -61,9 +61,9 @@ def clock_files(root: Path) -> dict[Path, Path]:
 def clock_levers(
     config: ThermalConfig, sensor: Sensor, *, state_dir: Path, root: Path = SYSFS_ROOT
 ) -> tuple[Lever, ...]:
-    """The lever on the clocks, where the configuration allows it: that of the simulated board for its own sensor.
+    """The lever on the clocks, if the configuration allows it; for a simulated sensor the simulated clocks.
 
-    What an earlier run left lowered is put back in any case.
+    Clocks that an earlier run left lowered are restored in any case.
     """
     if isinstance(sensor, SimulatedSensor):
         return (SimulatedClocks(sensor),) if config.governor.clocks else ()
@@ -75,7 +75,7 @@ def clock_levers(
 
 
 class KernelClocks:
-    """The lever ``clocks``. From any thread; a failure to write is logged once and makes it unavailable."""
+    """The lever ``clocks``. Any thread. A failed write is logged once and makes it unavailable."""
 
     name: LeverName = "clocks"
 
@@ -96,12 +96,12 @@ class KernelClocks:
         return self._is_available
 
     def engage(self, level: float) -> None:
-        """See Lever. Nothing is done while the kernel itself holds the clocks down and they are not known yet."""
+        """See Lever. Does nothing while the kernel throttles and the original clocks are not known yet."""
         with self._lock:
             if not self._is_available or (not self._files and not self._take_originals()):
                 return
             for file in tuple(self._files):
-                # One that may not be written takes the others with it.
+                # _give_up may have removed the others too.
                 error = _lower(file, max(level, MIN_CLOCK_RATIO)) if file in self._files else None
                 if error is not None:
                     self._give_up(file, error)
@@ -115,10 +115,10 @@ class KernelClocks:
                 self._forget()
             elif left:
                 self._is_available = False
-                log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
+                log.error("thermal.clocks_restore_failed", files=_names(left), remedy="reboot, or write them by hand")
 
     def recover(self) -> None:
-        """Put back what an earlier run of this boot left lowered. Called once, before ``engage``."""
+        """Restore what an earlier run of this boot left lowered. Called once, before ``engage``."""
         with self._lock:
             before = self._read_record()
             if before is None:
@@ -126,18 +126,20 @@ class KernelClocks:
             left = {}
             known = clock_files(self._root)
             for path, original in before.items():
-                # Only files that this program could have lowered, and only upwards: whoever set one higher meant it.
+                # Only files that this program could have lowered, and only upwards: a higher value was set on purpose.
                 current = amount_or_none(path) if path in known else None
                 if current is not None and current < original and _write(path, original) is not None:
                     left[path] = original
             if left:
-                log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
+                log.error("thermal.clocks_restore_failed", files=_names(left), remedy="reboot, or write them by hand")
                 return
             self._forget()
-            log.warning("thermal.clocks_restored", files=_names(before), reason="an earlier run ended without it")
+            log.warning(
+                "thermal.clocks_restored", files=_names(before), reason="an earlier run ended without restoring them"
+            )
 
     def _take_originals(self) -> bool:
-        """Learn what the files hold, and write it down; False where that is not possible now."""
+        """Read the original values and save them; False if that is not possible now."""
         if self._is_capped():
             return False
         files = []
@@ -158,7 +160,7 @@ class KernelClocks:
         return bool(files)
 
     def _is_capped(self) -> bool:
-        """Whether the files read lower than what was asked for, because the kernel throttles now."""
+        """Whether the kernel throttles now, so that the files read lower than their original values."""
         for folder in folders(self._root / "class/thermal", "cooling_device*"):
             kind = text_or_none(folder / "type") or ""
             if role_of(kind) == "throttle" and (amount_or_none(folder / "cur_state") or 0) > 0:
@@ -166,7 +168,8 @@ class KernelClocks:
         return False
 
     def _give_up(self, file: ClockFile, error: OSError) -> None:
-        """Leave the file alone; the whole lever where it is not allowed, for half of it would only slow things."""
+        """Restore and drop the file; without permission all of them, because half a lever costs speed and saves
+        little."""
         _put_back(file)
         self._files.remove(file)
         if error.errno in _FOR_GOOD:
@@ -177,13 +180,13 @@ class KernelClocks:
             self._is_available = False
             self._forget()
         log.warning(
-            "thermal.clocks_unavailable" if not self._files else "thermal.clock_left_alone",
+            "thermal.clocks_unavailable" if not self._files else "thermal.clock_skipped",
             reason=f"{file.path} cannot be written: {error.strerror or error}",
             remedy="install systemd/drop-ins/clocks.conf, or set thermal.governor.clocks to false",
         )
 
     def _read_record(self) -> Mapping[Path, int] | None:
-        """What an earlier run of this boot wrote down. After a reboot the kernel's own values hold again."""
+        """What an earlier run of this boot saved. A reboot restores the clocks without help."""
         try:
             before = self._record.read()
         except FileNotFoundError:
@@ -202,7 +205,7 @@ class KernelClocks:
 
 @dataclass(frozen=True, slots=True)
 class _Originals:
-    """What the files held before the first change, and the boot in which that was."""
+    """What the files held before the first change, and in which boot."""
 
     boot: str
     files: Mapping[Path, int]
@@ -217,20 +220,20 @@ def _decoded(value: Any) -> _Originals:
 
 
 def _steps(path: Path, original: int) -> tuple[int, ...]:
-    """The clocks that the kernel lists, from the lowest that is asked for to ``original``."""
-    least = original * MIN_CLOCK_RATIO
+    """The clocks that the kernel lists, from the lowest that the governor uses to ``original``."""
+    lowest = original * MIN_CLOCK_RATIO
     words = (text_or_none(path) or "").split()
-    listed = {int(word) for word in words if word.isdecimal() and least <= int(word) <= original}
+    listed = {int(word) for word in words if word.isdecimal() and lowest <= int(word) <= original}
     if not listed:
-        # Some drivers list none and round by themselves: ten even steps.
-        listed = {round(least + (original - least) * step / 10) for step in range(11)}
+        # Some drivers list none and round what is written: use ten even steps.
+        listed = {round(lowest + (original - lowest) * step / 10) for step in range(11)}
     return tuple(sorted(listed | {original}))
 
 
 def _lower(file: ClockFile, level: float) -> OSError | None:
     current = amount_or_none(file.path)
     if file.written is not None and current is not None and current > file.written:
-        # Somebody else has set it since, by another power mode for one: that is what is put back at the end.
+        # Another program has raised it since, for example a new power mode: restore that value at the end.
         file.original = max(file.original, int(current)) if current > file.original else file.original
     wanted = file.wanted(level)
     if wanted == file.written and current == wanted:
@@ -246,7 +249,7 @@ def _put_back(file: ClockFile) -> bool:
 
 
 def _write(path: Path, value: int) -> OSError | None:
-    """Write one number at once, never waiting; the error where the kernel refuses it."""
+    """Write one number without blocking; return the error if the kernel refuses it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:

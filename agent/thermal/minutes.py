@@ -128,11 +128,11 @@ class MinuteFile:
             self._append(minute)
         except OSError as exc:
             if not self._has_failed:
-                log.warning("thermal.minutes_not_kept", file=str(self._path), error=exc.strerror or str(exc))
+                log.warning("thermal.minutes_write_failed", file=str(self._path), error=exc.strerror or str(exc))
             self._has_failed = True
             return False
         if self._has_failed:
-            log.info("thermal.minutes_kept_again", file=str(self._path))
+            log.info("thermal.minutes_write_recovered", file=str(self._path))
         self._has_failed = False
         return True
 
@@ -153,7 +153,7 @@ class MinuteFile:
     def _begin(self, descriptor: int) -> None:
         """Make the whole file now: a disk that fills up later then takes nothing away."""
         if os.fstat(descriptor).st_size:
-            log.warning("thermal.minutes_begun_anew", file=str(self._path), reason="another version, or damaged")
+            log.warning("thermal.minutes_reset", file=str(self._path), reason="another version, or damaged")
         os.ftruncate(descriptor, 0)
         os.posix_fallocate(descriptor, 0, _HEAD.size + SLOTS * _SLOT_BYTES)
         _write_all(descriptor, _HEAD.pack(_MAGIC, _VERSION, _SLOT_BYTES, SLOTS), 0)
