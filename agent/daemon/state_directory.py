@@ -72,8 +72,8 @@ class StateDirectory:
                 self._do_without(exc)
                 return
             raise ConfigError(
-                f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or name "
-                "another one as state_dir",
+                f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or set "
+                "state_dir to another one",
                 path=str(self.path),
             ) from exc
         with ExitStack() as undo:

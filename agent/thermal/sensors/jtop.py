@@ -1,4 +1,4 @@
-"""jtop, through a child process that is killed when it falls silent and started again."""
+"""jtop, through a child process that is killed when it falls silent, and started again."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _STOP_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class JtopTimes:
-    """Patience with the child, seconds."""
+    """Time limits for the child, seconds."""
 
     fresh_s: float = 3.5
-    """A sample counts this long; `auto` takes sysfs afterwards, which with one reading a second is within 5 s."""
+    """Life of a sample. Then `auto` uses sysfs: within 5 s at one reading per second."""
     first_sample_s: float = 15.0
     """From the start of the child to its first sample: an import and a connection on a slow board."""
     silence_s: float = 5.0
-    """Without a new uptime for so long, a child that had delivered is killed."""
+    """A child that had delivered is killed after this time without a new uptime."""
     first_wait_s: float = 1.0
     max_wait_s: float = 30.0
-    """Between two children; doubled from the first to the longest, with jitter. A client is no light thing: it starts
-    half a dozen programs of its own."""
+    """Between two children; doubled from first to max, with jitter, because a client is expensive: it starts half a
+    dozen programs of its own."""
 
 
 def jtop_command(python: str | None, *, interval_s: float, socket: Path | None = None) -> list[str]:
@@ -50,8 +50,7 @@ def jtop_command(python: str | None, *, interval_s: float, socket: Path | None =
 
 
 class JtopSensor:
-    """Keeps one child alive and the newest sample it gave. Its thread is the only one that starts and reads
-    children."""
+    """Keeps one child running, and its newest sample. Only its thread starts, reads and kills children."""
 
     def __init__(self, command: Sequence[str], *, clock: Clock, times: JtopTimes | None = None) -> None:
         self._command = list(command)
@@ -103,7 +102,7 @@ class JtopSensor:
             self._state, self._detail = "silent", reason
             if reason.startswith("not_installed"):
                 log.info("thermal.jtop_absent", reason=reason)
-                return  # it will not install itself: `auto` goes on with sysfs
+                return  # it stays that way until the next start: `auto` uses sysfs
             if reason != self._logged:
                 log.warning("thermal.jtop_silent", reason=reason, restarts=max(0, self._starts - 1))
                 self._logged = reason
