@@ -36,6 +36,6 @@ ClientId = Annotated[str, StringConstraints(pattern=CLIENT_ID)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, nothing changes after loading."""
+    """Base of every section: refuses unknown keys, and is frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
