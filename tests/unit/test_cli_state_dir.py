@@ -97,9 +97,9 @@ def test_building_for_the_service_into_another_directory_names_both(
 ) -> None:
     config = tmp_path / "agent.yaml"
     _service(tmp_path, config)
-    _warn_of_another_cache(config, Path("/home/me/.local/state/agent/cache"), tmp_path)
+    _warn_of_another_cache(config, Path("/home/someone/.local/state/agent/cache"), tmp_path)
     warning = capsys.readouterr().err
-    assert "built into /home/me/.local/state/agent/cache, but the service" in warning
+    assert "built into /home/someone/.local/state/agent/cache, but the service" in warning
     assert "looks for them in /var/lib/agent/cache" in warning
     assert "STATE_DIRECTORY=/var/lib/agent" in warning
 
@@ -110,5 +110,5 @@ def test_building_where_the_service_looks_or_for_another_configuration_warns_of_
     config = tmp_path / "agent.yaml"
     _service(tmp_path, config)
     _warn_of_another_cache(config, Path("/var/lib/agent/cache"), tmp_path)
-    _warn_of_another_cache(tmp_path / "mine.yaml", Path("/home/me/cache"), tmp_path)
+    _warn_of_another_cache(tmp_path / "mine.yaml", Path("/home/someone/cache"), tmp_path)
     assert capsys.readouterr().err == ""

@@ -271,4 +271,4 @@ def test_two_cameras_with_one_device_are_a_warning(tmp_path: Path, front: str, b
         assert warnings == ()
     else:
         (warning,) = warnings
-        assert warning.startswith(f"{tmp_path}/agent.yaml:11: cameras.back.source: {device} is read by camera front")
+        assert warning.startswith(f"{tmp_path}/agent.yaml:11: cameras.back.source: camera front also reads {device}")
