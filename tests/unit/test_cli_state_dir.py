@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import pwd
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import structlog
 
 from agent.__main__ import main
 from agent.cli.build import _warn_of_another_cache
@@ -22,6 +25,17 @@ cameras:
     classify: [{model: parts}]
 mqtt: {broker: embedded}
 """
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> Iterator[None]:
+    """Commands configure the log of the process; later tests capture it."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:], root.level = before
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_where_no_agent_listens_it_is_told_how_to_start_one(tmp_path: Path) -> N
         gone.bind(str(tmp_path / "control"))
     with pytest.raises(Unavailable, match="systemctl start agent"):
         ask_for_reload(tmp_path)
-    with pytest.raises(Unavailable, match="cannot be asked"):
+    with pytest.raises(Unavailable, match="cannot be reached"):
         ask_for_reload(tmp_path / ("x" * 120))
 
 
