@@ -194,11 +194,11 @@ def test_fault_is_refused_with_its_line_and_what_to_do(tmp_path: Path, case: Bad
     path = tmp_path / "agent.yaml"
     error = refusal(path, text)
     assert error.exit_code == 78
-    told = error.message.splitlines()
-    assert len(told) == 1, f"one fault, one line:\n{error.message}"
-    assert told[0].startswith(f"{path}:{line_of(text, case.where)}:")
+    faults = error.message.splitlines()
+    assert len(faults) == 1, f"one fault, one line:\n{error.message}"
+    assert faults[0].startswith(f"{path}:{line_of(text, case.where)}:")
     for word in case.words:
-        assert word in told[0]
+        assert word in faults[0]
 
 
 def test_the_file_that_the_faults_are_put_into_is_good(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_file_that_the_faults_are_put_into_is_good(tmp_path: Path) -> None:
     assert load_config(path, check_files=False).device_id == "line-3"
 
 
-def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
+def test_all_faults_of_a_file_are_reported_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
     text = GOOD
     for old, new in [
         ("id: line-3", "id: LINE"),
@@ -218,9 +218,9 @@ def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_the_lines(tmp_pat
     ]:
         text = text.replace(old, new)
     path = tmp_path / "agent.yaml"
-    first, *told = refusal(path, text).message.splitlines()
+    first, *faults = refusal(path, text).message.splitlines()
     assert first == f"{path} has 5 faults:"
-    assert [int(line.removeprefix(f"  {path}:").split(":")[0]) for line in told] == [2, 7, 13, 21, 26]
+    assert [int(line.removeprefix(f"  {path}:").split(":")[0]) for line in faults] == [2, 7, 13, 21, 26]
 
 
 def test_a_secret_put_in_a_wrong_place_is_not_repeated(tmp_path: Path) -> None:

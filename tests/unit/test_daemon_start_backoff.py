@@ -33,7 +33,7 @@ def test_the_third_failure_in_a_row_makes_the_next_start_wait_and_each_one_twice
 
 
 @pytest.mark.parametrize("what", ["a good end", "a refused configuration", "another configuration", "another boot"])
-def test_the_count_begins_anew(tmp_path: Path, boot: Path, what: str) -> None:
+def test_the_count_starts_again(tmp_path: Path, boot: Path, what: str) -> None:
     for _ in range(5):
         _fail(tmp_path, boot)
     sha = SHA

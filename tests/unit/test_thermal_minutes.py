@@ -106,7 +106,7 @@ def test_truncated_file_keeps_what_is_left_and_grows_back(path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"AGTHERM\0\x63\0", b"something else"])
-def test_file_of_another_version_or_none_of_ours_is_begun_anew(path: Path, head: bytes) -> None:
+def test_file_of_another_version_or_none_of_ours_is_reset(path: Path, head: bytes) -> None:
     path.write_bytes(head + b"\xff" * 5000 if head else b"")
     assert read_minutes(path).minutes == ()
     with capture_logs() as logs:
