@@ -1,7 +1,7 @@
-"""The program: runs a command and turns whatever comes out of it into one clear message and an exit code.
+"""The program: runs a command, and turns every exception into one clear message and an exit code.
 
-0 done · 1 a gate failed · 2 usage · 69 something needed is unavailable, room for the output too · 70 internal ·
-78 configuration · 130 interrupted · 141 whoever read the output went away
+0 done · 1 a check or gate failed · 2 usage · 69 something needed is unavailable, also room for the output ·
+70 internal error · 75 another agent runs · 78 configuration · 130 interrupted · 141 the reader of the output has gone
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 
 from agent.cli import Settings, root
 from agent.runtime.errors import AgentError
-from agent.runtime.journal import call_plain_lines_errors, speak_to_journal
+from agent.runtime.journal import add_journal_priorities, log_plain_lines_as_errors
 from agent.runtime.secrets import redact
 
 EXIT_UNAVAILABLE = 69
@@ -33,13 +33,13 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (those of the process where None) and return the exit code."""
     _open_missing_streams()
-    speak_to_journal()
+    add_journal_priorities()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names that the encoding of the output lacks must not end a command; stderr is like this by itself.
+        # A name that the output's encoding lacks must not end a command. stderr has this setting by default.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = _guarded(args)
-    _let_go_of(sys.stdout)
-    _let_go_of(sys.stderr)
+    _flush_or_discard(sys.stdout)
+    _flush_or_discard(sys.stderr)
     return code
 
 
@@ -53,12 +53,12 @@ def _guarded(args: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except click.ClickException as exc:
-        call_plain_lines_errors()
-        with suppress(OSError):  # nobody can be told; the exit code still says it
+        log_plain_lines_as_errors()
+        with suppress(OSError):  # stderr is gone; the exit code remains
             exc.show()
         return exc.exit_code
-    except Exception as exc:  # noqa: BLE001 - the command line's top: nobody above could say it better
-        call_plain_lines_errors()
+    except Exception as exc:  # noqa: BLE001 - top of the command line: one message and an exit code
+        log_plain_lines_as_errors()
         with suppress(OSError):
             _report(exc, debug=settings.debug)
         return _exit_code_of(exc)
@@ -87,7 +87,7 @@ def _lacks_room(exc: Exception) -> bool:
 
 
 def _report(exc: Exception, *, debug: bool) -> None:
-    """One block on stderr; where it happened is shown only to who asked for it."""
+    """Write one block to stderr, with the traceback only after --debug."""
     from engines import EngineError
 
     if debug:
@@ -97,24 +97,28 @@ def _report(exc: Exception, *, debug: bool) -> None:
         return
     if isinstance(exc, OSError) and _lacks_room(exc):
         what = exc.filename or "the output"
-        click.echo(f"error: {what} cannot be written: {exc.strerror}. Make room there, or write elsewhere", err=True)
+        click.echo(
+            f"error: {what} cannot be written: {exc.strerror}. Free some space there, or write elsewhere", err=True
+        )
         return
     text = redact(f"{type(exc).__name__}: {exc}")
     click.echo(f"error: internal error, {text}", err=True)
     if not debug:
-        click.echo("This is a mistake of the agent. `agent --debug ...` shows where it happened.", err=True)
+        click.echo("This is a bug in the agent. `agent --debug ...` shows where it happened.", err=True)
         _log(exc)
 
 
 def _log(exc: Exception) -> None:
-    """Where stderr goes to a journal, nobody can run it again: keep the traceback there."""
+    """Log the traceback if stderr is no terminal: nobody can repeat the run with --debug then."""
     if not sys.stderr.isatty() and "agent.runtime.logs" in sys.modules:
         sys.modules["agent.runtime.logs"].get_logger("agent").critical("agent.crashed", exc_info=exc)
 
 
 def _open_missing_streams() -> None:
-    """A standard stream that was closed before the start goes to the null device. Else it is None here, and its number
-    goes to the next file or connection, where libraries and child processes would write their output."""
+    """Open the null device for each standard stream that was closed before the start.
+
+    Otherwise the next file or connection gets its number, and libraries and child processes write into that.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - until the process ends
@@ -122,9 +126,11 @@ def _open_missing_streams() -> None:
             setattr(sys, name, stream)
 
 
-def _let_go_of(stream: TextIO) -> None:
-    """Where the last lines cannot be written, because the disk is full or whoever read them has gone, the interpreter
-    would try again at its end, complain, and end with 120 for it."""
+def _flush_or_discard(stream: TextIO) -> None:
+    """Discard last lines that cannot be written, because the disk is full or the reader has gone.
+
+    Otherwise the interpreter tries again at its end, prints an error, and exits with 120.
+    """
     try:
         stream.flush()
     except OSError:

@@ -1,7 +1,7 @@
-"""One run of the agent in this process: signals, the order of start and end, and the exit that is recorded.
+"""One run of the agent in this process: signals, the order of start and stop, and the recorded exit.
 
-``build`` makes the parts of a configuration, ``Supervisor`` starts them and watches over them, and ``run`` closes them
-in reverse. A reload changes parts in place; where it cannot, ``run`` builds all of them again.
+``build`` makes the parts of a configuration, ``Supervisor`` starts and supervises them, and ``run`` closes them in
+reverse. A reload changes parts in place; what cannot be changed in place makes ``run`` build all of them again.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ log = get_logger(__name__)
 
 _START_WITHIN_S = 180.0
 """TimeoutStartSec of the unit."""
-_FAULT = "failed by a fault of the program"
+_FAULT = "failed by a bug in the agent"
 _FAULT_CODE = AgentError.exit_code
 _LOST_WITHIN_S = 0.7
 SWITCH_INTERVAL_S = 0.0002
-"""How long a Python thread may hold the interpreter while others wait. The default, 5 ms, is added to an inference
-whenever another thread computes (measured: 3.7 ms alone, 9.0 ms beside one busy thread, 3.9 ms with this setting)."""
+"""How long a Python thread may hold the interpreter while others wait. The default, 5 ms, delays an inference whenever
+another thread computes (measured: 3.7 ms alone, 9.0 ms beside one busy thread, 3.9 ms with this setting)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgentStatistics:
-    """Everything that the parts count, at one moment."""
+    """The counters of all parts at one moment."""
 
     pipeline: PipelineStatistics
     publisher: PublisherStatistics
 
 
 class Agent:
-    """``run`` may be called once, on the main thread where signals are handled. ``extra_sinks`` see every message
-    besides the broker."""
+    """Call ``run`` once, on the main thread if signals are handled. ``extra_sinks`` get every message besides the
+    broker."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class Agent:
         self._supervisor: Supervisor | None = None
 
     def run(self, *, for_s: float | None = None, on_ready: Callable[[], None] | None = None) -> None:
-        """Work until a signal, `request_stop`, the end of every file, or ``for_s`` seconds after being ready.
+        """Run until a signal, `request_stop`, the end of every file, or ``for_s`` seconds after being ready.
 
         Raises:
-            AgentError, EngineError: it could not start, or had to end; everything has been closed.
+            AgentError, EngineError: it could not start, or had to stop; everything has been closed.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._surroundings.control.open()
         try:
             successor = self._run_once(for_s, on_ready)
             while successor is not None:
-                # Another device id, say, which is part of every topic: everything is opened again, in this process.
+                # For example a new device id, which is part of every topic: open everything again, in this process.
                 self._loaded = successor
                 successor = self._run_once(for_s, None)
         finally:
@@ -101,40 +101,40 @@ class Agent:
         self._stop_requested = True
 
     def handle_signals(self) -> None:
-        """Stop at SIGTERM and SIGINT, at once at the second one; reload at SIGHUP. Main thread only."""
+        """Stop at SIGTERM and SIGINT, exit at once at the second one; reload at SIGHUP. Main thread only."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_hangup)
 
     @property
     def broker_address(self) -> BrokerAddress | None:
-        """Where the broker is; None before the parts are built."""
+        """The broker's address; None before the parts are built."""
         return None if self._parts is None else self._parts.uplink.address
 
     @property
     def is_stop_requested(self) -> bool:
-        """A signal came, or `request_stop` was called."""
+        """Whether a signal came, or `request_stop` was called."""
         return self._stop_requested
 
     def statistics(self) -> AgentStatistics | None:
-        """From any thread; None before the parts are built, also where a signal ended the start before that."""
+        """Any thread. None before the parts are built, and if a signal ended the start before that."""
         parts = self._parts
         if parts is None:
             return None
         return AgentStatistics(parts.pipeline.statistics(), parts.uplink.publisher.statistics())
 
     def _run_once(self, for_s: float | None, on_ready: Callable[[], None] | None) -> LoadedConfig | None:
-        """From start to end; the configuration to go on with, None to end."""
+        """Run one configuration; return the next one, None to stop."""
         outcome, exit_code = _FAULT, _FAULT_CODE
         successor = None
         with _Exit(self._exit_deadline) as ending:
             try:
                 successor = self._serve(ending, for_s, on_ready)
-                outcome, exit_code = "stopped by a request, or at the end of its files", 0
+                outcome, exit_code = "stopped by request, or at the end of its files", 0
             except (AgentError, EngineError) as exc:
                 outcome, exit_code = f"failed with exit code {exc.exit_code}: {exc.message}", exc.exit_code
                 if isinstance(exc, EngineLost):
-                    # Nothing on the device works any more: end soon, however long a camera or a broker takes to stop.
+                    # The GPU needs a new process. End soon, however long a camera or a broker takes to stop.
                     log.critical("engine.lost", error=exc.message)
                     ending.record(outcome, exit_code)
                     self._exit_deadline.arm(_LOST_WITHIN_S, exc.exit_code)
@@ -164,13 +164,13 @@ class Agent:
         return supervisor.run(for_s)
 
     def _wait_after_failures(self, state: StateDirectory, backoff: StartBackoff) -> bool:
-        """After several failed starts that a service manager repeats, wait; False when asked to stop meanwhile."""
+        """Wait after several failed starts that a service manager repeats; False if stopped meanwhile."""
         notifier = self._surroundings.notifier
         wait_s = backoff.wait_s() if notifier.is_listened_to else 0.0
         if wait_s:
             why = f"{backoff.count} starts in a row failed, the last one {state.previous_exit}"
             log.warning("start.delayed", seconds=wait_s, why=why)
-            notifier.extend_timeout(wait_s + _START_WITHIN_S, f"Waits {wait_s:.0f} s: {why}")
+            notifier.extend_timeout(wait_s + _START_WITHIN_S, f"Waiting {wait_s:.0f} s: {why}")
         until_s = time.monotonic() + wait_s
         while not self._stop_requested and time.monotonic() < until_s:
             time.sleep(TICK_S)
@@ -181,7 +181,7 @@ class Agent:
             self._supervisor.request_reload()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
-        # Only plain attributes: anything with a lock can deadlock in a handler that interrupts itself.
+        # Plain attributes only: a handler that interrupts itself deadlocks on any lock.
         self._signals += 1
         self._stop_requested = True
         if self._signals > 1:
@@ -199,12 +199,12 @@ class _Exit:
         self._backoff: StartBackoff | None = None
 
     def take(self, state: StateDirectory, backoff: StartBackoff) -> None:
-        """Record the end there, before what is opened from here on has been closed."""
+        """Record the end there, after everything that is opened from here on has been closed."""
         self._state, self._backoff = state, backoff
         self.resources.callback(lambda: self.record(self.outcome, self.exit_code))
 
     def record(self, outcome: str, exit_code: int) -> None:
-        """Keep it for the next start."""
+        """Store it for the next start."""
         if self._state is not None and self._backoff is not None:
             self._backoff.note(exit_code)
             self._state.record_exit(outcome)

@@ -3,7 +3,7 @@
     source ─► camera thread ─► batcher ─► worker thread (resize, engine, decide) ─► publisher thread ─► sink
      sensor ─► thermal monitor (governor) ─► levers and rate of every camera     main thread: signals, supervision
 
-Nothing runs yet when ``build`` returns; ``agent.supervise`` starts the parts, watches over them and stops them.
+Nothing runs yet when ``build`` returns; ``agent.supervise`` starts and supervises the parts, ``agent.app`` stops them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _COMMAND_IDS = "commands.json"
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the agent runs in: the same for every configuration of this process."""
+    """What does not depend on the configuration; shared by all configurations of this process."""
 
     clock: Clock
     notifier: Notifier
@@ -65,7 +65,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Every part, whole. ``announcer.loaded`` is the configuration in force."""
+    """All parts. ``announcer.loaded`` is the configuration in force."""
 
     surroundings: Surroundings
     identity: Identity
@@ -83,7 +83,7 @@ class Parts:
 
 
 def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surroundings, resources: ExitStack) -> Parts:
-    """The parts for ``loaded``; ``resources`` closes them in reverse, also those opened before an error.
+    """Make the parts for ``loaded``; ``resources`` closes them in reverse, also those opened before an error.
 
     Raises:
         AgentError, EngineError: the configuration cannot be used here.
@@ -164,7 +164,7 @@ def _pipeline(
 
 @dataclass(frozen=True, slots=True)
 class _Monitors:
-    """Makes the thermal monitor of one configuration after the other."""
+    """Makes the thermal monitor of each configuration."""
 
     pipeline: Pipeline
     opener: EngineOpener
@@ -206,7 +206,7 @@ def _command_server(
     *,
     clock: Clock,
 ) -> CommandServer:
-    """The server of commands, started where they are enabled."""
+    """The command server, started if commands are enabled."""
     loaded = in_force()
 
     def base() -> LoadedConfig:

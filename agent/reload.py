@@ -1,4 +1,4 @@
-"""A new configuration while the agent runs: a good one takes effect, a bad one changes nothing and says why."""
+"""Applies a new configuration while the agent runs. A faulty one changes nothing, and the error says why."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from engines import EngineError, ModelPackage, load_package
 log = get_logger(__name__)
 
 COMMAND_PATIENCE_S = 2.0
-"""How long a command waits for a change that is under way; one that builds an engine takes minutes."""
+"""How long a command waits for a running change; one that builds an engine takes minutes."""
 _LOOK_S = 0.1
 
 Outcome = control.Outcome
 AnswerNow = Literal["unchanged", "restarting", "applied", "waiting"]
 
 Prepare = Callable[[LoadedConfig], Callable[[], None] | None]
-"""Checks a configuration and returns how a part goes over to it, None where nothing differs for that part. It raises
-AgentError where the configuration cannot be used, and changes nothing; what it returns does not fail."""
+"""First phase: checks a configuration, changes nothing, and returns the second phase, which switches a part to it and
+cannot fail. None if nothing differs for that part. Raises AgentError if the configuration cannot be used."""
 
 
 def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
-    """The packages of every model that an enabled camera asks for, checked against the gates that wait for labels.
+    """The packages of every model that an enabled camera uses, checked against the gates that wait for labels.
 
     Raises:
         ModelRejected: a package cannot be served.
@@ -49,19 +49,19 @@ def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
 
 @dataclass(slots=True)
 class ReloadRequest:
-    """One reload that was asked for: ``outcome`` or ``error`` once the one that answers it has ended, which is the
-    first that began to read the file after it was asked for."""
+    """A requested reload. ``outcome`` or ``error`` is set by the first reload that reads the file after the
+    request."""
 
     outcome: Outcome | None = None
     error: AgentError | EngineError | None = None
 
 
 class Reloader:
-    """Reads the configuration again and goes over to it, on a thread of its own so that supervision goes on.
+    """Reads the configuration again and applies it, on the thread ``reload``, so that supervision continues.
 
-    One at a time; a request that comes meanwhile is answered afterwards. ``request``, ``reload_now``, ``adjust`` and
-    ``abandon`` may be called from any thread, the others belong to the main thread. ``successor`` is a configuration
-    that needs a new start of everything.
+    One change at a time; a request that comes meanwhile is served afterwards. ``request``, ``reload_now``, ``adjust``
+    and ``abandon`` may be called from any thread, the others from the main thread. ``successor`` is a configuration
+    for which all parts must be built again.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Reloader:
         on_applied: Callable[[LoadedConfig, Mapping[str, ModelPackage]], None],
         amend: Callable[[LoadedConfig], LoadedConfig] = lambda loaded: loaded,
     ) -> None:
-        """``others`` are the parts beside the pipeline. ``amend`` puts what was changed by command and is to be kept
-        onto a configuration that was read."""
+        """``others`` are the parts beside the pipeline. ``amend`` adds the kept overrides to a configuration that was
+        read."""
         self._loaded = loaded
         self._packages = packages
         self._pipeline = pipeline
@@ -89,18 +89,18 @@ class Reloader:
         self._turns = 0
         self.successor: LoadedConfig | None = None
         self.refused: str | None = None
-        """Why the file was refused when it was read last; None where it is in force."""
+        """Why the file was refused at the last read; None if it is in force."""
 
     def request(self) -> ReloadRequest:
-        """Read the configuration again at a ``tick``, once nothing else is under way."""
+        """Read the configuration again at a ``tick``, once no other change runs."""
         request = ReloadRequest()
         self._asked.append(request)
         if self._one_at_a_time.locked():
-            log.info("config.reload_deferred", reason="another change is under way; the file is read again after it")
+            log.info("config.reload_deferred", reason="another change runs; the file is read again after it")
         return request
 
     def tick(self) -> None:
-        """Start what was requested, when nothing else runs; raise what ended the thread."""
+        """Start a requested reload if none runs; raise the exception that ended the thread."""
         if self._stage is not None:
             if self._stage.is_alive:
                 return
@@ -108,17 +108,17 @@ class Reloader:
                 raise self._stage.failure
             self._stage = None
         if self._asked:
-            # Whatever is asked for from here on may be about a file that changes after it has been read.
+            # Later requests may be about a file that changes after this read, so they get a reload of their own.
             asked, self._asked = self._asked, []
             self._stage = StageThread("reload", partial(self._reload, asked))
             self._stage.start()
 
     def abandon(self) -> None:
-        """The agent stops: give up what is under way and take nothing more; does not wait."""
+        """The agent stops: cancel the running change and start no other; does not wait."""
         self._is_stopping = True
 
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Give up what is under way, and wait a moment for its end."""
+        """Cancel the running change, and wait up to ``timeout_s`` for its end."""
         self.abandon()
         if self._stage is not None and not self._stage.join(timeout_s):
             log.warning("stop.cut_off", thread="reload")
@@ -139,9 +139,9 @@ class Reloader:
             request.outcome, request.error = outcome, error
 
     def reload_now(self) -> AnswerNow:
-        """Read the configuration again and go over to it, on the thread of the caller; what came of it.
+        """Read the configuration again and apply it, on the caller's thread; return the outcome.
 
-        ``waiting``: another change is under way, the file is read again once that has ended.
+        ``waiting``: another change runs, and the file is read again after it.
 
         Raises:
             AgentError, EngineError: it cannot be used; nothing has changed.
@@ -154,31 +154,31 @@ class Reloader:
             return "waiting"
 
     def adjust(self, changed: LoadedConfig) -> None:
-        """Go over to a changed copy of the configuration in force, on the thread of the caller.
+        """Apply a changed copy of the configuration in force, on the caller's thread.
 
         Raises:
-            ReloadUnderWay: another change takes its time, or ended while this one waited for its turn.
+            ReloadUnderWay: another change runs, or was applied while this one waited for its turn.
             AgentError, EngineError: it cannot be used; nothing has changed.
         """
         with self._turn(COMMAND_PATIENCE_S):
             if changed.document is not self._loaded.document:
                 raise ReloadUnderWay(
-                    "the file was read again while this change waited for its turn, and the change was made for what "
-                    "stood in it before; nothing has changed, try again"
+                    "the file was read again while this change waited, and the change was made for its old content; "
+                    "nothing has changed, try again"
                 )
             self._switch_to(changed, load_packages(changed), self._prepared(changed))
 
     @property
     def _turn_text(self) -> str:
-        """Text, and so part of what tells one line of the log from another: each reload is to have its own."""
+        """A text, because the log's rate limit compares texts: each reload gets its own line."""
         return str(self._turns)
 
     @contextmanager
     def _turn(self, patience_s: float = float("inf")) -> Iterator[None]:
-        """Wait for those who came before.
+        """Wait until earlier changes have ended.
 
         Raises:
-            ReloadUnderWay: they took longer.
+            ReloadUnderWay: they took longer than ``patience_s``.
             ReloadAbandoned: the agent stops.
         """
         deadline = time.monotonic() + patience_s
@@ -187,8 +187,8 @@ class Reloader:
                 raise ReloadAbandoned("the agent stops, so the configuration was not read again")
             if time.monotonic() >= deadline:
                 raise ReloadUnderWay(
-                    "another change of the configuration is under way (an engine that has to be built takes minutes), "
-                    f"and did not end within {patience_s:g} s; nothing has changed, try again later"
+                    "another change of the configuration runs (building an engine takes minutes) and did not end "
+                    f"within {patience_s:g} s; nothing has changed, try again later"
                 )
         try:
             yield
@@ -196,7 +196,7 @@ class Reloader:
             self._one_at_a_time.release()
 
     def _read(self) -> Outcome:
-        """Read and go over, and keep why not."""
+        """Read and apply, and keep the reason of a refusal."""
         try:
             outcome = self._read_and_apply()
         except ReloadAbandoned:
@@ -241,9 +241,7 @@ class Reloader:
             is_cancelled=lambda: self._is_stopping,
         )
         if self._is_stopping:
-            raise ReloadAbandoned(
-                "the agent stops, so the rest of another configuration was not put in force any more"
-            )
+            raise ReloadAbandoned("the agent stops, so the rest of the new configuration was not applied")
         for apply_change in changes:
             apply_change()
         self._loaded, self._packages = loaded, packages
@@ -251,13 +249,13 @@ class Reloader:
 
 
 def _with_new_password(old: LoadedConfig, new: LoadedConfig) -> frozenset[str]:
-    """Cameras in whose password file another one stands."""
+    """Cameras whose password file has new content."""
     before = {name: secret.reveal() for name, secret in old.camera_passwords.items()}
     return frozenset(name for name, secret in new.camera_passwords.items() if secret.reveal() != before.get(name))
 
 
 def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
-    """What differs and goes deeper than any part can follow: names in every topic, files that are held open."""
+    """Changed keys that no part can apply in place: names in every topic, files that are held open."""
     before, after = old.config.mqtt, new.config.mqtt
     differs = {
         "device.id": old.device_id != new.device_id,
@@ -267,4 +265,4 @@ def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
         "mqtt.commands": before.commands != after.commands,
         "mqtt.broker": before.broker != after.broker and "embedded" in (before.broker, after.broker),
     }
-    return [key for key, is_another in differs.items() if is_another]
+    return [key for key, has_changed in differs.items() if has_changed]

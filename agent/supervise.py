@@ -1,4 +1,4 @@
-"""Starts the parts, watches over their threads until there is a reason to end, and says why."""
+"""Starts the parts, and supervises their threads until there is a reason to stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TICK_S = 0.1
 
 
 class Supervisor:
-    """The main thread's work between ``build`` and the end. ``is_stopping`` says that a signal asked for the end."""
+    """The main thread's work between ``build`` and the stop. ``is_stopping`` is True after a signal."""
 
     def __init__(self, parts: Parts, *, is_stopping: Callable[[], bool]) -> None:
         self._parts = parts
@@ -32,11 +32,11 @@ class Supervisor:
         self._status_line = StatusLine(surroundings.notifier, self._observe, clock=surroundings.clock)
 
     def request_reload(self) -> None:
-        """Read the configuration again at the next tick. A plain attribute is set, so a signal handler may call it."""
+        """Read the configuration again at the next tick. A signal handler may call it: it sets a plain attribute."""
         self._is_reload_requested = True
 
     def start(self) -> bool:
-        """Start every thread, wait for the engines, open the cameras; False where a signal came meanwhile.
+        """Start every thread, wait for the engines, open the cameras; False if a signal came meanwhile.
 
         Raises:
             EngineError: an engine cannot be loaded.
@@ -64,10 +64,10 @@ class Supervisor:
         return True
 
     def run(self, for_s: float | None = None) -> LoadedConfig | None:
-        """Watch until the end; a configuration where everything has to start again with it.
+        """Supervise until the stop; return a configuration if all parts must be built again with it.
 
         Raises:
-            AgentError, EngineError: a thread ended by an exception, or hangs; or no file gave a single frame.
+            AgentError, EngineError: an exception ended a thread, or one hangs; or no file gave a single frame.
         """
         parts = self._parts
         began_s = time.monotonic()
@@ -99,29 +99,29 @@ class Supervisor:
         parts.reloader.tick()
 
     def _check(self) -> None:
-        """Raise what ended a thread, and look for calls of an engine that hang."""
+        """Raise the exception that ended a thread, and interrupt engine calls that hang."""
         parts = self._parts
         parts.pipeline.check()
         for name, failure in (("thermal monitor", parts.thermal.failure), ("commands", parts.commands.failure)):
             if failure is not None:
-                raise StageFailed(f"the {name} ended by {failure!r}") from failure
+                raise StageFailed(f"an exception ended the {name}: {failure!r}") from failure
         if parts.uplink.publisher.failure is not None:
             raise parts.uplink.publisher.failure
         for worker in parts.pipeline.workers.values():
             parts.hang_monitor.check(worker.statistics(), worker.interrupt)
 
     def _wait_for_engines(self) -> None:
-        """Wait for every worker, and say that we still do."""
+        """Wait for every worker, with log lines and more time from the service manager."""
         parts = self._parts
         for worker in parts.pipeline.workers.values():
             while not self._is_stopping() and not worker.wait_ready(TICK_S):
                 self._engine_changes.wait(worker.statistics())
                 self._status_line.tick()
-                parts.surroundings.control.be_patient()
+                parts.surroundings.control.extend_timeout()
                 parts.reporter.tick(parts.reported)
 
     def _announce_engine_changes(self) -> None:
-        """An engine was replaced, or could not be: subscribers learn what runs now."""
+        """Publish what runs now, if an engine was replaced or could not be."""
         pipeline = self._parts.pipeline
         changed = self._engine_changes.changes(pipeline.worker_statistics(), arriving=pipeline.loading_statistics())
         if changed is not None:
@@ -137,9 +137,9 @@ class Supervisor:
         )
 
     def _refuse_silence(self) -> None:
-        """Every source has ended: one that gave nothing may be a slip, all of them are a failure."""
+        """Fail if every source has ended and none gave a frame; a single empty one may be a slip."""
         cameras = [camera.statistics() for camera in self._parts.pipeline.cameras.values()]
         if any(camera.counts.captured for camera in cameras):
             return
-        reasons = "; ".join(f"{camera.name}: {camera.error or 'the source holds no frame'}" for camera in cameras)
-        raise SourceUnavailable(f"no camera gave a frame, and all of them have ended: {reasons}")
+        reasons = "; ".join(f"{camera.name}: {camera.error or 'the source has no frame'}" for camera in cameras)
+        raise SourceUnavailable(f"no camera gave a frame before the last of them ended: {reasons}")

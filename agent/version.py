@@ -1,15 +1,15 @@
 """The version of this program with the commit it was made from, such as ``0.1.0+gfbfbf4012``.
 
-The commit comes from ``commit.txt`` beside this file where that names one: building a wheel or a source archive writes
-it there, and ``git archive`` fills it in. In a checkout git is asked, so an editable installation is never stale. The
-forms are:
+The commit comes from ``commit.txt`` beside this file: building a wheel or a source archive writes it there, and ``git
+archive`` fills it in. If the file names none, git is asked, so that an editable installation is never stale. The forms
+are:
 
     0.1.0+gfbfbf4012            this commit
     0.1.0+gfbfbf4012.dirty      this commit, and tracked files that differ from it
-    0.1.0+gfbfbf4012.unchecked  this commit; git does not run here, so nobody knows whether files differ from it
+    0.1.0+gfbfbf4012.unchecked  this commit; git does not run here, so files may differ from it
     0.1.0+unknown               neither commit.txt nor a checkout
 
-``python agent/version.py`` prints it; this file needs the standard library alone and imports nothing of the agent.
+``python agent/version.py`` prints it; this file needs only the standard library and imports nothing of the agent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GIT_S = 5.0
 
 @cache
 def version() -> str:
-    """The version of the code that runs, as PEP 440 writes it. Asked once in a process."""
+    """The version of the code that runs, as PEP 440 writes it. Found once per process."""
     return version_of(_HERE)
 
 
@@ -40,11 +40,11 @@ def version_of(package: Path) -> str:
 
 
 def commit_of(package: Path) -> str | None:
-    """The commit of the folder ``package``, with ``.dirty`` or ``.unchecked``; None where nothing says it."""
+    """The commit of the folder ``package``, with ``.dirty`` or ``.unchecked``; None if it is unknown."""
     written = _COMMIT.fullmatch(_read(package / "commit.txt"))
     if written:
         return written[1][:_DIGITS] + (written[2] or "")
-    # Only beside the package: an installation inside somebody else's checkout is not of that commit.
+    # Only beside the package: an installation inside another project's checkout is not of that commit.
     checkout = package.parent
     if not (checkout / ".git").exists():
         return None
@@ -54,7 +54,7 @@ def commit_of(package: Path) -> str | None:
 def _asked_of_git(checkout: Path) -> str | None:
     import subprocess
 
-    # Root may look at a user's checkout; git's locks are not needed to look; a hook's variables name another checkout.
+    # safe.directory: root may read a user's checkout. Without GIT_*: the variables of a hook name another checkout.
     command = ["git", "-c", f"safe.directory={checkout}", "-C", str(checkout)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environ["GIT_OPTIONAL_LOCKS"] = "0"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from agent.cli.options import ENGINE_OPTION, PATH, package_directory, usual_cache_dir
+from agent.cli.options import ENGINE_OPTION, PATH, package_directory
+from agent.config.state_dir import cache_dir_in, default_cache_dir
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def build(
         raise UsageError("name what to build: either --package DIRECTORY (or demo) or -c CONFIGURATION")
     if config is not None:
         wishes = _from_config(config, cache, engine)
+        _warn_of_another_cache(config, wishes[0].options.cache_dir)
     else:
         wishes = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, options)]
     infos = [_build(wish, force=force, is_quiet=as_json) for wish in wishes]
@@ -103,7 +105,7 @@ def _from_options(
     from engines import EngineOptions, load_package
 
     options = EngineOptions(
-        cache_dir=cache or usual_cache_dir(),
+        cache_dir=cache or default_cache_dir(),
         engine=engine,
         precision=precision,
         strict=True,
@@ -126,7 +128,7 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
             continue
         name = engine if wanted in CHOOSERS else wanted
         options = EngineOptions(
-            cache_dir=cache or loaded.state_dir / "cache",
+            cache_dir=cache or cache_dir_in(loaded.state_dir),
             engine=name,
             precision=model.precision,
             strict=True,
@@ -139,6 +141,21 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
             f"no model of {path} uses an engine that is built ahead: auto, fastest, tensorrt or ort-tensorrt"
         )
     return wishes
+
+
+def _warn_of_another_cache(config: Path, cache_dir: Path, root: Path = Path("/")) -> None:
+    """Without STATE_DIRECTORY, which systemd sets, ``state_dir: auto`` is another directory than the service's."""
+    from agent.tools.doctor.service import service_of
+
+    service = service_of(config, root)
+    if service is None or cache_dir_in(service.state_dir).resolve() == cache_dir.resolve():
+        return
+    click.echo(
+        f"warning: the engines are built into {cache_dir}, but the service ({service.unit}) looks for them in "
+        f"{cache_dir_in(service.state_dir)} and would build them again. Run this as the service's user with "
+        f"STATE_DIRECTORY={service.state_dir} in the environment",
+        err=True,
+    )
 
 
 def _build(wish: _Wish, *, force: bool, is_quiet: bool) -> EngineInfo:
@@ -228,6 +245,7 @@ def _print_built(wish: _Wish, info: EngineInfo) -> None:
             f"{float(info.accuracy['images']):.0f} images, largest difference "
             f"{float(info.accuracy['max_abs_difference']):.1e}"
         )
+    print(f"  cache: {wish.options.cache_dir}")
     memory = info.details.get("device_memory_bytes")
     if memory is not None:
         print(
@@ -237,10 +255,10 @@ def _print_built(wish: _Wish, info: EngineInfo) -> None:
 
 def _cache_of(config: Path | None, cache: Path | None) -> Path:
     if cache is not None or config is None:
-        return cache or usual_cache_dir()
+        return cache or default_cache_dir()
     from agent.config.loader import load_config
 
-    return load_config(config).state_dir / "cache"
+    return cache_dir_in(load_config(config).state_dir)
 
 
 def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:

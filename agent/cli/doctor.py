@@ -45,7 +45,8 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     """
     from rich.console import Console
 
-    from agent.config.loader import default_state_dir, load_config
+    from agent.config.loader import load_config
+    from agent.config.state_dir import default_state_dir
     from agent.runtime import logs
     from agent.tools.doctor.bundle import check_target, write_bundle
     from agent.tools.doctor.examination import examine
@@ -61,7 +62,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     environ = dict(os.environ)
     service = None if path is None or "STATE_DIRECTORY" in environ else service_of(path)
     if service is not None:
-        # What the service keeps and whether its disk has room is asked, and not of a directory of this user's.
+        # Check the service's directory and the room on its disk, not this user's.
         environ["STATE_DIRECTORY"] = str(service.state_dir)
     if path is not None:
         try:

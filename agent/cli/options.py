@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -50,10 +49,3 @@ def package_directory(package: str) -> Path:
     from agent.demo import demo_package
 
     return demo_package() if package == "demo" else Path(package)
-
-
-def usual_cache_dir() -> Path:
-    """The folder that the agent uses if its configuration names no state directory."""
-    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    state = Path(given) if given else Path.home() / ".local" / "state" / "agent"
-    return state / "cache"

@@ -37,7 +37,7 @@ def run(path: Path, *, is_printing: bool) -> None:
     from agent.runtime import journal
 
     faulthandler.enable()
-    journal.call_plain_lines_errors()
+    journal.log_plain_lines_as_errors()
     prefix = f"<{journal.INFO}>" if journal.is_journal(sys.stdout) else ""
     extra_sinks = [JsonLinesSink(sys.stdout.buffer, prefix=prefix)] if is_printing else []
     with Notifier.from_environment() as notifier:

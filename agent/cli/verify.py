@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from agent.cli.options import ENGINE_OPTION, package_directory, usual_cache_dir
+from agent.cli.options import ENGINE_OPTION, package_directory
+from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def verify(
     from engines import verify as compare
 
     wanted = EngineOptions(
-        cache_dir=cache or usual_cache_dir(),
+        cache_dir=cache or default_cache_dir(),
         engine=engine,
         precision=cast("Precision", precision),
         max_batch=max_batch,

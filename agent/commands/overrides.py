@@ -9,12 +9,12 @@ from typing import TypeVar
 from pydantic import Field, ValidationError
 
 from agent.commands.contract import CommandRefused, NotKept, require_known
-from agent.commands.requests import Name, Set, problem_of
+from agent.commands.requests import Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
-from agent.config.section import Section
-from agent.runtime.files import replace_file
+from agent.config.section import Name, Section
 from agent.runtime.logs import get_logger
+from engines import JsonRecord, RecordDamaged
 
 FILE_NAME = "overrides.json"
 
@@ -133,13 +133,13 @@ def _changed_decide(decide: DecideConfig, change: ClassifierOverride) -> DecideC
 
 def load_overrides(state_dir: Path) -> Overrides:
     """The kept overrides; none without a readable file."""
-    path = state_dir / FILE_NAME
+    record = _record(state_dir)
     try:
-        return Overrides.model_validate_json(path.read_bytes())
+        return record.read()
     except FileNotFoundError:
         return Overrides()
-    except (OSError, ValidationError) as exc:
-        log.warning("overrides.ignored", file=str(path), error=type(exc).__name__)
+    except RecordDamaged as exc:
+        log.warning("overrides.ignored", file=str(record.path), error=str(exc))
         return Overrides()
 
 
@@ -149,14 +149,23 @@ def save_overrides(state_dir: Path, overrides: Overrides) -> None:
     Raises:
         NotKept: the file cannot be written.
     """
-    path = state_dir / FILE_NAME
+    record = _record(state_dir)
     try:
-        replace_file(path, overrides.model_dump_json(exclude_none=True))
+        record.save(overrides)
     except OSError as exc:
         raise NotKept(
-            f"in force, but only until the next start or reload: {path} cannot be written ({exc.strerror})",
-            path=str(path),
+            f"in force, but only until the next start or reload: {record.path} cannot be written ({exc.strerror})",
+            path=str(record.path),
         ) from exc
+
+
+def _record(state_dir: Path) -> JsonRecord[Overrides]:
+    return JsonRecord(
+        state_dir / FILE_NAME,
+        encode=lambda overrides: overrides.model_dump(mode="json", exclude_none=True),
+        decode=Overrides.model_validate,
+        is_durable=False,
+    )
 
 
 def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:

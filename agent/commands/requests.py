@@ -16,14 +16,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from agent.config.section import Section
+from agent.config.section import Name, Section
 from agent.config.subscribers import Verb
 
 MAX_BYTES = 8192
 MAX_AHEAD = timedelta(hours=1)
 
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:+-]{1,64}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ID_PATTERN = r"^[A-Za-z0-9._:+-]{1,64}$"
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 
 
 def _seconds_or_text(value: object) -> object:

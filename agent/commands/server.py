@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from agent.commands.contract import CommandHandler, CommandRefused, Details
 from agent.commands.requests import (
+    ID_PATTERN,
     MAX_AHEAD,
     MAX_BYTES,
     REQUESTS,
@@ -34,17 +35,16 @@ from agent.publish.packets import Outgoing
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError
-from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from engines import EngineError
+from engines import EngineError, JsonRecord
 
 MAX_WAITING = 16
 MAX_REMEMBERED = 1024
 REPLY_EXPIRY_S = 3600
 _BURST = 10.0
 _MAX_RESPONSE_TOPIC = 256
-_ID = re.compile(r"^[A-Za-z0-9._:+-]{1,64}$")
+_ID = re.compile(ID_PATTERN)
 _VERBS: dict[str, Verb] = {verb: verb for verb in REQUESTS}
 
 log = get_logger(__name__)
@@ -57,14 +57,12 @@ class SeenIds:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
         self._ids: OrderedDict[str, float] = OrderedDict()
+        self._record: JsonRecord[list[tuple[str, float]]] | None = None
         if path is not None:
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-                self._ids.update((str(key), float(found[key])) for key in found)
-            except (OSError, ValueError, TypeError):
-                self._ids.clear()
+            # No fsync: the broker's connection waits for the write. A list, because JSON objects have no order.
+            self._record = JsonRecord(path, encode=list, decode=_ids_from, is_durable=False)
+            self._ids.update(self._record.load() or ())
 
     def add(self, key: str, expires_s: float, now_s: float) -> bool:
         """Remember ``key``; False if it is known already or there is no room."""
@@ -80,12 +78,16 @@ class SeenIds:
 
     def save(self) -> None:
         """Write the ids to the file; if that fails, a restart forgets them."""
-        if self._path is None:
+        if self._record is None:
             return
         try:
-            replace_file(self._path, json.dumps(self._ids))
+            self._record.save(list(self._ids.items()))
         except OSError as exc:
             log.warning("commands.ids_write_failed", error=str(exc))
+
+
+def _ids_from(value: Any) -> list[tuple[str, float]]:
+    return [(str(key), float(expires_s)) for key, expires_s in value]
 
 
 class CommandServer:

@@ -1,1 +1,13 @@
-"""The configuration file: reading it, refusing it with file and line, and what came out."""
+"""The configuration file: reading it, refusing it with file and line, and the result.
+
+model.py         the whole tree; its sections: sources.py, image_checks.py, thermal.py, subscribers.py
+section.py       base of every section, and the patterns of names
+loader.py        from a file to a ``LoadedConfig``, or to one error with every fault
+problems.py      from faults to lines of text
+shape.py         what may stand at a place of the file, in words
+crosschecks.py   faults between keys, and warnings
+device.py        the device id
+state_dir.py     the default state and cache directory
+dump.py          back to YAML
+reference.py     the tables of docs/configuration.md
+"""

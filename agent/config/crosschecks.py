@@ -1,7 +1,7 @@
-"""What no single key can tell: names that must exist elsewhere in the file, and combinations that make no sense.
+"""Checks across keys: names that must exist elsewhere in the file, and combinations that make no sense.
 
-The checks read the file's plain data and skip whatever has the wrong type, so that they also run on a file that has
-other faults, and all of them are told at once.
+The checks read the file's plain data and skip values of the wrong type. So they also run on a file with other faults,
+and all faults are reported at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engines import StrictDocument, nearest_key
 
 _LOOPBACK = ("localhost", "127.", "[::1]")
 
-# The engines know their names best, but asking them would load their libraries; a test compares the two.
+# Repeated here, because asking the engines would load their libraries. A test compares the two.
 ENGINES = ("auto", "fastest", "tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
 ENGINE_ALIASES = ("trt", "ort-trt", "onnxruntime", "ort", "cpu", "cuda", "openvino", "pytorch")
 _PROVIDERS = ("dml", "directml", "coreml", "nnapi", "xnnpack", "qnn", "vitisai", "cann", "migraphx", "rocm", "webgpu")
@@ -25,7 +25,7 @@ _PROVIDERS = ("dml", "directml", "coreml", "nnapi", "xnnpack", "qnn", "vitisai",
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """One entry of a camera's ``classify``: where it stands and what it says, as far as it is text."""
+    """One entry of a camera's ``classify``: its path and those of its values that are text."""
 
     path: KeyPath
     model: str | None
@@ -78,7 +78,7 @@ def _engines_exist(document: StrictDocument, models: Mapping[str, object]) -> It
         if wanted in ENGINES or wanted in ENGINE_ALIASES:
             continue
         near = nearest_key(wanted, [*ENGINES, *(f"ort-{provider}" for provider in _PROVIDERS)])
-        # Any provider of ONNX Runtime may follow `ort-`; only what is almost another name is taken for a mistake.
+        # Any provider of ONNX Runtime may follow `ort-`; only a near miss of a known name is a mistake.
         if wanted.startswith("ort-") and (near is None or near.removeprefix("ort-") in _PROVIDERS):
             continue
         hint = "" if near is None else f"; did you mean `{near}`?"
@@ -101,8 +101,8 @@ def _names_are_unique(document: StrictDocument, camera: str, uses: Sequence[_Use
         if use.key in first:
             line = document.line_of(first[use.key].path)
             text = (
-                f"camera {camera} has two classifiers named `{use.key}`, the first on line {line}; give this one a "
-                "`name` of its own"
+                f"camera {camera} has two classifiers named `{use.key}`, the first on line {line}; give this one "
+                "another `name`"
             )
             yield at(document, (*use.path, "name"), text)
         else:
@@ -111,7 +111,7 @@ def _names_are_unique(document: StrictDocument, camera: str, uses: Sequence[_Use
 
 def _gates_open(document: StrictDocument, camera: str, uses: Sequence[_Use]) -> Iterator[Problem]:
     by_key = {use.key: use for use in uses if use.key is not None}
-    told: set[str] = set()
+    reported: set[str] = set()
     for use in uses:
         if use.waits_for is None:
             continue
@@ -123,13 +123,13 @@ def _gates_open(document: StrictDocument, camera: str, uses: Sequence[_Use]) -> 
             known = f"it has {', '.join(others)}" if others else "it has no other"
             text = f"camera {camera} has no classifier `{use.waits_for}`; {known}{suggestion(use.waits_for, others)}"
             yield at(document, path, text)
-        elif use.key is not None and use.key not in told and (circle := _circle(use.key, by_key)):
-            told.update(circle)
+        elif use.key is not None and use.key not in reported and (circle := _circle(use.key, by_key)):
+            reported.update(circle)
             yield at(document, path, f"these wait for each other: {' -> '.join(circle)}; one of them must not wait")
 
 
 def _circle(start: str, by_key: Mapping[str, _Use]) -> list[str]:
-    """The names from ``start`` back to ``start``; empty where its gates end."""
+    """The names from ``start`` back to ``start``; empty if its chain of gates ends."""
     names = [start]
     while (use := by_key.get(names[-1])) is not None and use.waits_for is not None:
         names.append(use.waits_for)
@@ -150,7 +150,7 @@ def _tls_is_used(document: StrictDocument) -> Iterator[Problem]:
 
 
 def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
-    """What is allowed but was probably not meant."""
+    """Likely mistakes that are allowed."""
     used = {use.model for camera in config.cameras.values() if camera.enabled for use in camera.classify}
     for name in config.models:
         if name not in used:
@@ -160,7 +160,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
     yield from _warnings_of_devices(config, document)
     for name, camera in config.cameras.items():
         if camera.source.type == "rtsp" and redact(camera.source.url) != camera.source.url:
-            text = "the url seems to hold a password; give username and password_file if the camera takes them"
+            text = "the url seems to hold a password; use username and password_file if the camera accepts them"
             yield at(document, ("cameras", name, "source", "url"), text)
         for index, use in enumerate(camera.classify):
             if use.when is None:
@@ -173,7 +173,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
 
 
 def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
-    """A device of the kernel or of the board gives its pictures to one camera; the other one is never opened."""
+    """A device delivers frames to one camera only; a second one on it never opens."""
     first: dict[str, str] = {}
     for name, camera in config.cameras.items():
         source = camera.source
@@ -183,7 +183,7 @@ def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Itera
         device = device or (source.device if source.type == "v4l2" else f"sensor {source.sensor_id}")
         other = first.setdefault(device, name)
         if other != name:
-            text = f"{device} is read by camera {other} too; it gives its pictures to one, so name another device here"
+            text = f"camera {other} also reads {device}, which delivers frames to one camera only; name another device"
             yield at(document, ("cameras", name, "source"), text)
 
 

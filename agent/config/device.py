@@ -1,4 +1,4 @@
-"""Who this machine is: an id that stays the same over restarts and tells nothing about the machine."""
+"""The device id: survives restarts, and does not reveal the machine id."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NOT_ALLOWED = re.compile(r"[^a-z0-9_-]+")
 
 
 def device_id_of_machine(machine_id_file: Path = MACHINE_ID_FILE, *, hostname: str | None = None) -> str:
-    """``device-`` and twelve digits made from the machine's id; the host name where the machine has none.
+    """``device-`` and twelve hex digits derived from the machine id; the host name if there is no machine id.
 
-    The machine's id is confidential, so only a keyed hash of it leaves this function.
+    The machine id is confidential, so only a keyed hash of it leaves this function.
     Source: machine-id(5), "should not be exposed in untrusted environments".
 
     Raises:
@@ -36,8 +36,8 @@ def device_id_of_machine(machine_id_file: Path = MACHINE_ID_FILE, *, hostname: s
     level = _NOT_ALLOWED.sub("-", name.lower()).strip("-_")[:64]
     if not level or level == "localhost":
         raise ConfigError(
-            f"device.id is auto, but {machine_id_file} holds no machine id and the host name {name!r} does not tell "
-            "this machine from others. Set device.id in the configuration",
+            f"device.id is auto, but {machine_id_file} holds no machine id and the host name {name!r} does not "
+            "identify this machine. Set device.id in the configuration",
             machine_id_file=str(machine_id_file),
             hostname=name,
         )

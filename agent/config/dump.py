@@ -1,4 +1,4 @@
-"""The configuration as YAML that the strict reader gives back unchanged."""
+"""The configuration as YAML, which the strict reader reads back unchanged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SPECIAL = re.compile(r"(?i:yes|no|on|off|y|n|true|false|null)\Z")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes everything that some YAML version reads as other than text."""
+    """Quotes every text that some YAML version reads as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the library's signature
-        """Repeat values in place of writing aliases, which the reader refuses."""
+        """Repeat values instead of writing aliases, which the reader refuses."""
         return True
 
 
@@ -30,6 +30,6 @@ _Dumper.add_representer(str, _text)
 
 
 def yaml_from_config(config: AgentConfig) -> str:
-    """Every key with its value, defaults too, in the order of the documentation. Holds no secret."""
+    """Every key with its value, also defaults, in the order of the documentation. Has no secrets."""
     data = config.model_dump(mode="json")
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)

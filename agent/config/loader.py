@@ -1,6 +1,6 @@
-"""From a YAML file to one frozen configuration, or to one error that names every fault with its line.
+"""From a YAML file to one frozen configuration, or to one error with every fault and its line.
 
-Nothing else in the agent reads the configuration file, the environment or a password file.
+Nothing else in the agent reads the configuration file.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from agent.config.problems import (
     suggestion,
 )
 from agent.config.shape import KeyPath
+from agent.config.state_dir import default_state_dir, home_dir
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, read_secret
@@ -36,19 +37,19 @@ from engines import MAX_YAML_BYTES as MAX_BYTES
 from engines import StrictDocument, StrictYamlError, load_strict
 
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105 - the name of a file
-"""The file beside the configuration, and the systemd credential, where ``mqtt.password_file`` names none."""
+"""The file beside the configuration, and the systemd credential, used if ``mqtt.password_file`` names none."""
 DEMO = "demo"
-"""How a configuration names the bundled package and clip."""
+"""What a configuration writes for the bundled package and clip."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A configuration that passed every check, and what had to be found out on this machine.
+    """A configuration that passed every check, and what this machine adds to it.
 
-    ``base_dir`` is where relative paths of the file start. ``sha256`` is of the configuration with its defaults, so
-    that comments and the order of keys do not change it. ``warnings`` are lines for people. ``mqtt_password_file``
-    may be the one beside the configuration, or a systemd credential. Passwords are None or absent where the
-    configuration names none, and where files were not checked.
+    Relative paths start at ``base_dir``. ``sha256`` is of the configuration with its defaults, so comments and the
+    order of keys do not change it. ``warnings`` are lines for people. ``mqtt_password_file`` may be the one beside the
+    configuration, or a systemd credential. Passwords are None or absent if the configuration names none, and if files
+    were not checked.
     """
 
     config: AgentConfig
@@ -65,15 +66,15 @@ class LoadedConfig:
     document: StrictDocument = field(repr=False)
 
     def resolve(self, path: str) -> Path:
-        """A path as the file has it, made absolute."""
+        """The absolute path of a path in the file."""
         return _resolved(path, self.base_dir)
 
     def package_dir(self, model: str) -> Path:
-        """The directory of the model package of one model by its key under ``models``."""
+        """The package directory of one model, by its key under ``models``."""
         return _package_dir(self.config.models[model].package, self.base_dir)
 
     def resolved_mqtt(self) -> MqttConfig:
-        """The section ``mqtt`` with every path made absolute."""
+        """The section ``mqtt`` with absolute paths."""
         mqtt = self.config.mqtt
         tls = {key: value and str(self.resolve(value)) for key, value in mqtt.tls.model_dump().items()}
         password_file = mqtt.password_file and str(self.resolve(mqtt.password_file))
@@ -89,8 +90,8 @@ def load_config(
 ) -> LoadedConfig:
     """Read, check and resolve one configuration file.
 
-    ``check_files=False`` leaves out what depends on the rest of the machine: whether the files that it names exist,
-    and the passwords. ``environ`` is the process's environment where it is None.
+    ``check_files=False`` skips what depends on the rest of the machine: whether the named files exist, and the
+    passwords. ``environ`` is the process's environment if it is None.
 
     Raises:
         ConfigError: the message has one line for each fault, ``file:line: key.path: what is wrong; what to do``.
@@ -132,11 +133,10 @@ def load_config(
 def check_when_labels(loaded: LoadedConfig, labels_by_model: Mapping[str, Sequence[str]]) -> None:
     """Refuse a gate that waits for a label which its model does not have.
 
-    ``labels_by_model`` has the labels of each model by its key under ``models``; models that are not in it are not
-    checked.
+    ``labels_by_model`` has the labels of each model by its key under ``models``; other models are not checked.
 
     Raises:
-        ConfigError: with the line of each such label and the nearest one that exists.
+        ConfigError: with the line of each such label and the most similar one that exists.
     """
     problems: list[Problem] = []
     for name, camera in loaded.config.cameras.items():
@@ -208,12 +208,12 @@ def _parsed(text: str, name: str) -> StrictDocument:
 
 
 def _validated(document: StrictDocument) -> AgentConfig:
-    """The configuration, or one error with every fault that can be told without looking at the machine."""
+    """The configuration, or one error with every fault that does not depend on the machine."""
     problems = [*problems_of_values(document)]
     if problems:
         raise error_of(problems, document.name)
     try:
-        # JSON, because a strict check of Python data would refuse lists where the model has tuples.
+        # Through JSON, because strict validation of Python data refuses lists where the model has tuples.
         config = AgentConfig.model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as exc:
         problems += problems_of_validation(exc, document)
@@ -231,30 +231,11 @@ def _digest(config: AgentConfig) -> str:
 
 
 def _resolved(path: str, base_dir: Path) -> Path:
-    return base_dir / (_home(os.environ) / path.removeprefix("~/") if path.startswith("~/") else path)
-
-
-def _home(environ: Mapping[str, str]) -> Path:
-    try:
-        return Path(environ.get("HOME") or Path.home())
-    except RuntimeError as exc:
-        raise ConfigError(
-            f"there is no home directory: HOME is not set and this system knows no user number {os.geteuid()}; set "
-            "HOME, or state_dir and every path with ~/ to absolute paths"
-        ) from exc
+    return base_dir / (home_dir(os.environ) / path.removeprefix("~/") if path.startswith("~/") else path)
 
 
 def _package_dir(package: str, base_dir: Path) -> Path:
     return demo_package() if package == DEMO else _resolved(package, base_dir)
-
-
-def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """What ``state_dir: auto`` means; ``environ`` is the process's environment where it is None."""
-    environ = os.environ if environ is None else environ
-    # systemd gives several directories with colons between them; the unit asks for one.
-    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
-        return Path(given)
-    return _home(environ) / ".local" / "state" / "agent"
 
 
 def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:
@@ -281,7 +262,7 @@ def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument
 
 
 def _absence(path: Path, is_there: Callable[[Path], bool], otherwise: str) -> str | None:
-    """What to say of a path where nothing is, or of which that cannot be told; None where it is there."""
+    """The problem with a path that does not exist, or cannot be reached; None if it exists."""
     try:
         return None if is_there(path) else otherwise
     except OSError as exc:
@@ -292,8 +273,11 @@ def _absence(path: Path, is_there: Callable[[Path], bool], otherwise: str) -> st
 
 
 def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:
-    """What the configuration names; else ``mqtt-password`` beside it; else a systemd credential of that name, which is
-    a copy that systemd made at the start, so that a new password would need a restart. Empty means none."""
+    """The configured file; else ``mqtt-password`` beside the configuration; else a systemd credential of that name.
+
+    The credential comes last, because systemd copies it at the start: a new password would need a restart. An empty
+    file counts as absent.
+    """
     if config.mqtt.password_file is not None:
         return _resolved(config.mqtt.password_file, base_dir)
     beside = base_dir / MQTT_PASSWORD
@@ -317,7 +301,7 @@ def _unreadable_password(config: AgentConfig, base_dir: Path, taken: Path | None
 def _has_content(file: Path | None) -> bool:
     try:
         return file is not None and file.is_file() and file.stat().st_size > 0
-    except OSError:  # a folder that this user cannot enter
+    except OSError:  # in a folder that this user cannot enter
         return False
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from agent.config.broker_address import BrokerAddress
 from agent.config.image_checks import ImageChecksConfig
-from agent.config.section import Section, TopicPrefix
+from agent.config.section import ClientId, DeviceId, Name, Section, TopicPrefix
 from agent.config.sources import SourceConfig
 from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
 from agent.config.thermal import ThermalConfig
 
-DeviceId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -24,7 +22,7 @@ class DeviceConfig(Section):
     id: Literal["auto"] | DeviceId = "auto"
     """Level of every topic; `auto` derives it from the machine's id."""
     name: str = Field(default="", max_length=128)
-    """Name for people; the id where empty."""
+    """Name for people; the id if empty."""
 
 
 _USUAL_BATCH = 4
@@ -147,11 +145,11 @@ class TlsConfig(Section):
     """Certificates for a `mqtts://` broker; the chain and the host name are always checked."""
 
     ca_file: str | None = None
-    """Authority that signed the broker's certificate, PEM; the system's own where null."""
+    """Authority that signed the broker's certificate, PEM; null uses the system's authorities."""
     cert_file: str | None = None
     """Certificate of this client, PEM."""
     key_file: str | None = None
-    """Key of this client's certificate, PEM, readable by the agent alone."""
+    """Key of this client's certificate, PEM, readable only by the agent."""
 
     @model_validator(mode="after")
     def _certificate_has_its_key(self) -> TlsConfig:
@@ -166,28 +164,28 @@ class ResultsConfig(Section):
     qos: Literal[0, 1] = 0
     """MQTT quality of service."""
     max_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
-    """Most results a second of one classifier; null publishes every one."""
+    """Most results per second of one classifier; null publishes all."""
 
 
 class MqttConfig(Section):
     """The broker and what is sent to it."""
 
     broker: str = "mqtt://127.0.0.1:1883"
-    """`mqtt://host:port`, `mqtts://host:port`, or `embedded` for one that starts by itself, for trying out."""
+    """`mqtt://host:port`, `mqtts://host:port`, or `embedded` to start one with the agent, for trials."""
     username: str | None = Field(default=None, max_length=256)
-    """Name under which the broker knows the agent."""
+    """User name for the broker."""
     password_file: str | None = None
-    """File with the password on its first line; where null, `mqtt-password` beside this file, or a credential."""
+    """File with the password on its first line; null uses `mqtt-password` beside this file, or a credential."""
     tls: TlsConfig = TlsConfig()
     """Certificates, for `mqtts://`."""
     prefix: TopicPrefix = "edge"
     """First levels of every topic."""
-    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
-    """MQTT client id; `<prefix>-<device>` where null."""
+    client_id: ClientId | None = None
+    """MQTT client id; null is `<prefix>-<device>`."""
     keepalive_s: int = Field(default=15, ge=5, le=600)
-    """A silent broker is noticed after twice this time."""
+    """Keep-alive interval; a silent broker is detected after twice this time."""
     results: ResultsConfig = ResultsConfig()
-    """How the stream of every result is sent."""
+    """How results are sent."""
     outbox: OutboxConfig = OutboxConfig()
     """Where events wait until the broker has confirmed them."""
     commands: CommandsConfig = CommandsConfig()
@@ -206,7 +204,7 @@ class AgentConfig(Section):
     """The whole configuration file."""
 
     version: Literal[1]
-    """Version of this file's form."""
+    """Version of the file format."""
     device: DeviceConfig = DeviceConfig()
     """Who this agent is to its subscribers."""
     models: dict[Name, ModelConfig] = Field(min_length=1)
@@ -216,6 +214,6 @@ class AgentConfig(Section):
     mqtt: MqttConfig = MqttConfig()
     """The broker and what is sent to it."""
     thermal: ThermalConfig = ThermalConfig()
-    """Watching heat and power, and giving way to them."""
+    """Temperature, power and the governor."""
     state_dir: str = Field(default="auto", min_length=1)
-    """Where the agent keeps what outlives it; `auto` is $STATE_DIRECTORY, else ~/.local/state/agent."""
+    """Where the agent keeps its state; `auto` is $STATE_DIRECTORY, else ~/.local/state/agent."""

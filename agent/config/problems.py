@@ -1,4 +1,4 @@
-"""What is wrong with a configuration file: one line for each fault, with its place and what to do."""
+"""The faults of a configuration file: one line each, with its place and what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECRET_WORDS = ("password", "secret", "token", "passwd", "credential")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault: the line (from 1), the key it is about, what is wrong and what to do."""
+    """One fault: line (from 1), key, what is wrong and what to do."""
 
     line: int
     key: str
@@ -48,7 +48,7 @@ def error_of(problems: Sequence[Problem], name: str) -> ConfigError:
 
 
 def at(document: StrictDocument, path: KeyPath, message: str) -> Problem:
-    """A fault at the line of ``path``, or of its nearest parent that is there."""
+    """A fault at the line of ``path``, or of its nearest existing parent."""
     return Problem(document.line_of(path), dotted(path), message)
 
 
@@ -59,7 +59,7 @@ def suggestion(given: object, valid: Sequence[str]) -> str:
 
 
 def shown(value: object, path: KeyPath) -> str:
-    """A value as the file has it, short and without anything secret."""
+    """A value as in the file, short and without secrets."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -77,7 +77,7 @@ def shown(value: object, path: KeyPath) -> str:
 
 
 def problems_of_values(document: StrictDocument) -> Iterator[Problem]:
-    """Keys that are numbers and text that no program can use, anywhere in the file."""
+    """Keys that are numbers, and text with control characters, anywhere in the file."""
     yield from _unusable(document, (), document.data)
 
 
@@ -107,13 +107,13 @@ def _unusable_text(document: StrictDocument, path: KeyPath, text: str) -> Iterat
 
 
 def problems_of_validation(error: ValidationError, document: StrictDocument) -> Iterator[Problem]:
-    """The library's errors in the terms of the file; the tries of a union become one."""
+    """Validation errors in words of the file; errors of all members of a union become one."""
     details = error.errors(include_url=False)
     misspelt = {_meant(detail) for detail in details}
     for detail in details:
         place, rest = place_of(AgentConfig, detail["loc"])
         if detail["type"] == "missing" and (*place.path, *rest) in misspelt:
-            continue  # its misspelling is told already
+            continue  # its misspelling is reported already
         raw = _raw(document.data, place.path)
         if detail["type"] == "too_short" and isinstance(raw, list | dict) and raw:
             continue  # its items are at fault and have their own errors
@@ -138,7 +138,7 @@ def _problem(
     if kind == "missing":
         return _missing(place, rest, document)
     if rest == ("[key]",):
-        return at(document, place.path, f"this name is not possible; it must be {place.allowed()}")
+        return at(document, place.path, f"this name is not allowed; it must be {place.allowed()}")
     if kind == "union_tag_invalid":
         return _wrong_tag(place, raw, document)
     if kind == "union_tag_not_found":
@@ -153,9 +153,9 @@ def _unknown_key(place: Place, rest: tuple[str | int, ...], document: StrictDocu
     key, valid = rest[0], place.keys()
     found = nearest_key(str(key), valid)
     if found is None:
-        advice = f"possible here: {', '.join(valid)}"
+        advice = f"allowed here: {', '.join(valid)}"
     else:
-        advice = f"did you mean `{found}`? Possible here: {', '.join(valid)}"
+        advice = f"did you mean `{found}`? Allowed here: {', '.join(valid)}"
     return at(document, (*place.path, key), f"unknown key; {advice}")
 
 
@@ -177,11 +177,11 @@ def _wrong_tag(place: Place, raw: object, document: StrictDocument) -> Problem:
     given = raw.get(key) if isinstance(raw, Mapping) else None
     tags = place.tags()
     advice = f"give one of {', '.join(tags)}{suggestion(given, tags)}"
-    return at(document, path, f"{shown(given, path)} is not possible; {advice}")
+    return at(document, path, f"{shown(given, path)} is not allowed; {advice}")
 
 
 def _disagreement(detail: ErrorDetails, place: Place, raw: object, document: StrictDocument) -> Problem:
-    """Two keys of one section disagree: the line is that of the first one that the message names."""
+    """Two keys of one section disagree. The line is that of the first key named in the message."""
     text = redact(str(detail.get("ctx", {}).get("error", detail["msg"])))
     path = place.path
     if isinstance(raw, Mapping):
@@ -196,7 +196,7 @@ def _wrong_value(place: Place, raw: object, document: StrictDocument) -> Problem
     hint = suggestion(raw, choices)
     if isinstance(raw, str) and not hint:
         hint = _unquoted(raw, place)
-    found = "is empty" if raw is None else f"{shown(raw, path)} is not possible"
+    found = "is empty" if raw is None else f"{shown(raw, path)} is not allowed"
     return at(document, path, f"{found}; give {_for_display(place)}{hint}")
 
 
@@ -207,7 +207,7 @@ def _for_display(place: Place) -> str:
 
 
 def _unquoted(raw: str, place: Place) -> str:
-    """A number or truth value in quotes is text."""
+    """The remedy for a quoted number or truth value, which is text."""
     wanted = place.allowed()
     is_number = raw.strip().lstrip("+-").replace(".", "", 1).isdigit()
     if (is_number and "number" in wanted) or (raw in {"true", "false"} and "true or false" in wanted):
@@ -216,7 +216,7 @@ def _unquoted(raw: str, place: Place) -> str:
 
 
 def _raw(data: object, path: KeyPath) -> object:
-    """What the file has at ``path``; None where it has nothing."""
+    """The value at ``path`` of the file; None if there is none."""
     for key in path:
         if isinstance(data, dict):
             data = data.get(key)
@@ -228,7 +228,7 @@ def _raw(data: object, path: KeyPath) -> object:
 
 
 def problems_of_conversion(document: StrictDocument, dumped: object) -> Iterator[Problem]:
-    """Values that validation took for another type: ``true`` or ``1.0`` where a whole number of a set is meant."""
+    """Values that validation converted: ``true`` or ``1.0`` for a whole number of a closed set."""
     yield from _converted(document, (), document.data, dumped)
 
 
@@ -245,7 +245,7 @@ def _converted(document: StrictDocument, path: KeyPath, raw: object, dumped: obj
 
 
 def _with_tags(data: object, path: KeyPath) -> tuple[str | int, ...]:
-    """``path`` as a validation error would give it, with the tag of the section that the discriminator chose."""
+    """``path`` as in a validation error: with the tag that the discriminator chose."""
     loc: list[str | int] = []
     for position, key in enumerate(path):
         place, _ = place_of(AgentConfig, loc)

@@ -1,4 +1,4 @@
-"""The reference of every key, as the tables of docs/configuration.md: ``python -m agent.config.reference``."""
+"""The reference of every key, for docs/configuration.md: ``python -m agent.config.reference`` prints it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.config.shape import Place, sections_of
 
 
 def reference_markdown() -> str:
-    """One table for each section, in the order of the file."""
+    """One table per section, in the order of the file."""
     return "\n".join(_tables("", Place((), AgentConfig))).strip() + "\n"
 
 
@@ -24,7 +24,7 @@ def _tables(name: str, place: Place) -> Iterator[str]:
     for tag, section in sections_of(place):
         yield f"#### type: {tag}\n" if place.discriminator is not None else f"### {_heading(name)}\n"
         yield f"{inspect.cleandoc(section.__doc__ or '')}\n"
-        yield "| key | what may stand there | default | meaning |"
+        yield "| key | value | default | meaning |"
         yield "| --- | --- | --- | --- |"
         below: list[tuple[str, Place]] = []
         for key, field in section.model_fields.items():
@@ -52,7 +52,7 @@ def _anchor(heading: str) -> str:
 
 
 def _nested(path: str, place: Place) -> list[tuple[str, Place]]:
-    """The sections below one key: itself, or what a mapping or list of the user's own entries holds."""
+    """The sections below one key: itself, or the entries of a mapping or list."""
     if sections_of(place):
         return [(path, place)]
     entry = place.entry()

@@ -1,15 +1,37 @@
-"""What every section of the configuration shares."""
+"""What every section of the configuration shares: the base class, and the patterns of names."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-TopicPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", max_length=128)]
+DEVICE_ID = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+TOPIC_PREFIX = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
+CLIENT_ID = r"^[A-Za-z0-9._-]{1,64}$"
+FOURCC = r"^[A-Za-z0-9 ]{4}$"
+RTSP_URL = r"^rtsps?://[^\s]+$"
+
+PATTERNS_IN_WORDS: Mapping[str, str] = {
+    DEVICE_ID: "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
+    NAME: "1 to 64 lower-case letters, digits, - _ and . that start with a letter or digit",
+    TOPIC_PREFIX: "topic levels of letters, digits, . _ and - with / between them",
+    CLIENT_ID: "1 to 64 letters, digits, . _ and -",
+    FOURCC: "4 letters, digits or blanks such as MJPG",
+    RTSP_URL: "an address that starts with rtsp:// or rtsps://",
+}
+"""What an error message and the reference say instead of the pattern."""
+
+DeviceId = Annotated[str, StringConstraints(pattern=DEVICE_ID)]
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+"""Of a model, a camera or a classifier: a level of a topic."""
+TopicPrefix = Annotated[str, StringConstraints(pattern=TOPIC_PREFIX, max_length=128)]
+ClientId = Annotated[str, StringConstraints(pattern=CLIENT_ID)]
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, nothing changes after loading."""
+    """Base of every section: refuses unknown keys, and is frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)

@@ -1,4 +1,4 @@
-"""What the configuration allows at one place, in words for the person who edits it."""
+"""What the configuration allows at one place of the file, in words for people who edit it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,17 @@ from typing import Annotated, Literal, TypeGuard, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-KeyPath = tuple["str | int", ...]
+from agent.config.section import PATTERNS_IN_WORDS
 
-_WORDS_OF_PATTERNS: Mapping[str, str] = {
-    r"^[a-z0-9][a-z0-9_-]{0,63}$": "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
-    r"^[a-z0-9][a-z0-9._-]{0,63}$": "1 to 64 lower-case letters, digits, - _ and . that start with a letter or digit",
-    r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$": "topic levels of letters, digits, . _ and - with / between them",
-    r"^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits, . _ and -",
-    r"^[A-Za-z0-9 ]{4}$": "4 letters, digits or blanks such as MJPG",
-    r"^rtsps?://[^\s]+$": "an address that starts with rtsp:// or rtsps://",
-}
+KeyPath = tuple["str | int", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One place of the file: its path there, and what the model says of it.
+    """One place of the file: its path, and its type in the model.
 
-    ``annotation`` is the type without its ``Annotated`` and ``metadata`` what stood in it. ``discriminator`` is the
-    key that chooses between several sections, None where there is no choice.
+    ``annotation`` is the type without its ``Annotated``, and ``metadata`` what that held. ``discriminator`` is the key
+    that chooses between several sections; None without a choice.
     """
 
     path: KeyPath
@@ -36,7 +29,7 @@ class Place:
     discriminator: str | None = None
 
     def child(self, key: str | int) -> Place | None:
-        """The place below ``key``, None where the model knows nothing of it."""
+        """The place below ``key``; None if the model has no such key."""
         annotation = self.section()
         if _is_model(annotation):
             field = annotation.model_fields.get(str(key))
@@ -50,24 +43,24 @@ class Place:
         return None
 
     def key(self, name: str | int) -> Place | None:
-        """The key ``name`` itself, as far as a mapping says what its keys look like."""
+        """The key ``name`` itself; None if this is no mapping with typed keys."""
         annotation = self.section()
         if get_origin(annotation) is not dict:
             return None
         return _bare(Place((*self.path, name), get_args(annotation)[0]))
 
     def is_mapping(self) -> bool:
-        """Whether its keys are names of the user's choice."""
+        """Whether the user chooses its keys."""
         return get_origin(self.section()) is dict
 
     def entry(self) -> Place | None:
-        """Any one entry of a mapping or list, None where it is neither."""
+        """An entry of a mapping or list; None if it is neither."""
         if self.is_mapping():
             return self.child("")
         return self.child(0) if get_origin(self.section()) is tuple else None
 
     def section(self, tag: str | None = None) -> object:
-        """The type itself; of an optional one the other; of several sections that of ``tag``."""
+        """The type; of an optional type the other member; of several sections the one with ``tag``."""
         members = [member for member in _members(self.annotation) if member is not type(None)]
         if len(members) == 1:
             return members[0]
@@ -78,14 +71,14 @@ class Place:
         return self.annotation
 
     def keys(self) -> list[str]:
-        """The keys that a section takes; empty where the keys are the user's own."""
+        """The keys of a section; empty if the user chooses the keys."""
         section = self.section()
         if _is_model(section):
             return list(section.model_fields)
         return []
 
     def choices(self) -> list[object]:
-        """The values of a closed set, of a union too; empty where others are possible."""
+        """The values of a closed set, also within a union; empty without one."""
         found: list[object] = []
         for member in _members(self.annotation):
             if get_origin(member) is Literal:
@@ -99,14 +92,14 @@ class Place:
         return [tag for member in _members(self.annotation) for tag in tags_of(member, self.discriminator)]
 
     def allowed(self) -> str:
-        """What may stand here, such as ``a number, above 0 and at most 1000, or null``."""
+        """The allowed values in words, such as ``a number, above 0 and at most 1000, or null``."""
         words = [_words(member, self.metadata) for member in _members(self.annotation)]
         *first, last = dict.fromkeys(words)
         return f"{', '.join(first)} or {last}" if first else last
 
 
 def sections_of(place: Place) -> list[tuple[str, type[BaseModel]]]:
-    """The sections that may stand at ``place``, each with the tag that chooses it; none where it is no section."""
+    """The sections allowed at ``place``, each with its tag; empty if it is no section."""
     found: list[tuple[str, type[BaseModel]]] = []
     for member in _members(place.annotation):
         if _is_model(member):
@@ -116,7 +109,7 @@ def sections_of(place: Place) -> list[tuple[str, type[BaseModel]]]:
 
 
 def tags_of(section: object, discriminator: str) -> list[str]:
-    """The values of ``discriminator`` that mean this section."""
+    """The values of ``discriminator`` that choose this section."""
     if not (_is_model(section)):
         return []
     field = section.model_fields.get(discriminator)
@@ -126,8 +119,8 @@ def tags_of(section: object, discriminator: str) -> list[str]:
 def place_of(root: type[BaseModel], loc: Sequence[str | int]) -> tuple[Place, tuple[str | int, ...]]:
     """Follow the location of a validation error through the model.
 
-    Returns the place, and what of ``loc`` the model could not follow: an unknown key, ``[key]``, or the member of a
-    union that was tried. For ``[key]`` the place is that of the key.
+    Returns the place, and the rest of ``loc`` that is not in the model: an unknown key, ``[key]``, or the tried member
+    of a union. For ``[key]`` the place is that of the key.
     """
     place, rest = Place((), root), tuple(loc)
     while rest:
@@ -150,7 +143,7 @@ def _place_of_field(path: KeyPath, field: FieldInfo) -> Place:
 
 
 def _bare(place: Place) -> Place:
-    """The same place with its ``Annotated`` taken apart."""
+    """The same place with its ``Annotated`` split into type and metadata."""
     if get_origin(place.annotation) is not Annotated:
         return place
     annotation, *metadata = get_args(place.annotation)
@@ -158,7 +151,7 @@ def _bare(place: Place) -> Place:
 
 
 def _is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
-    # Python 3.10 takes `tuple[str, ...]` for a class, and issubclass then refuses it.
+    # In Python 3.10 `tuple[str, ...]` is an instance of type, and issubclass raises on it.
     return get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -214,10 +207,10 @@ def _words_of_scalar(annotation: object, bounds: Mapping[str, object]) -> str:
         return ", ".join(part for part in (kind, _words_of_range(bounds)) if part)
     pattern = bounds.get("pattern")
     if isinstance(pattern, str):
-        return _WORDS_OF_PATTERNS.get(pattern, f"text that matches {pattern}")
-    longest = bounds.get("max_length")
+        return PATTERNS_IN_WORDS.get(pattern, f"text that matches {pattern}")
+    max_chars = bounds.get("max_length")
     text = "text that is not empty" if bounds.get("min_length") else "text"
-    return text if longest is None else f"{text} (at most {longest} characters)"
+    return text if max_chars is None else f"{text} (at most {max_chars} characters)"
 
 
 def _words_of_range(bounds: Mapping[str, object]) -> str:

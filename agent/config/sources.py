@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from agent.config.section import Section
+from agent.config.section import FOURCC, RTSP_URL, Section
 
 
 class FileSource(Section):
@@ -34,7 +34,7 @@ class RtspSource(Section):
     """A network camera, decoded by FFmpeg."""
 
     type: Literal["rtsp"]
-    url: str = Field(pattern=r"^rtsps?://[^\s]+$")
+    url: str = Field(pattern=RTSP_URL)
     """Address without credentials."""
     username: str | None = None
     """User name on the camera."""
@@ -97,7 +97,7 @@ class V4l2Source(Section):
     """Height in pixels; null leaves it to the camera."""
     fps: float | None = Field(default=None, gt=0.0, le=1000.0)
     """Frame rate to request; null leaves it to the camera."""
-    fourcc: str | None = Field(default=None, pattern=r"^[A-Za-z0-9 ]{4}$")
+    fourcc: str | None = Field(default=None, pattern=FOURCC)
     """Pixel format such as MJPG or YUYV; null leaves it to the camera."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the camera counts as lost."""

@@ -1,4 +1,4 @@
-"""What is kept for subscribers, and what they may ask for."""
+"""The sections `outbox`, `commands` and `home_assistant` of `mqtt`."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from pydantic import Field
 from agent.config.section import Section, TopicPrefix
 
 Verb = Literal["snapshot", "set", "reload", "rebirth", "selftest", "benchmark", "explain"]
-"""What a command may ask for."""
+"""The commands."""
 
 
 class OutboxConfig(Section):
-    """Where events wait until the broker has confirmed them, also over a restart of the agent."""
+    """Where events wait until the broker has confirmed them, also over a restart."""
 
     max_mib: int = Field(default=256, ge=1, le=65536)
-    """Most that may wait, in MiB; the oldest are given up above it, and counted."""
+    """Size limit in MiB; above it the oldest events are dropped and counted."""
     max_age_h: float = Field(default=24.0, gt=0.0, le=8760.0)
-    """Hours after which an event that is still waiting is given up, and counted."""
+    """Hours after which a waiting event is dropped and counted."""
     durability: Literal["each", "grouped", "memory"] = "each"
-    """`each` is on the disk within hundredths of a second, `grouped` within a second, `memory` is never written."""
+    """`each` writes every event to disk within hundredths of a second, `grouped` within a second, `memory` never."""
 
 
 class CommandsConfig(Section):
-    """Commands over MQTT; off unless they are enabled and allowed one by one."""
+    """Commands over MQTT; each must be allowed by name."""
 
     enabled: bool = False
     """Listen for commands."""
     allow: tuple[Verb, ...] = ()
-    """Commands that are carried out; every other one is refused."""
+    """Allowed commands; all others are refused."""
     max_per_minute: int = Field(default=60, ge=1, le=6000)
-    """Commands a minute; more are refused."""
+    """Commands per minute; more are refused."""
 
 
 class HomeAssistantConfig(Section):
-    """Makes the agent and its cameras appear in Home Assistant."""
+    """Discovery by Home Assistant of the agent and its cameras."""
 
     enabled: bool = False
     """Publish the discovery message."""
     prefix: TopicPrefix = "homeassistant"
-    """Discovery prefix that Home Assistant is set to."""
+    """Discovery prefix set in Home Assistant."""
     snapshots: bool = False
-    """Show the newest snapshot of each camera; it is taken when the `snapshot` command asks for it."""
+    """Show the newest snapshot of each camera; the `snapshot` command takes one."""

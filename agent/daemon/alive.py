@@ -1,4 +1,4 @@
-"""Where no service manager watches, as in a container: a file that says until when the agent may be silent."""
+"""The sign of life without a service manager, as in a container: a file with the deadline of the next one."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.runtime.logs import get_logger
+from engines import write_atomic
 
 log = get_logger(__name__)
 
 VARIABLE = "AGENT_ALIVE_FILE"
-"""Names the file in the environment, for the agent that writes it and for `agent health` that reads it."""
+"""The environment variable that names the file, for the agent (writes) and for `agent health` (reads)."""
 
 INTERVAL_S = 30.0
-"""How long an agent that works may be silent: the unit's WatchdogSec."""
+"""Longest time between two signs of life: the unit's WatchdogSec."""
 
 
 class AliveFile:
-    """Written by the agent's main thread. The time is CLOCK_MONOTONIC: of this boot, the same for all processes."""
+    """Written by the main thread. Times are CLOCK_MONOTONIC, which all processes of this boot share."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._has_failed = False
 
     def write(self, for_s: float, status: str) -> None:
-        """The agent is well, and will write again within ``for_s`` seconds unless it is stuck."""
+        """The agent makes progress, and will write again within ``for_s`` seconds unless it is stuck."""
         text = json.dumps({"until_ns": time.monotonic_ns() + round(for_s * 1e9), "status": status})
-        beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            beside.write_text(text)
-            beside.replace(self._path)
+            # No fsync: it is about this moment. Not private: the health check may run as another user.
+            write_atomic(self._path, text.encode(), is_durable=False, is_private=False)
         except OSError as exc:
             if not self._has_failed:
-                log.warning("alive.not_written", file=str(self._path), error=str(exc))
+                log.warning("alive.write_failed", file=str(self._path), error=str(exc))
             self._has_failed = True
         else:
             self._has_failed = False
@@ -48,14 +48,14 @@ class AliveFile:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What the file says at this moment."""
+    """What the file says now."""
 
     is_alive: bool
     text: str
 
 
 def read_health(path: Path) -> Health:
-    """Read the file of an agent; one that is absent, damaged or late means that the agent is not well."""
+    """Read the file of an agent. Absent, damaged or late means that the agent is not healthy."""
     try:
         value = json.loads(path.read_text())
         late_s = (time.monotonic_ns() - int(value["until_ns"])) / 1e9

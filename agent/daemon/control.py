@@ -1,10 +1,10 @@
-"""The socket on which the agent is asked to reload, and which the answer comes back on.
+"""The socket of `agent reload`: the request, and on the same connection the result.
 
     agent reload (ExecReload=)  ── "reload" ──►  RUNTIME_DIRECTORY/control  ──►  the agent's main loop
                                 ◄── one line of JSON, when the reload has ended
 
-A connection is one request, so two reloads at once cannot take each other's answer, a reload may take minutes, and the
-end of a connection without an answer says that the agent has ended. Only the agent's user and root can enter the
+Each connection is one request. So two reloads at once get their own answers, a reload may take minutes, and a
+connection that ends without an answer means that the agent has ended. Only the agent's user and root can enter the
 directory (``RuntimeDirectoryMode=0700``).
 """
 
@@ -35,21 +35,21 @@ _MAX_CONNECTIONS = 16
 _MAX_ERROR_CHARACTERS = 16_000
 _CONNECT_WITHIN_S = 5.0
 _PATIENCE_EVERY_S, _PATIENCE_S = 5.0, 20.0
-"""Seconds; the second is shorter than WatchdogSec=, because what extends the time of a reload also puts off the
-watchdog (seen with systemd 249 and 252: a hang right after it is found that much later)."""
+"""Seconds. The second is below WatchdogSec=: extending the time of a reload also delays the watchdog, so a hang right
+afterwards is found that much later (seen with systemd 249 and 252)."""
 
 Outcome = Literal["unchanged", "restarting", "applied"]
 
 
 class Asked(Protocol):
-    """One reload that was asked for. ``outcome`` or ``error`` (with its exit code) once it has ended."""
+    """A requested reload: ``outcome`` or ``error`` (with its exit code) is set once it has ended."""
 
     outcome: Outcome | None
     error: AgentError | EngineError | None
 
 
 class _Connection:
-    """One that asks. ``asked`` is None until its request is whole."""
+    """One client. ``asked`` is None until its request has arrived whole."""
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
@@ -59,7 +59,7 @@ class _Connection:
         self.asked: Asked | None = None
 
     def receive(self) -> bool:
-        """Take what came; False where the other end has gone, sends something else, or nothing."""
+        """Read what has arrived; False if the client has gone, sends something else, or nothing in time."""
         try:
             data = self.end.recv(64)
         except BlockingIOError:
@@ -72,16 +72,16 @@ class _Connection:
 
     def answer(self, document: Mapping[str, object]) -> None:
         self.end.settimeout(1.0)
-        with contextlib.suppress(OSError):  # it has gone: nobody is left to be told
+        with contextlib.suppress(OSError):  # the client has gone
             self.end.sendall(json.dumps(document).encode() + b"\n")
 
 
 class ControlSocket:
-    """Listens at ``path``, does nothing where that is None. Used by the main thread alone, never waits.
+    """Listens at ``path``; does nothing if that is None. Main thread only, never blocks.
 
-    While somebody waits, ``notifier`` asks the service manager to wait as well: it would give up a reload after
-    ``TimeoutStartSec=``. The socket outlives a new start of everything inside the process: who asked for one hears how
-    that ended.
+    While a client waits, ``notifier`` extends the service manager's time limit, which would fail the reload after
+    ``TimeoutStartSec=``. The socket stays open when the agent builds all its parts again, so that a client whose
+    reload caused that gets the result.
     """
 
     def __init__(self, path: Path | None, notifier: Notifier | None = None) -> None:
@@ -93,12 +93,12 @@ class ControlSocket:
 
     @classmethod
     def from_environment(cls, notifier: Notifier, environ: Mapping[str, str] | None = None) -> ControlSocket:
-        """In the first directory of ``RUNTIME_DIRECTORY``, nowhere without one."""
+        """In the first directory of ``RUNTIME_DIRECTORY``; disabled without that variable."""
         directory = (os.environ if environ is None else environ).get("RUNTIME_DIRECTORY", "").split(":")[0]
         return cls(Path(directory) / SOCKET if directory else None, notifier)
 
     def open(self) -> None:
-        """Listen. Where that is impossible the agent works without: SIGHUP and the `reload` command are left."""
+        """Listen. If that fails, the agent runs without it: SIGHUP and the MQTT command `reload` still work."""
         if self._path is None or self._listener is not None:
             return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -109,12 +109,12 @@ class ControlSocket:
             listener.listen(_MAX_CONNECTIONS)
         except OSError as exc:
             listener.close()
-            log.warning("control.not_listening", path=str(self._path), error=exc.strerror or str(exc))
+            log.warning("control.listen_failed", path=str(self._path), error=exc.strerror or str(exc))
             return
         self._listener = listener
 
     def tick(self, request: Callable[[], Asked]) -> None:
-        """Take new requests, call ``request`` for each of them, and answer those that have ended."""
+        """Accept new requests, call ``request`` for each, and answer those that have ended."""
         self._accept()
         for connection in tuple(self._connections):
             if not connection.receive():
@@ -124,10 +124,10 @@ class ControlSocket:
                 connection.asked = request()
             if connection.asked is not None:
                 self._answer(connection, connection.asked)
-        self.be_patient()
+        self.extend_timeout()
 
-    def be_patient(self) -> None:
-        """While somebody waits for the end of a reload: ask the service manager for more time."""
+    def extend_timeout(self) -> None:
+        """While a client waits for the end of a reload, ask the service manager for more time."""
         if not any(connection.is_whole for connection in self._connections):
             self._patience_due_s = None
             return
@@ -139,8 +139,11 @@ class ControlSocket:
             self._notifier.extend_timeout(_PATIENCE_S)
 
     def ready(self) -> None:
-        """The agent is ready, perhaps after it started again: that is what ``restarting`` came to, and what was asked
-        for meanwhile is asked for again."""
+        """The agent is ready, perhaps with parts that were built again.
+
+        Clients whose reload was ``restarting`` get that answer now. Requests that came meanwhile were dropped with the
+        old parts, so they are made again at the next ``tick``.
+        """
         for connection in tuple(self._connections):
             asked = connection.asked
             if asked is not None and asked.outcome == "restarting":
@@ -149,7 +152,7 @@ class ControlSocket:
                 connection.asked = None
 
     def close(self) -> None:
-        """Hang up on everybody, which tells them that the agent has ended; harmless when repeated."""
+        """Close all connections, from which the clients learn that the agent has ended; harmless when repeated."""
         for connection in tuple(self._connections):
             self._drop(connection)
         if self._listener is not None and self._path is not None:
@@ -160,20 +163,24 @@ class ControlSocket:
 
     @staticmethod
     def _remove_stale(path: Path) -> None:
-        """Raises OSError where an agent listens there."""
+        """Delete a socket that nobody listens on.
+
+        Raises:
+            OSError: another agent listens there.
+        """
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
             try:
                 trying.connect(str(path))
             except (FileNotFoundError, ConnectionRefusedError):
                 path.unlink(missing_ok=True)
                 return
-        raise OSError(0, "another agent listens there; give each a RUNTIME_DIRECTORY of its own")
+        raise OSError(0, "another agent listens there; give each agent its own RUNTIME_DIRECTORY")
 
     def _accept(self) -> None:
         while self._listener is not None and len(self._connections) < _MAX_CONNECTIONS:
             try:
                 end, _ = self._listener.accept()
-            except OSError:  # nobody waits, or no descriptor is left for the moment
+            except OSError:  # no client waits, or no descriptor is free now
                 return
             end.setblocking(False)  # noqa: FBT003 - the library takes it by position
             self._connections.append(_Connection(end))
@@ -195,11 +202,12 @@ class ControlSocket:
 
 
 def ask_for_reload(directory: Path) -> str:
-    """Have the agent that listens in ``directory`` read its configuration again, and return what came of it. Waits for
-    that: minutes where an engine has to be built.
+    """Make the agent that listens in ``directory`` reload, wait for it, and return the outcome.
+
+    This takes minutes if an engine has to be built.
 
     Raises:
-        ConfigError, Unavailable, AgentError: the agent refused, with its words and exit code; or it does not run, or
+        ConfigError, Unavailable, AgentError: the agent refused, with its message and exit code; or it does not run, or
             ended before it answered.
     """
     path = directory / SOCKET
@@ -214,7 +222,7 @@ def ask_for_reload(directory: Path) -> str:
         answer = _whole_answer(end)
     if not answer.endswith(b"\n"):
         raise Unavailable(
-            "the agent ended before it answered, so nobody knows what became of the reload. "
+            "the agent ended before it answered, so the outcome of the reload is unknown. "
             "See: journalctl -u agent -n 50",
             path=str(path),
         )
@@ -241,10 +249,10 @@ def _family(exit_code: int) -> type[AgentError]:
 
 def _unreachable(path: Path, exc: OSError) -> str:
     if isinstance(exc, PermissionError):
-        return f"{path} may be used by the agent's user and by root alone; run this with sudo"
+        return f"{path} is open to the agent's user and root only; run this with sudo"
     if isinstance(exc, FileNotFoundError | ConnectionRefusedError):
         return (
-            f"no agent listens at {path}, so there is none to reload. Start it: systemctl start agent. One that "
-            "systemd did not start, or that is older, reloads at SIGHUP"
+            f"no agent listens at {path}, so there is none to reload. Start it: systemctl start agent. An agent that "
+            "systemd did not start reloads at SIGHUP"
         )
-    return f"the agent cannot be asked at {path}: {exc.strerror or exc}"
+    return f"the agent cannot be reached at {path}: {exc.strerror or exc}"

@@ -1,4 +1,4 @@
-"""Ends the process at a deadline where an orderly end takes too long."""
+"""Ends the process at a deadline if an orderly end takes too long."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import threading
 
 
 class ExitDeadline:
-    """Armed when the process must be gone soon, disarmed when the orderly end was in time. Used by one thread."""
+    """Arm it when the process must end soon, disarm it when the orderly end was in time. Used by one thread."""
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
 
     def arm(self, within_s: float, exit_code: int) -> None:
-        """End the process with ``exit_code`` after ``within_s`` seconds, without asking anybody."""
+        """End the process with ``exit_code`` after ``within_s`` seconds, whatever its threads do."""
         self.disarm()
         self._timer = threading.Timer(within_s, os._exit, (exit_code,))
-        self._timer.name = "last-resort"
+        self._timer.name = "exit-deadline"
         self._timer.daemon = True
         self._timer.start()
 
     def disarm(self) -> None:
-        """Everything ended in time; harmless when not armed."""
+        """Cancel it; harmless when not armed."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()

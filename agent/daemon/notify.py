@@ -15,10 +15,10 @@ log = get_logger(__name__)
 
 
 class Notifier:
-    """Sends states to the service manager; does nothing where there is none.
+    """Sends states to the service manager; does nothing without one.
 
-    ``watchdog_s`` is how often the manager wants to hear from us at the latest, None where it does not watch.
-    ``alive_file`` is told the same, for the health check of a container.
+    ``watchdog_s`` is the longest time between two watchdog messages; None if nobody expects them. The same signs of
+    life are written to ``alive_file``, for the health check of a container.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] | None = None) -> Notifier:
-        """Take the manager's address out of the environment, so that no child process speaks in our name."""
+        """Take the manager's variables out of the environment, so that no child process uses them."""
         environ = os.environ if environ is None else environ
         address = environ.pop("NOTIFY_SOCKET", None)
         usec = environ.pop("WATCHDOG_USEC", None)
@@ -50,11 +50,11 @@ class Notifier:
 
     @property
     def is_listened_to(self) -> bool:
-        """A service manager started this process."""
+        """Whether a service manager started this process."""
         return self._socket is not None
 
     def ready(self, status: str) -> None:
-        """The agent works from now on."""
+        """The agent is ready."""
         self._last_status = _line(status)
         self._send(f"READY=1\nSTATUS={self._last_status}")
         self._write_alive()
@@ -65,7 +65,7 @@ class Notifier:
         self._send(f"STATUS={self._last_status}")
 
     def extend_timeout(self, seconds: float, status: str | None = None) -> None:
-        """Starting, or a reload, takes longer: do not give up for ``seconds`` from now."""
+        """A start or a reload takes longer: extend its limit to ``seconds`` from now."""
         line = ""
         if status is not None:
             self._last_status = _line(status)
@@ -75,16 +75,16 @@ class Notifier:
             self._alive_file.write(seconds, self._last_status)
 
     def alive(self) -> None:
-        """Every stage has made progress since the last call."""
+        """Feed the watchdog: every stage has made progress since the last call."""
         self._send("WATCHDOG=1")
         self._write_alive()
 
     def stopping(self) -> None:
-        """The agent is on its way out."""
+        """The agent is stopping."""
         self._send("STOPPING=1\nSTATUS=Stopping")
 
     def close(self) -> None:
-        """Give the socket back; harmless when repeated."""
+        """Close the socket and delete the file; harmless when repeated."""
         if self._alive_file is not None:
             self._alive_file.remove()
         if self._socket is not None:
@@ -109,7 +109,7 @@ class Notifier:
         try:
             self._socket.send(state.encode("utf-8"))
         except OSError as exc:
-            # The manager is restarting or its queue is full; the next state follows soon enough.
+            # The manager restarts, or its queue is full. The next state follows within seconds.
             log.warning("notify.failed", error=str(exc))
 
 

@@ -1,4 +1,4 @@
-"""The state directory: one agent at a time, the number of its starts, and how the last one ended."""
+"""The state directory: one agent at a time, the session number, and how the last run ended."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from agent.config.state_dir import cache_dir_in
 from agent.runtime.errors import ConfigError, InUse
-from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
+from engines import write_atomic
+from engines.store.owned import UNFINISHED
 
 log = get_logger(__name__)
 
 _LOCK = "lock"
 _SESSION = "session"
 _EXIT = "last-exit"
-_STILL_RUNNING = "ended without a word: killed, crashed, or the power was cut"
+_STILL_RUNNING = "ended without a record: killed, crashed, or the power was cut"
 _MAX_EXIT_BYTES = 4096
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
-"""Full, read-only or broken: no mistake of the configuration, and no reason not to look at cameras."""
+"""The disk is full, read-only or broken: no mistake in the configuration, and the agent can still classify."""
 _CACHE_BYTES = 64 * 2**20
-"""Room for what is derived from a model of usual size; with less, nothing is begun on that disk."""
+"""Room for the derived files of a model of usual size; with less, they go elsewhere."""
 
 
 class StateDirectory:
     """Holds the directory for this process while open.
 
-    ``session`` counts the starts of agents on it, from 1; ``previous_exit`` is how the one before ended, None where
-    there was none. Where the disk is full, read-only or broken the agent starts all the same, and ``session`` is then
-    the time of the start in seconds since 1970, which no other start has.
+    ``session`` counts the starts, from 1. ``previous_exit`` says how the last run ended; None before the first one. If
+    the disk is full, read-only or broken, the agent starts all the same, and ``session`` is the start time in seconds
+    since 1970, which is unique and keeps rising.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,11 +50,11 @@ class StateDirectory:
 
     @property
     def cache_dir(self) -> Path:
-        """Where derived files go: below the directory, or in a temporary one where there is none and none can be made.
+        """Where derived files go: below the directory, or a temporary one if there is no cache and no room for one.
 
-        Known once it is open.
+        Valid once the directory is open.
         """
-        return self._scratch or self.path / "cache"
+        return self._scratch or cache_dir_in(self.path)
 
     def open(self) -> None:
         """Make the directory if need be, lock it, and count this start.
@@ -70,13 +72,14 @@ class StateDirectory:
                 self._do_without(exc)
                 return
             raise ConfigError(
-                f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or name "
-                "another one as state_dir",
+                f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or set "
+                "state_dir to another one",
                 path=str(self.path),
             ) from exc
         with ExitStack() as undo:
             undo.callback(os.close, descriptor)
             self._claim(descriptor)
+            self._remove_unfinished()
             self.previous_exit = self._read_exit()
             self._begin()
             self._find_room()
@@ -84,17 +87,17 @@ class StateDirectory:
         self._lock_fd = descriptor
 
     def record_exit(self, how: str) -> None:
-        """Remember for the next session how this one ends."""
+        """Record for the next session how this one ends."""
         try:
             if not self._is_kept:
                 self._write(_SESSION, str(self.session))
             self._write(_EXIT, how)
         except OSError as exc:
-            # The disk filled up while the agent ran; the next session will call this one killed.
+            # The disk filled up while the agent ran. The next session will report this one as killed.
             log.warning("state.write_failed", path=str(self.path), error=exc.strerror)
 
     def close(self) -> None:
-        """Let others have it; harmless when called twice."""
+        """Release the lock; harmless when called twice."""
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -117,14 +120,20 @@ class StateDirectory:
         except BlockingIOError as exc:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise InUse(
-                f"state_dir {self.path} is held by another agent (process {holder}), and two agents cannot share one. "
-                "Stop the other one, or give this one a state_dir and a device id of its own",
+                f"state_dir {self.path} is in use by another agent (process {holder}), and two cannot share one. "
+                "Stop the other one, or give this one its own state_dir and device id",
                 path=str(self.path),
                 holder=holder,
             ) from exc
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only its holder has no name
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, only the number of its process is missing
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _remove_unfinished(self) -> None:
+        """Delete what a killed agent was writing. The lock is held, so nobody else writes here now."""
+        for file in self.path.glob(f"{UNFINISHED}*"):
+            with contextlib.suppress(OSError):  # read-only disk: it stays, and does no harm
+                file.unlink()
 
     def _begin(self) -> None:
         try:
@@ -134,7 +143,7 @@ class StateDirectory:
             if exc.errno not in _OF_THE_DISK:
                 raise ConfigError(
                     f"state_dir {self.path} cannot be written: {exc.strerror}. Make it writable for this user, or "
-                    "name another one as state_dir",
+                    "set state_dir to another one",
                     path=str(self.path),
                 ) from exc
             self._do_without(exc)
@@ -146,15 +155,15 @@ class StateDirectory:
         log.error("state.session_write_failed", path=str(self.path), error=why.strerror, session=self.session)
 
     def _find_room(self) -> None:
-        """A disk that is nearly full has room for a number and none for a model's graph."""
+        """A nearly full disk has room for the session number and none for a model's graph."""
         with contextlib.suppress(OSError):
             free = shutil.disk_usage(self.path).free
             if self._scratch is None and free < _CACHE_BYTES and self._make_scratch():
                 log.warning("state.cache_relocated", path=str(self.path), free_bytes=free, wanted_bytes=_CACHE_BYTES)
 
     def _make_scratch(self) -> bool:
-        """Where nothing is cached yet, a temporary place for it that has room; without one the engines complain."""
-        if self._scratch is None and not (self.path / "cache").is_dir():
+        """Use a temporary cache if there is none yet and /tmp has room. Otherwise the engines report the full disk."""
+        if self._scratch is None and not cache_dir_in(self.path).is_dir():
             with contextlib.suppress(OSError):
                 if shutil.disk_usage(tempfile.gettempdir()).free >= _CACHE_BYTES:
                     self._scratch = Path(tempfile.mkdtemp(prefix="agent-cache-"))
@@ -167,7 +176,7 @@ class StateDirectory:
         except FileNotFoundError:
             last = 0
         except ValueError:
-            # A torn or foreign file: the start time keeps the count rising, which is all that subscribers rely on.
+            # A torn or foreign file. The time of the last start keeps the number rising, as subscribers rely on.
             last = int(file.stat().st_mtime)
         self._write(_SESSION, str(last + 1))
         return last + 1
@@ -180,4 +189,5 @@ class StateDirectory:
             return None
 
     def _write(self, name: str, text: str) -> None:
-        replace_file(self.path / name, f"{text}\n", is_durable=True)
+        # Plain text, no JsonRecord: people read these two files with cat. Support bundles copy them.
+        write_atomic(self.path / name, f"{text}\n".encode(), is_private=False)

@@ -1,4 +1,4 @@
-"""Feeds the service manager's watchdog while every stage turns."""
+"""Feeds the service manager's watchdog while every stage makes progress."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ log = get_logger(__name__)
 
 
 class Watchdog:
-    """``record`` keeps a text for the next run, which this one may not live to write. Used by the main loop alone."""
+    """Used by the main loop alone. ``record`` stores a text for the next run at once, before this one is killed."""
 
     def __init__(self, notifier: Notifier, record: Callable[[str], None]) -> None:
         self._notifier = notifier
         self._record = record
         self._due_s = 0.0
         self.stuck: str | None = None
-        """Which stages do not turn, None while all of them do."""
+        """Which stages are stuck; None while all of them make progress."""
 
     def tick(self, hearts: Iterable[Heartbeat]) -> None:
-        """Tell the service manager that every stage turns; where one does not, say why and be killed."""
+        """Feed the watchdog if every stage makes progress. If one does not, record why and let it kill the process."""
         now_s = time.monotonic()
         if self._notifier.watchdog_s is None or now_s < self._due_s:
             return

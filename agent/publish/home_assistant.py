@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,16 @@ from agent.mqtt.inbound import Inbound
 from agent.mqtt.messages import Runtime
 from agent.publish.discovery import discovery_message, object_id
 from agent.publish.publisher import Publisher
-from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
+from engines import JsonRecord
 
 FILE_NAME = "home-assistant.json"
 STUBS_FOR_SESSIONS = 3
 """A removed component is announced as removed in this many sessions, because the broker may be away in the first.
 Once ``home_assistant`` is switched off, the device is removed in at least as many."""
+
+_Named = dict[str, dict[str, Any]]
+"""Platform (``p``) and sessions since it was last named, by component."""
 
 log = get_logger(__name__)
 
@@ -38,8 +40,8 @@ class HomeAssistant:
     ) -> None:
         self._identity = identity
         self._publish = publish
-        self._file = file
-        self._components = _read(file)
+        self._record = JsonRecord[_Named](file, encode=dict, decode=_named_from, is_durable=False)
+        self._components = self._record.load() or {}
         self._adopt(loaded.config.mqtt)
         for key in [key for key, entry in self._components.items() if entry["sessions"] >= STUBS_FOR_SESSIONS]:
             del self._components[key]
@@ -80,30 +82,26 @@ class HomeAssistant:
 
     def _remove_device(self) -> None:
         """Remove the device, in as many sessions as a removed component; the file shows that more are needed."""
-        if not self._file.exists():
+        if not self._record.path.exists():
             return
         self._publish(Packet(self._topic, b"", 1, retain=True))
         if self._components:
             self._write()
             return
         try:
-            self._file.unlink(missing_ok=True)
+            self._record.path.unlink(missing_ok=True)
         except OSError as exc:
             log.warning("home_assistant.clear_failed", error=str(exc))
 
     def _write(self) -> None:
         try:
-            replace_file(self._file, json.dumps(self._components))
+            self._record.save(self._components)
         except OSError as exc:
             log.warning("home_assistant.write_failed", error=str(exc))
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return {str(key): {"p": str(entry["p"]), "sessions": int(entry["sessions"])} for key, entry in found.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+def _named_from(value: Any) -> _Named:
+    return {str(key): {"p": str(entry["p"]), "sessions": int(entry["sessions"])} for key, entry in value.items()}
 
 
 def open_home_assistant(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Collection, Iterable
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from agent.config.model import AgentConfig
 from agent.mqtt.topics import MAX_TOPIC_BYTES, Topics
-from agent.runtime.files import replace_file
 from agent.runtime.logs import get_logger
+from engines import JsonRecord, RecordDamaged
 
 FILE_NAME = "retained.json"
 MAX_TOPICS = 8192
@@ -41,9 +40,9 @@ class RetainedLedger:
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._record = _record(file)
         self._lock = threading.Lock()
-        self._known = set(_read(file))
+        self._known = set(_read(self._record))
         self._removed: frozenset[str] = frozenset()
         self._is_changed = False
 
@@ -78,23 +77,24 @@ class RetainedLedger:
             if not self._is_changed:
                 return
             self._is_changed = False
-            text = json.dumps({"version": 1, "topics": sorted(self._known)[:MAX_TOPICS]})
             try:
-                replace_file(self._file, f"{text}\n", is_durable=True)
+                self._record.save(sorted(self._known)[:MAX_TOPICS])
             except OSError as exc:
-                log.warning("retained.write_failed", file=str(self._file), error=exc.strerror)
+                log.warning("retained.write_failed", file=str(self._record.path), error=exc.strerror)
 
 
-def _read(file: Path) -> Iterable[str]:
+def _record(file: Path) -> JsonRecord[list[str]]:
+    return JsonRecord(file, encode=list, decode=lambda value: [topic for topic in value if isinstance(topic, str)])
+
+
+def _read(record: JsonRecord[list[str]]) -> Iterable[str]:
     """The topics that an earlier session wrote; anything that cannot be a topic of a camera is ignored."""
     try:
-        found = json.loads(file.read_bytes())
-        named = found["topics"]
-        topics = [topic for topic in named if isinstance(topic, str)]
+        topics = record.read()
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
-        log.warning("retained.read_failed", file=str(file), error=f"{type(exc).__name__}: {exc}")
+    except RecordDamaged as exc:
+        log.warning("retained.read_failed", file=str(record.path), error=str(exc))
         return []
     return [topic for topic in topics if _TOPIC.fullmatch(topic) and _is_sendable(topic)][:MAX_TOPICS]
 

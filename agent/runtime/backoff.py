@@ -1,11 +1,11 @@
-"""How long to wait before the next attempt."""
+"""Waits between attempts to connect, and the detection of two clients with one id."""
 
 from __future__ import annotations
 
 import random
 
 STABLE_S = 30.0
-"""A connection that held this long was a good one: the next failure starts from the beginning."""
+"""After a connection that lasted this long, the next failure starts the waits from the beginning."""
 
 
 class Backoff:
@@ -26,9 +26,9 @@ class Backoff:
         return self._rng.uniform(0.0, ceiling)
 
     def between_s(self, low_s: float, high_s: float) -> float:
-        """Seconds evenly between the two, for a wait that must not be short."""
+        """Random seconds between the two, for a wait that must not be short."""
         return self._rng.uniform(low_s, high_s)
 
     def reset(self) -> None:
-        """The last connection was a good one."""
+        """Start from the beginning at the next failure: the last connection was stable."""
         self._failures = 0

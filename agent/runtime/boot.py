@@ -1,21 +1,22 @@
-"""The machine's own count of time, which nobody sets: its boot, and the age of that boot."""
+"""The id of this boot, and the time since it, which no clock setting changes."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Source: random(4)."""
 
 
-def boot_id() -> str:
-    """A text that is another one after each boot; empty where the system does not tell. Source: random(4)."""
+def boot_id(file: Path = BOOT_ID) -> str:
+    """The id of this boot, new after each reboot; empty if the system has none."""
     try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
+        return file.read_text(encoding="ascii").strip()
     except OSError:
         return ""
 
 
 def boot_ns() -> int:
-    """Nanoseconds since the boot, times of sleep included."""
+    """Nanoseconds since the boot, suspended time included."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

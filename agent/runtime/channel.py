@@ -1,4 +1,4 @@
-"""The bounded hand-over between two threads."""
+"""The bounded hand-over between threads."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class ChannelStatistics:
 class Channel(Generic[T]):
     """A queue of at most ``capacity`` items whose policy says what happens when it is full; sending never waits.
 
-    ``drop_oldest`` gives up what waited longest, ``drop_newest`` what just came. ``on_drop`` is called with each
-    dropped item, on the sender's thread and outside the lock. Any number of threads may send and receive; closing
-    wakes them all, and what is buffered can still be received.
+    ``drop_oldest`` drops the item that has waited longest, ``drop_newest`` the one being sent. ``on_drop`` is called
+    with each dropped item, on the sender's thread and outside the lock. Any number of threads may send and receive.
+    Closing wakes all receivers; buffered items can still be received.
 
     With ``drop_oldest`` a sender takes no lock unless something is to be dropped: for a moment there may be as many
     items above ``capacity`` as there are senders.
@@ -71,7 +71,7 @@ class Channel(Generic[T]):
         self._dropped = 0
 
     def send(self, item: T) -> bool:
-        """Hand ``item`` over; False when it was dropped.
+        """Send ``item``; False if it was dropped.
 
         Raises:
             ChannelClosed: the channel was closed; the item stays the caller's.
@@ -81,20 +81,20 @@ class Channel(Generic[T]):
         items = self._items
         items.append(item)
         if self._closed:
-            # Looked at after, and not before: what is there before the end comes can still be received.
+            # Checked after the append, not before it: a close in between would lose the item without an error.
             self._take_back(item)
         if len(items) > self._capacity:
             self._drop_oldest()
-        # As in WaitQueue.wake_one, and not by a call of it: with cold caches that costs a sender 5 us more.
+        # WaitQueue.wake_one inlined: with cold caches the call costs a sender 5 us more.
         if self._waiters:
             try:
                 self._waiters.popleft().release()
             except IndexError:
-                return True  # it woke by itself, or another sender woke it
+                return True  # its wait timed out, or another sender woke it
         return True
 
     def receive(self, timeout: float | None = None) -> T | None:
-        """The oldest item; None when ``timeout`` seconds passed without one, or after ``wake`` while it is empty.
+        """The oldest item; None after ``timeout`` seconds without one, or after ``wake`` while the channel is empty.
 
         Raises:
             ChannelClosed: the channel is closed and empty.
@@ -115,18 +115,18 @@ class Channel(Generic[T]):
             return self._items.popleft()
 
     def wake(self) -> None:
-        """Make one ``receive``, the waiting one or the next, return None instead of waiting: there is other news."""
+        """Make one ``receive``, the waiting one or the next, return None instead of waiting."""
         self._woken = True
         self._receivers.wake_one()
 
     def close(self) -> None:
-        """Refuse further items and wake everyone who waits; harmless when called twice."""
+        """Refuse further items and wake all receivers; harmless when called twice."""
         with self._lock:
             self._closed = True
             self._receivers.wake_all()
 
     def statistics(self) -> ChannelStatistics:
-        """The counts at one moment."""
+        """Consistent counts of one moment."""
         with self._lock:
             buffered = len(self._items)
             return ChannelStatistics(
@@ -160,13 +160,13 @@ class Channel(Generic[T]):
             self._on_drop(lost)
 
     def _take_back(self, item: T) -> None:
-        """Unless a receiver took it after all.
+        """Remove an item that was appended after the close; nothing if a receiver has taken it.
 
         Raises:
-            ChannelClosed: it did not.
+            ChannelClosed: it was removed.
         """
         with self._lock:
-            # A copy, made in one step: other senders append meanwhile. Their items come behind, so places stay.
+            # Copied in one step, because other senders append meanwhile. They append behind, so positions hold.
             items = list(self._items)
             for place in reversed(range(len(items))):
                 if items[place] is item:

@@ -1,4 +1,4 @@
-"""Time as a parameter, so that tests can set it."""
+"""Time as a parameter, which tests can set."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Monotonic time for every timer and latency, UTC for the stamps that people read."""
+    """Monotonic time for timers and latencies, UTC for time stamps that people read."""
 
     def monotonic_ns(self) -> int:
         """Nanoseconds since an arbitrary start; never goes back."""
         ...
 
     def utc_ns(self) -> int:
-        """Nanoseconds since 1970 in UTC; jumps when the system clock is set."""
+        """Nanoseconds since 1970 in UTC; jumps if somebody sets the system clock."""
         ...
 
     def wait(self, stop: threading.Event, seconds: float) -> bool:
-        """Wait until ``stop`` is set or ``seconds`` have passed; True when it was set."""
+        """Wait until ``stop`` is set or ``seconds`` have passed; True if it was set."""
         ...
 
 

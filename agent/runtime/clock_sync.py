@@ -15,7 +15,7 @@ _TRUSTED_FOR_S = 10.0
 
 
 class ClockWatch:
-    """Asks the kernel, at most once in ten seconds. A system that cannot be asked counts as unsynchronised."""
+    """Asks the kernel, at most every ten seconds. A system that does not answer counts as unsynchronised."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -23,11 +23,11 @@ class ClockWatch:
         self._ask_after = 0.0
 
     def state(self) -> ClockState:
-        """``synced`` where the kernel says that the clock follows a time server; any thread."""
+        """``synced`` if the kernel says that the clock follows a time server. Any thread."""
         now = time.monotonic()
         if now >= self._ask_after:
             self._ask_after = now + _TRUSTED_FOR_S
-            # The first field, modes, is 0: only read. The structure is larger than any version of struct timex.
+            # All zero: the first field, modes, then means read only. Larger than any version of struct timex.
             answer = self._libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
             self._state = "unsynced" if answer in (-1, _TIME_ERROR) else "synced"
         return self._state

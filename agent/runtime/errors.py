@@ -7,19 +7,19 @@
     │   ├── SourceUnavailable     69  a camera, stream or file cannot be opened
     │   ├── BrokerUnavailable     69  the broker cannot be reached, refuses us, or cannot be started
     │   └── InUse                 75  another agent holds the state directory
-    ├── ReloadUnderWay            70  a change was asked for while another one has not ended; nothing has changed
-    ├── ReloadAbandoned           70  a change was given up because the agent stops
-    ├── SourceLost                70  a source that had been open stopped delivering (recovered by its camera)
-    └── StageFailed               70  a thread of the pipeline ended by an exception
+    ├── ReloadUnderWay            70  a change was requested while another one runs; nothing has changed
+    ├── ReloadAbandoned           70  a change was cancelled because the agent stops
+    ├── SourceLost                70  an open source stopped delivering frames (its camera reconnects)
+    └── StageFailed               70  an exception ended a thread of the pipeline
 
-A message says what happened, the two facts that disagree and what to do; the same data stands in ``fields``.
+A message says what happened, the two facts that disagree and what to do. ``fields`` holds the same data.
 """
 
 from __future__ import annotations
 
 
 class AgentError(Exception):
-    """Base of the agent's own errors. ``fields`` repeats the facts of the message and never holds a secret."""
+    """Base of the agent's own errors. ``fields`` holds the facts of the message, and never a secret."""
 
     exit_code = 70
 
@@ -56,22 +56,22 @@ class BrokerUnavailable(Unavailable):
 
 
 class InUse(Unavailable):
-    """Another agent holds what only one may have; trying again later may help."""
+    """Another agent uses what only one may use; trying again later may help."""
 
     exit_code = 75
 
 
 class ReloadUnderWay(AgentError):
-    """A change of the configuration was asked for while another one has not ended."""
+    """A change of the configuration was requested while another one runs."""
 
 
 class ReloadAbandoned(AgentError):
-    """A change of the configuration was given up because the agent stops."""
+    """A change of the configuration was cancelled because the agent stops."""
 
 
 class SourceLost(AgentError):
-    """A source that had been open stopped delivering frames."""
+    """An open source stopped delivering frames."""
 
 
 class StageFailed(AgentError):
-    """A thread of the pipeline ended by an exception; the exception is the cause."""
+    """An exception, which is the cause of this one, ended a thread of the pipeline."""

@@ -1,4 +1,4 @@
-"""How the main loop knows that every stage still turns: each one says how long it may be away."""
+"""How the main loop knows that every stage makes progress: each one sets the deadline of its next beat."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class Heartbeat:
         self._deadline_ns: int | None = None
 
     def beat(self, allow_s: float) -> None:
-        """The stage turns, and will be back here within ``allow_s`` seconds unless it is stuck."""
+        """The stage makes progress, and will beat again within ``allow_s`` seconds unless it is stuck."""
         self._deadline_ns = time.monotonic_ns() + round(allow_s * 1e9)
 
     def rest(self) -> None:
-        """The stage has ended, or has not begun: nothing is expected of it."""
+        """Expect no beat: the stage has ended, or has not begun."""
         self._deadline_ns = None
 
     def overdue_s(self) -> float:
-        """Seconds past what the stage allowed itself; 0 while all is well."""
+        """Seconds past the deadline; 0 before it."""
         deadline_ns = self._deadline_ns
         return 0.0 if deadline_ns is None else max((time.monotonic_ns() - deadline_ns) / 1e9, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """A stage that is not back in time."""
+    """A stage that missed its deadline."""
 
     name: str
     overdue_s: float
@@ -40,6 +40,6 @@ class Stuck:
 
 
 def stuck_stages(hearts: Iterable[Heartbeat]) -> tuple[Stuck, ...]:
-    """Those that are overdue, the longest first."""
+    """The overdue stages, the longest overdue first."""
     late = [Stuck(heart.name, overdue_s) for heart in hearts if (overdue_s := heart.overdue_s()) > 0.0]
     return tuple(sorted(late, key=lambda stuck: -stuck.overdue_s))

@@ -1,8 +1,8 @@
 """Priorities for the systemd journal: lines that reach it begin with ``<3>`` (error) to ``<7>`` (debug).
 
-Source: sd-daemon(3), "prefixed with a log level"; systemd.exec(5), ``JOURNAL_STREAM``. What others write to the same
-descriptor (libraries in C, children, the stacks of ``faulthandler``) has no prefix and gets the unit's
-``SyslogLevel=``. Nothing is added where stderr is a terminal, a pipe or a file.
+Source: sd-daemon(3), "prefixed with a log level"; systemd.exec(5), ``JOURNAL_STREAM``. Output of
+others on the same descriptor (libraries in C, children, the stacks of ``faulthandler``) has no prefix and gets the
+unit's ``SyslogLevel=``. Nothing is added if stderr is a terminal, a pipe or a file.
 """
 
 from __future__ import annotations
@@ -17,26 +17,30 @@ from typing import Final, TextIO
 ERROR: Final = 3
 INFO: Final = 6
 LEVELS: Final[Mapping[str, int]] = {"debug": 7, "info": INFO, "warning": 4, "error": ERROR, "critical": ERROR}
-"""Priority of each level of the log. ``critical`` is an error too: a pager tells them apart by the event."""
+"""Priority of each log level. ``critical`` is an error too; its event names say more."""
 
 _MAX_PENDING = 64 * 1024
 """Characters of a line without an end; the journal itself cuts lines at 48 KiB."""
 
 
 def is_journal(stream: object, environ: Mapping[str, str] | None = None) -> bool:
-    """Whether ``stream`` is the connection to the journal that ``JOURNAL_STREAM`` names, and not another one that took
-    its place since: ``agent run 2>file`` inherits the variable all the same."""
+    """Whether ``stream`` is the connection to the journal that ``JOURNAL_STREAM`` names.
+
+    The variable alone is not enough: ``agent run 2>file`` inherits it.
+    """
     device, _, inode = (os.environ if environ is None else environ).get("JOURNAL_STREAM", "").partition(":")
     try:
-        status = os.fstat(stream.fileno())  # type: ignore[attr-defined]  # any stream; one without it is no journal
+        status = os.fstat(stream.fileno())  # type: ignore[attr-defined]  # any object; AttributeError is caught
     except (AttributeError, OSError, ValueError):
         return False
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
 
 
 def prefixed(text: str, priority: int) -> str:
-    """``text`` with the priority before each of its lines: the journal makes an entry of each. A line that has one
-    keeps its own."""
+    """``text`` with the priority before each line, because the journal stores each line as one entry.
+
+    A line that has a priority keeps it.
+    """
     return "".join(line if _has_prefix(line) else f"<{priority}>{line}" for line in text.splitlines(keepends=True))
 
 
@@ -45,14 +49,14 @@ def _has_prefix(line: str) -> bool:
 
 
 class JournalText(io.TextIOWrapper):
-    """Standard error of a process that the journal listens to. Each line of text without a priority gets
-    ``plain_priority``: tracebacks, the usage of a command, what libraries in Python print.
+    """Standard error that goes to the journal. Each line without a priority gets ``plain_priority``: tracebacks, the
+    usage text of a command, output of Python libraries.
 
-    Threads write whole lines: what one has begun waits for its end, so that no prefix lands inside another's line.
+    Each thread buffers its unfinished line, so that no prefix lands inside another thread's line.
     """
 
     def __init__(self, stream: TextIO, *, plain_priority: int = INFO) -> None:
-        """``stream`` stays the caller's; its buffer is shared."""
+        """The caller keeps ``stream``; its buffer is shared."""
         self.plain_priority = plain_priority
         self._begun = threading.local()
         super().__init__(stream.buffer, encoding="utf-8", errors="backslashreplace", write_through=True)
@@ -70,21 +74,21 @@ class JournalText(io.TextIOWrapper):
         return len(text)
 
     def flush(self) -> None:
-        """Write what this thread has begun, as a line of its own."""
+        """Write this thread's unfinished line as a line of its own."""
         begun: str = getattr(self._begun, "text", "")
         if begun and not self.closed:
             self.write("\n")
         super().flush()
 
 
-def speak_to_journal() -> None:
-    """Put priorities on what this process writes to stderr, where that is the journal; harmless when repeated."""
+def add_journal_priorities() -> None:
+    """Add priorities to what this process writes to stderr, if that is the journal; harmless when repeated."""
     if not isinstance(sys.stderr, JournalText) and isinstance(sys.stderr, io.TextIOWrapper) and is_journal(sys.stderr):
         sys.stderr = JournalText(sys.stderr)
 
 
-def call_plain_lines_errors() -> None:
-    """From now on a line without a priority is an error: the daemon prints nothing else, and neither does a command
-    that failed."""
+def log_plain_lines_as_errors() -> None:
+    """Give lines without a priority the priority of an error: the daemon, and a command that failed, print no
+    other."""
     if isinstance(sys.stderr, JournalText):
         sys.stderr.plain_priority = ERROR

@@ -1,8 +1,8 @@
 """Logs are events with fields: readable on a terminal, JSON lines elsewhere, to stderr.
 
-The same event is written at most once in ten seconds, and then says how often it was repeated. Credentials never reach
-a line. What libraries log through Python's ``logging`` takes the same way. A line for the systemd journal begins with
-its priority (``<4>`` for a warning), so that ``journalctl -p warning`` finds it.
+The same event is written at most every ten seconds, with the number of repetitions since. Credentials are masked.
+Libraries that use Python's ``logging`` write to the same log. A line for the systemd journal begins with its priority
+(``<4>`` for a warning), so that ``journalctl -p warning`` finds it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def configure(*, json: bool | None = None, level: Level = "info", stream: TextIO | None = None) -> None:
-    """Say where logs go, for the whole process; a later call replaces the earlier one.
+    """Set where logs go, for the whole process; a later call replaces the earlier one.
 
-    ``json`` None means JSON unless ``stream`` (stderr where None) is a terminal.
+    ``json`` None means JSON unless ``stream`` (stderr if None) is a terminal.
     """
     stream = sys.stderr if stream is None else stream
     is_terminal = stream.isatty()
@@ -55,7 +55,7 @@ def configure(*, json: bool | None = None, level: Level = "info", stream: TextIO
     for handler in [found for found in root.handlers if isinstance(found, LibraryHandler)]:
         root.removeHandler(handler)
     root.addHandler(LibraryHandler())
-    # Libraries tell their users a lot that is nothing to an operator.
+    # Below WARNING, libraries write for their own developers.
     root.setLevel(logging.DEBUG if level == "debug" else max(threshold, logging.WARNING))
     logging.captureWarnings(capture=True)
 
@@ -77,7 +77,7 @@ def _renderers(*, as_json: bool, colors: bool) -> list[Processor]:
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Time, level and event first: that is what the eye looks for."""
+    """Time, level and event first, where a reader looks for them."""
     first = ("timestamp", "level", "event")
     return {name: event[name] for name in first if name in event} | {
         name: value for name, value in event.items() if name not in first
@@ -89,10 +89,10 @@ def _json(value: object, **_: object) -> str:
 
 
 class RateLimit:
-    """Lets the same event through once in ``interval_s`` and counts the others. From any thread.
+    """Passes the same event once per ``interval_s`` and counts the others. Any thread.
 
-    Two events are the same when their name, level and identifying fields agree: text, booleans and None, without the
-    free text of an error. Numbers differ from line to line and identify nothing. DEBUG is never held back.
+    Two events are the same if their name, level and identifying fields agree: text, booleans and None, without the
+    free text of an error. Numbers differ from line to line and identify nothing. DEBUG is never limited.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ def _identity(method: str, event: EventDict) -> tuple[object, ...]:
 
 
 def redact_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Take credentials out of every text of the event, however deep it lies."""
+    """Mask credentials in every text of the event, at any depth."""
     return {name: _redacted(value) for name, value in event.items()}
 
 
@@ -150,7 +150,7 @@ def _redacted(value: object) -> object:
 
 
 class _LineFactory:
-    """Makes the loggers that structlog wraps; all of them share one stream."""
+    """Makes the loggers that structlog wraps; they share one stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._sink = _JournalLines(stream) if journal.is_journal(stream) else _Lines(stream)
@@ -160,7 +160,7 @@ class _LineFactory:
 
 
 class _Lines:
-    """Writes whole lines. A log that cannot be written (full disk, closed pipe) never stops the program."""
+    """Writes whole lines. A log that cannot be written (full disk, closed pipe) does not stop the program."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -179,7 +179,7 @@ class _Lines:
 
 
 class _JournalLines(_Lines):
-    """As above, with the priority of each level. A traceback takes several lines where the log is text."""
+    """Adds the priority of the level to each line; a traceback in a text log has several."""
 
     def debug(self, message: str) -> None:
         self.msg(journal.prefixed(message, journal.LEVELS["debug"]))
@@ -197,7 +197,7 @@ class _JournalLines(_Lines):
 
 
 class LibraryHandler(logging.Handler):
-    """Hands what libraries log to the agent's own log, as events named ``library``."""
+    """Writes log records of libraries to the agent's log, as events named ``library``."""
 
     def __init__(self) -> None:
         super().__init__()

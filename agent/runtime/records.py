@@ -1,4 +1,4 @@
-"""What travels between the threads of the agent."""
+"""The records that threads hand to each other."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 Image = npt.NDArray[np.uint8]
-"""One picture: ``(H, W, 3)`` uint8 BGR, C-contiguous."""
+"""Pixels: ``(H, W, 3)`` uint8 BGR, C-contiguous."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture of one camera.
+    """One frame of one camera.
 
     ``index`` counts every frame that the camera's source delivered in this session, from 0, without gaps.
-    ``captured_at_ns`` is monotonic and is what every latency is measured from; ``captured_at_utc_ns`` was taken at the
-    same moment for people. ``capture_ms`` is what fetching and decoding took. The image belongs to the frame and is
-    never written to.
+    ``captured_at_ns`` is monotonic, and every latency starts from it; ``captured_at_utc_ns`` is the same moment in
+    UTC, for people. ``capture_ms`` is the time to fetch and decode the frame. The frame owns its image, which is never
+    written to.
     """
 
     camera: str
@@ -28,7 +28,7 @@ class Frame:
     captured_at_utc_ns: int
     capture_ms: float
     image_fault: str | None = None
-    """What is wrong with the picture (``black``, ``frozen`` ...), None when nothing is."""
+    """What is wrong with the image (``black``, ``frozen`` ...); None if nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a worker serves at the moment: one object, replaced as a whole when the engine is swapped.
+    """What a worker serves now: one object, replaced as a whole when the engine is replaced.
 
-    ``key`` is the model's name in the configuration; ``degraded`` says that less runs than was asked for.
+    ``key`` is the model's name in the configuration; ``degraded`` means that less runs than was configured.
     """
 
     key: str
@@ -74,10 +74,10 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The answer of one classifier to one frame, as the worker hands it to the publisher.
+    """The result of one classifier for one frame, from the worker to the publisher.
 
     ``top`` is sorted by falling confidence, ties by rising index, and holds at least one class. ``margin`` is the
-    distance between the best two. ``served`` says what computed it; ``decided_at_ns`` is monotonic.
+    difference of the best two. ``served`` is what computed it; ``decided_at_ns`` is monotonic.
     """
 
     camera: str
@@ -96,7 +96,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """The decided label of one classifier, when it changed or when it is repeated to show that it still holds.
+    """The decided label of one classifier: when it changes, and repeated while it holds.
 
     ``previous`` is None for a repetition. ``votes`` of ``window`` results agreed.
     """

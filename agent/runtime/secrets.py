@@ -1,4 +1,4 @@
-"""Passwords: read from a file once, shown nowhere."""
+"""Passwords: read from files, masked everywhere."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ _live: weakref.WeakSet[Secret] = weakref.WeakSet()
 
 @final
 class Secret:
-    """A password whose text comes out only through ``reveal``.
+    """A password whose text only ``reveal`` returns.
 
-    Every secret that is alive is also known to ``redact``, so that a library which repeats it in an error message
-    cannot bring it into a log.
+    ``redact`` knows every living secret, because a library may repeat one in an error message that reaches a log.
     """
 
     __slots__ = ("__weakref__", "_value")
@@ -68,7 +67,7 @@ def _spellings() -> Iterator[str]:
 
 
 def redact(text: str) -> str:
-    """``text`` without credentials in URLs, ``password=`` parameters and every secret of this process."""
+    """``text`` with credentials in URLs, ``password=`` parameters and every secret of this process masked."""
     for spelling in sorted(_spellings(), key=len, reverse=True):
         if spelling in text:
             text = text.replace(spelling, MASK)
@@ -86,7 +85,7 @@ def read_secret(path: Path) -> Secret:
         ConfigError: it cannot be read, is empty, or other users of the machine can read it.
     """
     try:
-        # Not blocking, because a named pipe without a writer would hold the start up for ever.
+        # O_NONBLOCK: a named pipe without a writer would block the start for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise ConfigError(
@@ -128,5 +127,5 @@ def _secret_from_bytes(content: bytes, path: Path) -> Secret:
     try:
         return Secret(line.decode("utf-8"))
     except UnicodeDecodeError:
-        # The exception itself is left out on purpose: it carries the bytes.
+        # Without the exception, which holds the bytes.
         raise ConfigError(f"the password file {path} is not UTF-8 text", file=str(path)) from None

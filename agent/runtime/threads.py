@@ -1,4 +1,4 @@
-"""A thread that keeps what ended it: the one place where the exception of a stage is caught."""
+"""A thread that keeps the exception that ended it: the one place where a stage's exceptions are caught."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class StageThread:
-    """Runs ``work`` once. An exception that leaves it is kept in ``failure`` for the owner to raise in main.
+    """Runs ``work`` once. Its exception is kept in ``failure``, and the owner raises it on the main thread.
 
-    ``on_failure`` is called with it, on the stage's own thread. It is a daemon: a library that never comes back must
-    not keep the process from ending, and the owner says which one was cut off.
+    ``on_failure`` is called with it, on the stage's own thread. The thread is a daemon: a call that never returns from
+    a library must not keep the process from ending. The owner logs which thread was cut off.
     """
 
     def __init__(
@@ -26,14 +26,14 @@ class StageThread:
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for its end; False when it is still at work after ``timeout_s``. True before it was started."""
+        """Wait for its end; False if it still runs after ``timeout_s``. True if it was never started."""
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     @property
     def is_alive(self) -> bool:
-        """It was started and has not ended."""
+        """Whether it was started and has not ended."""
         return self._thread.is_alive()
 
     def _main(self) -> None:

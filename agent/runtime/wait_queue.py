@@ -1,4 +1,4 @@
-"""Threads that wait to be woken, for a waker in a hurry."""
+"""Threads that wait to be woken, at little cost for the waker."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 
 class WaitQueue:
-    """The threads that wait for one thing; what they wait for, and ``lock``, are the owner's.
+    """The threads that wait for one event. The owner has the items and ``lock``.
 
-    A threading.Condition for a waker in a hurry: nobody needs ``lock`` to wake, and waking a thread takes 14 us with
-    cold caches, nearly all of it the kernel's, where a condition takes 27 (2-core x86). No wake-up is lost, since a
-    waker first brings what is waited for and then looks who sleeps, while a sleeper first shows itself and then looks
-    whether there is anything; the steps on the deque are such as no other thread can divide.
+    Like threading.Condition, but waking needs no lock: it takes 14 us with cold caches, nearly all of it in the
+    kernel, and a condition takes 27 (2-core x86). No lost wake-ups: wakers add the item before they check for waiters,
+    waiters register before they check for items. deque.append and popleft are atomic.
     """
 
     __slots__ = ("_lock", "waiters")
@@ -21,11 +20,13 @@ class WaitQueue:
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
         self.waiters: deque[threading.Lock] = deque()
-        """The lock that each of them waits for. Whoever takes one out releases it."""
+        """The lock that each waiter acquires. The thread that pops one releases it."""
 
     def wait(self, timeout: float | None, *, unless: Callable[[], object]) -> None:
-        """With the lock held: let it go until somebody wakes this thread or ``timeout`` seconds passed, then take it
-        again. Returns at once where ``unless`` holds. Whoever was woken may find nothing: it looks, and waits on."""
+        """Called with the lock held: release it, wait for a wake-up or ``timeout`` seconds, acquire it again.
+
+        Returns at once if ``unless`` holds. A woken thread may find nothing to do: it checks, and waits again.
+        """
         waiter = threading.Lock()
         waiter.acquire()
         self.waiters.append(waiter)
@@ -40,19 +41,19 @@ class WaitQueue:
             try:
                 self.waiters.remove(waiter)
             except ValueError:
-                return  # somebody wakes it at this moment; it looks in any case
+                return  # a waker popped it just now; the caller checks in any case
 
     def wake_one(self) -> None:
-        """Wake the thread that has waited longest, where there is one."""
+        """Wake the thread that has waited longest, if there is one."""
         if not self.waiters:
             return
         try:
             waiter = self.waiters.popleft()
         except IndexError:
-            return  # it woke by itself, or another one woke it
+            return  # its wait timed out, or another waker was faster
         waiter.release()
 
     def wake_all(self) -> None:
-        """Wake them all."""
+        """Wake all waiters."""
         while self.waiters:
             self.wake_one()

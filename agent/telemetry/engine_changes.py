@@ -1,4 +1,4 @@
-"""Builds and changes of engines, for the log and for the publisher; asks the service manager to wait for them."""
+"""Builds and replacements of engines, for the log and the publisher; extends the service manager's time limit."""
 
 from __future__ import annotations
 
@@ -16,39 +16,42 @@ _EXTEND_BY_S = 60.0
 
 
 class EngineChanges:
-    """Looks at the workers a few times a second. Used by the main loop alone."""
+    """Looks at the workers at each tick. Used by the main loop alone."""
 
     def __init__(self, notifier: Notifier, *, every_s: float = _EVERY_S) -> None:
         self._notifier = notifier
         self._every_s = every_s
         self._began_s = time.monotonic()
-        self._next_word_s = self._began_s + every_s
+        self._due_s = self._began_s + every_s
         self._seen: dict[str, int] = {}
 
     def wait(self, worker: WorkerStatistics) -> None:
-        """While starting: an engine is not there yet. Ask the service manager for patience, now and then."""
+        """While an engine loads at the start: log it and extend the service manager's time limit, every ten
+        seconds."""
         if not self._is_due():
             return
         elapsed_s = round(time.monotonic() - self._began_s)
-        self._tell_of_build(worker)
+        self._log_build(worker)
         if worker.building is None:
             log.info("engine.loading", model=worker.model, elapsed_s=elapsed_s)
         self._notifier.extend_timeout(_EXTEND_BY_S)
 
     def changes(self, workers: Iterable[WorkerStatistics], *, arriving: Iterable[WorkerStatistics] = ()) -> str | None:
-        """What is new about the engines since the last call, None where nothing is; builds go to the log, also those
-        of models that are ``arriving`` with another configuration."""
+        """Replacements since the last call as text, None without any. Builds are logged, also those of workers that
+        are ``arriving`` with a new configuration."""
         workers = tuple(workers)
         building = [worker for worker in (*workers, *arriving) if worker.building is not None]
         if building and self._is_due():
             for worker in building:
-                self._tell_of_build(worker)
-        # A worker that took the place of another begins at 0; that a configuration changed is told elsewhere.
-        news = [worker for worker in workers if worker.changes and worker.changes != self._seen.get(worker.model, 0)]
+                self._log_build(worker)
+        # A worker of a new configuration begins at 0 changes; the reload announces that one.
+        changed = [
+            worker for worker in workers if worker.changes and worker.changes != self._seen.get(worker.model, 0)
+        ]
         self._seen = {worker.model: worker.changes for worker in workers}
-        return "; ".join(f"{worker.model}: {worker.last_change}" for worker in news) or None
+        return "; ".join(f"{worker.model}: {worker.last_change}" for worker in changed) or None
 
-    def _tell_of_build(self, worker: WorkerStatistics) -> None:
+    def _log_build(self, worker: WorkerStatistics) -> None:
         build = worker.building
         if build is None:
             return
@@ -63,7 +66,7 @@ class EngineChanges:
 
     def _is_due(self) -> bool:
         now_s = time.monotonic()
-        if now_s < self._next_word_s:
+        if now_s < self._due_s:
             return False
-        self._next_word_s = now_s + self._every_s
+        self._due_s = now_s + self._every_s
         return True

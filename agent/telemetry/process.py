@@ -16,7 +16,7 @@ _SELF = Path("/proc/self")
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatistics:
-    """``cpu_ratio`` is the share of one core since the reading before; 0 at the first."""
+    """``cpu_ratio`` is the share of one core since the last reading; 0 at the first."""
 
     rss_bytes: int
     cpu_ratio: float
@@ -25,7 +25,7 @@ class ProcessStatistics:
 
 
 class ProcessMeter:
-    """Reads the process; keeps the last reading to tell the processor time between two."""
+    """Reads the process. Keeps the last reading, for the CPU time between two."""
 
     def __init__(self) -> None:
         self._last: tuple[float, float] | None = None
@@ -34,7 +34,7 @@ class ProcessMeter:
 
     def read(self) -> ProcessStatistics:
         """One reading. Source: proc(5), statm field 2."""
-        # Without a free descriptor nothing can be read; what was read last is told then.
+        # Without a free descriptor nothing can be read: repeat the last values.
         with suppress(OSError):
             self._resident_pages = int((_SELF / "statm").read_text(encoding="ascii").split()[1])
             self._fds = sum(1 for _ in (_SELF / "fd").iterdir()) - 1  # the listing itself holds one

@@ -1,4 +1,4 @@
-"""Decides when the agent speaks of itself, and puts the figures of its parts together."""
+"""Decides when the messages about the agent itself are due, and collects their figures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TIMES_KEPT = 100_000
 
 @dataclass(frozen=True, slots=True)
 class ReportedParts:
-    """What is reported on."""
+    """The parts that are reported on."""
 
     pipeline: Pipeline
     publisher: Publisher
@@ -50,9 +50,10 @@ class ReportedParts:
 
 
 class Reporter:
-    """Makes `latency`, `health` and the cameras' health when they are due.
+    """Publishes `latency`, `health` and the cameras' health when they are due.
 
-    ``camera_changed``, ``set_disabled`` and ``result_sent`` are called by any thread, the rest by the main loop.
+    ``camera_changed``, ``set_disabled`` and ``result_sent`` may be called from any thread, the rest from the main
+    loop.
     """
 
     def __init__(self, identity: Identity, hangs: HangMonitor, *, clock: Clock) -> None:
@@ -72,11 +73,11 @@ class Reporter:
         self._cameras_due_ns = now_ns
 
     def camera_changed(self, name: str) -> None:
-        """The camera's state is another one: its health is sent at the next tick."""
+        """The camera's state has changed: send its health at the next tick."""
         self._changed.append(name)
 
     def set_disabled(self, names: Collection[str]) -> None:
-        """These cameras are configured and not read, from now on."""
+        """Set which cameras are configured as disabled."""
         self._disabled = frozenset(names)
         self._changed.extend(names)
 
@@ -85,7 +86,7 @@ class Reporter:
         self._publish_ms[result.served.key].append((sent_ns - result.decided_at_ns) / 1e6)
 
     def tick(self, parts: ReportedParts) -> None:
-        """Send what is due."""
+        """Publish what is due."""
         now_ns = self._clock.monotonic_ns()
         if now_ns >= self._latency_due_ns:
             self._latency_due_ns = now_ns + LATENCY_EVERY_NS
@@ -102,7 +103,7 @@ class Reporter:
             parts.publisher.offer(self._health(parts))
 
     def send_final_report(self, parts: ReportedParts) -> None:
-        """After the pipeline has stopped: the final books."""
+        """Publish the final counters, after the pipeline has stopped."""
         self._changed.extend(parts.pipeline.cameras)
         self._send_camera_health(parts)
         parts.publisher.offer(self._latency(parts))
@@ -118,7 +119,7 @@ class Reporter:
                 parts.publisher.offer(camera_health(seen, device=device, session=session, utc_ns=now_ns))
             elif name in self._disabled:
                 parts.publisher.offer(disabled_health(name, device=device, session=session, utc_ns=now_ns))
-            # Any other has just gone from the configuration.
+            # Any other name has just left the configuration.
 
     def _latency(self, parts: ReportedParts) -> Latency:
         models = {}

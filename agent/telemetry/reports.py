@@ -1,4 +1,4 @@
-"""The messages in which the agent speaks of itself, made from what its parts count."""
+"""From the statistics of the parts to the messages about the agent itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from engines import EngineInfo, ModelPackage
 
 
 def percentiles(values_ms: Sequence[float]) -> Percentiles | None:
-    """Percentiles and maximum of ``values_ms`` for a message; None without values."""
+    """Percentiles and maximum of ``values_ms``; None without values."""
     if not values_ms:
         return None
     p50, p95, p99, highest = (round(one, 4) for one in percentiles_of(values_ms, (50, 95, 99, 100)))
@@ -33,9 +33,9 @@ def percentiles(values_ms: Sequence[float]) -> Percentiles | None:
 
 
 def model_latency(times: Sequence[tuple[StageTimes, int]], publish_ms: Sequence[float]) -> ModelLatency:
-    """One model's window; ``times`` are stage times with the size of the batch that each frame was in."""
+    """One model's window. ``times`` are the stage times of each frame, with the size of its batch."""
     stages = [stage for stage, _ in times]
-    # Results are published in the order in which they were decided, so the newest of both belong together.
+    # Results are published in the order of their decisions, so the newest of both lists belong together.
     totals = [stage.total_ms for stage in stages]
     paired = min(len(totals), len(publish_ms))
     to_network = [a + b for a, b in zip(totals[-paired:], publish_ms[-paired:], strict=True)] if paired else []
@@ -53,7 +53,7 @@ def model_latency(times: Sequence[tuple[StageTimes, int]], publish_ms: Sequence[
 
 
 def camera_accounting(counts: CameraCounts) -> CameraAccounting:
-    """The books of one camera."""
+    """The frame counters of one camera."""
     return CameraAccounting(
         captured=counts.captured,
         classified=counts.classified,
@@ -63,7 +63,7 @@ def camera_accounting(counts: CameraCounts) -> CameraAccounting:
 
 
 def classifier_accounting(counts: ClassifierCounts) -> ClassifierAccounting:
-    """The books of one classifier."""
+    """The frame counters of one classifier."""
     return ClassifierAccounting(
         offered=counts.offered,
         classified=counts.classified,
@@ -74,7 +74,7 @@ def classifier_accounting(counts: ClassifierCounts) -> ClassifierAccounting:
 
 
 def camera_health(statistics: CameraStatistics, *, device: str, session: int, utc_ns: int) -> CameraHealth:
-    """How one camera is."""
+    """The health of one camera."""
     age_s = statistics.last_frame_age_s
     counts = statistics.counts
     return CameraHealth(
@@ -96,7 +96,7 @@ def camera_health(statistics: CameraStatistics, *, device: str, session: int, ut
 
 
 def disabled_health(camera: str, *, device: str, session: int, utc_ns: int) -> CameraHealth:
-    """A camera that is configured and not read."""
+    """The health of a camera that is configured as disabled."""
     return CameraHealth(
         device=device,
         session=session,
@@ -116,7 +116,7 @@ def disabled_health(camera: str, *, device: str, session: int, utc_ns: int) -> C
 
 
 def model_runtime(info: EngineInfo, package: ModelPackage) -> ModelRuntime:
-    """One model and what really runs it."""
+    """One model and the engine that really runs it."""
     return ModelRuntime(
         name=package.name,
         version=package.version,
@@ -141,7 +141,7 @@ def model_runtime(info: EngineInfo, package: ModelPackage) -> ModelRuntime:
 
 
 def camera_runtimes(config: AgentConfig, descriptions: Mapping[str, str]) -> dict[str, CameraRuntime]:
-    """Every camera and what is asked about its frames; ``descriptions`` by camera, free of credentials."""
+    """Every camera with its classifiers. ``descriptions`` by camera, without credentials."""
     return {
         name: CameraRuntime(
             source=camera.source.type,
@@ -166,7 +166,7 @@ def camera_runtimes(config: AgentConfig, descriptions: Mapping[str, str]) -> dic
 
 
 def library_versions(infos: Iterable[EngineInfo]) -> dict[str, str]:
-    """The versions that the running engines name, put together."""
+    """The library versions of all running engines."""
     versions: dict[str, str] = {}
     for info in infos:
         versions.update(info.versions)

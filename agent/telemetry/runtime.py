@@ -28,7 +28,7 @@ def runtime_message(
     previous_exit: str | None,
     changed: str | None,
 ) -> Runtime:
-    """What ``pipeline`` runs under ``loaded``; ``changed`` says what changed while the agent ran."""
+    """What ``pipeline`` runs with ``loaded``. ``changed`` says what changed since the last message."""
     infos = {key: info for key, worker in pipeline.workers.items() if (info := worker.statistics().info) is not None}
     return Runtime(
         device=identity.device,
@@ -62,7 +62,7 @@ def runtime_message(
 
 
 class RuntimeAnnouncer:
-    """Knows the configuration in force and publishes what runs under it. From any thread."""
+    """Holds the configuration in force and publishes what runs with it. Any thread."""
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class RuntimeAnnouncer:
         return self._loaded
 
     def describe_device(self) -> None:
-        """Ask the libraries for their versions and the device, which takes a moment; best while engines load."""
+        """Read the versions of libraries and device. Takes a moment, so call it while engines load."""
         _ = self._environment
 
     def applied(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
-        """``loaded`` is in force from now on."""
+        """``loaded`` is in force now: publish it."""
         with self._lock:
             self._loaded = loaded
             cameras = loaded.config.cameras
@@ -102,7 +102,7 @@ class RuntimeAnnouncer:
             self._announce(packages, None)
 
     def engines_changed(self, changed: str) -> None:
-        """An engine was replaced, or a better one could not be had: ``changed`` says which and why."""
+        """An engine was replaced, or its replacement failed: ``changed`` says which and why."""
         with self._lock:
             packages = {key: worker.package for key, worker in self._pipeline.workers.items()}
             self._announce(packages, changed)

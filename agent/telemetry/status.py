@@ -1,7 +1,7 @@
-"""What `systemctl status` says of the agent: what is wrong now, the worst first, else what it does.
+"""The line of `systemctl status`: what is wrong now, the worst first; otherwise what runs.
 
-``problems`` is a pure function of what the parts count; ``StatusLine`` knows since when each of them lasts and how
-often the service manager is told.
+``problems`` is a pure function of the parts' statistics. ``StatusLine`` keeps since when each problem lasts, and
+limits how often the line is sent.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from agent.telemetry.reporter import ReportedParts
 from agent.thermal.monitor import ThermalStatistics
 
 MAX_CHARACTERS = 400
-"""Of the whole line; a terminal shows about three lines of it."""
+"""Length of the whole line, about three lines of a terminal."""
 _MAX_REASON = 120
 _LOOK_EVERY_S = 0.5
 _SEND_EVERY_S = 1.0
 _REFRESH_EVERY_S = 10.0
-"""Of the seconds alone: each line that is sent wakes the service manager."""
+"""For changes of seconds alone, because each sent line wakes the service manager."""
 _PATIENCE_S = 5.0
-"""A connection that is made for the first time, or a camera that opens, is nothing to tell before."""
+"""A first connection, or a camera that opens, is no problem before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the parts say at one moment. ``arriving`` are the workers that load for another configuration, ``refused``
-    is why the configuration was refused that was read last, ``stuck`` what keeps the watchdog from being fed."""
+    """The statistics of the parts at one moment. ``arriving`` are the workers that load for a new configuration,
+    ``refused`` is why the last read configuration was refused, ``stuck`` why the watchdog is not fed."""
 
     cameras: Sequence[CameraStatistics]
     workers: Sequence[WorkerStatistics]
@@ -45,7 +45,7 @@ class Observation:
 
 
 def observe(parts: ReportedParts, *, refused: str | None, stuck: str | None, is_starting: bool) -> Observation:
-    """Ask the parts; see Observation for the rest. Cameras are opened once the engines are loaded."""
+    """Collect the statistics; see Observation. No cameras while starting: they open after the engines have loaded."""
     seen = parts.pipeline.statistics()
     return Observation(
         cameras=() if is_starting else seen.cameras,
@@ -61,9 +61,9 @@ def observe(parts: ReportedParts, *, refused: str | None, stuck: str | None, is_
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong. ``key`` says which one it is, whatever its words become.
+    """One problem. ``key`` identifies it while its text changes.
 
-    The line reads ``before``, ``for 12 s`` where ``is_timed``, and ``reason`` in brackets or after a colon.
+    The line reads ``before``, ``for 12 s`` if ``is_timed``, and ``reason`` in brackets or after a colon.
     """
 
     key: str
@@ -71,11 +71,11 @@ class Problem:
     reason: str | None = None
     is_timed: bool = False
     is_progress: bool = False
-    """The reason counts up, so that it is no change of the line."""
+    """The reason counts up, so a new one alone is no change of the line."""
     patience_s: float = 0.0
 
     def text(self, age_s: float) -> str:
-        """As it is shown once it has lasted ``age_s`` seconds."""
+        """The text after ``age_s`` seconds."""
         said = f"{self.before} for {duration(age_s)}" if self.is_timed else self.before
         reason = _short(self.reason)
         if not reason:
@@ -84,7 +84,7 @@ class Problem:
 
 
 def problems(seen: Observation) -> Iterator[Problem]:
-    """Everything that is wrong, the worst first."""
+    """All problems, the worst first."""
     if seen.stuck is not None:
         yield Problem("stuck", "stuck, the watchdog will end it", seen.stuck)
     yield from _cameras(seen.cameras)
@@ -105,7 +105,7 @@ def problems(seen: Observation) -> Iterator[Problem]:
 
 
 def _cameras(cameras: Iterable[CameraStatistics]) -> Iterator[Problem]:
-    # Lost cameras before those with a bad picture: those still give frames.
+    # Lost cameras before those with an image fault, which still deliver frames.
     cameras = tuple(cameras)
     for camera in cameras:
         key, name = f"camera {camera.name}", f"camera {camera.name}"
@@ -147,7 +147,7 @@ def _builds(workers: Iterable[WorkerStatistics]) -> Iterator[Problem]:
 
 
 def _first_fault(message: str) -> str:
-    """Of several faults of a file the first, as ``agent.yaml:12: ...``; the log has them all."""
+    """The first of several faults of a file, as ``agent.yaml:12: ...``; the log has them all."""
     lines = [line.strip() for line in message.splitlines() if line.strip()] or [message]
     first = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
     place, colon, rest = first.partition(":")
@@ -157,7 +157,7 @@ def _first_fault(message: str) -> str:
 
 
 def usual(seen: Observation) -> str:
-    """What it does while nothing is wrong."""
+    """The line while nothing is wrong."""
     if seen.is_starting:
         return f"starting, loading the engines of {', '.join(worker.model for worker in seen.workers)}"
     engines = sorted({worker.info.name for worker in seen.workers if worker.info is not None})
@@ -165,7 +165,7 @@ def usual(seen: Observation) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``12 s``, ``3 min``, ``2 h 5 min``, ``4 d``: as exact as anybody wants to know."""
+    """``12 s``, ``3 min``, ``2 h 5 min``, ``4 d``."""
     whole = max(int(seconds), 0)
     if whole < 180:
         return f"{whole} s"
@@ -175,7 +175,7 @@ def duration(seconds: float) -> str:
 
 
 def line_from_texts(texts: Sequence[str]) -> str:
-    """One line of at most MAX_CHARACTERS; what does not fit is counted."""
+    """One line of at most MAX_CHARACTERS, with the number of texts that do not fit."""
     line = ""
     for index, text in enumerate(texts):
         joined = f"{line}; {text}" if line else text
@@ -194,7 +194,7 @@ def _short(text: str | None) -> str:
 class StatusLine:
     """Keeps the service manager's line up to date. Used by the main loop alone.
 
-    A change is told within a second or so, seconds that pass every ten; nothing is told more than once a second.
+    Changes are sent within about a second, passing seconds every ten; never more than one line per second.
     """
 
     def __init__(self, notifier: Notifier, look: Callable[[], Observation], *, clock: Clock) -> None:
@@ -208,13 +208,13 @@ class StatusLine:
         self._sent_keys: tuple[str, ...] | None = None
 
     def ready(self) -> None:
-        """Tell the service manager that the agent works from now on, and the line of this moment."""
+        """Send READY to the service manager, with the current line."""
         self._sent, self._sent_keys = self._compose()
         self._sent_at_s = self._now_s()
         self._notifier.ready(self._sent)
 
     def tick(self) -> None:
-        """Tell the service manager what has changed."""
+        """Send the line if it has changed."""
         now_s = self._now_s()
         if not self._notifier.is_listened_to or now_s < self._look_at_s:
             return
@@ -228,7 +228,7 @@ class StatusLine:
             self._sent, self._sent_at_s, self._sent_keys = line, now_s, keys
 
     def _compose(self) -> tuple[str, tuple[str, ...]]:
-        """The line, and what tells it from another one although seconds have passed."""
+        """The line, and the keys that identify it apart from its seconds."""
         now_s, seen = self._now_s(), self._look()
         found = list(problems(seen))
         self._since_s = {problem.key: self._since_s.get(problem.key, now_s) for problem in found}

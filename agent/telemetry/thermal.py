@@ -12,7 +12,7 @@ from agent.thermal.sensors.base import ThermalSample
 
 
 def thermal_message(snapshot: ThermalSnapshot, identity: Identity) -> Thermal:
-    """The message of one moment."""
+    """The message for one snapshot."""
     sample, limits, now_ns = snapshot.sample, snapshot.limits, snapshot.at_ns
     seen = sample if sample is not None else ThermalSample(source=snapshot.sensor.source, taken_at_ns=now_ns)
     return Thermal(

@@ -1,8 +1,8 @@
-"""The boards that can be simulated: every number with where it comes from.
+"""The boards that can be simulated: every number with its source.
 
-Marks: [D] published by the maker or read from a board's own files, [M] measured by MLPerf's power runs, [A] an
-assumption of ours that gives the behaviour described beside it. Neither board is a copy of one on a desk; they stand
-for a module of that family in a housing without a fan (orin) and on its developer kit (thor).
+Marks: [D] published by the maker or read from a board's own files, [M] measured by MLPerf's power runs, [A] our
+assumption, which gives the behaviour described beside it. Neither is a copy of one real board; they represent a module
+of that family in a housing without a fan (orin) and on its developer kit (thor).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent.thermal.sensors.base import TripPoints
 
 @dataclass(frozen=True, slots=True)
 class Die:
-    """One block of the chip: a small heat capacity over the heat sink that all blocks share."""
+    """One block of the chip: a small heat capacity on the heat sink that all blocks share."""
 
     idle_watts: float
     load_watts: float
@@ -30,25 +30,25 @@ class Die:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A clock that GPU and CPU can run at, and the voltage that it needs, as shares of the highest."""
+    """A clock of GPU and CPU, and the voltage that it needs, as shares of the highest."""
 
     clock_ratio: float
     voltage_ratio: float
 
     @property
     def energy_ratio(self) -> float:
-        """Energy of one inference in a clocked block: the charge that is moved is the same, so it goes with V²."""
+        """Energy of one inference in a clocked block, proportional to V²: the charge moved is the same."""
         return self.voltage_ratio * self.voltage_ratio
 
 
 @dataclass(frozen=True, slots=True)
 class BoardParameters:
-    """A board as resistances and capacities, and what its kernel does when it is hot."""
+    """A board as thermal resistances and capacities, and what its kernel does when it is hot."""
 
     name: str
     dies: Mapping[str, Die]
     other_idle_watts: float
-    """Memory, regulators and the rest: heats the sink, has no zone."""
+    """Memory, regulators and the rest: heat the sink and have no zone."""
     other_load_watts: float
     sink_kelvin_per_watt: float
     """From the heat sink to the air."""
@@ -61,13 +61,13 @@ class BoardParameters:
     """The kernel lowers the clocks by one step a second above it, and raises them by one below it."""
     throttle_release_kelvin: float
     operating_points: tuple[OperatingPoint, ...]
-    """Highest clock first. The kernel throttles through them, and an agent that may set clocks chooses among them."""
+    """Highest clock first. The kernel throttles through them; an agent that may set clocks chooses among them."""
     max_clock_hz: int
     """GPU clock of the first point."""
     critical_celsius: float
     """The board switches off."""
     capacity_ratio: float
-    """What the engine could do at full clocks, as a multiple of the full rate; it falls in step with the clock."""
+    """What the engine could do at full clocks, as a multiple of the full rate; proportional to the clock."""
     power_total: str
     """Name of the rail that carries the whole input."""
     sensor_noise_kelvin: float
@@ -89,16 +89,16 @@ _TEGRA_X1_MILLIVOLTS = (
     (921.6, 1171),
 )
 """(MHz, mV) of the Tegra X1's GPU. [D] Linux, drivers/gpu/drm/nouveau/nvkm/subdev/volt/gm20b.c: the coefficients of
-`gm20b_cvb_coef`, put into the formula of gk20a.c at a speedo of 2000. It is the newest Tegra whose table is public."""
+`gm20b_cvb_coef`, in the formula of gk20a.c at a speedo of 2000. The newest Tegra whose table is public."""
 _TEGRA_X1_FLOOR_MILLIVOLTS = 840
-"""[D] `speedo_to_vmin` in the same file: 810 to 950 by the chip's sort, 840 for two of the five."""
+"""[D] `speedo_to_vmin` in the same file: 810 to 950 depending on the chip, 840 for two of the five kinds."""
 
 
 def operating_points(megahertz: tuple[float, ...]) -> tuple[OperatingPoint, ...]:
-    """Points at these clocks, given from the highest down.
+    """Points at these clocks, the highest first.
 
     [A] The voltage falls with the clock as on the Tegra X1, at the same share of the highest clock, down to its floor:
-    neither Orin's nor Thor's table is public, and their power firmware keeps it.
+    neither Orin's nor Thor's table is public.
     """
     highest_mhz, highest_mv = _TEGRA_X1_MILLIVOLTS[-1]
 

@@ -1,23 +1,23 @@
-"""The highest clocks of GPU and CPU, lowered through the kernel's own files and put back.
+"""The lever on the clocks: lowers the maximum clocks of GPU and CPU through the kernel's files, and restores them.
 
 devfreq: ``/sys/class/devfreq/<gpu>/max_freq`` in Hz; cpufreq: ``/sys/devices/system/cpu/cpufreq/policyN/
-scaling_max_freq`` in kHz. Both are requests of user space: the kernel's own throttling stays in force below them, and
-the power mode (nvpmodel) is not touched. What they held before is written to the state directory before the first
-change, so that the next start puts them back where this one was killed.
+scaling_max_freq`` in kHz. Both are limits set by user space: the kernel's own throttling works below them, and the
+power mode (nvpmodel) is not touched. The original values are written to the state directory before the first change,
+so that the next start restores them after a kill.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agent.config.thermal import ThermalConfig
-from agent.runtime.files import replace_file
+from agent.runtime.boot import BOOT_ID, boot_id
 from agent.runtime.logs import get_logger
 from agent.thermal.levers import MIN_CLOCK_RATIO, Dither, Lever, LeverName, around
 from agent.thermal.sensors.base import Sensor
@@ -25,19 +25,18 @@ from agent.thermal.sensors.choose import SYSFS_ROOT
 from agent.thermal.sensors.cooling import role_of
 from agent.thermal.sensors.files import amount_or_none, folders, text_or_none
 from agent.thermal.sensors.simulated import SimulatedClocks, SimulatedSensor
+from engines import JsonRecord, RecordDamaged
 
 log = get_logger(__name__)
 
 RECORD_NAME = "clocks.json"
-_VERSION = 1
 _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FOR_GOOD = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 @dataclass(slots=True)
 class ClockFile:
-    """One file that holds a highest clock, in the unit of the kernel. ``steps`` are the clocks that it can hold."""
+    """One file with a maximum clock, in the kernel's unit. ``steps`` are the clocks that it can hold."""
 
     path: Path
     original: int
@@ -46,12 +45,12 @@ class ClockFile:
     dither: Dither = field(default_factory=Dither)
 
     def wanted(self, level: float) -> int:
-        """The step of this look for a mean of ``level`` times the clock that it had."""
+        """The step to write now for a mean of ``level`` times the original clock."""
         return round(self.dither.step(level * self.original, *around(level * self.original, self.steps)))
 
 
 def clock_files(root: Path) -> dict[Path, Path]:
-    """The files below ``root`` (for /sys) that hold a highest clock, each with the one that lists its steps."""
+    """The files below ``root`` (for /sys) with a maximum clock, each with the file that lists its steps."""
     gpus = [f for f in folders(root / "class/devfreq") if any(name in f.name for name in _GPU_NAMES)]
     found = {folder / "max_freq": folder / "available_frequencies" for folder in gpus}
     for policy in folders(root / "devices/system/cpu/cpufreq", "policy*"):
@@ -62,9 +61,9 @@ def clock_files(root: Path) -> dict[Path, Path]:
 def clock_levers(
     config: ThermalConfig, sensor: Sensor, *, state_dir: Path, root: Path = SYSFS_ROOT
 ) -> tuple[Lever, ...]:
-    """The lever on the clocks, where the configuration allows it: that of the simulated board for its own sensor.
+    """The lever on the clocks, if the configuration allows it; for a simulated sensor the simulated clocks.
 
-    What an earlier run left lowered is put back in any case.
+    Clocks that an earlier run left lowered are restored in any case.
     """
     if isinstance(sensor, SimulatedSensor):
         return (SimulatedClocks(sensor),) if config.governor.clocks else ()
@@ -76,14 +75,15 @@ def clock_levers(
 
 
 class KernelClocks:
-    """The lever ``clocks``. From any thread; a failure to write is logged once and makes it unavailable."""
+    """The lever ``clocks``. Any thread. A failed write is logged once and makes it unavailable."""
 
     name: LeverName = "clocks"
 
-    def __init__(self, root: Path, *, state_dir: Path, boot_id: Path = _BOOT_ID) -> None:
+    def __init__(self, root: Path, *, state_dir: Path, boot: Path = BOOT_ID) -> None:
         self._root = root
-        self._record = state_dir / RECORD_NAME
-        self._boot_id = boot_id
+        # The boot is part of the value and not of the facts: a record of another boot is no damage to warn of.
+        self._record = JsonRecord[_Originals](state_dir / RECORD_NAME, encode=_encoded, decode=_decoded)
+        self._boot = boot_id(boot)
         self._lock = threading.Lock()
         self._files: list[ClockFile] = []
         self._is_available = bool(clock_files(root))
@@ -96,12 +96,12 @@ class KernelClocks:
         return self._is_available
 
     def engage(self, level: float) -> None:
-        """See Lever. Nothing is done while the kernel itself holds the clocks down and they are not known yet."""
+        """See Lever. Does nothing while the kernel throttles and the original clocks are not known yet."""
         with self._lock:
             if not self._is_available or (not self._files and not self._take_originals()):
                 return
             for file in tuple(self._files):
-                # One that may not be written takes the others with it.
+                # _give_up may have removed the others too.
                 error = _lower(file, max(level, MIN_CLOCK_RATIO)) if file in self._files else None
                 if error is not None:
                     self._give_up(file, error)
@@ -112,13 +112,13 @@ class KernelClocks:
             left = {file.path: file.original for file in self._files if not _put_back(file)}
             had_files, self._files = bool(self._files), []
             if had_files and not left:
-                self._record.unlink(missing_ok=True)
+                self._forget()
             elif left:
                 self._is_available = False
-                log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
+                log.error("thermal.clocks_restore_failed", files=_names(left), remedy="reboot, or write them by hand")
 
     def recover(self) -> None:
-        """Put back what an earlier run of this boot left lowered. Called once, before ``engage``."""
+        """Restore what an earlier run of this boot left lowered. Called once, before ``engage``."""
         with self._lock:
             before = self._read_record()
             if before is None:
@@ -126,18 +126,20 @@ class KernelClocks:
             left = {}
             known = clock_files(self._root)
             for path, original in before.items():
-                # Only files that this program could have lowered, and only upwards: whoever set one higher meant it.
+                # Only files that this program could have lowered, and only upwards: a higher value was set on purpose.
                 current = amount_or_none(path) if path in known else None
                 if current is not None and current < original and _write(path, original) is not None:
                     left[path] = original
             if left:
-                log.error("thermal.clocks_not_restored", files=_names(left), remedy="reboot, or write them by hand")
+                log.error("thermal.clocks_restore_failed", files=_names(left), remedy="reboot, or write them by hand")
                 return
-            self._record.unlink(missing_ok=True)
-            log.warning("thermal.clocks_restored", files=_names(before), reason="an earlier run ended without it")
+            self._forget()
+            log.warning(
+                "thermal.clocks_restored", files=_names(before), reason="an earlier run ended without restoring them"
+            )
 
     def _take_originals(self) -> bool:
-        """Learn what the files hold, and write it down; False where that is not possible now."""
+        """Read the original values and save them; False if that is not possible now."""
         if self._is_capped():
             return False
         files = []
@@ -145,25 +147,20 @@ class KernelClocks:
             original = amount_or_none(path)
             if original:
                 files.append(ClockFile(path, int(original), _steps(steps_path, int(original))))
-        text = json.dumps(
-            {
-                "version": _VERSION,
-                "boot_id": text_or_none(self._boot_id),
-                "files": {str(file.path): file.original for file in files},
-            }
-        )
         try:
-            replace_file(self._record, text, is_durable=True, is_private=True)
+            self._record.save(_Originals(self._boot, {file.path: file.original for file in files}))
         except OSError as exc:
             self._is_available = False
-            why = f"{self._record} cannot be written: {exc.strerror}; without it a kill would leave the clocks low"
+            why = (
+                f"{self._record.path} cannot be written: {exc.strerror}; without it a kill would leave the clocks low"
+            )
             log.warning("thermal.clocks_unavailable", reason=why)
             return False
         self._files = files
         return bool(files)
 
     def _is_capped(self) -> bool:
-        """Whether the files read lower than what was asked for, because the kernel throttles now."""
+        """Whether the kernel throttles now, so that the files read lower than their original values."""
         for folder in folders(self._root / "class/thermal", "cooling_device*"):
             kind = text_or_none(folder / "type") or ""
             if role_of(kind) == "throttle" and (amount_or_none(folder / "cur_state") or 0) > 0:
@@ -171,7 +168,8 @@ class KernelClocks:
         return False
 
     def _give_up(self, file: ClockFile, error: OSError) -> None:
-        """Leave the file alone; the whole lever where it is not allowed, for half of it would only slow things."""
+        """Restore and drop the file; without permission all of them, because half a lever costs speed and saves
+        little."""
         _put_back(file)
         self._files.remove(file)
         if error.errno in _FOR_GOOD:
@@ -180,45 +178,62 @@ class KernelClocks:
             self._files = []
         if not self._files:
             self._is_available = False
-            self._record.unlink(missing_ok=True)
+            self._forget()
         log.warning(
-            "thermal.clocks_unavailable" if not self._files else "thermal.clock_left_alone",
+            "thermal.clocks_unavailable" if not self._files else "thermal.clock_skipped",
             reason=f"{file.path} cannot be written: {error.strerror or error}",
             remedy="install systemd/drop-ins/clocks.conf, or set thermal.governor.clocks to false",
         )
 
     def _read_record(self) -> Mapping[Path, int] | None:
-        """What an earlier run of this boot wrote down; a reboot has put everything back by itself."""
+        """What an earlier run of this boot saved. A reboot restores the clocks without help."""
         try:
-            document = json.loads(self._record.read_text(encoding="utf-8"))
-            is_ours = document["version"] == _VERSION and document["boot_id"] == text_or_none(self._boot_id)
-            files = {Path(path): int(clock) for path, clock in document["files"].items()}
+            before = self._record.read()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            log.warning("thermal.clocks_record_unreadable", file=str(self._record), error=repr(exc))
-            is_ours, files = False, {}
-        if not is_ours:
-            self._record.unlink(missing_ok=True)
+        except RecordDamaged as exc:
+            log.warning("thermal.clocks_record_unreadable", file=str(self._record.path), error=str(exc))
+            before = None
+        if before is None or before.boot != self._boot:
+            self._forget()
             return None
-        return files
+        return before.files
+
+    def _forget(self) -> None:
+        self._record.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Originals:
+    """What the files held before the first change, and in which boot."""
+
+    boot: str
+    files: Mapping[Path, int]
+
+
+def _encoded(originals: _Originals) -> object:
+    return {"boot_id": originals.boot, "files": {str(path): clock for path, clock in originals.files.items()}}
+
+
+def _decoded(value: Any) -> _Originals:
+    return _Originals(str(value["boot_id"]), {Path(path): int(clock) for path, clock in value["files"].items()})
 
 
 def _steps(path: Path, original: int) -> tuple[int, ...]:
-    """The clocks that the kernel lists, from the lowest that is asked for to ``original``."""
-    least = original * MIN_CLOCK_RATIO
+    """The clocks that the kernel lists, from the lowest that the governor uses to ``original``."""
+    lowest = original * MIN_CLOCK_RATIO
     words = (text_or_none(path) or "").split()
-    listed = {int(word) for word in words if word.isdecimal() and least <= int(word) <= original}
+    listed = {int(word) for word in words if word.isdecimal() and lowest <= int(word) <= original}
     if not listed:
-        # Some drivers list none and round by themselves: ten even steps.
-        listed = {round(least + (original - least) * step / 10) for step in range(11)}
+        # Some drivers list none and round what is written: use ten even steps.
+        listed = {round(lowest + (original - lowest) * step / 10) for step in range(11)}
     return tuple(sorted(listed | {original}))
 
 
 def _lower(file: ClockFile, level: float) -> OSError | None:
     current = amount_or_none(file.path)
     if file.written is not None and current is not None and current > file.written:
-        # Somebody else has set it since, by another power mode for one: that is what is put back at the end.
+        # Another program has raised it since, for example a new power mode: restore that value at the end.
         file.original = max(file.original, int(current)) if current > file.original else file.original
     wanted = file.wanted(level)
     if wanted == file.written and current == wanted:
@@ -234,7 +249,7 @@ def _put_back(file: ClockFile) -> bool:
 
 
 def _write(path: Path, value: int) -> OSError | None:
-    """Write one number at once, never waiting; the error where the kernel refuses it."""
+    """Write one number without blocking; return the error if the kernel refuses it."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:

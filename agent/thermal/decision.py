@@ -1,4 +1,4 @@
-"""What the governor decides, and how that is said in one line."""
+"""What the governor decides, as a record and as one line of text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from agent.thermal.levers import NOTHING_MOVED, LeverLevels, LeverName
 
 GovernorState = Literal["off", "free", "reduced", "paused", "blind"]
 Cause = Literal["heat", "over_current", "power_cap", "power_budget", "no_temperature"]
-"""What calls for less: a zone that is or will be too hot, the board's own throttling for want of current or power, the
+"""Why work is cut: a zone that is or will be too hot, the board's own throttling by over-current or a power cap, the
 configured budget, or that no temperature is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class GovernorDecision:
-    """What holds from ``decided_at_ns`` (monotonic) on.
+    """Valid from ``decided_at_ns`` (monotonic) on.
 
-    ``ratio`` is the share of the configured rate that may be classified, 0 when ``paused``; ``levels`` says what else
-    gives way. ``changed`` is True on the decision that changed a level or the state; ``reason`` and ``cause`` are of
-    the last change, and ``cause`` is None where nothing is cut. The zone is the one closest to its limit, and the
+    ``ratio`` is the share of the configured rate that may be classified, 0 when ``paused``; ``levels`` are the levels
+    of all levers. ``changed`` is True on the decision that changed a level or the state. ``reason`` and ``cause``
+    belong to the last change; ``cause`` is None if nothing is cut. ``zone`` is the one closest to its limit, and the
     temperatures are its own.
     """
 
@@ -37,7 +37,7 @@ class GovernorDecision:
     soft_celsius: float | None = None
     hard_celsius: float | None = None
     margin_kelvin: float | None = None
-    """How far its soft limit lies below the temperature at which the board is expected to throttle."""
+    """Distance from its soft limit up to the temperature at which the board is expected to throttle."""
     levels: LeverLevels = NOTHING_MOVED
     previous_levels: LeverLevels = NOTHING_MOVED
     cause: Cause | None = None
@@ -69,9 +69,9 @@ class GovernorDecision:
             "rate": f"rate cut to {self.ratio:.0%}",
         }
         engaged = self.levels.engaged
-        # What costs something comes first; the cheap levers are named where they are all that is moved.
-        told = tuple(name for name in engaged if name in ("clocks", "rate")) or engaged
-        return ", ".join(parts[name] for name in told) or "nothing cut"
+        # Name the levers that cost something; the cheap ones only if no other is engaged.
+        named = tuple(name for name in engaged if name in ("clocks", "rate")) or engaged
+        return ", ".join(parts[name] for name in named) or "nothing cut"
 
 
 _CAUSES: Mapping[Cause, str] = {

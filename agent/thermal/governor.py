@@ -1,9 +1,9 @@
 """The governor: from temperatures and power to one effort, and from that to the levers of this device.
 
-It acts on where a zone will be, not on where it is: the slope of the last seconds, drawn out by two minutes. In the
-band below the soft limit nothing is changed. Above it the effort is cut at once and in proportion; below it the effort
-comes back slowly, and never earlier than a minute after the last cut, so that it cannot swing more often than once a
-minute whatever the temperature does. At the hard limit inference pauses. It never touches the board's power mode.
+It acts on the temperature that a zone will have: the slope of the last seconds, extrapolated by two minutes. In the
+band below the soft limit it changes nothing. Above the band it cuts the effort at once and in proportion. Below the
+band the effort recovers slowly, and no earlier than a minute after the last cut, so that it cannot swing more often
+than once a minute. At the hard limit inference pauses. It never touches the board's power mode.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agent.thermal.sensors.base import ThermalSample
 from agent.thermal.trend import Trend
 
 _CUT_PER_KELVIN = 0.01
-"""Share of the full effort taken away for each kelvin that is predicted too much."""
+"""Share of the full effort cut for each kelvin of predicted excess."""
 _RECOVER_PER_KELVIN = 0.005
 """Share of the full effort given back in ten seconds for each kelvin of room."""
 _MAX_CUT = 0.3
@@ -28,16 +28,16 @@ _MAX_RECOVERY = 0.03
 _STEP = 0.01
 """Smallest change of the effort."""
 _CUT_EVERY_S = 10.0
-"""Between two cuts, so that the first can be seen in the slope."""
+"""Between two cuts, so that the first shows in the slope."""
 _CUT_HOT_EVERY_S = 3.0
 """The same while a zone is above its soft limit and rises."""
 _RECOVER_EVERY_S = 10.0
 _START_JUMP_KELVIN = 4.0
-"""By this much silicon gets hotter within seconds when full work begins: a start closer to the limit begins low."""
+"""Silicon gets this much hotter within seconds when full work begins: a start closer to the limit begins low."""
 _HARD_READINGS = 2
-"""Readings in a row at the hard limit that pause: a single one may be a glitch."""
+"""Readings in a row at the hard limit that pause inference: a single one may be a glitch."""
 _BLIND_PAUSE_S = 300.0
-"""A pause ends after this time where no temperature can be read that would end it."""
+"""A pause ends after this time if no temperature can be read that would end it."""
 _VANISHED_BELOW_SOFT_KELVIN = 15.0
 """A zone that was seen closer than this to its limit and then vanished counts as silence."""
 _POWER_WINDOW_S = 5.0
@@ -47,11 +47,11 @@ _POWER_BAND_RATIO = 0.05
 """Height of the band below the power budget."""
 _ALERT_CUT = 0.15
 _CEILING_RATIO = 0.97
-"""After the board has throttled by itself, no recovery beyond this share of the effort at which it did ..."""
+"""After the board has throttled, effort recovers to at most this share of the effort at which it throttled ..."""
 _CEILING_HELD_S = 1800.0
-"""... for this time, and then higher ..."""
+"""... for this time; then the ceiling rises ..."""
 _CEILING_RISES = 0.05
-"""... by this much in each ten minutes: a supply that is too weak stays too weak, a peak at the start is over."""
+"""... by this much every ten minutes: a weak supply stays weak, a peak at the start passes."""
 _CEILING_RISES_EVERY_S = 600.0
 _MAX_GAP_S = 10.0
 
@@ -63,12 +63,12 @@ _UNCHANGED: Mapping[GovernorState, str] = {
     "paused": "inference is paused",
     "blind": "no temperature is known",
 }
-"""Reason of a state that was not entered by a change of the ratio."""
+"""Reason of a state that was entered without a change of the ratio."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pressure:
-    """How one zone, the power or an alert stands: what it wants cut now, and what it would give back in ten
+    """What one zone, the power or an alert demands: the effort to cut now, or the effort to return within ten
     seconds."""
 
     cut: float
@@ -79,9 +79,9 @@ class _Pressure:
 
 
 class Governor:
-    """Pure: no threads, no clock, no I/O. ``step`` is called with each reading and with the time.
+    """Pure: no threads, no clock, no I/O. Call ``step`` with each reading and the time.
 
-    ``levers`` are those that this device has beside the rate.
+    ``levers`` are the levers that this device has beside the rate.
     """
 
     def __init__(self, config: ThermalConfig, *, levers: Collection[LeverName] = ()) -> None:
@@ -110,21 +110,21 @@ class Governor:
 
     @property
     def limits(self) -> dict[str, Limits]:
-        """The limits in force by zone, with the margin that is kept now."""
+        """The limits in force by zone, with the current margin."""
         return {zone: view.limits for zone, view in self._views.items()}
 
     def use_levers(self, names: Collection[LeverName]) -> None:
-        """Count on these from now on; they take over what one that is gone did."""
+        """Use these levers from now on; they take over the share of one that is gone."""
         had_clocks = "clocks" in self._levers
         self._levers = frozenset(names)
         if had_clocks and "clocks" not in self._levers and not self._paused:
-            # With clocks the smallest effort lies lower, for part of it is a lower clock at the same rate.
+            # The smallest effort is lower with clocks, because part of it is a lower clock at the same rate.
             self._effort = max(self._effort, self._min_effort)
 
     @property
     def _min_effort(self) -> float:
-        least = self._config.min_rate_ratio
-        return least * MIN_CLOCK_RATIO if "clocks" in self._levers else least
+        smallest = self._config.min_rate_ratio
+        return smallest * MIN_CLOCK_RATIO if "clocks" in self._levers else smallest
 
     def step(self, sample: ThermalSample | None, now_ns: int) -> GovernorDecision:
         """Decide with the newest ``sample`` at ``now_ns`` (monotonic). The same sample twice counts once."""
@@ -145,7 +145,7 @@ class Governor:
         return self._decided(now_ns, reason)
 
     def _read(self, sample: ThermalSample, now_s: float) -> str | None:
-        """Take the new sample in and act on it; the reason when the effort or the pause changed."""
+        """Act on a new sample; return the reason if the effort or the pause changed."""
         taken_s = sample.taken_at_ns / 1e9
         passed_s = min(taken_s - self._last_sample_s, _MAX_GAP_S)
         self._last_sample_s = taken_s
@@ -167,10 +167,10 @@ class Governor:
         return self._cut(pressures, now_s) or self._recover(pressures, now_s, passed_s)
 
     def _look_at_zones(self, sample: ThermalSample, taken_s: float) -> list[ZoneView]:
-        """The governed zones that were read in ``sample``; forget those that are only watched again."""
+        """The governed zones that ``sample`` has; forget those that are only watched again."""
         governed = limits_of(sample, self._config)
         for zone in (sample.temperatures.keys() & self._zones.keys()) - governed.keys():
-            # It stood in for zones that could not be read, or whose trip points were unknown, and is watched again.
+            # It was governed instead of zones that could not be read, or had unknown trip points.
             del self._zones[zone], self._views[zone]
         self._silent_since_s = taken_s
         for zone, limits in governed.items():
@@ -203,7 +203,7 @@ class Governor:
         self._ceiling = min(self._ceiling, max(self._effort * _CEILING_RATIO, self._min_effort))
         self._ceiling_rises_s = now_s + _CEILING_HELD_S
         return [
-            _Pressure(_ALERT_CUT, 0.0, f"the board throttles already ({text})", cause)
+            _Pressure(_ALERT_CUT, 0.0, f"the board already throttles ({text})", cause)
             for cause, text in sample.throttle_causes.items()
         ]
 
@@ -251,11 +251,13 @@ class Governor:
         return f"{worst.text}: {self._noun} cut from {before:.0%} to {self._effort:.0%}"
 
     def _recover(self, pressures: list[_Pressure], now_s: float, passed_s: float) -> str | None:
-        least = min(pressures, key=lambda pressure: pressure.room, default=None)
-        if least is None or least.room <= 0.0 or self._effort >= self._ceiling:
+        tightest = min(pressures, key=lambda pressure: pressure.room, default=None)
+        if tightest is None or tightest.room <= 0.0 or self._effort >= self._ceiling:
             self._credit = 0.0
             return None
-        self._credit = min(self._credit + min(least.room, _MAX_RECOVERY) * passed_s / _RECOVER_EVERY_S, _MAX_RECOVERY)
+        self._credit = min(
+            self._credit + min(tightest.room, _MAX_RECOVERY) * passed_s / _RECOVER_EVERY_S, _MAX_RECOVERY
+        )
         waits = now_s - max(self._last_cut_s, self._last_blind_s) < self._config.recover_after_s
         if waits or now_s - self._last_recovery_s < _RECOVER_EVERY_S or self._credit < _STEP:
             return None
@@ -265,7 +267,7 @@ class Governor:
         self._last_recovery_s = now_s
         if self._effort >= 1.0:
             self._cause = None
-        return f"{least.text}: {self._noun} back from {before:.0%} to {self._effort:.0%}"
+        return f"{tightest.text}: {self._noun} back from {before:.0%} to {self._effort:.0%}"
 
     @property
     def _noun(self) -> str:
@@ -284,7 +286,7 @@ class Governor:
         )
 
     def _resume(self, now_s: float) -> str | None:
-        """Where every zone is cool enough; one that gave no temperature since is taken to be as it was."""
+        """End the pause if every zone is cool enough; a zone without a new reading counts with its last one."""
         band = self._config.hysteresis_celsius
         if now_s - self._last_cut_s < self._config.recover_after_s:
             return None
@@ -296,10 +298,10 @@ class Governor:
         self._paused = False
         self._effort = self._min_effort
         self._last_recovery_s = now_s
-        return f"{why}: inference goes on at {self._config.min_rate_ratio:.0%}"
+        return f"{why}: inference resumes at {self._config.min_rate_ratio:.0%}"
 
     def _why_blind(self, sample: ThermalSample | None, now_s: float) -> str | None:
-        """Why the temperature counts as unknown, or None while it is known or the machine has none to tell."""
+        """Why the temperature counts as unknown; None while it is known, or if the machine has no sensor."""
         silence_s = self._config.silence_s
         since = self._silent_since_s
         if since is not None and now_s - since >= silence_s:
@@ -322,12 +324,12 @@ class Governor:
         self._credit = 0.0
         cap = max(self._config.silent_rate_ratio, self._config.min_rate_ratio)
         is_first, self._blind = not self._blind, True
-        # No cut, which would put off those for the zones that are still seen.
+        # Not recorded as a cut, which would delay cuts for the zones that are still read.
         self._last_blind_s = now_s
-        # With clocks: the lowest clock and that rate, for nobody sees what a higher one would do.
-        most = cap * MIN_CLOCK_RATIO if "clocks" in self._levers else cap
-        if is_first or self._effort > most:
-            self._effort = min(self._effort, most)
+        # With clocks: the lowest clock at that rate, because the heat of a higher one could not be seen.
+        largest = cap * MIN_CLOCK_RATIO if "clocks" in self._levers else cap
+        if is_first or self._effort > largest:
+            self._effort = min(self._effort, largest)
             self._cause = "no_temperature"
             return f"{why}: rate held to at most {cap:.0%}"
         return None

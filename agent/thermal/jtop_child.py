@@ -1,9 +1,11 @@
 """The program that talks to jtop: one JSON line for each sample on standard output, until standard input closes.
 
-It runs as a process of its own and imports nothing of the agent. jetson-stats is under the AGPL, its import changes
-how `multiprocessing` starts processes, its connect can block for ever and it cannot connect twice in one thread:
-none of that may happen inside the agent. It may be run by another Python than the agent's, the one that has
-jetson-stats.
+It runs as a process of its own, because jetson-stats is under the AGPL, its import changes how `multiprocessing`
+starts processes, its connect can block for ever, and it cannot connect twice in one thread.
+
+The agent reads it with `engines.JsonChild`. `engines.serve_parent` does not fit on this side: `thermal.jtop_python`
+may name an interpreter that has jetson-stats and none of our packages, so this file imports the standard library
+alone. `serve_parent` would also run it at low priority, and a busy board would look like a silent service.
 
     python -m agent.thermal.jtop_child --interval 1.0 [--socket /run/jtop.sock]
 
@@ -25,18 +27,18 @@ from typing import Any, NoReturn
 
 
 def main() -> int:
-    """Print samples until told to stop, or one error."""
-    parser = argparse.ArgumentParser(description="print what jtop says, one JSON line for each sample")
+    """Print samples until standard input ends, or one error."""
+    parser = argparse.ArgumentParser(description="print the values of jtop, one JSON line for each sample")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two samples")
-    parser.add_argument("--socket", help="socket of the service where it is not the usual one")
+    parser.add_argument("--socket", help="socket of the service, if it is not the usual one")
     arguments = parser.parse_args()
-    # Started by path, this folder comes first: its modules must not stand in for anybody else's.
+    # Run by path, Python puts this folder first, where its modules would hide others of the same name.
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     lines = _Lines()
 
     def say_why(_: type[BaseException], exc: BaseException, __: TracebackType | None) -> None:
-        """Whatever ends this program, the parent must hear of it; nobody reads standard error."""
+        """Report any exception to the parent, which takes the reason from a message and not from standard error."""
         lines.put({"kind": "error", "reason": _reason(exc), "message": " ".join(str(exc).split())[:500]})
         leave(1)
 
@@ -56,7 +58,7 @@ class _Lines:
         os.close(nowhere)
 
     def put(self, line: dict[str, Any]) -> None:
-        """Write one line; without a reader this program has no purpose."""
+        """Write one line; end if nobody reads it."""
         try:
             self._out.write(json.dumps(line, default=str) + "\n")
             self._out.flush()
@@ -70,7 +72,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """Standard input is a pipe that nobody writes to; its end is the parent's end."""
+    """Nobody writes to standard input. It ends with the parent."""
     while os.read(0, 4096):
         pass
     leave(0)
@@ -87,11 +89,11 @@ def _print_samples(lines: _Lines, interval_s: float, socket: str | None) -> None
     client.start()
     while client.ok():
         lines.put(_sample(client))
-    raise TimeoutError("the service answers no more")
+    raise TimeoutError("the service has stopped answering")
 
 
 def _sample(client: Any) -> dict[str, Any]:
-    """The properties that the agent reads, as they are."""
+    """The properties that the agent reads, unchanged."""
     gpu = {name: dict(value) for name, value in dict(client.gpu).items()}
     mode = client.nvpmodel
     return {
@@ -114,7 +116,7 @@ def _client_version() -> str:
 
 
 def _reason(exc: BaseException) -> str:
-    """One word for the kinds of failure that are told apart by their message alone."""
+    """One word for the kind of failure; some kinds differ only in their message."""
     text = str(exc)
     known = {
         "not active": "not_active",

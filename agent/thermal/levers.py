@@ -1,8 +1,7 @@
-"""What the governor can move, in the order of what it costs: batches, engine, clocks, rate.
+"""The levers of the governor, cheapest first: batches, engine, clocks, rate.
 
 The governor knows one quantity, the heat that inference may make (its effort, 0 to 1). This module turns it into
-levels of the levers that this device has. Nothing here touches the device: ``Lever`` is how the monitor reaches the
-parts that do.
+levels of the levers that this device has. Nothing here touches the device; the implementations of ``Lever`` do.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from typing import Literal, Protocol
 LeverName = Literal["batches", "engine", "clocks", "rate"]
 
 MIN_CLOCK_RATIO = 0.5
-"""Lowest share of the highest clock that is asked for. Source: on the one Tegra whose table is public (gm20b) the
-voltage stops to fall near four tenths of the highest clock; from there on a lower clock saves no energy per frame."""
+"""Lowest clock that is requested, as a share of the highest. Source: on the one Tegra whose table is public (gm20b)
+the voltage stops falling near 0.4 of the highest clock; below that, a lower clock saves no energy per frame."""
 _BATCHES_HELD_S = 300.0
 _ENGINE_BELOW = 0.9
-"""Effort below which another engine is asked for: replacing one makes heat itself."""
+"""Effort below which a cooler engine is used; the replacement itself makes heat."""
 _ENGINE_AFTER_S = 60.0
 _ENGINE_HELD_S = 900.0
 _MAX_ENGINE_HELD_S = 4 * 3600.0
 
 
 class Lever(Protocol):
-    """One way of making less heat. Called on the thermal monitor's thread; no call may take longer than 0.1 s."""
+    """One way to make less heat. Called on the thermal monitor's thread; no call may take longer than 0.1 s."""
 
     @property
     def name(self) -> LeverName:
@@ -34,23 +33,22 @@ class Lever(Protocol):
 
     @property
     def is_available(self) -> bool:
-        """Whether it can do anything now; asked before each decision, and may change. A lever that was engaged is
-        released when it no longer can."""
+        """Whether it works now. Checked before each decision; an engaged lever that no longer works is released."""
         ...
 
     def engage(self, level: float) -> None:
-        """Make less heat. ``level``: for clocks the share of the highest clock that is allowed, else 0 (no more than
-        usual) to 1. Called again with each reading while it is engaged."""
+        """Make less heat. ``level``: for clocks the allowed share of the highest clock, else 0 (as usual) to 1. Called
+        again with each reading while it is engaged."""
         ...
 
     def release(self) -> None:
-        """Put everything back as it was; harmless when it was never engaged."""
+        """Restore everything; harmless when it was never engaged."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LeverLevels:
-    """What holds now. ``rate_ratio`` and ``clock_ratio`` are 1 where they are not cut."""
+    """The levels in force. ``rate_ratio`` and ``clock_ratio`` are 1 if they are not cut."""
 
     rate_ratio: float = 1.0
     clock_ratio: float = 1.0
@@ -73,17 +71,17 @@ NOTHING_MOVED = LeverLevels()
 
 
 def split_effort(effort: float, *, has_clocks: bool) -> tuple[float, float]:
-    """(clock ratio, rate ratio) that make about this share of the heat: first the clocks, what is left the rate."""
+    """(clock ratio, rate ratio) for about this share of the heat: clocks first, then the rate."""
     if not has_clocks:
         return 1.0, effort
     return max(effort, MIN_CLOCK_RATIO), min(1.0, effort / MIN_CLOCK_RATIO)
 
 
 class Ladder:
-    """Chooses the levels. Pure: told the effort and the time, once a second.
+    """Chooses the levels. Pure: call ``step`` with effort and time once a second.
 
-    Batches and engine are engaged at once or after a minute, and released late: the engine after a quarter of an hour
-    at full effort, and twice as long each time that this was too early.
+    Batches are engaged at once, the engine after a minute. Both are released late: the engine after 15 minutes at full
+    effort, and after twice that time each time this proved too early.
     """
 
     def __init__(self) -> None:
@@ -120,7 +118,7 @@ class Ladder:
 
 
 class Dither:
-    """Reaches a mean between two steps by alternating between them, as the kernel's own throttling does."""
+    """Reaches a mean between two steps by alternating between them, like the kernel's own throttling."""
 
     def __init__(self) -> None:
         self._owed = 0.0
@@ -136,7 +134,7 @@ class Dither:
 
 
 def around(wanted: float, steps: Sequence[float]) -> tuple[float, float]:
-    """The nearest of ``steps`` below ``wanted`` and above it, for ``Dither``; the end twice where it lies outside."""
+    """The nearest of ``steps`` below ``wanted`` and above it, for ``Dither``; twice the end if it lies outside."""
     below = max((step for step in steps if step <= wanted), default=min(steps))
     above = min((step for step in steps if step >= wanted), default=max(steps))
     return below, above

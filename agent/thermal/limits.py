@@ -1,46 +1,45 @@
-"""The soft and the hard limit of each zone, from the board's own trip points or from the configuration."""
+"""The soft and the hard limit of each zone, from the board's trip points or from the configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.config.thermal import GovernorConfig
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 
 CRITICAL_TO_THROTTLE_KELVIN = 5.5
-"""How far below its critical point a zone without a passive one is taken to throttle. No kernel has this rule: it is
-the distance between the two on NVIDIA's own boards, passive and critical:
+"""A zone without a passive trip point is assumed to throttle this far below its critical one. No kernel has this rule:
+it is the distance between the two on NVIDIA's own boards, passive and critical:
 
 - Orin 99.0 and 104.5 in all zones but tj: NVIDIA's patch to tegra234-p3701-0000.dtsi (Yi-Wei Wang, linux-tegra
   list, 24 January 2023), and a user's reading of an Orin NX
 - AGX Xavier Industrial, CPU 103.0 and 108.5, AUX 100.5 and 106.0, GPU 102.0 and 107.5: OE4T/linux-tegra-4.9,
   tegra194-thermal-p2888-0008.dtsi
 - Thor developer kit, critical 114.5, seen to throttle at about 109: developer notes of swsususu/ThorFAN
-- Xavier NX 90.5 and 96.0, TX2 95.5 and 101.0, Nano 97.0 and 102.5: dumps of users that were not found again (of these,
+- Xavier NX 90.5 and 96.0, TX2 95.5 and 101.0, Nano 97.0 and 102.5: dumps of users whose pages are gone (of these,
   a second reading confirms TX2's 101.0, and mainline's tegra210.dtsi Nano's 102.5 for its CPU)
 
 Other makers differ: RK3588 has 85 and 115."""
 
 MIN_DEFAULT_CELSIUS = 80.0
-"""A default below it is none: no silicon of this kind throttles earlier."""
+"""A default below this is not used: no silicon of this kind throttles earlier."""
 
 HARD_BELOW_THROTTLE_KELVIN = 0.5
 """Inference pauses this far below the temperature at which the board throttles."""
 
 HARD_ABOVE_SOFT_KELVIN = 1.0
-"""The limits are never closer than this: the noise of a sensor must not make a pause of a cut."""
+"""Least distance of the two limits: sensor noise must not turn a cut into a pause."""
 
 FALLBACK_THROTTLE_CELSIUS = 95.0
-"""For a board that names no trip point at all: silicon of this kind is rated to 95 degrees and more."""
+"""For a board without any trip point: silicon of this kind is rated for 95 degrees and more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the governor holds one zone to, degrees Celsius; ``soft`` is at least 1 below ``hard``.
+    """The limits of one zone, degrees Celsius; ``soft`` is at least 1 below ``hard``.
 
-    ``throttle_celsius`` is where the board is expected to lower its clocks, ``source`` one short sentence on where
-    that comes from.
+    The board is expected to lower its clocks at ``throttle_celsius``; ``source`` is one short sentence on how that is
+    known.
     """
 
     soft_celsius: float
@@ -50,7 +49,7 @@ class Limits:
 
 
 def limits_of(sample: ThermalSample, config: GovernorConfig) -> dict[str, Limits]:
-    """Limits of every zone of ``sample`` that is governed.
+    """Limits of every governed zone of ``sample``.
 
     Zones without a trip point of their own (a wireless card, a disk) are watched and not governed, unless no zone of
     the board has one, or the configuration sets both limits.
@@ -69,8 +68,8 @@ def limits_of(sample: ThermalSample, config: GovernorConfig) -> dict[str, Limits
 def throttling_of(points: TripPoints) -> tuple[float, str] | None:
     """Where a zone with these trip points is expected to throttle, degrees Celsius, and how that is known.
 
-    None where nothing tells: a zone without trip points, or one that is switched off so early (a battery, a disk) that
-    the rate of inference is not what it is about.
+    None if it is unknown: a zone without trip points, or one that shuts down so early (a battery, a disk) that the
+    rate of inference does not matter to it.
     """
     if points.passive is not None:
         return points.passive, points.source or f"passive trip point at {points.passive:g} °C"
@@ -85,11 +84,6 @@ def throttling_of(points: TripPoints) -> tuple[float, str] | None:
         return None
     default = f"{CRITICAL_TO_THROTTLE_KELVIN:g} K below the critical one at {points.critical:g} °C"
     return below, f"no trip point lowers clocks: {default}"
-
-
-def lowest_soft(limits: Mapping[str, Limits]) -> Limits | None:
-    """The strictest of them, for a message that shows one."""
-    return min(limits.values(), key=lambda limit: limit.soft_celsius, default=None)
 
 
 def _limits_below(throttle: float, source: str, config: GovernorConfig) -> Limits:

@@ -1,8 +1,9 @@
-"""The last 24 hours of heat, one record a minute, in a file of fixed size that survives kills and torn writes.
+"""The last 24 hours of heat, one record per minute, in a file of fixed size that survives kills and torn writes.
 
-The file holds a head and 1440 slots. A record carries a number that only grows, the UTC of its minute, its values and
-a checksum; it goes to the slot ``number % 1440``. Order comes from the numbers, never from the clock, which may jump:
-a record whose UTC does not fit to the newest one is left out by the reader, and counted.
+The file has a header and 1440 slots. Each record has a rising number, the UTC of its minute, its values and a
+checksum, and is written to the slot ``number % 1440``. The numbers give the order, because the clock may jump: the
+reader leaves out records whose UTC does not fit the newest one, and counts them. It is no record of ``engines.store``:
+one minute is written in place, without copying the other 1439.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MAGIC = b"AGTHERM\0"
 _VERSION = 1
 _RECORD = struct.Struct("<QqffffHHHH")
 """Number, UTC second of the minute's end, hottest, rate ratio, clock ratio, watts, throttled seconds by cause (3),
-seconds with a reading; a value that is not known is NaN."""
+seconds with a reading. An unknown value is NaN."""
 _CHECK = struct.Struct("<I")
 _SLOT_BYTES = _RECORD.size + _CHECK.size
 _MAX_NUMBER = 2**62
@@ -40,7 +41,7 @@ _MINUTE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """One minute. ``rate_ratio`` and ``clock_ratio`` are the lowest, the power a mean; None where nothing is known."""
+    """One minute. ``rate_ratio`` and ``clock_ratio`` are minima, ``watts`` a mean; None if unknown."""
 
     utc_s: int
     """Its end, seconds since 1970."""
@@ -55,7 +56,7 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class DayOfHeat:
-    """What the file holds, oldest minute first. ``left_out`` counts minutes that are damaged or of another day."""
+    """The content of the file, oldest minute first. ``left_out`` counts minutes that are damaged or of another day."""
 
     minutes: tuple[Minute, ...]
     left_out: int = 0
@@ -63,7 +64,7 @@ class DayOfHeat:
 
 @dataclass(slots=True)
 class MinuteSum:
-    """Adds up looks, one a second or so, until a minute is full. The clock is monotonic."""
+    """Adds up readings, about one per second, until a minute is full. The clock is monotonic."""
 
     _began_s: float | None = None
     _last_s: float = 0.0
@@ -76,10 +77,10 @@ class MinuteSum:
     _throttled_s: dict[ThrottleCause, float] = field(default_factory=dict)
 
     def add(self, sample: ThermalSample | None, *, rate_ratio: float, clock_ratio: float, now_s: float) -> bool:
-        """Take one look; True when the minute is full and ``take`` is due."""
+        """Add one reading; True when the minute is full and ``take`` is due."""
         if self._began_s is None:
             self._began_s = self._last_s = now_s
-        # A look that comes late stands for ten seconds at most: what lies before it was not seen.
+        # A late reading stands for ten seconds at most; the time before was not observed.
         passed_s = min(max(now_s - self._last_s, 0.0), 10.0)
         self._last_s = now_s
         self._rate, self._clock = min(self._rate, rate_ratio), min(self._clock, clock_ratio)
@@ -97,7 +98,7 @@ class MinuteSum:
         return now_s - self._began_s >= _MINUTE_S
 
     def take(self, utc_s: int) -> Minute:
-        """The minute that ends at ``utc_s``; begin the next one."""
+        """Return the minute that ends at ``utc_s``, and begin the next one."""
         minute = Minute(
             utc_s=utc_s,
             max_celsius=None if math.isnan(self._max_celsius) else self._max_celsius,
@@ -115,7 +116,7 @@ class MinuteSum:
 
 
 class MinuteFile:
-    """Writes minutes. Used by one thread; a failure is logged once and tried again with the next minute."""
+    """Writes minutes. Used by one thread. A failure is logged once; the next minute tries again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -123,16 +124,16 @@ class MinuteFile:
         self._has_failed = False
 
     def append(self, minute: Minute) -> bool:
-        """Write one minute in the place of the oldest; whether that worked."""
+        """Overwrite the oldest minute; return whether that worked."""
         try:
             self._append(minute)
         except OSError as exc:
             if not self._has_failed:
-                log.warning("thermal.minutes_not_kept", file=str(self._path), error=exc.strerror or str(exc))
+                log.warning("thermal.minutes_write_failed", file=str(self._path), error=exc.strerror or str(exc))
             self._has_failed = True
             return False
         if self._has_failed:
-            log.info("thermal.minutes_kept_again", file=str(self._path))
+            log.info("thermal.minutes_write_recovered", file=str(self._path))
         self._has_failed = False
         return True
 
@@ -151,9 +152,9 @@ class MinuteFile:
             os.close(descriptor)
 
     def _begin(self, descriptor: int) -> None:
-        """Make the whole file now: a disk that fills up later then takes nothing away."""
+        """Allocate the whole file now, so that a disk that fills up later does not matter."""
         if os.fstat(descriptor).st_size:
-            log.warning("thermal.minutes_begun_anew", file=str(self._path), reason="another version, or damaged")
+            log.warning("thermal.minutes_reset", file=str(self._path), reason="another version, or damaged")
         os.ftruncate(descriptor, 0)
         os.posix_fallocate(descriptor, 0, _HEAD.size + SLOTS * _SLOT_BYTES)
         _write_all(descriptor, _HEAD.pack(_MAGIC, _VERSION, _SLOT_BYTES, SLOTS), 0)
@@ -161,10 +162,10 @@ class MinuteFile:
 
 
 def read_minutes(path: Path) -> DayOfHeat:
-    """What ``path`` holds of the 24 hours before its newest minute; nothing where it is absent or of another version.
+    """The 24 hours before the newest minute in ``path``; empty if the file is absent or of another version.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: it exists and cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -199,7 +200,7 @@ def _packed(number: int, minute: Minute) -> bytes:
 
 
 def _unpacked(slot: bytes) -> tuple[int, Minute] | None:
-    """Number and minute; None for a slot that is empty or torn."""
+    """Number and minute; None for an empty or torn slot."""
     body, check = slot[: _RECORD.size], slot[_RECORD.size :]
     if len(check) != _CHECK.size or _CHECK.unpack(check)[0] != zlib.crc32(body):
         return None
@@ -223,7 +224,7 @@ def _slots(descriptor: int) -> list[bytes]:
 
 
 def _numbered(descriptor: int) -> dict[int, Minute]:
-    """Every whole record by its number; one that lies in another slot than its own was copied there by a fault."""
+    """Every whole record by its number, except records in the wrong slot, which a fault has copied there."""
     unpacked = ((slot, _unpacked(content)) for slot, content in enumerate(_slots(descriptor)))
     return {one[0]: one[1] for slot, one in unpacked if one is not None and _fits(one[0], slot)}
 

@@ -12,10 +12,10 @@ _STEP_S = 0.5
 
 
 class SimulatedBoard:
-    """Temperatures that follow the rate of inference. Not thread-safe, knows nothing of real time.
+    """Temperatures that follow the rate of inference. Not thread-safe; time passes only in ``advance``.
 
-    ``load`` is the rate asked for as a share of the board's full rate; what is really done is less while the kernel
-    throttles, or ``clock_cap`` holds the clocks down, and nothing once the board has switched off.
+    ``load`` is the requested rate as a share of the board's full rate. Less is done while the kernel throttles or
+    ``clock_cap`` limits the clocks, and nothing once the board has shut down.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class SimulatedBoard:
         self.throttled_s = 0.0
         self.is_off = False
         self.clock_cap = 1.0
-        """Highest clock that the agent allows, as a share of the highest: the next operating point at or below it."""
+        """Clock limit set by the agent, as a share of the highest; the next operating point at or below it is used."""
         self._dies = dict.fromkeys(parameters.dies, start)
         self._hottest_block = max(parameters.dies, key=lambda name: parameters.dies[name].load_watts)
         self._throttle_level = 0
@@ -51,22 +51,17 @@ class SimulatedBoard:
 
     @property
     def watts(self) -> float:
-        """What the whole board draws."""
+        """Power of the whole board."""
         return self._watts
 
     @property
     def load_done(self) -> float:
-        """The share of the full rate that was done in the last step."""
+        """Work done in the last step, as a share of the full rate."""
         return self._load_done
 
     @property
-    def throttle_level(self) -> int:
-        """Steps by which the kernel has lowered the clocks."""
-        return self._throttle_level
-
-    @property
     def operating_point(self) -> OperatingPoint:
-        """Where GPU and CPU run: the lower of what the kernel and what the agent allow."""
+        """The operating point of GPU and CPU: the lower of the kernel's and the agent's limit."""
         points = self.parameters.operating_points
         capped = next((n for n, p in enumerate(points) if p.clock_ratio <= self.clock_cap + 1e-9), len(points) - 1)
         return points[max(self._throttle_level, capped)]
@@ -77,8 +72,7 @@ class SimulatedBoard:
         return self.operating_point.clock_ratio
 
     def advance(self, seconds: float, load: float) -> float:
-        """Let ``seconds`` pass at ``load`` (share of the full rate) and return the work done, in seconds of full
-        rate."""
+        """Simulate ``seconds`` at ``load`` (share of the full rate); return the work done, in seconds of full rate."""
         done = 0.0
         while seconds > 1e-9:
             step = min(_STEP_S, seconds)
@@ -135,7 +129,7 @@ class SimulatedBoard:
             self._throttle_level = max(self._throttle_level - 1, 0)
 
     def alerts(self) -> Mapping[str, int]:
-        """State of each throttle alert; the hottest block's alert is the one that is raised."""
+        """State of each throttle alert; only the hottest block's alert is raised."""
         hottest = max(self._dies, key=lambda name: self._dies[name])
         return {
             alert: int(self._throttle_level > 0 and alert.startswith(f"{hottest}-"))

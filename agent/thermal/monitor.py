@@ -1,4 +1,4 @@
-"""The thread that looks at the sensor, asks the governor, moves the levers and says what changed."""
+"""The thread that reads the sensor, steps the governor, moves the levers and reports changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STOP_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ThermalStatistics:
-    """Counts since the start, and how it stands now."""
+    """Counts since the start, and the current state."""
 
     source: str
     sensor: str
@@ -43,15 +43,15 @@ class ThermalStatistics:
     rate_ratio: float
     clock_ratio: float
     levers: tuple[LeverName, ...]
-    """What gives way now, cheapest first."""
+    """Engaged levers, cheapest first."""
     cause: Cause | None
-    """What for; None where nothing is cut."""
+    """Why they are engaged; None if nothing is cut."""
     reason: str
-    """One short line for people: what is cut, and why."""
+    """One short line for people: what is cut and why."""
     readings: int
-    """Samples that were new."""
+    """New samples."""
     silent_looks: int
-    """Looks that found no sample."""
+    """Looks without a sample."""
     changes: int
     """Changes of the rate or the state."""
     snapshots: int
@@ -60,8 +60,8 @@ class ThermalStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ThermalSnapshot:
-    """How it stands at one moment: ``at_ns`` (monotonic) is ``at_utc_ns``; the decision holds since
-    ``since_utc_ns``. ``sample`` is None while none is worth looking at."""
+    """The state at ``at_ns`` (monotonic), which is ``at_utc_ns``. The decision holds since ``since_utc_ns``;
+    ``sample`` is None while there is no fresh one."""
 
     sample: ThermalSample | None
     decision: GovernorDecision
@@ -73,11 +73,11 @@ class ThermalSnapshot:
 
 
 class ThermalMonitor:
-    """Owns the sensor, the governor and the levers. ``on_decision`` and ``on_snapshot`` are called on its thread,
-    the latter when something worth publishing has changed and each 30 s.
+    """Owns the sensor, the governor and the levers. Calls ``on_decision`` and ``on_snapshot`` on its thread; the
+    latter when something worth publishing has changed, and every 30 s.
 
-    ``minutes`` keeps the last 24 hours; None keeps nothing. The levers are released when it stops.
-    ``failure`` holds the exception that ended the thread, for the owner to raise.
+    ``minutes`` stores the last 24 hours; None stores nothing. The levers are released when it stops. ``failure`` is
+    the exception that ended the thread, for the owner to raise.
     """
 
     def __init__(
@@ -121,8 +121,8 @@ class ThermalMonitor:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, release the levers, end the sensor, within 7 s whatever they hang in; harmless when called
-        twice."""
+        """End the thread, release the levers, stop the sensor: within 7 s even if one hangs. Harmless when
+        repeated."""
         self._stop.set()
         self._thread.join(_STOP_S)
         for lever in self._levers:
@@ -131,7 +131,7 @@ class ThermalMonitor:
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the thread."""
+        """The exception that ended the thread."""
         return self._thread.failure
 
     @property
@@ -141,12 +141,12 @@ class ThermalMonitor:
             return self._decision
 
     def sample(self) -> ThermalSample | None:
-        """The newest sample; None while there is none worth looking at."""
+        """The newest sample; None while there is no fresh one."""
         with self._lock:
             return self._sample
 
     def statistics(self) -> ThermalStatistics:
-        """The counts, and how it stands, at one moment."""
+        """Counts and state of one moment."""
         sensor = self._sensor.describe()
         with self._lock:
             sample, decision = self._sample, self._decision
@@ -174,16 +174,16 @@ class ThermalMonitor:
             )
 
     def throttled_between(self, first_ns: int, last_ns: int) -> bool | None:
-        """Whether the board said that it throttled in that time (monotonic); None where it did not tell.
+        """Whether the board reported throttling in that time (monotonic); None if it reported nothing.
 
-        Two minutes are remembered.
+        The last two minutes are kept.
         """
         with self._lock:
             seen = [state for at_ns, state in self._throttling if first_ns <= at_ns <= last_ns and state is not None]
         return any(seen) if seen else None
 
     def snapshot(self) -> ThermalSnapshot:
-        """How it stands now."""
+        """The current state."""
         sensor = self._sensor.describe()
         with self._lock:
             sample, decision, since_ns, limits = self._sample, self._decision, self._since_utc_ns, self._limits
@@ -204,11 +204,11 @@ class ThermalMonitor:
                 return
 
     def look(self) -> None:
-        """One reading and what follows from it; called by the thread, or by a test in its place."""
+        """One reading and its consequences; called by the thread, or by a test instead."""
         now_ns = self._clock.monotonic_ns()
         sample = self._sensor.latest()
         if self._stop.is_set():
-            return  # the sensor held this thread up past the end; another governor may decide by now
+            return  # the sensor blocked until after the stop; another governor may be in charge now
         self._governor.use_levers([lever.name for lever in self._levers if lever.is_available])
         decision = self._governor.step(sample, now_ns)
         self._move_levers(decision.levels)

@@ -10,22 +10,22 @@ from agent.thermal.limits import HARD_ABOVE_SOFT_KELVIN, Limits
 from agent.thermal.trend import Trend
 
 HORIZON_S = 120.0
-"""How far ahead a zone is predicted. With the governor's gains this damps a heat sink of ten minutes well and leaves
-the loop over the silicon itself (seconds, a few kelvin) a gain below one half."""
+"""How far ahead a zone is predicted. With the governor's gains this damps a heat sink of ten minutes well, and keeps
+the gain of the loop through the silicon (seconds, a few kelvin) below one half."""
 MIN_MARGIN_KELVIN = 1.5
-"""Margin that is kept however right the predictions are: half a kelvin from the throttling temperature to the hard
+"""Smallest margin, however good the predictions are: half a kelvin from the throttling temperature to the hard
 limit, and one from there to the soft one, six times the noise of a sensor that is read in steps of 1/32 degree."""
 _WINDOW_S = 60.0
-"""Readings that the slope is taken from: a sensor's noise of 0.15 K then moves the prediction by 0.1 K only."""
+"""Readings that the slope is taken from: sensor noise of 0.15 K then moves the prediction by only 0.1 K."""
 _SHORT_WINDOW_S = 20.0
 """A jump of the silicon leaves this window sooner: a cut needs both slopes to agree."""
 _GAP_S = 10.0
 _MAX_RISE_KELVIN = 15.0
-"""Most that a slope may add: silicon jumps by some kelvin in seconds when work begins, and then goes on slowly."""
+"""Largest predicted rise: silicon jumps by some kelvin within seconds when work begins, and then rises slowly."""
 _CHECKED_AFTER_S = 20.0
-"""Age of the predictions that are compared with what came: twice the time in which the governor acts."""
+"""Age at which a prediction is compared with the reading: twice the time in which the governor acts."""
 _ERROR_HALF_LIFE_S = 300.0
-"""In this time half of an error is forgotten: half a heat sink's time constant."""
+"""An error halves in this time: half a heat sink's time constant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class ZoneView:
     zone: str
     celsius: float
     predicted: float
-    """Where both slopes, the long and the short one, lead to."""
+    """Where both the long and the short slope lead."""
     cautious: float
-    """Where the long one leads to, and not below where the zone is: what a recovery goes by."""
+    """Where the long slope leads, and at least the current temperature. Recovery uses it."""
     limits: Limits
 
     @property
@@ -47,8 +47,8 @@ class ZoneView:
 
 
 def closer(limits: Limits, config: GovernorConfig, *, margin_kelvin: float) -> Limits:
-    """``limits`` with ``margin_kelvin`` between the soft limit and the throttling temperature; as they are where the
-    soft limit is configured."""
+    """``limits`` with ``margin_kelvin`` between soft limit and throttling temperature; unchanged if the soft limit is
+    configured."""
     if config.soft_celsius != "auto":
         return limits
     soft = limits.throttle_celsius - min(margin_kelvin, config.margin_celsius)
@@ -56,7 +56,7 @@ def closer(limits: Limits, config: GovernorConfig, *, margin_kelvin: float) -> L
 
 
 class ZoneForecast:
-    """The trend of one zone and the largest error of late. ``max_margin`` is what is kept before anything is known."""
+    """The trend of one zone and its recent largest error. The margin starts at ``max_margin_kelvin``."""
 
     def __init__(self, zone: str, *, max_margin_kelvin: float) -> None:
         self._zone = zone
@@ -79,15 +79,15 @@ class ZoneForecast:
 
     @property
     def margin_kelvin(self) -> float:
-        """The smallest margin, and on top of it the largest error of late; at most what the configuration sets."""
+        """The smallest margin plus the recent largest error; at most the configured margin."""
         return self._max_margin if self._is_distrusted else min(self._max_margin, MIN_MARGIN_KELVIN + self._error)
 
     def distrust(self) -> None:
-        """Keep the whole margin from now on: the board throttles at a lower temperature than it was taken to."""
+        """Keep the full margin from now on: the board throttles at a lower temperature than expected."""
         self._is_distrusted = True
 
     def add(self, taken_s: float, celsius: float) -> None:
-        """Take one reading; the caller passes them in the order of time."""
+        """Add one reading; the caller passes them in the order of time."""
         passed_s = taken_s - self._long.last_s
         if passed_s > _GAP_S:
             self._promised.clear()
@@ -97,11 +97,11 @@ class ZoneForecast:
         self._short.add(taken_s, celsius)
         while self._promised and taken_s >= self._promised[0][0]:
             self._error = max(self._error, self._short.fitted() - self._promised.popleft()[1])
-        # By the long window, whose slope has the least noise of its own; compared with a mean, not with one reading.
+        # From the long window, whose slope has the smallest noise; compared with a mean, not with one reading.
         self._promised.append((taken_s + _CHECKED_AFTER_S, self._long.fitted(_CHECKED_AFTER_S)))
 
     def view(self, limits: Limits) -> ZoneView:
-        """How the zone stands with ``limits``."""
+        """The zone's view with ``limits``."""
         expected = min(self._long.fitted(HORIZON_S), self._long.fitted() + _MAX_RISE_KELVIN)
         soonest = min(expected, self._short.fitted(HORIZON_S))
         return ZoneView(self._zone, self.last, soonest, max(expected, self._long.fitted()), limits)

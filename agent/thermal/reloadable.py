@@ -1,4 +1,4 @@
-"""The thermal monitor of the configuration in force, and its way to the next one."""
+"""The thermal monitor of the configuration in force; a reload replaces it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = get_logger(__name__)
 
 
 class ReloadableMonitor:
-    """Owns one monitor at a time. ``on_decision`` hears of the first decision of each that follows another."""
+    """Owns one monitor at a time. ``on_decision`` is called with the first decision of each later one."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class ReloadableMonitor:
         self._monitor.start()
 
     def stop(self) -> None:
-        """See ThermalMonitor; none is started after it."""
+        """See ThermalMonitor. No other monitor is started afterwards."""
         with self._lock:
             self._is_stopped = True
         self._monitor.stop()
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the thread."""
+        """The exception that ended the thread."""
         return self._monitor.failure
 
     def statistics(self) -> ThermalStatistics:
@@ -52,16 +52,16 @@ class ReloadableMonitor:
         return self._monitor.statistics()
 
     def throttled_between(self, first_ns: int, last_ns: int) -> bool | None:
-        """See ThermalMonitor; what an earlier monitor saw is forgotten."""
+        """See ThermalMonitor. Only readings of the current monitor count."""
         return self._monitor.throttled_between(first_ns, last_ns)
 
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
-        """How to go over to ``loaded``, None where nothing differs; so far nothing has changed."""
+        """Return what switches to ``loaded``; None if nothing differs. Changes nothing itself."""
         config = loaded.config.thermal
         return None if config == self._config else partial(self._switch_to, config)
 
     def _switch_to(self, config: ThermalConfig) -> None:
-        """Rates are as the new governor has them from its first word on; it gives way to heat within seconds."""
+        # The new governor's ratio holds at once, not after its first reading: it cuts for heat within seconds.
         fresh = self._make(config)
         self._monitor.stop()
         self._on_decision(fresh.decision)

@@ -1,4 +1,4 @@
-"""The last seconds of one quantity: where it is, how fast it moves, where it will be."""
+"""The last seconds of one quantity: mean, slope, extrapolation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import deque
 
 
 class Trend:
-    """Readings of the last ``window_s`` seconds and the line through them; a hole of more than ``gap_s`` starts anew.
+    """The readings of the last ``window_s`` seconds and the line through them. A gap over ``gap_s`` clears the window.
 
-    The line's slope is 0 while the window holds less than a quarter of its time. The slope, and any point of the line
-    from the newest reading on, grow with the newest reading, all others being equal.
+    The slope is 0 while the readings span less than a quarter of the window. The slope, and any point of the line from
+    the newest reading on, grow with the newest reading if all others stay equal.
     """
 
     def __init__(self, *, window_s: float, gap_s: float) -> None:
@@ -33,7 +33,7 @@ class Trend:
         return self._readings[-1][1]
 
     def add(self, taken_s: float, value: float) -> None:
-        """Take one reading; the caller passes them in the order of time."""
+        """Add one reading; the caller passes them in the order of time."""
         readings = self._readings
         if taken_s - self.last_s > self._gap_s:
             readings.clear()
@@ -41,7 +41,7 @@ class Trend:
         while taken_s - readings[0][0] > self._window_s:
             readings.popleft()
         count = len(readings)
-        # Seconds since the oldest reading: sums over the uptime of a machine would lose their last digits.
+        # Relative to the oldest reading: sums of uptimes would lose their last digits.
         start_s, start = readings[0]
         at = [reading_s - start_s for reading_s, _ in readings]
         values = [reading - start for _, reading in readings]
@@ -55,7 +55,7 @@ class Trend:
             self.slope = (products - sum_at * sum_values / count) / (squares - sum_at * sum_at / count)
 
     def fitted(self, ahead_s: float = 0.0) -> float:
-        """The line through the window, ``ahead_s`` after the newest reading; without a slope the newest reading."""
+        """The line through the window, ``ahead_s`` after the newest reading; the newest reading if the slope is 0."""
         if self.slope == 0.0:
             return self.last
         return self.mean + self.slope * (self.last_s + ahead_s - self._middle_s)

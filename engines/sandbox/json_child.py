@@ -1,7 +1,8 @@
-"""A child process that answers in JSON lines on its standard output. Every child is started here.
+"""A child process that answers in JSON lines on its standard output.
 
-The child reads at most one line, its job, from standard input. Every line of its standard output that is a JSON object
-is a message; every other line, and all of standard error, is kept for the error text: libraries write to both.
+The child reads one line, its job, from standard input, or one line for each ``send``. Every line of its standard
+output that is a JSON object is a message; every other line, and all of standard error, is kept for the error text:
+libraries write to both.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from types import TracebackType
 _MAX_LAST_LINES = 6
 _MAX_LINE_CHARS = 2000
 _READ_BYTES = 65536
+_MAX_LINE_BYTES = 4 * 2**20
+_LOOK_EVERY_S = 0.01
 
 
 class JsonChild:
@@ -32,15 +35,19 @@ class JsonChild:
         on_message: Callable[[dict[str, object]], None],
         job: Mapping[str, object] | None = None,
         environ: Mapping[str, str] | None = None,
+        keeps_input: bool = False,
+        ends_group: bool = False,
     ) -> None:
         """Start ``command`` with ``environ`` added to this process's environment, and send it ``job`` as one line.
 
-        ``job`` must be smaller than a pipe's buffer (64 KiB), so that sending it never waits.
+        ``job`` must be smaller than a pipe's buffer (64 KiB), so that sending it never waits. ``keeps_input`` leaves
+        standard input open for ``send``; it ends with this process. ``ends_group``: ``close`` also kills what the
+        child has started.
         """
         # A group of its own: an interrupt from a terminal reaches this process alone, which ends the child in order.
         self._process = subprocess.Popen(
             list(command),
-            stdin=subprocess.DEVNULL if job is None else subprocess.PIPE,
+            stdin=subprocess.PIPE if job is not None or keeps_input else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -50,6 +57,7 @@ class JsonChild:
         self.error_lines: deque[str] = deque(maxlen=_MAX_LAST_LINES)
         """The last lines that were no message, oldest first."""
         self._on_message = on_message
+        self._ends_group = ends_group
         self._selector = selectors.DefaultSelector()
         self._lines: dict[int, _Lines] = {}
         for stream, take in ((self._process.stdout, self._take_output), (self._process.stderr, self._keep)):
@@ -57,10 +65,11 @@ class JsonChild:
                 os.set_blocking(stream.fileno(), False)
                 self._selector.register(stream, selectors.EVENT_READ)
                 self._lines[stream.fileno()] = _Lines(take)
-        if self._process.stdin is not None:
+        if job is not None:
             with contextlib.suppress(BrokenPipeError):  # it has ended already, which the exit code will say
-                self._process.stdin.write(json.dumps(dict(job or {})).encode() + b"\n")
-                self._process.stdin.close()
+                self.send(job)
+        if not keeps_input:
+            self._close_input()
 
     @property
     def pid(self) -> int:
@@ -75,7 +84,7 @@ class JsonChild:
     @property
     def ending(self) -> str:
         """How an ended child ended, for messages: ``exit code 1`` or ``signal 9 (SIGKILL)``."""
-        code = self._process.returncode
+        code = self.exit_code
         if code is not None and code < 0:
             return f"signal {-code} ({signal_name(-code)})"
         return f"exit code {code}"
@@ -83,7 +92,24 @@ class JsonChild:
     @property
     def exit_code(self) -> int | None:
         """As in ``subprocess``: None while it runs, below 0 for a signal."""
-        return self._process.poll()
+        if not self._ends_group or self._process.returncode is not None:
+            return self._process.poll()
+        # Not reaped before ``close``: the number of a reaped child, which is its group's, may go to another program.
+        left = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if left is None:
+            return None
+        return left.si_status if left.si_code == os.CLD_EXITED else -left.si_status
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Write ``message`` as one line to the child's standard input.
+
+        Raises:
+            BrokenPipeError: the child has ended, or has closed its input.
+        """
+        if self._process.stdin is None or self._process.stdin.closed:
+            raise RuntimeError("this child was started without keeps_input, or is closed")
+        self._process.stdin.write(json.dumps(dict(message)).encode() + b"\n")
+        self._process.stdin.flush()
 
     def read(self, timeout_s: float) -> bool:
         """Wait up to ``timeout_s`` and take what the child has written; False once it has ended and all is read.
@@ -91,25 +117,32 @@ class JsonChild:
         A child may close its output and run on; so the wait goes on until the process is gone.
         """
         if not self._selector.get_map():
-            if self._process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(timeout_s)
-            return self._process.poll() is None
+            self._wait(timeout_s)
+            return self.exit_code is None
         for ready, _ in self._selector.select(timeout_s):
             if not self._lines[ready.fd].take_from(ready.fd):
                 self._selector.unregister(ready.fileobj)
-        return bool(self._selector.get_map()) or self._process.poll() is None
+        return bool(self._selector.get_map()) or self.exit_code is None
 
-    def close(self) -> None:
-        """Kill the child if it still runs, reap it and close the pipes; harmless when called twice."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._selector.close()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
+    def close(self, *, grace_s: float = 0.0, reap_s: float | None = None) -> bool:
+        """End the child's input, kill it if it still runs after ``grace_s``, reap it and close the pipes.
+
+        False if it did not end within ``reap_s`` of the kill: a device that hangs can keep it. Harmless when repeated.
+        """
+        self._close_input()
+        if grace_s > 0.0:
+            self._wait(grace_s)
+        self._kill()
+        try:
+            self._process.wait(reap_s)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            self._selector.close()
+            for stream in (self._process.stdout, self._process.stderr):
+                if stream is not None:
                     stream.close()
+        return True
 
     def __enter__(self) -> JsonChild:
         """Use the child for a while."""
@@ -120,6 +153,28 @@ class JsonChild:
     ) -> None:
         """Close it."""
         self.close()
+
+    def _wait(self, timeout_s: float) -> None:
+        if not self._ends_group:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+            return
+        deadline_s = time.monotonic() + timeout_s
+        while self.exit_code is None and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_EVERY_S)
+
+    def _kill(self) -> None:
+        if not self._ends_group:
+            if self._process.poll() is None:
+                self._process.kill()
+        elif self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def _close_input(self) -> None:
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
 
     def _take_output(self, line: str) -> None:
         try:
@@ -145,6 +200,8 @@ class _Lines:
     def take_from(self, descriptor: int) -> bool:
         """Take what is there; False at the end of the stream."""
         data = os.read(descriptor, _READ_BYTES)
+        if len(self._rest) > _MAX_LINE_BYTES:
+            self._rest = b""  # no message is that long
         *whole, self._rest = (self._rest + data).split(b"\n")
         if not data and self._rest:
             whole, self._rest = [self._rest], b""

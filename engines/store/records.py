@@ -36,9 +36,10 @@ class JsonRecord(Generic[T]):
         form: int = 1,
         facts: Mapping[str, object] | None = None,
         is_owned: bool = False,
+        is_durable: bool = True,
     ) -> None:
         """Read nothing yet. If ``decode`` raises KeyError, TypeError, ValueError or AttributeError, the record is
-        damaged.
+        damaged. ``is_durable``: see ``write_atomic``; False for what is written often and may lose its last change.
         """
         self.path = path
         self._encode = encode
@@ -46,6 +47,7 @@ class JsonRecord(Generic[T]):
         self._form = form
         self._facts: object = json.loads(json.dumps(dict(facts or {})))  # as they read from the disk: tuples are lists
         self._is_owned = is_owned
+        self._is_durable = is_durable
 
     def read(self) -> T:
         """Return the value.
@@ -61,7 +63,7 @@ class JsonRecord(Generic[T]):
             return self._decode(record["value"])
         except FileNotFoundError:
             raise
-        except (OSError, EntryDamaged, ValueError, TypeError, KeyError, AttributeError) as exc:
+        except (OSError, EntryDamaged, ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             raise RecordDamaged(f"{self.path.name}: {exc}") from exc
 
     def load(self) -> T | None:
@@ -78,7 +80,8 @@ class JsonRecord(Generic[T]):
             OSError: it cannot be written; see ``cache_errors``.
         """
         record = {"form": self._form, "facts": self._facts, "value": self._encode(value)}
-        write_atomic(self.path, json.dumps(record, indent=1, sort_keys=True).encode())
+        content = json.dumps(record, indent=1, sort_keys=True).encode()
+        write_atomic(self.path, content, is_durable=self._is_durable)
 
     def _content(self) -> bytes:
         if not self._is_owned:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.thermal.boards import BOARDS
-from agent.thermal.evaluation import (
+from agent.thermal.sensors.base import ThermalSample
+from scripts.thermal_report.evaluation import (
     ConstantPolicy,
     GovernedPolicy,
     OnOffPolicy,
@@ -25,7 +26,6 @@ from agent.thermal.evaluation import (
     closest_limits,
     run,
 )
-from agent.thermal.sensors.base import ThermalSample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

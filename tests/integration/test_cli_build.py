@@ -38,6 +38,7 @@ def test_a_plan_is_built_shown_used_again_and_pruned(tmp_path: Path, nvidia: Fak
     assert code == 0, err
     assert "colours-1.0.0: tensorrt fp16 for Orin is built (it was not in the cache)" in out
     assert "agrees with ort-cpu fp32 on 1.0000" in out
+    assert f"cache: {tmp_path / 'cache'}\n" in out
     assert "engine.building" in err
     code, out, _ = _build(tmp_path, nvidia, *what)
     assert "was in the cache" in out

@@ -13,10 +13,10 @@ from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.inference.rate_sharing import share_ratio
 from agent.thermal.boards import BOARDS, BoardParameters
 from agent.thermal.decision import GovernorDecision
-from agent.thermal.evaluation import GovernedPolicy, Scenario, max_swings_in_a_minute, run
 from agent.thermal.governor import Governor
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.base import ThermalSample
+from scripts.thermal_report.evaluation import GovernedPolicy, Scenario, max_swings_in_a_minute, run
 from tests.fixtures.thermal_samples import FIXED, HARD, SECOND, SOFT, sample
 
 CONFIG = ThermalConfig(source="simulated")

@@ -75,7 +75,7 @@ def test_a_camera_that_stays_loses_no_frame_while_others_come_and_go(running: _R
     assert {result["session"] for result in running.results("stays")} == {1}
 
 
-def test_a_threshold_changes_without_opening_the_camera_anew(running: _Reloading) -> None:
+def test_a_threshold_changes_without_reopening_the_camera(running: _Reloading) -> None:
     strict = {"model": "inspect", "decide": {"enter": 1.0, "exit": 1.0, "votes": 1, "window": 1}}
     running.write({"stays": _camera(classify=[strict]), "goes": _camera(1)})
     running.reload("config.applied")
@@ -130,7 +130,7 @@ def test_a_model_that_cannot_be_served_leaves_the_old_one(running: _Reloading) -
     assert running.results("stays")[-1]["engine"]["name"] == "ort-cpu"
 
 
-def test_another_prefix_starts_anew_in_the_same_process(running: _Reloading) -> None:
+def test_another_prefix_restarts_everything_in_the_same_process(running: _Reloading) -> None:
     running.write({"stays": _camera()}, mqtt={"broker": running._broker.url, "prefix": "plant/hall"})
     running.reload("config.restarting")
     running.recorder.wait_for(

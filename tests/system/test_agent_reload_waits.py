@@ -151,7 +151,7 @@ def test_a_second_reload_waits_its_turn_and_says_so(
         assert agent.end() == 0, agent.stderr
 
 
-def test_a_command_that_changes_something_meanwhile_is_told_so_and_others_are_answered(waiting: Waiting) -> None:
+def test_a_command_that_changes_something_meanwhile_is_refused_and_others_are_answered(waiting: Waiting) -> None:
     waiting.begin_to_build()
     refused = waiting.ask("set", camera="cam", rate_hz=3)
     assert (refused["outcome"], refused["reason"]) == ("failed", "reload_under_way")

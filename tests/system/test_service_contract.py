@@ -141,7 +141,7 @@ def test_starts_that_keep_failing_wait_for_the_manager_and_a_stop_ends_the_wait(
         waits = supervisor.wait_for("EXTEND_TIMEOUT_USEC", within_s=60)
         assert "3 starts in a row failed" in (waits.value("STATUS") or "")
         assert agent.end() == 0
-    # Whoever stopped it may have mended something.
+    # A person who stopped it may have fixed the cause.
     with AgentProcess(tmp_path, "run", "-c", str(config), env=supervisor.environment()) as agent:
         assert agent.wait() == 69
         assert "start.delayed" not in agent.stderr

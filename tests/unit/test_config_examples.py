@@ -35,7 +35,7 @@ def test_the_demonstration_is_the_shipped_file() -> None:
 def test_the_reference_of_the_documentation_is_that_of_the_program() -> None:
     text = (CONFIGS.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
     _, reference = text.split("<!-- reference -->\n\n")
-    assert reference == reference_markdown(), "write it anew below the mark: python -m agent.config.reference"
+    assert reference == reference_markdown(), "write it again below the mark: python -m agent.config.reference"
 
 
 def test_every_key_has_a_line_of_documentation() -> None:

@@ -66,7 +66,10 @@ def test_without_any_home_the_state_directory_has_to_be_named(tmp_path: Path, mo
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     for text in (CASCADE, CASCADE + "state_dir: ~/state\n"):
-        with pytest.raises(ConfigError, match=r"no home directory.*set HOME, or state_dir"):
+        with pytest.raises(
+            ConfigError,
+            match=r"no home directory.*Set HOME or STATE_DIRECTORY, or give absolute paths",
+        ):
             load(tmp_path, text, environ={})
     assert load(tmp_path, CASCADE + "state_dir: /here\n", environ={}).state_dir == Path("/here")
 
@@ -96,23 +99,25 @@ def test_without_a_machine_id_the_host_name_is_taken(tmp_path: Path, content: st
         device_id_of_machine(file, hostname="localhost")
 
 
-def test_missing_files_are_told_with_line_and_the_path_that_was_looked_at(tmp_path: Path) -> None:
+def test_missing_files_are_reported_with_line_and_resolved_path(tmp_path: Path) -> None:
     text = CASCADE.replace("packages/parts-1", "packages/parts-2").replace(
         "{type: pattern}", "{type: file, path: a.mp4}"
     )
     text += "mqtt:\n  broker: mqtts://host\n  tls: {ca_file: ca.pem}\n  password_file: /nowhere/password\n"
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
-    told = caught.value.message.splitlines()
+    lines = caught.value.message.splitlines()
     file = tmp_path / "agent.yaml"
-    assert told[1].startswith(f"  {file}:3: models.parts.package: there is no directory {tmp_path}/packages/parts-2")
-    assert told[2] == f"  {file}:6: cameras.front.source.path: there is no {tmp_path}/a.mp4"
-    assert told[3] == f"  {file}:12: mqtt.tls.ca_file: there is no file {tmp_path}/ca.pem"
-    assert told[4].startswith(f"  {file}:13: mqtt.password_file: the password file /nowhere/password cannot be opened")
+    assert lines[1].startswith(f"  {file}:3: models.parts.package: there is no directory {tmp_path}/packages/parts-2")
+    assert lines[2] == f"  {file}:6: cameras.front.source.path: there is no {tmp_path}/a.mp4"
+    assert lines[3] == f"  {file}:12: mqtt.tls.ca_file: there is no file {tmp_path}/ca.pem"
+    assert lines[4].startswith(
+        f"  {file}:13: mqtt.password_file: the password file /nowhere/password cannot be opened"
+    )
     assert load_config(tmp_path / "agent.yaml", check_files=False).mqtt_password is None
 
 
-def test_a_path_that_cannot_be_looked_at_is_told_by_its_cause(tmp_path: Path) -> None:
+def test_an_unreachable_path_is_reported_with_its_cause(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"models\.parts\.package: .*cannot be reached \(File name too long\)"):
         load(tmp_path, CASCADE.replace("packages/parts-1", "x" * 300))
 
@@ -171,7 +176,7 @@ def test_the_password_beside_the_configuration_goes_before_the_copy_that_systemd
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_password_beside_the_configuration_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_password_beside_the_configuration_is_a_warning(tmp_path: Path) -> None:
     environ, beside = _credential(tmp_path, "at the start\n"), tmp_path / "mqtt-password"
     beside.write_text("newer\n")
     beside.chmod(0)
@@ -268,4 +273,4 @@ def test_two_cameras_with_one_device_are_a_warning(tmp_path: Path, front: str, b
         assert warnings == ()
     else:
         (warning,) = warnings
-        assert warning.startswith(f"{tmp_path}/agent.yaml:11: cameras.back.source: {device} is read by camera front")
+        assert warning.startswith(f"{tmp_path}/agent.yaml:11: cameras.back.source: camera front also reads {device}")

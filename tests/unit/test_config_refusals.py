@@ -93,7 +93,7 @@ KEYS = [
     bad("unknown-in-when", "labels: [dent]", "label: [dent]", "when.label", "`labels`"),
     bad("unknown-in-mqtt", "  username: agent", "  user: agent", "mqtt.user: unknown key", "`username`"),
     bad("password-in-the-file", "  username: agent", "  password: hunter2", "mqtt.password: unknown", "password_file"),
-    bad("nothing-near", "state_dir: auto", "zzz: 1", "zzz: unknown key", "possible here: version"),
+    bad("nothing-near", "state_dir: auto", "zzz: 1", "zzz: unknown key", "allowed here: version"),
     bad("missing-version", "version: 1\n", "", "version: is missing", where="device:"),
     bad("missing-package", "    package: inspect-1.0.0\n", "", "models.inspect.package: is missing",
         where="  inspect:"),
@@ -104,32 +104,32 @@ KEYS = [
 ]  # fmt: skip
 
 TYPES = [
-    bad("wrong-version", "version: 1", "version: 2", "version: 2 is not possible", "give 1"),
-    bad("version-with-a-point", "version: 1", "version: 1.0", "version: 1.0 is not possible", "give 1"),
-    bad("version-true", "version: 1", "version: true", "version: true is not possible"),
-    bad("qos-true", "{qos: 0}", "{qos: true}", "mqtt.results.qos: true is not possible", "one of 0, 1"),
+    bad("wrong-version", "version: 1", "version: 2", "version: 2 is not allowed", "give 1"),
+    bad("version-with-a-point", "version: 1", "version: 1.0", "version: 1.0 is not allowed", "give 1"),
+    bad("version-true", "version: 1", "version: true", "version: true is not allowed"),
+    bad("qos-true", "{qos: 0}", "{qos: true}", "mqtt.results.qos: true is not allowed", "one of 0, 1"),
     bad("number-in-quotes", "rate_hz: 15", 'rate_hz: "15"', "without quotes: 15", "above 0 and at most 1000"),
     bad("truth-in-quotes", "loop: true", 'loop: "true"', "without quotes: true"),
-    bad("text-for-number", "rate_hz: 15", "rate_hz: fast", "`fast` is not possible", "a number", "null"),
-    bad("fraction-for-whole-number", "max_size: 4", "max_size: 4.5", "4.5 is not possible", "a whole number, 1 to 64"),
-    bad("truth-for-number", "priority: 1", "priority: true", "priority: true is not possible", "1 to 9"),
-    bad("number-for-text", "package: inspect-1.0.0", "package: 10", "10 is not possible", "text"),
+    bad("text-for-number", "rate_hz: 15", "rate_hz: fast", "`fast` is not allowed", "a number", "null"),
+    bad("fraction-for-whole-number", "max_size: 4", "max_size: 4.5", "4.5 is not allowed", "a whole number, 1 to 64"),
+    bad("truth-for-number", "priority: 1", "priority: true", "priority: true is not allowed", "1 to 9"),
+    bad("number-for-text", "package: inspect-1.0.0", "package: 10", "10 is not allowed", "text"),
     bad("list-for-section", "device: {id: line-3, name: Line 3}", "device: [a]", "device: a list", "id, name"),
     bad("text-for-section", "  results: {qos: 0}", "  results: fast", "`fast`", "qos, max_hz"),
     bad("empty-section", "  results: {qos: 0}", "  results:", "mqtt.results: is empty", "qos"),
-    bad("section-for-list", "labels: [dent]", "labels: {dent: 1}", "a section is not possible", "a list"),
-    bad("number-in-list-of-text", "labels: [dent]", "labels: [5]", "labels[0]: 5 is not possible", "text"),
+    bad("section-for-list", "labels: [dent]", "labels: {dent: 1}", "a section is not allowed", "a list"),
+    bad("number-in-list-of-text", "labels: [dent]", "labels: [5]", "labels[0]: 5 is not allowed", "text"),
     bad("list-for-option", "{threads: 2}", "{threads: [2]}", "options.threads: a list", "a number or text"),
     bad("text-for-source", "source: {type: file, path: clip.mp4, loop: true}", "source: clip.mp4", "`type:`", "rtsp"),
 ]  # fmt: skip
 
 VALUES = [
     bad("device-id-with-space", "id: line-3", "id: Line 3!", "`Line 3!`", "auto or 1 to 64 lower-case letters"),
-    bad("model-name", "  inspect:", "  In spect: {package: a}\n  inspect:", "this name is not possible", "lower-case"),
-    bad("camera-name-too-long", "  front:", f"  {'f' * 65}:", "this name is not possible"),
+    bad("model-name", "  inspect:", "  In spect: {package: a}\n  inspect:", "this name is not allowed", "lower-case"),
+    bad("camera-name-too-long", "  front:", f"  {'f' * 65}:", "this name is not allowed"),
     bad("precision", "precision: fp32", "precision: fp61", "one of fp32, fp16, int8", "`fp16`"),
     bad("source-type", "type: file", "type: flie", "source.type: `flie`", "`file`", "v4l2"),
-    bad("rate-of-zero", "rate_hz: 15", "rate_hz: 0", "0 is not possible", "above 0"),
+    bad("rate-of-zero", "rate_hz: 15", "rate_hz: 0", "0 is not allowed", "above 0"),
     bad("priority-range", "priority: 1", "priority: 10", "1 to 9"),
     bad("batch-range", "max_size: 4", "max_size: 65", "1 to 64"),
     bad("ratio-range", "enter: 0.7", "enter: 70", "decide.enter: 70", "0 to 1"),
@@ -194,11 +194,11 @@ def test_fault_is_refused_with_its_line_and_what_to_do(tmp_path: Path, case: Bad
     path = tmp_path / "agent.yaml"
     error = refusal(path, text)
     assert error.exit_code == 78
-    told = error.message.splitlines()
-    assert len(told) == 1, f"one fault, one line:\n{error.message}"
-    assert told[0].startswith(f"{path}:{line_of(text, case.where)}:")
+    faults = error.message.splitlines()
+    assert len(faults) == 1, f"one fault, one line:\n{error.message}"
+    assert faults[0].startswith(f"{path}:{line_of(text, case.where)}:")
     for word in case.words:
-        assert word in told[0]
+        assert word in faults[0]
 
 
 def test_the_file_that_the_faults_are_put_into_is_good(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_file_that_the_faults_are_put_into_is_good(tmp_path: Path) -> None:
     assert load_config(path, check_files=False).device_id == "line-3"
 
 
-def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:
+def test_all_faults_of_a_file_are_reported_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
     text = GOOD
     for old, new in [
         ("id: line-3", "id: LINE"),
@@ -218,9 +218,9 @@ def test_all_faults_of_a_file_are_told_at_once_in_the_order_of_the_lines(tmp_pat
     ]:
         text = text.replace(old, new)
     path = tmp_path / "agent.yaml"
-    first, *told = refusal(path, text).message.splitlines()
+    first, *faults = refusal(path, text).message.splitlines()
     assert first == f"{path} has 5 faults:"
-    assert [int(line.removeprefix(f"  {path}:").split(":")[0]) for line in told] == [2, 7, 13, 21, 26]
+    assert [int(line.removeprefix(f"  {path}:").split(":")[0]) for line in faults] == [2, 7, 13, 21, 26]
 
 
 def test_a_secret_put_in_a_wrong_place_is_not_repeated(tmp_path: Path) -> None:

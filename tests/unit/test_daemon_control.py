@@ -117,14 +117,14 @@ def test_an_agent_that_ends_meanwhile_is_no_success(agent: _Agent) -> None:
     assert not (agent.directory / "control").exists()
 
 
-def test_where_no_agent_listens_it_is_told_how_to_start_one(tmp_path: Path) -> None:
+def test_without_a_listening_agent_the_error_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="systemctl start agent"):
         ask_for_reload(tmp_path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as gone:
         gone.bind(str(tmp_path / "control"))
     with pytest.raises(Unavailable, match="systemctl start agent"):
         ask_for_reload(tmp_path)
-    with pytest.raises(Unavailable, match="cannot be asked"):
+    with pytest.raises(Unavailable, match="cannot be reached"):
         ask_for_reload(tmp_path / ("x" * 120))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_the_third_failure_in_a_row_makes_the_next_start_wait_and_each_one_twice
 
 
 @pytest.mark.parametrize("what", ["a good end", "a refused configuration", "another configuration", "another boot"])
-def test_the_count_begins_anew(tmp_path: Path, boot: Path, what: str) -> None:
+def test_the_count_starts_again(tmp_path: Path, boot: Path, what: str) -> None:
     for _ in range(5):
         _fail(tmp_path, boot)
     sha = SHA
@@ -60,13 +61,26 @@ def test_a_failure_that_is_noted_twice_counts_once(tmp_path: Path, boot: Path) -
     assert StartBackoff(tmp_path, SHA, boot=boot).count == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"many one abab", b"-3 one abababababababab\n"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{", b"[]", b"-3 one"])
 def test_a_torn_file_counts_as_none(tmp_path: Path, boot: Path, content: bytes) -> None:
-    (tmp_path / "failures").write_bytes(content)
+    _fail(tmp_path, boot)
+    (tmp_path / "failures.json").write_bytes(content)
+    assert StartBackoff(tmp_path, SHA, boot=boot).count == 0
+
+
+@pytest.mark.parametrize("value", [-3, "many", None, 1.5])
+def test_a_count_that_is_none_counts_as_none(tmp_path: Path, boot: Path, value: object) -> None:
+    _fail(tmp_path, boot)
+    file = tmp_path / "failures.json"
+    record = json.loads(file.read_text())
+    assert record["value"] == 1
+    file.write_text(json.dumps({**record, "value": value}))
     assert StartBackoff(tmp_path, SHA, boot=boot).count == 0
 
 
 def test_a_directory_that_cannot_be_written_costs_the_count_and_nothing_else(tmp_path: Path, boot: Path) -> None:
-    run = StartBackoff(tmp_path / "gone", SHA, boot=boot)
+    (tmp_path / "file").write_text("")
+    run = StartBackoff(tmp_path / "file", SHA, boot=boot)
     run.note(70)
     assert run.wait_s() == 0
+    assert (tmp_path / "file").read_text() == ""

@@ -48,6 +48,21 @@ def test_a_torn_session_file_does_not_turn_the_count_back(tmp_path: Path) -> Non
     assert _session(tmp_path) > 1_000_000_000
 
 
+def test_files_that_a_killed_agent_was_writing_are_deleted_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / ".new-abc").write_text("half")
+    (tmp_path / "outbox").mkdir()
+    assert _session(tmp_path) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last-exit", "lock", "outbox", "session"]
+
+
+def test_a_second_agent_leaves_the_unfinished_files_of_the_first(tmp_path: Path) -> None:
+    with StateDirectory(tmp_path):
+        (tmp_path / ".new-abc").write_text("half")
+        with pytest.raises(InUse):
+            _session(tmp_path)
+        assert (tmp_path / ".new-abc").exists()
+
+
 def test_a_directory_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="Make it writable"):

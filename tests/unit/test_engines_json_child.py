@@ -87,3 +87,59 @@ def test_a_probe_whose_offspring_holds_its_output_open_still_answers(
     assert answer.failure is None
     assert time.monotonic() - began_s < 15
     os.kill(int(str(answer.values["left"])), 9)
+
+
+_ECHO = (
+    "import json, sys\nfor line in sys.stdin:\n"
+    "    print(json.dumps({'got': json.loads(line)}), flush=True)\nsys.exit(3)"
+)
+
+
+def test_a_child_that_keeps_its_input_answers_each_message_and_ends_with_the_input() -> None:
+    heard: list[dict[str, object]] = []
+    with JsonChild([sys.executable, "-c", _ECHO], on_message=heard.append, keeps_input=True) as child:
+        for number in range(3):
+            child.send({"n": number})
+            while len(heard) <= number:
+                assert child.read(5.0)
+        assert child.exit_code is None
+        assert child.close(grace_s=30.0)
+    assert heard == [{"got": {"n": number}} for number in range(3)]
+    assert child.exit_code == 3, "it was killed although it had time to end"
+
+
+def test_a_message_to_a_child_that_has_ended_is_a_broken_pipe() -> None:
+    with JsonChild([sys.executable, "-c", ""], on_message=lambda _: None, keeps_input=True) as child:
+        while child.read(5.0):
+            assert child.elapsed_s < 60
+        with pytest.raises(BrokenPipeError):
+            child.send({})
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_what_the_child_has_started_ends_with_its_group(ends_first: bool) -> None:
+    code = (
+        "import json, subprocess, time\n"
+        "nothing = subprocess.DEVNULL\n"
+        "left = subprocess.Popen(['sleep', '60'], stdin=nothing, stdout=nothing, stderr=nothing)\n"
+        f"print(json.dumps({{'left': left.pid}}), flush=True)\ntime.sleep({0 if ends_first else 60})\n"
+    )
+    heard: list[dict[str, object]] = []
+    with JsonChild([sys.executable, "-c", code], on_message=heard.append, ends_group=True) as child:
+        while not heard or (ends_first and child.exit_code is None):
+            child.read(0.1)
+            assert child.elapsed_s < 60
+        left = psutil.Process(int(str(heard[0]["left"])))
+        assert left.is_running()
+    # psutil's own wait: it is no child of this process, so its new parent reaps it.
+    psutil.wait_procs([left], timeout=10)
+    assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+    assert (child.exit_code, child.ending) == ((0, "exit code 0") if ends_first else (-9, "signal 9 (SIGKILL)"))
+
+
+def test_a_line_without_an_end_takes_no_memory_without_an_end() -> None:
+    code = "import sys\nfor _ in range(200):\n    sys.stdout.write('x' * 65536)\nprint()\nprint('{}')"
+    heard, child = _run(code)
+    assert heard == [{}]
+    assert child.exit_code == 0
+    assert sum(map(len, child.error_lines)) < 10_000

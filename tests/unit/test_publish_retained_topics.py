@@ -16,7 +16,7 @@ FRONT, SIDE = "edge/dut/camera/front/health", "edge/dut/camera/side/inspect/stat
 
 
 def _topics(file: Path) -> list[str]:
-    topics: list[str] = json.loads(file.read_text())["topics"]
+    topics: list[str] = json.loads(file.read_text())["value"]
     return topics
 
 
@@ -51,6 +51,11 @@ def test_a_topic_that_is_used_again_is_not_forgotten_by_a_late_confirmation(tmp_
     assert _topics(tmp_path / "retained.json") == [FRONT, SIDE]
 
 
+def _with(topics: str) -> bytes:
+    """The file with these ``topics``, whole otherwise."""
+    return f'{{"form": 1, "facts": {{}}, "value": {topics}}}'.encode()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -58,9 +63,9 @@ def test_a_topic_that_is_used_again_is_not_forgotten_by_a_late_confirmation(tmp_
         b"{",
         b"[]",
         b"null",
-        b'{"topics": 5}',
-        b'{"topics": [null, 7, "", "#", "edge/+/camera/a/health", "edge/dut/status", "x/camera/a/\\u0000/state"]}',
-        b'{"topics": ["x/camera/\\ud800/health"]}',
+        _with("5"),
+        _with('[null, 7, "", "#", "edge/+/camera/a/health", "edge/dut/status", "x/camera/a/\\u0000/state"]'),
+        _with('["x/camera/\\ud800/health"]'),
         b"\xff\xfe\x00",
         b"[" * 100_000,
     ],

@@ -20,8 +20,8 @@ _SAYS = """
 import logging, sys, threading, warnings
 from agent.runtime import journal, logs
 
-journal.speak_to_journal()
-journal.call_plain_lines_errors()
+journal.add_journal_priorities()
+journal.log_plain_lines_as_errors()
 logs.configure(json={json}, level="debug")
 log = logs.get_logger("t")
 log.debug("a.debug"); log.info("a.info"); log.warning("a.warning"); log.error("a.error"); log.critical("a.critical")

@@ -5,17 +5,17 @@ import threading
 from agent.runtime.threads import StageThread
 
 
-def test_what_ends_a_stage_is_kept_and_told() -> None:
-    told: list[Exception] = []
+def test_the_exception_that_ends_a_stage_is_kept_and_reported() -> None:
+    reported: list[Exception] = []
 
     def work() -> None:
         raise KeyError("planted")
 
-    stage = StageThread("stage", work, on_failure=told.append)
+    stage = StageThread("stage", work, on_failure=reported.append)
     stage.start()
     assert stage.join(5)
     assert isinstance(stage.failure, KeyError)
-    assert told == [stage.failure]
+    assert reported == [stage.failure]
 
 
 def test_a_stage_that_comes_to_its_end_has_no_failure() -> None:
@@ -27,7 +27,7 @@ def test_a_stage_that_comes_to_its_end_has_no_failure() -> None:
     assert not stage.is_alive
 
 
-def test_a_stage_that_does_not_come_back_is_told_apart() -> None:
+def test_join_says_whether_a_stage_still_runs() -> None:
     release = threading.Event()
 
     def work() -> None:

@@ -36,7 +36,7 @@ def test_a_waker_that_comes_between_finds_the_sleeper() -> None:
     assert not wait_queue.waiters
 
 
-def test_whoever_slept_long_enough_is_no_longer_woken() -> None:
+def test_a_waiter_whose_wait_timed_out_is_not_woken() -> None:
     lock = threading.Lock()
     wait_queue = WaitQueue(lock)
     with lock:

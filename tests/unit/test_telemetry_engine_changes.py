@@ -1,4 +1,4 @@
-"""Builds and changes of engines are told to those who wait: the log, the service manager, the subscribers."""
+"""Builds and replacements of engines reach the log, the service manager and the subscribers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_manager_is_not_bothered_more_often_than_agreed(manager: socket.sock
         manager.recv(4096)
 
 
-def test_each_change_is_told_once() -> None:
+def test_each_change_is_reported_once() -> None:
     news = EngineChanges(Notifier(None))
     assert news.changes([_worker()]) is None
     changed = [_worker(changes=1, last_change="ort-cpu was replaced by tensorrt"), _worker("other")]

@@ -35,7 +35,7 @@ _BUILD = BuildProgress(engine="tensorrt", model="m-1.0.0", phase="building", ela
 
 def _camera(name: str = "front", state: Any = "connected", error: str | None = None, **more: Any) -> CameraStatistics:
     counts = CameraCounts(captured=0, classified=0, dropped={}, in_flight=0, classifiers={})
-    told = {
+    optional = {
         "fps": 30.0,
         "reconnects": 0,
         "last_frame_age_s": 0.1,
@@ -43,7 +43,7 @@ def _camera(name: str = "front", state: Any = "connected", error: str | None = N
         "skipped_unreadable": 0,
         **more,
     }
-    return CameraStatistics(name=name, state=state, error=error, counts=counts, **told)
+    return CameraStatistics(name=name, state=state, error=error, counts=counts, **optional)
 
 
 def _worker(
@@ -178,7 +178,7 @@ class _Clock:
         raise NotImplementedError
 
 
-class _Told:
+class _SentLines:
     """A status line over an observation that the test sets, and what the service manager received."""
 
     def __init__(self, listener: socket.socket) -> None:
@@ -189,13 +189,13 @@ class _Told:
         self.line = StatusLine(self._notifier, lambda: self.seen, clock=self.clock)
 
     def within(self, seconds: float) -> list[tuple[float, str]]:
-        """When, from now, and what is told while the main loop turns for that long."""
-        told, began_s = [], self.clock.now_s
+        """When, from now, and what is sent while the main loop runs for that long."""
+        sent, began_s = [], self.clock.now_s
         while self.clock.now_s < began_s + seconds - 0.05:
             self.clock.now_s += 0.1
             self.line.tick()
-            told += [(self.clock.now_s - began_s, text) for text in self._received()]
-        return told
+            sent += [(self.clock.now_s - began_s, text) for text in self._received()]
+        return sent
 
     def _received(self) -> list[str]:
         """What has arrived: a datagram is there as soon as it was sent."""
@@ -209,48 +209,48 @@ class _Told:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Iterator[_Told]:
+def sent(tmp_path: Path) -> Iterator[_SentLines]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        telling = _Told(listener)
+        telling = _SentLines(listener)
         yield telling
         telling.close()
 
 
-def test_a_change_is_told_within_a_second_and_the_usual_line_comes_back(told: _Told) -> None:
-    assert [text for _, text in told.within(30)] == ["STATUS=1 camera(s), engine ort-cpu"]
-    told.seen = _seen(cameras=(_camera(state="lost", error="gone"),))
-    (after_s, text), *_ = told.within(1.2)
+def test_a_change_is_sent_within_a_second_and_the_usual_line_comes_back(sent: _SentLines) -> None:
+    assert [text for _, text in sent.within(30)] == ["STATUS=1 camera(s), engine ort-cpu"]
+    sent.seen = _seen(cameras=(_camera(state="lost", error="gone"),))
+    (after_s, text), *_ = sent.within(1.2)
     assert (text, after_s <= 1.1) == ("STATUS=camera front lost for 0 s (gone)", True)
-    told.seen = _seen()
-    (after_s, text), *_ = told.within(1.2)
+    sent.seen = _seen()
+    (after_s, text), *_ = sent.within(1.2)
     assert (text, after_s <= 1.2) == ("STATUS=1 camera(s), engine ort-cpu", True)
-    told.seen = _seen(cameras=(_camera(state="lost", error="gone"),))
-    assert "for 0 s" in told.within(1.2)[0][1], "it lasts from its own beginning, not from the first one's"
+    sent.seen = _seen(cameras=(_camera(state="lost", error="gone"),))
+    assert "for 0 s" in sent.within(1.2)[0][1], "it lasts from its own beginning, not from the first one's"
 
 
-def test_seconds_that_pass_are_told_every_ten(told: _Told) -> None:
-    told.seen = _seen(cameras=(_camera(state="lost", error="gone"),))
-    assert len(told.within(60)) in (6, 7)
-    told.seen = _seen(workers=(_worker(build=_BUILD),))
-    told.within(2)
+def test_passing_seconds_are_sent_every_ten(sent: _SentLines) -> None:
+    sent.seen = _seen(cameras=(_camera(state="lost", error="gone"),))
+    assert len(sent.within(60)) in (6, 7)
+    sent.seen = _seen(workers=(_worker(build=_BUILD),))
+    sent.within(2)
     lines = []
     for second in range(60):
-        told.seen = _seen(workers=(_worker(build=replace(_BUILD, elapsed_s=141.0 + second)),))
-        lines += told.within(1)
+        sent.seen = _seen(workers=(_worker(build=replace(_BUILD, elapsed_s=141.0 + second)),))
+        lines += sent.within(1)
     assert len(lines) in (5, 6, 7), lines
 
 
-def test_a_part_that_changes_all_the_time_is_told_once_a_second(told: _Told) -> None:
+def test_a_part_that_changes_all_the_time_is_sent_once_a_second(sent: _SentLines) -> None:
     lines = []
     for turn in range(100):
-        told.seen = _seen(cameras=(_camera(state="lost", error=f"attempt {turn}"),))
-        lines += told.within(0.1)
+        sent.seen = _seen(cameras=(_camera(state="lost", error=f"attempt {turn}"),))
+        lines += sent.within(0.1)
     assert len(lines) <= 11
 
 
-def test_a_camera_that_opens_is_no_news_before_some_seconds(told: _Told) -> None:
-    told.seen = _seen(cameras=(_camera(state="connecting"),))
-    told.within(4)
-    lines = told.within(3)
+def test_a_camera_that_opens_is_no_news_before_some_seconds(sent: _SentLines) -> None:
+    sent.seen = _seen(cameras=(_camera(state="connecting"),))
+    sent.within(4)
+    lines = sent.within(3)
     assert [text for _, text in lines] == ["STATUS=camera front not connected for 5 s"]

@@ -46,7 +46,7 @@ class Tree:
         return int((self.root / path).read_text())
 
     def clocks(self) -> KernelClocks:
-        return KernelClocks(self.root, state_dir=self.state, boot_id=self.boot_id)
+        return KernelClocks(self.root, state_dir=self.state, boot=self.boot_id)
 
     @property
     def record(self) -> Path:
@@ -117,7 +117,7 @@ def test_next_start_puts_back_what_a_killed_run_left(tree: Tree) -> None:
 def test_killed_run_is_cleaned_up_after_although_the_lever_is_off_now(tree: Tree) -> None:
     tree.clocks().engage(0.6)
     document = json.loads(tree.record.read_text())
-    document["boot_id"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    document["value"]["boot_id"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     tree.record.write_text(json.dumps(document))
     assert clock_levers(ThermalConfig(), NoSensor(), state_dir=tree.state, root=tree.root) == ()
     assert tree.is_as_before()
@@ -127,26 +127,34 @@ def test_record_of_another_boot_is_forgotten(tree: Tree) -> None:
     tree.clocks().engage(0.6)
     lowered = tree.read(GPU)
     tree.boot_id.write_text("boot-2\n")
-    tree.clocks().recover()
+    with capture_logs() as logs:
+        tree.clocks().recover()
+    assert logs == [], "a reboot is no damage"
     assert tree.read(GPU) == lowered
     assert not tree.record.exists()
 
 
+def _record(value: object) -> str:
+    return json.dumps({"form": 1, "facts": {}, "value": value})
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"version": 2}', '{"version": 1, "boot_id": "boot-1", "files": [1]}']
+    "text", ["", "{", "[]", '{"form": 2}', _record({"boot_id": "boot-1", "files": [1]}), _record({"files": {}})]
 )
-def test_record_that_cannot_be_read_is_forgotten(tree: Tree, text: str) -> None:
+def test_record_that_cannot_be_read_is_deleted_with_a_warning(tree: Tree, text: str) -> None:
     tree.record.write_text(text)
-    tree.clocks().recover()
+    with capture_logs() as logs:
+        tree.clocks().recover()
     assert tree.is_as_before()
     assert not tree.record.exists()
+    assert [entry["event"] for entry in logs] == ["thermal.clocks_record_unreadable"]
 
 
 def test_record_never_makes_another_file_be_written(tree: Tree, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("1\n")
     files = {str(other): 5, str(tree.root / "class/devfreq/emc/max_freq"): 9_000_000_000}
-    tree.record.write_text(json.dumps({"version": 1, "boot_id": "boot-1", "files": files}))
+    tree.record.write_text(_record({"boot_id": "boot-1", "files": files}))
     tree.clocks().recover()
     assert other.read_text() == "1\n"
     assert tree.read("class/devfreq/emc/max_freq") == 3199000000
@@ -228,6 +236,7 @@ def test_fan_that_turns_does_not_hold_the_lever_back(tree: Tree) -> None:
 
 def test_without_a_record_no_clock_is_lowered(tree: Tree) -> None:
     tree.state.rmdir()
+    tree.state.write_text("no folder")
     clocks = tree.clocks()
     clocks.engage(0.7)
     assert not clocks.is_available

@@ -62,13 +62,13 @@ def test_child_without_news_is_killed_and_started_again(behaviour: str) -> None:
     [
         ("mute", "silent: no new sample for 1 s, child killed"),
         ("no end of line", "silent: no new sample for 1 s, child killed"),
-        ("closes its output", "ended: the child closed its output and lived on"),
-        ("one sample, then ends", "ended: the child left with code 0"),
-        ("one sample, then killed", "ended: the child left with code -9"),
+        ("closes its output", "silent: no new sample for 0.5 s, child killed"),
+        ("one sample, then ends", "ended: the child left with exit code 0"),
+        ("one sample, then killed", "ended: the child left with signal 9 (SIGKILL)"),
         ("says why", "no_permission: not in group"),
     ],
 )
-def test_reason_of_the_end_is_told(behaviour: str, reason: str) -> None:
+def test_reason_of_the_end_is_reported(behaviour: str, reason: str) -> None:
     jtop = sensor(behaviour, JtopTimes(0.3, 1.0, 0.5, first_wait_s=5.0, max_wait_s=5.0))
     jtop.start()
     try:
@@ -115,7 +115,7 @@ def test_child_that_could_not_be_started_for_a_moment_is_started_later(tmp_path:
         jtop.stop()
 
 
-def test_nonsense_between_the_lines_is_passed_over() -> None:
+def test_nonsense_between_the_lines_is_ignored() -> None:
     jtop = sensor("talks nonsense")
     jtop.start()
     try:
@@ -137,7 +137,7 @@ def test_stop_ends_the_child_with_everything_it_started() -> None:
     wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
 
 
-def test_child_that_ends_by_itself_leaves_nothing_behind() -> None:
+def test_child_that_ends_leaves_nothing_behind() -> None:
     before = set(psutil.Process().children(recursive=True))
 
     def started() -> set[psutil.Process]:
@@ -149,7 +149,7 @@ def test_child_that_ends_by_itself_leaves_nothing_behind() -> None:
         wait_until(lambda: any(process.name() == "sleep" for process in started()))
         family = started()
         wait_until(lambda: jtop.describe().state == "silent")
-        assert jtop.describe().detail.startswith("ended: the child left with code 0")
+        assert jtop.describe().detail.startswith("ended: the child left with exit code 0")
         wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family))
     finally:
         jtop.stop()

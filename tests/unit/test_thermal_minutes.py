@@ -106,13 +106,13 @@ def test_truncated_file_keeps_what_is_left_and_grows_back(path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"AGTHERM\0\x63\0", b"something else"])
-def test_file_of_another_version_or_none_of_ours_is_begun_anew(path: Path, head: bytes) -> None:
+def test_file_of_another_version_or_none_of_ours_is_reset(path: Path, head: bytes) -> None:
     path.write_bytes(head + b"\xff" * 5000 if head else b"")
     assert read_minutes(path).minutes == ()
     with capture_logs() as logs:
         MinuteFile(path).append(minute(3))
     assert read_minutes(path).minutes == (minute(3),)
-    assert ("thermal.minutes_begun_anew" in [entry["event"] for entry in logs]) is bool(head)
+    assert ("thermal.minutes_reset" in [entry["event"] for entry in logs]) is bool(head)
 
 
 def test_absent_file_is_an_empty_day(path: Path) -> None:
@@ -151,7 +151,7 @@ def test_full_disk_is_said_once_and_tried_again(path: Path, monkeypatch: pytest.
             assert not file.append(minute(0))
             assert not file.append(minute(1))
         assert file.append(minute(2))
-    assert [entry["event"] for entry in logs] == ["thermal.minutes_not_kept", "thermal.minutes_kept_again"]
+    assert [entry["event"] for entry in logs] == ["thermal.minutes_write_failed", "thermal.minutes_write_recovered"]
     assert read_minutes(path).minutes == (minute(2),)
 
 

@@ -35,7 +35,7 @@ def nano(tmp_path: Path) -> Iterator[Watched]:
         yield Watched(tree)
 
 
-def test_over_current_is_told_while_its_counter_grows(nano: Watched) -> None:
+def test_over_current_is_reported_while_its_counter_grows(nano: Watched) -> None:
     first = nano.read()
     assert first.over_current_events == {"oc1": 0, "oc2": 15, "oc3": 27390}
     assert (first.over_current_hz, first.throttle_causes) == ({}, {})

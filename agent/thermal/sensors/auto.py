@@ -1,4 +1,4 @@
-"""jtop over sysfs: what jtop says where it says something, the kernel's files for all the rest."""
+"""jtop over sysfs: values of jtop where it has them, the kernel's files for the rest."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from agent.thermal.sensors.plausible import CONSTANT
 
 
 class JtopOverSysfs:
-    """Both sources run all the time, so that the loss of one costs nothing.
+    """Both sources run all the time, so that losing jtop costs no sample.
 
-    jtop knows neither trip points nor throttling, and never shows a zone that was dark when its service started:
-    these come from sysfs in any case. With ``falls_back`` a silent jtop leaves a sample of sysfs alone, else none.
+    jtop has neither trip points nor throttling, and never shows a zone that was off when its service started: these
+    always come from sysfs. While jtop is silent, ``falls_back`` gives samples of sysfs alone; otherwise none.
     """
 
     def __init__(self, jtop: Sensor, sysfs: Sensor, *, falls_back: bool) -> None:
@@ -52,8 +52,8 @@ class JtopOverSysfs:
 def overlaid(upper: ThermalSample, lower: ThermalSample) -> ThermalSample:
     """``upper`` (jtop) completed by ``lower`` (sysfs); a zone that either can read is not absent.
 
-    Only sysfs knows which zones have no trip point, and so which of them give a constant: jtop's reading of these is
-    not taken.
+    Only sysfs knows which zones have no trip point, and so which ones give a constant. jtop's readings of these are
+    dropped.
     """
     constants = {zone for zone, why in lower.absent.items() if why.endswith(CONSTANT)}
     shown = {zone: celsius for zone, celsius in upper.temperatures.items() if zone not in constants}

@@ -1,4 +1,4 @@
-"""What every sensor delivers."""
+"""The contract of a sensor, and the sample that it delivers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ ThrottleCause = Literal["heat", "over_current", "power_cap"]
 """Why the board lowers its clocks: a trip point, an over-current event, or a cap that no temperature explains."""
 
 RAIL_PREFIX = "power "
-"""Before the name of a rail among what is absent."""
+"""Prefix of a rail's name in ``absent``."""
 
 
 @dataclass(frozen=True, slots=True)
 class TripPoints:
-    """Where the kernel acts on one zone, degrees Celsius; None where the board names no such point.
+    """Where the kernel acts on one zone, degrees Celsius; None if the board has no such point.
 
-    ``passive`` is the lowest trip point at which clocks are lowered and that counts, ``critical`` the one that
-    switches the board off. ``source`` is one short sentence: which trip was taken, and why. ``hints`` holds the trip
-    points that lower no clock, by cooling device (``{"hot-surface-alert": 70.0}``): for information only.
-    ``assumed`` is where the clocks are known to be lowered on a board that has no trip point for it.
+    ``passive`` is the lowest valid trip point that lowers clocks, ``critical`` the one that shuts the board down.
+    ``source`` is one short sentence: which trip was chosen, and why. ``hints`` has the trip points that lower no
+    clock, by cooling device (``{"hot-surface-alert": 70.0}``), for information only. ``assumed`` is where this kind of
+    board is known to lower clocks without a trip point.
     """
 
     passive: float | None = None
@@ -44,7 +44,7 @@ class PowerSample:
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """The GPU's load (0..1) and clocks; None where the board does not tell."""
+    """The GPU's load (0..1) and clocks; None if the board does not report it."""
 
     load_ratio: float | None = None
     clock_hz: int | None = None
@@ -61,7 +61,7 @@ class MemorySample:
 
 @dataclass(frozen=True, slots=True)
 class FanSample:
-    """One fan: what it is told (0..1) and how fast it turns."""
+    """One fan: its setting (0..1) and its speed."""
 
     speed_ratio: float | None = None
     rpm: float | None = None
@@ -69,15 +69,15 @@ class FanSample:
 
 @dataclass(frozen=True, slots=True)
 class ThermalSample:
-    """Everything that was known about heat and power at one moment.
+    """Everything known about heat and power at one moment.
 
-    ``temperatures`` holds only readings to believe, by zone, in degrees Celsius; a zone that is there
-    and could not be read stands in ``absent`` with its reason. ``taken_at_ns`` is monotonic.
+    ``temperatures`` has only plausible readings, by zone, in degrees Celsius. A zone that exists and could not be read
+    is in ``absent`` with the reason. ``taken_at_ns`` is monotonic.
 
-    ``throttle_causes`` holds why the clocks are lowered now, with a short text ("oc3 +41 events/s"); it is empty while
-    they are not. ``throttle_states`` maps each cooling device that lowers clocks to its state, 0 being full clocks.
+    ``throttle_causes`` says why clocks are lowered now, with a short text each ("oc3 +41 events/s"); empty at full
+    clocks. ``throttle_states`` maps each cooling device that lowers clocks to its state, 0 being full clocks.
     ``over_current_hz`` is the rate of each over-current counter over the last seconds, ``over_current_events`` the
-    counter itself. ``hints`` maps warnings that lower no clock, ``hot-surface-alert`` for one, to their state.
+    counter itself. ``hints`` maps warnings that lower no clock, such as ``hot-surface-alert``, to their state.
     """
 
     source: SourceName
@@ -105,12 +105,12 @@ class ThermalSample:
 
     @property
     def has_zones(self) -> bool:
-        """Whether there is any thermal zone at all, readable or not."""
+        """Whether there is any thermal zone, readable or not."""
         return bool(self.temperatures) or any(not name.startswith(RAIL_PREFIX) for name in self.absent)
 
     @property
     def is_throttling(self) -> bool | None:
-        """Whether the board throttles, for any cause; None where it has nothing that could tell."""
+        """Whether the board throttles, for any cause; None if it reports nothing about that."""
         if self.throttle_causes:
             return True
         return False if self.throttle_states or self.over_current_hz else None
@@ -122,37 +122,37 @@ class ThermalSample:
 
 @dataclass(frozen=True, slots=True)
 class SensorDescription:
-    """Where readings come from and why not from elsewhere, for people."""
+    """Where readings come from and why, for people."""
 
     source: SourceName
     state: Literal["stopped", "starting", "reading", "silent"]
     detail: str = ""
     restarts: int = 0
-    """How often a child process had to be started again."""
+    """How often a child process was started again."""
 
 
 class Sensor(Protocol):
-    """Source of thermal samples. ``latest`` may be called from any thread and never waits for anything."""
+    """Source of thermal samples. ``latest`` may be called from any thread and never blocks."""
 
     def start(self) -> None:
         """Begin reading; returns at once."""
         ...
 
     def latest(self) -> ThermalSample | None:
-        """The newest sample, or None when there is none that is still worth looking at."""
+        """The newest sample; None if there is no fresh one."""
         ...
 
     def describe(self) -> SensorDescription:
-        """What it reads from and how that goes."""
+        """What it reads from, and its state."""
         ...
 
     def stop(self) -> None:
-        """End reading within 5 s, whatever the hardware does; harmless when called twice or before ``start``."""
+        """End reading within 5 s, even if the hardware hangs; harmless when called twice or before ``start``."""
         ...
 
 
 class NoSensor:
-    """Nothing is read: for `source: none`."""
+    """Reads nothing, for `source: none`."""
 
     def start(self) -> None:
         """See Sensor."""
@@ -172,8 +172,8 @@ class NoSensor:
 def zone_name(kernel_type: str, taken: Mapping[str, object]) -> str:
     """The zone's short name, the same from every source: ``cpu-thermal`` and ``CPU-therm`` are ``cpu``.
 
-    Cut at the first ``-``, else at the first ``_``, as jtop does, then lower case; a number is added where ``taken``
-    holds the name already.
+    Cut at the first ``-``, else at the first ``_``, as jtop does, then lower case; a number is added if ``taken``
+    already has the name.
     """
     cut = kernel_type.split("-", maxsplit=1)[0] if "-" in kernel_type else kernel_type.split("_", maxsplit=1)[0]
     name = "_".join(cut.lower().split()) or "unnamed"

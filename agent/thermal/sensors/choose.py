@@ -1,4 +1,4 @@
-"""Choosing a sensor by the configuration. Each source has a file of its own beside ``base``."""
+"""Makes the sensor that the configuration names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.thermal.sensors.sysfs import SysfsSensor
 
 SYSFS_ROOT = Path("/sys")
 _MAX_JTOP_INTERVAL_S = 1.0
-"""jtop is read at least this often, or its silence could not be told from its rhythm."""
+"""jtop is read at least this often. At a slower pace, silence could not be recognised in time."""
 
 
 def make_sensor(
@@ -29,8 +29,8 @@ def make_sensor(
 ) -> Sensor:
     """The sensor that ``config.source`` names, not started.
 
-    ``rate_hz`` tells the simulated board how many inferences a second the agent does. ``sysfs_root`` and
-    ``jtop_socket`` stand for /sys and for the service's usual socket.
+    ``rate_hz`` gives the simulated board the agent's inferences per second. ``sysfs_root`` replaces /sys,
+    ``jtop_socket`` the service's usual socket.
     """
     if config.source == "none":
         return NoSensor()
@@ -47,10 +47,10 @@ def make_sensor(
 def read_once(
     config: ThermalConfig, *, clock: Clock, sysfs_root: Path = SYSFS_ROOT, timeout_s: float = 5.0
 ) -> tuple[ThermalSample | None, SensorDescription]:
-    """One sample for a report, and where it comes from; waits at most ``timeout_s`` for it.
+    """One sample for a report, and its source; waits at most ``timeout_s``.
 
-    With ``auto`` the time is given to jtop before sysfs is taken, unless jtop has said that it cannot. A board with
-    over-current counters is read twice: their rates need it.
+    ``auto`` waits for jtop before it uses sysfs, unless jtop has reported an error. A board with over-current counters
+    is read twice, because rates need two readings.
     """
     sensor = make_sensor(config, clock=clock, rate_hz=lambda: 0.0, sysfs_root=sysfs_root)
     deadline = time.monotonic() + timeout_s

@@ -1,4 +1,4 @@
-"""Cooling devices: which of them lower clocks, and to which trip points of which zones they are bound."""
+"""Cooling devices: which ones lower clocks, and the trip points that they are bound to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.thermal.sensors.files import amount_or_none, folders, number_or_none,
 
 Role = Literal["throttle", "hint", "fan", "unknown"]
 
-# Each name with the file that gives it. "assumed" is a guess of ours: not found in a public source.
+# Each name with the file that defines it. "assumed": our guess, not found in a public source.
 _THROTTLES = re.compile(
     r"""
     (thermal-)?cpufreq([-_.].*)?            # Linux, drivers/thermal/cpufreq_cooling.c: cpufreq-cpu0, thermal-cpufreq-0
@@ -33,7 +33,8 @@ _THROTTLE_ALERTS = re.compile(r".*[-_]throttle[-_]alert", re.IGNORECASE)
 """Raised while the firmware lowers clocks. Source: users' readings of an Orin NX (L4T 36.3) and of a Thor developer
 kit; the boot log of a Tegra X1 board names one too."""
 _HINTS = re.compile(r".*[-_]alert", re.IGNORECASE)
-"""Source: hot-surface-alert, alone at 70 degrees on an Orin NX. That others of the kind lower no clock is assumed."""
+"""Source: hot-surface-alert, alone at 70 degrees on an Orin NX. We assume that others of the kind lower no clock
+either."""
 _FANS = re.compile(r".*fan.*|pwm.*|pump.*", re.IGNORECASE)
 
 
@@ -47,7 +48,7 @@ def role_of(kind: str) -> Role:
 
 
 def is_throttle_alert(kind: str) -> bool:
-    """Whether the device says that the firmware lowers clocks, and lowers none itself."""
+    """Whether the device reports that the firmware lowers clocks, and lowers none itself."""
     return _THROTTLE_ALERTS.fullmatch(kind) is not None
 
 
@@ -61,10 +62,10 @@ class Binding:
 
 
 def bindings_of(zone: Path) -> list[Binding]:
-    """What ``zone`` (a folder thermal_zoneN) shows of its cooling devices; nothing on kernels that show none.
+    """The cooling devices that ``zone`` (a folder thermal_zoneN) shows; empty on kernels that show none.
 
     Source: Linux, Documentation/driver-api/thermal/sysfs-api.rst: ``cdevM`` links to the device, ``cdevM_trip_point``
-    is the number of the trip point. -1 for a device that is bound to none is assumed.
+    is the number of the trip point. We assume -1 for a device that is bound to none.
     """
     found = []
     for link in folders(zone, "cdev[0-9]*"):
@@ -77,13 +78,13 @@ def bindings_of(zone: Path) -> list[Binding]:
 
 @dataclass(slots=True)
 class CoolingDevices:
-    """The devices of a board by role, each under its type. Devices of one type are one: the highest state counts."""
+    """The devices of a board by role and type. Several devices of one type count as one, with their highest state."""
 
     throttles: Mapping[str, list[Path]] = field(default_factory=dict)
     hints: Mapping[str, list[Path]] = field(default_factory=dict)
 
     def throttle_states(self) -> dict[str, int]:
-        """State of each type that lowers clocks, 0 being full clocks; without those that cannot be read."""
+        """State of each type that lowers clocks (0: full clocks), without unreadable ones."""
         return _states_of(self.throttles)
 
     def hint_states(self) -> dict[str, int]:
@@ -91,7 +92,7 @@ class CoolingDevices:
         return _states_of(self.hints)
 
     def steps_of(self, kind: str) -> int | None:
-        """How many steps the devices of this type have; None for what is no cooling device."""
+        """Number of steps of this type; None if it is no cooling device."""
         found = [
             steps
             for folder in self.throttles.get(kind, ())

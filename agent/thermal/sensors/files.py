@@ -1,4 +1,4 @@
-"""Reading the small text files of /sys and /proc without ever waiting for one."""
+"""Reads the small text files of /sys and /proc without blocking."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MAX_BYTES = 8192
 
 
 def read_text(path: Path) -> str:
-    """The file's text without white space and NULs around it. Not buffered: a sensor that says EAGAIN says it here.
+    """The file's text without surrounding white space and NULs. Unbuffered, so that EAGAIN of a sensor arrives here.
 
     Raises:
         OSError: it cannot be read now.
@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
 
 
 def text_or_none(path: Path) -> str | None:
-    """Like ``read_text``; None where it cannot be read or is empty."""
+    """Like ``read_text``; None if it cannot be read or is empty."""
     try:
         return read_text(path) or None
     except OSError:
@@ -47,19 +47,19 @@ def number_or_reason(path: Path) -> float | str:
 
 
 def number_or_none(path: Path) -> float | None:
-    """The number in ``path``, which is finite; None where there is none."""
+    """The finite number in ``path``; None if there is none."""
     number = number_or_reason(path)
     return None if isinstance(number, str) or not math.isfinite(number) else number
 
 
 def amount_or_none(path: Path) -> float | None:
-    """Like ``number_or_none`` for what is 0 or more."""
+    """Like ``number_or_none``, for numbers of 0 or more."""
     number = number_or_none(path)
     return None if number is None or number < 0 else number
 
 
 def folders(parent: Path, pattern: str = "*") -> list[Path]:
-    """The folders in ``parent`` in the order of their numbers; empty where there is no such parent."""
+    """The folders in ``parent`` in the order of their numbers; empty without such a parent."""
     try:
         found = [path for path in parent.glob(pattern) if path.is_dir()]
     except OSError:

@@ -1,4 +1,4 @@
-"""From one line of the jtop child to a sample. Keys are those of jetson-stats 4.2, 4.3 and 7.2."""
+"""From one line of the jtop child to a sample. The keys are those of jetson-stats 4.2, 4.3 and 7.2."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PORT_PREFIX = "ucsi-source-psy"
 
 
 def uptime_of(line: Mapping[str, Any]) -> float | None:
-    """The board's uptime in seconds when the service measured; only this tells a new answer from a repeated one."""
+    """The board's uptime in seconds at the measurement; the only value that tells a new answer from a repeated one."""
     return _number(line.get("uptime_s"))
 
 
 def sample_from_line(line: Mapping[str, Any], taken_at_ns: int, check: ZoneCheck) -> ThermalSample:
-    """What of ``line`` can be believed. jtop gives no trip points, no throttling and clocks of uncertain unit."""
+    """The plausible values of ``line``. jtop has no trip points and no throttling, and clocks of unknown unit."""
     readings: dict[str, float] = {}
     absent: dict[str, str] = {}
     for name, entry in _entries(line.get("temperature")):
@@ -52,7 +52,7 @@ def sample_from_line(line: Mapping[str, Any], taken_at_ns: int, check: ZoneCheck
 
 
 def _entries(value: object) -> list[tuple[str, Mapping[str, Any]]]:
-    """The pairs of ``value`` whose value is a mapping; nothing where it is no mapping itself."""
+    """The pairs of ``value`` whose value is a mapping; empty if it is no mapping itself."""
     if not isinstance(value, Mapping):
         return []
     return [(str(name), entry) for name, entry in value.items() if isinstance(entry, Mapping)]
@@ -65,13 +65,13 @@ def _number(value: object) -> float | None:
 
 
 def _amount(value: object) -> float | None:
-    """A number of 0 or more; monitors without a load may say a little less than nothing."""
+    """A number of 0 or more; monitors without a load may report slightly negative values."""
     number = _number(value)
     return None if number is None or number < 0.0 else number
 
 
 def _power(value: object) -> PowerSample:
-    """Milliwatts of jtop as watts. Its total is one rail of the board or the sum of all, and says which."""
+    """Milliwatts of jtop as watts. Its total is one rail of the board, which it names, or the sum of all."""
     if not isinstance(value, Mapping):
         return PowerSample()
     rails = {
@@ -97,7 +97,7 @@ def _power(value: object) -> PowerSample:
 
 
 def _gpu(value: object) -> GpuSample:
-    """The load of the first GPU; its clocks are left to sysfs, for jtop gives kHz or MHz without saying which."""
+    """The load of the first GPU. Its clocks come from sysfs, because jtop gives kHz or MHz without the unit."""
     for _, entry in _entries(value):
         status = entry.get("status")
         percent = _number(status.get("load")) if isinstance(status, Mapping) else None

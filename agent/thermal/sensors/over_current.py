@@ -1,4 +1,4 @@
-"""Over-current counters: the clocks fall for a moment at each event, whatever the temperatures are."""
+"""Over-current counters: each event lowers the clocks for a moment, at any temperature."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from agent.thermal.sensors.files import amount_or_none
 
 _COUNTER = re.compile(r"(oc\d+)_event_cnt")
 """Source: NVIDIA's driver tegra23x-oc-event (Orin): hwmon ``soctherm_oc`` with ``ocN_event_cnt`` and ``ocN_throt_en``
-for oc1 to oc3. A user's report on an Orin Nano Super says what they are: oc1 too low an input voltage, oc2 too much
-power in the mean, oc3 too much for a moment."""
+for oc1 to oc3. According to a user's report on an Orin Nano Super: oc1 is a low input voltage, oc2 too much mean
+power, oc3 too much power for a moment."""
 
 _WINDOW_S = 3.0
-"""Rates are over this time at least; a counter that stood still for so long throttles no more. Source: in the same
-report the counters were updated about every 2 seconds."""
+"""Shortest time that rates are taken over; a counter that has not moved for this long no longer throttles. Source: in
+the same report the counters were updated about every 2 seconds."""
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class _Counter:
     path: Path
     enabled: Path
     seen: deque[tuple[float, int]] = field(default_factory=deque)
-    """Time and count, the oldest one at least ``_WINDOW_S`` ago where there is such a one."""
+    """Time and count; the oldest is at least ``_WINDOW_S`` old, once there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class OverCurrentMeter:
         self._counters: dict[str, _Counter] = {}
 
     def look(self, hwmons: Sequence[Path]) -> None:
-        """Find the counters anew; what is known of those that are still there is kept."""
+        """Find the counters again; the history of those that still exist is kept."""
         found: dict[str, _Counter] = {}
         for hwmon in hwmons:
             folder = hwmon if _names(hwmon) else hwmon / "device"
@@ -60,7 +60,7 @@ class OverCurrentMeter:
         self._counters = found
 
     def read(self, now_s: float) -> OverCurrentReading:
-        """Counts now and their rates since about ``_WINDOW_S`` ago; no rate at the first reading of a counter."""
+        """Counts, and their rates over about ``_WINDOW_S``; no rate at the first reading of a counter."""
         reading = OverCurrentReading({}, {}, {})
         for name, counter in self._counters.items():
             count = amount_or_none(counter.path)
@@ -72,14 +72,14 @@ class OverCurrentMeter:
             if rate is None:
                 continue
             reading.hz[name] = rate
-            # Without a readable switch it is taken to throttle: one warning too many costs less than one missed.
+            # Without a readable switch assume that it throttles: a false warning costs less than a missed one.
             if rate > 0.0 and amount_or_none(counter.enabled) != 0:
                 reading.throttles[name] = f"{name} +{rate:.3g} events/s"
         return reading
 
 
 def _rate(seen: deque[tuple[float, int]], now_s: float, count: int) -> float | None:
-    """Events a second; a count below the last one began again (a wrap, a reset), and so does the rate."""
+    """Events per second. A lower count than the last one (wrap, reset) starts the rate again."""
     if seen and (count < seen[-1][1] or now_s < seen[-1][0]):
         seen.clear()
     seen.append((now_s, count))

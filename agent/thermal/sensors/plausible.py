@@ -1,4 +1,4 @@
-"""Which readings of the zones are numbers and which are lies."""
+"""Which readings of the zones to believe."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 MIN_CELSIUS = -40.0
 MAX_CELSIUS = 125.0
-"""Range of the silicon's own sensors; anything outside is a sensor that lies."""
+"""Range of the silicon's own sensors; a value outside is a faulty reading."""
 
 CONSTANT = "taken for a constant"
-"""End of the reason of a zone that measures nothing, by whichever source it is read."""
+"""End of the reason for a zone that measures nothing, from any source."""
 
 _ROUND_CELSIUS = 10.0
 _CONSTANT_ABOVE_KELVIN = 25.0
 
 _STUCK_MOVED_KELVIN = 8.0
 _STUCK_AFTER_S = 60.0
-"""A reading that stays the same to the last digit while the rest of the board has moved this far for this long."""
+"""Stuck: a reading that has not changed in any digit while the rest of the board moved this far for this long."""
 
 
 def why_not_a_temperature(celsius: float) -> str | None:
@@ -34,7 +34,7 @@ def why_not_a_temperature(celsius: float) -> str | None:
 
 @dataclass(slots=True)
 class _Standstill:
-    """One zone that has not changed since ``since_s``, and what the others did meanwhile."""
+    """A zone that has not changed since ``since_s``, and the other zones meanwhile."""
 
     celsius: float
     since_s: float
@@ -43,7 +43,7 @@ class _Standstill:
 
 
 class ZoneCheck:
-    """Keeps the memory that finding a stuck sensor needs; one per source, used by one thread."""
+    """Keeps the history needed to find a stuck sensor; one per source, used by one thread."""
 
     def __init__(self) -> None:
         self._still: dict[str, _Standstill] = {}
@@ -53,9 +53,10 @@ class ZoneCheck:
     def check(
         self, readings: Mapping[str, float], now_s: float, *, doubtful: AbstractSet[str] = frozenset()
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Split ``readings`` (degrees Celsius by zone) into those to believe and, by zone, why not the others.
+        """Split ``readings`` (degrees Celsius by zone) into plausible ones and, by zone, the reasons against the
+        others.
 
-        ``doubtful`` names zones without any trip point, of which a round value may be a constant.
+        ``doubtful`` names zones without any trip point, whose round values may be constants.
         """
         absent: dict[str, str] = {}
         good: dict[str, float] = {}
@@ -68,7 +69,7 @@ class ZoneCheck:
         for zone in [zone for zone in good if zone in doubtful]:
             if self._is_constant(zone, good):
                 absent[zone] = f"reads {good.pop(zone):g} degrees without change: {CONSTANT}"
-        # What a zone did while it could not be read is not known.
+        # Forget zones that cannot be read: what they did meanwhile is unknown.
         self._still = {zone: still for zone, still in self._still.items() if zone in good}
         for zone, reason in [(zone, self._why_stuck(zone, good, now_s)) for zone in good]:
             if reason is not None:
@@ -77,7 +78,7 @@ class ZoneCheck:
         return good, absent
 
     def _is_constant(self, zone: str, readings: Mapping[str, float]) -> bool:
-        """A round value that never changed and that no other zone comes near: the PMIC's 100 degrees, for one."""
+        """A round value that never changed and is far above all other zones, such as the PMIC's 100 degrees."""
         celsius = readings[zone]
         if celsius != self._first.setdefault(zone, celsius):
             self._alive.add(zone)

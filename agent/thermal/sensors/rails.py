@@ -41,7 +41,7 @@ def hwmon_folders(root: Path) -> list[Path]:
 
 
 def iio_folders(root: Path) -> list[Path]:
-    """Every power monitor of a 4.9 kernel (Nano, TX2, Xavier with L4T 32) once: there they are iio devices."""
+    """Every power monitor once, on a 4.9 kernel (Nano, TX2, Xavier with L4T 32), where they are iio devices."""
     found: list[Path] = []
     for parent in (root / "bus/i2c/drivers/ina3221x", root / "bus/i2c/devices"):
         for device in folders(parent):
@@ -52,8 +52,8 @@ def iio_folders(root: Path) -> list[Path]:
 
 
 def read_power(hwmons: Sequence[Path], iio: Sequence[Path] = ()) -> tuple[PowerSample, dict[str, str]]:
-    """Power of every INA3221 and INA238 among ``hwmons`` and ``iio``, and the rails that could not be read with the
-    reason. A rail that both show counts once."""
+    """Power of every INA3221 and INA238 in ``hwmons`` and ``iio``, and the unreadable rails with the reason. A rail in
+    both counts once."""
     rails: dict[str, float] = {}
     absent: dict[str, str] = {}
     for hwmon in hwmons:
@@ -101,8 +101,8 @@ def _product_watts(hwmon: Path, number: int) -> float | None:
 
 
 def _iio_watts(device: Path, number: int) -> float | None:
-    """Source: jetson-stats, jtop/core/power.py: rail_name_N, and in_powerN_input in mW. That in_voltageN_input is in
-    mV and in_currentN_input in mA is assumed from their names: that file has the two the other way round."""
+    """Source: jetson-stats, jtop/core/power.py: rail_name_N, and in_powerN_input in mW. By their
+    names we assume in_voltageN_input in mV and in_currentN_input in mA; that file swaps the two."""
     milliwatts = number_or_none(device / f"in_power{number}_input")
     if milliwatts is not None:
         return milliwatts / 1000.0

@@ -1,4 +1,4 @@
-"""The simulated board as a sensor: it heats with the rate at which this agent really classifies."""
+"""The simulated board as a sensor; the agent's real rate of classification heats it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from agent.thermal.sensors.base import (
 _RESOLUTION_CELSIUS = 1.0 / 32.0
 _MEMORY_BYTES = 16 * 1024**3
 _MAX_STEP_S = 60.0
-"""Simulated time made up at once after a pause of the caller."""
+"""Longest simulated time per reading, after a pause of the caller."""
 
 
 class SimulatedSensor:
-    """Needs no thread: each ``latest`` lets the board live through the time since the last one.
+    """Needs no thread: each ``latest`` simulates the time since the last one.
 
-    ``rate_hz`` tells the inferences a second of the running agent; it is called on the caller's thread.
+    ``rate_hz`` returns the running agent's inferences per second; it is called on the caller's thread.
     """
 
     def __init__(
@@ -44,33 +44,33 @@ class SimulatedSensor:
         self._board = SimulatedBoard(
             BOARDS[config.board], ambient_celsius=config.ambient_celsius, start_celsius=config.start_celsius
         )
-        self._lived_until_ns: int | None = None
+        self._simulated_until_ns: int | None = None
         self._sample: ThermalSample | None = None
 
     def start(self) -> None:
         """See Sensor."""
         with self._lock:
-            self._lived_until_ns = self._clock.monotonic_ns()
+            self._simulated_until_ns = self._clock.monotonic_ns()
 
     def latest(self) -> ThermalSample | None:
         """See Sensor."""
         with self._lock:
-            if self._lived_until_ns is None:
+            if self._simulated_until_ns is None:
                 return None
             now_ns = self._clock.monotonic_ns()
-            passed_s = (now_ns - self._lived_until_ns) / 1e9
+            passed_s = (now_ns - self._simulated_until_ns) / 1e9
             if self._sample is None or passed_s >= self._interval_s:
                 load = self._rate_hz() / self._config.full_rate_hz
                 self._board.advance(min(passed_s * self._config.speed, _MAX_STEP_S), load)
-                self._lived_until_ns = now_ns
+                self._simulated_until_ns = now_ns
                 self._sample = sample_of(self._board, self._noise, taken_at_ns=now_ns)
             return self._sample
 
     def describe(self) -> SensorDescription:
         """See Sensor."""
-        running = self._lived_until_ns is not None
+        running = self._simulated_until_ns is not None
         detail = (
-            f"simulated {self._config.board} board, {self._config.ambient_celsius:g} °C around it, "
+            f"simulated {self._config.board} board, ambient {self._config.ambient_celsius:g} °C, "
             f"{self._config.speed:g} times real time"
         )
         return SensorDescription("simulated", "reading" if running else "stopped", detail)
@@ -78,21 +78,21 @@ class SimulatedSensor:
     def stop(self) -> None:
         """See Sensor."""
         with self._lock:
-            self._lived_until_ns = self._sample = None
+            self._simulated_until_ns = self._sample = None
 
     @property
     def parameters(self) -> BoardParameters:
-        """The board that is simulated."""
+        """The simulated board's parameters."""
         return self._board.parameters
 
     def cap_clocks(self, ratio: float) -> None:
-        """Hold GPU and CPU of the simulated board to this share of their highest clock; 1 lets them go."""
+        """Limit GPU and CPU of the simulated board to this share of their highest clock; 1 is no limit."""
         with self._lock:
             self._board.clock_cap = ratio
 
 
 class SimulatedClocks:
-    """The lever ``clocks`` of the simulated board; no file of this machine is touched. See Lever."""
+    """The lever ``clocks`` of the simulated board; touches no file of this machine. See Lever."""
 
     name: LeverName = "clocks"
     is_available = True
@@ -112,7 +112,7 @@ class SimulatedClocks:
 
 
 def sample_of(board: SimulatedBoard, noise: random.Random, *, taken_at_ns: int) -> ThermalSample:
-    """What sensors would say about ``board``: noisy, in steps of 1/32 degree, power without noise."""
+    """What sensors of ``board`` would read: noisy, in steps of 1/32 degree; power without noise."""
     parameters = board.parameters
 
     def reading(celsius: float) -> float:

@@ -1,4 +1,4 @@
-"""Temperatures, trip points, throttling, power and GPU from the files of the kernel. Needs no rights."""
+"""Temperatures, trip points, throttling, power and GPU from the kernel's files. Needs no privileges."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _STOP_S = 2.0
 class SysfsReader:
     """Reads everything once, at the caller's time. Used by one thread.
 
-    ``root`` stands for /sys, ``proc`` for /proc. Zones keep their names between boots, their numbers do not.
+    ``root`` replaces /sys, ``proc`` /proc. Zones keep their names over a reboot, not their numbers.
     """
 
     def __init__(self, root: Path, *, proc: Path = Path("/proc"), nvpmodel: Path | None = None) -> None:
         self._root = root
         self._meminfo = proc / "meminfo"
-        # Written by nvpmodel as `pmode:0002`; not tried on a board.
+        # Written by nvpmodel as `pmode:0002`; not tested on a board.
         self._nvpmodel = nvpmodel if nvpmodel is not None else Path("/var/lib/nvpmodel/status")
         self._check = ZoneCheck()
         self._looked_at_s = float("-inf")
@@ -67,7 +67,7 @@ class SysfsReader:
         self._gpu: Path | None = None
 
     def read(self, now_ns: int) -> ThermalSample:
-        """One sample, taken at ``now_ns``; what cannot be read is absent and never an error."""
+        """One sample, taken at ``now_ns``. What cannot be read is absent, never an error."""
         now_s = now_ns / 1e9
         if now_s - self._looked_at_s >= _LOOK_AGAIN_S:
             self._look(now_s)
@@ -163,7 +163,7 @@ class SysfsReader:
 
 
 class SysfsSensor:
-    """Reads in a thread of its own, so that a bus that hangs holds nobody else up."""
+    """Reads on its own thread, so that a hanging bus blocks nobody else."""
 
     def __init__(self, root: Path, *, clock: Clock, interval_s: float, reader: SysfsReader | None = None) -> None:
         self._root = root
@@ -182,7 +182,7 @@ class SysfsSensor:
             self._thread.start()
 
     def latest(self) -> ThermalSample | None:
-        """See Sensor; a sample older than 4 s and three intervals is none."""
+        """See Sensor. A sample older than 4 s and than three intervals does not count."""
         sample = self._sample
         if sample is None or sample.age_s(self._clock.monotonic_ns()) > max(_STALE_S, 3 * self._interval_s):
             return None

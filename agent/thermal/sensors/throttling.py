@@ -10,26 +10,26 @@ from agent.thermal.sensors.cooling import CoolingDevices, is_throttle_alert
 from agent.thermal.sensors.trips import ZoneTrips
 
 _NEAR_KELVIN = 3.0
-"""A zone this far below its trip point, or below the end of its hysteresis, still explains a cap. A choice of ours."""
+"""A zone up to this far below its trip point, or below the end of its hysteresis, still explains a cap. Our choice."""
 
 _STANDS_AFTER_S = 60.0
-"""A cap that was there at the start and has not moved for so long counts no more. A choice of ours: the kernel takes
-its own caps back by a step at each poll while the zone cools (Linux, drivers/thermal/gov_step_wise.c), and the device
+"""A cap from the start that has not moved for this long no longer counts. Our choice: the kernel reduces its own caps
+by a step at each poll while the zone cools (Linux, drivers/thermal/gov_step_wise.c), and the device
 trees of AGX Orin, Raspberry Pi 5 and RK3588 poll each second or faster then."""
 
 
 class ThrottleWatch:
-    """Remembers which caps began with heat: the kernel takes them back step by step, while the zone cools already.
+    """Remembers which caps began with heat, because the kernel reduces them step by step while the zone already cools.
 
-    What is no throttling, or no longer:
+    What does not count as throttling:
 
-    - A power mode (nvpmodel) lowers ``max_freq``, which is no cooling state: it is never seen here.
+    - A power mode (nvpmodel) lowers ``max_freq``, which is no cooling state, so it never shows here.
     - A cap of a cooling device that stood at the first reading, never moved since, and has had no hot zone for a
-      minute: somebody set it, and less load does not lift it. It stays in the states and is no cause any more. It
-      counts again, and for good, once it has moved; and as heat while one of its zones is hot.
+      minute: somebody set it, and less load does not lift it. It stays in the states, but is no cause. Once it
+      has moved it counts for good; while one of its zones is hot it counts as heat.
 
-    What the firmware says by itself (``*-throttle-alert``, a Raspberry Pi's flags) tells of lower clocks now, and
-    counts for as long as it says so. So does a cap that came while the agent ran.
+    Reports of the firmware (``*-throttle-alert``, a Raspberry Pi's flags) mean lower clocks now, and count as long as
+    they are raised. So does a cap that appears while the agent runs.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class ThrottleWatch:
         self._from_heat: set[str] = set()
 
     def look(self, devices: CoolingDevices, trips: Mapping[str, ZoneTrips], points: Mapping[str, TripPoints]) -> None:
-        """Take over what the board has."""
+        """Use these devices and trip points from now on."""
         self._devices, self._trips, self._points = devices, trips, points
 
     def causes(
@@ -52,7 +52,7 @@ class ThrottleWatch:
         over_current: Mapping[str, str],
         now_s: float,
     ) -> dict[ThrottleCause, str]:
-        """The causes at ``now_s`` (monotonic seconds) with a short text each, in this order; empty at full clocks."""
+        """The causes at ``now_s`` (monotonic seconds) with a short text each; empty at full clocks."""
         hot = {kind for kind, state in states.items() if state > 0 and self._is_heat(kind, temperatures)}
         self._follow(states, hot, now_s)
         raised = {kind: state for kind, state in states.items() if state > 0 and not self._stands(kind, now_s)}
@@ -76,7 +76,7 @@ class ThrottleWatch:
                 self._still_since_s[kind] = now_s
 
     def _stands(self, kind: str, now_s: float) -> bool:
-        """Whether this cap has been there, unmoved and without heat, since the agent came."""
+        """Whether this cap has been there, unmoved and without heat, since the agent started."""
         if kind in self._moved or kind not in self._devices.throttles:
             return False
         return now_s - self._still_since_s[kind] >= _STANDS_AFTER_S

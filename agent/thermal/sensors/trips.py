@@ -1,4 +1,4 @@
-"""Which trip point of a zone is the one at which the board lowers its clocks."""
+"""The trip point of a zone at which the board lowers its clocks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from agent.thermal.sensors.files import number_or_none, text_or_none
 from agent.thermal.sensors.plausible import MAX_CELSIUS
 
 MIN_TRIP_CELSIUS = 50.0
-"""Trip points below it are placeholders (0, -274, -40) or the fan's business."""
+"""Trip points below are placeholders (0, -274, -40) or for the fan."""
 
 MIN_UNBOUND_CELSIUS = 80.0
-"""A passive trip point to which nothing is seen to be bound counts from here on. A choice of ours between two facts:
+"""A passive trip point without visible bindings counts from here on. Our choice between two facts:
 an Orin NX with L4T 36.3 has one at 70 degrees to which only ``hot-surface-alert`` is bound (public reading), and no
 NVIDIA board of ``docs/thermals.md`` lowers its clocks below 90."""
 
@@ -40,13 +40,13 @@ class ZoneTrips:
     bindings: Sequence[Binding]
 
     def at_device(self, device: str) -> list[Trip]:
-        """The trip points to which devices of this type are bound."""
+        """The trip points that devices of this type are bound to."""
         numbers = {binding.trip for binding in self.bindings if binding.device == device}
         return [trip for trip in self.trips if trip.number in numbers]
 
 
 def zone_trips(folder: Path) -> ZoneTrips:
-    """Read the folder of a zone. Values that can be no trip point are left out."""
+    """Read the folder of a zone, without values that cannot be trip points."""
     found = []
     for number in range(_MAX_TRIPS):
         kind = text_or_none(folder / f"trip_point_{number}_type")
@@ -59,8 +59,8 @@ def zone_trips(folder: Path) -> ZoneTrips:
 
 
 def trip_points(zone: ZoneTrips, assumed: tuple[float, str] | None = None) -> TripPoints:
-    """What of ``zone`` counts. ``assumed`` is where this board lowers its clocks whatever its trip points say, and
-    how that is known: it stands in where no trip point counts.
+    """The valid points of ``zone``. ``assumed`` is used if no trip point is valid: where this board is known to lower
+    its clocks, and how that is known.
     """
     usable = [trip for trip in zone.trips if trip.celsius >= MIN_TRIP_CELSIUS]
     critical = _lowest([trip for trip in usable if trip.kind == "critical"])
@@ -80,7 +80,7 @@ def trip_points(zone: ZoneTrips, assumed: tuple[float, str] | None = None) -> Tr
 
 
 def _throttling_trip(usable: Sequence[Trip], bindings: Sequence[Binding]) -> tuple[Trip | None, str]:
-    """The lowest trip point at which clocks are lowered, and why it is this one."""
+    """The lowest trip point that lowers clocks, and why it is this one."""
     throttles: dict[int, str] = {}
     for binding in bindings:
         if binding.role == "throttle":

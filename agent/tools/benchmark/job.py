@@ -11,7 +11,7 @@ from typing import cast
 
 from rich.console import Console
 
-from agent.config.loader import default_state_dir
+from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import AgentError, UsageError
 from agent.runtime.secrets import redact
 from agent.tools.benchmark.apply import apply_to, check_can_apply, remember_for
@@ -152,7 +152,7 @@ class Benchmark:
         job = self._job
         return Request(
             package_dir=package,
-            cache_dir=job.cache or default_state_dir() / "cache",
+            cache_dir=job.cache or default_cache_dir(),
             engines=job.engines,
             precisions=cast("tuple[Precision, ...]", _known(PRECISIONS, job.precisions, "precision")),
             batches=job.batches,

@@ -76,6 +76,7 @@ def main() -> int:
 
 def _private_pipes() -> tuple[Iterator[Answer], TextIO]:
     """Requests and answers. What a library prints goes to standard error and cannot mix with the answers."""
+    # Not engines.serve_parent, which takes one job and lowers the priority: it would change what is measured.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return (cast("Answer", json.loads(line)) for line in sys.stdin), answers

@@ -114,7 +114,7 @@ def run(scenario: Scenario, policy: Policy, config: ThermalConfig) -> Outcome:
     )
     clocks = [point.clock_ratio for point in scenario.board.operating_points]
     dither = Dither()
-    noise = random.Random(scenario.seed)  # noqa: S311 - noise of a simulated sensor
+    noise = random.Random(scenario.seed)
     frames = over_s = overshoot = 0.0
     hottest = board.hottest_celsius
     off_after: float | None = None
