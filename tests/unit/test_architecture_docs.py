@@ -125,7 +125,7 @@ def test_the_methods_that_drop_frames_are_those_of_the_table() -> None:
 def _reasons(tree: ast.Module) -> Iterator[str]:
     """Why messages are dropped: arguments of the counting methods, and what `send` of a sink returns."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _last_name(node.func) in {"drop", "_drop", "_give_up"}:
+        if isinstance(node, ast.Call) and _last_name(node.func) in {"drop", "_drop", "_drop_stored", "_give_up"}:
             yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
         elif isinstance(node, ast.Subscript) and _last_name(node.value) == "_dropped":
             if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
