@@ -33,8 +33,7 @@ class ImportRequest:
     """What to import. None means: use the model, its file name or the preset.
 
     ``size`` is width and height in pixels, for models with a dynamic input size. ``activation`` None runs the model to
-    find
-    out. ``out`` is the directory in which the package directory is created.
+    find out. ``out`` is the directory in which the package directory is created.
     """
 
     model: Path

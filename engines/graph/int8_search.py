@@ -35,8 +35,7 @@ def quantise_to_agreement(
     """Quantise all layers; if accuracy suffers, leave as few as possible in fp32.
 
     Layers are ranked by the error that each adds on a few images. The number of layers kept in fp32 is doubled until
-    the top-1
-    agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
+    the top-1 agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
 
     Raises:
         PrecisionRejected: not even half of the layers in fp32 is enough.

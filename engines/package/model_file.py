@@ -155,8 +155,7 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
     """Return the model at ``path`` with its external data loaded, and the sha256 of all its bytes.
 
     The sha256 is of the file; if the model keeps tensors in other files, of the file followed by those in the order of
-    their
-    names.
+    their names.
 
     Raises:
         ModelRejected: see ``read_model_bytes`` and ``parse_onnx``; external data outside ``root`` or too large.

@@ -2,8 +2,8 @@
 
 Plain YAML turns typing slips into wrong values without a word: ``no`` is false, ``010`` is eight, ``12:30`` is 750, a
 repeated key wins, an alias can expand one page to gigabytes. All of these are errors here, with line and column.
-Whatever
-is accepted means the same in YAML 1.1 and 1.2, except ``1e-3``, which is a number here (YAML 1.1 makes it text).
+Whatever is accepted means the same in YAML 1.1 and 1.2, except ``1e-3``, which is a number here (YAML 1.1 makes it
+text).
 """
 
 from __future__ import annotations

@@ -42,8 +42,7 @@ def run_children(commands: Sequence[tuple[str, ...]], *, timeout_s: float) -> li
     """Run probe scripts in parallel and return their answers in order.
 
     A script prints one JSON object as its last line of standard output. A script that has not ended ``timeout_s``
-    seconds after
-    the first start is killed.
+    seconds after the first start is killed.
     """
     deadline_s = time.monotonic() + timeout_s
     with contextlib.ExitStack() as stack:

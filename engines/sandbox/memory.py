@@ -1,8 +1,7 @@
 """How much memory there is: of the machine, and of this process's control groups (unit, container).
 
 When a group reaches its limit the kernel kills its processes, however much the machine has left. Both cgroup versions
-are
-read, and all parent groups, since their limits apply too.
+are read, and all parent groups, since their limits apply too.
 Source: Linux, cgroup-v2.rst, memory.max, memory.current and memory.stat; cgroup-v1/memory.rst, sections 3 and 5.
 """
 

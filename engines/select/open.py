@@ -34,12 +34,9 @@ def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
     """Open the engine that ``options`` asks for.
 
     ``auto`` takes the engine that a measurement on this device found fastest, else the first in the documented order
-    that
-    works; ``fastest`` measures once and remembers. If a named engine cannot run, ``strict`` makes that an error;
-    otherwise the
-    next engine of ``auto`` serves and ``info.degraded`` says so. ``info.rejected`` lists every engine that was
-    considered and
-    not selected, with reason and remedy.
+    that works; ``fastest`` measures once and remembers. If a named engine cannot run, ``strict`` makes that an error;
+    otherwise the next engine of ``auto`` serves and ``info.degraded`` says so. ``info.rejected`` lists every engine
+    that was considered and not selected, with reason and remedy.
 
     Raises:
         OptionsRejected: an engine, precision or option that does not exist.

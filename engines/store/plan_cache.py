@@ -6,10 +6,8 @@
     <cache>/quarantine/                                   damaged or foreign entries, with the reason
 
 ``entry.json`` has everything that the entry was built from and the sha256 of every file. It is written last, so an
-entry
-without it is unfinished. A plan is code that runs in this process: it is read only from files that this user or root
-owns
-and nobody else may write, and the bytes that were hashed are the bytes that are used.
+entry without it is unfinished. A plan is code that runs in this process: it is read only from files that this user or
+root owns and nobody else may write, and the bytes that were hashed are the bytes that are used.
 Source: TensorRT developer guide, "Engine plan files": deserialising one runs code from it.
 """
 
@@ -99,8 +97,7 @@ class PlanCache:
         """Return the files of an entry by name; None if there is no finished entry.
 
         An entry that cannot be trusted is moved to quarantine, and None is returned. ``is_locked``: the caller holds
-        the key's lock;
-        otherwise an entry that another process is writing is left alone.
+        the key's lock; otherwise an entry that another process is writing is left alone.
 
         Raises:
             EngineUnavailable: the cache directory cannot be written, and an entry must be moved.

@@ -15,10 +15,8 @@ class IoBuffers:
     """Buffers for ``rows`` images and their scores.
 
     ``images`` ``(rows, H, W, 3)`` uint8 and ``scores`` ``(rows, classes)`` float32 are pinned host memory. A discrete
-    GPU has a
-    copy of each in device memory, copied on the stream; an integrated GPU works on the host memory itself. Create, use
-    and
-    close while the device's context is current.
+    GPU has a copy of each in device memory, copied on the stream; an integrated GPU works on the host memory itself.
+    Create, use and close while the device's context is current.
     """
 
     def __init__(self, device: CudaDevice, *, rows: int, height: int, width: int, classes: int) -> None:
