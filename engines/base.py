@@ -46,8 +46,8 @@ class Building:
 
     ``defer`` skips the engine instead of building it, and ``EngineInfo.pending`` names it; ``strict`` overrides
     ``defer``. ``force`` builds again although the plan is cached. ``on_progress`` is called about once per second
-    during a build, and ``is_cancelled`` several times per second (True ends the build with BuildCancelled); both on the
-    thread that opens the engine.
+    during a build, and ``is_cancelled`` several times per second (True ends the build with BuildCancelled); both on
+    the thread that opens the engine.
     """
 
     defer: bool = False
@@ -76,8 +76,8 @@ class EngineOptions:
     ``engine``: a name from docs/engines.md (``ort-cpu``, ``tensorrt``, ``auto``, ``fastest`` ...). ``strict``: refuse
     anything less than requested. ``max_batch``: the largest N of ``infer``. ``options``: of this engine only (threads,
     workspace ...), validated by it. ``cache_dir``: graphs, quantised graphs and plans. ``workers``: number of engines
-    that share this device's CPU; an engine without a ``threads`` option takes its share of the cores. ``sandbox``: None
-    to load a new model in this process, which is then a sandbox itself.
+    that share this device's CPU; an engine without a ``threads`` option takes its share of the cores. ``sandbox``:
+    None to load a new model in this process, which is then a sandbox itself.
     """
 
     cache_dir: Path

@@ -29,8 +29,8 @@ class Certificate:
     ``agreement``: the ratio of images that keep their top-1 class; a class within 0.5 % of the reference's best counts
     as kept. ``flips``: the number of the others. Differences are of probabilities; ``cosine`` is the lowest over all
     images. ``source``: where the images are from, ``package``, ``folder`` or ``synthetic``. ``is_degenerate``: the
-    engine gives the same scores for every image and the reference does not. ``int8_form``: how an int8 graph stores its
-    numbers, else None.
+    engine gives the same scores for every image and the reference does not. ``int8_form``: how an int8 graph stores
+    its numbers, else None.
     """
 
     model: str

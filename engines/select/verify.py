@@ -18,7 +18,8 @@ from engines.select.registry import CHOOSERS, Prober, canonical_name
 def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = None) -> Certificate:
     """Compare the engine that ``options`` names with the reference; nothing is cached, and a failure is only reported.
 
-    The images are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare the engine they select.
+    The images are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare the engine they
+    select.
 
     Raises:
         EngineUnavailable: the engine cannot run here.

@@ -9,7 +9,7 @@ import pytest
 
 from engines import EngineLost, EngineUnavailable, OutOfMemory
 from engines.backends.tensorrt.cuda import CudaDevice
-from engines.backends.tensorrt.cuda.choice import LIBRARIES, cuda_library
+from engines.backends.tensorrt.cuda.libraries import LIBRARIES, cuda_library
 from engines.select.registry import Prober
 from tests.fixtures.cuda_contract import CHECKS
 from tests.fixtures.nvidia import FakeNvidia

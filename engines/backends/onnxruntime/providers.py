@@ -120,7 +120,9 @@ def _on_cuda(plan: SessionPlan, graph: ServingGraph) -> OpenedSession:
 def _on_tensorrt(
     plan: SessionPlan, package: ModelPackage, options: EngineOptions, graph: ServingGraph
 ) -> OpenedSession:
-    """Open the plans of an earlier build, else build them. Only a sandboxed child builds: it can be watched and killed.
+    """Open the plans of an earlier build, else build them.
+
+    Only a sandboxed child builds: it can be watched and killed.
     """
     load_libraries(TENSORRT)
     gpus = gpus_from_answer(run_child("cuda_child"))

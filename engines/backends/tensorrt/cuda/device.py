@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engines.backends.tensorrt.cuda.choice import AUTO, cuda_library
 from engines.backends.tensorrt.cuda.contract import CallFailed, CudaContext, DeviceMemory, HostMemory
+from engines.backends.tensorrt.cuda.libraries import AUTO, cuda_library
 from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed, OutOfMemory
 
 # After these nothing on the device works any more in this process. Source: CUDA driver API, cuGetErrorString.
@@ -39,7 +39,8 @@ class CudaDevice:
     """One GPU's primary context with a stream of its own. Everything is freed on the thread that made it."""
 
     def __init__(self, device_id: int, *, blocking_sync: bool = False, library: str = AUTO) -> None:
-        """Retain the primary context and make the stream; ``library`` is a name of `choice.LIBRARIES` or ``auto``.
+        """Retain the primary context and make the stream; ``library`` is a name of ``libraries.LIBRARIES`` or
+        ``auto``.
 
         Raises:
             EngineUnavailable: no CUDA library, or no such device. OutOfMemory: not even a context fits.
