@@ -6,12 +6,15 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from agent.tools.benchmark.statistics import ratio_of
 from engines import Building, BuildProgress, Engine, EngineError
+from engines.graph.image_set import image_set_of
 from engines.select.candidate import open_candidate
 from engines.select.registry import Prober
 from engines.store.plan_cache import PlanCache
@@ -24,6 +27,8 @@ _SHARED_SWAY_BYTES = 96 * 2**20
 _ROUNDS_BEFORE = 2
 _ROUNDS = 6
 _TURNS = 10
+# The same plan on the same GPU: only the library that starts it differs.
+_SAME_SCORES = 1e-5
 
 
 def loads_from_cache(job: Job) -> dict[str, object]:
@@ -53,6 +58,19 @@ def refuses_foreign(job: Job) -> dict[str, object]:
     record["facts"].update({name: "Another GPU", "tensorrt": "1.2.3"})
     record_path.write_text(json.dumps(record))
     return _refused(job, ("Another GPU", "1.2.3"))
+
+
+def works_through(job: Job) -> dict[str, object]:
+    """Run through the CUDA library ``job["library"]``: it must give the scores of the library that serves."""
+    package, library = package_of(job), str(job["library"])
+    images = image_set_of(package).batch[: int(str(job["max_batch"]))]
+    with _opened(job)[0] as usual:
+        expected = usual.infer(images)
+    with _opened(job, {"cuda_library": library})[0] as named:
+        scores, used = named.infer(images), str(named.info.details["cuda"])
+    difference = float(np.abs(scores - expected).max())
+    text = f"ran through {used}; scores differ by at most {difference:.1e}, allowed are {_SAME_SCORES:.0e}"
+    return {"passed": used.startswith(library) and difference <= _SAME_SCORES, "text": text}
 
 
 def survives_garbage(job: Job) -> dict[str, object]:
@@ -118,6 +136,7 @@ CHECKS: dict[str, Callable[[Job], dict[str, object]]] = {
         loads_from_cache,
         refuses_corrupt,
         refuses_foreign,
+        works_through,
         survives_garbage,
         keeps_its_memory,
         keeps_up,
@@ -125,15 +144,15 @@ CHECKS: dict[str, Callable[[Job], dict[str, object]]] = {
 }
 
 
-def _opened(job: Job) -> tuple[Engine, list[str]]:
-    """The engine, and the phases of its build, none where it was in the cache."""
+def _opened(job: Job, options_given: Mapping[str, object] | None = None) -> tuple[Engine, list[str]]:
+    """The engine, and the phases of its build; no phases if the plan was in the cache."""
     phases: list[str] = []
 
     def note(progress: BuildProgress) -> None:
         if progress.phase not in phases:
             phases.append(progress.phase)
 
-    options = replace(options_of(job), building=Building(on_progress=note))
+    options = replace(options_of(job), building=Building(on_progress=note), options=options_given or {})
     return open_candidate(package_of(job), options, str(job["engine"]), _prober()), phases
 
 

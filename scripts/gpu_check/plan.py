@@ -18,6 +18,7 @@ _SUITE_TIMEOUT_S = 7200.0
 # One test may build several plans; on a small board that outlasts the limits of pyproject.toml, which end the run.
 _TEST_TIMEOUT_S = 1800
 _SUITE_NEEDS = ("pytest", "pytest_timeout", "hypothesis", "psutil")
+_CUDA_MODULES = {"pycuda": "pycuda", "cuda-bindings": "cuda.bindings"}
 _PLAN_CHECKS = {
     "tensorrt": ("loads_from_cache", "refuses_corrupt", "refuses_foreign", "survives_garbage", "keeps_its_memory"),
     "ort-tensorrt": ("loads_from_cache", "refuses_corrupt", "refuses_foreign"),
@@ -47,6 +48,7 @@ def steps(probes: Sequence[ProbeResult], work: Path, *, is_quick: bool) -> list[
     reasons = {probe.name: probe.reason for probe in probes if not probe.can_run}
     found = list(_measured(able, reasons, work, is_quick=is_quick))
     found += _plans(able, reasons, work)
+    found += _cuda_libraries(able, reasons, work)
     found += _rivals(able, reasons, work, is_quick=is_quick)
     if not is_quick:
         found += [_conformance(able), _gpu_tests(able, reasons)]
@@ -116,6 +118,27 @@ _PLAN_WORDS = {
     "crash. Shown, not counted: the cache lets no such file through.",
     "keeps_its_memory": "Opens, runs and closes the engine again and again. The GPU's free memory must come back.",
 }
+
+
+def _cuda_libraries(able: list[str], reasons: Mapping[str, str], work: Path) -> Iterator[Step]:
+    """Both Python packages for CUDA, not only the one that ``cuda_library: auto`` selects."""
+    engine = "tensorrt"
+    for library, module in _CUDA_MODULES.items():
+        why_not = reasons.get(engine, "") if engine not in able else _why_absent(library, module)
+        yield Step(
+            name=f"{engine} through {library}",
+            does=f"Runs the demo model's plan with `cuda_library: {library}`. The scores must be those of `auto`.",
+            job=None if why_not else {**_job(engine, "fp32", work), "check": "works_through", "library": library},
+            why_not=why_not,
+        )
+
+
+def _why_absent(library: str, module: str) -> str:
+    try:
+        is_installed = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # find_spec imports the parent package
+        is_installed = False
+    return "" if is_installed else f"the Python package {library} is not installed"
 
 
 def _rivals(able: list[str], reasons: Mapping[str, str], work: Path, *, is_quick: bool) -> Iterator[Step]:

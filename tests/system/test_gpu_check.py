@@ -122,9 +122,11 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
 def test_on_a_gpu_every_check_passes_and_the_report_has_the_figures(tmp_path: Path, nvidia: FakeNvidia) -> None:
     code, said, report = _check(tmp_path, nvidia)
     assert code == 0, f"{said}\n{report}"
-    assert "5 of 5 checks passed, 0 failed" in said
+    assert "7 of 7 checks passed, 0 failed" in said
     for words in ("## Environment", "demo, tensorrt, fp32", "tensorrt refuses corrupt", "tensorrt refuses foreign"):
         assert words in report
+    for library in ("pycuda 2026.1", "cuda-bindings 12.9.10"):
+        assert f"ran through {library}; scores differ by at most 0.0e+00" in report
     assert "## Failures" not in report
     assert "| demo, tensorrt, fp32 | 4 |" in report
     assert "3 demo, ort-cuda, fp32" in report.partition("## Not possible here")[2]
