@@ -27,10 +27,10 @@ class Certificate:
     """Result of an accuracy check: an engine and the reference on the same images.
 
     ``agreement``: the ratio of images that keep their top-1 class; a class within 0.5 % of the reference's best counts
-    as kept. ``flips``: the number of the others. Differences are of probabilities; ``cosine`` is the lowest over all
-    images. ``source``: where the images are from, ``package``, ``folder`` or ``synthetic``. ``is_degenerate``: the
-    engine gives the same scores for every image and the reference does not. ``int8_form``: how an int8 graph stores
-    its numbers, else None.
+    as kept. ``changed_labels``: the number of the others. Differences are of probabilities; ``cosine`` is the lowest
+    over all images. ``source``: where the images are from, ``package``, ``folder`` or ``synthetic``.
+    ``is_degenerate``: the engine gives the same scores for every image and the reference does not. ``int8_form``: how
+    an int8 graph stores its numbers, else None.
     """
 
     model: str
@@ -43,8 +43,8 @@ class Certificate:
     source: str
     images: int
     agreement: float
-    bar: float
-    flips: int
+    min_agreement: float
+    changed_labels: int
     max_abs_difference: float
     mean_abs_difference: float
     cosine: float
@@ -66,10 +66,10 @@ class Certificate:
             return f"{self.non_finite} of {self.images} images gave NaN or infinity"
         if self.is_degenerate:
             return f"all {self.images} images gave the same answer, with {self.reference} they differ"
-        if self.agreement < self.bar:
+        if self.agreement < self.min_agreement:
             return (
                 f"top-1 agreement with {self.reference} is {self.agreement:.3f} on {self.images} images, "
-                f"the bar is {self.bar:.2f}"
+                f"the minimum is {self.min_agreement:.2f}"
             )
         return ""
 
@@ -103,7 +103,7 @@ class Certificate:
                 engine=self.engine,
                 precision=self.requested_precision,
                 agreement=self.agreement,
-                bar=self.bar,
+                min_agreement=self.min_agreement,
                 images=self.images,
             )
 

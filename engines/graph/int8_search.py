@@ -30,12 +30,12 @@ class Int8Result:
 
 
 def quantise_to_agreement(
-    converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, bar: float
+    converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, min_agreement: float
 ) -> Int8Result:
     """Quantise all layers; if accuracy suffers, leave as few as possible in fp32.
 
     Layers are ranked by the error that each adds on a few images. The number of layers kept in fp32 is doubled until
-    the top-1 agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
+    the top-1 agreement with fp32 on ``batch`` reaches ``min_agreement``, then bisected down.
 
     Raises:
         PrecisionRejected: not even half of the layers in fp32 is enough.
@@ -55,17 +55,17 @@ def quantise_to_agreement(
 
     layers = converter.layers()
     model, agreement = attempt(())
-    if agreement >= bar:
+    if agreement >= min_agreement:
         return Int8Result(model, (), len(layers), agreement)
     ranked = _by_added_error(converter, model, batch, input_name=input_name, step=step)
-    return _smallest(ranked, attempt, bar=bar, without=agreement)
+    return _smallest(ranked, attempt, min_agreement=min_agreement, without=agreement)
 
 
 def _smallest(
     ranked: Sequence[str],
     attempt: Callable[[Sequence[str]], tuple[onnx.ModelProto, float]],
     *,
-    bar: float,
+    min_agreement: float,
     without: float,
 ) -> Int8Result:
     limit = max(1, len(ranked) // 2)
@@ -73,16 +73,16 @@ def _smallest(
     best: Int8Result | None = None
     while best is None:
         model, agreement = attempt(ranked[:count])
-        if agreement >= bar:
+        if agreement >= min_agreement:
             best = Int8Result(model, tuple(ranked[:count]), len(ranked), agreement)
         elif count == limit:
             raise PrecisionRejected(
                 f"int8 reaches a top-1 agreement of {without:.3f} with fp32, and {agreement:.3f} with {count} of "
-                f"{len(ranked)} layers left in fp32; {bar:.2f} is needed. Use fp16, or give more and more typical "
-                "calibration images",
+                f"{len(ranked)} layers left in fp32; {min_agreement:.2f} is needed. Use fp16, or give "
+                "more calibration images, typical ones",
                 precision="int8",
                 agreement=agreement,
-                bar=bar,
+                min_agreement=min_agreement,
                 kept_layers=",".join(ranked[:count]),
             )
         else:
@@ -90,7 +90,7 @@ def _smallest(
     while len(best.kept_layers) - too_few > 1:
         middle = (len(best.kept_layers) + too_few) // 2
         model, agreement = attempt(ranked[:middle])
-        if agreement >= bar:
+        if agreement >= min_agreement:
             best = Int8Result(model, tuple(ranked[:middle]), len(ranked), agreement)
         else:
             too_few = middle

@@ -166,7 +166,7 @@ def _int8(
         input_name=base.input_name,
         output_name=base.output_name,
         step=step,
-        bar=MIN_AGREEMENT["int8"],
+        min_agreement=MIN_AGREEMENT["int8"],
     )
     if known is None:
         ranges.save(converter.ranges)

@@ -65,7 +65,7 @@ def open_prepared(package: ModelPackage, options: EngineOptions) -> Engine:
     reason = engine.info.degraded or f"it opened in {engine.info.precision}"
     engine.close()
     raise EngineUnavailable(
-        f"{name} in {options.precision} is in the cache and cannot serve: {reason}. Build it: agent build",
+        f"{name} in {options.precision} cannot take over without a build: {reason}. Build it: agent build",
         engine=name,
         precision=options.precision,
     )

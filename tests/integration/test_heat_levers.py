@@ -203,6 +203,6 @@ def test_precision_that_does_not_keep_the_answers_is_refused(tmp_path: Path) -> 
     package = replace(package, calibration=())
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
     with pytest.raises(
-        EngineUnavailable, match=r"ort-cpu in int8 is in the cache and cannot serve: .*Build it: agent build"
+        EngineUnavailable, match=r"ort-cpu in int8 cannot take over without a build: .*Build it: agent build"
     ):
         open_prepared(package, options)

@@ -55,21 +55,23 @@ def _answers(count: int = 100) -> Scores:
 def test_equal_answers_pass_with_nothing_to_tell(package: ModelPackage) -> None:
     certificate = _certificate(package, _answers(), _answers())
     assert certificate.has_passed
-    assert (certificate.agreement, certificate.flips, certificate.max_abs_difference) == (1.0, 0, 0.0)
+    assert (certificate.agreement, certificate.changed_labels, certificate.max_abs_difference) == (1.0, 0, 0.0)
     assert certificate.cosine == pytest.approx(1)
     assert certificate.worst == ()
     certificate.require()
 
 
-@pytest.mark.parametrize(("precision", "flips"), [("fp32", 1), ("fp16", 1), ("int8", 3)])
-def test_each_precision_has_its_own_bar(package: ModelPackage, precision: Precision, flips: int) -> None:
+@pytest.mark.parametrize(("precision", "changed"), [("fp32", 1), ("fp16", 1), ("int8", 3)])
+def test_each_precision_has_its_own_minimum_agreement(
+    package: ModelPackage, precision: Precision, changed: int
+) -> None:
     actual = _answers()
-    actual[:flips] = actual[:flips, ::-1]
+    actual[:changed] = actual[:changed, ::-1]
     assert _certificate(package, _answers(), actual, precision).has_passed
-    actual[flips] = actual[flips, ::-1]
+    actual[changed] = actual[changed, ::-1]
     certificate = _certificate(package, _answers(), actual, precision)
     assert not certificate.has_passed
-    assert "the bar is" in certificate.why_not
+    assert "the minimum is" in certificate.why_not
     with pytest.raises(PrecisionRejected, match=rf"memory in {precision} .*agent verify"):
         certificate.require()
 
@@ -78,9 +80,9 @@ def test_rounding_between_two_equally_likely_classes_is_no_other_answer(package:
     expected, actual = _answers(), _answers()
     expected[0] = [0.4004, 0.4, 0.1, 0.0996]
     actual[0] = [0.4, 0.4004, 0.1, 0.0996]
-    assert _certificate(package, expected, actual, "fp16").flips == 0
+    assert _certificate(package, expected, actual, "fp16").changed_labels == 0
     expected[0] = [0.404, 0.4, 0.1, 0.096]
-    assert _certificate(package, expected, actual, "fp16").flips == 1
+    assert _certificate(package, expected, actual, "fp16").changed_labels == 1
 
 
 def test_the_farthest_pictures_are_named_flips_first(package: ModelPackage) -> None:
@@ -97,7 +99,7 @@ def test_a_picture_without_a_number_fails_whatever_the_others_say(package: Model
     actual = _answers(1000)
     actual[5, 2] = np.nan
     certificate = _certificate(package, _answers(1000), actual)
-    assert certificate.agreement > certificate.bar
+    assert certificate.agreement > certificate.min_agreement
     assert not certificate.has_passed
     assert "NaN" in certificate.why_not
     assert certificate.worst[0].engine == "not a number"

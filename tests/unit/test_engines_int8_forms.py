@@ -110,7 +110,7 @@ def test_every_form_keeps_the_answers_and_leaves_the_one_layer_that_needs_it(tmp
     package = load_package(write_colour_package(tmp_path / "package", model=outlier_model(layers=1)))
     converter = _converter(package, tmp_path, form)
     result = quantise_to_agreement(
-        converter, image_set_of(package).batch, input_name="images", output_name="scores", step=1, bar=0.97
+        converter, image_set_of(package).batch, input_name="images", output_name="scores", step=1, min_agreement=0.97
     )
     assert result.kept_layers == ("conv2",)
     assert result.agreement >= 0.97
@@ -122,7 +122,9 @@ def test_an_activation_in_front_of_a_part_in_fp32_is_not_lost(tmp_path: Path) ->
     package = load_package(write_colour_package(tmp_path / "package", model=model, golden=False))
     converter = _converter(package, tmp_path, UNSIGNED)
     pictures = image_set_of(package).batch
-    result = quantise_to_agreement(converter, pictures, input_name="images", output_name="scores", step=1, bar=0.9)
+    result = quantise_to_agreement(
+        converter, pictures, input_name="images", output_name="scores", step=1, min_agreement=0.9
+    )
     exact, rough = (_scores(one, pictures) for one in (converter.model, result.model))
     np.testing.assert_allclose(rough, exact, atol=0.05)
 
