@@ -41,7 +41,7 @@ _LOCK_POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """What a plan depends on. ``facts`` are JSON values by name; a plan with other values is another plan."""
+    """What a plan depends on. ``facts`` are JSON values by name; other values make a different plan."""
 
     engine: str
     model: str

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from engines import Engine, EngineOptions, Images, ModelPackage, Scores, load_package, open_engine
-from engines.backends.tensorrt.load import open_tensorrt
+from engines.backends.tensorrt.engine import open_tensorrt
 from tests.conformance.engine_contract import CONTRACT, MAX_BATCH, EngineCase
 from tests.fixtures.colour_packages import LABELS, colour_model, colour_picture, write_colour_package
 from tests.fixtures.nvidia import FakeNvidia

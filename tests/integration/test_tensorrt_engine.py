@@ -25,7 +25,7 @@ from engines import (
     load_package,
     open_engine,
 )
-from engines.backends.tensorrt.load import open_tensorrt
+from engines.backends.tensorrt.engine import open_tensorrt
 from engines.backends.tensorrt.plans import plan_request
 from engines.store.plan_cache import PlanCache
 from tests.fixtures.colour_packages import LABELS, colour_model, colour_picture, write_colour_package
