@@ -24,7 +24,7 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_the_contract_holds(name: str, check: Callable[[str], None], nvidia: FakeNvidia) -> None:
+def test_each_library_keeps_the_contract(name: str, check: Callable[[str], None], nvidia: FakeNvidia) -> None:
     check(name)
     state = nvidia.state
     assert (state.memory, state.host_bytes, state.retained) == ({}, 0, 0), "something was not given back"
@@ -44,7 +44,7 @@ def test_mapped_memory_needs_no_copy(name: str, nvidia: FakeNvidia) -> None:
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_lost_device_is_told_apart_and_everything_can_still_be_closed(name: str, nvidia: FakeNvidia) -> None:
+def test_a_lost_device_is_recognised_and_everything_can_still_be_closed(name: str, nvidia: FakeNvidia) -> None:
     device = CudaDevice(0, library=name)
     with device.current():
         memory = device.allocate(16)
@@ -62,7 +62,7 @@ def test_a_lost_device_is_told_apart_and_everything_can_still_be_closed(name: st
 
 @pytest.mark.parametrize("name", LIBRARIES)
 @pytest.mark.parametrize("fault", ["no_memory", "no_context"])
-def test_too_little_memory_is_told_apart(name: str, fault: str, nvidia: FakeNvidia) -> None:
+def test_too_little_memory_is_out_of_memory(name: str, fault: str, nvidia: FakeNvidia) -> None:
     nvidia.set(faults=fault)
     with pytest.raises(OutOfMemory, match="out of memory"):
         device = CudaDevice(0, library=name)
@@ -75,13 +75,13 @@ def test_too_little_memory_is_told_apart(name: str, fault: str, nvidia: FakeNvid
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_driver_without_a_device_is_told(name: str, nvidia: FakeNvidia) -> None:
+def test_a_driver_without_a_device_is_reported(name: str, nvidia: FakeNvidia) -> None:
     nvidia.set(devices=0)
     with pytest.raises(EngineUnavailable, match="no CUDA-capable device is detected"):
         cuda_library(name)
 
 
-def test_pycuda_is_taken_where_it_loads_and_cuda_bindings_where_it_does_not(nvidia: FakeNvidia) -> None:
+def test_pycuda_is_selected_if_it_loads_else_cuda_bindings(nvidia: FakeNvidia) -> None:
     assert cuda_library().name == "pycuda"
     assert Prober().probe("tensorrt").detail == "TensorRT 10.3.0 on Orin, CUDA through pycuda 2026.1"
     nvidia.set(no_pycuda=1, tensorrt="10.3.0")
@@ -89,7 +89,7 @@ def test_pycuda_is_taken_where_it_loads_and_cuda_bindings_where_it_does_not(nvid
     assert Prober().probe("tensorrt").detail == "TensorRT 10.3.0 on Orin, CUDA through cuda-bindings 12.9.10"
 
 
-def test_without_either_the_reasons_of_both_and_one_remedy_are_told(nvidia: FakeNvidia) -> None:
+def test_without_either_library_both_reasons_and_one_remedy_are_given(nvidia: FakeNvidia) -> None:
     nvidia.set(no_pycuda=1, no_bindings=1, tensorrt="10.3.0")
     with pytest.raises(EngineUnavailable, match=r"No module named 'pycuda'; .*'cuda.bindings'.*pip install 'cuda-bin"):
         cuda_library()
@@ -99,7 +99,7 @@ def test_without_either_the_reasons_of_both_and_one_remedy_are_told(nvidia: Fake
     assert probe.remedy == "pip install 'cuda-bindings==12.*' (13.* for CUDA 13)"
 
 
-def test_bindings_that_are_newer_than_the_driver_are_refused_with_the_version_that_fits(nvidia: FakeNvidia) -> None:
+def test_bindings_newer_than_the_driver_are_refused_with_the_version_that_fits(nvidia: FakeNvidia) -> None:
     nvidia.set(no_pycuda=1, bindings="13.5.0", cuda=12060, tensorrt="10.3.0")
     with pytest.raises(EngineUnavailable, match=r"13\.5\.0 needs a driver for CUDA 13, this one has 12\.6") as refused:
         cuda_library()
@@ -110,6 +110,6 @@ def test_bindings_that_are_newer_than_the_driver_are_refused_with_the_version_th
 
 
 @pytest.mark.parametrize("cuda", [12020, 12090, 13000])
-def test_an_older_minor_version_and_a_newer_driver_are_taken(cuda: int, nvidia: FakeNvidia) -> None:
+def test_an_older_minor_version_and_a_newer_driver_are_accepted(cuda: int, nvidia: FakeNvidia) -> None:
     nvidia.set(no_pycuda=1, cuda=cuda)
     assert cuda_library().name == "cuda-bindings"

@@ -52,7 +52,7 @@ def test_an_engine_that_changes_labels_on_a_folder_fails_and_names_the_images(
     assert "[red].png" in output
 
 
-def test_the_reference_agrees_with_itself_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_reference_agrees_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _verify(tmp_path, write_colour_package(tmp_path, calibration=0), "--engine", "ort-cpu") == 0
     output = capsys.readouterr().out
     assert "top-1 agreement  1.0000, the minimum is 0.99" in output
@@ -70,7 +70,7 @@ def test_the_reference_agrees_with_itself_in_words(tmp_path: Path, capsys: pytes
         (("--engine", "ort-cpu", "--images", "/dev/null"), 2, "/dev/null"),
     ],
 )
-def test_what_cannot_be_verified_is_told_with_its_own_exit_code(
+def test_each_reason_not_to_verify_has_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], code: int, words: str
 ) -> None:
     assert _verify(tmp_path, write_colour_package(tmp_path, calibration=0), *more) == code
@@ -79,7 +79,7 @@ def test_what_cannot_be_verified_is_told_with_its_own_exit_code(
     assert captured.out == ""
 
 
-def test_a_folder_without_pictures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     folder = write_colour_package(tmp_path, calibration=0)
     assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--images", str(tmp_path / "empty")) == 2

@@ -34,7 +34,7 @@ def _run(interpreter: str, **variables: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("interpreter", _INTERPRETERS or [""])
-def test_the_contract_holds(interpreter: str) -> None:
+def test_each_library_keeps_the_contract(interpreter: str) -> None:
     answer = _run(interpreter, LD_LIBRARY_PATH=str(cuda_library()))
     assert answer.returncode == 0, answer.stderr
     said = json.loads(answer.stdout.splitlines()[-1])

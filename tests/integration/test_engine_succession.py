@@ -113,7 +113,7 @@ def _camera() -> ScriptedSource:
     return ScriptedSource([1], is_live=True, period_s=1 / _FPS)
 
 
-def test_a_slow_build_takes_over_under_load_and_no_frame_is_lost() -> None:
+def test_a_slow_build_takes_over_under_load_without_losing_a_frame() -> None:
     threads: dict[str, int] = {}
 
     def open_engine(building: Building) -> Engine:
@@ -146,7 +146,7 @@ def _note(threads: dict[str, int], name: str) -> None:
     threads[name] = threading.get_ident()
 
 
-def test_a_live_camera_sees_the_change_and_every_frame_is_accounted_for() -> None:
+def test_every_frame_of_a_live_camera_is_counted_across_the_change() -> None:
     built = threading.Event()
 
     def open_engine(building: Building) -> Engine:
@@ -164,7 +164,7 @@ def test_a_live_camera_sees_the_change_and_every_frame_is_accounted_for() -> Non
     assert indices == sorted(set(indices))
 
 
-def test_the_change_comes_also_where_no_frame_does() -> None:
+def test_the_engine_changes_even_without_frames() -> None:
     def open_engine(building: Building) -> Engine:
         return _engine("ort-cpu", pending="tensorrt") if building.defer else _engine("tensorrt")
 
@@ -177,7 +177,7 @@ def test_the_change_comes_also_where_no_frame_does() -> None:
 
 
 @pytest.mark.parametrize("error", [BuildFailed("no tactic"), OutOfMemory("too little memory"), InferenceFailed("NaN")])
-def test_an_engine_that_cannot_be_had_leaves_the_present_one_at_work(error: Exception) -> None:
+def test_the_present_engine_stays_if_the_new_one_fails_to_open(error: Exception) -> None:
     closed: list[Engine] = []
 
     def open_engine(building: Building) -> Engine:
@@ -199,7 +199,7 @@ def test_an_engine_that_cannot_be_had_leaves_the_present_one_at_work(error: Exce
     assert len(closed) == 1
 
 
-def test_the_same_engine_again_is_not_taken_but_what_was_learnt_is() -> None:
+def test_the_same_engine_is_not_replaced_but_its_info_is_updated() -> None:
     opened: list[BrightnessEngine] = []
     why = Rejection("tensorrt", "its build failed", "see the log")
 
@@ -222,7 +222,7 @@ def test_the_same_engine_again_is_not_taken_but_what_was_learnt_is() -> None:
         wait_until(lambda: len(bench.results) >= 3)
 
 
-def test_a_device_that_is_lost_while_a_successor_loads_ends_the_worker() -> None:
+def test_a_device_lost_while_a_new_engine_loads_ends_the_worker() -> None:
     def open_engine(building: Building) -> Engine:
         if building.defer:
             return _engine("ort-cuda", pending="tensorrt")
@@ -253,7 +253,7 @@ def test_stopping_ends_a_build_and_waits_for_it() -> None:
     assert bench.worker.join(0)
 
 
-def test_stopping_while_the_first_engine_is_built_is_no_failure() -> None:
+def test_stopping_during_the_first_build_is_no_failure() -> None:
     began = threading.Event()
 
     def open_engine(building: Building) -> Engine:
@@ -270,7 +270,7 @@ def test_stopping_while_the_first_engine_is_built_is_no_failure() -> None:
     assert bench.worker.failure is None
 
 
-def test_a_successor_that_fails_later_is_loaded_anew_like_any_engine() -> None:
+def test_a_new_engine_that_fails_later_is_reloaded_like_any_engine() -> None:
     opened: list[str] = []
     seen = threading.Event()
 
@@ -293,7 +293,7 @@ def test_a_successor_that_fails_later_is_loaded_anew_like_any_engine() -> None:
     assert bench.pipeline.statistics().cameras[0].counts.dropped["failed"] == 3
 
 
-def test_any_engine_can_be_replaced_on_request_and_only_one_at_a_time() -> None:
+def test_any_engine_can_be_replaced_on_request_one_at_a_time() -> None:
     bench = _Bench(lambda building: _engine("first"), _camera())
     gate = threading.Event()
 

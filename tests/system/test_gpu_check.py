@@ -63,7 +63,7 @@ def _words(found: list[Step]) -> list[str]:
     return [f"{step.name}: {'not possible' if step.why_not else 'done'}" for step in found]
 
 
-def test_the_full_mode_takes_every_engine_model_and_precision_and_both_suites(tmp_path: Path) -> None:
+def test_the_full_mode_covers_every_engine_model_and_precision_and_both_suites(tmp_path: Path) -> None:
     found = steps(_WITH_TENSORRT, tmp_path, is_quick=False)
     done = [step for step in found if not step.why_not]
     for model, precisions in (("demo", ("fp32", "fp16", "int8")), ("ResNet-18 shape", ("fp32", "fp16"))):
@@ -78,7 +78,7 @@ def test_the_full_mode_takes_every_engine_model_and_precision_and_both_suites(tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_machine_cannot_do_stands_in_the_plan_with_its_reason(tmp_path: Path) -> None:
+def test_impossible_checks_are_planned_with_the_reason(tmp_path: Path) -> None:
     found = {step.name: step for step in steps(_WITH_CUDA_ALONE, tmp_path, is_quick=False)}
     assert found["demo, ort-cuda, int8"].job is not None
     assert found["conformance suite"].variables["REQUIRE_ENGINES"] == "ort-cuda"
@@ -105,7 +105,7 @@ def test_without_a_gpu_it_says_so_and_checks_nothing(tmp_path: Path, nvidia: Fak
     assert "## Results" not in report
 
 
-def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = subprocess.run(
         [str(_ROOT / "scripts" / "gpu-check"), "--output", str(tmp_path / "file")],
@@ -133,7 +133,7 @@ def test_on_a_gpu_every_check_passes_and_the_report_has_the_figures(tmp_path: Pa
     assert not (tmp_path / "work").exists()
 
 
-def test_with_the_cuda_provider_alone_it_says_what_it_could_not_do(tmp_path: Path, nvidia: FakeNvidia) -> None:
+def test_with_only_the_cuda_provider_the_report_lists_impossible_checks(tmp_path: Path, nvidia: FakeNvidia) -> None:
     nvidia.without_tensorrt()
     code, said, report = _check(tmp_path, nvidia)
     assert code == 0, f"{said}\n{report}"
@@ -164,7 +164,7 @@ def test_a_planted_failure_is_shown_and_ends_with_1(
     assert (tmp_path / "work").is_dir()
 
 
-def test_a_failure_that_is_only_shown_does_not_count_and_neither_does_what_is_not_possible(tmp_path: Path) -> None:
+def test_shown_and_impossible_checks_do_not_count_as_failures(tmp_path: Path) -> None:
     step = Step(name="false", does="Fails.", command=("false",))
     log = tmp_path / "log"
     assert run_step(step, log, variables=os.environ).result == "FAILED"

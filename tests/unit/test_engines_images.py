@@ -42,7 +42,7 @@ def refusal(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("kind", [".png", ".bmp", ".tiff"])
-def test_a_lossless_picture_comes_back_as_it_was(picture: Picture, kind: str) -> None:
+def test_a_lossless_image_is_read_exactly(picture: Picture, kind: str) -> None:
     decoded = decode_image(encoded(kind, picture), name="photo")
     assert decoded.flags.c_contiguous
     assert decoded.dtype == np.uint8
@@ -50,7 +50,7 @@ def test_a_lossless_picture_comes_back_as_it_was(picture: Picture, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".webp"])
-def test_a_lossy_picture_comes_back_nearly(picture: Picture, kind: str) -> None:
+def test_a_lossy_image_is_read_approximately(picture: Picture, kind: str) -> None:
     decoded = decode_image(encoded(kind, picture), name="photo")
     assert np.abs(decoded.astype(int) - picture).mean() < 4
 
@@ -87,7 +87,7 @@ def test_exif_orientation_is_applied(picture: Picture, orientation: int, rotatio
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
-def test_a_truncated_picture_is_refused(picture: Picture, kind: str, part: float) -> None:
+def test_a_truncated_image_is_refused(picture: Picture, kind: str, part: float) -> None:
     data = encoded(kind, picture)
     message = refusal(data[: int(len(data) * part)])
     assert "truncated" in message or "cut off" in message or "does not decode" in message or "missing" in message
@@ -108,7 +108,7 @@ def test_a_thumbnails_end_marker_does_not_count(picture: Picture) -> None:
     assert "EOI" in refusal(data[:2] + thumbnail + data[2:-2])
 
 
-def test_bytes_after_the_end_marker_do_no_harm(picture: Picture) -> None:
+def test_bytes_after_the_end_marker_are_ignored(picture: Picture) -> None:
     data = encoded(".jpg", picture)
     assert np.array_equal(decode_image(data + bytes(100), name="photo"), decode_image(data, name="photo"))
 
@@ -130,7 +130,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_picture_above_the_pixel_limit_is_refused_before_decoding(kind: str) -> None:
+def test_an_image_above_the_pixel_limit_is_refused_before_decoding(kind: str) -> None:
     message = refusal(BOMBS[kind])
     assert kind in message
     assert "50000000" in message
@@ -151,11 +151,11 @@ def test_a_picture_above_the_pixel_limit_is_refused_before_decoding(kind: str) -
         (b"MM\x00*" + struct.pack(">I", 4_000_000), "cut off"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_its_reason(data: bytes, fact: str) -> None:
+def test_other_data_is_refused_with_the_reason(data: bytes, fact: str) -> None:
     assert fact in refusal(data)
 
 
-def test_random_damage_gives_a_picture_or_a_refusal(picture: Picture) -> None:
+def test_random_damage_gives_an_image_or_an_error(picture: Picture) -> None:
     rng = np.random.default_rng(11)
     outcomes = {"image": 0, "refusal": 0}
     for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff"):
@@ -174,7 +174,7 @@ def test_random_damage_gives_a_picture_or_a_refusal(picture: Picture) -> None:
     assert min(outcomes.values()) > 0
 
 
-def test_files_are_read_and_missing_ones_named(tmp_path: Path, picture: Picture) -> None:
+def test_files_are_read_and_missing_files_named(tmp_path: Path, picture: Picture) -> None:
     (tmp_path / "a.png").write_bytes(encoded(".png", picture))
     assert np.array_equal(read_image(tmp_path / "a.png"), picture)
     with pytest.raises(ImageRejected, match=r"b\.png cannot be read"):

@@ -63,22 +63,22 @@ def test_tensorrt_and_cuda_get_symmetric_activations_on_every_machine(engine: st
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "ort-openvino", "ort-dnnl"])
 @pytest.mark.parametrize("flags", _VNNI_FLAGS)
-def test_a_processor_with_vnni_gets_unsigned_activations_and_whole_weights(
+def test_a_processor_with_vnni_gets_unsigned_activations_and_8_bit_weights(
     tmp_path: Path, engine: str, flags: str
 ) -> None:
     assert int8_form(engine, machine="x86_64", cpuinfo=_cpuinfo(tmp_path, flags)) == UNSIGNED
 
 
 @pytest.mark.parametrize("flags", _OLDER_FLAGS)
-def test_a_processor_without_vnni_gets_7_bit_weights_because_its_sums_saturate(tmp_path: Path, flags: str) -> None:
+def test_a_processor_without_vnni_gets_7_bit_weights(tmp_path: Path, flags: str) -> None:
     assert int8_form("ort-cpu", machine="x86_64", cpuinfo=_cpuinfo(tmp_path, flags)) == UNSIGNED_7_BIT
 
 
-def test_a_processor_that_cannot_be_read_is_taken_as_one_without_vnni(tmp_path: Path) -> None:
+def test_unreadable_processor_flags_mean_no_vnni(tmp_path: Path) -> None:
     assert int8_form("ort-cpu", machine="x86_64", cpuinfo=tmp_path / "absent") == UNSIGNED_7_BIT
 
 
-def test_arm_gets_signed_activations_and_whole_weights(tmp_path: Path) -> None:
+def test_arm_gets_signed_activations_and_8_bit_weights(tmp_path: Path) -> None:
     assert int8_form("ort-cpu", machine="aarch64", cpuinfo=_cpuinfo(tmp_path, "")) == SIGNED
 
 
@@ -106,7 +106,7 @@ def test_a_graph_has_the_activations_and_weights_of_its_form(
 
 
 @_FORMS
-def test_every_form_keeps_the_answers_and_leaves_the_one_layer_that_needs_it(tmp_path: Path, form: Int8Form) -> None:
+def test_every_form_keeps_the_labels_with_the_sensitive_layer_in_fp32(tmp_path: Path, form: Int8Form) -> None:
     package = load_package(write_colour_package(tmp_path / "package", model=outlier_model(layers=1)))
     converter = _converter(package, tmp_path, form)
     result = quantise_to_agreement(
@@ -116,7 +116,7 @@ def test_every_form_keeps_the_answers_and_leaves_the_one_layer_that_needs_it(tmp
     assert result.agreement >= 0.97
 
 
-def test_an_activation_in_front_of_a_part_in_fp32_is_not_lost(tmp_path: Path) -> None:
+def test_a_relu_before_an_fp32_part_is_kept(tmp_path: Path) -> None:
     """The graph ends in Relu and softmax: the softmax is fp32 and must read what the Relu has cut off."""
     model = _model_that_ends_in_relu()
     package = load_package(write_colour_package(tmp_path / "package", model=model, golden=False))
@@ -142,7 +142,7 @@ def test_ranges_of_one_form_make_the_same_graph_of_another(
     assert known.convert() == fresh.convert()
 
 
-def test_each_form_is_kept_under_its_own_name_and_says_what_it_is(package: ModelPackage, tmp_path: Path) -> None:
+def test_each_form_is_cached_under_its_own_name(package: ModelPackage, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     graphs = {
         engine: precise_graph(package, cache_dir=cache, precision="int8", engine=engine).graph
@@ -155,7 +155,7 @@ def test_each_form_is_kept_under_its_own_name_and_says_what_it_is(package: Model
         assert record["facts"]["form"] == int8_form(engine).facts()
 
 
-def test_damaged_ranges_are_read_from_the_pictures_again(package: ModelPackage, tmp_path: Path) -> None:
+def test_damaged_ranges_are_calibrated_again(package: ModelPackage, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     expected = precise_graph(package, cache_dir=tmp_path / "other", precision="int8", engine="ort-cpu").graph
     precise_graph(package, cache_dir=cache, precision="int8", engine="tensorrt")
@@ -164,7 +164,7 @@ def test_damaged_ranges_are_read_from_the_pictures_again(package: ModelPackage, 
     assert precise_graph(package, cache_dir=cache, precision="int8", engine="ort-cpu").graph.sha256 == expected.sha256
 
 
-def test_an_engine_and_its_certificate_tell_the_form(package: ModelPackage, tmp_path: Path) -> None:
+def test_engine_info_and_certificate_name_the_form(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
     engine, kept_layers = open_unchecked(package, options, "ort-cpu")
     with engine:
@@ -174,7 +174,7 @@ def test_an_engine_and_its_certificate_tell_the_form(package: ModelPackage, tmp_
         )
 
 
-def test_a_certificate_of_one_form_is_not_taken_for_another(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_certificate_of_one_form_is_not_used_for_another(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
     engine, kept_layers = open_unchecked(package, options, "ort-cpu")
     with engine:

@@ -44,7 +44,7 @@ def _open(package: ModelPackage, cache_dir: Path, *, engine: str = "ort-cpu") ->
     return open_onnxruntime(package, options, engine=engine, graph=serving_graph(package, cache_dir=cache_dir))
 
 
-def test_a_damaged_checksum_of_the_optimised_graph_is_no_reason_to_fail(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_damaged_checksum_of_the_optimised_graph_is_no_error(package: ModelPackage, tmp_path: Path) -> None:
     """A power cut may leave bytes that are no text."""
     _open(package, tmp_path / "cache").close()
     (checksum,) = (tmp_path / "cache" / "graphs").glob("*.cpu-*.sha256")
@@ -131,7 +131,7 @@ def test_an_interrupted_call_ends_and_the_engine_goes_on(package: ModelPackage, 
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
-def test_a_session_never_lands_on_the_cpu_in_silence(
+def test_a_session_never_falls_back_to_the_cpu_silently(
     package: ModelPackage, tmp_path: Path, provider: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With the GPU build and no GPU the library would fall back; without that build it would only warn."""
@@ -151,12 +151,12 @@ def _has_gpu() -> bool:
     return bool(Prober().gpus)
 
 
-def test_a_missing_provider_is_refused_with_what_there_is(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_missing_provider_is_refused_with_the_available_ones(package: ModelPackage, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"QNNExecutionProvider.*has .*CPUExecutionProvider"):
         _open(package, tmp_path, engine="ort-qnn")
 
 
-def test_an_engine_leaves_nothing_on_stdout(
+def test_an_engine_prints_nothing_to_stdout(
     package: ModelPackage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with _open(package, tmp_path) as engine:
@@ -202,16 +202,14 @@ def test_a_damaged_optimised_graph_is_made_again(
         np.testing.assert_array_equal(engine.infer(_picture()), first)
 
 
-def test_a_serving_graph_that_is_no_model_is_refused_with_the_librarys_words(
-    package: ModelPackage, tmp_path: Path
-) -> None:
+def test_an_invalid_serving_graph_is_refused_with_the_librarys_error(package: ModelPackage, tmp_path: Path) -> None:
     (tmp_path / "page.onnx").write_text("<html>not found</html>")
     graph = ServingGraph(path=tmp_path / "page.onnx", sha256="", precision="fp32", max_batch=None)
     with pytest.raises(EngineUnavailable, match=r"cannot load page\.onnx on CPUExecutionProvider: .*INVALID_PROTOBUF"):
         open_onnxruntime(package, EngineOptions(cache_dir=tmp_path), engine="ort-cpu", graph=graph)
 
 
-def test_bound_buffers_give_the_same_answers_as_arrays(package: ModelPackage, tmp_path: Path) -> None:
+def test_bound_buffers_give_the_same_scores_as_arrays(package: ModelPackage, tmp_path: Path) -> None:
     graph = serving_graph(package, cache_dir=tmp_path)
     session = create_session(_plan(graph.path, CPU))
     direct = DirectRunner(session, graph)
@@ -236,11 +234,11 @@ def test_bound_buffers_give_the_same_answers_as_arrays(package: ModelPackage, tm
         ("Exiting due to terminate flag being set to true", InferenceFailed),
     ],
 )
-def test_only_errors_that_poison_the_process_count_as_a_lost_device(text: str, kind: type[Exception]) -> None:
+def test_only_sticky_errors_count_as_a_lost_device(text: str, kind: type[Exception]) -> None:
     assert type(failure_from("ort-cuda", 1, RuntimeError(text))) is kind
 
 
-def test_the_librarys_words_stay_on_one_line() -> None:
+def test_the_librarys_error_is_on_one_line() -> None:
     failure = failure_from("ort-cpu", 2, RuntimeError("line one\nline two\n" * 100))
     assert "\n" not in failure.message
     assert len(failure.message) < 700
