@@ -1,4 +1,4 @@
-"""Both CUDA libraries do the same behind our boundary, on stand-ins; `test_cuda_bindings.py` has the real package."""
+"""Both CUDA libraries keep the same contract, on fakes; `test_cuda_bindings.py` has the real package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
 def test_each_library_keeps_the_contract(name: str, check: Callable[[str], None], nvidia: FakeNvidia) -> None:
     check(name)
     state = nvidia.state
-    assert (state.memory, state.host_bytes, state.retained) == ({}, 0, 0), "something was not given back"
+    assert (state.memory, state.host_bytes, state.retained) == ({}, 0, 0), "something was not freed"
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -94,7 +94,7 @@ def test_without_either_library_both_reasons_and_one_remedy_are_given(nvidia: Fa
     with pytest.raises(EngineUnavailable, match=r"No module named 'pycuda'; .*'cuda.bindings'.*pip install 'cuda-bin"):
         cuda_library()
     probe = Prober().probe("tensorrt")
-    assert not probe.can_run, "the doctor ticks an engine that cannot be opened"
+    assert not probe.can_run, "the probe reports an engine that cannot be opened"
     assert "TensorRT 10.3.0 loads; no CUDA library for Python can be used" in probe.reason
     assert probe.remedy == "pip install 'cuda-bindings==12.*' (13.* for CUDA 13)"
 

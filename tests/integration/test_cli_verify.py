@@ -10,7 +10,7 @@ import pytest
 
 from agent.__main__ import main
 from engines.graph.ort_library import library
-from tests.fixtures.colour_packages import colour_picture, outlier_model, write_colour_package
+from tests.fixtures.colour_packages import colour_image, outlier_model, write_colour_package
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,11 +41,11 @@ def test_an_engine_that_changes_labels_on_a_folder_fails_and_names_the_images(
     for path in (folder / "calibration").glob("*.png"):
         if not path.name.startswith("gray"):
             path.unlink()
-    pictures = tmp_path / "images"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for label in ("red", "green", "blue", "gray"):
-        cv2.imwrite(str(pictures / f"[{label}].png"), colour_picture(label, seed=70))
-    command = ("--engine", "ort-cpu", "--precision", "int8", "--images", str(pictures))
+        cv2.imwrite(str(images / f"[{label}].png"), colour_image(label, seed=70))
+    command = ("--engine", "ort-cpu", "--precision", "int8", "--images", str(images))
     assert _verify(tmp_path, folder, *command) == 1
     output = capsys.readouterr().out
     assert "failed: " in output

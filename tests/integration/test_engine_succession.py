@@ -1,4 +1,4 @@
-"""An engine that was built meanwhile takes over between two batches: no frame is lost and the books stay exact."""
+"""An engine that was built in the background takes over between two batches without losing or miscounting a frame."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class _Bench:
 
 
 def _file(frames: int) -> ScriptedSource:
-    """Every frame counts: a reader that waits, at 30 frames a second."""
+    """A source that waits instead of dropping frames, at 30 frames per second."""
     return ScriptedSource([index % 4 for index in range(frames)], is_live=False, period_s=1 / _FPS)
 
 

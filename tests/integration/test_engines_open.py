@@ -1,4 +1,4 @@
-"""Opening an engine on this very machine: what is chosen, what is refused, and what is told about the rest."""
+"""Opening an engine on this machine: what is selected, what is refused, and what is reported about the rest."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_engine_refuses_a_package_in_another_format(package: ModelPackage, tm
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "fastest"])
 def test_an_image_that_can_no_longer_be_read_is_named(engine: str, tmp_path: Path) -> None:
-    """int8 is made of it, and a remembered choice depends on it."""
+    """int8 is calibrated on it, and a remembered selection depends on it."""
     package = load_package(write_colour_package(tmp_path / "package"))
     gone = package.calibration[0]
     gone.unlink()

@@ -1,4 +1,4 @@
-"""A model that is new to this device is opened in a limited child first: what it does there, it does to that alone."""
+"""A model that is new to this device is loaded in a limited child first; a crash or hang ends that child only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.fixtures.hostile_models import endless_model, model_of_4_terabytes, p
 from tests.fixtures.nvidia import FakeNvidia
 
 _NO_TIME = SandboxOptions(timeout_s=0.0)
-"""Ends every child at once: what opens all the same was opened without one."""
+"""Ends every child at once, so a model that still loads did not use one."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,7 +131,7 @@ def test_a_model_that_asks_for_4_terabytes_is_an_ordinary_error(options: EngineO
 
 @pytest.fixture
 def _library_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ONNX Runtime that ends each process which imports it; this one has the real one already."""
+    """An ONNX Runtime that kills each process that imports it; this process already has the real one."""
     planted = tmp_path / "planted" / "onnxruntime"
     planted.mkdir(parents=True)
     (planted / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
@@ -149,7 +149,7 @@ def test_a_model_that_kills_its_process_kills_the_child(package: ModelPackage, o
 def test_a_bug_in_this_program_is_not_blamed_on_the_model(
     package: ModelPackage, options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A library that raises what nobody has foreseen."""
+    """A library that raises an unexpected exception."""
     planted = tmp_path / "planted" / "onnxruntime"
     planted.mkdir(parents=True)
     (planted / "__init__.py").write_text("raise KeyError('unforeseen')\n")

@@ -1,4 +1,4 @@
-"""The PyTorch engine beside ONNX Runtime: the same images, the same steps, the same answers."""
+"""The PyTorch engine and ONNX Runtime give the same scores for the same images."""
 
 from __future__ import annotations
 

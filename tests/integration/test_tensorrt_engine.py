@@ -1,4 +1,4 @@
-"""The native engine from package to answers, on stand-ins for CUDA and TensorRT, in every version that it speaks."""
+"""The native engine from package to scores, on fakes of CUDA and TensorRT, in every supported version."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from engines import (
 from engines.backends.tensorrt.engine import open_tensorrt
 from engines.backends.tensorrt.plans import plan_request
 from engines.store.plan_cache import PlanCache
-from tests.fixtures.colour_packages import LABELS, colour_model, colour_picture, write_colour_package
+from tests.fixtures.colour_packages import LABELS, colour_image, colour_model, write_colour_package
 from tests.fixtures.nvidia import TENSORRT_VERSIONS, FakeNvidia
 
 _SIDE = 40
-_PICTURES = np.stack([colour_picture(label, side=_SIDE) for label in LABELS])
+_IMAGES = np.stack([colour_image(label, side=_SIDE) for label in LABELS])
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def options(tmp_path: Path) -> EngineOptions:
 
 
 def _open(package: ModelPackage, options: EngineOptions) -> Engine:
-    """Without the probes and the proof, which have tests of their own."""
+    """Open without probes and accuracy check, which have tests of their own."""
     return open_tensorrt(package, options)[0]
 
 
@@ -75,7 +75,7 @@ def test_every_version_builds_once_and_agrees_with_the_reference(
 ) -> None:
     nvidia.set(tensorrt=version)
     with open_engine(package, options) as engine:
-        first = engine.infer(_PICTURES[:3])
+        first = engine.infer(_IMAGES[:3])
         assert engine.info.name == "tensorrt"
         assert engine.info.degraded is None
         assert engine.info.versions["tensorrt"] == version
@@ -86,7 +86,7 @@ def test_every_version_builds_once_and_agrees_with_the_reference(
         assert [LABELS[row.argmax()] for row in first] == list(LABELS[:3])
     with open_engine(package, options) as again:
         assert "why_built" not in again.info.details, "it was built a second time"
-        np.testing.assert_array_equal(again.infer(_PICTURES[:3]), first)
+        np.testing.assert_array_equal(again.infer(_IMAGES[:3]), first)
 
 
 @pytest.mark.parametrize(("version", "flags"), [("8.5.2.2", ["FP16"]), ("10.16.2.10", ["FP16"]), ("11.4.0.106", [])])
@@ -161,8 +161,8 @@ def test_a_fixed_batch_is_padded_and_needs_no_profile(nvidia: FakeNvidia, tmp_pa
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="tensorrt", max_batch=8, strict=True)
     with _open(package, options) as engine:
         assert engine.info.max_batch == 3
-        both = engine.infer(_PICTURES[:2])
-        np.testing.assert_array_equal(both[:1], engine.infer(_PICTURES[:1]))
+        both = engine.infer(_IMAGES[:2])
+        np.testing.assert_array_equal(both[:1], engine.infer(_IMAGES[:1]))
     assert '"profile": null' in _header(options)
 
 
@@ -176,7 +176,7 @@ def test_graphs_are_captured_if_the_version_supports_them(
     with _open(package, options) as engine:
         assert engine.info.details["cuda_graphs"] == graphs
         before = nvidia.state.launches
-        engine.infer(_PICTURES[:2])
+        engine.infer(_IMAGES[:2])
         assert nvidia.state.launches - before == (1 if graphs else 0)
         assert ("why_no_cuda_graph" in engine.info.details) == (not graphs)
 
@@ -186,7 +186,7 @@ def test_without_a_graph_work_is_enqueued_with_the_same_scores(
     cause: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     with _open(package, options) as engine:
-        expected = engine.infer(_PICTURES[:2])
+        expected = engine.infer(_IMAGES[:2])
     if cause == "no_bindings":
         nvidia.set(no_bindings=1, tensorrt="10.3.0")
     elif cause == "option":
@@ -195,7 +195,7 @@ def test_without_a_graph_work_is_enqueued_with_the_same_scores(
         nvidia.set(faults=cause)
     with _open(package, options) as engine:
         assert engine.info.details["cuda_graphs"] == ""
-        np.testing.assert_array_equal(engine.infer(_PICTURES[:2]), expected)
+        np.testing.assert_array_equal(engine.infer(_IMAGES[:2]), expected)
 
 
 def test_an_integrated_gpu_uses_pinned_memory_in_place(
@@ -203,7 +203,7 @@ def test_an_integrated_gpu_uses_pinned_memory_in_place(
 ) -> None:
     nvidia.set(integrated=1)
     with _open(package, options) as engine:
-        scores = engine.infer(_PICTURES[:3])
+        scores = engine.infer(_IMAGES[:3])
         assert [LABELS[row.argmax()] for row in scores] == list(LABELS[:3])
         assert nvidia.state.allocations == 0, "device memory was allocated although it is shared"
         assert engine.info.details["device_copies"] == 0
@@ -226,7 +226,7 @@ def test_the_cuda_library_is_selected_reported_and_changes_no_score(
     options: EngineOptions,
 ) -> None:
     with _open(package, options) as engine:
-        expected = engine.infer(_PICTURES[:3])
+        expected = engine.infer(_IMAGES[:3])
     nvidia.set(tensorrt="10.3.0", **settings)
     with _open(package, replace(options, options={"cuda_library": wanted})) as engine:
         assert engine.info.details["cuda"] == used
@@ -234,13 +234,13 @@ def test_the_cuda_library_is_selected_reported_and_changes_no_score(
         assert engine.info.versions[name] == version
         assert "why_built" not in engine.info.details, "the library changed the plan"
         assert engine.info.details["cuda_graphs"] == "1,2,3"
-        np.testing.assert_array_equal(engine.infer(_PICTURES[:3]), expected)
+        np.testing.assert_array_equal(engine.infer(_IMAGES[:3]), expected)
     assert (nvidia.state.memory, nvidia.state.host_bytes, nvidia.state.retained) == ({}, 0, 0)
 
 
 def test_memory_is_given_back(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:
     with _open(package, options) as engine:
-        engine.infer(_PICTURES[:1])
+        engine.infer(_IMAGES[:1])
         assert nvidia.state.memory
     assert nvidia.state.memory == {}
     assert nvidia.state.graphs == {}
@@ -253,13 +253,13 @@ def test_a_sticky_error_loses_the_engine_and_a_failed_run_does_not(
     with _open(package, options) as engine:
         nvidia.set(faults="refuse_run")
         with pytest.raises(InferenceFailed, match=r"enqueueV3.*address is not set") as failed:
-            engine.infer(_PICTURES[:1])
+            engine.infer(_IMAGES[:1])
         assert not isinstance(failed.value, EngineLost)
         nvidia.set(faults=f"sticky_at_run={nvidia.state.runs + 1}")
         with pytest.raises(EngineLost, match="illegal memory access"):
-            engine.infer(_PICTURES[:1])
+            engine.infer(_IMAGES[:1])
         with pytest.raises(EngineLost):
-            engine.infer(_PICTURES[:1])
+            engine.infer(_IMAGES[:1])
 
 
 def test_a_lost_device_is_noticed_in_a_graph_too(
@@ -269,7 +269,7 @@ def test_a_lost_device_is_noticed_in_a_graph_too(
         nvidia.set(faults=f"sticky_at_run={nvidia.state.runs + 1}")
         for _ in range(2):
             with pytest.raises(EngineLost):
-                engine.infer(_PICTURES[:1])
+                engine.infer(_IMAGES[:1])
 
 
 @pytest.mark.parametrize("cause", ["no_memory", "no_context_memory", "no_context"])
@@ -315,7 +315,7 @@ def test_drifting_scores_are_refused_and_the_next_engine_serves(
 def test_without_a_device_no_tensorrt_object_is_created(
     version: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
-    """TensorRT 8.6 ends the process in that case."""
+    """TensorRT 8.6 crashes in that case."""
     nvidia.set(tensorrt=version, devices=0)
     with pytest.raises(EngineUnavailable, match="CUDA"):
         open_engine(package, options)

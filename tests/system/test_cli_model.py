@@ -167,11 +167,11 @@ def test_a_damaged_calibration_picture_is_found_before_int8_needs_it(
     material: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (material / "cal").mkdir()
-    picture = cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
-    (material / "cal/half.jpg").write_bytes(picture)
+    image = cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
+    (material / "cal/half.jpg").write_bytes(image)
     assert import_(material, "--calibration", str(material / "cal")) == 0
-    (material / "out/tree-net-1.0.0/calibration/00001.jpg").write_bytes(picture[:-9])
-    (material / "cal/half.jpg").write_bytes(picture[:-9])
+    (material / "out/tree-net-1.0.0/calibration/00001.jpg").write_bytes(image[:-9])
+    (material / "cal/half.jpg").write_bytes(image[:-9])
     capsys.readouterr()
     assert main(["model", "check", str(material / "out/tree-net-1.0.0")]) == 78
     assert "calibration/00001.jpg: truncated" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is advised about an engine can be followed on the board that it is given for."""
+"""The remedy for an engine works on the board that it is given for."""
 
 from __future__ import annotations
 

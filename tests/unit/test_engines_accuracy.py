@@ -1,4 +1,4 @@
-"""Certificates: what is compared, what fails, and what is believed of a file on disk."""
+"""The accuracy check: what is compared, what fails, and which stored certificates are used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 
 
 class PreciseEngine(GoodEngine):
-    """The engine in memory, which says that it runs in another precision."""
+    """The engine in memory, reporting a given precision."""
 
     def __init__(self, precision: Precision) -> None:
         super().__init__(max_batch=4, side=32)
@@ -42,8 +42,8 @@ def _certificate(
     package: ModelPackage, expected: Scores, actual: Scores, precision: Precision = "int8"
 ) -> Certificate:
     names = tuple(f"{row}.png" for row in range(len(expected)))
-    pictures = ImageSet("package", names, np.zeros((len(expected), 32, 32, 3), np.uint8))
-    return certificate_from(package, PreciseEngine(precision), expected, actual, pictures, reference="ort-cpu")
+    images = ImageSet("package", names, np.zeros((len(expected), 32, 32, 3), np.uint8))
+    return certificate_from(package, PreciseEngine(precision), expected, actual, images, reference="ort-cpu")
 
 
 def _answers(count: int = 100) -> Scores:
@@ -139,17 +139,17 @@ def test_a_damaged_certificate_is_not_used(package: ModelPackage, tmp_path: Path
 
 
 def test_images_are_the_golden_and_calibration_images(package: ModelPackage) -> None:
-    pictures = image_set_of(package)
-    assert pictures.source == "package"
-    assert pictures.batch.shape == (4 + 32, 32, 32, 3)
+    images = image_set_of(package)
+    assert images.source == "package"
+    assert images.batch.shape == (4 + 32, 32, 32, 3)
 
 
 def test_a_package_without_images_is_compared_on_different_synthetic_ones(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path, calibration=0, golden=False))
-    pictures = image_set_of(package)
-    assert pictures.source == "synthetic"
-    assert len(np.unique(pictures.batch.reshape(len(pictures.batch), -1), axis=0)) == len(pictures.batch)
-    np.testing.assert_array_equal(pictures.batch, image_set_of(package).batch)
+    images = image_set_of(package)
+    assert images.source == "synthetic"
+    assert len(np.unique(images.batch.reshape(len(images.batch), -1), axis=0)) == len(images.batch)
+    np.testing.assert_array_equal(images.batch, image_set_of(package).batch)
 
 
 def test_a_folder_without_images_is_refused(package: ModelPackage, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The runtime's description and the probes: truthful on boards, in containers, and with broken packages."""
+"""The description of the runtime and the probes: on boards, in containers, and with broken packages."""
 
 from __future__ import annotations
 

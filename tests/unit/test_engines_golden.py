@@ -1,4 +1,4 @@
-"""Known answers and proofs: what a package states is what an engine gives, or it is told by image and figures."""
+"""Golden images and the package check: a mismatch is refused with image, labels and confidences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fixtures.packages import PackageFiles, TinyModel
 
 
 class ColorEngine:
-    """Names the strongest of blue, green and red: class 0, 1 or 2 with 0.9."""
+    """Classifies by the brightest channel: blue, green or red is class 0, 1 or 2 with 0.9."""
 
     def __init__(self, value: float = 0.9) -> None:
         self.value = value
@@ -49,9 +49,9 @@ def package_with(tmp_path: Path, *answers: tuple[int, str, float]) -> ModelPacka
     files = PackageFiles.of()
     files.manifest["golden"] = []
     for place, (channel, label, confidence) in enumerate(answers):
-        picture = np.zeros((20, 30, 3), np.uint8)
-        picture[:, :, channel] = 200
-        files.extra[f"golden/{place}.png"] = cv2.imencode(".png", picture)[1].tobytes()
+        image = np.zeros((20, 30, 3), np.uint8)
+        image[:, :, channel] = 200
+        files.extra[f"golden/{place}.png"] = cv2.imencode(".png", image)[1].tobytes()
         files.manifest["golden"].append({"image": f"golden/{place}.png", "label": label, "min_confidence": confidence})
     return load_package(files.write(tmp_path))
 
@@ -111,7 +111,7 @@ def test_missing_golden_images_and_a_wrong_directory_name_are_warnings(tmp_path:
 
 
 def hidden_softmax(tmp_path: Path, activation: str) -> ModelPackage:
-    """A model that gives probabilities without an operator that says so: exp, sum and division."""
+    """A model whose softmax is hidden in exp, sum and division."""
     import onnx
     from onnx import helper, numpy_helper
 

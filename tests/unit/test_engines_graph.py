@@ -1,4 +1,4 @@
-"""The serving graph computes what the manifest says and the model means, for every kind of model."""
+"""The serving graph computes the manifest's preprocessing and the model, for every kind of model."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def run(model: onnx.ModelProto | Path, feeds: dict[str, Any]) -> Floats:
     return np.asarray(session.run(None, feeds)[0])
 
 
-def pictures(package: ModelPackage, count: int, seed: int = 3) -> npt.NDArray[np.uint8]:
+def images(package: ModelPackage, count: int, seed: int = 3) -> npt.NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, package.input.height, package.input.width, 3), np.uint8)
 
 
 def reference(package: ModelPackage, tiny: TinyModel, batch: npt.NDArray[np.uint8]) -> Floats:
-    """What a reader of the manifest would write with numpy, and the model run as it is."""
+    """The manifest's preprocessing in numpy, and the unchanged model."""
     spec = package.input
     answers = []
-    for picture in batch:
+    for image in batch:
         if spec.color == "gray":
-            pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[:, :, None]
+            pixels = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[:, :, None]
         else:
-            pixels = picture[:, :, ::-1] if spec.color == "rgb" else picture
+            pixels = image[:, :, ::-1] if spec.color == "rgb" else image
         values = (pixels.astype(np.float32) * spec.scale - np.array(spec.mean)) / np.array(spec.std)
         data = values if package.signature.layout == "NHWC" else values.transpose(2, 0, 1)
         raw = run(tiny.proto(), {tiny.input_name: data[None].astype(package.signature.dtype)})
@@ -80,7 +80,7 @@ def test_serving_graph_equals_the_numpy_computation(
             name: value[: tiny.channels] if isinstance(value, list) else value for name, value in NORMALISED.items()
         }
     package = load_package(PackageFiles.of(tiny, **keys).write(tmp_path))
-    batch = pictures(package, 3)
+    batch = images(package, 3)
     scores = run(build_serving_model(package), {"images": batch})
     assert scores.dtype == np.float32
     assert scores.shape == (3, 5)
@@ -113,7 +113,7 @@ def test_old_and_new_opsets_are_kept(tmp_path: Path, opset: int, channels: int) 
     assert [entry.version for entry in model.opset_import] == [opset]
     assert 4 <= model.ir_version <= 10
     assert [value.name for value in model.graph.input] == ["images"]
-    batch = pictures(package, 2)
+    batch = images(package, 2)
     np.testing.assert_allclose(run(model, {"images": batch}), reference(package, tiny, batch), atol=1e-5)
 
 
@@ -145,7 +145,7 @@ def test_every_output_shape_and_activation_gives_probabilities(
     files = PackageFiles.of(tiny)
     files.manifest["output"] = {"activation": "softmax" if shape == "c" else activation}
     package = load_package(files.write(tmp_path))
-    batch = pictures(package, 1)
+    batch = images(package, 1)
     np.testing.assert_allclose(
         run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
     )
@@ -186,7 +186,7 @@ def test_dynamic_sides_are_fixed_by_the_manifest(tmp_path: Path) -> None:
 def test_a_model_with_clashing_tensor_names_is_served(tmp_path: Path, source: str, target: str) -> None:
     tiny = TinyModel(input_name=source, output_name=target)
     package = load_package(PackageFiles.of(tiny).write(tmp_path))
-    batch = pictures(package, 2)
+    batch = images(package, 2)
     np.testing.assert_allclose(
         run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
     )
@@ -196,7 +196,7 @@ def test_gray_is_bit_for_bit_an_8_bit_gray_image(tmp_path: Path) -> None:
     tiny = TinyModel(channels=1, height=32, width=32)
     package = load_package(PackageFiles.of(tiny).write(tmp_path))
     model = build_serving_model(package)
-    batch = pictures(package, 1)
+    batch = images(package, 1)
     model.graph.output.append(helper.make_tensor_value_info("data", TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     gray = session.run(["data"], {"images": batch})[0]
@@ -263,7 +263,7 @@ def test_normalisation_that_changes_nothing_adds_no_nodes(tmp_path: Path) -> Non
 def test_a_freed_reshape_gives_every_image_its_own_scores(tmp_path: Path) -> None:
     tiny = TinyModel(batch=1, ending="baked")
     package = load_package(PackageFiles.of(tiny).write(tmp_path))
-    batch = pictures(package, 4)
+    batch = images(package, 4)
     np.testing.assert_allclose(
         run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
     )

@@ -1,4 +1,4 @@
-"""int8 forms: which one an engine is given, what is in the graph, what is kept and told."""
+"""int8 forms: which form an engine gets, what is in the graph, what is cached and reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OLDER_FLAGS = ("avx2", "avx2 avx512f avx512bw avx512vl", "sse4_2", "avx512_vnni
 
 @pytest.fixture(scope="module", autouse=True)
 def _library_is_loaded() -> None:
-    """What the library opens for the life of the process must be open before a test starts."""
+    """ONNX Runtime keeps files open until the process ends; it must open them before a test counts them."""
     library()
 
 
@@ -101,7 +101,7 @@ def test_a_graph_has_the_activations_and_weights_of_its_form(
     assert {zero.dtype for zero in activations} == {np.dtype(form.activations)}
     assert all(not zero.any() for zero in activations) or not form.is_symmetric
     largest = max(int(np.abs(one.astype(int)).max()) for one in _int8_weights(model))
-    # Two products are added in 16 bits where there is no VNNI: 2 * 64 * 255 fits, 2 * 127 * 255 does not.
+    # Two products are added in 16 bits without VNNI: 2 * 64 * 255 fits, 2 * 127 * 255 does not.
     assert (2 * largest * 255 < 2**15) == form.has_7_bit_weights
 
 
@@ -117,15 +117,15 @@ def test_every_form_keeps_the_labels_with_the_sensitive_layer_in_fp32(tmp_path: 
 
 
 def test_a_relu_before_an_fp32_part_is_kept(tmp_path: Path) -> None:
-    """The graph ends in Relu and softmax: the softmax is fp32 and must read what the Relu has cut off."""
+    """The graph ends in Relu and softmax; the softmax is fp32 and must read the clipped values."""
     model = _model_that_ends_in_relu()
     package = load_package(write_colour_package(tmp_path / "package", model=model, golden=False))
     converter = _converter(package, tmp_path, UNSIGNED)
-    pictures = image_set_of(package).batch
+    images = image_set_of(package).batch
     result = quantise_to_agreement(
-        converter, pictures, input_name="images", output_name="scores", step=1, min_agreement=0.9
+        converter, images, input_name="images", output_name="scores", step=1, min_agreement=0.9
     )
-    exact, rough = (_scores(one, pictures) for one in (converter.model, result.model))
+    exact, rough = (_scores(one, images) for one in (converter.model, result.model))
     np.testing.assert_allclose(rough, exact, atol=0.05)
 
 
@@ -137,7 +137,7 @@ def test_ranges_of_one_form_make_the_same_graph_of_another(
     first.convert()
     if first.ranges is None:
         pytest.skip("this ONNX Runtime does not keep ranges, it reads the images for each form")
-    known = _converter(package, tmp_path, form, ranges=first.ranges, pictures=0)
+    known = _converter(package, tmp_path, form, ranges=first.ranges, images=0)
     fresh = _converter(package, tmp_path, form)
     assert known.convert() == fresh.convert()
 
@@ -193,10 +193,10 @@ def test_other_precisions_have_no_form() -> None:
 
 
 def _converter(
-    package: ModelPackage, tmp_path: Path, form: Int8Form, *, ranges: bytes | None = None, pictures: int | None = None
+    package: ModelPackage, tmp_path: Path, form: Int8Form, *, ranges: bytes | None = None, images: int | None = None
 ) -> Int8Converter:
     graph = serving_graph(package, cache_dir=tmp_path / "cache")
-    batch = image_set_of(package).batch[:pictures]
+    batch = image_set_of(package).batch[:images]
     return Int8Converter(graph.path, form=form, input_name="images", batch=batch, step=1, ranges=ranges)
 
 

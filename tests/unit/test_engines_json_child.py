@@ -1,4 +1,4 @@
-"""A child that answers in JSON lines: heard whole, told from library noise, and never left behind."""
+"""A child that answers in JSON lines: whole messages, separated from library output, and no child left behind."""
 
 from __future__ import annotations
 

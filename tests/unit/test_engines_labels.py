@@ -1,4 +1,4 @@
-"""Label files: every shape that is taken gives the same labels, every other one is refused by its reason."""
+"""Label files: every accepted format gives the same labels, every other is refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest is refused by file, line and nearest key."""
+"""Mistakes in the manifest are refused with file, line and the nearest key."""
 
 from __future__ import annotations
 

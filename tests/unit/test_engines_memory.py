@@ -1,4 +1,4 @@
-"""The memory a child may take: the machine's, and what the control group of this program leaves of it."""
+"""The memory that a child may use: of the machine, and of this program's control group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of engines and of their options: the right ones are understood, the others are refused with the nearest."""
+"""Names of engines and options: valid names are accepted, others are refused with the nearest one."""
 
 from __future__ import annotations
 

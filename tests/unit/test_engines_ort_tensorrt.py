@@ -1,4 +1,4 @@
-"""What ONNX Runtime's TensorRT provider is given, and the plan directory's seal; no GPU is needed for either."""
+"""Options of ONNX Runtime's TensorRT provider, and the seal of the plan directory; neither needs a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in the plan cache is native code: it is whole, ours and made for this device, or it is not read."""
+"""Plans are native code: only complete ones of this user, built for this device, are read from the cache."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_locked_entry_is_not_pruned(cache: PlanCache) -> None:
 
 
 def test_a_lock_whose_file_was_deleted_meanwhile_is_acquired_again(cache: PlanCache) -> None:
-    """Else the one who waited holds a file that nobody can find, and a third builds beside it."""
+    """Otherwise the waiter would hold a deleted file, and a third process could build at the same time."""
     cache.store(_KEY, _CONTENT, {})
     path = cache.root / f"{_KEY.name}.lock"
     held = contextlib.ExitStack()

@@ -1,4 +1,4 @@
-"""fp16 and int8 graphs: what is converted, what stays, what is kept on disk, and what is refused."""
+"""fp16 and int8 graphs: what is converted, what stays in fp32, what is cached, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.export archives are read without torch, and refused by the same facts as ONNX models."""
+"""torch.export archives are read without torch and checked like ONNX models."""
 
 from __future__ import annotations
 

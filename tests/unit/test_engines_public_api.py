@@ -1,4 +1,4 @@
-"""The engines' public names are all there, though each is imported only when it is asked for."""
+"""Every public name of engines exists, and is imported only on first use."""
 
 from __future__ import annotations
 

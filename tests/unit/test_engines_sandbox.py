@@ -1,4 +1,4 @@
-"""Builds run in a child that is bounded in time and memory, heard while it works, and never outlives who waits."""
+"""Builds run in a child with limits of time and memory, which reports progress and never outlives its parent."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ run_build("slow_child", {}, what="m", limits=ChildLimits(timeout_s=600, memory_b
 
 
 def test_the_real_child_dies_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parent is killed in a way that lets it clean up nothing."""
+    """The parent is killed by SIGKILL, so it cannot clean up."""
     slow = tmp_path / "slow_child.py"
     slow.write_text(
         "import time\nfrom engines.sandbox.serve import bind_to_parent\n"

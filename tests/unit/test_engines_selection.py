@@ -1,4 +1,4 @@
-"""Which engine a measurement chooses, and until when that is remembered."""
+"""Which engine a measurement selects, and until when that selection is remembered."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_different_preprocessing_activation_or_calibration_has_its_own_selection
 
 
 def test_an_int8_selection_depends_on_the_int8_form_of_each_engine(tmp_path: Path) -> None:
-    """A processor or a program that takes another form has other figures."""
+    """Another form has other timings."""
     package = load_package(write_colour_package(tmp_path / "package", calibration=4))
     key = selection_key(package, EngineOptions(cache_dir=tmp_path, precision="int8"), describe())
     conversion = key["conversion"]

@@ -1,4 +1,4 @@
-"""Files are whole or absent, addresses name facts, records are read only where they are what was written."""
+"""Files are complete or absent, addresses depend on facts, and only intact records are read."""
 
 from __future__ import annotations
 

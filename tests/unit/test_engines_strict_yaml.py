@@ -1,4 +1,4 @@
-"""The strict YAML reader: what it takes, where it says things stand, and what it refuses."""
+"""The strict YAML reader: what it accepts, which positions it reports, and what it refuses."""
 
 from __future__ import annotations
 
