@@ -55,6 +55,7 @@ def certificate_from(
 ) -> Certificate:
     """Return the certificate of two sets of scores, each ``(K, classes)``."""
     is_finite: Flags = np.asarray(np.isfinite(actual).all(axis=1))
+    # NaN would spread into every figure below; is_finite keeps these images as failures.
     wanted, given = expected.astype(np.float64), np.nan_to_num(actual.astype(np.float64))
     difference = np.abs(wanted - given)
     rows = np.arange(len(wanted))
@@ -105,6 +106,7 @@ def scores_of(engine: Engine, batch: Images) -> Scores:
 def _cosine(one: Floats, other: Floats) -> Floats:
     lengths: Floats = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     products: Floats = (one * other).sum(axis=1)
+    # Scores that are all zero have no direction: their cosine counts as 0.
     return np.where(lengths > 0, products / np.maximum(lengths, np.finfo(np.float64).tiny), 0.0)
 
 

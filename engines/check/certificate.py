@@ -62,6 +62,7 @@ class Certificate:
     @property
     def why_not(self) -> str:
         """One sentence on why the engine must not serve; empty if it may."""
+        # First, because NaN scores also lower the agreement, and the message must name the cause.
         if self.non_finite:
             return f"{self.non_finite} of {self.images} images gave NaN or infinity"
         if self.is_degenerate:
@@ -116,6 +117,7 @@ def certificate_record(cache_dir: Path, facts: Mapping[str, object]) -> JsonReco
 
 def _certificate_from(values: dict[str, Any]) -> Certificate:
     known = {field.name for field in fields(Certificate)}
+    # as_dict also writes computed values (passed, why_not), which are no fields.
     given = {name: value for name, value in values.items() if name in known}
     worst = tuple(Disagreement(**one) for one in given.pop("worst"))
     return Certificate(**given | {"worst": worst, "kept_layers": tuple(given["kept_layers"])})

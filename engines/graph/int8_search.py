@@ -50,6 +50,7 @@ def quantise_to_agreement(
     def attempt(keep: Sequence[str]) -> tuple[onnx.ModelProto, float]:
         model = converter.convert(keep=keep)
         actual = scores_of(model)
+        # Without the tie rule of the accuracy check, so a graph that passes here passes there too.
         same = (actual.argmax(axis=1) == expected.argmax(axis=1)) & np.isfinite(actual).all(axis=1)
         return model, float(same.mean())
 
@@ -87,6 +88,7 @@ def _smallest(
             )
         else:
             too_few, count = count, min(limit, count * 2)
+    # Agreement need not grow with each layer, so this finds a small set, not always the smallest.
     while len(best.kept_layers) - too_few > 1:
         middle = (len(best.kept_layers) + too_few) // 2
         model, agreement = attempt(ranked[:middle])
@@ -102,6 +104,7 @@ def _by_added_error(
 ) -> list[str]:
     """Order the layers by the relative error that each adds to the layer before it, worst first."""
     names = converter.layers()
+    # The outputs of all layers are in memory at once, so only a few images, in whole batches.
     few = batch[: max(step, min(len(batch), _RANKED_IMAGES) // step * step)]
     exact, rough = (
         _run(_exposing(one, outputs), few, input_name=input_name, outputs=outputs, step=step)
@@ -113,6 +116,7 @@ def _by_added_error(
         length = float(np.linalg.norm(one))
         error = float(np.linalg.norm(one - other)) / length if length else 0.0
         error = error if math.isfinite(error) else math.inf
+        # The error of a layer contains the error of its inputs; the increase is its own share.
         added[name], before = error - before, error
     return sorted(names, key=lambda name: -added[name])
 
@@ -138,6 +142,7 @@ def _run(model: onnx.ModelProto, batch: Images, *, input_name: str, outputs: Seq
     ort = library()
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # A graph with a fixed batch takes exactly ``step`` images, so a remainder cannot run.
     usable = len(batch) // step * step
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -76,6 +76,7 @@ class Resizer:
             self._scale(image[plan.source], plan.scratch)
             np.copyto(out, plan.scratch[plan.window])
             return
+        # The row of the batch is reused and holds an earlier frame.
         if self._has_bars:
             out.fill(0)
         self._scale(image[plan.source], out[plan.window])

@@ -74,6 +74,7 @@ def load_in_sandbox(
     _save(record)
     why_built = result.get("why_built")
     return SandboxedLoad(
+        # The child has built the plan by force; this process must only load it.
         replace(options, building=replace(options.building, force=False)),
         why_built if isinstance(why_built, str) else None,
     )

@@ -27,6 +27,7 @@ from engines.select.selection import Selection, SelectionStore, measure, remembe
 from engines.select.served import ServedEngine
 
 _ON_CPU = ("ort-cpu", "ort-openvino", "ort-xnnpack", "ort-dnnl")
+# Faults of one engine. A wrong model, option or image would fail on every engine and is raised.
 _PASSED_OVER = (EngineUnavailable, PrecisionRejected, GoldenMismatch, InferenceFailed)
 
 
@@ -124,6 +125,7 @@ class _Search:
 
     def rejections(self, engine: Engine) -> tuple[Rejection, ...]:
         """Every engine that was considered and not selected, once each."""
+        # Later entries win: a failure of this start is newer than a measurement.
         rejections = {
             one.engine: one for one in (*(self.selection.rejections if self.selection else ()), *self.rejected)
         }

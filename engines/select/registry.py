@@ -182,6 +182,7 @@ def probe() -> tuple[ProbeResult, ...]:
 
 
 def _missing(answer: ChildAnswer) -> Missing:
+    # The failure is the last line of the traceback, which begins with the class of the exception.
     return "library" if "ModuleNotFoundError" in str(answer.failure) else "broken"
 
 

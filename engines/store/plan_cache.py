@@ -171,6 +171,7 @@ class PlanCache:
         }
         with cache_errors(directory):
             write_atomic(directory / _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+        # A new plan starts without crashes.
         self.crash_marker(key).unlink(missing_ok=True)
         self.prune(keep=key.name)
 
@@ -226,6 +227,7 @@ class PlanCache:
         """
         room = self._max_bytes if max_bytes is None else max_bytes
         gone = []
+        # Last used first, so the entries that no longer fit are the least recently used.
         for entry in self.entries():
             room -= entry.size_bytes
             if room < 0 and entry.name != keep and self._delete(entry):
@@ -267,6 +269,8 @@ class PlanCache:
         try:
             yield
         finally:
+            # This releases the lock. The file stays: after a deletion, waiters and newcomers would lock different
+            # files.
             os.close(descriptor)
 
     @contextlib.contextmanager
@@ -303,6 +307,7 @@ class PlanCache:
         with open_folder(directory) as folder:
             record = _parsed(read_checked(folder, _RECORD))
             stated = record.get("facts")
+            # Compared in the form that JSON gives: tuples become lists.
             if stated != json.loads(json.dumps(key.facts)):
                 facts = stated if isinstance(stated, dict) else {}
                 raise EntryDamaged(
@@ -364,6 +369,7 @@ def _entry(directory: Path) -> PlanEntry | None:
             built_at=str(record["built_at"]),
             used_at=datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="microseconds"),
         )
+    # Another process may be writing or deleting the entry right now.
     except (OSError, EntryDamaged, KeyError):
         return None
 

@@ -185,6 +185,7 @@ def _built(plan: SessionPlan, directory: Path) -> Any:
     try:
         return create_session(plan)
     except EngineUnavailable:
+        # A context model needs a graph that TensorRT takes as a whole: build again without one.
         return create_session(replace(plan, provider_options=without_context(plan.provider_options, directory)))
 
 

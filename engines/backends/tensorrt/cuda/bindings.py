@@ -153,6 +153,7 @@ class BindingsContext:
         flag = driver.CU_MEMHOSTALLOC_DEVICEMAP if is_mapped else driver.CU_MEMHOSTALLOC_PORTABLE
         address = int(self._cuda.call("cuMemHostAlloc", size_bytes, int(flag)))
         mapped = int(self._cuda.call("cuMemHostGetDevicePointer", address, 0)) if is_mapped else None
+        # The array does not own this memory: ``free_host`` frees it and empties the array.
         buffer = (ctypes.c_uint8 * size_bytes).from_address(address)
         return HostMemory(np.frombuffer(memoryview(buffer), dtype).reshape(shape), mapped, address)
 
@@ -183,6 +184,7 @@ class BindingsContext:
     def close_stream(self) -> None:
         """Destroy stream and event."""
         stream, done, self._stream, self._done = self._stream, self._done, None, None
+        # If destroying the event fails, the stream must still be destroyed.
         try:
             if done is not None:
                 self._cuda.call("cuEventDestroy", done)

@@ -125,6 +125,7 @@ class PyCudaContext:
             array: npt.NDArray[Any] = self._driver.pagelocked_empty(
                 shape, dtype, mem_flags=flags.DEVICEMAP if is_mapped else flags.PORTABLE
             )
+            # The allocation itself: it knows the device address, and is freed with its last array.
             owner: Any = array.base
             return HostMemory(array, int(owner.get_device_pointer()) if is_mapped else None, owner)
 
