@@ -145,7 +145,7 @@ def _all_match(
 
 def _from_json(text: str, name: str, offset: int) -> list[str]:
     try:
-        # Pairs instead of a dict, which would drop a repeated key without a word.
+        # Pairs instead of a dict, which would silently drop a repeated key.
         value = json.loads(text, object_pairs_hook=list)
     except (json.JSONDecodeError, RecursionError) as exc:
         line = getattr(exc, "lineno", 1)

@@ -172,12 +172,12 @@ class PlanSession:
         return context
 
     def _refusal(self, what: str, mark: int) -> EngineError:
-        words = self._log.errors(mark)
-        kind = OutOfMemory if is_out_of_memory(words) else EngineUnavailable
+        reason = self._log.errors(mark)
+        kind = OutOfMemory if is_out_of_memory(reason) else EngineUnavailable
         return kind(
-            f"TensorRT {self._trt.__version__} {what}: {words}. Build it again: agent build --force",
+            f"TensorRT {self._trt.__version__} {what}: {reason}. Build it again: agent build --force",
             engine="tensorrt",
-            reason=f"TensorRT {what}: {words}",
+            reason=f"TensorRT {what}: {reason}",
             remedy="agent build --force",
         )
 
