@@ -1,4 +1,4 @@
-"""Larger batches and cooler engines: what the pipeline does when the governor asks, and how it goes back."""
+"""Larger batches and prepared precisions: what the pipeline does on the governor's request, and afterwards."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _engine(precision: Precision = "fp32") -> BrightnessEngine:
 
 
 class ScriptedOpener(EngineOpener):
-    """Opens an engine of the precision that is asked for, and never builds."""
+    """Opens an engine in the requested precision, without building."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -100,7 +100,7 @@ def prepared_in(cache: Path, precision: str) -> None:
     (cache / "precision" / f"brightness-1.0.0-{precision}-abc.onnx").write_bytes(b"x")
 
 
-def test_model_goes_over_to_what_is_prepared_and_back(tmp_path: Path) -> None:
+def test_a_hot_model_switches_to_the_prepared_precision_and_back(tmp_path: Path) -> None:
     prepared_in(tmp_path, "int8")
     opener = ScriptedOpener()
     with running(opener) as pipeline:
@@ -115,7 +115,7 @@ def test_model_goes_over_to_what_is_prepared_and_back(tmp_path: Path) -> None:
     assert opener.asked == ["int8"]
 
 
-def test_nothing_is_opened_where_nothing_is_prepared(tmp_path: Path) -> None:
+def test_nothing_is_opened_if_nothing_is_prepared(tmp_path: Path) -> None:
     opener = ScriptedOpener()
     with running(opener) as pipeline:
         lever = CoolerEngines(pipeline, opener, cache_dir=tmp_path)
@@ -135,7 +135,7 @@ def test_strict_model_keeps_its_engine(tmp_path: Path) -> None:
     assert opener.asked == []
 
 
-def test_prepared_engine_that_cannot_be_opened_leaves_the_present_one(tmp_path: Path) -> None:
+def test_the_present_engine_stays_if_the_prepared_one_cannot_be_opened(tmp_path: Path) -> None:
     prepared_in(tmp_path, "int8")
     opener = ScriptedOpener()
     opener.refused.add("int8")
@@ -147,7 +147,7 @@ def test_prepared_engine_that_cannot_be_opened_leaves_the_present_one(tmp_path: 
         wait_until(lambda: pipeline.frames_decided() > frames)
 
 
-def test_batches_are_larger_while_asked_for_and_as_before_afterwards() -> None:
+def test_batches_are_larger_only_while_requested() -> None:
     sizes: list[int] = []
     held = threading.Event()
     engine = BrightnessEngine(len(_LABELS), on_infer=lambda batch: sizes.append(len(batch)))
@@ -171,19 +171,19 @@ def test_batches_are_larger_while_asked_for_and_as_before_afterwards() -> None:
         assert set(sizes) == {1}
 
 
-def test_single_camera_has_no_larger_batches_to_offer() -> None:
+def test_a_single_camera_has_no_larger_batches() -> None:
     with running(ScriptedOpener(), cameras=1) as pipeline:
         assert not LargeBatches(pipeline).is_available
 
 
-def test_single_camera_never_waits_for_others() -> None:
+def test_a_single_camera_never_waits_for_others() -> None:
     serving = load(_engine(), key="m", package=plain_package(*_LABELS), max_size=4)
     assert serving.batching(BatchingConfig(), cameras=1) == (4, 0.0)
     assert serving.batching(BatchingConfig(), cameras=3) == (3, 0.05)
     assert serving.batching(BatchingConfig(max_delay_ms=200.0), cameras=9) == (4, 0.2)
 
 
-def test_prepared_precision_is_opened_with_its_proof_and_without_a_build(tmp_path: Path) -> None:
+def test_a_prepared_precision_is_opened_with_its_certificate_and_without_a_build(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path))
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu")
     with open_engine(package, options) as engine:
@@ -198,7 +198,7 @@ def test_prepared_precision_is_opened_with_its_proof_and_without_a_build(tmp_pat
         assert engine.info.parity is not None
 
 
-def test_precision_that_does_not_keep_the_answers_is_refused(tmp_path: Path) -> None:
+def test_a_precision_that_fails_its_checks_is_refused(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path))
     package = replace(package, calibration=())
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")

@@ -1,4 +1,4 @@
-"""`scripts/gpu-check` says what it found on any machine: nothing without a GPU, everything on a stand-in for one."""
+"""`scripts/gpu-check` reports correctly without a GPU, and on a fake one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
 
 
 def _check(folder: Path, nvidia: FakeNvidia, *more: str) -> tuple[int, str, str]:
-    """Exit code, what it said and the report."""
+    """Return exit code, output and report."""
     environment: Mapping[str, str] = {**os.environ, **nvidia.environment(), "PYTHON": sys.executable}
     done = subprocess.run(
         [str(_ROOT / "scripts" / "gpu-check"), "--quick", "--output", str(folder), *more],
