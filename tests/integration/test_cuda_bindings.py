@@ -1,7 +1,7 @@
 """The real cuda-bindings of CUDA 12 and 13 keep the contract of a CUDA library on a fake libcuda.so.1.
 
-This checks names, arguments, types and results against the real package, but not what a real driver does. ``TENSORRT_BINDINGS`` names interpreters that have `cuda-bindings`, see
-`test_tensorrt_bindings.py`.
+This checks names, arguments, types and results against the real package, but not what a real driver does.
+``TENSORRT_BINDINGS`` names interpreters that have `cuda-bindings`, see `test_tensorrt_bindings.py`.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_options_override_the_preset(material: Path) -> None:
     assert (spec.color, spec.resize, spec.resize_to, spec.interpolation) == ("bgr", "shorter_side", 20, "area")
 
 
-def test_a_gray_model_gets_gray_and_a_dynamic_size_needs_an_option(
+def test_a_gray_model_gets_gray_and_dynamic_sides_need_a_size(
     material: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny = TinyModel(channels=1, dynamic_sides=True, batch="N")

@@ -97,10 +97,10 @@ def test_a_damaged_golden_image_is_named(tmp_path: Path) -> None:
 
 
 def test_a_good_package_passes_on_the_reference_engine(tmp_path: Path) -> None:
-    proof = check_package(package_with(tmp_path, (0, "ash", 0.0), (1, "ash", 0.0)))
-    assert proof.golden.engine == "ort-cpu"
-    assert len(proof.golden.results) == 2
-    assert (proof.max_batch, proof.opset) == (None, 13)
+    check = check_package(package_with(tmp_path, (0, "ash", 0.0), (1, "ash", 0.0)))
+    assert check.golden.engine == "ort-cpu"
+    assert len(check.golden.results) == 2
+    assert (check.max_batch, check.opset) == (None, 13)
 
 
 def test_missing_golden_images_and_a_wrong_directory_name_are_warnings(tmp_path: Path) -> None:
@@ -148,5 +148,5 @@ def test_logits_declared_as_probabilities_are_found_by_running_the_model(tmp_pat
 
 
 def test_sigmoid_scores_are_a_warning(tmp_path: Path) -> None:
-    proof = check_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
-    assert any("not 1" in warning for warning in proof.warnings)
+    check = check_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
+    assert any("not 1" in warning for warning in check.warnings)
