@@ -61,8 +61,6 @@ def certificate_from(
     rows = np.arange(len(wanted))
     leading: Floats = wanted.max(axis=1)
     is_same = (leading - wanted[rows, given.argmax(axis=1)] <= _TIE_RATIO * leading) & is_finite
-    # Flipped images first, then the others by their difference.
-    order = np.argsort(-(difference.max(axis=1) + ~is_same))[:_LISTED]
     return Certificate(
         model=f"{package.name}-{package.version}",
         model_sha256=package.sha256,
@@ -81,18 +79,28 @@ def certificate_from(
         cosine=float(_cosine(wanted, given).min()),
         non_finite=int((~is_finite).sum()),
         is_degenerate=_is_constant(given) and not _is_constant(wanted),
-        worst=tuple(
-            Disagreement(
-                image=images.names[row],
-                reference=package.labels[int(wanted[row].argmax())],
-                engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
-                difference=float(difference[row].max()),
-            )
-            for row in order
-            if difference[row].max() > 0
-        ),
+        worst=_worst(package, images, wanted, given, is_same=is_same, is_finite=is_finite),
         kept_layers=kept_layers,
         int8_form=form if isinstance(form := engine.info.details.get(DETAIL), str) else None,
+    )
+
+
+def _worst(
+    package: ModelPackage, images: ImageSet, wanted: Floats, given: Floats, *, is_same: Flags, is_finite: Flags
+) -> tuple[Disagreement, ...]:
+    """Return the images that differ most: those with a changed label first, then by difference."""
+    difference: Floats = np.abs(wanted - given).max(axis=1)
+    # Differences are at most 1, so adding 1 puts every changed label before the others.
+    order = np.argsort(-(difference + ~is_same))[:_LISTED]
+    return tuple(
+        Disagreement(
+            image=images.names[row],
+            reference=package.labels[int(wanted[row].argmax())],
+            engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
+            difference=float(difference[row]),
+        )
+        for row in order
+        if difference[row] > 0
     )
 
 
