@@ -3,6 +3,7 @@
 base.py         the contract of an engine, and the records around it
 errors.py       what is raised, with exit codes
 host.py         this machine
+percentiles.py  the definition of a percentile, for engines and agent
 store/          files, records and plans on disk
 package/        model packages
 graph/          the serving graph and its precisions
@@ -186,7 +187,6 @@ _HOMES = {
     "Building": "engines.base",
     "CHOOSERS": "engines.select.registry",
     "Certificate": "engines.check.certificate",
-    "Selection": "engines.select.selection",
     "Engine": "engines.base",
     "EngineError": "engines.errors",
     "EngineInfo": "engines.base",
@@ -229,6 +229,7 @@ _HOMES = {
     "Rejection": "engines.base",
     "Resizer": "engines.graph.resize",
     "Scores": "engines.base",
+    "Selection": "engines.select.selection",
     "ServingGraph": "engines.graph.serving",
     "StrictDocument": "engines.package.strict_yaml",
     "StrictYamlError": "engines.package.strict_yaml",

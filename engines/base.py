@@ -45,12 +45,9 @@ class Building:
     """How to treat an engine that must first be built on this device, which takes minutes.
 
     ``defer`` skips the engine instead of building it, and ``EngineInfo.pending`` names it; ``strict`` overrides
-    ``defer``.
-    ``force`` builds again although the plan is cached. ``on_progress`` is called about once per second during a build,
-    and
-    ``is_cancelled`` several times per second (True ends the build with BuildCancelled); both on the thread that opens
-    the
-    engine.
+    ``defer``. ``force`` builds again although the plan is cached. ``on_progress`` is called about once per second
+    during a build, and ``is_cancelled`` several times per second (True ends the build with BuildCancelled); both on
+    the thread that opens the engine.
     """
 
     defer: bool = False
@@ -64,8 +61,8 @@ class SandboxOptions:
     """Limits of the child process that loads a model for the first time on this device.
 
     ``timeout_s`` is for loading and the first runs; a build or int8 calibration has its own time on top.
-    ``memory_bytes``
-    limits resident memory; None is three quarters of the machine's memory, or of the control group's limit.
+    ``memory_bytes`` limits resident memory; None is three quarters of the machine's memory, or of the control group's
+    limit.
     """
 
     timeout_s: float = 120.0
@@ -77,14 +74,10 @@ class EngineOptions:
     """What the configuration asks for.
 
     ``engine``: a name from docs/engines.md (``ort-cpu``, ``tensorrt``, ``auto``, ``fastest`` ...). ``strict``: refuse
-    anything
-    less than requested. ``max_batch``: the largest N of ``infer``. ``options``: of this engine only (threads,
-    workspace ...),
-    validated by it. ``cache_dir``: graphs, quantised graphs and plans. ``workers``: number of engines that share this
-    device's
-    CPU; an engine without a ``threads`` option takes its share of the cores. ``sandbox``: None to load a new model in
-    this
-    process, which is then a sandbox itself.
+    anything less than requested. ``max_batch``: the largest N of ``infer``. ``options``: of this engine only (threads,
+    workspace ...), validated by it. ``cache_dir``: graphs, quantised graphs and plans. ``workers``: number of engines
+    that share this device's CPU; an engine without a ``threads`` option takes its share of the cores. ``sandbox``:
+    None to load a new model in this process, which is then a sandbox itself.
     """
 
     cache_dir: Path
@@ -165,8 +158,7 @@ class Engine(Protocol):
         """Classify ``batch``, ``(N, H, W, 3)`` uint8 BGR with 1 <= N <= ``info.max_batch``.
 
         The batch is read before the call returns and stays the caller's. The scores, ``(N, classes)`` float32
-        probabilities, are
-        a fresh array that the caller owns.
+        probabilities, are a fresh array that the caller owns.
 
         Raises:
             ValueError: wrong shape, dtype or N; a bug in the caller.

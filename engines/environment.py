@@ -81,10 +81,8 @@ def describe(
     """Describe this device without importing TensorRT, ONNX Runtime or PyTorch into this process.
 
     Optional packages are imported in child processes; for one that does not answer within ``timeout_s`` only the
-    installed
-    version is given. ``AGENT_BOARD`` and ``AGENT_L4T`` in ``environ`` (default: the process's environment) replace
-    what a
-    container cannot see. ``root`` is where ``/proc``, ``/etc`` and ``/sys`` are read.
+    installed version is given. ``AGENT_BOARD`` and ``AGENT_L4T`` in ``environ`` (default: the process's environment)
+    replace what a container cannot see. ``root`` is where ``/proc``, ``/etc`` and ``/sys`` are read.
     """
     environ = os.environ if environ is None else environ
     installed = [name for name in _OPTIONAL if _is_installed(name)]

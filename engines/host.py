@@ -26,6 +26,7 @@ _DISTRIBUTIONS = {
 
 def installed_version(library: str) -> str | None:
     """Return the version in a library's package metadata, None if no package provides it."""
+    # Several distributions provide one import name.
     names = _DISTRIBUTIONS.get(library, (library,))
     found = [one.version for name in names for one in distributions(name=name)]
     return found[0] if found else None

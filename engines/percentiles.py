@@ -1,10 +1,10 @@
-"""The one definition of a percentile: the nearest rank.
+"""Percentiles by nearest rank: the only definition in this program.
 
 The percentile P of n sorted values is the value at rank ``ceil(n * P / 100)``, counted from 1: the smallest value that
 at least P % of all values do not exceed. Of 1, 2 ... 100 ms, p50 is 50 ms and p99 is 99 ms.
 
-Chosen because every figure is a time that really occurred. Interpolation between ranks invents a value in the gap
-between the normal calls and the slow ones, which is where p99 lies.
+Every result is a time that really occurred. Interpolation would give a value in the gap between normal and slow
+calls, which is where p99 lies.
 
 Source: Hyndman and Fan, Sample Quantiles in Statistical Packages, The American Statistician 50 (1996), definition 1;
 ``numpy.percentile(..., method="inverted_cdf")``.
@@ -19,9 +19,7 @@ Number = TypeVar("Number", int, float)
 
 
 def rank_of(count: int, percent: int) -> int:
-    """Index (from 0) of a percentile in ``count`` sorted values.
-
-    In whole numbers: as floats 100 x 0.07 is a little above 7, which would give the value after the right one.
+    """Return the index, from 0, of a percentile in ``count`` sorted values.
 
     Raises:
         ValueError: no values, or ``percent`` is not 0 to 100.
@@ -30,11 +28,12 @@ def rank_of(count: int, percent: int) -> int:
         raise ValueError("there are no values to take a percentile of")
     if not 0 <= percent <= 100:
         raise ValueError(f"a percentile lies between 0 and 100, {percent} does not")
+    # In integers: as floats, 100 * 0.07 is a little above 7, and its ceiling would be one rank too high.
     return max(-(-count * percent // 100) - 1, 0)
 
 
 def percentile(ordered: Sequence[Number], percent: int) -> Number:
-    """A percentile of values that are sorted already, smallest first.
+    """Return a percentile of sorted values, smallest first.
 
     Raises:
         ValueError: see ``rank_of``.

@@ -1,4 +1,4 @@
-"""`agent build`: build engines ahead of time, list and delete the built ones."""
+"""`agent build`: build TensorRT engines ahead of time, list and delete plans."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _BuildRequest:
     """One engine to build."""
 
     package: ModelPackage
@@ -80,20 +80,20 @@ def build(
     """Build TensorRT engines for this device ahead of time.
 
     A plan is valid for one TensorRT version, GPU, model, set of options and largest batch. Give the options that the
-    agent will run with, or its configuration. A plan is kept only if it agrees with the reference. Exit code 69 if it
-    cannot be built here or does not agree.
+    agent will run with, or its configuration. A plan is kept only if it passes the accuracy check. Exit code 69 if it
+    cannot be built here or fails the check.
     """
     chosen = [name for name, value in (("-c", config), ("--package", package)) if value]
     if is_listing or is_pruning:
-        return _look_after(_cache_of(config, cache), keep_mib if is_pruning else None, as_json=as_json)
+        return _list_or_prune(_cache_of(config, cache), keep_mib if is_pruning else None, as_json=as_json)
     if len(chosen) != 1:
-        raise UsageError("name what to build: either --package DIRECTORY (or demo) or -c CONFIGURATION")
+        raise UsageError("give either --package DIRECTORY (or demo) or -c CONFIGURATION")
     if config is not None:
-        wishes = _from_config(config, cache, engine)
-        _warn_of_another_cache(config, wishes[0].options.cache_dir)
+        requests = _from_config(config, cache, engine)
+        _warn_of_another_cache(config, requests[0].options.cache_dir)
     else:
-        wishes = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, options)]
-    infos = [_build(wish, force=force, is_quiet=as_json) for wish in wishes]
+        requests = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, options)]
+    infos = [_build(request, force=force, is_quiet=as_json) for request in requests]
     if as_json:
         print(json.dumps([_facts(info) for info in infos], indent=2))
     return 0
@@ -101,7 +101,7 @@ def build(
 
 def _from_options(
     package: str, cache: Path | None, engine: Built, precision: Precision, max_batch: int, given: dict[str, object]
-) -> _Wish:
+) -> _BuildRequest:
     from engines import EngineOptions, load_package
 
     options = EngineOptions(
@@ -112,16 +112,16 @@ def _from_options(
         max_batch=max_batch,
         options=given,
     )
-    return _Wish(load_package(package_directory(package)), options)
+    return _BuildRequest(load_package(package_directory(package)), options)
 
 
-def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
-    """The engines of a configuration's models, as far as they need building."""
+def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_BuildRequest]:
+    """Return the engines of a configuration's models that need a build."""
     from agent.config.loader import load_config
     from engines import CHOOSERS, EngineOptions, canonical_name, load_package, options_for
 
     loaded = load_config(path)
-    wishes = []
+    requests = []
     for key, model in loaded.config.models.items():
         wanted = canonical_name(model.engine)
         if wanted not in (*CHOOSERS, "tensorrt", "ort-tensorrt"):
@@ -135,12 +135,12 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_Wish]:
             max_batch=model.batching.engine_batch,
             options=options_for(name, model.options),
         )
-        wishes.append(_Wish(load_package(loaded.package_dir(key)), options))
-    if not wishes:
+        requests.append(_BuildRequest(load_package(loaded.package_dir(key)), options))
+    if not requests:
         raise UsageError(
-            f"no model of {path} uses an engine that is built ahead: auto, fastest, tensorrt or ort-tensorrt"
+            f"no model of {path} uses an engine that needs a build: auto, fastest, tensorrt or ort-tensorrt"
         )
-    return wishes
+    return requests
 
 
 def _warn_of_another_cache(config: Path, cache_dir: Path, root: Path = Path("/")) -> None:
@@ -158,15 +158,15 @@ def _warn_of_another_cache(config: Path, cache_dir: Path, root: Path = Path("/")
     )
 
 
-def _build(wish: _Wish, *, force: bool, is_quiet: bool) -> EngineInfo:
+def _build(request: _BuildRequest, *, force: bool, is_quiet: bool) -> EngineInfo:
     from engines import Building, open_engine
 
     with _progress(is_quiet=is_quiet) as on_progress:
         building = Building(force=force, on_progress=on_progress)
-        with open_engine(wish.package, replace(wish.options, building=building)) as engine:
+        with open_engine(request.package, replace(request.options, building=building)) as engine:
             info = engine.info
     if not is_quiet:
-        _print_built(wish, info)
+        _print_built(request, info)
     return info
 
 
@@ -235,17 +235,20 @@ def _facts(info: EngineInfo) -> dict[str, object]:
     }
 
 
-def _print_built(wish: _Wish, info: EngineInfo) -> None:
+def _print_built(request: _BuildRequest, info: EngineInfo) -> None:
     why = info.details.get("why_built")
-    said = "was in the cache" if why is None and info.name == "tensorrt" else f"is built ({why or 'or was there'})"
-    print(f"{wish.package.name}-{wish.package.version}: {info.name} {info.precision} for {info.device} {said}")
+    # ONNX Runtime reads its plans itself, so for ort-tensorrt the cache is not visible here.
+    origin = f"built ({why})" if why else "from the cache" if info.name == "tensorrt" else "ready"
+    print(
+        f"{request.package.name}-{request.package.version}: {info.name} {info.precision} for {info.device}: {origin}"
+    )
     if info.accuracy is not None:
         print(
-            f"  agrees with {info.accuracy['reference']} on {float(info.accuracy['top1_agreement']):.4f} of "
+            f"  top-1 agreement with {info.accuracy['reference']} {float(info.accuracy['top1_agreement']):.4f} on "
             f"{float(info.accuracy['images']):.0f} images, largest difference "
             f"{float(info.accuracy['max_abs_difference']):.1e}"
         )
-    print(f"  cache: {wish.options.cache_dir}")
+    print(f"  cache: {request.options.cache_dir}")
     memory = info.details.get("device_memory_bytes")
     if memory is not None:
         print(
@@ -261,7 +264,7 @@ def _cache_of(config: Path | None, cache: Path | None) -> Path:
     return cache_dir_in(load_config(config).state_dir)
 
 
-def _look_after(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
+def _list_or_prune(cache_dir: Path, keep_mib: int | None, *, as_json: bool) -> int:
     from engines import PlanCache
 
     cache = PlanCache(cache_dir)

@@ -109,8 +109,8 @@ def import_(
     declared = None if activation == "auto" else cast("Activation", activation)
     request = ImportRequest(model=file, activation=declared, license=license_name, out=output, **options)  # type: ignore[arg-type] # click has checked each option
     with sigterm_as_ctrl_c():
-        proof = import_model(request)
-    _print_proof(proof, as_json=as_json)
+        result = import_model(request)
+    _print_check(result, as_json=as_json)
 
 
 @model.command()
@@ -124,9 +124,9 @@ def check(directory: Path, *, as_json: bool) -> int:
     from engines import check_package, load_package
 
     with sigterm_as_ctrl_c():
-        proof = check_package(load_package(directory))
-    _print_proof(proof, as_json=as_json)
-    return 0 if proof.has_passed else 1
+        result = check_package(load_package(directory))
+    _print_check(result, as_json=as_json)
+    return 0 if result.has_passed else 1
 
 
 @model.command("list")
@@ -176,31 +176,31 @@ def _facts(package: ModelPackage) -> dict[str, object]:
     }
 
 
-def _print_proof(proof: PackageCheck, *, as_json: bool) -> None:
-    facts = _facts(proof.package) | {
-        "opset": proof.opset,
-        "batch": "dynamic" if proof.max_batch is None else proof.max_batch,
+def _print_check(result: PackageCheck, *, as_json: bool) -> None:
+    facts = _facts(result.package) | {
+        "opset": result.opset,
+        "batch": "dynamic" if result.max_batch is None else result.max_batch,
     }
     golden = [
         {
-            "image": result.path.name,
-            "expected": result.expected,
-            "min_confidence": result.min_confidence,
-            "got": result.got,
-            "confidence": round(result.confidence, 4),
-            "right": result.is_right,
+            "image": image.path.name,
+            "expected": image.expected,
+            "min_confidence": image.min_confidence,
+            "got": image.got,
+            "confidence": round(image.confidence, 4),
+            "right": image.is_right,
         }
-        for result in proof.golden.results
+        for image in result.golden.results
     ]
     if as_json:
-        document = {**facts, "passed": proof.has_passed, "golden_results": golden, "warnings": list(proof.warnings)}
+        document = {**facts, "passed": result.has_passed, "golden_results": golden, "warnings": list(result.warnings)}
         print(json.dumps(document, indent=2))
         return
     for name, value in facts.items():
         print(f"{name:<12} {'-' if value is None else value}")
     if golden:
         _print_table(
-            ["image", "expected", "got", "confidence", "at least", ""],
+            ["image", "expected", "got", "confidence", "minimum", ""],
             [
                 [
                     str(row["image"]),
@@ -213,9 +213,9 @@ def _print_proof(proof: PackageCheck, *, as_json: bool) -> None:
                 for row in golden
             ],
         )
-    for warning in proof.warnings:
+    for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    wrong = len(proof.golden.wrong)
+    wrong = len(result.golden.wrong)
     print(f"{wrong} of {len(golden)} golden images are wrong" if wrong else "the package is valid")
 
 

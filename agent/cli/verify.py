@@ -78,18 +78,18 @@ def _print(certificate: Certificate) -> None:
 
     from agent.cli.console import Console
 
-    ran: str = certificate.precision
+    precision: str = certificate.precision
     if certificate.int8_form is not None:
-        ran = f"{ran} ({certificate.int8_form})"
+        precision = f"{precision} ({certificate.int8_form})"
     if certificate.precision != certificate.requested_precision:
-        ran = f"{ran} ({certificate.requested_precision} graph, which this device computes in {ran})"
+        precision = f"{precision} (this device computes the {certificate.requested_precision} graph in it)"
     facts = {
         "model": f"{certificate.model} ({certificate.model_sha256[:12]})",
-        "engine": f"{certificate.engine}, {ran}",
+        "engine": f"{certificate.engine}, {precision}",
         "reference": certificate.reference,
         "images": f"{certificate.images} ({certificate.source})",
-        "top-1 agreement": f"{certificate.agreement:.4f}, the minimum is {certificate.bar:.2f}",
-        "other top-1": str(certificate.flips),
+        "top-1 agreement": f"{certificate.agreement:.4f}, the minimum is {certificate.min_agreement:.2f}",
+        "changed labels": str(certificate.changed_labels),
         "difference": f"{certificate.max_abs_difference:.2e} at most, {certificate.mean_abs_difference:.2e} mean",
         "cosine": f"{certificate.cosine:.6f} at least",
         "NaN": str(certificate.non_finite),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from engines.backends.onnxruntime.engine import open_onnxruntime
 from engines.backends.onnxruntime.options import known_options
-from engines.backends.tensorrt.load import open_tensorrt
+from engines.backends.tensorrt.engine import open_tensorrt
 from engines.backends.tensorrt.options import OPTION_NAMES as TENSORRT_OPTIONS
 from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
 from engines.backends.torch import open_torch

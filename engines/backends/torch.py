@@ -194,6 +194,7 @@ def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], 
 
     def serve(images: Any) -> Any:
         output = model(prepare(images))
+        # Some programs return their only output in a tuple.
         if isinstance(output, tuple | list):
             output = output[0]
         return finish(output.float().flatten(1))

@@ -55,13 +55,12 @@ def certificate_from(
 ) -> Certificate:
     """Return the certificate of two sets of scores, each ``(K, classes)``."""
     is_finite: Flags = np.asarray(np.isfinite(actual).all(axis=1))
+    # NaN would spread into every figure below; is_finite keeps these images as failures.
     wanted, given = expected.astype(np.float64), np.nan_to_num(actual.astype(np.float64))
     difference = np.abs(wanted - given)
     rows = np.arange(len(wanted))
     leading: Floats = wanted.max(axis=1)
     is_same = (leading - wanted[rows, given.argmax(axis=1)] <= _TIE_RATIO * leading) & is_finite
-    # Flipped images first, then the others by their difference.
-    order = np.argsort(-(difference.max(axis=1) + ~is_same))[:_LISTED]
     return Certificate(
         model=f"{package.name}-{package.version}",
         model_sha256=package.sha256,
@@ -73,25 +72,35 @@ def certificate_from(
         source=images.source,
         images=len(actual),
         agreement=float(is_same.mean()),
-        bar=MIN_AGREEMENT[engine.info.requested_precision],
-        flips=int((~is_same).sum()),
+        min_agreement=MIN_AGREEMENT[engine.info.requested_precision],
+        changed_labels=int((~is_same).sum()),
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
         cosine=float(_cosine(wanted, given).min()),
         non_finite=int((~is_finite).sum()),
         is_degenerate=_is_constant(given) and not _is_constant(wanted),
-        worst=tuple(
-            Disagreement(
-                image=images.names[row],
-                reference=package.labels[int(wanted[row].argmax())],
-                engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
-                difference=float(difference[row].max()),
-            )
-            for row in order
-            if difference[row].max() > 0
-        ),
+        worst=_worst(package, images, wanted, given, is_same=is_same, is_finite=is_finite),
         kept_layers=kept_layers,
         int8_form=form if isinstance(form := engine.info.details.get(DETAIL), str) else None,
+    )
+
+
+def _worst(
+    package: ModelPackage, images: ImageSet, wanted: Floats, given: Floats, *, is_same: Flags, is_finite: Flags
+) -> tuple[Disagreement, ...]:
+    """Return the images that differ most: those with a changed label first, then by difference."""
+    difference: Floats = np.abs(wanted - given).max(axis=1)
+    # Differences are at most 1, so adding 1 puts every changed label before the others.
+    order = np.argsort(-(difference + ~is_same))[:_LISTED]
+    return tuple(
+        Disagreement(
+            image=images.names[row],
+            reference=package.labels[int(wanted[row].argmax())],
+            engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
+            difference=float(difference[row]),
+        )
+        for row in order
+        if difference[row] > 0
     )
 
 
@@ -105,6 +114,7 @@ def scores_of(engine: Engine, batch: Images) -> Scores:
 def _cosine(one: Floats, other: Floats) -> Floats:
     lengths: Floats = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     products: Floats = (one * other).sum(axis=1)
+    # Scores that are all zero have no direction: their cosine counts as 0.
     return np.where(lengths > 0, products / np.maximum(lengths, np.finfo(np.float64).tiny), 0.0)
 
 

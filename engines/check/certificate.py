@@ -27,12 +27,10 @@ class Certificate:
     """Result of an accuracy check: an engine and the reference on the same images.
 
     ``agreement``: the ratio of images that keep their top-1 class; a class within 0.5 % of the reference's best counts
-    as
-    kept. ``flips``: the number of the others. Differences are of probabilities; ``cosine`` is the lowest over all
-    images.
-    ``source``: where the images are from, ``package``, ``folder`` or ``synthetic``. ``is_degenerate``: the engine
-    gives the same
-    scores for every image and the reference does not. ``int8_form``: how an int8 graph stores its numbers, else None.
+    as kept. ``changed_labels``: the number of the others. Differences are of probabilities; ``cosine`` is the lowest
+    over all images. ``source``: where the images are from, ``package``, ``folder`` or ``synthetic``.
+    ``is_degenerate``: the engine gives the same scores for every image and the reference does not. ``int8_form``: how
+    an int8 graph stores its numbers, else None.
     """
 
     model: str
@@ -45,8 +43,8 @@ class Certificate:
     source: str
     images: int
     agreement: float
-    bar: float
-    flips: int
+    min_agreement: float
+    changed_labels: int
     max_abs_difference: float
     mean_abs_difference: float
     cosine: float
@@ -64,14 +62,15 @@ class Certificate:
     @property
     def why_not(self) -> str:
         """One sentence on why the engine must not serve; empty if it may."""
+        # First, because NaN scores also lower the agreement, and the message must name the cause.
         if self.non_finite:
             return f"{self.non_finite} of {self.images} images gave NaN or infinity"
         if self.is_degenerate:
             return f"all {self.images} images gave the same answer, with {self.reference} they differ"
-        if self.agreement < self.bar:
+        if self.agreement < self.min_agreement:
             return (
                 f"top-1 agreement with {self.reference} is {self.agreement:.3f} on {self.images} images, "
-                f"the bar is {self.bar:.2f}"
+                f"the minimum is {self.min_agreement:.2f}"
             )
         return ""
 
@@ -105,7 +104,7 @@ class Certificate:
                 engine=self.engine,
                 precision=self.requested_precision,
                 agreement=self.agreement,
-                bar=self.bar,
+                min_agreement=self.min_agreement,
                 images=self.images,
             )
 
@@ -118,6 +117,7 @@ def certificate_record(cache_dir: Path, facts: Mapping[str, object]) -> JsonReco
 
 def _certificate_from(values: dict[str, Any]) -> Certificate:
     known = {field.name for field in fields(Certificate)}
+    # as_dict also writes computed values (passed, why_not), which are no fields.
     given = {name: value for name, value in values.items() if name in known}
     worst = tuple(Disagreement(**one) for one in given.pop("worst"))
     return Certificate(**given | {"worst": worst, "kept_layers": tuple(given["kept_layers"])})

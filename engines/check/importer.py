@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import onnx
 
 from engines.check.package_check import PackageCheck, check_package, measure_raw_scores
-from engines.check.presets import CROP_RATIO, PRESETS, PresetName
 from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
 from engines.package.activation import RawScores, guess_activation, last_operator
 from engines.package.images import IMAGE_SUFFIXES, read_image
@@ -27,14 +27,46 @@ from engines.package.onnx_signature import data_inputs, image_shape
 from engines.package.signature import shape_text
 from engines.package.specs import Activation, Color, Interpolation, ResizeMode
 
+PresetName = Literal["imagenet", "tf", "caffe", "raw01", "raw255"]
+
+# Ratio of the shorter side to the crop, as in the training of ImageNet models.
+_CROP_RATIO = 256 / 224
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Preprocessing as in a manifest; ``mean`` and ``std`` have one entry if all channels share it."""
+
+    color: Color
+    resize: ResizeMode
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+# Source: torchvision.transforms (imagenet), keras.applications.imagenet_utils.preprocess_input mode "tf" (tf),
+# BVLC Caffe models, mean pixel 104 117 123 in BGR (caffe).
+PRESETS: dict[PresetName, Preset] = {
+    "imagenet": Preset(
+        color="rgb",
+        resize="shorter_side",
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    "tf": Preset(color="rgb", resize="stretch", scale=1 / 127.5, mean=(1.0,), std=(1.0,)),
+    "caffe": Preset(color="bgr", resize="shorter_side", scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0,)),
+    "raw01": Preset(color="rgb", resize="stretch", scale=1 / 255, mean=(0.0,), std=(1.0,)),
+    "raw255": Preset(color="rgb", resize="stretch", scale=1.0, mean=(0.0,), std=(1.0,)),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
     """What to import. None means: use the model, its file name or the preset.
 
     ``size`` is width and height in pixels, for models with a dynamic input size. ``activation`` None runs the model to
-    find
-    out. ``out`` is the directory in which the package directory is created.
+    find out. ``out`` is the directory in which the package directory is created.
     """
 
     model: Path
@@ -186,7 +218,7 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
         _check_resize_to(resize_to, resize, width, height)
     section: dict[str, object] = {"width": width, "height": height, "color": color, "resize": resize}
     if resize == "shorter_side":
-        section["resize_to"] = resize_to or round(max(width, height) * CROP_RATIO)
+        section["resize_to"] = resize_to or round(max(width, height) * _CROP_RATIO)
     section["interpolation"] = request.interpolation
     section["scale"] = preset.scale
     section["mean"] = list(preset.mean if len(preset.mean) == count else preset.mean * count)

@@ -59,6 +59,7 @@ def check_package(package: ModelPackage) -> PackageCheck:
         EngineUnavailable: ONNX Runtime, or torch, is not installed.
         ImageRejected: a golden or calibration image cannot be read.
     """
+    # Only int8 uses these images: read them now, so that a damaged one is found here and not on the device.
     for path in package.calibration:
         read_image(path)
     raw, _ = measure_raw_scores(package)

@@ -1,10 +1,8 @@
 """Makes the batch dimension of a serving graph dynamic if the model allows it.
 
 Many models are exported for one image although nothing in them depends on it; others claim to be dynamic and have the
-one
-image baked into a reshape. So neither claim is trusted: ONNX Runtime runs three images together and one by one, and
-the
-scores must agree.
+one image baked into a reshape. So neither claim is trusted: ONNX Runtime runs three images together and one by one,
+and the scores must agree.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 The graph holds the precision, so every engine and every TensorRT version computes the same. What stays in fp32: the
 preprocessing before the first layer, the activation after the last one, operators whose intermediate values exceed
-fp16's
-range (65504), operators without an fp16 form, and layers with a weight that does not fit into fp16.
+fp16's range (65504), operators without an fp16 form, and layers with a weight that does not fit into fp16.
 """
 
 from __future__ import annotations

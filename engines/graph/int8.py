@@ -1,8 +1,7 @@
 """Converts an fp32 graph to int8 with explicit Q/DQ nodes, calibrated on the package's own images.
 
 Weights are signed, symmetric and per channel; ``int8_forms`` chooses how activations are stored. The preprocessing and
-the
-last activation stay in fp32.
+the last activation stay in fp32.
 """
 
 from __future__ import annotations
@@ -69,8 +68,7 @@ class Int8Converter:
         """The range of each tensor over the images, in ONNX Runtime's own format.
 
         None before the first ``convert``, and with an ONNX Runtime that cannot keep them (1.24), which then runs the
-        images every
-        time.
+        images every time.
         """
         return self._ranges
 

@@ -1,8 +1,7 @@
 """How an int8 graph stores its numbers, and which form each engine gets on this machine.
 
 TensorRT takes symmetric activations only. On a CPU asymmetric ones are faster: ONNX Runtime folds a Relu or Clip into
-the
-quantised layer before it if the zero point is the type's minimum, and otherwise computes it in fp32 between two
+the quantised layer before it if the zero point is the type's minimum, and otherwise computes it in fp32 between two
 conversions. The processor decides between signed and unsigned.
 
 Source: ONNX Runtime, "Quantize ONNX Models", sections data type selection and reduce-range, and the documentation of

@@ -30,13 +30,12 @@ class Int8Result:
 
 
 def quantise_to_agreement(
-    converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, bar: float
+    converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, min_agreement: float
 ) -> Int8Result:
     """Quantise all layers; if accuracy suffers, leave as few as possible in fp32.
 
     Layers are ranked by the error that each adds on a few images. The number of layers kept in fp32 is doubled until
-    the top-1
-    agreement with fp32 on ``batch`` reaches ``bar``, then bisected down.
+    the top-1 agreement with fp32 on ``batch`` reaches ``min_agreement``, then bisected down.
 
     Raises:
         PrecisionRejected: not even half of the layers in fp32 is enough.
@@ -51,22 +50,23 @@ def quantise_to_agreement(
     def attempt(keep: Sequence[str]) -> tuple[onnx.ModelProto, float]:
         model = converter.convert(keep=keep)
         actual = scores_of(model)
+        # Without the tie rule of the accuracy check, so a graph that passes here passes there too.
         same = (actual.argmax(axis=1) == expected.argmax(axis=1)) & np.isfinite(actual).all(axis=1)
         return model, float(same.mean())
 
     layers = converter.layers()
     model, agreement = attempt(())
-    if agreement >= bar:
+    if agreement >= min_agreement:
         return Int8Result(model, (), len(layers), agreement)
     ranked = _by_added_error(converter, model, batch, input_name=input_name, step=step)
-    return _smallest(ranked, attempt, bar=bar, without=agreement)
+    return _smallest(ranked, attempt, min_agreement=min_agreement, without=agreement)
 
 
 def _smallest(
     ranked: Sequence[str],
     attempt: Callable[[Sequence[str]], tuple[onnx.ModelProto, float]],
     *,
-    bar: float,
+    min_agreement: float,
     without: float,
 ) -> Int8Result:
     limit = max(1, len(ranked) // 2)
@@ -74,24 +74,25 @@ def _smallest(
     best: Int8Result | None = None
     while best is None:
         model, agreement = attempt(ranked[:count])
-        if agreement >= bar:
+        if agreement >= min_agreement:
             best = Int8Result(model, tuple(ranked[:count]), len(ranked), agreement)
         elif count == limit:
             raise PrecisionRejected(
                 f"int8 reaches a top-1 agreement of {without:.3f} with fp32, and {agreement:.3f} with {count} of "
-                f"{len(ranked)} layers left in fp32; {bar:.2f} is needed. Use fp16, or give more and more typical "
-                "calibration images",
+                f"{len(ranked)} layers left in fp32; {min_agreement:.2f} is needed. Use fp16, or give "
+                "more calibration images, typical ones",
                 precision="int8",
                 agreement=agreement,
-                bar=bar,
+                min_agreement=min_agreement,
                 kept_layers=",".join(ranked[:count]),
             )
         else:
             too_few, count = count, min(limit, count * 2)
+    # Agreement need not grow with each layer, so this finds a small set, not always the smallest.
     while len(best.kept_layers) - too_few > 1:
         middle = (len(best.kept_layers) + too_few) // 2
         model, agreement = attempt(ranked[:middle])
-        if agreement >= bar:
+        if agreement >= min_agreement:
             best = Int8Result(model, tuple(ranked[:middle]), len(ranked), agreement)
         else:
             too_few = middle
@@ -103,6 +104,7 @@ def _by_added_error(
 ) -> list[str]:
     """Order the layers by the relative error that each adds to the layer before it, worst first."""
     names = converter.layers()
+    # The outputs of all layers are in memory at once, so only a few images, in whole batches.
     few = batch[: max(step, min(len(batch), _RANKED_IMAGES) // step * step)]
     exact, rough = (
         _run(_exposing(one, outputs), few, input_name=input_name, outputs=outputs, step=step)
@@ -114,6 +116,7 @@ def _by_added_error(
         length = float(np.linalg.norm(one))
         error = float(np.linalg.norm(one - other)) / length if length else 0.0
         error = error if math.isfinite(error) else math.inf
+        # The error of a layer contains the error of its inputs; the increase is its own share.
         added[name], before = error - before, error
     return sorted(names, key=lambda name: -added[name])
 
@@ -139,6 +142,7 @@ def _run(model: onnx.ModelProto, batch: Images, *, input_name: str, outputs: Seq
     ort = library()
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # A graph with a fixed batch takes exactly ``step`` images, so a remainder cannot run.
     usable = len(batch) // step * step
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -16,8 +16,7 @@ def library() -> Any:
     """Import ONNX Runtime once, with its log silent and its telemetry off.
 
     From 1.31 on its Linux builds store events in the user's cache and send them. Only this variable, set before the
-    import,
-    prevents both. Source: Privacy.md in the package.
+    import, prevents both. Source: Privacy.md in the package.
 
     Raises:
         EngineUnavailable: it is not installed, or cannot be loaded.

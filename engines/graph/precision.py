@@ -74,6 +74,7 @@ def precise_graph(
         model, kept = _int8(package, base, form, ranges) if form else _half(base)
         content = model.SerializeToString()
         with cache_errors(cache_dir):
+            # The record first: the checksum, written last, makes both files valid.
             record.save(kept)
             write_with_checksum(path, content)
     graph = ServingGraph(
@@ -166,7 +167,7 @@ def _int8(
         input_name=base.input_name,
         output_name=base.output_name,
         step=step,
-        bar=MIN_AGREEMENT["int8"],
+        min_agreement=MIN_AGREEMENT["int8"],
     )
     if known is None:
         ranges.save(converter.ranges)

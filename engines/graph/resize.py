@@ -45,10 +45,8 @@ class Resizer:
     """Resizes frames of any size to the size of ``spec``. Not thread-safe: it keeps a scratch image per frame size.
 
     ``stretch`` ignores the aspect ratio. ``shorter_side`` scales the shorter side to ``resize_to`` (the other one
-    rounded down)
-    and crops the centre, like torchvision's Resize and CenterCrop. ``letterbox`` fits the whole image in and leaves
-    black
-    bars.
+    rounded down) and crops the centre, like torchvision's Resize and CenterCrop. ``letterbox`` fits the whole image in
+    and leaves black bars.
     """
 
     def __init__(self, spec: InputSpec) -> None:
@@ -78,6 +76,7 @@ class Resizer:
             self._scale(image[plan.source], plan.scratch)
             np.copyto(out, plan.scratch[plan.window])
             return
+        # The row of the batch is reused and holds an earlier frame.
         if self._has_bars:
             out.fill(0)
         self._scale(image[plan.source], out[plan.window])
@@ -134,8 +133,7 @@ class Resizer:
         """Scale no more of the frame than the crop needs, if the pixels are identical.
 
         A part is interpolated like the whole if it starts at a whole pixel before and after scaling. Libraries round
-        differently,
-        so this is tested on noise, in which every coefficient matters.
+        differently, so this is tested on noise, in which every coefficient matters.
         """
         shape = (height, width, 3)
         if height * width > _MAX_CHECKED_PIXELS:

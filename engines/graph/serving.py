@@ -95,6 +95,7 @@ def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
     _fuse(model, package)
     check_model(model, name=f"serving graph of {package.model_path.name}")
     signature = package.signature
+    # An output without a batch dimension has the scores of one image only.
     free = free_batch(model, package) if len(signature.output_shape) > 1 else None
     return free if free is not None else fix_batch(model, package)
 

@@ -1,8 +1,7 @@
 """Checks whether a model gives probabilities once its declared activation is added.
 
 A softmax on top of a softmax keeps the top-1 class, but confidences are near 1/classes; logits published as
-probabilities
-exceed 1. The end of the graph shows most of these mistakes at load, a run on images shows the rest.
+probabilities exceed 1. The end of the graph shows most of these mistakes at load, a run on images shows the rest.
 """
 
 from __future__ import annotations

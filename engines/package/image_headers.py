@@ -105,6 +105,7 @@ def _png(data: bytes) -> ImageHeader:
 
 def _bmp(data: bytes) -> ImageHeader:
     (header_bytes,) = struct.unpack_from("<I", data, 14)
+    # 12 bytes: the OS/2 header with 16-bit sizes. A negative height means rows from top to bottom.
     width, height = struct.unpack_from("<HH" if header_bytes == 12 else "<ii", data, 18)
     (pixels_at,) = struct.unpack_from("<I", data, 10)
     damage = "the pixels are missing" if pixels_at >= len(data) else None
@@ -124,6 +125,7 @@ def _webp(data: bytes) -> ImageHeader:
         width = int.from_bytes(data[24:27], "little") + 1
         height = int.from_bytes(data[27:30], "little") + 1
     elif chunk == b"VP8L":
+        # Width and height less 1, in 14 bits each.
         (bits,) = struct.unpack_from("<I", data, 21)
         width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
     elif chunk == b"VP8 ":
@@ -142,6 +144,7 @@ def _tiff(data: bytes) -> ImageHeader:
         tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * entry)
         if tag in {_TIFF_WIDTH, _TIFF_HEIGHT} and kind in {_TIFF_SHORT, _TIFF_LONG}:
             (value,) = struct.unpack_from(order + ("H" if kind == _TIFF_SHORT else "I"), data, at + 10 + 12 * entry)
+            # Decoders differ in which of several equal tags they read, so the largest counts.
             found[tag] = max(value, found.get(tag, 0))
     return ImageHeader("TIFF", found.get(_TIFF_WIDTH, 0), found.get(_TIFF_HEIGHT, 0))
 

@@ -1,8 +1,7 @@
 """Images from files and bytes, as the engines take them: ``(H, W, 3)`` uint8 BGR.
 
 EXIF orientation is applied, gray becomes three equal channels, 16 bits are scaled to 8. Alpha is dropped and the
-colours
-stay as stored, like in the common training pipelines.
+colours stay as stored, like in the common training pipelines.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Label files: one name per class, in the formats in common use.
 
 Accepted: plain lines; ``0,name``, ``0: name``, ``0 name``; ``n01440764 name``; a JSON list; a JSON map ``{"0":
-"name"}``,
-``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``. A byte order mark, CRLF and blank lines at the end are skipped. A
-header
-line is skipped only if every other line is numbered and the header looks like one (``index,label``).
+"name"}``, ``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``. A byte order mark, CRLF and blank lines at the end are
+skipped. A header line is skipped only if every other line is numbered and the header looks like one (``index,label``).
 """
 
 from __future__ import annotations
@@ -147,7 +145,7 @@ def _all_match(
 
 def _from_json(text: str, name: str, offset: int) -> list[str]:
     try:
-        # Pairs instead of a dict, which would drop a repeated key without a word.
+        # Pairs instead of a dict, which would silently drop a repeated key.
         value = json.loads(text, object_pairs_hook=list)
     except (json.JSONDecodeError, RecursionError) as exc:
         line = getattr(exc, "lineno", 1)

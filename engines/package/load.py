@@ -178,6 +178,7 @@ def _labels(root: Path, manifest: Manifest, classes: int) -> tuple[str, ...]:
     name, offset = manifest.labels.file, int(manifest.labels.offset)
     try:
         with path.open("rb") as stream:
+            # One byte more than allowed, so that parse_labels sees that the file is too large.
             data = stream.read(MAX_LABEL_BYTES + 1)
     except OSError as exc:
         raise ModelRejected(f"labels {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc

@@ -63,6 +63,7 @@ def _foreign_kind(data: bytes, suffix: str) -> str | None:
     for start, magic, kind in _FOREIGN:
         if data[start : start + len(magic)] == magic:
             return kind
+    # A byte order mark or blank lines may come before the first tag.
     head = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "an HTML page, probably a download error or a login page. Download the file itself"
@@ -88,6 +89,7 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
             path=name,
             size=len(data),
         ) from exc
+    # Protobuf parses many byte strings as a message with unknown fields only.
     if not model.graph.node or not model.graph.output:
         raise ModelRejected(f"{name}: {len(data)} bytes parse, but there is no graph in them. Is it ONNX?", path=name)
     _check_size(model, name=name)
@@ -100,6 +102,7 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
             path=name,
             opset=opset,
         )
+    # Local functions may have a domain of their own: runtimes replace them by their bodies.
     foreign = sorted({node.domain for node in _all_nodes(model.graph)} - STANDARD_DOMAINS - _own_domains(model))
     if foreign:
         raise ModelRejected(
@@ -155,8 +158,7 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
     """Return the model at ``path`` with its external data loaded, and the sha256 of all its bytes.
 
     The sha256 is of the file; if the model keeps tensors in other files, of the file followed by those in the order of
-    their
-    names.
+    their names.
 
     Raises:
         ModelRejected: see ``read_model_bytes`` and ``parse_onnx``; external data outside ``root`` or too large.
@@ -166,6 +168,7 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
     digest = hashlib.sha256(data)
     tensors = [tensor for tensor in _all_tensors(model) if uses_external_data(tensor)]
     total = len(data)
+    # By name, because the order of tensors in the file depends on the exporter.
     for location in sorted({_location(tensor) for tensor in tensors}):
         base = path.parent.relative_to(root.resolve()).as_posix()
         relative = location if base == "." else f"{base}/{location}"
@@ -186,6 +189,7 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
             load_external_data_for_tensor(tensor, str(path.parent))
         except (onnx.checker.ValidationError, ValueError, OSError) as exc:
             raise ModelRejected(f"{path}: external data of tensor {tensor.name!r} cannot be read: {exc}") from exc
+        # The data is in the model now; the reference would be followed again by the checker and on saving.
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
     return model, digest.hexdigest()

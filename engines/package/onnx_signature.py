@@ -33,6 +33,7 @@ def shape_of(value: onnx.ValueInfoProto) -> Shape | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
+    # Some exporters write 0 or -1 for a dynamic dimension.
     dims = tensor.shape.dim
     return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims)
 
@@ -106,6 +107,7 @@ def _layout_by_use(graph: onnx.GraphProto, source: str) -> Layout:
     for node in graph.node:
         if source in node.input and node.op_type == "Transpose":
             perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+            # Converters from TensorFlow insert this: its images are NHWC, and ONNX convolutions compute in NCHW.
             if perm == [0, 3, 1, 2]:
                 return "NHWC"
     return "NCHW"
@@ -122,6 +124,7 @@ def _inferred_output_shape(
     for value in fixed.graph.input:
         if value.name == source.name:
             set_shape(value, (batch, *pixels))
+    # Stated shapes belong to the exported input size and would contradict the one set above.
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
     del fixed.graph.value_info[:]

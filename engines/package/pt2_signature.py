@@ -52,11 +52,13 @@ def _program(path: Path, name: str) -> Any:
                 names = ", ".join(entry.filename for entry in found) or "none"
                 raise ModelRejected(f"{name} is a zip archive with {len(found)} programs ({names}), torch.export.save "
                                     "writes one")  # fmt: skip
+            # ZipFile reads no more than this announced size, so a zip bomb is limited too.
             if found[0].file_size > _MAX_PROGRAM_BYTES:
                 raise ModelRejected(
                     f"{name}: its program has {found[0].file_size} bytes, the limit is {_MAX_PROGRAM_BYTES}"
                 )
             return json.loads(archive.read(found[0]))
+    # NotImplementedError: unknown compression. RuntimeError: encrypted.
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError) as exc:
         raise ModelRejected(
             f"{name} is not a whole torch.export archive: {exc}. Copy it again", path=str(path)

@@ -83,6 +83,7 @@ def layout_of(source: TensorFacts, spec: InputSpec, *, fallback: Layout, name: s
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
+        # With dynamic dimensions both layouts can fit; then a stated channel count decides.
         known: list[Layout] = [layout for layout in fitting if shape[1 if layout == "NCHW" else 3] is not None]
         return known[0] if len(known) == 1 else fallback
     raise ModelRejected(
@@ -151,8 +152,10 @@ def _classes(target: TensorFacts, batch: int | None, *, name: str) -> int:
             output=target.name,
             shape=shape_text(shape),
         )
+    # A model for one image may leave out the batch dimension of its scores.
     rest = shape if len(shape) == 1 and batch == 1 else shape[1:]
     known = [dim for dim in rest if dim is not None]
+    # A second dimension above 1 means boxes, a mask or a feature map.
     if known and sum(dim != 1 for dim in known) <= 1:
         return math.prod(known)
     raise ModelRejected(

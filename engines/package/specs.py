@@ -19,10 +19,8 @@ class InputSpec:
     """How an image becomes the model's input.
 
     ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes. A value
-    v of
-    channel c becomes ``(v * scale - mean[c]) / std[c]``; channels are in the model's own colour order, and ``mean``
-    and ``std``
-    have one entry per channel (three, or one for gray).
+    v of channel c becomes ``(v * scale - mean[c]) / std[c]``; channels are in the model's own colour order, and
+    ``mean`` and ``std`` have one entry per channel (three, or one for gray).
     """
 
     width: int

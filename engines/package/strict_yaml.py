@@ -1,9 +1,9 @@
 """A strict YAML reader that knows the line of every value.
 
-Plain YAML turns typing slips into wrong values without a word: ``no`` is false, ``010`` is eight, ``12:30`` is 750, a
+Plain YAML turns typing slips silently into wrong values: ``no`` is false, ``010`` is eight, ``12:30`` is 750, a
 repeated key wins, an alias can expand one page to gigabytes. All of these are errors here, with line and column.
-Whatever
-is accepted means the same in YAML 1.1 and 1.2, except ``1e-3``, which is a number here (YAML 1.1 makes it text).
+Whatever is accepted means the same in YAML 1.1 and 1.2, except ``1e-3``, which is a number here (YAML 1.1 makes it
+text).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, object]:
 
 
 def _option_value(text: str, name: str, value: str) -> bool | int | float | str:
-    # A YAML document would drop a comment and join lines without a word.
+    # A YAML document would silently drop a comment and join lines.
     is_quoted = value[:1] in {"'", '"'}
     if "\n" in value or (not is_quoted and re.search(r"(?:\A|\s)#", value)):
         raise StrictYamlError(name, 1, 1, f"{text!r}: quote a value with # in it, and keep it on one line")

@@ -1,4 +1,4 @@
-"""Runs probe scripts: a library that crashes, hangs or prints does so in a child process."""
+"""Runs probes: a library that crashes, hangs or prints does so in a child process."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class ChildAnswer:
         return value if isinstance(value, str) else None
 
 
-def run_child(script: str, *arguments: str, timeout_s: float = 60.0) -> ChildAnswer:
-    """Run one probe script and return its answer; see ``run_children``."""
-    return run_children([(script, *arguments)], timeout_s=timeout_s)[0]
+def run_child(probe: str, *arguments: str, timeout_s: float = 60.0) -> ChildAnswer:
+    """Run one probe and return its answer; see ``run_children``."""
+    return run_children([(probe, *arguments)], timeout_s=timeout_s)[0]
 
 
 def run_children(commands: Sequence[tuple[str, ...]], *, timeout_s: float) -> list[ChildAnswer]:
-    """Run probe scripts in parallel and return their answers in order.
+    """Run probes in parallel and return their answers in order.
 
-    A script prints one JSON object as its last line of standard output. A script that has not ended ``timeout_s``
-    seconds after
-    the first start is killed.
+    A command is the name of a script in this folder, or the dotted name of a module anywhere, and its arguments. The
+    probe prints one JSON object as its last line of standard output. A probe that has not ended ``timeout_s`` seconds
+    after the first start is killed.
     """
     deadline_s = time.monotonic() + timeout_s
     with contextlib.ExitStack() as stack:
@@ -55,12 +55,15 @@ def run_children(commands: Sequence[tuple[str, ...]], *, timeout_s: float) -> li
 
 
 class _Probe:
-    """One running probe script; its last message is its answer."""
+    """One running probe; its last message is its answer."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
-        script = str(_SCRIPTS / f"{command[0]}.py")
+        name, *arguments = command
+        # Run by path, a script has its own folder on the import path and not the working directory, where a stray
+        # numpy.py would replace the real one.
+        start = ["-m", name] if "." in name else [str(_SCRIPTS / f"{name}.py")]
         self._values: dict[str, object] | None = None
-        self.child = JsonChild([sys.executable, script, *command[1:]], environ=_QUIET, on_message=self._take)
+        self.child = JsonChild([sys.executable, *start, *arguments], environ=_QUIET, on_message=self._take)
 
     def _take(self, message: dict[str, object]) -> None:
         self._values = message
@@ -72,7 +75,7 @@ class _Probe:
                 continue
             if self.child.exit_code is None:
                 return ChildAnswer(failure=f"the probe gave no answer in {timeout_s:.0f} s")
-            # The script ended in time but is collected late, after a slow one: drain its pipes. Only so often, since a
+            # The probe ended in time but is collected late, after a slow one: drain its pipes. Only so often, since a
             # process that it left behind may hold them open.
             late_reads += 1
             if late_reads > _MAX_LATE_READS:

@@ -123,13 +123,13 @@ class _Watch:
     def result(self, child: JsonChild) -> dict[str, object]:
         if child.exit_code == 0 and self.answer is not None:
             return self.answer
-        words = "; ".join(child.error_lines) or "no output"
+        output = "; ".join(child.error_lines) or "no output"
         # A known exit code separates our own bugs from what the model or a library did.
         advice = self.texts.unexpected_error if child.exit_code == UNEXPECTED_ERROR else self.texts.failed
         raise self.texts.failure(
             f"{self.texts.subject} ended with {child.ending} after {child.elapsed_s:.0f} s in phase {self.phase!r}: "
-            f"{words}. {advice}",
-            reason=f"{self.texts.subject} ended with {child.ending}: {words}",
+            f"{output}. {advice}",
+            reason=f"{self.texts.subject} ended with {child.ending}: {output}",
             phase=self.phase,
             elapsed_s=round(child.elapsed_s, 1),
         )

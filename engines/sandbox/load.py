@@ -3,10 +3,8 @@
     <cache>/sandboxed_loads/<model>-<engine>-<precision>-<hash>.json    one model that has loaded and run here
 
 A hostile or broken model crashes that child only. A record holds everything that it depends on: the graph, the engine
-and
-its options, library versions, the device. When one of them changes the model is new again. To make all models new,
-delete
-the folder.
+and its options, library versions, the device. When one of them changes the model is new again. To make all models new,
+delete the folder.
 """
 
 from __future__ import annotations
@@ -76,6 +74,7 @@ def load_in_sandbox(
     _save(record)
     why_built = result.get("why_built")
     return SandboxedLoad(
+        # The child has built the plan by force; this process must only load it.
         replace(options, building=replace(options.building, force=False)),
         why_built if isinstance(why_built, str) else None,
     )

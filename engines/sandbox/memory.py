@@ -1,8 +1,7 @@
 """How much memory there is: of the machine, and of this process's control groups (unit, container).
 
 When a group reaches its limit the kernel kills its processes, however much the machine has left. Both cgroup versions
-are
-read, and all parent groups, since their limits apply too.
+are read, and all parent groups, since their limits apply too.
 Source: Linux, cgroup-v2.rst, memory.max, memory.current and memory.stat; cgroup-v1/memory.rst, sections 3 and 5.
 """
 
@@ -58,6 +57,7 @@ def limited_groups(root: Path = _ROOT) -> list[MemoryGroup]:
     """Return this process's control group and its parents, those with a limit below the machine's memory."""
     total = total_bytes(root)
     found = (_group(directory, is_v2=is_v2) for directory, is_v2 in group_directories("memory", root))
+    # Without a limit, cgroup v1 states almost 2**63 bytes.
     return [group for group in found if group is not None and (total is None or group.limit_bytes < total)]
 
 
@@ -97,6 +97,8 @@ def _group(directory: Path, *, is_v2: bool) -> MemoryGroup | None:
         return None
     stat = directory / "memory.stat"
     prefix = "" if is_v2 else "total_"
+    # Usage includes file cache, which the kernel reclaims before it kills. Not counted as cache are shared memory and
+    # tmpfs: without swap they stay.
     cached = sum(_number_after(f"{prefix}{name}", stat) or 0 for name in ("active_file", "inactive_file"))
     return MemoryGroup(directory, limit, limit - max(0, used - cached))
 

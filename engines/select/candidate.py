@@ -61,8 +61,7 @@ def open_unchecked(package: ModelPackage, options: EngineOptions, name: str) -> 
     """Open an engine in exactly the precision of ``options``, without golden images and accuracy check.
 
     A model that is new to this device is loaded in a sandbox first. Returns the engine and the layers that its graph
-    keeps in
-    fp32.
+    keeps in fp32.
     """
     loaded = load_in_sandbox(package, options, name)
     try:

@@ -27,6 +27,7 @@ from engines.select.selection import Selection, SelectionStore, measure, remembe
 from engines.select.served import ServedEngine
 
 _ON_CPU = ("ort-cpu", "ort-openvino", "ort-xnnpack", "ort-dnnl")
+# Faults of one engine. A wrong model, option or image would fail on every engine and is raised.
 _PASSED_OVER = (EngineUnavailable, PrecisionRejected, GoldenMismatch, InferenceFailed)
 
 
@@ -34,12 +35,9 @@ def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
     """Open the engine that ``options`` asks for.
 
     ``auto`` takes the engine that a measurement on this device found fastest, else the first in the documented order
-    that
-    works; ``fastest`` measures once and remembers. If a named engine cannot run, ``strict`` makes that an error;
-    otherwise the
-    next engine of ``auto`` serves and ``info.degraded`` says so. ``info.rejected`` lists every engine that was
-    considered and
-    not selected, with reason and remedy.
+    that works; ``fastest`` measures once and remembers. If a named engine cannot run, ``strict`` makes that an error;
+    otherwise the next engine of ``auto`` serves and ``info.degraded`` says so. ``info.rejected`` lists every engine
+    that was considered and not selected, with reason and remedy.
 
     Raises:
         OptionsRejected: an engine, precision or option that does not exist.
@@ -127,6 +125,7 @@ class _Search:
 
     def rejections(self, engine: Engine) -> tuple[Rejection, ...]:
         """Every engine that was considered and not selected, once each."""
+        # Later entries win: a failure of this start is newer than a measurement.
         rejections = {
             one.engine: one for one in (*(self.selection.rejections if self.selection else ()), *self.rejected)
         }

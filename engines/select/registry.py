@@ -26,6 +26,7 @@ _ALIASES = {
     "openvino": "ort-openvino",
     "pytorch": "torch",
 }
+_CUDA_LIBRARY_PROBE = "engines.backends.tensorrt.cuda.probe_child"
 # Azure's provider sends the tensors to a server.
 _NOT_HERE = ("AzureExecutionProvider",)
 
@@ -124,7 +125,7 @@ class Prober:
         return self._cuda_library(f"TensorRT {answer.text('version')}")
 
     def _cuda_library(self, tensorrt: str) -> ProbeResult:
-        answer = run_child("cuda_library_child", timeout_s=60.0)
+        answer = run_child(_CUDA_LIBRARY_PROBE, timeout_s=60.0)
         library = answer.text("library")
         if library is None:
             reason = answer.failure or answer.text("reason")
@@ -181,6 +182,7 @@ def probe() -> tuple[ProbeResult, ...]:
 
 
 def _missing(answer: ChildAnswer) -> Missing:
+    # The failure is the last line of the traceback, which begins with the class of the exception.
     return "library" if "ModuleNotFoundError" in str(answer.failure) else "broken"
 
 

@@ -1,7 +1,7 @@
-"""What to do about an engine that cannot run, as a step that can be followed on this board.
+"""What to do about an engine that cannot run: one step that works on this board.
 
-What lacks is told apart first (the driver, the library, a provider in ONNX Runtime's build), so that nobody is told to
-install what is there already.
+The step depends on what is missing (driver, library, provider in ONNX Runtime's build), so that it never installs
+what is already there.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Literal
 from engines.host import l4t_release
 
 Missing = Literal["driver", "library", "broken", "provider", "start"]
-"""``library`` is not installed; ``broken`` is, and does not load; ``provider`` is not compiled into this ONNX Runtime;
-``start`` is compiled in and does not come up."""
+"""``library``: not installed. ``broken``: installed, but does not load. ``provider``: not compiled into this ONNX
+Runtime. ``start``: compiled in, but does not start."""
 
 _ELSEWHERE = "use a machine with an NVIDIA GPU; on this one choose another engine, such as ort-cpu"
-_NVIDIA = "0x10de"  # PCI vendor, Source: https://pci-ids.ucw.cz/read/PC/10de
+_NVIDIA = "0x10de"  # PCI vendor id. Source: https://pci-ids.ucw.cz/read/PC/10de
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """What decides which steps can be followed. ``l4t`` is None off a Jetson; ``has_gpu`` means one of NVIDIA."""
+    """What a remedy depends on. ``l4t``: None if this is no Jetson. ``has_gpu``: an NVIDIA GPU is present."""
 
     l4t: str | None
     machine: str
@@ -33,7 +33,7 @@ class Board:
 
     @property
     def jetpack(self) -> int | None:
-        """The first number of JetPack, None off a Jetson. Source: NVIDIA's L4T archive, R36 is JetPack 6, R38 on 7."""
+        """JetPack's major version; None on other machines. Source: L4T archive, R36 is JetPack 6, R38 and later 7."""
         if self.l4t is None:
             return None
         release = self.l4t.split(".")[0]
@@ -41,7 +41,7 @@ class Board:
 
 
 def this_board(root: Path = Path("/")) -> Board:
-    """Look at this machine below ``root``."""
+    """Describe this machine; ``root`` is where ``/etc`` and ``/sys`` are read."""
     l4t = l4t_release(root)
     vendors = (_read(file) for file in (root / "sys/bus/pci/devices").glob("*/vendor"))
     return Board(
@@ -53,7 +53,7 @@ def this_board(root: Path = Path("/")) -> Board:
 
 
 def remedy(engine: str, missing: Missing, board: Board) -> str:
-    """One step, or the sentence that there is none on this board. ``engine`` is a canonical name."""
+    """Return one step, or a sentence that there is none on this board. ``engine`` is a canonical name."""
     if engine == "ort-cpu":
         return _ort_cpu(missing)
     if engine == "torch":
@@ -70,9 +70,9 @@ def remedy(engine: str, missing: Missing, board: Board) -> str:
         return _tensorrt(missing, board)
     if missing == "start":
         needs = "the TensorRT" if engine == "ort-tensorrt" else "the CUDA and cuDNN"
-        return f"install {needs} that this build of ONNX Runtime was made for, or a build for what is here"
+        return f"install {needs} that this build of ONNX Runtime needs, or a build for the installed version"
     if missing == "broken":
-        return "reinstall it: the build that is here does not load"
+        return "reinstall it: the installed build does not load"
     return _onnxruntime_gpu(engine, board)
 
 
@@ -85,13 +85,13 @@ def _ort_cpu(missing: Missing) -> str:
 def _openvino(board: Board) -> str:
     if board.machine != "x86_64":
         return f"there is no build of it for {board.machine}; choose another engine, such as ort-cpu"
-    return "install onnxruntime-openvino in place of onnxruntime"
+    return "pip uninstall onnxruntime, then pip install onnxruntime-openvino: both have one import name"
 
 
 def _driver(board: Board) -> str:
     if board.l4t is not None:
         return (
-            "let this user reach the GPU: sudo usermod -aG video,render $USER, and log in again; "
+            "give this user access to the GPU: sudo usermod -aG video,render $USER, and log in again; "
             "a container needs --runtime nvidia"
         )
     if board.has_gpu:
@@ -106,20 +106,23 @@ def _tensorrt(missing: Missing, board: Board) -> str:
                 "sudo apt-get install python3-libnvinfer, then sudo scripts/install-jetson: "
                 "the environment must see the system's packages"
             )
-        return "reinstall what JetPack brings: sudo apt-get install --reinstall nvidia-jetpack"
+        return "reinstall JetPack's packages: sudo apt-get install --reinstall nvidia-jetpack"
     if missing == "library":
         return "install TensorRT's Python package for this CUDA: pip install tensorrt-cu13 (or -cu12)"
     return "install TensorRT's libraries of the same version as its Python package"
 
 
 def _onnxruntime_gpu(engine: str, board: Board) -> str:
-    """A build with the provider. PyPI's onnxruntime-gpu has both providers for x86-64, and CUDA's alone for aarch64,
-    from 1.29 and Python 3.11 on."""
+    """Return where to get a build with the provider.
+
+    PyPI's onnxruntime-gpu has both providers for x86-64; for aarch64 only CUDA's, from version 1.29 and Python 3.11.
+    """
+    # PyPI's aarch64 builds are for servers and JetPack 7. Boards with an older JetPack need the builds made for them.
     index = "the Jetson AI Lab package index"
     python = f"Python {board.python[0]}.{board.python[1]}"
     if board.l4t is not None and (board.jetpack != 7 or board.python < (3, 11) or engine == "ort-tensorrt"):
         return (
-            f"take onnxruntime-gpu for JetPack {board.jetpack} and {python} from {index}: "
+            f"download onnxruntime-gpu for JetPack {board.jetpack} and {python} from {index}: "
             "sudo scripts/install-jetson --onnxruntime FILE"
         )
     if board.machine == "aarch64":
@@ -128,7 +131,7 @@ def _onnxruntime_gpu(engine: str, board: Board) -> str:
         if board.python < (3, 11):
             return f"PyPI has onnxruntime-gpu for aarch64 from Python 3.11 on, this is {python}: use a newer Python"
     replace = "pip uninstall onnxruntime, then pip install onnxruntime-gpu: both have one import name"
-    return f"{replace}; if it holds no code for this GPU, {index}" if board.l4t is not None else replace
+    return f"{replace}; if it has no kernels for this GPU, take it from {index}" if board.l4t is not None else replace
 
 
 def _read(file: Path) -> str:

@@ -27,16 +27,14 @@ RUNS = 64
 # Raised when an engine of this program becomes faster or slower, so that old measurements are not used.
 _FORM = 1
 _BLOCK = 16
-# Long enough for slow imports: without a library's answer the key would be another one, and every start would measure
+# Long enough for slow imports: a library that does not answer would change the key, and every start would measure
 # again.
 _DESCRIBE_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The fastest engine of a measurement, all measurements (fastest first), and the engines that could not be
-    measured.
-    """
+    """The fastest engine, all measurements (fastest first), and the engines that could not be measured."""
 
     engine: str
     measured_at: str
@@ -63,7 +61,7 @@ class SelectionStore:
     """Selections, one record per device, power mode, model and versions, below ``cache_dir``."""
 
     def __init__(self, cache_dir: Path) -> None:
-        """Keep them below ``cache_dir``."""
+        """Read nothing yet."""
         self._cache_dir = cache_dir
         self._folder = cache_dir / "selections"
 
@@ -86,10 +84,10 @@ class SelectionStore:
 
     def _record(self, key: Mapping[str, object]) -> JsonRecord[Selection]:
         path = record_path(self._folder, key)
-        return JsonRecord(path, encode=asdict, decode=_choice_from_dict, facts=key)
+        return JsonRecord(path, encode=asdict, decode=_selection_from_dict, facts=key)
 
 
-def _choice_from_dict(values: dict[str, Any]) -> Selection:
+def _selection_from_dict(values: dict[str, Any]) -> Selection:
     measurements = tuple(Measurement(**one) for one in values["measurements"])
     if not measurements:
         raise ValueError("no engine was measured")

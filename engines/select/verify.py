@@ -1,4 +1,4 @@
-"""The accuracy check by hand, for ``agent verify``."""
+"""The accuracy check for ``agent verify``."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
     name = canonical_name(options.engine)
     images = image_set_of(package, folder)
     if name in CHOOSERS:
-        with open_engine(package, options) as chosen:
-            info = chosen.info
+        with open_engine(package, options) as selected:
+            info = selected.info
             if info.precision != options.precision:
                 raise PrecisionRejected(
-                    f"{name} chose {info.name} in {info.precision}, {options.precision} was to be verified: "
+                    f"{name} selected {info.name} in {info.precision}, {options.precision} was to be verified: "
                     f"{info.degraded}. Clear the cause, or give --precision {info.precision}",
                     engine=info.name,
                     precision=options.precision,
                 )
-            return compare_with_reference(package, chosen, options, images, kept_layers=info.kept_layers)
+            return compare_with_reference(package, selected, options, images, kept_layers=info.kept_layers)
     require_runnable(package, name, Prober())
     engine, kept_layers = open_unchecked(package, options, name)
     with engine:

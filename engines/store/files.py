@@ -27,7 +27,7 @@ def write_atomic(path: Path, content: bytes, *, is_durable: bool = True, is_priv
     ``is_private``: readable by this user alone; otherwise as the process's umask allows.
 
     Raises:
-        OSError: it cannot be written; the old content is untouched. ``cache_errors`` words it for the cache.
+        OSError: it cannot be written; the old content is untouched. ``cache_errors`` translates it for the cache.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # mkstemp refuses to follow a link that somebody placed under the name, and creates with mode 0600.

@@ -6,10 +6,8 @@
     <cache>/quarantine/                                   damaged or foreign entries, with the reason
 
 ``entry.json`` has everything that the entry was built from and the sha256 of every file. It is written last, so an
-entry
-without it is unfinished. A plan is code that runs in this process: it is read only from files that this user or root
-owns
-and nobody else may write, and the bytes that were hashed are the bytes that are used.
+entry without it is unfinished. A plan is code that runs in this process: it is read only from files that this user or
+root owns and nobody else may write, and the bytes that were hashed are the bytes that are used.
 Source: TensorRT developer guide, "Engine plan files": deserialising one runs code from it.
 """
 
@@ -43,7 +41,7 @@ _LOCK_POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """What a plan depends on. ``facts`` are JSON values by name; a plan with other values is another plan."""
+    """What a plan depends on. ``facts`` are JSON values by name; other values make a different plan."""
 
     engine: str
     model: str
@@ -99,8 +97,7 @@ class PlanCache:
         """Return the files of an entry by name; None if there is no finished entry.
 
         An entry that cannot be trusted is moved to quarantine, and None is returned. ``is_locked``: the caller holds
-        the key's lock;
-        otherwise an entry that another process is writing is left alone.
+        the key's lock; otherwise an entry that another process is writing is left alone.
 
         Raises:
             EngineUnavailable: the cache directory cannot be written, and an entry must be moved.
@@ -174,6 +171,7 @@ class PlanCache:
         }
         with cache_errors(directory):
             write_atomic(directory / _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
+        # A new plan starts without crashes.
         self.crash_marker(key).unlink(missing_ok=True)
         self.prune(keep=key.name)
 
@@ -229,6 +227,7 @@ class PlanCache:
         """
         room = self._max_bytes if max_bytes is None else max_bytes
         gone = []
+        # Last used first, so the entries that no longer fit are the least recently used.
         for entry in self.entries():
             room -= entry.size_bytes
             if room < 0 and entry.name != keep and self._delete(entry):
@@ -270,6 +269,8 @@ class PlanCache:
         try:
             yield
         finally:
+            # This releases the lock. The file stays: after a deletion, waiters and newcomers would lock different
+            # files.
             os.close(descriptor)
 
     @contextlib.contextmanager
@@ -306,6 +307,7 @@ class PlanCache:
         with open_folder(directory) as folder:
             record = _parsed(read_checked(folder, _RECORD))
             stated = record.get("facts")
+            # Compared in the form that JSON gives: tuples become lists.
             if stated != json.loads(json.dumps(key.facts)):
                 facts = stated if isinstance(stated, dict) else {}
                 raise EntryDamaged(
@@ -367,6 +369,7 @@ def _entry(directory: Path) -> PlanEntry | None:
             built_at=str(record["built_at"]),
             used_at=datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="microseconds"),
         )
+    # Another process may be writing or deleting the entry right now.
     except (OSError, EntryDamaged, KeyError):
         return None
 

@@ -21,10 +21,8 @@ class JsonRecord(Generic[T]):
     """One value in one JSON file: ``{"form": ..., "facts": ..., "value": ...}``.
 
     ``form`` is a number that is raised when the value changes its meaning. ``facts`` are what the value depends on; a
-    record
-    with other facts is not read. ``is_owned`` refuses files that others than this user or root could have written: for
-    records
-    whose forgery would switch off a protection.
+    record with other facts is not read. ``is_owned`` refuses files that others than this user or root could have
+    written: for records whose forgery would switch off a protection.
     """
 
     def __init__(

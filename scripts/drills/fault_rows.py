@@ -308,15 +308,15 @@ ROWS: tuple[Row, ...] = (
         "plan of another TensorRT or GPU",
         "never read; rebuilt while another engine serves",
         (
-            "tests/unit/test_engines_plan_cache.py::test_another_fact_is_another_plan",
-            "tests/unit/test_engines_plan_cache.py::test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason",
+            "tests/unit/test_engines_plan_cache.py::test_different_facts_are_different_plans",
+            "tests/unit/test_engines_plan_cache.py::test_an_untrusted_entry_is_quarantined_with_its_reason",
         ),
     ),
     Row(
         "F32",
         "truncated or wrong model file",
         "refused with file and cause",
-        (f"{_PACKAGE}test_what_does_not_fit_is_refused_with_both_facts",),
+        (f"{_PACKAGE}test_a_mismatch_is_refused_with_both_facts",),
     ),
     Row(
         "F33",
@@ -324,7 +324,7 @@ ROWS: tuple[Row, ...] = (
         "its hash is checked at every load, then the golden images",
         (
             f"{_PACKAGE}test_no_single_flipped_bit_goes_unnoticed",
-            "tests/unit/test_engines_golden.py::test_another_label_is_refused_with_picture_expected_got_and_confidence",
+            "tests/unit/test_engines_golden.py::test_a_wrong_label_is_refused_with_image_expected_got_and_confidence",
         ),
     ),
     Row(
@@ -337,7 +337,7 @@ ROWS: tuple[Row, ...] = (
         "F35",
         "dynamic shapes",
         "resolved, or refused",
-        (f"{_PACKAGE}test_an_output_without_a_shape_is_worked_out",),
+        (f"{_PACKAGE}test_an_output_without_a_shape_is_inferred",),
     ),
     Row(
         "F36",

@@ -1,1 +1,1 @@
-"""Proves the engines of an NVIDIA GPU on the machine that has it: builds, answers, speed, refusals, one report."""
+"""Checks the engines of this machine's NVIDIA GPU: builds, accuracy, speed, refused plans; writes one report."""

@@ -1,4 +1,7 @@
-"""The checks, one a process: ``python -m scripts.gpu_check.cases JOB`` with a JSON object that names the check."""
+"""The checks, each in a process of its own: ``python -m scripts.gpu_check.cases JOB``.
+
+JOB is a JSON object that names the check.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,32 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from agent.tools.benchmark.statistics import ratio_of
 from engines import Building, BuildProgress, Engine, EngineError
+from engines.graph.image_set import image_set_of
 from engines.select.candidate import open_candidate
 from engines.select.registry import Prober
 from engines.store.plan_cache import PlanCache
 from scripts.gpu_check.measuring import Job, measured, options_of, package_of, timed, times_of
 
-# What the driver itself keeps or gives back between two looks; where the CPU shares the memory, everything else on the
-# board moves it too.
-_SWAY_BYTES = 16 * 2**20
-_SHARED_SWAY_BYTES = 96 * 2**20
+# Free memory varies by what the driver itself caches. If the CPU shares the memory, other programs change it too.
+_VARIATION_BYTES = 16 * 2**20
+_SHARED_VARIATION_BYTES = 96 * 2**20
 _ROUNDS_BEFORE = 2
 _ROUNDS = 6
 _TURNS = 10
+# The same plan on the same GPU: only the library that starts it differs.
+_SAME_SCORES = 1e-5
 
 
 def loads_from_cache(job: Job) -> dict[str, object]:
-    """Open what was built before: it must not be built again."""
+    """Open an engine that was built before: it must not be built again."""
     _opened(job)[0].close()
     began_s = time.monotonic()
     engine, phases = _opened(job)
@@ -55,28 +62,41 @@ def refuses_foreign(job: Job) -> dict[str, object]:
     return _refused(job, ("Another GPU", "1.2.3"))
 
 
+def works_through(job: Job) -> dict[str, object]:
+    """Run through the CUDA library ``job["library"]``: it must give the scores of the library that serves."""
+    package, library = package_of(job), str(job["library"])
+    images = image_set_of(package).batch[: int(str(job["max_batch"]))]
+    with _opened(job)[0] as usual:
+        expected = usual.infer(images)
+    with _opened(job, {"cuda_library": library})[0] as named:
+        scores, used = named.infer(images), str(named.info.details["cuda"])
+    difference = float(np.abs(scores - expected).max())
+    text = f"ran through {used}; scores differ by at most {difference:.1e}, allowed are {_SAME_SCORES:.0e}"
+    return {"passed": used.startswith(library) and difference <= _SAME_SCORES, "text": text}
+
+
 def survives_garbage(job: Job) -> dict[str, object]:
-    """Hand what is no plan to TensorRT itself: an exception with its words, and no crash."""
+    """Give TensorRT data that is no plan: it must raise an error and not crash."""
     from engines.backends.tensorrt.cuda import CudaDevice
     from engines.backends.tensorrt.library import library
     from engines.backends.tensorrt.session import PlanSession
 
     real, classes = _max_file(job).read_bytes(), package_of(job).signature.classes
 
-    def words(content: bytes) -> str | None:
+    def error_of(content: bytes) -> str | None:
         try:
             PlanSession(library(), CudaDevice(0), content, max_batch=1, classes=classes).close()
         except EngineError as exc:
             return exc.message
         return None
 
-    texts = {"garbage": words(b"no plan" * 1000), "half a plan": words(real[: len(real) // 2])}
-    said = " / ".join(f"{what}: {text or 'was taken'}" for what, text in texts.items())
+    texts = {"garbage": error_of(b"no plan" * 1000), "half a plan": error_of(real[: len(real) // 2])}
+    said = " / ".join(f"{what}: {text or 'was accepted'}" for what, text in texts.items())
     return {"passed": all(texts.values()), "text": said}
 
 
 def keeps_its_memory(job: Job) -> dict[str, object]:
-    """Open, run and close again and again: the device's free memory must come back."""
+    """Open, run and close repeatedly: the device's free memory must not shrink."""
     from engines.backends.tensorrt.cuda import CudaDevice
 
     device = CudaDevice(0)
@@ -87,15 +107,15 @@ def keeps_its_memory(job: Job) -> dict[str, object]:
             timed(engine, package_of(job), 1, max_runs=20, max_s=1.0)
         with device.current():
             free.append(device.free_bytes())
-    sway = _SHARED_SWAY_BYTES if device.is_integrated else _SWAY_BYTES
+    variation = _SHARED_VARIATION_BYTES if device.is_integrated else _VARIATION_BYTES
     lost = free[_ROUNDS_BEFORE - 1] - free[-1]
     device.close()
-    text = f"{lost / 2**20:.1f} MiB less are free after {_ROUNDS} more rounds, allowed are {sway // 2**20}"
-    return {"passed": lost < sway, "text": text}
+    text = f"{lost / 2**20:.1f} MiB less are free after {_ROUNDS} more rounds, allowed are {variation // 2**20}"
+    return {"passed": lost < variation, "text": text}
 
 
 def keeps_up(job: Job) -> dict[str, object]:
-    """Call it and ``job["rival"]`` in alternating rounds: its median must not be longer."""
+    """Call the engine and ``job["rival"]`` in alternating rounds: its median must not be longer."""
     package, rival = package_of(job), {**job, "engine": job["rival"]}
     runs = int(str(job["max_runs"])) // _TURNS
     times: tuple[list[list[float]], list[list[float]]] = ([], [])
@@ -118,6 +138,7 @@ CHECKS: dict[str, Callable[[Job], dict[str, object]]] = {
         loads_from_cache,
         refuses_corrupt,
         refuses_foreign,
+        works_through,
         survives_garbage,
         keeps_its_memory,
         keeps_up,
@@ -125,15 +146,15 @@ CHECKS: dict[str, Callable[[Job], dict[str, object]]] = {
 }
 
 
-def _opened(job: Job) -> tuple[Engine, list[str]]:
-    """The engine, and the phases of its build, none where it was in the cache."""
+def _opened(job: Job, options_given: Mapping[str, object] | None = None) -> tuple[Engine, list[str]]:
+    """The engine, and the phases of its build; no phases if the plan was in the cache."""
     phases: list[str] = []
 
     def note(progress: BuildProgress) -> None:
         if progress.phase not in phases:
             phases.append(progress.phase)
 
-    options = replace(options_of(job), building=Building(on_progress=note))
+    options = replace(options_of(job), building=Building(on_progress=note), options=options_given or {})
     return open_candidate(package_of(job), options, str(job["engine"]), _prober()), phases
 
 
@@ -143,7 +164,7 @@ def _prober() -> Prober:
 
 
 def _entry_directory(job: Job) -> Path:
-    """The cache's entry for the job's model, engine and precision, built first where it is not there."""
+    """The cache entry for the job's model, engine and precision, built first if it is missing."""
     _opened(job)[0].close()
     cache, package = PlanCache(Path(str(job["cache"]))), package_of(job)
     wanted = (job["engine"], job["precision"], f"{package.name}-{package.version}")
@@ -154,7 +175,7 @@ def _entry_directory(job: Job) -> Path:
 
 
 def _max_file(job: Job) -> Path:
-    """The plan itself among the entry's files."""
+    """The plan: the largest of the entry's files."""
     files = [path for path in _entry_directory(job).rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
 
@@ -171,9 +192,9 @@ def _refused(job: Job, words: tuple[str, ...]) -> dict[str, object]:
     text = reasons[0]
     missing = [word for word in words if word not in text]
     if missing:
-        text = f"{text} (without telling {', '.join(missing)})"
+        text = f"{text} (without naming {', '.join(missing)})"
     if not phases:
-        text = f"{text} (and nothing was built in its place)"
+        text = f"{text} (and nothing was built instead)"
     return {"passed": bool(phases) and not missing, "text": text}
 
 

@@ -1,4 +1,4 @@
-"""Builds one engine, compares its answers and times its calls."""
+"""Builds one engine, checks its accuracy and times its calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engines.select.candidate import open_unchecked
 Job = Mapping[str, object]
 _BUILDERS = ("tensorrt", "ort-tensorrt")
 _WARM_UP_S = 0.5
-# A slow engine stops at the time limit, but not before these: fewer say nothing about a median.
+# A slow engine stops at the time limit, but not before this many runs, which a median needs.
 _MIN_RUNS = 32
 _WARM_UP_RUNS = 3
 
@@ -44,8 +44,8 @@ def measured(job: Job) -> dict[str, object]:
     notes = [f"top-1 agreement {certificate.agreement:.4f} on {certificate.images} images"]
     failures: list[str] = []
     if info.precision != options.precision:
-        text = f"{options.precision} was asked for and it computes in {info.precision}"
-        # The reference takes a precision that its CPU does not have as it comes: the figure is of use all the same.
+        text = f"{options.precision} was requested, but it computes in {info.precision}"
+        # On a CPU without fp16 the reference computes in fp32; its times are still useful to compare with.
         (notes if name == REFERENCE else failures).append(text)
     if certificate.why_not and (job["must_agree"] or certificate.non_finite):
         failures.append(certificate.why_not)
@@ -99,7 +99,7 @@ def timed(
 
 
 def times_of(engine: Engine, package: ModelPackage, size: int, *, runs: int) -> list[float]:
-    """Wall times of so many calls with drawn images in ms, after a few that are not counted."""
+    """Wall times in ms of ``runs`` calls with random images, after a few uncounted ones."""
     batch = _drawn(package, size)
     times = []
     for run in range(_WARM_UP_RUNS + runs):
@@ -116,12 +116,12 @@ def _drawn(package: ModelPackage, size: int) -> Images:
 
 
 def package_of(job: Job) -> ModelPackage:
-    """The job's package."""
+    """Load the job's package."""
     return load_package(Path(str(job["package"])))
 
 
 def options_of(job: Job) -> EngineOptions:
-    """Exactly the engine and the precision of the job, or nothing."""
+    """Options for the job's engine and precision, without fallbacks."""
     return EngineOptions(
         cache_dir=Path(str(job["cache"])),
         engine=str(job["engine"]),

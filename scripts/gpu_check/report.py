@@ -1,4 +1,4 @@
-"""Writes what was found as one Markdown page that a stranger can judge."""
+"""Writes the results as one Markdown page that needs no other context."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAX_CELL = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """Where, when and by what the checks were made. ``is_part`` says that not all were asked for."""
+    """Where, when and how the checks ran. ``is_part``: not all were requested."""
 
     environment: EnvironmentRecord
     probes: Sequence[ProbeResult]
@@ -46,17 +46,17 @@ class Circumstances:
 
     @property
     def machine(self) -> str:
-        """Name of the board or the CPU, with the GPU."""
+        """Names of the GPU and of the board or CPU."""
         record = self.environment
         gpus = ", ".join(gpu.name for gpu in record.gpus) or "no GPU"
         return f"{gpus} in {record.board or record.cpu or record.architecture}"
 
 
 def page(circumstances: Circumstances, planned: Sequence[Step], outcomes: Sequence[Outcome], *, verdict: str) -> str:
-    """The whole page, also of a run that has not ended."""
+    """Return the whole page, also for an unfinished run."""
     began, ended = circumstances.began, datetime.now(timezone.utc)
     minutes = (ended - began).total_seconds() / 60
-    part = "\n\nThis is a part of the checks; `scripts/gpu-check` without options makes all." * circumstances.is_part
+    part = "\n\nThese are some of the checks; `scripts/gpu-check` without options runs all." * circumstances.is_part
     made = (
         f"Made by `{circumstances.command}` (edge-inference-agent {circumstances.revision}) on "
         f"{circumstances.machine}, begun {began.isoformat(timespec='seconds')}, {minutes:.1f} minutes.{part}"
@@ -71,8 +71,8 @@ def page(circumstances: Circumstances, planned: Sequence[Step], outcomes: Sequen
         parts.append(_deeds(planned))
     if outcomes:
         parts.append(
-            "Everything that a check said, with the command that repeats it, is in `logs/` beside this page. The "
-            "files that the commands name are in `work/`, which is kept where something failed."
+            "The whole output of each check, with the command that repeats it, is in `logs/` beside this page. The "
+            "files that the commands name are in `work/`, which is kept if something failed."
         )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -95,7 +95,7 @@ def _probes(probes: Sequence[ProbeResult]) -> str:
         )
         for one in probes
     ]
-    return "## Engines\n\n" + _table(("engine", "can run", "what it is, or why it cannot"), rows)
+    return "## Engines\n\n" + _table(("engine", "can run", "details, or reason and remedy"), rows)
 
 
 def _results(outcomes: Sequence[Outcome]) -> str:
@@ -104,11 +104,11 @@ def _results(outcomes: Sequence[Outcome]) -> str:
         for number, one in enumerate(outcomes, start=1)
         if not one.step.why_not
     ]
-    return "## Results\n\n" + _table(("#", "check", "result", "s", "what came out"), rows) if rows else ""
+    return "## Results\n\n" + _table(("#", "check", "result", "s", "outcome"), rows) if rows else ""
 
 
 def _impossible(outcomes: Sequence[Outcome]) -> str:
-    """What this machine could not do, by reason."""
+    """The checks that are impossible here, by reason."""
     names: dict[str, list[str]] = {}
     for number, one in enumerate(outcomes, start=1):
         if one.step.why_not:
@@ -120,7 +120,7 @@ def _impossible(outcomes: Sequence[Outcome]) -> str:
 def _failures(outcomes: Sequence[Outcome], failed: Sequence[Outcome]) -> str:
     texts = []
     for one in failed:
-        log = f"All it said: `logs/{one.log.name}`" if one.log else ""
+        log = f"Whole output: `logs/{one.log.name}`" if one.log else ""
         heading = f"### {outcomes.index(one) + 1}. {one.step.name} ({one.result})"
         texts.append(f"{heading}\n\n{one.step.does}\n\n```text\n{one.text}\n```\n\n{log}")
     return "\n\n".join(["## Failures", *texts]) if failed else ""
@@ -149,16 +149,16 @@ def _figures(circumstances: Circumstances, outcomes: Sequence[Outcome]) -> str:
     words = (
         f"On {circumstances.machine}, {circumstances.began.date()}; the command of each row is in the log of its "
         "number. A time is wall time of one call from images in host memory to scores in host memory, transfers "
-        "included, one call after the other, after 0.5 s of warm-up; 1000 calls or as many as 10 s allow (64 and 2 s "
-        "with `--quick`), at least 32; percentiles are times that occurred, p99 only from 100 calls on. `ready s` is "
-        "from the package to the first answer; `built` says whether a plan was built in it. `top-1` and `max diff` "
+        "included, called back to back, after 0.5 s of warm-up; 1000 calls or as many as 10 s allow (64 and 2 s "
+        "with `--quick`), at least 32; percentiles are measured values, p99 only from 100 calls on. `ready s` is "
+        "from the package to the first scores; `built` says whether a plan was built in it. `top-1` and `max diff` "
         "compare with `ort-cpu` in fp32."
     )
     return f"## Figures\n\n{words}\n\n{_table((*heads, *more), rows)}"
 
 
 def _of_engine(values: Mapping[str, object]) -> tuple[str, ...]:
-    """What a row says of the engine and not of a batch size."""
+    """The cells that describe the engine, not a batch size."""
     details = _mapping(values.get("details"))
     graphs = details.get("cuda_graphs") or details.get("why_no_cuda_graph")
     placed = ", ".join(f"{count} {name}" for name, count in _mapping(values.get("placement")).items())
@@ -173,7 +173,7 @@ def _of_engine(values: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _deeds(planned: Sequence[Step]) -> str:
-    """What each check does, those that do the same together."""
+    """What each check does; checks that do the same are grouped."""
     numbers: dict[str, list[int]] = {}
     for number, step in enumerate(planned, start=1):
         numbers.setdefault(step.does, []).append(number)

@@ -28,18 +28,18 @@ from scripts.performance.verdict import ANY_LOAD, Bar, Load, LoadWatch, Row
 
 _SETTLE_S = 3.0
 _ALL_SAID_S = 12.0
-"""By then the agent has sent every kind of message once; what it needs for that is not growth."""
+"""By then the agent has sent each kind of message once, so memory for that is not counted as growth."""
 _LOOK_S = 0.5
 _LOOKS = 16
-"""For one figure of memory, their greatest: at a moment a frame more or less is held, which is 2.6 MiB of 720p."""
+"""Samples per memory figure, of which the largest counts: memory jitters by one 720p frame, 2.6 MiB."""
 _MIB = 2.0**20
 _WITHIN_S = 120.0
-# The bars. Source: the promises in numbers that the agent is held to.
+# The bars. Source: the bars in docs/performance.md.
 _GLUE_P50_MS, _GLUE_P99_MS = 0.60, 2.0
 _ABOVE_BARE_MS = 0.65
 _OVERLOAD_MS = 10.0
 _OVERLOAD_RATIO = 40.0 * 0.034
-"""A camera of 40 frames a second in front of a model that takes 34 ms."""
+"""A camera with 40 frames per second and a model that takes 34 ms."""
 _KEPT_RATIO = 0.97
 _GROWTH_MIB = 1.0
 
@@ -48,7 +48,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Seconds of each stretch, and how many frames memory is watched for."""
+    """Duration of each measurement in seconds, and the number of frames for the memory row."""
 
     paced_s: float = 24.0
     overload_s: float = 60.0
@@ -59,7 +59,7 @@ class Lengths:
 
 @dataclass(slots=True)
 class Watched:
-    """One agent from the end of settling on."""
+    """Measurements of one agent after it has settled."""
 
     arrivals: list[Arrival] = field(default_factory=list)
     results: list[Json] = field(default_factory=list)
@@ -69,12 +69,12 @@ class Watched:
 
     @property
     def growth_mib(self) -> float:
-        """Of the last looks over the first ones, each with as many frames held as come to be."""
+        """Growth from the first samples to the last ones; the peak of each group counts."""
         return (max(self.resident[-_LOOKS:]) - max(self.resident[:_LOOKS])) / _MIB
 
     @property
     def rate_hz(self) -> float:
-        """Results a second, by the times of capture."""
+        """Results per second, by capture times."""
         span_s = (self.arrivals[-1].captured_ns - self.arrivals[0].captured_ns) / 1e9
         return (len(self.arrivals) - 1) / span_s
 
@@ -82,7 +82,7 @@ class Watched:
 def config_of(
     package: Path, sources: Sequence[Json], port: int, *, rate_hz: float | None = None, **model: object
 ) -> dict[str, object]:
-    """One model for all ``sources``, with messages about itself every few seconds."""
+    """Configuration with one model for all ``sources``, and status messages every few seconds."""
     return {
         "version": 1,
         "device": {"id": "measured"},
@@ -97,12 +97,12 @@ def config_of(
 
 
 def pattern(fps: float) -> Json:
-    """A live camera of 720p that has nothing to decode."""
+    """A live 720p source without decoding."""
     return {"type": "pattern", "width": 1280, "height": 720, "fps": fps}
 
 
 def watch_agent(config: Json, cache: Path, broker: EmbeddedBroker, until: Callable[[Watched, float], bool]) -> Watched:
-    """Let it settle, then look at it twice a second until ``until``, which is given the seconds since."""
+    """Wait until the agent has settled, then sample it twice per second until ``until(seconds)`` is true."""
     seen = Watched()
     with listening(broker.address) as recorder, running_agent(config, cache, recorder.is_running.wait) as process:
         time.sleep(_SETTLE_S)
@@ -112,7 +112,7 @@ def watch_agent(config: Json, cache: Path, broker: EmbeddedBroker, until: Callab
         while not until(seen, time.monotonic() - began_s) and time.monotonic() - began_s < _WITHIN_S:
             time.sleep(_LOOK_S)
             _look(seen, recorder, process)
-    messages = recorder.take()  # the farewell holds the final accounts
+    messages = recorder.take()  # the final report has the final counters
     seen.health += documents_of(messages, "health")
     return seen
 
@@ -127,7 +127,7 @@ def _look(seen: Watched, recorder: Recorder, process: AgentProcess) -> None:
 
 
 def agent_rows(package: Path, slow: Path, cache: Path, lengths: Lengths, *, hand_over: Spread) -> Iterator[Row]:
-    """All rows; ``slow`` is a package whose model takes about 34 ms on one thread.
+    """Measure all rows; ``slow`` is a package whose model takes about 34 ms on one thread.
 
     ``hand_over`` is how long a result takes to reach the publisher.
     """
@@ -141,7 +141,7 @@ def agent_rows(package: Path, slow: Path, cache: Path, lengths: Lengths, *, hand
 
 
 def glue_rows(package: Path, cache: Path, lengths: Lengths, hand_over: Spread) -> Iterator[Row]:
-    """Q20: everything but inference from the frame in hand to the packet given to the connection.
+    """Q20: everything except inference, from the captured frame to the packet handed to the connection.
 
     The bar was set by a prototype that gave its results to a publisher's thread. It counts what the inferring thread
     does beside its call: preprocessing and decision, summed frame by frame, and the hand-over, whose medians are those
@@ -182,7 +182,7 @@ def glue_rows(package: Path, cache: Path, lengths: Lengths, hand_over: Spread) -
 
 
 def _way_rows(seen: Watched, bare: Spread, sent_p50_ms: float, here: float, load: Load) -> Iterator[Row]:
-    """Q20 with inference: to the connection, and to a subscriber."""
+    """Q20 with inference: until the packet is sent, and until a subscriber has it."""
     whole = _sums(seen.arrivals, ("queue", "preprocess", "infer", "decide")).p50_ms + sent_p50_ms
     above = whole - bare.p50_ms
     yield Row(
@@ -205,7 +205,7 @@ def _way_rows(seen: Watched, bare: Spread, sent_p50_ms: float, here: float, load
 
 
 def overload_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
-    """Q21: frames come 1.36 times as fast as one thread can answer them."""
+    """Q21: frames arrive 1.36 times as fast as one thread can classify them."""
     watch = LoadWatch()
     alone = [_bare(package, cache, {"threads": 1}, None, lengths)]
     fps = _OVERLOAD_RATIO * 1000 / alone[0].p50_ms
@@ -256,7 +256,7 @@ def _is_after(seconds: float) -> Callable[[Watched, float], bool]:
 
 
 def _is_over_after(seconds: float) -> Callable[[Watched, float], bool]:
-    """After ``seconds`` of which memory is watched, and after the agent has said all that it says."""
+    """True once each kind of message was sent and memory was sampled for ``seconds`` after that."""
 
     def is_over(seen: Watched, passed_s: float) -> bool:
         if passed_s <= _ALL_SAID_S:
@@ -267,7 +267,7 @@ def _is_over_after(seconds: float) -> Callable[[Watched, float], bool]:
 
 
 def lossless_row(package: Path, cache: Path) -> Row:
-    """Q23: a file is read to its end, every frame once and in order."""
+    """Q23: a file is read to its end, each frame once and in order."""
     frames = 0
     seqs: list[int] = []
     with EmbeddedBroker() as broker:
@@ -296,7 +296,7 @@ def lossless_row(package: Path, cache: Path) -> Row:
 
 
 def pickle_row() -> Row:
-    """Q24: what could carry a frame to another process is imported nowhere."""
+    """Q24: no module imports anything that could send a frame to another process."""
     found = []
     for path in sorted(Path(agent.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -308,7 +308,7 @@ def pickle_row() -> Row:
 
 
 def growth_row(package: Path, cache: Path, lengths: Lengths) -> Row:
-    """Q25: memory over so many results at the highest rate that comes."""
+    """Q25: memory over many results at the highest possible rate."""
     watch = LoadWatch()
     first = 0
 
@@ -339,7 +339,7 @@ def growth_row(package: Path, cache: Path, lengths: Lengths) -> Row:
 
 
 def shared_session_row(package: Path, cache: Path) -> Row:
-    """Q26: more cameras on the same model add no session, and none waits for a batch on a CPU."""
+    """Q26: more cameras on one model add no session, and on a CPU none waits for a batch."""
     resident, batches = [], []
     for cameras in (1, 4):
         with EmbeddedBroker() as broker:
@@ -351,13 +351,13 @@ def shared_session_row(package: Path, cache: Path) -> Row:
         "Q26 four cameras on one model: largest batch; memory",
         f"{batches[1]}; {resident[1]:.0f} MiB",
         f"one camera {resident[0]:.0f} MiB",
-        "no batching on a CPU by itself",
+        "no batching on a CPU unless configured",
         (Bar(measured=batches[1], limit=1, unit="images"),),
     )
 
 
 def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
-    """Q27: the broker goes away for a minute; the numbers of the results tell how many were decided meanwhile."""
+    """Q27: the broker is away for a minute; sequence numbers show how many results there were meanwhile."""
     watch = LoadWatch()
     seen = Watched()
     with contextlib.ExitStack() as stack:
@@ -384,7 +384,7 @@ def outage_rows(package: Path, cache: Path, lengths: Lengths) -> Iterator[Row]:
             ) and time.monotonic() < ends_s:
                 time.sleep(_LOOK_S)
                 _look(seen, recorder, process)
-    # The newest before the end and the first live one after it: what lies between was decided without a broker.
+    # Between the last result before the broker left and the first live one after it, results had no broker.
     after = [one for one in seen.arrivals[len(before) :] if one.seq > before[-1].seq]
     last, first = before[-1], after[-1]
     during_hz = (first.seq - last.seq) / ((first.captured_ns - last.captured_ns) / 1e9)

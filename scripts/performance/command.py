@@ -1,4 +1,4 @@
-"""Takes every figure of docs/performance.md and writes the tables into the page. Run by scripts/measure."""
+"""Measures every figure of docs/performance.md and writes the tables into the page. Run by scripts/measure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAGE = "performance.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the parts; each is written as soon as it is done. 1 when one failed."""
+    """Run the parts and write each as soon as it is done; return 1 if one failed."""
     given = _parser().parse_args(arguments)
     chosen = _chosen(given.only)
     out = given.output or (_WORK / "quick" if given.quick else _ROOT / "docs")
@@ -62,7 +62,7 @@ def _chosen(text: str) -> list[str]:
 
 
 def _page_in(out: Path) -> Path:
-    """The page there; a folder without one gets a page with nothing but the places."""
+    """Return the page in the folder; if there is none, create one with empty blocks."""
     page = out / _PAGE
     (out / "benchmarks").mkdir(parents=True, exist_ok=True)
     if not page.is_file():
@@ -72,7 +72,7 @@ def _page_in(out: Path) -> Path:
 
 
 def _measured(name: str, setting: Setting, page: Path) -> bool:
-    """Measure one part and write it; a part that fails leaves its place as it was."""
+    """Measure one part and write its block; after a failure the block is unchanged."""
     part = PARTS[name]
     print(f"== {name}", file=sys.stderr)
     began = datetime.now(timezone.utc)

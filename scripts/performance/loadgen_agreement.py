@@ -66,14 +66,14 @@ def with_loadgen(session: BareSession, feed: ImageFeed, seconds: float) -> dict[
 
 
 def with_ours(session: BareSession, feed: ImageFeed, seconds: float) -> dict[str, float]:
-    """The same by our loop."""
+    """The same, measured by our loop."""
     request = BlockRequest(batch=1, samples=1, duration_ns=int(seconds * 1e9), queries=100)
     spread = spread_of(run_block(session.infer, feed, request).times_ns)
     return {"p50": spread.p50_ms, "p90": spread.p90_ms, "p99": spread.p99_ms}
 
 
 def agreement_of(pairs: Sequence[Pair], name: str) -> Agreement:
-    """Median of the rounds' ratios; the interval is a bootstrap that draws whole rounds.
+    """Median of the rounds' ratios; the interval is a bootstrap over whole rounds.
 
     The two sides of a round run within two seconds, under the same conditions. A virtual machine may change speed from
     round to round, so medians over all rounds would compare different speeds.
@@ -87,7 +87,7 @@ def agreement_of(pairs: Sequence[Pair], name: str) -> Agreement:
 
 
 def measure(package: Path, cache: Path, *, seconds: float, rounds: int) -> list[Pair]:
-    """Both in each round, in alternating order."""
+    """Run both in each round, in alternating order."""
     loaded = load_package(package)
     session = BareSession(loaded, EngineOptions(cache_dir=cache, engine="ort-cpu", options={"threads": 1}))
     feed = ImageFeed(image_set_of(loaded).batch, 1)

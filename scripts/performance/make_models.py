@@ -1,4 +1,4 @@
-"""Makes packages of well-known shapes with random weights: right for measuring speed, useless for anything else."""
+"""Makes packages of well-known architectures with random weights, only for measuring speed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BLOCKS_18, _BLOCKS_34 = (2, 2, 2, 2), (3, 4, 6, 3)
 
 @dataclass(slots=True)
 class Graph:
-    """A graph that grows layer by layer; batch normalisation is taken as folded into the convolutions."""
+    """A graph that grows layer by layer; batch normalisation counts as folded into the convolutions."""
 
     random: np.random.Generator
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Graph:
     def convolution(
         self, source: str, channels: tuple[int, int], *, kernel: int, stride: int = 1, groups: int = 1
     ) -> str:
-        """``channels`` are in and out."""
+        """Add a convolution; ``channels`` are input and output channels."""
         fan_in = channels[0] // groups * kernel * kernel
         shape = (channels[1], channels[0] // groups, kernel, kernel)
         weight = self._weight(self.random.normal(0, math.sqrt(2 / fan_in), shape))
@@ -56,24 +56,24 @@ class Graph:
         )
 
     def clip6(self, source: str) -> str:
-        """ReLU6."""
+        """Add ReLU6."""
         low, high = self._weight(np.float32(0)), self._weight(np.float32(6))
         return self.node("Clip", [source, low, high])
 
     def classify(self, source: str, channels: int) -> str:
-        """Mean over the image, then a score for each class."""
+        """Add the mean over the image and a score for each class."""
         pooled = self.node("Flatten", [self.node("GlobalAveragePool", [source])])
         weight = self._weight(self.random.normal(0, math.sqrt(1 / channels), (_CLASSES, channels)))
         return self.node("Gemm", [pooled, weight, self._weight(np.zeros(_CLASSES))], transB=1)
 
     def node(self, kind: str, inputs: list[str], **attributes: Any) -> str:
-        """Add one node; gives the name of its output."""
+        """Add one node; return the name of its output."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
     def finish(self, output: str, name: str) -> onnx.ModelProto:
-        """The model, with a free batch size."""
+        """Return the model, with a dynamic batch dimension."""
         self.nodes[-1].output[0] = "logits"
         if self.nodes[-1].name != output:
             raise ValueError(f"{output} is not the last node")
@@ -91,7 +91,7 @@ class Graph:
 
 
 def mobilenet() -> onnx.ModelProto:
-    """The shape of MobileNetV2, width 1.0."""
+    """The architecture of MobileNetV2, width 1.0."""
     # With most seeds the best two classes of some images are so close that int8 swaps them and is refused.
     graph = Graph(np.random.default_rng(3))
     at = graph.clip6(graph.convolution("input", (3, 32), kernel=3, stride=2))
@@ -106,7 +106,7 @@ def mobilenet() -> onnx.ModelProto:
 
 
 def resnet(blocks: Sequence[int] = _BLOCKS_18) -> onnx.ModelProto:
-    """The shape of ResNet-18, or of another one of basic ``blocks``."""
+    """The architecture of ResNet-18, or of another ResNet of basic ``blocks``."""
     graph = Graph(np.random.default_rng(18))
     at = graph.node("Relu", [graph.convolution("input", (3, 64), kernel=7, stride=2)])
     at = graph.node("MaxPool", [at], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -119,7 +119,7 @@ def resnet(blocks: Sequence[int] = _BLOCKS_18) -> onnx.ModelProto:
 
 
 def resnet34() -> onnx.ModelProto:
-    """The shape of ResNet-34."""
+    """The architecture of ResNet-34."""
     return resnet(_BLOCKS_34)
 
 
@@ -147,12 +147,12 @@ def _basic_block(graph: Graph, source: str, channels: tuple[int, int], stride: i
 
 
 def write_package(model: onnx.ModelProto, name: str, folder: Path) -> Path:
-    """A package in ``folder`` with drawn images for calibration; gives its directory."""
+    """Write a package with synthetic calibration images below ``folder``; return its directory."""
     return write_model(model.SerializeToString(), "model.onnx", name, folder)
 
 
 def write_model(data: bytes, file: str, name: str, folder: Path) -> Path:
-    """The same for the bytes of a model in any form; ``file`` is its name in the package."""
+    """The same for the bytes of a model in any format; ``file`` is its name in the package."""
     package = folder / f"{name}-1.0.0"
     (package / "calibration").mkdir(parents=True, exist_ok=True)
     (package / file).write_bytes(data)
@@ -160,7 +160,7 @@ def write_model(data: bytes, file: str, name: str, folder: Path) -> Path:
     for number in range(_IMAGES):
         cv2.imwrite(str(package / "calibration" / f"{number:02}.png"), _image(number))
     (package / "model.yaml").write_text(
-        f"# Random weights: for measuring speed alone. Made by scripts/performance/make-models.\n"
+        f"# Random weights: only for measuring speed. Made by scripts/performance/make-models.\n"
         f"name: {name}\nversion: 1.0.0\nfile: {file}\nsha256: {hashlib.sha256(data).hexdigest()}\n"
         f"input:\n  width: {_SIDE}\n  height: {_SIDE}\n  color: rgb\n  resize: stretch\n  interpolation: linear\n"
         "  scale: 0.00392156862745098\n  mean: [0.485, 0.456, 0.406]\n  std: [0.229, 0.224, 0.225]\n"
@@ -171,7 +171,7 @@ def write_model(data: bytes, file: str, name: str, folder: Path) -> Path:
 
 
 def _image(number: int) -> npt.NDArray[np.uint8]:
-    """Blurred noise over a slope: enough contrast for every layer to have something to do."""
+    """Blurred noise on a gradient, so that no layer sees constant input."""
     random = np.random.default_rng(100 + number)
     noise = cv2.GaussianBlur(random.uniform(0, 255, (_SIDE, _SIDE, 3)).astype(np.float32), (0, 0), 1 + number % 7)
     slope = np.linspace(-1, 1, _SIDE, dtype=np.float32)[:, None, None] * random.uniform(-90, 90, 3).astype(np.float32)
@@ -181,7 +181,7 @@ def _image(number: int) -> npt.NDArray[np.uint8]:
 
 
 def main() -> None:
-    """Write what was asked for."""
+    """Write the requested packages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=sorted(MODELS))

@@ -1,4 +1,4 @@
-"""Writes measured tables into a page, each between two marks of its own, under a head that says where it is from."""
+"""Writes measured tables into a page, each between two markers, with a header on where it was measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBRARIES = ("onnxruntime", "numpy", "opencv-python-headless", "paho-mqtt", "or
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where the figures of one part are from."""
+    """Where and when the figures of one part were measured."""
 
     command: str
     machine: str
@@ -37,7 +37,7 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """This program's, the interpreter's and those of the libraries that are measured."""
+    """Versions of this program, the interpreter and the measured libraries."""
     own = [f"agent {agent.__version__}", f"Python {platform.python_version()}"]
     return ", ".join([*own, *(f"{name} {_version(name)}" for name in _LIBRARIES)])
 
@@ -59,7 +59,7 @@ def head(origin: Origin) -> list[str]:
 
 
 def write_block(page: Path, name: str, lines: Iterable[str]) -> None:
-    """Replace what stands between the marks of ``name``.
+    """Replace the text between the markers of ``name``.
 
     Raises:
         ValueError: the page has no such marks.
@@ -80,7 +80,7 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> list[str]:
-    """A Markdown table, the first ``words`` columns to the left and the others to the right; a blank line after it."""
+    """A Markdown table, the first ``words`` columns aligned left and the others right, with a blank line after it."""
     rule = [":--" if place < words else "--:" for place in range(len(columns))]
     return [_line(columns), _line(rule), *(_line([_cell(one) for one in row]) for row in rows), ""]
 

@@ -1,4 +1,4 @@
-"""What scripts/measure measures, part by part: each gives the Markdown that its place in docs/performance.md gets."""
+"""The parts of scripts/measure: each returns the Markdown for its block in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _FPS = 30.0
 _BOTH: tuple[Precision, ...] = ("fp32", "int8")
 _CLIPS = {"720p": ("1280x720", "4M"), "1080p": ("1920x1080", "8M")}
 _ABOUT_PATH = (
-    "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is another process behind a real broker, "
-    "and the bare session runs in the same pace before and after."
+    "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is a process of its own behind a real "
+    "broker, and the bare session runs at the same rate before and after."
 )
 _REPORT_FORMS = (("page", "html"), ("image", "png"), ("text", "md"), ("data", "json"))
 _SETTINGS = ("threads", "threads_wait", "int8_form")
 _STAGES = 1
-"""Whose stages are shown one by one: the first so many results of the bundled model."""
+"""Number of results of the bundled model whose stages are shown one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Setting:
         return self.work / "cache"
 
     def package(self, name: str) -> Path:
-        """The bundled package, or a made one."""
+        """Return the bundled package, or a generated one."""
         if name == "conveyor":
             return demo_package()
         folder = self.work / "models" / f"{name}-1.0.0"
@@ -69,7 +69,7 @@ class Setting:
         return folder
 
     def torch_package(self, name: str) -> Path | None:
-        """The same model for PyTorch; None without an environment that has it."""
+        """Return the same model for PyTorch; None if no environment has PyTorch."""
         folder = self.work / "models" / f"{name}-torch-1.0.0"
         if "torch" not in self.pythons:
             return None
@@ -79,7 +79,7 @@ class Setting:
         return folder
 
     def clip(self, name: str) -> Path:
-        """A drawn H.264 clip of 20 s."""
+        """Return a synthetic H.264 clip of 20 s."""
         path = self.work / f"{name}.mp4"
         if not path.is_file():
             size, rate = _CLIPS[name]
@@ -96,14 +96,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One place in the page. ``prepare`` makes what is needed and does not count; ``run`` gives the lines."""
+    """One place in the page. ``prepare`` is not measured; ``run`` returns the lines."""
 
     prepare: Callable[[Setting], object]
     run: Callable[[Setting, LoadWatch], Iterable[str]]
 
 
 def rows(setting: Setting, watch: LoadWatch) -> list[str]:
-    """Single steps and the promises about the whole agent, each against its bar."""
+    """Single steps and figures of the whole agent, each with its bar."""
     package = setting.package("conveyor")
     steps, lengths = quality_rows.Lengths(), agent_rows.Lengths()
     if setting.is_quick:
@@ -317,7 +317,7 @@ def _study(
 
 
 def _write(report: Report, stem: Path) -> None:
-    """The full report as page, image, text and data."""
+    """Write the full report as page, image, text and data."""
     compact = json.dumps(json.loads(report.as_json()), separators=(",", ":"))
     stem.with_suffix(".json").write_text(compact, encoding="utf-8")
     stem.with_suffix(".html").write_text(to_html(report), encoding="utf-8")

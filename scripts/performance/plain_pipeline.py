@@ -1,4 +1,4 @@
-"""What the agent is compared with: the script that one writes first, with OpenCV, ONNX Runtime and paho.
+"""The script that the agent is compared with: a plain pipeline with OpenCV, ONNX Runtime and paho.
 
 It reads a clip, preprocesses each frame in numpy as tutorials do, runs the model, and publishes JSON. With a rate it
 has a thread that captures and a queue between, again as tutorials do. No part of the agent is used.
@@ -28,7 +28,7 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def capture(clip: str, fps: float | None, frames: queue.Queue[Captured]) -> None:
-    """Read the clip for ever; with ``fps`` in that pace."""
+    """Read the clip in an endless loop, at ``fps`` if given."""
     video = cv2.VideoCapture(clip)
     due = time.monotonic()
     while True:
@@ -44,7 +44,7 @@ def capture(clip: str, fps: float | None, frames: queue.Queue[Captured]) -> None
 
 
 def classify(session: onnxruntime.InferenceSession, frame: npt.NDArray[Any]) -> tuple[int, float, float]:
-    """Class, confidence, and milliseconds of the session alone."""
+    """Return class, confidence, and the milliseconds of the session alone."""
     image = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), (224, 224)).astype(np.float32) / 255
     batch = ((image - _MEAN) / _STD).transpose(2, 0, 1)[None]
     began = time.monotonic()
@@ -68,7 +68,7 @@ def main() -> None:
     client.connect("127.0.0.1", given.port)
     client.loop_start()
     session = onnxruntime.InferenceSession(given.model)
-    # Without a rate the queue is short, or memory would be full of a file in a minute.
+    # Without a rate the queue must be short: a file would fill the memory within a minute.
     frames: queue.Queue[Captured] = queue.Queue(0 if given.fps else 2)
     threading.Thread(target=capture, args=(given.clip, given.fps, frames), daemon=True).start()
     client.publish("benchmark/plain/runtime", "{}", retain=True)

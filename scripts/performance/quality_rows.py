@@ -1,4 +1,4 @@
-"""Times the single steps that docs/performance.md has a bar for, each beside its floor in the same run.
+"""Times the single steps that have a bar in docs/performance.md, each with its floor in the same run.
 
 Times in the tables are microseconds unless the text says otherwise. Run by scripts/measure.
 """
@@ -48,11 +48,11 @@ _SWITCH_INTERVAL_S = 0.0002
 """As the agent sets it; see agent/app.py."""
 _PERIOD_S = 1 / 30
 _BUSY_TURNS = 12
-# The bars, in microseconds. Source: the promises in numbers that the agent is held to.
+# The bars, in microseconds. Source: the bars in docs/performance.md.
 _ABOVE_SESSION = 50.0
 _RESIZE = 85.0
 _REFERENCE_RESIZE = 75.0
-"""cv2.resize of 720p to 224x224, hot, on the processor for which the bars in microseconds were set."""
+"""Time of cv2.resize, 720p to 224x224, hot, on the processor for which the bars in microseconds were set."""
 _TEXT = 2.0
 _HAND_OVER = 20.0
 _BUSY_RATIO = 1.10
@@ -60,7 +60,7 @@ _BUSY_RATIO = 1.10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """How often each step is timed: back to back, beside a sleep of a frame, and handed over."""
+    """How often each step is timed: back to back, after a frame's sleep, and in a hand-over."""
 
     hot: int = 700
     busy: int = 280
@@ -72,8 +72,10 @@ Call = Callable[[], object]
 
 
 def in_turns(calls: Mapping[str, Call], *, runs: int, period_s: float = 0.0) -> dict[str, list[int]]:
-    """Times of each call in ns, in blocks by turns so that all meet the same machine; the first of a block is not
-    counted."""
+    """Time each call in ns, in alternating blocks so that all see the same conditions.
+
+    The first call of a block is not counted.
+    """
     times: dict[str, list[int]] = {name: [] for name in calls}
     while len(next(iter(times.values()))) < runs:
         for name, call in calls.items():
@@ -93,13 +95,13 @@ def us(times_ns: list[int], percent: int = 50) -> float:
 
 
 def both(times_ns: list[int]) -> str:
-    """Median and p99, as they stand in a cell."""
+    """Median and p99 as the text of a table cell."""
     mark = "" if len(times_ns) >= REQUIRED_RUNS["p99"] else "\\*"
     return f"{us(times_ns):.1f} / {us(times_ns, 99):.1f}{mark}"
 
 
 def pace() -> float:
-    """How many times as long this processor takes as the one of the bars, at least 1; by the median of 200 resizes."""
+    """How much slower this processor is than the one of the bars, at least 1; by the median of 200 resizes."""
     image = np.random.default_rng(2).integers(0, 256, (720, 1280, 3), np.uint8)
     row = np.empty((224, 224, 3), np.uint8)
     times = in_turns({"floor": lambda: cv2.resize(image, (224, 224), dst=row)}, runs=200)
@@ -144,7 +146,7 @@ def engine_rows(package: ModelPackage, larger: ModelPackage, cache: Path, length
 
 
 def load_row(package: ModelPackage) -> Row:
-    """Q9: how long a graph takes to load the first time, and when its optimised form is kept; medians of three."""
+    """Q9: load time of a graph the first time, and with its optimised form in the cache; medians of three."""
     watch = LoadWatch()
     firsts: list[float] = []
     seconds: list[float] = []
@@ -205,7 +207,7 @@ def _timed(engine: Engine, images: Images, runs: int) -> list[int]:
 
 @contextmanager
 def busy_thread() -> Iterator[None]:
-    """A thread that never gives the interpreter up by itself."""
+    """A thread that never releases the interpreter voluntarily."""
     is_over = threading.Event()
 
     def compute() -> None:
@@ -223,7 +225,7 @@ def busy_thread() -> Iterator[None]:
 
 
 def step_rows(package: ModelPackage, lengths: Lengths) -> Iterator[Row]:
-    """Q19, the decision, Q28: hot, and with 33 ms of sleep before each call, as beside a camera."""
+    """Q19, the decision, Q28: hot, and with 33 ms of sleep before each call, as with a camera."""
     watch = LoadWatch()
     calls = _step_calls(package)
     hot = in_turns(calls, runs=lengths.hot)
@@ -282,7 +284,7 @@ def _step_calls(package: ModelPackage) -> dict[str, Call]:
 
 
 def classification(index: int) -> Classification:
-    """A record as a worker makes it."""
+    """A record like a worker's."""
     now_ns = time.monotonic_ns()
     return Classification(
         camera="front",
@@ -301,15 +303,17 @@ def classification(index: int) -> Classification:
 
 @dataclass(frozen=True, slots=True)
 class HandOvers:
-    """Giving a result away: the rows, and the times beside a camera."""
+    """Handing over a result: the rows, and the times with a camera."""
 
     rows: tuple[Row, ...]
     paced: Spread
 
 
 def hand_overs(package: ModelPackage, cache: Path, lengths: Lengths) -> HandOvers:
-    """Q27: what the worker waits for when it gives a result away: after each call of a model that runs back to back,
-    and at 100 Hz with a broker and without one."""
+    """Q27: how long the worker waits when it hands over a result.
+
+    After each call of a model that runs back to back, and at 100 Hz with a broker and without one.
+    """
     bare = BareSession(package, EngineOptions(cache_dir=cache, engine="ort-cpu", strict=True))
     image = np.zeros((1, package.input.height, package.input.width, 3), np.uint8)
     with EmbeddedBroker() as broker:
@@ -333,7 +337,7 @@ def _rest() -> None:
 def _hand_over(
     words: str, address: BrokerAddress, between: Call, runs: int, *, hot: bool = False
 ) -> tuple[Row, list[int]]:
-    """One row and our times; as the other bars in microseconds, this one is for ``hot`` turns."""
+    """One row and our times; like the other bars in microseconds, this one is for ``hot`` runs."""
     watch, default, before = LoadWatch(), sys.getswitchinterval(), pace()
     client = MqttClient(MqttSettings(address=address, client_id="rows"), will=_IDENTITY.status("offline"))
     publisher = Publisher(client, identity=_IDENTITY)

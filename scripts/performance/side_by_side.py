@@ -27,7 +27,7 @@ _SETTLE_S = 2.0
 
 @dataclass(slots=True)
 class Seen:
-    """Measurements of one of the two, over all rounds."""
+    """Measurements of one contender over all rounds."""
 
     arrivals: list[Arrival] = field(default_factory=list)
     rates_hz: list[float] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Seen:
 
 
 def agent_config(given: Match, port: int, options: Mapping[str, object]) -> dict[str, object]:
-    """One camera, and the model with ``options``."""
+    """Configuration with one camera, and the model with ``options``."""
     source: Mapping[str, object] = {"type": "file", "path": str(given.clip.resolve()), "loop": True}
     if given.is_live:
         source = {"type": "pattern", "width": 1280, "height": 720, "fps": given.fps}
@@ -72,7 +72,7 @@ def plain_script(package: Path, clip: Path, port: int, fps: float | None) -> Ite
 
 
 def watch(given: Match, seen: Seen, options: Mapping[str, object] | None) -> None:
-    """One round of the agent with ``options``, or of the script without any."""
+    """Run one round of the agent with ``options``, or of the script if None."""
     with EmbeddedBroker() as broker, listening(broker.address) as recorder:
         running = (
             plain_script(given.package, given.clip, broker.port, given.fps)
@@ -99,8 +99,11 @@ def watch(given: Match, seen: Seen, options: Mapping[str, object] | None) -> Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What both get; with ``is_live`` the agent reads a live pattern at ``fps`` instead of the clip, where newer
-    frames replace older ones. ``has_spinning`` adds the agent with ONNX Runtime's threads as the script has them."""
+    """The input of both contenders.
+
+    ``is_live``: the agent reads a live pattern at ``fps`` instead of the clip, and newer frames replace older ones.
+    ``has_spinning`` adds the agent with spinning ONNX Runtime threads, like the script's.
+    """
 
     package: Path
     clip: Path
@@ -113,7 +116,7 @@ class Match:
 
 
 def compare(match: Match) -> dict[str, Seen]:
-    """The script and the agent, in alternating rounds."""
+    """Run the script and the agent in alternating rounds."""
     contenders: dict[str, Mapping[str, object] | None] = {"plain script": None, "agent": {}}
     if match.has_spinning:
         contenders["agent, threads spin"] = {"allow_spinning": True}
@@ -125,7 +128,7 @@ def compare(match: Match) -> dict[str, Seen]:
 
 
 def table_of(found: Mapping[str, Seen]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and lines: each contender, and in brackets how many times the figure of the first one that is."""
+    """Columns and lines: each contender, with its ratio to the first one in brackets."""
     first, *_ = found.values()
     figures: tuple[tuple[str, Callable[[Seen], float]], ...] = (
         ("results a second", lambda one: median(one.rates_hz)),

@@ -1,4 +1,4 @@
-"""Writes the model of a package that make-models wrote as a torch.export program, into a package of its own.
+"""Converts a package of make-models into a package with a torch.export program.
 
 python -m scripts.performance.torch_model PACKAGE FOLDER     needs PyTorch; knows the operators of those models only
 """
@@ -17,7 +17,7 @@ from scripts.performance.make_models import write_model
 
 
 def program_of(model: onnx.ModelProto) -> bytes:
-    """The archive of the same computation, for any batch.
+    """Return the archive of the same computation, for any batch size.
 
     Raises:
         KeyError: a node that the made shapes do not have.
@@ -78,7 +78,7 @@ _KINDS: dict[str, Any] = {
 
 
 def main() -> None:
-    """Write it and print its directory."""
+    """Write the package and print its directory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("package", type=Path)
     parser.add_argument("folder", type=Path)

@@ -1,4 +1,4 @@
-"""Whether a figure keeps its bar: computed from what was measured, and from what else the machine was doing."""
+"""Whether a figure meets its bar, given the measurement and the other load of the machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agent.tools.benchmark.judge import BUSY_RATIO, TOO_BUSY_RATIO
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Shares of all cores over a stretch of time: what other programs took, and what the hypervisor gave to others."""
+    """Shares of all cores during a measurement: used by other programs, and stolen by the hypervisor."""
 
     others_ratio: float
     stolen_ratio: float = 0.0
 
     @property
     def problem(self) -> str | None:
-        """Why figures of this stretch must not be used; None where they may."""
+        """Why figures of this measurement must not be used; None if they may."""
         if self.others_ratio > TOO_BUSY_RATIO:
             return f"other programs took {self.others_ratio:.0%} of the processor"
         if self.stolen_ratio > BUSY_RATIO:
@@ -30,16 +30,16 @@ class Load:
 
     @property
     def words(self) -> str:
-        """For the head of a table."""
+        """Text for the header of a table."""
         return f"other programs took {self.others_ratio:.1%} of the processor, the hypervisor {self.stolen_ratio:.1%}"
 
 
 ANY_LOAD = Load(0.0)
-"""Of rows that count and time nothing: what else runs does not matter."""
+"""For rows that count instead of timing: other load does not matter."""
 
 
 class LoadWatch:
-    """What other programs take from here on. Ours are this process and all children that have been waited for."""
+    """Measures the load of other programs from now on, without this process and its reaped children."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
@@ -47,7 +47,7 @@ class LoadWatch:
         self._own_s = _own_cpu_s()
 
     def load(self) -> Load:
-        """Since the watch was made. The children that were started since must have ended."""
+        """Return the load since the start; children started since then must have ended."""
         busy_s, stolen_s = processor_s()
         available_s = max(time.monotonic() - self._began_s, 1e-9) * (os.cpu_count() or 1)
         others_s = busy_s - self._busy_s - (_own_cpu_s() - self._own_s)
@@ -82,14 +82,14 @@ class Bar:
 
     @property
     def holds(self) -> bool:
-        """Whether it is kept, load or no load."""
+        """Whether the bar is met, regardless of other load."""
         return self._keeps(self.measured)
 
     def _keeps(self, value: float) -> bool:
         return value >= self.limit if self.is_minimum else value <= self.limit
 
     def _at_pace(self) -> str | None:
-        """The verdict where the bar is kept at this processor's pace."""
+        """The verdict if the bar is met at this processor's pace."""
         limit = self.limit * self.pace
         if self.is_minimum or self.pace <= 1.0 or self.measured > limit:
             return None
@@ -121,7 +121,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table of single bars. Without a ``bar`` it stands for itself; several must all hold."""
+    """One line of the table of single bars. Without a ``bar`` it is only shown; several bars must all be met."""
 
     name: str
     figure: str
@@ -129,11 +129,11 @@ class Row:
     wanted: str
     bars: tuple[Bar, ...] = ()
     load: Load | None = None
-    """Of the stretch in which this row was measured; None: that of the whole part."""
+    """Load while this row was measured; None: that of the whole part."""
 
 
 def verdict_of(row: Row, load: Load) -> str:
-    """The first bar that does not hold speaks for the row, else the first that holds in part."""
+    """Return the verdict of the first bar that is missed, else of the first that is met only in part."""
     verdicts = [bar.verdict(row.load or load) for bar in row.bars]
     verdicts.sort(key=lambda one: (one.startswith("holds"), one == "holds"))
     return verdicts[0] if verdicts else "–"

@@ -1,4 +1,4 @@
-"""An engine in memory that keeps the contract, and relatives that each break it in one place."""
+"""An engine in memory that keeps the contract, and variants that each break it in one place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engines.backends.batches import check_batch, check_scores
 
 
 class GoodEngine:
-    """Class k is as likely as colour channel k is bright; the fourth class is the rest."""
+    """Classifies by colour channel: class k by the brightness of channel k, the fourth class by a constant."""
 
     def __init__(self, *, max_batch: int, side: int, is_tied: bool = False, fails_on_black: bool = False) -> None:
         self.side = side
@@ -72,7 +72,7 @@ class GoodEngine:
         self.close()
 
 
-class TurnsTheBatchRound(GoodEngine):
+class ReversesTheBatch(GoodEngine):
     def answer(self, batch: Images) -> Scores:
         return np.ascontiguousarray(super().answer(batch)[::-1])
 
@@ -86,7 +86,7 @@ class ReusesItsBuffer(GoodEngine):
         return view
 
 
-class AnswersTheBatchBefore(GoodEngine):
+class ReturnsThePreviousBatch(GoodEngine):
     last: Images | None = None
 
     def answer(self, batch: Images) -> Scores:
@@ -105,7 +105,7 @@ class GivesDoubles(GoodEngine):
         return super().infer(batch).astype(np.float64)
 
 
-class LosesTheLastClass(GoodEngine):
+class DropsTheLastClass(GoodEngine):
     def answer(self, batch: Images) -> Scores:
         return super().answer(batch)[:, :3]
 
@@ -137,16 +137,16 @@ class TakesAnyBatch(GoodEngine):
         return self.answer(batch) if self.is_open else super().infer(batch)
 
 
-class ConvertsQuietly(GoodEngine):
+class ConvertsSilently(GoodEngine):
     def infer(self, batch: Images) -> Scores:
         return super().infer(batch.astype(np.uint8))
 
 
-class DrawsDice(GoodEngine):
-    dice = np.random.default_rng(1)
+class ReturnsRandomScores(GoodEngine):
+    random = np.random.default_rng(1)
 
     def logits(self, batch: Images) -> Scores:
-        noise: Scores = self.dice.normal(0, 1e-3, (len(batch), 4)).astype(np.float32)
+        noise: Scores = self.random.normal(0, 1e-3, (len(batch), 4)).astype(np.float32)
         return super().logits(batch) + noise
 
 
@@ -174,7 +174,7 @@ class WorksWhenClosed(GoodEngine):
         pass
 
 
-class DiesOnTheSecondClosing(GoodEngine):
+class FailsOnTheSecondClose(GoodEngine):
     def close(self) -> None:
         if not self.is_open:
             raise RuntimeError("closed already")

@@ -138,7 +138,7 @@ class DiesOnTheSecondOpening(GoodSource):
         super().open()
 
 
-class DiesOnTheSecondClosing(GoodSource):
+class FailsOnTheSecondClose(GoodSource):
     def close(self) -> None:
         if not self.is_open:
             raise RuntimeError("not open")

@@ -1,4 +1,4 @@
-"""What every engine promises, as checks that take any engine: real ones must pass, broken ones must not."""
+"""The contract of every engine as checks: real engines must pass them, broken ones must fail."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ MAX_BATCH = 3
 
 @dataclass(frozen=True)
 class EngineCase:
-    """One implementation: how to open it on three models, and what is known of their answers.
+    """One implementation: how to open it on three models, and the expected scores.
 
-    ``open`` takes ``MAX_BATCH`` images at a time (a fixed batch of that size included); ``open_tied`` serves a model
-    whose first two classes are one and the same, ``open_failing`` one that gives NaN for a black image (None where
-    the arithmetic has no NaN, which is so in int8).
-    ``images`` are different ones, ``(K, H, W, 3)`` with K > ``MAX_BATCH``, and ``expected`` the reference's scores.
+    ``open`` returns an engine for up to ``MAX_BATCH`` images (or a fixed batch of that size). ``open_tied`` serves a
+    model whose first two classes are identical, ``open_failing`` one that gives NaN for a black image (None for int8,
+    which has no NaN). ``images``: different images, ``(K, H, W, 3)`` with K > ``MAX_BATCH``; ``expected``: the
+    reference's scores for them.
     """
 
     open: Callable[[], Engine]
     open_tied: Callable[[], Engine]
     open_failing: Callable[[], Engine] | None
-    pictures: Images
+    images: Images
     expected: Scores
     tolerance: float
     names: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def few(self) -> Images:
-        """As many images as the engine takes at once."""
-        return self.pictures[:MAX_BATCH]
+        """The largest batch."""
+        return self.images[:MAX_BATCH]
 
 
 def says_what_runs(case: EngineCase) -> None:
@@ -52,7 +52,7 @@ def says_what_runs(case: EngineCase) -> None:
 def gives_probabilities_of_every_class(case: EngineCase) -> None:
     with case.open() as engine:
         for count in range(1, MAX_BATCH + 1):
-            scores = engine.infer(case.pictures[:count])
+            scores = engine.infer(case.images[:count])
             assert scores.shape == (count, case.expected.shape[1])
             assert scores.dtype == np.float32
             assert np.all(scores >= 0)
@@ -70,27 +70,27 @@ def keeps_the_order_of_a_batch(case: EngineCase) -> None:
     with case.open() as engine:
         together = engine.infer(case.few)
         backwards = engine.infer(np.ascontiguousarray(case.few[::-1]))
-        alone = np.concatenate([engine.infer(case.pictures[row : row + 1]) for row in range(MAX_BATCH)])
+        alone = np.concatenate([engine.infer(case.images[row : row + 1]) for row in range(MAX_BATCH)])
     np.testing.assert_allclose(together, alone, atol=case.tolerance)
     np.testing.assert_allclose(backwards[::-1], alone, atol=case.tolerance)
 
 
-def gives_the_same_answer_twice(case: EngineCase) -> None:
+def gives_the_same_scores_twice(case: EngineCase) -> None:
     with case.open() as engine:
         first = engine.infer(case.few)
-        engine.infer(case.pictures[1:2])
+        engine.infer(case.images[1:2])
         second = engine.infer(case.few)
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
 def scores_belong_to_the_caller(case: EngineCase) -> None:
     with case.open() as engine:
-        first = engine.infer(case.pictures[:1])
+        first = engine.infer(case.images[:1])
         kept = first.copy()
-        engine.infer(case.pictures[1:2])
-        np.testing.assert_array_equal(first, kept, "an older answer was overwritten by a newer one")
+        engine.infer(case.images[1:2])
+        np.testing.assert_array_equal(first, kept, "the scores of an earlier call were overwritten")
         first[:] = -1
-        again = engine.infer(case.pictures[:1])
+        again = engine.infer(case.images[:1])
     np.testing.assert_allclose(again, kept, atol=1e-6)
 
 
@@ -99,20 +99,20 @@ def reads_the_batch_before_it_returns(case: EngineCase) -> None:
     with case.open() as engine:
         engine.infer(batch)
         np.testing.assert_array_equal(batch, case.few, "the caller's images were changed")
-        batch[:] = case.pictures[-1]
+        batch[:] = case.images[-1]
         later = engine.infer(batch[:1])
     np.testing.assert_allclose(later, case.expected[-1:], atol=case.tolerance)
 
 
-def refuses_too_many_and_none(case: EngineCase) -> None:
+def refuses_an_oversized_and_an_empty_batch(case: EngineCase) -> None:
     with case.open() as engine:
         with pytest.raises(ValueError, match=rf"{MAX_BATCH + 1} images.*1 to {MAX_BATCH}"):
-            engine.infer(case.pictures[: MAX_BATCH + 1])
+            engine.infer(case.images[: MAX_BATCH + 1])
         with pytest.raises(ValueError, match="0 images"):
-            engine.infer(case.pictures[:0])
+            engine.infer(case.images[:0])
 
 
-def refuses_what_is_no_batch_of_bytes(case: EngineCase) -> None:
+def refuses_other_shapes_and_dtypes(case: EngineCase) -> None:
     with case.open() as engine:
         with pytest.raises(ValueError, match=r"float32.*uint8"):
             engine.infer(case.few.astype(np.float32))
@@ -124,7 +124,7 @@ def refuses_what_is_no_batch_of_bytes(case: EngineCase) -> None:
 
 def ties_go_to_the_lowest_class(case: EngineCase) -> None:
     with case.open_tied() as engine:
-        scores = engine.infer(case.pictures[:1])
+        scores = engine.infer(case.images[:1])
     assert scores[0, 0] == scores[0, 1], "two equal classes got different scores"
     assert int(scores[0].argmax()) == 0
 
@@ -140,7 +140,7 @@ def nan_is_never_a_class(case: EngineCase) -> None:
         mixed = case.few.copy()
         mixed[1] = 0
         scores = engine.infer(mixed)
-        assert not np.isfinite(scores[1]).all(), "NaN was made into an answer"
+        assert not np.isfinite(scores[1]).all(), "NaN became a score"
         np.testing.assert_allclose(scores[[0, 2]], good[[0, 2]], atol=case.tolerance)
 
 
@@ -184,11 +184,11 @@ CONTRACT: list[Callable[[EngineCase], None]] = [
     gives_probabilities_of_every_class,
     agrees_with_the_reference,
     keeps_the_order_of_a_batch,
-    gives_the_same_answer_twice,
+    gives_the_same_scores_twice,
     scores_belong_to_the_caller,
     reads_the_batch_before_it_returns,
-    refuses_too_many_and_none,
-    refuses_what_is_no_batch_of_bytes,
+    refuses_an_oversized_and_an_empty_batch,
+    refuses_other_shapes_and_dtypes,
     ties_go_to_the_lowest_class,
     nan_is_never_a_class,
     a_failed_call_leaves_the_engine_usable,

@@ -126,7 +126,7 @@ _FAULTS: list[tuple[type[broken.GoodSource], Callable[[SourceCase], None], bool]
     (broken.ReadsWithoutOpening, contract.reading_before_opening_is_refused, False),
     (broken.ReadsAfterClosing, contract.reading_after_closing_is_refused, False),
     (broken.DiesOnTheSecondOpening, contract.opening_twice_is_harmless, False),
-    (broken.DiesOnTheSecondClosing, contract.closing_twice_or_unopened_is_harmless, False),
+    (broken.FailsOnTheSecondClose, contract.closing_twice_or_unopened_is_harmless, False),
     (broken.OpensOnce, contract.opens_again_after_closing, False),
     (broken.StartsAgainAfterItsEnd, contract.an_end_is_permanent, False),
     (broken.LiveThatEnds, contract.an_end_is_permanent, True),

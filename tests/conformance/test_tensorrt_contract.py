@@ -1,4 +1,4 @@
-"""The native engine keeps the contract of every engine, on stand-ins for the versions and memories that differ most.
+"""The native engine keeps the contract of every engine, on fakes of the versions and memory kinds that differ most.
 
 `test_engines.py` runs the same contract on the real TensorRT where there is one.
 """
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from engines import Engine, EngineOptions, Images, ModelPackage, Scores, load_package, open_engine
-from engines.backends.tensorrt.load import open_tensorrt
+from engines.backends.tensorrt.engine import open_tensorrt
 from tests.conformance.engine_contract import CONTRACT, MAX_BATCH, EngineCase
-from tests.fixtures.colour_packages import LABELS, colour_model, colour_picture, write_colour_package
+from tests.fixtures.colour_packages import LABELS, colour_image, colour_model, write_colour_package
 from tests.fixtures.nvidia import FakeNvidia
 
 SIDE = 32
@@ -53,15 +53,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Images:
-    rows = [cv2.resize(colour_picture(label, seed=40 + number), (SIDE, SIDE)) for number, label in enumerate(LABELS)]
+def images() -> Images:
+    rows = [cv2.resize(colour_image(label, seed=40 + number), (SIDE, SIDE)) for number, label in enumerate(LABELS)]
     return np.stack(rows).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def expected(packages: dict[str, ModelPackage], cache: Path, pictures: Images) -> Scores:
+def expected(packages: dict[str, ModelPackage], cache: Path, images: Images) -> Scores:
     with open_engine(packages["good"], EngineOptions(cache_dir=cache, engine="ort-cpu", max_batch=1)) as engine:
-        return np.concatenate([engine.infer(picture[None]) for picture in pictures])
+        return np.concatenate([engine.infer(image[None]) for image in images])
 
 
 @pytest.fixture(params=_DEVICES)
@@ -70,7 +70,7 @@ def case(
     monkeypatch: pytest.MonkeyPatch,
     packages: dict[str, ModelPackage],
     cache: Path,
-    pictures: Images,
+    images: Images,
     expected: Scores,
 ) -> Iterator[EngineCase]:
     nvidia = FakeNvidia(monkeypatch)
@@ -85,7 +85,7 @@ def case(
         open=good,
         open_tied=tied,
         open_failing=failing,
-        pictures=pictures,
+        images=images,
         expected=expected,
         tolerance=1e-5,
         names=frozenset({"tensorrt"}),

@@ -1,4 +1,4 @@
-"""`agent build` as its users run it, on stand-ins for TensorRT and CUDA."""
+"""`agent build` as a process, on fakes of TensorRT and CUDA."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_a_plan_is_built_shown_used_again_and_pruned(tmp_path: Path, nvidia: Fak
     what = ("--package", str(package), "--precision", "fp16", *where)
     code, out, err = _build(tmp_path, nvidia, *what)
     assert code == 0, err
-    assert "colours-1.0.0: tensorrt fp16 for Orin is built (it was not in the cache)" in out
-    assert "agrees with ort-cpu fp32 on 1.0000" in out
+    assert "colours-1.0.0: tensorrt fp16 for Orin: built (it was not in the cache)" in out
+    assert "top-1 agreement with ort-cpu fp32 1.0000 on" in out
     assert f"cache: {tmp_path / 'cache'}\n" in out
     assert "engine.building" in err
     code, out, _ = _build(tmp_path, nvidia, *what)
-    assert "was in the cache" in out
+    assert "from the cache" in out
     code, out, _ = _build(
         tmp_path, nvidia, "--package", str(package), "--precision", "fp16", "--force", "--json", *where
     )
@@ -56,7 +56,7 @@ def test_a_plan_is_built_shown_used_again_and_pruned(tmp_path: Path, nvidia: Fak
     assert "no plans in" in out
 
 
-def test_a_configuration_is_built_as_it_will_run(tmp_path: Path, nvidia: FakeNvidia, package: Path) -> None:
+def test_a_configuration_is_built_with_its_own_settings(tmp_path: Path, nvidia: FakeNvidia, package: Path) -> None:
     camera = {"source": {"type": "pattern"}, "classify": [{"model": "one"}, {"model": "two"}]}
     models = {
         "one": {"package": str(package), "engine": "auto", "batching": {"max_size": 2}, "options": {"threads": 1}},
@@ -84,7 +84,7 @@ def test_a_configuration_is_built_as_it_will_run(tmp_path: Path, nvidia: FakeNvi
         (("--package", "no-such"), 78, "no-such"),
     ],
 )
-def test_what_cannot_be_meant_is_told(
+def test_contradicting_options_are_refused(
     arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, nvidia: FakeNvidia
 ) -> None:
     found, _, err = _build(tmp_path, nvidia, *arguments)

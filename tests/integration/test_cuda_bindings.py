@@ -1,8 +1,7 @@
-"""The real cuda-bindings, of CUDA 12 and 13, keep the contract of our boundary over a stand-in for libcuda.so.1.
+"""The real cuda-bindings of CUDA 12 and 13 keep the contract of a CUDA library on a fake libcuda.so.1.
 
-So names, numbers of arguments, their types and the form of the answers are those of the package; what a driver does
-with them is not seen here. ``TENSORRT_BINDINGS`` names interpreters that have `cuda-bindings`, see
-`test_tensorrt_bindings.py`.
+This checks names, arguments, types and results against the real package, but not what a real driver does.
+``TENSORRT_BINDINGS`` names interpreters that have `cuda-bindings`, see `test_tensorrt_bindings.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def _run(interpreter: str, **variables: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("interpreter", _INTERPRETERS or [""])
-def test_the_contract_holds(interpreter: str) -> None:
+def test_each_library_keeps_the_contract(interpreter: str) -> None:
     answer = _run(interpreter, LD_LIBRARY_PATH=str(cuda_library()))
     assert answer.returncode == 0, answer.stderr
     said = json.loads(answer.stdout.splitlines()[-1])
@@ -44,7 +43,7 @@ def test_the_contract_holds(interpreter: str) -> None:
 
 
 @pytest.mark.parametrize("interpreter", _INTERPRETERS or [""])
-def test_a_machine_without_a_driver_is_told(interpreter: str) -> None:
+def test_a_machine_without_a_driver_is_reported(interpreter: str) -> None:
     answer = _run(interpreter)
     assert answer.returncode != 0
     assert "finds no NVIDIA driver" in answer.stderr

@@ -105,7 +105,7 @@ class _Bench:
 
 
 def _file(frames: int) -> ScriptedSource:
-    """Every frame counts: a reader that waits, at 30 frames a second."""
+    """A source that waits instead of dropping frames, at 30 frames per second."""
     return ScriptedSource([index % 4 for index in range(frames)], is_live=False, period_s=1 / _FPS)
 
 
@@ -113,7 +113,7 @@ def _camera() -> ScriptedSource:
     return ScriptedSource([1], is_live=True, period_s=1 / _FPS)
 
 
-def test_a_slow_build_takes_over_under_load_and_no_frame_is_lost() -> None:
+def test_a_slow_build_takes_over_under_load_without_losing_a_frame() -> None:
     threads: dict[str, int] = {}
 
     def open_engine(building: Building) -> Engine:
@@ -146,7 +146,7 @@ def _note(threads: dict[str, int], name: str) -> None:
     threads[name] = threading.get_ident()
 
 
-def test_a_live_camera_sees_the_change_and_every_frame_is_accounted_for() -> None:
+def test_every_frame_of_a_live_camera_is_counted_across_the_change() -> None:
     built = threading.Event()
 
     def open_engine(building: Building) -> Engine:
@@ -293,7 +293,7 @@ def test_a_replacement_that_fails_later_is_reloaded_like_any_engine() -> None:
     assert bench.pipeline.statistics().cameras[0].counts.dropped["failed"] == 3
 
 
-def test_any_engine_can_be_replaced_on_request_and_only_one_at_a_time() -> None:
+def test_any_engine_can_be_replaced_on_request_one_at_a_time() -> None:
     bench = _Bench(lambda building: _engine("first"), _camera())
     gate = threading.Event()
 

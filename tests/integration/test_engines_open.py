@@ -1,4 +1,4 @@
-"""Opening an engine on this very machine: what is chosen, what is refused, and what is told about the rest."""
+"""Opening an engine on this machine: what is selected, what is refused, and what is reported about the rest."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _absent(prober: Prober, *names: str) -> str:
     pytest.skip(f"all of {', '.join(names)} can run here, so none can be missed")
 
 
-def test_the_reference_runs_as_asked(package: ModelPackage, tmp_path: Path) -> None:
+def test_the_reference_runs_as_requested(package: ModelPackage, tmp_path: Path) -> None:
     info = _info(package, tmp_path, "ort-cpu", strict=True)
     assert (info.name, info.requested, info.precision) == ("ort-cpu", "ort-cpu", "fp32")
     assert info.degraded is None
@@ -77,7 +77,7 @@ def test_the_reference_runs_as_asked(package: ModelPackage, tmp_path: Path) -> N
         assert set(info.placement) == {"CPUExecutionProvider"}
 
 
-def test_auto_takes_what_works_and_tells_of_everything_before_it(package: ModelPackage, tmp_path: Path) -> None:
+def test_auto_selects_the_first_that_works_and_lists_the_rejected(package: ModelPackage, tmp_path: Path) -> None:
     info = _info(package, tmp_path, "auto")
     assert info.requested == "auto"
     before = AUTO_ORDER[: AUTO_ORDER.index(info.name)]
@@ -85,16 +85,14 @@ def test_auto_takes_what_works_and_tells_of_everything_before_it(package: ModelP
     assert all(one.reason and one.remedy for one in info.rejected)
 
 
-def test_an_engine_that_is_not_here_is_refused_where_strict(
-    package: ModelPackage, tmp_path: Path, prober: Prober
-) -> None:
+def test_strict_refuses_an_engine_that_cannot_run(package: ModelPackage, tmp_path: Path, prober: Prober) -> None:
     name = _absent(prober, "tensorrt", "ort-tensorrt", "ort-cuda")
     with pytest.raises(EngineUnavailable, match=rf"{name} cannot run here: .+ To get it, .+") as caught:
         _info(package, tmp_path, name, strict=True)
     assert caught.value.exit_code == 69
 
 
-def test_an_engine_that_is_not_here_is_replaced_aloud_where_not_strict(
+def test_an_engine_that_cannot_run_is_replaced_and_degraded_says_so(
     package: ModelPackage, tmp_path: Path, prober: Prober
 ) -> None:
     name = _absent(prober, "tensorrt", "ort-tensorrt", "ort-cuda")
@@ -105,14 +103,14 @@ def test_an_engine_that_is_not_here_is_replaced_aloud_where_not_strict(
     assert info.rejected[0].engine == name
 
 
-def test_an_engine_that_does_not_read_the_packages_format_says_so(package: ModelPackage, tmp_path: Path) -> None:
+def test_an_engine_refuses_a_package_in_another_format(package: ModelPackage, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"torch needs a torch\.export program .*holds model\.onnx"):
         _info(package, tmp_path, "torch", strict=True)
 
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "fastest"])
-def test_a_picture_that_cannot_be_read_any_more_is_named(engine: str, tmp_path: Path) -> None:
-    """int8 is made of it, and a remembered choice depends on it."""
+def test_an_image_that_can_no_longer_be_read_is_named(engine: str, tmp_path: Path) -> None:
+    """int8 is calibrated on it, and a remembered selection depends on it."""
     package = load_package(write_colour_package(tmp_path / "package"))
     gone = package.calibration[0]
     gone.unlink()
@@ -122,7 +120,7 @@ def test_a_picture_that_cannot_be_read_any_more_is_named(engine: str, tmp_path: 
         open_engine(package, options)
 
 
-def test_fp16_that_would_be_computed_in_fp32_is_refused_or_told(package: ModelPackage, tmp_path: Path) -> None:
+def test_fp16_computed_in_fp32_is_refused_or_degraded(package: ModelPackage, tmp_path: Path) -> None:
     info = _info(package, tmp_path, "ort-cpu", precision="fp16")
     assert info.requested_precision == "fp16"
     if info.precision == "fp16":
@@ -149,7 +147,7 @@ def test_a_certificate_is_made_once(package: ModelPackage, tmp_path: Path) -> No
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "certificates").iterdir()} == files
 
 
-def test_int8_that_loses_the_answers_gives_way_to_the_next_safer_precision(tmp_path: Path) -> None:
+def test_int8_that_changes_labels_falls_back_to_the_next_safer_precision(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path / "p", model=outlier_model(layers=2)))
     info = _info(package, tmp_path, "ort-cpu", precision="int8")
     assert info.precision in ("fp16", "fp32")
@@ -160,14 +158,12 @@ def test_int8_that_loses_the_answers_gives_way_to_the_next_safer_precision(tmp_p
         _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
 
 
-def test_int8_keeps_the_layer_that_needs_it_and_says_which(tmp_path: Path) -> None:
+def test_int8_keeps_the_sensitive_layer_in_fp32_and_names_it(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path / "p", model=outlier_model(layers=1)))
     assert _info(package, tmp_path, "ort-cpu", precision="int8", strict=True).kept_layers == ("conv2",)
 
 
-def test_a_model_that_forgot_its_known_answers_is_refused_by_every_engine(
-    package: ModelPackage, tmp_path: Path
-) -> None:
+def test_wrong_golden_images_are_refused_by_every_engine(package: ModelPackage, tmp_path: Path) -> None:
     first, second, *rest = package.golden
     swapped = (dataclasses.replace(first, label=second.label), second, *rest)
     wrong = dataclasses.replace(package, golden=swapped)
@@ -187,7 +183,7 @@ def test_fastest_measures_once_and_then_remembers(package: ModelPackage, tmp_pat
     assert again.rejected == first.rejected
 
 
-def test_auto_takes_what_a_measurement_has_proven_fastest(package: ModelPackage, tmp_path: Path) -> None:
+def test_auto_selects_the_measured_fastest_engine(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path, max_batch=2)
     table = [Measurement(engine="ort-cpu", precision="fp32", runs=64, p50_ms=1.0, p90_ms=1.1)]
     engines.remember_selection(package, options, table)
@@ -213,7 +209,7 @@ def test_a_remembered_engine_that_no_longer_runs_is_replaced(
     ("engine", "options"),
     [("ort-cpu", {"workspace": 1}), ("auto", {"no_such_option": 1}), ("ort-cpu", {"threads": "many"})],
 )
-def test_an_option_that_does_not_exist_is_refused_whatever_is_allowed(
+def test_an_option_that_does_not_exist_is_always_refused(
     package: ModelPackage, tmp_path: Path, engine: str, options: dict[str, object]
 ) -> None:
     with pytest.raises(OptionsRejected) as caught:
@@ -229,13 +225,13 @@ def test_options_of_an_absent_engine_do_not_stop_its_replacement(
     assert info.name != "ort-cuda"
 
 
-def test_a_cache_that_cannot_be_written_is_told(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(package: ModelPackage, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(EngineUnavailable, match="cache directory"):
         _info(package, tmp_path / "file", "ort-cpu")
 
 
-def test_a_board_whose_gpu_is_not_used_is_degraded_and_refused_where_strict(
+def test_an_unused_gpu_is_degraded_and_refused_if_strict(
     package: ModelPackage, tmp_path: Path, prober: Prober, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if prober.gpus:
@@ -251,7 +247,7 @@ def test_a_board_whose_gpu_is_not_used_is_degraded_and_refused_where_strict(
     assert _info(package, tmp_path, "ort-cpu", strict=True).degraded is None
 
 
-def test_nothing_is_left_to_try_for_a_package_that_no_installed_engine_reads(
+def test_a_package_that_no_installed_engine_reads_is_refused(
     package: ModelPackage, tmp_path: Path, prober: Prober
 ) -> None:
     if prober.probe("torch").can_run:

@@ -1,4 +1,4 @@
-"""A model that is new to this device is opened in a limited child first: what it does there, it does to that alone."""
+"""A model that is new to this device is loaded in a limited child first; a crash or hang ends that child only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.fixtures.hostile_models import endless_model, model_of_4_terabytes, p
 from tests.fixtures.nvidia import FakeNvidia
 
 _NO_TIME = SandboxOptions(timeout_s=0.0)
-"""Ends every child at once: what opens all the same was opened without one."""
+"""Ends every child at once, so a model that still loads did not use one."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +61,7 @@ def _record(options: EngineOptions) -> Path:
     return found
 
 
-def test_a_model_that_has_opened_once_needs_no_child_any_more(package: ModelPackage, options: EngineOptions) -> None:
+def test_a_model_that_has_loaded_once_needs_no_child(package: ModelPackage, options: EngineOptions) -> None:
     with open_engine(package, options) as engine:
         first = engine.infer(np.zeros((1, 32, 32, 3), np.uint8))
     assert _record(options).stat().st_mode & 0o077 == 0
@@ -70,7 +70,7 @@ def test_a_model_that_has_opened_once_needs_no_child_any_more(package: ModelPack
 
 
 @pytest.mark.parametrize("change", [{"max_batch": 3}, {"options": {"threads": 1}}, {"precision": "fp16"}])
-def test_another_way_of_opening_it_makes_it_new_again(
+def test_different_options_make_a_model_new_again(
     change: dict[str, object], package: ModelPackage, options: EngineOptions
 ) -> None:
     open_engine(package, options).close()
@@ -80,9 +80,7 @@ def test_another_way_of_opening_it_makes_it_new_again(
 
 
 @pytest.mark.parametrize("harm", ["others may write", "damaged", "of other facts", "gone"])
-def test_a_record_that_cannot_be_trusted_counts_for_nothing(
-    harm: str, package: ModelPackage, options: EngineOptions
-) -> None:
+def test_an_untrusted_record_is_ignored(harm: str, package: ModelPackage, options: EngineOptions) -> None:
     open_engine(package, options).close()
     record = _record(options)
     if harm == "others may write":
@@ -97,7 +95,7 @@ def test_a_record_that_cannot_be_trusted_counts_for_nothing(
         open_engine(package, replace(options, sandbox=_NO_TIME))
 
 
-def test_a_package_of_the_program_itself_is_opened_at_once(options: EngineOptions, tmp_path: Path) -> None:
+def test_a_package_of_the_program_needs_no_sandbox(options: EngineOptions, tmp_path: Path) -> None:
     bundled = agent.demo.demo_package()
     hurried = replace(options, sandbox=_NO_TIME)
     open_engine(load_package(bundled), hurried).close()
@@ -106,7 +104,7 @@ def test_a_package_of_the_program_itself_is_opened_at_once(options: EngineOption
         open_engine(load_package(copy), hurried)
 
 
-def test_an_endless_model_is_ended_at_the_time_limit(options: EngineOptions, tmp_path: Path) -> None:
+def test_an_endless_model_is_killed_at_the_time_limit(options: EngineOptions, tmp_path: Path) -> None:
     endless = package_of(endless_model(), tmp_path / "endless")
     with pytest.raises(
         SandboxFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, the limit is 4 s"
@@ -116,7 +114,7 @@ def test_an_endless_model_is_ended_at_the_time_limit(options: EngineOptions, tmp
     assert not (options.cache_dir / "sandboxed_loads").exists()
 
 
-def test_a_model_that_swells_is_ended_at_the_memory_limit(options: EngineOptions, tmp_path: Path) -> None:
+def test_a_growing_model_is_killed_at_the_memory_limit(options: EngineOptions, tmp_path: Path) -> None:
     swelling = package_of(swelling_model(900 << 20), tmp_path / "swelling")
     before = psutil.Process().memory_info().rss
     with pytest.raises(SandboxFailed, match=r"of memory, the limit is 400 MiB"):
@@ -133,7 +131,7 @@ def test_a_model_that_asks_for_4_terabytes_is_an_ordinary_error(options: EngineO
 
 @pytest.fixture
 def _library_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ONNX Runtime that ends each process which imports it; this one has the real one already."""
+    """An ONNX Runtime that kills each process that imports it; this process already has the real one."""
     planted = tmp_path / "planted" / "onnxruntime"
     planted.mkdir(parents=True)
     (planted / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
@@ -148,10 +146,10 @@ def test_a_model_that_kills_its_process_kills_the_child(package: ModelPackage, o
         open_engine(package, replace(options, strict=False))
 
 
-def test_a_mistake_of_this_program_is_not_blamed_on_the_model(
+def test_a_bug_in_this_program_is_not_blamed_on_the_model(
     package: ModelPackage, options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A library that raises what nobody has foreseen."""
+    """A library that raises an unexpected exception."""
     planted = tmp_path / "planted" / "onnxruntime"
     planted.mkdir(parents=True)
     (planted / "__init__.py").write_text("raise KeyError('unforeseen')\n")
@@ -162,24 +160,20 @@ def test_a_mistake_of_this_program_is_not_blamed_on_the_model(
 
 
 @pytest.mark.usefixtures("_library_that_crashes")
-def test_proving_a_package_and_verifying_an_engine_go_by_a_child_too(
-    package: ModelPackage, options: EngineOptions
-) -> None:
+def test_package_check_and_verify_use_the_sandbox_too(package: ModelPackage, options: EngineOptions) -> None:
     with pytest.raises(SandboxFailed, match="SIGSEGV"):
         check_package(package)
     with pytest.raises(SandboxFailed, match="SIGSEGV"):
         verify(package, options)
 
 
-def test_what_the_engine_says_against_a_model_comes_back_as_it_was_said(
-    package: ModelPackage, options: EngineOptions
-) -> None:
+def test_an_engine_error_in_the_child_is_raised_unchanged(package: ModelPackage, options: EngineOptions) -> None:
     with pytest.raises(OptionsRejected, match="no option") as caught:
         open_engine(package, replace(options, options={"thread": 1}))
     assert caught.value.exit_code == 78
 
 
-def test_a_first_opening_is_told_and_can_be_stopped(options: EngineOptions, tmp_path: Path) -> None:
+def test_a_first_load_reports_progress_and_can_be_cancelled(options: EngineOptions, tmp_path: Path) -> None:
     endless = package_of(endless_model(), tmp_path / "endless")
     told: list[BuildProgress] = []
     building = Building(on_progress=told.append, is_cancelled=lambda: len(told) > 1)
@@ -196,7 +190,7 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
     fake.close()
 
 
-def test_where_one_engine_crashes_on_a_model_the_next_one_serves_it(
+def test_if_one_engine_crashes_on_a_model_the_next_serves(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(faults="crash_on_load")
@@ -208,7 +202,7 @@ def test_where_one_engine_crashes_on_a_model_the_next_one_serves_it(
         open_engine(package, replace(options, engine="tensorrt"))
 
 
-def test_a_plan_that_the_child_has_built_is_opened_and_not_built_again(
+def test_a_plan_built_by_the_child_is_not_built_again(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(build_s=2)
@@ -221,7 +215,7 @@ def test_a_plan_that_the_child_has_built_is_opened_and_not_built_again(
         assert "why_built" not in engine.info.details
 
 
-def test_the_process_that_serves_never_builds_a_plan_inside_onnx_runtime(
+def test_the_serving_process_never_builds_a_plan_in_onnx_runtime(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     wanted = replace(options, engine="ort-tensorrt")

@@ -1,4 +1,4 @@
-"""The PyTorch engine beside ONNX Runtime: the same images, the same steps, the same answers."""
+"""The PyTorch engine and ONNX Runtime give the same scores for the same images."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_preprocessing_is_that_of_the_serving_graph(
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
 
 
-def test_auto_takes_torch_where_nothing_else_reads_the_package(program: ModelPackage, tmp_path: Path) -> None:
+def test_auto_selects_torch_if_no_other_engine_reads_the_package(program: ModelPackage, tmp_path: Path) -> None:
     with open_engine(program, EngineOptions(cache_dir=tmp_path)) as engine:
         assert engine.info.name == "torch"
         assert engine.info.degraded is None
@@ -81,7 +81,7 @@ def test_options_are_checked(program: ModelPackage, tmp_path: Path, options: dic
         _scores(program, tmp_path, "torch", **options)
 
 
-def test_cuda_is_refused_where_there_is_none(program: ModelPackage, tmp_path: Path) -> None:
+def test_cuda_is_refused_without_a_device(program: ModelPackage, tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():

@@ -203,6 +203,6 @@ def test_a_precision_that_changes_the_answers_is_refused(tmp_path: Path) -> None
     package = replace(package, calibration=())
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
     with pytest.raises(
-        EngineUnavailable, match=r"ort-cpu in int8 was prepared and cannot serve: .*Build it: agent build"
+        EngineUnavailable, match=r"ort-cpu in int8 cannot take over without a build: .*Build it: agent build"
     ):
         open_prepared(package, options)

@@ -1,4 +1,4 @@
-"""Every name of TensorRT that our code uses exists in the real bindings of 10 and 11, and they take what we hand over.
+"""Every name of TensorRT that our code uses exists in the real bindings of 10 and 11, and they accept our arguments.
 
 The bindings are wheels without the libraries, which are stubs here. ``TENSORRT_BINDINGS`` names interpreters whose
 environments have `tensorrt_cu12_bindings` and `cuda-bindings`: `scripts/test --with tensorrt-bindings` makes them.
@@ -44,7 +44,7 @@ _MODULE = ("trt", "self.trt", "self._trt")
 
 
 def names_in_source() -> dict[str, set[str]]:
-    """Names that our code takes from TensorRT, by class; of the module itself under an empty name."""
+    """Names that our code uses from TensorRT, by class; those of the module itself under an empty name."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for path in _SOURCE.glob("*.py"):
         holds = _HOLDS.get(path.name, {})
@@ -61,7 +61,7 @@ def names_in_source() -> dict[str, set[str]]:
     return found
 
 
-def test_the_reading_of_our_source_finds_what_is_known_to_be_there() -> None:
+def test_known_names_are_found_in_our_source() -> None:
     names = names_in_source()
     assert {"Builder", "Runtime", "BuilderFlag", "OnnxParser"} <= names[""]
     assert {"build_serialized_network", "create_network"} <= names["Builder"]
@@ -107,7 +107,7 @@ def _ask(interpreter: str, libraries: Path) -> Any:
     not _INTERPRETERS, reason="needs environments of their own: scripts/test --with tensorrt-bindings makes them"
 )
 @pytest.mark.parametrize("interpreter", _INTERPRETERS or [""])
-def test_the_real_bindings_have_every_name_and_take_what_we_hand_over(interpreter: str, libraries: Path) -> None:
+def test_the_real_bindings_have_every_name_and_accept_our_arguments(interpreter: str, libraries: Path) -> None:
     answer = _ask(interpreter, libraries)
     major = int(answer["version"].split(".")[0])
     assert major in (10, 11)

@@ -1,4 +1,4 @@
-"""The native engine from package to answers, on stand-ins for CUDA and TensorRT, in every version that it speaks."""
+"""The native engine from package to scores, on fakes of CUDA and TensorRT, in every supported version."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from engines import (
     load_package,
     open_engine,
 )
-from engines.backends.tensorrt.load import open_tensorrt
+from engines.backends.tensorrt.engine import open_tensorrt
 from engines.backends.tensorrt.plans import plan_request
 from engines.store.plan_cache import PlanCache
-from tests.fixtures.colour_packages import LABELS, colour_model, colour_picture, write_colour_package
+from tests.fixtures.colour_packages import LABELS, colour_image, colour_model, write_colour_package
 from tests.fixtures.nvidia import TENSORRT_VERSIONS, FakeNvidia
 
 _SIDE = 40
-_PICTURES = np.stack([colour_picture(label, side=_SIDE) for label in LABELS])
+_IMAGES = np.stack([colour_image(label, side=_SIDE) for label in LABELS])
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def options(tmp_path: Path) -> EngineOptions:
 
 
 def _open(package: ModelPackage, options: EngineOptions) -> Engine:
-    """Without the probes and the proof, which have tests of their own."""
+    """Open without probes and accuracy check, which have tests of their own."""
     return open_tensorrt(package, options)[0]
 
 
@@ -70,12 +70,12 @@ def _header(options: EngineOptions) -> str:
 
 
 @pytest.mark.parametrize("version", TENSORRT_VERSIONS)
-def test_every_version_builds_once_and_answers_as_the_reference(
+def test_every_version_builds_once_and_agrees_with_the_reference(
     version: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(tensorrt=version)
     with open_engine(package, options) as engine:
-        first = engine.infer(_PICTURES[:3])
+        first = engine.infer(_IMAGES[:3])
         assert engine.info.name == "tensorrt"
         assert engine.info.degraded is None
         assert engine.info.versions["tensorrt"] == version
@@ -86,11 +86,11 @@ def test_every_version_builds_once_and_answers_as_the_reference(
         assert [LABELS[row.argmax()] for row in first] == list(LABELS[:3])
     with open_engine(package, options) as again:
         assert "why_built" not in again.info.details, "it was built a second time"
-        np.testing.assert_array_equal(again.infer(_PICTURES[:3]), first)
+        np.testing.assert_array_equal(again.infer(_IMAGES[:3]), first)
 
 
 @pytest.mark.parametrize(("version", "flags"), [("8.5.2.2", ["FP16"]), ("10.16.2.10", ["FP16"]), ("11.4.0.106", [])])
-def test_fp16_is_a_flag_up_to_10_and_stands_in_the_graph_from_11(
+def test_fp16_is_a_flag_up_to_10_and_in_the_graph_from_11(
     version: str, flags: list[str], nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(tensorrt=version)
@@ -103,7 +103,7 @@ def test_fp16_is_a_flag_up_to_10_and_stands_in_the_graph_from_11(
     assert is_converted == (not flags)
 
 
-def test_int8_is_explicit_and_its_flag_is_set_where_there_is_one(
+def test_int8_is_explicit_and_its_flag_is_set_if_there_is_one(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     with open_engine(package, replace(options, precision="int8")) as engine:
@@ -113,7 +113,7 @@ def test_int8_is_explicit_and_its_flag_is_set_where_there_is_one(
     assert b"QuantizeLinear" in (entry.directory / "engine.plan").read_bytes()
 
 
-def test_one_profile_spans_the_batches_and_options_reach_the_builder(
+def test_one_profile_covers_the_batches_and_options_reach_the_builder(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     given = {"workspace_mib": 64, "builder_level": 1, "opt_batch": 2, "dla_core": 1}
@@ -127,7 +127,7 @@ def test_one_profile_spans_the_batches_and_options_reach_the_builder(
     assert "GPU_FALLBACK" in header
 
 
-def test_an_option_that_this_version_lacks_is_noted_and_not_invented(
+def test_an_option_that_this_version_lacks_is_noted(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(tensorrt="8.5.2.2")
@@ -145,7 +145,7 @@ def test_an_option_that_this_version_lacks_is_noted_and_not_invented(
         ({"cuda_library": 1}, "auto or pycuda or cuda-bindings"),
     ],
 )
-def test_wrong_options_are_told_with_what_is_right(
+def test_wrong_options_are_refused_with_the_valid_ones(
     given: dict[str, object], words: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     with pytest.raises(OptionsRejected, match=words):
@@ -161,32 +161,32 @@ def test_a_fixed_batch_is_padded_and_needs_no_profile(nvidia: FakeNvidia, tmp_pa
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="tensorrt", max_batch=8, strict=True)
     with _open(package, options) as engine:
         assert engine.info.max_batch == 3
-        both = engine.infer(_PICTURES[:2])
-        np.testing.assert_array_equal(both[:1], engine.infer(_PICTURES[:1]))
+        both = engine.infer(_IMAGES[:2])
+        np.testing.assert_array_equal(both[:1], engine.infer(_IMAGES[:1]))
     assert '"profile": null' in _header(options)
 
 
 @pytest.mark.parametrize(
     ("version", "graphs"), [("8.6.2.3", ""), ("10.3.0", "1,2,3")], ids=["one context a profile", "shared profile"]
 )
-def test_graphs_are_captured_where_the_version_lets_them(
+def test_graphs_are_captured_if_the_version_supports_them(
     version: str, graphs: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(tensorrt=version)
     with _open(package, options) as engine:
         assert engine.info.details["cuda_graphs"] == graphs
         before = nvidia.state.launches
-        engine.infer(_PICTURES[:2])
+        engine.infer(_IMAGES[:2])
         assert nvidia.state.launches - before == (1 if graphs else 0)
         assert ("why_no_cuda_graph" in engine.info.details) == (not graphs)
 
 
 @pytest.mark.parametrize("cause", ["no_bindings", "no_capture", "capture_invalidated", "option"])
-def test_without_a_graph_the_work_is_enqueued_and_the_answers_are_the_same(
+def test_without_a_graph_work_is_enqueued_with_the_same_scores(
     cause: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     with _open(package, options) as engine:
-        expected = engine.infer(_PICTURES[:2])
+        expected = engine.infer(_IMAGES[:2])
     if cause == "no_bindings":
         nvidia.set(no_bindings=1, tensorrt="10.3.0")
     elif cause == "option":
@@ -195,15 +195,15 @@ def test_without_a_graph_the_work_is_enqueued_and_the_answers_are_the_same(
         nvidia.set(faults=cause)
     with _open(package, options) as engine:
         assert engine.info.details["cuda_graphs"] == ""
-        np.testing.assert_array_equal(engine.infer(_PICTURES[:2]), expected)
+        np.testing.assert_array_equal(engine.infer(_IMAGES[:2]), expected)
 
 
-def test_an_integrated_gpu_works_on_the_pinned_memory_itself(
+def test_an_integrated_gpu_uses_pinned_memory_in_place(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(integrated=1)
     with _open(package, options) as engine:
-        scores = engine.infer(_PICTURES[:3])
+        scores = engine.infer(_IMAGES[:3])
         assert [LABELS[row.argmax()] for row in scores] == list(LABELS[:3])
         assert nvidia.state.allocations == 0, "device memory was allocated although it is shared"
         assert engine.info.details["device_copies"] == 0
@@ -217,7 +217,7 @@ def test_an_integrated_gpu_works_on_the_pinned_memory_itself(
         ("auto", {"no_pycuda": 1}, "cuda-bindings 12.9.10"),
     ],
 )
-def test_the_cuda_library_is_chosen_and_shown_and_changes_no_answer(
+def test_the_cuda_library_is_selected_reported_and_changes_no_score(
     wanted: str,
     settings: dict[str, float],
     used: str,
@@ -226,7 +226,7 @@ def test_the_cuda_library_is_chosen_and_shown_and_changes_no_answer(
     options: EngineOptions,
 ) -> None:
     with _open(package, options) as engine:
-        expected = engine.infer(_PICTURES[:3])
+        expected = engine.infer(_IMAGES[:3])
     nvidia.set(tensorrt="10.3.0", **settings)
     with _open(package, replace(options, options={"cuda_library": wanted})) as engine:
         assert engine.info.details["cuda"] == used
@@ -234,32 +234,32 @@ def test_the_cuda_library_is_chosen_and_shown_and_changes_no_answer(
         assert engine.info.versions[name] == version
         assert "why_built" not in engine.info.details, "the library changed the plan"
         assert engine.info.details["cuda_graphs"] == "1,2,3"
-        np.testing.assert_array_equal(engine.infer(_PICTURES[:3]), expected)
+        np.testing.assert_array_equal(engine.infer(_IMAGES[:3]), expected)
     assert (nvidia.state.memory, nvidia.state.host_bytes, nvidia.state.retained) == ({}, 0, 0)
 
 
 def test_memory_is_given_back(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:
     with _open(package, options) as engine:
-        engine.infer(_PICTURES[:1])
+        engine.infer(_IMAGES[:1])
         assert nvidia.state.memory
     assert nvidia.state.memory == {}
     assert nvidia.state.graphs == {}
 
 
-def test_a_sticky_error_loses_the_engine_and_a_refused_run_does_not(
+def test_a_sticky_error_loses_the_engine_and_a_failed_run_does_not(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     options = replace(options, options={"cuda_graph": False})
     with _open(package, options) as engine:
         nvidia.set(faults="refuse_run")
         with pytest.raises(InferenceFailed, match=r"enqueueV3.*address is not set") as failed:
-            engine.infer(_PICTURES[:1])
+            engine.infer(_IMAGES[:1])
         assert not isinstance(failed.value, EngineLost)
         nvidia.set(faults=f"sticky_at_run={nvidia.state.runs + 1}")
         with pytest.raises(EngineLost, match="illegal memory access"):
-            engine.infer(_PICTURES[:1])
+            engine.infer(_IMAGES[:1])
         with pytest.raises(EngineLost):
-            engine.infer(_PICTURES[:1])
+            engine.infer(_IMAGES[:1])
 
 
 def test_a_lost_device_is_noticed_in_a_graph_too(
@@ -269,11 +269,11 @@ def test_a_lost_device_is_noticed_in_a_graph_too(
         nvidia.set(faults=f"sticky_at_run={nvidia.state.runs + 1}")
         for _ in range(2):
             with pytest.raises(EngineLost):
-                engine.infer(_PICTURES[:1])
+                engine.infer(_IMAGES[:1])
 
 
 @pytest.mark.parametrize("cause", ["no_memory", "no_context_memory", "no_context"])
-def test_too_little_memory_is_told_apart_and_leaves_nothing(
+def test_too_little_memory_is_out_of_memory_and_leaves_nothing(
     cause: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     _open(package, options).close()
@@ -291,7 +291,7 @@ def test_too_little_memory_is_told_apart_and_leaves_nothing(
         ("crash_in_build", "signal 11"),
     ],
 )
-def test_a_failed_build_is_told_in_tensorrt_s_own_words(
+def test_a_failed_build_reports_tensorrt_s_own_error(
     faults: str, words: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(faults=faults)
@@ -301,7 +301,7 @@ def test_a_failed_build_is_told_in_tensorrt_s_own_words(
     assert list((options.cache_dir / "building").iterdir()) == []
 
 
-def test_answers_that_drift_are_refused_and_the_next_engine_serves(
+def test_drifting_scores_are_refused_and_the_next_engine_serves(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(faults="drift")
@@ -312,10 +312,10 @@ def test_answers_that_drift_are_refused_and_the_next_engine_serves(
 
 
 @pytest.mark.parametrize("version", ["8.6.2.3", "10.3.0"])
-def test_without_a_device_nothing_of_tensorrt_is_made(
+def test_without_a_device_no_tensorrt_object_is_created(
     version: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
-    """TensorRT 8.6 ends the process in that case."""
+    """TensorRT 8.6 crashes in that case."""
     nvidia.set(tensorrt=version, devices=0)
     with pytest.raises(EngineUnavailable, match="CUDA"):
         open_engine(package, options)
@@ -323,7 +323,7 @@ def test_without_a_device_nothing_of_tensorrt_is_made(
         open_tensorrt(package, options)
 
 
-def test_bindings_without_their_libraries_are_told(
+def test_bindings_without_their_libraries_are_reported(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     nvidia.set(no_tensorrt=1)
@@ -331,7 +331,7 @@ def test_bindings_without_their_libraries_are_told(
         open_engine(package, options)
 
 
-def test_a_plan_of_another_version_or_board_is_built_anew_and_says_why(
+def test_a_plan_of_another_version_or_board_is_built_again_with_the_reason(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     _open(package, options).close()
@@ -346,7 +346,7 @@ def test_a_plan_of_another_version_or_board_is_built_anew_and_says_why(
     assert len(PlanCache(options.cache_dir).entries()) == 3
 
 
-def test_every_fact_that_changes_a_plan_makes_another_key(
+def test_every_fact_that_changes_a_plan_changes_its_key(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     def stem(**changes: Any) -> str:
@@ -365,14 +365,14 @@ def test_every_fact_that_changes_a_plan_makes_another_key(
     assert stem(options={"blocking_sync": True, "cuda_graph": False}) == usual, "these change no plan"
 
 
-def test_a_forced_build_is_a_new_one(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:
+def test_a_forced_build_builds_again(nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions) -> None:
     _open(package, options).close()
     with _open(package, replace(options, building=Building(force=True))) as engine:
         assert engine.info.details["why_built"] == "a new build was requested"
 
 
 @pytest.mark.parametrize("engine", ["auto", "tensorrt", "fastest"])
-def test_deferring_takes_the_next_engine_and_names_what_is_to_be_built(
+def test_a_deferred_build_selects_the_next_engine_and_names_the_pending_one(
     engine: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     deferring = replace(options, engine=engine, strict=False, building=Building(defer=True))
@@ -389,7 +389,7 @@ def test_strict_is_never_deferred(nvidia: FakeNvidia, package: ModelPackage, opt
         assert (engine.info.name, engine.info.pending) == ("tensorrt", None)
 
 
-def test_fastest_measures_the_native_engine_once_it_is_built(
+def test_fastest_measures_the_native_engine_after_its_build(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
     with open_engine(package, replace(options, engine="fastest", strict=False)) as engine:

@@ -1,4 +1,4 @@
-"""`agent model` makes, proves and lists packages, and says by its exit code how that went."""
+"""`agent model` imports, checks and lists packages, with an exit code for each outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 
 @pytest.fixture
 def material(tmp_path: Path) -> Path:
-    """A model, its labels and an image that it knows."""
+    """A model, its labels and a golden image."""
     (tmp_path / "Tree Net.onnx").write_bytes(TinyModel().proto().SerializeToString())
     (tmp_path / "labels.json").write_text(json.dumps(LABELS), encoding="utf-8")
     noise = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
@@ -88,7 +88,7 @@ def test_a_package_is_replaced_only_by_force(material: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("ending", "found"), [("none", "softmax"), ("softmax", "none"), ("sigmoid", "none"), ("log_softmax", "softmax")]
 )
-def test_the_missing_activation_is_found_by_itself(material: Path, ending: str, found: str) -> None:
+def test_the_missing_activation_is_found_automatically(material: Path, ending: str, found: str) -> None:
     (material / "Tree Net.onnx").write_bytes(TinyModel(ending=ending).proto().SerializeToString())
     assert import_(material) == 0
     assert load_package(material / "out/tree-net-1.0.0").output.activation == found
@@ -118,7 +118,9 @@ def test_options_override_the_preset(material: Path) -> None:
     assert (spec.color, spec.resize, spec.resize_to, spec.interpolation) == ("bgr", "shorter_side", 20, "area")
 
 
-def test_a_gray_model_gets_gray_and_open_sides_need_a_size(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gray_model_gets_gray_and_dynamic_sides_need_a_size(
+    material: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny = TinyModel(channels=1, dynamic_sides=True, batch="N")
     (material / "Tree Net.onnx").write_bytes(tiny.proto().SerializeToString())
     assert import_(material) == 78
@@ -146,7 +148,7 @@ def test_a_gray_model_gets_gray_and_open_sides_need_a_size(material: Path, capsy
         (TinyModel(classes=1), ["--activation", "softmax"], "raw255", "over a single score it is always 1"),
     ],
 )
-def test_a_model_that_the_options_do_not_fit_is_named_with_both(
+def test_options_that_do_not_fit_the_model_are_refused_with_both_facts(
     material: Path, capsys: pytest.CaptureFixture[str], tiny: TinyModel, options: list[str], preset: str, fact: str
 ) -> None:
     (material / "Tree Net.onnx").write_bytes(tiny.proto().SerializeToString())
@@ -163,15 +165,15 @@ def test_a_model_with_one_class_gets_a_sigmoid(material: Path, ending: str, foun
     assert load_package(material / "out/tree-net-1.0.0").output.activation == found
 
 
-def test_a_damaged_calibration_picture_is_found_before_int8_needs_it(
+def test_a_damaged_calibration_image_is_found_before_int8_needs_it(
     material: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (material / "cal").mkdir()
-    picture = cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
-    (material / "cal/half.jpg").write_bytes(picture)
+    image = cv2.imencode(".jpg", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
+    (material / "cal/half.jpg").write_bytes(image)
     assert import_(material, "--calibration", str(material / "cal")) == 0
-    (material / "out/tree-net-1.0.0/calibration/00001.jpg").write_bytes(picture[:-9])
-    (material / "cal/half.jpg").write_bytes(picture[:-9])
+    (material / "out/tree-net-1.0.0/calibration/00001.jpg").write_bytes(image[:-9])
+    (material / "cal/half.jpg").write_bytes(image[:-9])
     capsys.readouterr()
     assert main(["model", "check", str(material / "out/tree-net-1.0.0")]) == 78
     assert "calibration/00001.jpg: truncated" in capsys.readouterr().err
@@ -179,7 +181,7 @@ def test_a_damaged_calibration_picture_is_found_before_int8_needs_it(
     assert f"{material / 'cal/half.jpg'}: truncated" in capsys.readouterr().err
 
 
-def test_a_link_to_nowhere_counts_as_there(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dangling_link_counts_as_existing(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (material / "out").mkdir()
     (material / "out/tree-net-1.0.0").symlink_to(material / "gone")
     assert import_(material) == 78
@@ -188,7 +190,7 @@ def test_a_link_to_nowhere_counts_as_there(material: Path, capsys: pytest.Captur
     assert not (material / "out/tree-net-1.0.0").is_symlink()
 
 
-def test_external_data_that_cannot_be_had_is_named(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_external_data_is_named(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = TinyModel().proto()
     convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
     onnx.save(model, str(material / "Tree Net.onnx"))
@@ -210,7 +212,7 @@ def test_an_invalid_model_is_named_with_the_node(material: Path, capsys: pytest.
     assert "OpType: Cast" in error
 
 
-def test_external_data_is_put_into_the_one_file(material: Path) -> None:
+def test_external_data_is_merged_into_one_file(material: Path) -> None:
     model = TinyModel().proto()
     convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
     onnx.save(model, str(material / "Tree Net.onnx"))
@@ -250,7 +252,7 @@ def test_external_data_is_put_into_the_one_file(material: Path) -> None:
         (["--labels", "nowhere"], 78, "nowhere"),
     ],
 )
-def test_a_request_that_does_not_fit_is_refused_by_its_fact(
+def test_an_invalid_request_is_refused_with_the_reason(
     material: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, fact: str
 ) -> None:
     assert import_(material, *options) == code
@@ -258,7 +260,7 @@ def test_a_request_that_does_not_fit_is_refused_by_its_fact(
     assert not (material / "out").exists() or not list((material / "out").iterdir())
 
 
-def test_check_fails_with_1_where_a_known_answer_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_with_1_if_a_golden_image_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = PackageFiles.of()
     files.extra["a.png"] = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
     files.manifest["golden"] = [{"image": "a.png", "label": "ash", "min_confidence": 0.99}]

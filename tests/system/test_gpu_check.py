@@ -1,4 +1,4 @@
-"""`scripts/gpu-check` says what it found on any machine: nothing without a GPU, everything on a stand-in for one."""
+"""`scripts/gpu-check` reports correctly without a GPU, and on a fake one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
 
 
 def _check(folder: Path, nvidia: FakeNvidia, *more: str) -> tuple[int, str, str]:
-    """Exit code, what it said and the report."""
+    """Return exit code, output and report."""
     environment: Mapping[str, str] = {**os.environ, **nvidia.environment(), "PYTHON": sys.executable}
     done = subprocess.run(
         [str(_ROOT / "scripts" / "gpu-check"), "--quick", "--output", str(folder), *more],
@@ -63,7 +63,7 @@ def _words(found: list[Step]) -> list[str]:
     return [f"{step.name}: {'not possible' if step.why_not else 'done'}" for step in found]
 
 
-def test_the_full_mode_takes_every_engine_model_and_precision_and_both_suites(tmp_path: Path) -> None:
+def test_the_full_mode_covers_every_engine_model_and_precision_and_both_suites(tmp_path: Path) -> None:
     found = steps(_WITH_TENSORRT, tmp_path, is_quick=False)
     done = [step for step in found if not step.why_not]
     for model, precisions in (("demo", ("fp32", "fp16", "int8")), ("ResNet-18 shape", ("fp32", "fp16"))):
@@ -78,7 +78,7 @@ def test_the_full_mode_takes_every_engine_model_and_precision_and_both_suites(tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_machine_cannot_do_stands_in_the_plan_with_its_reason(tmp_path: Path) -> None:
+def test_impossible_checks_are_planned_with_the_reason(tmp_path: Path) -> None:
     found = {step.name: step for step in steps(_WITH_CUDA_ALONE, tmp_path, is_quick=False)}
     assert found["demo, ort-cuda, int8"].job is not None
     assert found["conformance suite"].variables["REQUIRE_ENGINES"] == "ort-cuda"
@@ -100,12 +100,12 @@ def test_without_a_gpu_it_says_so_and_checks_nothing(tmp_path: Path, nvidia: Fak
     nvidia.set(devices=0)
     code, said, report = _check(tmp_path, nvidia)
     assert code == 69, said
-    assert "There is no NVIDIA GPU that could be used here: cuInit failed with CUDA_ERROR_NO_DEVICE" in said
+    assert "No usable NVIDIA GPU here: cuInit failed with CUDA_ERROR_NO_DEVICE" in said
     assert "Nothing was checked" in report
     assert "## Results" not in report
 
 
-def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = subprocess.run(
         [str(_ROOT / "scripts" / "gpu-check"), "--output", str(tmp_path / "file")],
@@ -122,16 +122,18 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None
 def test_on_a_gpu_every_check_passes_and_the_report_has_the_figures(tmp_path: Path, nvidia: FakeNvidia) -> None:
     code, said, report = _check(tmp_path, nvidia)
     assert code == 0, f"{said}\n{report}"
-    assert "5 of 5 checks passed, 0 failed" in said
+    assert "7 of 7 checks passed, 0 failed" in said
     for words in ("## Environment", "demo, tensorrt, fp32", "tensorrt refuses corrupt", "tensorrt refuses foreign"):
         assert words in report
+    for library in ("pycuda 2026.1", "cuda-bindings 12.9.10"):
+        assert f"ran through {library}; scores differ by at most 0.0e+00" in report
     assert "## Failures" not in report
     assert "| demo, tensorrt, fp32 | 4 |" in report
     assert "3 demo, ort-cuda, fp32" in report.partition("## Not possible here")[2]
     assert not (tmp_path / "work").exists()
 
 
-def test_with_the_cuda_provider_alone_it_says_what_it_could_not_do(tmp_path: Path, nvidia: FakeNvidia) -> None:
+def test_with_only_the_cuda_provider_the_report_lists_impossible_checks(tmp_path: Path, nvidia: FakeNvidia) -> None:
     nvidia.without_tensorrt()
     code, said, report = _check(tmp_path, nvidia)
     assert code == 0, f"{said}\n{report}"
@@ -162,7 +164,7 @@ def test_a_planted_failure_is_shown_and_ends_with_1(
     assert (tmp_path / "work").is_dir()
 
 
-def test_a_failure_that_is_only_shown_does_not_count_and_neither_does_what_is_not_possible(tmp_path: Path) -> None:
+def test_shown_and_impossible_checks_do_not_count_as_failures(tmp_path: Path) -> None:
     step = Step(name="false", does="Fails.", command=("false",))
     log = tmp_path / "log"
     assert run_step(step, log, variables=os.environ).result == "FAILED"

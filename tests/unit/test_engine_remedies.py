@@ -1,4 +1,4 @@
-"""What is advised about an engine can be followed on the board that it is given for."""
+"""The remedy for an engine works on the board that it is given for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MISSING: tuple[Missing, ...] = ("driver", "library", "broken", "provider", "star
 CUDA_ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda")
 
 
-def test_jetpack_6_is_never_sent_to_pypi_for_a_gpu_build_which_is_not_there() -> None:
+def test_jetpack_6_is_never_sent_to_pypi_for_a_gpu_build() -> None:
     for engine in ("ort-cuda", "ort-tensorrt"):
         for missing in ("library", "provider"):
             text = remedy(engine, missing, JETPACK_6)
@@ -34,7 +34,7 @@ def test_jetpack_7_takes_pypi_for_cuda_and_the_index_for_tensorrt() -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS)
-def test_a_driver_that_does_not_answer_is_no_reason_to_install_tensorrt_or_onnxruntime(board: Board) -> None:
+def test_a_missing_driver_is_no_reason_to_install_tensorrt_or_onnxruntime(board: Board) -> None:
     for engine in CUDA_ENGINES:
         text = remedy(engine, "driver", board)
         assert "install TensorRT" not in text
@@ -42,18 +42,18 @@ def test_a_driver_that_does_not_answer_is_no_reason_to_install_tensorrt_or_onnxr
         assert "libnvinfer" not in text
 
 
-def test_tensorrt_that_is_there_and_does_not_load_is_reinstalled_and_not_installed() -> None:
+def test_tensorrt_that_does_not_load_is_reinstalled() -> None:
     assert "--reinstall" in remedy("tensorrt", "broken", JETPACK_6)
     assert "apt-get install python3-libnvinfer" in remedy("tensorrt", "library", JETPACK_6)
 
 
 @pytest.mark.parametrize("missing", MISSING)
-def test_a_machine_without_an_nvidia_gpu_is_not_told_to_install_anything_for_one(missing: Missing) -> None:
+def test_without_an_nvidia_gpu_nothing_is_installed_for_one(missing: Missing) -> None:
     for engine in CUDA_ENGINES:
         assert remedy(engine, missing, LAPTOP).startswith("use a machine with an NVIDIA GPU")
 
 
-def test_apt_and_jetpack_are_named_on_a_jetson_alone() -> None:
+def test_only_a_jetson_gets_advice_with_apt_or_jetpack() -> None:
     for board in (SERVER, ARM_SERVER, LAPTOP):
         for engine in AUTO_ORDER:
             for missing in MISSING:
@@ -62,13 +62,13 @@ def test_apt_and_jetpack_are_named_on_a_jetson_alone() -> None:
                 assert not any(word in text for word in ("apt-get", "JetPack", "Jetson"))
 
 
-def test_what_no_index_has_for_this_machine_is_not_advised() -> None:
+def test_packages_that_no_index_has_for_this_machine_are_not_advised() -> None:
     assert "newer Python" in remedy("ort-cuda", "provider", ARM_SERVER)
     assert "no build" in remedy("ort-openvino", "provider", JETPACK_6)
     assert "onnxruntime-openvino" in remedy("ort-openvino", "provider", SERVER)
 
 
-def test_a_gpu_is_found_by_its_maker_and_a_jetson_by_its_release(tmp_path: Path) -> None:
+def test_a_gpu_is_found_by_its_pci_vendor_and_a_jetson_by_its_release(tmp_path: Path) -> None:
     assert not this_board(tmp_path).has_gpu
     device = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
     device.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The runtime's description and the probes: truthful on boards, in containers, and with broken packages."""
+"""The description of the runtime and the probes: on boards, in containers, and with broken packages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_jetson_is_described_from_its_files(tmp_path: Path) -> None:
     assert record.cpu == "ARMv8 Processor rev 1 (v8l)"
 
 
-def test_a_machine_that_shows_nothing_is_described_without_an_exception(tmp_path: Path) -> None:
+def test_a_machine_without_system_files_is_described_without_an_exception(tmp_path: Path) -> None:
     record = describe(root=tmp_path, environ={})
     assert (record.board, record.l4t, record.jetpack, record.power_mode, record.driver) == (None,) * 5
     assert record.cpu is None
@@ -64,12 +64,12 @@ def test_a_machine_that_shows_nothing_is_described_without_an_exception(tmp_path
     json.dumps(record.as_dict())
 
 
-def test_a_container_is_told_its_board(tmp_path: Path) -> None:
+def test_environment_variables_name_the_board_in_a_container(tmp_path: Path) -> None:
     record = describe(root=tmp_path, environ={"AGENT_BOARD": "Jetson AGX Thor", "AGENT_L4T": "38.4"})
     assert (record.board, record.l4t, record.jetpack) == ("Jetson AGX Thor", "38.4", "7.x")
 
 
-def test_an_unknown_newer_release_is_named_and_not_guessed(tmp_path: Path) -> None:
+def test_an_unknown_release_is_reported_without_a_guess(tmp_path: Path) -> None:
     record = describe(root=tmp_path, environ={"AGENT_L4T": "52.1"})
     assert (record.l4t, record.jetpack) == ("52.1", None)
 
@@ -96,7 +96,7 @@ def test_a_broken_package_is_described_as_broken(
     assert record.onnxruntime, "one broken package hid another"
 
 
-def test_a_package_that_hangs_while_it_is_imported_does_not_hold_up_the_description(
+def test_a_package_that_hangs_on_import_does_not_delay_the_description(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write_package(tmp_path, "tensorrt", "import time; time.sleep(600)")
@@ -114,7 +114,7 @@ def test_describing_imports_none_of_the_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_cpu_quota_cuts_the_cores(tmp_path: Path) -> None:
+def test_a_cpu_quota_limits_the_cores(tmp_path: Path) -> None:
     allowed = len(os.sched_getaffinity(0))
     assert available_cores(_tree(tmp_path / "a", {"sys/fs/cgroup/cpu.max": "100000 100000\n"})) == 1
     assert available_cores(_tree(tmp_path / "b", {"sys/fs/cgroup/cpu.max": "max 100000\n"})) == allowed
@@ -136,13 +136,11 @@ def test_a_cpu_quota_cuts_the_cores(tmp_path: Path) -> None:
     ],
     ids=["own", "above", "version 1"],
 )
-def test_the_quota_of_the_own_group_and_of_those_above_counts(
-    groups: str, quota: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_quotas_of_the_own_group_and_its_parents_count(groups: str, quota: dict[str, str], tmp_path: Path) -> None:
     assert available_cores(_tree(tmp_path, {"proc/self/cgroup": groups, **quota})) == 1
 
 
-def test_a_group_of_version_1_without_a_quota_cuts_nothing(tmp_path: Path) -> None:
+def test_a_cgroup_v1_without_a_quota_limits_nothing(tmp_path: Path) -> None:
     files = {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}
     tree = {f"sys/fs/cgroup/cpu/{name}": text for name, text in files.items()}
     allowed = len(os.sched_getaffinity(0))
@@ -175,7 +173,7 @@ def test_a_probe_answers_though_the_library_prints(tmp_path: Path, monkeypatch: 
     assert run_child("import_child", "tensorrt").text("version") == "10.3.0"
 
 
-def test_probes_run_side_by_side_and_none_outlives_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_run_in_parallel_and_end_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_package(tmp_path, "sleeper", "import time; time.sleep(600)")
     _write_package(tmp_path, "awake", "__version__ = '1'")
     _on_path(tmp_path, monkeypatch)
@@ -184,7 +182,7 @@ def test_probes_run_side_by_side_and_none_outlives_its_time(tmp_path: Path, monk
     assert quick.text("version") == "1"
 
 
-def test_tensorrt_is_not_touched_before_the_driver_has_answered(
+def test_tensorrt_is_not_imported_before_the_driver_has_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if Prober().cuda.failure is None:
@@ -198,7 +196,7 @@ def test_tensorrt_is_not_touched_before_the_driver_has_answered(
     assert not marker.exists()
 
 
-def test_a_broken_onnxruntime_rejects_each_of_its_engines_with_its_words(
+def test_a_broken_onnxruntime_rejects_each_of_its_engines_with_the_import_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write_package(tmp_path, "onnxruntime", "raise ImportError('GLIBC_2.38 not found')")
@@ -208,7 +206,7 @@ def test_a_broken_onnxruntime_rejects_each_of_its_engines_with_its_words(
     assert "GLIBC_2.38 not found" in results["ort-cuda"].reason
 
 
-def test_every_engine_that_cannot_run_says_why_and_how_to_get_it() -> None:
+def test_every_engine_that_cannot_run_has_a_reason_and_a_remedy() -> None:
     results = probe()
     assert [result.name for result in results][:2] == ["tensorrt", "ort-tensorrt"]
     for result in results:

@@ -1,4 +1,4 @@
-"""Known answers and proofs: what a package states is what an engine gives, or it is told by image and figures."""
+"""Golden images and the package check: a mismatch is refused with image, labels and confidences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fixtures.packages import PackageFiles, TinyModel
 
 
 class ColorEngine:
-    """Names the strongest of blue, green and red: class 0, 1 or 2 with 0.9."""
+    """Classifies by the brightest channel: blue, green or red is class 0, 1 or 2 with 0.9."""
 
     def __init__(self, value: float = 0.9) -> None:
         self.value = value
@@ -49,14 +49,14 @@ def package_with(tmp_path: Path, *answers: tuple[int, str, float]) -> ModelPacka
     files = PackageFiles.of()
     files.manifest["golden"] = []
     for place, (channel, label, confidence) in enumerate(answers):
-        picture = np.zeros((20, 30, 3), np.uint8)
-        picture[:, :, channel] = 200
-        files.extra[f"golden/{place}.png"] = cv2.imencode(".png", picture)[1].tobytes()
+        image = np.zeros((20, 30, 3), np.uint8)
+        image[:, :, channel] = 200
+        files.extra[f"golden/{place}.png"] = cv2.imencode(".png", image)[1].tobytes()
         files.manifest["golden"].append({"image": f"golden/{place}.png", "label": label, "min_confidence": confidence})
     return load_package(files.write(tmp_path))
 
 
-def test_right_answers_are_reported_in_order(tmp_path: Path) -> None:
+def test_right_results_are_reported_in_order(tmp_path: Path) -> None:
     package = package_with(tmp_path, (2, "cedar", 0.8), (0, "ash", 0.85))
     report = check_golden(package, ColorEngine())
     assert [(result.got, round(result.confidence, 3)) for result in report.results] == [("cedar", 0.9), ("ash", 0.9)]
@@ -64,7 +64,7 @@ def test_right_answers_are_reported_in_order(tmp_path: Path) -> None:
     assert report.wrong == ()
 
 
-def test_another_label_is_refused_with_picture_expected_got_and_confidence(tmp_path: Path) -> None:
+def test_a_wrong_label_is_refused_with_image_expected_got_and_confidence(tmp_path: Path) -> None:
     package = package_with(tmp_path, (2, "cedar", 0.8), (0, "birch", 0.5))
     with pytest.raises(GoldenMismatch) as caught:
         check_golden(package, ColorEngine())
@@ -79,31 +79,31 @@ def test_too_little_confidence_is_refused(tmp_path: Path) -> None:
         check_golden(package_with(tmp_path, (0, "ash", 0.8)), ColorEngine(0.6))
 
 
-def test_running_without_checking_reports_all(tmp_path: Path) -> None:
+def test_run_golden_reports_all_images(tmp_path: Path) -> None:
     report = run_golden(package_with(tmp_path, (0, "fir", 0.0), (1, "birch", 0.0), (2, "fir", 0.0)), ColorEngine())
     assert [result.path.name for result in report.wrong] == ["0.png", "2.png"]
 
 
-def test_scores_that_are_no_numbers_are_a_failure_not_a_class(tmp_path: Path) -> None:
+def test_nan_scores_are_a_failure_and_not_a_class(tmp_path: Path) -> None:
     with pytest.raises(InferenceFailed, match="NaN"):
         run_golden(package_with(tmp_path, (0, "ash", 0.0)), ColorEngine(float("nan")))
 
 
-def test_a_damaged_golden_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_golden_image_is_named(tmp_path: Path) -> None:
     package = package_with(tmp_path, (0, "ash", 0.0))
     package.golden[0].path.write_bytes(b"gone")
     with pytest.raises(ImageRejected, match=r"0\.png"):
         check_golden(package, ColorEngine())
 
 
-def test_a_good_package_is_proved_on_the_reference_engine(tmp_path: Path) -> None:
-    proof = check_package(package_with(tmp_path, (0, "ash", 0.0), (1, "ash", 0.0)))
-    assert proof.golden.engine == "ort-cpu"
-    assert len(proof.golden.results) == 2
-    assert (proof.max_batch, proof.opset) == (None, 13)
+def test_a_good_package_passes_on_the_reference_engine(tmp_path: Path) -> None:
+    check = check_package(package_with(tmp_path, (0, "ash", 0.0), (1, "ash", 0.0)))
+    assert check.golden.engine == "ort-cpu"
+    assert len(check.golden.results) == 2
+    assert (check.max_batch, check.opset) == (None, 13)
 
 
-def test_missing_golden_pictures_and_another_directory_name_are_warned_of(tmp_path: Path) -> None:
+def test_missing_golden_images_and_a_wrong_directory_name_are_warnings(tmp_path: Path) -> None:
     directory = PackageFiles.of().write(tmp_path).rename(tmp_path / "other")
     warnings = check_package(load_package(directory)).warnings
     assert any("golden" in warning for warning in warnings)
@@ -111,7 +111,7 @@ def test_missing_golden_pictures_and_another_directory_name_are_warned_of(tmp_pa
 
 
 def hidden_softmax(tmp_path: Path, activation: str) -> ModelPackage:
-    """A model that gives probabilities without an operator that says so: exp, sum and division."""
+    """A model whose softmax is hidden in exp, sum and division."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -136,7 +136,7 @@ def test_a_hidden_second_softmax_is_found_by_running_the_model(tmp_path: Path) -
         check_package(hidden_softmax(tmp_path, "softmax"))
 
 
-def test_a_hidden_softmax_declared_as_such_is_good(tmp_path: Path) -> None:
+def test_a_hidden_softmax_passes_with_activation_none(tmp_path: Path) -> None:
     assert check_package(hidden_softmax(tmp_path, "none")).raw.sums_to_one
 
 
@@ -148,5 +148,5 @@ def test_logits_declared_as_probabilities_are_found_by_running_the_model(tmp_pat
 
 
 def test_sigmoid_scores_are_a_warning(tmp_path: Path) -> None:
-    proof = check_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
-    assert any("not 1" in warning for warning in proof.warnings)
+    check = check_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
+    assert any("not 1" in warning for warning in check.warnings)

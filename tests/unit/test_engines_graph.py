@@ -1,4 +1,4 @@
-"""The serving graph computes what the manifest says and the model means, for every kind of model."""
+"""The serving graph computes the manifest's preprocessing and the model, for every kind of model."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def run(model: onnx.ModelProto | Path, feeds: dict[str, Any]) -> Floats:
     return np.asarray(session.run(None, feeds)[0])
 
 
-def pictures(package: ModelPackage, count: int, seed: int = 3) -> npt.NDArray[np.uint8]:
+def images(package: ModelPackage, count: int, seed: int = 3) -> npt.NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, package.input.height, package.input.width, 3), np.uint8)
 
 
 def reference(package: ModelPackage, tiny: TinyModel, batch: npt.NDArray[np.uint8]) -> Floats:
-    """What a reader of the manifest would write with numpy, and the model run as it is."""
+    """The manifest's preprocessing in numpy, and the unchanged model."""
     spec = package.input
     answers = []
-    for picture in batch:
+    for image in batch:
         if spec.color == "gray":
-            pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)[:, :, None]
+            pixels = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[:, :, None]
         else:
-            pixels = picture[:, :, ::-1] if spec.color == "rgb" else picture
+            pixels = image[:, :, ::-1] if spec.color == "rgb" else image
         values = (pixels.astype(np.float32) * spec.scale - np.array(spec.mean)) / np.array(spec.std)
         data = values if package.signature.layout == "NHWC" else values.transpose(2, 0, 1)
         raw = run(tiny.proto(), {tiny.input_name: data[None].astype(package.signature.dtype)})
@@ -70,7 +70,7 @@ def reference(package: ModelPackage, tiny: TinyModel, batch: npt.NDArray[np.uint
         if not (case[1] == "uint8" and case[3])
     ],
 )
-def test_serving_graph_equals_the_plain_computation(
+def test_serving_graph_equals_the_numpy_computation(
     tmp_path: Path, layout: str, dtype: str, color: str, normalised: bool
 ) -> None:
     tiny = TinyModel(layout=layout, dtype=dtype, channels=1 if color == "gray" else 3)
@@ -80,7 +80,7 @@ def test_serving_graph_equals_the_plain_computation(
             name: value[: tiny.channels] if isinstance(value, list) else value for name, value in NORMALISED.items()
         }
     package = load_package(PackageFiles.of(tiny, **keys).write(tmp_path))
-    batch = pictures(package, 3)
+    batch = images(package, 3)
     scores = run(build_serving_model(package), {"images": batch})
     assert scores.dtype == np.float32
     assert scores.shape == (3, 5)
@@ -89,7 +89,7 @@ def test_serving_graph_equals_the_plain_computation(
 
 @pytest.mark.parametrize("resize", ["stretch", "shorter_side", "letterbox"])
 @pytest.mark.parametrize("interpolation", ["linear", "area", "nearest"])
-def test_a_frame_of_any_size_reaches_the_model_as_the_manifest_says(
+def test_a_frame_of_any_size_is_preprocessed_as_in_the_manifest(
     tmp_path: Path, resize: str, interpolation: str
 ) -> None:
     keys: dict[str, Any] = {"resize": resize, "interpolation": interpolation, **NORMALISED}
@@ -105,7 +105,7 @@ def test_a_frame_of_any_size_reaches_the_model_as_the_manifest_says(
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 17, 18, 21])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_models_of_old_and_new_opsets_are_served_in_their_own(tmp_path: Path, opset: int, channels: int) -> None:
+def test_old_and_new_opsets_are_kept(tmp_path: Path, opset: int, channels: int) -> None:
     ir_version = 3 if opset == 7 else 8
     tiny = TinyModel(opset=opset, channels=channels, ir_version=ir_version, initializers_as_inputs=opset == 7)
     package = load_package(PackageFiles.of(tiny).write(tmp_path))
@@ -113,11 +113,11 @@ def test_models_of_old_and_new_opsets_are_served_in_their_own(tmp_path: Path, op
     assert [entry.version for entry in model.opset_import] == [opset]
     assert 4 <= model.ir_version <= 10
     assert [value.name for value in model.graph.input] == ["images"]
-    batch = pictures(package, 2)
+    batch = images(package, 2)
     np.testing.assert_allclose(run(model, {"images": batch}), reference(package, tiny, batch), atol=1e-5)
 
 
-def test_an_opset_older_than_runtimes_take_is_raised(tmp_path: Path) -> None:
+def test_an_opset_that_runtimes_no_longer_support_is_raised(tmp_path: Path) -> None:
     nodes = [helper.make_node("GlobalAveragePool", ["data"], ["logits"])]
     graph = helper.make_graph(
         nodes,
@@ -145,7 +145,7 @@ def test_every_output_shape_and_activation_gives_probabilities(
     files = PackageFiles.of(tiny)
     files.manifest["output"] = {"activation": "softmax" if shape == "c" else activation}
     package = load_package(files.write(tmp_path))
-    batch = pictures(package, 1)
+    batch = images(package, 1)
     np.testing.assert_allclose(
         run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
     )
@@ -165,7 +165,7 @@ def test_every_output_shape_and_activation_gives_probabilities(
     ],
     ids=["one", "dynamic", "four", "baked", "dynamic but baked", "four but baked", "mixing", "no batch dimension"],
 )
-def test_the_batch_is_dynamic_exactly_where_the_answers_do_not_depend_on_it(
+def test_the_batch_is_dynamic_only_if_scores_do_not_depend_on_it(
     tmp_path: Path, tiny: TinyModel, max_batch: int | None
 ) -> None:
     files = PackageFiles.of(tiny)
@@ -183,27 +183,27 @@ def test_dynamic_sides_are_fixed_by_the_manifest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [("images", "scores"), ("scores", "images"), ("serving/cast", "conv2")])
-def test_a_model_whose_tensors_bear_our_names_is_served(tmp_path: Path, source: str, target: str) -> None:
+def test_a_model_with_clashing_tensor_names_is_served(tmp_path: Path, source: str, target: str) -> None:
     tiny = TinyModel(input_name=source, output_name=target)
     package = load_package(PackageFiles.of(tiny).write(tmp_path))
-    batch = pictures(package, 2)
+    batch = images(package, 2)
     np.testing.assert_allclose(
         run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
     )
 
 
-def test_gray_is_exactly_what_an_8_bit_gray_picture_has(tmp_path: Path) -> None:
+def test_gray_is_bit_for_bit_an_8_bit_gray_image(tmp_path: Path) -> None:
     tiny = TinyModel(channels=1, height=32, width=32)
     package = load_package(PackageFiles.of(tiny).write(tmp_path))
     model = build_serving_model(package)
-    batch = pictures(package, 1)
+    batch = images(package, 1)
     model.graph.output.append(helper.make_tensor_value_info("data", TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     gray = session.run(["data"], {"images": batch})[0]
     assert np.array_equal(gray[0, 0], cv2.cvtColor(batch[0], cv2.COLOR_BGR2GRAY))
 
 
-def test_the_second_call_takes_the_graph_from_the_cache(tmp_path: Path) -> None:
+def test_the_second_call_reads_the_graph_from_the_cache(tmp_path: Path) -> None:
     package = load_package(PackageFiles.of().write(tmp_path))
     first = serving_graph(package, cache_dir=tmp_path / "cache")
     stamp = first.path.stat().st_mtime_ns
@@ -213,7 +213,7 @@ def test_the_second_call_takes_the_graph_from_the_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["graph", "sidecar", "no sidecar"])
-def test_a_damaged_cache_entry_is_made_anew(tmp_path: Path, victim: str) -> None:
+def test_a_damaged_cache_entry_is_made_again(tmp_path: Path, victim: str) -> None:
     package = load_package(PackageFiles.of().write(tmp_path))
     first = serving_graph(package, cache_dir=tmp_path / "cache")
     sidecar = first.path.with_suffix(".onnx.sha256")
@@ -229,7 +229,7 @@ def test_a_damaged_cache_entry_is_made_anew(tmp_path: Path, victim: str) -> None
     assert first.path.read_bytes()
 
 
-def test_other_preprocessing_has_another_address(tmp_path: Path) -> None:
+def test_different_preprocessing_has_a_different_address(tmp_path: Path) -> None:
     paths = set()
     variants: list[dict[str, Any]] = [{}, {"color": "bgr"}, {"scale": 0.5}]
     for place, keys in enumerate(variants):
@@ -260,16 +260,16 @@ def test_normalisation_that_changes_nothing_adds_no_nodes(tmp_path: Path) -> Non
     assert InputSpec(width=1, height=1).channels == 3
 
 
-def test_a_freed_reshape_gives_every_picture_its_own_answer(tmp_path: Path) -> None:
+def test_a_freed_reshape_gives_every_image_its_own_scores(tmp_path: Path) -> None:
     tiny = TinyModel(batch=1, ending="baked")
     package = load_package(PackageFiles.of(tiny).write(tmp_path))
-    batch = pictures(package, 4)
+    batch = images(package, 4)
     np.testing.assert_allclose(
         run(build_serving_model(package), {"images": batch}), reference(package, tiny, batch), atol=1e-5
     )
 
 
-def test_a_model_that_cannot_be_run_is_refused_at_load_time_with_the_reason(tmp_path: Path) -> None:
+def test_a_model_that_cannot_run_is_refused_at_load_with_the_reason(tmp_path: Path) -> None:
     model = TinyModel(output_name="x").proto()
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 7], np.int64), "seven"))
     model.graph.node.append(helper.make_node("Reshape", ["x", "seven"], ["y"]))

@@ -1,4 +1,4 @@
-"""ImageSet of every usual kind become BGR; what is damaged, too large or something else is refused by name."""
+"""Image files of every usual kind are read as BGR; damaged, too large and other files are refused by name."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pytest
 from engines.errors import ImageRejected
 from engines.package.images import decode_image, read_image
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def picture() -> Picture:
-    """40 rows, 60 columns, every channel another gradient."""
+def image() -> Image:
+    """40 rows, 60 columns, a different gradient in each channel."""
     rows, columns = np.mgrid[0:40, 0:60]
     return np.dstack([rows * 6, columns * 4, 255 - rows * 3 - columns]).astype(np.uint8)
 
 
-def encoded(kind: str, picture: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
-    return bytes(cv2.imencode(kind, picture)[1].tobytes())
+def encoded(kind: str, image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> bytes:
+    return bytes(cv2.imencode(kind, image)[1].tobytes())
 
 
 def with_orientation(jpeg: bytes, orientation: int) -> bytes:
@@ -42,43 +42,43 @@ def refusal(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("kind", [".png", ".bmp", ".tiff"])
-def test_a_lossless_picture_comes_back_as_it_was(picture: Picture, kind: str) -> None:
-    decoded = decode_image(encoded(kind, picture), name="photo")
+def test_a_lossless_image_is_read_exactly(image: Image, kind: str) -> None:
+    decoded = decode_image(encoded(kind, image), name="photo")
     assert decoded.flags.c_contiguous
     assert decoded.dtype == np.uint8
-    assert np.array_equal(decoded, picture)
+    assert np.array_equal(decoded, image)
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".webp"])
-def test_a_lossy_picture_comes_back_nearly(picture: Picture, kind: str) -> None:
-    decoded = decode_image(encoded(kind, picture), name="photo")
-    assert np.abs(decoded.astype(int) - picture).mean() < 4
+def test_a_lossy_image_is_read_approximately(image: Image, kind: str) -> None:
+    decoded = decode_image(encoded(kind, image), name="photo")
+    assert np.abs(decoded.astype(int) - image).mean() < 4
 
 
 @pytest.mark.parametrize("kind", [".png", ".jpg", ".bmp", ".tiff"])
-def test_gray_becomes_three_equal_channels(picture: Picture, kind: str) -> None:
-    decoded = decode_image(encoded(kind, picture[:, :, 0]), name="photo")
+def test_gray_becomes_three_equal_channels(image: Image, kind: str) -> None:
+    decoded = decode_image(encoded(kind, image[:, :, 0]), name="photo")
     assert decoded.shape == (40, 60, 3)
     assert np.array_equal(decoded[:, :, 0], decoded[:, :, 1])
     assert np.array_equal(decoded[:, :, 0], decoded[:, :, 2])
 
 
-def test_alpha_is_dropped_and_the_colours_kept(picture: Picture) -> None:
-    transparent = np.dstack([picture, np.zeros(picture.shape[:2], np.uint8)])
-    assert np.array_equal(decode_image(encoded(".png", transparent), name="photo"), picture)
+def test_alpha_is_dropped_and_the_colours_kept(image: Image) -> None:
+    transparent = np.dstack([image, np.zeros(image.shape[:2], np.uint8)])
+    assert np.array_equal(decode_image(encoded(".png", transparent), name="photo"), image)
 
 
 @pytest.mark.parametrize("kind", [".png", ".tiff"])
-def test_sixteen_bits_are_scaled_to_eight(picture: Picture, kind: str) -> None:
-    assert np.array_equal(decode_image(encoded(kind, picture.astype(np.uint16) * 257), name="photo"), picture)
+def test_sixteen_bits_are_scaled_to_eight(image: Image, kind: str) -> None:
+    assert np.array_equal(decode_image(encoded(kind, image.astype(np.uint16) * 257), name="photo"), image)
 
 
 @pytest.mark.parametrize(
     ("orientation", "rotation"),
     [(3, cv2.ROTATE_180), (6, cv2.ROTATE_90_CLOCKWISE), (8, cv2.ROTATE_90_COUNTERCLOCKWISE)],
 )
-def test_exif_orientation_is_applied(picture: Picture, orientation: int, rotation: int) -> None:
-    jpeg = encoded(".jpg", picture)
+def test_exif_orientation_is_applied(image: Image, orientation: int, rotation: int) -> None:
+    jpeg = encoded(".jpg", image)
     upright = decode_image(jpeg, name="photo")
     assert np.array_equal(
         decode_image(with_orientation(jpeg, orientation), name="photo"), cv2.rotate(upright, rotation)
@@ -87,14 +87,14 @@ def test_exif_orientation_is_applied(picture: Picture, orientation: int, rotatio
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
-def test_a_truncated_picture_is_refused(picture: Picture, kind: str, part: float) -> None:
-    data = encoded(kind, picture)
+def test_a_truncated_image_is_refused(image: Image, kind: str, part: float) -> None:
+    data = encoded(kind, image)
     message = refusal(data[: int(len(data) * part)])
     assert "truncated" in message or "cut off" in message or "does not decode" in message or "missing" in message
 
 
-def test_a_jpeg_without_its_end_marker_is_refused_by_name(picture: Picture) -> None:
-    data = encoded(".jpg", picture)
+def test_a_jpeg_without_its_end_marker_is_refused_by_name(image: Image) -> None:
+    data = encoded(".jpg", image)
     assert data.endswith(b"\xff\xd9")
     message = refusal(data[:-2])
     assert "truncated JPEG" in message
@@ -102,14 +102,14 @@ def test_a_jpeg_without_its_end_marker_is_refused_by_name(picture: Picture) -> N
     assert str(len(data) - 2) in message
 
 
-def test_a_thumbnails_end_marker_does_not_count(picture: Picture) -> None:
-    data = encoded(".jpg", picture)
+def test_a_thumbnails_end_marker_does_not_count(image: Image) -> None:
+    data = encoded(".jpg", image)
     thumbnail = b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
     assert "EOI" in refusal(data[:2] + thumbnail + data[2:-2])
 
 
-def test_bytes_after_the_end_marker_do_no_harm(picture: Picture) -> None:
-    data = encoded(".jpg", picture)
+def test_bytes_after_the_end_marker_are_ignored(image: Image) -> None:
+    data = encoded(".jpg", image)
     assert np.array_equal(decode_image(data + bytes(100), name="photo"), decode_image(data, name="photo"))
 
 
@@ -130,7 +130,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_picture_above_the_pixel_limit_is_refused_before_decoding(kind: str) -> None:
+def test_an_image_above_the_pixel_limit_is_refused_before_decoding(kind: str) -> None:
     message = refusal(BOMBS[kind])
     assert kind in message
     assert "50000000" in message
@@ -151,15 +151,15 @@ def test_a_picture_above_the_pixel_limit_is_refused_before_decoding(kind: str) -
         (b"MM\x00*" + struct.pack(">I", 4_000_000), "cut off"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_its_reason(data: bytes, fact: str) -> None:
+def test_other_data_is_refused_with_the_reason(data: bytes, fact: str) -> None:
     assert fact in refusal(data)
 
 
-def test_random_damage_gives_a_picture_or_a_refusal(picture: Picture) -> None:
+def test_random_damage_gives_an_image_or_an_error(image: Image) -> None:
     rng = np.random.default_rng(11)
     outcomes = {"image": 0, "refusal": 0}
     for kind in (".jpg", ".png", ".bmp", ".webp", ".tiff"):
-        data = np.frombuffer(encoded(kind, picture), np.uint8)
+        data = np.frombuffer(encoded(kind, image), np.uint8)
         for _ in range(60):
             damaged = data.copy()
             places = rng.integers(0, len(data), 3)
@@ -174,9 +174,9 @@ def test_random_damage_gives_a_picture_or_a_refusal(picture: Picture) -> None:
     assert min(outcomes.values()) > 0
 
 
-def test_files_are_read_and_missing_ones_named(tmp_path: Path, picture: Picture) -> None:
-    (tmp_path / "a.png").write_bytes(encoded(".png", picture))
-    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+def test_files_are_read_and_missing_files_named(tmp_path: Path, image: Image) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(".png", image))
+    assert np.array_equal(read_image(tmp_path / "a.png"), image)
     with pytest.raises(ImageRejected, match=r"b\.png cannot be read"):
         read_image(tmp_path / "b.png")
     with pytest.raises(ImageRejected, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""int8 forms: which one an engine is given, what is in the graph, what is kept and told."""
+"""int8 forms: which form an engine gets, what is in the graph, what is cached and reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OLDER_FLAGS = ("avx2", "avx2 avx512f avx512bw avx512vl", "sse4_2", "avx512_vnni
 
 @pytest.fixture(scope="module", autouse=True)
 def _library_is_loaded() -> None:
-    """What the library opens for the life of the process must be open before a test starts."""
+    """ONNX Runtime keeps files open until the process ends; it must open them before a test counts them."""
     library()
 
 
@@ -63,22 +63,22 @@ def test_tensorrt_and_cuda_get_symmetric_activations_on_every_machine(engine: st
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "ort-openvino", "ort-dnnl"])
 @pytest.mark.parametrize("flags", _VNNI_FLAGS)
-def test_a_processor_with_vnni_gets_unsigned_activations_and_whole_weights(
+def test_a_processor_with_vnni_gets_unsigned_activations_and_8_bit_weights(
     tmp_path: Path, engine: str, flags: str
 ) -> None:
     assert int8_form(engine, machine="x86_64", cpuinfo=_cpuinfo(tmp_path, flags)) == UNSIGNED
 
 
 @pytest.mark.parametrize("flags", _OLDER_FLAGS)
-def test_a_processor_without_vnni_gets_7_bit_weights_because_its_sums_saturate(tmp_path: Path, flags: str) -> None:
+def test_a_processor_without_vnni_gets_7_bit_weights(tmp_path: Path, flags: str) -> None:
     assert int8_form("ort-cpu", machine="x86_64", cpuinfo=_cpuinfo(tmp_path, flags)) == UNSIGNED_7_BIT
 
 
-def test_a_processor_that_cannot_be_read_is_taken_as_one_without_vnni(tmp_path: Path) -> None:
+def test_unreadable_processor_flags_mean_no_vnni(tmp_path: Path) -> None:
     assert int8_form("ort-cpu", machine="x86_64", cpuinfo=tmp_path / "absent") == UNSIGNED_7_BIT
 
 
-def test_arm_gets_signed_activations_and_whole_weights(tmp_path: Path) -> None:
+def test_arm_gets_signed_activations_and_8_bit_weights(tmp_path: Path) -> None:
     assert int8_form("ort-cpu", machine="aarch64", cpuinfo=_cpuinfo(tmp_path, "")) == SIGNED
 
 
@@ -101,29 +101,31 @@ def test_a_graph_has_the_activations_and_weights_of_its_form(
     assert {zero.dtype for zero in activations} == {np.dtype(form.activations)}
     assert all(not zero.any() for zero in activations) or not form.is_symmetric
     largest = max(int(np.abs(one.astype(int)).max()) for one in _int8_weights(model))
-    # Two products are added in 16 bits where there is no VNNI: 2 * 64 * 255 fits, 2 * 127 * 255 does not.
+    # Two products are added in 16 bits without VNNI: 2 * 64 * 255 fits, 2 * 127 * 255 does not.
     assert (2 * largest * 255 < 2**15) == form.has_7_bit_weights
 
 
 @_FORMS
-def test_every_form_keeps_the_answers_and_leaves_the_one_layer_that_needs_it(tmp_path: Path, form: Int8Form) -> None:
+def test_every_form_keeps_the_labels_with_the_sensitive_layer_in_fp32(tmp_path: Path, form: Int8Form) -> None:
     package = load_package(write_colour_package(tmp_path / "package", model=outlier_model(layers=1)))
     converter = _converter(package, tmp_path, form)
     result = quantise_to_agreement(
-        converter, image_set_of(package).batch, input_name="images", output_name="scores", step=1, bar=0.97
+        converter, image_set_of(package).batch, input_name="images", output_name="scores", step=1, min_agreement=0.97
     )
     assert result.kept_layers == ("conv2",)
     assert result.agreement >= 0.97
 
 
-def test_an_activation_in_front_of_a_part_in_fp32_is_not_lost(tmp_path: Path) -> None:
-    """The graph ends in Relu and softmax: the softmax is fp32 and must read what the Relu has cut off."""
+def test_a_relu_before_an_fp32_part_is_kept(tmp_path: Path) -> None:
+    """The graph ends in Relu and softmax; the softmax is fp32 and must read the clipped values."""
     model = _model_that_ends_in_relu()
     package = load_package(write_colour_package(tmp_path / "package", model=model, golden=False))
     converter = _converter(package, tmp_path, UNSIGNED)
-    pictures = image_set_of(package).batch
-    result = quantise_to_agreement(converter, pictures, input_name="images", output_name="scores", step=1, bar=0.9)
-    exact, rough = (_scores(one, pictures) for one in (converter.model, result.model))
+    images = image_set_of(package).batch
+    result = quantise_to_agreement(
+        converter, images, input_name="images", output_name="scores", step=1, min_agreement=0.9
+    )
+    exact, rough = (_scores(one, images) for one in (converter.model, result.model))
     np.testing.assert_allclose(rough, exact, atol=0.05)
 
 
@@ -135,12 +137,12 @@ def test_ranges_of_one_form_make_the_same_graph_of_another(
     first.convert()
     if first.ranges is None:
         pytest.skip("this ONNX Runtime does not keep ranges, it reads the images for each form")
-    known = _converter(package, tmp_path, form, ranges=first.ranges, pictures=0)
+    known = _converter(package, tmp_path, form, ranges=first.ranges, images=0)
     fresh = _converter(package, tmp_path, form)
     assert known.convert() == fresh.convert()
 
 
-def test_each_form_is_kept_under_its_own_name_and_says_what_it_is(package: ModelPackage, tmp_path: Path) -> None:
+def test_each_form_is_cached_under_its_own_name(package: ModelPackage, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     graphs = {
         engine: precise_graph(package, cache_dir=cache, precision="int8", engine=engine).graph
@@ -153,7 +155,7 @@ def test_each_form_is_kept_under_its_own_name_and_says_what_it_is(package: Model
         assert record["facts"]["form"] == int8_form(engine).facts()
 
 
-def test_damaged_ranges_are_read_from_the_pictures_again(package: ModelPackage, tmp_path: Path) -> None:
+def test_damaged_ranges_are_calibrated_again(package: ModelPackage, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     expected = precise_graph(package, cache_dir=tmp_path / "other", precision="int8", engine="ort-cpu").graph
     precise_graph(package, cache_dir=cache, precision="int8", engine="tensorrt")
@@ -162,7 +164,7 @@ def test_damaged_ranges_are_read_from_the_pictures_again(package: ModelPackage, 
     assert precise_graph(package, cache_dir=cache, precision="int8", engine="ort-cpu").graph.sha256 == expected.sha256
 
 
-def test_an_engine_and_its_certificate_tell_the_form(package: ModelPackage, tmp_path: Path) -> None:
+def test_engine_info_and_certificate_name_the_form(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
     engine, kept_layers = open_unchecked(package, options, "ort-cpu")
     with engine:
@@ -172,7 +174,7 @@ def test_an_engine_and_its_certificate_tell_the_form(package: ModelPackage, tmp_
         )
 
 
-def test_a_certificate_of_one_form_is_not_taken_for_another(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_certificate_of_one_form_is_not_used_for_another(package: ModelPackage, tmp_path: Path) -> None:
     options = EngineOptions(cache_dir=tmp_path / "cache", engine="ort-cpu", precision="int8")
     engine, kept_layers = open_unchecked(package, options, "ort-cpu")
     with engine:
@@ -191,10 +193,10 @@ def test_other_precisions_have_no_form() -> None:
 
 
 def _converter(
-    package: ModelPackage, tmp_path: Path, form: Int8Form, *, ranges: bytes | None = None, pictures: int | None = None
+    package: ModelPackage, tmp_path: Path, form: Int8Form, *, ranges: bytes | None = None, images: int | None = None
 ) -> Int8Converter:
     graph = serving_graph(package, cache_dir=tmp_path / "cache")
-    batch = image_set_of(package).batch[:pictures]
+    batch = image_set_of(package).batch[:images]
     return Int8Converter(graph.path, form=form, input_name="images", batch=batch, step=1, ranges=ranges)
 
 

@@ -1,4 +1,4 @@
-"""A child that answers in JSON lines: heard whole, told from library noise, and never left behind."""
+"""A child that answers in JSON lines: whole messages, separated from library output, and no child left behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _run(code: str, **options: object) -> tuple[list[dict[str, object]], JsonChi
     return heard, child
 
 
-def test_a_serving_child_gets_its_job_and_its_threads_answer_in_whole_lines() -> None:
+def test_a_child_gets_its_job_and_its_threads_send_whole_lines() -> None:
     heard, child = _run(_SERVING, job={"number": 21})
     assert heard[-1] == {"result": {"twice": 42}}
     assert heard[:-1] == [{"n": "x" * 5000}] * 80
@@ -54,18 +54,18 @@ def test_lines_that_are_no_object_are_kept_for_the_error_text() -> None:
     assert (child.exit_code, child.ending) == (1, "exit code 1")
 
 
-def test_an_end_by_a_signal_has_its_name() -> None:
+def test_an_ending_by_a_signal_has_its_name() -> None:
     _, child = _run("import os\nos.kill(os.getpid(), 9)")
     assert (child.exit_code, child.ending) == (-9, "signal 9 (SIGKILL)")
     assert signal_name(200) == "signal 200"
 
 
-def test_a_child_that_never_reads_its_job_is_no_error_of_the_parent() -> None:
+def test_a_child_that_never_reads_its_job_is_no_error() -> None:
     heard, child = _run("import os\nos.close(0)\nprint('{}')", job={"number": 1})
     assert (heard, child.exit_code) == ([{}], 0)
 
 
-def test_a_child_that_still_runs_ends_with_the_block() -> None:
+def test_a_running_child_ends_with_the_block() -> None:
     with JsonChild([sys.executable, "-c", "import time\ntime.sleep(600)"], on_message=lambda _: None) as child:
         assert child.read(0.2)
         process = psutil.Process(child.pid)
@@ -73,7 +73,7 @@ def test_a_child_that_still_runs_ends_with_the_block() -> None:
     child.close()
 
 
-def test_a_probe_whose_offspring_holds_its_output_open_still_answers(
+def test_a_probe_with_a_grandchild_that_holds_its_pipe_still_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "leaving.py").write_text(

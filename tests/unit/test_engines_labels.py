@@ -1,4 +1,4 @@
-"""Label files: every shape that is taken gives the same labels, every other one is refused by its reason."""
+"""Label files: every accepted format gives the same labels, every other is refused with a reason."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_labels_that_are_numbers_stay_labels() -> None:
     assert parse_labels(b"1 euro\n2 euro\n5 euro\n", name="labels") == ("1 euro", "2 euro", "5 euro")
 
 
-def test_numbers_may_begin_at_the_offset() -> None:
+def test_numbers_may_start_at_the_offset() -> None:
     assert parse_labels(b"1: cat\n2: dog\n", name="labels", offset=1) == ("cat", "dog")
 
 
@@ -67,7 +67,7 @@ def test_numbers_may_begin_at_the_offset() -> None:
         (b"x\n" * (9 << 20), [str(18 << 20), str(16 << 20)]),
     ],
 )
-def test_other_files_are_refused_by_their_reason(data: bytes, facts: list[str]) -> None:
+def test_other_files_are_refused_with_the_reason(data: bytes, facts: list[str]) -> None:
     with pytest.raises(ModelRejected) as caught:
         parse_labels(data, name="labels")
     for fact in facts:

@@ -1,4 +1,4 @@
-"""The manifest is refused by file, line and nearest key."""
+"""Mistakes in the manifest are refused with file, line and the nearest key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refusal(text: str) -> str:
     return caught.value.message
 
 
-def test_the_good_manifest_is_good() -> None:
+def test_a_valid_manifest_is_accepted() -> None:
     manifest = parse_manifest(GOOD, name="model.yaml")
     assert (manifest.input.scale, manifest.labels.offset, manifest.golden[0].min_confidence) == (1.0, 0, 0.0)
 
@@ -68,7 +68,7 @@ def test_the_good_manifest_is_good() -> None:
         ("output: {activation: softmax}", "output: softmax", ["model.yaml:11", "'softmax'"]),
     ],
 )
-def test_a_slip_is_refused_by_line_and_fact(old: str, new: str, facts: list[str]) -> None:
+def test_a_mistake_is_refused_with_line_and_fact(old: str, new: str, facts: list[str]) -> None:
     assert old in GOOD
     message = refusal(GOOD.replace(old, new))
     for fact in facts:
@@ -82,22 +82,22 @@ def test_a_crop_larger_than_the_shorter_side_is_refused_with_both() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "text\n", "3\n"])
-def test_what_is_no_mapping_is_refused(text: str) -> None:
+def test_a_manifest_that_is_no_mapping_is_refused(text: str) -> None:
     assert "keys and values" in refusal(text)
 
 
-def test_many_faults_are_told_together() -> None:
+def test_several_mistakes_are_reported_together() -> None:
     message = refusal("name: trees\n")
     assert message.count("missing") == 5
     assert "and 1 more" in message
 
 
-def test_the_manifest_of_the_documentation_is_good() -> None:
+def test_the_manifest_in_the_documentation_is_valid() -> None:
     text = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
     block = text.split("```yaml\n", 1)[1].split("```", 1)[0]
     assert parse_manifest(block, name="docs/models.md").name == "conveyor"
 
 
-def test_a_path_that_cannot_be_looked_at_is_told_by_its_cause(tmp_path: Path) -> None:
+def test_an_unreadable_path_is_refused_with_its_cause(tmp_path: Path) -> None:
     with pytest.raises(ModelRejected, match="cannot be reached: File name too long"):
         read_manifest(tmp_path / ("x" * 300))

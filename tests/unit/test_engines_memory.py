@@ -1,4 +1,4 @@
-"""The memory a child may take: the machine's, and what the control group of this program leaves of it."""
+"""The memory that a child may use: of the machine, and of this program's control group."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_memory_of_the_machine_is_read(tmp_path: Path) -> None:
     assert why(30 * _MIB, root) is None
 
 
-def test_a_machine_that_tells_nothing_bounds_nothing_but_the_least(tmp_path: Path) -> None:
+def test_without_memory_figures_only_the_default_limit_holds(tmp_path: Path) -> None:
     assert (total_bytes(tmp_path), available_bytes(tmp_path), limited_groups(tmp_path)) == (None, None, [])
     assert why(_GIB, tmp_path) is None
     assert default_memory_bytes(tmp_path) == 2 * _GIB
@@ -58,21 +58,21 @@ def test_this_machine_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("limit", ["max", 8 * _GIB, 9 * _GIB, "nonsense"])
-def test_a_group_of_version_2_without_a_limit_that_binds_changes_nothing(limit: object, tmp_path: Path) -> None:
+def test_a_cgroup_v2_without_an_effective_limit_changes_nothing(limit: object, tmp_path: Path) -> None:
     root = _machine(tmp_path, groups="0::/system.slice/agent.service\n")
     _v2(root, "system.slice/agent.service", limit=limit, used=7 * _GIB)
     assert limited_groups(root) == []
     assert default_memory_bytes(root) == 6 * _GIB
 
 
-def test_a_group_of_version_1_without_a_limit_changes_nothing(tmp_path: Path) -> None:
+def test_a_cgroup_v1_without_a_limit_changes_nothing(tmp_path: Path) -> None:
     root = _machine(tmp_path, groups="5:devices:/\n4:memory:/unit\n")
     _v1(root, "unit", limit=_V1_NO_LIMIT, used=_GIB)
     assert limited_groups(root) == []
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_limit_of_the_own_group_counts_and_cached_files_do_not(version: int, tmp_path: Path) -> None:
+def test_the_limit_of_the_own_group_counts_without_file_cache(version: int, tmp_path: Path) -> None:
     root = _machine(tmp_path, groups="0::/unit\n" if version == 2 else "4:cpu,memory:/unit\n0::/other\n")
     if version == 2:
         _v2(root, "unit", limit=_GIB, used=900 * _MIB, stat=f"inactive_file {300 * _MIB}\nactive_file {100 * _MIB}\n")
@@ -85,7 +85,7 @@ def test_the_limit_of_the_own_group_counts_and_cached_files_do_not(version: int,
     assert why(192 * _MIB, root) is None
 
 
-def test_a_group_that_is_nearly_full_is_told_with_its_limit(tmp_path: Path) -> None:
+def test_a_nearly_full_group_is_reported_with_its_limit(tmp_path: Path) -> None:
     root = _machine(tmp_path, groups="0::/unit\n")
     _v2(root, "unit", limit=_GIB, used=_GIB - 100 * _MIB)
     told = why(192 * _MIB, root)
@@ -94,7 +94,7 @@ def test_a_group_that_is_nearly_full_is_told_with_its_limit(tmp_path: Path) -> N
     assert "MemoryMax=" in told
 
 
-def test_the_groups_above_the_own_one_count_too(tmp_path: Path) -> None:
+def test_parent_groups_count_too(tmp_path: Path) -> None:
     root = _machine(tmp_path, groups="0::/a/b\n")
     _v2(root, "a/b", limit="max", used=1)
     _v2(root, "a", limit=4 * _GIB, used=_GIB)

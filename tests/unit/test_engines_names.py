@@ -1,4 +1,4 @@
-"""Names of engines and of their options: the right ones are understood, the others are refused with the nearest."""
+"""Names of engines and options: valid names are accepted, others are refused with the nearest one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_provider_that_is_not_installed_is_no_engine() -> None:
         canonical_name("ort-unheardof")
 
 
-def test_an_execution_provider_on_a_server_is_no_engine() -> None:
+def test_a_remote_execution_provider_is_no_engine() -> None:
     with pytest.raises(OptionsRejected):
         canonical_name("ort-azure")
 
@@ -82,7 +82,7 @@ def test_an_option_of_the_wrong_kind_is_refused(provider: str, name: str, value:
         session_settings(engine_of(provider), provider, {name: value}, default_threads=2)
 
 
-def test_each_provider_gets_truth_values_in_its_own_spelling() -> None:
+def test_each_provider_gets_booleans_in_its_own_spelling() -> None:
     tensorrt = session_settings(
         "ort-tensorrt", "TensorrtExecutionProvider", {"trt_cuda_graph_enable": True}, default_threads=1
     )
@@ -109,14 +109,14 @@ def test_threads_sleep_between_calls_unless_the_option_lets_them_spin() -> None:
     assert spinning.details("CPUExecutionProvider") == {"threads": 3, "threads_wait": "spinning"}
 
 
-def test_how_threads_wait_is_told_only_where_there_are_such_threads() -> None:
+def test_details_show_how_threads_wait_only_if_there_are_threads() -> None:
     alone = session_settings("ort-cpu", "CPUExecutionProvider", {"threads": 1}, default_threads=3)
     other = session_settings("ort-openvino", "OpenVINOExecutionProvider", {}, default_threads=3)
     assert alone.details("CPUExecutionProvider") == {"threads": 1}
     assert other.details("OpenVINOExecutionProvider") == {"threads": 3}
 
 
-def test_options_of_a_provider_that_is_not_known_here_pass_as_they_are() -> None:
+def test_options_of_an_unknown_provider_are_passed_on() -> None:
     settings = session_settings("ort-brandnew", "brandnewExecutionProvider", {"mode": "x"}, default_threads=1)
     assert settings.provider == {"mode": "x"}
     assert known_options("ort-brandnew") is None

@@ -1,4 +1,4 @@
-"""ONNX Runtime's traps: it falls back silently, talks on stdout, keeps telemetry, and may never come back."""
+"""ONNX Runtime's traps: it falls back silently, prints to stdout, sends telemetry, and may never return."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from engines.backends.onnxruntime.options import session_settings
 from engines.backends.onnxruntime.session import CPU, SessionPlan, create_session, failure_from
 from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph, serving_graph
-from tests.fixtures.colour_packages import colour_picture, write_colour_package
+from tests.fixtures.colour_packages import colour_image, write_colour_package
 
-# Tens of seconds, unless the run is ended. Not for ever: a build of the library that does not look at the flag inside
-# a loop must fail the test and not hang it, since nothing can interrupt native code.
+# Tens of seconds unless it is interrupted. Not endless: if a version ignores the flag inside a loop, the test must
+# fail and not hang, because nothing else can interrupt native code.
 _TURNS = 8_000_000
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _library_is_loaded() -> None:
-    """What the library opens for the life of the process must be open before a test starts."""
+    """ONNX Runtime keeps files open until the process ends; it must open them before a test counts them."""
     library()
 
 
@@ -44,8 +44,8 @@ def _open(package: ModelPackage, cache_dir: Path, *, engine: str = "ort-cpu") ->
     return open_onnxruntime(package, options, engine=engine, graph=serving_graph(package, cache_dir=cache_dir))
 
 
-def test_a_damaged_checksum_of_the_optimised_graph_is_no_reason_to_fail(package: ModelPackage, tmp_path: Path) -> None:
-    """A power cut may leave bytes that are no text."""
+def test_a_damaged_checksum_of_the_optimised_graph_is_no_error(package: ModelPackage, tmp_path: Path) -> None:
+    """A power cut can leave binary data."""
     _open(package, tmp_path / "cache").close()
     (checksum,) = (tmp_path / "cache" / "graphs").glob("*.cpu-*.sha256")
     checksum.write_bytes(b"\xff\x00\xfe" * 20)
@@ -53,9 +53,9 @@ def test_a_damaged_checksum_of_the_optimised_graph_is_no_reason_to_fail(package:
     assert checksum.read_text() == hashlib.sha256(checksum.with_suffix("").read_bytes()).hexdigest()
 
 
-def _picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _image() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """An image with no byte as bright as white."""
-    return np.minimum(colour_picture("green", side=32), 254)[None].astype(np.uint8)
+    return np.minimum(colour_image("green", side=32), 254)[None].astype(np.uint8)
 
 
 def _plan(model: Path, provider: str) -> SessionPlan:
@@ -64,7 +64,7 @@ def _plan(model: Path, provider: str) -> SessionPlan:
 
 
 def _session_that_turns_long_when_it_sees_white(path: Path) -> ServingGraph:
-    """Write a serving graph whose loop turns once, and `_TURNS` times where a byte is 255."""
+    """Write a serving graph whose loop runs once, or `_TURNS` times if a byte is 255."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_in"], ["go_out"]),
@@ -112,7 +112,7 @@ def test_an_interrupted_call_ends_and_the_engine_goes_on(package: ModelPackage, 
     graph = _session_that_turns_long_when_it_sees_white(tmp_path / "long.onnx")
     options = EngineOptions(cache_dir=tmp_path, engine="ort-cpu", options={"threads": 1})
     with open_onnxruntime(package, options, engine="ort-cpu", graph=graph) as engine:
-        before = engine.infer(_picture())
+        before = engine.infer(_image())
         done = threading.Event()
 
         def interrupt_until_done() -> None:
@@ -127,14 +127,14 @@ def test_an_interrupted_call_ends_and_the_engine_goes_on(package: ModelPackage, 
         finally:
             done.set()
             thread.join(10)
-        np.testing.assert_array_equal(engine.infer(_picture()), before)
+        np.testing.assert_array_equal(engine.infer(_image()), before)
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
-def test_a_session_never_lands_on_the_cpu_in_silence(
+def test_a_session_never_falls_back_to_the_cpu_silently(
     package: ModelPackage, tmp_path: Path, provider: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With the GPU build and no GPU the library would fall back; without that build it would only warn."""
+    """The GPU build without a GPU would fall back to the CPU; the CPU build would only warn."""
     model = serving_graph(package, cache_dir=tmp_path).path
     if provider in library().get_available_providers() and _has_gpu():
         pytest.skip("this machine has a GPU, so the session may come up")
@@ -151,16 +151,16 @@ def _has_gpu() -> bool:
     return bool(Prober().gpus)
 
 
-def test_a_missing_provider_is_refused_with_what_there_is(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_missing_provider_is_refused_with_the_available_ones(package: ModelPackage, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"QNNExecutionProvider.*has .*CPUExecutionProvider"):
         _open(package, tmp_path, engine="ort-qnn")
 
 
-def test_an_engine_leaves_nothing_on_stdout(
+def test_an_engine_prints_nothing_to_stdout(
     package: ModelPackage, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with _open(package, tmp_path) as engine:
-        engine.infer(_picture())
+        engine.infer(_image())
     assert capfd.readouterr().out == ""
 
 
@@ -182,12 +182,12 @@ def test_no_telemetry_is_kept_or_sent(package: ModelPackage, tmp_path: Path) -> 
 
 def test_the_optimised_graph_is_kept_and_used(package: ModelPackage, tmp_path: Path) -> None:
     with _open(package, tmp_path) as engine:
-        first = engine.infer(_picture())
+        first = engine.infer(_image())
     kept = list((tmp_path / "graphs").glob("*.cpu-*.onnx"))
     assert len(kept) == 1
     written = kept[0].stat().st_mtime_ns
     with _open(package, tmp_path) as engine:
-        np.testing.assert_array_equal(engine.infer(_picture()), first)
+        np.testing.assert_array_equal(engine.infer(_image()), first)
     assert kept[0].stat().st_mtime_ns == written
 
 
@@ -196,28 +196,26 @@ def test_a_damaged_optimised_graph_is_made_again(
     package: ModelPackage, tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     with _open(package, tmp_path) as engine:
-        first = engine.infer(_picture())
+        first = engine.infer(_image())
     damage(next((tmp_path / "graphs").glob("*.cpu-*.onnx")))
     with _open(package, tmp_path) as engine:
-        np.testing.assert_array_equal(engine.infer(_picture()), first)
+        np.testing.assert_array_equal(engine.infer(_image()), first)
 
 
-def test_a_serving_graph_that_is_no_model_is_refused_with_the_librarys_words(
-    package: ModelPackage, tmp_path: Path
-) -> None:
+def test_an_invalid_serving_graph_is_refused_with_the_librarys_error(package: ModelPackage, tmp_path: Path) -> None:
     (tmp_path / "page.onnx").write_text("<html>not found</html>")
     graph = ServingGraph(path=tmp_path / "page.onnx", sha256="", precision="fp32", max_batch=None)
     with pytest.raises(EngineUnavailable, match=r"cannot load page\.onnx on CPUExecutionProvider: .*INVALID_PROTOBUF"):
         open_onnxruntime(package, EngineOptions(cache_dir=tmp_path), engine="ort-cpu", graph=graph)
 
 
-def test_bound_buffers_give_the_same_answers_as_arrays(package: ModelPackage, tmp_path: Path) -> None:
+def test_bound_buffers_give_the_same_scores_as_arrays(package: ModelPackage, tmp_path: Path) -> None:
     graph = serving_graph(package, cache_dir=tmp_path)
     session = create_session(_plan(graph.path, CPU))
     direct = DirectRunner(session, graph)
     bound = BoundRunner(session, graph, memory="cpu", classes=4)
     options = library().RunOptions()
-    batches = [np.concatenate([_picture()] * count) for count in (1, 3, 1, 2)]
+    batches = [np.concatenate([_image()] * count) for count in (1, 3, 1, 2)]
     batches[2] = np.zeros_like(batches[2])
     answers = [bound.run(batch, options) for batch in batches]
     for batch, answer in zip(batches, answers, strict=True):
@@ -236,11 +234,11 @@ def test_bound_buffers_give_the_same_answers_as_arrays(package: ModelPackage, tm
         ("Exiting due to terminate flag being set to true", InferenceFailed),
     ],
 )
-def test_only_errors_that_poison_the_process_count_as_a_lost_device(text: str, kind: type[Exception]) -> None:
+def test_only_sticky_errors_count_as_a_lost_device(text: str, kind: type[Exception]) -> None:
     assert type(failure_from("ort-cuda", 1, RuntimeError(text))) is kind
 
 
-def test_the_librarys_words_stay_on_one_line() -> None:
+def test_the_librarys_error_is_on_one_line() -> None:
     failure = failure_from("ort-cpu", 2, RuntimeError("line one\nline two\n" * 100))
     assert "\n" not in failure.message
     assert len(failure.message) < 700

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's TensorRT provider is given, and the plan directory's seal; no GPU is needed for either."""
+"""Options of ONNX Runtime's TensorRT provider, and the seal of the plan directory; neither needs a GPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_fixed_batch_needs_no_profile(package: ModelPackage) -> None:
     assert not any("profile" in name for name in _options(package, replace(_GRAPH, max_batch=2)))
 
 
-def test_truth_values_are_spelt_as_the_provider_reads_them(package: ModelPackage) -> None:
+def test_booleans_are_spelt_as_the_provider_reads_them(package: ModelPackage) -> None:
     flags = {name: value for name, value in _options(package).items() if name.endswith("_enable")}
     assert flags
     assert set(flags.values()) <= {"True", "False"}
@@ -52,7 +52,7 @@ def test_precision_flags_follow_the_graph(package: ModelPackage, precision: str,
     assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == (fp16, int8)
 
 
-def test_int8_graphs_may_use_fp16_beside_it(package: ModelPackage) -> None:
+def test_int8_graphs_may_also_use_fp16(package: ModelPackage) -> None:
     options = _options(package, replace(_GRAPH, precision="int8"))
     assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == ("True", "True")
 
@@ -65,7 +65,7 @@ def test_the_plans_path_is_relative_to_the_context_model(package: ModelPackage) 
     assert not any("ep_context" in name for name in without)
 
 
-def test_the_configuration_wins(package: ModelPackage) -> None:
+def test_the_configuration_overrides_the_defaults(package: ModelPackage) -> None:
     assert _options(package, trt_timing_cache_enable="False")["trt_timing_cache_enable"] == "False"
 
 

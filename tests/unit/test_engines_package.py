@@ -1,4 +1,4 @@
-"""A package is loaded whole or refused with the two facts that disagree."""
+"""A package is loaded completely, or refused with the two facts that disagree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refusal(directory: Path) -> str:
     return caught.value.message
 
 
-def test_a_good_package_is_loaded_with_all_that_it_says(tmp_path: Path) -> None:
+def test_a_valid_package_is_loaded_completely(tmp_path: Path) -> None:
     files = PackageFiles.of(resize="shorter_side", resize_to=9, scale=1 / 255, mean=[0.5] * 3, std=[0.25] * 3)
     files.manifest |= {
         "golden": [{"image": "golden/a.png", "label": "elm", "min_confidence": 0.5}],
@@ -198,7 +198,7 @@ REFUSALS: dict[str, tuple[Change, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_does_not_fit_is_refused_with_both_facts(tmp_path: Path, case: str) -> None:
+def test_a_mismatch_is_refused_with_both_facts(tmp_path: Path, case: str) -> None:
     change, facts = REFUSALS[case]
     files = PackageFiles.of()
     change(files)
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused_with_both_facts(tmp_path: Path, case: str)
         assert fact in message
 
 
-def test_another_sha256_is_refused_with_both(tmp_path: Path) -> None:
+def test_a_wrong_sha256_is_refused_with_both_values(tmp_path: Path) -> None:
     files = PackageFiles.of()
     stated = files.manifest["sha256"]
     files.model = TinyModel(seed=8).proto().SerializeToString()
@@ -260,7 +260,7 @@ def _external(tmp_path: Path, location: str) -> PackageFiles:
     return files
 
 
-def test_external_data_inside_the_package_is_taken_and_hashed(tmp_path: Path) -> None:
+def test_external_data_inside_the_package_is_read_and_hashed(tmp_path: Path) -> None:
     files = _external(tmp_path, "weights.bin")
     directory = files.write(tmp_path)
     assert load_package(directory).signature.classes == 5
@@ -271,7 +271,7 @@ def test_external_data_inside_the_package_is_taken_and_hashed(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("location", ["../made/weights.bin", "/etc/passwd", "link.bin", "gone.bin", ""])
-def test_external_data_elsewhere_is_refused_by_its_place(tmp_path: Path, location: str) -> None:
+def test_external_data_outside_the_package_is_refused(tmp_path: Path, location: str) -> None:
     directory = _external(tmp_path, location).write(tmp_path)
     (directory / "link.bin").symlink_to(tmp_path / "made/weights.bin")
     message = refusal(directory)
@@ -288,7 +288,7 @@ def test_a_model_above_the_limit_is_refused_with_both_sizes(tmp_path: Path) -> N
     assert str(512 << 20) in message
 
 
-def test_what_is_no_package_directory_is_told_how_to_become_one(tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_directory_says_how_to_make_a_package(tmp_path: Path) -> None:
     assert "agent model import" in refusal(tmp_path)
     (tmp_path / "model.onnx").write_bytes(GOOD)
     assert "agent model import" in refusal(tmp_path / "model.onnx")
@@ -319,15 +319,15 @@ def test_the_layout_is_read_from_the_model(tmp_path: Path, dims: tuple[int | str
     assert (signature.layout, signature.classes, signature.batch) == (layout, 5, 1 if dims[0] == 1 else None)
 
 
-def test_an_output_without_a_shape_is_worked_out(tmp_path: Path) -> None:
+def test_an_output_without_a_shape_is_inferred(tmp_path: Path) -> None:
     model = TinyModel().proto()
     model.graph.output[0].type.tensor_type.ClearField("shape")
     signature = load_package(PackageFiles.of().with_model(model.SerializeToString()).write(tmp_path)).signature
     assert (signature.classes, signature.output_shape) == (5, (1, 5))
 
 
-def test_functions_that_explode_are_counted_and_not_taken_apart(tmp_path: Path) -> None:
-    """A hundred million nodes in two kilobytes; working out their shapes would take hours."""
+def test_nested_functions_are_counted_without_inlining_them(tmp_path: Path) -> None:
+    """A hundred million nodes in two kilobytes; shape inference would take hours."""
     with pytest.raises(ModelRejected, match=r"has \d+ nodes, the limit is 100000"):
         load_package(write_package(exploding_model(), tmp_path))
     assert load_package(write_package(exploding_model(depth=3), tmp_path / "small")).signature.classes == 5

@@ -1,4 +1,4 @@
-"""What lies in the plan cache is native code: it is whole, ours and made for this device, or it is not read."""
+"""Plans are native code: only complete ones of this user, built for this device, are read from the cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _plan(cache: PlanCache) -> Path:
     return cache.directory(_KEY) / "engine.plan"
 
 
-def test_what_was_stored_is_given_back(cache: PlanCache) -> None:
+def test_a_stored_plan_is_read_back(cache: PlanCache) -> None:
     assert cache.read(_KEY) is None
     cache.store(_KEY, _CONTENT, {"build_s": 3})
     assert cache.read(_KEY) == _CONTENT
@@ -42,7 +42,7 @@ def test_what_was_stored_is_given_back(cache: PlanCache) -> None:
     assert entry.facts == _KEY.facts
 
 
-def test_another_fact_is_another_plan(cache: PlanCache) -> None:
+def test_different_facts_are_different_plans(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     other = replace(_KEY, facts={**_KEY.facts, "tensorrt": "10.7.0"})
     assert cache.read(other) is None
@@ -102,7 +102,7 @@ _DAMAGES: dict[str, tuple[Callable[[PlanCache], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", _DAMAGES)
-def test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason(damage: str, cache: PlanCache) -> None:
+def test_an_untrusted_entry_is_quarantined_with_its_reason(damage: str, cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     harm, words = _DAMAGES[damage]
     harm(cache)
@@ -121,7 +121,7 @@ def test_a_plan_of_another_user_is_not_read(cache: PlanCache) -> None:
     assert "belongs to user 12345" in str(cache.why_quarantined(_KEY))
 
 
-def test_an_entry_that_was_never_finished_counts_as_absent(cache: PlanCache) -> None:
+def test_an_unfinished_entry_counts_as_absent(cache: PlanCache) -> None:
     folder = cache.begin(_KEY)
     (folder / "engine.plan").write_bytes(b"half of")
     assert cache.read(_KEY) is None
@@ -140,7 +140,7 @@ def test_a_library_may_write_its_files_itself(cache: PlanCache) -> None:
     assert cache.read(_KEY) == {"context.onnx": b"2", "plans/one.engine": b"1"}
 
 
-def test_the_least_recently_used_goes_when_room_is_needed(tmp_path: Path) -> None:
+def test_the_least_recently_used_plan_is_deleted_first(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path, max_bytes=25_000)
     keys = [replace(_KEY, model=f"m-{index}") for index in range(3)]
     for index, key in enumerate(keys[:2]):
@@ -151,7 +151,7 @@ def test_the_least_recently_used_goes_when_room_is_needed(tmp_path: Path) -> Non
     assert {entry.model for entry in cache.entries()} == {"m-0", "m-2"}
 
 
-def test_a_plan_larger_than_the_cache_is_kept_while_it_is_the_newest(tmp_path: Path) -> None:
+def test_the_newest_plan_is_kept_even_if_larger_than_the_cache(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path, max_bytes=10)
     cache.store(_KEY, _CONTENT, {})
     assert cache.read(_KEY) == _CONTENT
@@ -168,7 +168,7 @@ def test_only_the_newest_few_stay_in_quarantine(cache: PlanCache) -> None:
     assert len([path for path in quarantine.iterdir() if path.is_dir()]) == 4
 
 
-def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     cache = PlanCache(tmp_path / "cache")
     with pytest.raises(EngineUnavailable, match="cannot be used"):
@@ -193,7 +193,7 @@ def test_one_builds_while_the_other_waits(cache: PlanCache) -> None:
     assert not inside.is_set()
 
 
-def test_waiting_for_another_build_can_be_stopped(cache: PlanCache) -> None:
+def test_waiting_for_another_build_can_be_cancelled(cache: PlanCache) -> None:
     with (
         cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None),
         pytest.raises(BuildCancelled),
@@ -202,7 +202,7 @@ def test_waiting_for_another_build_can_be_stopped(cache: PlanCache) -> None:
         pytest.fail("two hold the same lock")
 
 
-def test_an_entry_that_another_process_is_writing_is_left_where_it_is(cache: PlanCache) -> None:
+def test_an_entry_that_another_process_is_writing_is_left_alone(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None):
         _plan(cache).write_bytes(b"half of a new plan")
@@ -213,7 +213,7 @@ def test_an_entry_that_another_process_is_writing_is_left_where_it_is(cache: Pla
     assert cache.why_quarantined(_KEY) is None
 
 
-def test_what_another_process_has_the_lock_of_is_not_pruned(cache: PlanCache) -> None:
+def test_a_locked_entry_is_not_pruned(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None):
         assert PlanCache(cache.root.parent).prune(max_bytes=0) == []
@@ -222,8 +222,8 @@ def test_what_another_process_has_the_lock_of_is_not_pruned(cache: PlanCache) ->
     assert list(cache.root.iterdir()) == []
 
 
-def test_a_lock_whose_file_was_deleted_while_it_was_waited_for_is_taken_anew(cache: PlanCache) -> None:
-    """Else the one who waited holds a file that nobody can find, and a third builds beside it."""
+def test_a_lock_whose_file_was_deleted_meanwhile_is_acquired_again(cache: PlanCache) -> None:
+    """Otherwise the waiter would hold a deleted file, and a third process could build at the same time."""
     cache.store(_KEY, _CONTENT, {})
     path = cache.root / f"{_KEY.name}.lock"
     held = contextlib.ExitStack()
@@ -241,7 +241,7 @@ def test_a_lock_whose_file_was_deleted_while_it_was_waited_for_is_taken_anew(cac
         pytest.fail("two hold the same lock")
 
 
-def test_a_folder_of_plans_that_others_may_write_is_closed_before_anything_is_opened_in_it(cache: PlanCache) -> None:
+def test_a_world_writable_plan_folder_is_closed_before_it_is_used(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     cache.root.chmod(0o777)
     with cache.locked(_KEY, is_cancelled=lambda: False, on_wait=lambda: None):
@@ -265,7 +265,7 @@ with PlanCache(Path(sys.argv[1])).locked(key, is_cancelled=lambda: False, on_wai
 """
 
 
-def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path: Path) -> None:
+def test_a_kill_during_a_write_leaves_no_readable_entry(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path)
     child = subprocess.Popen(
         [sys.executable, "-c", _WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -281,7 +281,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path: P
     assert sorted(path.name for path in cache.directory(_KEY).iterdir()) == ["engine.plan", "entry.json"]
 
 
-def test_a_plan_that_ends_the_program_three_times_is_not_loaded_again(cache: PlanCache) -> None:
+def test_a_plan_that_crashes_three_starts_is_not_loaded_again(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     for _ in range(STARTS):
         CrashCounter(cache.crash_marker(_KEY)).begin(engine="tensorrt")  # and the process is gone
@@ -293,7 +293,7 @@ def test_a_plan_that_ends_the_program_three_times_is_not_loaded_again(cache: Pla
     CrashCounter(cache.crash_marker(_KEY)).begin(engine="tensorrt")
 
 
-def test_starts_that_end_in_order_do_not_count(cache: PlanCache) -> None:
+def test_starts_that_end_orderly_do_not_count(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     for _ in range(STARTS + 2):
         trial = CrashCounter(cache.crash_marker(_KEY))
@@ -303,7 +303,7 @@ def test_starts_that_end_in_order_do_not_count(cache: PlanCache) -> None:
     assert CrashCounter(cache.crash_marker(_KEY)).starts == 0
 
 
-def test_an_orderly_end_takes_no_proof_away_that_another_process_has_brought(cache: PlanCache) -> None:
+def test_an_orderly_end_does_not_undo_another_process_s_success(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     trial = CrashCounter(cache.crash_marker(_KEY))
     trial.begin(engine="tensorrt")
@@ -312,13 +312,13 @@ def test_an_orderly_end_takes_no_proof_away_that_another_process_has_brought(cac
     assert CrashCounter(cache.crash_marker(_KEY)).starts is None
 
 
-def test_a_damaged_marker_is_taken_for_a_bad_end(cache: PlanCache) -> None:
+def test_a_damaged_crash_marker_counts_as_one_crash(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     cache.crash_marker(_KEY).write_bytes(b"\0\0\0")
     assert CrashCounter(cache.crash_marker(_KEY)).starts == 1
 
 
-def test_a_plan_that_was_proven_is_no_longer_watched(cache: PlanCache) -> None:
+def test_a_plan_that_has_run_well_is_no_longer_counted(cache: PlanCache) -> None:
     cache.store(_KEY, _CONTENT, {})
     cache.crash_marker(_KEY).write_text(json.dumps({"form": 1, "facts": {}, "value": None}))
     for _ in range(STARTS + 1):
@@ -327,7 +327,7 @@ def test_a_plan_that_was_proven_is_no_longer_watched(cache: PlanCache) -> None:
         assert trial.note_success()
 
 
-def test_a_cache_that_cannot_be_written_keeps_no_plan_from_serving(tmp_path: Path) -> None:
+def test_a_plan_serves_from_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "plans").write_text("a file where the folder should be")
     trial = CrashCounter(tmp_path / "plans" / "x.crashes")
     trial.begin(engine="tensorrt")

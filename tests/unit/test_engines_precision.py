@@ -1,4 +1,4 @@
-"""fp16 and int8 graphs: what is converted, what stays, what is kept on disk, and what is refused."""
+"""fp16 and int8 graphs: what is converted, what stays in fp32, what is cached, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _noise(count: int = 4) -> Images:
     return np.random.default_rng(5).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-def test_an_fp16_graph_computes_its_layers_in_fp16_between_the_same_ends(
+def test_an_fp16_graph_computes_layers_in_fp16_between_the_same_inputs_and_outputs(
     package: ModelPackage, tmp_path: Path
 ) -> None:
     model = onnx.load(precise_graph(package, cache_dir=tmp_path, precision="fp16").graph.path)
@@ -50,7 +50,7 @@ def test_an_fp16_graph_computes_its_layers_in_fp16_between_the_same_ends(
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 1e-3), ("int8", 0.03)])
-def test_a_precise_graph_keeps_the_answers(
+def test_a_converted_graph_keeps_the_labels(
     package: ModelPackage, tmp_path: Path, precision: str, tolerance: float
 ) -> None:
     assert precision in ("fp16", "int8")
@@ -61,7 +61,7 @@ def test_a_precise_graph_keeps_the_answers(
     assert precise.kept_layers == ()
 
 
-def test_fp16_leaves_out_operators_that_leave_its_range() -> None:
+def test_fp16_keeps_operators_that_exceed_its_range_in_fp32() -> None:
     nodes = [
         helper.make_node("Mul", ["x", "big"], ["scaled"]),
         helper.make_node("Pow", ["scaled", "two"], ["square"]),
@@ -72,7 +72,7 @@ def test_fp16_leaves_out_operators_that_leave_its_range() -> None:
     assert _largest_difference(model, np.full((1, 4), 3, np.float32)) < 5
 
 
-def test_fp16_leaves_out_layers_whose_weights_it_cannot_hold() -> None:
+def test_fp16_keeps_layers_with_too_large_weights_in_fp32() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Mul", ["m", "small"], ["y"])]
     weights: dict[str, object] = {"w": np.full((4, 4), 1e6, np.float32), "small": np.float32(1e-6)}
     converted = half_model(_model(nodes, weights))
@@ -80,7 +80,7 @@ def test_fp16_leaves_out_layers_whose_weights_it_cannot_hold() -> None:
     assert kept["w"] == TensorProto.FLOAT
 
 
-def test_fp16_takes_constants_branches_and_outputs_that_layers_make_directly() -> None:
+def test_fp16_converts_constants_branches_and_direct_outputs() -> None:
     constant = numpy_helper.from_array(np.ones((4, 4), np.float32))
     nodes = [
         helper.make_node("Constant", [], ["w"], value=constant),
@@ -92,14 +92,14 @@ def test_fp16_takes_constants_branches_and_outputs_that_layers_make_directly() -
     assert _largest_difference(_model(nodes, {}), np.ones((1, 4), np.float32)) < 0.05
 
 
-def test_a_precise_graph_is_made_once(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_graph_is_converted_once(package: ModelPackage, tmp_path: Path) -> None:
     first = precise_graph(package, cache_dir=tmp_path, precision="int8")
     written = first.graph.path.stat().st_mtime_ns
     assert precise_graph(package, cache_dir=tmp_path, precision="int8") == first
     assert first.graph.path.stat().st_mtime_ns == written
 
 
-def test_a_damaged_precise_graph_is_made_again(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_damaged_graph_is_converted_again(package: ModelPackage, tmp_path: Path) -> None:
     first = precise_graph(package, cache_dir=tmp_path, precision="int8")
     content = bytearray(first.graph.path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -107,20 +107,20 @@ def test_a_damaged_precise_graph_is_made_again(package: ModelPackage, tmp_path: 
     assert precise_graph(package, cache_dir=tmp_path, precision="int8").graph.sha256 == first.graph.sha256
 
 
-def test_other_calibration_pictures_make_another_int8_graph(package: ModelPackage, tmp_path: Path) -> None:
+def test_different_calibration_images_make_a_different_int8_graph(package: ModelPackage, tmp_path: Path) -> None:
     first = precise_graph(package, cache_dir=tmp_path / "cache", precision="int8")
     package.calibration[0].write_bytes(package.calibration[1].read_bytes())
     changed = precise_graph(package, cache_dir=tmp_path / "cache", precision="int8")
     assert changed.graph.path != first.graph.path
 
 
-def test_int8_without_calibration_pictures_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_int8_without_calibration_images_is_refused_with_a_remedy(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path, calibration=0))
     with pytest.raises(PrecisionRejected, match=r"no calibration images.*calibration folder.*fp16"):
         precise_graph(package, cache_dir=tmp_path, precision="int8")
 
 
-def test_int8_leaves_preprocessing_and_softmax_alone(package: ModelPackage, tmp_path: Path) -> None:
+def test_int8_keeps_preprocessing_and_softmax_in_fp32(package: ModelPackage, tmp_path: Path) -> None:
     model = onnx.load(precise_graph(package, cache_dir=tmp_path, precision="int8").graph.path)
     producers = {name: node for node in model.graph.node for name in node.output}
     softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
@@ -148,7 +148,7 @@ def test_int8_that_needs_most_layers_in_fp32_is_refused_with_figures(tmp_path: P
     assert caught.value.exit_code == 69
 
 
-def test_int8_takes_models_of_an_older_operator_set(tmp_path: Path) -> None:
+def test_int8_converts_models_with_an_older_opset(tmp_path: Path) -> None:
     model = colour_model()
     model.opset_import[0].version = 11
     package = load_package(write_colour_package(tmp_path, model=model))

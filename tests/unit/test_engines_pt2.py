@@ -1,4 +1,4 @@
-"""torch.export archives are read without torch, and refused by the same facts as ONNX models."""
+"""torch.export archives are read without torch and checked like ONNX models."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write(tmp_path: Path, data: bytes) -> Path:
 
 @pytest.mark.parametrize("path", ["trees/models/model.json", "serialized_exported_program.json"])
 @pytest.mark.parametrize(("batch", "found"), [(1, 1), (_DYNAMIC, None)])
-def test_an_archive_tells_its_signature(tmp_path: Path, path: str, batch: Any, found: int | None) -> None:
+def test_a_signature_is_read_from_the_archive(tmp_path: Path, path: str, batch: Any, found: int | None) -> None:
     package = load_package(write(tmp_path, archive(program([batch, 3, 6, 8], [batch, 5]), path=path)))
     signature = package.signature
     assert package.format == "pt2"
@@ -67,7 +67,7 @@ def test_an_archive_tells_its_signature(tmp_path: Path, path: str, batch: Any, f
     assert (signature.layout, signature.dtype, signature.batch, signature.classes) == ("NCHW", "float32", found, 5)
 
 
-def test_a_half_precision_channels_last_program_is_told_apart(tmp_path: Path) -> None:
+def test_a_half_precision_channels_last_program_is_recognised(tmp_path: Path) -> None:
     signature = load_package(write(tmp_path, archive(program([1, 6, 8, 3], [1, 5], dtype=6)))).signature
     assert (signature.layout, signature.dtype) == ("NHWC", "float16")
 
@@ -97,7 +97,7 @@ def test_an_archive_that_does_not_fit_is_refused_with_the_facts(tmp_path: Path, 
         assert fact in caught.value.message
 
 
-def test_no_serving_graph_is_made_of_a_torch_program(tmp_path: Path) -> None:
+def test_a_torch_program_has_no_serving_graph(tmp_path: Path) -> None:
     package = load_package(write(tmp_path, archive(program([1, 3, 6, 8], [1, 5]))))
     with pytest.raises(ModelRejected, match=r"model\.pt2 is a torch\.export program.*engine: torch"):
         build_serving_model(package)

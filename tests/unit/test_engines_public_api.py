@@ -1,4 +1,4 @@
-"""The engines' public names are all there, though each is imported only when it is asked for."""
+"""Every public name of engines exists, and is imported only on first use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 import engines
 
 
-def test_every_public_name_can_be_had() -> None:
+def test_every_public_name_can_be_imported() -> None:
     assert {name for name in engines.__all__ if not hasattr(engines, name)} == set()
     assert set(engines.__all__) <= set(dir(engines))
 
 
-def test_the_package_alone_loads_no_heavy_library() -> None:
+def test_importing_engines_loads_no_heavy_library() -> None:
     code = "import sys, engines; sys.exit(str({'numpy', 'cv2', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.stderr == "set()\n"

@@ -1,4 +1,4 @@
-"""Builds run in a child that is bounded in time and memory, heard while it works, and never outlives who waits."""
+"""Builds run in a child with limits of time and memory, which reports progress and never outlives its parent."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     return start
 
 
-def test_the_child_s_result_comes_back_and_its_progress_is_heard(run: Callable[..., dict[str, object]]) -> None:
+def test_the_child_s_result_and_progress_are_received(run: Callable[..., dict[str, object]]) -> None:
     heard: list[tuple[str, float | None]] = []
     result = run("good", report=lambda phase, elapsed_s, ratio: heard.append((phase, ratio)))
     assert result == {"answer": 42}
@@ -70,7 +70,7 @@ def test_the_child_s_result_comes_back_and_its_progress_is_heard(run: Callable[.
     assert heard
 
 
-def test_elapsed_time_is_told_while_the_child_says_nothing(run: Callable[..., dict[str, object]]) -> None:
+def test_elapsed_time_is_reported_while_the_child_is_silent(run: Callable[..., dict[str, object]]) -> None:
     heard: list[float] = []
     enough = threading.Event()
 
@@ -88,29 +88,29 @@ def test_elapsed_time_is_told_while_the_child_says_nothing(run: Callable[..., di
     ("name", "words"),
     [("failing", "exit code 1.*no such layer"), ("crashing", "signal 11"), ("silent", "no output")],
 )
-def test_a_child_that_fails_is_told_with_its_last_words(
+def test_a_child_that_fails_is_reported_with_its_last_output(
     name: str, words: str, run: Callable[..., dict[str, object]]
 ) -> None:
     with pytest.raises(BuildFailed, match=words):
         run(name)
 
 
-def test_a_child_that_takes_too_long_is_ended(run: Callable[..., dict[str, object]]) -> None:
+def test_a_child_that_takes_too_long_is_killed(run: Callable[..., dict[str, object]]) -> None:
     with pytest.raises(BuildFailed, match=r"of time, the limit is.*build_timeout_s"):
         run("sleeping", limits=ChildLimits(timeout_s=0.3, memory_bytes=2**40, free_bytes=0))
 
 
-def test_a_child_that_closes_its_mouth_is_still_watched(run: Callable[..., dict[str, object]]) -> None:
+def test_a_child_that_closes_its_output_is_still_watched(run: Callable[..., dict[str, object]]) -> None:
     with pytest.raises(BuildFailed, match="of time"):
         run("deaf", limits=ChildLimits(timeout_s=0.5, memory_bytes=2**40, free_bytes=0))
 
 
-def test_a_child_that_takes_too_much_memory_is_ended(run: Callable[..., dict[str, object]]) -> None:
+def test_a_child_that_uses_too_much_memory_is_killed(run: Callable[..., dict[str, object]]) -> None:
     with pytest.raises(BuildFailed, match=r"of memory, the limit is 200 MiB.*build_memory_mib"):
         run("greedy", limits=ChildLimits(timeout_s=60, memory_bytes=200 * 2**20, free_bytes=0))
 
 
-def test_a_child_is_ended_before_the_system_runs_out_of_memory(run: Callable[..., dict[str, object]]) -> None:
+def test_a_child_is_killed_before_the_system_runs_out_of_memory(run: Callable[..., dict[str, object]]) -> None:
     with pytest.raises(BuildFailed, match="must stay free"):
         run("sleeping", limits=ChildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=2**50))
 
@@ -122,7 +122,7 @@ def test_a_child_is_ended_before_the_system_runs_out_of_memory(run: Callable[...
         ("MemoryError()", r"exit code 1 .*MemoryError.*Choose another engine"),
     ],
 )
-def test_a_mistake_of_this_program_is_told_from_what_the_job_asks_for(
+def test_a_bug_in_this_program_is_told_apart_from_a_failed_job(
     error: str, words: str, run: Callable[..., dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "build_mistaken.py").write_text(
@@ -141,10 +141,8 @@ run_build("slow_child", {}, what="m", limits=ChildLimits(timeout_s=600, memory_b
 """
 
 
-def test_the_real_child_dies_with_its_parent_however_that_dies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The parent is killed in a way that lets it clean up nothing."""
+def test_the_real_child_dies_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent is killed by SIGKILL, so it cannot clean up."""
     slow = tmp_path / "slow_child.py"
     slow.write_text(
         "import time\nfrom engines.sandbox.serve import bind_to_parent\n"

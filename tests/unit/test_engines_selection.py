@@ -1,4 +1,4 @@
-"""Which engine a measurement chooses, and until when that is remembered."""
+"""Which engine a measurement selects, and until when that selection is remembered."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
     return load_package(write_colour_package(tmp_path_factory.mktemp("package"), calibration=0))
 
 
-def test_the_lowest_median_wins_whatever_the_order() -> None:
+def test_the_lowest_median_wins_in_any_order() -> None:
     rows = [_measured("a", 3.0, 3.1), _measured("b", 2.0, 4.0), _measured("c", 2.5, 2.6)]
     assert [one.engine for one in select_fastest(rows).measurements] == ["b", "c", "a"]
 
 
-def test_medians_within_two_percent_are_told_apart_by_the_tail() -> None:
+def test_medians_within_two_percent_are_decided_by_p90() -> None:
     assert select_fastest([_measured("a", 2.00, 5.0), _measured("b", 2.03, 2.1)]).engine == "b"
 
 
-def test_every_loser_is_told_by_how_much() -> None:
+def test_every_slower_engine_is_rejected_with_its_figures() -> None:
     choice = select_fastest([_measured("a", 2.0, 2.2), _measured("b", 3.5, 3.9)], [Rejection("c", "absent", "get it")])
     assert [one.engine for one in choice.rejections] == ["c", "b"]
     assert "p50 3.50 ms" in choice.rejections[1].reason
     assert "a has p50 2.00 ms" in choice.rejections[1].reason
 
 
-def test_engines_are_measured_often_enough_and_each_as_often(package: ModelPackage) -> None:
+def test_every_engine_is_measured_equally_often(package: ModelPackage) -> None:
     engines = {name: GoodEngine(max_batch=1, side=32) for name in ("a", "b")}
     rows = measure(dict(engines), package)
     assert [one.engine for one in rows] == ["a", "b"]
@@ -49,7 +49,7 @@ def test_engines_are_measured_often_enough_and_each_as_often(package: ModelPacka
     assert all(0 < one.p50_ms <= one.p90_ms for one in rows)
 
 
-def test_a_choice_survives_the_disk(tmp_path: Path) -> None:
+def test_a_selection_is_read_as_it_was_saved(tmp_path: Path) -> None:
     memory = SelectionStore(tmp_path)
     assert not memory.is_used()
     choice = select_fastest([_measured("a", 2.0, 2.2)], [Rejection("c", "absent", "get it")])
@@ -62,14 +62,14 @@ def test_a_choice_survives_the_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["", "[]", "{}", '{"engine": "a", "measured_at": "", "measurements": [], "unmeasured": []}', "7"]
 )
-def test_a_damaged_choice_is_measured_again(tmp_path: Path, value: str) -> None:
+def test_a_damaged_selection_is_measured_again(tmp_path: Path, value: str) -> None:
     memory = SelectionStore(tmp_path)
     memory.save({}, select_fastest([_measured("a", 2.0, 2.2)]))
     next((tmp_path / "selections").glob("*.json")).write_text('{"form": 1, "facts": {}, "value": ' + value + "}")
     assert memory.load({}) is None
 
 
-def test_another_power_mode_version_or_device_is_another_choice(package: ModelPackage, tmp_path: Path) -> None:
+def test_a_different_power_mode_version_or_device_has_its_own_selection(package: ModelPackage, tmp_path: Path) -> None:
     here = describe()
     options = EngineOptions(cache_dir=tmp_path)
     elsewhere = [
@@ -88,14 +88,16 @@ def test_another_power_mode_version_or_device_is_another_choice(package: ModelPa
     "change",
     [{"precision": "fp16"}, {"precision": "int8"}, {"max_batch": 4}, {"options": {"threads": 1}}, {"workers": 2}],
 )
-def test_other_wishes_are_another_choice(change: dict[str, object], package: ModelPackage, tmp_path: Path) -> None:
+def test_different_options_have_their_own_selection(
+    change: dict[str, object], package: ModelPackage, tmp_path: Path
+) -> None:
     here = replace(describe(), cpu_cores=4)
     options = EngineOptions(cache_dir=tmp_path)
     changed = replace(options, **change)  # type: ignore[arg-type]  # its own fields
     assert selection_key(package, changed, here) != selection_key(package, options, here)
 
 
-def test_another_preprocessing_activation_or_calibration_is_another_choice(tmp_path: Path) -> None:
+def test_different_preprocessing_activation_or_calibration_has_its_own_selection(tmp_path: Path) -> None:
     here, options = describe(), EngineOptions(cache_dir=tmp_path, precision="int8")
     package = load_package(write_colour_package(tmp_path / "package", calibration=4))
     others = [
@@ -107,8 +109,8 @@ def test_another_preprocessing_activation_or_calibration_is_another_choice(tmp_p
     assert len(keys) == 1 + len(others)
 
 
-def test_the_int8_form_of_each_engine_is_part_of_an_int8_choice(tmp_path: Path) -> None:
-    """A processor or a program that takes another form has other figures."""
+def test_an_int8_selection_depends_on_the_int8_form_of_each_engine(tmp_path: Path) -> None:
+    """Another form has other timings."""
     package = load_package(write_colour_package(tmp_path / "package", calibration=4))
     key = selection_key(package, EngineOptions(cache_dir=tmp_path, precision="int8"), describe())
     conversion = key["conversion"]

@@ -1,4 +1,4 @@
-"""Files are whole or absent, addresses name facts, records are read only where they are what was written."""
+"""Files are complete or absent, addresses depend on facts, and only intact records are read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: 
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_a_private_file_is_of_this_user_alone_and_another_follows_the_umask(tmp_path: Path) -> None:
+def test_a_private_file_is_for_this_user_and_others_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_atomic(tmp_path / "private", b"x")
@@ -51,7 +51,7 @@ def test_a_private_file_is_of_this_user_alone_and_another_follows_the_umask(tmp_
     assert modes == [0o600, 0o640]
 
 
-def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+def test_a_link_instead_of_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"untouched")
     (tmp_path / "file").symlink_to(target)
@@ -88,7 +88,7 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", _DAMAGE.values(), ids=_DAMAGE)
 @pytest.mark.parametrize("read", [read_with_checksum, read_owned_with_checksum])
-def test_a_content_is_read_only_as_it_was_written(
+def test_content_with_a_wrong_checksum_is_not_read(
     tmp_path: Path, read: Callable[[Path], bytes | None], damage: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "folder" / "file"
@@ -99,7 +99,7 @@ def test_a_content_is_read_only_as_it_was_written(
     assert read(path) is None
 
 
-def test_a_content_that_others_may_write_is_refused_where_that_matters(tmp_path: Path) -> None:
+def test_owned_content_that_others_may_write_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file"
     write_with_checksum(path, b"content")
     path.chmod(0o622)
@@ -115,7 +115,7 @@ def test_an_address_depends_on_the_facts_and_not_on_their_order(facts: dict[str,
     assert len(content_address(facts, chars=16)) == 16
 
 
-def test_a_record_is_read_as_it_was_written_and_only_for_its_facts(tmp_path: Path) -> None:
+def test_a_record_is_read_only_with_its_facts(tmp_path: Path) -> None:
     path = record_path(tmp_path / "records", {"a": 1}, prefix="model-")
     assert path.name.startswith("model-")
     assert path != record_path(tmp_path / "records", {"a": 2}, prefix="model-")
@@ -126,7 +126,7 @@ def test_a_record_is_read_as_it_was_written_and_only_for_its_facts(tmp_path: Pat
     assert _record(path, a=1, b=(1, 2), form=2).load() is None
 
 
-def test_no_record_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+def test_a_missing_record_and_a_damaged_one_raise_different_errors(tmp_path: Path) -> None:
     record = _record(tmp_path / "record.json")
     with pytest.raises(FileNotFoundError):
         record.read()
@@ -139,21 +139,21 @@ def test_no_record_is_told_from_a_damaged_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"form": 1, "facts": {}}', '{"form": 1, "value": 7}',
                                      '{"form": 1, "facts": {}, "value": "x"}',
                                      '{"form": 1, "facts": {}, "value": null}'])  # fmt: skip
-def test_what_is_no_record_is_damaged(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_record_is_damaged(tmp_path: Path, content: str) -> None:
     record = _record(tmp_path / "record.json")
     record.path.write_text(content)
     with pytest.raises(RecordDamaged):
         record.read()
 
 
-def test_a_decoder_that_finds_another_shape_makes_a_damaged_record(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_decoded_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text(json.dumps({"form": 3, "facts": {}, "value": 7}))
     with pytest.raises(RecordDamaged):
         _record(path, form=3).read()
 
 
-def test_an_owned_record_that_others_may_write_is_not_believed(tmp_path: Path) -> None:
+def test_an_owned_record_that_others_may_write_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "records" / "record.json"
     _record(path).save(7)
     assert _record(path, is_owned=True).load() == 7

@@ -1,4 +1,4 @@
-"""The strict YAML reader: what it takes, where it says things stand, and what it refuses."""
+"""The strict YAML reader: what it accepts, which positions it reports, and what it refuses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_scalar_that_yaml_reads_surprisingly_is_refused_with_how_to_quote_it(s
 
 
 @pytest.mark.parametrize("number", ["1e999", "9" * 65])
-def test_a_number_that_no_field_can_hold_is_refused(number: str) -> None:
+def test_a_number_out_of_range_is_refused(number: str) -> None:
     assert "number" in refused(f"a: {number}\n").message
 
 
@@ -101,7 +101,7 @@ def test_a_repeated_key_in_a_flow_mapping_is_refused() -> None:
         ("a: \x00\n", "does not allow"),
     ],
 )
-def test_what_is_not_taken_is_refused_by_name(text: str, fact: str) -> None:
+def test_unsupported_yaml_is_refused_by_name(text: str, fact: str) -> None:
     assert fact in refused(text).message
 
 
@@ -127,7 +127,7 @@ def test_the_position_of_a_forbidden_character_is_its_own_after_a_byte_order_mar
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_text_is_told_how_to_save_it(encoding: str) -> None:
+def test_utf_16_text_is_refused_with_a_remedy(encoding: str) -> None:
     assert "save it as UTF-8" in refused("version: 1\n".encode(encoding).decode()).message
 
 
@@ -151,9 +151,7 @@ def test_utf_16_text_is_told_how_to_save_it(encoding: str) -> None:
         ("a:\n\tb: 1\n", (2, 1), "a tab"),
     ],
 )
-def test_a_slip_is_named_where_it_was_made_in_the_terms_of_the_file(
-    text: str, place: tuple[int, int], fact: str
-) -> None:
+def test_a_mistake_is_reported_where_it_was_made(text: str, place: tuple[int, int], fact: str) -> None:
     error = refused(text)
     assert (error.line, error.column) == place
     assert error.message.startswith("not valid YAML: ")

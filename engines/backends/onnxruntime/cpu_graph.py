@@ -30,6 +30,7 @@ class CpuGraph:
 def cpu_graph(model: Path, settings: SessionSettings) -> CpuGraph:
     """Return the optimised form of ``model``, made on first use. It is valid for this CPU and this version only."""
     ort = library()
+    # The optimised graph depends on the instruction sets, and machines may share a state directory.
     stamp = content_address([str(ort.__version__), cpu_model(), _cpu_flags()], chars=16)
     kept = model.with_name(f"{model.stem}.cpu-{stamp}.onnx")
     if _is_intact(kept):

@@ -120,8 +120,9 @@ def _on_cuda(plan: SessionPlan, graph: ServingGraph) -> OpenedSession:
 def _on_tensorrt(
     plan: SessionPlan, package: ModelPackage, options: EngineOptions, graph: ServingGraph
 ) -> OpenedSession:
-    """Open the plans of an earlier build, else build them. Only a sandboxed child builds: it can be watched and
-    killed.
+    """Open the plans of an earlier build, else build them.
+
+    Only a sandboxed child builds: it can be watched and killed.
     """
     load_libraries(TENSORRT)
     gpus = gpus_from_answer(run_child("cuda_child"))
@@ -184,6 +185,7 @@ def _built(plan: SessionPlan, directory: Path) -> Any:
     try:
         return create_session(plan)
     except EngineUnavailable:
+        # A context model needs a graph that TensorRT takes as a whole: build again without one.
         return create_session(replace(plan, provider_options=without_context(plan.provider_options, directory)))
 
 

@@ -1,8 +1,7 @@
 """Creates an ONNX Runtime session that runs on the wanted provider, or fails.
 
 ONNX Runtime falls back to the CPU without an exception in several ways. Each is switched off here, and the provider
-that
-really runs is read back.
+that really runs is read back.
 """
 
 from __future__ import annotations

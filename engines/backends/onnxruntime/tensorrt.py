@@ -1,8 +1,7 @@
 """The options of ONNX Runtime's TensorRT provider, and the directory of its plans.
 
 The provider's own cache key leaves options out, so each full configuration has its own directory. A plan is native
-code:
-the files are checked against the hashes taken after the build before the provider may read them.
+code: the files are checked against the hashes taken after the build before the provider may read them.
 Source: ONNX Runtime documentation, TensorRT execution provider, and the options of ONNX Runtime 1.31.
 """
 

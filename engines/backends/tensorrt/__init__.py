@@ -6,5 +6,5 @@ plans.py                              the plan that this device needs, from the 
 cuda/  buffers.py                     the boundary to CUDA, through either of two libraries; pinned memory
 session.py                            a loaded plan
 crash_counter.py                      plans that crash the process are not loaded for ever
-engine.py  load.py                    the engine; from a package to an engine
+engine.py                             the engine, and from a package to an open engine
 """

@@ -64,6 +64,7 @@ class PlanBuilder:
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BuilderRefused(f"TensorRT gave no plan: {self.log.errors(mark)}")
+        # IHostMemory only has the buffer protocol.
         content = bytes(plan)
         kept = config.get_timing_cache() if cache is not None else None
         timings = b"" if kept is None else bytes(kept.serialize())
@@ -113,6 +114,7 @@ class PlanBuilder:
         if cache is None and content:
             self.notes.append("the timing cache was of another version; a new one is started")
             cache = config.create_timing_cache(b"")
+        # Without ignore_mismatch a cache of another GPU is refused: its timings would select the wrong tactics.
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             self.notes.append("TensorRT does not accept a timing cache")
             return None
@@ -146,6 +148,7 @@ def _monitor(base: Any, report: Report) -> Any:
         def step_complete(self, phase_name: str, step: int) -> bool:
             if phase_name in self._steps:
                 report(f"building: {phase_name}", min(1.0, (step + 1) / self._steps[phase_name]))
+            # False would cancel the build.
             return True
 
         def phase_finish(self, phase_name: str) -> None:

@@ -18,8 +18,7 @@ class CrashCounter:
     """Counts the starts of a plan until it has run well. The count is written before the plan is loaded.
 
     An orderly end takes the start back; a crash, a kill or a lost device leaves it counted. The counter cannot know
-    who sent
-    a kill: ``kill -9`` by an operator counts like the out-of-memory killer, and the message says so.
+    who sent a kill: ``kill -9`` by an operator counts like the out-of-memory killer, and the message says so.
     """
 
     def __init__(self, marker: Path) -> None:

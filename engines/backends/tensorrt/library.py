@@ -18,8 +18,10 @@ from engines.errors import EngineUnavailable
 MIN_VERSION = (8, 5)
 """The first version with the named-tensor calls."""
 
+# From 11 on all networks are strongly typed, and the precision flags are gone.
 _LAST_WEAKLY_TYPED = 10
 _KEPT = 32
+# TensorRT reports missing memory only as text; 2 is cudaErrorMemoryAllocation.
 _MEMORY_WORDS = ("out of memory", "outofmemory", "cudamalloc", "insufficient memory", "error code 2")
 
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from engines.backends.tensorrt.cuda.choice import AUTO, LIBRARIES
+from engines.backends.tensorrt.cuda.libraries import AUTO, LIBRARIES
 from engines.errors import OptionsRejected
 
 _NAMES: Mapping[str, tuple[str, ...]] = {"cuda_library": (AUTO, *LIBRARIES)}

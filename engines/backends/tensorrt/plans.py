@@ -191,6 +191,7 @@ def _job(request: PlanRequest, target: Path) -> BuildJob:
     shapes = [(count, size.height, size.width, 3) for count in _batches(graph, request.options, settings)]
     version = str(request.key.facts["tensorrt"])
     board = content_address([request.gpu.name, request.gpu.compute_capability], chars=12)
+    # By default a tactic may use all device memory, which on a Jetson is the memory of the CPU too.
     workspace = min(_USUAL_WORKSPACE_BYTES, request.gpu.memory_bytes // 4 or _USUAL_WORKSPACE_BYTES)
     return BuildJob(
         graph=str(graph.path),

@@ -107,6 +107,7 @@ class PlanSession:
                 with self._device.errors(f"the graph of a batch of {count}"):
                     graph.launch()
             self._device.finish()
+        # A copy, because the next run overwrites the pinned buffer.
         scores: Scores = np.array(buffers.scores[:count])
         return scores
 
@@ -171,12 +172,12 @@ class PlanSession:
         return context
 
     def _refusal(self, what: str, mark: int) -> EngineError:
-        words = self._log.errors(mark)
-        kind = OutOfMemory if is_out_of_memory(words) else EngineUnavailable
+        reason = self._log.errors(mark)
+        kind = OutOfMemory if is_out_of_memory(reason) else EngineUnavailable
         return kind(
-            f"TensorRT {self._trt.__version__} {what}: {words}. Build it again: agent build --force",
+            f"TensorRT {self._trt.__version__} {what}: {reason}. Build it again: agent build --force",
             engine="tensorrt",
-            reason=f"TensorRT {what}: {words}",
+            reason=f"TensorRT {what}: {reason}",
             remedy="agent build --force",
         )
 
@@ -185,6 +186,7 @@ class PlanSession:
         buffers, device = self._buffers, self._device
         if buffers is None:
             return False
+        # All on one stream, so each step starts after the one before; ``finish`` waits for the last.
         self.device_copies = buffers.upload(rows)
         if not is_prepared and not self._prepare(context, rows):
             return False
@@ -212,11 +214,14 @@ class PlanSession:
         context = self._engine.create_execution_context()
         if context is None:
             raise GraphsUnavailable(f"no further execution context: {self._log.errors(mark)}")
+        # In the first run after a change of shape TensorRT updates its state, which a graph must not record. Source:
+        # TensorRT developer guide, "CUDA Graphs".
         with self._device.errors("a run before a capture"):
             if not (self._prepare(context, rows) and self._enqueue(context, rows, is_prepared=True)):
                 raise GraphsUnavailable(f"a run before the capture was refused: {self._log.errors(mark)}")
             self._device.finish()
             graph = CapturedGraph(self._device.context.stream, lambda: self._enqueue(context, rows, is_prepared=True))
+        # Kept: the graph uses the memory of the context that it was captured from.
         self._contexts.append(context)
         return graph
 

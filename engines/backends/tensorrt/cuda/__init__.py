@@ -1,11 +1,12 @@
-"""The boundary to CUDA: one small interface, PyCUDA or cuda-bindings behind it.
+"""The boundary to CUDA: one small interface, with PyCUDA or cuda-bindings behind it.
 
-contract.py   what the engine needs of a CUDA library, and how a failed call is told
-pycuda.py     through PyCUDA, which must be compiled on the board
-bindings.py   through cuda-bindings, NVIDIA's wheels: no compiler needed
-choice.py     which of the two is used
-device.py     one device with its context: errors become those of `engines.errors`
-graphs.py     CUDA graphs, always through cuda-bindings: PyCUDA has none
+contract.py     what the engine needs of a CUDA library, and the exception for a failed call
+pycuda.py       the contract on PyCUDA, which must be compiled on the board
+bindings.py     the contract on cuda-bindings, NVIDIA's own wheels
+libraries.py    selects one of the two
+device.py       one device with its context and stream; translates failed calls into ``engines.errors``
+graphs.py       CUDA graphs, always through cuda-bindings, because PyCUDA has none
+probe_child.py  probe: which library works here
 """
 
 from engines.backends.tensorrt.cuda.device import CudaDevice

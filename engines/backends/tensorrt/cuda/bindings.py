@@ -1,4 +1,4 @@
-"""CUDA through cuda-bindings, NVIDIA's own package: the driver API as functions that give an error code first.
+"""CUDA through cuda-bindings, NVIDIA's own package: the driver API as functions that return an error code first.
 
 Source: CUDA driver API, https://docs.nvidia.com/cuda/cuda-driver-api/; the package's documentation, "driver".
 """
@@ -20,10 +20,10 @@ _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 def load_bindings() -> Bindings:
-    """Import cuda-bindings and hold its version against the driver's.
+    """Import cuda-bindings and compare its version with the driver's.
 
     Raises:
-        LibraryUnusable: it is absent, does not load, finds no driver, or is made for a newer one.
+        LibraryUnusable: it is absent, does not load, finds no driver, or needs a newer one.
     """
     try:
         module = importlib.import_module("cuda.bindings.driver")
@@ -40,7 +40,7 @@ def load_bindings() -> Bindings:
             f"cuda-bindings {version} finds no NVIDIA driver: {exc}", remedy="install the driver"
         ) from exc
     wanted = int(module.CUDA_VERSION)
-    # A newer minor version works on an older driver, a newer major version does not.
+    # A newer minor version works with an older driver, a newer major version does not.
     # Source: CUDA compatibility guide, "Minor Version Compatibility".
     if wanted // 1000 > known // 1000:
         raise LibraryUnusable(
@@ -51,7 +51,7 @@ def load_bindings() -> Bindings:
 
 
 class Bindings:
-    """See `engines.backends.tensorrt.cuda.contract.CudaLibrary`."""
+    """See ``engines.backends.tensorrt.cuda.contract.CudaLibrary``."""
 
     name = NAME
 
@@ -61,35 +61,35 @@ class Bindings:
         self.version = version
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call one function of the driver and give its value, None where it has none.
+        """Call one function of the driver and return its first value, None if it has none.
 
         Raises:
-            CallFailed: it gave an error, or neither the driver nor the package has it.
+            CallFailed: the function failed, or the driver or the package does not have it.
         """
         try:
             code, *values = getattr(self.driver, name)(*arguments)
-        except (AttributeError, RuntimeError) as exc:  # no driver, or a function that it does not have
+        except (AttributeError, RuntimeError) as exc:  # no driver, or one without this function
             raise CallFailed(f"{name} failed: {exc}") from exc
         if int(code):
-            raise CallFailed(f"{name} failed: {self._words(code)}", is_memory=int(code) == _OUT_OF_MEMORY)
+            raise CallFailed(f"{name} failed: {self._error_text(code)}", is_memory=int(code) == _OUT_OF_MEMORY)
         return values[0] if values else None
 
-    def _words(self, code: Any) -> str:
+    def _error_text(self, code: Any) -> str:
         failed, text = self.driver.cuGetErrorString(code)
         return f"error {int(code)}" if int(failed) or not text else text.decode(errors="replace")
 
     def device_count(self) -> int:
-        """Initialise and count."""
+        """Initialise CUDA and count the devices."""
         self.call("cuInit", 0)
         return int(self.call("cuDeviceGetCount"))
 
     def device_name(self, device_id: int) -> str:
-        """Name of a device."""
+        """Return the name of a device."""
         name: bytes = self.call("cuDeviceGetName", 256, self.call("cuDeviceGet", device_id))
         return name.split(b"\0", 1)[0].decode(errors="replace")
 
     def is_integrated(self, device_id: int) -> bool:
-        """Whether it shares the CPU's memory."""
+        """Whether the device shares the CPU's memory."""
         attribute = self.driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED
         return bool(self.call("cuDeviceGetAttribute", attribute, self.call("cuDeviceGet", device_id)))
 
@@ -100,10 +100,10 @@ class Bindings:
 
 
 class BindingsContext:
-    """See `engines.backends.tensorrt.cuda.contract.CudaContext`. Nothing is freed unless it is asked for."""
+    """See ``engines.backends.tensorrt.cuda.contract.CudaContext``. Nothing is freed automatically."""
 
     def __init__(self, bindings: Bindings, device: Any, context: Any) -> None:
-        """Take over a retained context."""
+        """Take ownership of a retained context."""
         self._cuda = bindings
         self._device = device
         self._context = context
@@ -116,15 +116,15 @@ class BindingsContext:
         return int(self._stream)
 
     def push(self) -> None:
-        """Make it current."""
+        """Make the context current."""
         self._cuda.call("cuCtxPushCurrent", self._context)
 
     def pop(self) -> None:
-        """Take it off the thread."""
+        """Remove the context from the thread."""
         self._cuda.call("cuCtxPopCurrent")
 
     def open_stream(self, *, blocking_sync: bool) -> None:
-        """Make the stream, and the event that tells its end."""
+        """Create the stream, and the event that ``wait`` waits for."""
         driver = self._cuda.driver
         flags = int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
         if blocking_sync:
@@ -142,8 +142,8 @@ class BindingsContext:
         self._cuda.call("cuCtxSynchronize")
 
     def free_bytes(self) -> int:
-        """Free device memory."""
-        # Two values follow the code; `call` gives the first, which is what is free.
+        """Return the free device memory."""
+        # cuMemGetInfo returns free and total memory; ``call`` returns the first value.
         return int(self._cuda.call("cuMemGetInfo"))
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic], *, is_mapped: bool) -> HostMemory:
@@ -153,11 +153,12 @@ class BindingsContext:
         flag = driver.CU_MEMHOSTALLOC_DEVICEMAP if is_mapped else driver.CU_MEMHOSTALLOC_PORTABLE
         address = int(self._cuda.call("cuMemHostAlloc", size_bytes, int(flag)))
         mapped = int(self._cuda.call("cuMemHostGetDevicePointer", address, 0)) if is_mapped else None
+        # The array does not own this memory: ``free_host`` frees it and empties the array.
         buffer = (ctypes.c_uint8 * size_bytes).from_address(address)
         return HostMemory(np.frombuffer(memoryview(buffer), dtype).reshape(shape), mapped, address)
 
     def free_host(self, memory: HostMemory) -> None:
-        """Give it back."""
+        """Free host memory."""
         memory.array = np.empty(0, memory.array.dtype)
         address, memory.owner = memory.owner, None
         if address is not None:
@@ -169,20 +170,21 @@ class BindingsContext:
         return DeviceMemory(int(owner), owner)
 
     def free_device(self, memory: DeviceMemory) -> None:
-        """Give it back."""
+        """Free device memory."""
         self._cuda.call("cuMemFree", memory.owner)
 
     def upload(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Copy to the device on the stream."""
+        """Enqueue a copy to the device."""
         self._cuda.call("cuMemcpyHtoDAsync", address, _address_of(array), array.nbytes, self._stream)
 
     def download(self, array: npt.NDArray[Any], address: int) -> None:
-        """Copy from the device on the stream."""
+        """Enqueue a copy to the host."""
         self._cuda.call("cuMemcpyDtoHAsync", _address_of(array), address, array.nbytes, self._stream)
 
     def close_stream(self) -> None:
         """Destroy stream and event."""
         stream, done, self._stream, self._done = self._stream, self._done, None, None
+        # If destroying the event fails, the stream must still be destroyed.
         try:
             if done is not None:
                 self._cuda.call("cuEventDestroy", done)
@@ -191,7 +193,7 @@ class BindingsContext:
                 self._cuda.call("cuStreamDestroy", stream)
 
     def release(self) -> None:
-        """Let the context go."""
+        """Release the context."""
         context, self._context = self._context, None
         if context is not None:
             self._cuda.call("cuDevicePrimaryCtxRelease", self._device)
@@ -199,7 +201,7 @@ class BindingsContext:
 
 def _address_of(array: npt.NDArray[Any]) -> int:
     if not array.flags.c_contiguous:
-        raise CallFailed("only contiguous arrays are copied")
+        raise CallFailed("the array is not contiguous, so its memory cannot be copied as one block")
     return int(array.ctypes.data)
 
 

@@ -1,4 +1,4 @@
-"""What the engine needs of a CUDA library. Implementations translate every error of theirs into `CallFailed`."""
+"""What the engine needs of a CUDA library. Implementations translate each of their errors into ``CallFailed``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy.typing as npt
 
 
 class CallFailed(Exception):
-    """A CUDA call failed: the text names the call and gives the driver's words for the error."""
+    """A CUDA call failed; the text names the call and has the driver's error message."""
 
     def __init__(self, text: str, *, is_memory: bool = False) -> None:
-        """Keep the text; ``is_memory`` says that memory ran out."""
+        """``is_memory``: memory ran out."""
         super().__init__(text)
         self.is_memory = is_memory
 
 
 class LibraryUnusable(Exception):
-    """A CUDA library cannot be used here: ``reason`` says why, ``remedy`` is what to do."""
+    """A CUDA library cannot be used here; ``remedy`` is what to do about it."""
 
     def __init__(self, reason: str, *, remedy: str) -> None:
-        """Keep both."""
+        """Set both."""
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
@@ -30,9 +30,9 @@ class LibraryUnusable(Exception):
 
 @dataclass(slots=True)
 class HostMemory:
-    """Pinned host memory. ``device_address`` is where the GPU sees it, None where it was not mapped.
+    """Pinned host memory. ``device_address`` is its address for the GPU, None if it is not mapped.
 
-    ``array`` is a view: the memory belongs to the library and is gone after ``CudaContext.free_host``.
+    ``array`` is a view: the library owns the memory, and ``CudaContext.free_host`` frees it.
     """
 
     array: npt.NDArray[Any]
@@ -42,45 +42,45 @@ class HostMemory:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Memory of the device, at ``address``; given back by ``CudaContext.free_device``."""
+    """Device memory at ``address``; ``CudaContext.free_device`` frees it."""
 
     address: int
     owner: Any
 
 
 class CudaContext(Protocol):
-    """The primary context of one device with one stream. All but ``push`` need it to be current on the thread.
+    """The primary context of one device, with one stream. Every method but ``push`` needs it current on the thread.
 
-    TensorRT, ONNX Runtime and PyTorch use the primary context; memory of any other context is unknown to them.
+    TensorRT, ONNX Runtime and PyTorch use the primary context, and cannot see the memory of any other.
     """
 
     @property
     def stream(self) -> int:
-        """The stream's handle, which TensorRT takes. The stream does not wait for the default stream."""
+        """The stream's handle, for TensorRT. The stream does not synchronise with the default stream."""
         ...
 
     def push(self) -> None:
-        """Make it current for this thread."""
+        """Make the context current on this thread."""
         ...
 
     def pop(self) -> None:
-        """Take it off this thread."""
+        """Remove the context from this thread."""
         ...
 
     def open_stream(self, *, blocking_sync: bool) -> None:
-        """Make the stream; ``blocking_sync`` makes ``wait`` sleep instead of spin."""
+        """Create the stream; with ``blocking_sync``, ``wait`` sleeps instead of spinning."""
         ...
 
     def wait(self) -> None:
-        """Wait until everything on the stream is done."""
+        """Wait until the stream has finished its work."""
         ...
 
     def synchronize(self) -> None:
-        """Wait for the whole context; raises an earlier error that stays."""
+        """Wait for the whole context; raises a sticky error of an earlier call."""
         ...
 
     def free_bytes(self) -> int:
-        """Device memory that is free."""
+        """Return the free device memory."""
         ...
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic], *, is_mapped: bool) -> HostMemory:
@@ -88,7 +88,7 @@ class CudaContext(Protocol):
         ...
 
     def free_host(self, memory: HostMemory) -> None:
-        """Give it back; nobody may use its array afterwards."""
+        """Free host memory; its array must not be used afterwards."""
         ...
 
     def allocate(self, size_bytes: int) -> DeviceMemory:
@@ -96,15 +96,15 @@ class CudaContext(Protocol):
         ...
 
     def free_device(self, memory: DeviceMemory) -> None:
-        """Give it back."""
+        """Free device memory."""
         ...
 
     def upload(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Put a copy from pinned host memory, C-contiguous, to the device on the stream."""
+        """Enqueue a copy from pinned host memory, C-contiguous, to the device."""
         ...
 
     def download(self, array: npt.NDArray[Any], address: int) -> None:
-        """Put a copy from the device to pinned host memory, C-contiguous, on the stream."""
+        """Enqueue a copy from the device to pinned host memory, C-contiguous."""
         ...
 
     def close_stream(self) -> None:
@@ -112,12 +112,12 @@ class CudaContext(Protocol):
         ...
 
     def release(self) -> None:
-        """Let the primary context go, while it is not current; other users in the process keep theirs."""
+        """Release the primary context, which must not be current; other users in the process keep theirs."""
         ...
 
 
 class CudaLibrary(Protocol):
-    """A Python package for CUDA, imported and found to fit this driver."""
+    """A Python package for CUDA, imported and compatible with this driver."""
 
     @property
     def name(self) -> str:
@@ -142,5 +142,5 @@ class CudaLibrary(Protocol):
         ...
 
     def retain(self, device_id: int) -> CudaContext:
-        """Retain the device's primary context, which does not become current."""
+        """Retain the device's primary context without making it current."""
         ...

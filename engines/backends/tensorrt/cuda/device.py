@@ -1,6 +1,6 @@
-"""One CUDA device with its primary context and a stream; a failed call becomes one of `engines.errors`.
+"""One CUDA device with its primary context and a stream; translates failed calls into ``engines.errors``.
 
-A context is current for one thread: it is pushed for each operation and popped after it.
+A context is current on one thread at a time, so each operation pushes it and pops it afterwards.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engines.backends.tensorrt.cuda.choice import AUTO, cuda_library
 from engines.backends.tensorrt.cuda.contract import CallFailed, CudaContext, DeviceMemory, HostMemory
+from engines.backends.tensorrt.cuda.libraries import AUTO, cuda_library
 from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed, OutOfMemory
 
-# After these nothing on the device works any more in this process. Source: CUDA driver API, cuGetErrorString.
-_STICKY_WORDS = (
+# Errors after which nothing on the device works in this process. Matched as text: PyCUDA's errors have no code.
+# Source: CUDA driver API, cuGetErrorString.
+_STICKY_ERRORS = (
     "illegal memory access",
     "illegal address",
     "illegal instruction",
@@ -36,10 +37,11 @@ _STICKY_WORDS = (
 
 
 class CudaDevice:
-    """One GPU's primary context with a stream of its own. Everything is freed on the thread that made it."""
+    """One GPU's primary context with a stream of its own. Create, use and close it on one thread."""
 
     def __init__(self, device_id: int, *, blocking_sync: bool = False, library: str = AUTO) -> None:
-        """Retain the primary context and make the stream; ``library`` is a name of `choice.LIBRARIES` or ``auto``.
+        """Retain the primary context and create the stream; ``library`` is a name of ``libraries.LIBRARIES`` or
+        ``auto``.
 
         Raises:
             EngineUnavailable: no CUDA library, or no such device. OutOfMemory: not even a context fits.
@@ -86,13 +88,13 @@ class CudaDevice:
         return self._library.version
 
     def free_bytes(self) -> int:
-        """Device memory that is free; call it while the context is current."""
+        """Return the free device memory; the context must be current."""
         with self.errors("asking for free memory"):
             return self.context.free_bytes()
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make the context current for this thread."""
+        """Make the context current on this thread for the block."""
         context = self.context
         try:
             context.push()
@@ -101,37 +103,38 @@ class CudaDevice:
         try:
             yield
         finally:
-            with contextlib.suppress(CallFailed):  # a lost device; what happened inside is told by then
+            with contextlib.suppress(CallFailed):  # a lost device: the error of the block matters, not this one
                 context.pop()
 
     @contextlib.contextmanager
     def errors(self, what: str) -> Iterator[None]:
-        """Translate what a CUDA call raises for ``what``."""
+        """Translate the ``CallFailed`` of a block; ``what`` names the operation in the message."""
         try:
             yield
         except CallFailed as exc:
             if not exc.is_memory:
                 raise self.failure(what, str(exc)) from exc
             raise OutOfMemory(
-                f"the GPU has no memory left for {what}: {exc}. Lower batching.max_size, or stop what else uses it",
+                f"the GPU has no memory left for {what}: {exc}. Lower batching.max_size, or stop other "
+                "programs that use the GPU",
                 engine="tensorrt",
                 reason="the GPU has too little free memory",
-                remedy="stop what else uses the GPU",
+                remedy="stop other programs that use the GPU",
             ) from exc
 
     def failure(self, what: str, text: str) -> EngineError:
-        """The exception for a failed operation: lost where the device no longer answers at all."""
+        """Return the exception for a failed operation: EngineLost if the device no longer works."""
         after = self._sticky_error()
-        if after is not None or any(word in text.lower() for word in _STICKY_WORDS):
-            words = text if after is None or after in text else f"{text}; then {after}"
+        if after is not None or any(word in text.lower() for word in _STICKY_ERRORS):
+            reason = text if after is None or after in text else f"{text}; then {after}"
             return EngineLost(
-                f"the GPU is lost after {what}: {words}. Nothing on it works until the program restarts",
+                f"the GPU is lost after {what}: {reason}. Nothing on it works until the program restarts",
                 engine="tensorrt",
             )
         return InferenceFailed(f"{what} failed: {text}. Three in a row reload the engine", engine="tensorrt")
 
     def _sticky_error(self) -> str | None:
-        """An error that stays: CUDA gives it to every later call too. None where the device still answers."""
+        """Return the error that CUDA reports to every later call too; None if the device still works."""
         try:
             self.context.synchronize()
         except CallFailed as exc:
@@ -139,25 +142,25 @@ class CudaDevice:
         return None
 
     def finish(self) -> None:
-        """Wait until everything on the stream is done; call it while the context is current."""
+        """Wait until the stream has finished its work; the context must be current."""
         with self.errors("waiting for the GPU"):
             self.context.wait()
 
     def pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> HostMemory:
-        """Host memory that the GPU reads directly; on an integrated device the GPU may work on it in place."""
+        """Allocate host memory that the GPU reads directly; an integrated GPU works on it in place."""
         with self.errors("pinned memory"):
             return self.context.pinned(shape, dtype, is_mapped=self.is_integrated)
 
     def allocate(self, size_bytes: int) -> DeviceMemory:
-        """Device memory."""
+        """Allocate device memory."""
         with self.errors(f"{size_bytes} bytes"):
             return self.context.allocate(size_bytes)
 
     def close(self) -> None:
-        """Let stream and context go; harmless when called twice."""
+        """Destroy the stream and release the context; harmless when called twice."""
         if self._context is not None:
             with contextlib.suppress(EngineError, CallFailed), self.current():
                 self._context.close_stream()
-            with contextlib.suppress(CallFailed):  # a lost device gives nothing back
+            with contextlib.suppress(CallFailed):  # a lost device frees nothing
                 self._context.release()
             self._context = None

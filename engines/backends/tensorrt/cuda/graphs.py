@@ -1,7 +1,7 @@
-"""CUDA graphs through cuda-bindings, on the stream of whichever library is in use: PyCUDA itself has none.
+"""CUDA graphs through cuda-bindings, also if PyCUDA serves: it has no graphs, and a stream's handle works in both.
 
-A graph replays copy, kernels and copy as one launch. It belongs to the execution context that it was captured from,
-with its shapes and addresses, so each batch size has a context of its own.
+A graph replays upload, kernels and download as one launch. It contains the shapes and addresses of the execution
+context that it was captured from, so each batch size has a context of its own.
 Source: TensorRT developer guide, "CUDA Graphs"; CUDA driver API, "Stream Management" and "Graph Management".
 """
 
@@ -16,17 +16,17 @@ from engines.backends.tensorrt.cuda.contract import CallFailed, LibraryUnusable
 
 
 class GraphsUnavailable(Exception):
-    """No graph can be had here; the text says why, and the work is enqueued call by call."""
+    """A graph cannot be captured here; the text says why. The work is then enqueued call by call."""
 
 
 class CapturedGraph:
-    """One launch for all that ``enqueue`` puts on a stream. Used while the device's context is current."""
+    """One launch for everything that ``enqueue`` puts on a stream. The device's context must be current."""
 
     def __init__(self, stream: int, enqueue: Callable[[], bool]) -> None:
-        """Capture on the stream with the handle ``stream``, which must be idle.
+        """Capture on the idle stream with the handle ``stream``.
 
         Raises:
-            GraphsUnavailable: capture or instantiation was refused; the stream is as before.
+            GraphsUnavailable: capture or instantiation failed; the stream can still be used.
         """
         try:
             self._cuda = load_bindings()
@@ -38,30 +38,30 @@ class CapturedGraph:
             raise GraphsUnavailable(f"no graph can be captured: {exc}") from exc
 
     def launch(self) -> None:
-        """Put the graph on its stream.
+        """Enqueue the graph on its stream.
 
         Raises:
-            CallFailed: that was refused.
+            CallFailed: the launch failed.
         """
         self._cuda.call("cuGraphLaunch", self._executable, self._stream)
 
     def close(self) -> None:
-        """Free it; harmless when called twice."""
+        """Free the graph; harmless when called twice."""
         executable, self._executable = self._executable, None
         if executable is not None:
-            with contextlib.suppress(CallFailed):  # a lost device frees nothing any more
+            with contextlib.suppress(CallFailed):  # a lost device frees nothing
                 self._cuda.call("cuGraphExecDestroy", executable)
 
 
 def _capture(cuda: Bindings, stream: int, enqueue: Callable[[], bool]) -> Any:
-    # Thread local: what other threads do meanwhile neither ends up in the graph nor breaks its capture.
+    # Thread local: calls of other threads neither end up in the graph nor break the capture.
     mode = cuda.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     cuda.call("cuStreamBeginCapture", stream, mode)
     with contextlib.ExitStack() as undo:
-        # A capture that failed must be ended all the same.
+        # A stream stays in capture mode until its capture is ended, also after a failure.
         undo.callback(_abandon, cuda, stream)
         if not enqueue():
-            raise GraphsUnavailable("the engine cannot be enqueued while a graph is captured")
+            raise GraphsUnavailable("TensorRT cannot enqueue the engine while a graph is captured")
         undo.pop_all()
     return cuda.call("cuStreamEndCapture", stream)
 

@@ -1,4 +1,7 @@
-"""CUDA through PyCUDA."""
+"""CUDA through PyCUDA, which is compiled against the board's CUDA.
+
+Source: PyCUDA documentation, "Device Interface Reference".
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def load_pycuda() -> PyCuda:
 
 
 class PyCuda:
-    """See `engines.backends.tensorrt.cuda.contract.CudaLibrary`."""
+    """See ``engines.backends.tensorrt.cuda.contract.CudaLibrary``."""
 
     name = NAME
 
@@ -40,37 +43,37 @@ class PyCuda:
         self.version = version
 
     def device_count(self) -> int:
-        """Initialise and count."""
+        """Initialise CUDA and count the devices."""
         with _translated(self._driver):
             self._driver.init()
             return int(self._driver.Device.count())
 
     def device_name(self, device_id: int) -> str:
-        """Name of a device."""
+        """Return the name of a device."""
         with _translated(self._driver):
             return str(self._driver.Device(device_id).name())
 
     def is_integrated(self, device_id: int) -> bool:
-        """Whether it shares the CPU's memory."""
+        """Whether the device shares the CPU's memory."""
         with _translated(self._driver):
             device = self._driver.Device(device_id)
             return bool(device.get_attribute(self._driver.device_attribute.INTEGRATED))
 
     def retain(self, device_id: int) -> PyCudaContext:
-        """Retain the primary context; `pycuda.autoinit` would make another one."""
+        """Retain the primary context; ``pycuda.autoinit`` would create a second context instead."""
         with _translated(self._driver):
             return PyCudaContext(self._driver, self._driver.Device(device_id).retain_primary_context())
 
 
 class PyCudaContext:
-    """See `engines.backends.tensorrt.cuda.contract.CudaContext`.
+    """See ``engines.backends.tensorrt.cuda.contract.CudaContext``.
 
-    PyCUDA frees what it made when the last reference goes, and aborts the process when a thread ends with a context
-    still pushed.
+    PyCUDA frees an object with the last reference to it, and aborts the process if a thread ends with a context still
+    pushed.
     """
 
     def __init__(self, driver: Any, context: Any) -> None:
-        """Take over a retained context."""
+        """Take ownership of a retained context."""
         self._driver = driver
         self._context = context
         self._stream: Any = None
@@ -82,20 +85,20 @@ class PyCudaContext:
         return int(self._stream.handle)
 
     def push(self) -> None:
-        """Make it current."""
+        """Make the context current."""
         with _translated(self._driver):
             self._context.push()
 
     def pop(self) -> None:
-        """Take it off the thread."""
+        """Remove the context from the thread."""
         with _translated(self._driver):
             self._driver.Context.pop()
 
     def open_stream(self, *, blocking_sync: bool) -> None:
-        """Make the stream, and the event that tells its end."""
+        """Create the stream, and the event that ``wait`` waits for."""
         flags = self._driver.event_flags
         with _translated(self._driver):
-            self._stream = self._driver.Stream(flags=1)  # CU_STREAM_NON_BLOCKING, for which PyCUDA has no name
+            self._stream = self._driver.Stream(flags=1)  # CU_STREAM_NON_BLOCKING, which PyCUDA does not define
             sync = flags.BLOCKING_SYNC if blocking_sync else flags.DEFAULT
             self._done = self._driver.Event(sync | flags.DISABLE_TIMING)
 
@@ -111,7 +114,7 @@ class PyCudaContext:
             self._driver.Context.synchronize()
 
     def free_bytes(self) -> int:
-        """Free device memory."""
+        """Return the free device memory."""
         with _translated(self._driver):
             return int(self._driver.mem_get_info()[0])
 
@@ -122,11 +125,12 @@ class PyCudaContext:
             array: npt.NDArray[Any] = self._driver.pagelocked_empty(
                 shape, dtype, mem_flags=flags.DEVICEMAP if is_mapped else flags.PORTABLE
             )
+            # The allocation itself: it knows the device address, and is freed with its last array.
             owner: Any = array.base
             return HostMemory(array, int(owner.get_device_pointer()) if is_mapped else None, owner)
 
     def free_host(self, memory: HostMemory) -> None:
-        """Drop the references: PyCUDA frees the memory with the last array of it."""
+        """Drop the references: PyCUDA frees the memory with the last array."""
         memory.array = np.empty(0, memory.array.dtype)
         memory.owner = None
 
@@ -137,33 +141,33 @@ class PyCudaContext:
             return DeviceMemory(int(owner), owner)
 
     def free_device(self, memory: DeviceMemory) -> None:
-        """Give it back."""
+        """Free device memory."""
         with _translated(self._driver):
             memory.owner.free()
 
     def upload(self, address: int, array: npt.NDArray[Any]) -> None:
-        """Copy to the device on the stream."""
+        """Enqueue a copy to the device."""
         with _translated(self._driver):
             self._driver.memcpy_htod_async(address, array, self._stream)
 
     def download(self, array: npt.NDArray[Any], address: int) -> None:
-        """Copy from the device on the stream."""
+        """Enqueue a copy to the host."""
         with _translated(self._driver):
             self._driver.memcpy_dtoh_async(array, address, self._stream)
 
     def close_stream(self) -> None:
-        """Let stream and event go."""
+        """Drop stream and event."""
         self._stream = None
         self._done = None
 
     def release(self) -> None:
-        """Let the context go."""
+        """Drop the context."""
         self._context = None
 
 
 @contextlib.contextmanager
 def _translated(driver: Any) -> Iterator[None]:
-    # PyCUDA's own RuntimeError and MemoryError are no subclasses of the builtin ones.
+    # PyCUDA's MemoryError and Error share only their names with the built-in exceptions, not their classes.
     try:
         yield
     except driver.MemoryError as exc:

@@ -1,4 +1,4 @@
-"""Which CUDA library is used: PyCUDA where it loads, else cuda-bindings; a configuration may name one."""
+"""Selects the CUDA library: PyCUDA if it loads, else cuda-bindings; the option ``cuda_library`` names one of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ LIBRARIES: dict[str, Callable[[], CudaLibrary]] = {
     pycuda.NAME: pycuda.load_pycuda,
     bindings.NAME: bindings.load_bindings,
 }
-"""In the order in which they are tried."""
+"""By name, in the order in which ``auto`` tries them."""
 
 AUTO = "auto"
 
 
 def cuda_library(wanted: str = AUTO) -> CudaLibrary:
-    """Load a library and start CUDA: the probe that must precede any object of TensorRT.
+    """Load a library and start CUDA. Call it before TensorRT is used: without a device TensorRT 8.6 crashes.
 
     Raises:
-        EngineUnavailable: none can be used, or CUDA does not start, or there is no device.
+        EngineUnavailable: no library can be used, CUDA does not start, or there is no device.
     """
     refusals = []
     for name in LIBRARIES if wanted == AUTO else (wanted,):
