@@ -23,6 +23,7 @@ _FOLDER = _ROOT / "scripts" / "container"
 # What this machine trusts: one behind a proxy of its own cannot install anything otherwise.
 _TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
 _PASSWORD = "only-for-this-check"  # noqa: S105 of a broker that lives as long as the check
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"  # any that is not this checkout's
 _RESULT_S = 120.0
 _HANG_S = 60.0
 _STOP_S = 20.0
@@ -82,6 +83,8 @@ def _build(image: Image, base: Path, tree: Path) -> None:
             _copy(step.text, tree)
         else:
             environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **variables}
+            if "COMMIT" in variables:
+                environment["COMMIT"] = _COMMIT
             if trust.exists():
                 environment["PIP_CERT"] = "/tmp/trusted.crt"  # noqa: S108 in the tree, which is ours alone
             command = ["unshare", "-m", "sh", "-ec"]
@@ -146,6 +149,8 @@ def _look(image: Image, outer: subprocess.Popen[bytes], person: list[str], port:
     result = inside("/opt/agent/bin/python", "-c", _SUBSCRIBER, str(port), _PASSWORD, str(_RESULT_S))
     _hold(result.returncode == 0, f"a result reaches the broker: {result.stdout.strip()}", log, result.stderr)
     _hold(json.loads(result.stdout)["label"] != "", "the result has a label", log)
+    version = inside("agent", "--version").stdout.strip()
+    _hold(version.endswith(f"+g{_COMMIT[:9]}"), f"the version names the commit of --build-arg: {version}", log)
     touch = inside("touch", "/etc/agent/new", "/opt/agent/new")
     _hold("Read-only file system" in touch.stderr, "the root is read-only", log, touch.stderr)
     _hold(inside("id", "-u").stdout.strip() == image.user.partition(":")[0], "it runs as the user of USER", log)

@@ -156,3 +156,14 @@ gone. Without a network they can come from a folder DIR of wheels: PIP_NO_INDEX=
   printf '%s' "$key" >"$stamp"
   exec {held}<&-
 }
+
+# copy_sources FOLDER INTERPRETER: what a wheel of this checkout is built from, with the commit, which git is not asked
+# for in a copy.
+copy_sources() {
+  local commit
+  mkdir -p "$1/scripts"
+  cp -R "$root"/{agent,engines,LICENSE,README.md,pyproject.toml} "$1"
+  cp "$root/scripts/build_commands.py" "$1/scripts"
+  commit=$("$2" -I -B "$root/agent/version.py" | sed -n 's/.*+g//p')
+  [ -z "$commit" ] || printf '%s\n' "$commit" >"$1/agent/commit.txt"
+}

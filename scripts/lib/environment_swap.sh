@@ -15,7 +15,7 @@ place_environment() {
   fi
   [ $is_dry = no ] || return 0
   if [ -d "$before" ] && ! runs "$live"; then
-    told "an installation was cut off here: the environment before it comes back"
+    note "an installation was cut off here: the environment before it comes back"
     put_back
   fi
   rm -rf "$staging" "$before"
@@ -92,7 +92,7 @@ have_builder() {
 # make_wheel: $wheel is the agent to install: the one of --wheels, or built from a copy of this checkout. Built in place,
 # root's files would stay in the checkout, and what an earlier build left there would be installed.
 make_wheel() {
-  local found=() copy=$work/checkout commit
+  local found=() copy=$work/checkout
   if [ -n "$wheels" ]; then
     mapfile -t found < <(find "$wheels" -maxdepth 1 -name 'edge_inference_agent-*.whl')
     [ ${#found[@]} -le 1 ] || failed "$wheels holds ${#found[@]} wheels of the agent, so nobody knows which is meant. Leave one:" "${found[@]}"
@@ -100,10 +100,7 @@ make_wheel() {
   # What is a wheel already needs no builder. From the index other parts may have to be built too.
   if [ -z "$wheels" ] || [ ${#found[@]} = 0 ]; then have_builder; fi
   if [ ${#found[@]} = 0 ]; then
-    mkdir -p "$copy"
-    cp -R "$root"/{agent,engines,LICENSE,README.md,pyproject.toml,setup.py} "$copy"
-    commit=$("$python" -I -B "$root/agent/version.py" | sed -n 's/.*+g//p')
-    [ -z "$commit" ] || printf '%s\n' "$commit" >"$copy/agent/commit.txt"
+    copy_sources "$copy" "$python"
     if ! "$staging/bin/python" -m pip wheel --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$copy" >"$work/pip.out" 2>&1; then
       cat "$work/pip.out" >>"$prefix$pip_log"
       failed "the agent cannot be built: $(pip_reason)"
@@ -134,7 +131,7 @@ see_that_it_runs() {
     "$(cd "$work" && "$staging/bin/python" -m agent --version 2>&1 | tail -1)"
   "$staging/bin/python" -m pip check >"$work/pip.out" 2>&1 || cat "$work/pip.out" >>"$prefix$pip_log"
   # What it says of others concerns packages of the system.
-  told "$(grep '^edge-inference-agent ' "$work/pip.out" || echo "pip finds no conflict that concerns the agent")"
+  note "$(grep '^edge-inference-agent ' "$work/pip.out" || echo "pip finds no conflict that concerns the agent")"
   if [ -e "$file" ] && ! check_config "$staging" >"$work/config.out" 2>&1 && check_config "$live" >/dev/null 2>&1; then
     failed "the new agent refuses $file, which the present one takes:" "$(tail -5 "$work/config.out")"
   fi

@@ -19,8 +19,8 @@ explain() {
   printf '\n%s. %s\n' "$step_number" "$*" >&2
 }
 
-# told LINE...: what a step finds or leaves out.
-told() {
+# note LINE...: what a step finds or leaves out.
+note() {
   printf '   %s\n' "$@" >&2
 }
 
@@ -47,9 +47,9 @@ change_by() {
 # change_system COMMAND...: as change, for what concerns the running system and not a staged one.
 change_system() {
   if [ -n "$prefix" ]; then
-    told "left out below $prefix: $*"
+    note "left out below $prefix: $*"
   elif [ ! -d /run/systemd/system ] && [ $is_dry = no ]; then
-    told "left out, systemd does not run here: $*"
+    note "left out, systemd does not run here: $*"
   else
     change "$@"
   fi
@@ -59,7 +59,7 @@ change_system() {
 install_file() {
   local mode=$1 source=$2 target=$prefix$3
   if cmp -s "$source" "$target"; then
-    told "$3 is up to date"
+    note "$3 is up to date"
   else
     change install -D -m "$mode" "$source" "$target"
   fi

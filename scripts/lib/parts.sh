@@ -12,7 +12,7 @@ added_parts=()
 # lacks PART WHY COMMAND: kept for the end. COMMAND is what brings the part.
 lacks() {
   missing_parts+=("$1|$2|$3")
-  told "$1: left out, $2"
+  note "$1: left out, $2"
 }
 
 # pip_logged ARGUMENT...: pip of the new environment, never asking; its words go to the log.
@@ -42,7 +42,7 @@ has_version() {
 # add_part PART REQUIREMENT WITHOUT COMMAND: install it, or keep why not. WITHOUT says what does not work then.
 add_part() {
   if pip_logged "$2"; then
-    told "$1: there"
+    note "$1: there"
     added_parts+=("$1")
   else
     lacks "$1" "$3: $(pip_reason)" "$4"
@@ -78,10 +78,10 @@ add_onnxruntime() {
   fi
   if [ -n "$others" ]; then
     if grep -q '^system ' <<<"$others" && grep -q '^here onnxruntime ' <<<"$builds"; then
-      told "ONNX Runtime: the CPU build here hides the system's, and goes"
+      note "ONNX Runtime: the CPU build here hides the system's, and goes"
       "$staging/bin/python" -m pip uninstall --yes onnxruntime >>"$prefix$pip_log" 2>&1
     fi
-    told "ONNX Runtime: $(cut -d' ' -f2- <<<"$others" | paste -sd, -) is there and stays"
+    note "ONNX Runtime: $(cut -d' ' -f2- <<<"$others" | paste -sd, -) is there and stays"
     import_onnxruntime || true
     return
   fi
@@ -111,7 +111,7 @@ replace_onnxruntime() {
   [ -z "$names" ] || "$staging/bin/python" -m pip uninstall --yes $names >>"$prefix$pip_log" 2>&1
   pip_logged "$onnxruntime_file" || failed "$onnxruntime_file cannot be installed: $(pip_reason)"
   import_onnxruntime || failed "$onnxruntime_file is installed and does not load"
-  told "ONNX Runtime: $onnxruntime_file"
+  note "ONNX Runtime: $onnxruntime_file"
 }
 
 # import_onnxruntime: whether it loads; one that does not is told.
@@ -150,19 +150,19 @@ add_cuda() {
   local version why major
   version=$(has_version pycuda)
   if [ -n "$version" ]; then
-    told "CUDA: PyCUDA $version is there and stays"
+    note "CUDA: PyCUDA $version is there and stays"
     return
   fi
   why=$(why_no_compiler)
   if [ -z "$why" ] || has_extra pycuda || [ -n "$wheels" ]; then
     if [ -d /usr/local/cuda/bin ]; then export CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH; fi
     if pip_logged 'pycuda>=2024.1'; then
-      told "CUDA: PyCUDA $(has_version pycuda)"
+      note "CUDA: PyCUDA $(has_version pycuda)"
       return
     fi
     why=${why:-$(pip_reason)}
   fi
-  told "CUDA: no PyCUDA ($why), so cuda-bindings"
+  note "CUDA: no PyCUDA ($why), so cuda-bindings"
   major=$(cuda_major)
   if [ -z "$major" ]; then
     lacks tensorrt "no CUDA driver answers and no toolkit is there, so nobody knows which cuda-bindings fit" \
@@ -182,13 +182,13 @@ add_jtop() {
   local version
   version=$(host_jtop)
   if [ -z "$version" ]; then
-    told "jtop: jetson-stats is not installed on this host, so temperatures and power come from sysfs"
+    note "jtop: jetson-stats is not installed on this host, so temperatures and power come from sysfs"
     return
   fi
   add_part "jtop client $version" "jetson-stats==$version" "temperatures and power come from sysfs" "$(again)" || true
 }
 
-# look_for_tensorrt: it comes with JetPack and never from here; told where it is missing or does not load.
+# look_for_tensorrt: it comes with JetPack and never from here; note where it is missing or does not load.
 look_for_tensorrt() {
   local said
   if [ -z "$tensorrt" ]; then

@@ -67,10 +67,10 @@ start_service() {
     return
   fi
   [ $is_dry = no ] || return 0
-  told "waiting until it is ready (an engine that is built takes minutes)"
+  note "waiting until it is ready (an engine that is built takes minutes)"
   if wait_for_service; then
     service_state=$(words_of_service)
-    told "$service_state"
+    note "$service_state"
     return
   fi
   service_state=$(words_of_service)
@@ -85,8 +85,8 @@ restart_old_service() {
   has_systemd && [ $was_active = yes ] || return 0
   systemctl restart --no-block agent.service
   if wait_for_service; then
-    told "The service goes on with it: $(words_of_service)"
+    note "The service goes on with it: $(words_of_service)"
   else
-    told "The service does not run with it either: $(words_of_service)"
+    note "The service does not run with it either: $(words_of_service)"
   fi
 }

@@ -67,7 +67,10 @@ try_one() {
   require "dpkg --install" in_try dpkg --install "/packages/$2"
   require "dpkg -s: installed, this version" in_try sh -c '
     dpkg -s edge-inference-agent | grep -x "Status: install ok installed" && dpkg -s edge-inference-agent | grep -xF "Version: $1"' sh "$wanted"
-  require "agent --version" in_try /opt/agent/bin/agent --version
+  # A release has no commit in its version.
+  require "agent --version names the package's commit" in_try sh -c '
+    commit=$(expr "$1" : ".*[.]g\([0-9a-f]*\)$") || commit=
+    /opt/agent/bin/agent --version | grep -F "${commit:+g$commit}"' sh "$wanted"
   require "a configuration that was changed by hand is kept" in_try sh -c '
     [ "$1" = 1 ] || grep -qx "# by hand" /etc/agent/agent.yaml
     [ "$1" != 1 ] || echo "# by hand" >>/etc/agent/agent.yaml' sh "$1"

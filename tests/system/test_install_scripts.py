@@ -378,7 +378,7 @@ def test_the_checkout_stays_as_it_is_and_what_a_build_left_there_is_not_installe
     checkout, root = tmp_path / "checkout", tmp_path / "staged"
     for name in ("agent", "engines", "scripts", "systemd", "configs"):
         shutil.copytree(_ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(_ROOT / name, checkout)
     (checkout / "agent/commit.txt").write_text("0123456789abcdef\n")
     (checkout / "build/lib/agent").mkdir(parents=True)

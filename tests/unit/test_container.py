@@ -63,7 +63,7 @@ def test_the_health_check_reads_the_file_that_the_agent_writes(image: Image) -> 
 def test_the_build_context_holds_what_is_copied_and_no_secret(image: Image) -> None:
     ignore = (_ROOT / ".dockerignore").read_text().splitlines()
     sources = [name for step, _ in image.steps if step.keyword == "COPY" for name in step.text.split()[:-1]]
-    assert {"agent", "engines", "pyproject.toml"} <= set(sources)
+    assert {"agent", "engines", "pyproject.toml", "scripts/build_commands.py"} <= set(sources)
     for name in sources:
         assert (_ROOT / name).exists(), name
         assert not is_ignored(name, ignore), f"{name} is copied and left out of the build context"
