@@ -1,6 +1,6 @@
-"""Commands of setuptools that write the commit into what is built: agent/commit.txt in a wheel and in a source archive.
+"""Commands of setuptools that write the commit into what is built: agent/commit.txt in wheel and source archive.
 
-pyproject.toml names them ([tool.setuptools.cmdclass]), so a copy of the checkout that is to be built needs this file.
+pyproject.toml names them ([tool.setuptools.cmdclass]), so every copy that a wheel is built from needs this file.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ fit() {{
   [ $status != 0 ] || return 0
   locked=$("$1" -m pip show onnxruntime | sed -n 's/^Version: //p')
   "$1" -m pip install --quiet --no-deps onnxruntime=={EMULATED_ONNXRUNTIME}
-  echo "fresh-machine: onnxruntime {EMULATED_ONNXRUNTIME} instead of $locked, whose inference ended with $status under the emulator"
+  echo "fresh-machine: onnxruntime {EMULATED_ONNXRUNTIME} instead of $locked, whose inference ended with $status"
   infers "$1"
 }}
 root=$PWD
