@@ -84,7 +84,7 @@ def test_interpreter_newer_than_any_that_was_tried_is_taken_with_a_warning(
     result = _bash(machine, script)
     assert result.returncode == 0, result.stderr
     assert (
-        f"Warning: Python {version} is newer than any that this project was tried on (3.10 to 3.14)" in result.stderr
+        f"Warning: Python {version} is newer than any that this project was tested on (3.10 to 3.14)" in result.stderr
     )
 
 
