@@ -1,4 +1,4 @@
-"""What is run in a root, and what is looked for in its output: an exit code alone proves nothing."""
+"""What runs in a root, and what its output must show: an exit code alone proves nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.fresh_machine.stand_ins import install_stand_ins
 CHECKOUT = "/home/user/checkout"
 _APT_LIMIT_S = 1800.0
 _EMULATED_TIMES = 6.0
-"""An emulated processor gets this much more time."""
+"""Time limits are this many times as long under emulation."""
 
 # The newest ONNX Runtime that was seen to work under qemu-user. Newer ones may crash there, hang, or not load.
 EMULATED_ONNXRUNTIME = "1.23.2"
@@ -79,7 +79,7 @@ fit "$folder/bin/python"
 
 _INSTALL = """
 scripts/install-jetson
-# In the checkout Python would import what lies there.
+# In the checkout Python would import the agent from there.
 cd /
 echo "fresh-machine: what was installed"
 /opt/agent/bin/agent --version
@@ -90,12 +90,12 @@ ls /etc/systemd/system/agent.service
 
 
 Look = Callable[[str], tuple[str, bool]]
-"""What a log shows: a text, and whether it is what it should be."""
+"""Reads a log: a text for the table, and whether the job succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to do, and how its log is looked at."""
+    """A script, the function that reads its log, and its time limit."""
 
     name: str
     script: str
@@ -104,7 +104,7 @@ class Job:
     emulated_script: str | None = None
 
     def run(self, chamber: Chamber, root: Root, log: Path, *, is_emulated: bool) -> tuple[Outcome, str, bool]:
-        """Do it; how it ended, what was found, and whether that is good.
+        """Run it. Gives how it ended, the text for the table, and whether it succeeded.
 
         Raises:
             ChamberError: the root could not be prepared for it.
@@ -120,25 +120,25 @@ class Job:
         )
         found, is_good = self.looks(log.read_bytes()[before:].decode("utf-8", "replace"))
         if outcome.code is None:
-            found = f"not at its end after {outcome.seconds:.0f} s; {found}"
+            found = f"not finished after {outcome.seconds:.0f} s; {found}"
         elif outcome.code != 0:
             found = f"exit code {outcome.code}; {found}"
         return outcome, found, is_good and outcome.code == 0
 
 
 def look_at_demo(log: str) -> tuple[str, bool]:
-    """Frames have been classified, which the last lines of the demo tell."""
-    told = re.findall(r"(\d+) frames, (\d+) classified, (\d+) dropped, ([\d.]+) fps", log)
-    if not told:
+    """Whether frames were classified, from the last lines of the demo."""
+    counts = re.findall(r"(\d+) frames, (\d+) classified, (\d+) dropped, ([\d.]+) fps", log)
+    if not counts:
         return "no frame was classified", False
-    frames, classified, dropped, fps = told[-1]
+    frames, classified, dropped, fps = counts[-1]
     version = _pinned(log)
     found = f"{classified} of {frames} frames classified, {dropped} dropped, {fps} fps{version}"
     return found, int(classified) > 0 and re.search(r"labels seen: \w+ \d+", log) is not None
 
 
 def look_at_test(log: str) -> tuple[str, bool]:
-    """The closing line of scripts/test counts passed tests and no failure, and each of its steps was done."""
+    """Whether scripts/test passed tests, failed none and ran all its steps."""
     sums = re.findall(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", log, re.MULTILINE)
     if not sums:
         return "no closing line", False
@@ -153,7 +153,7 @@ def look_at_test(log: str) -> tuple[str, bool]:
 
 
 def look_at_engines(log: str) -> tuple[str, bool]:
-    """pytest's closing line counts passed tests and no failure."""
+    """Whether pytest passed tests and failed none."""
     sums = re.findall(r"^(?:=+ )?(\d+ (?:passed|failed).*) in [\d.]+s", log, re.MULTILINE)
     if not sums:
         return "no closing line of pytest", False
@@ -162,7 +162,7 @@ def look_at_engines(log: str) -> tuple[str, bool]:
 
 
 def look_at_install(log: str) -> tuple[str, bool]:
-    """What was installed runs, is this checkout's version, and comes from /opt/agent."""
+    """Whether the installed agent runs, comes from /opt/agent and has a version."""
     _, mark, after = log.partition("fresh-machine: what was installed\n")
     version = re.search(r"^agent, version (\S+)$", after, re.MULTILINE)
     if not mark or version is None:

@@ -99,7 +99,7 @@ def test_the_tried_interpreters_are_those_of_the_package_metadata() -> None:
     metadata = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = [int(minor) for minor in re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', metadata)]
     result = subprocess.run(
-        ["/bin/bash", "-c", _PRELUDE + "echo $oldest_python $newest_tried_python"],
+        ["/bin/bash", "-c", _PRELUDE + "echo $oldest_python $newest_tested_python"],
         capture_output=True,
         text=True,
         check=True,
