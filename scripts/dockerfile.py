@@ -46,7 +46,7 @@ def instructions(text: str) -> Iterator[Instruction]:
             continue
         keyword, _, rest = whole.strip().partition(" ")
         if keyword.upper() not in KNOWN:
-            raise DockerfileError(f"{keyword} is not understood: {whole[:80]}")
+            raise DockerfileError(f"{keyword} is not supported: {whole[:80]}")
         yield Instruction(keyword.upper(), rest.strip())
 
 

@@ -2,9 +2,9 @@
 
     python scripts/keeper.py COMMAND [ARGUMENT]...
 
-The keeper runs the command in a child and is its subreaper (prctl(2)): a process whose parent ends becomes a child of the
-keeper, even with a session of its own, so all descendants stay below the keeper. When the command has ended, the keeper
-kills them until none is left. Needs only Linux and Python's standard library.
+The keeper runs the command in a child and is its subreaper (prctl(2)): a process whose parent ends becomes a child of
+the keeper, even with a session of its own, so all descendants stay below the keeper. When the command has ended, the
+keeper kills them until none is left. Needs only Linux and Python's standard library.
 
 If the keeper itself is killed by SIGKILL it cannot act; the command then gets SIGTERM.
 """

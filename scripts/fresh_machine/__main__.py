@@ -114,7 +114,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=_WORK,
         metavar="DIR",
-        help="folder of bases, roots and logs (default: %(default)s)",
+        help="bases, roots and logs (default: %(default)s)",
     )
     add("--debian-mirror", metavar="URL", help="default: that of this machine's apt")
     add("--ubuntu-mirror", metavar="URL", help="default: that of apt, else beside Debian's, else debootstrap's")

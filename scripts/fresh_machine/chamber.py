@@ -1,7 +1,7 @@
 """Runs a command in a root as if it were a machine of its own: own processes, own mounts, the host's network.
 
-When the namespaces end, also because this process is killed (`unshare --kill-child`), the kernel kills their processes and
-drops their mounts. So nothing has to be unmounted.
+When the namespaces end, also because this process is killed (`unshare --kill-child`), the kernel kills their processes
+and drops their mounts. So nothing has to be unmounted.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES = 4000
 
 # Arguments: the root, pairs of a path in it and the file or folder mounted there, `--`, the command. The root gets the
-# harmless devices, its own terminals and shared memory, as a container does. pivot_root, because the kernel refuses user
-# namespaces in a chroot, and a real machine has them.
+# harmless devices, its own terminals and shared memory, as a container does. pivot_root, because the kernel refuses
+# user namespaces in a chroot, and a real machine has them.
 _ENTER = """
 root=$1; shift
 mount --bind "$root" "$root"

@@ -1,7 +1,7 @@
 """What a root needs from this machine to reach packages: mirrors, apt's proxies, pip's configuration.
 
-None of it is written into the checkout: the root gets it by its environment, a copy of pip's configuration and read-only
-mounts.
+None of it is written into the checkout: the root gets it by its environment, a copy of pip's configuration and
+read-only mounts.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def test_lines_are_joined_and_comments_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("ADD a b", "ADD is not understood"), ("CMD agent run", "CMD is no JSON list")]
+    ("text", "words"), [("ADD a b", "ADD is not supported"), ("CMD agent run", "CMD is no JSON list")]
 )
 def test_what_is_not_understood_is_refused(text: str, words: str) -> None:
     with pytest.raises(DockerfileError, match=words):
