@@ -39,7 +39,8 @@ fit() {{
   infers "$1" || status=$?
   [ $status != 0 ] || return 0
   locked=$("$1" -m pip show onnxruntime | sed -n 's/^Version: //p')
-  "$1" -m pip install --quiet --no-deps onnxruntime=={EMULATED_ONNXRUNTIME}
+  # With its dependencies: 1.23 needs sympy for int8, which the locked release does not.
+  "$1" -m pip install --quiet onnxruntime=={EMULATED_ONNXRUNTIME}
   echo "fresh-machine: onnxruntime {EMULATED_ONNXRUNTIME} instead of $locked, whose inference ended with $status"
   infers "$1"
 }}
