@@ -22,7 +22,7 @@ _PROBE_LIMIT_S = 600
 
 # `fit PYTHON`: one inference of the demo's model decides whether that environment's ONNX Runtime works under the
 # emulator. The exit code of the demo would not: some of its crashes end in a child process or a time-out.
-_FIT = f"""
+FIT = f"""
 infers() {{
   timeout --kill-after=10 {_PROBE_LIMIT_S} "$1" - <<'PYTHON'
 import numpy, onnxruntime
@@ -51,7 +51,7 @@ source scripts/lib/environment.sh
 
 _DEMO = "./scripts/demo --for 20s"
 # The environment by the function that scripts/demo calls, so that scripts/demo finds it complete and leaves it alone.
-_EMULATED_DEMO = f"""{_FIT}
+_EMULATED_DEMO = f"""{FIT}
 have_environment "$root/.venv" "$root/scripts/demo.lock"
 fit .venv/bin/python
 {_DEMO}
@@ -72,7 +72,7 @@ source scripts/lib/environment.sh
 {_ENGINES}
 {_PYTEST_ENGINES}
 """
-_EMULATED_ENGINES = f"""{_FIT}
+_EMULATED_ENGINES = f"""{FIT}
 {_ENGINES}
 fit "$folder/bin/python"
 {_PYTEST_ENGINES}

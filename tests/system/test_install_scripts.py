@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -101,6 +101,14 @@ def test_a_staged_installation_is_complete_and_a_second_one_changes_nothing(tmp_
         assert password.stat().st_gid == int(group.split(":")[2])
 
 
+def _package(name: str) -> Path:
+    """Folder of a package of the tests. It is not imported: setuptools warns of distutils."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
 # One run of the step `environment` takes 3 s of CPU, of which most is pip starting. So no test below runs it more than
 # twice, and what a test begins with is copied.
 
@@ -111,7 +119,7 @@ def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare") / "staged/opt/agent"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=100)
     (site,) = folder.glob("lib/python*/site-packages")
-    own = Path(importlib.import_module("pip").__path__[0])
+    own = _package("pip")
     for place in (own, *own.parent.glob("pip-*.dist-info")):
         shutil.copytree(place, site / place.name)
     return folder
@@ -464,7 +472,7 @@ def test_the_checkout_stays_as_it_is_and_what_a_build_left_there_is_not_installe
     (checkout / "build/lib/agent/gone.py").touch()
     # The builder of the tests in place of one from the index, and no dependencies: those are not what is looked at.
     site = next(environment.glob("lib/python*/site-packages"))
-    own = Path(importlib.import_module("setuptools").__path__[0])
+    own = _package("setuptools")
     shutil.rmtree(site / "setuptools", ignore_errors=True)
     shutil.copytree(own, site / "setuptools")
     pip = site / "pip/__main__.py"

@@ -165,7 +165,7 @@ def test_an_installation_that_brings_nothing_is_not_taken_for_success(machine: P
     _program(machine, "apt-get", "exit 0")
     result = _bash(machine, 'as_root() { "$@"; }; need_system no-such-broker:some-broker')
     assert result.returncode == 69
-    assert "Installed, and still not usable here: some-broker" in result.stderr
+    assert "Installed, but still not usable: some-broker" in result.stderr
 
 
 def test_missing_programs_are_installed_where_that_is_allowed(machine: Path, tmp_path: Path) -> None:
