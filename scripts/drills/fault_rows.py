@@ -53,7 +53,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F03",
         "stream trickles",
-        "opened anew after 10 s below a fifth of the announced rate",
+        "opened again after 10 s below a fifth of the announced rate",
         (
             f"{_SUPERVISION}test_a_stream_that_trickles_is_opened_anew_and_says_so",
             "tests/integration/test_rtsp_source.py::test_trickle_of_single_bytes_does_not_keep_a_stream_alive",
@@ -155,7 +155,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F15",
         "broker refuses the password",
-        "`not authorised` is told; the new password is taken without a restart",
+        "`not authorised` is logged; the new password is taken without a restart",
         (f"{_RUN}test_a_wrong_password_is_named_and_the_right_one_is_picked_up",),
     ),
     Row(
@@ -170,7 +170,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F17",
         "name cannot be resolved",
-        "told by name; tried again; results go on while a resolver hangs, and the agent ends within 5 s",
+        "the log has the name; tried again; results go on while a resolver hangs, and the agent ends within 5 s",
         (
             f"{_BROKER}test_a_name_that_does_not_exist_is_named",
             "tests/system/test_resolver_faults.py::test_a_resolver_that_never_answers_holds_up_neither_results_nor_the_end",
@@ -179,7 +179,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F18",
         "two agents with one client id or one state directory",
-        "told after three takeovers; on one machine the second is refused with 75",
+        "logged after three takeovers; on one machine the second is refused with 75",
         (
             f"{_BROKER}test_two_agents_with_one_client_id_are_told_so",
             f"{_RUN}test_a_second_agent_on_the_same_state_is_refused",
@@ -297,7 +297,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F30",
         "inference fails",
-        "the frame is dropped and counted; three in a row load the engine anew",
+        "the frame is dropped and counted; three in a row load the engine again",
         (
             f"{_PIPELINE}test_a_failed_call_drops_its_frames_and_the_next_one_is_answered",
             f"{_PIPELINE}test_an_engine_that_keeps_failing_is_loaded_anew_and_then_given_up",
@@ -306,7 +306,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F31",
         "plan of another TensorRT or GPU",
-        "never read; built anew while another engine serves",
+        "never read; built again while another engine serves",
         (
             "tests/unit/test_engines_plan_cache.py::test_another_fact_is_another_plan",
             "tests/unit/test_engines_plan_cache.py::test_what_cannot_be_trusted_is_never_read_and_is_moved_away_with_its_reason",

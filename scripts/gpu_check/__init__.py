@@ -1,1 +1,1 @@
-"""Proves the engines of an NVIDIA GPU on the machine that has it: builds, answers, speed, refusals, one report."""
+"""Tests the engines of an NVIDIA GPU on its machine: builds, answers, speed, refusals; writes one report."""

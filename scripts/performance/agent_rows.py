@@ -112,7 +112,7 @@ def watch_agent(config: Json, cache: Path, broker: EmbeddedBroker, until: Callab
         while not until(seen, time.monotonic() - began_s) and time.monotonic() - began_s < _WITHIN_S:
             time.sleep(_LOOK_S)
             _look(seen, recorder, process)
-    messages = recorder.take()  # the farewell holds the final accounts
+    messages = recorder.take()  # the final report has the last counters
     seen.health += documents_of(messages, "health")
     return seen
 
@@ -351,7 +351,7 @@ def shared_session_row(package: Path, cache: Path) -> Row:
         "Q26 four cameras on one model: largest batch; memory",
         f"{batches[1]}; {resident[1]:.0f} MiB",
         f"one camera {resident[0]:.0f} MiB",
-        "no batching on a CPU by itself",
+        "no batching on a CPU unless configured",
         (Bar(measured=batches[1], limit=1, unit="images"),),
     )
 

@@ -33,7 +33,7 @@ _FPS = 30.0
 _BOTH: tuple[Precision, ...] = ("fp32", "int8")
 _CLIPS = {"720p": ("1280x720", "4M"), "1080p": ("1920x1080", "8M")}
 _ABOUT_PATH = (
-    "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is another process behind a real broker, "
+    "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is a separate process behind a real broker, "
     "and the bare session runs in the same pace before and after."
 )
 _REPORT_FORMS = (("page", "html"), ("image", "png"), ("text", "md"), ("data", "json"))

@@ -205,7 +205,7 @@ def _timed(engine: Engine, images: Images, runs: int) -> list[int]:
 
 @contextmanager
 def busy_thread() -> Iterator[None]:
-    """A thread that never gives the interpreter up by itself."""
+    """A thread that never releases the interpreter voluntarily."""
     is_over = threading.Event()
 
     def compute() -> None:
