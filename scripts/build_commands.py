@@ -24,7 +24,7 @@ def _write_commit(package: Path) -> None:
         (package / "commit.txt").write_text(f"{commit}\n", encoding="ascii")
 
 
-class BuildWithCommit(build_py):
+class BuildWithCommit(build_py):  # type: ignore[misc]  # setuptools has no types
     """A wheel holds its commit; an editable installation asks git."""
 
     def run(self) -> None:
@@ -34,7 +34,7 @@ class BuildWithCommit(build_py):
             _write_commit(Path(self.build_lib) / "agent")
 
 
-class SourceWithCommit(sdist):
+class SourceWithCommit(sdist):  # type: ignore[misc]  # setuptools has no types
     """A source archive holds its commit and this file, so that a wheel can be built from it."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:

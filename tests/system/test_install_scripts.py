@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -101,12 +101,17 @@ def test_a_staged_installation_is_complete_and_a_second_one_changes_nothing(tmp_
         assert password.stat().st_gid == int(group.split(":")[2])
 
 
-def _package(name: str) -> Path:
-    """Folder of a package of the tests. It is not imported: setuptools warns of distutils."""
-    spec = importlib.util.find_spec(name)
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0])
+def _copy_distribution(name: str, site: Path) -> None:
+    """Copy a distribution of the tests, metadata included: setuptools finds its commands by its entry points."""
+    distribution = importlib.metadata.distribution(name)
+    entries = {file.parts[0] for file in distribution.files or () if ".." not in file.parts}
+    assert entries, f"{name} has no list of its files"
+    for entry in entries:
+        place = Path(str(distribution.locate_file(entry)))
+        if place.is_dir():
+            shutil.copytree(place, site / entry)
+        else:
+            shutil.copy(place, site)
 
 
 # One run of the step `environment` takes 3 s of CPU, of which most is pip starting. So no test below runs it more than
@@ -119,9 +124,7 @@ def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare") / "staged/opt/agent"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=100)
     (site,) = folder.glob("lib/python*/site-packages")
-    own = _package("pip")
-    for place in (own, *own.parent.glob("pip-*.dist-info")):
-        shutil.copytree(place, site / place.name)
+    _copy_distribution("pip", site)
     return folder
 
 
@@ -472,8 +475,7 @@ def test_the_checkout_stays_as_it_is_and_what_a_build_left_there_is_not_installe
     (checkout / "build/lib/agent/gone.py").touch()
     # The setuptools of the tests instead of one from the index; no dependencies, which this test does not need.
     site = next(environment.glob("lib/python*/site-packages"))
-    for name in ("setuptools", "_distutils_hack"):
-        shutil.copytree(_package(name), site / name)
+    _copy_distribution("setuptools", site)
     pip = site / "pip/__main__.py"
     text = pip.read_text()
     pip.write_text(
