@@ -24,11 +24,11 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_GPU = 69
 EXIT_STOPPED = 130
-_CASE_EXIT_CODES = "Exit code: 0 all passed, 1 something failed, 2 wrong usage, 69 no GPU that could be used."
+_CASE_EXIT_CODES = "Exit code: 0 all passed, 1 something failed, 2 wrong usage, 69 no usable GPU."
 
 
 def main() -> int:
-    """Run everything that this machine can, keep the report up to date, and say where it is."""
+    """Run all checks that this machine can, update the report after each, and print its path."""
     arguments = _arguments()
     folder = Path(arguments.started_in, arguments.output).resolve()
     work = folder / "work"
@@ -50,7 +50,7 @@ def main() -> int:
         if arguments.only is None or arguments.only in step.name
     ]
     if able and not planned:
-        print(f"gpu-check: no check has {arguments.only!r} in its name. See the report of a run without --only")
+        print(f"gpu-check: no check has {arguments.only!r} in its name. The report of a run without --only lists them")
         return EXIT_USAGE
     circumstances = Circumstances(
         environment=describe(timeout_s=60.0),
@@ -80,7 +80,7 @@ def main() -> int:
 def _run_all(
     planned: list[Step], outcomes: list[Outcome], work: Path, *, where: str, write: Callable[[str], None]
 ) -> tuple[int, str]:
-    """Take every step, the report written after each; the exit code and the verdict."""
+    """Run every step and write the report after each; the exit code and the verdict."""
     variables = _variables(work)
     if any(step.job and step.job["package"] == str(resnet_package(work)) for step in planned):
         write_package(resnet(), "resnet", resnet_package(work).parent)
@@ -97,19 +97,19 @@ def _run_all(
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="scripts/gpu-check", description="Proves the engines of an NVIDIA GPU.", epilog=_CASE_EXIT_CODES
+        prog="scripts/gpu-check", description="Tests the engines of an NVIDIA GPU.", epilog=_CASE_EXIT_CODES
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "gpu-check", help="where the report and the logs go (default: gpu-check)"
     )
     parser.add_argument("--started-in", type=Path, default=Path(), help=argparse.SUPPRESS)
-    parser.add_argument("--quick", action="store_true", help="the demo model in fp32 alone, few runs, no suites")
+    parser.add_argument("--quick", action="store_true", help="only the demo model in fp32, few runs, no test suites")
     parser.add_argument("--only", metavar="TEXT", help="only the checks with this text in their name")
     return parser.parse_args()
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """What a reader would type: options that change what is checked."""
+    """The command for the report: only options that change what is checked."""
     parts = ["--quick"] * arguments.quick + (["--only", arguments.only] if arguments.only is not None else [])
     return shlex.join(["scripts/gpu-check", *parts])
 
@@ -122,11 +122,11 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(folder / name)
         (folder / name).mkdir()
     (folder / "work" / "tmp").mkdir()
-    (folder / "report.md").write_text("# GPU check\n\nIt has just begun.\n", encoding="utf-8")
+    (folder / "report.md").write_text("# GPU check\n\nIt has just started.\n", encoding="utf-8")
 
 
 def _variables(work: Path) -> Mapping[str, str]:
-    """The environment of every step: nothing is written beside the output folder."""
+    """The environment of every step: nothing is written outside the output folder."""
     return {**os.environ, "TMPDIR": str(work / "tmp"), "PYTHONDONTWRITEBYTECODE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 
@@ -137,9 +137,9 @@ def _log_name(number: int, step: Step) -> str:
 
 def _nothing_checked(prober: Prober) -> str:
     if prober.cuda.failure:
-        return f"**There is no NVIDIA GPU that could be used here: {prober.cuda.failure}.** Nothing was checked."
+        return f"**There is no usable NVIDIA GPU here: {prober.cuda.failure}.** Nothing was checked."
     gpu = prober.gpus[0].name if prober.gpus else "a GPU"
-    return f"**{gpu} is here, and no engine that could use it.** Nothing was checked; see the engines below."
+    return f"**{gpu} is here, but no engine that can use it.** Nothing was checked; see the engines below."
 
 
 def _verdict(outcomes: list[Outcome], where: str) -> str:
@@ -152,7 +152,7 @@ def _verdict(outcomes: list[Outcome], where: str) -> str:
 
 
 def _revision() -> str:
-    """What git says of the source tree."""
+    """Revision of the source tree, from git."""
     if shutil.which("git") is None:
         return "revision unknown (git is not installed)"
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty"]

@@ -27,7 +27,7 @@ _TURNS = 10
 
 
 def loads_from_cache(job: Job) -> dict[str, object]:
-    """Open what was built before: it must not be built again."""
+    """Open a model whose plan is in the cache: it must not be built again."""
     _opened(job)[0].close()
     began_s = time.monotonic()
     engine, phases = _opened(job)
@@ -46,7 +46,7 @@ def refuses_corrupt(job: Job) -> dict[str, object]:
 
 
 def refuses_foreign(job: Job) -> dict[str, object]:
-    """Give a plan the record of another GPU and another TensorRT: the message must name both facts."""
+    """Give a plan the record of a different GPU and TensorRT: the message must name both facts."""
     record_path = _entry_directory(job) / "entry.json"
     record = json.loads(record_path.read_text())
     name = "gpu" if "gpu" in record["facts"] else "gpus"
@@ -56,7 +56,7 @@ def refuses_foreign(job: Job) -> dict[str, object]:
 
 
 def survives_garbage(job: Job) -> dict[str, object]:
-    """Hand what is no plan to TensorRT itself: an exception with its words, and no crash."""
+    """Give TensorRT an invalid plan: it must raise an exception with a text, not crash."""
     from engines.backends.tensorrt.cuda import CudaDevice
     from engines.backends.tensorrt.library import library
     from engines.backends.tensorrt.session import PlanSession

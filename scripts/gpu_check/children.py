@@ -1,4 +1,4 @@
-"""Runs each step in a process of its own: one that crashes the library costs its own result, not the report."""
+"""Runs each step in its own process: a crash of the library costs one result, not the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAST_LINES = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one step: what came out, or why nothing did. ``log`` is the file with all that it said."""
+    """Result of one step, or why there is none. ``log``: the file with its output."""
 
     step: Step
     has_passed: bool
@@ -44,7 +44,7 @@ class Outcome:
 
 
 def run_step(step: Step, log: Path, *, variables: Mapping[str, str]) -> Outcome:
-    """Run one step with ``variables`` as its environment; what it says goes to ``log`` with the command."""
+    """Run one step with ``variables`` as its environment; the command and its output go to ``log``."""
     if step.why_not:
         return Outcome(step=step, has_passed=False, text=step.why_not)
     command = list(step.command)
@@ -72,7 +72,7 @@ def run_step(step: Step, log: Path, *, variables: Mapping[str, str]) -> Outcome:
 
 
 def _run(command: list[str], *, timeout_s: float, environment: Mapping[str, str]) -> tuple[int | None, str]:
-    """Exit code (None where the time ran out) and both outputs together."""
+    """Exit code (None after a time-out) and both outputs together."""
     try:
         done = subprocess.run(
             command,

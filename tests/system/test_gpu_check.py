@@ -100,7 +100,7 @@ def test_without_a_gpu_it_says_so_and_checks_nothing(tmp_path: Path, nvidia: Fak
     nvidia.set(devices=0)
     code, said, report = _check(tmp_path, nvidia)
     assert code == 69, said
-    assert "There is no NVIDIA GPU that could be used here: cuInit failed with CUDA_ERROR_NO_DEVICE" in said
+    assert "There is no usable NVIDIA GPU here: cuInit failed with CUDA_ERROR_NO_DEVICE" in said
     assert "Nothing was checked" in report
     assert "## Results" not in report
 

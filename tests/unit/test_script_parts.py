@@ -255,7 +255,7 @@ def test_environment_in_a_checkout_of_somebody_else_is_refused_with_a_way_out(ma
     checkout.chmod(0o555)
     result = _bash(machine, f"root={checkout}; have_environment {checkout}/.venv {checkout}/pyproject.toml")
     assert result.returncode == 69
-    assert f".venv has to be made in {checkout}, and this user may not write there" in result.stderr
+    assert f".venv has to be made in {checkout}, where this user may not write" in result.stderr
     assert f"cp -r {checkout} DIR" in result.stderr
 
 
