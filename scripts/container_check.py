@@ -20,13 +20,14 @@ from scripts.dockerfile import DockerfileError, Image, is_ignored, read_image
 
 _ROOT = Path(__file__).parents[1]
 _FOLDER = _ROOT / "scripts" / "container"
-# What this machine trusts: one behind a proxy of its own cannot install anything otherwise.
+# This machine's certificates: behind an intercepting proxy pip needs them.
 _TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
-_PASSWORD = "only-for-this-check"  # noqa: S105 of a broker that lives as long as the check
+_PASSWORD = "only-for-this-check"  # noqa: S105 - of a broker that ends with the check
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"  # any commit but this checkout's
 _RESULT_S = 120.0
 _HANG_S = 60.0
 _STOP_S = 20.0
-# As unshare, but the last command is process 1, as in a container.
+# exec at the end: the agent must be process 1, as in a container.
 _MOUNTS = """
 root=$1; state=$2; config=$3; secret=$4; shift 4
 mount --bind "$root" "$root"
@@ -45,7 +46,7 @@ exec chroot "$root" "$@"
 
 
 class CheckFailed(Exception):
-    """Something does not hold; the text says what."""
+    """A check failed; the text says which."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _build(image: Image, base: Path, tree: Path) -> None:
-    """Take the Dockerfile's steps in a copy of ``base``."""
+    """Run the Dockerfile's steps in a copy of ``base``."""
     subprocess.run(["cp", "-a", str(base), str(tree)], check=True)
     shutil.copy("/etc/resolv.conf", tree / "etc/resolv.conf")
     trust = tree / "tmp/trusted.crt"
@@ -82,6 +83,8 @@ def _build(image: Image, base: Path, tree: Path) -> None:
             _copy(step.text, tree)
         else:
             environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **variables}
+            if "COMMIT" in variables:
+                environment["COMMIT"] = _COMMIT
             if trust.exists():
                 environment["PIP_CERT"] = "/tmp/trusted.crt"  # noqa: S108 in the tree, which is ours alone
             command = ["unshare", "-m", "sh", "-ec"]
@@ -101,7 +104,7 @@ def _copy(text: str, tree: Path) -> None:
     ignore = (_ROOT / ".dockerignore").read_text().splitlines()
     for source in sources:
         if is_ignored(source, ignore) or not (_ROOT / source).exists():
-            raise CheckFailed(f"COPY {source}: it is not there, or .dockerignore leaves it out")
+            raise CheckFailed(f"COPY {source}: it does not exist, or .dockerignore excludes it")
         place = tree / target.lstrip("/")
         if target.endswith("/"):
             place /= Path(source).name
@@ -115,7 +118,7 @@ def _copy(text: str, tree: Path) -> None:
 def _run(image: Image, tree: Path, work: Path) -> None:
     user, _, group = image.user.partition(":")
     if not user.isdigit() or user == "0" or not group.isdigit():
-        raise CheckFailed(f"USER is {image.user}: wanted are numbers, and not root's")
+        raise CheckFailed(f"USER is {image.user}: write it as numbers, and not 0")
     secret, state, config = work / "secret", work / "state", work / "agent.yaml"
     secret.write_text(_PASSWORD)
     state.mkdir()
@@ -146,6 +149,8 @@ def _look(image: Image, outer: subprocess.Popen[bytes], person: list[str], port:
     result = inside("/opt/agent/bin/python", "-c", _SUBSCRIBER, str(port), _PASSWORD, str(_RESULT_S))
     _hold(result.returncode == 0, f"a result reaches the broker: {result.stdout.strip()}", log, result.stderr)
     _hold(json.loads(result.stdout)["label"] != "", "the result has a label", log)
+    version = inside("agent", "--version").stdout.strip()
+    _hold(version.endswith(f"+g{_COMMIT[:9]}"), f"the version names the commit of --build-arg: {version}", log)
     touch = inside("touch", "/etc/agent/new", "/opt/agent/new")
     _hold("Read-only file system" in touch.stderr, "the root is read-only", log, touch.stderr)
     _hold(inside("id", "-u").stdout.strip() == image.user.partition(":")[0], "it runs as the user of USER", log)
@@ -178,7 +183,7 @@ def _hold(holds: bool, what: str, log: Path, more: str = "") -> None:
 
 
 def _agent(outer: subprocess.Popen[bytes], log: Path) -> int:
-    """The number of process 1 of the namespace, seen from here, once it has become the agent."""
+    """Process id, outside the namespace, of its process 1 once that is the agent."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and outer.poll() is None:
         children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
@@ -197,7 +202,7 @@ def _broker(work: Path) -> Iterator[int]:
     passwords = work / "passwords"
     subprocess.run(["mosquitto_passwd", "-c", "-b", str(passwords), "agent", _PASSWORD], check=True)
     passwords.chmod(0o644)
-    work.chmod(0o755)  # mosquitto gives root's rights up before it reads the file
+    work.chmod(0o755)  # mosquitto drops root's rights before it reads the file
     text = (_FOLDER / "mosquitto.conf").read_text()
     text = text.replace("listener 1883", f"listener {port} 127.0.0.1").replace("/tmp/passwords", str(passwords))  # noqa: S108 the name in that file
     (work / "mosquitto.conf").write_text(text)

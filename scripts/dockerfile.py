@@ -1,4 +1,4 @@
-"""Reads the part of the Dockerfile language that scripts/container/Dockerfile keeps to.
+"""Reads the part of the Dockerfile language that scripts/container/Dockerfile uses.
 
 Source: Dockerfile reference, https://docs.docker.com/reference/dockerfile/.
 """
@@ -23,7 +23,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class DockerfileError(Exception):
-    """The file holds what is not understood here; the text has the instruction."""
+    """The file has an instruction that is not supported here; the text names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def instructions(text: str) -> Iterator[Instruction]:
     """Every instruction in order.
 
     Raises:
-        DockerfileError: a keyword that is not understood here.
+        DockerfileError: a keyword that is not supported here.
     """
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     for whole in re.sub(r"\\\n", "", "\n".join(lines)).splitlines():
@@ -46,13 +46,13 @@ def instructions(text: str) -> Iterator[Instruction]:
             continue
         keyword, _, rest = whole.strip().partition(" ")
         if keyword.upper() not in KNOWN:
-            raise DockerfileError(f"{keyword} is not understood: {whole[:80]}")
+            raise DockerfileError(f"{keyword} is not supported: {whole[:80]}")
         yield Instruction(keyword.upper(), rest.strip())
 
 
 @dataclass(slots=True)
 class Image:
-    """What is known once every instruction was read. ``steps`` are RUN and COPY, with the variables of that moment."""
+    """The result of all instructions. ``steps`` are RUN and COPY, each with the variables set before it."""
 
     base: str = ""
     arguments: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def read_image(text: str) -> Image:
     """Read a Dockerfile of one stage.
 
     Raises:
-        DockerfileError: something that is not understood here, such as a command that is no JSON list.
+        DockerfileError: something that is not supported here, such as a command that is no JSON list.
     """
     image = Image()
     for one in instructions(text):
@@ -113,12 +113,12 @@ def _list(one: Instruction) -> list[str]:
     try:
         value = json.loads(one.text)
     except ValueError as exc:
-        raise DockerfileError(f"{one.keyword} is no JSON list, so a shell would stand before it: {one.text}") from exc
+        raise DockerfileError(f"{one.keyword} is no JSON list, so a shell would run it: {one.text}") from exc
     return [str(part) for part in value]
 
 
 def is_ignored(path: str, ignore: Sequence[str]) -> bool:
-    """Whether the lines of a .dockerignore leave ``path`` of the build context out: the last that fits decides."""
+    """Whether a .dockerignore excludes ``path`` from the build context: the last matching line decides."""
     ignored = False
     for line in ignore:
         pattern = line.strip().removeprefix("!")

@@ -1,13 +1,12 @@
-"""Runs a command so that nothing it has started outlives it, at any load and however it ends.
+"""Runs a command so that no process it has started outlives it, however it ends.
 
     python scripts/keeper.py COMMAND [ARGUMENT]...
 
-The process that is started stays behind as the keeper and runs the command in a child. It is the subreaper of all that
-comes of it: a process whose parent ends becomes a child of the keeper, also one with a session of its own, so whatever
-the command has started is below the keeper at every moment. When the command has ended, all of it is killed until
-nothing is left. Needs Linux and Python's standard library alone.
+The keeper runs the command in a child and is its subreaper (prctl(2)): a process whose parent ends becomes a child of
+the keeper, even with a session of its own, so all descendants stay below the keeper. When the command has ended, the
+keeper kills them until none is left. Needs only Linux and Python's standard library.
 
-What no keeper can do: act when it is itself killed by SIGKILL. The command gets SIGTERM then.
+If the keeper itself is killed by SIGKILL it cannot act; the command then gets SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ KEPT_BY = "KEPT_BY"
 """Variable of the command's environment: the process id of its keeper."""
 
 ENDS_WITHIN_S = 30.0
-"""Time to tidy up after a polite signal; then the command is killed."""
+"""Time to clean up after SIGTERM, SIGINT or SIGHUP; then the command is killed."""
 _KILLED_WITHIN_S = 20.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Source: prctl(2), constants of linux/prctl.h.
@@ -35,9 +34,9 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def stay_behind(remove: Path | None = None, *, ends_within_s: float = ENDS_WITHIN_S) -> None:
-    """Fork: returns in the child, which goes on; the parent keeps it, and exits as the child has ended.
+    """Fork. Returns in the child; the parent becomes its keeper and exits with the child's exit code.
 
-    ``remove`` is a folder that is removed once nothing runs any more. To be called before any thread is started.
+    ``remove`` is a folder that is removed when no process is left. Call it before starting any thread.
     """
     keeper = os.getpid()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -63,9 +62,9 @@ def stay_behind(remove: Path | None = None, *, ends_within_s: float = ENDS_WITHI
 
 @contextmanager
 def kept_directory(prefix: str) -> Iterator[Path]:
-    """A new folder for a program that is kept from here on (see ``stay_behind``), removed when that has ended.
+    """A new folder for this program, which gets a keeper (see ``stay_behind``); removed when it has ended.
 
-    Temporary files of all that it starts lie in it too: what is killed, such as a compiler, cannot remove its own.
+    It holds the temporary files of all descendants too: a killed compiler cannot remove its own.
     """
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     stay_behind(remove=directory)
@@ -76,7 +75,7 @@ def kept_directory(prefix: str) -> Iterator[Path]:
 
 
 def _wait_for(command: int, waited_for: set[signal.Signals], ends_within_s: float) -> int:
-    """Hand signals on until the command has ended; its exit code as a shell would give it."""
+    """Forward signals until the command has ended; its exit code as in a shell."""
     kill_at = float("inf")
     while True:
         code = _reap(command)
@@ -88,13 +87,13 @@ def _wait_for(command: int, waited_for: set[signal.Signals], ends_within_s: floa
         if seen is None or seen.si_signo == signal.SIGCHLD:
             continue
         kill_at = min(kill_at, time.monotonic() + ends_within_s)
-        # What comes from the terminal (a code above 0, of the kernel) has reached the command too: it is in its group.
+        # The terminal's signals (si_code above 0: from the kernel) reach the command anyway: it is in the same group.
         if seen.si_code <= 0:
             os.kill(command, seen.si_signo)
 
 
 def _reap(command: int) -> int | None:
-    """Collect every child that has ended; the exit code of ``command`` where it is one of them."""
+    """Reap all ended children; the exit code of ``command`` if it is one of them."""
     code = None
     while True:
         try:
@@ -109,10 +108,10 @@ def _reap(command: int) -> int | None:
 
 
 def _kill_all() -> list[int]:
-    """Kill what is below this process until nothing is left; the ids of what could not be killed in time."""
+    """Kill all descendants until none is left; the ids of those that could not be killed in time."""
     deadline = time.monotonic() + _KILLED_WITHIN_S
     while True:
-        # One that forks in between leaves a child here, which the next round finds.
+        # A process that forks meanwhile leaves a child here, which the next round finds.
         for pid in _below(os.getpid()):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -124,7 +123,7 @@ def _kill_all() -> list[int]:
 
 
 def _below(pid: int) -> list[int]:
-    """The processes that ``pid`` has started or inherited, and theirs."""
+    """Ids of all descendants of ``pid``."""
     found = []
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         try:

@@ -1,4 +1,4 @@
-"""What the Debian package says of itself: version, control file, licences of what is bundled."""
+"""Metadata of the Debian package: version, control file, licences of the bundled packages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 PACKAGE = "edge-inference-agent"
-# Machine names of the kernel against Debian's. Source: dpkg-architecture(1), /usr/share/dpkg/cputable.
+# Debian's name for each machine name of the kernel. Source: dpkg-architecture(1), /usr/share/dpkg/cputable.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _PRE_RELEASE = re.compile(r"\.?(a|b|rc|dev)(\d+)")
-_TILDES = {"dev": "~~"}  # what is in development is older than its first alpha
+_TILDES = {"dev": "~~"}  # a development version sorts before its first alpha
 
 
 def debian_version(version: str, *, commit: str = "", committed_at: str = "") -> str:
@@ -77,7 +77,7 @@ def architecture(machine: str) -> str:
     """Debian's name of a machine.
 
     Raises:
-        ValueError: one that wheels of the dependencies do not exist for.
+        ValueError: there are no wheels of the dependencies for it.
     """
     if machine not in _ARCHITECTURES:
         raise ValueError(f"no package can be made for {machine}: only {', '.join(_ARCHITECTURES)}")
@@ -85,7 +85,7 @@ def architecture(machine: str) -> str:
 
 
 def copyright_page(site_packages: Path) -> str:
-    """Name every bundled distribution with its licence; the texts lie beside each in its ``.dist-info``."""
+    """List every bundled distribution with its licence; the texts are in each ``.dist-info``."""
     rows = sorted({_row(one) for one in distributions(path=[str(site_packages)])}, key=str.lower)
     return "\n".join(
         (

@@ -7,8 +7,8 @@ prints the path of a folder below FOLDER that holds links to
 - those of the declared packages (`test_needs`, `measure_needs`) and of the packages that these depend on;
 - the declared optional ones (`optional_programs`), where they are installed;
 - this interpreter, as python3 and python3.N.
-A program that nobody declared is not found then, on any machine. The folder is named by its content: it is made once.
-Where there is no dpkg, nothing is printed: what a package brings cannot be told. The standard library alone.
+An undeclared program is then found on no machine. The folder's name is a hash of its content, so it is made once.
+Without dpkg nothing is printed, because the files of a package are unknown. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pathlib import Path
 _SYSTEM = Path(__file__).parent / "lib" / "system.sh"
 _FOLDERS = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
 _MORE_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Where Debian and its users keep daemons, and an ordinary user's PATH does not look."""
+"""Folders of daemons, which an ordinary user's PATH lacks."""
 _PREFIX = "sealed-"
 UNSEALED = "UNSEALED_PATH"
-"""Variable that keeps the PATH from before, for apt alone, whose packages' scripts call what they like."""
+"""Variable with the original PATH, for apt: maintainer scripts may call any program."""
 
 
 def seal(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """The variables to set for a sealed PATH, made below ``folder``; empty where it is sealed already or cannot be."""
+    """The variables to set for a sealed PATH, made below ``folder``; empty if it is sealed already or cannot be."""
     path = environment.get("PATH", os.defpath)
     if is_sealed(path):
         return {}
@@ -42,12 +42,12 @@ def seal(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def is_sealed(path: str) -> bool:
-    """Whether ``path`` ends in a folder of this module: what a test puts before it was put there on purpose."""
+    """Whether ``path`` ends in a folder of this module; tests may put folders before it on purpose."""
     return Path(path.rpartition(os.pathsep)[2]).name.startswith(_PREFIX)
 
 
 def make(folder: Path, path: str) -> Path | None:
-    """The folder of links below ``folder``; ``path`` is where declared programs are looked for.
+    """The folder of links below ``folder``; declared programs are searched in ``path``.
 
     None without dpkg.
     """
@@ -64,13 +64,13 @@ def make(folder: Path, path: str) -> Path | None:
             (fresh / name).symlink_to(target)
         try:
             fresh.rename(sealed)
-        except OSError:  # another one was quicker
+        except OSError:  # another process made it meanwhile
             shutil.rmtree(fresh)
     return sealed.resolve()
 
 
 def programs(path: str) -> dict[str, str]:
-    """Every program that may be used here: its name and its place."""
+    """Name and path of every program that may be used here."""
     needs = [need.split(":") for need in declared("test_needs", "measure_needs")]
     installed = _dependencies()
     packages = {name for name in declared("base_packages") if name in installed}
@@ -94,7 +94,7 @@ def declared(*lists: str) -> list[str]:
 
 
 def _interpreter() -> str:
-    """The one that runs, or the one that its virtual environment was made of."""
+    """Path of this interpreter, or of the one that its virtual environment was made with."""
     name = f"python3.{sys.version_info.minor}"
     for place in (Path(sys.base_prefix) / "bin" / name, Path(sys.base_prefix) / "bin" / "python3"):
         if place.exists():
@@ -103,7 +103,7 @@ def _interpreter() -> str:
 
 
 def _dependencies() -> dict[str, list[list[str]]]:
-    """What each installed package depends on, with the alternatives; a provided name depends on its provider."""
+    """Dependencies of each installed package, with alternatives; a provided name depends on its provider."""
     form = "${Package}\t${db:Status-Status}\t${Pre-Depends}, ${Depends}\t${Provides}\n"
     listing = subprocess.run(["dpkg-query", "-W", "-f", form], capture_output=True, text=True, check=True).stdout
     found: dict[str, list[list[str]]] = {}
@@ -123,7 +123,7 @@ def _names(relations: str) -> list[list[str]]:
 
 
 def _closure(wanted: Iterable[str], installed: Mapping[str, list[list[str]]]) -> set[str]:
-    """The installed ones of ``wanted`` and of all that they depend on: what apt brings without recommendations."""
+    """The installed packages of ``wanted`` and all their dependencies, without recommendations."""
     waiting, found = list(wanted), set[str]()
     while waiting:
         name = waiting.pop()
@@ -134,8 +134,8 @@ def _closure(wanted: Iterable[str], installed: Mapping[str, list[list[str]]]) ->
 
 
 def _programs_of(packages: set[str]) -> dict[str, str]:
-    """What these packages have in the folders of programs, and the alternatives that lead there (awk to mawk)."""
-    # A name that is only provided has no list of files; the rest is listed all the same.
+    """Programs of these packages, and the alternatives that link to them (awk to mawk)."""
+    # A virtual package has no list of files: dpkg-query fails for it and still lists the others.
     command = ["dpkg-query", "-L", *sorted(packages)]
     files = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     places = [Path(line) for line in files if line.startswith("/") and str(Path(line).parent) in _FOLDERS]

@@ -100,11 +100,11 @@ def breaches_in(root: Path) -> Iterator[str]:
     """Every breach below root, as `file:line: text`."""
     broad: list[str] = []
     graph = module_graph(root)
-    files = {_module_of(place): place for path in _files(root) if _is_module(place := path.relative_to(root))}
+    files = {_module_of(place): place for path in files_of(root) if _is_module(place := path.relative_to(root))}
     yield from _layer_breaches(graph, files)
     for circle in circles(graph):
         yield f"{files[circle[0]]}:1: a circle of imports, {' > '.join(circle)}: move what they share further down"
-    for path in _files(root):
+    for path in files_of(root):
         try:
             source = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:  # an image, a clip, a model
@@ -124,7 +124,7 @@ def breaches_in(root: Path) -> Iterator[str]:
         )
 
 
-def _files(root: Path) -> list[Path]:
+def files_of(root: Path) -> list[Path]:
     """Files that git tracks or would track; all files where root is no checkout."""
     if not (root / ".git").exists():
         return sorted(path for path in root.rglob("*") if path.is_file())
@@ -212,7 +212,7 @@ def _stilted_words(place: Path, source: str) -> Iterator[str]:
 
 def module_graph(root: Path) -> dict[str, dict[str, int]]:
     """Every module of the program, what it imports of the program, and the line where it does so first."""
-    paths = {_module_of(path.relative_to(root)): path for path in _files(root) if _is_module(path.relative_to(root))}
+    paths = {_module_of(path.relative_to(root)): path for path in files_of(root) if _is_module(path.relative_to(root))}
     graph: dict[str, dict[str, int]] = {}
     for importer, path in paths.items():
         imports: dict[str, int] = {}
@@ -296,7 +296,7 @@ def circles(graph: Mapping[str, Collection[str]]) -> list[list[str]]:
 def structure(root: Path) -> int:
     """Print files and lines of each room, and the circles of imports; 1 where there is a circle."""
     rooms: dict[str, list[int]] = {}
-    for path in _files(root):
+    for path in files_of(root):
         if _is_module(place := path.relative_to(root)):
             rooms.setdefault(str(place.parent), []).append(path.read_text(encoding="utf-8").count("\n"))
     for room, sizes in sorted(rooms.items()):

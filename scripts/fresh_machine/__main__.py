@@ -1,4 +1,4 @@
-"""Runs the jobs in the roots and prints what came of it; see scripts/fresh-machine."""
+"""Runs the jobs in the roots and prints the results; see scripts/fresh-machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scripts.fresh_machine.report import Result, document, table
 from scripts.fresh_machine.roots import ROOTS, Bases, Root
 
 _SOURCE = Path(__file__).parents[2]
-_WORK = Path("/var/tmp/agent-fresh-machine")  # noqa: S108 - bases are kept there from run to run, for root alone
+_WORK = Path("/var/tmp/agent-fresh-machine")  # noqa: S108 - it keeps the bases between runs, readable by root only
 _FOREIGN = {"arm64": "qemu-aarch64"}
 _EMULATED_JOBS = ("demo", "engines")
 _UNAVAILABLE = 69
@@ -45,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began_at = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     commit = _git("rev-parse", "--short", "HEAD")
     if _git("status", "--porcelain", "--untracked-files=no"):
-        _tell(f"not everything is committed; what is tried is {commit}")
+        _note(f"there are uncommitted changes; only {commit} is tried")
     run = _Run(options, carried(os.environ, Path.home()), commit)
     try:
         for root in options.only:
             for job in options.do:
                 run.one(root, job)
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _note("interrupted")
         return 128 + signal.SIGINT
     finally:
         _write(options, run.results, commit, began_at)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Run:
-    """The results so far, and what each further one needs."""
+    """The results so far, and what the next ones need."""
 
     def __init__(self, options: argparse.Namespace, host: Carried, commit: str) -> None:
         self.results: list[Result] = []
@@ -72,12 +72,12 @@ class _Run:
         self._commit = commit
 
     def one(self, root: Root, job: Job) -> None:
-        """Do it in a new root, and note what came of it."""
+        """Run the job in a new root and record its result."""
         suffix = f"-{self._options.arch}" if self._options.arch else ""
         log = self._options.work / "logs" / f"{root.name}{suffix}-{job.name}.log"
         log.parent.mkdir(exist_ok=True)
         log.unlink(missing_ok=True)
-        _tell(f"{root.name}{suffix}: {job.name}, log: {log}")
+        _note(f"{root.name}{suffix}: {job.name}, log: {log}")
         place = self._options.work / f"root-{os.getpid()}-{root.name}-{job.name}"
         python, seconds, found, is_ok = "?", 0.0, "", False
         try:
@@ -89,15 +89,15 @@ class _Run:
             seconds = outcome.seconds
         except (ChamberError, subprocess.CalledProcessError) as exc:
             found = f"could not be prepared: {str(exc).splitlines()[0]}"
-            _tell(str(exc))
+            _note(str(exc))
         finally:
             if self._options.keep and place.exists():
-                _tell(f"kept: {place}")
+                _note(f"kept: {place}")
             else:
                 shutil.rmtree(place, ignore_errors=True)
         title = f"{root.title}{suffix}"
         self.results.append(Result(root.name, title, job.name, is_ok, round(seconds, 1), found, python, str(log)))
-        _tell(f"{root.name}{suffix}: {job.name} {'ok' if is_ok else 'FAILED'} in {seconds:.0f} s: {found}")
+        _note(f"{root.name}{suffix}: {job.name} {'ok' if is_ok else 'FAILED'} in {seconds:.0f} s: {found}")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -108,11 +108,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--do", metavar="JOB,..", help="some of demo,test,install,engines (default: the first three)")
     add("--arch", choices=sorted(_FOREIGN), help="under qemu-user: the demo and the engine tests")
     add("--json", type=Path, metavar="FILE", help="write the results here too")
-    add("--keep", action="store_true", help="leave the roots for looking at; the next run removes them")
-    add("--work", type=Path, default=_WORK, metavar="DIR", help="for bases, roots and logs (default: %(default)s)")
-    add("--debian-mirror", metavar="URL", help="default: the one of this machine's apt")
-    add("--ubuntu-mirror", metavar="URL", help="default: apt's, else beside Debian's, else debootstrap's own")
-    add("--list", action="store_true", help="name the roots, and do nothing")
+    add("--keep", action="store_true", help="keep the roots for inspection; the next run removes them")
+    add(
+        "--work",
+        type=Path,
+        default=_WORK,
+        metavar="DIR",
+        help="bases, roots and logs (default: %(default)s)",
+    )
+    add("--debian-mirror", metavar="URL", help="default: that of this machine's apt")
+    add("--ubuntu-mirror", metavar="URL", help="default: that of apt, else beside Debian's, else debootstrap's")
+    add("--list", action="store_true", help="list the roots and exit")
     options = parser.parse_args(arguments)
     only = options.only or ("bookworm" if options.arch else names)
     do = options.do or ",".join(_EMULATED_JOBS if options.arch else ("demo", "test", "install"))
@@ -127,7 +133,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _can_emulate(arch: str) -> bool:
-    """The kernel starts programs of ``arch``; it is told to where nobody has done that since it was started."""
+    """Whether the kernel starts programs of ``arch``; registers qemu with it if need be."""
     registry, name = Path("/proc/sys/fs/binfmt_misc"), _FOREIGN[arch]
     if not (registry / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(registry)], capture_output=True, check=False)
@@ -135,20 +141,20 @@ def _can_emulate(arch: str) -> bool:
         subprocess.run(["update-binfmts", "--enable", name], capture_output=True, check=False)
     if (registry / name).exists():
         return True
-    _tell(
+    _note(
         f"--arch {arch}: this kernel does not start programs of {arch}: {registry / name} is missing. "
-        "Install qemu-user-static and binfmt-support, and look at what update-binfmts says"
+        "Install qemu-user-static and binfmt-support, and read the output of update-binfmts"
     )
     return False
 
 
 def _python_of(chamber: Chamber) -> str:
-    """The version of the root's python3, by the name of its program: nothing is run for that."""
+    """The version of the root's python3, from the target of its link, without running it."""
     return chamber.place("/usr/bin/python3").readlink().name.removeprefix("python")
 
 
 def _clone(target: Path, commit: str) -> None:
-    """The last commit as a user gets it: a clone, without what lies beside it here."""
+    """Clone the last commit, as a user would: without ignored and uncommitted files."""
     target.parent.mkdir(parents=True, exist_ok=True)
     safe = ["-c", f"safe.directory={_SOURCE}", "-c", f"safe.directory={_SOURCE / '.git'}"]
     command = ["git", *safe, "clone", "--quiet", "--no-hardlinks", str(_SOURCE), str(target)]
@@ -157,7 +163,7 @@ def _clone(target: Path, commit: str) -> None:
 
 
 def _remove_what_is_left(work: Path) -> None:
-    """Roots of runs that were killed or asked to keep them; those of a run that still goes on stay."""
+    """Remove roots of runs that were killed or kept them; not those of a run in progress."""
     for place in [*work.glob("root-*"), *work.glob("making-*")]:
         owner = place.name.split("-")[1]
         if not Path(f"/proc/{owner}").exists() or owner == str(os.getpid()):
@@ -181,7 +187,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _tell(text: str) -> None:
+def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

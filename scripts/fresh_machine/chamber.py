@@ -1,7 +1,7 @@
 """Runs a command in a root as if it were a machine of its own: own processes, own mounts, the host's network.
 
-Everything ends with the namespaces: the kernel kills what runs in them and lets go of the mounts, also when this
-process is killed (`unshare --kill-child`), so nothing has to be unmounted.
+When the namespaces end, also because this process is killed (`unshare --kill-child`), the kernel kills their processes
+and drops their mounts. So nothing has to be unmounted.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from scripts.fresh_machine.host import INSIDE, Carried
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES = 4000
 
-# What a container gets: the host's devices that do no harm, a terminal and memory of its own. $1 is the root; then
-# come pairs of a place in it and what is seen there, a `--`, and the command. It becomes the root of the namespace by
-# pivot_root: in a chroot the kernel refuses user namespaces, which a real machine has.
+# Arguments: the root, pairs of a path in it and the file or folder mounted there, `--`, the command. The root gets the
+# harmless devices, its own terminals and shared memory, as a container does. pivot_root, because the kernel refuses
+# user namespaces in a chroot, and a real machine has them.
 _ENTER = """
 root=$1; shift
 mount --bind "$root" "$root"

@@ -1,7 +1,7 @@
-"""What of this machine a root needs to reach packages: its mirrors, apt's proxies, pip's configuration.
+"""What a root needs from this machine to reach packages: mirrors, apt's proxies, pip's configuration.
 
-None of it is written into the checkout: it is read here and handed in by environment, by a copy of pip's configuration
-and by read-only mounts.
+None of it is written into the checkout: the root gets it by its environment, a copy of pip's configuration and
+read-only mounts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 INSIDE = Path("/run/host")
-"""Where a root sees the files of this machine that pip's configuration names."""
+"""Where a root sees this machine's files that pip's configuration names."""
 
 _VARIABLES = re.compile(
     r"(PIP_\w+|(HTTPS?|NO|ALL|FTP)_PROXY|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)", re.IGNORECASE
 )
-# Where pip keeps its own state or is told what the caller wants, which is no matter of the network.
+# pip's own state and the caller's options, which have nothing to do with the network.
 _NOT_CARRIED = {"PIP_CONFIG_FILE", "PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"}
 _CONFIGURATIONS = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf")
 _PATH = re.compile(r"(?:(?<=file://)|(?<![\w/:.]))/[^\s,;'\"]+")
@@ -32,7 +32,7 @@ _APT = re.compile(r"^Acquire::(?:\w+::Proxy|Check-Valid-Until|Check-Date|Retries
 
 @dataclass(slots=True)
 class Carried:
-    """Variables, pip's configuration with the paths that a root sees, and what is mounted: inside to here."""
+    """Variables, pip's configuration with the root's paths, and mounts (path in the root: path here)."""
 
     environment: dict[str, str] = field(default_factory=dict)
     pip_configuration: str = ""
@@ -40,7 +40,7 @@ class Carried:
 
 
 def carried(environment: Mapping[str, str], home: Path) -> Carried:
-    """Read it from ``environment`` and from pip's files, those of the user at ``home`` too."""
+    """Read it from ``environment`` and pip's files, including those of the user at ``home``."""
     found = Carried()
     for name, text in environment.items():
         if _VARIABLES.fullmatch(name) and name.upper() not in _NOT_CARRIED:
@@ -65,7 +65,7 @@ def _seen_inside(text: str, mounts: dict[Path, Path]) -> str:
         here = Path(match[0])
         if not here.exists():
             return match[0]
-        # The pages of a local index, `DIR/simple`, name the files that lie beside it.
+        # The pages of a local index, `DIR/simple`, link to files beside that folder.
         seen = here.parent if here.name == "simple" and here.is_dir() else here
         mounts[INSIDE / seen.relative_to("/")] = seen.resolve()
         return str(INSIDE / here.relative_to("/"))
@@ -74,20 +74,20 @@ def _seen_inside(text: str, mounts: dict[Path, Path]) -> str:
 
 
 def apt_lines() -> str:
-    """The lines of this machine's apt that a root's apt needs: proxies, and whether the age of lists is checked."""
+    """This machine's apt settings that a root's apt needs: proxies, and whether lists may be old."""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
     return "".join(f"{line}\n" for line in dump.splitlines() if _APT.match(line))
 
 
 def mirrors() -> dict[str, str]:
-    """Addresses of the archives `debian` and `ubuntu`, as far as this machine's apt knows them."""
+    """Addresses of the archives `debian` and `ubuntu` that this machine's apt uses."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return mirrors_in(listing.split())
 
 
 def mirrors_in(addresses: list[str]) -> dict[str, str]:
-    """The first address of each archive; Ubuntu's is looked for beside Debian's where apt has none."""
+    """The first address of each archive; without one for Ubuntu, one beside Debian's is tried."""
     found: dict[str, str] = {}
     for address in (one.rstrip("/") for one in addresses):
         name = address.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Which roots there are, and how the base of one is made and kept."""
+"""The roots, and the archives of their bases."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from scripts.fresh_machine.chamber import Chamber, ChamberError
 from scripts.fresh_machine.host import Carried, apt_lines
 
 PACKAGES = ("git", "python3", "python3-venv")
-"""What the README asks for; everything else is the scripts' own matter."""
+"""What the README asks for; the scripts install everything else."""
 _DEBOOTSTRAP_LIMIT_S = 3600.0
 _APT_LIMIT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """One release. ``script`` is the one of debootstrap that makes it; ``l4t`` the release that boards have on it.
+    """One release. ``script``: debootstrap's script for it; ``l4t``: the release of L4T that boards with it have.
 
-    ``machine_packages`` are those that any machine with this system has and debootstrap leaves out, as far as the
-    installation stands on them.
+    ``machine_packages``: packages that every real machine has, that debootstrap omits and the installation needs.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Root:
 
 
 _BOARD = ("systemd", "python3-pip")
-# Boards have pip, which brings setuptools: what a virtual environment may see of them has broken an installation.
+# Boards have pip, which brings setuptools. An old setuptools that the environment sees has broken an installation.
 # Source of L4T and TensorRT: release notes of JetPack 6.2 (36.4.3, 10.3) and JetPack 7.0 (38.2, 10.13).
 ROOTS = (
     Root("bookworm", "Debian 12", "debian", "bookworm", "main"),
@@ -50,7 +49,7 @@ ROOTS = (
 
 
 class Bases:
-    """Archives of bases in ``folder``, each made at its first use; ``mirrors`` names the address of an archive."""
+    """Archives of bases in ``folder``, each made at first use. ``mirrors``: address by archive name."""
 
     def __init__(self, folder: Path, mirrors: Mapping[str, str], carried: Carried, *, arch: str | None) -> None:
         self._folder = folder
@@ -59,7 +58,7 @@ class Bases:
         self._arch = arch
 
     def unpack(self, root: Root, target: Path, log: Path) -> Chamber:
-        """A root of its own at ``target``, from the archive.
+        """Unpack a new root at ``target``.
 
         Raises:
             ChamberError: the base could not be made.
@@ -84,7 +83,7 @@ class Bases:
         command += [root.name, str(place)]
         mirror = self._mirrors.get(root.archive)
         script = Path("/usr/share/debootstrap/scripts") / root.script
-        # Without a mirror the script's own default serves; a script can be named behind a mirror alone.
+        # Without a mirror debootstrap uses its default. A script is accepted only after a mirror.
         command += [mirror, str(script)] if mirror else []
         try:
             with log.open("ab") as output:

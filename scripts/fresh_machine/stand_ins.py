@@ -1,6 +1,6 @@
-"""Packages that stand in for what JetPack brings to a board, as far as the installation looks at them.
+"""Packages that replace those of JetPack, as far as the installation reads them.
 
-None of them can do anything: importing `tensorrt` fails as it does where its library is missing.
+They contain no code: importing `tensorrt` fails as it does without its library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def install_stand_ins(chamber: Chamber, *, l4t: str, tensorrt: str, log: Path) -
         ChamberError: a package could not be built or installed.
     """
     release, _, revision = l4t.partition(".")
-    told = f"# R{release} (release), REVISION: {revision}, GCID: 1, BOARD: generic, EABI: aarch64\n"
+    l4t_release = f"# R{release} (release), REVISION: {revision}, GCID: 1, BOARD: generic, EABI: aarch64\n"
     bindings = {
         "usr/lib/python3/dist-packages/tensorrt/__init__.py": _BINDINGS,
         f"usr/lib/python3/dist-packages/tensorrt-{tensorrt}.dist-info/METADATA": (
@@ -38,7 +38,7 @@ def install_stand_ins(chamber: Chamber, *, l4t: str, tensorrt: str, log: Path) -
         ),
     }
     packages = {
-        ("nvidia-l4t-core", f"{l4t}-1"): {"etc/nv_tegra_release": told},
+        ("nvidia-l4t-core", f"{l4t}-1"): {"etc/nv_tegra_release": l4t_release},
         ("nvidia-jetpack", "7.0" if release == "38" else "6.2"): {},
         ("python3-libnvinfer", f"{tensorrt}-1"): bindings,
     }

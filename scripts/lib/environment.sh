@@ -17,24 +17,24 @@ python_version() {
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
-# The oldest Python that works, and the newest one that was tried.
+# The oldest Python that works, and the newest that was tested.
 oldest_python=3.10
-newest_tried_python=3.14
+newest_tested_python=3.14
 
-# python_fits VERSION: prints yes, newer (than any that was tried) or no.
+# python_fits VERSION: print yes, no, or newer (than any that was tested).
 python_fits() {
   local major=${1%%.*} minor=${1#*.}
   if ! [[ $1 =~ ^[0-9]+[.][0-9]+$ ]] || [ "$major" -lt 3 ] || { [ "$major" = 3 ] && [ "$minor" -lt "${oldest_python#3.}" ]; }; then
     echo no
-  elif [ "$major" -gt 3 ] || [ "$minor" -gt "${newest_tried_python#3.}" ]; then
+  elif [ "$major" -gt 3 ] || [ "$minor" -gt "${newest_tested_python#3.}" ]; then
     echo newer
   else
     echo yes
   fi
 }
 
-# Print the path of the interpreter to use: $PYTHON, or the first on PATH that fits. One that is newer than any that was
-# tried is taken where there is no other: see warn_of_newer_python.
+# Print the path of the interpreter to use: $PYTHON, or the first on PATH that fits. One newer than any tested is used only
+# if there is no other: see warn_of_newer_python.
 select_python() {
   local candidate version newer='' seen=()
   for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10}; do
@@ -56,7 +56,8 @@ select_python() {
 Name one that fits, for example: PYTHON=/usr/bin/python3.12 $0"
 }
 
-# place_of COMMAND: where it is; what is found through a link of a sealed PATH must not depend on that folder for ever.
+# place_of COMMAND: print its path. A link in the folder of a sealed PATH is resolved: an environment made with it must
+# outlive that folder.
 place_of() {
   local place
   place=$(command -v "$1")
@@ -64,10 +65,10 @@ place_of() {
   printf '%s\n' "$place"
 }
 
-# warn_of_newer_python VERSION: where an environment is made with a Python that nobody has tried.
+# warn_of_newer_python VERSION: warn if VERSION is newer than any tested.
 warn_of_newer_python() {
   [ "$(python_fits "$1")" = newer ] || return 0
-  say "Warning: Python $1 is newer than any that this project was tried on ($oldest_python to $newest_tried_python). If packages
+  say "Warning: Python $1 is newer than any that this project was tested on ($oldest_python to $newest_tested_python). If packages
 cannot be installed or something fails, name an older one, for example: PYTHON=/usr/bin/python3.12 $0"
 }
 
@@ -82,7 +83,7 @@ test_environment_folder() {
 new_environment() {
   local python=$1 folder=$2 package
   if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    # Debian and Ubuntu split these modules off.
+    # Debian and Ubuntu have these modules in a package of their own.
     package="python$(python_version "$python")-venv"
     apt_install "$package" || give_up "$python cannot make virtual environments: its modules venv and ensurepip are missing.
 Install them and try again, on Debian and Ubuntu:
@@ -91,14 +92,14 @@ Install them and try again, on Debian and Ubuntu:
   "$python" -m venv --clear "${environment_options[@]}" "$folder"
 }
 
-# pip_install FOLDER ARGUMENT...: pip of that environment, quiet, never asking.
+# pip_install FOLDER ARGUMENT...: pip install in that environment, quiet, without prompts.
 pip_install() {
   local folder=$1
   shift
   "$folder/bin/python" -m pip install --quiet --no-input "$@"
 }
 
-# Print what an environment made by this interpreter from these files depends on, as one hash.
+# environment_key INTERPRETER FILE...: print a hash of all that an environment made from them depends on.
 environment_key() {
   "$1" - "$root" "${@:2}" <<'PYTHON'
 import hashlib, pathlib, sys
@@ -107,15 +108,15 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
 PYTHON
 }
 
-# is_made FOLDER KEY: it was completed under that key, and its interpreter still runs.
+# is_made FOLDER KEY: it was completed with that key, and its interpreter still runs.
 is_made() {
   [ "$(cat "$1/.complete" 2>/dev/null)" = "$2" ] && "$1/bin/python" -c '' 2>/dev/null
 }
 
-# have_environment FOLDER LOCK [MORE ARGUMENT...]: FOLDER holds the packages of LOCK and this checkout, editable. Made at
-# the first call, left alone as long as the lock, pyproject.toml, the interpreter and the checkout's place are the same.
-# MORE is a function of extra_environments.sh that is called with FOLDER and its arguments and installs what is not in
-# the lock; `:` where that is nothing.
+# have_environment FOLDER LOCK [MORE ARGUMENT...]: make FOLDER an environment with the packages of LOCK and this checkout,
+# editable. Made at the first call, and again when the lock, pyproject.toml, the interpreter or the checkout's path has
+# changed. MORE is a function of extra_environments.sh, called with FOLDER and ARGUMENTs, that installs what the lock lacks;
+# `:` if that is nothing.
 have_environment() {
   local folder=$1 lock=$2 more=("${@:3}") python key held busy=0 stamp=$1/.complete
   local inputs=("$lock" "$root/pyproject.toml")
@@ -124,10 +125,10 @@ have_environment() {
   key="$(environment_key "$python" "${inputs[@]}") ${more[*]}"
   if is_made "$folder" "$key"; then return; fi
   if [ ! -w "$root" ] || { [ -e "$folder" ] && [ ! -w "$folder" ]; }; then
-    give_up "${folder#"$root/"} has to be made in $root, and this user may not write there. Run this in a copy of your own:
+    give_up "${folder#"$root/"} has to be made in $root, where this user may not write. Run this in your own copy:
   cp -r $root DIR"
   fi
-  # Two at once would write into the same folder: the second waits, and finds it made. Without flock nobody waits.
+  # Two scripts at once would write into the same folder: the second waits until it is made. Without flock there is no wait.
   exec {held}<"$lock"
   flock -n -E 75 "$held" 2>/dev/null || busy=$?
   if [ $busy = 75 ]; then
@@ -141,18 +142,29 @@ have_environment() {
   say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages, takes a minute)"
   warn_of_newer_python "$(python_version "$python")"
   rm -f "$stamp"
-  # What MORE has replaced must not be mixed with what the lock brings: such an environment starts empty.
+  # With MORE start empty: packages that it replaced must not mix with those of the lock.
   if [ ${#more[@]} != 0 ] ||
     ! "$folder/bin/python" -m pip --version >/dev/null 2>&1 ||
     [ "$(python_version "$folder/bin/python")" != "$(python_version "$python")" ]; then
     new_environment "$python" "$folder"
   fi
   pip_install "$folder" --require-hashes -r "$lock" ||
-    give_up "The packages of ${lock#"$root/"} could not be installed, for the reason that pip gives above. Try again once it is
-gone. Without a network they can come from a folder DIR of wheels: PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR $0"
-  # The lock holds the build backend too, so nothing is fetched past it.
+    give_up "The packages of ${lock#"$root/"} could not be installed; pip gives the reason above. Fix it and try again. Without a
+network, install from a folder DIR of wheels: PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR $0"
+  # The lock has the build backend too, so nothing unlocked is downloaded.
   pip_install "$folder" --no-deps --no-index --no-build-isolation --editable "$root"
   [ ${#more[@]} = 0 ] || "${more[0]}" "$folder" "${more[@]:1}"
   printf '%s' "$key" >"$stamp"
   exec {held}<&-
+}
+
+# copy_sources FOLDER INTERPRETER: copy what a wheel of this checkout is built from, and write the commit into the copy,
+# which has no .git to ask.
+copy_sources() {
+  local commit
+  mkdir -p "$1/scripts"
+  cp -R "$root"/{agent,engines,LICENSE,README.md,pyproject.toml} "$1"
+  cp "$root/scripts/build_commands.py" "$1/scripts"
+  commit=$("$2" -I -B "$root/agent/version.py" | sed -n 's/.*+g//p')
+  [ -z "$commit" ] || printf '%s\n' "$commit" >"$1/agent/commit.txt"
 }

@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# The agent's environment, made beside the one that is there and put in its place once it has been seen to work. Sourced,
-# not run; needs system.sh, environment.sh, installation.sh, and of its caller $prefix, $python, $work.
+# Make the agent's environment beside the present one, and replace that once the new agent has run. Sourced, not run; needs
+# system.sh, environment.sh, installation.sh, and $prefix, $python, $work of its caller.
 #   $live     the environment of the service
-#   $staging  the new one, until it takes that place
+#   $staging  the new one, until it becomes $live
 #   $before   the old one, until the installation is done
 
-# place_environment: say where the three lie, and put back what a run that was cut off has left behind.
+# place_environment: set the three paths, and undo an installation that was killed half-way.
 place_environment() {
   live=$(realpath -m "$prefix$environment_dir")
   staging=$live.new before=$live.before is_mount=no
   if mountpoint -q "$live" 2>/dev/null; then
-    # A disk of its own cannot be renamed: what lies on it is moved.
+    # A mount point cannot be renamed, so its entries are moved.
     is_mount=yes staging=$live/.new before=$live/.before
   fi
   [ $is_dry = no ] || return 0
   if [ -d "$before" ] && ! runs "$live"; then
-    told "an installation was cut off here: the environment before it comes back"
+    note "an earlier installation was interrupted: its previous environment is restored"
     put_back
   fi
   rm -rf "$staging" "$before"
@@ -37,18 +37,18 @@ move_environment() {
   fi
 }
 
-# runs FOLDER: there is an environment with an interpreter that starts.
+# runs FOLDER: the interpreter of that environment starts.
 runs() {
   "$1/bin/python" -c '' 2>/dev/null
 }
 
-# version_in FOLDER: what the agent there calls itself, nothing where it does not run.
+# version_in FOLDER: print the version of the agent there; nothing if it does not run.
 version_in() {
   (cd "$work" && timeout 60 "$1/bin/python" -m agent --version 2>/dev/null | sed -n 's/^agent, version //p') || true
 }
 
-# copy_environment SEES_SYSTEM: begin with what is there. So everything that was added to it by hand, such as a build of
-# ONNX Runtime or a compiled PyCUDA, is in the new one too.
+# copy_environment SEES_SYSTEM: start from a copy of $live, which keeps packages that were added by hand, such as a GPU
+# build of ONNX Runtime or a compiled PyCUDA.
 copy_environment() {
   mkdir -p "$staging"
   entries "$live" | xargs -0r cp -a --reflink=auto -t "$staging"
@@ -56,7 +56,7 @@ copy_environment() {
   rename_inside "$live" "$staging"
 }
 
-# rename_inside FROM TO: the programs of $staging name their interpreter by its whole path.
+# rename_inside FROM TO: replace the path in the programs of $staging, whose first line is the interpreter's full path.
 rename_inside() {
   "$staging/bin/python" -I - "$staging" "$1" "$2" <<'PYTHON'
 import pathlib, re, sys
@@ -68,42 +68,39 @@ for file in [*(folder / "bin").iterdir(), folder / "pyvenv.cfg"]:
 PYTHON
 }
 
-# begin_environment: $staging has the Python and the packages to begin with.
+# begin_environment: create $staging, as a copy of $live if that has the same Python and a pip.
 begin_environment() {
   local sees_system=false
   [ ${#environment_options[@]} = 0 ] || sees_system=true
   if [ "$(python_version "$live/bin/python")" = "$(python_version "$python")" ] &&
     "$live/bin/python" -m pip --version >/dev/null 2>&1; then
-    change_by "cp -a $live $staging   # what was added to it by hand stays" copy_environment $sees_system
+    change_by "cp -a $live $staging   # keeps what was added by hand" copy_environment $sees_system
   else
     change_by "$python -m venv --clear ${environment_options[*]} $staging" new_environment "$python" "$staging"
   fi
 }
 
-# have_builder: pip and setuptools of the environment's own. It sees the system's, and those of Ubuntu 22.04 know no
-# [project] table: they build a package UNKNOWN without a complaint.
+# have_builder: install pip and setuptools into $staging. Those of Ubuntu 22.04, which $staging may see, do not know the
+# [project] table: they build a package UNKNOWN and report success.
 have_builder() {
   if pip_logged --upgrade pip 'setuptools>=77'; then return; fi
-  # A folder of wheels may lack pip; that of the system will do for them.
+  # A folder of wheels may lack pip; the present one can install them.
   if [ -n "$wheels" ] && pip_logged --upgrade 'setuptools>=77'; then return; fi
   failed "a setuptools that can build the agent cannot be installed: $(pip_reason)"
 }
 
-# make_wheel: $wheel is the agent to install: the one of --wheels, or built from a copy of this checkout. Built in place,
-# root's files would stay in the checkout, and what an earlier build left there would be installed.
+# make_wheel: set $wheel, from --wheels or built from a copy of this checkout. A build in place would leave root's files in
+# the checkout, and install what an earlier build left there.
 make_wheel() {
-  local found=() copy=$work/checkout commit
+  local found=() copy=$work/checkout
   if [ -n "$wheels" ]; then
     mapfile -t found < <(find "$wheels" -maxdepth 1 -name 'edge_inference_agent-*.whl')
-    [ ${#found[@]} -le 1 ] || failed "$wheels holds ${#found[@]} wheels of the agent, so nobody knows which is meant. Leave one:" "${found[@]}"
+    [ ${#found[@]} -le 1 ] || failed "$wheels holds ${#found[@]} wheels of the agent, so it is unclear which to install. Leave one:" "${found[@]}"
   fi
-  # What is a wheel already needs no builder. From the index other parts may have to be built too.
+  # Only a ready wheel needs no builder; packages from the index may need one.
   if [ -z "$wheels" ] || [ ${#found[@]} = 0 ]; then have_builder; fi
   if [ ${#found[@]} = 0 ]; then
-    mkdir -p "$copy"
-    cp -R "$root"/{agent,engines,LICENSE,README.md,pyproject.toml,setup.py} "$copy"
-    commit=$("$python" -I -B "$root/agent/version.py" | sed -n 's/.*+g//p')
-    [ -z "$commit" ] || printf '%s\n' "$commit" >"$copy/agent/commit.txt"
+    copy_sources "$copy" "$python"
     if ! "$staging/bin/python" -m pip wheel --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$copy" >"$work/pip.out" 2>&1; then
       cat "$work/pip.out" >>"$prefix$pip_log"
       failed "the agent cannot be built: $(pip_reason)"
@@ -116,27 +113,27 @@ make_wheel() {
   expected=${expected%%-*}
 }
 
-# install_wheel: the agent and what it cannot do without.
+# install_wheel: the agent and its required packages.
 install_wheel() {
   local has_same=no
-  # A wheel of another state of the project may have the same version; pip would pass it over.
+  # pip skips a wheel whose version is installed, even if its content differs.
   if [ "$(has_version edge-inference-agent)" = "$expected" ]; then has_same=yes; fi
   pip_logged "$wheel" || failed "the agent's packages cannot be installed: $(pip_reason)"
   [ $has_same = no ] || pip_logged --force-reinstall --no-deps "$wheel" || failed "the agent cannot be installed: $(pip_reason)"
 }
 
-# see_that_it_runs: before it takes anybody's place.
+# see_that_it_runs: check the new agent before it replaces the old one.
 see_that_it_runs() {
   local found file=$prefix$config_dir/agent.yaml
   [ -x "$staging/bin/agent" ] || failed "pip installed no program agent"
   found=$(version_in "$staging")
-  [ "$found" = "$expected" ] || failed "the new agent calls itself ${found:-nothing: it does not run}, $expected was installed" \
+  [ "$found" = "$expected" ] || failed "the new agent reports version ${found:-nothing (it does not run)}, $expected was installed" \
     "$(cd "$work" && "$staging/bin/python" -m agent --version 2>&1 | tail -1)"
   "$staging/bin/python" -m pip check >"$work/pip.out" 2>&1 || cat "$work/pip.out" >>"$prefix$pip_log"
-  # What it says of others concerns packages of the system.
-  told "$(grep '^edge-inference-agent ' "$work/pip.out" || echo "pip finds no conflict that concerns the agent")"
+  # Other lines are about packages of the system.
+  note "$(grep '^edge-inference-agent ' "$work/pip.out" || echo "pip check finds no conflict of the agent")"
   if [ -e "$file" ] && ! check_config "$staging" >"$work/config.out" 2>&1 && check_config "$live" >/dev/null 2>&1; then
-    failed "the new agent refuses $file, which the present one takes:" "$(tail -5 "$work/config.out")"
+    failed "the new agent refuses $file, which the present one accepts:" "$(tail -5 "$work/config.out")"
   fi
 }
 
@@ -144,7 +141,8 @@ check_config() {
   (cd "$work" && "$1/bin/python" -m agent config check "$prefix$config_dir/agent.yaml")
 }
 
-# take_place: the new one becomes the service's. Two renames; a run that is cut off between them is mended by the next.
+# take_place: make $staging the service's environment, by two renames. place_environment of the next run undoes a run that
+# was killed between them.
 take_place() {
   rename_inside "$staging" "$live"
   if [ -n "$(find "$live" -mindepth 1 -maxdepth 1 ! -path "$staging" -print -quit 2>/dev/null)" ]; then
@@ -158,7 +156,7 @@ take_place() {
   [ "$found" = "agent, version $expected" ] || failed "$live/bin/agent says ${found:-nothing}, $expected was installed"
 }
 
-# put_back: the environment that was there before; nothing where there was none.
+# put_back: restore the old environment, or leave none if there was none.
 put_back() {
   rm -rf "$staging"
   if [ -d "$before" ]; then

@@ -1,8 +1,7 @@
 # shellcheck shell=bash
-# Environments of `scripts/test --with`: for what cannot live beside the locked ONNX Runtime, is too large to be
-# everybody's, or comes from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
-# Their packages are pinned here and not in the lock: which build of them fits depends on the machine (CPU or CUDA), so
-# no one hash is right everywhere.
+# Environments of `scripts/test --with`: for packages that conflict with the locked ONNX Runtime, are too large for every
+# checkout, or come from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
+# They are pinned here, not in the lock: the build depends on the machine (CPU or CUDA), so no single hash fits everywhere.
 
 extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings)
 
@@ -10,8 +9,8 @@ is_extra_environment() {
   case " ${extra_environments[*]} " in *" $1 "*) ;; *) return 1 ;; esac
 }
 
-# test_extra NAME: make that environment and run the tests that need it; there a missing engine, GStreamer or jtop is a
-# failure and not a skip.
+# test_extra NAME: make that environment and run the tests that need it. A missing engine, GStreamer or jtop fails there
+# instead of being skipped.
 test_extra() {
   case $1 in
     torch) test_engines torch ort-cpu,torch ;;
@@ -23,7 +22,7 @@ test_extra() {
   esac
 }
 
-# test_engines NAME REQUIRED: everything about engines, in an environment that has more or other ones.
+# test_engines NAME REQUIRED: run the engine tests in an environment with more or other engines.
 test_engines() {
   local folder
   folder=$(test_environment_folder "$1")
@@ -31,8 +30,8 @@ test_engines() {
   REQUIRE_ENGINES=$2 run_pytest "$folder/bin/python" tests/*/test_engine*.py
 }
 
-# install_engine FOLDER NAME: what it needs beyond the lock. All builds of ONNX Runtime share one import name, so
-# another build replaces the locked one.
+# install_engine FOLDER NAME: install what it needs beyond the lock. All builds of ONNX Runtime share one import name, so
+# another build must replace the locked one.
 install_engine() {
   local folder=$1
   case $2 in
@@ -49,7 +48,7 @@ replace_onnxruntime() {
   pip_install "$1" "$2"
 }
 
-# GStreamer's bindings are a system package, made for the system's Python alone.
+# GStreamer's bindings are a system package and work with the system's Python only.
 test_gstreamer() {
   local folder PYTHON=/usr/bin/python3 environment_options=(--system-site-packages)
   if ! "$PYTHON" -c 'import gi; gi.require_version("Gst", "1.0")' 2>/dev/null ||
@@ -63,8 +62,8 @@ test_gstreamer() {
   run_pytest "$folder/bin/python" tests -k gstreamer
 }
 
-# jetson-stats runs in a process of its own, so its Python needs nothing else. Those of JetPack 5 and 6 (4.2, 4.3) refuse to be
-# installed by an ordinary user outside a container.
+# jetson-stats runs in its own process, so its Python needs nothing else. Versions 4.2 and 4.3 (JetPack 5 and 6) refuse
+# installation by an ordinary user outside a container.
 test_jtop() {
   local new old older
   new=$(test_environment_folder jtop)
@@ -77,8 +76,8 @@ test_jtop() {
     run_pytest "$environment/bin/python" tests -k jtop
 }
 
-# TensorRT's bindings are wheels of their own on the index, without the libraries, which the test replaces by stubs. The
-# two families that differ most: with weak typing and without. NumPy is what our own code needs to be imported.
+# TensorRT's bindings are separate wheels without the libraries, for which the test has stubs. Two versions: 10 has weak
+# typing, 11 does not. Our own code needs NumPy to be imported.
 test_tensorrt_bindings() {
   local ten eleven
   ten=$(test_environment_folder tensorrt10)
@@ -90,7 +89,7 @@ test_tensorrt_bindings() {
     tests/integration/test_cuda_bindings.py
 }
 
-# have_packages FOLDER REQUIREMENT...: an environment that holds only these.
+# have_packages FOLDER REQUIREMENT...: make an environment with only these.
 have_packages() {
   local folder=$1 wanted="${*:2}"
   [ "$(cat "$folder/.complete" 2>/dev/null)" = "$wanted" ] && return

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What installing and removing the service share. Sourced, not run; needs system.sh.
+# Shared by installing and removing the service. Sourced, not run; needs system.sh.
 
-# Where things go. Everything is written below $prefix, which is empty except for a staged installation.
+# Paths of an installation. Everything is written below $prefix, which is empty unless --root is given.
 environment_dir=/opt/agent
 config_dir=/etc/agent
 state_dir=/var/lib/agent
@@ -19,12 +19,12 @@ explain() {
   printf '\n%s. %s\n' "$step_number" "$*" >&2
 }
 
-# told LINE...: what a step finds or leaves out.
-told() {
+# note LINE...: what a step finds or skips.
+note() {
   printf '   %s\n' "$@" >&2
 }
 
-# failed LINE...: something that was done has been looked at and does not hold. The trap of the script tidies up.
+# failed LINE...: a check of what was installed failed. The script's EXIT trap restores the old state.
 failed() {
   printf '\nNOT installed: %s\n' "$1" >&2
   shift
@@ -38,35 +38,35 @@ change() {
   [ $is_dry = yes ] || "$@"
 }
 
-# change_by SHOWN FUNCTION ARGUMENT...: as change, for a function of the scripts; SHOWN is the command that it comes to.
+# change_by SHOWN FUNCTION ARGUMENT...: as change, for a shell function; SHOWN is the equivalent command.
 change_by() {
   printf '   $ %s\n' "$1" >&2
   [ $is_dry = yes ] || "${@:2}"
 }
 
-# change_system COMMAND...: as change, for what concerns the running system and not a staged one.
+# change_system COMMAND...: as change, for the running system; skipped in a staged installation.
 change_system() {
   if [ -n "$prefix" ]; then
-    told "left out below $prefix: $*"
+    note "skipped below $prefix: $*"
   elif [ ! -d /run/systemd/system ] && [ $is_dry = no ]; then
-    told "left out, systemd does not run here: $*"
+    note "skipped, systemd does not run here: $*"
   else
     change "$@"
   fi
 }
 
-# install_file MODE SOURCE TARGET: copy it below $prefix, unless it is there already.
+# install_file MODE SOURCE TARGET: copy it below $prefix unless TARGET has the same content.
 install_file() {
   local mode=$1 source=$2 target=$prefix$3
   if cmp -s "$source" "$target"; then
-    told "$3 is up to date"
+    note "$3 is up to date"
   else
     change install -D -m "$mode" "$source" "$target"
   fi
 }
 
-# existing -d|-f OPTION PATH: print the whole path of that directory or file; where there is none the script ends.
-# Take it by an assignment that stands alone: before `&&` a failure would not end anything.
+# existing -d|-f OPTION PATH: print the absolute path of that directory or file; exit 2 if there is none.
+# Call it in an assignment of its own: in `a=$(existing ...) && ...` set -e would ignore the failure.
 existing() {
   local kind=file
   [ "$1" = -f ] || kind=directory
@@ -77,13 +77,13 @@ existing() {
   realpath -e "$3"
 }
 
-# need_root: the rest of the system belongs to root.
+# need_root: only root may write outside a staged installation.
 need_root() {
   [ $is_dry = yes ] || [ -n "$prefix" ] || [ "$(id -u)" = 0 ] ||
     give_up "This changes the system and must run as root: sudo $0. What it would do: $0 --dry-run"
 }
 
-# has_systemd: a systemd runs here, and what is installed is for this system.
+# has_systemd: systemd runs here, and the installation is not a staged one.
 has_systemd() {
   [ -z "$prefix" ] && [ -d /run/systemd/system ]
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# A systemd of its own in namespaces, on a copy-on-write view of this machine. Sourced, not run; needs system.sh and $root,
-# the checkout, which is seen in the view wherever it lies.
-# What it must never do: see the host's /dev or write to /proc/sys. systemd would make devices and set kernel values.
+# Boots a systemd in namespaces, on a copy-on-write view of this machine. Sourced, not run; needs system.sh and $root, the
+# checkout, which is mounted in the view at the same path.
+# That systemd must never see the host's /dev or write to /proc/sys: it would make devices and set kernel values.
 
 # make_view DIR BASE: mounts a view of the system in BASE at DIR/view/root whose changes go to memory.
 make_view() {
@@ -27,7 +27,7 @@ in_view() {
     exec chroot "$view" "$@"' sh "$view" "$root" "$@"
 }
 
-# enter_namespace VIEW: start systemd there; its process id is kept in $systemd.
+# enter_namespace VIEW: start systemd there and set $systemd to its process id.
 enter_namespace() {
   local cgroup
   mount -t cgroup2 none "$work/view/cgroup" || give_up "cgroup2 is not available here"
@@ -83,7 +83,7 @@ inside() {
   nsenter -t "$systemd" -a -r -w "$@"
 }
 
-# host_pid: the agent's process as this side numbers it.
+# host_pid: print the agent's process id outside the namespace.
 host_pid() {
   local inner candidate
   inner=$(inside systemctl show agent.service --property=MainPID --value)

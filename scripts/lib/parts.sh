@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# Optional parts of an installation: each is installed by itself, and one that cannot be is told at the end and ends
-# nothing. Sourced, not run; needs system.sh, installation.sh, and of its caller $wheel, $staging, $environment_dir,
-# $python, $l4t, $look_in, $root, $work.
+# Optional parts of an installation: each is installed separately; one that fails is listed at the end and stops nothing.
+# Sourced, not run; needs system.sh, installation.sh, and $wheel, $staging, $environment_dir, $python, $l4t, $look_in,
+# $root, $work of its caller.
 
-# What pip_logged says, with every word of pip; the screen gets one line for each call.
+# The whole output of pip; the screen gets one line for each call.
 pip_log=/var/log/agent-install.log
 
 missing_parts=()
 added_parts=()
 
-# lacks PART WHY COMMAND: kept for the end. COMMAND is what brings the part.
+# lacks PART WHY COMMAND: list PART at the end. COMMAND installs it.
 lacks() {
   missing_parts+=("$1|$2|$3")
-  told "$1: left out, $2"
+  note "$1: skipped, $2"
 }
 
-# pip_logged ARGUMENT...: pip of the new environment, never asking; its words go to the log.
+# pip_logged ARGUMENT...: pip install in the new environment, without prompts; the output goes to the log.
 pip_logged() {
   local status=0
   "$staging/bin/python" -m pip install --no-input --progress-bar off "$@" >"$work/pip.out" 2>&1 || status=$?
@@ -23,10 +23,10 @@ pip_logged() {
   return $status
 }
 
-# pip_reason: the one line of the last call that says why it failed.
+# pip_reason: print the line of the last call that says why it failed.
 pip_reason() {
   local line
-  # What the compiler, the index or the build says; pip's own last line only tells that something failed.
+  # The line of the compiler, the index or the build: pip's own last line only says that something failed.
   line=$(grep -m1 -E 'fatal error: |No space left on device|No matching distribution found' "$work/pip.out" ||
     grep -E '^ {4,}([Ee]rror|[A-Za-z]+Error): ' "$work/pip.out" | tail -1 ||
     grep -E '^ *(ERROR|error): ' "$work/pip.out" | tail -1 || tail -1 "$work/pip.out")
@@ -34,15 +34,15 @@ pip_reason() {
   printf '%s\n' "${line:0:200}"
 }
 
-# has_version DISTRIBUTION: print the version that the new environment sees, nothing where there is none.
+# has_version DISTRIBUTION: print its version in the new environment; nothing if it is not installed.
 has_version() {
   "$staging/bin/python" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$1" 2>/dev/null || true
 }
 
-# add_part PART REQUIREMENT WITHOUT COMMAND: install it, or keep why not. WITHOUT says what does not work then.
+# add_part PART REQUIREMENT WITHOUT COMMAND: install it or list the reason. WITHOUT: what does not work without it.
 add_part() {
   if pip_logged "$2"; then
-    told "$1: there"
+    note "$1: installed"
     added_parts+=("$1")
   else
     lacks "$1" "$3: $(pip_reason)" "$4"
@@ -54,7 +54,7 @@ again() {
   printf 'sudo %s/scripts/install-jetson' "$root"
 }
 
-# Print where each build of ONNX Runtime lies, a line `here|system NAME VERSION`; all share one import name.
+# Print a line `here|system NAME VERSION` for each installed build of ONNX Runtime; all share one import name.
 onnxruntime_builds() {
   "$staging/bin/python" - <<'PYTHON' 2>/dev/null || true
 import importlib.metadata, pathlib, sys
@@ -66,8 +66,8 @@ for one in importlib.metadata.distributions():
 PYTHON
 }
 
-# add_onnxruntime KIND: the CPU or GPU build from the index, or the file of --onnxruntime; never over a build that is
-# there: two of them in one environment overwrite each other's files.
+# add_onnxruntime KIND: install the CPU or GPU build from the index, or the file of --onnxruntime. A present build stays:
+# two in one environment overwrite each other's files.
 add_onnxruntime() {
   local kind=$1 builds others
   builds=$(onnxruntime_builds)
@@ -78,10 +78,10 @@ add_onnxruntime() {
   fi
   if [ -n "$others" ]; then
     if grep -q '^system ' <<<"$others" && grep -q '^here onnxruntime ' <<<"$builds"; then
-      told "ONNX Runtime: the CPU build here hides the system's, and goes"
+      note "ONNX Runtime: the CPU build hides the system's build and is removed"
       "$staging/bin/python" -m pip uninstall --yes onnxruntime >>"$prefix$pip_log" 2>&1
     fi
-    told "ONNX Runtime: $(cut -d' ' -f2- <<<"$others" | paste -sd, -) is there and stays"
+    note "ONNX Runtime: $(cut -d' ' -f2- <<<"$others" | paste -sd, -) is there and stays"
     import_onnxruntime || true
     return
   fi
@@ -92,7 +92,7 @@ add_onnxruntime() {
     "$(gpu_build_command)"
 }
 
-# gpu_build_command: what brings a GPU build on this release of JetPack.
+# gpu_build_command: print the command that installs a GPU build on this release of JetPack.
 gpu_build_command() {
   local major=${l4t#R}
   if [ "${major%%.*}" -ge 38 ]; then
@@ -103,7 +103,7 @@ gpu_build_command() {
   fi
 }
 
-# replace_onnxruntime BUILDS: take the file of --onnxruntime in place of what is here.
+# replace_onnxruntime BUILDS: install the file of --onnxruntime instead of the present build.
 replace_onnxruntime() {
   local names
   names=$(awk '$1 == "here" {print $2}' <<<"$1")
@@ -111,10 +111,10 @@ replace_onnxruntime() {
   [ -z "$names" ] || "$staging/bin/python" -m pip uninstall --yes $names >>"$prefix$pip_log" 2>&1
   pip_logged "$onnxruntime_file" || failed "$onnxruntime_file cannot be installed: $(pip_reason)"
   import_onnxruntime || failed "$onnxruntime_file is installed and does not load"
-  told "ONNX Runtime: $onnxruntime_file"
+  note "ONNX Runtime: $onnxruntime_file"
 }
 
-# import_onnxruntime: whether it loads; one that does not is told.
+# import_onnxruntime: whether it loads; one that does not is listed.
 import_onnxruntime() {
   local said
   if ! said=$("$staging/bin/python" -c 'import onnxruntime; onnxruntime.get_available_providers()' 2>&1); then
@@ -123,7 +123,7 @@ import_onnxruntime() {
   fi
 }
 
-# cuda_major: the first number of the CUDA that the driver speaks; of the toolkit or of JetPack where no driver answers.
+# cuda_major: print the major CUDA version of the driver; of the toolkit or of JetPack if no driver answers.
 cuda_major() {
   local found
   found=$("$python" "$root/engines/probes/cuda_child.py" 2>/dev/null | sed -n 's/.*"cuda_driver": "\([0-9]*\).*/\1/p') || true
@@ -135,7 +135,7 @@ cuda_major() {
   printf '%s\n' "$found"
 }
 
-# why_no_compiler: what PyCUDA lacks to be compiled, nothing where all is there.
+# why_no_compiler: print what is missing to compile PyCUDA; nothing if it can be compiled.
 why_no_compiler() {
   local include
   include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
@@ -150,29 +150,29 @@ add_cuda() {
   local version why major
   version=$(has_version pycuda)
   if [ -n "$version" ]; then
-    told "CUDA: PyCUDA $version is there and stays"
+    note "CUDA: PyCUDA $version is there and stays"
     return
   fi
   why=$(why_no_compiler)
   if [ -z "$why" ] || has_extra pycuda || [ -n "$wheels" ]; then
     if [ -d /usr/local/cuda/bin ]; then export CUDA_ROOT=/usr/local/cuda PATH=/usr/local/cuda/bin:$PATH; fi
     if pip_logged 'pycuda>=2024.1'; then
-      told "CUDA: PyCUDA $(has_version pycuda)"
+      note "CUDA: PyCUDA $(has_version pycuda)"
       return
     fi
     why=${why:-$(pip_reason)}
   fi
-  told "CUDA: no PyCUDA ($why), so cuda-bindings"
+  note "CUDA: no PyCUDA ($why), so cuda-bindings"
   major=$(cuda_major)
   if [ -z "$major" ]; then
-    lacks tensorrt "no CUDA driver answers and no toolkit is there, so nobody knows which cuda-bindings fit" \
-      "sudo $environment_dir/bin/python -m pip install 'cuda-bindings==N.*'   (N: the first number of the driver's CUDA)"
+    lacks tensorrt "no CUDA driver answers and no toolkit is there, so the matching version of cuda-bindings is unknown" \
+      "sudo $environment_dir/bin/python -m pip install 'cuda-bindings==N.*'   (N: the major CUDA version of the driver)"
     return
   fi
   add_part cuda-bindings "cuda-bindings==$major.*" "the engine tensorrt cannot reach CUDA" "$(again)" || true
 }
 
-# host_jtop: the version of the service of jetson-stats on this host, which takes clients of its own version only.
+# host_jtop: print the version of this host's jetson-stats service, which accepts clients of its own version only.
 host_jtop() {
   "$python" -c 'from importlib.metadata import version; print(version("jetson-stats"))' 2>/dev/null ||
     timeout 20 jtop --version 2>/dev/null | grep -oE '[0-9]+(\.[0-9]+)+' | head -1 || true
@@ -182,13 +182,13 @@ add_jtop() {
   local version
   version=$(host_jtop)
   if [ -z "$version" ]; then
-    told "jtop: jetson-stats is not installed on this host, so temperatures and power come from sysfs"
+    note "jtop: jetson-stats is not installed on this host, so temperatures and power come from sysfs"
     return
   fi
   add_part "jtop client $version" "jetson-stats==$version" "temperatures and power come from sysfs" "$(again)" || true
 }
 
-# look_for_tensorrt: it comes with JetPack and never from here; told where it is missing or does not load.
+# look_for_tensorrt: JetPack brings it, this script does not; list it if it is missing or does not load.
 look_for_tensorrt() {
   local said
   if [ -z "$tensorrt" ]; then
@@ -203,7 +203,7 @@ has_extra() {
   case ,$extras, in *,"$1",*) ;; *) return 1 ;; esac
 }
 
-# add_parts: everything that $extras names.
+# add_parts: install everything in $extras.
 add_parts() {
   local extra
   for extra in cpu gpu; do
@@ -215,7 +215,7 @@ add_parts() {
   fi
   if has_extra jetson; then add_jtop; fi
   if has_extra demo; then
-    add_part "amqtt (part demo)" "${wheel}[demo]" "there is no broker of its own" "sudo apt-get install mosquitto" || true
+    add_part "amqtt (part demo)" "${wheel}[demo]" "there is no embedded broker" "sudo apt-get install mosquitto" || true
   fi
   for extra in torch dev; do
     if has_extra $extra; then

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# The unit and the start of the service, looked at afterwards. Sourced, not run; needs installation.sh, $work and $prefix.
+# Install the unit, start the service and check both. Sourced, not run; needs installation.sh, $work and $prefix.
 
 service_state='' was_active=no has_kept_unit=no
-# A service that has crashed waits RestartSec=5s for its next start, so it cannot be missed in between.
+# After a crash systemd waits RestartSec=5s before the next start, so polling cannot miss it.
 start_wait_s=60
 steady_s=5
 
-# keep_unit: what put_back_unit brings back.
+# keep_unit: save what put_back_unit restores.
 keep_unit() {
   has_kept_unit=yes
   mkdir -p "$work/unit"
@@ -22,7 +22,7 @@ put_back_unit() {
   if has_systemd; then systemctl daemon-reload; fi
 }
 
-# see_unit: systemd has read the unit that was installed.
+# see_unit: check that systemd has read the installed unit.
 see_unit() {
   cmp -s "$root/systemd/agent.service" "$prefix$unit_file" || failed "$prefix$unit_file is not the unit of this checkout"
   has_systemd || return 0
@@ -33,15 +33,15 @@ property() {
   systemctl show agent.service --property="$1" --value
 }
 
-# The words of the agent for its state, else those of systemd.
+# Print the state as systemd names it, with the agent's status line if it has sent one.
 words_of_service() {
   local text
   text=$(property StatusText)
   printf '%s (%s)%s\n' "$(property ActiveState)" "$(property SubState)" "${text:+: $text}"
 }
 
-# wait_for_service: true once it has been active for a while, or is still starting, which takes minutes where an engine
-# is built; false once it has failed.
+# wait_for_service: true if it stays active for $steady_s, or is still starting after $start_wait_s, because building an
+# engine takes minutes; false if it has failed.
 wait_for_service() {
   local end=$((SECONDS + start_wait_s)) since=''
   while [ $SECONDS -lt $end ]; do
@@ -67,26 +67,26 @@ start_service() {
     return
   fi
   [ $is_dry = no ] || return 0
-  told "waiting until it is ready (an engine that is built takes minutes)"
+  note "waiting until it is ready (an engine that is built takes minutes)"
   if wait_for_service; then
     service_state=$(words_of_service)
-    told "$service_state"
+    note "$service_state"
     return
   fi
   service_state=$(words_of_service)
-  # Where it did not run before either, the new environment is not to blame and stays.
+  # If it did not run before either, the new environment is not to blame and stays.
   [ $was_active = yes ] || is_proven=yes
-  failed "the service does not run: $service_state" "its last words (journalctl -u agent):" \
+  failed "the service does not run: $service_state" "the end of its log (journalctl -u agent):" \
     "$(journalctl --unit agent.service --no-pager --lines 8 --output cat 2>/dev/null | cut -c1-300)"
 }
 
-# restart_old_service: after the old environment has come back.
+# restart_old_service: start the service with the restored environment.
 restart_old_service() {
   has_systemd && [ $was_active = yes ] || return 0
   systemctl restart --no-block agent.service
   if wait_for_service; then
-    told "The service goes on with it: $(words_of_service)"
+    note "The service runs with it: $(words_of_service)"
   else
-    told "The service does not run with it either: $(words_of_service)"
+    note "The service does not run with it either: $(words_of_service)"
   fi
 }

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# Steps of scripts/test: each is timed, a failed one does not stop the next. Sourced, not run.
+# Steps of scripts/test: each is timed; after a failed one the next still runs. Sourced, not run.
 
 step_lines=()
 failed_steps=()
 left_out=()
 beside_pid=
 
-# step NAME COMMAND...: run it with exit on error as in a script of its own.
+# step NAME COMMAND...: run it under `set -e`, time it, record its result.
 step() {
   local name=$1 start=$SECONDS status=0 verdict=ok
   shift
   say "== $name"
-  # `set -e` is ignored in a condition, also inside the functions that are called there.
+  # Not `if (...)`: bash ignores `set -e` in a condition, also in the functions called there.
   set +e
   (
     set -e
@@ -27,14 +27,14 @@ step() {
   say "${step_lines[-1]}"
 }
 
-# begin_beside NAME LOG COMMAND...: start it beside the next steps, its output in LOG. One at a time.
+# begin_beside NAME LOG COMMAND...: run it in parallel with the next steps, its output in LOG. One at a time.
 begin_beside() {
   beside_name=$1 beside_log=$2 beside_start=$SECONDS
   shift 2
-  # A session of its own: Ctrl-C comes to it through end_beside alone, which also finds whatever it has started.
+  # setsid: Ctrl-C reaches it only through end_beside, which kills the whole session.
   setsid "$@" >"$beside_log" 2>&1 </dev/null &
   beside_pid=$!
-  say "== $beside_name runs beside the next steps; its log: ${beside_log#"$root/"}"
+  say "== $beside_name runs beside the next steps; log: ${beside_log#"$root/"}"
 }
 
 # join_beside LINES: wait for its end, print the last LINES of its log, and count it as a step.
@@ -52,12 +52,11 @@ join_beside() {
   say "${step_lines[-1]}"
 }
 
-# end_beside: ends it, and whatever it has started, where it still runs. For the trap of the script's end.
+# end_beside: end it and everything it has started, if it still runs. For the EXIT trap.
 end_beside() {
   [ -n "$beside_pid" ] || return 0
   local waited
-  # It tidies up at a polite signal; whatever is left of its session after that is killed.
-  # What has ended already cannot be killed, and that must not become the script's exit code.
+  # SIGTERM lets it clean up; the rest of its session is killed after 10 s. `|| true`: it may have ended meanwhile.
   kill -TERM "$beside_pid" 2>/dev/null || true
   for ((waited = 0; waited < 100; waited++)); do
     kill -0 "$beside_pid" 2>/dev/null || break
@@ -67,7 +66,7 @@ end_beside() {
   beside_pid=
 }
 
-# descendants PID: the processes that it has started, and those that these have.
+# descendants PID: print the ids of its children, and of theirs.
 descendants() {
   local child
   for child in $(cat "/proc/$1"/task/*/children 2>/dev/null); do
@@ -76,12 +75,12 @@ descendants() {
   done
 }
 
-# tidy_up_at_the_end FOLDER: however the script ends, nothing that it has started goes on, and FOLDER is removed.
+# tidy_up_at_the_end FOLDER: when the script ends, for any reason, kill everything that it has started and remove FOLDER.
 tidy_up_at_the_end() {
   tidy_folder=$1
   trap tidy_up EXIT
-  # Ctrl-C ends the script, also where the step that it interrupts comes to an orderly end. SIGTERM and SIGHUP do so
-  # by themselves, at once; with a trap they would wait for the step.
+  # Without this trap the script would go on after a step that handles Ctrl-C itself. SIGTERM and SIGHUP have none: bash
+  # would run it only after the step.
   trap 'exit 130' INT
 }
 
@@ -94,8 +93,8 @@ tidy_up() {
   rm -rf "$tidy_folder"
 }
 
-# keep_everything INTERPRETER ARGUMENT...: start the script anew with these arguments, below a keeper (scripts/keeper.py),
-# so that nothing which any of its steps has started outlives it. Returns where there is one already.
+# keep_everything INTERPRETER ARGUMENT...: start the script again with these arguments under scripts/keeper.py, so that no
+# process of any step outlives it. Returns if it already runs under one.
 keep_everything() {
   [ "${KEPT_BY:-}" != "$PPID" ] || return 0
   exec "$1" "$root/scripts/keeper.py" "$0" "${@:2}"
@@ -123,7 +122,7 @@ finish() {
   [ ${#left_out[@]} = 0 ] || printf 'left out: %s\n' "$(comma_separated "${left_out[@]}")"
   if [ ${#failed_steps[@]} != 0 ]; then
     printf 'failed steps: %s\n' "$(comma_separated "${failed_steps[@]}")"
-    # A run that broke off leaves no count.
+    # An aborted run of pytest prints no count.
     [ $((failed + other)) != 0 ] || other=${#failed_steps[@]}
   fi
   echo "$(count_of passed "$1") passed, $((failed + other)) failed, $(count_of skipped "$1") skipped"

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# System programs that the scripts need, and how they are asked for. Sourced, not run.
+# System programs that the scripts need, and their installation. Sourced, not run.
 
-# The one place that lists what tests and scripts need beside Python. They run with a PATH that holds these programs
-# alone (scripts/sealed_path.py), so what is not listed here is found on no machine.
+# The only list of what tests and scripts need besides Python. They run with a PATH of these programs only
+# (scripts/sealed_path.py), so a program that is missing here is found on no machine.
 
-# command:package (Debian and Ubuntu names). In place of a command, a function of this file that tells whether the package
-# is there, where it has no command.
+# command:package (Debian and Ubuntu names). A package without a command has a function of this file instead, which checks
+# whether it is installed.
 # shellcheck disable=SC2034  # used by scripts/test
 test_needs=(
   mosquitto:mosquitto
@@ -22,7 +22,7 @@ measure_needs=(
   ffmpeg:ffmpeg
 )
 
-# Programs that are used where they are there, and whose absence is told: by a skipped test or by a message.
+# Programs that are used if installed; otherwise a skipped test or a message names them.
 # shellcheck disable=SC2034  # used by scripts/sealed_path.py
 optional_programs=(
   sudo
@@ -31,8 +31,8 @@ optional_programs=(
   nvidia-smi
 )
 
-# The base system: packages that are essential or of priority "required" in Debian 12, which is what debootstrap brings
-# in its smallest variant. tests/unit/test_sealed_path.py checks the list against dpkg. Other releases have nearly the same.
+# The base system: packages that are essential or of priority "required" in Debian 12, as debootstrap --variant=minbase
+# installs. tests/unit/test_sealed_path.py checks the list against dpkg. Other releases have nearly the same.
 # shellcheck disable=SC2034  # used by scripts/sealed_path.py
 base_packages=(
   apt base-files base-passwd bash bsdutils coreutils dash debconf debianutils diffutils dpkg e2fsprogs findutils grep
@@ -62,8 +62,8 @@ comma_separated() {
   printf '%s\n' "${joined%, }"
 }
 
-# known_names OPTION LIST KNOWN: a name of LIST that is none of KNOWN (both with commas) ends the script: it would be
-# passed over, and everything that was asked for would seem to be done.
+# known_names OPTION LIST KNOWN: exit 2 if LIST has a name that KNOWN lacks (both comma-separated). Ignored, a misspelt name
+# would look like work that was done.
 known_names() {
   local name
   for name in ${2//,/ }; do
@@ -88,9 +88,9 @@ as_root() {
   fi
 }
 
-# apt_install PACKAGE...: true once all are installed, false where this machine or this user cannot.
+# apt_install PACKAGE...: install them; false if this machine or this user cannot.
 apt_install() {
-  # The scripts of the packages call whatever a usual system has.
+  # Maintainer scripts need the whole PATH, not the sealed one.
   local PATH=${UNSEALED_PATH:-$PATH}
   command -v apt-get >/dev/null || return 1
   as_root true || return 1
@@ -101,7 +101,7 @@ apt_install() {
   as_root apt-get update -qq >/dev/null && as_root "${install[@]}" >/dev/null
 }
 
-# can_compile: gcc finds the C library's headers and start files, which are in a package of their own.
+# can_compile: gcc finds the C library's headers and start files, which have their own package.
 can_compile() {
   local folder status=0
   folder=$(mktemp -d)
@@ -111,12 +111,12 @@ can_compile() {
   return $status
 }
 
-# is_there NAME: a function of this file that tells it, or a command.
+# is_there NAME: NAME is a command, or a function of this file that succeeds.
 is_there() {
   if declare -F "$1" >/dev/null; then "$1"; else command -v "$1" >/dev/null; fi
 }
 
-# missing_packages COMMAND:PACKAGE...: print the packages of what is not there.
+# missing_packages COMMAND:PACKAGE...: print the packages whose command is missing.
 missing_packages() {
   local need
   for need in "$@"; do
@@ -124,25 +124,25 @@ missing_packages() {
   done
 }
 
-# need_system COMMAND:PACKAGE...: have every command, installing what is missing, or say what to install.
+# need_system COMMAND:PACKAGE...: install what is missing, or give up and name what to install.
 need_system() {
   local missing
-  # Debian keeps daemons where an ordinary user's PATH does not look.
+  # Debian's daemons are outside an ordinary user's PATH.
   [ -n "${UNSEALED_PATH:-}" ] || PATH="$PATH:/usr/local/sbin:/usr/sbin"
   mapfile -t missing < <(missing_packages "$@")
   [ ${#missing[@]} = 0 ] && return 0
   if apt_install "${missing[@]}"; then
     hash -r
-    # An installation that ends well and does not bring what was missing must not be taken for one that did.
+    # apt-get may succeed without bringing the command.
     mapfile -t missing < <(missing_packages "$@")
     [ ${#missing[@]} = 0 ] && return 0
-    give_up "Installed, and still not usable here: ${missing[*]}. Look at what they bring: dpkg -L ${missing[*]}"
+    give_up "Installed, but still not usable: ${missing[*]}. See what they contain: dpkg -L ${missing[*]}"
   fi
   give_up "Missing system packages: ${missing[*]}. Install them and try again, on Debian and Ubuntu:
   sudo apt-get install ${missing[*]}"
 }
 
-# seal_path INTERPRETER: from here on PATH holds only what is declared here and the base system. Call it after need_system.
+# seal_path INTERPRETER: reduce PATH to the base system and the programs declared here. Call it after need_system.
 seal_path() {
   local sealed
   export UNSEALED_PATH=${UNSEALED_PATH:-$PATH}
@@ -151,6 +151,6 @@ seal_path() {
     PATH=$sealed
   else
     unset UNSEALED_PATH
-    say "There is no dpkg here: PATH is left as it is, and a program that nobody declared goes unnoticed."
+    say "There is no dpkg here: PATH stays as it is, so an undeclared program goes unnoticed."
   fi
 }

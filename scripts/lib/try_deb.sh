@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Tries packages in a copy of a minimal system. Sourced, not run; needs system.sh.
+# Installs packages in a copy of a minimal system and checks each. Sourced, not run; needs system.sh.
 
-# in_try COMMAND...: run it in the copy, with /proc, /dev and the network's names.
+# in_try COMMAND...: run it in the copy, with /proc and /dev.
 in_try() {
-  # One line: the shell that mounts is the one that ends with the command.
+  # exec: the mount namespace ends with the command.
   unshare -m --propagation private sh -ec '
     tree=$1; shift
     mount -t proc proc "$tree/proc"
@@ -12,7 +12,7 @@ in_try() {
   ' sh "$try_tree" "$@"
 }
 
-# require WHAT COMMAND...: a check of the walk; the first that fails ends it.
+# require WHAT COMMAND...: one check; the first that fails ends the script.
 require() {
   local what=$1
   shift
@@ -24,7 +24,7 @@ require() {
   fi
 }
 
-# try_packages ROOT DEB...: the first is installed; each further one replaces the one before, upwards or downwards.
+# try_packages ROOT DEB...: install the first, then upgrade or downgrade to each following one.
 try_packages() {
   local base=$1 deb number=0
   [ "$(id -u)" = 0 ] || give_up "--try needs root: it mounts and changes root"
@@ -38,7 +38,7 @@ try_packages() {
   mkdir "$try_tree/packages"
   for deb in "$@"; do cp -n "$deb" "$try_tree/packages/"; done
   require "apt reaches its lists" in_try apt-get update -q
-  # What the package depends on comes first, so that the files compared are the package's own.
+  # Dependencies first, so that the files compared at the end are the package's own.
   require "dependencies can be installed" in_try sh -ec '
     apt-get install -yq --no-install-recommends "/packages/$1"
     dpkg --purge edge-inference-agent
@@ -53,13 +53,13 @@ try_packages() {
   say "All held."
 }
 
-# Everything but what every use of dpkg and of a running system changes.
+# All files, except those that any use of dpkg or a running system changes.
 list_files() {
   (cd "$try_tree" && find . -xdev \( -path ./proc -o -path ./dev -o -path ./packages -o -path ./tmp -o -path ./var/cache \
     -o -path ./var/log -o -path ./var/lib/dpkg -o -path ./var/lib/apt \) -prune -o -print | sort)
 }
 
-# try_one NUMBER FILE: put that version there; the configuration has a change by hand that must stay.
+# try_one NUMBER FILE: install that version; a change by hand in the configuration must stay.
 try_one() {
   local wanted
   wanted=$(in_try dpkg-deb -f "/packages/$2" Version)
@@ -67,7 +67,10 @@ try_one() {
   require "dpkg --install" in_try dpkg --install "/packages/$2"
   require "dpkg -s: installed, this version" in_try sh -c '
     dpkg -s edge-inference-agent | grep -x "Status: install ok installed" && dpkg -s edge-inference-agent | grep -xF "Version: $1"' sh "$wanted"
-  require "agent --version" in_try /opt/agent/bin/agent --version
+  # A release has no commit in its version.
+  require "agent --version names the package's commit" in_try sh -c '
+    commit=$(expr "$1" : ".*[.]g\([0-9a-f]*\)$") || commit=
+    /opt/agent/bin/agent --version | grep -F "${commit:+g$commit}"' sh "$wanted"
   require "a configuration that was changed by hand is kept" in_try sh -c '
     [ "$1" = 1 ] || grep -qx "# by hand" /etc/agent/agent.yaml
     [ "$1" != 1 ] || echo "# by hand" >>/etc/agent/agent.yaml' sh "$1"
@@ -77,16 +80,16 @@ try_one() {
     install -d -o agent -g agent -m 700 /var/lib/agent
     setpriv --reuid agent --regid agent --init-groups env HOME=/var/lib/agent STATE_DIRECTORY=/var/lib/agent \
       /opt/agent/bin/agent demo --for 8s >/tmp/demo.log 2>&1 || { cat /tmp/demo.log; exit 1; }'
-  # dpkg names every file that differs and ends with 0 all the same; the configuration differs on purpose.
+  # dpkg --verify lists files that differ and exits with 0; the configuration differs on purpose.
   require "no file was changed after it was packed" in_try sh -c '
     test -s /var/lib/dpkg/info/edge-inference-agent.md5sums
     ! dpkg --verify edge-inference-agent | grep -v " c /etc/agent/agent.yaml$"'
 }
 
-# try_conffile FILE: a configuration that cannot be used ends no installation, and is told.
+# try_conffile FILE: an invalid configuration is reported and does not fail the installation.
 try_conffile() {
-  say "A configuration that cannot be used"
-  require "is told, and the package is installed" in_try sh -c '
+  say "An invalid configuration"
+  require "is reported, and the package is installed" in_try sh -c '
     cp /etc/agent/agent.yaml /tmp/kept && echo "camers: {}" >>/etc/agent/agent.yaml
     dpkg --install "/packages/$1" >/tmp/said 2>&1 || exit 1
     grep -q "enabled and not started" /tmp/said && grep -q camers /tmp/said

@@ -1,1 +1,1 @@
-"""A long run of the agent with everything real around it, and faults drawn at random. Run by scripts/soak."""
+"""A long run of the agent with a real broker and camera, and random faults. Run by scripts/soak."""

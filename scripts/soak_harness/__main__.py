@@ -1,4 +1,4 @@
-"""Runs a soak and prints what came of it; see scripts/soak."""
+"""Runs a soak and prints its report; see scripts/soak."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from scripts.soak_harness.soak import Plan, soak
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; 0 when every promise held."""
+    """Run; 0 if every promise held."""
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="how long (default: 5)")
-    parser.add_argument("--nemesis", action="store_true", help="draw faults at random; without it nothing is broken")
-    parser.add_argument("--every", type=float, default=15.0, help="seconds of peace between two faults")
+    parser.add_argument("--nemesis", action="store_true", help="inject random faults; without it there are none")
+    parser.add_argument("--every", type=float, default=15.0, help="seconds between two faults")
     parser.add_argument("--seed", type=int, default=None, help="repeats a run's faults (default: drawn and printed)")
-    parser.add_argument("--plant-leak", type=int, default=0, metavar="BYTES", help="let the agent lose this per frame")
+    parser.add_argument(
+        "--plant-leak", type=int, default=0, metavar="BYTES", help="make the agent leak this much per frame"
+    )
     parser.add_argument("--report", type=Path, default=None, help="write the report here as JSON")
     parser.add_argument("--md", type=Path, default=None, help="write the report here as a page in Markdown")
-    parser.add_argument("--list", action="store_true", help="name the faults that are drawn, and do nothing")
+    parser.add_argument("--list", action="store_true", help="list the faults and exit")
     options = parser.parse_args(arguments)
     if options.list:
         print("\n".join(f"{fault.row}  {fault.name}" for fault in sorted(FAULTS, key=lambda one: one.row)))
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    """Begin to tidy up; a second signal must not interrupt that."""
+    """Start the clean-up; a second signal must not interrupt it."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 

@@ -1,4 +1,4 @@
-"""Whether a fault really took hold: each of these looks at what the fault does, not at the command that was given."""
+"""Whether a fault took effect: each function checks its effect, not the command that caused it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Evidence = Callable[[Stage, Before], bool]
 SLOW_LINE_S = 0.8
 DECADE_S = 3650 * 86400.0
 _SILENT_S = 0.7
-"""The network camera gives a result each 0.2 s."""
+"""The network camera gives a result every 0.2 s."""
 _SHOWN_WITHIN_S = 30.0
 
 
 def is_limited(kind: int) -> Evidence:
-    """The process works under a soft limit, or has ended by it."""
+    """The process has the soft limit, or was ended by it."""
 
     def shows(stage: Stage, before: Before) -> bool:
         process = stage.agent.process
@@ -38,7 +38,7 @@ def ended_with(code: int) -> Evidence:
 
 
 def logged(*texts: str) -> Evidence:
-    """The agent told one of them; it may be between two attempts and tell it a while later."""
+    """The agent reported one of them; between two attempts it may report it a little later."""
     return lambda stage, before: _comes_true(
         lambda: any(text in stage.log()[before.log_bytes :] for text in texts), before
     )
@@ -58,7 +58,7 @@ def is_camera_silent(stage: Stage, _: Before) -> bool:
 
 
 def is_camera_slow(stage: Stage, _: Before) -> bool:
-    """Fewer than half of its results in the last seconds; what was on its way before still came."""
+    """Fewer than half of its results in the last seconds; results already on their way still arrived."""
     return len(stage.messages_since(time.monotonic() - 3.0, RESULTS["net"])) <= 7
 
 
@@ -73,7 +73,7 @@ def is_broker_stopped(stage: Stage, _: Before) -> bool:
 
 
 def is_broker_gone(stage: Stage, _: Before) -> bool:
-    """Nothing listens where the agent looks for it."""
+    """Nothing listens at the address that the agent uses."""
     try:
         socket.create_connection(("127.0.0.1", stage.broker_line.port), 1.0).close()
     except ConnectionRefusedError:
@@ -87,7 +87,7 @@ def has_connected_anew(stage: Stage, before: Before) -> bool:
 
 
 def is_late(stage: Stage, before: Before) -> bool:
-    """What arrives now was made the line's delay ago, or longer."""
+    """Messages arrive at least the line's delay after they were made."""
     late_s = _lateness_s(stage, before.at + SLOW_LINE_S)
     return late_s is None or late_s >= SLOW_LINE_S
 
@@ -98,7 +98,7 @@ def is_time_wrong(stage: Stage, before: Before) -> bool:
 
 
 def has_disk_failed(stage: Stage, before: Before) -> bool:
-    """A sync was held up or a change refused."""
+    """A sync was delayed or a write refused."""
     return stage.machine.shown > before.shown
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong during a soak: each fault begins, shows that it took hold, lasts some seconds, and ends."""
+"""The faults of a soak: each begins, shows that it took effect, lasts some seconds, and ends."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from scripts.soak_harness.stage import CANARY, RESULTS, Stage
 Kind = Literal["camera", "broker", "disk", "clock", "configuration", "process", "restart"]
 RECOVERS_WITHIN_S = 30.0
 _CAMERA_WITHIN_S = 40.0
-"""Faults of the camera that follow each other let the agent ask each 30 s in the end; then it has to be opened."""
+"""After several camera faults the agent retries every 30 s, and then has to open the camera."""
 _REFUSAL_WITHIN_S = 120.0
-"""After a refusal the agent asks each two minutes in the end."""
+"""After refusals the agent retries every two minutes at the latest."""
 _TRICKLE_BYTES_PER_S = 100.0
 """The camera sends 1350 in a second, 25 frames."""
 _UNANSWERED_S = 0.2
-"""An event that the broker confirms at once is never written: while the disk is bad, its line is this slow."""
+"""Delay of the broker's line during disk faults: an event confirmed at once would never be written."""
 _SPARE_MEMORY_BYTES = 2 * 2**20
 _DRAWN = frozenset({"drawn"})
 _BOTH = frozenset(RESULTS)
@@ -32,7 +32,7 @@ _BOTH = frozenset(RESULTS)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``shows`` says whether it took hold: asked right before its end, or after the recovery where it lasts no time.
+    """``shows`` says whether it took effect. Called right before its end, or after the recovery if it has no duration.
 
     ``spares`` are the cameras whose results must go on through it. Where ``ends_agent``, the process is meant to end;
     where ``may_end_agent``, it may. ``loses_subscriber`` where the subscriber loses its broker too.
@@ -53,7 +53,7 @@ class Fault:
 
     @property
     def touches(self) -> frozenset[str]:
-        """The cameras whose results it prevents; a subscriber that hears nothing is no touched camera."""
+        """The cameras whose results it prevents. A subscriber without a broker does not count."""
         if self.kind == "restart":
             return _BOTH
         return _BOTH - self.spares if self.kind in {"camera", "process"} else frozenset()
@@ -197,9 +197,9 @@ FAULTS: tuple[Fault, ...] = (
 
 
 class Draw:
-    """Draws faults so that each one comes once before any comes again.
+    """Draws faults so that each occurs once before any occurs again.
 
-    Those that end the agent come first in each round: the rest of the round is one long life, in which a leak shows.
+    Those that end the agent come first in each round: the rest of the round is one long life, which reveals leaks.
     """
 
     def __init__(self, seed: int, faults: Sequence[Fault] = FAULTS) -> None:

@@ -1,4 +1,4 @@
-"""Holds what a soak has recorded against what was promised."""
+"""Compares the records of a soak with the promises."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from scripts.soak_harness.verdict import (
 
 STOPS_WITHIN_S = 5.0
 _STAYS_UP_MIN_S = 60.0
-"""Fewer undisturbed seconds say nothing of a share."""
+"""With fewer undisturbed seconds the share is not judged."""
 _MUST_SPARE_FRAMES = frozenset({"broker", "disk", "clock", "configuration"})
 _WAITED_S = 2.0
 _SECONDS_AROUND = 1.0
-"""Right before a fault ends and right after it, half a second is not a second with a result."""
+"""Margin at both ends of a fault: half a second cannot count as a second with a result."""
 
 
 def judge(stage: Stage, samples: Sequence[Sample], leaks: set[str], report: Report, span: Span) -> None:
-    """Fill the report; ``leaks`` are the places in which the sampler saw the password."""
+    """Fill the report; ``leaks``: places where the sampler found the password."""
     report.starts = len(stage.agent.exits)
     heard = sorted(one.at for topic in RESULTS.values() for one in stage.subscriber.messages(topic))
     report.growth = growth_of(samples, heard)
@@ -47,7 +47,7 @@ def judge(stage: Stage, samples: Sequence[Sample], leaks: set[str], report: Repo
 def _judge_drills(report: Report) -> None:
     for drill in report.drills:
         if not drill.took_hold:
-            report.problems.append(f"at {drill.at_s:.0f} s, {drill.name}: the fault did not take hold")
+            report.problems.append(f"at {drill.at_s:.0f} s, {drill.name}: the fault had no effect")
         if drill.recovered_s is None:
             report.problems.append(
                 f"at {drill.at_s:.0f} s, {drill.name}: no results of both cameras within {drill.recovers_within_s:g} s"
@@ -70,13 +70,13 @@ def _judge_delivery(stage: Stage, report: Report, span: Span) -> None:
         undisturbed_s = span[1] - span[0] - sum(last - first for first, last in kept_away)
         if spared < MIN_AVAILABILITY and undisturbed_s > _STAYS_UP_MIN_S:
             report.problems.append(
-                f"camera {camera}: results in {100 * spared:.1f} % of the seconds in which no fault concerned it, "
+                f"camera {camera}: results in {100 * spared:.1f} % of the seconds without a fault of it, "
                 f"{100 * MIN_AVAILABILITY:g} % are promised"
             )
 
 
 def _kept_away(report: Report, camera: str) -> list[Span]:
-    """When results of this camera could not come, or not be heard."""
+    """Spans in which results of this camera could not be made or received."""
     return [
         *report.deaf,
         *(
@@ -110,4 +110,4 @@ def _judge_log(stage: Stage, leaks: set[str], report: Report) -> None:
     places = [*sorted(leaks), *(["log"] if CANARY in log else [])]
     if any(CANARY.encode() in message.payload for message in stage.subscriber.messages()):
         places.append("message")
-    report.problems.extend(f"the password shows in: {place}" for place in places)
+    report.problems.extend(f"the password was found in: {place}" for place in places)

@@ -10,7 +10,7 @@ _SLICE_BYTES = 64
 
 
 class Line(FaultProxy):
-    """A proxy that can also stop listening, as when nothing is at the address any more."""
+    """A proxy that can also stop listening, as if the peer were gone."""
 
     def __enter__(self) -> Line:
         super().__enter__()
@@ -26,7 +26,7 @@ class Line(FaultProxy):
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
 
     def trickle(self, bytes_per_s: float) -> None:
-        """Let no more than this through, in small pieces."""
+        """Limit the rate, in small pieces."""
         self.slice_bytes, self.bytes_per_s = _SLICE_BYTES, bytes_per_s
 
     async def _cut(self) -> None:

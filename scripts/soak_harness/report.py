@@ -1,4 +1,4 @@
-"""What came of a soak: as plain values, as lines, and as a page."""
+"""The report of a soak: as plain values, as lines, and as a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_AVAILABILITY = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """One fault and how it went; ``recovered_s`` is None where it never did. ``span`` is until the recovery."""
+    """One fault and its recovery; ``recovered_s`` is None if there was none. ``span`` ends with the recovery."""
 
     at_s: float
     name: str
@@ -35,7 +35,7 @@ class Drill:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. No problem is a passed soak."""
+    """The results. Without problems the soak has passed."""
 
     seed: int
     seconds: float
@@ -50,18 +50,18 @@ class Report:
     availability: dict[str, float] = field(default_factory=dict)
     """Share of all seconds with a result that arrived."""
     spared: dict[str, float] = field(default_factory=dict)
-    """The same without the seconds in which a fault concerned that camera, ended the agent or kept it unheard."""
+    """The same without the seconds in which a fault affected that camera, the agent or the subscriber."""
     frames: dict[str, Frames] = field(default_factory=dict)
-    """By kind of fault; those of no fault under `none`."""
+    """By kind of fault; `none`: times without a fault."""
     starts: int = 0
     log_bytes: int = 0
     stop_s: float = 0.0
     problems: list[str] = field(default_factory=list)
     deaf: list[Span] = field(default_factory=list)
-    """When the subscriber may have been without a broker, monotonic seconds: what it missed then, nobody lost."""
+    """When the subscriber may have had no broker, monotonic seconds: messages it missed then are not lost ones."""
 
     def was_deaf_between(self, began: float, ended: float) -> bool:
-        """Whether the subscriber may have missed a message that came between two others."""
+        """Whether the subscriber may have missed a message between two others."""
         return any(first <= ended and began <= last for first, last in self.deaf)
 
     def as_dict(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Report:
         for name, share in self.availability.items():
             yield (
                 f"  camera {name}: {self.results[name]} results, in {100 * share:.1f} % of all seconds and in "
-                f"{100 * self.spared[name]:.1f} % of those in which nothing kept them away; {self.events[name]} events"
+                f"{100 * self.spared[name]:.1f} % of those without a fault of it; {self.events[name]} events"
             )
         for kind, frames in self.frames.items():
             yield f"  frames, fault of {kind}: {frames.lost} of {frames.wanted} lost"
@@ -92,7 +92,7 @@ class Report:
 
 
 def _came(drill: Drill) -> str:
-    took_hold = "" if drill.took_hold else "did not take hold, "
+    took_hold = "" if drill.took_hold else "had no effect, "
     if drill.recovered_s is None:
         return f"{took_hold}did not recover within {drill.recovers_within_s:g} s"
     return f"{took_hold}recovered in {drill.recovered_s:.1f} s"

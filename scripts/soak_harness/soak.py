@@ -1,4 +1,4 @@
-"""The run itself: samples every half a second, faults when they are due, and the verdict."""
+"""The run: samples every half second, faults when they are due, the verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.soak_harness.verdict import Sample
 
 _STARTS_WITHIN_S = 60.0
 _LAST_FAULT_S = 15.0
-"""Nothing is broken in the last seconds, so that the end of the run is an ordinary one."""
+"""No fault in the last seconds, so that the run ends normally."""
 _SAMPLE_S = 0.5
 _RECONNECTS_WITHIN_S = 5.0
 _LEAK = """
@@ -37,7 +37,7 @@ source.Pattern.read = read_and_lose
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long, with faults or without, how many seconds between them, and bytes to lose per frame on purpose."""
+    """Length, faults or not, seconds between them, and bytes to leak per frame on purpose."""
 
     seconds: float
     has_faults: bool
@@ -48,7 +48,7 @@ class Plan:
 
 
 class _Sampler:
-    """Reads the agent's process twice a second on a thread of its own."""
+    """Samples the agent's process twice a second on its own thread."""
 
     def __init__(self, stage: Stage) -> None:
         self.samples: list[Sample] = []
@@ -99,7 +99,7 @@ def _wait_for_first_results(stage: Stage) -> None:
             stage.subscriber.wait_count(1, topic, _STARTS_WITHIN_S)
     except TimeoutError as exc:
         log = stage.agent.log.read_text(encoding="utf-8", errors="replace")
-        raise SystemExit(f"the soak did not begin: {exc}; the agent's log ends with:\n{log[-3000:]}") from exc
+        raise SystemExit(f"the soak did not start: {exc}; the agent's log ends with:\n{log[-3000:]}") from exc
 
 
 def _planted(plan: Plan, directory: Path) -> dict[str, str]:
@@ -127,7 +127,7 @@ def _run(plan: Plan, stage: Stage, report: Report, log: Callable[[str], None]) -
 
 
 def run_drill(stage: Stage, fault: Fault, lasts_s: float, report: Report, *, at_s: float = 0.0) -> Drill:
-    """Let one fault happen and wait until the agent is well again; what must not be, is added to the report."""
+    """Inject one fault and wait until the agent has recovered; problems are added to the report."""
     before = stage.before()
     fault.begin(stage)
     during = time.monotonic()
@@ -135,7 +135,9 @@ def run_drill(stage: Stage, fault: Fault, lasts_s: float, report: Report, *, at_
     took_hold = lasts_s > 0.0 and fault.shows(stage, before)
     for camera in fault.spares if lasts_s > 1.0 else ():
         if not stage.messages_since(during, RESULTS[camera]):
-            report.problems.append(f"at {at_s:.0f} s, {fault.name}: camera {camera} stood still for {lasts_s:.1f} s")
+            report.problems.append(
+                f"at {at_s:.0f} s, {fault.name}: camera {camera} gave no result for {lasts_s:.1f} s"
+            )
     lasted_s = time.monotonic() - before.at if lasts_s > 0.0 else 0.0
     fault.end(stage)
     ended = time.monotonic()

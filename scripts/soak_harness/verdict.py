@@ -41,8 +41,8 @@ class Sample:
 class Growth:
     """One process over the second half of its life; the slope is given with its standard error.
 
-    ``steady_mib`` leaves single jumps out, as of code that runs for the first time: of eight parts, what it grew from
-    one to the next in the median, times eight.
+    ``steady_mib`` excludes single jumps, such as code that runs for the first time: the median growth between eight
+    parts, times eight.
     """
 
     pid: int
@@ -56,7 +56,7 @@ class Growth:
 
     @property
     def problems(self) -> list[str]:
-        """What grew more than it may."""
+        """The limits that were exceeded."""
         sure_slope = self.rss_slope_mib_h - 3.0 * self.rss_error_mib_h
         found = []
         if (sure_slope > MAX_SLOPE_MIB_H and self.steady_mib > STEADY_FLOOR_MIB) or self.rss_mib > MAX_GROWTH_MIB:
@@ -72,9 +72,9 @@ class Growth:
 
 
 def growth_of(samples: Sequence[Sample], heard: Sequence[float] = ()) -> list[Growth]:
-    """For each process that lived long enough; its first half is caches that fill and does not count.
+    """Growth of each process that lived long enough. The first half, in which caches fill, does not count.
 
-    ``heard`` is when results arrived: a life begins with the first of them, before it the process starts up.
+    ``heard``: when results arrived. A life begins with the first one.
     """
     by_pid: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -97,7 +97,7 @@ def _growth(life: Sequence[Sample]) -> Growth:
     slope, intercept = np.polyfit(at, rss, 1)
     rest = rss - (slope * at + intercept)
     error = float(np.sqrt((rest @ rest) / max(len(at) - 2, 1) / ((at - at.mean()) @ (at - at.mean()))))
-    # A connection more or less is no leak: the fewest at the end are compared with the most before.
+    # One connection is no leak: the minimum at the end is compared with the maximum before.
     before, end = life[: len(life) * 5 // 8], life[-max(len(life) // 8, 1) :]
     return Growth(
         pid=samples[0].pid,
@@ -112,7 +112,7 @@ def _growth(life: Sequence[Sample]) -> Growth:
 
 
 def unbalanced(health: Mapping[str, Any]) -> Iterator[str]:
-    """Books of one `health` message that do not add up."""
+    """Counters of one `health` message that do not add up."""
     for name, camera in health["cameras"].items():
         total = camera["classified"] + sum(camera["dropped"].values()) + camera["in_flight"]
         if camera["captured"] != total:
@@ -136,9 +136,9 @@ HoleAllowed = Callable[[float, float], bool]
 def sequence_problems(
     topic: str, messages: Iterable[tuple[float, Mapping[str, Any]]], may_miss: HoleAllowed
 ) -> Iterator[str]:
-    """SequenceNumbers that came twice or backwards, and holes where none may be; replayed messages may repeat one.
+    """Sequence numbers that repeat, go backwards or are missing without a reason; replayed messages may repeat one.
 
-    ``messages`` are those of one topic with their arrival, monotonic seconds.
+    ``messages``: those of one topic with their arrival, monotonic seconds.
     """
     by_session: defaultdict[int, list[tuple[float, int]]] = defaultdict(list)
     for at, message in messages:
@@ -155,11 +155,11 @@ def sequence_problems(
 
 
 Span = tuple[float, float]
-"""From one monotonic second to another."""
+"""A span of monotonic seconds."""
 
 
 def availability(times: Sequence[float], span: Span, without: Sequence[Span] = ()) -> float:
-    """Share of the seconds of ``span`` in which one of ``times`` lies; those that touch ``without`` left out."""
+    """Share of the seconds of ``span`` that contain one of ``times``; seconds that touch ``without`` are excluded."""
     began, ended = span
     counted = [
         second
@@ -172,7 +172,7 @@ def availability(times: Sequence[float], span: Span, without: Sequence[Span] = (
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """What became of frames that were to be classified: those beyond a camera's `rate_hz` are not."""
+    """Frames that should be classified, without those above a camera's `rate_hz`."""
 
     wanted: int = 0
     lost: int = 0
@@ -191,7 +191,7 @@ class Frames:
 
 MIN_FRAMES_RATIO = 0.999
 MAX_FRAMES_BY_CHANCE = 10
-"""A machine that is busy with other work for half a second costs this many."""
+"""A machine busy with other work for half a second loses this many."""
 _UNWANTED = frozenset({"rate", "governor", "stopping"})
 
 
@@ -208,9 +208,9 @@ NO_FAULT = "none"
 def frames_by_kind(
     healths: Sequence[tuple[float, Mapping[str, Any]]], faults: Sequence[tuple[Span, str]]
 ) -> dict[str, tuple[Frames, Frames]]:
-    """For each kind of fault the frames between one `health` and the next at its times, and those at all other times.
+    """Frames between consecutive `health` messages, by the kind of fault in between.
 
-    ``healths`` are messages with their arrival, ``faults`` spans with a kind. Times without a fault are a kind too.
+    ``healths``: messages with their arrival; ``faults``: spans with a kind. `none` is the kind without a fault.
     """
     pieces: list[tuple[frozenset[str], Frames]] = []
     for (began, before), (ended, after) in pairwise(healths):
@@ -227,7 +227,7 @@ def frames_by_kind(
 
 
 def frames_problem(kind: str, frames: Frames, others: Frames) -> str | None:
-    """Too many frames lost during faults that concern no camera; what is lost at all ``others`` is no fault's."""
+    """Excess losses during faults that affect no camera, compared with those of all ``others``."""
     allowed = MAX_FRAMES_BY_CHANCE + frames.wanted * (1.0 - MIN_FRAMES_RATIO + 2.0 * (1.0 - others.ratio))
     if frames.lost <= allowed:
         return None

@@ -32,7 +32,7 @@ def test_lines_are_joined_and_comments_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("ADD a b", "ADD is not understood"), ("CMD agent run", "CMD is no JSON list")]
+    ("text", "words"), [("ADD a b", "ADD is not supported"), ("CMD agent run", "CMD is no JSON list")]
 )
 def test_what_is_not_understood_is_refused(text: str, words: str) -> None:
     with pytest.raises(DockerfileError, match=words):
@@ -63,7 +63,7 @@ def test_the_health_check_reads_the_file_that_the_agent_writes(image: Image) -> 
 def test_the_build_context_holds_what_is_copied_and_no_secret(image: Image) -> None:
     ignore = (_ROOT / ".dockerignore").read_text().splitlines()
     sources = [name for step, _ in image.steps if step.keyword == "COPY" for name in step.text.split()[:-1]]
-    assert {"agent", "engines", "pyproject.toml"} <= set(sources)
+    assert {"agent", "engines", "pyproject.toml", "scripts/build_commands.py"} <= set(sources)
     for name in sources:
         assert (_ROOT / name).exists(), name
         assert not is_ignored(name, ignore), f"{name} is copied and left out of the build context"

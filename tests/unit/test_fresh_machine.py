@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -74,9 +75,52 @@ def test_what_did_not_work_is_not_taken_for_success(look: jobs.Look, log: str, s
     assert says in found
 
 
-def test_an_engine_library_that_was_replaced_under_the_emulator_is_told() -> None:
-    log = f"fresh-machine: onnxruntime 1.23.2 in place of 1.31.1, which ended with 139 under the emulator\n{_DEMO}"
-    assert "onnxruntime 1.23.2 in place of 1.31.1, which ended with 139" in jobs.look_at_demo(log)[0]
+_PINNED = "onnxruntime 1.23.2 instead of 1.31.1, whose inference ended with 139"
+
+
+def test_the_row_names_a_replaced_onnxruntime() -> None:
+    assert _PINNED in jobs.look_at_demo(f"fresh-machine: {_PINNED}\n{_DEMO}")[0]
+
+
+def _fit(python: Path | str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", f'set -eu\n{jobs.FIT}\nfit "$1"', "bash", str(python)]
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize(
+    ("inferences", "is_replaced", "code"), [(["0"], False, 0), (["139", "0"], True, 0), (["139", "1"], True, 1)]
+)
+def test_onnxruntime_is_replaced_if_its_inference_fails_and_the_new_one_must_infer(
+    inferences: list[str], is_replaced: bool, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "codes").write_text("".join(f"{one}\n" for one in inferences))
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/bin/sh
+        case $* in
+          -) cat >/dev/null; code=$(head -n 1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; exit $code ;;
+          '-m pip show onnxruntime') echo Version: 1.31.1 ;;
+          '-m pip install '*) echo "$*" >>{tmp_path}/installed ;;
+          *) exit 99 ;;
+        esac
+        """.lstrip()
+    )
+    python.chmod(0o755)
+    result = _fit(python)
+    assert result.returncode == code, result.stderr
+    assert (f"fresh-machine: {_PINNED}\n" in result.stdout) == is_replaced
+    installed = tmp_path / "installed"
+    assert (installed.read_text() if installed.exists() else "") == (
+        "-m pip install --quiet onnxruntime==1.23.2\n" if is_replaced else ""
+    )
+    assert (tmp_path / "codes").read_text() == ""
+
+
+def test_the_locked_onnxruntime_infers_on_a_real_processor() -> None:
+    pytest.importorskip("onnxruntime", reason="this environment has no ONNX Runtime")
+    result = _fit(sys.executable)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^fresh-machine: ONNX Runtime \S+ infers: shape \(1, 5\)$", result.stdout, re.MULTILINE)
 
 
 def test_the_last_demo_counts() -> None:

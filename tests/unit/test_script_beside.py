@@ -62,7 +62,7 @@ def test_what_runs_beside_decides_with_the_others(tmp_path: Path, code: int, ver
     """
     result = _bash(script, tmp_path)
     assert result.returncode == code
-    assert f"soak runs beside the next steps; its log: {tmp_path}/soak.log" in result.stderr
+    assert f"soak runs beside the next steps; log: {tmp_path}/soak.log" in result.stderr
     assert "what it found" in result.stderr
     assert "started" not in result.stderr
     assert (tmp_path / "soak.log").read_text() == "started\nwhat it found\n"

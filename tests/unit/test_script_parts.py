@@ -84,7 +84,7 @@ def test_interpreter_newer_than_any_that_was_tried_is_taken_with_a_warning(
     result = _bash(machine, script)
     assert result.returncode == 0, result.stderr
     assert (
-        f"Warning: Python {version} is newer than any that this project was tried on (3.10 to 3.14)" in result.stderr
+        f"Warning: Python {version} is newer than any that this project was tested on (3.10 to 3.14)" in result.stderr
     )
 
 
@@ -99,7 +99,7 @@ def test_the_tried_interpreters_are_those_of_the_package_metadata() -> None:
     metadata = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = [int(minor) for minor in re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', metadata)]
     result = subprocess.run(
-        ["/bin/bash", "-c", _PRELUDE + "echo $oldest_python $newest_tried_python"],
+        ["/bin/bash", "-c", _PRELUDE + "echo $oldest_python $newest_tested_python"],
         capture_output=True,
         text=True,
         check=True,
@@ -165,7 +165,7 @@ def test_an_installation_that_brings_nothing_is_not_taken_for_success(machine: P
     _program(machine, "apt-get", "exit 0")
     result = _bash(machine, 'as_root() { "$@"; }; need_system no-such-broker:some-broker')
     assert result.returncode == 69
-    assert "Installed, and still not usable here: some-broker" in result.stderr
+    assert "Installed, but still not usable: some-broker" in result.stderr
 
 
 def test_missing_programs_are_installed_where_that_is_allowed(machine: Path, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_environment_in_a_checkout_of_somebody_else_is_refused_with_a_way_out(ma
     checkout.chmod(0o555)
     result = _bash(machine, f"root={checkout}; have_environment {checkout}/.venv {checkout}/pyproject.toml")
     assert result.returncode == 69
-    assert f".venv has to be made in {checkout}, and this user may not write there" in result.stderr
+    assert f".venv has to be made in {checkout}, where this user may not write" in result.stderr
     assert f"cp -r {checkout} DIR" in result.stderr
 
 

@@ -124,15 +124,18 @@ def test_the_base_system_is_what_debian_12_calls_required() -> None:
     assert {name for name, *words in installed if "yes" in words} <= set(listed)
 
 
+# They set the PATH of a different root, where nothing is sealed.
+_IN_A_ROOT = {"scripts/container_check.py", "scripts/lib/try_deb.sh", "scripts/deb/postinst"}
+
+
 def test_no_test_or_script_makes_a_path_of_its_own() -> None:
     """Such a PATH would not be sealed. What runs in another root, or on the machine of a user, has that one's own."""
-    elsewhere = {"scripts/deb/postinst", "scripts/container_check.py", "scripts/lib/try_deb.sh"}
     pattern = re.compile(r"""\bPATH["']?\s*[:=]\s*["']?/(usr/)?s?bin""")
     found = []
     for folder in ("tests", "scripts"):
         for path in sorted((_ROOT / folder).rglob("*")):
             if path.suffix in {".py", ".sh", ""} and path.is_file() and path != Path(__file__):
-                if str(path.relative_to(_ROOT)) in elsewhere:
+                if str(path.relative_to(_ROOT)) in _IN_A_ROOT:
                     continue
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
                 found += [f"{path.relative_to(_ROOT)}: {line.strip()}" for line in lines if pattern.search(line)]

@@ -37,7 +37,8 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copy(_ROOT / name, folder / name)
     (folder / "agent/commit.txt").write_text("$Format:%H$\n")
     (folder / "engines/__init__.py").touch()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", ".gitattributes"):
+    (folder / "scripts").mkdir()
+    for name in ("pyproject.toml", "scripts/build_commands.py", "README.md", "LICENSE", ".gitattributes"):
         shutil.copy(_ROOT / name, folder / name)
     _git(folder, "init", "--quiet")
     _git(folder, "add", ".")
@@ -132,6 +133,32 @@ def test_a_wheel_built_from_the_source_archive_of_a_changed_checkout_says_all_of
     with zipfile.ZipFile(wheel) as files:
         files.extractall(tmp_path / "installed")
     assert version_of(tmp_path / "installed/agent") == named
+
+
+def test_the_copy_that_scripts_build_from_is_complete_and_names_the_commit(checkout: Path, tmp_path: Path) -> None:
+    script = """
+        set -euo pipefail
+        root=$1 scripts=$2
+        source "$scripts/lib/system.sh"
+        source "$scripts/lib/environment.sh"
+        copy_sources "$3" "$4"
+    """
+    command = [
+        "bash",
+        "-c",
+        script,
+        "bash",
+        str(checkout),
+        str(_ROOT / "scripts"),
+        str(tmp_path / "copy"),
+        sys.executable,
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert not (tmp_path / "copy/.git").exists()
+    assert (
+        _build(tmp_path / "copy", "wheel", tmp_path).name
+        == f"edge_inference_agent-{_named(checkout)}-py3-none-any.whl"
+    )
 
 
 def test_an_editable_installation_is_not_frozen_at_its_first_commit(checkout: Path) -> None:
