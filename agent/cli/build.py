@@ -90,7 +90,7 @@ def build(
         raise UsageError("give either --package DIRECTORY (or demo) or -c CONFIGURATION")
     if config is not None:
         requests = _from_config(config, cache, engine)
-        _warn_of_another_cache(config, requests[0].options.cache_dir)
+        _warn_of_different_cache(config, requests[0].options.cache_dir)
     else:
         requests = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, options)]
     infos = [_build(request, force=force, is_quiet=as_json) for request in requests]
@@ -143,8 +143,8 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_BuildRe
     return requests
 
 
-def _warn_of_another_cache(config: Path, cache_dir: Path, root: Path = Path("/")) -> None:
-    """Without STATE_DIRECTORY, which systemd sets, ``state_dir: auto`` is another directory than the service's."""
+def _warn_of_different_cache(config: Path, cache_dir: Path, root: Path = Path("/")) -> None:
+    """Without STATE_DIRECTORY, which systemd sets, ``state_dir: auto`` differs from the directory of the service."""
     from agent.tools.doctor.service import service_of
 
     service = service_of(config, root)
