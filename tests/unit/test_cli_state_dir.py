@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from agent.__main__ import main
-from agent.cli.build import _warn_of_another_cache
+from agent.cli.build import _warn_of_different_cache
 from agent.config.state_dir import default_cache_dir, default_state_dir
 
 CONFIG = """\
@@ -111,7 +111,7 @@ def test_building_for_the_service_into_another_directory_names_both(
 ) -> None:
     config = tmp_path / "agent.yaml"
     _service(tmp_path, config)
-    _warn_of_another_cache(config, Path("/home/someone/.local/state/agent/cache"), tmp_path)
+    _warn_of_different_cache(config, Path("/home/someone/.local/state/agent/cache"), tmp_path)
     warning = capsys.readouterr().err
     assert "built into /home/someone/.local/state/agent/cache, but the service" in warning
     assert "looks for them in /var/lib/agent/cache" in warning
@@ -123,6 +123,6 @@ def test_building_where_the_service_looks_or_for_another_configuration_warns_of_
 ) -> None:
     config = tmp_path / "agent.yaml"
     _service(tmp_path, config)
-    _warn_of_another_cache(config, Path("/var/lib/agent/cache"), tmp_path)
-    _warn_of_another_cache(tmp_path / "mine.yaml", Path("/home/someone/cache"), tmp_path)
+    _warn_of_different_cache(config, Path("/var/lib/agent/cache"), tmp_path)
+    _warn_of_different_cache(tmp_path / "mine.yaml", Path("/home/someone/cache"), tmp_path)
     assert capsys.readouterr().err == ""
