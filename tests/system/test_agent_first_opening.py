@@ -34,9 +34,9 @@ def _write(directory: Path, broker: MosquittoBroker, package: str) -> Path:
     return write_config(directory, config)
 
 
-def _trials(agent: AgentProcess) -> list[psutil.Process]:
+def _loads(agent: AgentProcess) -> list[psutil.Process]:
     children = psutil.Process(agent.process.pid).children(recursive=True)
-    return [child for child in children if any("json_child" in part for part in child.cmdline())]
+    return [child for child in children if any("engines.select.load_child" in part for part in child.cmdline())]
 
 
 def test_the_old_model_serves_while_an_endless_one_is_tried_and_a_stop_ends_the_trial(
@@ -48,8 +48,8 @@ def test_the_old_model_serves_while_an_endless_one_is_tried_and_a_stop_ends_the_
         recorder.wait_count(5, _RESULT, 30)
         _write(tmp_path, broker, str(endless))
         agent.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: _trials(agent), within_s=30)
-        (child,) = _trials(agent)
+        wait_until(lambda: _loads(agent), within_s=30)
+        (child,) = _loads(agent)
         seen = len(recorder.messages(_RESULT))
         recorder.wait_count(seen + 10, _RESULT, 30)
         assert child.is_running()
