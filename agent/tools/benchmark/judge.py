@@ -65,8 +65,8 @@ def reasons_against(
 
 def _throttled(conditions: Conditions) -> str:
     causes = "; ".join(f"{cause.replace('_', ' ')}: {text}" for cause, text in conditions.throttle_causes.items())
-    told = "the board throttled: cool it, or lower the power mode, and measure again"
-    return f"{told} ({causes})" if causes else told
+    reason = "the board throttled: cool it, or lower the power mode, and measure again"
+    return f"{reason} ({causes})" if causes else reason
 
 
 def warnings_about_machine(

@@ -76,6 +76,6 @@ def _limit(zone: str, sample: ThermalSample, limit: Limits) -> Finding:
         f"hard limit {limit.hard_celsius:g}"
     )
     if hints:
-        told = ", ".join(f"{device} at {celsius:g}" for device, celsius in hints.items())
-        detail += f"; information only: {told}"
+        shown = ", ".join(f"{device} at {celsius:g}" for device, celsius in hints.items())
+        detail += f"; information only: {shown}"
     return Finding(f"limit of {zone}", "ok", detail, facts=facts)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engines.backends.tensorrt.cuda import bindings, pycuda
+from engines.backends.tensorrt.cuda.bindings import NAME as CUDA_BINDINGS
+from engines.backends.tensorrt.cuda.bindings import load_bindings
 from engines.backends.tensorrt.cuda.contract import CallFailed, CudaLibrary, LibraryUnusable
+from engines.backends.tensorrt.cuda.pycuda import NAME as PYCUDA
+from engines.backends.tensorrt.cuda.pycuda import load_pycuda
 from engines.errors import EngineUnavailable
 
 LIBRARIES: dict[str, Callable[[], CudaLibrary]] = {
-    pycuda.NAME: pycuda.load_pycuda,
-    bindings.NAME: bindings.load_bindings,
+    PYCUDA: load_pycuda,
+    CUDA_BINDINGS: load_bindings,
 }
 """By name, in the order in which ``auto`` tries them."""
 
