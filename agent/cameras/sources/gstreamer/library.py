@@ -103,7 +103,7 @@ class RunningPipeline:
             raise PipelineFailed(reason)
 
     def pull(self, timeout_s: float, interrupted: threading.Event) -> Sample | None:
-        """Wait for the next frame; None when the time is over or ``interrupted`` is set (noticed within 0.1 s).
+        """Wait for the next frame; None on timeout or when ``interrupted`` is set (noticed within 0.1 s).
 
         Raises:
             PipelineFailed: an element reported an error.
