@@ -4,8 +4,8 @@
     python scripts/dev/house_rules.py --structure [FOLDER]
 
 Reads the files of FOLDER (default: this checkout) that git tracks or would track, prints one line for each breach,
-`file:line: what is wrong: what to do`, and exits 1 if there is any. With `--structure`: files and lines of each package,
-and the circles of imports.
+`file:line: what is wrong: what to do`, and exits 1 if there is any. With `--structure`: files and lines of each
+package, and the circles of imports.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_BROAD_EXCEPTS = 2
 
 _PROGRAM = ("agent", "engines")
 _VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
-# From the top: a package may import what stands below it, never what stands above, and never its neighbours on one line.
+# From the top: a package may import what stands below it, never what stands above nor its neighbours on one line.
 # A module that is no package of its own (agent.app) has a line of its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("agent.__main__",),
