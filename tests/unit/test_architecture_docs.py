@@ -1,4 +1,4 @@
-"""docs/architecture.md names the packages, threads, drop reasons, child processes and state files that the code has."""
+"""docs/architecture.md names the packages, threads, drop reasons, child processes and state files of the code."""
 
 from __future__ import annotations
 
