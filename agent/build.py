@@ -1,4 +1,4 @@
-"""Builds every part of the agent from one configuration, in the order in which a frame travels.
+"""Builds every part of the agent from one configuration; a frame travels through them like this:
 
     source ─► camera thread ─► batcher ─► worker thread (resize, engine, decide) ─► publisher thread ─► sink
      sensor ─► thermal monitor (governor) ─► levers and rate of every camera     main thread: signals, supervision

@@ -164,7 +164,7 @@ class Reloader:
             if changed.document is not self._loaded.document:
                 raise ReloadUnderWay(
                     "the file was read again while this change waited, and the change was made for its old content; "
-                    "nothing has changed, try again"
+                    "nothing has changed; try again"
                 )
             self._switch_to(changed, load_packages(changed), self._prepared(changed))
 
@@ -188,7 +188,7 @@ class Reloader:
             if time.monotonic() >= deadline:
                 raise ReloadUnderWay(
                     "another change of the configuration runs (building an engine takes minutes) and did not end "
-                    f"within {patience_s:g} s; nothing has changed, try again later"
+                    f"within {patience_s:g} s; nothing has changed; try again later"
                 )
         try:
             yield

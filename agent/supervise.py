@@ -137,7 +137,7 @@ class Supervisor:
         )
 
     def _refuse_silence(self) -> None:
-        """Fail if every source has ended and none gave a frame; a single empty one may be a slip."""
+        """Fail if every source has ended and none gave a frame; one empty source may be a configuration mistake."""
         cameras = [camera.statistics() for camera in self._parts.pipeline.cameras.values()]
         if any(camera.counts.captured for camera in cameras):
             return

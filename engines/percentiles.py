@@ -27,7 +27,7 @@ def rank_of(count: int, percent: int) -> int:
     if count < 1:
         raise ValueError("there are no values to take a percentile of")
     if not 0 <= percent <= 100:
-        raise ValueError(f"a percentile lies between 0 and 100, {percent} does not")
+        raise ValueError(f"a percentile lies between 0 and 100, but {percent} does not")
     # In integers: as floats, 100 * 0.07 is a little above 7, and its ceiling would be one rank too high.
     return max(-(-count * percent // 100) - 1, 0)
 

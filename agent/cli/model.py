@@ -135,7 +135,7 @@ def check(directory: Path, *, as_json: bool) -> int:
 def list_(directory: Path, *, as_json: bool) -> int:
     """List the packages below DIRECTORY; exit code 1 if one of them cannot be used."""
     if not directory.is_dir():
-        raise UsageError(f"{directory} is not a directory, packages are listed below one")
+        raise UsageError(f"{directory} is not a directory; give the directory that contains the packages")
     rows = [_row(path) for path in _packages_below(directory)]
     if as_json:
         print(json.dumps(rows, indent=2))

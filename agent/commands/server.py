@@ -194,7 +194,7 @@ class CommandServer:
                 raise CommandRefused("replayed", "this id was answered before")
             if request.expires_at <= now:
                 raise CommandRefused(
-                    "expired", f"it expired at {request.expires_at.isoformat()}, the time is {now.isoformat()}"
+                    "expired", f"it expired at {request.expires_at.isoformat()}, but the time is {now.isoformat()}"
                 )
             if request.expires_at - now > MAX_AHEAD:
                 raise CommandRefused("expires_too_late", "expires_at is more than one hour ahead")

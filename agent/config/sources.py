@@ -73,7 +73,7 @@ class RtspSource(Section):
         if parts is None:
             raise ValueError("the url's host or port is malformed: write rtsp://host:port/path")
         if not host or not has_port:
-            raise ValueError("the url names no host or port 0: write rtsp://host:port/path")
+            raise ValueError("the URL has no host, or its port is 0: write rtsp://host:port/path")
         return url
 
     @model_validator(mode="after")

@@ -204,7 +204,7 @@ class Pipeline:
                     if is_cancelled():
                         raise ReloadAbandoned(
                             f"the agent is stopping while model {key} is loaded for a new configuration; the old one "
-                            "stays active until the end, the next start reads the new file",
+                            "stays active until the end; the next start reads the new file",
                             model=key,
                         )
         finally:

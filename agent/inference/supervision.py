@@ -72,7 +72,7 @@ class HangMonitor:
             interrupt()
         elif busy_s > watched.interrupted_at_busy_s + _GRACE_S:
             raise StageFailed(
-                f"the engine of model {worker.model} has been in one call for {busy_s:.0f} s, the limit is "
+                f"the engine of model {worker.model} has been in one call for {busy_s:.0f} s, but the limit is "
                 f"{deadline_s:.0f} s, and its library cannot be interrupted. The process must be restarted",
                 model=worker.model,
                 busy_s=round(busy_s, 1),

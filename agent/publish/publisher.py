@@ -115,8 +115,8 @@ class Publisher:
     """Takes records from any thread; its own thread makes packets of them and sends them.
 
     Results wait in one bounded channel and everything else in another, so a flood of results cannot push out a state
-    or an event. A dropped message uses up its sequence number, so subscribers see the gap. Results are numbered on the
-    publisher's thread, because ``offer`` runs on the thread that infers.
+    or an event. A dropped message uses up its sequence number, so subscribers see the gap; a result offered after the
+    stop has none. Results are numbered on the publisher's thread, because ``offer`` runs on the thread that infers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every room of the agent may use. Imports nothing of ``agent`` and only ``engines`` below it.
+"""What every package of the agent may use. Imports nothing of ``agent`` and only ``engines`` below it.
 
 errors.py      what the agent raises, with exit codes
 logs.py        events with fields, rate limited, without credentials

@@ -1,4 +1,4 @@
-"""Turns the statistics of the parts into messages; the only room that does.
+"""Turns the statistics of the parts into messages; the only package that does.
 
 reporter.py        when `latency`, `health` and camera health are due, and their content
 reports.py         from statistics to these messages

@@ -26,7 +26,7 @@ _SEND_EVERY_S = 1.0
 _REFRESH_EVERY_S = 10.0
 """For changes of seconds alone, because each sent line wakes the service manager."""
 _PATIENCE_S = 5.0
-"""A first connection, or a camera that opens, is no problem before."""
+"""Until this long has passed, a missing first connection or an opening camera is not reported."""
 
 
 @dataclass(frozen=True, slots=True)

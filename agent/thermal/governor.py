@@ -59,7 +59,7 @@ _MAX_GAP_S = 10.0
 _UNCHANGED: Mapping[GovernorState, str] = {
     "off": "the governor is switched off",
     "free": "nothing has called for a cut",
-    "reduced": "temperatures are known again, the rate comes back slowly",
+    "reduced": "temperatures are known again; the rate comes back slowly",
     "paused": "inference is paused",
     "blind": "no temperature is known",
 }

@@ -66,11 +66,11 @@ class Certificate:
         if self.non_finite:
             return f"{self.non_finite} of {self.images} images gave NaN or infinity"
         if self.is_degenerate:
-            return f"all {self.images} images gave the same answer, with {self.reference} they differ"
+            return f"all {self.images} images gave the same answer, but with {self.reference} they differ"
         if self.agreement < self.min_agreement:
             return (
                 f"top-1 agreement with {self.reference} is {self.agreement:.3f} on {self.images} images, "
-                f"the minimum is {self.min_agreement:.2f}"
+                f"but the minimum is {self.min_agreement:.2f}"
             )
         return ""
 

@@ -142,8 +142,8 @@ def _copy_model(request: ImportRequest, stage: Path) -> onnx.ModelProto:
     """Copy the model into one file: unchanged, or with its external data inside."""
     if request.model.suffix != ".onnx":
         raise ModelRejected(
-            f"{request.model} ends in {request.model.suffix!r}, only .onnx is imported. Export the model to ONNX; a "
-            "package of a .pt2 file is written by hand, see docs/models.md",
+            f"{request.model} ends in {request.model.suffix!r}, but only .onnx is imported. Export the model to ONNX; "
+            "a package of a .pt2 file is written by hand, see docs/models.md",
             path=str(request.model),
         )
     model, digest = read_onnx(request.model.resolve(), root=request.model.resolve().parent)
@@ -183,7 +183,7 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
     if width is None or height is None or (request.size and request.size != (width, height)):
         found = shape_text((height, width))
         raise ModelRejected(
-            f"{request.model.name}: the model's input is {found} (height x width), --size is "
+            f"{request.model.name}: the model's input is {found} (height x width), but --size is "
             f"{'not given' if request.size is None else f'{request.size[0]}x{request.size[1]}'}. "
             + ("Give --size WIDTHxHEIGHT" if "?" in found else "Remove --size"),
             shape=found,
@@ -193,14 +193,15 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
     count = 1 if color == "gray" else 3
     if channels not in {None, count}:
         raise ModelRejected(
-            f"{request.model.name}: the model takes {channels} channel(s), --color {color} gives {count}. "
+            f"{request.model.name}: the model takes {channels} channel(s), but --color {color} gives {count}. "
             + ("Remove --color" if channels == 1 else "Give --color rgb or bgr"),
             channels=channels,
             color=color,
         )
     if count < max(len(preset.mean), len(preset.std)):
         raise ModelRejected(
-            f"{request.model.name} takes 1 channel, preset {request.preset} has values for 3. Take raw01, raw255, tf",
+            f"{request.model.name} takes 1 channel, but preset {request.preset} has values for 3. Take raw01, raw255, "
+            "tf",
             preset=request.preset,
             channels=1,
         )
@@ -229,8 +230,8 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
 def _check_resize_to(resize_to: int, resize: ResizeMode, width: int, height: int) -> None:
     if resize != "shorter_side":
         raise ModelRejected(
-            f"--resize-to {resize_to} needs --resize shorter_side, resize is {resize}. Give --resize shorter_side, or "
-            "remove --resize-to",
+            f"--resize-to {resize_to} needs --resize shorter_side, but resize is {resize}. Give --resize "
+            "shorter_side, or remove --resize-to",
             resize=resize,
         )
     if resize_to < max(width, height):

@@ -51,7 +51,7 @@ def compare_with_reference(
     """
     if package.format != "onnx":
         raise EngineUnavailable(
-            f"the reference {REFERENCE} needs an ONNX model, the package {package.name}-{package.version} holds "
+            f"the reference {REFERENCE} needs an ONNX model, but the package {package.name}-{package.version} holds "
             f"{package.model_path.name}. To check its golden images: agent model check",
             engine=REFERENCE,
         )

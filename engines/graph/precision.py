@@ -103,7 +103,7 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
     """Return what a graph is made from, and what the ranges that all int8 forms share depend on."""
     if precision == "int8" and not package.calibration:
         raise PrecisionRejected(
-            f"int8 was requested, the package {package.directory.name} has no calibration images. Put 50 or more "
+            f"int8 was requested, but the package {package.directory.name} has no calibration images. Put 50 or more "
             "typical images into its calibration folder and name it in model.yaml, or use fp16",
             precision=precision,
             package=package.directory.name,
@@ -153,7 +153,7 @@ def _int8(
     calibration = images[: min(len(package.calibration), _MAX_CALIBRATION_IMAGES)]
     if len(calibration) < step:
         raise PrecisionRejected(
-            f"int8 needs at least {step} calibration images for this model's fixed batch, the package has "
+            f"int8 needs at least {step} calibration images for this model's fixed batch, but the package has "
             f"{len(calibration)}. Add images to its calibration folder",
             precision="int8",
         )

@@ -65,9 +65,9 @@ class Resizer:
             ValueError: wrong shape or dtype of either; a bug in the caller.
         """
         if out.shape != self._shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.shape} {out.dtype}, {self._shape} uint8 C-contiguous was expected")
+            raise ValueError(f"out is {out.shape} {out.dtype}, but {self._shape} uint8 C-contiguous was expected")
         if image.dtype != np.uint8:
-            raise ValueError(f"image is {image.dtype}, uint8 was expected")
+            raise ValueError(f"image is {image.dtype}, but uint8 was expected")
         plan = self._plans.get(image.shape)
         # Planned twice: cheaply for a first frame of a size, exactly tested once the size comes back.
         if plan is None or not plan.is_checked:
@@ -91,7 +91,7 @@ class Resizer:
     def _planned(self, shape: tuple[int, ...], known: _Plan | None) -> _Plan:
         """Return the plan for frames of ``shape``; from the second such frame on the cheapest one that is exact."""
         if len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise ValueError(f"image is {shape}, (H, W, 3) was expected")
+            raise ValueError(f"image is {shape}, but (H, W, 3) was expected")
         height, width = shape[:2]
         spec = self._spec
         if known is not None:

@@ -84,7 +84,7 @@ def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
     """
     if package.format != "onnx":
         raise ModelRejected(
-            f"{package.model_path.name} is a torch.export program, a serving graph is made from ONNX. "
+            f"{package.model_path.name} is a torch.export program, but a serving graph is made from ONNX. "
             "Use engine: torch, or export the model to ONNX",
             format=package.format,
         )
@@ -108,7 +108,7 @@ def _with_known_opset(model: onnx.ModelProto, *, name: str) -> onnx.ModelProto:
             model = version_converter.convert_version(model, MIN_OPSET)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as exc:
             raise ModelRejected(
-                f"{name} has opset {opset}, runtimes take {MIN_OPSET} and later, and it cannot be raised: {exc}. "
+                f"{name} has opset {opset}, but runtimes take {MIN_OPSET} and later, and it cannot be raised: {exc}. "
                 "Export the model again",
                 opset=opset,
             ) from exc

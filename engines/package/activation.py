@@ -46,15 +46,15 @@ def check_declared_activation(model: onnx.ModelProto, output: str, declared: Act
         fact = "gives log probabilities (its last operator is LogSoftmax)"
         if declared != "softmax":
             raise ModelRejected(
-                f"{name} {fact}, the manifest says activation {declared}. Set activation: softmax, which turns them "
-                "into probabilities",
+                f"{name} {fact}, but the manifest says activation {declared}. Set activation: softmax, which turns "
+                "them into probabilities",
                 last=last,
                 declared=declared,
             )
     elif last in {"Softmax", "Sigmoid", "HardSigmoid"} and declared != "none":
         raise ModelRejected(
-            f"{name} already ends in {last}, the manifest says that {declared} is missing: it would be applied twice. "
-            "Set activation: none",
+            f"{name} already ends in {last}, but the manifest says that {declared} is missing: it would be applied "
+            "twice. Set activation: none",
             last=last,
             declared=declared,
         )
@@ -101,20 +101,20 @@ def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes
     seen = f"values from {raw.lowest:.4g} to {raw.highest:.4g} with sums from {sums}"
     if declared == "softmax" and classes == 1:
         raise ModelRejected(
-            f"{name} has one class, the manifest says that softmax is missing: over a single score it is always 1. "
-            "Set activation: sigmoid",
+            f"{name} has one class, but the manifest says that softmax is missing: over a single score it is always "
+            "1. Set activation: sigmoid",
             classes=classes,
         )
     if declared == "none" and not raw.in_range:
         raise ModelRejected(
-            f"{name} gives {seen}, the manifest says that no activation is missing, so they should be probabilities "
-            f"from 0 to 1. Set activation: {'sigmoid' if classes == 1 else 'softmax'}",
+            f"{name} gives {seen}, but the manifest says that no activation is missing, so they should be "
+            f"probabilities from 0 to 1. Set activation: {'sigmoid' if classes == 1 else 'softmax'}",
             lowest=raw.lowest,
             highest=raw.highest,
         )
     if declared == "softmax" and raw.in_range and raw.sums_to_one:
         raise ModelRejected(
-            f"{name} already gives probabilities ({seen}), the manifest says that softmax is missing: it would be "
+            f"{name} already gives probabilities ({seen}), but the manifest says that softmax is missing: it would be "
             "applied twice. Set activation: none",
             sum_lowest=raw.sum_lowest,
             sum_highest=raw.sum_highest,

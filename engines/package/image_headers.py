@@ -44,11 +44,11 @@ def read_header(data: bytes) -> ImageHeader:
             try:
                 header = reader(data)
             except (struct.error, IndexError) as exc:
-                raise HeaderError(f"the header is cut off, there are only {len(data)} bytes") from exc
+                raise HeaderError(f"the header is cut off: there are only {len(data)} bytes") from exc
             if header.width <= 0 or header.height <= 0:
                 raise HeaderError(f"the {header.kind} header says {header.width}x{header.height} pixels")
             return header
-    raise HeaderError(f"not a JPEG, PNG, BMP, WebP, GIF or TIFF image, it begins with {data[:8]!r}")
+    raise HeaderError(f"not a JPEG, PNG, BMP, WebP, GIF or TIFF image: it begins with {data[:8]!r}")
 
 
 def _jpeg(data: bytes) -> ImageHeader:
@@ -81,7 +81,7 @@ def _jpeg(data: bytes) -> ImageHeader:
                 break
             pos = found.start()
     if size is None:
-        raise HeaderError("a JPEG without a frame header (SOF), the end is missing")
+        raise HeaderError("a JPEG without a frame header (SOF): the end is missing")
     return ImageHeader("JPEG", *size, damage="the end marker (EOI) is missing")
 
 

@@ -45,7 +45,7 @@ def _read(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ImageRejected(
-                f"{path} has {size} bytes, the limit for an image is {MAX_FILE_BYTES}", path=str(path), size=size
+                f"{path} has {size} bytes, but the limit for an image is {MAX_FILE_BYTES}", path=str(path), size=size
             )
         return path.read_bytes()
     except OSError as exc:
@@ -59,7 +59,7 @@ def decode_image(data: bytes, *, name: str) -> Images:
         ImageRejected: not an image, truncated, damaged, or above the pixel limit (checked before decoding).
     """
     if not data:
-        raise ImageRejected(f"{name} is empty (0 bytes), an image was expected", name=name, size=0)
+        raise ImageRejected(f"{name} is empty (0 bytes), but an image was expected", name=name, size=0)
     try:
         header = read_header(data)
     except HeaderError as exc:
@@ -67,7 +67,7 @@ def decode_image(data: bytes, *, name: str) -> Images:
     if header.width * header.height > MAX_PIXELS:
         raise ImageRejected(
             f"{name}: {header.kind} of {header.width}x{header.height} = {header.width * header.height} pixels, "
-            f"the limit is {MAX_PIXELS}. Scale it down",
+            f"but the limit is {MAX_PIXELS}. Scale it down",
             name=name,
             width=header.width,
             height=header.height,

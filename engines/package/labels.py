@@ -67,7 +67,7 @@ def fit_labels(labels: Sequence[str], *, classes: int, offset: int, name: str) -
         hint = f"The first line, {labels[0]!r}, is a class that the model does not have: remove it"
     with_offset = f" with offset {offset}" if offset else ""
     raise ModelRejected(
-        f"{name} has {len(labels)} labels{with_offset}, the model has {classes} classes. {hint}",
+        f"{name} has {len(labels)} labels{with_offset}, but the model has {classes} classes. {hint}",
         file=name,
         labels=len(labels),
         classes=classes,
@@ -77,9 +77,9 @@ def fit_labels(labels: Sequence[str], *, classes: int, offset: int, name: str) -
 
 def _decode(data: bytes, name: str) -> str:
     if len(data) > MAX_BYTES:
-        raise ModelRejected(f"{name} has {len(data)} bytes, the limit for labels is {MAX_BYTES}", file=name)
+        raise ModelRejected(f"{name} has {len(data)} bytes, but the limit for labels is {MAX_BYTES}", file=name)
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise ModelRejected(f"{name} is UTF-16 text, labels must be UTF-8. Save it as UTF-8", file=name)
+        raise ModelRejected(f"{name} is UTF-16 text, but labels must be UTF-8. Save it as UTF-8", file=name)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

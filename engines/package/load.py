@@ -96,7 +96,7 @@ def load_package(directory: Path) -> ModelPackage:
     model_path = inside(root, manifest.file, what="file")
     model_format = _FORMATS.get(model_path.suffix)
     if model_format is None:
-        raise ModelRejected(f"file {manifest.file!r} ends in {model_path.suffix!r}, a model is .onnx or .pt2")
+        raise ModelRejected(f"file {manifest.file!r} ends in {model_path.suffix!r}, but a model is .onnx or .pt2")
     spec = input_spec(manifest.input)
     output = OutputSpec(activation=manifest.output.activation)
     signature = _checked_signature(model_path, root, manifest, spec, output)
@@ -142,8 +142,8 @@ def check_sha256(found: str, stated: str, *, path: Path) -> None:
     """
     if found != stated:
         raise ModelRejected(
-            f"{path} has sha256 {found}, the manifest states {stated}. The file is damaged or another one: copy the "
-            "package again, or import the model again if the change is intended",
+            f"{path} has sha256 {found}, but the manifest states {stated}. The file is damaged or has been replaced: "
+            "copy the package again, or import the model again if the change is intended",
             path=str(path),
             found=found,
             stated=stated,
@@ -193,7 +193,7 @@ def _golden(root: Path, manifest: Manifest, labels: tuple[str, ...]) -> tuple[Go
             near = nearest_key(item.label, labels)
             hint = f"did you mean {near!r}?" if near else f"the first labels are {', '.join(labels[:5])}"
             raise ModelRejected(
-                f"golden[{place}]: label {item.label!r} is not one of the model's {len(labels)} labels, {hint}",
+                f"golden[{place}]: label {item.label!r} is not one of the model's {len(labels)} labels; {hint}",
                 label=item.label,
             )
         path = inside(root, item.image, what=f"golden[{place}].image")
@@ -206,11 +206,12 @@ def _calibration(root: Path, manifest: Manifest) -> tuple[Path, ...]:
         return ()
     folder = inside(root, manifest.calibration, what="calibration")
     if not folder.is_dir():
-        raise ModelRejected(f"calibration {manifest.calibration!r} is a file, a directory of images was expected")
+        raise ModelRejected(f"calibration {manifest.calibration!r} is a file, but a directory of images was expected")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not 0 < len(found) <= MAX_CALIBRATION_IMAGES:
         raise ModelRejected(
-            f"calibration {manifest.calibration!r} holds {len(found)} images, 1 to {MAX_CALIBRATION_IMAGES} may be",
+            f"calibration {manifest.calibration!r} holds {len(found)} images, but it may hold 1 to "
+            f"{MAX_CALIBRATION_IMAGES}",
             images=len(found),
         )
     return tuple(inside(root, path.relative_to(root).as_posix(), what="calibration image") for path in found)

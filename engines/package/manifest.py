@@ -44,13 +44,13 @@ class InputSection(_Section):
         channels = 1 if self.color == "gray" else 3
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != channels:
-                raise ValueError(f"{key} has {len(values)} values, color {self.color} has {channels} channels")
+                raise ValueError(f"{key} has {len(values)} values, but color {self.color} has {channels} channels")
         if self.std is not None and any(value <= 0 for value in self.std):
-            raise ValueError(f"std must be above 0, it is {self.std}")
+            raise ValueError(f"std must be above 0, but it is {self.std}")
         if self.scale == 0:
             raise ValueError("scale is 0, so every image would look the same")
         if self.resize != "shorter_side" and self.resize_to is not None:
-            raise ValueError(f"resize_to needs resize: shorter_side, resize is {self.resize}. Remove resize_to")
+            raise ValueError(f"resize_to needs resize: shorter_side, but resize is {self.resize}. Remove resize_to")
         if self.resize == "shorter_side" and self.resize_to is None:
             raise ValueError("resize: shorter_side needs resize_to, the length of the shorter side, for example 256")
         if self.resize_to is not None and self.resize_to < max(self.width, self.height):
@@ -116,7 +116,7 @@ def read_manifest(directory: Path) -> Manifest:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
         raise ModelRejected(
-            f"{directory} has no {MANIFEST_NAME}, a model package has one. Make one: agent model import FILE.onnx",
+            f"{directory} has no {MANIFEST_NAME}, but a model package has one. Make one: agent model import FILE.onnx",
             path=str(directory),
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:
@@ -135,7 +135,7 @@ def parse_manifest(text: str, *, name: str) -> Manifest:
     except StrictYamlError as exc:
         raise ModelRejected(str(exc), file=name, line=exc.line) from exc
     if not isinstance(document.data, dict):
-        raise ModelRejected(f"{name}: not a manifest, it must be keys and values (name: …)", file=name)
+        raise ModelRejected(f"{name} is not a manifest: it must be keys and values (name: …)", file=name)
     try:
         return Manifest.model_validate(document.data)
     except ValidationError as exc:
@@ -152,9 +152,9 @@ def _problem(document: StrictDocument, loc: KeyPath, kind: str, message: str) ->
         valid = list(_section_at(loc[:-1]).model_fields)
         near = nearest_key(str(loc[-1]), valid)
         hint = f"did you mean {near}?" if near else f"known are {', '.join(valid)}"
-        return f"{where}: unknown key, {hint}"
+        return f"{where}: unknown key; {hint}"
     if kind == "missing":
-        return f"{where}: missing, the manifest needs it"
+        return f"{where}: missing, but the manifest needs it"
     value = _value_at(document.data, loc)
     if kind == "value_error":
         return f"{where}: {message.removeprefix('Value error, ')}"

@@ -46,13 +46,15 @@ def read_model_bytes(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ModelRejected(
-                f"{path} has {size} bytes, the limit is {MAX_BYTES} (512 MiB)", path=str(path), size=size
+                f"{path} has {size} bytes, but the limit is {MAX_BYTES} (512 MiB)", path=str(path), size=size
             )
         data = path.read_bytes()
     except OSError as exc:
         raise ModelRejected(f"model file {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
     if not data:
-        raise ModelRejected(f"{path} is empty (0 bytes), a model was expected. Copy it again", path=str(path), size=0)
+        raise ModelRejected(
+            f"{path} is empty (0 bytes), but a model was expected. Copy it again", path=str(path), size=0
+        )
     foreign = _foreign_kind(data, path.suffix)
     if foreign:
         raise ModelRejected(f"{path} is {foreign}", path=str(path), size=len(data))
@@ -97,7 +99,7 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
     opset = opset_of(model)
     if opset > newest:
         raise ModelRejected(
-            f"{name} needs opset {opset}, the installed onnx {onnx.__version__} knows up to {newest}. "
+            f"{name} needs opset {opset}, but the installed onnx {onnx.__version__} knows up to {newest}. "
             f"Export it with opset {newest} or lower, or update onnx",
             path=name,
             opset=opset,
@@ -106,7 +108,8 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
     foreign = sorted({node.domain for node in _all_nodes(model.graph)} - STANDARD_DOMAINS - _own_domains(model))
     if foreign:
         raise ModelRejected(
-            f"{name} has operators of domain {', '.join(foreign)}, only ONNX's own can be served. Export without them",
+            f"{name} has operators of domain {', '.join(foreign)}, but only ONNX's own can be served. Export without "
+            "them",
             path=name,
             domains=foreign,
         )
@@ -121,7 +124,8 @@ def _check_size(model: onnx.ModelProto, *, name: str) -> None:
     """
     if len(model.functions) > MAX_FUNCTIONS:
         raise ModelRejected(
-            f"{name} has {len(model.functions)} local functions, the limit is {MAX_FUNCTIONS}. Export it without them",
+            f"{name} has {len(model.functions)} local functions, but the limit is {MAX_FUNCTIONS}. Export it without "
+            "them",
             path=name,
         )
     bodies = {(one.domain, one.name): _calls(one) for one in model.functions}
@@ -135,10 +139,10 @@ def _check_size(model: onnx.ModelProto, *, name: str) -> None:
         if max(sizes.values()) > MAX_NODES:
             break
     else:
-        raise ModelRejected(f"{name} has local functions that call themselves, ONNX allows none. Export it again")
+        raise ModelRejected(f"{name} has local functions that call themselves, but ONNX allows none. Export it again")
     nodes = _size(_calls(model.graph), sizes)
     if nodes > MAX_NODES:
-        raise ModelRejected(f"{name} has {nodes} nodes, the limit is {MAX_NODES}", path=name)
+        raise ModelRejected(f"{name} has {nodes} nodes, but the limit is {MAX_NODES}", path=name)
 
 
 def _calls(body: onnx.GraphProto | onnx.FunctionProto) -> Counter[tuple[str, str]]:
@@ -176,7 +180,7 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
         total += external.stat().st_size
         if total > MAX_BYTES:
             raise ModelRejected(
-                f"{path} and its external data have {total} bytes, the limit is {MAX_BYTES}", size=total
+                f"{path} and its external data have {total} bytes, but the limit is {MAX_BYTES}", size=total
             )
         try:
             digest.update(external.read_bytes())

@@ -84,8 +84,8 @@ def image_shape(model: onnx.ModelProto, *, name: str) -> tuple[Layout, Shape]:
         layout = _layout_by_use(model.graph, source.name)
         return layout, (b, None, None) if layout == "NCHW" else (None, b, None)
     raise ModelRejected(
-        f"{name}: input {source.name} has shape {shape_text(source.shape)}, an image input has 1 or 3 channels at one "
-        "end of it",
+        f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 1 or 3 channels at "
+        "one end of it",
         input=source.name,
         shape=shape_text(source.shape),
     )

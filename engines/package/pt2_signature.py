@@ -50,12 +50,12 @@ def _program(path: Path, name: str) -> Any:
             found = [entry for entry in archive.infolist() if _PROGRAM.match(entry.filename)]
             if len(found) != 1:
                 names = ", ".join(entry.filename for entry in found) or "none"
-                raise ModelRejected(f"{name} is a zip archive with {len(found)} programs ({names}), torch.export.save "
-                                    "writes one")  # fmt: skip
+                raise ModelRejected(f"{name} is a zip archive with {len(found)} programs ({names}), but "
+                                    "torch.export.save writes one")  # fmt: skip
             # ZipFile reads no more than this announced size, so a zip bomb is limited too.
             if found[0].file_size > _MAX_PROGRAM_BYTES:
                 raise ModelRejected(
-                    f"{name}: its program has {found[0].file_size} bytes, the limit is {_MAX_PROGRAM_BYTES}"
+                    f"{name}: its program has {found[0].file_size} bytes, but the limit is {_MAX_PROGRAM_BYTES}"
                 )
             return json.loads(archive.read(found[0]))
     # NotImplementedError: unknown compression. RuntimeError: encrypted.

@@ -43,7 +43,7 @@ def the_input(inputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
     source = _the_one(inputs, "inputs", "an image classifier has one", name)
     if source.dtype not in _INPUT_DTYPES:
         raise ModelRejected(
-            f"{name}: input {source.name} takes {source.dtype}, images can be given as "
+            f"{name}: input {source.name} takes {source.dtype}, but images can be given as "
             f"{', '.join(_INPUT_DTYPES)}. Export the model with one of those",
             input=source.name,
             dtype=source.dtype,
@@ -60,7 +60,7 @@ def the_output(outputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
     target = _the_one(outputs, "outputs", "a classifier has one, its scores", name)
     if target.dtype not in _OUTPUT_DTYPES:
         raise ModelRejected(
-            f"{name}: output {target.name} is {target.dtype}, scores are float32, float16 or float64. "
+            f"{name}: output {target.name} is {target.dtype}, but scores are float32, float16 or float64. "
             "Export the model without its last ArgMax or TopK",
             output=target.name,
             dtype=target.dtype,
@@ -87,7 +87,7 @@ def layout_of(source: TensorFacts, spec: InputSpec, *, fallback: Layout, name: s
         known: list[Layout] = [layout for layout in fitting if shape[1 if layout == "NCHW" else 3] is not None]
         return known[0] if len(known) == 1 else fallback
     raise ModelRejected(
-        f"{name}: input {source.name} has shape {shape_text(shape)}, the manifest says width {spec.width}, height "
+        f"{name}: input {source.name} has shape {shape_text(shape)}, but the manifest says width {spec.width}, height "
         f"{spec.height}, color {spec.color}, which is {shape_text((None, *wanted['NCHW']))} or "
         f"{shape_text((None, *wanted['NHWC']))}. {_misfit(shape, spec)}",
         shape=shape_text(shape),
@@ -105,7 +105,7 @@ def image_rank(source: TensorFacts, *, name: str) -> Shape:
     """
     if source.shape is None or len(source.shape) != _IMAGE_RANK:
         raise ModelRejected(
-            f"{name}: input {source.name} has shape {shape_text(source.shape)}, an image input has 4 dimensions "
+            f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 4 dimensions "
             "(batch, channels, height, width or batch, height, width, channels)",
             input=source.name,
             shape=shape_text(source.shape),
@@ -124,7 +124,7 @@ def signature_from(
     batch = image_rank(source, name=name)[0]
     if batch is not None and batch > MAX_FIXED_BATCH:
         raise ModelRejected(
-            f"{name}: input {source.name} takes exactly {batch} images at once, the limit is {MAX_FIXED_BATCH}. "
+            f"{name}: input {source.name} takes exactly {batch} images at once, but the limit is {MAX_FIXED_BATCH}. "
             "Export the model with a batch of 1 or a dynamic one",
             batch=batch,
         )
@@ -159,7 +159,7 @@ def _classes(target: TensorFacts, batch: int | None, *, name: str) -> int:
     if known and sum(dim != 1 for dim in known) <= 1:
         return math.prod(known)
     raise ModelRejected(
-        f"{name}: output {target.name} has shape {shape_text(shape)}, a classifier's is batch x classes. "
+        f"{name}: output {target.name} has shape {shape_text(shape)}, but a classifier's is batch x classes. "
         "Detection, segmentation and feature models cannot be served",
         output=target.name,
         shape=shape_text(shape),
@@ -183,7 +183,7 @@ def _misfit(shape: Shape, spec: InputSpec) -> str:
         return "Neither end of the shape is 1 or 3 channels: the model does not take one image"
     if channels != spec.channels:
         color = "gray" if channels == 1 else "rgb or bgr"
-        return f"The model takes {channels} channels, {spec.color} gives {spec.channels}: set color: {color}"
+        return f"The model takes {channels} channels, but {spec.color} gives {spec.channels}: set color: {color}"
     return f"Set input.width: {width or spec.width} and input.height: {height or spec.height}"
 
 

@@ -86,7 +86,7 @@ def load_strict(text: str, *, name: str) -> StrictDocument:
     """
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
-        raise StrictYamlError(name, 1, 1, f"the file has {size} bytes, the limit is {MAX_BYTES}")
+        raise StrictYamlError(name, 1, 1, f"the file has {size} bytes, but the limit is {MAX_BYTES}")
     text = text.removeprefix("\ufeff")
     builder = _Builder(name)
     event = None
@@ -133,7 +133,7 @@ def _option_value(text: str, name: str, value: str) -> bool | int | float | str:
         raise StrictYamlError(name, 1, exc.column, f"{text!r}: {exc.message}") from exc
     if not isinstance(data, bool | int | float | str):
         raise StrictYamlError(
-            name, 1, 1, f"{text!r}: the value is {_kind(data)}, one text, number, true or false is needed"
+            name, 1, 1, f"{text!r}: the value is {_kind(data)}, but one text, number, true or false is needed"
         )
     return data
 
@@ -236,7 +236,7 @@ class _Builder:
         if isinstance(event, yaml.DocumentStartEvent):
             self._start_document(event)
         elif isinstance(event, yaml.AliasEvent):
-            raise self._error(event, f"alias *{event.anchor}: aliases are not taken here, repeat the value")
+            raise self._error(event, f"alias *{event.anchor}: aliases are not taken here; repeat the value")
         elif isinstance(event, yaml.NodeEvent):
             self._take_node(event)
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -245,16 +245,16 @@ class _Builder:
     def _start_document(self, event: yaml.DocumentStartEvent) -> None:
         self._documents += 1
         if self._documents > 1:
-            raise self._error(event, "a second document starts here (---), this reader takes one")
+            raise self._error(event, "a second document starts here (---), but this reader takes one")
         if event.tags:
             raise self._error(event, "%TAG directives are not taken here")
 
     def _take_node(self, event: yaml.NodeEvent) -> None:
         if event.anchor is not None:
-            raise self._error(event, f"anchor &{event.anchor}: anchors are not taken here, repeat the value")
+            raise self._error(event, f"anchor &{event.anchor}: anchors are not taken here; repeat the value")
         tag = getattr(event, "tag", None)
         if tag is not None:
-            raise self._error(event, f"tag {tag}: tags are not taken here, quote the value if it is text")
+            raise self._error(event, f"tag {tag}: tags are not taken here; quote the value if it is text")
         if isinstance(event, yaml.ScalarEvent):
             self._place(event, self._scalar(event))
             return
@@ -286,9 +286,9 @@ class _Builder:
 
     def _take_key(self, event: yaml.Event, level: _Level, key: object, line: int) -> None:
         if isinstance(key, bool) or not isinstance(key, str | int):
-            raise self._error(event, f"a key must be text, this one is {_kind(key)}; quote it")
+            raise self._error(event, f"a key must be text, but this one is {_kind(key)}; quote it")
         if key == "<<":
-            raise self._error(event, "merge keys (<<) are not taken here, repeat the values")
+            raise self._error(event, "merge keys (<<) are not taken here; repeat the values")
         if key in level.first_lines:
             raise self._error(event, f"key {key!r} is there twice, first on line {level.first_lines[key]}; remove one")
         level.first_lines[key] = line
@@ -341,7 +341,7 @@ def _number(text: str) -> object:
     if not (is_int or is_hex or is_float):
         return text
     if len(text) > _MAX_NUMBER_CHARS:
-        raise ValueError(f"a number of {len(text)} characters, the limit is {_MAX_NUMBER_CHARS}")
+        raise ValueError(f"a number of {len(text)} characters, but the limit is {_MAX_NUMBER_CHARS}")
     if is_int or is_hex:
         return int(text, 16 if is_hex else 10)
     value = float(text)

@@ -160,7 +160,7 @@ class _Watch:
 
     def _exceeded(self, kind: str, used: str, allowed: str, advice: str) -> EngineUnavailable:
         return self.texts.failure(
-            f"{self.texts.subject} was ended in phase {self.phase!r}: it used {used} of {kind}, the limit is "
+            f"{self.texts.subject} was ended in phase {self.phase!r}: it used {used} of {kind}, but the limit is "
             f"{allowed}. {advice}",
             reason=f"{self.texts.subject} used more than {allowed} of {kind}",
             phase=self.phase,

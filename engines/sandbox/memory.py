@@ -42,13 +42,13 @@ def memory_shortage(free_bytes: int, root: Path = _ROOT) -> str | None:
     """
     free = available_bytes(root)
     if free is not None and free < free_bytes:
-        return f"the system has {mib(free)} left, {mib(free_bytes)} must stay free"
+        return f"the system has {mib(free)} left, but {mib(free_bytes)} must stay free"
     for group in limited_groups(root):
         required = min(free_bytes, group.limit_bytes // 8)
         if group.left_bytes < required:
             return (
                 f"the control group {group.directory} has {mib(group.left_bytes)} left of {mib(group.limit_bytes)}, "
-                f"{mib(required)} must stay free (its limit is MemoryMax= of a unit, --memory of a container)"
+                f"but {mib(required)} must stay free (its limit is MemoryMax= of a unit, --memory of a container)"
             )
     return None
 

@@ -116,10 +116,10 @@ def _require_format(name: str, package: ModelPackage) -> None:
         return
     wanted = "a torch.export program (model.pt2)" if is_torch else "an ONNX model"
     raise EngineUnavailable(
-        f"{name} needs {wanted}, the package {package.name}-{package.version} holds {package.model_path.name}. "
+        f"{name} needs {wanted}, but the package {package.name}-{package.version} holds {package.model_path.name}. "
         "Choose another engine, or export the model in that form",
         engine=name,
-        reason=f"it needs {wanted}, the package holds {package.model_path.name}",
+        reason=f"it needs {wanted}, but the package holds {package.model_path.name}",
         remedy="export the model in that form",
     )
 

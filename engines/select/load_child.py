@@ -36,8 +36,8 @@ def _open(parent: Parent) -> dict[str, object]:
     package = load_package(Path(job["package"]))
     if package.sha256 != job["sha256"]:
         raise ModelRejected(
-            f"{package.model_path} has sha256 {package.sha256}, a moment ago it was {job['sha256']}. Do not change "
-            "the package while it is loaded",
+            f"{package.model_path} has sha256 {package.sha256}, but a moment ago it was {job['sha256']}. Do not "
+            "change the package while it is loaded",
             path=str(package.model_path),
         )
     package = replace(package, output=OutputSpec(activation=job["activation"]))

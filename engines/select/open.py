@@ -98,7 +98,7 @@ class _Search:
                 return engine
         attempts = "; ".join(f"{one.engine}: {one.reason} (to get it, {one.remedy})" for one in self.rejected)
         raise EngineUnavailable(
-            f"no engine can serve {self.package.name} here, {self.requested} was requested. Tried {attempts}",
+            f"no engine can serve {self.package.name} here; {self.requested} was requested. Tried {attempts}",
             engine=self.requested,
             attempts=len(self.rejected),
         )
@@ -117,10 +117,10 @@ class _Search:
         name = engine.info.name
         sentences = [engine.info.degraded] if engine.info.degraded else []
         if self.requested not in CHOOSERS and name != self.requested:
-            sentences.insert(0, f"{self.requested} was requested, {name} runs: {self.rejected[0].reason}")
+            sentences.insert(0, f"{self.requested} was requested, but {name} runs: {self.rejected[0].reason}")
         elif self.requested == "auto" and name in _ON_CPU and (gpu := self._unused_gpu()) is not None:
             why = "; ".join(f"{one.engine}: {one.reason}" for one in self.rejected)
-            sentences.insert(0, f"{gpu} is not used, {name} runs: {why}")
+            sentences.insert(0, f"{gpu} is not used; {name} runs: {why}")
         return "; ".join(sentences) or None
 
     def rejections(self, engine: Engine) -> tuple[Rejection, ...]:

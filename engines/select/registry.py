@@ -149,7 +149,7 @@ class Prober:
             return self._cannot(name, missing, f"ONNX Runtime does not load: {self.onnxruntime.failure}")
         version = self.onnxruntime.text("version")
         if provider not in self.providers:
-            reason = f"ONNX Runtime {version} has no {provider}, it has {', '.join(self.providers)}"
+            reason = f"ONNX Runtime {version} has no {provider}; it has {', '.join(self.providers)}"
             return self._cannot(name, "provider", reason)
         if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider") and self.cuda.failure:
             return self._cannot(name, "driver", f"CUDA does not answer: {self.cuda.failure}")

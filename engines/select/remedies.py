@@ -129,7 +129,9 @@ def _onnxruntime_gpu(engine: str, board: Board) -> str:
         if engine == "ort-tensorrt":
             return "PyPI's build for aarch64 has no TensorRT; choose the engine tensorrt or ort-cuda"
         if board.python < (3, 11):
-            return f"PyPI has onnxruntime-gpu for aarch64 from Python 3.11 on, this is {python}: use a newer Python"
+            return (
+                f"PyPI has onnxruntime-gpu for aarch64 from Python 3.11 on, but this is {python}: use a newer Python"
+            )
     replace = "pip uninstall onnxruntime, then pip install onnxruntime-gpu: both have one import name"
     return f"{replace}; if it has no kernels for this GPU, take it from {index}" if board.l4t is not None else replace
 

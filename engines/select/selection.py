@@ -48,7 +48,7 @@ class Selection:
         slower = (
             Rejection(
                 one.engine,
-                f"measured slower: p50 {one.p50_ms:.2f} ms, p90 {one.p90_ms:.2f} ms in {one.runs} runs, "
+                f"measured slower: p50 {one.p50_ms:.2f} ms, p90 {one.p90_ms:.2f} ms in {one.runs} runs; "
                 f"{best.engine} has p50 {best.p50_ms:.2f} ms, p90 {best.p90_ms:.2f} ms",
                 f"set engine: {one.engine}",
             )

@@ -33,7 +33,7 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
             info = selected.info
             if info.precision != options.precision:
                 raise PrecisionRejected(
-                    f"{name} selected {info.name} in {info.precision}, {options.precision} was to be verified: "
+                    f"{name} selected {info.name} in {info.precision}, but you asked to verify {options.precision}: "
                     f"{info.degraded}. Clear the cause, or give --precision {info.precision}",
                     engine=info.name,
                     precision=options.precision,

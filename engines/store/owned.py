@@ -76,7 +76,7 @@ def require_ours(status: os.stat_result, name: str) -> None:
     # Root can write any file anyway, so its files are as good as ours.
     owners = {os.geteuid(), 0}
     if status.st_uid not in owners:
-        raise EntryDamaged(f"{name} belongs to user {status.st_uid}, this program runs as {os.geteuid()}")
+        raise EntryDamaged(f"{name} belongs to user {status.st_uid}, but this program runs as {os.geteuid()}")
     if status.st_mode & 0o022:
         raise EntryDamaged(f"{name} has mode {stat.S_IMODE(status.st_mode):o}: others may write it")
 

@@ -323,8 +323,8 @@ class PlanCache:
                 found = content_hash(data)
                 if found != hashes[name]:
                     raise EntryDamaged(
-                        f"plan {key.name}: {name} has sha256 {found[:16]} and {len(data)} bytes, its record states "
-                        f"{str(hashes[name])[:16]}. It is built again"
+                        f"plan {key.name}: {name} has sha256 {found[:16]} and {len(data)} bytes, but its record "
+                        f"states {str(hashes[name])[:16]}. It is built again"
                     )
         with contextlib.suppress(OSError):  # a read-only cache just keeps its order of use
             os.utime(directory / _RECORD)
@@ -337,7 +337,7 @@ def disagreement(stated: Mapping[str, object], wanted: Mapping[str, object]) -> 
         name for name in sorted({*stated, *wanted}) if stated.get(name) != json.loads(json.dumps(wanted.get(name)))
     ]
     return "; ".join(
-        f"it was built for {name} {stated.get(name)}, this device has {wanted.get(name)}" for name in names[:4]
+        f"it was built for {name} {stated.get(name)}, but this device has {wanted.get(name)}" for name in names[:4]
     )
 
 

@@ -4,8 +4,8 @@
     python scripts/dev/house_rules.py --structure [FOLDER]
 
 Reads the files of FOLDER (default: this checkout) that git tracks or would track, prints one line for each breach,
-`file:line: what is wrong: what to do`, and exits 1 if there is any. With `--structure`: files and lines of each room,
-and the circles of imports.
+`file:line: what is wrong: what to do`, and exits 1 if there is any. With `--structure`: files and lines of each
+package, and the circles of imports.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _MAX_BROAD_EXCEPTS = 2
 
 _PROGRAM = ("agent", "engines")
 _VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
-# From the top: a room may import what stands below it, never what stands above, and never its neighbours on one line.
-# A module that is no room of its own (agent.app) has a line of its own.
+# From the top: a package may import what stands below it, never what stands above nor its neighbours on one line.
+# A module that is no package of its own (agent.app) has a line of its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("agent.__main__",),
     ("agent.cli",),
@@ -257,7 +257,7 @@ def _layer_breach(importer: str, name: str, layers: Sequence[Sequence[str]]) -> 
 
 
 def _layer_of(module: str, layers: Sequence[Sequence[str]]) -> tuple[int | None, str]:
-    """Index of the layer and the room; the longest name that fits counts."""
+    """Index of the layer and the package; the longest name that fits counts."""
     rooms = [(len(room), index, room) for index, layer in enumerate(layers) for room in layer if _is_in(module, room)]
     if not rooms:
         return None, ""
@@ -294,7 +294,7 @@ def circles(graph: Mapping[str, Collection[str]]) -> list[list[str]]:
 
 
 def structure(root: Path) -> int:
-    """Print files and lines of each room, and the circles of imports; 1 where there is a circle."""
+    """Print files and lines of each package, and the circles of imports; 1 where there is a circle."""
     rooms: dict[str, list[int]] = {}
     for path in files_of(root):
         if _is_module(place := path.relative_to(root)):

@@ -286,7 +286,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "F29",
         "GPU lost",
-        "ends with 70 and is started again; from the third time in a row on the start waits, up to 5 minutes",
+        "ends with 70 and is started again; after the third consecutive failure, each start is delayed, up to 5 "
+        "minutes",
         (
             f"{_TENSORRT}test_a_lost_gpu_ends_the_program_with_exit_code_70",
             f"{_SERVICE}test_starts_that_keep_failing_wait_for_the_manager_and_a_stop_ends_the_wait",

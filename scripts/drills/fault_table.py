@@ -86,7 +86,7 @@ def lines_of(
     rows: Iterable[Row], outcomes: Mapping[str, str], figures: Mapping[str, Mapping[str, object]]
 ) -> Iterator[str]:
     """The table in Markdown."""
-    yield "| | fault | what the agent does | drills | seen after | well again after | left open |\n"
+    yield "| | fault | what the agent does | drills | seen after | recovered after | not covered |\n"
     yield "| --- | --- | --- | --- | --- | --- | --- |\n"
     for row in rows:
         noted = [figures.get(drill, {}) for drill in row.drills]

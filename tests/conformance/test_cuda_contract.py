@@ -101,7 +101,9 @@ def test_without_either_library_both_reasons_and_one_remedy_are_given(nvidia: Fa
 
 def test_bindings_newer_than_the_driver_are_refused_with_the_version_that_fits(nvidia: FakeNvidia) -> None:
     nvidia.set(no_pycuda=1, bindings="13.5.0", cuda=12060, tensorrt="10.3.0")
-    with pytest.raises(EngineUnavailable, match=r"13\.5\.0 needs a driver for CUDA 13, this one has 12\.6") as refused:
+    with pytest.raises(
+        EngineUnavailable, match=r"13\.5\.0 needs a driver for CUDA 13, but this one has 12\.6"
+    ) as refused:
         cuda_library()
     assert refused.value.fields["remedy"] == "pip install 'cuda-bindings==12.*'"
     assert Prober().probe("tensorrt").remedy == "pip install 'cuda-bindings==12.*'"

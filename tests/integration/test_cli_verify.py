@@ -65,7 +65,11 @@ def test_the_reference_agrees_with_itself(tmp_path: Path, capsys: pytest.Capture
         (("--engine", "ort-cud"), 78, "did you mean ort-cuda?"),
         (("--engine", "torch"), 69, "torch needs a torch.export program"),
         (("--engine", "ort-cpu", "--precision", "int8"), 69, "no calibration images"),
-        (("--engine", "auto", "--precision", "int8"), 69, "auto selected ort-cpu in fp32, int8 was to be verified"),
+        (
+            ("--engine", "auto", "--precision", "int8"),
+            69,
+            "auto selected ort-cpu in fp32, but you asked to verify int8",
+        ),
         (("--engine", "ort-cpu", "--precision", "int4"), 2, "int4"),
         (("--engine", "ort-cpu", "--images", "/dev/null"), 2, "/dev/null"),
     ],

@@ -55,7 +55,8 @@ def test_a_driver_of_the_major_version_before_is_refused_or_serves(interpreter: 
     answer = _run(interpreter, LD_LIBRARY_PATH=str(cuda_library()), FAKE_GPU_CUDA="12060")
     if answer.returncode:
         assert (
-            "needs a driver for CUDA 13, this one has 12.6. Remedy: pip install 'cuda-bindings==12.*'" in answer.stderr
+            "needs a driver for CUDA 13, but this one has 12.6. Remedy: pip install 'cuda-bindings==12.*'"
+            in answer.stderr
         )
     else:
         assert json.loads(answer.stdout.splitlines()[-1])["version"].startswith("12.")

@@ -99,7 +99,7 @@ def test_an_engine_that_cannot_run_is_replaced_and_degraded_says_so(
     info = _info(package, tmp_path, name)
     assert info.name != name
     assert info.degraded is not None
-    assert info.degraded.startswith(f"{name} was requested, {info.name} runs: ")
+    assert info.degraded.startswith(f"{name} was requested, but {info.name} runs: ")
     assert info.rejected[0].engine == name
 
 

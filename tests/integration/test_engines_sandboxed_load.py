@@ -75,7 +75,7 @@ def test_different_options_make_a_model_new_again(
 ) -> None:
     open_engine(package, options).close()
     changed = replace(options, sandbox=_NO_TIME, **change)  # type: ignore[arg-type]  # its own fields
-    with pytest.raises(SandboxFailed, match=r"used \d+ s of time, the limit is 0 s"):
+    with pytest.raises(SandboxFailed, match=r"used \d+ s of time, but the limit is 0 s"):
         open_engine(package, changed)
 
 
@@ -107,7 +107,7 @@ def test_a_package_of_the_program_needs_no_sandbox(options: EngineOptions, tmp_p
 def test_an_endless_model_is_killed_at_the_time_limit(options: EngineOptions, tmp_path: Path) -> None:
     endless = package_of(endless_model(), tmp_path / "endless")
     with pytest.raises(
-        SandboxFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, the limit is 4 s"
+        SandboxFailed, match=r"trees-1\.0\.0 on ort-cpu in fp32 .* of time, but the limit is 4 s"
     ) as caught:
         open_engine(endless, replace(options, sandbox=SandboxOptions(timeout_s=4.0)))
     assert caught.value.exit_code == 69
@@ -117,7 +117,7 @@ def test_an_endless_model_is_killed_at_the_time_limit(options: EngineOptions, tm
 def test_a_growing_model_is_killed_at_the_memory_limit(options: EngineOptions, tmp_path: Path) -> None:
     swelling = package_of(swelling_model(900 << 20), tmp_path / "swelling")
     before = psutil.Process().memory_info().rss
-    with pytest.raises(SandboxFailed, match=r"of memory, the limit is 400 MiB"):
+    with pytest.raises(SandboxFailed, match=r"of memory, but the limit is 400 MiB"):
         open_engine(swelling, replace(options, sandbox=SandboxOptions(memory_bytes=400 << 20)))
     assert psutil.Process().memory_info().rss - before < 100 << 20
 

@@ -337,12 +337,12 @@ def test_a_plan_of_another_version_or_board_is_built_again_with_the_reason(
     _open(package, options).close()
     nvidia.set(tensorrt="10.13.3.9")
     with _open(package, options) as engine:
-        assert "built for tensorrt 10.3.0, this device has 10.13.3.9" in str(engine.info.details["why_built"])
+        assert "built for tensorrt 10.3.0, but this device has 10.13.3.9" in str(engine.info.details["why_built"])
     nvidia.set(capability="11.0", name="Thor")
     with _open(package, options) as engine:
         why = str(engine.info.details["why_built"])
-        assert "compute_capability 8.7, this device has 11.0" in why
-        assert "gpu Orin, this device has Thor" in why
+        assert "compute_capability 8.7, but this device has 11.0" in why
+        assert "gpu Orin, but this device has Thor" in why
     assert len(PlanCache(options.cache_dir).entries()) == 3
 
 

@@ -189,7 +189,7 @@ def test_byte_order_mark_stays(tmp_path: Path) -> None:
 
 
 def test_unknown_model_is_named_with_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no model 'other', it has inspect"):
+    with pytest.raises(UsageError, match="has no model 'other'; it has inspect"):
         apply_to(_write(tmp_path), INT8, load_package(demo_package()), model="other")
 
 

@@ -75,7 +75,7 @@ def test_a_usb_camera_gets_the_configured_format_and_size() -> None:
 
 
 def test_an_unsupported_pixel_format_is_refused_with_the_supported_ones() -> None:
-    with pytest.raises(UnsupportedFormat, match=r"does not support `fourcc` 'ABCD', .* MJPG JPEG YUYV"):
+    with pytest.raises(UnsupportedFormat, match=r"does not support `fourcc` 'ABCD'; .* MJPG JPEG YUYV"):
         _v4l2(fourcc="ABCD")
 
 

@@ -67,7 +67,7 @@ def test_a_camera_keeps_its_own_settings_if_none_are_configured() -> None:
 
 def test_an_unsupported_size_is_refused_and_the_device_released() -> None:
     bench = Bench(width=1920, height=1080)
-    with pytest.raises(SourceUnavailable, match=r"gives 32x24, the configuration asks for 1920x1080"):
+    with pytest.raises(SourceUnavailable, match=r"gives 32x24, but the configuration asks for 1920x1080"):
         bench.camera.open()
     assert bench.devices[0].released == 1
 

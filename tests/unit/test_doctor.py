@@ -92,7 +92,7 @@ def test_a_model_is_held_against_the_engine_it_asks_for(
     [
         ("auto", {"thread": 4}, "no engine that auto may choose has an option 'thread'"),
         ("ort-cpu", {"thread": 4}, "did you mean threads?"),
-        ("ort-cpu", {"threads": "many"}, "'many', a whole number is needed"),
+        ("ort-cpu", {"threads": "many"}, "'many', but a whole number is needed"),
         ("tensorrt", {"workspace": 1}, "has no option 'workspace'"),
         ("torch", {"thread": 4}, "engine torch does not have an option 'thread'"),
     ],

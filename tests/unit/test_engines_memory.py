@@ -41,7 +41,7 @@ def _v1(root: Path, path: str, *, limit: object, used: int = 0, stat: str = "") 
 def test_the_memory_of_the_machine_is_read(tmp_path: Path) -> None:
     root = _machine(tmp_path, groups="", total_bytes=100 * _MIB, free_bytes=40 * _MIB)
     assert (total_bytes(root), available_bytes(root)) == (100 * _MIB, 40 * _MIB)
-    assert why(50 * _MIB, root) == "the system has 40 MiB left, 50 MiB must stay free"
+    assert why(50 * _MIB, root) == "the system has 40 MiB left, but 50 MiB must stay free"
     assert why(30 * _MIB, root) is None
 
 
@@ -90,7 +90,7 @@ def test_a_nearly_full_group_is_reported_with_its_limit(tmp_path: Path) -> None:
     _v2(root, "unit", limit=_GIB, used=_GIB - 100 * _MIB)
     told = why(192 * _MIB, root)
     assert told is not None
-    assert "sys/fs/cgroup/unit has 100 MiB left of 1024 MiB, 128 MiB must stay free" in told
+    assert "sys/fs/cgroup/unit has 100 MiB left of 1024 MiB, but 128 MiB must stay free" in told
     assert "MemoryMax=" in told
 
 

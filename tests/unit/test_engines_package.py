@@ -328,7 +328,7 @@ def test_an_output_without_a_shape_is_inferred(tmp_path: Path) -> None:
 
 def test_nested_functions_are_counted_without_inlining_them(tmp_path: Path) -> None:
     """A hundred million nodes in two kilobytes; shape inference would take hours."""
-    with pytest.raises(ModelRejected, match=r"has \d+ nodes, the limit is 100000"):
+    with pytest.raises(ModelRejected, match=r"has \d+ nodes, but the limit is 100000"):
         load_package(write_package(exploding_model(), tmp_path))
     assert load_package(write_package(exploding_model(depth=3), tmp_path / "small")).signature.classes == 5
 

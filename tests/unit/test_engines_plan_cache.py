@@ -47,7 +47,7 @@ def test_different_facts_are_different_plans(cache: PlanCache) -> None:
     other = replace(_KEY, facts={**_KEY.facts, "tensorrt": "10.7.0"})
     assert cache.read(other) is None
     assert cache.why_not_another(other) == (
-        f"plan {_KEY.name} does not fit: it was built for tensorrt 10.3.0, this device has 10.7.0"
+        f"plan {_KEY.name} does not fit: it was built for tensorrt 10.3.0, but this device has 10.7.0"
     )
 
 
@@ -96,7 +96,7 @@ _DAMAGES: dict[str, tuple[Callable[[PlanCache], object], str]] = {
         lambda cache: (cache.directory(_KEY) / "entry.json").write_text("[]"),
         "not in this program's format",
     ),
-    "record of another board": (_change_a_fact, "built for gpu Thor, this device has Orin"),
+    "record of another board": (_change_a_fact, "built for gpu Thor, but this device has Orin"),
     "pipe in place of the plan": (_put_a_pipe, "no plain file"),
 }
 

@@ -96,7 +96,7 @@ def test_a_child_that_fails_is_reported_with_its_last_output(
 
 
 def test_a_child_that_takes_too_long_is_killed(run: Callable[..., dict[str, object]]) -> None:
-    with pytest.raises(BuildFailed, match=r"of time, the limit is.*build_timeout_s"):
+    with pytest.raises(BuildFailed, match=r"of time, but the limit is.*build_timeout_s"):
         run("sleeping", limits=ChildLimits(timeout_s=0.3, memory_bytes=2**40, free_bytes=0))
 
 
@@ -106,7 +106,7 @@ def test_a_child_that_closes_its_output_is_still_watched(run: Callable[..., dict
 
 
 def test_a_child_that_uses_too_much_memory_is_killed(run: Callable[..., dict[str, object]]) -> None:
-    with pytest.raises(BuildFailed, match=r"of memory, the limit is 200 MiB.*build_memory_mib"):
+    with pytest.raises(BuildFailed, match=r"of memory, but the limit is 200 MiB.*build_memory_mib"):
         run("greedy", limits=ChildLimits(timeout_s=60, memory_bytes=200 * 2**20, free_bytes=0))
 
 

@@ -26,7 +26,7 @@ def test_a_hung_call_is_interrupted_once_and_then_ends_the_process() -> None:
     for busy_s in (2.1, 3.0, 6.9):
         monitor.check(_worker(busy_s), lambda: interrupts.append(1))
     assert interrupts == [1]
-    with pytest.raises(StageFailed, match=r"in one call for 8 s, the limit is 2 s"):
+    with pytest.raises(StageFailed, match=r"in one call for 8 s, but the limit is 2 s"):
         monitor.check(_worker(7.6), lambda: interrupts.append(1))
 
 

@@ -74,7 +74,7 @@ def test_seven_percent_of_a_hundred_is_the_seventh_value() -> None:
 def test_no_values_and_no_percent_are_refused() -> None:
     with pytest.raises(ValueError, match="no values"):
         percentiles([], (50,))
-    with pytest.raises(ValueError, match="between 0 and 100, 101"):
+    with pytest.raises(ValueError, match="between 0 and 100, but 101"):
         percentiles([1.0], (101,))
 
 

@@ -54,7 +54,9 @@ class DecodedSource(SourceBase, ABC):
         try:
             image = decoder.retrieve()
         except UnsupportedImage as exc:
-            message = f"{self.description} gives frames of {exc}, the agent reads 8 bits per channel. {self._advice}"
+            message = (
+                f"{self.description} gives frames of {exc}, but the agent reads 8 bits per channel. {self._advice}"
+            )
             raise lost("format", message) from exc
         if image is None:
             raise lost("damaged", f"{self.description} gave a frame that cannot be decoded. {self._advice}")

@@ -82,7 +82,8 @@ class VideoFile(DecodedSource):
             ) from exc
         if not stat.S_ISREG(mode):
             raise self._lifecycle.unavailable(
-                "not_a_file", f"{path} is not a file, `type: file` reads one video. For a folder use `type: images`"
+                "not_a_file",
+                f"{path} is not a file, but `type: file` reads one video. For a folder use `type: images`",
             )
 
     def _path(self) -> Path:
@@ -126,7 +127,7 @@ class VideoFile(DecodedSource):
         container = "announces no number" if announced is None else f"announces {announced}"
         return self._lifecycle.lost(
             "truncated",
-            f"{self.description} ended after {frames} frames, its container {container}: the file is truncated or "
+            f"{self.description} ended after {frames} frames, but its container {container}: the file is truncated or "
             "damaged. Copy or record it again",
             frames=frames,
             announced=announced,

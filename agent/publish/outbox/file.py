@@ -291,7 +291,7 @@ def _claim(path: Path) -> None:
 def _set_up(database: sqlite3.Connection) -> None:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
-        raise OutboxFault("newer", f"it has schema version {version}, this agent knows {SCHEMA_VERSION}")
+        raise OutboxFault("newer", f"it has schema version {version}, but this agent knows {SCHEMA_VERSION}")
     if version == 0:
         database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     database.execute("PRAGMA journal_mode = WAL").fetchone()

@@ -50,7 +50,7 @@ def _keys(path: Path, package: ModelPackage, model: str | None) -> list[str]:
     keys = [model] if model is not None else _users_of(loaded, package)
     for key in keys:
         if key not in loaded.config.models:
-            raise UsageError(f"{path} has no model {key!r}, it has {', '.join(loaded.config.models)}")
+            raise UsageError(f"{path} has no model {key!r}; it has {', '.join(loaded.config.models)}")
     if not keys:
         raise UsageError(
             f"no model in {path} uses the package {package.directory}. Name the model with --model, or add one that "

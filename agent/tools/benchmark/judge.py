@@ -79,7 +79,7 @@ def warnings_about_machine(
     if clocks_locked is None:
         found.append("the kernel does not show clock rates here, so it is unknown whether they are locked")
     if power_mode not in (None, "0"):
-        found.append(f"power mode {power_mode} limits the board, mode 0 is the fastest")
+        found.append(f"power mode {power_mode} limits the board; mode 0 is the fastest")
     if load > 0.5 * cores:
         found.append(f"busy machine: load {load:.1f} on {cores} cores before the run")
     return found

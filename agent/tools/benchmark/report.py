@@ -233,7 +233,7 @@ def load_report(path: Path) -> Report:
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes, a report has less than {_MAX_BYTES}")
+            raise UsageError(f"{path} has {path.stat().st_size} bytes, but a report has less than {_MAX_BYTES}")
         values = json.loads(path.read_bytes())
     except OSError as exc:
         raise UsageError(f"the report {path} cannot be read: {exc.strerror}") from exc
@@ -241,7 +241,7 @@ def load_report(path: Path) -> Report:
         raise UsageError(f"{path} is not JSON: {exc}. Write one with: agent benchmark --output FILE.json") from exc
     found = values.get("schema") if isinstance(values, dict) else None
     if found != SCHEMA:
-        raise UsageError(f"{path} has schema {found!r}, this program reads {SCHEMA!r}. Measure again")
+        raise UsageError(f"{path} has schema {found!r}, but this program reads {SCHEMA!r}. Measure again")
     values.pop("invalid", None)
     try:
         report = TypeAdapter(Report).validate_python(values)

@@ -132,7 +132,7 @@ def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResul
         return Finding(name, "ok", f"{text}, engine {wanted}")
     if config.strict or not can_run:
         return Finding(name, "failed", f"{text}, engine {wanted} cannot run: {refused.reason}", refused.remedy)
-    detail = f"{text}, engine {wanted} cannot run ({refused.reason}), {can_run[0]} would serve it as degraded"
+    detail = f"{text}, engine {wanted} cannot run ({refused.reason}); {can_run[0]} would serve it as degraded"
     return Finding(name, "warning", detail, refused.remedy)
 
 

@@ -55,7 +55,7 @@ def _temperatures(sample: ThermalSample, where: str) -> Finding:
     if sample.throttle_causes:
         causes = "; ".join(f"{cause.replace('_', ' ')}: {text}" for cause, text in sample.throttle_causes.items())
         remedy = "; ".join(_REMEDIES[cause] for cause in sample.throttle_causes)
-        return Finding("temperatures", "warning", f"{detail}, the board throttles ({causes})", remedy, facts=facts)
+        return Finding("temperatures", "warning", f"{detail}; the board throttles ({causes})", remedy, facts=facts)
     if celsius >= _HOT_CELSIUS:
         return Finding("temperatures", "warning", detail, _REMEDIES["heat"], facts=facts)
     return Finding("temperatures", "ok", detail, facts=facts)

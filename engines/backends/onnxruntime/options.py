@@ -195,7 +195,8 @@ def _as_text(engine: str, name: str, value: object, kind: str) -> str:
         return str(value)
     wanted = {"int": "a whole number", "text": "a text"}.get(kind, "true or false")
     raise OptionsRejected(
-        f"option {name} of engine {engine} is {value!r}, {wanted} is needed. Correct it under options of this model",
+        f"option {name} of engine {engine} is {value!r}, but {wanted} is needed. Correct it under options of this "
+        "model",
         engine=engine,
         option=name,
     )

@@ -151,8 +151,8 @@ def _require_compiled_in(plan: SessionPlan) -> None:
     compiled_in = ort.get_available_providers()
     if plan.provider not in compiled_in:
         raise EngineUnavailable(
-            f"{plan.engine} needs {plan.provider}, this ONNX Runtime {ort.__version__} has {', '.join(compiled_in)}. "
-            "Install the build of ONNX Runtime that has it, see: agent doctor",
+            f"{plan.engine} needs {plan.provider}, but this ONNX Runtime {ort.__version__} has "
+            f"{', '.join(compiled_in)}. Install the build of ONNX Runtime that has it, see: agent doctor",
             engine=plan.engine,
             provider=plan.provider,
         )

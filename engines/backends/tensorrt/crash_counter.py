@@ -42,7 +42,7 @@ class CrashCounter:
                 "power cut or lost device)"
             )
             raise EngineUnavailable(
-                f"the plan {self._marker.stem} {ended}, {STARTS} times is the limit. It is not loaded any more. "
+                f"the plan {self._marker.stem} {ended}; {STARTS} times is the limit. It is not loaded any more. "
                 "Build it again, also if the program was killed for another reason (kill -9): agent build --force",
                 engine=engine,
                 reason=f"its plan {ended}",

@@ -43,7 +43,7 @@ def library() -> Any:
         ) from exc
     if version_of(trt) < MIN_VERSION:
         raise EngineUnavailable(
-            f"TensorRT is {trt.__version__}, this program needs {'.'.join(map(str, MIN_VERSION))} or later. "
+            f"TensorRT is {trt.__version__}, but this program needs {'.'.join(map(str, MIN_VERSION))} or later. "
             "Update JetPack, or use ort-tensorrt",
             engine="tensorrt",
             reason=f"TensorRT {trt.__version__} is too old",

@@ -76,7 +76,7 @@ def checked_options(given: Mapping[str, object]) -> TensorRtOptions:
         wanted = _wanted(name, value)
         if wanted is not None:
             raise OptionsRejected(
-                f"option {name} of engine tensorrt is {value!r}, wanted is {wanted}. Correct it under options",
+                f"option {name} of engine tensorrt is {value!r}; wanted is {wanted}. Correct it under options",
                 engine="tensorrt",
                 option=name,
             )

@@ -71,7 +71,7 @@ def plan_request(package: ModelPackage, options: EngineOptions) -> PlanRequest:
     gpus = gpus_from_answer(answer)
     if settings.device_id >= len(gpus):
         raise EngineUnavailable(
-            f"option device_id is {settings.device_id}, CUDA shows {len(gpus)} device(s): "
+            f"option device_id is {settings.device_id}, but CUDA shows {len(gpus)} device(s): "
             f"{answer.failure or 'name a lower one'}",
             engine=ENGINE,
         )
@@ -117,7 +117,7 @@ def obtain_plan(request: PlanRequest) -> Plan:
     why = _why_built(cache, request)
     if building.defer and not request.options.strict:
         raise BuildNeeded(
-            f"tensorrt has no plan of {request.key.model} yet: {why}. It is built in the background, another engine "
+            f"tensorrt has no plan of {request.key.model} yet: {why}. It is built in the background; another engine "
             "serves until then",
             engine=ENGINE,
             reason=f"its plan must be built first: {why}",

@@ -239,14 +239,14 @@ def _tensors(trt: Any, engine: Any, classes: int) -> Tensors:
     outputs = [name for name in names if name not in inputs]
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelRejected(
-            f"the plan has inputs {inputs} and outputs {outputs}, one of each is needed. Build it again"
+            f"the plan has inputs {inputs} and outputs {outputs}, but one of each is needed. Build it again"
         )
     images, scores = inputs[0], outputs[0]
     shape, answer = tuple(engine.get_tensor_shape(images)), tuple(engine.get_tensor_shape(scores))
     types = (engine.get_tensor_dtype(images), engine.get_tensor_dtype(scores))
     if types != (trt.DataType.UINT8, trt.DataType.FLOAT) or len(shape) != 4 or answer[1:] != (classes,):
         raise ModelRejected(
-            f"the plan takes {shape} {types[0]} and gives {answer} {types[1]}, wanted are (N, H, W, 3) uint8 and "
+            f"the plan takes {shape} {types[0]} and gives {answer} {types[1]}; wanted are (N, H, W, 3) uint8 and "
             f"(N, {classes}) float32. Build it again: agent build --force"
         )
     batch = int(shape[0])

@@ -103,7 +103,7 @@ class RunningPipeline:
             raise PipelineFailed(reason)
 
     def pull(self, timeout_s: float, interrupted: threading.Event) -> Sample | None:
-        """Wait for the next frame; None when the time is over or ``interrupted`` is set (noticed within 0.1 s).
+        """Wait for the next frame; None on timeout or when ``interrupted`` is set (noticed within 0.1 s).
 
         Raises:
             PipelineFailed: an element reported an error.
@@ -147,7 +147,8 @@ class RunningPipeline:
             # videoconvert passes frames that need no conversion through unchecked, even if bytes are missing.
             if mapped.size % height or mapped.size < height * width * 4:
                 raise PipelineFailed(
-                    f"a frame of {width}x{height} came with {mapped.size} bytes, {height * width * 4} were expected"
+                    f"a frame of {width}x{height} came with {mapped.size} bytes, but {height * width * 4} were "
+                    "expected"
                 )
             # The stride may be larger than width * 4: cut every row.
             rows = np.frombuffer(mapped.data, np.uint8).reshape(height, -1)

@@ -157,7 +157,7 @@ def _v4l2(config: V4l2Source, has: Has) -> Plan:
         middle, needs, converter = f"video/x-raw{form}{size}", ("videoconvert",), "videoconvert"
     else:
         known = " ".join((*_PACKED, *_RAW_FORMATS))
-        raise UnsupportedFormat(f"the GStreamer reader does not support `fourcc` {fourcc!r}, it supports {known}")
+        raise UnsupportedFormat(f"the GStreamer reader does not support `fourcc` {fourcc!r}; it supports {known}")
     return Plan(
         text=f"v4l2src name=source ! {middle} ! {_tail(converter)}",
         needs=("v4l2src", *needs, "appsink"),

@@ -121,7 +121,7 @@ class RtspStream(DecodedSource):
         if waited_s >= self._config.read_timeout_s * _STALLED_RATIO:
             raise lifecycle.lost(
                 "stalled",
-                f"{self.description} is connected but sent no frame for {waited_s:.1f} s, `read_timeout_s` is "
+                f"{self.description} is connected but sent no frame for {waited_s:.1f} s; `read_timeout_s` is "
                 f"{self._config.read_timeout_s:g}. Raise it for cameras slower than that",
             )
         if not is_grabbed:

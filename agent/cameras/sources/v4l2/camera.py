@@ -144,7 +144,7 @@ class V4l2Camera(DecodedSource):
         listed = format_modes(self._modes(device), (None, None)) or f"see v4l2-ctl --list-formats-ext -d {device}"
         raise self._lifecycle.unavailable(
             "size",
-            f"{self.description} gives {width}x{height}, the configuration asks for {config.width or width}x"
+            f"{self.description} gives {width}x{height}, but the configuration asks for {config.width or width}x"
             f"{config.height or height}. Configure a size that it supports: {listed}",
         )
 

@@ -91,8 +91,8 @@ class CameraIdentity:
         if self._known is not None and identity != self._known:
             raise self._lifecycle.unavailable(
                 "swapped",
-                f"{self._config.device} is now a different camera ({identity}), before it was {self._known}. Swap the "
-                "cables back; or set `serial`, or a link below /dev/v4l/by-id as `device`. If it was replaced on "
+                f"{self._config.device} is now a different camera ({identity}); before, it was {self._known}. Swap "
+                "the cables back; or set `serial`, or a link below /dev/v4l/by-id as `device`. If it was replaced on "
                 "purpose, restart the agent",
             )
         self._known = identity

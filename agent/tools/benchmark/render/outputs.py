@@ -44,7 +44,7 @@ def check_output(path: Path) -> None:
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder} to write {path.name} into")
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, the report is written into a file. Give a file's name")
+        raise UsageError(f"{path} is a folder, but the report is written into a file. Give a file's name")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise UsageError(f"{path} is not writable. Give another place, or change its permissions")
 

@@ -44,7 +44,8 @@ def load_bindings() -> Bindings:
     # Source: CUDA compatibility guide, "Minor Version Compatibility".
     if wanted // 1000 > known // 1000:
         raise LibraryUnusable(
-            f"cuda-bindings {version} needs a driver for CUDA {wanted // 1000}, this one has {_cuda_version(known)}",
+            f"cuda-bindings {version} needs a driver for CUDA {wanted // 1000}, but this one has "
+            f"{_cuda_version(known)}",
             remedy=f"pip install 'cuda-bindings=={known // 1000}.*'",
         )
     return bindings

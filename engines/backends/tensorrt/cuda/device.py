@@ -51,7 +51,7 @@ class CudaDevice:
             count = self._library.device_count()
             if device_id >= count:
                 raise EngineUnavailable(
-                    f"option device_id is {device_id}, this machine has {count} CUDA device(s). Name a lower one",
+                    f"option device_id is {device_id}, but this machine has {count} CUDA device(s). Name a lower one",
                     engine="tensorrt",
                 )
             self.name = self._library.device_name(device_id)
