@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path, PurePosixPath
 
+MAX_THREADS = 1024
+"""The most an engine may be given. A library starts as many as it is given, and thousands take minutes to end."""
 _ROOT = Path("/")
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),

@@ -18,7 +18,7 @@ from engines.backends.batches import check_batch, check_scores
 from engines.base import EngineInfo, EngineOptions, Images, Scores
 from engines.errors import EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OptionsRejected
 from engines.graph.preprocessing import GRAY_BGR
-from engines.host import available_cores, cpu_model
+from engines.host import MAX_THREADS, available_cores, cpu_model
 from engines.package.load import ModelPackage
 
 OPTION_NAMES = ("device", "compile", "threads")
@@ -161,10 +161,10 @@ def _settings(options: EngineOptions, torch: Any) -> dict[str, Any]:
     device = options.options.get("device", "auto")
     is_compiled = options.options.get("compile", False)
     threads = options.options.get("threads", max(1, available_cores() // max(1, options.workers)))
-    if device not in _DEVICES or not isinstance(is_compiled, bool) or not isinstance(threads, int) or threads < 1:
+    if device not in _DEVICES or not isinstance(is_compiled, bool) or not _is_thread_count(threads):
         raise OptionsRejected(
             f"options of engine torch are device {device!r}, compile {is_compiled!r}, threads {threads!r}: wanted are "
-            f"one of {', '.join(_DEVICES)}, true or false, and a number from 1 on",
+            f"one of {', '.join(_DEVICES)}, true or false, and a number from 1 to {MAX_THREADS}",
             engine="torch",
         )
     has_cuda = bool(torch.cuda.is_available())
@@ -177,6 +177,10 @@ def _settings(options: EngineOptions, torch: Any) -> dict[str, Any]:
     if device == "auto":
         device = "cuda" if has_cuda else "cpu"
     return {"device": device, "compile": is_compiled, "threads": threads}
+
+
+def _is_thread_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_THREADS
 
 
 def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], Any]:

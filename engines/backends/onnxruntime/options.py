@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engines.errors import OptionsRejected
+from engines.host import MAX_THREADS
 
 _SESSION = {"threads": "int", "allow_spinning": "bool"}
 # Spinning costs ten times the CPU time with a paced camera, and the calls are no faster.
@@ -168,10 +169,10 @@ def session_settings(
             raise OptionsRejected(_unknown(engine, name, known), engine=engine, option=name)
         given[name] = _as_text(engine, name, value, known[name] if known is not None else "text")
     threads = session.get("threads", default_threads)
-    if threads < 1:
+    if not 1 <= threads <= MAX_THREADS:
         raise OptionsRejected(
-            f"option threads of engine {engine} is {threads}, at least 1 is needed. Leave it out for this device's "
-            "share of cores",
+            f"option threads of engine {engine} is {threads}, but 1 to {MAX_THREADS} are possible. Leave it out for "
+            "this device's share of cores",
             engine=engine,
             option="threads",
         )
@@ -189,7 +190,7 @@ def _as_text(engine: str, name: str, value: object, kind: str) -> str:
     """Format a value as its reader expects: a session bool as 1/0, TensorRT's as True/False."""
     if kind in ("bool", "bit", "flag") and isinstance(value, bool):
         return str(value) if kind == "flag" else str(int(value))
-    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**64:
         return str(value)
     if kind == "text" and isinstance(value, str | int | float):
         return str(value)
