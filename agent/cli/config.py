@@ -10,6 +10,7 @@ import click
 
 from agent.config.dump import yaml_from_config
 from agent.config.loader import LoadedConfig, load_config
+from agent.config.problems import at, error_of
 from agent.runtime.errors import UsageError
 from agent.runtime.secrets import redact
 
@@ -28,10 +29,34 @@ def check(file: Path, *, as_json: bool) -> None:
     Exit code 78 if it is not valid; each error is printed with its line.
     """
     loaded = load_config(file)
+    _check_options(loaded)
     if as_json:
         print(redact(json.dumps({**_resolved(loaded), "config": loaded.config.model_dump(mode="json")}, indent=2)))
     else:
         _print_text(loaded)
+
+
+def _check_options(loaded: LoadedConfig) -> None:
+    """Refuse options that their engine would refuse.
+
+    Raises:
+        ConfigError: with a line for each of them.
+    """
+    having = {name: model for name, model in loaded.config.models.items() if model.options}
+    if not having:  # the next import takes half a second
+        return
+    from engines import EngineError, canonical_name, check_options
+
+    problems = []
+    for name, model in having.items():
+        try:
+            check_options(canonical_name(model.engine), model.options)
+        except EngineError as exc:
+            option = exc.fields.get("option")
+            path = ("models", name, "options", option) if isinstance(option, str) else ("models", name)
+            problems.append(at(loaded.document, path, exc.message))
+    if problems:
+        raise error_of(problems, loaded.document.name)
 
 
 def _resolved(loaded: LoadedConfig) -> dict[str, object]:

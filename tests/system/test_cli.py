@@ -120,6 +120,16 @@ def test_a_bad_configuration_ends_with_78_and_one_line_for_each_fault(good: Path
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("option", ["threads: 999999999999", "thread: 4"])
+def test_an_option_that_its_engine_refuses_ends_with_78_and_its_line(good: Path, option: str) -> None:
+    good.write_text(GOOD.replace("{package: parts}", f"{{package: parts, engine: ort-cpu, options: {{{option}}}}}"))
+    result = run("config", "check", str(good))
+    assert result.returncode == 78
+    name = option.split(":")[0]
+    assert f"{good}:4: models.parts.options.{name}: " in result.stderr
+    assert result.stdout == ""
+
+
 @pytest.mark.parametrize("command", [("config", "check"), ("run", "-c"), ("doctor", "-c")], ids=lambda words: words[0])
 def test_a_configuration_that_this_user_may_not_read_is_told_with_the_user(
     good: Path, command: tuple[str, str]
