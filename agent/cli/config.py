@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from agent.config.dump import yaml_from_config
 from agent.config.loader import LoadedConfig, load_config
-from agent.config.problems import at, error_of
+from agent.config.model import ModelConfig
+from agent.config.problems import Problem, at, error_of
 from agent.runtime.errors import UsageError
 from agent.runtime.secrets import redact
 
@@ -42,21 +44,21 @@ def _check_options(loaded: LoadedConfig) -> None:
     Raises:
         ConfigError: with a line for each of them.
     """
-    having = {name: model for name, model in loaded.config.models.items() if model.options}
-    if not having:  # the next import takes half a second
-        return
-    from engines import EngineError, canonical_name, check_options
-
-    problems = []
-    for name, model in having.items():
-        try:
-            check_options(canonical_name(model.engine), model.options)
-        except EngineError as exc:
-            option = exc.fields.get("option")
-            path = ("models", name, "options", option) if isinstance(option, str) else ("models", name)
-            problems.append(at(loaded.document, path, exc.message))
+    models = {name: model for name, model in loaded.config.models.items() if model.options}
+    problems = [problem for name, model in models.items() for problem in _option_problems(loaded, name, model)]
     if problems:
         raise error_of(problems, loaded.document.name)
+
+
+def _option_problems(loaded: LoadedConfig, name: str, model: ModelConfig) -> Iterator[Problem]:
+    from engines import EngineError, canonical_name, check_options  # takes half a second
+
+    try:
+        check_options(canonical_name(model.engine), model.options)
+    except EngineError as exc:
+        option = exc.fields.get("option")
+        path = ("models", name, "options", option) if isinstance(option, str) else ("models", name)
+        yield at(loaded.document, path, exc.message)
 
 
 def _resolved(loaded: LoadedConfig) -> dict[str, object]:

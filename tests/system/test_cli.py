@@ -125,7 +125,7 @@ def test_an_option_that_its_engine_refuses_ends_with_78_and_its_line(good: Path,
     good.write_text(GOOD.replace("{package: parts}", f"{{package: parts, engine: ort-cpu, options: {{{option}}}}}"))
     result = run("config", "check", str(good))
     assert result.returncode == 78
-    name = option.split(":")[0]
+    name = option.split(":", maxsplit=1)[0]
     assert f"{good}:4: models.parts.options.{name}: " in result.stderr
     assert result.stdout == ""
 
