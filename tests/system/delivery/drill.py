@@ -20,6 +20,7 @@ import orjson
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from agent.commands.schemas import message_schemas
+from tests.fixtures.deadlines import wait_until
 from tests.fixtures.recorder import Recorder
 from tests.system.delivery.brokers import ROOT, Broker, make_broker
 from tests.system.delivery.checker import Identity, Ledger, Verdict, identity_of, judge, read_ledger
@@ -209,8 +210,10 @@ class Drill:
             )
 
     def _step_clock(self) -> None:
-        if self._agent is not None:
-            self._agent.send_signal(signal.SIGUSR1)
+        if (agent := self._agent) is not None:
+            # One that was started just now would die of the signal.
+            wait_until(lambda: _catches(agent, signal.SIGUSR1), within_s=20)
+            agent.send_signal(signal.SIGUSR1)
 
     def _kill_agent(self) -> None:
         agent, self._agent = self._agent, None
@@ -279,6 +282,15 @@ class Drill:
     def _log(self) -> str:
         path = self._directory / "log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _catches(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+    """Whether it has a handler for this signal, or has ended. Source: proc_pid_status(5), SigCgt."""
+    if process.poll() is not None:
+        return True
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _events(publications: list[Publication]) -> list[Identity]:
