@@ -14,7 +14,8 @@ place_environment() {
     is_mount=yes staging=$live/.new before=$live/.before
   fi
   [ $is_dry = no ] || return 0
-  if [ -d "$before" ] && ! runs "$live"; then
+  # $staging is gone once its last entry is in place.
+  if [ -d "$before" ] && { [ -d "$staging" ] || ! answers "$live"; }; then
     note "an earlier installation was interrupted: its previous environment is restored"
     put_back
   fi
@@ -37,9 +38,9 @@ move_environment() {
   fi
 }
 
-# runs FOLDER: the interpreter of that environment starts.
-runs() {
-  "$1/bin/python" -c '' 2>/dev/null
+# answers FOLDER: the agent that is installed there says its version.
+answers() {
+  (cd "$work" && timeout 60 "$1/bin/agent" --version) >/dev/null 2>&1
 }
 
 # version_in FOLDER: print the version of the agent there; nothing if it does not run.
@@ -158,12 +159,28 @@ take_place() {
 
 # put_back: restore the old environment, or leave none if there was none.
 put_back() {
-  rm -rf "$staging"
-  if [ -d "$before" ]; then
-    if [ $is_mount = yes ] || [ -e "$live" ]; then move_environment "$live" "$staging"; fi
+  if [ $is_mount = yes ] && [ -d "$before" ]; then
+    put_back_entries
+  elif [ $is_mount = yes ]; then
+    entries "$live" | xargs -0r rm -rf
+  elif [ -d "$before" ]; then
+    rm -rf "$staging"
+    if [ -e "$live" ]; then move_environment "$live" "$staging"; fi
     move_environment "$before" "$live"
   else
-    if [ $is_mount = yes ]; then entries "$live" | xargs -0r rm -rf; else rm -rf "$live"; fi
+    rm -rf "$live"
   fi
   rm -rf "$staging"
+}
+
+# put_back_entries: an entry of $live that $before lacks may be an old one that was not moved yet, so it stays. $staging is
+# kept until the end: it tells the next run that this one was killed.
+put_back_entries() {
+  local entry
+  mkdir -p "$staging"
+  while IFS= read -r -d '' entry; do
+    rm -rf "${live:?}/${entry##*/}"
+    mv -t "$live" "$entry"
+  done < <(entries "$before")
+  rmdir "$before"
 }

@@ -342,6 +342,55 @@ def test_an_installation_killed_between_its_two_renames_is_undone_by_the_next(tm
     assert _version_of(installed) == "0.1.0"
 
 
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs that go before those of the machine."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def _program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("moved", [("lib",), ("mine",), ("lib", "bin", "pyvenv.cfg", "mine")])
+def test_an_installation_killed_while_entries_of_a_mount_point_are_moved_is_undone_by_the_next(
+    moved: tuple[str, ...], tmp_path: Path, installed: Path, programs: Path
+) -> None:
+    _program(programs, "mountpoint", "exit 0")
+    (installed / "mine").touch()
+    shutil.copytree(installed, installed / ".new", symlinks=True)
+    (installed / ".before").mkdir()
+    for name in moved:
+        (installed / name).rename(installed / ".before" / name)
+    if len(moved) > 1:
+        # Killed later: the new one has begun to take the place.
+        (installed / ".new/bin").rename(installed / "bin")
+    result = _install(tmp_path / "staged", _wheel(tmp_path / "bad", says="9.9.9"))
+    assert result.returncode == 1
+    assert "its previous environment is restored" in result.stderr
+    assert _version_of(installed) == "0.1.0"
+    assert (installed / "mine").exists()
+    assert not {".new", ".before"} & {entry.name for entry in installed.iterdir()}
+
+
+def test_a_new_agent_on_a_mount_point_that_fails_in_its_place_leaves_the_one_that_works(
+    tmp_path: Path, installed: Path, programs: Path
+) -> None:
+    _program(programs, "mountpoint", "exit 0")
+    # Works beside the old environment, and not in its place.
+    main = "import sys\nif '.new' not in sys.prefix:\n    sys.exit('lost')\n" + _MAIN
+    result = _install(tmp_path / "staged", _wheel(tmp_path / "bad", main=main))
+    assert result.returncode == 1
+    assert "bin/agent says lost" in result.stderr
+    assert _version_of(installed) == "0.1.0"
+    assert _said(installed) == ["good"]
+    assert not {".new", ".before"} & {entry.name for entry in installed.iterdir()}
+
+
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg-query is not installed")
 def test_tensorrt_that_came_after_the_installation_is_seen_by_the_next_one(tmp_path: Path, environment: Path) -> None:
     board = _jetpack(tmp_path / "board")
