@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
 import shutil
@@ -340,6 +341,25 @@ def test_an_installation_killed_between_its_two_renames_is_undone_by_the_next(tm
     assert result.returncode == 1
     assert "its previous environment is restored" in result.stderr
     assert _version_of(installed) == "0.1.0"
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_a_second_installation_at_the_same_time_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    lock = tmp_path / "staged/run/agent-install.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as first:
+        first.write("4321\n")
+        first.flush()
+        fcntl.flock(first, fcntl.LOCK_EX)
+        result = _script("install-jetson", "--root", str(tmp_path / "staged"), "--only", "unit")
+    assert result.returncode == 1
+    assert "another installation is running (process 4321)" in result.stderr
+    assert "Wait for it, or end it (kill 4321)" in result.stderr
+    assert not (tmp_path / "staged/etc").exists()
+    # What a killed one leaves is no obstacle.
+    result = _script("install-jetson", "--root", str(tmp_path / "staged"), "--only", "unit")
+    assert result.returncode == 0, result.stderr
+    assert not lock.exists()
 
 
 @pytest.fixture
