@@ -51,10 +51,27 @@ version_in() {
 # copy_environment SEES_SYSTEM: start from a copy of $live, which keeps packages that were added by hand, such as a GPU
 # build of ONNX Runtime or a compiled PyCUDA.
 copy_environment() {
+  local reason
   mkdir -p "$staging"
-  entries "$live" | xargs -0r cp -a --reflink=auto -t "$staging"
+  # cp prints a line for each file that does not fit; the first is enough.
+  reason=$(entries "$live" | LC_ALL=C xargs -0r cp -a --reflink=auto -t "$staging" 2>&1 | sed -n 1p) || cannot_copy "$reason"
   sed -i "s/^include-system-site-packages = .*/include-system-site-packages = $1/" "$staging/pyvenv.cfg"
   rename_inside "$live" "$staging"
+}
+
+# cannot_copy REASON: remove what was copied, and say why the rest was not.
+cannot_copy() {
+  local needed free
+  rm -rf "$staging"
+  case $1 in
+    *"No space left on device" | *"Disk quota exceeded")
+      needed=$(du -sm "$live" | cut -f1)
+      free=$(df -m --output=avail "${staging%/*}" | tail -n 1)
+      failed "the new environment begins as a copy of $live, which needs $needed MB, and $((free)) MB are free in ${staging%/*}." \
+        "The present environment is unchanged. Free some space there and run this again"
+      ;;
+  esac
+  failed "the present environment cannot be copied to $staging: $1"
 }
 
 # rename_inside FROM TO: replace the path in the programs of $staging, whose first line is the interpreter's full path.

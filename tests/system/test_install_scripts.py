@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -409,6 +410,46 @@ def test_a_new_agent_on_a_mount_point_that_fails_in_its_place_leaves_the_one_tha
     assert _version_of(installed) == "0.1.0"
     assert _said(installed) == ["good"]
     assert not {".new", ".before"} & {entry.name for entry in installed.iterdir()}
+
+
+def test_a_disk_that_is_full_is_named_with_the_needed_and_the_free_space(
+    tmp_path: Path, installed: Path, programs: Path
+) -> None:
+    fault = "cp: error copying 'a' to 'b': No space left on device"
+    copy = f'{shutil.which("cp")} "$@"; for file in 1 2 3 4 5 6 7 8 9; do echo "{fault}" >&2; done; exit 1'
+    _program(programs, "cp", f'case $* in *reflink*) {copy} ;; esac; exec {shutil.which("cp")} "$@"')
+    result = _install(tmp_path / "staged", _wheel(tmp_path / "wheels", "better"))
+    assert result.returncode == 1
+    needs = f"begins as a copy of {re.escape(str(installed))}, which needs [1-9]\\d* MB, and \\d+ MB are free in "
+    assert re.search(needs + re.escape(str(installed.parent)), result.stderr), result.stderr
+    assert "Free some space there" in result.stderr
+    assert "error copying" not in result.stderr
+    assert _said(installed) == ["good"]
+    assert [entry.name for entry in installed.parent.iterdir()] == ["agent"]
+
+
+def test_a_first_configuration_that_is_refused_is_not_kept(tmp_path: Path, installed: Path) -> None:
+    root, file = tmp_path / "staged", tmp_path / "given.yaml"
+    text = installed.glob("lib/python*/site-packages/agent/__main__.py")
+    next(text).write_text(_MAIN.format(says="0.1.0", refuses="camers"))
+    file.write_text("camers: {}\n")
+    arguments = ("--root", str(root), "--only", "user,config", "--config", str(file))
+    result = _script("install-jetson", *arguments)
+    assert result.returncode == 1
+    assert f"the agent refuses {file}:" in result.stderr
+    assert "error: unknown key camers" in result.stderr
+    assert "Correct it, or name another with --config, and run this again" in result.stderr
+    assert not (root / "etc/agent/agent.yaml").exists()
+    file.write_text("cameras: {}\n")
+    result = _script("install-jetson", *arguments)
+    assert result.returncode == 0, result.stderr
+    # One that was there before stays, whatever the agent says.
+    kept = root / "etc/agent/agent.yaml"
+    kept.write_text("camers: {}\n")
+    result = _script("install-jetson", *arguments)
+    assert result.returncode == 1
+    assert f"the agent refuses {kept}:" in result.stderr
+    assert kept.read_text() == "camers: {}\n"
 
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg-query is not installed")
