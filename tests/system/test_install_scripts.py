@@ -683,3 +683,34 @@ def test_what_is_not_known_is_refused_before_anything_is_done(tmp_path: Path) ->
         assert result.returncode == 2
         assert "nonsense" in result.stderr.splitlines()[0]
         assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        (
+            "install-jetson",
+            ("--only", ","),
+            "--only needs at least one of environment, user, config, unit, start, doctor",
+        ),
+        ("install-jetson", ("--only", ""), "--only needs a list of steps after it"),
+        ("install-jetson", ("--only", "unit, config"), "--only knows environment, user"),
+        ("install-jetson", ("--extras", ",,"), "--extras needs at least one of cpu, gpu"),
+        ("install-jetson", ("--config",), "--config needs a file after it"),
+        ("install-jetson", ("--root",), "--root needs a directory after it"),
+        ("uninstall", ("--root",), "--root needs a directory after it"),
+        ("uninstall", ("--root", ""), "--root needs a directory after it"),
+        ("test", ("--only", ","), "--only needs at least one of check, pytest, soak, wheel"),
+        ("test", ("--with", ","), "--with needs at least one of torch"),
+        ("test", ("--with",), "--with needs a list (such as torch,openvino) after it"),
+    ],
+)
+def test_an_option_without_a_value_is_refused_in_one_sentence(
+    script: str, arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    before = () if "--root" in arguments or script == "test" else ("--root", str(tmp_path / "staged"))
+    result = _script(script, *before, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith(words)
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "staged").exists()
