@@ -714,3 +714,12 @@ def test_an_option_without_a_value_is_refused_in_one_sentence(
     assert result.stderr.startswith(words)
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "staged").exists()
+
+
+def test_a_configuration_for_a_root_without_groups_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = tmp_path / "staged"
+    result = _script("install-jetson", "--root", str(root), "--only", "config")
+    assert result.returncode == 69
+    assert result.stderr.startswith(f"{root}/etc/group does not exist, so the configuration cannot be given")
+    assert "--only user,config" in result.stderr
+    assert not root.exists()
