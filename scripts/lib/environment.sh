@@ -33,11 +33,13 @@ python_fits() {
   fi
 }
 
-# Print the path of the interpreter to use: $PYTHON, or the first on PATH that fits. One newer than any tested is used only
-# if there is no other: see warn_of_newer_python.
+# select_python [CANDIDATE]...: print the path of the interpreter to use: $PYTHON, or the first candidate that fits. One newer
+# than any tested is used only if there is no other: see warn_of_newer_python.
 select_python() {
   local candidate version newer='' seen=()
-  for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10}; do
+  [ $# != 0 ] || set -- python3 python3.14 python3.13 python3.12 python3.11 python3.10
+  [ -z "${PYTHON:-}" ] || set -- "$PYTHON"
+  for candidate in "$@"; do
     version=$(python_version "$candidate")
     case $(python_fits "$version") in
       yes)
@@ -108,9 +110,31 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
 PYTHON
 }
 
-# is_made FOLDER KEY: it was completed with that key, and its interpreter still runs.
+# is_made FOLDER KEY [LOCK]: it was completed with that key, and its interpreter and packages are still there.
 is_made() {
-  [ "$(cat "$1/.complete" 2>/dev/null)" = "$2" ] && "$1/bin/python" -c '' 2>/dev/null
+  [ "$(cat "$1/.complete" 2>/dev/null)" = "$2" ] && is_whole "$1" "${@:3}"
+}
+
+# is_whole FOLDER [LOCK]: the interpreter runs, and each package that is installed, or named by LOCK, has its modules.
+# Importing them would take a second at each start.
+is_whole() {
+  "$1/bin/python" -I - "${@:2}" 2>/dev/null <<'PYTHON'
+import pathlib, re, sys, sysconfig
+names = set()
+for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    for info in pathlib.Path(site).glob("*.dist-info"):
+        names.add(re.sub(r"[-_.]+", "-", info.name.split("-")[0]).lower())
+        record = info / "RECORD"
+        files = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
+        for top in {file.split(",")[0].split("/")[0] for file in files} - {"", "..", "__pycache__"}:
+            if top[0] not in "/\"" and not pathlib.Path(site, top).exists():
+                sys.exit(1)
+for lock in sys.argv[1:]:
+    from pip._vendor.packaging.markers import Marker
+    for name, marker in re.findall(r"^([\w.-]+)==[^ ;]+ *(?:; *([^\\\n]+))?", pathlib.Path(lock).read_text(), re.M):
+        if re.sub(r"[-_.]+", "-", name).lower() not in names and (not marker or Marker(marker.strip()).evaluate()):
+            sys.exit(1)
+PYTHON
 }
 
 # have_environment FOLDER LOCK [MORE ARGUMENT...]: make FOLDER an environment with the packages of LOCK and this checkout,
@@ -118,15 +142,21 @@ is_made() {
 # changed. MORE is a function of extra_environments.sh, called with FOLDER and ARGUMENTs, that installs what the lock lacks;
 # `:` if that is nothing.
 have_environment() {
-  local folder=$1 lock=$2 more=("${@:3}") python key held busy=0 stamp=$1/.complete
+  local folder=$1 lock=$2 more=("${@:3}") named=() python key held busy=0 stamp=$1/.complete
   local inputs=("$lock" "$root/pyproject.toml")
   [ ${#more[@]} = 0 ] || inputs+=("$root/scripts/lib/extra_environments.sh")
   python=$(select_python)
   key="$(environment_key "$python" "${inputs[@]}") ${more[*]}"
-  if is_made "$folder" "$key"; then return; fi
+  # MORE may replace packages of the lock.
+  [ ${#more[@]} != 0 ] || named=("$lock")
+  if is_made "$folder" "$key" "${named[@]}"; then return; fi
+  if [ -e "$folder" ] && [ ! -d "$folder" ]; then
+    give_up "$folder is a file, and the environment has to be made in a folder of that name. Move the file away:
+  mv $(printf %q "$folder") $(printf %q "$folder.old")"
+  fi
   if [ ! -w "$root" ] || { [ -e "$folder" ] && [ ! -w "$folder" ]; }; then
     give_up "${folder#"$root/"} has to be made in $root, where this user may not write. Run this in your own copy:
-  cp -r $root DIR"
+  cp -r $(printf %q "$root") DIR"
   fi
   # Two scripts at once would write into the same folder: the second waits until it is made. Without flock there is no wait.
   exec {held}<"$lock"
@@ -134,17 +164,20 @@ have_environment() {
   if [ $busy = 75 ]; then
     say "Waiting for another script that makes ${folder#"$root/"}"
     flock "$held" || true
-    if is_made "$folder" "$key"; then
+    if is_made "$folder" "$key" "${named[@]}"; then
       exec {held}<&-
       return
     fi
   fi
   say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages, takes a minute)"
   warn_of_newer_python "$(python_version "$python")"
+  # A link to nothing: what it meant is gone.
+  [ -e "$folder" ] || rm -f "$folder"
   rm -f "$stamp"
-  # With MORE start empty: packages that it replaced must not mix with those of the lock.
+  # pip takes a package for installed whose modules are gone. With MORE start empty: packages that it replaced must not mix with those of the lock.
   if [ ${#more[@]} != 0 ] ||
     ! "$folder/bin/python" -m pip --version >/dev/null 2>&1 ||
+    ! is_whole "$folder" ||
     [ "$(python_version "$folder/bin/python")" != "$(python_version "$python")" ]; then
     new_environment "$python" "$folder"
   fi

@@ -14,7 +14,8 @@ place_environment() {
     is_mount=yes staging=$live/.new before=$live/.before
   fi
   [ $is_dry = no ] || return 0
-  if [ -d "$before" ] && ! runs "$live"; then
+  # $staging is gone once its last entry is in place.
+  if [ -d "$before" ] && { [ -d "$staging" ] || ! answers "$live"; }; then
     note "an earlier installation was interrupted: its previous environment is restored"
     put_back
   fi
@@ -37,9 +38,9 @@ move_environment() {
   fi
 }
 
-# runs FOLDER: the interpreter of that environment starts.
-runs() {
-  "$1/bin/python" -c '' 2>/dev/null
+# answers FOLDER: the agent that is installed there says its version.
+answers() {
+  (cd "$work" && timeout 60 "$1/bin/agent" --version) >/dev/null 2>&1
 }
 
 # version_in FOLDER: print the version of the agent there; nothing if it does not run.
@@ -50,10 +51,27 @@ version_in() {
 # copy_environment SEES_SYSTEM: start from a copy of $live, which keeps packages that were added by hand, such as a GPU
 # build of ONNX Runtime or a compiled PyCUDA.
 copy_environment() {
+  local reason
   mkdir -p "$staging"
-  entries "$live" | xargs -0r cp -a --reflink=auto -t "$staging"
+  # cp prints a line for each file that does not fit; the first is enough.
+  reason=$(entries "$live" | LC_ALL=C xargs -0r cp -a --reflink=auto -t "$staging" 2>&1 | sed -n 1p) || cannot_copy "$reason"
   sed -i "s/^include-system-site-packages = .*/include-system-site-packages = $1/" "$staging/pyvenv.cfg"
   rename_inside "$live" "$staging"
+}
+
+# cannot_copy REASON: remove what was copied, and say why the rest was not.
+cannot_copy() {
+  local needed free
+  rm -rf "$staging"
+  case $1 in
+    *"No space left on device" | *"Disk quota exceeded")
+      needed=$(du -sm "$live" | cut -f1)
+      free=$(df -m --output=avail "${staging%/*}" | tail -n 1)
+      failed "the new environment begins as a copy of $live, which needs $needed MB, and $((free)) MB are free in ${staging%/*}." \
+        "The present environment is unchanged. Free some space there and run this again"
+      ;;
+  esac
+  failed "the present environment cannot be copied to $staging: $1"
 }
 
 # rename_inside FROM TO: replace the path in the programs of $staging, whose first line is the interpreter's full path.
@@ -158,12 +176,28 @@ take_place() {
 
 # put_back: restore the old environment, or leave none if there was none.
 put_back() {
-  rm -rf "$staging"
-  if [ -d "$before" ]; then
-    if [ $is_mount = yes ] || [ -e "$live" ]; then move_environment "$live" "$staging"; fi
+  if [ $is_mount = yes ] && [ -d "$before" ]; then
+    put_back_entries
+  elif [ $is_mount = yes ]; then
+    entries "$live" | xargs -0r rm -rf
+  elif [ -d "$before" ]; then
+    rm -rf "$staging"
+    if [ -e "$live" ]; then move_environment "$live" "$staging"; fi
     move_environment "$before" "$live"
   else
-    if [ $is_mount = yes ]; then entries "$live" | xargs -0r rm -rf; else rm -rf "$live"; fi
+    rm -rf "$live"
   fi
   rm -rf "$staging"
+}
+
+# put_back_entries: an entry of $live that $before lacks may be an old one that was not moved yet, so it stays. $staging is
+# kept until the end: it tells the next run that this one was killed.
+put_back_entries() {
+  local entry
+  mkdir -p "$staging"
+  while IFS= read -r -d '' entry; do
+    rm -rf "${live:?}/${entry##*/}"
+    mv -t "$live" "$entry"
+  done < <(entries "$before")
+  rmdir "$before"
 }

@@ -5,10 +5,6 @@
 
 extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings)
 
-is_extra_environment() {
-  case " ${extra_environments[*]} " in *" $1 "*) ;; *) return 1 ;; esac
-}
-
 # test_extra NAME: make that environment and run the tests that need it. A missing engine, GStreamer or jtop fails there
 # instead of being skipped.
 test_extra() {

@@ -87,3 +87,32 @@ need_root() {
 has_systemd() {
   [ -z "$prefix" ] && [ -d /run/systemd/system ]
 }
+
+# The lock of a running installation, removed at its end by let_others_run.
+lock_file=
+
+# be_the_only_one: exit 1 while another installation below the same $prefix runs. Without flock nothing is checked.
+be_the_only_one() {
+  local file=$prefix/run/agent-install.lock held busy other
+  [ $is_dry = no ] && command -v flock >/dev/null || return 0
+  mkdir -p "$prefix/run"
+  while [ -z "$lock_file" ]; do
+    exec {held}<>"$file"
+    busy=0
+    flock -n -E 75 "$held" || busy=$?
+    if [ $busy = 75 ]; then
+      other=$(cat "$file")
+      failed "another installation is running (process ${other:-unknown}), and two would overwrite each other's files." \
+        "Wait for it, or end it${other:+ (kill $other)}, and run this again"
+    fi
+    # One that ended meanwhile has removed the file, and a third may have made it again.
+    if [ "$file" -ef "/proc/self/fd/$held" ]; then lock_file=$file; else exec {held}>&-; fi
+  done
+  # Emptied first: the last number may have been longer.
+  : >"$file"
+  echo $$ >&"$held"
+}
+
+let_others_run() {
+  [ -z "$lock_file" ] || rm -f "$lock_file"
+}

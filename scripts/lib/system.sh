@@ -62,12 +62,20 @@ comma_separated() {
   printf '%s\n' "${joined%, }"
 }
 
-# known_names OPTION LIST KNOWN: exit 2 if LIST has a name that KNOWN lacks (both comma-separated). Ignored, a misspelt name
-# would look like work that was done.
+# needs_value OPTION WHAT VALUE: exit 2 if VALUE is empty.
+needs_value() {
+  [ -n "$3" ] || { say "$1 needs $2 after it" && exit 2; }
+}
+
+# known_names OPTION LIST KNOWN: exit 2 if LIST has a name that KNOWN lacks (both comma-separated), or none at all. Ignored, a
+# misspelt name would look like work that was done.
 known_names() {
-  local name
-  for name in ${2//,/ }; do
-    case ,$3, in *",$name,"*) ;; *) say "$1 knows ${3//,/, }, not $name" && exit 2 ;; esac
+  local name names
+  IFS=, read -ra names <<<"$2"
+  [[ $2 == *[!,]* ]] || { say "$1 needs at least one of ${3//,/, }, not \"$2\"" && exit 2; }
+  for name in "${names[@]}"; do
+    [ -n "$name" ] || continue
+    case ,$3, in *,"$name",*) ;; *) say "$1 knows ${3//,/, }, not $name" && exit 2 ;; esac
   done
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -342,6 +344,114 @@ def test_an_installation_killed_between_its_two_renames_is_undone_by_the_next(tm
     assert _version_of(installed) == "0.1.0"
 
 
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_a_second_installation_at_the_same_time_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    lock = tmp_path / "staged/run/agent-install.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as first:
+        first.write("4321\n")
+        first.flush()
+        fcntl.flock(first, fcntl.LOCK_EX)
+        result = _script("install-jetson", "--root", str(tmp_path / "staged"), "--only", "unit")
+    assert result.returncode == 1
+    assert "another installation is running (process 4321)" in result.stderr
+    assert "Wait for it, or end it (kill 4321)" in result.stderr
+    assert not (tmp_path / "staged/etc").exists()
+    # What a killed one leaves is no obstacle.
+    result = _script("install-jetson", "--root", str(tmp_path / "staged"), "--only", "unit")
+    assert result.returncode == 0, result.stderr
+    assert not lock.exists()
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs that go before those of the machine."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def _program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("moved", [("lib",), ("mine",), ("lib", "bin", "pyvenv.cfg", "mine")])
+def test_an_installation_killed_while_entries_of_a_mount_point_are_moved_is_undone_by_the_next(
+    moved: tuple[str, ...], tmp_path: Path, installed: Path, programs: Path
+) -> None:
+    _program(programs, "mountpoint", "exit 0")
+    (installed / "mine").touch()
+    shutil.copytree(installed, installed / ".new", symlinks=True)
+    (installed / ".before").mkdir()
+    for name in moved:
+        (installed / name).rename(installed / ".before" / name)
+    if len(moved) > 1:
+        # Killed later: the new one has begun to take the place.
+        (installed / ".new/bin").rename(installed / "bin")
+    result = _install(tmp_path / "staged", _wheel(tmp_path / "bad", says="9.9.9"))
+    assert result.returncode == 1
+    assert "its previous environment is restored" in result.stderr
+    assert _version_of(installed) == "0.1.0"
+    assert (installed / "mine").exists()
+    assert not {".new", ".before"} & {entry.name for entry in installed.iterdir()}
+
+
+def test_a_new_agent_on_a_mount_point_that_fails_in_its_place_leaves_the_one_that_works(
+    tmp_path: Path, installed: Path, programs: Path
+) -> None:
+    _program(programs, "mountpoint", "exit 0")
+    # Works beside the old environment, and not in its place.
+    main = "import sys\nif '.new' not in sys.prefix:\n    sys.exit('lost')\n" + _MAIN
+    result = _install(tmp_path / "staged", _wheel(tmp_path / "bad", main=main))
+    assert result.returncode == 1
+    assert "bin/agent says lost" in result.stderr
+    assert _version_of(installed) == "0.1.0"
+    assert _said(installed) == ["good"]
+    assert not {".new", ".before"} & {entry.name for entry in installed.iterdir()}
+
+
+def test_a_disk_that_is_full_is_named_with_the_needed_and_the_free_space(
+    tmp_path: Path, installed: Path, programs: Path
+) -> None:
+    fault = "cp: error copying 'a' to 'b': No space left on device"
+    copy = f'{shutil.which("cp")} "$@"; for file in 1 2 3 4 5 6 7 8 9; do echo "{fault}" >&2; done; exit 1'
+    _program(programs, "cp", f'case $* in *reflink*) {copy} ;; esac; exec {shutil.which("cp")} "$@"')
+    result = _install(tmp_path / "staged", _wheel(tmp_path / "wheels", "better"))
+    assert result.returncode == 1
+    needs = f"begins as a copy of {re.escape(str(installed))}, which needs [1-9]\\d* MB, and \\d+ MB are free in "
+    assert re.search(needs + re.escape(str(installed.parent)), result.stderr), result.stderr
+    assert "Free some space there" in result.stderr
+    assert "error copying" not in result.stderr
+    assert _said(installed) == ["good"]
+    assert [entry.name for entry in installed.parent.iterdir()] == ["agent"]
+
+
+def test_a_first_configuration_that_is_refused_is_not_kept(tmp_path: Path, installed: Path) -> None:
+    root, file = tmp_path / "staged", tmp_path / "given.yaml"
+    text = installed.glob("lib/python*/site-packages/agent/__main__.py")
+    next(text).write_text(_MAIN.format(says="0.1.0", refuses="camers"))
+    file.write_text("camers: {}\n")
+    arguments = ("--root", str(root), "--only", "user,config", "--config", str(file))
+    result = _script("install-jetson", *arguments)
+    assert result.returncode == 1
+    assert f"the agent refuses {file}:" in result.stderr
+    assert "error: unknown key camers" in result.stderr
+    assert "Correct it, or name another with --config, and run this again" in result.stderr
+    assert not (root / "etc/agent/agent.yaml").exists()
+    file.write_text("cameras: {}\n")
+    result = _script("install-jetson", *arguments)
+    assert result.returncode == 0, result.stderr
+    # One that was there before stays, whatever the agent says.
+    kept = root / "etc/agent/agent.yaml"
+    kept.write_text("camers: {}\n")
+    result = _script("install-jetson", *arguments)
+    assert result.returncode == 1
+    assert f"the agent refuses {kept}:" in result.stderr
+    assert kept.read_text() == "camers: {}\n"
+
+
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg-query is not installed")
 def test_tensorrt_that_came_after_the_installation_is_seen_by_the_next_one(tmp_path: Path, environment: Path) -> None:
     board = _jetpack(tmp_path / "board")
@@ -573,3 +683,43 @@ def test_what_is_not_known_is_refused_before_anything_is_done(tmp_path: Path) ->
         assert result.returncode == 2
         assert "nonsense" in result.stderr.splitlines()[0]
         assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        (
+            "install-jetson",
+            ("--only", ","),
+            "--only needs at least one of environment, user, config, unit, start, doctor",
+        ),
+        ("install-jetson", ("--only", ""), "--only needs a list of steps after it"),
+        ("install-jetson", ("--only", "unit, config"), "--only knows environment, user"),
+        ("install-jetson", ("--extras", ",,"), "--extras needs at least one of cpu, gpu"),
+        ("install-jetson", ("--config",), "--config needs a file after it"),
+        ("install-jetson", ("--root",), "--root needs a directory after it"),
+        ("uninstall", ("--root",), "--root needs a directory after it"),
+        ("uninstall", ("--root", ""), "--root needs a directory after it"),
+        ("test", ("--only", ","), "--only needs at least one of check, pytest, soak, wheel"),
+        ("test", ("--with", ","), "--with needs at least one of torch"),
+        ("test", ("--with",), "--with needs a list (such as torch,openvino) after it"),
+    ],
+)
+def test_an_option_without_a_value_is_refused_in_one_sentence(
+    script: str, arguments: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    before = () if "--root" in arguments or script == "test" else ("--root", str(tmp_path / "staged"))
+    result = _script(script, *before, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith(words)
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "staged").exists()
+
+
+def test_a_configuration_for_a_root_without_groups_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    root = tmp_path / "staged"
+    result = _script("install-jetson", "--root", str(root), "--only", "config")
+    assert result.returncode == 69
+    assert result.stderr.startswith(f"{root}/etc/group does not exist, so the configuration cannot be given")
+    assert "--only user,config" in result.stderr
+    assert not root.exists()
