@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from agent.__main__ import main
 from agent.runtime.errors import Unavailable
 from agent.thermal.minutes import FILE_NAME, DayOfHeat, Minute, MinuteFile
 from agent.tools.doctor.thermals import as_json, day_of_heat, render
@@ -110,6 +111,13 @@ def test_command_reads_the_state_directory(tmp_path: Path, monkeypatch: pytest.M
     MinuteFile(tmp_path / FILE_NAME).append(minute(0))
     assert len(json.loads(told("--json"))["minutes"]) == 1
     assert "50 to 50 °C" in told()
+
+
+def test_bundle_that_would_not_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = tmp_path / "bundle.tar.gz"
+    assert main(["doctor", "--thermals", "--bundle", str(bundle)]) == 2
+    assert f"the bundle {bundle} would not be written. Run the command twice" in capsys.readouterr().err
+    assert not bundle.exists()
 
 
 def test_file_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path: Path) -> None:
