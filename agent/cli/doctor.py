@@ -35,7 +35,9 @@ _WIDE_CELLS = 140
     metavar="FILE",
     help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, messages.",
 )
-@click.option("--thermals", is_flag=True, help="Show only the last 24 hours of temperature, rate, throttling and power.")
+@click.option(
+    "--thermals", is_flag=True, help="Show only the last 24 hours of temperature, rate, throttling and power."
+)
 def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None, thermals: bool) -> int:
     """Check what can run on this machine, and how to fix what cannot.
 
@@ -56,8 +58,8 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     logs.configure(level="error")
     if thermals and bundle is not None:
         raise UsageError(
-            f"--thermals only shows what was kept, so the bundle {bundle} would not be written. Run the command twice: "
-            "once with --bundle, once with --thermals"
+            f"--thermals only shows what was kept, so the bundle {bundle} would not be written. Run it twice, "
+            "with --bundle and with --thermals"
         )
     if thermals:
         return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)

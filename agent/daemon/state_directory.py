@@ -16,7 +16,7 @@ from types import TracebackType
 from agent.config.state_dir import cache_dir_in
 from agent.runtime.errors import ConfigError, InUse
 from agent.runtime.logs import get_logger
-from engines import write_atomic
+from engines import read_regular, write_atomic
 from engines.store.owned import UNFINISHED
 
 log = get_logger(__name__)
@@ -26,6 +26,7 @@ _SESSION = "session"
 _EXIT = "last-exit"
 _STILL_RUNNING = "ended without a record: killed, crashed, or the power was cut"
 _MAX_EXIT_BYTES = 4096
+_MAX_SESSION_BYTES = 64
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 """The disk is full, read-only or broken: no mistake in the configuration, and the agent can still classify."""
 _CACHE_BYTES = 64 * 2**20
@@ -33,7 +34,7 @@ _CACHE_BYTES = 64 * 2**20
 
 
 def blocked_in(directory: Path) -> list[Path]:
-    """What has the name of a file that every start needs, and cannot be that file: a folder, or a FIFO to read from."""
+    """What has the name of a file that every start needs, and cannot be that file: a folder, or a FIFO."""
     blocked = []
     for name in (_LOCK, _SESSION, _EXIT):
         file = directory / name
@@ -155,8 +156,8 @@ class StateDirectory:
         blocked = blocked_in(self.path)
         if blocked:
             text = (
-                f"state_dir {self.path} cannot be {verb}: {blocked[0]} must be a regular file and is none. Delete it or "
-                "move it away, or set state_dir to another one"
+                f"state_dir {self.path} cannot be {verb}: {blocked[0]} must be a regular file and is none. Delete it "
+                "or move it away, or set state_dir to another one"
             )
             return ConfigError(text, path=str(self.path), file=str(blocked[0]))
         # filename2: the name that was to be replaced. The other is then a name that nobody knows.
@@ -192,7 +193,7 @@ class StateDirectory:
     def _count(self) -> int:
         file = self.path / _SESSION
         try:
-            last = int(file.read_text(encoding="ascii"))
+            last = int(read_regular(file, max_bytes=_MAX_SESSION_BYTES))
         except FileNotFoundError:
             last = 0
         except ValueError:
@@ -203,9 +204,9 @@ class StateDirectory:
 
     def _read_exit(self) -> str | None:
         try:
-            with (self.path / _EXIT).open("rb") as stream:
-                return stream.read(_MAX_EXIT_BYTES).decode("utf-8", "replace").strip() or None
-        except OSError:
+            content = read_regular(self.path / _EXIT)[:_MAX_EXIT_BYTES]
+            return content.decode("utf-8", "replace").strip() or None
+        except (OSError, ValueError):
             return None
 
     def _write(self, name: str, text: str) -> None:

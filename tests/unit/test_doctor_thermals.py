@@ -116,7 +116,7 @@ def test_command_reads_the_state_directory(tmp_path: Path, monkeypatch: pytest.M
 def test_bundle_that_would_not_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = tmp_path / "bundle.tar.gz"
     assert main(["doctor", "--thermals", "--bundle", str(bundle)]) == 2
-    assert f"the bundle {bundle} would not be written. Run the command twice" in capsys.readouterr().err
+    assert f"the bundle {bundle} would not be written. Run it twice" in capsys.readouterr().err
     assert not bundle.exists()
 
 

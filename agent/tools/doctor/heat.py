@@ -32,7 +32,10 @@ def heat_findings(config: ThermalConfig, *, sysfs_root: Path = SYSFS_ROOT) -> li
         absent = ", ".join(f"{zone}: {why}" for zone, why in sample.absent.items()) if sample else ""
         return [Finding("temperatures", "absent", f"none can be read ({absent or where})")]
     limits = limits_of(sample, config.governor)
-    return [_temperatures(sample, where), *(_limit(zone, sample, limit, config.governor) for zone, limit in limits.items())]
+    return [
+        _temperatures(sample, where),
+        *(_limit(zone, sample, limit, config.governor) for zone, limit in limits.items()),
+    ]
 
 
 def _temperatures(sample: ThermalSample, where: str) -> Finding:
@@ -87,9 +90,9 @@ def _limit(zone: str, sample: ThermalSample, limit: Limits, config: GovernorConf
 def _faults_of(celsius: float, limit: Limits, config: GovernorConfig) -> Iterator[tuple[str, str]]:
     """What is wrong with a zone's limits, each with its remedy."""
     if config.soft_celsius != "auto" and limit.soft_celsius < config.soft_celsius:
+        hard, soft = limit.hard_celsius, limit.soft_celsius
         yield (
-            f"soft_celsius {config.soft_celsius:g} is not below the hard limit {limit.hard_celsius:g}, so "
-            f"{limit.soft_celsius:g} is used",
+            f"soft_celsius {config.soft_celsius:g} is not below the hard limit {hard:g}, so {soft:g} is used",
             f"set thermal.governor.soft_celsius to {limit.soft_celsius:g} or less, or set hard_celsius too",
         )
     if celsius >= limit.hard_celsius:
