@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agent.__main__ import main
 from agent.runtime.errors import Unavailable
 from agent.thermal.minutes import FILE_NAME, DayOfHeat, Minute, MinuteFile
 from agent.tools.doctor.thermals import as_json, day_of_heat, render
@@ -86,6 +85,12 @@ def test_no_minute_is_said_in_words() -> None:
     assert "No minute has been kept yet" in drawn(DayOfHeat(()))
 
 
+def test_damaged_file_is_not_called_a_young_one() -> None:
+    text = drawn(DayOfHeat((), left_out=1439))
+    assert "No minute can be read: 1439 are damaged" in text
+    assert "No minute has been kept" not in text
+
+
 def test_json_has_every_minute_with_nulls_for_what_is_not_known() -> None:
     document = json.loads(as_json(DayOfHeat((minute(0), minute(1, watts=None)), left_out=1)))
     assert document["left_out"] == 1
@@ -113,10 +118,12 @@ def test_command_reads_the_state_directory(tmp_path: Path, monkeypatch: pytest.M
     assert "50 to 50 °C" in told()
 
 
-def test_bundle_that_would_not_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundle_that_would_not_be_written_is_refused(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.tar.gz"
-    assert main(["doctor", "--thermals", "--bundle", str(bundle)]) == 2
-    assert f"the bundle {bundle} would not be written. Run it twice" in capsys.readouterr().err
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        told("--bundle", str(bundle))
+    assert refused.value.returncode == 2
+    assert f"the bundle {bundle} would not be written. Run it twice" in refused.value.stderr
     assert not bundle.exists()
 
 
