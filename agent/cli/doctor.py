@@ -56,12 +56,8 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
 
     # The report has the errors.
     logs.configure(level="error")
-    if thermals and bundle is not None:
-        raise UsageError(
-            f"--thermals only shows what was kept, so the bundle {bundle} would not be written. Run it twice, "
-            "with --bundle and with --thermals"
-        )
     if thermals:
+        _refuse_bundle(bundle)
         return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
     if bundle is not None:
         check_target(bundle)
@@ -92,6 +88,14 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
         sys.stdout.flush()
         os._exit(code)  # a check that hangs in a library would block the exit
     return code
+
+
+def _refuse_bundle(bundle: Path | None) -> None:
+    if bundle is not None:
+        raise UsageError(
+            f"--thermals only shows what was kept, so the bundle {bundle} would not be written. Run it twice, "
+            "with --bundle and with --thermals"
+        )
 
 
 def _show_thermals(state_dir: Path, *, as_json: bool) -> int:
