@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
     from engines.select.selection import Selection, remember_selection
     from engines.select.verify import verify
-    from engines.store.files import content_address, write_atomic
+    from engines.store.files import content_address, read_regular, write_atomic
     from engines.store.plan_cache import PlanCache, PlanEntry
     from engines.store.records import JsonRecord, RecordDamaged, record_path
 
@@ -167,6 +167,7 @@ __all__ = [
     "provider_of",
     "rank_of",
     "read_image",
+    "read_regular",
     "record_path",
     "remember_selection",
     "run_golden",
@@ -260,6 +261,7 @@ _HOMES = {
     "check_package": "engines.check.package_check",
     "provider_of": "engines.backends.onnxruntime.options",
     "read_image": "engines.package.images",
+    "read_regular": "engines.store.files",
     "record_path": "engines.store.records",
     "remember_selection": "engines.select.selection",
     "run_golden": "engines.check.golden",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import PATH
-from agent.runtime.errors import ConfigError, Unavailable
+from agent.runtime.errors import ConfigError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from agent.tools.doctor.findings import Report
@@ -35,7 +35,9 @@ _WIDE_CELLS = 140
     metavar="FILE",
     help="Also write a support bundle (.tar.gz): report, configuration, versions, journal, messages.",
 )
-@click.option("--thermals", is_flag=True, help="Show the last 24 hours of temperature, rate, throttling and power.")
+@click.option(
+    "--thermals", is_flag=True, help="Show only the last 24 hours of temperature, rate, throttling and power."
+)
 def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None, thermals: bool) -> int:
     """Check what can run on this machine, and how to fix what cannot.
 
@@ -55,6 +57,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     # The report has the errors.
     logs.configure(level="error")
     if thermals:
+        _refuse_bundle(bundle)
         return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
     if bundle is not None:
         check_target(bundle)
@@ -85,6 +88,14 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
         sys.stdout.flush()
         os._exit(code)  # a check that hangs in a library would block the exit
     return code
+
+
+def _refuse_bundle(bundle: Path | None) -> None:
+    if bundle is not None:
+        raise UsageError(
+            f"--thermals only shows what was kept, so the bundle {bundle} would not be written. Run it twice, "
+            "with --bundle and with --thermals"
+        )
 
 
 def _show_thermals(state_dir: Path, *, as_json: bool) -> int:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.runtime.logs import get_logger
-from engines import write_atomic
+from engines import read_regular, write_atomic
 
 log = get_logger(__name__)
 
 VARIABLE = "AGENT_ALIVE_FILE"
 """The environment variable that names the file, for the agent (writes) and for `agent health` (reads)."""
+
+_MAX_BYTES = 64 * 2**10
 
 INTERVAL_S = 30.0
 """Longest time between two signs of life: the unit's WatchdogSec."""
@@ -57,12 +59,12 @@ class Health:
 def read_health(path: Path) -> Health:
     """Read the file of an agent. Absent, damaged or late means that the agent is not healthy."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(read_regular(path, max_bytes=_MAX_BYTES))
         late_s = (time.monotonic_ns() - int(value["until_ns"])) / 1e9
         status = str(value["status"])
     except OSError as exc:
         return Health(is_alive=False, text=f"no agent writes {path}: {exc.strerror}")
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return Health(is_alive=False, text=f"{path} was not written by an agent")
     if late_s > 0:
         return Health(is_alive=False, text=f"the agent is {late_s:.0f} s late; it last said: {status}")

@@ -16,7 +16,7 @@ from types import TracebackType
 from agent.config.state_dir import cache_dir_in
 from agent.runtime.errors import ConfigError, InUse
 from agent.runtime.logs import get_logger
-from engines import write_atomic
+from engines import read_regular, write_atomic
 from engines.store.owned import UNFINISHED
 
 log = get_logger(__name__)
@@ -26,10 +26,22 @@ _SESSION = "session"
 _EXIT = "last-exit"
 _STILL_RUNNING = "ended without a record: killed, crashed, or the power was cut"
 _MAX_EXIT_BYTES = 4096
+_MAX_SESSION_BYTES = 64
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 """The disk is full, read-only or broken: no mistake in the configuration, and the agent can still classify."""
 _CACHE_BYTES = 64 * 2**20
 """Room for the derived files of a model of usual size; with less, they go elsewhere."""
+
+
+def blocked_in(directory: Path) -> list[Path]:
+    """What has the name of a file that every start needs, and cannot be that file: a folder, or a FIFO."""
+    blocked = []
+    for name in (_LOCK, _SESSION, _EXIT):
+        file = directory / name
+        with contextlib.suppress(OSError):  # in a directory that this user cannot enter
+            if file.is_dir() or (name == _SESSION and file.exists() and not file.is_file()):
+                blocked.append(file)
+    return blocked
 
 
 class StateDirectory:
@@ -71,11 +83,7 @@ class StateDirectory:
                 self.previous_exit = self._read_exit()
                 self._do_without(exc)
                 return
-            raise ConfigError(
-                f"state_dir {self.path} cannot be used: {exc.strerror}. Make it writable for this user, or set "
-                "state_dir to another one",
-                path=str(self.path),
-            ) from exc
+            raise self._refusal("used", exc) from exc
         with ExitStack() as undo:
             undo.callback(os.close, descriptor)
             self._claim(descriptor)
@@ -141,12 +149,25 @@ class StateDirectory:
             self._write(_EXIT, _STILL_RUNNING)
         except OSError as exc:
             if exc.errno not in _OF_THE_DISK:
-                raise ConfigError(
-                    f"state_dir {self.path} cannot be written: {exc.strerror}. Make it writable for this user, or "
-                    "set state_dir to another one",
-                    path=str(self.path),
-                ) from exc
+                raise self._refusal("written", exc) from exc
             self._do_without(exc)
+
+    def _refusal(self, verb: str, exc: OSError) -> ConfigError:
+        blocked = blocked_in(self.path)
+        if blocked:
+            text = (
+                f"state_dir {self.path} cannot be {verb}: {blocked[0]} must be a regular file and is none. Delete it "
+                "or move it away, or set state_dir to another one"
+            )
+            return ConfigError(text, path=str(self.path), file=str(blocked[0]))
+        # filename2: the name that was to be replaced. The other is then a name that nobody knows.
+        file = Path(exc.filename2 or exc.filename or self.path)
+        where = "" if file == self.path or file.name.startswith(UNFINISHED) else f"{file}: "
+        text = (
+            f"state_dir {self.path} cannot be {verb}: {where}{exc.strerror}. Make it writable for this user, or set "
+            "state_dir to another one"
+        )
+        return ConfigError(text, path=str(self.path), file=str(file))
 
     def _do_without(self, why: OSError) -> None:
         self._is_kept = False
@@ -172,7 +193,7 @@ class StateDirectory:
     def _count(self) -> int:
         file = self.path / _SESSION
         try:
-            last = int(file.read_text(encoding="ascii"))
+            last = int(read_regular(file, max_bytes=_MAX_SESSION_BYTES))
         except FileNotFoundError:
             last = 0
         except ValueError:
@@ -183,9 +204,9 @@ class StateDirectory:
 
     def _read_exit(self) -> str | None:
         try:
-            with (self.path / _EXIT).open("rb") as stream:
-                return stream.read(_MAX_EXIT_BYTES).decode("utf-8", "replace").strip() or None
-        except OSError:
+            content = read_regular(self.path / _EXIT)[:_MAX_EXIT_BYTES]
+            return content.decode("utf-8", "replace").strip() or None
+        except (OSError, ValueError):
             return None
 
     def _write(self, name: str, text: str) -> None:

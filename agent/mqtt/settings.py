@@ -1,4 +1,4 @@
-"""What one connection to the broker needs, made from the configuration. Holds paths of secrets, never the secrets."""
+"""What one connection to the broker needs, made from the configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from pathlib import Path
 from agent.config.broker_address import BrokerAddress
 from agent.config.model import MqttConfig
 from agent.runtime.errors import ConfigError
+from agent.runtime.logs import get_logger
 from agent.runtime.secrets import Secret, read_secret
+
+log = get_logger(__name__)
+
+_LAST_GOOD_SERVES = "correct the file; until then the last password that could be read is used"
+
+
+@dataclass(slots=True)
+class _LastGood:
+    """The last password that could be read, and whether the log has said that the file is unusable since."""
+
+    password: Secret | None = None
+    is_warned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +32,31 @@ class Credentials:
 
     username: str | None = None
     password_file: Path | None = None
+    _last_good: _LastGood = field(default_factory=_LastGood, init=False, repr=False, compare=False)
 
     def password(self) -> Secret | None:
         """The first line of the password file; None without a file.
 
+        If the file has become unusable, the last password that could be read, with one warning in the log.
+
         Raises:
-            ConfigError: the file cannot be read, is empty, or is readable by every user of this machine.
+            ConfigError: the file cannot be read, is empty, or is readable by every user of this machine, and no
+                password has been read from it before.
         """
-        return None if self.password_file is None else read_secret(self.password_file)
+        if self.password_file is None:
+            return None
+        last = self._last_good
+        try:
+            last.password = read_secret(self.password_file)
+        except ConfigError as exc:
+            if last.password is None:
+                raise
+            if not last.is_warned:
+                log.warning("mqtt.password_read_failed", reason=exc.message, remedy=_LAST_GOOD_SERVES)
+            last.is_warned = True
+        else:
+            last.is_warned = False
+        return last.password
 
 
 class _TidySocket(ssl.SSLSocket):

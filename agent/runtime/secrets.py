@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -117,6 +118,12 @@ def _secret_from_bytes(content: bytes, path: Path) -> Secret:
     if len(content) > MAX_SECRET_BYTES:
         raise ConfigError(
             f"the password file {path} is larger than {MAX_SECRET_BYTES} bytes. It holds one line, the password",
+            file=str(path),
+        )
+    if content.startswith(codecs.BOM_UTF8):
+        raise ConfigError(
+            f"the password file {path} starts with a byte order mark, which would be part of the password: save it "
+            "without one, as plain UTF-8",
             file=str(path),
         )
     line = content.split(b"\n", 1)[0].rstrip(b"\r")

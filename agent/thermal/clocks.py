@@ -86,6 +86,7 @@ class KernelClocks:
         self._boot = boot_id(boot)
         self._lock = threading.Lock()
         self._files: list[ClockFile] = []
+        self._left: list[ClockFile] = []  # given up, and not put back
         self._is_available = bool(clock_files(root))
         if not self._is_available:
             log.warning("thermal.clocks_unavailable", reason=f"no devfreq GPU and no cpufreq policy below {root}")
@@ -109,9 +110,10 @@ class KernelClocks:
     def release(self) -> None:
         """See Lever."""
         with self._lock:
-            left = {file.path: file.original for file in self._files if not _put_back(file)}
-            had_files, self._files = bool(self._files), []
-            if had_files and not left:
+            lowered = (*self._files, *self._left)
+            left = {file.path: file.original for file in lowered if not _put_back(file)}
+            self._files, self._left = [], []
+            if lowered and not left:
                 self._forget()
             elif left:
                 self._is_available = False
@@ -170,15 +172,17 @@ class KernelClocks:
     def _give_up(self, file: ClockFile, error: OSError) -> None:
         """Restore and drop the file; without permission all of them, because half a lever costs speed and saves
         little."""
-        _put_back(file)
-        self._files.remove(file)
-        if error.errno in _FOR_GOOD:
-            for other in self._files:
-                _put_back(other)
-            self._files = []
+        given_up = self._files if error.errno in _FOR_GOOD else [file]
+        self._left += [one for one in given_up if not _put_back(one)]
+        self._files = [one for one in self._files if one not in given_up]
         if not self._files:
             self._is_available = False
-            self._forget()
+            if self._left:
+                # The record stays: the next start tries again.
+                left = {one.path: one.original for one in self._left}
+                log.error("thermal.clocks_restore_failed", files=_names(left), remedy="reboot, or write them by hand")
+            else:
+                self._forget()
         log.warning(
             "thermal.clocks_unavailable" if not self._files else "thermal.clock_skipped",
             reason=f"{file.path} cannot be written: {error.strerror or error}",
@@ -200,7 +204,16 @@ class KernelClocks:
         return before.files
 
     def _forget(self) -> None:
-        self._record.path.unlink(missing_ok=True)
+        """Delete the record. One that stays does no harm: it only ever raises clocks, and only in its own boot."""
+        try:
+            self._record.path.unlink(missing_ok=True)
+        except OSError as exc:
+            log.warning(
+                "thermal.clocks_record_delete_failed",
+                file=str(self._record.path),
+                error=exc.strerror or str(exc),
+                remedy="make the state directory writable, and delete this file",
+            )
 
 
 @dataclass(frozen=True, slots=True)

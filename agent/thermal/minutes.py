@@ -56,7 +56,8 @@ class Minute:
 
 @dataclass(frozen=True, slots=True)
 class DayOfHeat:
-    """The content of the file, oldest minute first. ``left_out`` counts minutes that are damaged or of another day."""
+    """The content of the file, oldest minute first. ``left_out`` counts minutes that are damaged, of another day,
+    or in a file of another version."""
 
     minutes: tuple[Minute, ...]
     left_out: int = 0
@@ -162,7 +163,7 @@ class MinuteFile:
 
 
 def read_minutes(path: Path) -> DayOfHeat:
-    """The 24 hours before the newest minute in ``path``; empty if the file is absent or of another version.
+    """The 24 hours before the newest minute in ``path``; none if the file is absent, damaged or of another version.
 
     Raises:
         OSError: it exists and cannot be read.
@@ -173,7 +174,9 @@ def read_minutes(path: Path) -> DayOfHeat:
         return DayOfHeat(())
     try:
         if not _has_our_head(descriptor):
-            return DayOfHeat(())
+            # All of it is left out. A file too short for a record counts as one.
+            damaged = sum(1 for content in _slots(descriptor) if any(content))
+            return DayOfHeat((), damaged or min(os.fstat(descriptor).st_size, 1))
         found = _numbered(descriptor)
         damaged = _count_damaged(descriptor)
     finally:

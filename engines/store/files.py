@@ -6,9 +6,11 @@ beside it; the sidecar is written last and makes the pair valid.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from engines.errors import EngineUnavailable
 from engines.store.owned import UNFINISHED, open_folder, read_checked
 
 _ADDRESS_CHARS = 32
+_MAX_BYTES = 64 * 2**20
+_MAX_CHECKED_BYTES = 16 * 2**30
 
 
 def write_atomic(path: Path, content: bytes, *, is_durable: bool = True, is_private: bool = True) -> None:
@@ -45,6 +49,26 @@ def write_atomic(path: Path, content: bytes, *, is_durable: bool = True, is_priv
         Path(temporary).unlink(missing_ok=True)
 
 
+def read_regular(path: Path, *, max_bytes: int = _MAX_BYTES) -> bytes:
+    """Read a file that must be a regular one. A FIFO or a device in its place neither blocks nor reads without end.
+
+    Raises:
+        OSError: there is none, it cannot be read, or it is no regular file.
+        ValueError: it is larger than ``max_bytes``.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_size > max_bytes:
+            raise ValueError(f"{path.name} is larger than {max_bytes} bytes")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read()
+    finally:
+        os.close(descriptor)
+
+
 def write_with_checksum(path: Path, content: bytes) -> None:
     """``write_atomic`` for ``content`` and then for its sidecar.
 
@@ -62,8 +86,8 @@ def read_with_checksum(path: Path) -> bytes | None:
         OSError: a file is there and cannot be read.
     """
     try:
-        content = path.read_bytes()
-        stated = _sidecar(path).read_text(encoding="ascii", errors="replace").strip()
+        content = read_regular(path, max_bytes=_MAX_CHECKED_BYTES)
+        stated = read_regular(_sidecar(path), max_bytes=_MAX_CHECKED_BYTES).decode("ascii", "replace").strip()
     except FileNotFoundError:
         return None
     return content if content_hash(content) == stated else None

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from engines.base import Precision
 from engines.errors import BuildCancelled
-from engines.store.files import cache_errors, content_address, content_hash, write_atomic
+from engines.store.files import cache_errors, content_address, content_hash, read_regular, write_atomic
 from engines.store.owned import EntryDamaged, files_below, open_folder, read_checked
 
 MAX_BYTES = 4 * 2**30
@@ -354,7 +354,7 @@ def _parsed(data: bytes) -> dict[str, object]:
 def _entry(directory: Path) -> PlanEntry | None:
     path = directory / _RECORD
     try:
-        record = _parsed(path.read_bytes())
+        record = _parsed(read_regular(path))
         files = [directory / name for name in files_below(directory)]
         return PlanEntry(
             name=directory.name,
@@ -370,7 +370,7 @@ def _entry(directory: Path) -> PlanEntry | None:
             used_at=datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).isoformat(timespec="microseconds"),
         )
     # Another process may be writing or deleting the entry right now.
-    except (OSError, EntryDamaged, KeyError):
+    except (OSError, EntryDamaged, KeyError, ValueError):
         return None
 
 

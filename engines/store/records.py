@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from engines.store.files import content_address, write_atomic
+from engines.store.files import content_address, read_regular, write_atomic
 from engines.store.owned import EntryDamaged, open_folder, read_checked
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class JsonRecord(Generic[T]):
 
     def _content(self) -> bytes:
         if not self._is_owned:
-            return self.path.read_bytes()
+            return read_regular(self.path)
         with open_folder(self.path.parent) as folder:
             return read_checked(folder, self.path.name)
 

@@ -196,6 +196,7 @@ def test_an_unreadable_password_beside_the_configuration_is_a_warning(tmp_path: 
         (b"", 0o600, "first line"),
         (b"x" * (MAX_SECRET_BYTES + 1), 0o600, "larger than 4096 bytes"),
         (b"secret\xff\n", 0o600, "not UTF-8"),
+        (b"\xef\xbb\xbfsecret\n", 0o600, "starts with a byte order mark"),
     ],
 )
 def test_a_password_file_that_is_not_safe_or_not_usable_is_refused(

@@ -69,6 +69,30 @@ def test_a_directory_that_cannot_be_made_is_a_fault_of_the_configuration(tmp_pat
         _session(tmp_path / "file" / "state")
 
 
+@pytest.mark.parametrize("name", ["lock", "session", "last-exit"])
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError) as refused:
+        _session(tmp_path)
+    assert f"{tmp_path / name} must be a regular file and is none. Delete it or move it away" in refused.value.message
+    assert refused.value.fields["file"] == str(tmp_path / name)
+
+
+def test_a_fifo_in_place_of_the_count_is_named_and_one_in_place_of_the_exit_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "last-exit")
+    assert _session(tmp_path) == 1
+    (tmp_path / "session").unlink()
+    os.mkfifo(tmp_path / "session")
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'session'} must be a regular file"):
+        _session(tmp_path)
+
+
+def test_a_lock_that_is_a_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'lock'}: Too many levels"):
+        _session(tmp_path)
+
+
 def test_the_next_session_learns_how_the_last_one_ended(tmp_path: Path) -> None:
     with StateDirectory(tmp_path) as first:
         assert first.previous_exit is None

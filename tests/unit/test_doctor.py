@@ -136,6 +136,22 @@ def test_a_state_directory_below_a_file_is_refused(tmp_path: Path) -> None:
     assert "right to write" not in finding.remedy
 
 
+def test_folders_in_place_of_state_files_are_named_with_a_remedy(tmp_path: Path) -> None:
+    assert list(checks.state_file_findings(tmp_path)) == []
+    for name in ("lock", "session", "last-exit", "outbox.sqlite"):
+        (tmp_path / name).mkdir()
+    found = {finding.name: finding for finding in checks.state_file_findings(tmp_path)}
+    assert {name: (one.state, one.is_needed) for name, one in found.items()} == {
+        "lock": ("failed", True),
+        "session": ("failed", True),
+        "last-exit": ("failed", True),
+        "outbox.sqlite": ("warning", False),
+    }
+    for name, finding in found.items():
+        assert str(tmp_path / name) in finding.detail
+        assert "move it away" in finding.remedy
+
+
 def test_a_check_that_fails_in_any_way_becomes_one_line() -> None:
     told = checks.failure("broker", BrokerUnavailable("nothing listens"), is_needed=True)
     assert (told.state, told.detail) == ("failed", "nothing listens")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.thermal import ThermalConfig
+from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.choose import read_once
 from agent.tools.doctor import heat
@@ -59,6 +59,37 @@ def test_board_with_over_current_counters_is_read_until_their_rate_is_known(nano
     assert sample is not None
     assert sample.over_current_hz == {"oc1": 0.0, "oc2": 0.0, "oc3": 0.0}
     assert sample.is_throttling is False
+
+
+def limit_of_gpu(tree: BoardTree, **governor: float) -> Finding:
+    config = SYSFS.model_copy(update={"governor": GovernorConfig.model_validate(governor)})
+    found = {finding.name: finding for finding in heat.heat_findings(config, sysfs_root=tree.root)}
+    return found["limit of gpu"]
+
+
+@pytest.mark.parametrize(
+    ("governor", "says", "remedy"),
+    [
+        ({"hard_celsius": 35.0}, "°C now, which is not below the hard limit 35: inference pauses", "hard_celsius"),
+        ({"soft_celsius": 35.0}, "°C now, which is not below the soft limit 35: the rate is cut", "soft_celsius"),
+        (
+            {"soft_celsius": 115.0},
+            "soft_celsius 115 is not below the hard limit 98.5, so 97.5 is used",
+            "set thermal.governor.soft_celsius to 97.5 or less",
+        ),
+    ],
+)
+def test_limit_that_acts_at_once_or_is_lowered_is_a_warning_with_both_figures(
+    nano: BoardTree, governor: dict[str, float], says: str, remedy: str
+) -> None:
+    found = limit_of_gpu(nano, **governor)
+    assert found.state == "warning"
+    assert says in found.detail
+    assert remedy in found.remedy
+
+
+def test_fixed_limits_above_the_temperature_are_good(nano: BoardTree) -> None:
+    assert limit_of_gpu(nano, soft_celsius=90.0, hard_celsius=97.0).state == "ok"
 
 
 def test_board_without_a_passive_trip_point_says_that_it_is_a_default(tmp_path: Path) -> None:

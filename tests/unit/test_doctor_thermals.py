@@ -85,6 +85,12 @@ def test_no_minute_is_said_in_words() -> None:
     assert "No minute has been kept yet" in drawn(DayOfHeat(()))
 
 
+def test_damaged_file_is_not_called_a_young_one() -> None:
+    text = drawn(DayOfHeat((), left_out=1439))
+    assert "No minute can be read: 1439 are damaged" in text
+    assert "No minute has been kept" not in text
+
+
 def test_json_has_every_minute_with_nulls_for_what_is_not_known() -> None:
     document = json.loads(as_json(DayOfHeat((minute(0), minute(1, watts=None)), left_out=1)))
     assert document["left_out"] == 1
@@ -110,6 +116,15 @@ def test_command_reads_the_state_directory(tmp_path: Path, monkeypatch: pytest.M
     MinuteFile(tmp_path / FILE_NAME).append(minute(0))
     assert len(json.loads(told("--json"))["minutes"]) == 1
     assert "50 to 50 °C" in told()
+
+
+def test_bundle_that_would_not_be_written_is_refused(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.tar.gz"
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        told("--bundle", str(bundle))
+    assert refused.value.returncode == 2
+    assert f"the bundle {bundle} would not be written. Run it twice" in refused.value.stderr
+    assert not bundle.exists()
 
 
 def test_file_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path: Path) -> None:

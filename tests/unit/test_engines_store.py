@@ -17,12 +17,39 @@ from engines.store.files import (
     cache_errors,
     content_address,
     read_owned_with_checksum,
+    read_regular,
     read_with_checksum,
     write_atomic,
     write_with_checksum,
 )
 from engines.store.owned import EntryDamaged
 from engines.store.records import JsonRecord, RecordDamaged, record_path
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "retained.json"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/full")
+    else:
+        path.mkdir()
+    with pytest.raises(OSError, match="it is not a regular file") as refused:
+        read_regular(path)
+    assert refused.value.filename == str(path)
+    with pytest.raises(RecordDamaged, match="it is not a regular file"):
+        _record(path).read()
+    with pytest.raises(OSError, match="it is not a regular file"):
+        read_with_checksum(path)
+
+
+def test_a_file_is_read_up_to_the_size_that_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "session"
+    path.write_bytes(b"12345")
+    assert read_regular(path, max_bytes=5) == b"12345"
+    with pytest.raises(ValueError, match="session is larger than 4 bytes"):
+        read_regular(path, max_bytes=4)
 
 
 def _record(path: Path, *, is_owned: bool = False, form: int = 1, **facts: object) -> JsonRecord[int]:

@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.config.broker_address import BrokerAddress
 from agent.config.model import MqttConfig
@@ -70,6 +71,32 @@ def test_the_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     password = Credentials("me", path).password()
     assert password is not None
     assert password.reveal() == CANARY
+
+
+def test_the_last_good_password_serves_while_the_file_is_unusable(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.touch(0o600)
+    path.write_text(f"{CANARY}\n")
+    credentials = settings_from_config(MqttConfig(username="me"), device="line-3", password_file=path).credentials
+    with capture_logs() as logs:
+        for content in ("", "\n"):
+            path.write_text(content)
+            assert (credentials.password() or pytest.fail()).reveal() == CANARY
+        path.unlink()
+        assert (credentials.password() or pytest.fail()).reveal() == CANARY
+    assert [entry["event"] for entry in logs] == ["mqtt.password_read_failed"]
+    assert f"the first line of the password file {path} is empty" in logs[0]["reason"]
+    assert CANARY not in repr(logs) + repr(credentials)
+    path.touch(0o600)
+    path.write_text("another one")
+    assert (credentials.password() or pytest.fail()).reveal() == "another one"
+
+
+def test_a_password_that_could_never_be_read_is_an_error_at_each_attempt(tmp_path: Path) -> None:
+    credentials = Credentials("me", tmp_path / "missing")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="cannot be opened"):
+            credentials.password()
 
 
 def test_a_world_readable_password_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def test_an_agent_that_is_late_is_not_well(path: Path) -> None:
 def test_a_damaged_file_is_no_sign_of_life(text: str, path: Path) -> None:
     path.write_text(text)
     assert read_health(path).text == f"{path} was not written by an agent"
+
+
+def test_a_file_that_never_ends_or_never_begins_is_no_sign_of_life(path: Path) -> None:
+    os.mkfifo(path)
+    for odd in (path, Path("/dev/full")):
+        found = read_health(odd)
+        assert (found.is_alive, found.text) == (False, f"no agent writes {odd}: it is not a regular file")
 
 
 def test_no_file_is_no_sign_of_life(path: Path) -> None:

@@ -150,6 +150,60 @@ def test_record_that_cannot_be_read_is_deleted_with_a_warning(tree: Tree, text: 
     assert [entry["event"] for entry in logs] == ["thermal.clocks_record_unreadable"]
 
 
+@pytest.mark.parametrize("text", ["{}", _record({"boot_id": "boot-0", "files": {}})])
+def test_record_that_cannot_be_deleted_does_not_end_the_start(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """As on a read-only disk, which root meets as well."""
+    tree.record.write_text(text)
+
+    def read_only(path: Path, *, missing_ok: bool = False) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    with capture_logs() as logs, monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        tree.clocks().recover()
+    assert logs[-1]["event"] == "thermal.clocks_record_delete_failed"
+    assert (logs[-1]["file"], logs[-1]["error"]) == (str(tree.record), "Read-only file system")
+
+
+def test_folder_in_place_of_the_record_does_not_end_the_start_and_no_clock_is_lowered(tree: Tree) -> None:
+    tree.record.mkdir()
+    clocks = tree.clocks()
+    with capture_logs() as logs:
+        clocks.recover()
+        clocks.engage(0.7)
+    events = [entry["event"] for entry in logs]
+    assert events == [
+        "thermal.clocks_record_unreadable",
+        "thermal.clocks_record_delete_failed",
+        "thermal.clocks_unavailable",
+    ]
+    assert tree.is_as_before()
+
+
+def test_record_stays_while_a_clock_could_not_be_put_back(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = tree.clocks()
+    clocks.engage(0.7)
+    real = os.open
+
+    def read_only(path: os.PathLike[str] | str, flags: int, *rest: int, **more: int) -> int:
+        if str(path).startswith(str(tree.root)) and flags & os.O_WRONLY:
+            raise OSError(30, "Read-only file system", str(path))
+        return real(path, flags, *rest, **more)
+
+    with capture_logs() as logs, monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        clocks.engage(0.6)
+    assert not clocks.is_available
+    assert [entry["event"] for entry in logs] == ["thermal.clocks_restore_failed", "thermal.clocks_unavailable"]
+    assert not tree.is_as_before()
+    assert tree.record.exists()
+    tree.clocks().recover()
+    assert tree.is_as_before()
+    assert not tree.record.exists()
+
+
 def test_record_never_makes_another_file_be_written(tree: Tree, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("1\n")

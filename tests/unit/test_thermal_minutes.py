@@ -115,6 +115,16 @@ def test_file_of_another_version_or_none_of_ours_is_reset(path: Path, head: byte
     assert ("thermal.minutes_reset" in [entry["event"] for entry in logs]) is bool(head)
 
 
+def test_file_that_is_damaged_as_a_whole_is_left_out_and_counted(path: Path) -> None:
+    path.write_bytes(b"\xa5" * 63_000)
+    assert read_minutes(path).minutes == ()
+    assert 1000 < read_minutes(path).left_out <= SLOTS
+    path.write_bytes(b"short")
+    assert read_minutes(path).left_out == 1
+    path.write_bytes(b"")
+    assert read_minutes(path).left_out == 0
+
+
 def test_absent_file_is_an_empty_day(path: Path) -> None:
     assert read_minutes(path).minutes == ()
 

@@ -51,6 +51,18 @@ def test_over_current_is_reported_while_its_counter_grows(nano: Watched) -> None
     assert sample.is_throttling is False
 
 
+@pytest.mark.parametrize("count", [2**63, 2**64 - 1, 10**30])
+def test_counter_that_fits_into_no_message_cannot_be_read(nano: Watched, count: int) -> None:
+    nano.read()
+    nano.tree.write(OC3, count)
+    sample = nano.read()
+    assert sample.over_current_events == {"oc1": 0, "oc2": 15}
+    assert "oc3" not in sample.over_current_hz
+    assert sample.throttle_causes == {}
+    nano.tree.write(OC3, 5)
+    assert nano.read().over_current_events["oc3"] == 5
+
+
 def test_counter_that_may_not_throttle_is_counted_and_no_cause(nano: Watched) -> None:
     nano.tree.write("class/hwmon/hwmon3/oc3_throt_en", 0)
     nano.read()

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 _MAX_BYTES = 8192
+_TOO_LARGE = 2.0**63
+"""The largest integer of a message is 1 less. A counter or a clock beyond it comes from a broken driver."""
 
 
 def read_text(path: Path) -> str:
@@ -53,9 +55,9 @@ def number_or_none(path: Path) -> float | None:
 
 
 def amount_or_none(path: Path) -> float | None:
-    """Like ``number_or_none``, for numbers of 0 or more."""
+    """Like ``number_or_none``, for numbers from 0 to what fits into the integers of a message."""
     number = number_or_none(path)
-    return None if number is None or number < 0 else number
+    return None if number is None or not 0 <= number < _TOO_LARGE else number
 
 
 def folders(parent: Path, pattern: str = "*") -> list[Path]:

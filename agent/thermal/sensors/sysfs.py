@@ -38,6 +38,7 @@ _GPU_NAMES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
 _OLD_GPU_LOADS = ("devices/gpu.0/load", "devices/platform/gpu.0/load")
 _LOOK_AGAIN_S = 60.0
 _STALE_S = 4.0
+_MAX_INTEGER = 2**63 - 1
 _STOP_S = 2.0
 
 
@@ -151,6 +152,8 @@ class SysfsReader:
             kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest}
             total, available = kib["MemTotal"], kib["MemAvailable"]
         except (OSError, ValueError, KeyError, IndexError):
+            return None
+        if total * 1024 > _MAX_INTEGER:
             return None
         return MemorySample(total_bytes=total * 1024, used_bytes=max(total - available, 0) * 1024)
 

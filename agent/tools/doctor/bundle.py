@@ -20,7 +20,7 @@ from agent.config.loader import LoadedConfig
 from agent.runtime.errors import AgentError, ConfigError
 from agent.runtime.secrets import redact
 from agent.tools.doctor.findings import Report
-from engines import describe
+from engines import describe, read_regular
 
 _JOURNAL_LINES = 2000
 _COMMAND_S = 15.0
@@ -97,9 +97,9 @@ def _state(directory: Path) -> Iterator[str]:
         for file in sorted(directory.rglob("*"))[:1000]:
             if file.is_file():
                 yield f"{file.stat().st_size:12d} {file.relative_to(directory)}\n"
-        yield f"\nlast exit: {(directory / 'last-exit').read_text(encoding='utf-8', errors='replace')}"
-    except OSError as exc:
-        yield f"{directory}: {exc.strerror}\n"
+        yield f"\nlast exit: {read_regular(directory / 'last-exit').decode('utf-8', 'replace')}"
+    except (OSError, ValueError) as exc:
+        yield f"{directory}: {getattr(exc, 'strerror', None) or exc}\n"
 
 
 def _last_messages(report: Report, loaded: LoadedConfig) -> Mapping[str, object]:

@@ -229,6 +229,22 @@ def state_dir_finding(directory: Path, service: InstalledService | None = None) 
     return Finding("state_dir", "ok", text, facts=facts)
 
 
+def state_file_findings(directory: Path) -> Iterator[Finding]:
+    """Files in the state directory that cannot be used because something else has their name."""
+    from agent.daemon.state_directory import blocked_in
+    from agent.publish.outbox.choose import FILE_NAME
+
+    remedy = "delete it or move it away while the agent is stopped"
+    for file in blocked_in(directory):
+        text = f"{file} must be a regular file and is none: the agent does not start"
+        yield Finding(file.name, "failed", text, remedy, is_needed=True)
+    outbox = directory / FILE_NAME
+    with suppress(OSError):  # in a directory that this user cannot enter
+        if outbox.exists() and not outbox.is_file():
+            text = f"{outbox} must be a regular file and is none: events wait in memory, and a restart loses them"
+            yield Finding(FILE_NAME, "warning", text, remedy)
+
+
 def clock_finding() -> Finding:
     """Whether the clock follows a time server."""
     from agent.runtime.clock_sync import ClockWatch

@@ -109,7 +109,7 @@ def _checks_of_config(
 
 def _state(state_dir: Path, service: InstalledService | None) -> list[Finding]:
     is_its = service is not None and state_dir == service.state_dir
-    return [checks.state_dir_finding(state_dir, service if is_its else None)]
+    return [checks.state_dir_finding(state_dir, service if is_its else None), *checks.state_file_findings(state_dir)]
 
 
 def _model(

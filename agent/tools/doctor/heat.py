@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent.config.thermal import ThermalConfig
+from agent.config.thermal import GovernorConfig, ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.sensors.base import ThermalSample, ThrottleCause
@@ -32,7 +32,10 @@ def heat_findings(config: ThermalConfig, *, sysfs_root: Path = SYSFS_ROOT) -> li
         absent = ", ".join(f"{zone}: {why}" for zone, why in sample.absent.items()) if sample else ""
         return [Finding("temperatures", "absent", f"none can be read ({absent or where})")]
     limits = limits_of(sample, config.governor)
-    return [_temperatures(sample, where), *(_limit(zone, sample, limit) for zone, limit in limits.items())]
+    return [
+        _temperatures(sample, where),
+        *(_limit(zone, sample, limit, config.governor) for zone, limit in limits.items()),
+    ]
 
 
 def _temperatures(sample: ThermalSample, where: str) -> Finding:
@@ -61,7 +64,7 @@ def _temperatures(sample: ThermalSample, where: str) -> Finding:
     return Finding("temperatures", "ok", detail, facts=facts)
 
 
-def _limit(zone: str, sample: ThermalSample, limit: Limits) -> Finding:
+def _limit(zone: str, sample: ThermalSample, limit: Limits, config: GovernorConfig) -> Finding:
     points = sample.trip_points.get(zone)
     hints = {} if points is None else points.hints
     facts = {
@@ -78,4 +81,27 @@ def _limit(zone: str, sample: ThermalSample, limit: Limits) -> Finding:
     if hints:
         shown = ", ".join(f"{device} at {celsius:g}" for device, celsius in hints.items())
         detail += f"; information only: {shown}"
+    if faults := [*_faults_of(sample.temperatures[zone], limit, config)]:
+        what, remedies = zip(*faults, strict=True)
+        return Finding(f"limit of {zone}", "warning", "; ".join([detail, *what]), "; ".join(remedies), facts=facts)
     return Finding(f"limit of {zone}", "ok", detail, facts=facts)
+
+
+def _faults_of(celsius: float, limit: Limits, config: GovernorConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong with a zone's limits, each with its remedy."""
+    if config.soft_celsius != "auto" and limit.soft_celsius < config.soft_celsius:
+        hard, soft = limit.hard_celsius, limit.soft_celsius
+        yield (
+            f"soft_celsius {config.soft_celsius:g} is not below the hard limit {hard:g}, so {soft:g} is used",
+            f"set thermal.governor.soft_celsius to {limit.soft_celsius:g} or less, or set hard_celsius too",
+        )
+    if celsius >= limit.hard_celsius:
+        yield (
+            f"it has {celsius:.1f} °C now, which is not below the hard limit {limit.hard_celsius:g}: inference pauses",
+            "cool the board, or raise thermal.governor.hard_celsius",
+        )
+    elif celsius >= limit.soft_celsius:
+        yield (
+            f"it has {celsius:.1f} °C now, which is not below the soft limit {limit.soft_celsius:g}: the rate is cut",
+            "cool the board, or raise thermal.governor.soft_celsius",
+        )

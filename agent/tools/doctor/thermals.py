@@ -56,6 +56,11 @@ def as_json(day: DayOfHeat) -> str:
 
 def render(day: DayOfHeat, *, width: int) -> RenderableType:
     """Temperature, rate, clocks, throttling and power over the time that is known, ``width`` cells wide."""
+    if not day.minutes and day.left_out:
+        text = (
+            f"No minute can be read: {day.left_out} are damaged, or of another version of the agent. The agent begins "
+        )
+        return Text(text + "the file again with its next minute", style="yellow")
     if not day.minutes:
         return Text("No minute has been kept yet: the agent keeps one each minute while it runs", style="dim")
     first, last = day.minutes[0].utc_s - 60, day.minutes[-1].utc_s
