@@ -264,12 +264,15 @@ def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument
 def _absence(path: Path, is_there: Callable[[Path], bool], otherwise: str) -> str | None:
     """The problem with a path that does not exist, or cannot be reached; None if it exists."""
     try:
-        return None if is_there(path) else otherwise
+        path.stat()  # since Python 3.14 ``is_there`` takes every error for an absent file
+    except (FileNotFoundError, NotADirectoryError):
+        return otherwise
     except OSError as exc:
         return (
             f"{path} cannot be reached ({exc.strerror}) by user number {os.geteuid()}, who runs the agent; give that "
             "user the right to enter every folder of the path, or move what is there, for example below /etc/agent"
         )
+    return None if is_there(path) else otherwise
 
 
 def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:

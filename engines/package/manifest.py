@@ -208,10 +208,13 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
 
 def _is_there(path: Path, look: Callable[[Path], bool]) -> bool:
     try:
-        return look(path)
+        path.stat()  # since Python 3.14 ``look`` takes every error for an absent file
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as exc:
         raise ModelRejected(
             f"{path} cannot be reached: {exc.strerror}. Let the agent's user enter every folder of the path, or move "
             "the package",
             path=str(path),
         ) from exc
+    return look(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from scripts.fresh_machine.host import INSIDE, Carried
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL_BYTES = 4000
 
-# Arguments: the root, pairs of a path in it and the file or folder mounted there, `--`, the command. The root gets the
-# harmless devices, its own terminals and shared memory, as a container does. pivot_root, because the kernel refuses
-# user namespaces in a chroot, and a real machine has them.
+# Arguments: a Python and _PIVOT, the root, pairs of a path in it and the file or folder mounted there, `--`, the
+# command. The root gets the harmless devices, its own terminals and shared memory, as a container does. pivot_root,
+# because the kernel refuses user namespaces in a chroot, and a real machine has them.
 _ENTER = """
-root=$1; shift
+python=$1 pivot=$2 root=$3; shift 3
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
@@ -45,8 +46,17 @@ done
 shift
 cd "$root"
 mkdir -p .host
-pivot_root . .host
+"$python" -c "$pivot"
 exec chroot . sh -ec 'umount -l /.host; rmdir /.host; cd /; exec "$@"' sh "$@"
+"""
+
+# The program pivot_root is not in the base system of Debian 14. Source of the numbers: asm/unistd_64.h and
+# asm-generic/unistd.h.
+_PIVOT = """
+import ctypes, os, platform
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.syscall({"x86_64": 155, "aarch64": 41}[platform.machine()], b".", b".host"):
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "pivot_root")
 """
 
 
@@ -85,7 +95,19 @@ class Chamber:
         """Run ``command`` as root of the root, its output at the end of ``log``; killed after ``limit_s``."""
         mounts = [str(one) for pair in self._carried.mounts.items() for one in pair]
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-        enter = [*namespaces, "sh", "-ec", _ENTER, "sh", str(self.root), *mounts, "--", *command]
+        enter = [
+            *namespaces,
+            "sh",
+            "-ec",
+            _ENTER,
+            "sh",
+            sys.executable,
+            _PIVOT,
+            str(self.root),
+            *mounts,
+            "--",
+            *command,
+        ]
         began = time.monotonic()
         with log.open("ab") as output:
             with subprocess.Popen(

@@ -115,7 +115,8 @@ def test_a_stop_during_the_handshake_sends_no_connect(tmp_path: Path) -> None:
             leaving = threading.Thread(target=client.stop, args=(5.0,))
             leaving.start()
             wait_until(client._stop.is_set)  # nothing else shows that stop() was called
-            with context.wrap_socket(plain, server_side=True) as secure:
+            # Python 3.14 raises BrokenPipeError for a peer that is gone.
+            with suppress(BrokenPipeError), context.wrap_socket(plain, server_side=True) as secure:
                 heard.append(secure.recv(100))
             leaving.join()
-    assert heard == [b""]
+    assert heard in ([], [b""])
