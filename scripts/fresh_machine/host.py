@@ -106,5 +106,8 @@ def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - as above
             return bool(answer.status == 200)
+    except urllib.error.HTTPError as refusal:
+        refusal.close()  # it holds the answer open
+        return False
     except (urllib.error.URLError, OSError):
         return False
