@@ -95,19 +95,8 @@ class Chamber:
         """Run ``command`` as root of the root, its output at the end of ``log``; killed after ``limit_s``."""
         mounts = [str(one) for pair in self._carried.mounts.items() for one in pair]
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-        enter = [
-            *namespaces,
-            "sh",
-            "-ec",
-            _ENTER,
-            "sh",
-            sys.executable,
-            _PIVOT,
-            str(self.root),
-            *mounts,
-            "--",
-            *command,
-        ]
+        arguments = [sys.executable, _PIVOT, str(self.root), *mounts, "--", *command]
+        enter = [*namespaces, "sh", "-ec", _ENTER, "sh", *arguments]
         began = time.monotonic()
         with log.open("ab") as output:
             with subprocess.Popen(
