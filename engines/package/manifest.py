@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.errors import ModelRejected
+from engines.package.specs import Interpolation
 from engines.package.strict_yaml import KeyPath, StrictDocument, StrictYamlError, load_strict, nearest_key
 from engines.store.files import path_exists
 
@@ -35,7 +36,7 @@ class InputSection(_Section):
     color: Literal["rgb", "bgr", "gray"]
     resize: Literal["stretch", "shorter_side", "letterbox"]
     resize_to: Side | None = None
-    interpolation: Literal["linear", "area", "nearest"] = "linear"
+    interpolation: Interpolation = "linear"
     scale: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
