@@ -108,7 +108,7 @@ def pillow_in_floats(image: Picture, height: int, width: int, interpolation: str
     size = (width, height)
     channels = [Image.fromarray(image[:, :, channel].astype(np.float32)) for channel in range(3)]
     planes = [np.asarray(channel.resize(size, _PILLOW[interpolation])) for channel in channels]
-    return np.clip(np.rint(np.stack(planes, axis=-1)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(np.stack(planes, axis=-1)), 0, 255), np.uint8)
 
 
 def drawn(height: int, width: int, seed: int) -> Picture:
