@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from engines.host import available_cores
     from engines.package.images import IMAGE_SUFFIXES, read_image
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
-    from engines.package.specs import Activation
+    from engines.package.specs import Activation, Task
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
     from engines.percentiles import Number, percentile, rank_of
@@ -141,6 +141,7 @@ __all__ = [
     "ServingGraph",
     "StrictDocument",
     "StrictYamlError",
+    "Task",
     "available_cores",
     "build_serving_model",
     "canonical_name",
@@ -181,6 +182,7 @@ __all__ = [
 # Imported on first use: reading a configuration must not wait for numpy, OpenCV and ONNX.
 _HOMES = {
     "Activation": "engines.package.specs",
+    "Task": "engines.package.specs",
     "BuildCancelled": "engines.errors",
     "BuildFailed": "engines.errors",
     "BuildNeeded": "engines.errors",

@@ -25,9 +25,10 @@ from engines.package.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTER
 from engines.package.model_file import check_model, file_sha256, read_onnx
 from engines.package.onnx_signature import data_inputs, image_shape
 from engines.package.signature import shape_text
-from engines.package.specs import Activation, Color, Interpolation, ResizeMode
+from engines.package.specs import Activation, Color, Interpolation, ResizeMode, Task
 
 PresetName = Literal["imagenet", "tf", "caffe", "raw01", "raw255"]
+TaskName = Literal["single_label", "multi_label", "binary"]
 
 # Ratio of the shorter side to the crop, as in the training of ImageNet models.
 _CROP_RATIO = 256 / 224
@@ -66,7 +67,8 @@ class ImportRequest:
     """What to import. None means: use the model, its file name or the preset.
 
     ``size`` is width and height in pixels, for models with a dynamic input size. ``activation`` None runs the model to
-    find out. ``out`` is the directory in which the package directory is created.
+    find out. ``positive`` is the label that the one score of a binary model speaks for. ``out`` is the directory in
+    which the package directory is created.
     """
 
     model: Path
@@ -81,6 +83,8 @@ class ImportRequest:
     resize_to: int | None = None
     interpolation: Interpolation = "linear"
     activation: Activation | None = None
+    task: TaskName | None = None
+    positive: str | None = None
     offset: int = 0
     golden: Sequence[tuple[Path, str]] = ()
     calibration: Path | None = None
@@ -111,7 +115,7 @@ def import_model(request: ImportRequest) -> PackageCheck:
         manifest = _manifest(request, model, name, stage)
         _write(stage, manifest)
         if request.activation is None:
-            manifest["output"] = {"activation": _activation(stage, model)}
+            manifest["output"] = _output(request, _activation(stage, model))
             _write(stage, manifest)
         check = check_package(load_package(stage))
         for wrong in check.golden.wrong:
@@ -163,7 +167,7 @@ def _manifest(request: ImportRequest, model: onnx.ModelProto, name: str, stage: 
         "file": "model.onnx",
         "sha256": file_sha256(stage / "model.onnx"),
         "input": _input(request, model),
-        "output": {"activation": request.activation or "none"},
+        "output": _output(request, request.activation or "none"),
         "labels": {"file": labels, "offset": request.offset},
     }
     if request.golden:
@@ -174,6 +178,11 @@ def _manifest(request: ImportRequest, model: onnx.ModelProto, name: str, stage: 
     if request.license:
         manifest["license"] = request.license
     return manifest
+
+
+def _output(request: ImportRequest, activation: Activation) -> dict[str, object]:
+    stated = {"activation": activation, "task": request.task, "positive": request.positive}
+    return {key: value for key, value in stated.items() if value is not None}
 
 
 def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
@@ -253,7 +262,8 @@ def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
         raw, last = measure_raw_scores(package)
     except EngineUnavailable:
         raw = None
-    return guess_activation(raw, last, classes=package.signature.classes)
+    is_single_label = package.output.task is Task.SINGLE_LABEL
+    return guess_activation(raw, last, classes=package.signature.classes, is_single_label=is_single_label)
 
 
 def _copy(source: Path, target: Path, *, what: str) -> None:

@@ -21,7 +21,7 @@ from engines.package.activation import RawScores, judge_activation, last_operato
 from engines.package.images import read_image
 from engines.package.load import ModelPackage
 from engines.package.model_file import opset_of
-from engines.package.specs import ModelFormat, OutputSpec
+from engines.package.specs import ModelFormat, Task
 from engines.sandbox.load import load_in_sandbox
 
 REFERENCE_ENGINES: dict[ModelFormat, str] = {"onnx": "ort-cpu", "pt2": "torch"}
@@ -67,7 +67,8 @@ def check_package(package: ModelPackage) -> PackageCheck:
     warning = judge_activation(
         raw, package.output.activation, name=package.model_path.name, classes=package.signature.classes
     )
-    warnings = [warning] if warning else []
+    is_independent = package.output.task is not Task.SINGLE_LABEL
+    warnings = [warning] if warning and not is_independent else []
     if not package.golden:
         warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
     expected = f"{package.name}-{package.version}"
@@ -94,7 +95,7 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
         EngineUnavailable: ONNX Runtime, or torch, is not installed.
     """
     images = _images_at_size(package)
-    package = replace(package, output=OutputSpec(activation="none"))
+    package = replace(package, output=replace(package.output, activation="none"))
     with tempfile.TemporaryDirectory(prefix="agent-check-") as cache:
         name = REFERENCE_ENGINES[package.format]
         load_in_sandbox(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from engines.errors import ModelRejected
-from engines.package.activation import check_declared_activation
+from engines.package.activation import check_declared_activation, last_operator
 from engines.package.images import IMAGE_SUFFIXES
 from engines.package.labels import MAX_BYTES as MAX_LABEL_BYTES
 from engines.package.labels import fit_labels, parse_labels
@@ -29,8 +29,10 @@ from engines.package.specs import (
     ModelSignature,
     OutputSpec,
     ResizeMode,
+    Task,
 )
 from engines.package.strict_yaml import nearest_key
+from engines.package.task import output_of, task_of
 
 __all__ = [
     "Activation",
@@ -45,10 +47,12 @@ __all__ = [
     "ModelSignature",
     "OutputSpec",
     "ResizeMode",
+    "Task",
     "load_package",
 ]
 
 MAX_CALIBRATION_IMAGES = 10_000
+_BINARY_LABELS = 2
 _FORMATS: dict[str, ModelFormat] = {".onnx": "onnx", ".pt2": "pt2"}
 
 
@@ -63,7 +67,10 @@ class GoldenImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPackage:
-    """A checked package. ``sha256`` (lower-case hex) is of ``model_path``; ``labels[i]`` names class i."""
+    """A checked package. ``sha256`` (lower-case hex) is of ``model_path``; ``labels[i]`` names score i.
+
+    A binary model has one score and two labels: the second is the one that its score speaks against.
+    """
 
     directory: Path
     name: str
@@ -98,9 +105,10 @@ def load_package(directory: Path) -> ModelPackage:
     if model_format is None:
         raise ModelRejected(f"file {manifest.file!r} ends in {model_path.suffix!r}, but a model is .onnx or .pt2")
     spec = input_spec(manifest.input)
-    output = OutputSpec(activation=manifest.output.activation)
-    signature = _checked_signature(model_path, root, manifest, spec, output)
-    labels = _labels(root, manifest, signature.classes)
+    signature, last = _checked_signature(model_path, root, manifest, spec)
+    task = task_of(manifest.output, classes=signature.classes, last=last, name=model_path.name)
+    labels = _labels(root, manifest, _BINARY_LABELS if task is Task.BINARY else signature.classes)
+    output, labels = output_of(manifest.output, task, labels, name=manifest.labels.file)
     return ModelPackage(
         directory=root,
         name=manifest.name,
@@ -150,10 +158,9 @@ def check_sha256(found: str, stated: str, *, path: Path) -> None:
         )
 
 
-def _checked_signature(
-    path: Path, root: Path, manifest: Manifest, spec: InputSpec, output: OutputSpec
-) -> ModelSignature:
-    name = path.name
+def _checked_signature(path: Path, root: Path, manifest: Manifest, spec: InputSpec) -> tuple[ModelSignature, str]:
+    """Return the signature, and the last operator of an ONNX graph."""
+    name, last = path.name, ""
     if path.suffix == ".pt2":
         check_sha256(file_sha256(path), manifest.sha256, path=path)
         signature = pt2_signature(path, spec, name=name)
@@ -162,7 +169,8 @@ def _checked_signature(
         check_sha256(found, manifest.sha256, path=path)
         check_model(model, name=name)
         signature = onnx_signature(model, spec, name=name)
-        check_declared_activation(model, signature.output_name, output.activation, name=name)
+        check_declared_activation(model, signature.output_name, manifest.output.activation, name=name)
+        last = last_operator(model, signature.output_name)
     if signature.dtype == "uint8" and (spec.scale, set(spec.mean), set(spec.std)) != (1.0, {0.0}, {1.0}):
         raise ModelRejected(
             f"{name}: the model takes uint8, so it normalises its input itself, but the manifest says "
@@ -170,7 +178,7 @@ def _checked_signature(
             dtype="uint8",
             scale=spec.scale,
         )
-    return signature
+    return signature, last
 
 
 def _labels(root: Path, manifest: Manifest, classes: int) -> tuple[str, ...]:

@@ -147,6 +147,11 @@ def test_logits_declared_as_probabilities_are_found_by_running_the_model(tmp_pat
         check_package(load_package(files.write(tmp_path)))
 
 
-def test_sigmoid_scores_are_a_warning(tmp_path: Path) -> None:
-    check = check_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
-    assert any("not 1" in warning for warning in check.warnings)
+def test_scores_that_do_not_sum_to_one_are_a_warning_unless_the_task_says_so(tmp_path: Path) -> None:
+    files = PackageFiles.of(TinyModel(ending="sigmoid"))
+    check = check_package(load_package(files.write(tmp_path)))
+    assert not any("not 1" in warning for warning in check.warnings)
+    files.manifest["output"]["task"] = "single_label"
+    (tmp_path / "single").mkdir()
+    check = check_package(load_package(files.write(tmp_path / "single")))
+    assert any("not 1" in warning and "multi_label" in warning for warning in check.warnings)
