@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from engines.graph.resize import Resizer
     from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
     from engines.host import available_cores
+    from engines.package.decisions import answer_for
     from engines.package.images import IMAGE_SUFFIXES, read_image
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
     from engines.package.specs import Activation, Task
@@ -142,6 +143,7 @@ __all__ = [
     "StrictDocument",
     "StrictYamlError",
     "Task",
+    "answer_for",
     "available_cores",
     "build_serving_model",
     "canonical_name",
@@ -236,6 +238,7 @@ _HOMES = {
     "ServingGraph": "engines.graph.serving",
     "StrictDocument": "engines.package.strict_yaml",
     "StrictYamlError": "engines.package.strict_yaml",
+    "answer_for": "engines.package.decisions",
     "available_cores": "engines.host",
     "build_serving_model": "engines.graph.serving",
     "canonical_name": "engines.select.registry",

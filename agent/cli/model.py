@@ -93,6 +93,7 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     help="Known result, checked at every load. Repeat it for several.",
 )
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of images for int8 calibration.")
+@click.option("--evaluation", type=click.Path(path_type=Path), help="Folder of images that int8 is judged on.")
 @click.option("--license", "license_name", help="The model's licence.")
 @click.option(
     "--output",
@@ -179,6 +180,7 @@ def _facts(package: ModelPackage) -> dict[str, object]:
         "classes": signature.classes,
         "golden": len(package.golden),
         "calibration": len(package.calibration),
+        "evaluation": len(package.evaluation),
         "license": package.license,
     }
 

@@ -1,6 +1,5 @@
 """Checks of packages and engines: golden images, accuracy against the reference, import of a package.
 
-decisions.py      what scores decide, by the model's task
 golden.py         the images of a package whose labels are known
 certificate.py    the result of an accuracy check, and its store
 accuracy.py       comparing the scores of an engine with those of the reference

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from engines.base import Engine
-from engines.check.decisions import answer_for
 from engines.errors import GoldenMismatch, InferenceFailed
 from engines.graph.resize import Resizer
+from engines.package.decisions import answer_for
 from engines.package.images import read_image
 from engines.package.load import ModelPackage
 

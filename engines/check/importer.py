@@ -88,6 +88,7 @@ class ImportRequest:
     offset: int = 0
     golden: Sequence[tuple[Path, str]] = ()
     calibration: Path | None = None
+    evaluation: Path | None = None
     license: str | None = None
     force: bool = False
 
@@ -172,9 +173,10 @@ def _manifest(request: ImportRequest, model: onnx.ModelProto, name: str, stage: 
     }
     if request.golden:
         manifest["golden"] = _copy_golden(request.golden, stage / "golden")
-    if request.calibration is not None:
-        _copy_calibration(request.calibration, stage / "calibration")
-        manifest["calibration"] = "calibration"
+    for what, folder in (("calibration", request.calibration), ("evaluation", request.evaluation)):
+        if folder is not None:
+            _copy_folder(folder, stage / what, what=what)
+            manifest[what] = what
     if request.license:
         manifest["license"] = request.license
     return manifest
@@ -289,17 +291,17 @@ def _copy_golden(golden: Sequence[tuple[Path, str]], folder: Path) -> list[dict[
     return items
 
 
-def _copy_calibration(source: Path, folder: Path) -> None:
+def _copy_folder(source: Path, folder: Path, *, what: str) -> None:
     if not source.is_dir():
         raise ModelRejected(
-            f"calibration {source} is not a directory. Give --calibration a directory of images", path=str(source)
+            f"{what} {source} is not a directory. Give --{what} a directory of images", path=str(source)
         )
     images = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not images:
-        raise ModelRejected(f"calibration {source} holds no images. Give it 50 or more", path=str(source))
+        raise ModelRejected(f"{what} {source} holds no images. Give it 100 or more", path=str(source))
     folder.mkdir()
     for place, image in enumerate(images, 1):
-        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration image")
+        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what=f"{what} image")
 
 
 def _write(stage: Path, manifest: dict[str, object]) -> None:

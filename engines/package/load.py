@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from engines.errors import ModelRejected
 from engines.package.activation import check_declared_activation, last_operator
@@ -51,7 +50,7 @@ __all__ = [
     "load_package",
 ]
 
-MAX_CALIBRATION_IMAGES = 10_000
+MAX_FOLDER_IMAGES = 10_000
 _BINARY_LABELS = 2
 _FORMATS: dict[str, ModelFormat] = {".onnx": "onnx", ".pt2": "pt2"}
 
@@ -69,7 +68,8 @@ class GoldenImage:
 class ModelPackage:
     """A checked package. ``sha256`` (lower-case hex) is of ``model_path``; ``labels[i]`` names score i.
 
-    A binary model has one score and two labels: the second is the one that its score speaks against.
+    A binary model has one score and two labels: the second is the one that its score speaks against. ``calibration``
+    and ``evaluation`` are the images of these folders; ``engines.graph.image_set`` says which are used for what.
     """
 
     directory: Path
@@ -83,13 +83,14 @@ class ModelPackage:
     labels: tuple[str, ...]
     golden: tuple[GoldenImage, ...]
     calibration: tuple[Path, ...]
+    evaluation: tuple[Path, ...]
     license: str | None
     signature: ModelSignature
 
-    def images(self, *, first: Literal["calibration", "golden"]) -> list[Path]:
-        """Return golden and calibration images, those of ``first`` first; an image that is both is listed twice."""
-        golden = [one.path for one in self.golden]
-        return [*golden, *self.calibration] if first == "golden" else [*self.calibration, *golden]
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Golden, evaluation and calibration images; a file that is several of them is listed once."""
+        return tuple(dict.fromkeys((*(one.path for one in self.golden), *self.evaluation, *self.calibration)))
 
 
 def load_package(directory: Path) -> ModelPackage:
@@ -120,7 +121,8 @@ def load_package(directory: Path) -> ModelPackage:
         output=output,
         labels=labels,
         golden=_golden(root, manifest, labels),
-        calibration=_calibration(root, manifest),
+        calibration=_images(root, manifest.calibration, what="calibration"),
+        evaluation=_images(root, manifest.evaluation, what="evaluation"),
         license=manifest.license,
         signature=signature,
     )
@@ -209,17 +211,16 @@ def _golden(root: Path, manifest: Manifest, labels: tuple[str, ...]) -> tuple[Go
     return tuple(golden)
 
 
-def _calibration(root: Path, manifest: Manifest) -> tuple[Path, ...]:
-    if manifest.calibration is None:
+def _images(root: Path, stated: str | None, *, what: str) -> tuple[Path, ...]:
+    if stated is None:
         return ()
-    folder = inside(root, manifest.calibration, what="calibration")
+    folder = inside(root, stated, what=what)
     if not folder.is_dir():
-        raise ModelRejected(f"calibration {manifest.calibration!r} is a file, but a directory of images was expected")
+        raise ModelRejected(f"{what} {stated!r} is a file, but a directory of images was expected")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not 0 < len(found) <= MAX_CALIBRATION_IMAGES:
+    if not 0 < len(found) <= MAX_FOLDER_IMAGES:
         raise ModelRejected(
-            f"calibration {manifest.calibration!r} holds {len(found)} images, but it may hold 1 to "
-            f"{MAX_CALIBRATION_IMAGES}",
+            f"{what} {stated!r} holds {len(found)} images, but it may hold 1 to {MAX_FOLDER_IMAGES}",
             images=len(found),
         )
-    return tuple(inside(root, path.relative_to(root).as_posix(), what="calibration image") for path in found)
+    return tuple(inside(root, path.relative_to(root).as_posix(), what=f"{what} image") for path in found)

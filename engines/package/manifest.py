@@ -111,6 +111,7 @@ class Manifest(_Section):
     labels: LabelsSection
     golden: list[GoldenSection] = Field(default_factory=list)
     calibration: RelativePath | None = None
+    evaluation: RelativePath | None = None
     license: str | None = None
 
 

@@ -14,6 +14,7 @@ from engines.check.golden import check_golden, run_golden
 from engines.check.package_check import check_package
 from engines.errors import GoldenMismatch, ImageRejected, InferenceFailed, ModelRejected
 from engines.package.load import ModelPackage, load_package
+from tests.fixtures.colour_packages import write_colour_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 
 
@@ -155,3 +156,11 @@ def test_scores_that_do_not_sum_to_one_are_a_warning_unless_the_task_says_so(tmp
     (tmp_path / "single").mkdir()
     check = check_package(load_package(files.write(tmp_path / "single")))
     assert any("not 1" in warning and "multi_label" in warning for warning in check.warnings)
+
+
+def test_too_few_images_for_a_proof_of_int8_are_a_warning(tmp_path: Path) -> None:
+    few = check_package(load_package(write_colour_package(tmp_path / "few", calibration=4))).warnings
+    # 16 calibration images, of which 8 are held out, and 4 golden ones.
+    assert any("judged on 12 images" in text and "needs 88. Put 76 more" in text for text in few)
+    enough = check_package(load_package(write_colour_package(tmp_path / "enough", calibration=4, evaluation=21)))
+    assert enough.warnings == ()

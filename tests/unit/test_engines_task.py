@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.check.decisions import NO_LABEL, answer_for, detections, has_thresholds
 from engines.errors import ModelRejected
+from engines.package.decisions import NO_LABEL, answer_for, detections, has_thresholds
 from engines.package.load import ModelPackage, Task, load_package
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
 

@@ -28,6 +28,17 @@ def detections(package: ModelPackage, scores: npt.NDArray[np.floating]) -> Flags
     return flags
 
 
+def described(package: ModelPackage, scores: npt.NDArray[np.floating]) -> str:
+    """Return what ``scores (classes,)`` decide in words: a label, or the detected ones; NaN counts as no answer."""
+    if not np.isfinite(scores).all():
+        return "not a number"
+    if package.output.task is Task.BINARY:
+        return package.labels[0 if detections(package, scores)[0] else 1]
+    if not has_thresholds(package):
+        return package.labels[int(scores.argmax())]
+    return ", ".join(package.labels[column] for column in np.flatnonzero(detections(package, scores))) or NO_LABEL
+
+
 def answer_for(package: ModelPackage, scores: npt.NDArray[np.float32], expected: str) -> tuple[str, float]:
     """Return the label of an image whose label should be ``expected``, and its confidence, from ``scores (classes,)``.
 
