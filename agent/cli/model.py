@@ -77,6 +77,12 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     help="Activation that the graph lacks; auto runs the model to find out.",
 )
 @click.option(
+    "--task",
+    type=click.Choice(["single_label", "multi_label", "binary"]),
+    help="What the scores decide; needed for sigmoids.  [default: single_label]",
+)
+@click.option("--positive", metavar="LABEL", help="The label that the score of a binary model speaks for.")
+@click.option(
     "--offset",
     type=click.IntRange(0, 1),
     default=0,
@@ -91,6 +97,7 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     help="Known result, checked at every load. Repeat it for several.",
 )
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of images for int8 calibration.")
+@click.option("--evaluation", type=click.Path(path_type=Path), help="Folder of images that int8 is judged on.")
 @click.option("--license", "license_name", help="The model's licence.")
 @click.option(
     "--output",
@@ -173,9 +180,11 @@ def _facts(package: ModelPackage) -> dict[str, object]:
         "format": package.format,
         "input": f"{spec.width}x{spec.height} {spec.color}, {spec.resize}, {signature.layout} {signature.dtype}",
         "activation": package.output.activation,
+        "task": package.output.task.value,
         "classes": signature.classes,
         "golden": len(package.golden),
         "calibration": len(package.calibration),
+        "evaluation": len(package.evaluation),
         "license": package.license,
     }
 

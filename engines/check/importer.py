@@ -25,9 +25,10 @@ from engines.package.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTER
 from engines.package.model_file import check_model, file_sha256, read_onnx
 from engines.package.onnx_signature import data_inputs, image_shape
 from engines.package.signature import shape_text
-from engines.package.specs import Activation, Color, Interpolation, ResizeMode
+from engines.package.specs import Activation, Color, Interpolation, ResizeMode, Task
 
 PresetName = Literal["imagenet", "tf", "caffe", "raw01", "raw255"]
+TaskName = Literal["single_label", "multi_label", "binary"]
 
 # Ratio of the shorter side to the crop, as in the training of ImageNet models.
 _CROP_RATIO = 256 / 224
@@ -71,7 +72,8 @@ class ImportRequest:
     """What to import. None means: use the model, its file name or the preset.
 
     ``size`` is width and height in pixels, for models with a dynamic input size. ``activation`` None runs the model to
-    find out. ``out`` is the directory in which the package directory is created.
+    find out. ``positive`` is the label that the one score of a binary model speaks for. ``out`` is the directory in
+    which the package directory is created.
     """
 
     model: Path
@@ -86,9 +88,12 @@ class ImportRequest:
     resize_to: int | None = None
     interpolation: Interpolation | None = None
     activation: Activation | None = None
+    task: TaskName | None = None
+    positive: str | None = None
     offset: int = 0
     golden: Sequence[tuple[Path, str]] = ()
     calibration: Path | None = None
+    evaluation: Path | None = None
     license: str | None = None
     force: bool = False
 
@@ -116,7 +121,7 @@ def import_model(request: ImportRequest) -> PackageCheck:
         manifest = _manifest(request, model, name, stage)
         _write(stage, manifest)
         if request.activation is None:
-            manifest["output"] = {"activation": _activation(stage, model)}
+            manifest["output"] = _output(request, _activation(stage, model))
             _write(stage, manifest)
         check = check_package(load_package(stage))
         for wrong in check.golden.wrong:
@@ -168,17 +173,23 @@ def _manifest(request: ImportRequest, model: onnx.ModelProto, name: str, stage: 
         "file": "model.onnx",
         "sha256": file_sha256(stage / "model.onnx"),
         "input": _input(request, model),
-        "output": {"activation": request.activation or "none"},
+        "output": _output(request, request.activation or "none"),
         "labels": {"file": labels, "offset": request.offset},
     }
     if request.golden:
         manifest["golden"] = _copy_golden(request.golden, stage / "golden")
-    if request.calibration is not None:
-        _copy_calibration(request.calibration, stage / "calibration")
-        manifest["calibration"] = "calibration"
+    for what, folder in (("calibration", request.calibration), ("evaluation", request.evaluation)):
+        if folder is not None:
+            _copy_folder(folder, stage / what, what=what)
+            manifest[what] = what
     if request.license:
         manifest["license"] = request.license
     return manifest
+
+
+def _output(request: ImportRequest, activation: Activation) -> dict[str, object]:
+    stated = {"activation": activation, "task": request.task, "positive": request.positive}
+    return {key: value for key, value in stated.items() if value is not None}
 
 
 def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
@@ -258,7 +269,8 @@ def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
         raw, last = measure_raw_scores(package)
     except EngineUnavailable:
         raw = None
-    return guess_activation(raw, last, classes=package.signature.classes)
+    is_single_label = package.output.task is Task.SINGLE_LABEL
+    return guess_activation(raw, last, classes=package.signature.classes, is_single_label=is_single_label)
 
 
 def _copy(source: Path, target: Path, *, what: str) -> None:
@@ -284,17 +296,17 @@ def _copy_golden(golden: Sequence[tuple[Path, str]], folder: Path) -> list[dict[
     return items
 
 
-def _copy_calibration(source: Path, folder: Path) -> None:
+def _copy_folder(source: Path, folder: Path, *, what: str) -> None:
     if not source.is_dir():
         raise ModelRejected(
-            f"calibration {source} is not a directory. Give --calibration a directory of images", path=str(source)
+            f"{what} {source} is not a directory. Give --{what} a directory of images", path=str(source)
         )
     images = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not images:
-        raise ModelRejected(f"calibration {source} holds no images. Give it 50 or more", path=str(source))
+        raise ModelRejected(f"{what} {source} holds no images. Give it 100 or more", path=str(source))
     folder.mkdir()
     for place, image in enumerate(images, 1):
-        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration image")
+        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what=f"{what} image")
 
 
 def _write(stage: Path, manifest: dict[str, object]) -> None:
