@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     )
     from engines.check.certificate import Certificate
     from engines.check.golden import check_golden, run_golden
-    from engines.check.importer import ImportRequest, import_model
+    from engines.check.import_request import ImportRequest
+    from engines.check.importer import import_model
     from engines.check.package_check import PackageCheck, check_package
     from engines.environment import EnvironmentRecord, Gpu, describe
     from engines.errors import (
@@ -209,7 +210,7 @@ _HOMES = {
     "INPUT_NAME": "engines.graph.preprocessing",
     "ImageRejected": "engines.errors",
     "Images": "engines.base",
-    "ImportRequest": "engines.check.importer",
+    "ImportRequest": "engines.check.import_request",
     "InferenceFailed": "engines.errors",
     "InputSpec": "engines.package.load",
     "JsonChild": "engines.sandbox.json_child",

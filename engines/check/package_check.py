@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ _NOISE_IMAGES = 4
 class PackageCheck:
     """Result of a package check.
 
-    ``max_batch`` is None if the batch dimension is dynamic, ``opset`` None if the model is not ONNX.
+    ``max_batch`` is None if the batch dimension is dynamic, ``opset`` None if the model is not ONNX. ``taken`` says of
+    an import which values came from which file.
     """
 
     package: ModelPackage
@@ -44,6 +45,7 @@ class PackageCheck:
     raw: RawScores
     golden: GoldenReport
     warnings: tuple[str, ...]
+    taken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_passed(self) -> bool:

@@ -65,7 +65,7 @@ def facts_from_metadata(metadata: Mapping[str, str], *, name: str) -> TrainingFa
     """
     found = TrainingFacts()
     for read in (_ultralytics, _custom_vision, _paddle):
-        found = _joined(found, read(metadata, name))
+        found = joined(found, read(metadata, name))
     return found
 
 
@@ -85,11 +85,11 @@ def facts_from_folder(folder: Path) -> TrainingFacts:
     for name, read in readers.items():
         path = folder / name
         if path.is_file():
-            found = _joined(found, read(path, _document(path)))
+            found = joined(found, read(path, _document(path)))
     return found
 
 
-def _joined(first: TrainingFacts, second: TrainingFacts) -> TrainingFacts:
+def joined(first: TrainingFacts, second: TrainingFacts) -> TrainingFacts:
     """Both together.
 
     Raises:

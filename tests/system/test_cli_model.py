@@ -168,7 +168,7 @@ def test_a_gray_model_gets_gray_and_dynamic_sides_need_a_size(
             TinyModel(dtype="uint8"),
             [],
             "tf",
-            "takes uint8, so it normalises its input itself; preset tf would do it again",
+            "takes uint8, so it normalises its input, but the preprocessing in preset tf would do it again",
         ),
         (TinyModel(classes=1), ["--activation", "softmax"], "raw255", "over a single score it is always 1"),
     ],
