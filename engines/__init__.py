@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     )
     from engines.check.certificate import Certificate
     from engines.check.golden import check_golden, run_golden
-    from engines.check.importer import ImportRequest, import_model
+    from engines.check.import_request import ImportRequest
+    from engines.check.importer import import_model
     from engines.check.package_check import PackageCheck, check_package
     from engines.environment import EnvironmentRecord, Gpu, describe
     from engines.errors import (
@@ -67,9 +68,10 @@ if TYPE_CHECKING:
     from engines.graph.resize import Resizer
     from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
     from engines.host import available_cores
+    from engines.package.decisions import answer_for
     from engines.package.images import IMAGE_SUFFIXES, read_image
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
-    from engines.package.specs import Activation
+    from engines.package.specs import Activation, Task
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
     from engines.percentiles import Number, percentile, rank_of
@@ -141,6 +143,8 @@ __all__ = [
     "ServingGraph",
     "StrictDocument",
     "StrictYamlError",
+    "Task",
+    "answer_for",
     "available_cores",
     "build_serving_model",
     "canonical_name",
@@ -182,6 +186,7 @@ __all__ = [
 # Imported on first use: reading a configuration must not wait for numpy, OpenCV and ONNX.
 _HOMES = {
     "Activation": "engines.package.specs",
+    "Task": "engines.package.specs",
     "BuildCancelled": "engines.errors",
     "BuildFailed": "engines.errors",
     "BuildNeeded": "engines.errors",
@@ -205,7 +210,7 @@ _HOMES = {
     "INPUT_NAME": "engines.graph.preprocessing",
     "ImageRejected": "engines.errors",
     "Images": "engines.base",
-    "ImportRequest": "engines.check.importer",
+    "ImportRequest": "engines.check.import_request",
     "InferenceFailed": "engines.errors",
     "InputSpec": "engines.package.load",
     "JsonChild": "engines.sandbox.json_child",
@@ -235,6 +240,7 @@ _HOMES = {
     "ServingGraph": "engines.graph.serving",
     "StrictDocument": "engines.package.strict_yaml",
     "StrictYamlError": "engines.package.strict_yaml",
+    "answer_for": "engines.package.decisions",
     "available_cores": "engines.host",
     "build_serving_model": "engines.graph.serving",
     "canonical_name": "engines.select.registry",

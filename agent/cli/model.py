@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,18 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return int(match[1]), int(match[2])
 
 
+def _floats(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        found = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(math.isfinite(one) for one in found):
+        raise click.BadParameter(f"{value!r} is no list of numbers; write it like 0.485,0.456,0.406", ctx, param)
+    return found
+
+
 def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[Path, str], ...]:
     known: list[tuple[Path, str]] = []
     for value in values:
@@ -47,12 +60,15 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 @model.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--labels", type=click.Path(path_type=Path), required=True, help="Label file, in any usual format.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path),
+    help="Label file, in any usual format.  [default: as in the model's files]",
+)  # fmt: skip
 @click.option(
     "--preset",
     type=click.Choice(["imagenet", "tf", "caffe", "raw01", "raw255"]),
-    required=True,
-    help="Preprocessing used in training; a wrong one lowers accuracy without an error.",
+    help="Preprocessing used in training; a wrong one lowers accuracy without an error."
+    "  [default: as in the model's files]",
 )
 @click.option("--name", help="Name of the package.  [default: name of FILE]")
 @click.option("--version", default="1.0.0", show_default=True)
@@ -69,6 +85,9 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     type=click.Choice(["linear", "area", "nearest", "linear_antialias", "cubic_antialias"]),
     help="How to resize; those with antialias as Pillow and torchvision do.  [default: as in the preset]",
 )
+@click.option("--scale", type=float, help="Factor of each value before mean and std.  [default: as in the preset]")
+@click.option("--mean", metavar="VALUES", callback=_floats, help="Mean of each channel, like 0.485,0.456,0.406.")
+@click.option("--std", metavar="VALUES", callback=_floats, help="Standard deviation of each channel, like --mean.")
 @click.option(
     "--activation",
     type=click.Choice(["auto", "none", "softmax", "sigmoid"]),
@@ -76,6 +95,12 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     show_default=True,
     help="Activation that the graph lacks; auto runs the model to find out.",
 )
+@click.option(
+    "--task",
+    type=click.Choice(["single_label", "multi_label", "binary"]),
+    help="What the scores decide; needed for sigmoids.  [default: single_label]",
+)
+@click.option("--positive", metavar="LABEL", help="The label that the score of a binary model speaks for.")
 @click.option(
     "--offset",
     type=click.IntRange(0, 1),
@@ -91,6 +116,7 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     help="Known result, checked at every load. Repeat it for several.",
 )
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of images for int8 calibration.")
+@click.option("--evaluation", type=click.Path(path_type=Path), help="Folder of images that int8 is judged on.")
 @click.option("--license", "license_name", help="The model's licence.")
 @click.option(
     "--output",
@@ -106,7 +132,8 @@ def import_(
 ) -> None:
     """Make a package from the ONNX model FILE, and check it.
 
-    Size, layout and classes are read from the model. Nothing is written unless all checks pass.
+    FILE may also be a folder of Hugging Face or timm with an ONNX file in it. Size, layout and classes are read from
+    the model; labels and preprocessing too, where its files state them. Nothing is written unless all checks pass.
     """
     from engines import ImportRequest, import_model
 
@@ -173,9 +200,11 @@ def _facts(package: ModelPackage) -> dict[str, object]:
         "format": package.format,
         "input": f"{spec.width}x{spec.height} {spec.color}, {spec.resize}, {signature.layout} {signature.dtype}",
         "activation": package.output.activation,
+        "task": package.output.task.value,
         "classes": signature.classes,
         "golden": len(package.golden),
         "calibration": len(package.calibration),
+        "evaluation": len(package.evaluation),
         "license": package.license,
     }
 
@@ -197,7 +226,13 @@ def _print_check(result: PackageCheck, *, as_json: bool) -> None:
         for image in result.golden.results
     ]
     if as_json:
-        document = {**facts, "passed": result.has_passed, "golden_results": golden, "warnings": list(result.warnings)}
+        document = {
+            **facts,
+            "passed": result.has_passed,
+            "golden_results": golden,
+            "taken": dict(result.taken),
+            "warnings": list(result.warnings),
+        }
         print(json.dumps(document, indent=2))
         return
     for name, value in facts.items():
@@ -217,6 +252,9 @@ def _print_check(result: PackageCheck, *, as_json: bool) -> None:
                 for row in golden
             ],
         )
+    for place in sorted(set(result.taken.values())):
+        names = ", ".join(name for name, source in result.taken.items() if source == place)
+        print(f"{'taken':<12} {names} from {place}")
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     wrong = len(result.golden.wrong)

@@ -5,5 +5,7 @@ certificate.py    the result of an accuracy check, and its store
 accuracy.py       comparing the scores of an engine with those of the reference
 reference.py      the accuracy check against ONNX Runtime's CPU provider, once and then from the cache
 package_check.py  everything that is checked about a package before it is used
-importer.py       writing a package from an ONNX file, with preprocessing by name
+training_facts.py what a model's files say of its training
+import_request.py what to import: options, presets, and the preprocessing that follows
+importer.py       writing a package from an ONNX file
 """

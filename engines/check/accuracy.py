@@ -7,20 +7,17 @@ import numpy.typing as npt
 
 from engines.base import Engine, Images, Scores
 from engines.check.certificate import Certificate, Disagreement
+from engines.graph.agreement import BARS, changed_answers, compare_scores
 from engines.graph.image_set import ImageSet
 from engines.graph.int8_forms import DETAIL
-from engines.graph.precision import MIN_AGREEMENT
+from engines.package.decisions import described
 from engines.package.load import ModelPackage
 
 _LISTED = 5
 # Probabilities that vary less than this between images count as constant; fp16 resolves 5e-4 near 1.
 _CONSTANT = 1e-7
 
-# Classes within this ratio of the reference's best one are a tie: rounding alone decides which is first.
-_TIE_RATIO = 0.005
-
 Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 
 def compare(
@@ -53,50 +50,56 @@ def certificate_from(
     reference: str,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Return the certificate of two sets of scores, each ``(K, classes)``."""
-    is_finite: Flags = np.asarray(np.isfinite(actual).all(axis=1))
-    # NaN would spread into every figure below; is_finite keeps these images as failures.
+    """Return the certificate of two sets of scores, each ``(K, classes)``.
+
+    Flat images and repeated ones count only if there are no others.
+    """
+    info, rows = engine.info, images.telling_rows()
+    idle = len(images.names) - len(rows)
+    if len(rows):
+        expected, actual, images = expected[rows], actual[rows], images.at(rows)
+    is_finite = np.isfinite(actual).all(axis=1)
     wanted, given = expected.astype(np.float64), np.nan_to_num(actual.astype(np.float64))
     difference = np.abs(wanted - given)
-    rows = np.arange(len(wanted))
-    leading: Floats = wanted.max(axis=1)
-    is_same = (leading - wanted[rows, given.argmax(axis=1)] <= _TIE_RATIO * leading) & is_finite
     return Certificate(
         model=f"{package.name}-{package.version}",
         model_sha256=package.sha256,
-        engine=engine.info.name,
-        precision=engine.info.precision,
-        requested_precision=engine.info.requested_precision,
+        task=package.output.task.value,
+        engine=info.name,
+        precision=info.precision,
+        requested_precision=info.requested_precision,
         reference=f"{reference} fp32",
-        versions=dict(engine.info.versions),
+        versions=dict(info.versions),
         source=images.source,
-        images=len(actual),
-        agreement=float(is_same.mean()),
-        min_agreement=MIN_AGREEMENT[engine.info.requested_precision],
-        changed_labels=int((~is_same).sum()),
+        images=len(rows),
+        idle_images=idle,
+        image_hashes=images.hashes,
+        classes=package.signature.classes,
+        comparison=compare_scores(package, expected, actual),
+        bars=BARS[info.requested_precision],
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
         cosine=float(_cosine(wanted, given).min()),
         non_finite=int((~is_finite).sum()),
         is_degenerate=_is_constant(given) and not _is_constant(wanted),
-        worst=_worst(package, images, wanted, given, is_same=is_same, is_finite=is_finite),
+        worst=_worst(package, images, wanted, actual),
         kept_layers=kept_layers,
-        int8_form=form if isinstance(form := engine.info.details.get(DETAIL), str) else None,
+        int8_form=form if isinstance(form := info.details.get(DETAIL), str) else None,
     )
 
 
-def _worst(
-    package: ModelPackage, images: ImageSet, wanted: Floats, given: Floats, *, is_same: Flags, is_finite: Flags
-) -> tuple[Disagreement, ...]:
-    """Return the images that differ most: those with a changed label first, then by difference."""
+def _worst(package: ModelPackage, images: ImageSet, wanted: Floats, actual: Scores) -> tuple[Disagreement, ...]:
+    """Return the images that differ most: those with a changed answer first, then by difference."""
+    given = np.nan_to_num(actual.astype(np.float64))
     difference: Floats = np.abs(wanted - given).max(axis=1)
-    # Differences are at most 1, so adding 1 puts every changed label before the others.
-    order = np.argsort(-(difference + ~is_same))[:_LISTED]
+    is_changed = changed_answers(package, wanted, given).any(axis=1) | ~np.isfinite(actual).all(axis=1)
+    # Differences are at most 1, so adding 1 puts every changed answer before the others.
+    order = np.argsort(-(difference + is_changed))[:_LISTED]
     return tuple(
         Disagreement(
             image=images.names[row],
-            reference=package.labels[int(wanted[row].argmax())],
-            engine=package.labels[int(given[row].argmax())] if is_finite[row] else "not a number",
+            reference=described(package, wanted[row]),
+            engine=described(package, actual[row]),
             difference=float(difference[row]),
         )
         for row in order

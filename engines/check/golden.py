@@ -10,6 +10,7 @@ import numpy as np
 from engines.base import Engine
 from engines.errors import GoldenMismatch, InferenceFailed
 from engines.graph.resize import Resizer
+from engines.package.decisions import answer_for
 from engines.package.images import read_image
 from engines.package.load import ModelPackage
 
@@ -58,14 +59,14 @@ def run_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
         scores = engine.infer(batch)[0]
         if not np.isfinite(scores).all():
             raise InferenceFailed(f"{engine.info.name} gave NaN or infinity for {golden.path}", image=str(golden.path))
-        index = int(scores.argmax())
+        got, confidence = answer_for(package, scores, golden.label)
         results.append(
             GoldenResult(
                 path=golden.path,
                 expected=golden.label,
                 min_confidence=golden.min_confidence,
-                got=package.labels[index],
-                confidence=float(scores[index]),
+                got=got,
+                confidence=confidence,
             )
         )
     return GoldenReport(engine=engine.info.name, results=tuple(results))

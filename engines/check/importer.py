@@ -10,87 +10,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import onnx
 
+from engines.check.import_request import ImportRequest, contradictions, input_section
 from engines.check.package_check import PackageCheck, check_package, measure_raw_scores
+from engines.check.training_facts import TrainingFacts, facts_from_folder, facts_from_metadata, joined
 from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
 from engines.package.activation import RawScores, guess_activation, last_operator
 from engines.package.images import IMAGE_SUFFIXES, read_image
 from engines.package.load import load_package
 from engines.package.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTERN
 from engines.package.model_file import check_model, file_sha256, read_onnx
-from engines.package.onnx_signature import data_inputs, image_shape
-from engines.package.signature import shape_text
-from engines.package.specs import Activation, Color, Interpolation, ResizeMode
-
-PresetName = Literal["imagenet", "tf", "caffe", "raw01", "raw255"]
-
-# Ratio of the shorter side to the crop, as in the training of ImageNet models.
-_CROP_RATIO = 256 / 224
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """Preprocessing as in a manifest; ``mean`` and ``std`` have one entry if all channels share it."""
-
-    color: Color
-    resize: ResizeMode
-    interpolation: Interpolation
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-# Source: torchvision.transforms, whose Resize of a PIL image has antialias (imagenet),
-# keras.applications.imagenet_utils.preprocess_input mode "tf" after tf.image.resize, which has none (tf),
-# BVLC Caffe models, mean pixel 104 117 123 in BGR, resized by OpenCV (caffe).
-PRESETS: dict[PresetName, Preset] = {
-    "imagenet": Preset(
-        color="rgb",
-        resize="shorter_side",
-        interpolation="linear_antialias",
-        scale=1 / 255,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
-    "tf": Preset(color="rgb", resize="stretch", interpolation="linear", scale=1 / 127.5, mean=(1.0,), std=(1.0,)),
-    "caffe": Preset(
-        color="bgr", resize="shorter_side", interpolation="linear", scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0,)
-    ),
-    "raw01": Preset(color="rgb", resize="stretch", interpolation="linear", scale=1 / 255, mean=(0.0,), std=(1.0,)),
-    "raw255": Preset(color="rgb", resize="stretch", interpolation="linear", scale=1.0, mean=(0.0,), std=(1.0,)),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportRequest:
-    """What to import. None means: use the model, its file name or the preset.
-
-    ``size`` is width and height in pixels, for models with a dynamic input size. ``activation`` None runs the model to
-    find out. ``out`` is the directory in which the package directory is created.
-    """
-
-    model: Path
-    labels: Path
-    out: Path
-    preset: PresetName
-    name: str | None = None
-    version: str = "1.0.0"
-    size: tuple[int, int] | None = None
-    color: Color | None = None
-    resize: ResizeMode | None = None
-    resize_to: int | None = None
-    interpolation: Interpolation | None = None
-    activation: Activation | None = None
-    offset: int = 0
-    golden: Sequence[tuple[Path, str]] = ()
-    calibration: Path | None = None
-    license: str | None = None
-    force: bool = False
+from engines.package.specs import Activation, Task
 
 
 def import_model(request: ImportRequest) -> PackageCheck:
@@ -106,30 +40,36 @@ def import_model(request: ImportRequest) -> PackageCheck:
     """
     name = request.name or _name_from(request.model)
     _check_name(name, request.version)
+    source = _model_file(request.model)
     target = request.out / f"{name}-{request.version}"
     if os.path.lexists(target) and not request.force:
         raise ModelRejected(
             f"{target} already exists. Give another --version or --name, or --force to replace it", path=str(target)
         )
     with _staging(request.out, target.name) as stage:
-        model = _copy_model(request, stage)
-        manifest = _manifest(request, model, name, stage)
+        model = _copy_model(source, stage)
+        facts = _facts(request, source, model)
+        activation = request.activation or facts.activation
+        manifest = _manifest(request, facts, model, name, stage)
+        manifest["output"] = _output(request, facts, activation or "none")
         _write(stage, manifest)
-        if request.activation is None:
-            manifest["output"] = {"activation": _activation(stage, model)}
+        if activation is None:
+            manifest["output"] = _output(request, facts, _activation(stage, model))
             _write(stage, manifest)
         check = check_package(load_package(stage))
         for wrong in check.golden.wrong:
             raise GoldenMismatch(
                 f"{wrong.path.name}: expected {wrong.expected!r}, got {wrong.got!r} with {wrong.confidence:.3f}. "
-                f"Is preset {request.preset} what the model was trained with? Nothing was written",
+                f"Is {f'preset {request.preset}' if request.preset else 'the preprocessing'} what the model was "
+                "trained with? Nothing was written",
                 image=wrong.path.name,
                 expected=wrong.expected,
                 got=wrong.got,
                 confidence=wrong.confidence,
             )
         _put_in_place(stage, target)
-    return replace(check, package=load_package(target))
+    warnings = (*check.warnings, *contradictions(request, facts))
+    return replace(check, package=load_package(target), warnings=warnings, taken=_taken(request, facts))
 
 
 def _name_from(model: Path) -> str:
@@ -143,108 +83,99 @@ def _check_name(name: str, version: str) -> None:
             raise ModelRejected(f"{what} {value!r} does not match {pattern}. Give another --{what}", value=value)
 
 
-def _copy_model(request: ImportRequest, stage: Path) -> onnx.ModelProto:
-    """Copy the model into one file: unchanged, or with its external data inside."""
-    if request.model.suffix != ".onnx":
+def _model_file(given: Path) -> Path:
+    """The ONNX file: ``given``, or the one in the folder ``given``.
+
+    Raises:
+        ModelRejected: another kind of file, or a folder that does not hold exactly one model.
+    """
+    if given.is_dir():
+        found = [file for file in (given / "model.onnx", given / "onnx" / "model.onnx") if file.is_file()]
+        found = found[:1] or sorted(file for file in given.iterdir() if file.suffix.lower() == ".onnx")
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or "none"
+            remedy = "Name the file" if found else "Export the model first: optimum-cli export onnx --model DIR OUT"
+            raise ModelRejected(
+                f"{given} is imported as a folder with one ONNX file, but it has {names}. {remedy}", path=str(given)
+            )
+        return found[0]
+    if given.suffix.lower() != ".onnx":
         raise ModelRejected(
-            f"{request.model} ends in {request.model.suffix!r}, but only .onnx is imported. Export the model to ONNX; "
+            f"{given} ends in {given.suffix!r}, but only .onnx is imported. Export the model to ONNX; "
             "a package of a .pt2 file is written by hand, see docs/models.md",
-            path=str(request.model),
+            path=str(given),
         )
-    model, digest = read_onnx(request.model.resolve(), root=request.model.resolve().parent)
-    check_model(model, name=str(request.model))
-    shutil.copyfile(request.model, stage / "model.onnx")
+    return given
+
+
+def _facts(request: ImportRequest, source: Path, model: onnx.ModelProto) -> TrainingFacts:
+    metadata = facts_from_metadata({entry.key: entry.value for entry in model.metadata_props}, name=source.name)
+    return joined(metadata, facts_from_folder(request.model)) if request.model.is_dir() else metadata
+
+
+def _taken(request: ImportRequest, facts: TrainingFacts) -> dict[str, str]:
+    """What was taken from the model's files, each with its place: what no option and no preset states."""
+    stated = {name for name in facts.sources if getattr(request, name, None) is not None}
+    if request.task is not None:
+        stated.add("multi_label")
+    if request.preset is not None:
+        stated |= {"color", "resize", "resize_to", "interpolation", "scale", "mean", "std"}
+    names = {"multi_label": "task"}
+    return {names.get(name, name): place for name, place in facts.sources.items() if name not in stated}
+
+
+def _copy_model(source: Path, stage: Path) -> onnx.ModelProto:
+    """Copy the model into one file: unchanged, or with its external data inside."""
+    model, digest = read_onnx(source.resolve(), root=source.resolve().parent)
+    check_model(model, name=str(source))
+    shutil.copyfile(source, stage / "model.onnx")
     if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:
         (stage / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
     return model
 
 
-def _manifest(request: ImportRequest, model: onnx.ModelProto, name: str, stage: Path) -> dict[str, object]:
-    labels = f"labels{request.labels.suffix.lower() if request.labels.suffix.lower() == '.json' else '.txt'}"
-    _copy(request.labels, stage / labels, what="labels")
+def _manifest(
+    request: ImportRequest, facts: TrainingFacts, model: onnx.ModelProto, name: str, stage: Path
+) -> dict[str, object]:
+    labels = _write_labels(request, facts, stage)
     manifest: dict[str, object] = {
         "name": name,
         "version": request.version,
         "file": "model.onnx",
         "sha256": file_sha256(stage / "model.onnx"),
-        "input": _input(request, model),
-        "output": {"activation": request.activation or "none"},
+        "input": input_section(request, facts, model),
+        "output": {},
         "labels": {"file": labels, "offset": request.offset},
     }
     if request.golden:
         manifest["golden"] = _copy_golden(request.golden, stage / "golden")
-    if request.calibration is not None:
-        _copy_calibration(request.calibration, stage / "calibration")
-        manifest["calibration"] = "calibration"
+    for what, folder in (("calibration", request.calibration), ("evaluation", request.evaluation)):
+        if folder is not None:
+            _copy_folder(folder, stage / what, what=what)
+            manifest[what] = what
     if request.license:
         manifest["license"] = request.license
     return manifest
 
 
-def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
-    _, (height, width, channels) = image_shape(model, name=request.model.name)
-    asked_width, asked_height = request.size or (None, None)
-    width, height = width or asked_width, height or asked_height
-    if width is None or height is None or (request.size and request.size != (width, height)):
-        found = shape_text((height, width))
-        raise ModelRejected(
-            f"{request.model.name}: the model's input is {found} (height x width), but --size is "
-            f"{'not given' if request.size is None else f'{request.size[0]}x{request.size[1]}'}. "
-            + ("Give --size WIDTHxHEIGHT" if "?" in found else "Remove --size"),
-            shape=found,
-        )
-    preset = PRESETS[request.preset]
-    color = request.color or ("gray" if channels == 1 else preset.color)
-    count = 1 if color == "gray" else 3
-    if channels not in {None, count}:
-        raise ModelRejected(
-            f"{request.model.name}: the model takes {channels} channel(s), but --color {color} gives {count}. "
-            + ("Remove --color" if channels == 1 else "Give --color rgb or bgr"),
-            channels=channels,
-            color=color,
-        )
-    if count < max(len(preset.mean), len(preset.std)):
-        raise ModelRejected(
-            f"{request.model.name} takes 1 channel, but preset {request.preset} has values for 3. Take raw01, raw255, "
-            "tf",
-            preset=request.preset,
-            channels=1,
-        )
-    is_identity = (preset.scale, {*preset.mean}, {*preset.std}) == (1.0, {0.0}, {1.0})
-    if data_inputs(model.graph)[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8 and not is_identity:
-        raise ModelRejected(
-            f"{request.model.name} takes uint8, so it normalises its input itself; preset {request.preset} would "
-            "do it again. Give --preset raw255, and --color and --resize where its own do not fit",
-            preset=request.preset,
-            dtype="uint8",
-        )
-    resize = request.resize or preset.resize
-    resize_to = request.resize_to
-    if resize_to is not None:
-        _check_resize_to(resize_to, resize, width, height)
-    section: dict[str, object] = {"width": width, "height": height, "color": color, "resize": resize}
-    if resize == "shorter_side":
-        section["resize_to"] = resize_to or round(max(width, height) * _CROP_RATIO)
-    section["interpolation"] = request.interpolation or preset.interpolation
-    section["scale"] = preset.scale
-    section["mean"] = list(preset.mean if len(preset.mean) == count else preset.mean * count)
-    section["std"] = list(preset.std if len(preset.std) == count else preset.std * count)
-    return section
+def _write_labels(request: ImportRequest, facts: TrainingFacts, stage: Path) -> str:
+    """The name of the labels' file in the package."""
+    if request.labels is not None:
+        name = f"labels{request.labels.suffix.lower() if request.labels.suffix.lower() == '.json' else '.txt'}"
+        _copy(request.labels, stage / name, what="labels")
+        return name
+    if facts.labels is None:
+        raise ModelRejected(f"nothing in {request.model} names the labels. Give --labels", path=str(request.model))
+    (stage / "labels.json").write_text(json.dumps(facts.labels, ensure_ascii=False, indent=0), encoding="utf-8")
+    return "labels.json"
 
 
-def _check_resize_to(resize_to: int, resize: ResizeMode, width: int, height: int) -> None:
-    if resize != "shorter_side":
-        raise ModelRejected(
-            f"--resize-to {resize_to} needs --resize shorter_side, but resize is {resize}. Give --resize "
-            "shorter_side, or remove --resize-to",
-            resize=resize,
-        )
-    if resize_to < max(width, height):
-        raise ModelRejected(
-            f"--resize-to {resize_to} is less than the crop of {width}x{height}, the model's input. Give at least "
-            f"{max(width, height)}",
-            resize_to=resize_to,
-        )
+def _output(request: ImportRequest, facts: TrainingFacts, activation: Activation) -> dict[str, object]:
+    task = request.task
+    if task is None and facts.multi_label is not None:
+        task = "multi_label" if facts.multi_label else "single_label"
+    stated = {"activation": activation, "task": task, "positive": request.positive}
+    return {key: value for key, value in stated.items() if value is not None}
 
 
 def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
@@ -258,7 +189,8 @@ def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
         raw, last = measure_raw_scores(package)
     except EngineUnavailable:
         raw = None
-    return guess_activation(raw, last, classes=package.signature.classes)
+    is_single_label = package.output.task is Task.SINGLE_LABEL
+    return guess_activation(raw, last, classes=package.signature.classes, is_single_label=is_single_label)
 
 
 def _copy(source: Path, target: Path, *, what: str) -> None:
@@ -284,17 +216,17 @@ def _copy_golden(golden: Sequence[tuple[Path, str]], folder: Path) -> list[dict[
     return items
 
 
-def _copy_calibration(source: Path, folder: Path) -> None:
+def _copy_folder(source: Path, folder: Path, *, what: str) -> None:
     if not source.is_dir():
         raise ModelRejected(
-            f"calibration {source} is not a directory. Give --calibration a directory of images", path=str(source)
+            f"{what} {source} is not a directory. Give --{what} a directory of images", path=str(source)
         )
     images = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not images:
-        raise ModelRejected(f"calibration {source} holds no images. Give it 50 or more", path=str(source))
+        raise ModelRejected(f"{what} {source} holds no images. Give it 100 or more", path=str(source))
     folder.mkdir()
     for place, image in enumerate(images, 1):
-        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what="calibration image")
+        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what=f"{what} image")
 
 
 def _write(stage: Path, manifest: dict[str, object]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,18 @@ import numpy as np
 from engines.backends.load import open_backend
 from engines.base import Engine, EngineOptions, Images
 from engines.check.golden import GoldenReport, run_golden
+from engines.graph.agreement import BARS
 from engines.graph.batch_dimension import noise_images, run_serving_model
+from engines.graph.image_set import divided
 from engines.graph.preprocessing import OUTPUT_NAME
 from engines.graph.resize import Resizer
 from engines.graph.serving import build_serving_model, max_batch_of
 from engines.package.activation import RawScores, judge_activation, last_operator, raw_scores
 from engines.package.images import read_image
 from engines.package.load import ModelPackage
+from engines.package.manifest import MANIFEST_NAME
 from engines.package.model_file import opset_of
-from engines.package.specs import ModelFormat, OutputSpec
+from engines.package.specs import ModelFormat, Task
 from engines.sandbox.load import load_in_sandbox
 
 REFERENCE_ENGINES: dict[ModelFormat, str] = {"onnx": "ort-cpu", "pt2": "torch"}
@@ -32,7 +35,8 @@ _NOISE_IMAGES = 4
 class PackageCheck:
     """Result of a package check.
 
-    ``max_batch`` is None if the batch dimension is dynamic, ``opset`` None if the model is not ONNX.
+    ``max_batch`` is None if the batch dimension is dynamic, ``opset`` None if the model is not ONNX. ``taken`` says of
+    an import which values came from which file.
     """
 
     package: ModelPackage
@@ -41,6 +45,7 @@ class PackageCheck:
     raw: RawScores
     golden: GoldenReport
     warnings: tuple[str, ...]
+    taken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_passed(self) -> bool:
@@ -59,17 +64,20 @@ def check_package(package: ModelPackage) -> PackageCheck:
         EngineUnavailable: ONNX Runtime, or torch, is not installed.
         ImageRejected: a golden or calibration image cannot be read.
     """
-    # Only int8 uses these images: read them now, so that a damaged one is found here and not on the device.
-    for path in package.calibration:
+    # Read the images of int8 and of the accuracy check now, so that a damaged one is found here, not on the device.
+    for path in (*package.calibration, *package.evaluation):
         read_image(path)
     raw, _ = measure_raw_scores(package)
     model = build_serving_model(package) if package.format == "onnx" else None
     warning = judge_activation(
         raw, package.output.activation, name=package.model_path.name, classes=package.signature.classes
     )
-    warnings = [warning] if warning else []
+    is_independent = package.output.task is not Task.SINGLE_LABEL
+    warnings = [warning] if warning and not is_independent else []
     if not package.golden:
         warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
+    if package.calibration:
+        warnings += _missing_for_int8(package)
     expected = f"{package.name}-{package.version}"
     if package.directory.name != expected:
         warnings.append(f"the directory is named {package.directory.name}, by the manifest it would be {expected}")
@@ -85,6 +93,15 @@ def check_package(package: ModelPackage) -> PackageCheck:
     )
 
 
+def _missing_for_int8(package: ModelPackage) -> list[str]:
+    needed, found = BARS["int8"].min_images, len(divided(package).held_out)
+    if found >= needed:
+        return []
+    advice = f"typical of what the cameras see, into a folder of the package and name it in {MANIFEST_NAME}"
+    fact = f"int8 would be judged on {found} images that it is not calibrated on, but a proof needs {needed}"
+    return [f"{fact}. Put {needed - found} more, {advice}: evaluation: evaluation/"]
+
+
 def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
     """Return the range of the model's scores without an added activation, and its last operator.
 
@@ -94,7 +111,7 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
         EngineUnavailable: ONNX Runtime, or torch, is not installed.
     """
     images = _images_at_size(package)
-    package = replace(package, output=OutputSpec(activation="none"))
+    package = replace(package, output=replace(package.output, activation="none"))
     with tempfile.TemporaryDirectory(prefix="agent-check-") as cache:
         name = REFERENCE_ENGINES[package.format]
         load_in_sandbox(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)

@@ -25,11 +25,13 @@ def certificate_for(
         InferenceFailed: the engine or the reference failed on an image.
         EngineUnavailable: the cache directory cannot be written.
     """
+    precision = engine.info.requested_precision
     record = certificate_record(options.cache_dir, _key(package, engine, options, kept_layers))
     known = record.load()
     if known is not None:
         return known
-    certificate = compare_with_reference(package, engine, options, image_set_of(package), kept_layers=kept_layers)
+    images = image_set_of(package, precision=precision)
+    certificate = compare_with_reference(package, engine, options, images, kept_layers=kept_layers)
     with cache_errors(options.cache_dir):
         record.save(certificate)
     return certificate
@@ -66,12 +68,13 @@ def _key(
 ) -> dict[str, object]:
     info = engine.info
     return {
-        "certificate": 1,
+        "certificate": 2,
         "model": package.sha256,
         "input": repr(package.input),
         "output": repr(package.output),
         "engine": info.name,
         "precision": info.precision,
+        "requested_precision": info.requested_precision,
         "device": info.device,
         "versions": dict(sorted(info.versions.items())),
         "options": {name: str(value) for name, value in sorted(options.options.items())},
@@ -80,5 +83,5 @@ def _key(
         "plan": info.details.get("plan_sha256"),
         "kept_layers": kept_layers,
         **({DETAIL: info.details[DETAIL]} if DETAIL in info.details else {}),
-        "images": image_hashes(package.images(first="golden")),
+        "images": image_hashes(package.images),
     }

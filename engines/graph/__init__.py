@@ -6,6 +6,7 @@ batch_dimension.py  making the batch dimension dynamic where the model allows it
 serving.py          the fp32 serving graph, cached
 resize.py           frames to the model's size
 image_set.py        the images that engines are compared on and int8 is calibrated on
+agreement.py        how two engines' scores compare, and the bars for it
 fp16.py             the graph in fp16
 int8_forms.py  int8.py  int8_search.py    the graph in int8: forms, quantisation, layers that stay in fp32
 precision.py        the serving graph in the requested precision

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from engines.base import Images, Scores
 from engines.errors import PrecisionRejected
+from engines.graph.agreement import Bars, Comparison, why_failed
 from engines.graph.int8 import Int8Converter
 from engines.graph.ort_library import library, library_errors, one_line
 
@@ -21,21 +22,29 @@ _RANKED_IMAGES = 4
 
 @dataclass(frozen=True, slots=True)
 class Int8Result:
-    """A quantised graph that reaches the minimum agreement, with the layers left in fp32, most sensitive first."""
+    """A quantised graph that reaches the bars, with the layers left in fp32, most sensitive first."""
 
     model: onnx.ModelProto
     kept_layers: tuple[str, ...]
     layers: int
-    agreement: float
+    comparison: Comparison
 
 
 def quantise_to_agreement(
-    converter: Int8Converter, batch: Images, *, input_name: str, output_name: str, step: int, min_agreement: float
+    converter: Int8Converter,
+    batch: Images,
+    *,
+    input_name: str,
+    output_name: str,
+    step: int,
+    compare: Callable[[Scores, Scores], Comparison],
+    bars: Bars,
 ) -> Int8Result:
     """Quantise all layers; if accuracy suffers, leave as few as possible in fp32.
 
-    Layers are ranked by the error that each adds on a few images. The number of layers kept in fp32 is doubled until
-    the top-1 agreement with fp32 on ``batch`` reaches ``min_agreement``, then bisected down.
+    ``batch`` has images that the converter is not calibrated on, at least ``step``; ``compare`` gets their scores in
+    fp32 and in int8. Layers are ranked by the error that each adds on a few images. The number of layers kept in fp32
+    is doubled until no bar is missed, then bisected down.
 
     Raises:
         PrecisionRejected: not even half of the layers in fp32 is enough.
@@ -47,43 +56,41 @@ def quantise_to_agreement(
 
     expected = scores_of(converter.model)
 
-    def attempt(keep: Sequence[str]) -> tuple[onnx.ModelProto, float]:
+    def attempt(keep: Sequence[str]) -> tuple[onnx.ModelProto, Comparison]:
         model = converter.convert(keep=keep)
-        actual = scores_of(model)
-        # Without the tie rule of the accuracy check, so a graph that passes here passes there too.
-        same = (actual.argmax(axis=1) == expected.argmax(axis=1)) & np.isfinite(actual).all(axis=1)
-        return model, float(same.mean())
+        return model, compare(expected, scores_of(model))
 
     layers = converter.layers()
-    model, agreement = attempt(())
-    if agreement >= min_agreement:
-        return Int8Result(model, (), len(layers), agreement)
+    model, found = attempt(())
+    if not why_failed(found, bars):
+        return Int8Result(model, (), len(layers), found)
     ranked = _by_added_error(converter, model, batch, input_name=input_name, step=step)
-    return _smallest(ranked, attempt, min_agreement=min_agreement, without=agreement)
+    return _smallest(ranked, attempt, bars=bars, without=found)
 
 
 def _smallest(
     ranked: Sequence[str],
-    attempt: Callable[[Sequence[str]], tuple[onnx.ModelProto, float]],
+    attempt: Callable[[Sequence[str]], tuple[onnx.ModelProto, Comparison]],
     *,
-    min_agreement: float,
-    without: float,
+    bars: Bars,
+    without: Comparison,
 ) -> Int8Result:
     limit = max(1, len(ranked) // 2)
     too_few, count = 0, 1
     best: Int8Result | None = None
     while best is None:
-        model, agreement = attempt(ranked[:count])
-        if agreement >= min_agreement:
-            best = Int8Result(model, tuple(ranked[:count]), len(ranked), agreement)
+        model, found = attempt(ranked[:count])
+        missed = why_failed(found, bars)
+        if not missed:
+            best = Int8Result(model, tuple(ranked[:count]), len(ranked), found)
         elif count == limit:
             raise PrecisionRejected(
-                f"int8 reaches a top-1 agreement of {without:.3f} with fp32, and {agreement:.3f} with {count} of "
-                f"{len(ranked)} layers left in fp32; {min_agreement:.2f} is needed. Use fp16, or give "
-                "more calibration images, typical ones",
+                f"int8 does not keep the answers of fp32 on images that it was not calibrated on: "
+                f"{why_failed(without, bars)}; with {count} of {len(ranked)} layers left in fp32 {missed}. Use fp16, "
+                "or give more calibration images, typical ones",
                 precision="int8",
-                agreement=agreement,
-                min_agreement=min_agreement,
+                agreement=found.agreement,
+                at_least=found.at_least,
                 kept_layers=",".join(ranked[:count]),
             )
         else:
@@ -91,9 +98,9 @@ def _smallest(
     # Agreement need not grow with each layer, so this finds a small set, not always the smallest.
     while len(best.kept_layers) - too_few > 1:
         middle = (len(best.kept_layers) + too_few) // 2
-        model, agreement = attempt(ranked[:middle])
-        if agreement >= min_agreement:
-            best = Int8Result(model, tuple(ranked[:middle]), len(ranked), agreement)
+        model, found = attempt(ranked[:middle])
+        if not why_failed(found, bars):
+            best = Int8Result(model, tuple(ranked[:middle]), len(ranked), found)
         else:
             too_few = middle
     return best

@@ -6,16 +6,18 @@ take. Cached files are named by the hashes of everything they are made from, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from engines.base import Precision
 from engines.errors import PrecisionRejected
+from engines.graph.agreement import BARS, compare_scores
 from engines.graph.fp16 import half_model
-from engines.graph.image_set import image_set_from
+from engines.graph.image_set import divided, image_set_from
 from engines.graph.int8 import Int8Converter
 from engines.graph.int8_forms import Int8Form, int8_form
 from engines.graph.int8_search import quantise_to_agreement
@@ -26,13 +28,8 @@ from engines.package.load import ModelPackage
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 from engines.store.records import JsonRecord
 
-MIN_AGREEMENT: Mapping[Precision, float] = {"fp32": 0.99, "fp16": 0.99, "int8": 0.97}
-"""Top-1 agreement with the reference that an engine needs to pass the accuracy check."""
-
 # Raised when a converter gives another graph for the same input, so that cached graphs are converted again.
-_CONVERTER = 2
-# More images change a MinMax calibration little, and each one costs a run that outputs every tensor.
-_MAX_CALIBRATION_IMAGES = 256
+_CONVERTER = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +92,18 @@ def conversion(package: ModelPackage, precision: Precision, engines: Iterable[st
     facts: dict[str, object] = {"converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
         facts["forms"] = {engine: int8_form(engine).label for engine in engines}
-        facts["images"] = image_hashes(package.images(first="calibration"))
+        facts["images"] = _int8_images(package)
     return facts
+
+
+def _int8_images(package: ModelPackage) -> dict[str, object]:
+    """Return what int8 is calibrated on, and what the search for its layers is judged on, by hashes."""
+    division = divided(package)
+    return {
+        "calibrated": image_hashes(division.calibrated),
+        "held_out": image_hashes(division.held_out),
+        "judged_by": [package.output.task.value, *package.output.thresholds],
+    }
 
 
 def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) -> dict[str, object]:
@@ -110,7 +117,7 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
         )
     sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
     if precision == "int8":
-        sources["images"] = image_hashes(package.images(first="calibration"))
+        sources["images"] = _int8_images(package)
         sources["input"] = repr(package.input)
         sources["onnxruntime"] = str(library().__version__)
     return sources
@@ -147,27 +154,35 @@ def _int8(
     package: ModelPackage, base: ServingGraph, form: Int8Form, ranges: _Ranges
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     step = base.max_batch or 1
-    # Calibration images come first, so each file is read once: the first ones calibrate, and all are compared.
-    paths = list(dict.fromkeys(package.images(first="calibration")))
-    images = image_set_from(package, paths).batch
-    calibration = images[: min(len(package.calibration), _MAX_CALIBRATION_IMAGES)]
-    if len(calibration) < step:
-        raise PrecisionRejected(
-            f"int8 needs at least {step} calibration images for this model's fixed batch, but the package has "
-            f"{len(calibration)}. Add images to its calibration folder",
-            precision="int8",
-        )
+    division = divided(package)
+    for paths, what in ((division.calibrated, "to calibrate on"), (division.held_out, "that it is not calibrated on")):
+        if len(paths) < step:
+            raise PrecisionRejected(
+                f"int8 needs at least {step} images {what}, but the package {package.directory.name} has "
+                f"{len(paths)}. Add images to its calibration folder, of which every second one is held out, or name "
+                "a folder of others in model.yaml: evaluation",
+                precision="int8",
+            )
     known = ranges.load()
     converter = Int8Converter(
-        base.path, form=form, input_name=base.input_name, batch=calibration, step=step, ranges=known
+        base.path,
+        form=form,
+        input_name=base.input_name,
+        batch=image_set_from(package, division.calibrated).batch,
+        step=step,
+        ranges=known,
     )
+    held_out = image_set_from(package, division.held_out)
+    rows = held_out.telling_rows()
     result = quantise_to_agreement(
         converter,
-        images,
+        held_out.batch[rows] if len(rows) >= step else held_out.batch,
         input_name=base.input_name,
         output_name=base.output_name,
         step=step,
-        min_agreement=MIN_AGREEMENT["int8"],
+        # Without a tie rule, so that a graph that passes here passes the accuracy check too.
+        compare=partial(compare_scores, package, tie_ratio=0.0),
+        bars=BARS["int8"],
     )
     if known is None:
         ranges.save(converter.ranges)

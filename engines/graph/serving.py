@@ -187,7 +187,7 @@ def graph_address(package: ModelPackage) -> str:
         "model": package.sha256,
         "name": [package.name, package.version],
         "input": asdict(package.input),
-        "output": asdict(package.output),
+        "activation": package.output.activation,
         "signature": asdict(package.signature),
     }
     return content_address(facts, chars=64)

@@ -8,5 +8,6 @@ images.py  image_headers.py    image files, their size known before they are dec
 model_file.py     model files as bytes: hashed, bounded, recognised
 signature.py  onnx_signature.py  pt2_signature.py    a model's input and output, held against the manifest
 activation.py     whether the model gives probabilities
+task.py  decisions.py    what the scores decide
 load.py           ``load_package``, the only way in
 """

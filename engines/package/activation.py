@@ -120,17 +120,19 @@ def judge_activation(raw: RawScores, declared: Activation, *, name: str, classes
             sum_highest=raw.sum_highest,
         )
     if declared == "none" and not raw.sums_to_one:
-        return f"the scores of an image sum to {sums}, not 1: right for sigmoid only"
+        return f"the scores of an image sum to {sums}, not 1: if they are independent, state task: multi_label"
     return None
 
 
-def guess_activation(raw: RawScores | None, last: str, *, classes: int) -> Activation:
+def guess_activation(raw: RawScores | None, last: str, *, classes: int, is_single_label: bool = True) -> Activation:
     """Guess the missing activation from a model's last operator and its scores.
 
-    ``raw`` is None if the model cannot be run.
+    ``raw`` is None if the model cannot be run. Labels that do not exclude each other never get a softmax.
     """
     if last in {"Softmax", "Sigmoid", "HardSigmoid"}:
         return "none"
     if classes == 1:
         return "sigmoid"
+    if not is_single_label:
+        return "none" if raw is not None and raw.in_range else "sigmoid"
     return "none" if raw is not None and raw.in_range and raw.sums_to_one else "softmax"

@@ -1,12 +1,14 @@
 """Label files: one name per class, in the formats in common use.
 
 Accepted: plain lines; ``0,name``, ``0: name``, ``0 name``; ``n01440764 name``; a JSON list; a JSON map ``{"0":
-"name"}``, ``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``. A byte order mark, CRLF and blank lines at the end are
-skipped. A header line is skipped only if every other line is numbered and the header looks like one (``index,label``).
+"name"}``, ``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``; a table whose header names a column for the number and
+one for the name, in any order (``label,id``). A byte order mark, CRLF and blank lines at the end are skipped. Another
+header line is skipped only if every other line is numbered and the header looks like one (``index,label``).
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections import Counter
@@ -25,6 +27,8 @@ _NUMBERED = re.compile(r"([0-9]{1,9})(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
 _SYNSET = re.compile(r"n[0-9]{8}(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
 _HEADER = re.compile(r"(?i)(?:#|index|idx|id|no|class|class[ _]?id|label[ _]?id)\s*[,:;\t ]\s*[a-z _]+\Z")
 _HEADER_WORD = re.compile(r"(?i)(?:#.*|labels?|names?|class(?:es)?|class[ _]?names?)\Z")
+_NUMBER_COLUMNS = frozenset({"index", "idx", "id", "class_id", "class_index", "class_idx", "label_id", "label_index"})
+_NAME_COLUMNS = frozenset({"name", "label", "class", "class_name", "label_name", "display_name"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -101,6 +105,9 @@ def _from_lines(text: str, name: str, offset: int) -> list[str]:
                 file=name,
                 line=number,
             )
+    table = _from_table(lines, name, offset)
+    if table is not None:
+        return table
     for pattern in (_SYNSET, _NUMBERED):
         matches = [pattern.match(line) for line in lines]
         if not any(matches):
@@ -109,6 +116,37 @@ def _from_lines(text: str, name: str, offset: int) -> list[str]:
             return _numbered(lines, matches, name, offset)
         return [match.group(1) for match in _all_match(lines, matches, name, "n01440764 name")]
     return lines
+
+
+def _from_table(lines: Sequence[str], name: str, offset: int) -> list[str] | None:
+    """The labels of a table whose header names both columns; None if there is no such header."""
+    delimiter = next((one for one in "\t;," if one in lines[0]), ",")
+    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    header = [re.sub(r"[ -]", "_", cell.strip().lower()) for cell in rows[0]]
+    numbers = [place for place, cell in enumerate(header) if cell in _NUMBER_COLUMNS]
+    names = [place for place, cell in enumerate(header) if cell in _NAME_COLUMNS]
+    if len(numbers) != 1 or len(names) != 1:
+        return None
+    if len(header) == _PAIR and numbers == [0]:
+        return None  # as ``0,name``, where commas in the name need no quotes
+    pairs: list[tuple[int, str]] = []
+    for line, row in enumerate(rows[1:], 2):
+        number = row[numbers[0]].strip() if len(row) == len(header) else ""
+        if not (number.isascii() and number.isdigit()):
+            raise ModelRejected(
+                f"{name}:{line}: {lines[line - 1][:60]!r} does not fit the header {lines[0][:60]!r}: "
+                f"{len(header)} columns with a number under {rows[0][numbers[0]]!r} are expected. Correct the line",
+                file=name,
+                line=line,
+            )
+        pairs.append((int(number), row[names[0]].strip()))
+    return _by_index(pairs, name, offset) if pairs else None
+
+
+def repeated_labels(labels: Sequence[str]) -> list[str]:
+    """The labels that more than one class has, in the order of the classes."""
+    counts = Counter(labels)
+    return [label for label, count in counts.items() if count > 1]
 
 
 def _numbered(lines: Sequence[str], matches: Sequence[re.Match[str] | None], name: str, offset: int) -> list[str]:
@@ -125,6 +163,9 @@ def _numbered(lines: Sequence[str], matches: Sequence[re.Match[str] | None], nam
     if not separated and not _is_run(numbers, offset):
         return list(lines)
     names = [_unquote(match.group(2)) for match in found]
+    if not separated and len(set(names)) < len(names) and len(set(lines)) == len(lines):
+        # Without the number two classes would have one name ("0 people", "1 people"): it is part of the name.
+        return list(lines)
     return _by_index(list(zip(numbers, names, strict=True)), name, offset)
 
 

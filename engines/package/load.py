@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from engines.errors import ModelRejected
-from engines.package.activation import check_declared_activation
+from engines.package.activation import check_declared_activation, last_operator
 from engines.package.images import IMAGE_SUFFIXES
 from engines.package.labels import MAX_BYTES as MAX_LABEL_BYTES
 from engines.package.labels import fit_labels, parse_labels
@@ -29,8 +28,10 @@ from engines.package.specs import (
     ModelSignature,
     OutputSpec,
     ResizeMode,
+    Task,
 )
 from engines.package.strict_yaml import nearest_key
+from engines.package.task import output_of, task_of
 
 __all__ = [
     "Activation",
@@ -45,10 +46,12 @@ __all__ = [
     "ModelSignature",
     "OutputSpec",
     "ResizeMode",
+    "Task",
     "load_package",
 ]
 
-MAX_CALIBRATION_IMAGES = 10_000
+MAX_FOLDER_IMAGES = 10_000
+_BINARY_LABELS = 2
 _FORMATS: dict[str, ModelFormat] = {".onnx": "onnx", ".pt2": "pt2"}
 
 
@@ -63,7 +66,11 @@ class GoldenImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPackage:
-    """A checked package. ``sha256`` (lower-case hex) is of ``model_path``; ``labels[i]`` names class i."""
+    """A checked package. ``sha256`` (lower-case hex) is of ``model_path``; ``labels[i]`` names score i.
+
+    A binary model has one score and two labels: the second is the one that its score speaks against. ``calibration``
+    and ``evaluation`` are the images of these folders; ``engines.graph.image_set`` says which are used for what.
+    """
 
     directory: Path
     name: str
@@ -76,13 +83,14 @@ class ModelPackage:
     labels: tuple[str, ...]
     golden: tuple[GoldenImage, ...]
     calibration: tuple[Path, ...]
+    evaluation: tuple[Path, ...]
     license: str | None
     signature: ModelSignature
 
-    def images(self, *, first: Literal["calibration", "golden"]) -> list[Path]:
-        """Return golden and calibration images, those of ``first`` first; an image that is both is listed twice."""
-        golden = [one.path for one in self.golden]
-        return [*golden, *self.calibration] if first == "golden" else [*self.calibration, *golden]
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Golden, evaluation and calibration images; a file that is several of them is listed once."""
+        return tuple(dict.fromkeys((*(one.path for one in self.golden), *self.evaluation, *self.calibration)))
 
 
 def load_package(directory: Path) -> ModelPackage:
@@ -98,9 +106,10 @@ def load_package(directory: Path) -> ModelPackage:
     if model_format is None:
         raise ModelRejected(f"file {manifest.file!r} ends in {model_path.suffix!r}, but a model is .onnx or .pt2")
     spec = input_spec(manifest.input)
-    output = OutputSpec(activation=manifest.output.activation)
-    signature = _checked_signature(model_path, root, manifest, spec, output)
-    labels = _labels(root, manifest, signature.classes)
+    signature, last = _checked_signature(model_path, root, manifest, spec)
+    task = task_of(manifest.output, classes=signature.classes, last=last, name=model_path.name)
+    labels = _labels(root, manifest, _BINARY_LABELS if task is Task.BINARY else signature.classes)
+    output, labels = output_of(manifest.output, task, labels, name=manifest.labels.file)
     return ModelPackage(
         directory=root,
         name=manifest.name,
@@ -112,7 +121,8 @@ def load_package(directory: Path) -> ModelPackage:
         output=output,
         labels=labels,
         golden=_golden(root, manifest, labels),
-        calibration=_calibration(root, manifest),
+        calibration=_images(root, manifest.calibration, what="calibration"),
+        evaluation=_images(root, manifest.evaluation, what="evaluation"),
         license=manifest.license,
         signature=signature,
     )
@@ -150,10 +160,9 @@ def check_sha256(found: str, stated: str, *, path: Path) -> None:
         )
 
 
-def _checked_signature(
-    path: Path, root: Path, manifest: Manifest, spec: InputSpec, output: OutputSpec
-) -> ModelSignature:
-    name = path.name
+def _checked_signature(path: Path, root: Path, manifest: Manifest, spec: InputSpec) -> tuple[ModelSignature, str]:
+    """Return the signature, and the last operator of an ONNX graph."""
+    name, last = path.name, ""
     if path.suffix == ".pt2":
         check_sha256(file_sha256(path), manifest.sha256, path=path)
         signature = pt2_signature(path, spec, name=name)
@@ -162,7 +171,8 @@ def _checked_signature(
         check_sha256(found, manifest.sha256, path=path)
         check_model(model, name=name)
         signature = onnx_signature(model, spec, name=name)
-        check_declared_activation(model, signature.output_name, output.activation, name=name)
+        check_declared_activation(model, signature.output_name, manifest.output.activation, name=name)
+        last = last_operator(model, signature.output_name)
     if signature.dtype == "uint8" and (spec.scale, set(spec.mean), set(spec.std)) != (1.0, {0.0}, {1.0}):
         raise ModelRejected(
             f"{name}: the model takes uint8, so it normalises its input itself, but the manifest says "
@@ -170,7 +180,7 @@ def _checked_signature(
             dtype="uint8",
             scale=spec.scale,
         )
-    return signature
+    return signature, last
 
 
 def _labels(root: Path, manifest: Manifest, classes: int) -> tuple[str, ...]:
@@ -201,17 +211,16 @@ def _golden(root: Path, manifest: Manifest, labels: tuple[str, ...]) -> tuple[Go
     return tuple(golden)
 
 
-def _calibration(root: Path, manifest: Manifest) -> tuple[Path, ...]:
-    if manifest.calibration is None:
+def _images(root: Path, stated: str | None, *, what: str) -> tuple[Path, ...]:
+    if stated is None:
         return ()
-    folder = inside(root, manifest.calibration, what="calibration")
+    folder = inside(root, stated, what=what)
     if not folder.is_dir():
-        raise ModelRejected(f"calibration {manifest.calibration!r} is a file, but a directory of images was expected")
+        raise ModelRejected(f"{what} {stated!r} is a file, but a directory of images was expected")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not 0 < len(found) <= MAX_CALIBRATION_IMAGES:
+    if not 0 < len(found) <= MAX_FOLDER_IMAGES:
         raise ModelRejected(
-            f"calibration {manifest.calibration!r} holds {len(found)} images, but it may hold 1 to "
-            f"{MAX_CALIBRATION_IMAGES}",
+            f"{what} {stated!r} holds {len(found)} images, but it may hold 1 to {MAX_FOLDER_IMAGES}",
             images=len(found),
         )
-    return tuple(inside(root, path.relative_to(root).as_posix(), what="calibration image") for path in found)
+    return tuple(inside(root, path.relative_to(root).as_posix(), what=f"{what} image") for path in found)

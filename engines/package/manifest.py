@@ -22,6 +22,7 @@ _SHOWN_ERRORS = 5
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024)]
+Threshold = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
@@ -61,9 +62,28 @@ class InputSection(_Section):
 
 
 class OutputSection(_Section):
-    """``output``: the activation that the graph lacks."""
+    """``output``: the activation that the graph lacks, and what the scores decide.
+
+    ``thresholds``: the score from which on a label is detected, 0.5 where a label has none.
+    """
 
     activation: Literal["none", "softmax", "sigmoid"]
+    task: Literal["single_label", "multi_label", "binary"] | None = None
+    positive: Annotated[str, Field(min_length=1)] | None = None
+    thresholds: dict[str, Threshold] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> OutputSection:
+        if self.task == "binary" and self.positive is None:
+            raise ValueError("task: binary needs positive, the label that the score speaks for, for example defect")
+        if self.task != "binary" and self.positive is not None:
+            raise ValueError(f"positive needs task: binary, but task is {self.task or 'not stated'}. Remove positive")
+        if self.thresholds and self.task not in {"multi_label", "binary"}:
+            raise ValueError(
+                f"thresholds need task: multi_label or binary, but task is {self.task or 'not stated'}. "
+                "Remove thresholds"
+            )
+        return self
 
 
 class LabelsSection(_Section):
@@ -93,6 +113,7 @@ class Manifest(_Section):
     labels: LabelsSection
     golden: list[GoldenSection] = Field(default_factory=list)
     calibration: RelativePath | None = None
+    evaluation: RelativePath | None = None
     license: str | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 Color = Literal["rgb", "bgr", "gray"]
@@ -12,6 +13,21 @@ Activation = Literal["none", "softmax", "sigmoid"]
 Layout = Literal["NCHW", "NHWC"]
 InputDtype = Literal["float32", "float16", "uint8"]
 ModelFormat = Literal["onnx", "pt2"]
+
+THRESHOLD = 0.5
+"""The score from which on a label is detected, unless the manifest gives the label another one."""
+
+
+class Task(str, Enum):
+    """What the scores of an image decide.
+
+    ``SINGLE_LABEL``: the label with the highest score. ``MULTI_LABEL``: every label whose score reaches its threshold.
+    ``BINARY``: one of two labels, by the one score of the model.
+    """
+
+    SINGLE_LABEL = "single_label"
+    MULTI_LABEL = "multi_label"
+    BINARY = "binary"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +57,16 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
-    """``activation`` is what the graph lacks to give probabilities."""
+    """``activation`` is what the graph lacks to give probabilities.
+
+    ``thresholds`` has one entry per score (0 to 1), which counts where the task is not to choose one of several
+    labels. ``positive`` is the label that the score of a binary model speaks for, else None.
+    """
 
     activation: Activation = "none"
+    task: Task = Task.SINGLE_LABEL
+    positive: str | None = None
+    thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

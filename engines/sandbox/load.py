@@ -181,7 +181,7 @@ def _facts(package: ModelPackage, options: EngineOptions, name: str) -> dict[str
         "device": [platform.machine(), cpu_model(), l4t_release(), driver_version()],
     }
     if options.precision == "int8":
-        facts["images"] = image_hashes(package.images(first="calibration"))
+        facts["images"] = image_hashes(package.images)
     return facts
 
 

@@ -21,7 +21,7 @@ _SAFER: Mapping[Precision, Precision | None] = {"int8": "fp16", "fp16": "fp32", 
 def open_candidate(package: ModelPackage, options: EngineOptions, name: str, prober: Prober) -> Engine:
     """Open the engine ``name`` in the precision of ``options``, or in the next safer one that passes the checks.
 
-    ``info`` has the result of the accuracy check, and what is degraded.
+    ``info`` has the result of the accuracy check, and what is degraded: a precision that passes and is not proven too.
 
     Raises:
         EngineUnavailable: the engine cannot run here, or not with this package.
@@ -99,7 +99,10 @@ def _checked_engine(
         return engine
     certificate = certificate_for(package, engine, options, kept_layers=kept_layers)
     certificate.require()
-    return ServedEngine(engine, replace(engine.info, accuracy=certificate.as_accuracy(), kept_layers=kept_layers))
+    unproven = None if certificate.is_proven else f"{options.precision} is not proven: {certificate.why_not_proven}"
+    degraded = "; ".join(part for part in (engine.info.degraded, unproven) if part) or None
+    info = replace(engine.info, accuracy=certificate.as_accuracy(), kept_layers=kept_layers, degraded=degraded)
+    return ServedEngine(engine, info)
 
 
 def _or_close(engine: Engine, check: Callable[[], Engine]) -> Engine:

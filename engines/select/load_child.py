@@ -13,7 +13,6 @@ from pathlib import Path
 from engines.base import Building, BuildProgress, EngineOptions
 from engines.errors import EngineError, ModelRejected
 from engines.package.load import load_package
-from engines.package.specs import OutputSpec
 from engines.sandbox.serve import Parent, serve_parent
 from engines.select.candidate import open_unchecked
 
@@ -40,7 +39,7 @@ def _open(parent: Parent) -> dict[str, object]:
             "change the package while it is loaded",
             path=str(package.model_path),
         )
-    package = replace(package, output=OutputSpec(activation=job["activation"]))
+    package = replace(package, output=replace(package.output, activation=job["activation"]))
 
     def pass_on(progress: BuildProgress) -> None:
         parent.say({"phase": progress.phase, "ratio": progress.done_ratio})

@@ -18,8 +18,8 @@ from engines.select.registry import CHOOSERS, Prober, canonical_name
 def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = None) -> Certificate:
     """Compare the engine that ``options`` names with the reference; nothing is cached, and a failure is only reported.
 
-    The images are those of ``folder``, else the package's own. ``auto`` and ``fastest`` compare the engine they
-    select.
+    The images are those of ``folder``, else the package's own; for int8 without those that it is calibrated on.
+    ``auto`` and ``fastest`` compare the engine they select.
 
     Raises:
         EngineUnavailable: the engine cannot run here.
@@ -27,7 +27,7 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
         ImageRejected, ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
     name = canonical_name(options.engine)
-    images = image_set_of(package, folder)
+    images = image_set_of(package, folder, precision=options.precision)
     if name in CHOOSERS:
         with open_engine(package, options) as selected:
             info = selected.info

@@ -35,13 +35,15 @@ def measured(job: Job) -> dict[str, object]:
     engine, kept_layers = open_unchecked(package, replace(options, building=building), name)
     with engine:
         ready_s = time.monotonic() - began_s
-        certificate = compare_with_reference(package, engine, options, image_set_of(package), kept_layers=kept_layers)
+        certificate = compare_with_reference(
+            package, engine, options, image_set_of(package, precision=options.precision), kept_layers=kept_layers
+        )
         info = engine.info
         times = {
             str(size): timed(engine, package, size, max_runs=int(str(job["max_runs"])), max_s=float(str(job["max_s"])))
             for size in sorted({1, info.max_batch})
         }
-    notes = [f"top-1 agreement {certificate.agreement:.4f} on {certificate.images} images"]
+    notes = [f"top-1 agreement {certificate.comparison.agreement:.4f} on {certificate.images} images"]
     failures: list[str] = []
     if info.precision != options.precision:
         text = f"{options.precision} was requested, but it computes in {info.precision}"
@@ -54,7 +56,7 @@ def measured(job: Job) -> dict[str, object]:
         "text": "; ".join(failures or notes),
         "ready_s": round(ready_s, 2),
         "was_built": name in _BUILDERS and (bool(phases) or "why_built" in info.details),
-        "agreement": certificate.agreement,
+        "agreement": certificate.comparison.agreement,
         "max_abs_difference": certificate.max_abs_difference,
         "cosine": certificate.cosine,
         "precision": info.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -23,14 +24,30 @@ def _verify(tmp_path: Path, folder: Path, *more: str) -> int:
 
 
 def test_an_engine_that_keeps_the_labels_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_colour_package(tmp_path)
+    folder = write_colour_package(tmp_path, evaluation=22)
     assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--precision", "int8", "--json") == 0
     certificate = json.loads(capsys.readouterr().out)
     assert certificate["passed"] is True
     assert certificate["engine"] == "ort-cpu"
     assert certificate["precision"] == "int8"
-    assert certificate["images"] == 36
-    assert (certificate["agreement"], certificate["min_agreement"], certificate["changed_labels"]) == (1.0, 0.97, 0)
+    assert (certificate["proven"], certificate["why_not_proven"]) == (True, "")
+    assert (certificate["images"], certificate["task"]) == (92, "single_label")
+    found, bars = certificate["comparison"], certificate["bars"]
+    assert (found["agreement"], found["changed"], bars["lower_bound"]) == (1.0, 0, 0.97)
+    assert found["at_least"] > bars["lower_bound"]
+    judged = {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("[eg]*/*.png")}
+    assert set(certificate["image_hashes"]) == judged
+
+
+def test_too_few_images_are_no_proof_and_the_text_says_how_many_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_colour_package(tmp_path)
+    assert _verify(tmp_path, folder, "--engine", "ort-cpu", "--precision", "int8") == 1
+    output = " ".join(capsys.readouterr().out.split())
+    assert "not proven: it was compared on 20 images, but 88 are needed. 68 are missing." in output
+    assert "not in its calibration folder" in output
+    assert "model.yaml: evaluation: evaluation/" in output
 
 
 def test_an_engine_that_changes_labels_on_a_folder_fails_and_names_the_images(
@@ -55,7 +72,7 @@ def test_an_engine_that_changes_labels_on_a_folder_fails_and_names_the_images(
 def test_the_reference_agrees_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _verify(tmp_path, write_colour_package(tmp_path, calibration=0), "--engine", "ort-cpu") == 0
     output = capsys.readouterr().out
-    assert "top-1 agreement  1.0000, the minimum is 0.99" in output
+    assert "agreement   1.0000, the minimum is 0.99" in output
     assert output.rstrip().endswith("passed")
 
 

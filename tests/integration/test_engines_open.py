@@ -131,13 +131,29 @@ def test_fp16_computed_in_fp32_is_refused_or_degraded(package: ModelPackage, tmp
         _info(package, tmp_path, "ort-cpu", precision="fp16", strict=True)
 
 
-def test_int8_serves_with_its_certificate(package: ModelPackage, tmp_path: Path) -> None:
+def test_int8_serves_with_its_certificate(tmp_path: Path) -> None:
+    package = load_package(write_colour_package(tmp_path / "p", evaluation=22))
     info = _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
     assert info.precision == "int8"
     assert info.degraded is None
     assert info.accuracy is not None
-    assert info.accuracy["passed"] is True
-    assert info.accuracy["images"] == 36
+    assert (info.accuracy["passed"], info.accuracy["proven"], info.accuracy["images"]) == (True, True, 92)
+
+
+def test_int8_on_too_few_images_serves_degraded_and_is_refused_by_strict(
+    package: ModelPackage, tmp_path: Path
+) -> None:
+    """32 calibration images: half of them and the 4 golden ones are left to judge it."""
+    info = _info(package, tmp_path, "ort-cpu", precision="int8")
+    assert (info.name, info.precision) == ("ort-cpu", "int8")
+    assert info.accuracy is not None
+    assert (info.accuracy["passed"], info.accuracy["proven"]) == (True, False)
+    assert info.degraded is not None
+    for fact in ("int8 is not proven", "20 images", "88 are needed", "68 are missing", "evaluation: evaluation/"):
+        assert fact in info.degraded
+    with pytest.raises(EngineUnavailable, match=r"68 are missing.* strict is set") as caught:
+        _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
+    assert caught.value.exit_code == 69
 
 
 def test_a_certificate_is_made_once(package: ModelPackage, tmp_path: Path) -> None:
@@ -153,13 +169,13 @@ def test_int8_that_changes_labels_falls_back_to_the_next_safer_precision(tmp_pat
     assert info.precision in ("fp16", "fp32")
     assert info.requested_precision == "int8"
     assert info.degraded is not None
-    assert info.degraded.startswith("int8 was requested and fails: int8 reaches a top-1 agreement of")
+    assert info.degraded.startswith("int8 was requested and fails: int8 does not keep the answers of fp32")
     with pytest.raises(PrecisionRejected):
         _info(package, tmp_path, "ort-cpu", precision="int8", strict=True)
 
 
 def test_int8_keeps_the_sensitive_layer_in_fp32_and_names_it(tmp_path: Path) -> None:
-    package = load_package(write_colour_package(tmp_path / "p", model=outlier_model(layers=1)))
+    package = load_package(write_colour_package(tmp_path / "p", model=outlier_model(layers=1), evaluation=22))
     assert _info(package, tmp_path, "ort-cpu", precision="int8", strict=True).kept_layers == ("conv2",)
 
 

@@ -86,12 +86,37 @@ def test_a_package_is_replaced_only_by_force(material: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("ending", "found"), [("none", "softmax"), ("softmax", "none"), ("sigmoid", "none"), ("log_softmax", "softmax")]
+    ("ending", "task", "found"),
+    [
+        ("none", None, "softmax"),
+        ("none", "multi_label", "sigmoid"),
+        ("softmax", "single_label", "none"),
+        ("sigmoid", "multi_label", "none"),
+        ("log_softmax", None, "softmax"),
+    ],
 )
-def test_the_missing_activation_is_found_automatically(material: Path, ending: str, found: str) -> None:
+def test_the_missing_activation_is_found_automatically(
+    material: Path, ending: str, task: str | None, found: str
+) -> None:
     (material / "Tree Net.onnx").write_bytes(TinyModel(ending=ending).proto().SerializeToString())
-    assert import_(material) == 0
-    assert load_package(material / "out/tree-net-1.0.0").output.activation == found
+    assert import_(material, *(() if task is None else ("--task", task))) == 0
+    output = load_package(material / "out/tree-net-1.0.0").output
+    assert (output.activation, output.task.value) == (found, task or "single_label")
+
+
+def test_sigmoids_without_a_task_are_not_imported(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (material / "Tree Net.onnx").write_bytes(TinyModel(ending="sigmoid").proto().SerializeToString())
+    assert import_(material) == 78
+    assert "--task" in capsys.readouterr().err
+    assert not (material / "out/tree-net-1.0.0").exists()
+
+
+def test_a_binary_model_is_imported_with_both_labels(material: Path) -> None:
+    (material / "Tree Net.onnx").write_bytes(TinyModel(classes=1).proto().SerializeToString())
+    (material / "labels.json").write_text(json.dumps(["ok", "defect"]), encoding="utf-8")
+    assert import_(material, "--task", "binary", "--positive", "defect") == 0
+    package = load_package(material / "out/tree-net-1.0.0")
+    assert (package.labels, package.output.positive, package.signature.classes) == (("defect", "ok"), "defect", 1)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +168,7 @@ def test_a_gray_model_gets_gray_and_dynamic_sides_need_a_size(
             TinyModel(dtype="uint8"),
             [],
             "tf",
-            "takes uint8, so it normalises its input itself; preset tf would do it again",
+            "takes uint8, so it normalises its input, but the preprocessing in preset tf would do it again",
         ),
         (TinyModel(classes=1), ["--activation", "softmax"], "raw255", "over a single score it is always 1"),
     ],

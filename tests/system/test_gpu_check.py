@@ -147,7 +147,7 @@ def test_with_only_the_cuda_provider_the_report_lists_impossible_checks(tmp_path
 @pytest.mark.parametrize(
     ("fault", "check", "words"),
     [
-        ("drift", "demo, tensorrt, fp32", "top-1 agreement with ort-cpu fp32 is"),
+        ("drift", "demo, tensorrt, fp32", "compared with ort-cpu fp32, the label agrees on"),
         ("no_plan", "demo, tensorrt, fp32", "Could not find any implementation for node conv1"),
         ("crash_on_load", "demo, tensorrt, fp32", "ended with signal 6"),
     ],

@@ -18,6 +18,7 @@ import yaml
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from agent.demo import demo_clip, demo_package
+from engines import EngineOptions, load_package, verify
 from scripts.dev.demo_material import clip, dataset, scene, scene_drawing
 
 LABELS = ["ok", "scratch", "dent", "missing_label", "empty"]
@@ -81,6 +82,9 @@ def test_bundled_files_stay_small() -> None:
     images = [path for folder in ("golden", "calibration") for path in (demo_package() / folder).iterdir()]
     assert sum(path.stat().st_size for path in images) <= 1.5 * MIB
     assert 40 <= len(list((demo_package() / "calibration").iterdir())) <= 60
+    evaluation = list((demo_package() / "evaluation").iterdir())
+    assert sum(path.stat().st_size for path in evaluation) <= 0.55 * MIB
+    assert len(evaluation) == 140
 
 
 def test_graph_is_one_that_old_runtimes_and_tensorrt_take() -> None:
@@ -185,7 +189,13 @@ def test_random_scenes_have_the_label_asked_for() -> None:
 
 
 def test_package_folder_holds_nothing_unlisted() -> None:
-    known = {"model.yaml", "model.onnx", "labels.txt", "golden", "calibration"}
+    known = {"model.yaml", "model.onnx", "labels.txt", "golden", "calibration", "evaluation"}
     assert {path.name for path in demo_package().iterdir()} == known
     listed = {Path(entry["image"]).name for entry in manifest()["golden"]}
     assert {path.name for path in (demo_package() / "golden").iterdir()} == listed
+
+
+def test_the_bundled_package_is_proven_in_int8(tmp_path: Path) -> None:
+    found = verify(load_package(demo_package()), EngineOptions(cache_dir=tmp_path, engine="ort-cpu", precision="int8"))
+    assert (found.why_not, found.why_not_proven, found.images) == ("", "", 150)
+    assert found.comparison.agreement == 1.0

@@ -14,6 +14,7 @@ from engines.check.golden import check_golden, run_golden
 from engines.check.package_check import check_package
 from engines.errors import GoldenMismatch, ImageRejected, InferenceFailed, ModelRejected
 from engines.package.load import ModelPackage, load_package
+from tests.fixtures.colour_packages import write_colour_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 
 
@@ -147,6 +148,19 @@ def test_logits_declared_as_probabilities_are_found_by_running_the_model(tmp_pat
         check_package(load_package(files.write(tmp_path)))
 
 
-def test_sigmoid_scores_are_a_warning(tmp_path: Path) -> None:
-    check = check_package(load_package(PackageFiles.of(TinyModel(ending="sigmoid")).write(tmp_path)))
-    assert any("not 1" in warning for warning in check.warnings)
+def test_scores_that_do_not_sum_to_one_are_a_warning_unless_the_task_says_so(tmp_path: Path) -> None:
+    files = PackageFiles.of(TinyModel(ending="sigmoid"))
+    check = check_package(load_package(files.write(tmp_path)))
+    assert not any("not 1" in warning for warning in check.warnings)
+    files.manifest["output"]["task"] = "single_label"
+    (tmp_path / "single").mkdir()
+    check = check_package(load_package(files.write(tmp_path / "single")))
+    assert any("not 1" in warning and "multi_label" in warning for warning in check.warnings)
+
+
+def test_too_few_images_for_a_proof_of_int8_are_a_warning(tmp_path: Path) -> None:
+    few = check_package(load_package(write_colour_package(tmp_path / "few", calibration=4))).warnings
+    # 16 calibration images, of which 8 are held out, and 4 golden ones.
+    assert any("judged on 12 images" in text and "needs 88. Put 76 more" in text for text in few)
+    enough = check_package(load_package(write_colour_package(tmp_path / "enough", calibration=4, evaluation=21)))
+    assert enough.warnings == ()

@@ -143,7 +143,7 @@ def test_every_output_shape_and_activation_gives_probabilities(
 ) -> None:
     tiny = TinyModel(shape=shape, ending="none" if shape == "c" else ending)
     files = PackageFiles.of(tiny)
-    files.manifest["output"] = {"activation": "softmax" if shape == "c" else activation}
+    files.manifest["output"] = {"activation": "softmax" if shape == "c" else activation, "task": "single_label"}
     package = load_package(files.write(tmp_path))
     batch = images(package, 1)
     np.testing.assert_allclose(

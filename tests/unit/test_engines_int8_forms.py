@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from onnx import helper, numpy_helper
 from engines import EngineOptions, ModelPackage, load_package
 from engines.backends.onnxruntime.engine import open_onnxruntime
 from engines.check.reference import certificate_for
+from engines.graph.agreement import BARS, Bars, compare_scores
 from engines.graph.image_set import image_set_of
 from engines.graph.int8 import Int8Converter
 from engines.graph.int8_forms import (
@@ -26,7 +29,7 @@ from engines.graph.int8_forms import (
     form_details,
     int8_form,
 )
-from engines.graph.int8_search import quantise_to_agreement
+from engines.graph.int8_search import Int8Result, quantise_to_agreement
 from engines.graph.ort_library import library
 from engines.graph.precision import precise_graph
 from engines.graph.serving import serving_graph
@@ -105,15 +108,25 @@ def test_a_graph_has_the_activations_and_weights_of_its_form(
     assert (2 * largest * 255 < 2**15) == form.has_7_bit_weights
 
 
+def _quantised(package: ModelPackage, converter: Int8Converter, bars: Bars) -> Int8Result:
+    return quantise_to_agreement(
+        converter,
+        image_set_of(package).batch,
+        input_name="images",
+        output_name="scores",
+        step=1,
+        compare=partial(compare_scores, package),
+        bars=bars,
+    )
+
+
 @_FORMS
 def test_every_form_keeps_the_labels_with_the_sensitive_layer_in_fp32(tmp_path: Path, form: Int8Form) -> None:
     package = load_package(write_colour_package(tmp_path / "package", model=outlier_model(layers=1)))
     converter = _converter(package, tmp_path, form)
-    result = quantise_to_agreement(
-        converter, image_set_of(package).batch, input_name="images", output_name="scores", step=1, min_agreement=0.97
-    )
+    result = _quantised(package, converter, BARS["int8"])
     assert result.kept_layers == ("conv2",)
-    assert result.agreement >= 0.97
+    assert result.comparison.agreement >= 0.97
 
 
 def test_a_relu_before_an_fp32_part_is_kept(tmp_path: Path) -> None:
@@ -122,9 +135,7 @@ def test_a_relu_before_an_fp32_part_is_kept(tmp_path: Path) -> None:
     package = load_package(write_colour_package(tmp_path / "package", model=model, golden=False))
     converter = _converter(package, tmp_path, UNSIGNED)
     images = image_set_of(package).batch
-    result = quantise_to_agreement(
-        converter, images, input_name="images", output_name="scores", step=1, min_agreement=0.9
-    )
+    result = _quantised(package, converter, replace(BARS["int8"], agreement=0.9))
     exact, rough = (_scores(one, images) for one in (converter.model, result.model))
     np.testing.assert_allclose(rough, exact, atol=0.05)
 

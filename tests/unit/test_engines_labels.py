@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engines.errors import ModelRejected
-from engines.package.labels import fit_labels, parse_labels
+from engines.package.labels import fit_labels, parse_labels, repeated_labels
 
 WANTED = ("tench, Tinca tinca", "goldfish", "great white shark")
 
@@ -21,6 +21,8 @@ WANTED = ("tench, Tinca tinca", "goldfish", "great white shark")
         "0 tench, Tinca tinca\n1 goldfish\n2 great white shark",
         "2;great white shark\n0;tench, Tinca tinca\n1;goldfish",
         "index,label\n0,tench, Tinca tinca\n1,goldfish\n2,great white shark",
+        'label,id\n"great white shark",2\n"tench, Tinca tinca",0\ngoldfish,1\n',
+        "Display Name;MID;Class ID\ngoldfish;/m/1;1\ntench, Tinca tinca;/m/0;0\ngreat white shark;/m/2;2\n",
         "n01440764 tench, Tinca tinca\nn01443537 goldfish\nn01484850 great white shark\n",
         '["tench, Tinca tinca", "goldfish", "great white shark"]',
         '\n {"0": "tench, Tinca tinca", "2": "great white shark", "1": "goldfish"}',
@@ -35,6 +37,15 @@ def test_every_shape_gives_the_same_labels(text: str) -> None:
 def test_labels_that_are_numbers_stay_labels() -> None:
     assert parse_labels(b"0\n1\n2\n", name="labels") == ("0", "1", "2")
     assert parse_labels(b"1 euro\n2 euro\n5 euro\n", name="labels") == ("1 euro", "2 euro", "5 euro")
+
+
+def test_a_number_that_alone_tells_two_classes_apart_is_part_of_the_name() -> None:
+    assert parse_labels(b"0 people\n1 people\n2 people\n", name="labels") == ("0 people", "1 people", "2 people")
+
+
+def test_labels_of_several_classes_are_found() -> None:
+    assert repeated_labels(("ok", "dent", "ok", "scratch", "dent")) == ["ok", "dent"]
+    assert repeated_labels(("ok", "dent")) == []
 
 
 def test_numbers_may_start_at_the_offset() -> None:
@@ -54,6 +65,8 @@ def test_numbers_may_start_at_the_offset() -> None:
         (b"0: cat\n0: dog\n", ["0 to 1", "0 is there twice"]),
         (b"my trees\n0,cat\n1,dog\n", ["'my trees'", "0,name", "header"]),
         (b"0,cat\n1,dog\nbird\n", ["'bird'", "0,name"]),
+        (b"name,index\ncat,0\ndog,one\n", ["labels:3", "'dog,one'", "'name,index'", "under 'index'"]),
+        (b"name,index\ncat,0\ndog,2\n", ["0 to 1", "1 is missing"]),
         (b"n01440764 tench\ngoldfish\n", ["'goldfish'", "n01440764 name"]),
         (b'["cat", 3]', ["item 1", "3"]),
         (b'["cat", ""]', ["label 1", "empty"]),

@@ -88,6 +88,9 @@ def _is_near(result: CaseResult, fastest: CaseResult) -> bool:
 def _why_not(engine: EngineResult, result: CaseResult, limits: Limits) -> str:
     if engine.accuracy_check is not None and not engine.accuracy_check.get("passed"):
         return f"top-1 agreement {engine.accuracy_check.get('top1_agreement')} is below its minimum"
+    # Reports of earlier versions do not say whether the images sufficed.
+    if engine.accuracy_check is not None and not engine.accuracy_check.get("proven", True):
+        return "its accuracy is not proven: the package has too few images that it can be judged on, see agent verify"
     if limits.max_p99_ms is not None and result.spread.p99_ms > limits.max_p99_ms:
         return f"p99 {result.spread.p99_ms:.2f} ms is above {limits.max_p99_ms:g} ms"
     watts = result.conditions.watts_mean

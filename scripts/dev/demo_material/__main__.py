@@ -24,6 +24,7 @@ TRAINING_SEED = 20261
 TEST_SEED = 90001
 GOLDEN_SEED = 41
 CALIBRATION_SEED = 42
+EVALUATION_SEED = 43
 CLIP_SEED = 7
 TRAINING_COUNT = 10_000
 TEST_COUNT = 1_500
@@ -99,6 +100,7 @@ def _write_package(directory: Path, model: Path) -> None:
     images = np.stack([dataset.model_sized(image) for _, image in candidates])
     golden_lines = package.write_golden(directory, candidates, _probabilities(model, images))
     package.write_calibration(directory, CALIBRATION_SEED)
+    package.write_evaluation(directory, EVALUATION_SEED)
     package.write_manifest(directory, golden_lines)
 
 

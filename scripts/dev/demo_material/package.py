@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .dataset import INPUT_HEIGHT_PX, INPUT_WIDTH_PX, TRAINING_BELTS, scene_of
+from .dataset import INPUT_HEIGHT_PX, INPUT_WIDTH_PX, TRAINING_BELTS, model_sized, scene_of
 from .network import MEAN_RGB, SCALE, STD_RGB, Weights
 from .part_drawing import Image
 from .scene import LABELS, LIT_FOR_TRAINING, LIT_HELD_OUT, Scene, truth_of
@@ -24,6 +24,7 @@ IR_VERSION = 8
 GOLDEN_PER_LABEL = 2
 GOLDEN_CONFIDENCE = 0.8
 CALIBRATION_COUNT = 50
+EVALUATION_COUNT = 140
 _KEPT_SIZE_PX = (320, 240)
 
 
@@ -143,6 +144,16 @@ def write_calibration(directory: Path, seed: int) -> None:
         cv2.imwrite(str(folder / name), _shrunk(scene), [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
+def write_evaluation(directory: Path, seed: int) -> None:
+    """Write the images that int8 is judged on, never calibrated: at the model's own size, to keep the wheel small."""
+    folder = _empty_folder(directory / "evaluation")
+    lit = (*LIT_FOR_TRAINING, *LIT_HELD_OUT)
+    for index in range(EVALUATION_COUNT):
+        scene = scene_of(index, seed=seed, lit=lit, belt_styles=TRAINING_BELTS)
+        name = f"{index:03d}_{truth_of(scene.parts).label}.jpg"
+        cv2.imwrite(str(folder / name), model_sized(draw_scene(scene)), [cv2.IMWRITE_JPEG_QUALITY, 80])
+
+
 def write_manifest(directory: Path, golden_lines: list[str]) -> None:
     """Write `model.yaml` for the files already in `directory`."""
     digest = hashlib.sha256((directory / "model.onnx").read_bytes()).hexdigest()
@@ -167,6 +178,7 @@ def write_manifest(directory: Path, golden_lines: list[str]) -> None:
         "golden:",
         *golden_lines,
         "calibration: calibration/",
+        "evaluation: evaluation/",
         "license: Apache-2.0",
     ]
     (directory / "model.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from engines import IMAGE_SUFFIXES, ImageRejected, Images, ModelPackage, Resizer, Scores, read_image
+from engines import IMAGE_SUFFIXES, ImageRejected, Images, ModelPackage, Resizer, Scores, answer_for, read_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Share of the images whose label is the engine's top-1, or in its top 5."""
+    """Share of the images whose label is what the engine decides, or among its five highest scores.
+
+    A multi-label model is right about an image if it detects the image's label, whatever else it detects.
+    """
 
     images: int
     top1_ratio: float
@@ -61,8 +64,9 @@ def accuracy_of(infer: Callable[[Images], Scores], max_batch: int, package: Mode
         for row, (path, _) in zip(batch, part, strict=True):
             resizer.fill(read_image(path), row)
         for scores, (_, wanted) in zip(infer(batch), part, strict=True):
+            is_right = answer_for(package, scores, wanted)[0] == wanted
             # By name: two classes may share a label, like ImageNet's two cranes.
             best = [package.labels[one] for one in np.argsort(scores)[::-1][:5]]
-            right += int(best[0] == wanted)
-            within_five += int(wanted in best)
+            right += is_right
+            within_five += is_right or wanted in best
     return Accuracy(images=len(images), top1_ratio=right / len(images), top5_ratio=within_five / len(images))

@@ -128,6 +128,8 @@ def accuracy_sentences(report: Report) -> list[str]:
         if check is None:
             continue
         verdict = "passed" if check.get("passed") else "did NOT pass"
+        if check.get("passed") and not check.get("proven", True):
+            verdict = "is NOT proven"
         found.append(
             f"{engine.label} {verdict}: its top-1 label matches {check['reference']} on "
             f"{float(check['top1_agreement'] or 0):.1%} of {int(check['images'] or 0)} images "

@@ -1,0 +1,319 @@
+"""What a model's files say of its training: labels, size, normalisation, resizing, task. Nothing is guessed.
+
+Sources read: the metadata of an ONNX file (as Ultralytics, Azure Custom Vision and PaddlePaddle write it), a Hugging
+Face folder (``config.json`` and ``preprocessor_config.json``), timm's ``pretrained_cfg`` in a ``config.json``, an
+Ultralytics ``data.yaml``, and Keras' ``class_indices.json``. What a file leaves open stays None and has to be given.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import cast
+
+from engines.errors import ModelRejected
+from engines.package.specs import Activation, Color, Interpolation, ResizeMode
+from engines.package.strict_yaml import StrictYamlError, load_strict
+from engines.store.files import read_regular
+
+_MAX_BYTES = 16 << 20
+
+# Source: Pillow, Image.Resampling. Lanczos, box and Hamming have no counterpart here.
+_PILLOW_FILTERS: dict[int, Interpolation] = {0: "nearest", 2: "linear_antialias", 3: "cubic_antialias"}
+_FILTER_NAMES: dict[str, Interpolation] = {
+    "nearest": "nearest", "bilinear": "linear_antialias", "bicubic": "cubic_antialias",
+}  # fmt: skip
+# Source: timm/data/transforms_factory.py, transforms_imagenet_eval: crop_mode.
+_TIMM_MODES: dict[str, ResizeMode] = {"center": "shorter_side", "squash": "stretch", "border": "letterbox"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFacts:
+    """What is known; None is unknown. ``size`` is (width, height). ``sources`` says for each field where it stands.
+
+    ``mean`` and ``std`` are per channel, or one value for all. ``multi_label`` is None unless a file states the task.
+    """
+
+    labels: tuple[str, ...] | None = None
+    size: tuple[int, int] | None = None
+    color: Color | None = None
+    resize: ResizeMode | None = None
+    resize_to: int | None = None
+    interpolation: Interpolation | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    activation: Activation | None = None
+    multi_label: bool | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_preprocessing(self) -> bool:
+        """Whether color, resize, interpolation, scale, mean and std are all known: no preset is needed."""
+        return None not in (self.color, self.resize, self.interpolation, self.scale, self.mean, self.std)
+
+
+def facts_from_metadata(metadata: Mapping[str, str], *, name: str) -> TrainingFacts:
+    """The facts in an ONNX file's ``metadata_props``; ``name`` is the file's name for messages.
+
+    Raises:
+        ModelRejected: they state another task than classification, or contradict each other.
+    """
+    found = TrainingFacts()
+    for read in (_ultralytics, _custom_vision, _paddle):
+        found = joined(found, read(metadata, name))
+    return found
+
+
+def facts_from_folder(folder: Path) -> TrainingFacts:
+    """The facts in the files of a training framework in ``folder``.
+
+    Raises:
+        ModelRejected: a file cannot be read, states another task than classification, or contradicts another.
+    """
+    readers: dict[str, Callable[[Path, Mapping[str, object]], TrainingFacts]] = {
+        "config.json": _model_config,
+        "preprocessor_config.json": _preprocessor,
+        "data.yaml": _data_yaml,
+        "class_indices.json": _class_indices,
+    }
+    found = TrainingFacts()
+    for name, read in readers.items():
+        path = folder / name
+        if path.is_file():
+            found = joined(found, read(path, _document(path)))
+    return found
+
+
+def joined(first: TrainingFacts, second: TrainingFacts) -> TrainingFacts:
+    """Both together.
+
+    Raises:
+        ModelRejected: they disagree; the message has both values and where they stand.
+    """
+    changes: dict[str, object] = {}
+    for name in (one.name for one in fields(TrainingFacts) if one.name != "sources"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        if theirs is None:
+            continue
+        if ours is not None and ours != theirs:
+            option = f"--{name.replace('_', '-')}"
+            raise ModelRejected(
+                f"{first.sources[name]} says {name} {_short(ours)}, but {second.sources[name]} says {_short(theirs)}. "
+                f"Correct one of them, or import the ONNX file alone and give {option}",
+                field=name,
+            )
+        changes[name] = theirs
+    return replace(first, sources={**first.sources, **second.sources}, **changes)  # type: ignore[arg-type] # the fields of the same class
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _with_source(source: str, **known: object) -> TrainingFacts:
+    stated = {name: value for name, value in known.items() if value is not None}
+    return TrainingFacts(**stated, sources=dict.fromkeys(stated, source))  # type: ignore[arg-type] # the caller names fields of the class
+
+
+def _ultralytics(metadata: Mapping[str, str], name: str) -> TrainingFacts:
+    """Source: ultralytics/engine/exporter.py (metadata) and data/augment.py (classify_transforms)."""
+    if "names" not in metadata or "task" not in metadata:
+        return TrainingFacts()
+    if metadata["task"] != "classify":
+        raise ModelRejected(
+            f"{name} was exported by Ultralytics for the task {metadata['task']!r}, but this agent classifies whole "
+            "images. Export a model of the task classify (yolo11n-cls and so on)",
+            task=metadata["task"],
+        )
+    size = _literal(metadata.get("imgsz"))
+    sides = tuple(size) if isinstance(size, list | tuple) and len(size) == 2 else None
+    is_square = sides is not None and sides[0] == sides[1] and isinstance(sides[0], int)
+    return _with_source(
+        f"metadata of {name} (Ultralytics)",
+        labels=_names(_literal(metadata["names"]), where=f"{name}: names in the metadata"),
+        size=(sides[1], sides[0]) if sides is not None else None,
+        color="rgb",
+        resize="shorter_side",
+        resize_to=sides[0] if sides is not None and is_square else None,
+        interpolation="linear_antialias",
+        scale=1 / 255,
+        mean=(0.0,),
+        std=(1.0,),
+    )
+
+
+def _custom_vision(metadata: Mapping[str, str], name: str) -> TrainingFacts:
+    """Source: ONNX, docs/MetadataProps.md (image category definition)."""
+    colors: dict[str, Color] = {"Bgr8": "bgr", "Rgb8": "rgb", "Gray8": "gray"}
+    ranges = {"NominalRange_0_255": 1.0, "Normalized_0_1": 1 / 255}
+    scale = ranges.get(metadata.get("Image.NominalPixelRange", ""))
+    return _with_source(
+        f"metadata of {name} (Image.*)",
+        color=colors.get(metadata.get("Image.BitmapPixelFormat", "")),
+        scale=scale,
+        mean=None if scale is None else (0.0,),
+        std=None if scale is None else (1.0,),
+    )
+
+
+def _paddle(metadata: Mapping[str, str], name: str) -> TrainingFacts:
+    """PaddlePaddle's ``character``: one label a line."""
+    text = metadata.get("character")
+    labels = tuple(line.strip() for line in text.splitlines() if line.strip()) if text else None
+    return _with_source(f"metadata of {name} (character)", labels=labels)
+
+
+def _model_config(path: Path, config: Mapping[str, object]) -> TrainingFacts:
+    """``config.json`` of transformers, or of timm."""
+    timm = config.get("pretrained_cfg")
+    if isinstance(timm, dict):
+        return _timm(path, config, timm)
+    kinds = config.get("architectures")
+    if isinstance(kinds, list) and kinds and not any("ImageClassification" in str(kind) for kind in kinds):
+        raise ModelRejected(
+            f"{path} is of {', '.join(map(str, kinds))}, but this agent classifies images. Take a model whose "
+            "architecture ends in ForImageClassification",
+            path=str(path),
+        )
+    problem = config.get("problem_type")
+    multi_label = None if problem is None else problem == "multi_label_classification"
+    activation: Activation | None = None if multi_label is None else "sigmoid" if multi_label else "softmax"
+    labels = config.get("id2label")
+    return _with_source(
+        path.name,
+        labels=None if labels is None else _names(labels, where=f"{path}: id2label"),
+        multi_label=multi_label,
+        activation=activation,
+    )
+
+
+def _timm(path: Path, config: Mapping[str, object], cfg: Mapping[str, object]) -> TrainingFacts:
+    """Source: timm/data/config.py (resolve_data_config) and transforms_factory.py (transforms_imagenet_eval)."""
+    shape = cfg.get("input_size")
+    size = (int(shape[2]), int(shape[1])) if isinstance(shape, list | tuple) and len(shape) == 3 else None
+    crop = cfg.get("crop_pct")
+    mode = _TIMM_MODES.get(str(cfg.get("crop_mode", "center")))
+    resize_to = None
+    if (
+        mode == "shorter_side"
+        and size is not None
+        and size[0] == size[1]
+        and isinstance(crop, int | float)
+        and crop > 0
+    ):
+        resize_to = math.floor(size[0] / crop)
+    names = config.get("label_names")
+    return _with_source(
+        f"{path.name} (timm)",
+        labels=None if names is None else _names(names, where=f"{path}: label_names"),
+        size=size,
+        color="rgb",
+        resize=mode,
+        resize_to=resize_to,
+        interpolation=_FILTER_NAMES.get(str(cfg.get("interpolation"))),
+        scale=1 / 255,
+        mean=_floats(cfg.get("mean")),
+        std=_floats(cfg.get("std")),
+    )
+
+
+def _preprocessor(path: Path, config: Mapping[str, object]) -> TrainingFacts:
+    """Source: transformers, image_processing_utils.py and the image processors of ViT and ConvNeXT."""
+    resize, resize_to, size = _preprocessor_size(config)
+    scale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    normalises = config.get("do_normalize", True)
+    resample = config.get("resample")
+    return _with_source(
+        path.name,
+        size=size,
+        color="rgb",
+        resize=resize,
+        resize_to=resize_to,
+        interpolation=_PILLOW_FILTERS.get(resample) if isinstance(resample, int) else None,
+        scale=float(scale) if isinstance(scale, int | float) else None,
+        mean=_floats(config.get("image_mean")) if normalises else (0.0,),
+        std=_floats(config.get("image_std")) if normalises else (1.0,),
+    )
+
+
+def _preprocessor_size(config: Mapping[str, object]) -> tuple[ResizeMode | None, int | None, tuple[int, int] | None]:
+    """How to resize, the shorter side, and the model's (width, height); None where the file is not clear."""
+    given = config.get("size")
+    crop = _sides(config.get("crop_size")) if config.get("do_center_crop") else None
+    edge = given.get("shortest_edge") if isinstance(given, dict) else given if crop is not None else None
+    if isinstance(edge, int):
+        ratio = config.get("crop_pct")
+        if crop is None and isinstance(ratio, int | float) and 0 < ratio <= 1:
+            # ConvNeXT: below 384 pixels the shorter side becomes edge / crop_pct; from there on it stretches.
+            return (
+                ("stretch", None, (edge, edge)) if edge >= 384 else ("shorter_side", int(edge / ratio), (edge, edge))
+            )
+        return ("shorter_side", edge, crop) if crop is not None else (None, None, None)
+    sides = _sides(given)
+    if sides is not None and crop in (None, sides):
+        return "stretch", None, sides
+    return None, None, None
+
+
+def _sides(value: object) -> tuple[int, int] | None:
+    """(width, height) of ``{"height": .., "width": ..}`` or of one number."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, dict) and isinstance(value.get("width"), int) and isinstance(value.get("height"), int):
+        return value["width"], value["height"]
+    return None
+
+
+def _data_yaml(path: Path, document: Mapping[str, object]) -> TrainingFacts:
+    names = document.get("names")
+    return _with_source(path.name, labels=None if names is None else _names(names, where=f"{path}: names"))
+
+
+def _class_indices(path: Path, document: Mapping[str, object]) -> TrainingFacts:
+    return _with_source(path.name, labels=_names({index: name for name, index in document.items()}, where=str(path)))
+
+
+def _names(value: object, *, where: str) -> tuple[str, ...]:
+    """Labels in the order of their numbers, from a list or a map whose keys are 0 to n - 1."""
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+        return tuple(cast("list[str]", list(value)))
+    if isinstance(value, dict) and value:
+        numbered = {int(str(key)): name for key, name in value.items() if str(key).isdecimal()}
+        if sorted(numbered) == list(range(len(value))) and all(isinstance(name, str) for name in numbered.values()):
+            return tuple(str(numbered[place]) for place in range(len(numbered)))
+    raise ModelRejected(
+        f"{where} must be a list of names, or a map whose keys run from 0 without a gap, but is {value!r:.80}. "
+        "Give --labels",
+        where=where,
+    )
+
+
+def _floats(value: object) -> tuple[float, ...] | None:
+    if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
+        return tuple(float(cast("float", one)) for one in value)
+    return None
+
+
+def _literal(text: str | None) -> object:
+    """A Python literal, as Ultralytics writes lists and maps; None if it is none."""
+    try:
+        return None if text is None else ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _document(path: Path) -> Mapping[str, object]:
+    try:
+        text = read_regular(path, max_bytes=_MAX_BYTES).decode("utf-8-sig")
+        document = load_strict(text, name=str(path)).data if path.suffix == ".yaml" else json.loads(text)
+    except (OSError, ValueError, RecursionError, StrictYamlError) as exc:
+        raise ModelRejected(f"{path} cannot be read: {exc}. Correct it, or move it away", path=str(path)) from exc
+    if not isinstance(document, dict):
+        raise ModelRejected(f"{path} must hold keys and values, but holds {document!r:.60}", path=str(path))
+    return document

@@ -1,0 +1,140 @@
+"""`agent model import` takes what the model's files say, shows from where, and asks only for the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from agent.__main__ import main
+from engines.package.load import load_package
+from tests.fixtures.packages import LABELS, TinyModel
+
+ULTRALYTICS = {"task": "classify", "imgsz": "[8, 8]", "names": str(dict(enumerate(LABELS)))}
+
+
+def _model(path: Path, metadata: dict[str, str] | None = None, **tiny: Any) -> Path:
+    proto = TinyModel(**{"height": 8, "width": 8, **tiny}).proto()
+    for key, value in (metadata or {}).items():
+        proto.metadata_props.add(key=key, value=value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def _import(model: Path, out: Path, *more: str) -> int:
+    return main(["model", "import", str(model), "--name", "net", "--output", str(out), *more])
+
+
+def test_a_model_that_states_everything_needs_no_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _import(_model(tmp_path / "best.ONNX", ULTRALYTICS), tmp_path) == 0
+    package = load_package(tmp_path / "net-1.0.0")
+    assert package.labels == LABELS
+    assert (package.input.resize, package.input.resize_to) == ("shorter_side", 8)
+    assert package.input.interpolation == "linear_antialias"
+    assert package.input.scale == pytest.approx(1 / 255)
+    assert (package.input.mean, package.input.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    out = capsys.readouterr().out
+    assert "taken        labels, size, color" in out
+    assert "from metadata of best.ONNX (Ultralytics)" in out
+
+
+def test_an_option_counts_before_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join("abcde"), encoding="utf-8")
+    model = _model(tmp_path / "best.onnx", ULTRALYTICS)
+    values = ("--mean", "0.1,0.2,0.3", "--std", "0.5", "--scale", "0.5")
+    options = ("--labels", str(labels), "--resize", "stretch", *values)
+    assert _import(model, tmp_path, *options, "--json") == 0
+    package = load_package(tmp_path / "net-1.0.0")
+    assert package.labels == tuple("abcde")
+    assert (package.input.mean, package.input.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    assert (package.input.scale, package.input.resize, package.input.color) == (0.5, "stretch", "rgb")
+    taken = json.loads(capsys.readouterr().out)["taken"]
+    place = "metadata of best.onnx (Ultralytics)"
+    assert taken == dict.fromkeys(("size", "color", "resize_to", "interpolation"), place)
+
+
+def test_a_preset_that_the_files_contradict_is_used_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _import(_model(tmp_path / "best.onnx", ULTRALYTICS), tmp_path, "--preset", "imagenet") == 0
+    warnings = capsys.readouterr().err
+    assert "preset imagenet says mean 0.485 0.456 0.406, but metadata of best.onnx (Ultralytics) says 0" in warnings
+    assert "says color" not in warnings
+    assert load_package(tmp_path / "net-1.0.0").input.mean == (0.485, 0.456, 0.406)
+
+
+def test_what_no_file_states_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vision = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "NominalRange_0_255"}
+    model = _model(tmp_path / "model.onnx", vision)
+    assert _import(model, tmp_path) == 78
+    assert "names the labels. Give --labels" in capsys.readouterr().err
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(LABELS), encoding="utf-8")
+    assert _import(model, tmp_path, "--labels", str(labels)) == 78
+    error = capsys.readouterr().err
+    assert "--resize, --interpolation are not known (the rest is in metadata of model.onnx (Image.*))" in error
+    assert _import(model, tmp_path, "--labels", str(labels), "--resize", "stretch", "--interpolation", "linear") == 0
+    assert load_package(tmp_path / "net-1.0.0").input.color == "bgr"
+
+
+@pytest.mark.parametrize("place", ["model.onnx", "onnx/model.onnx", "vit.onnx"])
+def test_a_folder_of_hugging_face_is_imported(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "vit"
+    _model(folder / place)
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["ViTForImageClassification"], "id2label": dict(enumerate(LABELS))})
+    )
+    preprocessor = {"size": {"height": 8, "width": 8}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    assert main(["model", "import", str(folder), "--output", str(tmp_path)]) == 0
+    package = load_package(tmp_path / "vit-1.0.0")
+    assert package.labels == LABELS
+    assert (package.input.interpolation, package.input.resize) == ("cubic_antialias", "stretch")
+    assert (package.input.mean, package.input.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [((), "it has none. Export the model first"), (("a.onnx", "b.onnx"), "a.onnx, b.onnx")]
+)
+def test_a_folder_without_exactly_one_model_is_refused(
+    names: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in names:
+        _model(folder / name)
+    assert _import(folder, tmp_path) == 78
+    assert words in capsys.readouterr().err
+
+
+def test_a_multi_label_model_of_hugging_face_states_its_task(tmp_path: Path) -> None:
+    folder = tmp_path / "multi"
+    _model(folder / "model.onnx")
+    config = {"id2label": dict(enumerate(LABELS)), "problem_type": "multi_label_classification"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert _import(folder, tmp_path, "--preset", "raw255") == 0
+    output = load_package(tmp_path / "net-1.0.0").output
+    assert (output.task.value, output.activation) == ("multi_label", "sigmoid")
+
+
+@pytest.mark.parametrize("values", ["", "a,b", "0.1,,0.2", "nan", "1,2"])
+def test_values_per_channel_that_cannot_be_used_are_refused(
+    values: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = _import(_model(tmp_path / "best.onnx", ULTRALYTICS), tmp_path, "--mean", values)
+    assert code == (78 if values == "1,2" else 2)
+    error = capsys.readouterr().err
+    assert ("mean has 2 values" if values == "1,2" else "write it like 0.485,0.456,0.406") in error
+    assert not (tmp_path / "net-1.0.0").exists()
+
+
+def test_one_of_several_models_in_a_folder_may_be_named(tmp_path: Path) -> None:
+    _model(tmp_path / "other.onnx")
+    named = _model(tmp_path / "named.onnx", ULTRALYTICS)
+    assert onnx.load(named).metadata_props
+    assert _import(named, tmp_path) == 0
