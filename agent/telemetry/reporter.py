@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from agent.inference.pipeline import Pipeline
@@ -47,6 +47,8 @@ class ReportedParts:
     pipeline: Pipeline
     publisher: Publisher
     thermal: ReloadableMonitor
+    commands: Callable[[], Mapping[str, int]] = dict
+    """Counts of commands by outcome."""
 
 
 class Reporter:
@@ -183,6 +185,7 @@ class Reporter:
                 reason=publisher.durability_reason,
                 denied=dict(publisher.denied),
             ),
+            commands=dict(parts.commands()),
             process=Process(
                 rss_mib=round(process.rss_bytes / 2**20, 1),
                 cpu_percent=round(100.0 * process.cpu_ratio, 1),
