@@ -105,8 +105,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     )
     monitors = _Monitors(pipeline, opener, uplink, identity, state, clock)
     thermal = ReloadableMonitor(loaded.config.thermal, monitors.make, on_decision=monitors.apply_decision)
-    counters = CommandCounters()
-    reported = ReportedParts(pipeline, uplink.publisher, thermal, counters.counts)
+    reported = ReportedParts(pipeline, uplink.publisher, thermal, (counters := CommandCounters()).counts)
     # Closed in reverse: the pipeline stops first, so that the final report holds the final figures.
     resources.callback(reporter.send_final_report, reported)
     resources.enter_context(pipeline)

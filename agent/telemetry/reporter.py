@@ -23,7 +23,7 @@ from agent.mqtt.messages import (
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.records import Classification
-from agent.telemetry.process import ProcessMeter
+from agent.telemetry.process import ProcessMeter, ProcessStatistics
 from agent.telemetry.reports import (
     camera_accounting,
     camera_health,
@@ -186,15 +186,19 @@ class Reporter:
                 denied=dict(publisher.denied),
             ),
             commands=dict(parts.commands()),
-            process=Process(
-                rss_mib=round(process.rss_bytes / 2**20, 1),
-                cpu_percent=round(100.0 * process.cpu_ratio, 1),
-                threads=process.threads,
-                fds=process.fds,
-            ),
+            process=_process(process),
             connection=_connection(publisher),
             thermal=_thermal(parts.thermal.statistics()),
         )
+
+
+def _process(reading: ProcessStatistics) -> Process:
+    return Process(
+        rss_mib=round(reading.rss_bytes / 2**20, 1),
+        cpu_percent=round(100.0 * reading.cpu_ratio, 1),
+        threads=reading.threads,
+        fds=reading.fds,
+    )
 
 
 def _connection(publisher: PublisherStatistics) -> Connection:
