@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
+from agent.mqtt.base import LineStatistics, Packet, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.connection import Connection, Received, Version
 from agent.mqtt.diagnosis import Ending, explain_silence
 from agent.mqtt.settings import MqttSettings
@@ -137,6 +137,10 @@ class MqttClient:
                 unconfirmed=0 if connection is None else connection.unconfirmed,
                 failure=self._failure,
             )
+
+    def line(self) -> LineStatistics:
+        """See Sink."""
+        return LineStatistics(None, 0)
 
     def wait_subscribed(self, timeout_s: float) -> bool:
         """Wait until the broker has answered the subscriptions; False after ``timeout_s``."""

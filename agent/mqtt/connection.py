@@ -25,7 +25,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.mqtt.base import Packet
+from agent.mqtt.base import PROBLEMS, Packet
 from agent.mqtt.diagnosis import (
     SESSION_TAKEN_OVER,
     Ending,
@@ -49,8 +49,6 @@ at 200)."""
 
 _HEADER_BYTES = 64
 """Upper bound of what MQTT adds to topic, payload and correlation data."""
-
-_PUBLISH_PROBLEMS = {0x87: "not_authorised", 0x97: "quota_exceeded", 0x95: "oversize", 0x90: "topic_refused"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +403,7 @@ class Connection:
     def _on_publish(
         self, _client: paho.Client, _data: object, mid: int, code: ReasonCode, _properties: Properties
     ) -> None:
-        problem = _PUBLISH_PROBLEMS.get(code.value, "refused") if code.is_failure else None
+        problem = PROBLEMS.get(code.value, "refused") if code.is_failure else None
         self._acknowledged.append((mid, problem))
 
     def _on_subscribe(

@@ -12,7 +12,7 @@ import orjson
 import pytest
 import structlog
 
-from agent.mqtt.base import Packet, SinkListener, SinkStatistics
+from agent.mqtt.base import LineStatistics, Packet, SinkListener, SinkStatistics
 from agent.mqtt.messages import Message
 from agent.publish.delivery import WINDOW, Delivery, DeliveryCounters
 from agent.publish.json_lines import JsonLinesSink
@@ -43,6 +43,9 @@ class HeldSink:
 
     def statistics(self) -> SinkStatistics:
         return SinkStatistics("connected", "memory", None, 0, None, 0, 0)
+
+    def line(self) -> LineStatistics:
+        return LineStatistics(None, 0)
 
     def topics(self) -> list[str]:
         return [packet.topic for packet, _ in self.taken]

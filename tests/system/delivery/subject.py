@@ -19,7 +19,7 @@ import orjson
 
 from agent.config.broker_address import BrokerAddress
 from agent.daemon.state_directory import StateDirectory
-from agent.mqtt.base import Packet, Sink, SinkListener, SinkStatistics
+from agent.mqtt.base import LineStatistics, Packet, Sink, SinkListener, SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import utc_text
@@ -105,6 +105,9 @@ class LedgerMirror:
     def statistics(self) -> SinkStatistics:
         return SinkStatistics("connected", "ledger", None, 0, None, 0, 0)
 
+    def line(self) -> LineStatistics:
+        return LineStatistics(None, 0)
+
 
 class EagerSink:
     """The planted fault: treats a packet as confirmed as soon as it is sent."""
@@ -128,6 +131,9 @@ class EagerSink:
 
     def statistics(self) -> SinkStatistics:
         return self._inner.statistics()
+
+    def line(self) -> LineStatistics:
+        return self._inner.line()
 
 
 class SteppingClock(SystemClock):
