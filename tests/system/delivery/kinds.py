@@ -1,0 +1,111 @@
+"""The ways in which the brokers of drills misbehave, and the brokers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from tests.fixtures.mosquitto import MosquittoBroker
+from tests.fixtures.mqtt_packets import Property
+from tests.system.delivery.broker_drill import Kind
+from tests.system.delivery.brokers import NatsBroker, RabbitBroker
+from tests.system.delivery.fronts import Front, RealFront, RecordingFront
+
+_POISONED = "drill/dut/camera/c1/inspect/event"
+_PLENTY = {"results_per_s": 10.0, "events_per_s": 10.0}
+"""What a thin line has to carry: about 21 kB a second."""
+_COMMANDED = {"takes_commands": True}
+
+
+def _nothing(_: Front) -> None:
+    """For a fault that is there from the start."""
+
+
+def _limits(name: str, property_: Property, value: int) -> Kind:
+    return Kind(f"limits: {name}", _nothing, grants={property_: value}, lasts_s=5.0, quick_s=0.5, may_be_late_s=5.0)
+
+
+def _thin(kilobytes: int) -> Kind:
+    return Kind(
+        f"thin line: {kilobytes} kB/s",
+        lambda front: front.thin(kilobytes * 1000.0),
+        options=_PLENTY,
+        lasts_s=60.0,
+        quick_s=4.0,
+        may_be_late_s=20.0 if kilobytes < 10 else 10.0,
+    )
+
+
+REFUSAL = Kind("refusal for a while", lambda front: front.refuse())
+WITHHELD = Kind("confirmations withheld", lambda front: front.withhold(), lasts_s=12.0)
+POISON = Kind("poisoned event", lambda front: front.poison(_POISONED), lasts_s=20.0, quick_s=3.0)
+THIN = tuple(_thin(kilobytes) for kilobytes in (5, 12, 15))
+FLOOD = Kind(
+    "flood of commands",
+    lambda front: front.flood(25_000.0),
+    options=_COMMANDED,
+    lasts_s=15.0,
+    may_be_late_s=10.0,
+    max_rss_mib=200.0,
+)
+HUGE = Kind("huge message", lambda front: front.huge(), options=_COMMANDED, may_be_late_s=15.0, max_rss_mib=200.0)
+STRANGE = Kind("strange texts", lambda front: front.strange(), options=_COMMANDED, may_be_late_s=15.0)
+LIMITS = (
+    _limits("no retain", Property.RETAIN_AVAILABLE, 0),
+    _limits("QoS 0 only", Property.MAXIMUM_QOS, 0),
+    _limits("Receive Maximum 1", Property.RECEIVE_MAXIMUM, 1),
+    _limits("packets of 900 bytes", Property.MAXIMUM_PACKET_SIZE, 900),
+    _limits("no keep alive", Property.SERVER_KEEP_ALIVE, 0),
+    _limits("no wildcards", Property.WILDCARD_AVAILABLE, 0),
+)
+KINDS = (REFUSAL, WITHHELD, POISON, *THIN, FLOOD, HUGE, STRANGE, *LIMITS)
+
+
+def _mosquitto(directory: Path) -> Front:
+    acl = directory / "broker" / "acl"
+    broker = MosquittoBroker(directory / "broker", acl=_acl(is_open=True))
+
+    def set_access(is_open: bool) -> None:
+        acl.write_text(_acl(is_open=is_open))
+        broker.reload()
+
+    return RealFront("mosquitto", broker, set_access=set_access)
+
+
+def _acl(*, is_open: bool) -> str:
+    """What an anonymous client may do: everything, or read only."""
+    return f"topic {'readwrite' if is_open else 'read'} #\n"
+
+
+def _v311(name: str, broker: NatsBroker | RabbitBroker, *, user: tuple[str, str] | None = None) -> Front:
+    username, password = (None, None) if user is None else user
+    protocol = MQTTProtocolVersion.MQTTv311
+    return RealFront(name, broker, protocol=protocol, username=username, password=password)
+
+
+BROKERS: dict[str, Callable[[Path], Front]] = {
+    "recording": lambda _: RecordingFront(),
+    "recording-3.1.1": lambda _: RecordingFront(version_5=False),
+    "mosquitto": _mosquitto,
+    "nats": lambda directory: _v311("nats", NatsBroker(directory / "broker")),
+    "rabbitmq": lambda directory: _v311("rabbitmq", RabbitBroker(directory / "broker")),
+}
+"""What opens each broker in a directory."""
+
+_NEEDED = {"mosquitto": "mosquitto", "nats": "nats-server", "rabbitmq": "rabbitmq-server"}
+
+
+def missing_program(broker: str) -> str | None:
+    """The program of this broker if it is not installed; also the name of its package on Debian and Ubuntu."""
+    program = _NEEDED.get(broker)
+    return program if program is not None and shutil.which(program) is None else None
+
+
+def is_possible(kind: Kind, broker: str) -> bool:
+    """Whether this broker can misbehave like this: refusing while it runs, and limits, need one that can be told."""
+    if kind in LIMITS:
+        return broker == "recording"
+    return kind is not REFUSAL or broker in {"recording", "mosquitto"}
