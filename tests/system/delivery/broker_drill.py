@@ -9,9 +9,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ _PREFIX = "drill/dut/"
 class Kind:
     """One way to misbehave: ``begin`` starts it, ``end`` ends it after ``lasts_s`` (``quick_s`` in the test suite).
 
-    ``may_be_late`` is how long an event may take at most, None where the fault holds all of them back anyway.
+    ``published`` are the retained messages that must arrive, ``may_be_late_s`` is how long an event may take at most, None where the fault holds all of them back anyway.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Kind:
     may_be_late_s: float | None = None
     max_rss_mib: float | None = None
     grants: Mapping[Any, Any] = field(default_factory=dict)
+    published: tuple[str, ...] = ("status", "runtime")
 
 
 @dataclass(slots=True)
@@ -82,6 +84,10 @@ def run_broker_drill(
         return _BrokerDrill(kind, front, directory, stack, is_quick=is_quick).run(settle_s)
 
 
+class _Failed(Exception):
+    """The drill cannot go on."""
+
+
 class _BrokerDrill:
     def __init__(self, kind: Kind, front: Front, directory: Path, stack: ExitStack, *, is_quick: bool) -> None:
         self._kind, self._front, self._directory = kind, front, directory
@@ -108,18 +114,16 @@ class _BrokerDrill:
         stack.callback(self._kill)
 
     def run(self, settle_s: float) -> Outcome:
-        self._wait(self._events, _FIRST_EVENT_S)
-        began = time.time()
-        self._kind.begin(self._front)
-        with suppress(TimeoutError):
-            self._wait(lambda: time.time() - began >= self._lasts_s, self._lasts_s + 1.0)
-        self._kind.end(self._front)
-        ended = time.time()
-        problems = []
+        ended, problems = time.time(), []
         try:
-            self._wait(self._is_settled, settle_s)
-        except TimeoutError:
-            problems.append(f"not everything was delivered within {settle_s:g} s")
+            self._wait(self._events, _FIRST_EVENT_S, "no event was delivered")
+            self._kind.begin(self._front)
+            threading.Event().wait(self._lasts_s)
+            self._kind.end(self._front)
+            ended = time.time()
+            self._wait(self._is_settled, settle_s, "not everything was delivered")
+        except _Failed as exc:
+            problems.append(str(exc))
         arrivals = self._front.arrivals()
         problems += self._stop()
         return self._judge(arrivals, ended, problems)
@@ -133,7 +137,7 @@ class _BrokerDrill:
         recovery_s = max((arrived - ended for put, arrived in ages.values() if put <= ended), default=0.0)
         figures = self._figures()
         problems += self._front.problems()
-        problems += _retained_problems(arrivals, self._options.topics)
+        problems += self._retained_problems(arrivals)
         limit_s, limit_mib = self._kind.may_be_late_s, self._kind.max_rss_mib
         if limit_s is not None and worst_age_s > limit_s:
             problems.append(f"an event took {worst_age_s:.1f} s, but at most {limit_s:g} s are allowed")
@@ -163,18 +167,29 @@ class _BrokerDrill:
         if len(put) < self._options.events:
             return False
         arrivals = self._front.arrivals()
-        return set(put) <= {_identity(one) for one in _of(arrivals, "/event")} and not _retained_problems(
-            arrivals, self._options.topics
-        )
+        has_all = set(put) <= {_identity(one) for one in _of(arrivals, "/event")}
+        return has_all and not self._retained_problems(arrivals)
 
-    def _wait(self, has_happened: Callable[[], object], within_s: float) -> None:
+    def _retained_problems(self, arrivals: Iterable[Arrival]) -> list[str]:
+        """Where the newest retained message is not the one that holds now."""
+        newest = {one.topic: orjson.loads(one.payload) for one in arrivals if one.payload and one.topic != COMMAND}
+        missing = [name for name in self._kind.published if f"{_PREFIX}{name}" not in newest]
+        problems = [f"{name} was not published" for name in missing]
+        for number in range(self._options.topics):
+            topic = f"{_PREFIX}camera/c{number}/inspect/"
+            event, state = newest.get(f"{topic}event"), newest.get(f"{topic}state")
+            if event is not None and (state is None or state["label"] != event["to_label"]):
+                problems.append(f"the state of c{number} is not that of its last event")
+        return problems
+
+    def _wait(self, has_happened: Callable[[], object], within_s: float, or_else: str) -> None:
         deadline = time.monotonic() + within_s
         while not has_happened():
             if self._agent.poll() is not None:
                 log = (self._directory / "log").read_text(encoding="utf-8", errors="replace")
-                raise RuntimeError(f"the agent ended with {self._agent.returncode}: {log[-2000:]}")
+                raise _Failed(f"the agent ended with {self._agent.returncode}: {log[-1000:]}")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {within_s:g} s")
+                raise _Failed(f"{or_else} within {within_s:g} s")
             time.sleep(0.1)
 
     def _stop(self) -> list[str]:
@@ -202,15 +217,3 @@ def _identity(arrival: Arrival) -> Identity:
 
 def _of(arrivals: Iterable[Arrival], ending: str) -> list[Arrival]:
     return [one for one in arrivals if one.topic.endswith(ending)]
-
-
-def _retained_problems(arrivals: Iterable[Arrival], cameras: int) -> list[str]:
-    """Where the newest retained message is not the one that holds now."""
-    newest = {one.topic: orjson.loads(one.payload) for one in arrivals if one.payload and one.topic != COMMAND}
-    problems = [f"{name} was not published" for name in ("status", "runtime") if f"{_PREFIX}{name}" not in newest]
-    for number in range(cameras):
-        topic = f"{_PREFIX}camera/c{number}/inspect/"
-        event, state = newest.get(f"{topic}event"), newest.get(f"{topic}state")
-        if event is not None and (state is None or state["label"] != event["to_label"]):
-            problems.append(f"the state of c{number} is not that of its last event")
-    return problems

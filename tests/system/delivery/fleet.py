@@ -59,10 +59,18 @@ class FleetOutcome:
 
 
 def run_fleet_drill(
-    directory: Path, *, agents: int, processes: int, cut_s: float, events_per_s: float, settle_s: float = 120.0
+    directory: Path,
+    *,
+    agents: int,
+    processes: int,
+    cut_s: float,
+    events_per_s: float,
+    around_s: float = 10.0,
+    settle_s: float = 120.0,
 ) -> FleetOutcome:
-    """Cut the bridge off its hub for ``cut_s`` seconds while every agent sends ``events_per_s`` events a second."""
-    events = int(events_per_s * (cut_s + 10.0))
+    """Cut the bridge off its hub for ``cut_s`` seconds, while every agent sends ``events_per_s`` events a second for
+    that time and ``around_s``."""
+    events = int(events_per_s * (cut_s + around_s))
     with ExitStack() as stack:
         hub = stack.enter_context(MosquittoBroker(directory / "hub", options=["max_queued_messages 0"]))
         recorder = stack.enter_context(Recorder(hub.port, ["drill/+/camera/+/+/event"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
@@ -15,8 +16,6 @@ from tests.system.delivery.brokers import NatsBroker, RabbitBroker
 from tests.system.delivery.fronts import Front, RealFront, RecordingFront
 
 _POISONED = "drill/dut/camera/c1/inspect/event"
-_PLENTY = {"results_per_s": 10.0, "events_per_s": 10.0}
-"""What a thin line has to carry: about 21 kB a second."""
 _COMMANDED = {"takes_commands": True}
 
 
@@ -24,18 +23,21 @@ def _nothing(_: Front) -> None:
     """For a fault that is there from the start."""
 
 
-def _limits(name: str, property_: Property, value: int) -> Kind:
-    return Kind(f"limits: {name}", _nothing, grants={property_: value}, lasts_s=5.0, quick_s=0.5, may_be_late_s=5.0)
+def _limits(name: str, property_: Property, value: int, **more: Any) -> Kind:
+    return Kind(
+        f"limits: {name}", _nothing, grants={property_: value}, lasts_s=5.0, quick_s=0.5, may_be_late_s=5.0, **more
+    )
 
 
 def _thin(kilobytes: int) -> Kind:
+    """More results than fit: with 10 a second of them, and 10 events (2 on the thinnest line), 26 (15) kB a second."""
     return Kind(
         f"thin line: {kilobytes} kB/s",
         lambda front: front.thin(kilobytes * 1000.0),
-        options=_PLENTY,
+        options={"results_per_s": 10.0, "events_per_s": 2.0 if kilobytes < 10 else 10.0},
         lasts_s=60.0,
         quick_s=4.0,
-        may_be_late_s=20.0 if kilobytes < 10 else 10.0,
+        may_be_late_s=10.0,
     )
 
 
@@ -57,9 +59,9 @@ LIMITS = (
     _limits("no retain", Property.RETAIN_AVAILABLE, 0),
     _limits("QoS 0 only", Property.MAXIMUM_QOS, 0),
     _limits("Receive Maximum 1", Property.RECEIVE_MAXIMUM, 1),
-    _limits("packets of 900 bytes", Property.MAXIMUM_PACKET_SIZE, 900),
+    _limits("packets of 900 bytes", Property.MAXIMUM_PACKET_SIZE, 900, published=("status",)),
     _limits("no keep alive", Property.SERVER_KEEP_ALIVE, 0),
-    _limits("no wildcards", Property.WILDCARD_AVAILABLE, 0),
+    _limits("no wildcards", Property.WILDCARD_AVAILABLE, 0, options=_COMMANDED),
 )
 KINDS = (REFUSAL, WITHHELD, POISON, *THIN, FLOOD, HUGE, STRANGE, *LIMITS)
 
