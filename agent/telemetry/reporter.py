@@ -13,6 +13,7 @@ from agent.mqtt.messages import (
     Connection,
     EngineBuild,
     Health,
+    InboundHealth,
     Latency,
     ModelHealth,
     Process,
@@ -189,6 +190,7 @@ class Reporter:
             process=_process(process),
             connection=_connection(publisher),
             thermal=_thermal(parts.thermal.statistics()),
+            inbound=InboundHealth(rejected=dict(publisher.connection.rejected)),
         )
 
 
@@ -210,6 +212,8 @@ def _connection(publisher: PublisherStatistics) -> Connection:
         since=utc_text(connection.since_utc_ns),
         reason=connection.reason,
         reconnects=connection.reconnects,
+        protocol_reason=connection.protocol_reason,
+        limits=connection.limits,
     )
 
 

@@ -127,7 +127,7 @@ def _reasons(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _last_name(node.func) in {"drop", "_drop", "_drop_stored", "_give_up"}:
             yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "_PUBLISH_PROBLEMS.get":
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "PROBLEMS.get":
             yield ast.literal_eval(node.args[1])
         elif isinstance(node, ast.Subscript) and _last_name(node.value) == "_dropped":
             if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
@@ -140,7 +140,7 @@ def _reasons(tree: ast.Module) -> Iterator[str]:
                         for one in ast.walk(inner.value)
                         if isinstance(one, ast.Constant) and isinstance(one.value, str)
                     )
-        elif isinstance(node, ast.Assign) and _last_name(node.targets[0]) == "_PUBLISH_PROBLEMS":
+        elif isinstance(node, ast.Assign) and _last_name(node.targets[0]) == "PROBLEMS":
             yield from ast.literal_eval(node.value).values()
 
 
