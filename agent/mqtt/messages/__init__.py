@@ -30,6 +30,7 @@ from agent.mqtt.messages.results import (
     state_from_state_change,
 )
 from agent.mqtt.messages.vitals import (
+    BriefHealth,
     CameraAccounting,
     CameraHealth,
     ClassifierAccounting,
@@ -37,16 +38,20 @@ from agent.mqtt.messages.vitals import (
     EngineBuild,
     Health,
     Latency,
+    Line,
     ModelHealth,
     ModelLatency,
     Percentiles,
     Process,
     PublisherHealth,
     ThermalHealth,
+    WaitingTopic,
+    brief_from_health,
 )
 
 __all__ = [
     "PUBLIC",
+    "BriefHealth",
     "CameraAccounting",
     "CameraHealth",
     "CameraRuntime",
@@ -61,6 +66,7 @@ __all__ = [
     "Health",
     "Latencies",
     "Latency",
+    "Line",
     "Message",
     "Model",
     "ModelHealth",
@@ -77,6 +83,8 @@ __all__ = [
     "Status",
     "ThermalHealth",
     "TopClass",
+    "WaitingTopic",
+    "brief_from_health",
     "event_from_state_change",
     "result_from_classification",
     "state_from_state_change",
