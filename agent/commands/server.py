@@ -27,7 +27,7 @@ from agent.commands.requests import (
     request_from_payload,
 )
 from agent.config.subscribers import CommandsConfig, Verb
-from agent.mqtt.connection import Received
+from agent.mqtt.base import Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import utc_text
 from agent.mqtt.messages.replies import Reply

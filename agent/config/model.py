@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from agent.config.broker_address import BrokerAddress
 from agent.config.image_checks import ImageChecksConfig
@@ -167,6 +167,11 @@ class ResultsConfig(Section):
     """Most results per second of one classifier; null publishes all."""
 
 
+def _text_from_number(value: object) -> object:
+    """YAML reads the version 5 as a number."""
+    return "5" if type(value) is int and value == 5 else value
+
+
 class MqttConfig(Section):
     """The broker and what is sent to it."""
 
@@ -184,6 +189,8 @@ class MqttConfig(Section):
     """MQTT client id; null is `<prefix>-<device>`."""
     keepalive_s: int = Field(default=15, ge=5, le=600)
     """Keep-alive interval; a silent broker is detected after twice this time."""
+    protocol: Annotated[Literal["auto", "5", "3.1.1"], BeforeValidator(_text_from_number)] = "auto"
+    """Version of MQTT; `auto` is 5, or 3.1.1 if the broker is older."""
     results: ResultsConfig = ResultsConfig()
     """How results are sent."""
     max_rate: MaxRateConfig = MaxRateConfig()

@@ -38,6 +38,18 @@ class Packet:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """One received message; ``response_topic`` and ``correlation`` exist in MQTT 5 only."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SinkStatistics:
     """A snapshot of a sink; ``address`` and ``reason`` never contain a credential.
 

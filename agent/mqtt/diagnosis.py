@@ -6,23 +6,42 @@ import contextlib
 import logging
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agent.config.broker_address import BrokerAddress
 from agent.mqtt.settings import MqttSettings
+from agent.mqtt.wire import Property, Value
 from agent.runtime.secrets import redact
 
 EndKind = Literal[
-    "stopped", "version", "unanswered", "mute", "refused", "tls", "setup", "network", "lost", "closed", "takeover"
+    "stopped",
+    "version",
+    "unanswered",
+    "mute",
+    "refused",
+    "tls",
+    "setup",
+    "network",
+    "lost",
+    "closed",
+    "takeover",
+    "duplicate",
+    "violation",
+    "no_confirmations",
 ]
 """``version``: the broker does not speak this MQTT version; ``unanswered``: it closed the connection without answering
 CONNECT; ``mute``: it kept the connection open without answering; ``setup``: a local file cannot be used; ``lost``: an
-accepted connection broke; ``closed``: the broker closed an accepted connection without a reason."""
+accepted connection broke; ``closed``: the broker closed an accepted connection without a reason; ``takeover``: it said
+that another client has the same id; ``duplicate``: it said so three times within a minute; ``violation``: it sent what
+the standard forbids; ``no_confirmations``: it accepted packets and did not confirm them."""
 
 # Reason codes. Source: MQTT Version 5.0, section 2.4; 3.1.1's return codes are mapped onto them.
 UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
+USE_ANOTHER_SERVER = 0x9C
+SERVER_MOVED = 0x9D
 _REFUSALS = {
     0x81: "it could not read the CONNECT packet (malformed packet)",
     0x82: "it reports a protocol error",
@@ -40,6 +59,43 @@ _REFUSALS = {
     0x9F: "too many connections in a short time",
 }
 
+_NAMES = {
+    0x00: "normal disconnection",
+    0x80: "unspecified error",
+    0x81: "malformed packet",
+    0x82: "protocol error",
+    0x83: "implementation specific error",
+    0x84: "unsupported protocol version",
+    0x85: "client identifier not valid",
+    0x86: "bad user name or password",
+    0x87: "not authorized",
+    0x88: "server unavailable",
+    0x89: "server busy",
+    0x8A: "banned",
+    0x8B: "server shutting down",
+    0x8C: "bad authentication method",
+    0x8D: "keep alive timeout",
+    0x8E: "session taken over",
+    0x8F: "topic filter invalid",
+    0x90: "topic name invalid",
+    0x93: "receive maximum exceeded",
+    0x94: "topic alias invalid",
+    0x95: "packet too large",
+    0x96: "message rate too high",
+    0x97: "quota exceeded",
+    0x98: "administrative action",
+    0x99: "payload format invalid",
+    0x9A: "retain not supported",
+    0x9B: "QoS not supported",
+    0x9C: "use another server",
+    0x9D: "server moved",
+    0x9E: "shared subscriptions not supported",
+    0x9F: "connection rate exceeded",
+    0xA0: "maximum connect time",
+    0xA1: "subscription identifiers not supported",
+    0xA2: "wildcard subscriptions not supported",
+}
+
 # Verification results. Source: OpenSSL, X509_STORE_CTX_get_error.
 _CERTIFICATE = {
     9: "is not yet valid: check the clock of this device",
@@ -55,11 +111,16 @@ _CERTIFICATE = {
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a connection or an attempt ended. ``was_granted``: the broker had accepted it."""
+    """How a connection or an attempt ended. ``was_granted``: the broker had accepted it.
+
+    ``code`` is the broker's reason code, ``server`` the other server that it named.
+    """
 
     kind: EndKind
     reason: str
     was_granted: bool = False
+    code: int | None = None
+    server: str | None = None
 
 
 class LibraryLog(logging.Handler):
@@ -99,13 +160,41 @@ def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
     return Ending("network", redact(f"{address} cannot be reached: {exc}"))
 
 
-def ending_from_refusal(code: int, name: str, settings: MqttSettings) -> Ending:
-    """The ending for a CONNACK that refuses; ``name`` is the library's text for ``code``."""
+def reason_name(code: int) -> str:
+    """The standard's name of a reason code, and the code."""
+    return f"{_NAMES.get(code, 'unknown reason')} (0x{code:02X})"
+
+
+def ending_from_refusal(code: int, values: Mapping[int, Value], settings: MqttSettings) -> Ending:
+    """The ending for a CONNACK that refuses, with its properties."""
     if code == UNSUPPORTED_VERSION:
-        return Ending("version", f"{settings.address} does not speak this version of MQTT")
+        return Ending("version", f"{settings.address} does not speak this version of MQTT", code=code)
     who = "" if settings.credentials.username is None else f" of user {settings.credentials.username!r}"
-    verdict = _REFUSALS.get(code, f"{name.lower()} (0x{code:02X})")
-    return Ending("refused", redact(f"{settings.address} refused the connection{who}: {verdict}"))
+    verdict = _REFUSALS.get(code, reason_name(code))
+    text = redact(f"{settings.address} refused the connection{who}: {verdict}{_server_text(values)}")
+    return Ending("refused", text, code=code, server=_server(values))
+
+
+def ending_from_disconnect(
+    code: int, values: Mapping[int, Value], settings: MqttSettings, *, was_granted: bool
+) -> Ending:
+    """The ending for a DISCONNECT from the broker, with its properties."""
+    if code == SESSION_TAKEN_OVER:
+        text = f"another client connected to {settings.address} as {settings.client_id!r}"
+        return Ending("takeover", text, was_granted, code)
+    why = f"the broker closed it: {reason_name(code)}{_server_text(values)}"
+    text = redact(f"lost the connection to {settings.address}: {why}")
+    return Ending("lost", text, was_granted, code, _server(values))
+
+
+def _server(values: Mapping[int, Value]) -> str | None:
+    name = values.get(Property.SERVER_REFERENCE)
+    return name.decode(errors="replace") if isinstance(name, bytes) else None
+
+
+def _server_text(values: Mapping[int, Value]) -> str:
+    server = _server(values)
+    return "" if server is None else f"; it names {server!r} instead"
 
 
 def ending_from_silence(settings: MqttSettings, last_log: str | None) -> Ending:
@@ -126,6 +215,16 @@ def explain_silence(ending: Ending, settings: MqttSettings) -> Ending:
     if address.is_tls or not _speaks_tls(address, settings.connect_timeout_s):
         return ending
     return Ending("tls", f"port {address.port} of {address.host} speaks TLS: write mqtts:// in mqtt.broker")
+
+
+def explain_repeated_closing(ending: Ending, settings: MqttSettings, times: int) -> Ending:
+    """The ending for a connection that the broker has closed ``times`` times within a minute."""
+    reason = (
+        f"{settings.address} closed the connection {times} times within a minute without a reason; possible causes: "
+        f"another client with the id {settings.client_id!r}, a topic that the access list forbids, a limit of the "
+        "broker. Its log has the reason"
+    )
+    return replace(ending, reason=reason)
 
 
 def _tls_refusal(exc: ssl.SSLError | ConnectionResetError, settings: MqttSettings) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agent.config.model import MqttConfig
-from agent.mqtt.connection import Received
+from agent.mqtt.base import Received
 from agent.mqtt.topics import Topics
 
 

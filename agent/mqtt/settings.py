@@ -6,6 +6,7 @@ import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from agent.config.broker_address import BrokerAddress
 from agent.config.model import MqttConfig
@@ -109,10 +110,16 @@ class MqttSettings:
     credentials: Credentials = field(default_factory=Credentials)
     tls: TlsFiles = field(default_factory=TlsFiles)
     keepalive_s: int = 15
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    """The version of MQTT; `auto` is the newest that the broker speaks."""
     connect_timeout_s: float = 5.0
     """Limit for each of: connecting, the TLS handshake, and the broker's answer."""
     backoff_base_s: float = 1.0
     """Maximum wait after the first failure."""
+    max_packet_bytes: int = 65536
+    """A larger message is not received: MQTT 5 brokers are asked not to send it, others may and it is discarded."""
+    max_received_per_s: float | None = 100.0
+    """Received messages above this are dropped before they are read; None is no limit."""
 
 
 def settings_from_config(
@@ -131,6 +138,7 @@ def settings_from_config(
         credentials=Credentials(config.username, password_file if named is None else Path(named)),
         tls=TlsFiles(_path(config.tls.ca_file), _path(config.tls.cert_file), _path(config.tls.key_file)),
         keepalive_s=config.keepalive_s,
+        protocol=config.protocol,
     )
     settings.credentials.password()
     if settings.address.is_tls:

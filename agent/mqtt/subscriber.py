@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from agent.mqtt.base import NullListener, SinkStatistics
+from agent.mqtt.base import NullListener, Received, SinkStatistics
 from agent.mqtt.client import MqttClient
-from agent.mqtt.connection import Received
 from agent.mqtt.settings import MqttSettings
 from agent.runtime.channel import Channel
 from agent.runtime.errors import BrokerUnavailable

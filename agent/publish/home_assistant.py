@@ -10,8 +10,7 @@ import orjson
 
 from agent.config.loader import LoadedConfig
 from agent.config.model import MqttConfig
-from agent.mqtt.base import Packet
-from agent.mqtt.connection import Received
+from agent.mqtt.base import Packet, Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.messages import Runtime

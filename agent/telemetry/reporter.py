@@ -13,6 +13,7 @@ from agent.mqtt.messages import (
     Connection,
     EngineBuild,
     Health,
+    InboundHealth,
     Latency,
     Line,
     ModelHealth,
@@ -186,6 +187,7 @@ class Reporter:
             ),
             connection=_connection(publisher),
             thermal=_thermal(parts.thermal.statistics()),
+            inbound=InboundHealth(rejected=dict(publisher.connection.rejected)),
         )
 
 
@@ -229,6 +231,8 @@ def _connection(publisher: PublisherStatistics) -> Connection:
         since=utc_text(connection.since_utc_ns),
         reason=connection.reason,
         reconnects=connection.reconnects,
+        protocol_reason=connection.protocol_reason,
+        limits=connection.limits,
     )
 
 

@@ -20,9 +20,8 @@ import structlog
 
 from agent.commands.schemas import message_schemas
 from agent.config.broker_address import BrokerAddress
-from agent.mqtt.base import SinkStatistics
+from agent.mqtt.base import Received, SinkStatistics
 from agent.mqtt.client import MqttClient
-from agent.mqtt.connection import Received
 from agent.mqtt.settings import Credentials, MqttSettings
 from agent.mqtt.subscriber import open_subscriber
 from agent.publish.packets import Outgoing
@@ -41,6 +40,7 @@ from tests.fixtures.publish_samples import (
     vitals,
 )
 from tests.fixtures.recorder import Recorded, Recorder
+from tests.fixtures.recording_broker import RecordingBroker
 
 ROOT = Path(__file__).parents[2]
 CANARY = "hunter2-CANARY"
@@ -51,7 +51,7 @@ STATE = TOPICS.state("front", "inspect")
 Open = Callable[..., Publisher]
 
 
-def _settings(broker: MosquittoBroker, **changes: object) -> MqttSettings:
+def _settings(broker: MosquittoBroker | RecordingBroker, **changes: object) -> MqttSettings:
     settings = MqttSettings(
         address=BrokerAddress.parse(broker.url), client_id="line-3", keepalive_s=5, backoff_base_s=0.05
     )
@@ -283,7 +283,7 @@ def test_a_server_that_is_not_a_broker_is_named(opened: Open) -> None:
         server.settimeout(10.0)
 
         def hang_up() -> None:
-            for _ in range(3):  # MQTT 5, MQTT 3.1.1, and the look whether it speaks TLS
+            for _ in range(4):  # MQTT 5 twice, MQTT 3.1.1, and the look whether it speaks TLS
                 server.accept()[0].close()
 
         thread = threading.Thread(target=hang_up)
@@ -375,11 +375,20 @@ def test_a_message_too_large_for_the_broker_is_dropped_once(tmp_path: Path, open
         assert _connection(publisher).reconnects == 0
 
 
-def test_two_agents_with_the_same_client_id_are_detected(broker: MosquittoBroker, opened: Open) -> None:
-    one, other = opened(_settings(broker)), opened(_settings(broker))
-    _until(lambda: any("duplicate_client_id" in (_connection(agent).reason or "") for agent in (one, other)), 20.0)
-    # The agent that backs off leaves the other one alone.
-    assert sum(_connection(agent).state == "connected" for agent in (one, other)) <= 1
+def test_two_agents_with_the_same_client_id_are_detected(opened: Open) -> None:
+    with RecordingBroker() as broker:
+        one, other = opened(_settings(broker)), opened(_settings(broker))
+        _until(lambda: any("duplicate_client_id" in (_connection(agent).reason or "") for agent in (one, other)), 20.0)
+        # The agent that backs off leaves the other one alone.
+        assert sum(_connection(agent).state == "connected" for agent in (one, other)) <= 1
+
+
+def test_a_broker_that_just_closes_is_reported_with_possible_causes(broker: MosquittoBroker, opened: Open) -> None:
+    with structlog.testing.capture_logs() as lines:
+        agents = [opened(_settings(broker)) for _ in range(2)]  # with one client id: this mosquitto does not say so
+        words = "closed the connection 3 times within a minute without a reason; possible causes: another client"
+        _until(lambda: any(words in (_connection(agent).reason or "") for agent in agents), 20.0)
+    assert "duplicate_client_id" not in repr(lines)
 
 
 def test_an_exception_in_a_callback_becomes_a_failure_of_the_publisher(broker: MosquittoBroker) -> None:

@@ -133,7 +133,7 @@ def _reasons(tree: ast.Module) -> Iterator[str]:
             "lost",
         }:
             yield from _strings(*node.args)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "_PUBLISH_PROBLEMS.get":
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "PROBLEMS.get":
             yield ast.literal_eval(node.args[1])
         elif isinstance(node, ast.Subscript) and _last_name(node.value) == "_dropped":
             if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
@@ -142,7 +142,7 @@ def _reasons(tree: ast.Module) -> Iterator[str]:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Return) and inner.value is not None:
                     yield from _strings(inner.value)
-        elif isinstance(node, ast.Assign) and _last_name(node.targets[0]) == "_PUBLISH_PROBLEMS":
+        elif isinstance(node, ast.Assign) and _last_name(node.targets[0]) == "PROBLEMS":
             yield from ast.literal_eval(node.value).values()
 
 

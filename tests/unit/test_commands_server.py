@@ -27,7 +27,7 @@ from agent.commands.requests import (
 )
 from agent.commands.server import CommandServer
 from agent.config.subscribers import CommandsConfig
-from agent.mqtt.connection import Received
+from agent.mqtt.base import Received
 from agent.mqtt.messages.replies import Reply
 from agent.publish.packets import Outgoing
 from agent.runtime.clock import SystemClock

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from agent.config.broker_address import BrokerAddress
 from agent.config.model import MqttConfig
 from agent.mqtt.base import Packet
-from agent.mqtt.client import TakeoverGuard
+from agent.mqtt.client import Recurrence
 from agent.mqtt.settings import Credentials, TlsFiles, settings_from_config
 from agent.publish.outbox.base import MemoryOutbox
 from agent.publish.retained_values import RetainedValues
@@ -162,11 +162,11 @@ def test_waits_are_spread_from_zero_to_their_maximum() -> None:
 
 
 def test_three_takeovers_within_a_minute_mean_a_second_agent() -> None:
-    guard = TakeoverGuard()
+    guard = Recurrence()
     assert [guard.note(second * 1_000_000_000) for second in (0, 10, 20)] == [False, False, True]
     guard.clear()
     assert not guard.note(30 * 1_000_000_000)
-    slow = TakeoverGuard()
+    slow = Recurrence()
     assert [slow.note(second * 1_000_000_000) for second in (0, 40, 80, 120)] == [False, False, False, False]
 
 

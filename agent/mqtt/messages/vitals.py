@@ -239,6 +239,18 @@ class Connection:
     """Why there is no connection; null while connected."""
     reconnects: Count
     """Connections after the first one in this session."""
+    protocol_reason: str | None = None
+    """Why it is not the newest version; null if it is."""
+    limits: tuple[str, ...] = ()
+    """What the broker does not offer, and what is done instead."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class InboundHealth:
+    """Messages from the broker."""
+
+    rejected: dict[str, Count] = field(default_factory=dict)
+    """Messages that were dropped on arrival, by reason."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -291,6 +303,8 @@ class Health(Message):
     """The connection to the broker."""
     thermal: ThermalHealth
     """Temperature and the governor."""
+    inbound: InboundHealth = field(default_factory=InboundHealth)
+    """Messages from the broker."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
