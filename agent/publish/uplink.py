@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
+from agent.config.subscribers import MaxRateConfig
 from agent.mqtt.base import Sink
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded_broker import EmbeddedBroker
@@ -21,6 +22,7 @@ from agent.publish.home_assistant import open_home_assistant
 from agent.publish.outbox.choose import open_outbox
 from agent.publish.publisher import Publisher
 from agent.publish.retained_topics import FILE_NAME, RetainedLedger, retained_topics
+from agent.publish.send_rate import SendRate
 from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockWatch
 from agent.runtime.logs import get_logger
@@ -80,6 +82,7 @@ class Uplink:
                 result_max_hz=config.results.max_hz,
                 outbox=outbox,
                 ledger=self._ledger,
+                send_rate=self._send_rate(config.max_rate),
                 extra_sinks=extra_sinks,
                 clock=clock,
                 clock_state=clock_state,
@@ -108,8 +111,10 @@ class Uplink:
             return None
 
         def apply_change() -> None:
-            self._mqtt = mqtt
+            before, self._mqtt = self._mqtt, mqtt
             self.publisher.change_results(qos=mqtt.results.qos, max_hz=mqtt.results.max_hz)
+            if mqtt.max_rate != before.max_rate:
+                self.publisher.change_rate(self._send_rate(mqtt.max_rate))
             self._home.switch_to(loaded)
             self.inbound.listen(self._home.birth_topic, self._home.on_status)
             if inputs != self._inputs:
@@ -137,6 +142,9 @@ class Uplink:
         if not self.publisher.stop(_STOP_S):
             log.warning("stop.cut_off", thread="publisher")
         self._ledger.save()
+
+    def _send_rate(self, limits: MaxRateConfig) -> SendRate:
+        return SendRate(self._clock, messages_hz=limits.messages_hz, bytes_per_s=limits.bytes_per_s)
 
     def _connection_inputs(self, loaded: LoadedConfig) -> _ConnectionInputs:
         settings = settings_from_config(

@@ -12,9 +12,11 @@ import yaml
 from agent.config.model import AgentConfig
 from agent.mqtt.base import Packet
 from agent.mqtt.topics import CATALOG, Topics
-from agent.publish.delivery import Delivery, DeliveryCounters
+from agent.publish.delivery import Delivery
+from agent.publish.delivery_counters import DeliveryCounters
 from agent.publish.outbox.base import MemoryOutbox
 from agent.publish.retained_topics import RetainedLedger, retained_topics
+from tests.fixtures.model_broker import ManualClock
 
 FRONT, SIDE = "edge/dut/camera/front/health", "edge/dut/camera/side/inspect/state"
 
@@ -173,7 +175,8 @@ class Bench:
         self.broker = Broker()
         self.ledger = RetainedLedger(file)
         self.ledger.expect([FRONT, SIDE])
-        self.delivery = Delivery(self.broker, MemoryOutbox(), DeliveryCounters(), ledger=self.ledger)  # type: ignore[arg-type]  # of a sink only this is used
+        self.clock = ManualClock()
+        self.delivery = Delivery(self.broker, MemoryOutbox(), DeliveryCounters(), ledger=self.ledger, clock=self.clock)  # type: ignore[arg-type]  # of a sink only this is used
         self.delivery.connected()
 
     def say(self, topic: str, payload: bytes) -> None:
@@ -187,8 +190,10 @@ class Bench:
         return [(packet.topic, packet.payload) for packet, _ in taken]
 
 
-@pytest.mark.parametrize("problem", [None, "not_authorised"])
-def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered(tmp_path: Path, problem: str | None) -> None:
+@pytest.mark.parametrize("problem", [None, "topic_refused"])
+def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered_for_good(
+    tmp_path: Path, problem: str | None
+) -> None:
     bench = Bench(tmp_path / "retained.json")
     bench.say(SIDE, b"1")
     assert bench.ledger.settle([FRONT]) == [SIDE]
@@ -198,6 +203,18 @@ def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered(tmp_path: Pat
     bench.delivery.rebirth()
     bench.delivery.pump()
     assert bench.confirm() == []
+
+
+def test_a_refused_clearing_is_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "retained.json")
+    assert bench.ledger.settle([FRONT]) == [SIDE]
+    bench.say(SIDE, b"")
+    assert bench.confirm("not_authorised") == [(SIDE, b"")]
+    assert bench.ledger.settle([FRONT]) == [SIDE]
+    bench.clock.advance(60.0)
+    bench.delivery.pump()
+    assert bench.confirm() == [(SIDE, b"")]
+    assert bench.ledger.settle([FRONT]) == []
 
 
 def test_late_messages_of_a_removed_camera_are_ignored(tmp_path: Path) -> None:

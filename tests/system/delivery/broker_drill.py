@@ -33,7 +33,8 @@ _PREFIX = "drill/dut/"
 class Kind:
     """One way to misbehave: ``begin`` starts it, ``end`` ends it after ``lasts_s`` (``quick_s`` in the test suite).
 
-    ``published`` are the retained messages that must arrive, ``may_be_late_s`` is how long an event may take at most, None where the fault holds all of them back anyway.
+    ``published`` are the retained messages that must arrive. ``may_be_late_s`` is how long an event may take at most,
+    None where the fault holds all of them back anyway.
     """
 
     name: str
