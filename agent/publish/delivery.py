@@ -24,6 +24,8 @@ WINDOW = 20
 """Maximum number of retained values and events that wait for a confirmation."""
 STREAM_WINDOW = 20
 """The same for results at QoS 1 and snapshots."""
+EVENTS_PER_VALUE = 3
+"""Events between two retained values while both wait. Events all have to pass; of a value only the newest version."""
 REPLY_WINDOW = 4
 """The same for replies. They have no place among the events, so a flood of commands delays none."""
 MAX_REPLIES = 100
@@ -76,7 +78,7 @@ class Delivery:
         self._is_live = False
         self._flights = Flights()
         self._stream_trials: dict[str, Packet] = {}
-        self._is_event_next = False
+        self._events_left = 0  # how many go before the next value
         self._blocked: tuple[str, float] | None = None  # why a value or an event finds no room, and how long to wait
         self._refusals: dict[str, str] = {}  # last logged problem, by topic
 
@@ -242,7 +244,7 @@ class Delivery:
             return self._try_alone()
         if self._has_room():
             turns = (self._send_value, self._send_event)
-            for send in reversed(turns) if self._is_event_next else turns:
+            for send in reversed(turns) if self._events_left else turns:
                 if self._blocked is None and send():
                     return True
         return self._blocked is None and self._flights.count(Kind.REPLY) < REPLY_WINDOW and self._send_reply()
@@ -269,7 +271,7 @@ class Delivery:
         wait_s = self._rate.wait_s(packet, is_urgent=True)
         if not wait_s and self._hand_over(packet, kind, stored) not in _TRY_LATER:
             # They take turns, so neither can keep the other out of a small window.
-            self._is_event_next = kind is Kind.VALUE
+            self._events_left = EVENTS_PER_VALUE if kind is Kind.VALUE else max(0, self._events_left - 1)
             return True
         self._blocked = ("max_rate", wait_s) if wait_s else ("backlog", RETRY_S)
         return False
