@@ -31,13 +31,15 @@ def _limits(name: str, property_: Property, value: int, **more: Any) -> Kind:
 
 
 def _thin(kilobytes: int) -> Kind:
-    """More than the line carries: 10 events and 20 results a second are 32 kB, on the thinnest line 2 and 20 are 17."""
+    """More than the line carries: 10 events and 20 results a second are 32 kB, 2 events and 20 results are 17 kB. The
+    line stays thin until everything has arrived."""
     return Kind(
         f"thin line: {kilobytes} kB/s",
         lambda front: front.thin(kilobytes * 1000.0),
-        options={"results_per_s": 20.0, "events_per_s": 2.0 if kilobytes < 10 else 10.0},
+        _nothing,
+        options={"results_per_s": 20.0, "events_per_s": 2.0 if kilobytes < 10 else 10.0, "keepalive_s": 15},
         lasts_s=60.0,
-        quick_s=6.0,
+        quick_s=4.0,
         may_be_late_s=5.0,
     )
 

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from tests.fixtures.mqtt_packets import Kind, packet, packets
@@ -91,7 +92,11 @@ class FaultProxy:
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
 
     async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0))
+        if self._is_mqtt:
+            # Buffers that are large for a thin line would hide how thin it is.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_CHUNK)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -115,7 +120,8 @@ class FaultProxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._connect(reader, writer)
+            with suppress(asyncio.CancelledError):  # by `_stop`; asyncio would log it
+                await self._connect(reader, writer)
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
