@@ -40,7 +40,7 @@ def _thin(kilobytes: int) -> Kind:
         options={"results_per_s": 20.0, "events_per_s": 2.0 if kilobytes < 10 else 10.0, "keepalive_s": 15},
         lasts_s=60.0,
         quick_s=4.0,
-        may_be_late_s=5.0,
+        may_be_late_s=8.0,
     )
 
 
