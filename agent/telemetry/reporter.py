@@ -24,7 +24,7 @@ from agent.mqtt.messages import (
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.records import Classification
-from agent.telemetry.process import ProcessMeter
+from agent.telemetry.process import ProcessMeter, ProcessStatistics
 from agent.telemetry.reports import (
     camera_accounting,
     camera_health,
@@ -184,16 +184,20 @@ class Reporter:
                 reason=publisher.durability_reason,
                 denied=dict(publisher.denied),
             ),
-            process=Process(
-                rss_mib=round(process.rss_bytes / 2**20, 1),
-                cpu_percent=round(100.0 * process.cpu_ratio, 1),
-                threads=process.threads,
-                fds=process.fds,
-            ),
+            process=_process(process),
             connection=_connection(publisher),
             thermal=_thermal(parts.thermal.statistics()),
             inbound=InboundHealth(rejected=dict(publisher.connection.rejected)),
         )
+
+
+def _process(usage: ProcessStatistics) -> Process:
+    return Process(
+        rss_mib=round(usage.rss_bytes / 2**20, 1),
+        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
+        threads=usage.threads,
+        fds=usage.fds,
+    )
 
 
 def _connection(publisher: PublisherStatistics) -> Connection:
