@@ -84,6 +84,8 @@ def _settings(broker: RecordingBroker | MosquittoBroker, version: str = "auto", 
         keepalive_s=5,
         backoff_base_s=0.05,
         protocol=version,  # type: ignore[arg-type]  # one of its values
+        max_packet_bytes=65536,
+        max_received_per_s=100.0,
     )
     return replace(settings, **changes)  # type: ignore[arg-type]  # fields by name
 

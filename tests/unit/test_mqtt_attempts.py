@@ -95,6 +95,11 @@ def test_the_version_is_configured_as_people_write_it(value: Any, expected: str)
     assert settings_from_config(MqttConfig(protocol=value), device="d").protocol == expected
 
 
+def test_an_agent_limits_what_it_receives() -> None:
+    settings = settings_from_config(MqttConfig(), device="d")
+    assert (settings.max_packet_bytes, settings.max_received_per_s) == (65536, 100.0)
+
+
 @pytest.mark.parametrize("value", [4, True, 5.0, "3.1", "v5"])
 def test_another_version_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="protocol"):
