@@ -430,14 +430,14 @@ class Connection:
             self._listener.on_subscribed("the broker has no wildcard subscriptions")
 
     def _on_disconnect(
-        self, _client: paho.Client, _data: object, _flags: object, code: ReasonCode, _properties: object
+        self, client: paho.Client, _data: object, _flags: object, code: ReasonCode, _properties: object
     ) -> None:
         # paho calls this twice for a broker that stopped answering: the first reason stands.
         if self._ending is not None or self._state is ConnectionState.CLOSING:
             return
         is_silent = str(code) == "Keep alive timeout"
         self._ending = self._lost(
-            f"no answer within twice the keepalive of {self._settings.keepalive_s} s" if is_silent else None
+            f"no answer within twice the keepalive of {client.keepalive} s" if is_silent else None
         )
 
     def _on_publish(self, _client: paho.Client, _data: object, packet_id: int, *_: object) -> None:

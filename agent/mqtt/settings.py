@@ -14,6 +14,12 @@ from agent.runtime.errors import ConfigError
 from agent.runtime.logs import get_logger
 from agent.runtime.secrets import Secret, read_secret
 
+MAX_LIVE_PACKET_BYTES = 2**20
+"""For a live view of what agents send: a `runtime` with a thousand labels has some tens of kilobytes."""
+
+_MAX_COMMAND_PACKET_BYTES = 65536
+_MAX_COMMANDS_PER_S = 100.0
+
 log = get_logger(__name__)
 
 _LAST_GOOD_SERVES = "correct the file; until then the last password that could be read is used"
@@ -116,9 +122,9 @@ class MqttSettings:
     """Limit for each of: connecting, the TLS handshake, and the broker's answer."""
     backoff_base_s: float = 1.0
     """Maximum wait after the first failure."""
-    max_packet_bytes: int = 65536
-    """A larger message is not received: MQTT 5 brokers are asked not to send it, others may and it is discarded."""
-    max_received_per_s: float | None = 100.0
+    max_packet_bytes: int = MAX_LIVE_PACKET_BYTES
+    """A larger message is not received: an MQTT 5 broker is asked not to send it, and what comes is discarded."""
+    max_received_per_s: float | None = None
     """Received messages above this are dropped before they are read; None is no limit."""
 
 
@@ -139,6 +145,8 @@ def settings_from_config(
         tls=TlsFiles(_path(config.tls.ca_file), _path(config.tls.cert_file), _path(config.tls.key_file)),
         keepalive_s=config.keepalive_s,
         protocol=config.protocol,
+        max_packet_bytes=_MAX_COMMAND_PACKET_BYTES,
+        max_received_per_s=_MAX_COMMANDS_PER_S,
     )
     settings.credentials.password()
     if settings.address.is_tls:

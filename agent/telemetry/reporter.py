@@ -189,12 +189,12 @@ class Reporter:
         )
 
 
-def _process(reading: ProcessStatistics) -> Process:
+def _process(usage: ProcessStatistics) -> Process:
     return Process(
-        rss_mib=round(reading.rss_bytes / 2**20, 1),
-        cpu_percent=round(100.0 * reading.cpu_ratio, 1),
-        threads=reading.threads,
-        fds=reading.fds,
+        rss_mib=round(usage.rss_bytes / 2**20, 1),
+        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
+        threads=usage.threads,
+        fds=usage.fds,
     )
 
 
