@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from tests.fixtures.mqtt_packets import Property, Value
 from tests.system.delivery.arrivals import Arrival, first_arrivals
 from tests.system.delivery.brokers import ROOT
 from tests.system.delivery.checker import Identity, Verdict, identity_of, judge, read_ledger
@@ -27,6 +28,10 @@ from tests.system.delivery.subject import Options
 
 _FIRST_EVENT_S = 30.0
 _PREFIX = "drill/dut/"
+
+
+Opener = Callable[[Path, Mapping[Property, Value]], Front]
+"""Makes a front with its files in a directory, which grants these properties in its CONNACK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Kind:
     may_be_late_s: float | None = None
     held_topic: str | None = None
     max_rss_mib: float | None = None
-    grants: Mapping[Any, Any] = field(default_factory=dict)
+    grants: Mapping[Property, Value] = field(default_factory=dict)
     published: tuple[str, ...] = ("status", "runtime")
 
 
@@ -76,13 +81,12 @@ class Outcome:
 
 
 def run_broker_drill(
-    kind: Kind, open_front: Callable[[Path], Front], directory: Path, *, is_quick: bool = True, settle_s: float = 30.0
+    kind: Kind, open_front: Opener, directory: Path, *, is_quick: bool = True, settle_s: float = 30.0
 ) -> Outcome:
     """Run one drill in a new ``directory``."""
     directory.mkdir(parents=True)
     with ExitStack() as stack:
-        front = stack.enter_context(open_front(directory))
-        front.grant(kind.grants)
+        front = stack.enter_context(open_front(directory, kind.grants))
         return _BrokerDrill(kind, front, directory, stack, is_quick=is_quick).run(settle_s)
 
 

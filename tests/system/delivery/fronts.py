@@ -9,11 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from tests.fixtures.mqtt_packets import Kind, Properties, Property, encoded_text, packet, publish
+from tests.fixtures.mqtt_packets import Kind, Properties, Property, Value, encoded_text, packet, publish
 from tests.fixtures.recorder import Recorder
 from tests.fixtures.recording_broker import RecordingBroker
 from tests.fixtures.recording_link import Link
@@ -47,10 +46,6 @@ class Front(ABC):
     @abstractmethod
     def arrivals(self) -> list[Arrival]:
         """What was accepted so far, in order."""
-
-    @abstractmethod
-    def grant(self, grants: Mapping[Property, Any]) -> None:
-        """Put these properties into every CONNACK."""
 
     @abstractmethod
     def refuse(self) -> None:
@@ -124,13 +119,14 @@ class Front(ABC):
 
 
 class RecordingFront(Front):
-    """The recording broker. ``code`` is that of its refusals."""
+    """The recording broker. ``grants`` are the properties of its CONNACK, ``code`` is that of its refusals."""
 
     name = "recording"
 
-    def __init__(self, *, code: int = 0x87, version_5: bool = True) -> None:
+    def __init__(self, grants: Mapping[Property, Value], *, code: int = 0x87, version_5: bool = True) -> None:
         super().__init__()
         self.broker = RecordingBroker(receive_buffer_bytes=4096)
+        self.broker.grants.update(grants)
         self.broker.version_5 = "accepted" if version_5 else "refused"
         self.port = self.broker.port
         self._code = code
@@ -144,9 +140,6 @@ class RecordingFront(Front):
         return [
             Arrival(one.topic, one.payload, one.at + self._offset) for one in self.broker.published(is_accepted=True)
         ]
-
-    def grant(self, grants: Mapping[Property, Any]) -> None:
-        self.broker.grants.update(grants)
 
     def refuse(self) -> None:
         self.broker.refuse("drill/#", self._code)
@@ -225,10 +218,6 @@ class RealFront(Front):
 
     def arrivals(self) -> list[Arrival]:
         return [Arrival(one.topic, one.payload, one.at + self._offset) for one in self._recorder.messages()]
-
-    def grant(self, grants: Mapping[Property, Any]) -> None:
-        if grants:
-            raise NotImplementedError("a real broker grants what its configuration says")
 
     def refuse(self) -> None:
         if self._set_access is None:

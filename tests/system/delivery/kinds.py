@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from tests.fixtures.mosquitto import MosquittoBroker
-from tests.fixtures.mqtt_packets import Property
-from tests.system.delivery.broker_drill import Kind
+from tests.fixtures.mqtt_packets import Property, Value
+from tests.system.delivery.broker_drill import Kind, Opener
 from tests.system.delivery.brokers import NatsBroker, RabbitBroker
 from tests.system.delivery.fronts import Front, RealFront, RecordingFront
 
@@ -88,9 +88,24 @@ QUICK = (POISON, WITHHELD, REFUSAL, THIN[0], FLOOD, HUGE, STRANGE, *QUICK_LIMITS
 KINDS = (REFUSAL, WITHHELD, POISON, *THIN, FLOOD, HUGE, STRANGE, *LIMITS)
 
 
-def _mosquitto(directory: Path) -> Front:
+_MOSQUITTO_OPTIONS = {
+    Property.RETAIN_AVAILABLE: "retain_available false",
+    Property.MAXIMUM_PACKET_SIZE: "max_packet_size {value}",
+    Property.RECEIVE_MAXIMUM: "max_inflight_messages {value}",
+}
+_LISTENER_OPTIONS = {Property.MAXIMUM_QOS: "max_qos {value}"}
+
+
+def _mosquitto(directory: Path, grants: Mapping[Property, Value]) -> Front:
     acl = directory / "broker" / "acl"
-    broker = MosquittoBroker(directory / "broker", acl=_acl(is_open=True))
+    broker = MosquittoBroker(
+        directory / "broker",
+        acl=_acl(is_open=True),
+        options=[text.format(value=grants[name]) for name, text in _MOSQUITTO_OPTIONS.items() if name in grants],
+        listener_options=[
+            text.format(value=grants[name]) for name, text in _LISTENER_OPTIONS.items() if name in grants
+        ],
+    )
 
     def set_access(is_open: bool) -> None:
         acl.write_text(_acl(is_open=is_open))
@@ -110,12 +125,12 @@ def _v311(name: str, broker: NatsBroker | RabbitBroker, *, user: tuple[str, str]
     return RealFront(name, broker, protocol=protocol, username=username, password=password)
 
 
-BROKERS: dict[str, Callable[[Path], Front]] = {
-    "recording": lambda _: RecordingFront(),
-    "recording-3.1.1": lambda _: RecordingFront(version_5=False),
+BROKERS: dict[str, Opener] = {
+    "recording": lambda _, grants: RecordingFront(grants),
+    "recording-3.1.1": lambda _, grants: RecordingFront(grants, version_5=False),
     "mosquitto": _mosquitto,
-    "nats": lambda directory: _v311("nats", NatsBroker(directory / "broker")),
-    "rabbitmq": lambda directory: _v311("rabbitmq", RabbitBroker(directory / "broker")),
+    "nats": lambda directory, _: _v311("nats", NatsBroker(directory / "broker")),
+    "rabbitmq": lambda directory, _: _v311("rabbitmq", RabbitBroker(directory / "broker")),
 }
 """What opens each broker in a directory."""
 
@@ -131,5 +146,6 @@ def missing_program(broker: str) -> str | None:
 def is_possible(kind: Kind, broker: str) -> bool:
     """Whether this broker can misbehave like this: refusing while it runs, and limits, need one that can be told."""
     if kind in LIMITS:
-        return broker == "recording"
+        has_option = kind.grants.keys() <= {*_MOSQUITTO_OPTIONS, *_LISTENER_OPTIONS}
+        return broker == "recording" or (broker == "mosquitto" and has_option)
     return kind is not REFUSAL or broker in {"recording", "mosquitto"}
