@@ -121,13 +121,12 @@ class Front(ABC):
 class RecordingFront(Front):
     """The recording broker. ``grants`` are the properties of its CONNACK, ``code`` is that of its refusals."""
 
-    name = "recording"
-
     def __init__(self, grants: Mapping[Property, Value], *, code: int = 0x87, version_5: bool = True) -> None:
         super().__init__()
+        self.name = "recording" if version_5 else "recording, 3.1.1"
         self.broker = RecordingBroker(receive_buffer_bytes=4096)
         self.broker.grants.update(grants)
-        self.broker.version_5 = "accepted" if version_5 else "refused"
+        self.broker.version_5 = "accepted" if version_5 else "unknown"
         self.port = self.broker.port
         self._code = code
         self._offset = time.time() - time.monotonic()

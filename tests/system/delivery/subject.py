@@ -93,7 +93,7 @@ class LedgerFile(OutboxFile):
 
     def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
         super().write(rows, gone)
-        self._ledger.write("C", [row.packet for row in rows])
+        self._ledger.write("C", [row.packet for row in rows if row.packet.topic.endswith("/event")])
 
 
 class LedgerMirror:
