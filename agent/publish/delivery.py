@@ -342,12 +342,12 @@ class Delivery:
 
     def _stream_alone(self, packet: Packet) -> str | None:
         """Remember a packet of a suspected topic, which is tried at QoS 1 when its turn comes."""
-        if not self._needs_trial(packet.topic) or packet.topic in self._stream_trials:
+        if not self._is_due(packet.topic):
             return "set_aside"
-        if len(self._stream_trials) < _MAX_LOGGED_TOPICS:
-            self._stream_trials[packet.topic] = replace(packet, qos=1)
-            return None
-        return "set_aside"
+        if packet.topic in self._stream_trials or packet.topic in self._flights:
+            return "backlog"
+        self._stream_trials[packet.topic] = replace(packet, qos=1)
+        return None
 
     # From the sink and back.
 
