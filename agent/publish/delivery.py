@@ -30,6 +30,9 @@ REPLY_WINDOW = 4
 """The same for replies. They have no place among the events, so a flood of commands delays none."""
 MAX_REPLIES = 100
 """Topics with replies that wait in the outbox; further replies are dropped, because nobody waits that long."""
+BUSY_S = 0.1
+"""A line with more unsent bytes than it carries in this time is the bottleneck, and streams wait behind all others.
+On a faster line they go beside a long backlog of events, which waits for confirmations."""
 RETRY_S = 0.02
 """Interval for offering packets to a line that had no room."""
 
@@ -189,7 +192,11 @@ class Delivery:
         kind = Kind.REPLY if is_reply else Kind.STREAM
         if self._blocked is not None:
             return self._blocked[0]
-        if self._is_silent() or self._flights.count(kind) >= (REPLY_WINDOW if is_reply else STREAM_WINDOW):
+        if (
+            self._is_silent()
+            or self._is_line_taken()
+            or self._flights.count(kind) >= (REPLY_WINDOW if is_reply else STREAM_WINDOW)
+        ):
             return "backlog"
         if self._rate.wait_s(packet, is_urgent=False):
             return "max_rate"
@@ -248,6 +255,13 @@ class Delivery:
                 if self._blocked is None and send():
                     return True
         return self._blocked is None and self._flights.count(Kind.REPLY) < REPLY_WINDOW and self._send_reply()
+
+    def _is_line_taken(self) -> bool:
+        """Whether events or values wait for a line that carries no more."""
+        line = self._sink.line()
+        if line.bytes_per_s is None or line.queued_bytes <= line.bytes_per_s * BUSY_S:
+            return False
+        return (self._retained.next(self._may_send) or self._events.next(self._may_send)) is not None
 
     def _has_room(self) -> bool:
         return self._flights.count(Kind.VALUE, Kind.EVENT) < WINDOW
@@ -328,12 +342,12 @@ class Delivery:
 
     def _stream_alone(self, packet: Packet) -> str | None:
         """Remember a packet of a suspected topic, which is tried at QoS 1 when its turn comes."""
-        if not self._needs_trial(packet.topic) or packet.topic in self._stream_trials:
+        if not self._is_due(packet.topic):
             return "set_aside"
-        if len(self._stream_trials) < _MAX_LOGGED_TOPICS:
-            self._stream_trials[packet.topic] = replace(packet, qos=1)
-            return None
-        return "set_aside"
+        if packet.topic in self._stream_trials or packet.topic in self._flights:
+            return "backlog"
+        self._stream_trials[packet.topic] = replace(packet, qos=1)
+        return None
 
     # From the sink and back.
 

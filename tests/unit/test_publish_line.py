@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from agent.mqtt.base import Packet
-from agent.publish.delivery import EVENTS_PER_VALUE, RETRY_S
+from agent.publish.delivery import EVENTS_PER_VALUE, RETRY_S, WINDOW
 from agent.publish.result_stream import STALE_S, ResultStream
 from agent.publish.send_rate import BURST_S, PACKET_BYTES, SendRate
 from tests.fixtures.model_broker import TICK_S, ManualClock, ModelBench
@@ -92,6 +92,17 @@ def test_on_a_line_too_thin_for_the_events_nothing_else_takes_their_place(bench:
     bench.broker.bytes_per_tick = 1 << 20
     bench.broker.run(10.0)
     assert bench.broker.numbers("event") == list(range(bench.put("event")))
+
+
+@pytest.mark.parametrize(("bytes_per_s", "is_shared"), [(20_000, False), (1 << 30, True)])
+def test_results_pass_a_backlog_only_on_a_line_with_room(bench: ModelBench, bytes_per_s: int, is_shared: bool) -> None:
+    """Small events fill the window of unconfirmed packets before they fill the line."""
+    bench.broker.bytes_per_tick = round(bytes_per_s * TICK_S)
+    for _ in range(4 * WINDOW):
+        bench.event("event", size=300)
+    bench.delivery.pump()
+    assert bench.broker.on_the_line.count("event") == WINDOW
+    assert (bench.delivery.stream(Packet("result", b"{}")) is None) == is_shared
 
 
 @pytest.mark.parametrize("room", [1, 2, 3])
