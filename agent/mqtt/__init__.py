@@ -7,6 +7,8 @@ In reading order:
 - ``topics``: the table of all messages with topic, QoS, retention and expiry; makes packets from messages
 - ``identity``: device and session in every message, and the status message that is also the last will
 - ``settings``: what one connection needs: address, credentials, certificates
+- ``transport``, ``websocket``: the way to a broker: TCP or unix socket, proxy, TLS, WebSocket
+- ``addresses``: the broker's addresses in order, which is in use, and when to come back to an earlier one
 - ``connection``: one connection from CONNECT to its end; the only file that imports paho
 - ``diagnosis``: why a connection ended, in texts that say what to do
 - ``client``: the sink that connects, reconnects and falls back to MQTT 3.1.1
@@ -16,4 +18,5 @@ In reading order:
 
 Threads: ``mqtt``, owned by ``MqttClient``, runs the network of one connection after the other and calls the listener.
 It ends within the time given to ``MqttClient.stop``, except during a name look-up, which cannot be interrupted.
+``mqtt-return`` exists only with several addresses, and tries the earlier ones while a later one is in use.
 """

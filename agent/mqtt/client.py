@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from agent.mqtt.addresses import AddressList, ReturnWatch
 from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.connection import Connection, Received, Version
 from agent.mqtt.diagnosis import Ending, explain_silence
 from agent.mqtt.settings import MqttSettings
+from agent.mqtt.transport import probe_transport
 from agent.runtime.backoff import STABLE_S, Backoff
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger
@@ -55,10 +57,11 @@ class TakeoverGuard:
 class MqttClient:
     """A sink that sends to an MQTT broker: MQTT 5, or 3.1.1 if the broker is older.
 
-    One thread, ``mqtt``, connects, runs the network and calls the listener. After every failure it connects again and
-    reads the password and the certificates again. A broker known to be older gets 3.1.1 first, until the connection is
-    lost. ``will`` is the message that the broker sends if this agent dies. ``on_received`` is called on that thread
-    with each message of ``subscriptions``.
+    One thread, ``mqtt``, connects, runs the network and calls the listener. After every failure it connects again, to
+    the next of several addresses, and reads the password and the certificates again. With several addresses a second
+    thread, ``mqtt-return``, watches for the way back to an earlier one. A broker known to be older gets 3.1.1 first,
+    until the connection is lost. ``will`` is the message that the broker sends if this agent dies. ``on_received`` is
+    called on that thread with each message of ``subscriptions``.
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class MqttClient:
         self._clock = clock or SystemClock()
         self._backoff = Backoff(base_s=settings.backoff_base_s, rng=rng)
         self._takeovers = TakeoverGuard()
+        self._addresses = AddressList(settings, self._clock)
+        self._returning: StageThread | None = None
         self._stop = threading.Event()
         self._thread: StageThread | None = None
         self._listener: SinkListener | None = None
@@ -104,6 +109,20 @@ class MqttClient:
             "mqtt", partial(self._run, listener), on_failure=partial(self._on_thread_failure, listener)
         )
         self._thread.start()
+        if self._settings.alternatives:
+            watch = ReturnWatch(
+                self._addresses,
+                probe=probe_transport,
+                is_connected=lambda: self._state == "connected",
+                leave=self._leave,
+                clock=self._clock,
+            )
+            self._returning = StageThread(
+                "mqtt-return",
+                partial(watch.watch, self._stop),
+                on_failure=partial(self._on_thread_failure, listener),
+            )
+            self._returning.start()
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
         """See Sink. A packet above the broker's size limit is refused as ``oversize``."""
@@ -118,6 +137,8 @@ class MqttClient:
         if connection is not None:
             connection.end()
         is_done = self._thread is None or self._thread.join(timeout_s)
+        if self._returning is not None:
+            is_done &= self._returning.join(0.1)  # it sleeps, or a way that it tries has a limit of its own
         if not is_done:
             log.warning("broker.stop_cut_off", waited_s=timeout_s, doing="connecting")
         self._set_state("stopped", None)
@@ -129,13 +150,14 @@ class MqttClient:
             connection = self._connection
             return SinkStatistics(
                 state=self._state,
-                address=str(self._settings.address),
+                address=str(self._addresses.current.address),
                 protocol=None if self._version is None else f"MQTT {self._version}",
                 since_utc_ns=self._since_utc_ns,
                 reason=self._reason,
                 reconnects=max(0, self._grants - 1),
                 unconfirmed=0 if connection is None else connection.unconfirmed,
                 failure=self._failure,
+                others=self._addresses.others(),
             )
 
     def wait_subscribed(self, timeout_s: float) -> bool:
@@ -148,8 +170,9 @@ class MqttClient:
             self._version = version
             self._grants += 1
             self._granted_at_ns = self._clock.monotonic_ns()
+        self._addresses.granted()
         self._set_state("connected", None)
-        log.info("broker.connected", broker=str(self._settings.address), protocol=f"MQTT {version}")
+        log.info("broker.connected", broker=str(self._addresses.current.address), protocol=f"MQTT {version}")
         self._reported = None
         if self._listener is not None:
             self._listener.on_connected()
@@ -178,9 +201,17 @@ class MqttClient:
             self._set_state("disconnected", ending.reason)
             if ending.was_granted:
                 listener.on_disconnected(ending.reason)
-            wait_s = self._wait_s(ending)
             self._report(ending)
-            self._clock.wait(self._stop, wait_s)
+            is_next_fresh = self._addresses.ended(ending, was_stable=self._was_stable(ending))
+            self._clock.wait(self._stop, 0.0 if is_next_fresh else self._wait_s(ending))
+
+    def _was_stable(self, ending: Ending) -> bool:
+        return ending.was_granted and self._clock.monotonic_ns() - self._granted_at_ns >= STABLE_S * 1e9
+
+    def _leave(self, reason: str) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.leave(reason)
 
     def _on_thread_failure(self, listener: SinkListener, error: Exception) -> None:
         log.error("broker.client_failed", exc_info=error)
@@ -192,9 +223,10 @@ class MqttClient:
     def _attempt(self) -> Ending:
         """Run one connection from start to end, with the older protocol if the broker needs it."""
         ending = Ending("network", "no connection attempt was made")
+        settings = self._addresses.current
         for version in _VERSIONS[1:] if self._is_older else _VERSIONS:
             connection = Connection(
-                self._settings, self, version=version, will=self._will, subscriptions=self._subscriptions
+                settings, self, version=version, will=self._will, subscriptions=self._subscriptions
             )
             with self._lock:
                 self._connection = connection
@@ -210,12 +242,12 @@ class MqttClient:
                 return ending
             if ending.kind not in _OTHER_VERSION_MAY_HELP or self._stop.is_set():
                 break
-        self._is_older = self._settings.address.is_older
-        return explain_silence(ending, self._settings) if ending.kind == "unanswered" else ending
+        self._is_older = settings.address.is_older
+        return explain_silence(ending, settings) if ending.kind == "unanswered" else ending
 
     def _wait_s(self, ending: Ending) -> float:
         now_ns = self._clock.monotonic_ns()
-        if ending.was_granted and now_ns - self._granted_at_ns >= STABLE_S * 1e9:
+        if self._was_stable(ending):
             self._backoff.reset()
         if not ending.was_granted:
             # After a takeover the next attempt is accepted at once. A refused one points to the broker or the network.
@@ -235,7 +267,7 @@ class MqttClient:
         """Log a lost or failed connection once, and again only if the kind of failure changes."""
         if ending.kind != self._reported:
             self._reported = ending.kind
-            log.warning("broker.disconnected", broker=str(self._settings.address), reason=ending.reason)
+            log.warning("broker.disconnected", broker=str(self._addresses.current.address), reason=ending.reason)
 
     def _set_state(self, state: SinkState, reason: str | None) -> None:
         with self._lock:

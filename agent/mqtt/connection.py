@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -29,12 +29,14 @@ from agent.mqtt.base import Packet
 from agent.mqtt.diagnosis import (
     SESSION_TAKEN_OVER,
     Ending,
+    EndKind,
     LibraryLog,
     ending_from_exception,
     ending_from_refusal,
     ending_from_silence,
 )
 from agent.mqtt.settings import MqttSettings
+from agent.mqtt.transport import ByteStream, open_transport
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
 
@@ -49,6 +51,9 @@ at 200)."""
 
 _HEADER_BYTES = 64
 """Upper bound of what MQTT adds to topic, payload and correlation data."""
+
+_WITH_WILL = ReasonCode(PacketTypes.DISCONNECT, identifier=0x04)
+"""Source: MQTT Version 5.0, section 3.14.2.1."""
 
 _PUBLISH_PROBLEMS = {0x87: "not_authorised", 0x97: "quota_exceeded", 0x95: "oversize", 0x90: "topic_refused"}
 
@@ -140,6 +145,7 @@ class Connection:
         self._library_log = LibraryLog()
         self._wake_pair: tuple[socket.socket, socket.socket] | None = None
         self._heard_at = 0.0
+        self._leaves_for: str | None = None
 
     def run(self) -> Ending:
         """Connect, serve the connection until it breaks or ``end`` is called, and return how it ended."""
@@ -205,6 +211,15 @@ class Connection:
                 self._state = ConnectionState.CLOSING
         self._wake()
 
+    def leave(self, reason: str) -> None:
+        """End an established connection so that the broker sends the last will. Returns at once."""
+        with self._lock:
+            if self._state is not ConnectionState.ESTABLISHED:
+                return
+            self._leaves_for = reason
+            self._state = ConnectionState.CLOSING
+        self._wake()
+
     @property
     def unconfirmed(self) -> int:
         """Number of packets sent and not yet confirmed."""
@@ -215,11 +230,11 @@ class Connection:
         try:
             client = self._make_client()
         except AgentError as exc:
-            return Ending("setup", redact(exc.message))
+            return ending_from_exception(exc, settings)
         try:
-            client.connect(settings.address.host, settings.address.port, keepalive=settings.keepalive_s)
-            _disable_nagle(client.socket())
-        except (OSError, ValueError) as exc:  # ValueError: an impossible host name or port
+            # Host and port are not used: the socket comes from the transport.
+            client.connect("broker", 1, keepalive=settings.keepalive_s)
+        except (AgentError, OSError, ValueError) as exc:  # ValueError: an impossible host name or port
             self._release(client)
             return ending_from_exception(exc, settings)
         with self._lock:
@@ -232,7 +247,7 @@ class Connection:
 
     def _make_client(self) -> paho.Client:
         settings = self._settings
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
             protocol=paho.MQTTv5 if self._version == "5" else paho.MQTTv311,
@@ -241,11 +256,9 @@ class Connection:
         password = settings.credentials.password()
         if settings.credentials.username is not None:
             client.username_pw_set(settings.credentials.username, None if password is None else password.reveal())
-        if settings.address.is_tls:
-            client.tls_set_context(settings.tls.context())
+        client.make_socket = lambda: open_transport(settings)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=self._will.qos, retain=self._will.retain)
-        client.connect_timeout = settings.connect_timeout_s
         client.max_inflight_messages_set(INFLIGHT)
         client.max_queued_messages_set(MAX_UNCONFIRMED)
         client.on_connect = self._on_connect
@@ -277,14 +290,17 @@ class Connection:
             if self._state is ConnectionState.CLOSING and leave_by is None:
                 # DISCONNECT still has to be written by this loop, so it runs on for a second at most.
                 leave_by = time.monotonic() + 1.0
-                client.disconnect()
+                if self._leaves_for is not None and self._version != "5":
+                    break  # 3.1.1 has no DISCONNECT with the last will
+                client.disconnect(reasoncode=None if self._leaves_for is None else _WITH_WILL)
             if leave_by is not None and time.monotonic() > leave_by:
                 break
             self._exchange(client, sock, waiting, pause_s)
             self._notice_silence(client)
             self._settle()
         if self._state is ConnectionState.CLOSING and self._ending is None:
-            self._ending = Ending("stopped", "stopped", was_granted=self._granted is not None)
+            kind: EndKind = "stopped" if self._leaves_for is None else "left"
+            self._ending = Ending(kind, self._leaves_for or "stopped", was_granted=self._granted is not None)
 
     def _exchange(self, client: paho.Client, sock: paho.SocketLike, waiting: socket.socket, pause_s: float) -> None:
         """Wait for the network or for ``send``, then read and write."""
@@ -432,6 +448,16 @@ class Connection:
         )
 
 
+class _Client(paho.Client):
+    """paho's client with a socket of our own: its proxies come from the environment, its WebSocket sends frames that
+    servers must refuse (unmasked replies to a ping, RFC 6455, section 5.1), and a refusal has no reason."""
+
+    make_socket: Callable[[], ByteStream]
+
+    def _create_socket(self) -> ByteStream:
+        return self.make_socket()
+
+
 def _granted_by(properties: Properties | None) -> Granted:
     """The limits from the CONNACK of an MQTT 5 broker."""
     maximum = getattr(properties, "ReceiveMaximum", 65535)
@@ -442,13 +468,6 @@ def _granted_by(properties: Properties | None) -> Granted:
         # paho limits itself to INFLIGHT and cannot change that once it is connected.
         receive_maximum=maximum if maximum < INFLIGHT else MAX_UNCONFIRMED,
     )
-
-
-def _disable_nagle(sock: paho.SocketLike | None) -> None:
-    """Switch off Nagle's algorithm. With it the kernel holds a message back until the one before is acknowledged,
-    which the broker's system delays by 40 ms: at 30 frames a second, every other result."""
-    if isinstance(sock, socket.socket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _PackedProperties(Properties):
