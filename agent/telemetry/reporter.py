@@ -209,6 +209,7 @@ def _connection(publisher: PublisherStatistics) -> Connection:
         since=utc_text(connection.since_utc_ns),
         reason=connection.reason,
         reconnects=connection.reconnects,
+        others={other.address: other.problem for other in connection.others},
         protocol_reason=connection.protocol_reason,
         limits=connection.limits,
     )
