@@ -7,7 +7,6 @@ over than the line drains in ``QUEUE_S``, and everything else waits where it can
 from __future__ import annotations
 
 import fcntl
-import socket
 import struct
 import termios
 from collections import deque
@@ -26,16 +25,15 @@ NO_CONFIRMATION_S = 10.0
 """A connection ends if the broker confirms nothing for this long after the packets have left."""
 
 _SAMPLE_S = 0.25
+_WINDOW = 8  # samples' intervals that a rate is averaged over: a packet may take longer than one
 _SAMPLES = 20
 _MAX_PATIENCE_S = 60.0
 
 
-def unsent_bytes(sock: object) -> int:
-    """Bytes in the kernel that the other side has not received yet; 0 where the system does not say."""
-    if not isinstance(sock, socket.socket):
-        return 0
+def unsent_bytes(descriptor: int) -> int:
+    """Bytes of a socket in the kernel that the other side has not received yet; 0 where the system does not say."""
     with suppress(OSError):
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0])
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0])
     return 0
 
 
@@ -55,10 +53,10 @@ class Line:
 
     def start(self, now: float) -> None:
         """A new connection: nothing waits."""
-        self._accepted = self._control = self._written = self._unsent = 0
+        self._accepted = self._control = self._written = self._position = 0
         self._marks: deque[tuple[int, float]] = deque()
         self._shortest_s: float | None = None
-        self._sample_at, self._sample_from = now, 0
+        self._busy: deque[tuple[float, int]] = deque([(now, 0)], maxlen=_WINDOW)
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -77,13 +75,12 @@ class Line:
 
     @property
     def position(self) -> int:
-        """Bytes that have left."""
-        return self._written - self._unsent
+        """Bytes that had left when the line was last observed."""
+        return self._position
 
     def has_room(self, size: int, qos: int) -> bool:
-        """Whether a packet may be handed over now. One packet always may."""
-        waiting = self.waiting
-        return not waiting or waiting + size <= self._budget() * (QOS_1_SHARE if qos else 1.0)
+        """Whether a packet may be handed over now. It always may if none waits."""
+        return not self._marks or self.waiting + size <= self._budget() * (QOS_1_SHARE if qos else 1.0)
 
     def accept(self, size: int, now: float) -> int:
         """A packet was handed over; where it ends."""
@@ -102,18 +99,20 @@ class Line:
 
     def observe(self, unsent: int, now: float) -> None:
         """``unsent`` of the written bytes are still in this machine or unanswered."""
-        self._unsent = unsent
-        position = self.position
+        self._position = position = self._written - unsent
         while self._marks and self._marks[0][0] <= position:
             _, at = self._marks.popleft()
             took_s = now - at
             self._shortest_s = took_s if self._shortest_s is None else min(self._shortest_s, took_s)
-        if now - self._sample_at >= _SAMPLE_S:
+        if now - self._busy[-1][0] >= _SAMPLE_S:
             self._sample(position, now)
 
     def _sample(self, position: int, now: float) -> None:
-        rate = (position - self._sample_from) / (now - self._sample_at)
-        self._sample_at, self._sample_from = now, position
+        since, before = self._busy[0]
+        rate = (position - before) / (now - since)
+        if not self._marks:  # idle time is no part of a rate
+            self._busy.clear()
+        self._busy.append((now, position))
         waited_s = now - self._marks[0][1] if self._marks else 0.0
         if waited_s >= _SAMPLE_S + (self._shortest_s or 0.0):
             self._samples.append(rate)

@@ -26,7 +26,7 @@ from agent.mqtt.messages import (
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.records import Classification
-from agent.telemetry.process import ProcessMeter
+from agent.telemetry.process import ProcessMeter, ProcessStatistics
 from agent.telemetry.reports import (
     camera_accounting,
     camera_health,
@@ -179,12 +179,7 @@ class Reporter:
                 if (build := worker.building) is not None
             },
             publisher=_publisher(publisher, self._clock.monotonic_ns()),
-            process=Process(
-                rss_mib=round(process.rss_bytes / 2**20, 1),
-                cpu_percent=round(100.0 * process.cpu_ratio, 1),
-                threads=process.threads,
-                fds=process.fds,
-            ),
+            process=_process(process),
             connection=_connection(publisher),
             thermal=_thermal(parts.thermal.statistics()),
             inbound=InboundHealth(rejected=dict(publisher.connection.rejected)),
@@ -222,6 +217,15 @@ def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
     )
 
 
+def _process(usage: ProcessStatistics) -> Process:
+    return Process(
+        rss_mib=round(usage.rss_bytes / 2**20, 1),
+        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
+        threads=usage.threads,
+        fds=usage.fds,
+    )
+
+
 def _connection(publisher: PublisherStatistics) -> Connection:
     connection = publisher.connection
     return Connection(
@@ -231,6 +235,7 @@ def _connection(publisher: PublisherStatistics) -> Connection:
         since=utc_text(connection.since_utc_ns),
         reason=connection.reason,
         reconnects=connection.reconnects,
+        others={other.address: other.problem for other in connection.others},
         protocol_reason=connection.protocol_reason,
         limits=connection.limits,
     )
