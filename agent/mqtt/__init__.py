@@ -7,6 +7,8 @@ In reading order:
 - ``topics``: the table of all messages with topic, QoS, retention and expiry; makes packets from messages
 - ``identity``: device and session in every message, and the status message that is also the last will
 - ``settings``: what one connection needs: address, credentials, certificates
+- ``transport``, ``websocket``: the way to a broker: TCP or unix socket, proxy, TLS, WebSocket
+- ``addresses``: the broker's addresses in order, which is in use, and when to come back to an earlier one
 - ``wire``: received packets as bytes, read without trust in the broker
 - ``line``: how fast the line drains, how much may wait for it, whether the broker confirms
 - ``network``: paho's client with its bytes in our hands; with ``connection`` the only file that imports paho
@@ -21,4 +23,5 @@ In reading order:
 
 Threads: ``mqtt``, owned by ``MqttClient``, runs the network of one connection after the other and calls the listener.
 It ends within the time given to ``MqttClient.stop``, except during a name look-up, which cannot be interrupted.
+``mqtt-return`` exists only with several addresses, and tries the earlier ones while a later one is in use.
 """

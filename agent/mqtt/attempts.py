@@ -87,6 +87,8 @@ def referred(ending: Ending, settings: MqttSettings) -> tuple[MqttSettings | Non
     names = ending.server.split()
     match = _REFERENCE.fullmatch(names[0]) if names else None
     port = settings.address.port if match is None or match["port"] is None else int(match["port"])
+    if settings.address.is_unix:
+        return None, "the broker is at a socket of this machine"
     if match is None or not 1 <= port <= 65535:
         return None, "it is not host or host:port"
     if not settings.address.is_tls and settings.credentials.username is not None:

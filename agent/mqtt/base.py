@@ -50,12 +50,24 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherAddress:
+    """An address of the broker that is not in use, and why; ``problem`` is None if nothing is known against it.
+
+    ``is_preferred``: it stands before the one in use.
+    """
+
+    address: str
+    problem: str | None
+    is_preferred: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SinkStatistics:
     """A snapshot of a sink; ``address`` and ``reason`` never contain a credential.
 
     ``since_utc_ns`` is when the state began. ``reason`` says why it is not connected, ``failure`` which exception
     ended its thread. ``reconnects`` counts connections after the first, ``unconfirmed`` the packets sent and not yet
-    confirmed.
+    confirmed. ``others`` are the broker's other addresses in their order.
     """
 
     state: SinkState
@@ -66,6 +78,7 @@ class SinkStatistics:
     reconnects: int
     unconfirmed: int
     failure: str | None = None
+    others: tuple[OtherAddress, ...] = ()
     protocol_reason: str | None = None
     """Why it is not the newest version of the protocol; None if it is, or if there is no choice."""
     limits: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from agent.mqtt.addresses import AddressList, ReturnWatch
 from agent.mqtt.attempts import Version, VersionChoice, referred
 from agent.mqtt.base import LineStatistics, Packet, Received, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.connection import Connection
@@ -16,6 +17,7 @@ from agent.mqtt.diagnosis import Ending, explain_repeated_closing, explain_silen
 from agent.mqtt.grants import lesser_will
 from agent.mqtt.line import Line
 from agent.mqtt.settings import MqttSettings
+from agent.mqtt.transport import probe_transport
 from agent.runtime.backoff import STABLE_S, Backoff
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger
@@ -53,10 +55,11 @@ class Recurrence:
 class MqttClient:
     """A sink that sends to an MQTT broker: MQTT 5, or 3.1.1 if the broker is older.
 
-    One thread, ``mqtt``, connects, runs the network and calls the listener. After every failure it connects again and
-    reads the password and the certificates again. ``will`` is the message that the broker sends if this agent dies; a
-    broker that refuses it gets it without retain or with QoS 0. ``on_received`` is called on that thread with each
-    message of ``subscriptions``.
+    One thread, ``mqtt``, connects, runs the network and calls the listener. After every failure it connects again, to
+    the next of several addresses, and reads the password and the certificates again. With several addresses a second
+    thread, ``mqtt-return``, watches for the way back to an earlier one. ``will`` is the message that the broker sends
+    if this agent dies; a broker that refuses it gets it without retain or with QoS 0. ``on_received`` is called on
+    ``mqtt`` with each message of ``subscriptions``.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class MqttClient:
         self._backoff = Backoff(base_s=settings.backoff_base_s, rng=rng)
         self._takeovers = Recurrence()
         self._closings = Recurrence()
+        self._addresses = AddressList(settings, self._clock)
+        self._returning: StageThread | None = None
         self._stop = threading.Event()
         self._thread: StageThread | None = None
         self._listener: SinkListener | None = None
@@ -86,7 +91,7 @@ class MqttClient:
         self._since_utc_ns = self._clock.utc_ns()
         self._reason: str | None = "not started"
         self._version: Version | None = None
-        self._versions = VersionChoice(settings)
+        self._versions: dict[str, VersionChoice] = {}
         self._wills: dict[str, Packet] = {}
         self._current = settings
         self._limits: tuple[str, ...] = ()
@@ -108,6 +113,20 @@ class MqttClient:
             "mqtt", partial(self._run, listener), on_failure=partial(self._on_thread_failure, listener)
         )
         self._thread.start()
+        if self._settings.alternatives:
+            watch = ReturnWatch(
+                self._addresses,
+                probe=probe_transport,
+                is_connected=lambda: self._state == "connected",
+                leave=self._leave,
+                clock=self._clock,
+            )
+            self._returning = StageThread(
+                "mqtt-return",
+                partial(watch.watch, self._stop),
+                on_failure=partial(self._on_thread_failure, listener),
+            )
+            self._returning.start()
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
         """See Sink. A packet above the broker's size limit is refused as ``oversize``."""
@@ -122,6 +141,8 @@ class MqttClient:
         if connection is not None:
             connection.end()
         is_done = self._thread is None or self._thread.join(timeout_s)
+        if self._returning is not None:
+            is_done &= self._returning.join(0.1)  # it sleeps, or a way that it tries has a limit of its own
         if not is_done:
             log.warning("broker.stop_cut_off", waited_s=timeout_s, doing="connecting")
         self._set_state("stopped", None)
@@ -140,7 +161,8 @@ class MqttClient:
                 reconnects=max(0, self._grants - 1),
                 unconfirmed=0 if connection is None else connection.unconfirmed,
                 failure=self._failure,
-                protocol_reason=self._versions.reason(self._version),
+                others=self._addresses.others(),
+                protocol_reason=self._choice(self._current).reason(self._version),
                 limits=self._limits,
                 rejected=dict(self._rejected),
             )
@@ -160,14 +182,16 @@ class MqttClient:
         if address in self._wills:
             limits = (*limits, "the last will is sent as the broker accepts it: see the log")
         now_ns = self._clock.monotonic_ns()
-        self._versions.accepted(version, now_ns / 1e9)
+        choice = self._choice(self._current)
+        choice.accepted(version, now_ns / 1e9)
         with self._lock:
             self._version = version
             self._grants += 1
             self._granted_at_ns = now_ns
             is_news, self._limits = limits != self._limits, limits
+        self._addresses.granted()
         self._set_state("connected", None)
-        why = self._versions.reason(version)
+        why = choice.reason(version)
         reason = {} if why is None else {"protocol_reason": why}
         log.info("broker.connected", broker=address, protocol=f"MQTT {version}", **reason)
         if limits and is_news:
@@ -200,8 +224,9 @@ class MqttClient:
             log.warning("mqtt.message_dropped", reason=reason, count=count, total=self._rejected[reason])
 
     def _run(self, listener: SinkListener) -> None:
-        settings = self._settings
+        other: MqttSettings | None = None
         while not self._stop.is_set():
+            settings = other or self._addresses.current
             ending = self._attempt(settings)
             if self._stop.is_set():
                 return
@@ -210,10 +235,18 @@ class MqttClient:
             if ending.was_granted:
                 listener.on_disconnected(ending.reason)
             self._report(ending)
-            other = self._referred(ending) if settings is self._settings else None
-            settings = other or self._settings
+            other = self._referred(ending, settings) if other is None else None
             if other is None:
-                self._clock.wait(self._stop, self._wait_s(ending))
+                is_next_fresh = self._addresses.ended(ending, was_stable=self._was_stable(ending))
+                self._clock.wait(self._stop, 0.0 if is_next_fresh else self._wait_s(ending))
+
+    def _was_stable(self, ending: Ending) -> bool:
+        return ending.was_granted and self._clock.monotonic_ns() - self._granted_at_ns >= STABLE_S * 1e9
+
+    def _leave(self, reason: str) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.leave(reason)
 
     def _on_thread_failure(self, listener: SinkListener, error: Exception) -> None:
         log.error("broker.client_failed", exc_info=error)
@@ -226,12 +259,13 @@ class MqttClient:
         """Run one connection from start to end, with the older protocol if the broker needs it."""
         with self._lock:
             self._current = settings
-        version = self._versions.first(self._clock.monotonic_ns() / 1e9)
+        choice = self._choice(settings)
+        version = choice.first(self._clock.monotonic_ns() / 1e9)
         while True:
             ending = self._connect(settings, version)
             if ending.was_granted or self._stop.is_set():
                 return ending
-            other = self._versions.after(version, ending)
+            other = choice.after(version, ending)
             if other is None:
                 return explain_silence(ending, settings) if ending.kind == "unanswered" else ending
             version = other
@@ -259,14 +293,17 @@ class MqttClient:
             self._wills[address] = lesser
             log.warning("broker.will_reduced", broker=address, retain=lesser.retain, qos=lesser.qos)
 
-    def _referred(self, ending: Ending) -> MqttSettings | None:
-        """The server that the broker named instead, if it may be used."""
-        settings, why_not = referred(ending, self._settings)
-        if settings is not None:
-            log.warning("broker.redirected", broker=str(self._settings.address), to=str(settings.address))
+    def _choice(self, settings: MqttSettings) -> VersionChoice:
+        return self._versions.setdefault(str(settings.address), VersionChoice(settings))
+
+    def _referred(self, ending: Ending, settings: MqttSettings) -> MqttSettings | None:
+        """The settings for the server that the broker named instead, if it may be used."""
+        other, why_not = referred(ending, settings)
+        if other is not None:
+            log.warning("broker.redirected", broker=str(settings.address), to=str(other.address))
         elif why_not is not None:
             log.warning("broker.redirection_ignored", server=ending.server, reason=why_not)
-        return settings
+        return other
 
     def _explained(self, ending: Ending) -> Ending:
         """``ending``, and what it means if it came three times within a minute."""
@@ -287,7 +324,7 @@ class MqttClient:
         return ending
 
     def _wait_s(self, ending: Ending) -> float:
-        if ending.was_granted and self._clock.monotonic_ns() - self._granted_at_ns >= STABLE_S * 1e9:
+        if self._was_stable(ending):
             self._backoff.reset()
         if ending.kind == "duplicate":
             return self._backoff.between_s(*TAKEOVER_WAIT_S)

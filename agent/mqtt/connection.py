@@ -19,12 +19,14 @@ from typing import Protocol
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.mqtt.attempts import Version
 from agent.mqtt.base import PROBLEMS, LineStatistics, Packet, Received
 from agent.mqtt.diagnosis import (
     Ending,
+    EndKind,
     LibraryLog,
     ending_from_disconnect,
     ending_from_exception,
@@ -34,8 +36,9 @@ from agent.mqtt.diagnosis import (
 )
 from agent.mqtt.grants import Granted, granted_from_properties
 from agent.mqtt.line import ConfirmationWatch, Line, unsent_bytes
-from agent.mqtt.network import NetworkClient, connect_properties, packet_bytes, prepare_socket, publish_properties
+from agent.mqtt.network import NetworkClient, connect_properties, packet_bytes, publish_properties
 from agent.mqtt.settings import MqttSettings
+from agent.mqtt.transport import open_transport
 from agent.mqtt.wire import Inlet, ProtocolViolation, Value
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
@@ -51,6 +54,8 @@ _MAX_PACKET_BYTES = 2**28  # Source: MQTT Version 5.0, section 2.1.4
 _READS_PER_TURN = 8
 _OBSERVE_EVERY_S = 0.02
 _REFUSED = 0x80
+_WITH_WILL = ReasonCode(PacketTypes.DISCONNECT, identifier=0x04)
+"""Source: MQTT Version 5.0, section 3.14.2.1."""
 
 
 class ConnectionState(str, Enum):
@@ -133,6 +138,7 @@ class Connection:
             max_packet_bytes=settings.max_packet_bytes,
             max_per_s=settings.max_received_per_s,
         )
+        self._leaves_for: str | None = None
 
     def run(self) -> Ending:
         """Connect, serve the connection until it breaks or ``end`` is called, and return how it ended."""
@@ -197,6 +203,15 @@ class Connection:
                 self._state = ConnectionState.CLOSING
         self._wake()
 
+    def leave(self, reason: str) -> None:
+        """End an established connection so that the broker sends the last will. Returns at once."""
+        with self._lock:
+            if self._state is not ConnectionState.ESTABLISHED:
+                return
+            self._leaves_for = reason
+            self._state = ConnectionState.CLOSING
+        self._wake()
+
     @property
     def unconfirmed(self) -> int:
         """Number of packets sent and not yet confirmed."""
@@ -211,16 +226,16 @@ class Connection:
         try:
             client = self._make_client()
         except AgentError as exc:
-            return Ending("setup", redact(exc.message))
+            return ending_from_exception(exc, settings)
         try:
+            # Host and port are not used: the socket comes from the transport.
             client.connect(
-                settings.address.host,
-                settings.address.port,
+                "broker",
+                1,
                 keepalive=settings.keepalive_s,
                 properties=connect_properties(settings.max_packet_bytes) if self._version == "5" else None,
             )
-            prepare_socket(client.socket())
-        except (OSError, ValueError) as exc:  # ValueError: an impossible host name or port
+        except (AgentError, OSError, ValueError) as exc:  # ValueError: an impossible host name or port
             self._release(client)
             return ending_from_exception(exc, settings)
         with self._lock:
@@ -236,6 +251,7 @@ class Connection:
         client = NetworkClient(
             self._inlet,
             self._line,
+            lambda: open_transport(settings),
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
             protocol=paho.MQTTv5 if self._version == "5" else paho.MQTTv311,
@@ -244,11 +260,8 @@ class Connection:
         password = settings.credentials.password()
         if settings.credentials.username is not None:
             client.username_pw_set(settings.credentials.username, None if password is None else password.reveal())
-        if settings.address.is_tls:
-            client.tls_set_context(settings.tls.context())
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=self._will.qos, retain=self._will.retain)
-        client.connect_timeout = settings.connect_timeout_s
         client.max_inflight_messages_set(INFLIGHT)
         client.max_queued_messages_set(MAX_UNCONFIRMED)
         client.on_connect = self._on_connect
@@ -279,7 +292,9 @@ class Connection:
             if self._state is ConnectionState.CLOSING and leave_by is None:
                 # DISCONNECT still has to be written by this loop, so it runs on for a second at most.
                 leave_by = time.monotonic() + 1.0
-                client.disconnect()
+                if self._leaves_for is not None and self._version != "5":
+                    break  # 3.1.1 has no DISCONNECT with the last will
+                client.disconnect(reasoncode=None if self._leaves_for is None else _WITH_WILL)
             if leave_by is not None and time.monotonic() > leave_by:
                 break
             self._exchange(client, sock, waiting, min(pause_s, _OBSERVE_EVERY_S) if self._line.waiting else pause_s)
@@ -287,7 +302,8 @@ class Connection:
             self._notice_silence(client)
             self._notice_stall()
         if self._state is ConnectionState.CLOSING and self._ending is None:
-            self._ending = Ending("stopped", "stopped", was_granted=self._granted is not None)
+            kind: EndKind = "stopped" if self._leaves_for is None else "left"
+            self._ending = Ending(kind, self._leaves_for or "stopped", was_granted=self._granted is not None)
 
     def _exchange(self, client: NetworkClient, sock: paho.SocketLike, waiting: socket.socket, pause_s: float) -> None:
         """Wait for the network or for ``send``, then read and write."""
@@ -308,7 +324,8 @@ class Connection:
             client.loop_write()
         if client.socket() is not None:
             client.loop_misc()
-            self._line.observe(unsent_bytes(client.socket()), time.monotonic())
+            if (open_socket := client.socket()) is not None:
+                self._line.observe(unsent_bytes(open_socket.fileno()), time.monotonic())
 
     def _read(self, client: NetworkClient) -> None:
         """Read for one turn. A flood is read in portions, so confirmations, pings and packets to send have theirs."""

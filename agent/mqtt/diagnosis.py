@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Literal
 from agent.config.broker_address import BrokerAddress
 from agent.mqtt.settings import MqttSettings
 from agent.mqtt.wire import Property, Value
+from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
 
 EndKind = Literal[
@@ -30,12 +32,14 @@ EndKind = Literal[
     "duplicate",
     "violation",
     "no_confirmations",
+    "left",
 ]
 """``version``: the broker does not speak this MQTT version; ``unanswered``: it closed the connection without answering
 CONNECT; ``mute``: it kept the connection open without answering; ``setup``: a local file cannot be used; ``lost``: an
 accepted connection broke; ``closed``: the broker closed an accepted connection without a reason; ``takeover``: it said
 that another client has the same id; ``duplicate``: it said so three times within a minute; ``violation``: it sent what
-the standard forbids; ``no_confirmations``: it accepted packets and did not confirm them."""
+the standard forbids; ``no_confirmations``: it accepted packets and did not confirm them; ``left``: this side left a
+working connection for an earlier address."""
 
 # Reason codes. Source: MQTT Version 5.0, section 2.4; 3.1.1's return codes are mapped onto them.
 UNSUPPORTED_VERSION = 0x84
@@ -58,6 +62,9 @@ _REFUSALS = {
     0x9B: "it does not support QoS 1, which the last will needs",
     0x9F: "too many connections in a short time",
 }
+
+_SHARED_PORT = 443
+"""Servers tell protocols apart on this port, by ALPN or by a WebSocket."""
 
 _NAMES = {
     0x00: "normal disconnection",
@@ -104,7 +111,8 @@ _CERTIFICATE = {
     19: "is signed by an authority that is not in mqtt.tls.ca_file",
     20: "is signed by an authority that is not in mqtt.tls.ca_file",
     21: "is signed by an authority that is not in mqtt.tls.ca_file",
-    62: "is for another host name: check the host in mqtt.broker against the certificate's names",
+    62: "is for another host name: check the host in mqtt.broker (or mqtt.tls.server_name) against the certificate's "
+    "names",
     64: "is for another address: check the host in mqtt.broker against the certificate's names",
 }
 
@@ -121,6 +129,17 @@ class Ending:
     was_granted: bool = False
     code: int | None = None
     server: str | None = None
+
+
+class WayRefused(OSError):
+    """A proxy or a server before the broker does not let the connection through; the text says what to do.
+
+    ``needs_change``: only other settings can help.
+    """
+
+    def __init__(self, message: str, *, needs_change: bool = False) -> None:
+        super().__init__(message)
+        self.needs_change = needs_change
 
 
 class LibraryLog(logging.Handler):
@@ -142,8 +161,14 @@ class LibraryLog(logging.Handler):
 
 
 def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
-    """The ending for an exception while opening the socket."""
+    """The ending for an exception while the connection was opened."""
     address = settings.address
+    if isinstance(exc, AgentError):
+        return Ending("setup", redact(exc.message))
+    if isinstance(exc, WayRefused):
+        return Ending("refused" if exc.needs_change else "network", redact(str(exc)))
+    if address.is_unix:
+        return Ending("network", redact(_unix_problem(exc, address)))
     if isinstance(exc, ssl.SSLCertVerificationError):
         verdict = _CERTIFICATE.get(exc.verify_code, f"was not accepted: {exc.verify_message}")
         return Ending("tls", redact(f"the certificate of {address} {verdict}"))
@@ -160,6 +185,16 @@ def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
     return Ending("network", redact(f"{address} cannot be reached: {exc}"))
 
 
+def _unix_problem(exc: Exception, address: BrokerAddress) -> str:
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return f"there is no socket at {address.path}: is the broker running, and does it listen there?"
+    if isinstance(exc, PermissionError):
+        return f"user number {os.geteuid()}, who runs the agent, may not connect to {address.path}: give it the right"
+    if isinstance(exc, ConnectionRefusedError):
+        return f"nothing listens at {address.path} (connection refused): is the broker running?"
+    return f"{address} cannot be reached: {exc}"
+
+
 def reason_name(code: int) -> str:
     """The standard's name of a reason code, and the code."""
     return f"{_NAMES.get(code, 'unknown reason')} (0x{code:02X})"
@@ -169,7 +204,7 @@ def ending_from_refusal(code: int, values: Mapping[int, Value], settings: MqttSe
     """The ending for a CONNACK that refuses, with its properties."""
     if code == UNSUPPORTED_VERSION:
         return Ending("version", f"{settings.address} does not speak this version of MQTT", code=code)
-    who = "" if settings.credentials.username is None else f" of user {settings.credentials.username!r}"
+    who = "" if settings.credentials.username is None else f" of user {settings.credentials.shown_username!r}"
     verdict = _REFUSALS.get(code, reason_name(code))
     text = redact(f"{settings.address} refused the connection{who}: {verdict}{_server_text(values)}")
     return Ending("refused", text, code=code, server=_server(values))
@@ -202,19 +237,30 @@ def ending_from_silence(settings: MqttSettings, last_log: str | None) -> Ending:
     address = settings.address
     if address.is_tls:
         detail = f" ({last_log})" if last_log else ""
-        return Ending(
-            "unanswered",
-            redact(f"{address} closed the connection during its start{detail}: does it require a client certificate?"),
-        )
+        remedy = "does it require a client certificate"
+        if settings.tls.alpn is not None or address.port == _SHARED_PORT:
+            remedy += f", or another protocol in mqtt.tls.alpn than {settings.tls.alpn or 'none'}"
+        return Ending("unanswered", redact(f"{address} closed the connection during its start{detail}: {remedy}?"))
     return Ending("unanswered", f"{address} closed the connection without an answer: is it an MQTT broker?")
 
 
 def explain_silence(ending: Ending, settings: MqttSettings) -> Ending:
     """Check once whether a port that does not answer speaks TLS; a broker does not say so."""
     address = settings.address
-    if address.is_tls or not _speaks_tls(address, settings.connect_timeout_s):
+    # The check goes to the broker directly: behind a proxy it could not, and must not, be made.
+    if address.is_tls or address.is_unix or settings.proxy is not None:
         return ending
-    return Ending("tls", f"port {address.port} of {address.host} speaks TLS: write mqtts:// in mqtt.broker")
+    if not _speaks_tls(address, settings.connect_timeout_s):
+        return ending
+    return Ending("tls", f"port {address.port} of {address.host} speaks TLS: write {_secure(address)} in mqtt.broker")
+
+
+def _secure(address: BrokerAddress) -> str:
+    return "wss://" if address.is_websocket else "mqtts://"
+
+
+def _clear(address: BrokerAddress) -> str:
+    return "ws://" if address.is_websocket else "mqtt://"
 
 
 def explain_repeated_closing(ending: Ending, settings: MqttSettings, times: int) -> Ending:
@@ -232,8 +278,12 @@ def _tls_refusal(exc: ssl.SSLError | ConnectionResetError, settings: MqttSetting
     reason = exc.reason if isinstance(exc, ssl.SSLError) and exc.reason else str(exc)
     if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}:
         return (
-            f"port {address.port} of {address.host} does not speak TLS: write mqtt:// in mqtt.broker, or its TLS port"
+            f"port {address.port} of {address.host} does not speak TLS: write {_clear(address)} in mqtt.broker, "
+            "or its TLS port"
         )
+    if "NO_APPLICATION_PROTOCOL" in reason:
+        asked = settings.tls.alpn or "none"
+        return f"{address} has no protocol for the name `{asked}` in the TLS handshake: check mqtt.tls.alpn"
     if isinstance(exc, ssl.SSLEOFError | ConnectionResetError):
         return (
             f"{address} aborted the TLS handshake: is {address.port} its TLS port, and does it require a "

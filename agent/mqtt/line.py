@@ -7,7 +7,6 @@ over than the line drains in ``QUEUE_S``, and everything else waits where it can
 from __future__ import annotations
 
 import fcntl
-import socket
 import struct
 import termios
 from collections import deque
@@ -31,12 +30,10 @@ _SAMPLES = 20
 _MAX_PATIENCE_S = 60.0
 
 
-def unsent_bytes(sock: object) -> int:
-    """Bytes in the kernel that the other side has not received yet; 0 where the system does not say."""
-    if not isinstance(sock, socket.socket):
-        return 0
+def unsent_bytes(descriptor: int) -> int:
+    """Bytes of a socket in the kernel that the other side has not received yet; 0 where the system does not say."""
     with suppress(OSError):
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0])
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0])
     return 0
 
 
@@ -82,9 +79,8 @@ class Line:
         return self._position
 
     def has_room(self, size: int, qos: int) -> bool:
-        """Whether a packet may be handed over now. One packet always may."""
-        waiting = self.waiting
-        return not waiting or waiting + size <= self._budget() * (QOS_1_SHARE if qos else 1.0)
+        """Whether a packet may be handed over now. It always may if none waits."""
+        return not self._marks or self.waiting + size <= self._budget() * (QOS_1_SHARE if qos else 1.0)
 
     def accept(self, size: int, now: float) -> int:
         """A packet was handed over; where it ends."""

@@ -6,8 +6,8 @@ and sends pings.
 
 from __future__ import annotations
 
-import socket
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -18,26 +18,33 @@ from paho.mqtt.properties import Properties
 
 from agent.mqtt.base import Packet
 from agent.mqtt.line import Line
+from agent.mqtt.transport import ByteStream
 from agent.mqtt.wire import Inlet
 
 RECEIVE_MAXIMUM = 16
 """QoS 1 messages that the broker may send before one of them is confirmed."""
 
 _PUBLISH = 0x30
-_LOW_WATER_BYTES = 16384
-"""The kernel takes no more while this many bytes are not on their way yet."""
 
 
 class NetworkClient(paho.Client):
-    """Overrides the three methods of paho through which every byte and every packet goes."""
+    """Overrides the methods of paho through which every byte and every packet goes, and the one that opens the socket:
+    its proxies come from the environment, its WebSocket sends frames that servers must refuse (unmasked replies to a
+    ping, RFC 6455, section 5.1), and a refusal has no reason."""
 
-    def __init__(self, inlet: Inlet, line: Line, *arguments: Any, **options: Any) -> None:
-        self.inlet = inlet
+    def __init__(
+        self, inlet: Inlet, line: Line, make_socket: Callable[[], ByteStream], *arguments: Any, **options: Any
+    ) -> None:
+        self._inlet = inlet
         self._line = line
+        self._make_socket = make_socket
         super().__init__(*arguments, **options)
 
+    def _create_socket(self) -> ByteStream:
+        return self._make_socket()
+
     def _sock_recv(self, bufsize: int) -> bytes:
-        return self.inlet.read(bufsize, self._receive)
+        return self._inlet.read(bufsize, self._receive)
 
     def _receive(self, size: int) -> bytes:
         chunk = super()._sock_recv(size)
@@ -80,18 +87,6 @@ def packet_bytes(packet: Packet, qos: int, properties: Properties | None) -> int
     packed = b"" if properties is None else properties.pack()  # type: ignore[no-untyped-call]  # paho leaves it untyped
     size = 2 + len(packet.topic.encode()) + (2 if qos else 0) + len(packed) + len(packet.payload)
     return 2 + (size > 0x7F) + (size > 0x3FFF) + (size > 0x1FFFFF) + size
-
-
-def prepare_socket(sock: paho.SocketLike | None) -> None:
-    """Send each message at once, and keep what waits out of the kernel.
-
-    With Nagle's algorithm the kernel holds a message back until the one before is acknowledged, which the broker's
-    system delays by 40 ms: at 30 frames a second, every other result.
-    """
-    if isinstance(sock, socket.socket) and sock.family in {socket.AF_INET, socket.AF_INET6}:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _LOW_WATER_BYTES)
 
 
 class _PackedProperties(Properties):

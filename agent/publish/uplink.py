@@ -65,7 +65,7 @@ class Uplink:
         self._resources = ExitStack()
         config = loaded.config.mqtt
         with ExitStack() as undo:
-            embedded = undo.enter_context(EmbeddedBroker()).address if config.broker == "embedded" else None
+            embedded = undo.enter_context(EmbeddedBroker()).address if config.is_embedded else None
             self._embedded: BrokerAddress | None = embedded
             self._mqtt = config
             self._inputs = self._connection_inputs(loaded)
@@ -94,7 +94,7 @@ class Uplink:
 
     @property
     def address(self) -> BrokerAddress:
-        """Address of the broker."""
+        """The broker's first address."""
         return self._inputs.settings.address
 
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
@@ -167,14 +167,13 @@ class Uplink:
 
 def _digest(settings: MqttSettings) -> str:
     """Digest of the files that a connection uses; a missing or unreadable one counts as empty."""
-    tls = settings.tls
     digest = hashlib.sha256()
-    for path in (settings.credentials.password_file, tls.ca, tls.cert, tls.key):
+    for path in settings.files:
         digest.update(hashlib.sha256(_content(path)).digest())
     return digest.hexdigest()
 
 
-def _content(path: Path | None) -> bytes:
+def _content(path: Path) -> bytes:
     with suppress(OSError):
-        return b"" if path is None else path.read_bytes()
+        return path.read_bytes()
     return b""

@@ -189,15 +189,6 @@ class Reporter:
         )
 
 
-def _process(usage: ProcessStatistics) -> Process:
-    return Process(
-        rss_mib=round(usage.rss_bytes / 2**20, 1),
-        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
-        threads=usage.threads,
-        fds=usage.fds,
-    )
-
-
 def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
     delivery, line = publisher.delivery, publisher.line
     named = sorted(delivery.held.items(), key=lambda one: one[1].since_utc_ns)[:_MAX_WAITING]
@@ -229,6 +220,15 @@ def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
     )
 
 
+def _process(usage: ProcessStatistics) -> Process:
+    return Process(
+        rss_mib=round(usage.rss_bytes / 2**20, 1),
+        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
+        threads=usage.threads,
+        fds=usage.fds,
+    )
+
+
 def _connection(publisher: PublisherStatistics) -> Connection:
     connection = publisher.connection
     return Connection(
@@ -238,6 +238,7 @@ def _connection(publisher: PublisherStatistics) -> Connection:
         since=utc_text(connection.since_utc_ns),
         reason=connection.reason,
         reconnects=connection.reconnects,
+        others={other.address: other.problem for other in connection.others},
         protocol_reason=connection.protocol_reason,
         limits=connection.limits,
     )

@@ -118,6 +118,14 @@ def test_the_rate_outlives_the_connection_and_nothing_else_does() -> None:
     assert 0 < accepted < 10_000
 
 
+def test_what_the_protocol_itself_sends_holds_up_no_packet() -> None:
+    line = Line()
+    line.start(0.0)
+    line.add_control(100)
+    assert line.waiting == 100
+    assert line.has_room(10 * UNMEASURED_BYTES, 0)
+
+
 def test_without_a_measurement_64_kib_may_wait() -> None:
     line = Line()
     line.start(0.0)

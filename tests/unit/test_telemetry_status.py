@@ -16,7 +16,7 @@ from agent.cameras.camera import CameraStatistics
 from agent.cameras.frame_counters import CameraCounts
 from agent.daemon.notify import Notifier
 from agent.inference.worker import WorkerStatistics
-from agent.mqtt.base import SinkStatistics
+from agent.mqtt.base import OtherAddress, SinkStatistics
 from agent.publish.delivery_counters import DeliveryReport
 from agent.publish.held_topics import HeldTopic
 from agent.publish.publisher import PublisherStatistics
@@ -79,6 +79,10 @@ _REFUSED = "/etc/agent/agent.yaml has 2 faults:\n  /etc/agent/agent.yaml:12: a: 
     [
         ({"cameras": (_camera(state="lost", error="no route"),)}, "camera front lost for 12 s (no route)"),
         ({"cameras": (_camera(state="connecting"),)}, "camera front not connected for 12 s"),
+        (
+            {"publisher": _link(others=(OtherAddress("mqtt://a:1883", "refused", is_preferred=True),))},
+            "broker mqtt://broker:1883 in use instead of mqtt://a:1883 for 12 s (refused)",
+        ),
         ({"cameras": (_camera(state="ended", error="unreadable"),)}, "camera front ended: unreadable"),
         ({"cameras": (_camera(image_fault="black"),)}, "camera front shows black frames for 12 s"),
         ({"thermal": replace(_COOL, state="paused", reason="cpu at 97 °C")}, "paused by heat: cpu at 97 °C"),

@@ -230,7 +230,7 @@ class Connection:
     state: Literal["connecting", "connected", "disconnected", "stopped"]
     """`connected` only after the broker accepted the connection."""
     broker: str
-    """Address of the broker, without credentials."""
+    """Address of the broker that is in use, or is tried next, without credentials."""
     protocol: str | None
     """MQTT version in use; null before the first connection."""
     since: Instant | None
@@ -239,6 +239,8 @@ class Connection:
     """Why there is no connection; null while connected."""
     reconnects: Count
     """Connections after the first one in this session."""
+    others: dict[str, str | None] = field(default_factory=dict)
+    """The broker's other addresses in their order, and why each is not in use; null: nothing is known against it."""
     protocol_reason: str | None = None
     """Why it is not the newest version; null if it is."""
     limits: tuple[str, ...] = ()
