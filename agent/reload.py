@@ -263,6 +263,6 @@ def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
         "mqtt.prefix": before.prefix != after.prefix,
         "mqtt.outbox": before.outbox != after.outbox,
         "mqtt.commands": before.commands != after.commands,
-        "mqtt.broker": before.broker != after.broker and "embedded" in (before.broker, after.broker),
+        "mqtt.broker": before.broker != after.broker and (before.is_embedded or after.is_embedded),
     }
     return [key for key, has_changed in differs.items() if has_changed]

@@ -99,7 +99,7 @@ def _settings(
 
         loaded = load_config(path)
         prefix = loaded.config.mqtt.prefix
-        if address is None and loaded.config.mqtt.broker == "embedded":
+        if address is None and loaded.config.mqtt.is_embedded:
             raise UsageError(
                 f"the broker of {path} is embedded and listens on a random port; give the address that "
                 "`agent run` or `agent demo` printed: agent watch mqtt://127.0.0.1:PORT"

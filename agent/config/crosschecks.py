@@ -15,8 +15,6 @@ from agent.config.shape import KeyPath
 from agent.runtime.secrets import redact
 from engines import StrictDocument, nearest_key
 
-_LOOPBACK = ("localhost", "127.", "[::1]")
-
 # Repeated here, because asking the engines would load their libraries. A test compares the two.
 ENGINES = ("auto", "fastest", "tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
 ENGINE_ALIASES = ("trt", "ort-trt", "onnxruntime", "ort", "cpu", "cuda", "openvino", "pytorch")
@@ -41,7 +39,7 @@ def cross_problems(document: StrictDocument) -> Iterator[Problem]:
         yield from _models_exist(document, uses, list(models))
         yield from _names_are_unique(document, camera, uses)
         yield from _gates_open(document, camera, uses)
-    yield from _tls_is_used(document)
+    yield from _ways_are_used(document)
 
 
 def _section(data: object, *path: str) -> Mapping[str, object]:
@@ -140,13 +138,30 @@ def _circle(start: str, by_key: Mapping[str, _Use]) -> list[str]:
     return []
 
 
-def _tls_is_used(document: StrictDocument) -> Iterator[Problem]:
+def _ways_are_used(document: StrictDocument) -> Iterator[Problem]:
+    """What is configured for one kind of address needs an address of that kind."""
     mqtt = _section(document.data, "mqtt")
-    broker = mqtt.get("broker", "mqtt://")
-    given = [key for key, value in _section(mqtt, "tls").items() if value is not None]
-    if given and isinstance(broker, str) and not broker.startswith("mqtts://"):
-        text = f"{' and '.join(given)} would be ignored, because the broker's address does not start with mqtts://"
-        yield at(document, ("mqtt", "tls"), f"{text}; write mqtts:// or remove the certificates")
+    given = mqtt.get("broker", "mqtt://")
+    urls = [url for url in (given if isinstance(given, list) else [given]) if isinstance(url, str)]
+    if not urls:
+        return
+
+    def has(*schemes: str) -> bool:
+        return any(url.startswith(tuple(f"{scheme}://" for scheme in schemes)) for url in urls)
+
+    tls = [key for key, value in _section(mqtt, "tls").items() if value is not None]
+    if tls and not has("mqtts", "wss"):
+        text = f"{' and '.join(tls)} would be ignored, because no address of the broker starts with mqtts:// or wss://"
+        yield at(document, ("mqtt", "tls"), f"{text}; write mqtts:// or remove what is for TLS")
+    headers = _section(mqtt, "websocket", "header_files")
+    if headers and not has("ws", "wss"):
+        text = (
+            f"{' and '.join(headers)} would be ignored, because no address of the broker starts with ws:// or wss://"
+        )
+        yield at(document, ("mqtt", "websocket"), f"{text}; write wss:// or remove the headers")
+    if mqtt.get("proxy") is not None and not has("mqtt", "mqtts", "ws", "wss"):
+        text = "the proxy would be ignored, because the broker is on this machine"
+        yield at(document, ("mqtt", "proxy"), f"{text}; remove the proxy or name another broker")
 
 
 def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
@@ -191,8 +206,10 @@ def _warnings_of_mqtt(config: AgentConfig, document: StrictDocument) -> Iterator
     mqtt = config.mqtt
     if mqtt.password_file is not None and mqtt.username is None:
         yield at(document, ("mqtt", "password_file"), "there is no `username`; most brokers ignore a password alone")
-    address = mqtt.broker.removeprefix("mqtt://")
-    is_open = mqtt.broker.startswith("mqtt://") and not address.startswith(_LOOPBACK)
-    if mqtt.username is not None and is_open:
-        text = "the password crosses the network in clear text; use mqtts:// where the broker offers it"
-        yield at(document, ("mqtt", "broker"), text)
+    open_ones = [str(address) for address in mqtt.addresses if address.is_clear_text]
+    if mqtt.username is not None and open_ones:
+        text = f"the password crosses the network in clear text to {' and '.join(open_ones)}; use mqtts:// or wss://"
+        yield at(document, ("mqtt", "broker"), f"{text} where the broker offers it")
+    if mqtt.websocket.header_files and any(one.is_websocket and one.is_clear_text for one in mqtt.addresses):
+        text = "the headers cross the network in clear text; use wss:// where the broker offers it"
+        yield at(document, ("mqtt", "websocket", "header_files"), text)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from agent.config.crosschecks import cross_problems, warnings_of
 from agent.config.device import MACHINE_ID_FILE, device_id_of_machine
-from agent.config.model import AgentConfig, MqttConfig, TlsConfig
+from agent.config.model import AgentConfig, MqttConfig
 from agent.config.problems import (
     Problem,
     at,
@@ -28,11 +28,12 @@ from agent.config.problems import (
     problems_of_values,
     suggestion,
 )
+from agent.config.section import Section
 from agent.config.shape import KeyPath
 from agent.config.state_dir import default_state_dir, home_dir
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
-from agent.runtime.secrets import Secret, read_secret
+from agent.runtime.secrets import Secret, SecretKind, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
 from engines import StrictDocument, StrictYamlError, load_strict, path_exists
 
@@ -76,9 +77,19 @@ class LoadedConfig:
     def resolved_mqtt(self) -> MqttConfig:
         """The section ``mqtt`` with absolute paths."""
         mqtt = self.config.mqtt
-        tls = {key: value and str(self.resolve(value)) for key, value in mqtt.tls.model_dump().items()}
-        password_file = mqtt.password_file and str(self.resolve(mqtt.password_file))
-        return mqtt.model_copy(update={"tls": TlsConfig(**tls), "password_file": password_file})
+        headers = {name: str(self.resolve(file)) for name, file in mqtt.websocket.header_files.items()}
+        return mqtt.model_copy(
+            update={
+                **self._resolved_files(mqtt),
+                "tls": mqtt.tls.model_copy(update=self._resolved_files(mqtt.tls)),
+                "websocket": mqtt.websocket.model_copy(update={"header_files": headers}),
+                "proxy": mqtt.proxy and mqtt.proxy.model_copy(update=self._resolved_files(mqtt.proxy)),
+            }
+        )
+
+    def _resolved_files(self, section: Section) -> dict[str, str]:
+        """The keys of ``section`` that name a file, with absolute paths."""
+        return {key: str(self.resolve(value)) for key, value in _files_of(section)}
 
 
 def load_config(
@@ -106,7 +117,9 @@ def load_config(
     if check_files:
         problems = [*_missing_files(config, base_dir, document)]
         if password_file is not None:
-            mqtt_password = _secret(password_file, ("mqtt", "password_file"), document, problems)
+            kind = SecretKind.MQTT_PASSWORD
+            mqtt_password = _secret(password_file, ("mqtt", "password_file"), document, problems, kind)
+        problems += _bad_ways(config.mqtt, base_dir, document)
         camera_passwords = dict(_camera_passwords(config, base_dir, document, problems))
         if problems:
             raise error_of(problems, document.name)
@@ -254,11 +267,20 @@ def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument
             found = _resolved(source.path, base_dir)
             if (problem := _absence(found, Path.exists, f"there is no {found}")) is not None:
                 yield at(document, ("cameras", name, "source", "path"), problem)
-    for key, value in config.mqtt.tls.model_dump().items():
-        if value is not None:
-            found = _resolved(value, base_dir)
-            if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
-                yield at(document, ("mqtt", "tls", key), problem)
+    for key, value in _files_of(config.mqtt.tls):
+        if key == "key_password_file":
+            continue  # see _bad_ways
+        found = _resolved(value, base_dir)
+        if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
+            yield at(document, ("mqtt", "tls", key), problem)
+
+
+def _files_of(section: Section) -> Iterator[tuple[str, str]]:
+    """The keys of a section that name a file, with their values."""
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if key.endswith("_file") and isinstance(value, str):
+            yield key, value
 
 
 def _absence(path: Path, look: Callable[[Path], bool], otherwise: str) -> str | None:
@@ -317,9 +339,31 @@ def _camera_passwords(
                 yield name, secret
 
 
-def _secret(file: Path, path: KeyPath, document: StrictDocument, problems: list[Problem]) -> Secret | None:
+def _bad_ways(mqtt: MqttConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:
+    """Files with the other secrets of the connection that cannot be used; they are read again at each connection."""
+    named: list[tuple[KeyPath, str, SecretKind]] = [
+        (("mqtt", "websocket", "header_files", name), file, SecretKind.HEADER)
+        for name, file in mqtt.websocket.header_files.items()
+    ]
+    if mqtt.tls.key_password_file is not None:
+        named.append((("mqtt", "tls", "key_password_file"), mqtt.tls.key_password_file, SecretKind.KEY_PASSWORD))
+    if mqtt.proxy is not None and mqtt.proxy.password_file is not None:
+        named.append((("mqtt", "proxy", "password_file"), mqtt.proxy.password_file, SecretKind.PROXY_PASSWORD))
+    for path, file, kind in named:
+        problems: list[Problem] = []
+        _secret(_resolved(file, base_dir), path, document, problems, kind)
+        yield from problems
+
+
+def _secret(
+    file: Path,
+    path: KeyPath,
+    document: StrictDocument,
+    problems: list[Problem],
+    kind: SecretKind = SecretKind.PASSWORD,
+) -> Secret | None:
     try:
-        return read_secret(file)
+        return read_secret(file, kind)
     except ConfigError as exc:
         problems.append(at(document, path, exc.message))
         return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from agent.config.broker_address import BrokerAddress
+from agent.config.broker import ProfileName, ProxyConfig, TlsConfig, WebSocketConfig, addresses_of
+from agent.config.broker_address import EMBEDDED, BrokerAddress
 from agent.config.image_checks import ImageChecksConfig
 from agent.config.section import ClientId, DeviceId, Name, Section, TopicPrefix
 from agent.config.sources import SourceConfig
-from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
+from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, MaxRateConfig, OutboxConfig
 from agent.config.thermal import ThermalConfig
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -141,23 +142,6 @@ class CameraConfig(Section):
     """The classifiers that run on its frames."""
 
 
-class TlsConfig(Section):
-    """Certificates for a `mqtts://` broker; the chain and the host name are always checked."""
-
-    ca_file: str | None = None
-    """Authority that signed the broker's certificate, PEM; null uses the system's authorities."""
-    cert_file: str | None = None
-    """Certificate of this client, PEM."""
-    key_file: str | None = None
-    """Key of this client's certificate, PEM, readable only by the agent."""
-
-    @model_validator(mode="after")
-    def _certificate_has_its_key(self) -> TlsConfig:
-        if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file belong together: give both or neither")
-        return self
-
-
 class ResultsConfig(Section):
     """The stream of every result."""
 
@@ -167,25 +151,46 @@ class ResultsConfig(Section):
     """Most results per second of one classifier; null publishes all."""
 
 
+_MAX_USERNAME_BYTES = 65535
+"""Source: MQTT Version 5.0, section 1.5.4 (UTF-8 encoded string)."""
+
+
+def _text_from_number(value: object) -> object:
+    """YAML reads the version 5 as a number."""
+    return "5" if type(value) is int and value == 5 else value
+
+
 class MqttConfig(Section):
     """The broker and what is sent to it."""
 
-    broker: str = "mqtt://127.0.0.1:1883"
-    """`mqtt://host:port`, `mqtts://host:port`, or `embedded` to start one with the agent, for trials."""
-    username: str | None = Field(default=None, max_length=256)
-    """User name for the broker."""
+    broker: str | tuple[str, ...] = "mqtt://127.0.0.1:1883"
+    """`mqtt://host:port`, `mqtts://...`, `ws://...`, `wss://...`, `unix:///path`, a list of them, or `embedded`."""
+    return_after_s: int = Field(default=300, ge=10, le=86400)
+    """Seconds on another address than the first, until one before it is tried again; doubles while that fails."""
+    profile: ProfileName | None = None
+    """Service whose limits `agent config check` and `agent doctor` apply; null applies none."""
+    username: str | None = Field(default=None, max_length=65535)
+    """User name for the broker, at most 65,535 bytes."""
     password_file: str | None = None
     """File with the password on its first line; null uses `mqtt-password` beside this file, or a credential."""
     tls: TlsConfig = TlsConfig()
-    """Certificates, for `mqtts://`."""
+    """Certificates and names, for `mqtts://` and `wss://`."""
+    websocket: WebSocketConfig = WebSocketConfig()
+    """Headers, for `ws://` and `wss://`."""
+    proxy: ProxyConfig | None = None
+    """Proxy to the broker; null connects directly."""
     prefix: TopicPrefix = "edge"
     """First levels of every topic."""
     client_id: ClientId | None = None
     """MQTT client id; null is `<prefix>-<device>`."""
     keepalive_s: int = Field(default=15, ge=5, le=600)
     """Keep-alive interval; a silent broker is detected after twice this time."""
+    protocol: Annotated[Literal["auto", "5", "3.1.1"], BeforeValidator(_text_from_number)] = "auto"
+    """Version of MQTT; `auto` is 5, or 3.1.1 if the broker is older."""
     results: ResultsConfig = ResultsConfig()
     """How results are sent."""
+    max_rate: MaxRateConfig = MaxRateConfig()
+    """Limits over all topics."""
     outbox: OutboxConfig = OutboxConfig()
     """Where events wait until the broker has confirmed them."""
     commands: CommandsConfig = CommandsConfig()
@@ -195,9 +200,21 @@ class MqttConfig(Section):
 
     @model_validator(mode="after")
     def _broker_is_an_address(self) -> MqttConfig:
-        if self.broker != "embedded":
-            BrokerAddress.parse(self.broker)
+        addresses_of(self.broker)
+        size = len((self.username or "").encode())
+        if size > _MAX_USERNAME_BYTES:
+            raise ValueError(f"username has {size} bytes, but MQTT carries {_MAX_USERNAME_BYTES}; shorten it")
         return self
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the broker starts with the agent."""
+        return self.broker == EMBEDDED
+
+    @property
+    def addresses(self) -> tuple[BrokerAddress, ...]:
+        """The broker's addresses in order; empty for an embedded one."""
+        return addresses_of(self.broker)
 
 
 class AgentConfig(Section):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config.model import AgentConfig
+from agent.config.section import PlacedError
 from agent.config.shape import KeyPath, Place, place_of
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import redact
@@ -115,6 +116,13 @@ def problems_of_validation(error: ValidationError, document: StrictDocument) -> 
         if detail["type"] == "missing" and (*place.path, *rest) in misspelt:
             continue  # its misspelling is reported already
         raw = _raw(document.data, place.path)
+        if (
+            isinstance(raw, list)
+            and rest
+            and place.list_member() is not None
+            and place.list_member(str(rest[0])) is None
+        ):
+            continue  # it is no text, but a list is allowed too, whose items have their own errors
         if detail["type"] == "too_short" and isinstance(raw, list | dict) and raw:
             continue  # its items are at fault and have their own errors
         yield _problem(detail, place, rest, raw, document)
@@ -181,10 +189,14 @@ def _wrong_tag(place: Place, raw: object, document: StrictDocument) -> Problem:
 
 
 def _disagreement(detail: ErrorDetails, place: Place, raw: object, document: StrictDocument) -> Problem:
-    """Two keys of one section disagree. The line is that of the first key named in the message."""
-    text = redact(str(detail.get("ctx", {}).get("error", detail["msg"])))
+    """Two keys of one section disagree. The line is that of the value that the error names, else of the first key in
+    its message."""
+    error = detail.get("ctx", {}).get("error", detail["msg"])
+    text = redact(str(error))
     path = place.path
-    if isinstance(raw, Mapping):
+    if isinstance(error, PlacedError):
+        path = (*path, *error.below)
+    elif isinstance(raw, Mapping):
         named = [word for word in text.replace(",", " ").replace(":", " ").split() if word in raw]
         path = (*path, named[0]) if named else path
     return at(document, path, text)

@@ -13,6 +13,9 @@ TOPIC_PREFIX = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
 CLIENT_ID = r"^[A-Za-z0-9._-]{1,64}$"
 FOURCC = r"^[A-Za-z0-9 ]{4}$"
 RTSP_URL = r"^rtsps?://[^\s]+$"
+HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
+ALPN_NAME = r"^[\x21-\x7e]{1,255}$"
+HOST_NAME = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 
 PATTERNS_IN_WORDS: Mapping[str, str] = {
     DEVICE_ID: "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
@@ -21,6 +24,9 @@ PATTERNS_IN_WORDS: Mapping[str, str] = {
     CLIENT_ID: "1 to 64 letters, digits, . _ and -",
     FOURCC: "4 letters, digits or blanks such as MJPG",
     RTSP_URL: "an address that starts with rtsp:// or rtsps://",
+    HEADER_NAME: "the name of an HTTP header",
+    ALPN_NAME: "1 to 255 printable ASCII characters without blanks",
+    HOST_NAME: "a host name",
 }
 """What an error message and the reference say instead of the pattern."""
 
@@ -29,6 +35,17 @@ Name = Annotated[str, StringConstraints(pattern=NAME)]
 """Of a model, a camera or a classifier: a level of a topic."""
 TopicPrefix = Annotated[str, StringConstraints(pattern=TOPIC_PREFIX, max_length=128)]
 ClientId = Annotated[str, StringConstraints(pattern=CLIENT_ID)]
+HeaderName = Annotated[str, StringConstraints(pattern=HEADER_NAME)]
+AlpnName = Annotated[str, StringConstraints(pattern=ALPN_NAME)]
+HostName = Annotated[str, StringConstraints(pattern=HOST_NAME, max_length=253)]
+
+
+class PlacedError(ValueError):
+    """A fault at ``below``, the keys from the section that raises it to the value that is wrong."""
+
+    def __init__(self, message: str, *below: str | int) -> None:
+        super().__init__(message)
+        self.below = below
 
 
 class Section(BaseModel):

@@ -70,6 +70,14 @@ class Place:
                     return member
         return self.annotation
 
+    def list_member(self, label: str = "tuple[") -> Place | None:
+        """The list among several types, such as text or a list of texts; None without one, or if ``label``, the
+        type's name in a validation error, is not the list's."""
+        for member in _members(self.annotation):
+            if get_origin(member) is tuple and self.section() is self.annotation and label.startswith("tuple["):
+                return Place(self.path, member)
+        return None
+
     def keys(self) -> list[str]:
         """The keys of a section; empty if the user chooses the keys."""
         section = self.section()
@@ -131,6 +139,9 @@ def place_of(root: type[BaseModel], loc: Sequence[str | int]) -> tuple[Place, tu
         if rest[1:] == ("[key]",) and (key := place.key(rest[0])) is not None:
             return key, rest[1:]
         below = place.child(rest[0])
+        if below is None and rest[1:] and (items := place.list_member(str(rest[0]))) is not None:
+            place, rest = items, rest[1:]
+            continue
         if below is None:
             break
         place, rest = below, rest[1:]

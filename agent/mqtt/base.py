@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 SinkState = Literal["connecting", "connected", "disconnected", "stopped"]
+
+PROBLEMS = {
+    0x87: "not_authorised",
+    0x90: "topic_refused",
+    0x95: "oversize",
+    0x97: "quota_exceeded",
+    0x99: "payload_invalid",
+}
+"""Names of a broker's refusals of a packet; any other code is ``refused``. Source: MQTT 5.0, section 2.4."""
+
+FINAL_PROBLEMS = frozenset({"oversize", "topic_refused", "payload_invalid"})
+"""Refusals that the same packet meets every time. After any other one it may be sent again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +38,36 @@ class Packet:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """One received message; ``response_topic`` and ``correlation`` exist in MQTT 5 only."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherAddress:
+    """An address of the broker that is not in use, and why; ``problem`` is None if nothing is known against it.
+
+    ``is_preferred``: it stands before the one in use.
+    """
+
+    address: str
+    problem: str | None
+    is_preferred: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SinkStatistics:
     """A snapshot of a sink; ``address`` and ``reason`` never contain a credential.
 
     ``since_utc_ns`` is when the state began. ``reason`` says why it is not connected, ``failure`` which exception
     ended its thread. ``reconnects`` counts connections after the first, ``unconfirmed`` the packets sent and not yet
-    confirmed.
+    confirmed. ``others`` are the broker's other addresses in their order.
     """
 
     state: SinkState
@@ -41,6 +78,25 @@ class SinkStatistics:
     reconnects: int
     unconfirmed: int
     failure: str | None = None
+    others: tuple[OtherAddress, ...] = ()
+    protocol_reason: str | None = None
+    """Why it is not the newest version of the protocol; None if it is, or if there is no choice."""
+    limits: tuple[str, ...] = ()
+    """What the broker does not offer and what is done instead, each in one sentence."""
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Received messages that were dropped, by reason, since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineStatistics:
+    """What the line to the broker carries.
+
+    ``bytes_per_s`` is the rate measured while bytes waited to be sent, None until they had to wait. ``queued_bytes``
+    were accepted and have not left this machine.
+    """
+
+    bytes_per_s: float | None
+    queued_bytes: int
 
 
 class SinkListener(Protocol):
@@ -55,7 +111,8 @@ class SinkListener(Protocol):
         ...
 
     def on_confirmed(self, key: int, problem: str | None) -> None:
-        """The packet sent with ``key`` has arrived, or was refused permanently: ``problem`` is a short reason."""
+        """The packet sent with ``key`` has arrived, or was refused: ``problem`` is a value of ``PROBLEMS`` or
+        ``refused``. Those in ``FINAL_PROBLEMS`` are permanent."""
         ...
 
     def on_failed(self, error: BaseException) -> None:
@@ -87,10 +144,12 @@ class Sink(Protocol):
         ...
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
-        """Accept ``packet`` and return None, or return why it is refused: ``disconnected``, ``backlog`` ...
+        """Accept ``packet`` and return None, or return why it is refused: ``disconnected``, ``backlog`` (no room now)
+        or a problem as in ``on_confirmed``.
 
-        Never blocks. With ``key``, ``on_confirmed`` is called once for the packet, unless the connection breaks first.
-        Called by one thread at a time.
+        A line that drains slowly answers ``backlog`` too, for QoS 0 before QoS 1. Never blocks. With ``key``,
+        ``on_confirmed`` is called once for the packet, unless the connection breaks first. Called by one thread at a
+        time.
         """
         ...
 
@@ -100,4 +159,8 @@ class Sink(Protocol):
 
     def statistics(self) -> SinkStatistics:
         """A snapshot of the state; any thread."""
+        ...
+
+    def line(self) -> LineStatistics:
+        """How fast the line drains and what waits for it; any thread."""
         ...

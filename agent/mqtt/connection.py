@@ -1,4 +1,4 @@
-"""One MQTT connection from CONNECT to its end. The only file that imports paho.
+"""One MQTT connection from CONNECT to its end.
 
 Every connection has its own paho client, so no queue, packet id or certificate of an earlier one is left over. The
 network loop runs here, on the caller's thread: in paho's own thread an exception in a callback ends the thread
@@ -13,32 +13,35 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Protocol
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from agent.mqtt.base import Packet
+from agent.mqtt.attempts import Version
+from agent.mqtt.base import PROBLEMS, LineStatistics, Packet, Received
 from agent.mqtt.diagnosis import (
-    SESSION_TAKEN_OVER,
     Ending,
+    EndKind,
     LibraryLog,
+    ending_from_disconnect,
     ending_from_exception,
     ending_from_refusal,
     ending_from_silence,
+    reason_name,
 )
+from agent.mqtt.grants import Granted, granted_from_properties
+from agent.mqtt.line import ConfirmationWatch, Line, unsent_bytes
+from agent.mqtt.network import NetworkClient, connect_properties, packet_bytes, publish_properties
 from agent.mqtt.settings import MqttSettings
+from agent.mqtt.transport import open_transport
+from agent.mqtt.wire import Inlet, ProtocolViolation, Value
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
-
-Version = Literal["5", "3.1.1"]
 
 MAX_UNCONFIRMED = 1000
 """Packets sent and not yet confirmed; more are refused as ``backlog``."""
@@ -47,22 +50,12 @@ INFLIGHT = 20
 """QoS 1 packets that may wait for the broker at once; more are slower (measured with mosquitto: 15.0k/s at 20, 10.3k/s
 at 200)."""
 
-_HEADER_BYTES = 64
-"""Upper bound of what MQTT adds to topic, payload and correlation data."""
-
-_PUBLISH_PROBLEMS = {0x87: "not_authorised", 0x97: "quota_exceeded", 0x95: "oversize", 0x90: "topic_refused"}
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One received message; ``response_topic`` and ``correlation`` exist in MQTT 5 only."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    response_topic: str | None = None
-    correlation: bytes | None = None
+_MAX_PACKET_BYTES = 2**28  # Source: MQTT Version 5.0, section 2.1.4
+_READS_PER_TURN = 8
+_OBSERVE_EVERY_S = 0.02
+_REFUSED = 0x80
+_WITH_WILL = ReasonCode(PacketTypes.DISCONNECT, identifier=0x04)
+"""Source: MQTT Version 5.0, section 3.14.2.1."""
 
 
 class ConnectionState(str, Enum):
@@ -82,21 +75,11 @@ class ConnectionState(str, Enum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """Limits from the broker's CONNACK; the defaults apply if it names none."""
-
-    max_packet_bytes: int | None = None
-    max_qos: int = 1
-    may_retain: bool = True
-    receive_maximum: int = MAX_UNCONFIRMED
-
-
 class ConnectionListener(Protocol):
     """Called on the thread that runs the connection."""
 
-    def on_granted(self, version: Version) -> None:
-        """The broker accepted the connection."""
+    def on_granted(self, version: Version, limits: tuple[str, ...]) -> None:
+        """The broker accepted the connection; ``limits`` says what it does not offer."""
         ...
 
     def on_subscribed(self, problem: str | None) -> None:
@@ -111,6 +94,10 @@ class ConnectionListener(Protocol):
         """A message on one of the subscriptions arrived."""
         ...
 
+    def on_rejected(self, counts: Mapping[str, int]) -> None:
+        """So many more messages were dropped on arrival, by reason."""
+        ...
+
 
 class Connection:
     """``run`` blocks until the connection has ended; other threads may call ``send`` and ``end``."""
@@ -123,23 +110,35 @@ class Connection:
         version: Version,
         will: Packet | None = None,
         subscriptions: Sequence[str] = (),
+        line: Line | None = None,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._version: Version = version
         self._will = will
         self._subscriptions = tuple(subscriptions)
-        self._client: paho.Client | None = None
+        self._client: NetworkClient | None = None
         self._lock = threading.Lock()
-        self._unconfirmed: dict[int, tuple[int | None, int]] = {}
+        self._unconfirmed: dict[int, tuple[int | None, int, int]] = {}  # key, QoS, where it ends, by packet id
         self._unacknowledged = 0
         self._acknowledged: deque[tuple[int, str | None]] = deque()
+        self._refused: dict[int, str] = {}
         self._state = ConnectionState.NEW
+        self._offered = Granted()
         self._granted: Granted | None = None
         self._ending: Ending | None = None
         self._library_log = LibraryLog()
         self._wake_pair: tuple[socket.socket, socket.socket] | None = None
         self._heard_at = 0.0
+        self._line = line or Line()
+        self._watch = ConfirmationWatch()
+        self._inlet = Inlet(
+            self,
+            is_v5=version == "5",
+            max_packet_bytes=settings.max_packet_bytes,
+            max_per_s=settings.max_received_per_s,
+        )
+        self._leaves_for: str | None = None
 
     def run(self) -> Ending:
         """Connect, serve the connection until it breaks or ``end`` is called, and return how it ended."""
@@ -180,21 +179,20 @@ class Connection:
             if client is None or granted is None or self._state is not ConnectionState.ESTABLISHED:
                 return "disconnected"
             qos = min(packet.qos, granted.max_qos)
-            if len(self._unconfirmed) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= granted.receive_maximum):
+            if len(self._unconfirmed) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= self._window(granted)):
                 return "backlog"
-            size = len(packet.topic.encode()) + len(packet.payload) + len(packet.correlation or b"") + _HEADER_BYTES
-            if granted.max_packet_bytes is not None and size > granted.max_packet_bytes:
+            properties = publish_properties(packet) if self._version == "5" else None
+            size = packet_bytes(packet, qos, properties)
+            if size > (granted.max_packet_bytes or _MAX_PACKET_BYTES):
                 return "oversize"
-            info = client.publish(
-                packet.topic,
-                packet.payload,
-                qos=qos,
-                retain=packet.retain and granted.may_retain,
-                properties=self._publish_properties(packet),
-            )
+            if not self._line.has_room(size, qos):
+                self._wake()  # the room may be there already
+                return "backlog"
+            retain = packet.retain and granted.may_retain
+            info = client.publish(packet.topic, packet.payload, qos=qos, retain=retain, properties=properties)
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return "backlog" if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else "disconnected"
-            self._unconfirmed[info.mid] = (key, qos)
+            self._unconfirmed[info.mid] = (key, qos, self._line.accept(size, time.monotonic()))
             self._unacknowledged += qos
         return None
 
@@ -205,21 +203,39 @@ class Connection:
                 self._state = ConnectionState.CLOSING
         self._wake()
 
+    def leave(self, reason: str) -> None:
+        """End an established connection so that the broker sends the last will. Returns at once."""
+        with self._lock:
+            if self._state is not ConnectionState.ESTABLISHED:
+                return
+            self._leaves_for = reason
+            self._state = ConnectionState.CLOSING
+        self._wake()
+
     @property
     def unconfirmed(self) -> int:
         """Number of packets sent and not yet confirmed."""
         return len(self._unconfirmed)
 
-    def _open(self) -> paho.Client | Ending:
+    def line(self) -> LineStatistics:
+        """See Sink."""
+        return LineStatistics(self._line.bytes_per_s, self._line.waiting)
+
+    def _open(self) -> NetworkClient | Ending:
         settings = self._settings
         try:
             client = self._make_client()
         except AgentError as exc:
-            return Ending("setup", redact(exc.message))
+            return ending_from_exception(exc, settings)
         try:
-            client.connect(settings.address.host, settings.address.port, keepalive=settings.keepalive_s)
-            _disable_nagle(client.socket())
-        except (OSError, ValueError) as exc:  # ValueError: an impossible host name or port
+            # Host and port are not used: the socket comes from the transport.
+            client.connect(
+                "broker",
+                1,
+                keepalive=settings.keepalive_s,
+                properties=connect_properties(settings.max_packet_bytes) if self._version == "5" else None,
+            )
+        except (AgentError, OSError, ValueError) as exc:  # ValueError: an impossible host name or port
             self._release(client)
             return ending_from_exception(exc, settings)
         with self._lock:
@@ -230,9 +246,12 @@ class Connection:
             self._client = client
         return client
 
-    def _make_client(self) -> paho.Client:
+    def _make_client(self) -> NetworkClient:
         settings = self._settings
-        client = paho.Client(
+        client = NetworkClient(
+            self._inlet,
+            self._line,
+            lambda: open_transport(settings),
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
             protocol=paho.MQTTv5 if self._version == "5" else paho.MQTTv311,
@@ -241,18 +260,13 @@ class Connection:
         password = settings.credentials.password()
         if settings.credentials.username is not None:
             client.username_pw_set(settings.credentials.username, None if password is None else password.reveal())
-        if settings.address.is_tls:
-            client.tls_set_context(settings.tls.context())
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, qos=self._will.qos, retain=self._will.retain)
-        client.connect_timeout = settings.connect_timeout_s
         client.max_inflight_messages_set(INFLIGHT)
         client.max_queued_messages_set(MAX_UNCONFIRMED)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
-        client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
         client.enable_logger(self._library_log.logger())
         # With this callback set paho leaves all writing to our loop. Two threads that write to one socket can tear a
         # packet apart.
@@ -260,9 +274,10 @@ class Connection:
         client.on_socket_unregister_write = lambda *_: None
         return client
 
-    def _serve(self, client: paho.Client, waiting: socket.socket) -> None:
+    def _serve(self, client: NetworkClient, waiting: socket.socket) -> None:
         settings = self._settings
         self._heard_at = time.monotonic()
+        self._line.start(self._heard_at)
         answer_by = self._heard_at + settings.connect_timeout_s
         pause_s = min(0.5, settings.keepalive_s / 4)
         leave_by: float | None = None
@@ -277,37 +292,60 @@ class Connection:
             if self._state is ConnectionState.CLOSING and leave_by is None:
                 # DISCONNECT still has to be written by this loop, so it runs on for a second at most.
                 leave_by = time.monotonic() + 1.0
-                client.disconnect()
+                if self._leaves_for is not None and self._version != "5":
+                    break  # 3.1.1 has no DISCONNECT with the last will
+                client.disconnect(reasoncode=None if self._leaves_for is None else _WITH_WILL)
             if leave_by is not None and time.monotonic() > leave_by:
                 break
-            self._exchange(client, sock, waiting, pause_s)
-            self._notice_silence(client)
+            self._exchange(client, sock, waiting, min(pause_s, _OBSERVE_EVERY_S) if self._line.waiting else pause_s)
             self._settle()
+            self._notice_silence(client)
+            self._notice_stall()
         if self._state is ConnectionState.CLOSING and self._ending is None:
-            self._ending = Ending("stopped", "stopped", was_granted=self._granted is not None)
+            kind: EndKind = "stopped" if self._leaves_for is None else "left"
+            self._ending = Ending(kind, self._leaves_for or "stopped", was_granted=self._granted is not None)
 
-    def _exchange(self, client: paho.Client, sock: paho.SocketLike, waiting: socket.socket, pause_s: float) -> None:
+    def _exchange(self, client: NetworkClient, sock: paho.SocketLike, waiting: socket.socket, pause_s: float) -> None:
         """Wait for the network or for ``send``, then read and write."""
         wanted = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
         poll = select.poll()
         poll.register(sock.fileno(), wanted)
         poll.register(waiting.fileno(), select.POLLIN)
-        # TLS may hold decrypted bytes that poll() does not see.
-        has_decrypted = hasattr(sock, "pending") and sock.pending() > 0
-        ready = dict(poll.poll(0 if has_decrypted else pause_s * 1000))
+        # Bytes that poll() does not see: TLS may hold decrypted ones, and a turn reads only so much.
+        has_more = self._inlet.has_more or (hasattr(sock, "pending") and sock.pending() > 0)
+        ready = dict(poll.poll(0 if has_more else pause_s * 1000))
         if waiting.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 waiting.recv(4096)
         events = ready.get(sock.fileno(), 0)
-        if has_decrypted or events & ~select.POLLOUT:
-            self._heard_at = time.monotonic()
-            client.loop_read()
+        if has_more or events & ~select.POLLOUT:
+            self._read(client)
         if client.socket() is not None and client.want_write():
             client.loop_write()
         if client.socket() is not None:
             client.loop_misc()
+            if (open_socket := client.socket()) is not None:
+                self._line.observe(unsent_bytes(open_socket.fileno()), time.monotonic())
 
-    def _notice_silence(self, client: paho.Client) -> None:
+    def _read(self, client: NetworkClient) -> None:
+        """Read for one turn. A flood is read in portions, so confirmations, pings and packets to send have theirs."""
+        self._heard_at = time.monotonic()
+        try:
+            for _ in range(_READS_PER_TURN):
+                client.loop_read()
+                if self._ending is not None or client.socket() is None or not self._inlet.has_more:
+                    break
+        except ProtocolViolation as exc:
+            self._ending = Ending(
+                "violation",
+                f"{self._settings.address} broke the protocol: {exc}",
+                was_granted=self._granted is not None,
+            )
+        if self._inlet.rejected:
+            self._listener.on_rejected(self._inlet.rejected)
+            self._inlet.rejected.clear()
+
+    def _notice_silence(self, client: NetworkClient) -> None:
         """End a silent connection. paho pings after one keepalive and disconnects after two, plus a loop's pause."""
         if (
             self._granted is not None
@@ -316,17 +354,33 @@ class Connection:
         ):
             self._ending = self._lost(f"no answer within twice the keepalive of {client.keepalive} s")
 
+    def _notice_stall(self) -> None:
+        """End a connection on which the broker no longer confirms what it was sent."""
+        with self._lock:
+            oldest = next((ends for _, qos, ends in self._unconfirmed.values() if qos), None)
+            count = self._unacknowledged
+        waits_s = self._watch.overdue_s(oldest, self._line.position, time.monotonic())
+        if waits_s is not None and self._ending is None:
+            self._ending = Ending(
+                "no_confirmations",
+                f"no_confirmations: {self._settings.address} did not confirm a packet within {waits_s:.0f} s, {count} "
+                "wait; they are sent again on the next connection",
+                was_granted=True,
+            )
+
     def _settle(self) -> None:
         """Report confirmations to the listener, outside paho's callbacks and outside the lock."""
         while self._acknowledged:
-            mid, problem = self._acknowledged.popleft()
+            packet_id, problem = self._acknowledged.popleft()
             with self._lock:
-                key, qos = self._unconfirmed.pop(mid, (None, 0))
+                key, qos, _ = self._unconfirmed.pop(packet_id, (None, 0, 0))
                 self._unacknowledged -= qos
+            if qos:
+                self._watch.confirmed(time.monotonic())
             if key is not None:
                 self._listener.on_confirmed(key, problem)
 
-    def _release(self, client: paho.Client) -> None:
+    def _release(self, client: NetworkClient) -> None:
         sock = client.socket()
         if sock is not None:
             sock.close()
@@ -337,14 +391,9 @@ class Connection:
             with contextlib.suppress(OSError):  # full: the loop will wake anyway; closed: the loop has ended
                 pair[1].send(b"\0")
 
-    def _publish_properties(self, packet: Packet) -> Properties | None:
-        if self._version != "5":
-            return None
-        if packet.correlation is None:
-            return _cached_properties(packet.content_type, packet.expiry_s)
-        properties = _properties(packet.content_type, packet.expiry_s)
-        properties.CorrelationData = packet.correlation
-        return properties
+    def _window(self, granted: Granted) -> int:
+        # paho limits itself to INFLIGHT and cannot change that once it is connected.
+        return granted.receive_maximum if granted.receive_maximum < INFLIGHT else MAX_UNCONFIRMED
 
     def _lost(self, why: str | None) -> Ending:
         if self._granted is None:
@@ -356,121 +405,57 @@ class Connection:
             )
         return Ending("lost", redact(f"lost the connection to {self._settings.address}: {detail}"), was_granted=True)
 
-    def _on_connect(
-        self,
-        client: paho.Client,
-        _data: object,
-        _flags: paho.ConnectFlags,
-        code: ReasonCode,
-        granted: Properties | None,
-    ) -> None:
-        if code.is_failure:
-            self._ending = ending_from_refusal(code.value, str(code), self._settings)
-            return
+    def on_connack(self, code: int, values: Mapping[int, Value]) -> int:
+        """See PacketListener."""
+        if code:
+            self._ending = ending_from_refusal(code, values, self._settings)
+        self._offered = granted_from_properties(values)
+        return self._offered.keepalive_below(self._settings.keepalive_s)
+
+    def on_suback(self, codes: bytes) -> None:
+        """See PacketListener."""
+        asked = self._offered.subscriptions(self._subscriptions)
+        refused = [
+            f"{topic!r}: {reason_name(code)}" for topic, code in zip(asked, codes, strict=False) if code >= _REFUSED
+        ]
+        self._listener.on_subscribed("; ".join(refused) or None)
+
+    def on_refused(self, packet_id: int, code: int) -> None:
+        """See PacketListener."""
+        self._refused[packet_id] = PROBLEMS.get(code, "refused")
+
+    def on_disconnect_packet(self, code: int, values: Mapping[int, Value]) -> None:
+        """See PacketListener."""
+        if self._ending is None and self._state is not ConnectionState.CLOSING:
+            self._ending = ending_from_disconnect(code, values, self._settings, was_granted=self._granted is not None)
+
+    def on_message(self, message: Received) -> None:
+        """See PacketListener."""
+        self._listener.on_received(message)
+
+    def _on_connect(self, client: paho.Client, *_: object) -> None:
         with self._lock:
-            self._granted = _granted_by(granted)
+            self._granted = self._offered
             if self._state is ConnectionState.OPENING:
                 self._state = ConnectionState.ESTABLISHED
-        self._listener.on_granted(self._version)
-        if self._subscriptions:
-            client.subscribe([(topic, 1) for topic in self._subscriptions])
+        wanted = self._subscriptions
+        self._listener.on_granted(self._version, self._granted.limits(wanted))
+        offered = self._granted.subscriptions(wanted)
+        if offered:
+            client.subscribe([(topic, 1) for topic in offered])
+        elif wanted:
+            self._listener.on_subscribed("the broker has no wildcard subscriptions")
 
     def _on_disconnect(
-        self,
-        _client: paho.Client,
-        _data: object,
-        flags: paho.DisconnectFlags,
-        code: ReasonCode,
-        _properties: Properties | None,
+        self, client: paho.Client, _data: object, _flags: object, code: ReasonCode, _properties: object
     ) -> None:
         # paho calls this twice for a broker that stopped answering: the first reason stands.
         if self._ending is not None or self._state is ConnectionState.CLOSING:
             return
-        if flags.is_disconnect_packet_from_server and code.value == SESSION_TAKEN_OVER:
-            self._ending = Ending(
-                "takeover",
-                f"another client connected to {self._settings.address} as {self._settings.client_id!r}",
-                was_granted=self._granted is not None,
-            )
-            return
-        name = str(code)
-        if flags.is_disconnect_packet_from_server:
-            why: str | None = f"the broker closed it: {name.lower()}"
-        elif name == "Keep alive timeout":
-            why = f"no answer within twice the keepalive of {self._settings.keepalive_s} s"
-        else:
-            why = None
-        self._ending = self._lost(why)
-
-    def _on_publish(
-        self, _client: paho.Client, _data: object, mid: int, code: ReasonCode, _properties: Properties
-    ) -> None:
-        problem = _PUBLISH_PROBLEMS.get(code.value, "refused") if code.is_failure else None
-        self._acknowledged.append((mid, problem))
-
-    def _on_subscribe(
-        self, _client: paho.Client, _data: object, _mid: int, codes: list[ReasonCode], _properties: Properties | None
-    ) -> None:
-        refused = [
-            f"{topic!r}: {str(code).lower()}"
-            for topic, code in zip(self._subscriptions, codes, strict=False)
-            if code.is_failure
-        ]
-        self._listener.on_subscribed("; ".join(refused) or None)
-
-    def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
-        properties = message.properties
-        self._listener.on_received(
-            Received(
-                topic=message.topic,
-                payload=bytes(message.payload),
-                qos=message.qos,
-                retain=message.retain,
-                response_topic=getattr(properties, "ResponseTopic", None),
-                correlation=getattr(properties, "CorrelationData", None),
-            )
+        is_silent = str(code) == "Keep alive timeout"
+        self._ending = self._lost(
+            f"no answer within twice the keepalive of {client.keepalive} s" if is_silent else None
         )
 
-
-def _granted_by(properties: Properties | None) -> Granted:
-    """The limits from the CONNACK of an MQTT 5 broker."""
-    maximum = getattr(properties, "ReceiveMaximum", 65535)
-    return Granted(
-        max_packet_bytes=getattr(properties, "MaximumPacketSize", None),
-        max_qos=min(1, getattr(properties, "MaximumQoS", 1)),
-        may_retain=bool(getattr(properties, "RetainAvailable", 1)),
-        # paho limits itself to INFLIGHT and cannot change that once it is connected.
-        receive_maximum=maximum if maximum < INFLIGHT else MAX_UNCONFIRMED,
-    )
-
-
-def _disable_nagle(sock: paho.SocketLike | None) -> None:
-    """Switch off Nagle's algorithm. With it the kernel holds a message back until the one before is acknowledged,
-    which the broker's system delays by 40 ms: at 30 frames a second, every other result."""
-    if isinstance(sock, socket.socket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-class _PackedProperties(Properties):
-    """Constant properties, packed once: packing them for each message takes longer than the rest of publish."""
-
-    def __init__(self, properties: Properties) -> None:
-        object.__setattr__(self, "_packed", properties.pack())  # type: ignore[no-untyped-call]  # paho leaves it untyped
-
-    def pack(self) -> bytes:
-        """The bytes for the packet."""
-        packed: bytes = object.__getattribute__(self, "_packed")
-        return packed
-
-
-def _properties(content_type: str, expiry_s: int | None) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-    properties.ContentType = content_type
-    if expiry_s is not None:
-        properties.MessageExpiryInterval = expiry_s
-    return properties
-
-
-@lru_cache(maxsize=16)
-def _cached_properties(content_type: str, expiry_s: int | None) -> Properties:
-    return _PackedProperties(_properties(content_type, expiry_s))
+    def _on_publish(self, _client: paho.Client, _data: object, packet_id: int, *_: object) -> None:
+        self._acknowledged.append((packet_id, self._refused.pop(packet_id, None)))

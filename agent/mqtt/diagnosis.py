@@ -4,25 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agent.config.broker_address import BrokerAddress
 from agent.mqtt.settings import MqttSettings
+from agent.mqtt.wire import Property, Value
+from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
 
 EndKind = Literal[
-    "stopped", "version", "unanswered", "mute", "refused", "tls", "setup", "network", "lost", "closed", "takeover"
+    "stopped",
+    "version",
+    "unanswered",
+    "mute",
+    "refused",
+    "tls",
+    "setup",
+    "network",
+    "lost",
+    "closed",
+    "takeover",
+    "duplicate",
+    "violation",
+    "no_confirmations",
+    "left",
 ]
 """``version``: the broker does not speak this MQTT version; ``unanswered``: it closed the connection without answering
 CONNECT; ``mute``: it kept the connection open without answering; ``setup``: a local file cannot be used; ``lost``: an
-accepted connection broke; ``closed``: the broker closed an accepted connection without a reason."""
+accepted connection broke; ``closed``: the broker closed an accepted connection without a reason; ``takeover``: it said
+that another client has the same id; ``duplicate``: it said so three times within a minute; ``violation``: it sent what
+the standard forbids; ``no_confirmations``: it accepted packets and did not confirm them; ``left``: this side left a
+working connection for an earlier address."""
 
 # Reason codes. Source: MQTT Version 5.0, section 2.4; 3.1.1's return codes are mapped onto them.
 UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
+USE_ANOTHER_SERVER = 0x9C
+SERVER_MOVED = 0x9D
+_MAX_BROKER_TEXT = 200
 _REFUSALS = {
     0x81: "it could not read the CONNECT packet (malformed packet)",
     0x82: "it reports a protocol error",
@@ -40,6 +64,46 @@ _REFUSALS = {
     0x9F: "too many connections in a short time",
 }
 
+_SHARED_PORT = 443
+"""Servers tell protocols apart on this port, by ALPN or by a WebSocket."""
+
+_NAMES = {
+    0x00: "normal disconnection",
+    0x80: "unspecified error",
+    0x81: "malformed packet",
+    0x82: "protocol error",
+    0x83: "implementation specific error",
+    0x84: "unsupported protocol version",
+    0x85: "client identifier not valid",
+    0x86: "bad user name or password",
+    0x87: "not authorized",
+    0x88: "server unavailable",
+    0x89: "server busy",
+    0x8A: "banned",
+    0x8B: "server shutting down",
+    0x8C: "bad authentication method",
+    0x8D: "keep alive timeout",
+    0x8E: "session taken over",
+    0x8F: "topic filter invalid",
+    0x90: "topic name invalid",
+    0x93: "receive maximum exceeded",
+    0x94: "topic alias invalid",
+    0x95: "packet too large",
+    0x96: "message rate too high",
+    0x97: "quota exceeded",
+    0x98: "administrative action",
+    0x99: "payload format invalid",
+    0x9A: "retain not supported",
+    0x9B: "QoS not supported",
+    0x9C: "use another server",
+    0x9D: "server moved",
+    0x9E: "shared subscriptions not supported",
+    0x9F: "connection rate exceeded",
+    0xA0: "maximum connect time",
+    0xA1: "subscription identifiers not supported",
+    0xA2: "wildcard subscriptions not supported",
+}
+
 # Verification results. Source: OpenSSL, X509_STORE_CTX_get_error.
 _CERTIFICATE = {
     9: "is not yet valid: check the clock of this device",
@@ -48,18 +112,35 @@ _CERTIFICATE = {
     19: "is signed by an authority that is not in mqtt.tls.ca_file",
     20: "is signed by an authority that is not in mqtt.tls.ca_file",
     21: "is signed by an authority that is not in mqtt.tls.ca_file",
-    62: "is for another host name: check the host in mqtt.broker against the certificate's names",
+    62: "is for another host name: check the host in mqtt.broker (or mqtt.tls.server_name) against the certificate's "
+    "names",
     64: "is for another address: check the host in mqtt.broker against the certificate's names",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a connection or an attempt ended. ``was_granted``: the broker had accepted it."""
+    """How a connection or an attempt ended. ``was_granted``: the broker had accepted it.
+
+    ``code`` is the broker's reason code, ``server`` the other server that it named.
+    """
 
     kind: EndKind
     reason: str
     was_granted: bool = False
+    code: int | None = None
+    server: str | None = None
+
+
+class WayRefused(OSError):
+    """A proxy or a server before the broker does not let the connection through; the text says what to do.
+
+    ``needs_change``: only other settings can help.
+    """
+
+    def __init__(self, message: str, *, needs_change: bool = False) -> None:
+        super().__init__(message)
+        self.needs_change = needs_change
 
 
 class LibraryLog(logging.Handler):
@@ -81,8 +162,14 @@ class LibraryLog(logging.Handler):
 
 
 def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
-    """The ending for an exception while opening the socket."""
+    """The ending for an exception while the connection was opened."""
     address = settings.address
+    if isinstance(exc, AgentError):
+        return Ending("setup", redact(exc.message))
+    if isinstance(exc, WayRefused):
+        return Ending("refused" if exc.needs_change else "network", redact(str(exc)))
+    if address.is_unix:
+        return Ending("network", redact(_unix_problem(exc, address)))
     if isinstance(exc, ssl.SSLCertVerificationError):
         verdict = _CERTIFICATE.get(exc.verify_code, f"was not accepted: {exc.verify_message}")
         return Ending("tls", redact(f"the certificate of {address} {verdict}"))
@@ -99,13 +186,57 @@ def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
     return Ending("network", redact(f"{address} cannot be reached: {exc}"))
 
 
-def ending_from_refusal(code: int, name: str, settings: MqttSettings) -> Ending:
-    """The ending for a CONNACK that refuses; ``name`` is the library's text for ``code``."""
+def _unix_problem(exc: Exception, address: BrokerAddress) -> str:
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        return f"there is no socket at {address.path}: is the broker running, and does it listen there?"
+    if isinstance(exc, PermissionError):
+        return f"user number {os.geteuid()}, who runs the agent, may not connect to {address.path}: give it the right"
+    if isinstance(exc, ConnectionRefusedError):
+        return f"nothing listens at {address.path} (connection refused): is the broker running?"
+    return f"{address} cannot be reached: {exc}"
+
+
+def reason_name(code: int) -> str:
+    """The standard's name of a reason code, and the code."""
+    return f"{_NAMES.get(code, 'unknown reason')} (0x{code:02X})"
+
+
+def ending_from_refusal(code: int, values: Mapping[int, Value], settings: MqttSettings) -> Ending:
+    """The ending for a CONNACK that refuses, with its properties."""
     if code == UNSUPPORTED_VERSION:
-        return Ending("version", f"{settings.address} does not speak this version of MQTT")
-    who = "" if settings.credentials.username is None else f" of user {settings.credentials.username!r}"
-    verdict = _REFUSALS.get(code, f"{name.lower()} (0x{code:02X})")
-    return Ending("refused", redact(f"{settings.address} refused the connection{who}: {verdict}"))
+        return Ending("version", f"{settings.address} does not speak this version of MQTT", code=code)
+    who = "" if settings.credentials.username is None else f" of user {settings.credentials.shown_username!r}"
+    verdict = _REFUSALS.get(code, reason_name(code))
+    text = redact(f"{settings.address} refused the connection{who}: {verdict}{_details(values)}")
+    return Ending("refused", text, code=code, server=_server(values))
+
+
+def ending_from_disconnect(
+    code: int, values: Mapping[int, Value], settings: MqttSettings, *, was_granted: bool
+) -> Ending:
+    """The ending for a DISCONNECT from the broker, with its properties."""
+    if code == SESSION_TAKEN_OVER:
+        text = f"another client connected to {settings.address} as {settings.client_id!r}"
+        return Ending("takeover", text, was_granted, code)
+    why = f"the broker closed it: {reason_name(code)}{_details(values)}"
+    text = redact(f"lost the connection to {settings.address}: {why}")
+    return Ending("lost", text, was_granted, code, _server(values))
+
+
+def _server(values: Mapping[int, Value]) -> str | None:
+    return _text(values, Property.SERVER_REFERENCE)
+
+
+def _details(values: Mapping[int, Value]) -> str:
+    """What the broker says itself, as it is not known what its texts contain."""
+    server, reason = _server(values), _text(values, Property.REASON)
+    named = "" if server is None else f"; it names {server!r} instead"
+    return f"{'' if reason is None else f'; it says {reason!r}'}{named}"
+
+
+def _text(values: Mapping[int, Value], key: Property) -> str | None:
+    text = values.get(key)
+    return text.decode(errors="replace")[:_MAX_BROKER_TEXT] if isinstance(text, bytes) else None
 
 
 def ending_from_silence(settings: MqttSettings, last_log: str | None) -> Ending:
@@ -113,19 +244,40 @@ def ending_from_silence(settings: MqttSettings, last_log: str | None) -> Ending:
     address = settings.address
     if address.is_tls:
         detail = f" ({last_log})" if last_log else ""
-        return Ending(
-            "unanswered",
-            redact(f"{address} closed the connection during its start{detail}: does it require a client certificate?"),
-        )
+        remedy = "does it require a client certificate"
+        if settings.tls.alpn is not None or address.port == _SHARED_PORT:
+            remedy += f", or another protocol in mqtt.tls.alpn than {settings.tls.alpn or 'none'}"
+        return Ending("unanswered", redact(f"{address} closed the connection during its start{detail}: {remedy}?"))
     return Ending("unanswered", f"{address} closed the connection without an answer: is it an MQTT broker?")
 
 
 def explain_silence(ending: Ending, settings: MqttSettings) -> Ending:
     """Check once whether a port that does not answer speaks TLS; a broker does not say so."""
     address = settings.address
-    if address.is_tls or not _speaks_tls(address, settings.connect_timeout_s):
+    # The check goes to the broker directly: behind a proxy it could not, and must not, be made.
+    if address.is_tls or address.is_unix or settings.proxy is not None:
         return ending
-    return Ending("tls", f"port {address.port} of {address.host} speaks TLS: write mqtts:// in mqtt.broker")
+    if not _speaks_tls(address, settings.connect_timeout_s):
+        return ending
+    return Ending("tls", f"port {address.port} of {address.host} speaks TLS: write {_secure(address)} in mqtt.broker")
+
+
+def _secure(address: BrokerAddress) -> str:
+    return "wss://" if address.is_websocket else "mqtts://"
+
+
+def _clear(address: BrokerAddress) -> str:
+    return "ws://" if address.is_websocket else "mqtt://"
+
+
+def explain_repeated_closing(ending: Ending, settings: MqttSettings, times: int) -> Ending:
+    """The ending for a connection that the broker has closed ``times`` times within a minute."""
+    reason = (
+        f"{settings.address} closed the connection {times} times within a minute without a reason; possible causes: "
+        f"another client with the id {settings.client_id!r}, a topic that the access list forbids, a limit of the "
+        "broker. Its log has the reason"
+    )
+    return replace(ending, reason=reason)
 
 
 def _tls_refusal(exc: ssl.SSLError | ConnectionResetError, settings: MqttSettings) -> str:
@@ -133,8 +285,12 @@ def _tls_refusal(exc: ssl.SSLError | ConnectionResetError, settings: MqttSetting
     reason = exc.reason if isinstance(exc, ssl.SSLError) and exc.reason else str(exc)
     if reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}:
         return (
-            f"port {address.port} of {address.host} does not speak TLS: write mqtt:// in mqtt.broker, or its TLS port"
+            f"port {address.port} of {address.host} does not speak TLS: write {_clear(address)} in mqtt.broker, "
+            "or its TLS port"
         )
+    if "NO_APPLICATION_PROTOCOL" in reason:
+        asked = settings.tls.alpn or "none"
+        return f"{address} has no protocol for the name `{asked}` in the TLS handshake: check mqtt.tls.alpn"
     if isinstance(exc, ssl.SSLEOFError | ConnectionResetError):
         return (
             f"{address} aborted the TLS handshake: is {address.port} its TLS port, and does it require a "

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from agent.mqtt.base import NullListener, SinkStatistics
+from agent.mqtt.base import NullListener, Received, SinkStatistics
 from agent.mqtt.client import MqttClient
-from agent.mqtt.connection import Received
-from agent.mqtt.settings import MqttSettings
+from agent.mqtt.settings import MAX_LIVE_PACKET_BYTES, MqttSettings
 from agent.runtime.channel import Channel
 from agent.runtime.errors import BrokerUnavailable
 
@@ -55,6 +54,7 @@ def open_subscriber(
     if timeout_s is not None:
         # Both protocol versions must get a complete attempt before the time is up, or the reason would be unknown.
         settings = replace(settings, connect_timeout_s=min(settings.connect_timeout_s, timeout_s / _STEPS))
+    settings = replace(settings, max_packet_bytes=MAX_LIVE_PACKET_BYTES, max_received_per_s=None)
     channel: Channel[Received] = Channel(BUFFERED, "drop_oldest")
 
     def keep(message: Received) -> None:

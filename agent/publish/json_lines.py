@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import orjson
 
-from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
+from agent.mqtt.base import LineStatistics, Packet, SinkListener, SinkState, SinkStatistics
 from agent.runtime.clock import Clock, SystemClock
 
 
@@ -70,6 +70,10 @@ class JsonLinesSink:
                 reconnects=0,
                 unconfirmed=0,
             )
+
+    def line(self) -> LineStatistics:
+        """See Sink; nothing ever waits."""
+        return LineStatistics(None, 0)
 
     def _set_state(self, state: SinkState, reason: str | None) -> None:
         with self._lock:

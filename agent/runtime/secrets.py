@@ -9,12 +9,12 @@ import stat
 import urllib.parse
 import weakref
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import NoReturn, final
 
 from agent.runtime.errors import ConfigError
 
-MAX_SECRET_BYTES = 4096
 MASK = "***"
 _MIN_REPLACED = 4
 
@@ -25,7 +25,7 @@ _USER_INFO = re.compile(
         @""",
     re.VERBOSE,
 )
-_PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|passphrase|token|secret|api_?key)=[^&\s\"']+")
+_PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|passphrase|token|secret|api_?key|signature|sig)=[^&\s\"']+")
 
 _live: weakref.WeakSet[Secret] = weakref.WeakSet()
 
@@ -79,8 +79,30 @@ def redact(text: str) -> str:
     return text
 
 
-def read_secret(path: Path) -> Secret:
-    """The first line of the file, at most 4 KiB.
+class SecretKind(Enum):
+    """What a file holds on its first line: its name in messages, and the most bytes it may have.
+
+    ``MQTT_PASSWORD``: MQTT carries 65,535 bytes (version 5.0, section 1.5.6), enough for a JSON Web Token.
+    ``KEY_PASSWORD``: Python passes at most 1,023 bytes to OpenSSL. ``PROXY_PASSWORD``: SOCKS5 carries 255 bytes (RFC
+    1929). ``HEADER``: what web servers usually accept.
+    """
+
+    PASSWORD = ("password", 4096)
+    MQTT_PASSWORD = ("password", 65535)
+    KEY_PASSWORD = ("key password", 1023)
+    PROXY_PASSWORD = ("proxy password", 255)
+    HEADER = ("header", 8192)
+
+    def __init__(self, noun: str, max_bytes: int) -> None:
+        self.noun = noun
+        self.max_bytes = max_bytes
+
+
+_LINE_ENDS = 2
+
+
+def read_secret(path: Path, kind: SecretKind = SecretKind.PASSWORD) -> Secret:
+    """The first line of the file, which holds nothing else.
 
     Raises:
         ConfigError: it cannot be read, is empty, or other users of the machine can read it.
@@ -90,49 +112,56 @@ def read_secret(path: Path) -> Secret:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise ConfigError(
-            f"the password file {path} cannot be opened: {exc.strerror}. It must be readable by user number "
+            f"the {kind.noun} file {path} cannot be opened: {exc.strerror}. It must be readable by user number "
             f"{os.geteuid()}, who runs the agent, and by nobody else but its group (mode 600 or 640)",
             file=str(path),
         ) from exc
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"the password file {path} is not a regular file", file=str(path))
+            raise ConfigError(f"the {kind.noun} file {path} is not a regular file", file=str(path))
         if status.st_mode & stat.S_IRWXO:
             mode = stat.S_IMODE(status.st_mode)
             raise ConfigError(
-                f"the password file {path} has mode {mode:o}, so every user of this machine can reach it. "
+                f"the {kind.noun} file {path} has mode {mode:o}, so every user of this machine can reach it. "
                 f"Run: chmod o= {path}",
                 file=str(path),
                 mode=f"{mode:o}",
             )
-        content = os.read(fd, MAX_SECRET_BYTES + 1)
+        content = _read(fd, kind.max_bytes + _LINE_ENDS + 1)
     except OSError as exc:
-        raise ConfigError(f"the password file {path} cannot be read: {exc.strerror}", file=str(path)) from exc
+        raise ConfigError(f"the {kind.noun} file {path} cannot be read: {exc.strerror}", file=str(path)) from exc
     finally:
         os.close(fd)
-    return _secret_from_bytes(content, path)
+    return _secret_from_bytes(content, path, kind)
 
 
-def _secret_from_bytes(content: bytes, path: Path) -> Secret:
-    if len(content) > MAX_SECRET_BYTES:
+def _read(fd: int, max_bytes: int) -> bytes:
+    content = b""
+    while len(content) < max_bytes and (more := os.read(fd, max_bytes - len(content))):
+        content += more
+    return content
+
+
+def _secret_from_bytes(content: bytes, path: Path, kind: SecretKind) -> Secret:
+    if len(content.rstrip(b"\r\n")) > kind.max_bytes or len(content) > kind.max_bytes + _LINE_ENDS:
         raise ConfigError(
-            f"the password file {path} is larger than {MAX_SECRET_BYTES} bytes. It holds one line, the password",
+            f"the {kind.noun} file {path} is larger than {kind.max_bytes} bytes. It holds one line, the {kind.noun}",
             file=str(path),
         )
     if content.startswith(codecs.BOM_UTF8):
         raise ConfigError(
-            f"the password file {path} starts with a byte order mark, which would be part of the password: save it "
-            "without one, as plain UTF-8",
+            f"the {kind.noun} file {path} starts with a byte order mark, which would be part of the {kind.noun}: "
+            "save it without one, as plain UTF-8",
             file=str(path),
         )
     line = content.split(b"\n", 1)[0].rstrip(b"\r")
     if not line:
         raise ConfigError(
-            f"the first line of the password file {path} is empty. Put the password there", file=str(path)
+            f"the first line of the {kind.noun} file {path} is empty. Put the {kind.noun} there", file=str(path)
         )
     try:
         return Secret(line.decode("utf-8"))
     except UnicodeDecodeError:
         # Without the exception, which holds the bytes.
-        raise ConfigError(f"the password file {path} is not UTF-8 text", file=str(path)) from None
+        raise ConfigError(f"the {kind.noun} file {path} is not UTF-8 text", file=str(path)) from None

@@ -129,9 +129,17 @@ def _publishing(publisher: PublisherStatistics) -> Iterator[Problem]:
         is_first = connection.reason is None
         before = f"broker {connection.address} not connected"
         yield Problem("broker", before, connection.reason, is_timed=True, patience_s=_PATIENCE_S if is_first else 0.0)
+    preferred = next((other for other in connection.others if other.is_preferred), None)
+    if connection.state == "connected" and preferred is not None:
+        before = f"broker {connection.address} in use instead of {preferred.address}"
+        yield Problem("broker", before, preferred.problem, is_timed=True)
     for topic, reason in sorted(publisher.denied.items())[:1]:
         more = len(publisher.denied) - 1
         yield Problem("denied", f"broker refuses {topic}{f' and {more} more' if more else ''}", reason)
+    held = [topic for topic, one in sorted(publisher.delivery.held.items()) if topic not in publisher.denied]
+    if held:
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        yield Problem("held", f"broker does not take {held[0]}{more}", publisher.delivery.held[held[0]].reason)
     if publisher.durability_reason is not None:
         yield Problem("outbox", "events wait in memory only, a restart loses them", publisher.durability_reason)
 

@@ -29,6 +29,8 @@ optional_programs=(
   systemctl systemd-analyze systemd-sysusers journalctl
   gst-inspect-1.0 gst-launch-1.0
   nvidia-smi
+  mosquitto_pub mosquitto_sub
+  nats-server rabbitmq-server
 )
 
 # The base system: packages that are essential or of priority "required" in Debian 12, as debootstrap --variant=minbase

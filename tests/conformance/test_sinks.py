@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from agent.config.broker_address import BrokerAddress
-from agent.mqtt.base import Packet, Sink, SinkListener, SinkState, SinkStatistics
+from agent.mqtt.base import LineStatistics, Packet, Sink, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import MqttSettings
 from agent.publish.json_lines import JsonLinesSink
@@ -206,6 +206,9 @@ class GoodSink(Sink):
             "stopped" if self.is_stopped else "connected" if self.listener is not None else "disconnected"
         )
         return SinkStatistics(state, "memory", None, 0, None, 0, 0)
+
+    def line(self) -> LineStatistics:
+        return LineStatistics(None, 0)
 
 
 class LosesSome(GoodSink):

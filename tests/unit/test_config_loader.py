@@ -13,7 +13,7 @@ from agent.config.crosschecks import ENGINE_ALIASES, ENGINES
 from agent.config.device import device_id_of_machine
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
 from agent.runtime.errors import ConfigError
-from agent.runtime.secrets import MAX_SECRET_BYTES, read_secret
+from agent.runtime.secrets import SecretKind, read_secret
 from engines.select.registry import AUTO_ORDER, CHOOSERS, canonical_name
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
@@ -194,7 +194,7 @@ def test_an_unreadable_password_beside_the_configuration_is_a_warning(tmp_path: 
         (b"secret\n", 0o602, "chmod o="),
         (b"\nsecret\n", 0o600, "first line"),
         (b"", 0o600, "first line"),
-        (b"x" * (MAX_SECRET_BYTES + 1), 0o600, "larger than 4096 bytes"),
+        (b"x" * (SecretKind.PASSWORD.max_bytes + 1), 0o600, "larger than 4096 bytes"),
         (b"secret\xff\n", 0o600, "not UTF-8"),
         (b"\xef\xbb\xbfsecret\n", 0o600, "starts with a byte order mark"),
     ],

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from agent.mqtt.base import Packet, SinkListener, SinkStatistics
-from agent.publish.publisher import ListenerGate, Publisher
+from agent.mqtt.base import LineStatistics, Packet, SinkListener, SinkStatistics
+from agent.publish.listener_gate import ListenerGate
+from agent.publish.publisher import Publisher
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change
 
@@ -43,6 +44,9 @@ class Sink:
 
     def statistics(self) -> SinkStatistics:
         return SinkStatistics("connected", self.name, None, 0, None, 0, 0)
+
+    def line(self) -> LineStatistics:
+        return LineStatistics(None, 0)
 
     def of(self, kind: str) -> list[int]:
         return [orjson.loads(packet.payload)["seq"] for packet in self.taken if packet.topic.endswith(kind)]

@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 from agent.config.broker_address import BrokerAddress
 from agent.config.model import MqttConfig
 from agent.mqtt.base import Packet
-from agent.mqtt.client import TakeoverGuard
+from agent.mqtt.client import Recurrence
 from agent.mqtt.settings import Credentials, TlsFiles, settings_from_config
-from agent.publish.delivery import RetainedValues, historical
 from agent.publish.outbox.base import MemoryOutbox
+from agent.publish.retained_values import RetainedValues
+from agent.publish.waiting_events import historical
 from agent.runtime.backoff import Backoff
 from agent.runtime.clock_sync import ClockWatch
 from agent.runtime.errors import ConfigError
@@ -131,7 +132,7 @@ def test_a_missing_certificate_file_is_named(tmp_path: Path, name: str) -> None:
     certificate, key = Authority(tmp_path / "ca").client("agent")
     files = {"cert": certificate, "key": key} | {name: tmp_path / "missing.pem"}
     with pytest.raises(ConfigError, match=r"missing\.pem|cert_file"):
-        TlsFiles(**files).context()
+        TlsFiles(**files).context()  # type: ignore[arg-type]  # fields by name
 
 
 def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
@@ -161,23 +162,23 @@ def test_waits_are_spread_from_zero_to_their_maximum() -> None:
 
 
 def test_three_takeovers_within_a_minute_mean_a_second_agent() -> None:
-    guard = TakeoverGuard()
+    guard = Recurrence()
     assert [guard.note(second * 1_000_000_000) for second in (0, 10, 20)] == [False, False, True]
     guard.clear()
     assert not guard.note(30 * 1_000_000_000)
-    slow = TakeoverGuard()
+    slow = Recurrence()
     assert [slow.note(second * 1_000_000_000) for second in (0, 40, 80, 120)] == [False, False, False, False]
 
 
 def test_an_outbox_returns_packets_in_order_until_they_are_acknowledged() -> None:
     outbox = MemoryOutbox(10)
-    keys = [outbox.put(_packet(number)) for number in range(4)]
+    keys = [outbox.put(Packet("t", b"")) for _ in range(4)]
     outbox.ack(keys[1])
     seen, after = [], 0
-    while (stored := outbox.next(after)) is not None:
-        seen.append(stored.packet.topic)
+    while (stored := outbox.first("t", after)) is not None:
+        seen.append(stored.key)
         after = stored.key
-    assert seen == ["t/0", "t/2", "t/3"]
+    assert seen == [keys[0], keys[2], keys[3]]
     assert outbox.last_key == keys[-1]
 
 
@@ -185,12 +186,10 @@ def test_a_full_outbox_drops_the_oldest_and_counts_it() -> None:
     outbox = MemoryOutbox(3)
     for number in range(5):
         outbox.put(_packet(number))
-    first = outbox.next(0)
-    assert first is not None
-    assert first.packet.topic == "t/2"
+    assert outbox.waiting() == {"t/2": 1, "t/3": 1, "t/4": 1}
     outbox.close()
     outbox.close()
-    assert outbox.next(0) is None
+    assert outbox.first("t/2", 0) is None
     statistics = outbox.statistics()
     assert statistics.dropped == {"outbox_full": 2, "stopped": 3}
     assert statistics.put == statistics.acknowledged + sum(statistics.dropped.values()) + statistics.stored

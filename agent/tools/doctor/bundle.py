@@ -108,7 +108,7 @@ def _last_messages(report: Report, loaded: LoadedConfig) -> Mapping[str, object]
     from agent.mqtt.subscriber import open_subscriber
 
     mqtt = loaded.resolved_mqtt()
-    if mqtt.broker == "embedded":
+    if mqtt.is_embedded:
         return {"none": "the broker is embedded and ends with the agent"}
     refused = [one for section in report.sections if section.name == "broker" for one in section.findings]
     if any(one.state == "failed" for one in refused):

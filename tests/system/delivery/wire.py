@@ -6,10 +6,9 @@ Source: MQTT Version 5.0, sections 2.1, 3.3, 3.4; MQTT Version 3.1.1, the same.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-_CONNECT, _PUBLISH, _PUBACK = 1, 3, 4
+from tests.fixtures.mqtt_packets import Kind, packets, variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +64,17 @@ class Conversation:
     def sent(self, data: bytes) -> None:
         """Bytes towards the broker."""
         self._to_broker += data
-        for kind, flags, body in _packets(self._to_broker):
-            if kind == _CONNECT:
+        for kind, flags, body in packets(self._to_broker):
+            if kind == Kind.CONNECT:
                 self._is_v5 = body[6] == 5
-            elif kind == _PUBLISH and (flags >> 1) & 3 == 1:
+            elif kind == Kind.PUBLISH and (flags >> 1) & 3 == 1:
                 self._published(body)
 
     def answered(self, data: bytes) -> None:
         """Bytes from the broker."""
         self._from_broker += data
-        for kind, _, body in _packets(self._from_broker):
-            if kind != _PUBACK:
+        for kind, _, body in packets(self._from_broker):
+            if kind != Kind.PUBACK:
                 continue
             position, publication = self._on_the_way.pop(int.from_bytes(body[:2], "big"), (0, None))
             is_good = len(body) < 3 or body[2] < 0x80
@@ -94,33 +93,8 @@ class Conversation:
         packet_id = int.from_bytes(body[at : at + 2], "big")
         at += 2
         if self._is_v5:
-            size, used = _variable(body[at : at + 4])
+            size, used = variable(body[at : at + 4])
             at += size + used
         publication = Publication(topic, bytes(body[at:]))
         self._sent.append(publication)
         self._on_the_way[packet_id] = (len(self._sent), publication)
-
-
-def _packets(stream: bytearray) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, flags and body of every complete packet, removed from ``stream``."""
-    while len(stream) >= 2:
-        try:
-            size, used = _variable(bytes(stream[1:5]))
-        except IndexError:
-            return
-        if len(stream) < 1 + used + size:
-            return
-        first, body = stream[0], bytes(stream[1 + used : 1 + used + size])
-        del stream[: 1 + used + size]
-        yield first >> 4, first & 0x0F, body
-
-
-def _variable(data: bytes) -> tuple[int, int]:
-    """A variable byte integer and its length in bytes; IndexError if it is cut off."""
-    value = used = 0
-    while True:
-        byte = data[used]
-        value |= (byte & 0x7F) << (7 * used)
-        used += 1
-        if not byte & 0x80:
-            return value, used

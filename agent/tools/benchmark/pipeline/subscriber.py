@@ -14,9 +14,8 @@ from typing import Any
 import orjson
 
 from agent.config.broker_address import BrokerAddress
-from agent.mqtt.base import NullListener
+from agent.mqtt.base import NullListener, Received
 from agent.mqtt.client import MqttClient
-from agent.mqtt.connection import Received
 from agent.mqtt.settings import MqttSettings
 from agent.runtime.errors import BrokerUnavailable
 
