@@ -108,7 +108,7 @@ def test_every_message_of_a_preset_arrives_and_is_within_the_limits(
     publisher = Publisher(MqttClient(settings, will=identity.status("offline")), identity=identity)
     stack.callback(publisher.stop)
     publisher.start()
-    wait_until(lambda: publisher.statistics().connection.state == "connected")
+    recorder.wait_for(lambda one: one.topic == identity.topics.status)  # before that a result would be dropped
     assert publisher.statistics().connection.protocol == ("MQTT 3.1.1" if is_older else "MQTT 5")
     publisher.offer(state_change())
     publisher.offer(classification())
