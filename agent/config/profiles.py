@@ -22,10 +22,10 @@ _KIB, _MIB = 1024, 1024 * 1024
 class BrokerProfile:
     """What one service accepts from one connection; None is no limit of its own.
 
-    ``max_payload_bytes``: of one message. ``max_retained_bytes``: of one retained message. ``max_topic_levels``: parts
-    between slashes. ``max_publish_hz`` and ``max_publish_bytes_hz``: messages and bytes a second. ``max_filters``:
-    subscriptions. ``needs_tls``: no clear text. ``host_pattern``: the end of its host names. ``sources``: titles of
-    the pages with the figures.
+    ``max_payload_bytes``: of one message. ``max_retained_bytes``: of one retained message, where it is less.
+    ``max_topic_levels``: parts between slashes. ``max_publish_hz`` and ``max_publish_bytes_hz``: messages and bytes a
+    second. ``max_filters``: subscriptions. ``needs_tls``: no clear text. ``host_pattern``: the end of its host names.
+    ``sources``: titles of the pages with the figures.
     """
 
     title: str
@@ -51,7 +51,6 @@ PROFILES: Mapping[ProfileName, BrokerProfile] = MappingProxyType(
         "aws-iot": BrokerProfile(
             title="AWS IoT Core",
             max_payload_bytes=128 * _KIB,
-            max_retained_bytes=128 * _KIB,
             max_topic_levels=8,
             max_topic_bytes=256,
             max_publish_hz=100,
@@ -66,7 +65,6 @@ PROFILES: Mapping[ProfileName, BrokerProfile] = MappingProxyType(
                 "AWS IoT Device SDK v2, ClientExtendedValidationAndFlowControl",
                 "ESP RainMaker, Limits (subscriptions)",
             ),
-            unverified=("max_retained_bytes",),
         ),
         "azure-event-grid": BrokerProfile(
             title="Azure Event Grid, MQTT broker",

@@ -32,9 +32,11 @@ _RESULT_BYTES, _CLASS_BYTES = 900, 70
 
 @dataclass(frozen=True, slots=True)
 class ProfileReport:
-    """``errors``: what the service would refuse. ``warnings``: what it may throttle, or could not be compared."""
+    """``errors``: what the service would refuse. ``warnings``: what it may throttle, or could not be compared.
+    ``unverified``: see BrokerProfile."""
 
     title: str
+    unverified: tuple[str, ...]
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
 
@@ -47,7 +49,8 @@ def compare_with_profile(
     if name is None:
         return None
     comparison = _Comparison(loaded, PROFILES[name], load)
-    return ProfileReport(comparison.profile.title, tuple(comparison.errors()), tuple(comparison.warnings()))
+    profile = comparison.profile
+    return ProfileReport(profile.title, profile.unverified, tuple(comparison.errors()), tuple(comparison.warnings()))
 
 
 class _Comparison:
@@ -79,9 +82,6 @@ class _Comparison:
         for model, message in self._unreadable.items():
             text = f"its labels count in `runtime`, whose size was not compared with {self.profile.title}: {message}"
             yield self._at(("models", model, "package"), text)
-        if self.profile.unverified:
-            figures = ", ".join(self.profile.unverified)
-            yield self._at(("mqtt", "profile"), f"not found on a page of {self.profile.title}: {figures}")
 
     def _at(self, path: KeyPath, text: str) -> Problem:
         return at(self._loaded.document, path, text)

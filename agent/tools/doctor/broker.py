@@ -80,7 +80,9 @@ def profile_findings(loaded: LoadedConfig) -> Iterator[Finding]:
     for problem in report.warnings:
         yield Finding(name, "warning", f"{problem.key}: {problem.message}")
     if not report.errors:
-        yield Finding(name, "ok", f"within the limits of {report.title}")
+        unverified = ", ".join(report.unverified)
+        doubt = f", whose {unverified} were found on none of its pages" if unverified else ""
+        yield Finding(name, "ok", f"within the limits of {report.title}{doubt}")
 
 
 def _suggestion(loaded: LoadedConfig) -> Sequence[Finding]:
