@@ -102,13 +102,14 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """How fast an engine classifies a single image on this device, from ``runs`` calls of ``infer``."""
+    """How fast an engine classifies ``batch`` images in one call on this device, from ``runs`` calls of ``infer``."""
 
     engine: str
     precision: Precision
     runs: int
     p50_ms: float
     p90_ms: float
+    batch: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

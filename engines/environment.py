@@ -29,12 +29,16 @@ _DESCRIBE_TIMEOUT_S = 1.6
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One CUDA device; ``integrated`` shares its memory with the CPU, as on a Jetson."""
+    """One CUDA device; ``integrated`` shares its memory with the CPU, as on a Jetson.
+
+    ``multiprocessors`` is the number of its SMs, 0 if unknown.
+    """
 
     name: str
     compute_capability: str
     memory_bytes: int
     integrated: bool
+    multiprocessors: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,24 @@ def describe(
     )
 
 
+def device_facts(gpu: Gpu, *, root: Path = _ROOT, environ: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Return what tells the device of a plan from others, in its present power mode.
+
+    Name and compute capability do not suffice: every Orin is called "Orin" and has 8.7, from Nano to AGX.
+    """
+    environ = os.environ if environ is None else environ
+    return {
+        "gpu": gpu.name,
+        "compute_capability": gpu.compute_capability,
+        "multiprocessors": gpu.multiprocessors,
+        # Rounded: on a Jetson the kernel's own share, and with it the rest, changes with every update.
+        "memory_gib": round(gpu.memory_bytes / 2**30),
+        "board": environ.get("AGENT_BOARD") or board_name(root),
+        "l4t": environ.get("AGENT_L4T") or installed_l4t(root),
+        "power_mode": power_mode(root),
+    }
+
+
 def gpus_from_answer(answer: ChildAnswer) -> tuple[Gpu, ...]:
     """Return the devices in the CUDA probe's answer."""
     devices = answer.values.get("devices")
@@ -127,6 +149,7 @@ def gpus_from_answer(answer: ChildAnswer) -> tuple[Gpu, ...]:
             compute_capability=str(device.get("compute_capability")),
             memory_bytes=int(device.get("memory_bytes", 0)),
             integrated=bool(device.get("integrated")),
+            multiprocessors=int(device.get("multiprocessors", 0)),
         )
         for device in devices
         if isinstance(device, dict)

@@ -197,6 +197,7 @@ def _facts(package: ModelPackage) -> dict[str, object]:
         "version": package.version,
         "directory": str(package.directory),
         "sha256": package.sha256,
+        "package_sha256": package.digest,
         "format": package.format,
         "input": f"{spec.width}x{spec.height} {spec.color}, {spec.resize}, {signature.layout} {signature.dtype}",
         "activation": package.output.activation,

@@ -56,6 +56,8 @@ def import_model(request: ImportRequest) -> PackageCheck:
         if activation is None:
             manifest["output"] = _output(request, facts, _activation(stage, model))
             _write(stage, manifest)
+        manifest["package_sha256"] = load_package(stage).digest
+        _write(stage, manifest)
         check = check_package(load_package(stage))
         for wrong in check.golden.wrong:
             raise GoldenMismatch(

@@ -76,6 +76,11 @@ def check_package(package: ModelPackage) -> PackageCheck:
     warnings = [warning] if warning and not is_independent else []
     if not package.golden:
         warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
+    if not package.is_digest_stated:
+        warnings.append(
+            "package_sha256 is not stated, so changed labels, images or settings would go unnoticed. State it in "
+            f"{MANIFEST_NAME}: package_sha256: {package.digest}"
+        )
     if package.calibration:
         warnings += _missing_for_int8(package)
     expected = f"{package.name}-{package.version}"

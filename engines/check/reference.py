@@ -69,7 +69,7 @@ def _key(
     info = engine.info
     return {
         "certificate": 2,
-        "model": package.sha256,
+        "package": package.digest,
         "input": repr(package.input),
         "output": repr(package.output),
         "engine": info.name,

@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, version_converter
 from engines.base import Precision
 from engines.errors import ModelRejected
 from engines.graph.batch_dimension import fix_batch, free_batch
-from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX, input_chain, output_chain
+from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX, input_chain, output_chain, takes_float
 from engines.package.load import ModelPackage, check_sha256
 from engines.package.model_file import check_model, opset_of, read_onnx, subgraphs
 from engines.package.onnx_signature import data_inputs, set_shape, shape_of
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 
-TRANSFORMATION = 2
+TRANSFORMATION = 3
 """Raised when the same package gives another graph, so that cached graphs are built again."""
 
 MIN_OPSET = 7
@@ -154,7 +154,9 @@ def _fuse(model: onnx.ModelProto, package: ModelPackage) -> None:
     """Add the nodes before and after the model; its batch dimension stays as it is."""
     graph, signature, opset = model.graph, package.signature, opset_of(model)
     source, target = graph.input[0], graph.output[0]
-    before = input_chain(package.input, signature, source.name, opset=opset)
+    before = input_chain(
+        package.input, signature, source.name, opset=opset, takes_float=takes_float(graph, source.name)
+    )
     behind = output_chain(
         target.name,
         len(signature.output_shape),

@@ -9,5 +9,6 @@ model_file.py     model files as bytes: hashed, bounded, recognised
 signature.py  onnx_signature.py  pt2_signature.py    a model's input and output, held against the manifest
 activation.py     whether the model gives probabilities
 task.py  decisions.py    what the scores decide
+digest.py         one hash over everything in a package that changes an answer
 load.py           ``load_package``, the only way in
 """

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from engines.errors import ModelRejected
 from engines.package.activation import check_declared_activation, last_operator
+from engines.package.digest import check_digest, package_digest
 from engines.package.images import IMAGE_SUFFIXES
 from engines.package.labels import MAX_BYTES as MAX_LABEL_BYTES
 from engines.package.labels import fit_labels, parse_labels
-from engines.package.manifest import InputSection, Manifest, inside, read_manifest
+from engines.package.manifest import MANIFEST_NAME, InputSection, Manifest, inside, read_manifest
 from engines.package.model_file import check_model, file_sha256, read_onnx
 from engines.package.onnx_signature import onnx_signature
 from engines.package.pt2_signature import pt2_signature
@@ -68,8 +69,11 @@ class GoldenImage:
 class ModelPackage:
     """A checked package. ``sha256`` (lower-case hex) is of ``model_path``; ``labels[i]`` names score i.
 
-    A binary model has one score and two labels: the second is the one that its score speaks against. ``calibration``
-    and ``evaluation`` are the images of these folders; ``engines.graph.image_set`` says which are used for what.
+    ``digest`` is the sha256 of everything that changes an answer or its proof: model, input, output, labels, golden,
+    calibration and evaluation images; ``is_digest_stated`` tells whether the manifest states it, so that it was
+    checked. A binary model has one score and two labels: the second is the one that its score speaks against.
+    ``calibration`` and ``evaluation`` are the images of these folders; ``engines.graph.image_set`` says which are used
+    for what.
     """
 
     directory: Path
@@ -86,6 +90,8 @@ class ModelPackage:
     evaluation: tuple[Path, ...]
     license: str | None
     signature: ModelSignature
+    digest: str
+    is_digest_stated: bool = False
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -110,6 +116,19 @@ def load_package(directory: Path) -> ModelPackage:
     task = task_of(manifest.output, classes=signature.classes, last=last, name=model_path.name)
     labels = _labels(root, manifest, _BINARY_LABELS if task is Task.BINARY else signature.classes)
     output, labels = output_of(manifest.output, task, labels, name=manifest.labels.file)
+    golden = _golden(root, manifest, labels)
+    calibration = _images(root, manifest.calibration, what="calibration")
+    evaluation = _images(root, manifest.evaluation, what="evaluation")
+    digest = package_digest(
+        model=manifest.sha256,
+        spec=spec,
+        output=output,
+        labels=labels,
+        golden=[(one.path, one.label, one.min_confidence) for one in golden],
+        folders={"calibration": calibration, "evaluation": evaluation},
+        root=root,
+    )
+    check_digest(digest, manifest.package_sha256, name=MANIFEST_NAME)
     return ModelPackage(
         directory=root,
         name=manifest.name,
@@ -120,11 +139,13 @@ def load_package(directory: Path) -> ModelPackage:
         input=spec,
         output=output,
         labels=labels,
-        golden=_golden(root, manifest, labels),
-        calibration=_images(root, manifest.calibration, what="calibration"),
-        evaluation=_images(root, manifest.evaluation, what="evaluation"),
+        golden=golden,
+        calibration=calibration,
+        evaluation=evaluation,
         license=manifest.license,
         signature=signature,
+        digest=digest,
+        is_digest_stated=manifest.package_sha256 is not None,
     )
 
 

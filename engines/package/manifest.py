@@ -108,6 +108,7 @@ class Manifest(_Section):
     version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     file: RelativePath
     sha256: Annotated[str, Field(pattern=SHA256_PATTERN)]
+    package_sha256: Annotated[str, Field(pattern=SHA256_PATTERN)] | None = None
     input: InputSection
     output: OutputSection
     labels: LabelsSection

@@ -9,7 +9,7 @@ import ctypes
 import json
 import sys
 
-_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute
+_MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS = 75, 76, 18, 16  # CUdevice_attribute
 
 
 def main() -> int:
@@ -44,6 +44,7 @@ def _device(cuda: ctypes.CDLL, index: int) -> dict[str, object]:
         "compute_capability": f"{_attribute(cuda, _MAJOR, handle)}.{_attribute(cuda, _MINOR, handle)}",
         "memory_bytes": memory.value,
         "integrated": bool(_attribute(cuda, _INTEGRATED, handle)),
+        "multiprocessors": _attribute(cuda, _MULTIPROCESSORS, handle),
     }
 
 

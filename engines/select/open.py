@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 
 from engines.backends.load import options_for, options_of
 from engines.backends.onnxruntime.options import provider_of, session_settings
@@ -104,8 +105,10 @@ class _Search:
         )
 
     def fastest(self) -> Engine:
-        """Open the remembered fastest engine; without one, measure all that work."""
+        """Open the remembered fastest engine; without one, or if the measurement has aged, measure all that work."""
         self.selection = self._remembered()
+        if self.selection is not None and self.selection.is_aged(datetime.now(timezone.utc)):
+            self.selection = None
         if self.selection is not None:
             engine = self._try(self.selection.engine)
             if engine is not None:
@@ -175,7 +178,8 @@ class _Search:
         if self.pending is not None:
             # An engine that is not built yet cannot be measured, so this selection must not be remembered.
             return next(iter(opened))
-        self.selection = remember_selection(self.package, self.options, measure(opened, self.package), self.rejected)
+        measured = measure(opened, self.package, batch=self.options.max_batch)
+        self.selection = remember_selection(self.package, self.options, measured, self.rejected)
         return self.selection.engine
 
     def _remembered(self) -> Selection | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from engines.store.records import JsonRecord, record_path
 # A p90 with 99 % confidence needs 64 runs. Source: MLPerf LoadGen, early stopping.
 RUNS = 64
 # Raised when an engine of this program becomes faster or slower, so that old measurements are not used.
-_FORM = 1
+_FORM = 2
 _BLOCK = 16
+# Drivers, other programs and the device's dust change in that time, and no key has them.
+MAX_AGE = timedelta(days=30)
 # Long enough for slow imports: a library that does not answer would change the key, and every start would measure
 # again.
 _DESCRIBE_TIMEOUT_S = 15.0
@@ -41,6 +43,10 @@ class Selection:
     measurements: tuple[Measurement, ...]
     unmeasured: tuple[Rejection, ...] = ()
 
+    def is_aged(self, now: datetime) -> bool:
+        """Whether ``fastest`` measures again; a clock that was set back since ages nothing."""
+        return now - datetime.fromisoformat(self.measured_at) > MAX_AGE
+
     @property
     def rejections(self) -> tuple[Rejection, ...]:
         """Why the others were not selected: not able to run, or slower and by how much."""
@@ -48,7 +54,8 @@ class Selection:
         slower = (
             Rejection(
                 one.engine,
-                f"measured slower: p50 {one.p50_ms:.2f} ms, p90 {one.p90_ms:.2f} ms in {one.runs} runs; "
+                f"measured slower: p50 {one.p50_ms:.2f} ms, p90 {one.p90_ms:.2f} ms in {one.runs} runs of batch "
+                f"{one.batch}; "
                 f"{best.engine} has p50 {best.p50_ms:.2f} ms, p90 {best.p90_ms:.2f} ms",
                 f"set engine: {one.engine}",
             )
@@ -91,6 +98,8 @@ def _selection_from_dict(values: dict[str, Any]) -> Selection:
     measurements = tuple(Measurement(**one) for one in values["measurements"])
     if not measurements:
         raise ValueError("no engine was measured")
+    if datetime.fromisoformat(str(values["measured_at"])).tzinfo is None:
+        raise ValueError("the time of the measurement has no time zone")
     unmeasured = tuple(Rejection(**one) for one in values["unmeasured"])
     return Selection(str(values["engine"]), str(values["measured_at"]), measurements, unmeasured)
 
@@ -126,12 +135,14 @@ def selection_key(package: ModelPackage, options: EngineOptions, environment: En
     """
     return {
         "form": _FORM,
+        "package": package.digest,
         "graph": graph_address(package),
         "precision": options.precision,
         "conversion": conversion(package, options.precision, AUTO_ORDER),
         # A TensorRT plan is built for one largest batch.
         "max_batch": options.max_batch,
         "device": environment.device,
+        "gpus": [[gpu.name, gpu.compute_capability, gpu.multiprocessors] for gpu in environment.gpus],
         "board": environment.board,
         "l4t": environment.l4t,
         "power_mode": environment.power_mode,
@@ -157,25 +168,31 @@ def select_fastest(measurements: Sequence[Measurement], unmeasured: Sequence[Rej
     return Selection(winner.engine, measured_at, (winner, *rest), tuple(unmeasured))
 
 
-def measure(engines: Mapping[str, Engine], package: ModelPackage, *, runs: int = RUNS) -> tuple[Measurement, ...]:
-    """Time single images on open engines, in rounds of a few runs so that all see the same conditions.
+def measure(
+    engines: Mapping[str, Engine], package: ModelPackage, *, batch: int = 1, runs: int = RUNS
+) -> tuple[Measurement, ...]:
+    """Time calls on open engines, in rounds of a few runs so that all see the same conditions.
 
-    The first run of each round is not counted: it warms the caches that the engine before has filled.
+    All get ``batch`` images in a call, the largest number that they will serve, or fewer if one of them takes only
+    fewer. The first run of each round is not counted: it warms the caches that the engine before has filled.
     """
     random = np.random.default_rng(3)
-    image = random.integers(0, 256, (1, package.input.height, package.input.width, 3), dtype=np.uint8)
+    size = min(batch, *(engine.info.max_batch for engine in engines.values()))
+    images = random.integers(0, 256, (size, package.input.height, package.input.width, 3), dtype=np.uint8)
     times_ns: dict[str, list[int]] = {name: [] for name in engines}
     while min(map(len, times_ns.values())) < runs:
         for name, engine in engines.items():
-            engine.infer(image)
+            engine.infer(images)
             for _ in range(min(_BLOCK, runs)):
                 started = time.perf_counter_ns()
-                engine.infer(image)
+                engine.infer(images)
                 times_ns[name].append(time.perf_counter_ns() - started)
-    return tuple(_measurement(name, engines[name].info.precision, times) for name, times in times_ns.items())
+    return tuple(
+        _measurement(name, engines[name].info.precision, times, batch=size) for name, times in times_ns.items()
+    )
 
 
-def _measurement(name: str, precision: Precision, times_ns: list[int]) -> Measurement:
+def _measurement(name: str, precision: Precision, times_ns: list[int], *, batch: int) -> Measurement:
     ordered = sorted(times_ns)
     return Measurement(
         engine=name,
@@ -183,4 +200,5 @@ def _measurement(name: str, precision: Precision, times_ns: list[int]) -> Measur
         runs=len(ordered),
         p50_ms=percentile(ordered, 50) / 1e6,
         p90_ms=percentile(ordered, 90) / 1e6,
+        batch=batch,
     )

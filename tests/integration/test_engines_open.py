@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,13 @@ def test_fastest_measures_once_and_then_remembers(package: ModelPackage, tmp_pat
     again = _info(package, tmp_path, "fastest")
     assert again.measurements == first.measurements
     assert again.rejected == first.rejected
+    assert {one.batch for one in first.measurements} == {2}, "it serves batches of up to 2"
+    (record,) = (tmp_path / "selections").glob("*.json")
+    stored = json.loads(record.read_text())
+    stored["value"]["measured_at"] = "2020-01-01T00:00:00+00:00"
+    record.write_text(json.dumps(stored))
+    assert _info(package, tmp_path, "auto").measurements == first.measurements, "auto never measures"
+    assert _info(package, tmp_path, "fastest").measurements != first.measurements, "measured again after 30 days"
 
 
 def test_auto_selects_the_measured_fastest_engine(package: ModelPackage, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from engines import (
     ModelPackage,
     OptionsRejected,
     OutOfMemory,
+    Precision,
     load_package,
     open_engine,
 )
@@ -30,6 +31,7 @@ from engines.backends.tensorrt.plans import plan_request
 from engines.store.plan_cache import PlanCache
 from tests.fixtures.colour_packages import LABELS, colour_image, colour_model, write_colour_package
 from tests.fixtures.nvidia import TENSORRT_VERSIONS, FakeNvidia
+from tests.fixtures.packages import PackageFiles, TinyModel
 
 _SIDE = 40
 _IMAGES = np.stack([colour_image(label, side=_SIDE) for label in LABELS])
@@ -45,7 +47,9 @@ def nvidia(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvidia]:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
     return load_package(
-        write_colour_package(tmp_path_factory.mktemp("package"), model=colour_model(side=_SIDE), side=_SIDE)
+        write_colour_package(
+            tmp_path_factory.mktemp("package"), model=colour_model(side=_SIDE), side=_SIDE, evaluation=22
+        )
     )
 
 
@@ -116,15 +120,114 @@ def test_int8_is_explicit_and_its_flag_is_set_if_there_is_one(
 def test_one_profile_covers_the_batches_and_options_reach_the_builder(
     nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
 ) -> None:
-    given = {"workspace_mib": 64, "builder_level": 1, "opt_batch": 2, "dla_core": 1}
+    given = {"workspace_mib": 64, "builder_level": 1, "opt_batch": 2}
     with _open(package, replace(options, options=given)) as engine:
         assert engine.info.max_batch == 3
     header = _header(options)
     assert '"profile": [[1, 40, 40, 3], [2, 40, 40, 3], [3, 40, 40, 3]]' in header
     assert '"pools": {"WORKSPACE": 67108864}' in header
     assert '"level": 1' in header
+
+
+def test_a_dla_core_gets_one_batch_size_fp16_and_a_count_of_what_falls_back(
+    nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    wanted = replace(options, precision="fp16", options={"dla_core": 1})
+    for built in (True, False):
+        with open_engine(package, wanted) as engine:
+            info = engine.info
+            assert ("why_built" in info.details) == built
+            assert info.max_batch == 3
+            assert info.placement["TensorRT on the DLA"] >= 4
+            names = str(info.details["layers_not_on_dla"]).split(", ")
+            assert info.placement["TensorRT on the GPU"] == len(names)
+            assert {"serving/cast", "serving/softmax"} <= set(names)
+            # Fewer images than the one batch size are padded, and each gives its own scores.
+            both = engine.infer(_IMAGES[:2])
+            np.testing.assert_array_equal(both[1:], engine.infer(_IMAGES[1:2]))
+            assert [LABELS[row.argmax()] for row in both] == list(LABELS[:2])
+    header = _header(options)
+    assert '"profile": [[3, 40, 40, 3], [3, 40, 40, 3], [3, 40, 40, 3]]' in header
     assert '"dla": 1' in header
     assert "GPU_FALLBACK" in header
+
+
+@pytest.mark.parametrize(
+    ("given", "precision", "words"),
+    [
+        ({"dla_core": 0}, "fp32", "precision is fp32, and a DLA core computes fp16 and int8 only"),
+        ({"dla_core": 0, "opt_batch": 1}, "fp16", "opt_batch of engine tensorrt is 1, but .* exactly the largest"),
+    ],
+)
+def test_what_a_dla_core_cannot_do_is_refused_before_a_build(
+    given: dict[str, object],
+    precision: Precision,
+    words: str,
+    nvidia: FakeNvidia,
+    package: ModelPackage,
+    options: EngineOptions,
+) -> None:
+    with pytest.raises(OptionsRejected, match=words):
+        _open(package, replace(options, precision=precision, options=given))
+
+
+def test_layers_that_cannot_run_on_the_dla_are_an_error_without_gpu_fallback(
+    nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    given = {"dla_core": 0, "gpu_fallback": False}
+    with pytest.raises(BuildFailed, match="serving/cast cannot run on DLA"):
+        _open(package, replace(options, precision="fp16", options=given))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_a_uint8_model_is_built_and_agrees_with_the_reference(
+    layout: str, color: str, nvidia: FakeNvidia, tmp_path: Path
+) -> None:
+    """TensorRT takes uint8 only as an input that feeds a Cast."""
+    tiny = TinyModel(dtype="uint8", layout=layout, batch="N")
+    package = load_package(PackageFiles.of(tiny, color=color).write(tmp_path))
+    options = EngineOptions(cache_dir=tmp_path / "cache", engine="tensorrt", max_batch=2, strict=True)
+    with open_engine(package, options) as engine:
+        assert engine.info.name == "tensorrt"
+        assert engine.info.accuracy is not None
+        assert float(engine.info.accuracy["max_abs_difference"]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("settings", "fact"),
+    [
+        ({"multiprocessors": "16"}, "multiprocessors 8"),
+        ({"gib": "64"}, "memory_gib 8"),
+        ({"capability": "8.9"}, "compute_capability 8.7"),
+        ({"name": "another"}, "gpu Orin"),
+    ],
+)
+def test_another_gpu_has_its_own_plan_and_timing_cache(
+    settings: dict[str, str], fact: str, nvidia: FakeNvidia, package: ModelPackage, options: EngineOptions
+) -> None:
+    """Every Orin is called "Orin" and has 8.7."""
+    _open(package, options).close()
+    nvidia.set(**settings)
+    with _open(package, options) as engine:
+        assert f"it was built for {fact}, but this device has" in str(engine.info.details["why_built"])
+    assert len(list((options.cache_dir / "timing").glob("*.bin"))) == 2
+
+
+@pytest.mark.parametrize(("variable", "name"), [("AGENT_BOARD", "board"), ("AGENT_L4T", "l4t")])
+def test_another_board_or_l4t_has_its_own_plan(
+    variable: str,
+    name: str,
+    nvidia: FakeNvidia,
+    package: ModelPackage,
+    options: EngineOptions,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, "one")
+    _open(package, options).close()
+    monkeypatch.setenv(variable, "two")
+    with _open(package, options) as engine:
+        assert f"it was built for {name} one, but this device has two" in str(engine.info.details["why_built"])
 
 
 def test_an_option_that_this_version_lacks_is_noted(

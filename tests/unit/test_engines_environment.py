@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engines import describe, probe
-from engines.environment import Gpu, gpus_from_answer
+from engines.environment import Gpu, device_facts, gpus_from_answer
 from engines.host import available_cores
 from engines.probes.child import ChildAnswer, run_child, run_children
 from engines.select.registry import Prober
@@ -213,3 +213,26 @@ def test_every_engine_that_cannot_run_has_a_reason_and_a_remedy() -> None:
         assert result.can_run or (result.reason and result.remedy)
         assert result.can_run or result.as_rejection().engine == result.name
     assert next(result for result in results if result.name == "ort-cpu").can_run
+
+
+def test_the_facts_of_a_device_have_board_l4t_power_mode_and_size(tmp_path: Path) -> None:
+    """Every Orin is called "Orin" and has 8.7."""
+    for name, text in (
+        ("proc/device-tree/model", "NVIDIA Jetson Orin Nano\0"),
+        ("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 1"),
+        ("var/lib/nvpmodel/status", "pmode:0002"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    gpu = Gpu("Orin", "8.7", 7_991_000_000, integrated=True, multiprocessors=8)
+    assert device_facts(gpu, root=tmp_path, environ={}) == {
+        "gpu": "Orin",
+        "compute_capability": "8.7",
+        "multiprocessors": 8,
+        "memory_gib": 7,
+        "board": "NVIDIA Jetson Orin Nano",
+        "l4t": "36.4.3",
+        "power_mode": "2",
+    }
+    there = device_facts(gpu, root=tmp_path, environ={"AGENT_BOARD": "x", "AGENT_L4T": "39.2.0"})
+    assert (there["board"], there["l4t"]) == ("x", "39.2.0")

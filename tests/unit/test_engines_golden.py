@@ -163,4 +163,4 @@ def test_too_few_images_for_a_proof_of_int8_are_a_warning(tmp_path: Path) -> Non
     # 16 calibration images, of which 8 are held out, and 4 golden ones.
     assert any("judged on 12 images" in text and "needs 88. Put 76 more" in text for text in few)
     enough = check_package(load_package(write_colour_package(tmp_path / "enough", calibration=4, evaluation=21)))
-    assert enough.warnings == ()
+    assert not any("int8" in text for text in enough.warnings)

@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from engines.errors import EngineUnavailable, ModelRejected
+from engines.graph.preprocessing import takes_float
 from engines.graph.resize import Resizer
 from engines.graph.serving import build_serving_model, serving_graph
 from engines.package.load import InputSpec, ModelPackage, load_package
@@ -280,3 +281,80 @@ def test_a_model_that_cannot_run_is_refused_at_load_with_the_reason(tmp_path: Pa
     files = PackageFiles.of().with_model(model.SerializeToString())
     with pytest.raises(ModelRejected, match=r"model\.onnx cannot be run for 1 image\(s\) of 8x6: .*Export"):
         serving_graph(load_package(files.write(tmp_path)), cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+def test_the_input_of_a_uint8_model_feeds_a_cast_and_nothing_inside_is_uint8(
+    tmp_path: Path, layout: str, color: str
+) -> None:
+    """TensorRT cannot build another graph."""
+    tiny = TinyModel(dtype="uint8", layout=layout, channels=1 if color == "gray" else 3)
+    package = load_package(PackageFiles.of(tiny, color=color).write(tmp_path))
+    graph = build_serving_model(package).graph
+    assert [node.op_type for node in graph.node if "images" in node.input] == ["Cast"]
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    assert not any(attribute.i == TensorProto.UINT8 for node in casts for attribute in node.attribute)
+
+
+def _reading(*nodes: onnx.NodeProto) -> onnx.GraphProto:
+    return helper.make_graph(list(nodes), "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+
+
+_CAST = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+_BRANCH = helper.make_node("If", ["c"], ["z"], then_branch=_reading(_CAST), else_branch=_reading(_CAST))
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        (_reading(_CAST), True),
+        (
+            _reading(
+                helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+                helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT16),
+            ),
+            True,
+        ),
+        (_reading(helper.make_node("DequantizeLinear", ["x", "s", "z"], ["y"])), False),
+        (_reading(_CAST, helper.make_node("Shape", ["x"], ["n"])), False),
+        (_reading(helper.make_node("Identity", ["x"], ["y"])), False),
+        (_reading(helper.make_node("Gather", ["table", "x"], ["y"], axis=0)), False),
+        (_reading(helper.make_node("Cast", ["x"], ["y"], to=TensorProto.UINT8)), False),
+        (_reading(_CAST, _BRANCH), False),
+    ],
+    ids=["cast", "moved", "dequantised", "shape", "output", "index", "to uint8", "in a branch"],
+)
+def test_only_a_model_that_casts_its_input_first_gets_float(graph: onnx.GraphProto, expected: bool) -> None:
+    assert takes_float(graph, "x") is expected
+
+
+def test_a_model_that_computes_with_uint8_keeps_it(tmp_path: Path) -> None:
+    """The scores are those of the model alone."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["data", "scale", "zero"], ["values"]),
+        helper.make_node("ReduceMean", ["values"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("Identity", ["means"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("data", TensorProto.UINT8, ["N", 3, 6, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
+        [
+            onnx.numpy_helper.from_array(np.float32(0.01), "scale"),
+            onnx.numpy_helper.from_array(np.uint8(7), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    files = PackageFiles.of(TinyModel(classes=3)).with_model(model.SerializeToString())
+    package = load_package(files.write(tmp_path))
+    served = build_serving_model(package)
+    assert any(
+        a.i == TensorProto.UINT8 for node in served.graph.node if node.op_type == "Cast" for a in node.attribute
+    )
+    batch = images(package, 2)
+    rgb = np.ascontiguousarray(batch[..., ::-1].transpose(0, 3, 1, 2))
+    logits = run(model, {"data": rgb})
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(run(served, {"images": batch}), expected, atol=1e-6)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from engines import EngineOptions, Measurement, ModelPackage, Rejection, describe, load_package
+from engines import EngineOptions, Gpu, Images, Measurement, ModelPackage, Rejection, Scores, describe, load_package
 from engines.graph.int8_forms import SYMMETRIC, int8_form
 from engines.package.specs import OutputSpec
 from engines.select.selection import SelectionStore, measure, select_fastest, selection_key
@@ -49,6 +50,32 @@ def test_every_engine_is_measured_equally_often(package: ModelPackage) -> None:
     assert all(0 < one.p50_ms <= one.p90_ms for one in rows)
 
 
+@pytest.mark.parametrize(
+    ("asked", "limits", "given"), [(4, (4, 4), 4), (4, (4, 2), 2), (1, (4, 4), 1), (8, (4, 4), 4)]
+)
+def test_engines_are_measured_with_the_batch_that_they_will_serve(
+    asked: int, limits: tuple[int, int], given: int, package: ModelPackage
+) -> None:
+    seen: set[int] = set()
+
+    class Watched(GoodEngine):
+        def answer(self, batch: Images) -> Scores:
+            seen.add(len(batch))
+            return super().answer(batch)
+
+    engines = {str(place): Watched(max_batch=limit, side=32) for place, limit in enumerate(limits)}
+    rows = measure(dict(engines), package, batch=asked, runs=4)
+    assert seen == {given}
+    assert {one.batch for one in rows} == {given}
+
+
+@pytest.mark.parametrize(("days", "is_aged"), [(0, False), (29.9, False), (30.1, True), (-400, False)])
+def test_a_measurement_ages_in_30_days_and_not_by_a_clock_that_was_set_back(days: float, is_aged: bool) -> None:
+    choice = select_fastest([_measured("a", 2.0, 2.2)])
+    now = datetime.fromisoformat(choice.measured_at) + timedelta(days=days)
+    assert choice.is_aged(now) is is_aged
+
+
 def test_a_selection_is_read_as_it_was_saved(tmp_path: Path) -> None:
     memory = SelectionStore(tmp_path)
     assert not memory.is_used()
@@ -78,6 +105,8 @@ def test_a_different_power_mode_version_or_device_has_its_own_selection(package:
         replace(here, tensorrt="11.0"),
         replace(here, driver="999"),
         replace(here, cpu="another", gpus=()),
+        replace(here, gpus=(Gpu("Orin", "8.7", 8 << 30, integrated=True, multiprocessors=8),)),
+        replace(here, gpus=(Gpu("Orin", "8.7", 64 << 30, integrated=True, multiprocessors=16),)),
         replace(here, cpu_cores=here.cpu_cores + 1),
     ]
     keys = {json.dumps(selection_key(package, options, one), sort_keys=True) for one in [here, here, *elsewhere]}
@@ -101,6 +130,7 @@ def test_different_preprocessing_activation_or_calibration_has_its_own_selection
     here, options = describe(), EngineOptions(cache_dir=tmp_path, precision="int8")
     package = load_package(write_colour_package(tmp_path / "package", calibration=4))
     others = [
+        replace(package, digest="0" * 64),
         replace(package, input=replace(package.input, scale=2.0)),
         replace(package, output=OutputSpec(activation="sigmoid")),
         replace(package, calibration=package.calibration[:-1]),

@@ -100,7 +100,7 @@ def _users_of(loaded: LoadedConfig, package: ModelPackage) -> list[str]:
     found = []
     for key in loaded.config.models:
         folder = loaded.package_dir(key)
-        if folder.is_dir() and (folder.samefile(package.directory) or load_package(folder).sha256 == package.sha256):
+        if folder.is_dir() and (folder.samefile(package.directory) or load_package(folder).digest == package.digest):
             found.append(key)
     return found
 

@@ -65,6 +65,7 @@ def measurements_for(engines: Sequence[EngineResult], choice: Recommendation) ->
                 runs=result.spread.n,
                 p50_ms=result.spread.p50_ms,
                 p90_ms=result.spread.p90_ms,
+                batch=result.case.batch,
             )
         )
     # A faster engine that failed the check or the limits must not win there.

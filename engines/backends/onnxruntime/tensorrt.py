@@ -12,10 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from engines.base import EngineOptions
-from engines.environment import Gpu
+from engines.environment import Gpu, device_facts
 from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph
-from engines.host import l4t_release
 from engines.package.load import ModelPackage
 from engines.store.plan_cache import PlanCache, PlanKey
 
@@ -37,10 +36,9 @@ def plan_key(
         "graph": graph.sha256,
         "batch": graph.max_batch or options.max_batch,
         "options": dict(sorted(given.items())),
-        "gpus": [f"{gpu.name} {gpu.compute_capability}" for gpu in gpus],
+        "gpus": [device_facts(gpu) for gpu in gpus],
         "onnxruntime": str(library().__version__),
         "tensorrt": tensorrt_version(),
-        "l4t": l4t_release(),
     }
     return PlanKey("ort-tensorrt", f"{package.name}-{package.version}", graph.precision, facts)
 

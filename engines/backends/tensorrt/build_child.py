@@ -55,6 +55,8 @@ def _build(job: BuildJob, parent: Parent) -> dict[str, object]:
         "sha256": content_hash(built.plan),
         "bytes": len(built.plan),
         "notes": list(built.notes),
+        "on_dla": built.on_dla,
+        "on_gpu": list(built.on_gpu),
         "tensorrt": str(trt.__version__),
     }
 

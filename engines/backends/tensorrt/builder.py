@@ -22,11 +22,16 @@ class BuilderRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BuiltPlan:
-    """``notes``: options that this TensorRT does not know, and its warnings."""
+    """``notes``: options that this TensorRT does not know, and its warnings.
+
+    ``on_dla`` and ``on_gpu`` are the network's layers by device, None and empty without a DLA core.
+    """
 
     plan: bytes
     timing_cache: bytes
     notes: tuple[str, ...]
+    on_dla: int | None = None
+    on_gpu: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class PlanBuilder:
             raise BuilderRefused(f"the parser rejects the model: {reasons or self.log.errors(mark)}")
         config = self._checked(builder.create_builder_config(), "no builder configuration", mark)
         self._configure(builder, network, config, mark)
+        on_dla, on_gpu = self._placed(network, config)
         cache = self._timing_cache(config, timing_cache)
         self._watch(config)
         self.report("building", None)
@@ -68,7 +74,7 @@ class PlanBuilder:
         content = bytes(plan)
         kept = config.get_timing_cache() if cache is not None else None
         timings = b"" if kept is None else bytes(kept.serialize())
-        return BuiltPlan(content, timings, (*self.notes, *self.log.warnings[-3:]))
+        return BuiltPlan(content, timings, (*self.notes, *self.log.warnings[-3:]), on_dla, on_gpu)
 
     def _network_flags(self) -> int:
         """Ask for explicit batch up to TensorRT 9; 10 ignores the flag and 11 does not have it."""
@@ -108,6 +114,14 @@ class PlanBuilder:
         config.DLA_core = core
         if self.job.gpu_fallback:
             config.set_flag(self.trt.BuilderFlag.GPU_FALLBACK)
+
+    def _placed(self, network: Any, config: Any) -> tuple[int | None, tuple[str, ...]]:
+        """Return how many layers can run on the DLA core, and the names of the others, which fall back to the GPU."""
+        if self.job.dla_core is None:
+            return None, ()
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        on_gpu = tuple(str(layer.name) for layer in layers if not config.can_run_on_DLA(layer))
+        return len(layers) - len(on_gpu), on_gpu
 
     def _timing_cache(self, config: Any, content: bytes) -> Any | None:
         cache = config.create_timing_cache(content)

@@ -24,6 +24,7 @@ from engines.package.load import ModelPackage
 from engines.store.plan_cache import PlanCache
 
 _WARM_UP_RUNS = 2
+_NAMED_LAYERS = 8
 
 
 class TensorRtEngine:
@@ -135,8 +136,9 @@ def _loaded(request: PlanRequest, plan: Plan, crashes: CrashCounter, started_ns:
         plan.content,
         max_batch=request.max_batch,
         classes=request.package.signature.classes,
+        dla_core=settings.dla_core,
     )
-    engine = TensorRtEngine(session, info=_info(request, session, device, trt), crashes=crashes)
+    engine = TensorRtEngine(session, info=_info(request, plan, session, device, trt), crashes=crashes)
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
         engine.warm_up()
@@ -151,7 +153,7 @@ def _loaded(request: PlanRequest, plan: Plan, crashes: CrashCounter, started_ns:
     return engine
 
 
-def _info(request: PlanRequest, session: PlanSession, device: CudaDevice, trt: Any) -> EngineInfo:
+def _info(request: PlanRequest, plan: Plan, session: PlanSession, device: CudaDevice, trt: Any) -> EngineInfo:
     versions = {"tensorrt": str(trt.__version__), device.library: device.version}
     return EngineInfo(
         name=ENGINE,
@@ -161,9 +163,13 @@ def _info(request: PlanRequest, session: PlanSession, device: CudaDevice, trt: A
         device=device.name,
         max_batch=request.max_batch,
         classes=request.package.signature.classes,
-        placement={"TensorRT": session.layers},
+        placement={"TensorRT": session.layers} if plan.on_dla is None else _dla_placement(plan),
         versions=versions,
     )
+
+
+def _dla_placement(plan: Plan) -> dict[str, int]:
+    return {"TensorRT on the DLA": plan.on_dla or 0, "TensorRT on the GPU": len(plan.on_gpu)}
 
 
 def _details(session: PlanSession, plan: Plan) -> dict[str, str | int | float | bool]:
@@ -175,6 +181,10 @@ def _details(session: PlanSession, plan: Plan) -> dict[str, str | int | float | 
         "device_copies": session.device_copies,
         "cuda_graphs": ",".join(map(str, session.graph_sizes)),
     }
+    if plan.on_gpu:
+        shown = ", ".join(plan.on_gpu[:_NAMED_LAYERS])
+        more = f" and {len(plan.on_gpu) - _NAMED_LAYERS} more" if len(plan.on_gpu) > _NAMED_LAYERS else ""
+        details["layers_not_on_dla"] = f"{shown}{more}"
     if plan.why_built is not None:
         details["why_built"] = plan.why_built
     if session.why_no_graphs is not None:

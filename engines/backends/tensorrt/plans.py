@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,10 @@ from engines.backends.tensorrt.job import BuildJob
 from engines.backends.tensorrt.library import has_precision_flags, library
 from engines.backends.tensorrt.options import TensorRtOptions, checked_options
 from engines.base import BuildProgress, EngineOptions
-from engines.environment import Gpu, gpus_from_answer
-from engines.errors import BuildFailed, BuildNeeded, EngineUnavailable
+from engines.environment import Gpu, device_facts, gpus_from_answer
+from engines.errors import BuildFailed, BuildNeeded, EngineUnavailable, OptionsRejected
 from engines.graph.precision import precise_graph
 from engines.graph.serving import ServingGraph, serving_graph
-from engines.host import l4t_release
 from engines.package.load import ModelPackage
 from engines.probes.child import run_child
 from engines.sandbox.child import ChildLimits, run_build
@@ -27,6 +28,7 @@ from engines.store.plan_cache import PlanCache, PlanKey
 
 ENGINE = "tensorrt"
 PLAN = "engine.plan"
+PLACEMENT = "placement.json"
 _CHILD = "engines.backends.tensorrt.build_child"
 _USUAL_WORKSPACE_BYTES = 2**30
 
@@ -51,11 +53,17 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A verified plan; ``why_built`` says why it was not in the cache, None if it was."""
+    """A verified plan; ``why_built`` says why it was not in the cache, None if it was.
+
+    ``on_dla`` counts the layers for a DLA core, ``on_gpu`` names those that fall back to the GPU; without a DLA core
+    None and empty.
+    """
 
     content: bytes
     sha256: str
     why_built: str | None
+    on_dla: int | None = None
+    on_gpu: tuple[str, ...] = ()
 
 
 def plan_request(package: ModelPackage, options: EngineOptions) -> PlanRequest:
@@ -76,6 +84,7 @@ def plan_request(package: ModelPackage, options: EngineOptions) -> PlanRequest:
             engine=ENGINE,
         )
     gpu = gpus[settings.device_id]
+    _check_dla(settings, options)
     graph, kept_layers = _graph(package, options, trt)
     facts: dict[str, object] = {
         "model": package.sha256,
@@ -84,9 +93,7 @@ def plan_request(package: ModelPackage, options: EngineOptions) -> PlanRequest:
         "options": settings.plan_facts(),
         "tensorrt": str(trt.__version__),
         "cuda_driver": answer.text("cuda_driver"),
-        "gpu": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "l4t": l4t_release(),
+        **device_facts(gpu),
         "system": f"{platform.system()} {platform.machine()}",
     }
     key = PlanKey(ENGINE, f"{package.name}-{package.version}", options.precision, facts)
@@ -113,7 +120,7 @@ def obtain_plan(request: PlanRequest) -> Plan:
     if not building.force:
         known = cache.read(request.key)
         if known is not None:
-            return _plan(known[PLAN], None)
+            return _plan(known, None)
     why = _why_built(cache, request)
     if building.defer and not request.options.strict:
         raise BuildNeeded(
@@ -140,7 +147,7 @@ def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
     with cache.locked(request.key, is_cancelled=building.is_cancelled, on_wait=waiting):
         known = None if building.force else cache.read(request.key, is_locked=True)
         if known is not None:  # built by the process that held the lock
-            return _plan(known[PLAN], None)
+            return _plan(known, None)
         with tempfile.TemporaryDirectory(dir=_scratch(request), prefix=f"{request.key.stem}-") as folder:
             job = _job(request, Path(folder) / PLAN)
             result = run_build(
@@ -157,12 +164,25 @@ def _built(cache: PlanCache, request: PlanRequest, why: str) -> Plan:
                 f"the plan of {request.key.model} changed between the build and the cache. Build it again"
             )
         notes = {**result, "why_built": why, "build_s": round(time.monotonic() - began_s, 1)}
-        cache.store(request.key, {PLAN: content}, notes)
-    return _plan(content, why)
+        files = {PLAN: content}
+        if request.settings.dla_core is not None:
+            placement = {name: result.get(name) for name in ("on_dla", "on_gpu")}
+            files[PLACEMENT] = json.dumps(placement).encode()
+        cache.store(request.key, files, notes)
+    return _plan(files, why)
 
 
-def _plan(content: bytes, why_built: str | None) -> Plan:
-    return Plan(content=content, sha256=content_hash(content), why_built=why_built)
+def _plan(files: Mapping[str, bytes], why_built: str | None) -> Plan:
+    content = files[PLAN]
+    # Written by this program, and the cache has checked its hash.
+    placement = json.loads(files[PLACEMENT]) if PLACEMENT in files else {"on_dla": None, "on_gpu": []}
+    return Plan(
+        content=content,
+        sha256=content_hash(content),
+        why_built=why_built,
+        on_dla=placement["on_dla"],
+        on_gpu=tuple(placement["on_gpu"]),
+    )
 
 
 def _why_built(cache: PlanCache, request: PlanRequest) -> str:
@@ -179,10 +199,35 @@ def _graph(package: ModelPackage, options: EngineOptions, trt: Any) -> tuple[Ser
     return precise.graph, precise.kept_layers
 
 
+def _check_dla(settings: TensorRtOptions, options: EngineOptions) -> None:
+    """Refuse what a DLA core cannot do. Source: TensorRT developer guide, "Working with DLA", restrictions."""
+    if settings.dla_core is None:
+        return
+    if options.precision == "fp32":
+        raise OptionsRejected(
+            f"option dla_core of engine tensorrt is {settings.dla_core}, but precision is fp32, and a DLA core "
+            "computes fp16 and int8 only. Set precision: fp16 or int8, or remove dla_core",
+            engine=ENGINE,
+            option="dla_core",
+        )
+    if settings.opt_batch not in (None, options.max_batch):
+        raise OptionsRejected(
+            f"option opt_batch of engine tensorrt is {settings.opt_batch}, but a plan for a DLA core takes exactly "
+            f"the largest batch, {options.max_batch}. Remove opt_batch, or dla_core",
+            engine=ENGINE,
+            option="opt_batch",
+        )
+
+
 def _batches(graph: ServingGraph, options: EngineOptions, settings: TensorRtOptions) -> tuple[int, int, int]:
-    """Return the smallest, usual and largest batch. The usual one is 1: frames rarely arrive together."""
+    """Return the smallest, usual and largest batch. The usual one is 1: frames rarely arrive together.
+
+    On a DLA core all three are the largest: its profile must not be dynamic.
+    """
     if graph.max_batch is not None:
         return (graph.max_batch,) * 3
+    if settings.dla_core is not None:
+        return (options.max_batch,) * 3
     return 1, min(settings.opt_batch or 1, options.max_batch), options.max_batch
 
 
@@ -190,7 +235,7 @@ def _job(request: PlanRequest, target: Path) -> BuildJob:
     settings, graph, size = request.settings, request.graph, request.package.input
     shapes = [(count, size.height, size.width, 3) for count in _batches(graph, request.options, settings)]
     version = str(request.key.facts["tensorrt"])
-    board = content_address([request.gpu.name, request.gpu.compute_capability], chars=12)
+    board = content_address(device_facts(request.gpu), chars=12)
     # By default a tactic may use all device memory, which on a Jetson is the memory of the CPU too.
     workspace = min(_USUAL_WORKSPACE_BYTES, request.gpu.memory_bytes // 4 or _USUAL_WORKSPACE_BYTES)
     return BuildJob(

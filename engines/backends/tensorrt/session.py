@@ -20,7 +20,10 @@ _MAX_GRAPHS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """The plan's input and output by name; ``fixed_batch`` is None where the batch dimension is dynamic."""
+    """The plan's input and output by name; ``fixed_batch`` is None where the plan takes several batch sizes.
+
+    ``is_dynamic``: the shape must be set for each run, also where the profile allows only one.
+    """
 
     images: str
     scores: str
@@ -28,13 +31,16 @@ class Tensors:
     width: int
     classes: int
     fixed_batch: int | None
+    is_dynamic: bool
 
 
 class PlanSession:
     """One plan on one device. Used by one thread, which must not hold the context itself."""
 
-    def __init__(self, trt: Any, device: CudaDevice, plan: bytes, *, max_batch: int, classes: int) -> None:
-        """Deserialise ``plan`` and allocate buffers for ``max_batch`` images.
+    def __init__(
+        self, trt: Any, device: CudaDevice, plan: bytes, *, max_batch: int, classes: int, dla_core: int | None = None
+    ) -> None:
+        """Deserialise ``plan``, on a DLA core if it was built for one, and allocate buffers for ``max_batch`` images.
 
         Raises:
             EngineUnavailable: TensorRT rejects the plan. OutOfMemory: it does not fit.
@@ -52,7 +58,7 @@ class PlanSession:
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             with device.current():
-                self._runtime, self._engine = self._deserialised(plan)
+                self._runtime, self._engine = self._deserialised(plan, dla_core)
                 self.tensors = _tensors(trt, self._engine, classes)
                 rows = self.tensors.fixed_batch or max_batch
                 self._buffers = IoBuffers(
@@ -150,7 +156,7 @@ class PlanSession:
             raise RuntimeError("the plan is closed")
         return self._buffers.images
 
-    def _deserialised(self, plan: bytes) -> tuple[Any, Any]:
+    def _deserialised(self, plan: bytes, dla_core: int | None) -> tuple[Any, Any]:
         mark = self._log.mark()
         try:
             runtime = self._trt.Runtime(self._log.native)
@@ -158,6 +164,9 @@ class PlanSession:
             raise EngineUnavailable(
                 f"TensorRT gives no runtime: {self._log.errors(mark)}. See: agent doctor", engine="tensorrt"
             ) from exc
+        if dla_core is not None:
+            # The core of the build is not in the plan. Source: TensorRT developer guide, "Working with DLA".
+            runtime.DLA_core = dla_core
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise self._refusal("refuses the plan", mark)
@@ -201,7 +210,7 @@ class PlanSession:
         if buffers is None:
             return False
         shape = (rows, tensors.height, tensors.width, 3)
-        if tensors.fixed_batch is None and not context.set_input_shape(tensors.images, shape):
+        if tensors.is_dynamic and not context.set_input_shape(tensors.images, shape):
             return False
         return bool(
             context.set_tensor_address(tensors.images, buffers.images_address)
@@ -250,11 +259,13 @@ def _tensors(trt: Any, engine: Any, classes: int) -> Tensors:
             f"(N, {classes}) float32. Build it again: agent build --force"
         )
     batch = int(shape[0])
+    smallest, _, largest = engine.get_tensor_profile_shape(images, 0) if batch < 0 else ((batch,),) * 3
     return Tensors(
         images=images,
         scores=scores,
         height=int(shape[1]),
         width=int(shape[2]),
         classes=classes,
-        fixed_batch=None if batch < 0 else batch,
+        fixed_batch=int(largest[0]) if smallest[0] == largest[0] else None,
+        is_dynamic=batch < 0,
     )

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from engines import load_package
+
 from .dataset import INPUT_HEIGHT_PX, INPUT_WIDTH_PX, TRAINING_BELTS, model_sized, scene_of
 from .network import MEAN_RGB, SCALE, STD_RGB, Weights
 from .part_drawing import Image
@@ -181,4 +183,7 @@ def write_manifest(directory: Path, golden_lines: list[str]) -> None:
         "evaluation: evaluation/",
         "license: Apache-2.0",
     ]
-    (directory / "model.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    manifest = directory / "model.yaml"
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines.insert(lines.index("input:"), f"package_sha256: {load_package(directory).digest}")
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
