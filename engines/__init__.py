@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
     from engines.percentiles import Number, percentile, rank_of
+    from engines.sandbox.isolated import module_command, script_command
     from engines.sandbox.json_child import JsonChild
     from engines.sandbox.serve import serve_parent
     from engines.select.candidate import open_candidate
@@ -153,6 +154,7 @@ __all__ = [
     "import_model",
     "load_package",
     "load_strict",
+    "module_command",
     "nearest_key",
     "onnxruntime_library",
     "open_candidate",
@@ -171,6 +173,7 @@ __all__ = [
     "record_path",
     "remember_selection",
     "run_golden",
+    "script_command",
     "serve_parent",
     "serving_graph",
     "session_settings",
@@ -244,6 +247,7 @@ _HOMES = {
     "import_model": "engines.check.importer",
     "load_package": "engines.package.load",
     "load_strict": "engines.package.strict_yaml",
+    "module_command": "engines.sandbox.isolated",
     "nearest_key": "engines.package.strict_yaml",
     "onnxruntime_library": "engines.graph.ort_library:library",
     "open_candidate": "engines.select.candidate",
@@ -265,6 +269,7 @@ _HOMES = {
     "record_path": "engines.store.records",
     "remember_selection": "engines.select.selection",
     "run_golden": "engines.check.golden",
+    "script_command": "engines.sandbox.isolated",
     "serve_parent": "engines.sandbox.serve",
     "serving_graph": "engines.graph.serving",
     "session_settings": "engines.backends.onnxruntime.options",

@@ -1,5 +1,6 @@
 """Builds and first loads in a limited child process.
 
+isolated.py    how Python is started: nothing of the current directory is imported
 json_child.py  a child process that answers in JSON lines
 serve.py       the child's side
 memory.py      how much memory there is, for this process and its control groups
