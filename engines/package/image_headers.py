@@ -25,12 +25,16 @@ class HeaderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None if nothing is."""
+    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None if nothing is.
+
+    ``scans`` is how often a decoder goes over all pixels: a progressive JPEG has several scans, usually ten.
+    """
 
     kind: str
     width: int
     height: int
     damage: str | None = None
+    scans: int = 1
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -52,8 +56,9 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    """Read the frame header, and whether the end marker follows the last scan."""
+    """Read the frame header, count the scans, and see whether the end marker follows the last one."""
     size: tuple[int, int] | None = None
+    scans = 0
     pos = 2
     while True:
         pos = _next_marker(data, pos)
@@ -64,7 +69,7 @@ def _jpeg(data: bytes) -> ImageHeader:
         if marker == _EOI:
             if size is None:
                 break
-            return ImageHeader("JPEG", *size)
+            return ImageHeader("JPEG", *size, scans=scans)
         if marker in _STANDALONE or marker == _SOI:
             continue
         if pos + 2 > len(data):
@@ -76,13 +81,14 @@ def _jpeg(data: bytes) -> ImageHeader:
             size = (max(width, size[0]), max(height, size[1])) if size else (width, height)
         pos += max(length, 2)
         if marker == _SOS:
+            scans += 1
             found = _MARKER_IN_SCAN.search(data, pos)
             if not found:
                 break
             pos = found.start()
     if size is None:
         raise HeaderError("a JPEG without a frame header (SOF): the end is missing")
-    return ImageHeader("JPEG", *size, damage="the end marker (EOI) is missing")
+    return ImageHeader("JPEG", *size, damage="the end marker (EOI) is missing", scans=scans)
 
 
 def _next_marker(data: bytes, pos: int) -> int:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
 from engines.errors import ModelRejected
+from engines.package.external_data import read_external_data
 from engines.package.manifest import inside
 
 MAX_BYTES = 512 << 20
@@ -170,32 +171,19 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
     data = read_model_bytes(path)
     model = parse_onnx(data, name=str(path))
     digest = hashlib.sha256(data)
-    tensors = [tensor for tensor in _all_tensors(model) if uses_external_data(tensor)]
-    total = len(data)
-    # By name, because the order of tensors in the file depends on the exporter.
-    for location in sorted({_location(tensor) for tensor in tensors}):
-        base = path.parent.relative_to(root.resolve()).as_posix()
+    base = path.parent.relative_to(root.resolve()).as_posix()
+
+    def find(location: str) -> Path:
         relative = location if base == "." else f"{base}/{location}"
-        external = inside(root, relative, what=f"external data of {path.name}")
-        total += external.stat().st_size
-        if total > MAX_BYTES:
-            raise ModelRejected(
-                f"{path} and its external data have {total} bytes, but the limit is {MAX_BYTES}", size=total
-            )
-        try:
-            digest.update(external.read_bytes())
-        except OSError as exc:
-            raise ModelRejected(
-                f"external data {external} of {path} cannot be read: {exc.strerror or exc}", path=str(external)
-            ) from exc
-    for tensor in tensors:
-        try:
-            load_external_data_for_tensor(tensor, str(path.parent))
-        except (onnx.checker.ValidationError, ValueError, OSError) as exc:
-            raise ModelRejected(f"{path}: external data of tensor {tensor.name!r} cannot be read: {exc}") from exc
-        # The data is in the model now; the reference would be followed again by the checker and on saving.
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
+        return inside(root, relative, what=f"external data of {path.name}")
+
+    read_external_data(
+        [tensor for tensor in _all_tensors(model) if uses_external_data(tensor)],
+        find=find,
+        digest=digest,
+        allowed_bytes=MAX_BYTES - len(data),
+        name=str(path),
+    )
     return model, digest.hexdigest()
 
 
@@ -225,10 +213,6 @@ def check_model(model: onnx.ModelProto, *, name: str) -> None:
         # The checker names the node some lines further down.
         reason = " ".join(str(exc).split())[:_REASON_CHARACTERS].rstrip(".")
         raise ModelRejected(f"{name} is not a valid ONNX model: {reason}. Export it again", path=name) from exc
-
-
-def _location(tensor: onnx.TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
