@@ -60,13 +60,12 @@ class _Probe:
     def __init__(self, command: tuple[str, ...]) -> None:
         name, *arguments = command
         is_module = "." in name
-        command = (
-            module_command(name, *arguments) if is_module else script_command(_SCRIPTS / f"{name}.py", *arguments)
-        )
+        script = _SCRIPTS / f"{name}.py"
+        start = module_command(name, *arguments) if is_module else script_command(script, *arguments)
         self._values: dict[str, object] | None = None
         # Warnings on standard error would be taken for the reason of a failure.
-        command[1:1] = ["-W", "ignore"]
-        self.child = JsonChild(command, environ=_QUIET, on_message=self._take)
+        start[1:1] = ["-W", "ignore"]
+        self.child = JsonChild(start, environ=_QUIET, on_message=self._take)
 
     def _take(self, message: dict[str, object]) -> None:
         self._values = message
