@@ -15,6 +15,7 @@ from typing import Protocol
 import onnx
 
 from engines.errors import ModelRejected
+from engines.store.files import read_regular
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 _BITS_OF = {
@@ -118,17 +119,17 @@ def _number(text: str, what: str) -> int:
 
 def _read(path: Path, allowed_bytes: int, name: str) -> bytes:
     try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size
-            # One byte more than the limit: the file may grow after its size was asked.
-            data = b"" if size > allowed_bytes else stream.read(allowed_bytes + 1)
+        size = path.stat().st_size
+        data = b"" if size > allowed_bytes else read_regular(path, max_bytes=allowed_bytes)
+    except ValueError as exc:
+        raise ModelRejected(f"external data of {name} cannot be read: {exc}", path=str(path)) from exc
     except OSError as exc:
         raise ModelRejected(
             f"external data {path} of {name} cannot be read: {exc.strerror or exc}", path=str(path)
         ) from exc
-    if max(size, len(data)) > allowed_bytes:
+    if size > allowed_bytes:
         raise ModelRejected(
-            f"external data {path} of {name} has {max(size, len(data))} bytes, but {allowed_bytes} is the limit for a "
+            f"external data {path} of {name} has {size} bytes, but {allowed_bytes} is the limit for a "
             "model and its external data together",
             size=size,
         )

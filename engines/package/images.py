@@ -16,6 +16,7 @@ import numpy as np
 from engines.base import Images
 from engines.errors import ImageRejected
 from engines.package.image_headers import HeaderError, ImageHeader, read_header
+from engines.store.files import read_regular
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 MAX_PIXELS = 50_000_000
@@ -51,7 +52,9 @@ def _read(path: Path) -> bytes:
             raise ImageRejected(
                 f"{path} has {size} bytes, but the limit for an image is {MAX_FILE_BYTES}", path=str(path), size=size
             )
-        return path.read_bytes()
+        return read_regular(path, max_bytes=MAX_FILE_BYTES)
+    except ValueError as exc:
+        raise ImageRejected(f"image {path} cannot be read: {exc}", path=str(path)) from exc
     except OSError as exc:
         raise ImageRejected(f"image {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from engines.errors import ModelRejected
 from engines.package.external_data import read_external_data
 from engines.package.manifest import inside
+from engines.store.files import read_regular
 
 MAX_BYTES = 512 << 20
 """Largest model with its external data."""
@@ -49,7 +50,9 @@ def read_model_bytes(path: Path) -> bytes:
             raise ModelRejected(
                 f"{path} has {size} bytes, but the limit is {MAX_BYTES} (512 MiB)", path=str(path), size=size
             )
-        data = path.read_bytes()
+        data = read_regular(path, max_bytes=MAX_BYTES)
+    except ValueError as exc:
+        raise ModelRejected(f"model file {path} cannot be read: {exc}", path=str(path)) from exc
     except OSError as exc:
         raise ModelRejected(f"model file {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
     if not data:
@@ -96,6 +99,7 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
     if not model.graph.node or not model.graph.output:
         raise ModelRejected(f"{name}: {len(data)} bytes parse, but there is no graph in them. Is it ONNX?", path=name)
     _check_size(model, name=name)
+    _check_text(model, name=name)
     newest = onnx.defs.onnx_opset_version()
     opset = opset_of(model)
     if opset > newest:
@@ -144,6 +148,22 @@ def _check_size(model: onnx.ModelProto, *, name: str) -> None:
     nodes = _size(_calls(model.graph), sizes)
     if nodes > MAX_NODES:
         raise ModelRejected(f"{name} has {nodes} nodes, but the limit is {MAX_NODES}", path=name)
+
+
+def _check_text(model: onnx.ModelProto, *, name: str) -> None:
+    """Refuse names that are not UTF-8: protobuf gives them as bytes, which no reader expects.
+
+    Raises:
+        ModelRejected: with the field.
+    """
+    pending: list[Message] = [model]
+    while pending:
+        for field, value in pending.pop().ListFields():
+            values = (value,) if isinstance(value, str | bytes | Message) else value
+            if field.type == field.TYPE_STRING and any(isinstance(one, bytes) for one in values):
+                raise ModelRejected(f"{name}: a text in {field.full_name} is not UTF-8, but ONNX allows no other")
+            if field.type == field.TYPE_MESSAGE:
+                pending.extend(values)
 
 
 def _calls(body: onnx.GraphProto | onnx.FunctionProto) -> Counter[tuple[str, str]]:

@@ -28,6 +28,7 @@ class Finding(Exception):
     def __init__(self, data: bytes, text: str) -> None:
         super().__init__(text)
         self.data = data
+        self.executed = 0
 
 
 def main() -> int:
@@ -72,7 +73,9 @@ def _run(name: str, limit_s: float, first_seed: int, keep: Path) -> int:
     except Finding as exc:
         path = keep / f"{name}.input"
         path.write_bytes(exc.data)
-        print(f"{name}: FOUND after {executions} executions, seed {number}: {exc}\n  its input is {path}")
+        print(
+            f"{name}: FOUND after {executions + exc.executed} executions, seed {number}: {exc}\n  its input is {path}"
+        )
         return 1
     elapsed_s = time.monotonic() - began_s
     print(f"{name}: nothing found in {executions} executions, {elapsed_s:.0f} s, seeds {first_seed} to {number - 1}")
@@ -119,7 +122,10 @@ def fuzz(name: str, number: int, examples: int, *, newest: Path | None = None) -
     try:
         check()
     except Exception as exc:
-        raise failed or exc from exc
+        if failed is None:
+            raise
+        failed.executed = executed
+        raise failed from exc
     return executed
 
 

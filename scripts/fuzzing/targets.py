@@ -28,6 +28,7 @@ from agent.config.subscribers import CommandsConfig
 from agent.mqtt.connection import Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound
+from agent.runtime.clock import SystemClock
 from agent.tools.watch.fleet import FleetView
 from agent.tools.watch.lines import lines_from_fleet
 from agent.tools.watch.terminal import render
@@ -42,6 +43,7 @@ from engines.package.specs import InputSpec
 from tests.fixtures.packages import PackageFiles, TinyModel
 from tests.fixtures.publish_samples import IDENTITY, TOPICS
 
+_EXPIRES_S = 1_900_000_000
 _SMALL_PIXELS = 4_000_000
 _SEQUENCE = re.compile(r"\x1b(?!\[[0-9;]*[mK])|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _SPEC = InputSpec(
@@ -144,6 +146,21 @@ def _images() -> Target:
     return Target(originals, check)
 
 
+class _Clock(SystemClock):
+    """Each look is a second after the last, so that no rate limit refuses a command unread; UTC stands still."""
+
+    def __init__(self) -> None:
+        self._looks = itertools.count()
+
+    def monotonic_ns(self) -> int:
+        """See Clock."""
+        return next(self._looks) * 10**9
+
+    def utc_ns(self) -> int:
+        """See Clock."""
+        return (_EXPIRES_S - 60) * 10**9
+
+
 class _Handler:
     """Answers every command."""
 
@@ -154,19 +171,24 @@ class _Handler:
 def _server(identity: Identity) -> tuple[CommandServer, list[object]]:
     replies: list[object] = []
     config = CommandsConfig(enabled=True, allow=tuple(REQUESTS), max_per_minute=6000)
-    return CommandServer(config, identity, _Handler(), replies.append), replies  # type: ignore[arg-type]  # answers all
+    server = CommandServer(
+        config,
+        identity,
+        _Handler(),  # type: ignore[arg-type]  # it answers every method
+        replies.append,
+        clock=_Clock(),
+    )
+    return server, replies
 
 
 def _commands() -> Target:
     """The payload of each command."""
     server, replies = _server(IDENTITY)
-    # Its rate limit would refuse nearly all of them unread.
-    server._has_token = lambda: True  # type: ignore[method-assign]  # noqa: SLF001
     verbs = itertools.cycle(REQUESTS)
     bodies: list[Mapping[str, object]] = [
-        {"id": "a", "expires_at": "2030-01-01T00:00:00Z"},
-        {"id": "b", "expires_at": 1900000000, "camera": "front", "rate_hz": 5.0},
-        {"id": "c", "expires_at": 1900000000, "classifier": "front/inspect", "decide": {"enter": 0.7, "votes": 3}},
+        {"id": "a", "expires_at": "2030-03-17T17:46:40Z"},
+        {"id": "b", "expires_at": _EXPIRES_S, "camera": "front", "rate_hz": 5.0},
+        {"id": "c", "expires_at": _EXPIRES_S, "classifier": "front/inspect", "decide": {"enter": 0.7, "votes": 3}},
     ]
 
     def check(data: bytes) -> None:
@@ -181,7 +203,6 @@ def _commands() -> Target:
 def _inbound() -> Target:
     """Topic, response topic and payload of any message that the broker sends."""
     server, _ = _server(IDENTITY)
-    server._has_token = lambda: True  # type: ignore[method-assign]  # noqa: SLF001
     inbound = Inbound()
     inbound.listen(server.subscription, server.receive)
     inbound.listen("homeassistant/status", lambda message: message.payload.decode("utf-8", "replace"))
