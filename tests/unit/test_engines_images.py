@@ -240,3 +240,19 @@ def test_a_progressive_image_of_the_usual_scans_is_decoded(image: Image) -> None
     assert read_header(encoded(".jpg", image)).scans == 1
     assert decode_image(photo, name="photo").shape == image.shape
     assert decode_image(progressive(1600, 1600, 100), name="photo").shape == (1600, 1600, 3)
+
+
+@pytest.mark.parametrize("kind", [0xC3, 0xC5, 0xC9, 0xCA, 0xCF])
+def test_a_jpeg_with_codes_that_take_long_is_refused(image: Image, kind: int) -> None:
+    photo = encoded(".jpg", image).replace(b"\xff\xc0", bytes([0xFF, kind]), 1)
+    assert f"a JPEG of kind SOF{kind - 0xC0}, but only kinds 0 to 2 are read" in refusal(photo)
+
+
+def test_a_tiff_of_jpegs_is_counted_by_its_scans(image: Image) -> None:
+    tiff = cv2.imencode(".tiff", image, [cv2.IMWRITE_TIFF_COMPRESSION, 7])[1].tobytes()
+    header = read_header(tiff)
+    assert (header.kind, header.width, header.height, header.scans) == ("TIFF", 60, 40, 1)
+    assert decode_image(tiff, name="photo").shape == image.shape
+    assert "60x40 with 151 scans, but the limit is 100" in refusal(tiff + b"\xff\xda" * 150)
+    lossless = encoded(".tiff", image) + b"\xff\xda" * 150
+    assert decode_image(lossless, name="photo").shape == image.shape
