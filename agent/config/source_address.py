@@ -26,6 +26,8 @@ DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _HASH_ROUNDS = 20_000
 _HASH_BYTES = 4
 _MIN_PART_CHARS = 4
+_MIN_REST_CHARS = 8
+"""A shorter path, as /1 or /stream, is part of many texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,10 @@ def open_access(source: RtspSource | GStreamerSource, base_dir: Path) -> SourceA
 def known_addresses(sources: list[SourceConfig]) -> tuple[Secret, ...]:
     """The addresses as they stand in the file, so that no output repeats one while the result lives."""
     given = [source for source in sources if isinstance(source, RtspSource | GStreamerSource)]
-    return tuple(
-        _hidden(text, public_address(source))
-        for source in given
-        for text in (_as_written(source), *([] if isinstance(source, GStreamerSource) else [_rest_of(source.url)]))
-        if len(text.strip("/")) > _MIN_PART_CHARS
-    )
+    whole = [_hidden(_as_written(source), public_address(source)) for source in given]
+    rests = [_rest(urlsplit(source.url)) for source in given if isinstance(source, RtspSource)]
+    # Many cameras have the same path, so a path alone does not say whose it is.
+    return (*whole, *(Secret(rest, shown=f"/{MASK}") for rest in rests if len(rest) > _MIN_REST_CHARS))
 
 
 def _hidden(text: str, public: str) -> Secret:
@@ -125,10 +125,6 @@ def _rest(parts: SplitResult) -> str:
     """All that follows the port."""
     query = f"?{parts.query}" if parts.query else ""
     return parts.path + query + (f"#{parts.fragment}" if parts.fragment else "")
-
-
-def _rest_of(url: str) -> str:
-    return _rest(urlsplit(url))
 
 
 @lru_cache(maxsize=256)
