@@ -159,11 +159,13 @@ def _check_text(model: onnx.ModelProto, *, name: str) -> None:
     pending: list[Message] = [model]
     while pending:
         for field, value in pending.pop().ListFields():
-            values = (value,) if isinstance(value, str | bytes | Message) else value
-            if field.type == field.TYPE_STRING and any(isinstance(one, bytes) for one in values):
-                raise ModelRejected(f"{name}: a text in {field.full_name} is not UTF-8, but ONNX allows no other")
-            if field.type == field.TYPE_MESSAGE:
-                pending.extend(values)
+            if field.type not in {field.TYPE_STRING, field.TYPE_MESSAGE}:
+                continue
+            for one in (value,) if isinstance(value, str | bytes | Message) else value:
+                if isinstance(one, bytes):
+                    raise ModelRejected(f"{name}: a text in {field.full_name} is not UTF-8, but ONNX allows no other")
+                if isinstance(one, Message):
+                    pending.append(one)
 
 
 def _calls(body: onnx.GraphProto | onnx.FunctionProto) -> Counter[tuple[str, str]]:
