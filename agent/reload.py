@@ -17,7 +17,7 @@ from agent.inference.pipeline import Pipeline
 from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from engines import EngineError, ModelPackage, check_in_sandbox, load_package
+from engines import EngineError, ModelPackage, load_unknown_package
 
 log = get_logger(__name__)
 
@@ -47,11 +47,7 @@ def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
     enabled = [camera for camera in config.cameras.values() if camera.enabled]
     used = {classifier.model for camera in enabled for classifier in camera.classify}
     cache_dir = cache_dir_in(loaded.state_dir)
-    packages: dict[str, ModelPackage] = {}
-    for key in config.models:
-        if key in used:
-            check_in_sandbox(loaded.package_dir(key), cache_dir)
-            packages[key] = load_package(loaded.package_dir(key))
+    packages = {key: load_unknown_package(loaded.package_dir(key), cache_dir) for key in config.models if key in used}
     check_when_labels(loaded, {key: package.labels for key, package in packages.items()})
     return packages
 

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from engines.percentiles import Number, percentile, rank_of
     from engines.sandbox.isolated import module_command, script_command
     from engines.sandbox.json_child import JsonChild
-    from engines.sandbox.package_check import check_in_sandbox
+    from engines.sandbox.package_check import load_unknown_package
     from engines.sandbox.serve import serve_parent
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
@@ -147,7 +147,6 @@ __all__ = [
     "build_serving_model",
     "canonical_name",
     "check_golden",
-    "check_in_sandbox",
     "check_options",
     "check_package",
     "content_address",
@@ -156,6 +155,7 @@ __all__ = [
     "import_model",
     "load_package",
     "load_strict",
+    "load_unknown_package",
     "module_command",
     "nearest_key",
     "onnxruntime_library",
@@ -242,13 +242,13 @@ _HOMES = {
     "available_cores": "engines.host",
     "build_serving_model": "engines.graph.serving",
     "canonical_name": "engines.select.registry",
-    "check_in_sandbox": "engines.sandbox.package_check",
     "check_golden": "engines.check.golden",
     "check_options": "engines.select.open",
     "content_address": "engines.store.files",
     "describe": "engines.environment",
     "import_model": "engines.check.importer",
     "load_package": "engines.package.load",
+    "load_unknown_package": "engines.sandbox.package_check",
     "load_strict": "engines.package.strict_yaml",
     "module_command": "engines.sandbox.isolated",
     "nearest_key": "engines.package.strict_yaml",

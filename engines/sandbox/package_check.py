@@ -17,6 +17,7 @@ from pathlib import Path
 from engines.base import SandboxOptions
 from engines.errors import SandboxFailed
 from engines.host import installed_version
+from engines.package.load import ModelPackage, load_package
 from engines.package.manifest import MANIFEST_NAME, inside, read_manifest
 from engines.package.model_file import read_model_bytes
 from engines.sandbox.child import ChildLimits, ErrorTexts, run_in_sandbox
@@ -28,8 +29,20 @@ from engines.store.records import JsonRecord, record_path
 _CHILD = "engines.sandbox.package_child"
 
 
-def check_in_sandbox(directory: Path, cache_dir: Path, limits: SandboxOptions | None = None) -> None:
+def load_unknown_package(directory: Path, cache_dir: Path | None) -> ModelPackage:
+    """``load_package``, after a child process has read a package that is new to this device.
+
+    Raises:
+        ModelRejected, SandboxFailed: see ``check_in_sandbox``.
+    """
+    check_in_sandbox(directory, cache_dir)
+    return load_package(directory)
+
+
+def check_in_sandbox(directory: Path, cache_dir: Path | None, limits: SandboxOptions | None = None) -> None:
     """Load the package in ``directory`` in a child process, unless that has worked here before.
+
+    Without ``cache_dir`` it is not known what has, and nothing is remembered.
 
     Raises:
         ModelRejected: the package does not fit, see ``load_package``.
@@ -40,6 +53,10 @@ def check_in_sandbox(directory: Path, cache_dir: Path, limits: SandboxOptions | 
         return
     manifest = read_manifest(root)
     model = read_model_bytes(inside(root, manifest.file, what="file"))
+    what, limits = f"{manifest.name}-{manifest.version}", limits or SandboxOptions()
+    if cache_dir is None:
+        _run(root, what, limits)
+        return
     facts = {
         "manifest": hashlib.sha256(read_regular(root / MANIFEST_NAME)).hexdigest(),
         "model": hashlib.sha256(model).hexdigest(),
@@ -49,7 +66,7 @@ def check_in_sandbox(directory: Path, cache_dir: Path, limits: SandboxOptions | 
     path = record_path(cache_dir / "checked_packages", facts)
     record = JsonRecord(path, encode=str, decode=str, facts=facts, is_owned=True)
     if record.load() is None:
-        _run(root, f"{manifest.name}-{manifest.version}", limits or SandboxOptions())
+        _run(root, what, limits)
         with contextlib.suppress(OSError):  # without a writable cache the package is new at every start
             record.save(datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
