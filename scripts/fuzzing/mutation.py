@@ -11,7 +11,21 @@ _MAX_CHANGES = 6
 _MAX_RUN = 64
 _WORDS = (
     *(b"\x00", b"\xff", b"\x80", b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"),
-    *(b"-1", b"0", b"1e999", b"NaN", b"null", b"99999999999999999999", b"[", b"{", b"'", b'"', b"\n"),
+    *(
+        b"-1",
+        b"0",
+        b"1e999",
+        b"NaN",
+        b"null",
+        b"99999999999999999999",
+        b"9" * 5000,
+        b"[" * 2000,
+        b"[",
+        b"{",
+        b"'",
+        b'"',
+        b"\n",
+    ),
     *(b"\xff\xd8", b"\xff\xda", b"\xff\xd9", b"\xff\xc2"),
     *(b"\x1b]52;c;ZXZpbA==\x07", b"\x1b[2J", b"\xc2\x9b2J", b"\xe2\x80\xae", b"\xed\xa0\x80"),
     *(b"../", b"/etc/passwd", b"!!python/object:os.system ", b"&a *a", b"location", b"offset", b"length"),

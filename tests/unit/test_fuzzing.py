@@ -10,7 +10,7 @@ import pytest
 from scripts.fuzzing.__main__ import Finding, fuzz
 from scripts.fuzzing.targets import TARGETS, Target
 
-_EXAMPLES = 150
+_EXAMPLES = 100
 
 
 @pytest.mark.parametrize("name", list(TARGETS))
