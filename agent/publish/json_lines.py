@@ -79,7 +79,8 @@ class JsonLinesSink:
 
 
 def line_from_packet(packet: Packet) -> bytes:
-    """The line for ``packet``; its payload must be JSON."""
+    """The line for ``packet``; its payload must be JSON, or empty, which clears a retained topic and becomes null."""
     retain = b"true" if packet.retain else b"false"
-    line = b'{"topic":%b,"retain":%b,"message":%b}' % (orjson.dumps(packet.topic), retain, packet.payload)
+    message = packet.payload or b"null"
+    line = b'{"topic":%b,"retain":%b,"message":%b}' % (orjson.dumps(packet.topic), retain, message)
     return escaped_json(line) + b"\n"
