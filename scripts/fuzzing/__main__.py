@@ -19,7 +19,7 @@ from agent.runtime import logs
 from scripts.fuzzing.mutation import damaged
 from scripts.fuzzing.targets import TARGETS
 
-_EXAMPLES = 5000
+_EXAMPLES = 1000
 
 
 class Finding(Exception):
