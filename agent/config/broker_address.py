@@ -14,7 +14,6 @@ _PATH = r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
 _ADDRESS = re.compile(rf"(?P<scheme>mqtts?|wss?)://(?P<host>{_HOST})(:(?P<port>[0-9]{{1,5}}))?(?P<path>{_PATH})?")
 _UNIX = re.compile(r"unix://(?P<path>/[^\x00-\x1f\x7f?#]+)")
 _PROXY = re.compile(rf"(?P<scheme>http|socks5h?)://(?P<host>{_HOST})(:(?P<port>[0-9]{{1,5}}))?/?")
-_MAYBE_SECRET = re.compile(r"[@?]|:(?!//)[^0-9]")
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443, "http": 3128, "socks5": 1080, "socks5h": 1080}
 
 DEFAULT_PATH = "/mqtt"
@@ -56,10 +55,9 @@ class BrokerAddress:
         match = _ADDRESS.fullmatch(url)
         is_websocket = match is not None and match["scheme"] in {"ws", "wss"}
         if match is None or not (is_websocket or match["path"] in {None, "/"}):
-            # Text that may contain a password is not repeated.
-            given = "" if _MAYBE_SECRET.search(url) else f" `{url}`"
+            # Not repeated: a part of it may be a password.
             raise ValueError(
-                f"broker{given} must look like {_FORMS}; user name and password have their own keys (username, "
+                f"broker must look like {_FORMS}; user name and password have their own keys (username, "
                 "password_file), and so has a token for a WebSocket (websocket.header_files)"
             )
         path = (match["path"] or DEFAULT_PATH) if is_websocket else ""
@@ -115,9 +113,8 @@ class ProxyAddress:
         """
         match = _PROXY.fullmatch(url)
         if match is None:
-            given = "" if _MAYBE_SECRET.search(url) else f" `{url}`"
             raise ValueError(
-                f"url{given} of the proxy must look like http://host:3128, socks5://host:1080 or socks5h://host:1080; "
+                "url of the proxy must look like http://host:3128, socks5://host:1080 or socks5h://host:1080; "
                 "user name and password have their own keys (username, password_file)"
             )
         return cls(match["scheme"], match["host"].strip("[]"), _port("url", match, "http://host:3128"))

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from agent.config.model import AgentConfig
+from agent.config.source_address import public_value
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _SPECIAL = re.compile(r"(?i:yes|no|on|off|y|n|true|false|null)\Z")
@@ -30,6 +31,25 @@ _Dumper.add_representer(str, _text)
 
 
 def yaml_from_config(config: AgentConfig) -> str:
-    """Every key with its value, also defaults, in the order of the documentation. Has no secrets."""
+    """Every key with its value, also defaults, in the order of the documentation.
+
+    Addresses are whole, and may hold a token: for a file, not for people.
+    """
+    return _yaml(config.model_dump(mode="json"))
+
+
+def public_yaml(config: AgentConfig) -> str:
+    """As ``yaml_from_config``, for people: addresses of sources as in ``public_config``."""
+    return _yaml(public_config(config))
+
+
+def public_config(config: AgentConfig) -> dict[str, Any]:
+    """The configuration with what is public of each source (``agent/config/source_address.py``)."""
     data = config.model_dump(mode="json")
+    for camera in data["cameras"].values():
+        camera["source"] = {key: public_value(key, value) for key, value in camera["source"].items()}
+    return data
+
+
+def _yaml(data: dict[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)

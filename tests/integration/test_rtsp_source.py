@@ -17,6 +17,7 @@ import pytest
 
 from agent.cameras.sources.choose import probe_source
 from agent.cameras.sources.rtsp.stream import RtspStream
+from agent.config.source_address import public_url
 from agent.config.sources import RtspSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -100,7 +101,7 @@ def test_doctor_gives_up_on_a_silent_camera_at_its_deadline(tmp_path: Path) -> N
         stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
         result = probe_source(stream, deadline_s=0.3)
     assert not result.ok
-    assert result.detail == f"no frame within 0.3 s from rtsp://127.0.0.1:{port}/camera"
+    assert result.detail == f"no frame within 0.3 s from {public_url(f'rtsp://127.0.0.1:{port}/camera')}"
 
 
 def test_black_hole_ends_in_the_open_timeout(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 
 
-def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source:
+def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> Source:
     """The source of ``config``, not opened yet; relative paths start at ``base_dir``.
+
+    ``state_dir`` keeps what a source must know after a restart.
 
     Libraries are imported with the first source that needs them.
     """
@@ -32,8 +34,10 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
         return VideoFile(config, base_dir=base_dir, clock=clock)
     if isinstance(config, ImagesSource):
         from agent.cameras.sources.images import ImageFolder
+        from agent.cameras.sources.slow_images import SlowImages
 
-        return ImageFolder(config, base_dir=base_dir, clock=clock)
+        slow = SlowImages(base_dir / config.path, state_dir)
+        return ImageFolder(config, base_dir=base_dir, clock=clock, slow=slow)
     if isinstance(config, (CsiSource, GStreamerSource)) or (
         isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
     ):

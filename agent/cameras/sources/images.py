@@ -7,10 +7,12 @@ from pathlib import Path
 
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.slow_images import NOTICED_AFTER_S, SlowImages
 from agent.config.sources import ImagesSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger
+from agent.runtime.records import Image
 from engines import IMAGE_SUFFIXES, ImageRejected, read_image
 
 log = get_logger(__name__)
@@ -26,10 +28,11 @@ class ImageFolder(SourceBase):
     is_live = False
     kind = "images"
 
-    def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock) -> None:
+    def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock, slow: SlowImages | None = None) -> None:
         super().__init__(f"images {config.path}", clock=clock)
         self._config = config
         self._path = base_dir / config.path
+        self._slow = slow or SlowImages(self._path, None)
         self._waiting: deque[Path] | None = None
         self._has_delivered = False
         self._last_refusal = ""
@@ -44,6 +47,7 @@ class ImageFolder(SourceBase):
         self._lifecycle.check_open()
         if self._waiting is None:
             self._waiting = self._list()
+            self._slow.start()
             self._has_delivered = False
 
     def read(self) -> Capture | None:
@@ -67,11 +71,12 @@ class ImageFolder(SourceBase):
     def close(self) -> None:
         """See Source."""
         self._waiting = None
+        self._slow.stop()
 
     def _read_image(self, path: Path) -> Capture | None:
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         try:
-            image = read_image(path)
+            image = self._decoded(path)
         except ImageRejected as exc:
             self._last_refusal = _sendable(exc.message)
             self._lifecycle.count_skipped()
@@ -79,6 +84,15 @@ class ImageFolder(SourceBase):
             return None
         self._has_delivered = True
         return self._delivered(image, started_ns, started_utc_ns)
+
+    def _decoded(self, path: Path) -> Image:
+        if self._slow.is_known(path):
+            raise ImageRejected(
+                f"{path} took more than {NOTICED_AFTER_S:g} s to decode before, so it is not read again until it "
+                "changes: save it as a baseline JPEG or scale it down"
+            )
+        with self._slow.reading(path):
+            return read_image(path)
 
     def _start_again(self) -> None:
         self._has_delivered = False

@@ -8,26 +8,24 @@ from urllib.parse import urlsplit
 from agent.cameras.sources.lifecycle import Lifecycle
 from agent.cameras.sources.rtsp.digest import Login
 from agent.cameras.sources.rtsp.handshake import Answer, HandshakeFailed, describe_stream
-from agent.config.sources import RtspSource
+from agent.config.source_address import SourceAccess, open_access
+from agent.config.sources import GStreamerSource, RtspSource
 from agent.runtime.errors import ConfigError, SourceUnavailable
-from agent.runtime.secrets import Secret, read_secret
 
 
-def read_password(config: RtspSource, base_dir: Path, lifecycle: Lifecycle) -> Secret | None:
-    """The camera's password; the file is read each time, so a new password needs no restart.
+def read_access(config: RtspSource | GStreamerSource, base_dir: Path, lifecycle: Lifecycle) -> SourceAccess:
+    """The camera's address with its credentials; the file is read each time, so a new password needs no restart.
 
     Raises:
         SourceUnavailable: the file cannot be used.
     """
-    if config.password_file is None:
-        return None
     try:
-        return read_secret(base_dir / config.password_file)
+        return open_access(config, base_dir)
     except ConfigError as exc:
         raise lifecycle.unavailable("credentials", f"{lifecycle.description}: {exc.message}") from exc
 
 
-def ask_camera(config: RtspSource, lifecycle: Lifecycle, password: Secret | None) -> Answer | None:
+def ask_camera(config: RtspSource, lifecycle: Lifecycle, access: SourceAccess) -> Answer | None:
     """Ask the camera for the stream, with user and password if it requires them; None over TLS.
 
     A refusal ends the attempt here, before FFmpeg or GStreamer retry the password: many cameras lock an address out
@@ -36,14 +34,19 @@ def ask_camera(config: RtspSource, lifecycle: Lifecycle, password: Secret | None
     Raises:
         SourceUnavailable: the camera does not answer, has no such stream, or refuses the user.
     """
+    password = access.password
     login = None if config.username is None or password is None else Login(config.username, password)
     try:
         answer = describe_stream(
-            urlsplit(config.url), timeout_s=config.open_timeout_s, interrupted=lifecycle.interrupted, login=login
+            urlsplit(access.request_url.reveal()),
+            timeout_s=config.open_timeout_s,
+            interrupted=lifecycle.interrupted,
+            login=login,
         )
     except HandshakeFailed as exc:
         lifecycle.check_open()
-        raise lifecycle.unavailable(exc.reason, f"{lifecycle.description} cannot be opened: {exc}") from exc
+        why = access.cleaned(str(exc))
+        raise lifecycle.unavailable(exc.reason, f"{lifecycle.description} cannot be opened: {why}") from exc
     if answer is None:
         return None
     if answer.status == 401 and config.username is None:

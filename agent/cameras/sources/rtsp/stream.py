@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import cv2
 
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.decoded import DecodedSource
 from agent.cameras.sources.decoder import Decoder, open_decoder, option_gate
-from agent.cameras.sources.rtsp.access import ask_camera, not_opened, read_password
+from agent.cameras.sources.rtsp.access import ask_camera, not_opened, read_access
+from agent.config.source_address import SourceAccess, public_address
 from agent.config.sources import RtspSource
 from agent.runtime.clock import Clock
-from agent.runtime.secrets import Secret, redact
 
 _MIN_OPEN_S = 0.5
 _STALLED_RATIO = 0.9
@@ -36,10 +35,12 @@ class RtspStream(DecodedSource):
     kind = "rtsp"
 
     def __init__(self, config: RtspSource, *, base_dir: Path, clock: Clock) -> None:
-        super().__init__(redact(config.url), clock=clock, advice=_ADVICE)
+        super().__init__(public_address(config), clock=clock, advice=_ADVICE)
         self._config = config
         self._base_dir = base_dir
         self._is_grabbed = False
+        self._access: SourceAccess | None = None
+        """Kept, so that no output repeats the address while the library may."""
 
     @property
     def fps(self) -> float | None:
@@ -58,16 +59,16 @@ class RtspStream(DecodedSource):
     def _open_decoder(self) -> Decoder:
         """Open the stream and drop the frames that FFmpeg queued while it probed it, so the first frame is fresh."""
         started = time.monotonic()
-        password = read_password(self._config, self._base_dir, self._lifecycle)
-        answer = ask_camera(self._config, self._lifecycle, password)
-        decoder = self._open_stream(password, started)
+        access = self._access = read_access(self._config, self._base_dir, self._lifecycle)
+        answer = ask_camera(self._config, self._lifecycle, access)
+        decoder = self._open_stream(access, started)
         if decoder is None:
             self._lifecycle.check_open()
             raise not_opened(self._config, self._lifecycle, answer)
         self._is_grabbed = self._drain(decoder)
         return decoder
 
-    def _open_stream(self, password: Secret | None, started: float) -> Decoder | None:
+    def _open_stream(self, access: SourceAccess, started: float) -> Decoder | None:
         config = self._config
         left_s = max(_MIN_OPEN_S, config.open_timeout_s - (time.monotonic() - started))
         properties = {
@@ -82,17 +83,7 @@ class RtspStream(DecodedSource):
         with gate as entered:
             if not entered:
                 return None
-            return open_decoder(self._address(password), backend="ffmpeg", properties=properties)
-
-    def _address(self, password: Secret | None) -> str:
-        """The URL with its credentials, for FFmpeg alone."""
-        if self._config.username is None:
-            return self._config.url
-        user = quote(self._config.username, safe="")
-        if password is not None:
-            user += ":" + quote(password.reveal(), safe="")
-        parts = urlsplit(self._config.url)
-        return parts._replace(netloc=f"{user}@{parts.netloc}").geturl()
+            return open_decoder(access.private.reveal(), backend="ffmpeg", properties=properties)
 
     def _drain(self, decoder: Decoder) -> bool:
         """Drop the frames that were queued while the stream was opened; True once a fresh one is grabbed.
