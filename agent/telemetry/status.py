@@ -134,8 +134,8 @@ def _publishing(publisher: PublisherStatistics) -> Iterator[Problem]:
         before = f"broker {connection.address} in use instead of {preferred.address}"
         yield Problem("broker", before, preferred.problem, is_timed=True)
     for topic, reason in sorted(publisher.denied.items())[:1]:
-        more = len(publisher.denied) - 1
-        yield Problem("denied", f"broker refuses {topic}{f' and {more} more' if more else ''}", reason)
+        others = len(publisher.denied) - 1
+        yield Problem("denied", f"broker refuses {topic}{f' and {others} more' if others else ''}", reason)
     held = [topic for topic, one in sorted(publisher.delivery.held.items()) if topic not in publisher.denied]
     if held:
         more = f" and {len(held) - 1} more" if len(held) > 1 else ""

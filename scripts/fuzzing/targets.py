@@ -25,7 +25,7 @@ from agent.commands.contract import Details
 from agent.commands.requests import REQUESTS
 from agent.commands.server import CommandServer
 from agent.config.subscribers import CommandsConfig
-from agent.mqtt.connection import Received
+from agent.mqtt.base import Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound
 from agent.runtime.clock import SystemClock
@@ -210,7 +210,8 @@ def _inbound() -> Target:
     """Topic, response topic and payload of any message that the broker sends."""
     server, _ = _server(IDENTITY)
     inbound = Inbound()
-    inbound.listen(server.subscription, server.receive)
+    for topic in server.subscriptions:
+        inbound.listen(topic, server.receive)
     body = b'\n{"id": "a", "expires_at": 1900000000}'
     topics = (TOPICS.command("set"), TOPICS.command("rebirth"), f"{TOPICS.root}/reply/x")
 
