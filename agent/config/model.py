@@ -11,7 +11,7 @@ from agent.config.broker_address import EMBEDDED, BrokerAddress
 from agent.config.image_checks import ImageChecksConfig
 from agent.config.section import ClientId, DeviceId, Name, Section, TopicPrefix
 from agent.config.sources import SourceConfig
-from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, OutboxConfig
+from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, MaxRateConfig, OutboxConfig
 from agent.config.thermal import ThermalConfig
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -189,6 +189,8 @@ class MqttConfig(Section):
     """Version of MQTT; `auto` is 5, or 3.1.1 if the broker is older."""
     results: ResultsConfig = ResultsConfig()
     """How results are sent."""
+    max_rate: MaxRateConfig = MaxRateConfig()
+    """Limits over all topics."""
     outbox: OutboxConfig = OutboxConfig()
     """Where events wait until the broker has confirmed them."""
     commands: CommandsConfig = CommandsConfig()

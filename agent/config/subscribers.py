@@ -1,4 +1,4 @@
-"""The sections `outbox`, `commands` and `home_assistant` of `mqtt`."""
+"""The sections `max_rate`, `outbox`, `commands` and `home_assistant` of `mqtt`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from agent.config.section import Section, TopicPrefix
 
 Verb = Literal["snapshot", "set", "reload", "rebirth", "selftest", "benchmark", "explain"]
 """The commands."""
+
+
+class MaxRateConfig(Section):
+    """Limits over all topics, such as a broker's quota. Events and retained messages go first, results drop first."""
+
+    messages_hz: float | None = Field(default=None, ge=0.1, le=100_000.0)
+    """Most messages per second; null is no limit."""
+    bytes_per_s: float | None = Field(default=None, ge=100.0, le=1e9)
+    """Most bytes per second of topics, payloads and MQTT headers; null is no limit."""
 
 
 class OutboxConfig(Section):
@@ -29,7 +38,7 @@ class CommandsConfig(Section):
     enabled: bool = False
     """Listen for commands."""
     allow: tuple[Verb, ...] = ()
-    """Allowed commands; all others are refused."""
+    """Allowed commands; no other one is subscribed to."""
     max_per_minute: int = Field(default=60, ge=1, le=6000)
     """Commands per minute; more are refused."""
 

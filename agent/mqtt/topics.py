@@ -12,6 +12,7 @@ import orjson
 
 from agent.mqtt.base import Packet
 from agent.mqtt.messages import (
+    BriefHealth,
     CameraHealth,
     Event,
     Health,
@@ -112,7 +113,7 @@ class Topics:
         return f"{self.root}/camera/{level(camera)}/snapshot"
 
     def command(self, verb: str) -> str:
-        """Where one command is received; ``+`` matches all commands."""
+        """Where one command is received."""
         return f"{self.root}/cmd/{verb}"
 
     def reply(self, verb: str) -> str:
@@ -250,6 +251,13 @@ CATALOG = (
         qos=1,
         retain=True,
         summary="A summary of the whole agent, with frame counters.",
+    ),
+    Entry(
+        BriefHealth,
+        lambda topics, _: topics.health,
+        qos=1,
+        retain=True,
+        summary="Instead of `health` on a broker that accepts only small packets.",
     ),
     Entry(
         Reply,

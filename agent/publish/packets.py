@@ -10,7 +10,9 @@ from typing import Literal
 from agent.mqtt.base import Packet
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import (
+    Health,
     Message,
+    brief_from_health,
     event_from_state_change,
     result_from_classification,
     state_from_state_change,
@@ -105,6 +107,19 @@ class NumberedChange:
     event_seq: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class OtherPacket:
+    """The packet of a message that is no result and no change of a label.
+
+    ``short`` replaces it on a broker to which it is too large; ``is_kept``: it stays in the outbox until confirmed.
+    """
+
+    packet: Packet
+    short: Packet | None = None
+    is_kept: bool = False
+    is_reply: bool = False
+
+
 class PacketFactory:
     """Makes packets from records.
 
@@ -151,10 +166,12 @@ class PacketFactory:
         )
         return STATE.packet(message, self._identity.topics)
 
-    def other(self, item: Message | Outgoing | Packet) -> tuple[Packet, bool]:
-        """The packet of any other message, and whether the outbox keeps it until it is confirmed."""
+    def other(self, item: Message | Outgoing | Packet) -> OtherPacket:
+        """The packet of any other message."""
         if isinstance(item, Packet):
-            return item, False
+            return OtherPacket(item)
         if isinstance(item, Outgoing):
-            return item.packet(), item.is_kept
-        return packet_from_message(item, self._identity.topics), False
+            return OtherPacket(item.packet(), is_kept=item.is_kept, is_reply=not item.retain)
+        topics = self._identity.topics
+        short = packet_from_message(brief_from_health(item), topics) if isinstance(item, Health) else None
+        return OtherPacket(packet_from_message(item, topics), short)

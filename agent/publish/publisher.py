@@ -12,13 +12,17 @@ from typing import Literal
 from orjson import JSONEncodeError
 from pydantic import ValidationError
 
-from agent.mqtt.base import NullListener, Packet, Sink, SinkListener, SinkStatistics
+from agent.mqtt.base import LineStatistics, NullListener, Packet, Sink, SinkStatistics
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import Message
-from agent.publish.delivery import Delivery, DeliveryCounters
+from agent.publish.delivery import RETRY_S, Delivery
+from agent.publish.delivery_counters import DeliveryCounters, DeliveryReport
+from agent.publish.listener_gate import ListenerGate
 from agent.publish.outbox.base import REPLY, Durability, MemoryOutbox, Outbox
 from agent.publish.packets import NumberedChange, Outgoing, PacketFactory, ResultRate, SequenceNumbers
+from agent.publish.result_stream import ResultStream
 from agent.publish.retained_topics import RetainedLedger
+from agent.publish.send_rate import SendRate
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.clock_sync import ClockState
@@ -49,7 +53,8 @@ log = get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class PublisherStatistics:
     """Counters of this session's messages. At QoS 1 ``sent`` counts only confirmed messages; ``queued`` messages wait
-    for the publisher's thread, ``stored`` events for a confirmation."""
+    for the publisher's thread, ``stored`` events for a confirmation. ``refused`` counts attempts that the broker
+    refused and that are repeated, ``rejected`` names topics that lost a message which it can never accept."""
 
     sent: int
     dropped: Mapping[str, int]
@@ -61,6 +66,10 @@ class PublisherStatistics:
     durability: Durability = "memory"
     durability_reason: str | None = None
     denied: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    delivery: DeliveryReport = field(default_factory=DeliveryReport)
+    line: LineStatistics = field(default_factory=lambda: LineStatistics(None, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,46 +78,9 @@ class _Move:
     due: float
 
 
+_Offered = tuple[Classification, int]
+"""A result and the monotonic time of its offer in ns."""
 _Important = NumberedChange | Message | Outgoing | Packet
-
-
-class ListenerGate:
-    """Passes the calls of one sink to ``listener`` until ``close``; after that it ignores them."""
-
-    def __init__(self, listener: SinkListener) -> None:
-        self._listener = listener
-        self._lock = threading.Lock()
-        """Held during each call, so no call can reach the listener after ``close`` has returned."""
-        self._is_open = True
-
-    def close(self) -> None:
-        """Ignore this sink from now on."""
-        with self._lock:
-            self._is_open = False
-
-    def on_connected(self) -> None:
-        """See SinkListener."""
-        with self._lock:
-            if self._is_open:
-                self._listener.on_connected()
-
-    def on_disconnected(self, reason: str) -> None:
-        """See SinkListener."""
-        with self._lock:
-            if self._is_open:
-                self._listener.on_disconnected(reason)
-
-    def on_confirmed(self, key: int, problem: str | None) -> None:
-        """See SinkListener."""
-        with self._lock:
-            if self._is_open:
-                self._listener.on_confirmed(key, problem)
-
-    def on_failed(self, error: BaseException) -> None:
-        """See SinkListener."""
-        with self._lock:
-            if self._is_open:
-                self._listener.on_failed(error)
 
 
 class Publisher:
@@ -128,6 +100,7 @@ class Publisher:
         result_max_hz: float | None = None,
         outbox: Outbox | None = None,
         ledger: RetainedLedger | None = None,
+        send_rate: SendRate | None = None,
         extra_sinks: Sequence[Sink] = (),
         clock: Clock | None = None,
         clock_state: Callable[[], ClockState] = lambda: "unsynced",
@@ -149,12 +122,16 @@ class Publisher:
         self._extra_sinks = tuple(extra_sinks)
         self._clock = clock or SystemClock()
         self._packets = PacketFactory(identity, clock_state)
-        self._on_result_sent = on_result_sent
         self._on_failure = on_failure
         self.heartbeat = Heartbeat("publisher")
         self._counters = DeliveryCounters()
-        self._delivery = Delivery(sink, self._outbox, self._counters, self._extra_sinks, ledger=ledger)
-        self._results: Channel[Classification] = Channel(RESULTS_BUFFERED, "drop_oldest", on_drop=self._lose_result)
+        self._delivery = Delivery(
+            sink, self._outbox, self._counters, self._extra_sinks, ledger=ledger, clock=self._clock
+        )
+        if send_rate is not None:
+            self._delivery.limit(send_rate)
+        self._result_stream = ResultStream(self._delivery, on_result_sent, self._clock)
+        self._results: Channel[_Offered] = Channel(RESULTS_BUFFERED, "drop_oldest", on_drop=self._lose_result)
         self._important: Channel[_Important] = Channel(
             IMPORTANT_BUFFERED, "drop_oldest", on_drop=lambda lost: self._counters.drop("overflow", _messages(lost))
         )
@@ -186,7 +163,7 @@ class Publisher:
             if isinstance(record, Classification):
                 rate_limit = self._rate_limit
                 if rate_limit is None or rate_limit.allows(record):
-                    self._results.send(record)
+                    self._results.send((record, self._clock.monotonic_ns()))
                 else:
                     self._counters.rate_limited()
             else:
@@ -208,6 +185,10 @@ class Publisher:
         """Change QoS and rate limit of results. Any thread."""
         self._result_qos = qos
         self._rate_limit = None if max_hz is None else ResultRate(max_hz)
+
+    def change_rate(self, rate: SendRate) -> None:
+        """Change the limit over all topics; what waits stays. Any thread."""
+        self._notify(lambda: self._delivery.limit(rate))
 
     def move(self, sink: Sink, *, grace_s: float = MOVE_GRACE_S) -> None:
         """Switch to another sink, which the publisher owns from now on. Returns at once. Any thread.
@@ -257,6 +238,10 @@ class Publisher:
             durability=stored.durability,
             durability_reason=stored.reason,
             denied=self._counters.denied(),
+            refused=self._counters.refused(),
+            rejected=self._counters.rejected(),
+            delivery=self._delivery.report(),
+            line=self._sink.line(),
         )
 
     def on_connected(self) -> None:
@@ -303,14 +288,14 @@ class Publisher:
             # States and events first: a flood of results must not delay them.
             self._take_important()
             self._delivery.pump()
-            if self._continue_move():
+            if self._continue_move() or self._wait_for_room():
                 continue
             try:
-                result = self._results.receive(IDLE_S)
+                offered = self._results.receive(self._delivery.wait_s(IDLE_S))
             except ChannelClosed:
                 break
-            if result is not None:
-                self._publish(result)
+            if offered is not None:
+                self._publish(offered)
         self.heartbeat.rest()
         self._take_important()
         self._drain()
@@ -327,6 +312,9 @@ class Publisher:
             self._move = None
             self._switch_to(move.sink)
         if self._delivery.is_live or time.monotonic() >= self._hold_until:
+            if self._hold_until:
+                self._hold_until = 0.0
+                self._result_stream.excuse_the_past()
             return False
         self._notified.wait(MOVE_POLL_S)
         self._notified.clear()
@@ -361,6 +349,17 @@ class Publisher:
             self._notified.clear()
             self._run_notifications()
 
+    def _wait_for_room(self) -> bool:
+        """True while a result waits for room on the line."""
+        self._result_stream.retry()
+        if self._drain_by is not None:
+            self._result_stream.abandon()
+        if not self._result_stream.is_waiting:
+            return False
+        self._notified.wait(RETRY_S)
+        self._notified.clear()
+        return True
+
     def _drain(self) -> None:
         self._run_notifications()
         if self._delivery.is_live:
@@ -371,7 +370,7 @@ class Publisher:
             if left_s <= 0:
                 log.warning("publisher.drain_cut_off", stored=self._outbox.statistics().stored)
                 break
-            self._notified.wait(left_s)
+            self._notified.wait(self._delivery.wait_s(left_s))
             self._notified.clear()
             self._run_notifications()
             self._delivery.pump()
@@ -393,14 +392,14 @@ class Publisher:
             self._run_notifications()
             self._delivery.pump()
 
-    def _lose_result(self, result: Classification) -> None:
-        self._numbers.of_result(result)
+    def _lose_result(self, offered: _Offered) -> None:
+        self._numbers.of_result(offered[0])
         self._counters.drop("overflow")
 
-    def _publish(self, item: Classification | _Important) -> None:
+    def _publish(self, item: _Offered | _Important) -> None:
         try:
-            if isinstance(item, Classification):
-                self._publish_result(item)
+            if isinstance(item, tuple):
+                self._publish_result(*item)
             elif isinstance(item, NumberedChange):
                 self._publish_change(item)
             else:
@@ -410,10 +409,11 @@ class Publisher:
             self._counters.drop("invalid", _messages(item))
             log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 
-    def _publish_result(self, result: Classification) -> None:
+    def _publish_result(self, result: Classification, offered_ns: int) -> None:
         packet = self._packets.result(result, self._numbers.of_result(result), qos=self._result_qos)
-        if self._delivery.stream(packet) and self._on_result_sent is not None:
-            self._on_result_sent(result, self._clock.monotonic_ns())
+        self._result_stream.send(result, packet, offered_ns)
+        if self._drain_by is not None:
+            self._result_stream.abandon()
 
     def _publish_change(self, item: NumberedChange) -> None:
         if item.event_seq is not None:
@@ -421,13 +421,17 @@ class Publisher:
         self._delivery.retain(self._packets.state(item))
 
     def _publish_other(self, item: Message | Outgoing | Packet) -> None:
-        packet, is_kept = self._packets.other(item)
+        other = self._packets.other(item)
+        packet = other.packet
         if packet.retain:
-            self._delivery.retain(packet)
-        elif is_kept:
+            self._delivery.retain(packet, other.short)
+        elif other.is_kept:
             self._delivery.event(packet, REPLY)
         else:
-            self._delivery.stream(packet)
+            self._delivery.copy(packet)
+            problem = self._delivery.stream(packet, is_reply=other.is_reply)
+            if problem is not None:
+                self._delivery.lost(packet.topic, problem)
 
 
 def _stage_failed(exc: Exception) -> StageFailed:
@@ -438,6 +442,6 @@ def _stage_failed(exc: Exception) -> StageFailed:
     return failure
 
 
-def _messages(item: Classification | _Important) -> int:
+def _messages(item: _Offered | _Important) -> int:
     """How many messages are lost if ``item`` is dropped."""
     return 2 if isinstance(item, NumberedChange) and item.event_seq is not None else 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
+from agent.config.subscribers import MaxRateConfig
 from agent.mqtt.base import Sink
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded_broker import EmbeddedBroker
@@ -17,10 +18,11 @@ from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound, subscriptions
 from agent.mqtt.messages import Runtime
 from agent.mqtt.settings import MqttSettings, settings_from_config
-from agent.publish.home_assistant import listen_for_birth, open_home_assistant
+from agent.publish.home_assistant import open_home_assistant
 from agent.publish.outbox.choose import open_outbox
 from agent.publish.publisher import Publisher
-from agent.publish.retained_topics import FILE_NAME, RetainedLedger, camera_topics
+from agent.publish.retained_topics import FILE_NAME, RetainedLedger, retained_topics
+from agent.publish.send_rate import SendRate
 from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockWatch
 from agent.runtime.logs import get_logger
@@ -68,7 +70,7 @@ class Uplink:
             self._mqtt = config
             self._inputs = self._connection_inputs(loaded)
             self._ledger = RetainedLedger(loaded.state_dir / FILE_NAME)
-            self._ledger.expect(camera_topics(loaded.config, identity.topics))
+            self._ledger.expect(retained_topics(loaded.config, identity.topics))
             self.inbound = Inbound()
             clock_state = ClockWatch().state
             outbox = open_outbox(config.outbox, loaded.state_dir, clock=clock, clock_state=clock_state)
@@ -80,13 +82,14 @@ class Uplink:
                 result_max_hz=config.results.max_hz,
                 outbox=outbox,
                 ledger=self._ledger,
+                send_rate=self._send_rate(config.max_rate),
                 extra_sinks=extra_sinks,
                 clock=clock,
                 clock_state=clock_state,
                 on_result_sent=on_result_sent,
             )
             undo.callback(self._stop)
-            self._home = open_home_assistant(loaded, identity, self.inbound, self.publisher)
+            self._home = open_home_assistant(loaded, identity, self.inbound, self.publisher, clock)
             self._resources = undo.pop_all()
 
     @property
@@ -103,15 +106,17 @@ class Uplink:
             ConfigError: the password file or a certificate cannot be used.
         """
         inputs, mqtt = self._connection_inputs(loaded), loaded.config.mqtt
-        self._ledger.expect(camera_topics(loaded.config, self._identity.topics))
+        self._ledger.expect(retained_topics(loaded.config, self._identity.topics))
         if inputs == self._inputs and mqtt == self._mqtt:
             return None
 
         def apply_change() -> None:
-            self._mqtt = mqtt
+            before, self._mqtt = self._mqtt, mqtt
             self.publisher.change_results(qos=mqtt.results.qos, max_hz=mqtt.results.max_hz)
+            if mqtt.max_rate != before.max_rate:
+                self.publisher.change_rate(self._send_rate(mqtt.max_rate))
             self._home.switch_to(loaded)
-            listen_for_birth(self._home, self.inbound, self.publisher)
+            self.inbound.listen(self._home.birth_topic, self._home.on_status)
             if inputs != self._inputs:
                 self._inputs = inputs
                 self.publisher.move(self._make_client(inputs))
@@ -119,13 +124,14 @@ class Uplink:
         return apply_change
 
     def announce(self, loaded: LoadedConfig, runtime: Runtime) -> None:
-        """Publish what runs from now on, and clear the retained topics of removed cameras."""
+        """Publish what runs from now on, and clear the retained topics that it no longer uses."""
         self.publisher.offer(runtime)
         self._home.announce(runtime)
-        self.publisher.clear(self._ledger.settle(camera_topics(loaded.config, self._identity.topics)))
+        self.publisher.clear(self._ledger.settle(retained_topics(loaded.config, self._identity.topics)))
 
     def tick(self) -> None:
-        """Call this regularly: saves which topics the broker has cleared."""
+        """Call this regularly: saves which topics the broker has cleared, answers a start of Home Assistant."""
+        self._home.tick()
         self._ledger.save()
 
     def close(self) -> None:
@@ -136,6 +142,9 @@ class Uplink:
         if not self.publisher.stop(_STOP_S):
             log.warning("stop.cut_off", thread="publisher")
         self._ledger.save()
+
+    def _send_rate(self, limits: MaxRateConfig) -> SendRate:
+        return SendRate(self._clock, messages_hz=limits.messages_hz, bytes_per_s=limits.bytes_per_s)
 
     def _connection_inputs(self, loaded: LoadedConfig) -> _ConnectionInputs:
         settings = settings_from_config(

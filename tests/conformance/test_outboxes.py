@@ -18,10 +18,11 @@ import structlog
 
 from agent.config.subscribers import OutboxConfig
 from agent.mqtt.base import Packet
-from agent.publish.outbox.base import EVENT, REPLY, MemoryOutbox, Outbox
+from agent.publish.outbox.base import EVENT, REPLY, MemoryOutbox, Outbox, Stored
 from agent.publish.outbox.choose import open_outbox
 from agent.publish.outbox.file import SCHEMA_VERSION, OutboxFault, OutboxFile, Row, kept_free_bytes, lack_of_room
 from agent.publish.outbox.sqlite import SqliteOutbox
+from agent.runtime.boot import boot_ns
 from agent.runtime.clock import SystemClock
 from tests.fixtures.deadlines import wait_until
 
@@ -38,11 +39,18 @@ def _is_written(outbox: SqliteOutbox) -> bool:
 
 def _numbers(outbox: Outbox) -> list[int]:
     """The waiting packets in order."""
-    found, after = [], 0
-    while (stored := outbox.next(after)) is not None:
+    found = sorted((stored for topic in outbox.waiting() for stored in _of(outbox, topic)), key=lambda one: one.key)
+    return [int(stored.packet.payload.split(b",")[0].split(b":")[1]) for stored in found]
+
+
+def _of(outbox: Outbox, topic: str) -> Iterator[Stored]:
+    """The waiting packets of one topic, in the order in which they are returned."""
+    after = 0
+    while (stored := outbox.first(topic, after)) is not None:
+        assert stored.key > after
+        assert stored.packet.topic == topic
         after = stored.key
-        found.append(int(stored.packet.payload.split(b",")[0].split(b":")[1]))
-    return found
+        yield stored
 
 
 @pytest.fixture(params=["memory", "each", "grouped"])
@@ -76,7 +84,8 @@ def test_packets_are_returned_in_order_with_increasing_keys(outbox: Outbox) -> N
     assert keys == sorted(set(keys))
     assert outbox.last_key == keys[-1]
     assert _numbers(outbox) == list(range(30))
-    assert outbox.next(keys[-1]) is None
+    assert outbox.first("t/0", keys[-1]) is None
+    assert outbox.first("another", 0) is None
 
 
 def test_only_acknowledged_packets_are_removed(outbox: Outbox) -> None:
@@ -89,19 +98,39 @@ def test_only_acknowledged_packets_are_removed(outbox: Outbox) -> None:
     assert outbox.statistics().stored == 5
 
 
-def test_the_newest_key_of_each_topic_is_known_while_it_waits(outbox: Outbox) -> None:
+def test_waiting_packets_are_counted_and_returned_by_topic(outbox: Outbox) -> None:
     first, second, third = (outbox.put(_packet(0, topic)) for topic in ("a", "b", "a"))
-    assert outbox.newest_keys() == {"a": third, "b": second}
+    assert outbox.waiting() == {"a": 2, "b": 1}
+    assert [stored.key for stored in _of(outbox, "a")] == [first, third]
     outbox.ack(second)
-    assert "b" not in outbox.newest_keys()
-    assert first < second
+    assert outbox.waiting() == {"a": 2}
+    outbox.ack(first)
+    assert [stored.key for stored in _of(outbox, "a")] == [third]
+    assert outbox.first("b", 0) is None
+
+
+def test_a_topic_is_read_again_from_its_oldest_packet(outbox: Outbox) -> None:
+    keys = [outbox.put(_packet(number)) for number in range(5)]
+    assert [stored.key for stored in _of(outbox, "t/0")] == keys
+    outbox.ack(keys[2])
+    assert [stored.key for stored in _of(outbox, "t/0")] == [*keys[:2], *keys[3:]]
+
+
+def test_the_time_of_put_is_known_for_each_packet(outbox: Outbox) -> None:
+    before = boot_ns()
+    outbox.put(_packet(0), REPLY)
+    stored = outbox.first("t/0", 0)
+    assert stored is not None
+    assert stored.put_ns is not None
+    assert before <= stored.put_ns <= boot_ns()
+    assert stored.rank == REPLY
 
 
 def test_a_packet_is_stored_unchanged(outbox: Outbox) -> None:
     packets = [Packet("ü/x", b"\x00\xff", 1, retain=True, expiry_s=30), Packet("y", b"", 0)]
     for packet in packets:
         outbox.put(packet)
-    found = [outbox.next(0), outbox.next(outbox.last_key - 1)]
+    found = [outbox.first("ü/x", 0), outbox.first("y", 0)]
     assert [stored.packet for stored in found if stored is not None] == packets
 
 
@@ -116,11 +145,10 @@ def test_the_next_session_finds_waiting_packets_and_continues_the_keys(opened: C
     assert second.statistics().stored == 599
     assert second.put(_packet(600)) == 601
     assert _numbers(second) == list(range(1, 601))
-    assert second.newest_keys()["t/2"] == 600
-    for key in range(2, 602):
-        stored = second.next(key - 1)
-        assert stored is not None
-        second.ack(stored.key)
+    assert second.waiting() == dict.fromkeys(("t/0", "t/1", "t/2"), 200)
+    for topic in second.waiting():
+        for stored in _of(second, topic):
+            second.ack(stored.key)
     second.close()
     third = opened()
     assert third.statistics().stored == 0
@@ -270,6 +298,20 @@ def test_the_file_of_an_earlier_version_is_migrated(opened: Callable[..., Sqlite
     wait_until(lambda: _is_written(outbox))
     outbox.close()
     assert _numbers(opened()) == [0, 1, 2]
+
+
+def test_a_file_without_the_index_of_topics_is_migrated(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:
+    first = opened()
+    first.put(_packet(0))
+    wait_until(lambda: _is_written(first))
+    first.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as database:
+        database.executescript("DROP INDEX by_topic; PRAGMA user_version = 2;")
+    assert _numbers(opened()) == [0]
+    with contextlib.closing(sqlite3.connect(tmp_path / "outbox.sqlite")) as database:
+        plan = database.execute("EXPLAIN QUERY PLAN SELECT key FROM waiting WHERE topic = 't' AND key > 5").fetchall()
+        assert "by_topic" in str(plan)
+        assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 def test_the_file_of_a_newer_version_is_left_unchanged(opened: Callable[..., SqliteOutbox], tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from tests.fixtures.publish_samples import (
     TOPICS,
     camera_health,
     classification,
+    health,
     reply,
     runtime,
     state_change,
@@ -119,7 +120,7 @@ def test_everything_that_is_sent_fits_the_published_schemas(broker: MosquittoBro
         jsonschema.Draft202012Validator(schemas[recorded.json["schema"]]).validate(recorded.json)
         assert recorded.properties["ContentType"] == "application/json"
         seen.add(recorded.json["schema"])
-    assert seen == schemas.keys()
+    assert seen == schemas.keys() - {"health-brief/1"}
     assert [message.json["seq"] for message in recorder.messages(RESULT)] == list(range(20))
     assert all(message.properties["MessageExpiryInterval"] > 0 for message in recorder.messages(RESULT))
 
@@ -346,21 +347,48 @@ def test_results_at_qos_1_are_confirmed(broker: MosquittoBroker, opened: Open) -
     assert [result.json["seq"] for result in results] == list(range(100))
 
 
-def test_a_message_to_a_forbidden_topic_is_counted_and_not_repeated(tmp_path: Path, opened: Open) -> None:
-    acl = (
-        "topic readwrite #\n\nuser line-3\ntopic write edge/line-3/status\ntopic write edge/line-3/camera/+/+/state\n"
-    )
-    password = tmp_path / "password"
-    password.touch(0o600)
-    password.write_text("secret-1")
-    with MosquittoBroker(tmp_path / "broker", users={"line-3": "secret-1"}, acl=acl) as broker:
-        publisher = opened(_settings(broker, credentials=Credentials("line-3", password)))
-        _until(_connected(publisher))
-        publisher.offer(state_change())
-        _until(lambda: publisher.statistics().dropped == {"not_authorised": 1})
-        _until(lambda: publisher.statistics().sent == 2)
+def test_what_an_access_list_forbids_for_a_while_arrives_once_and_in_order(tmp_path: Path, opened: Open) -> None:
+    acl = "topic read edge/#\ntopic write edge/line-3/camera/side/+/event\n"
+    with MosquittoBroker(tmp_path / "broker", acl=acl) as broker:
+        with Recorder(broker.port, ["edge/#"]) as recorder:
+            publisher = opened(_settings(broker))
+            _until(lambda: _connection(publisher).state == "connected")
+            publisher.offer(runtime())
+            for number in range(30):
+                publisher.offer(state_change(f"{number}", f"{number - 1}"))
+                publisher.offer(state_change(f"{number}", f"{number - 1}", camera="side"))
+            recorder.wait_count(30, TOPICS.event("side", "inspect"))
+            _until(lambda: publisher.statistics().refused.get("not_authorised", 0) >= 4)
+            waiting = publisher.statistics().delivery.held
+            assert {TOPICS.status, TOPICS.runtime, TOPICS.event("front", "inspect")} <= waiting.keys()
+            assert {held.reason for held in waiting.values()} == {"not_authorised"}
+            (tmp_path / "broker" / "acl").write_text("topic readwrite edge/#\n")
+            broker.reload()
+            events = recorder.wait_count(30, TOPICS.event("front", "inspect"), 20.0)
+            recorder.wait_for(_is_status("online"), 20.0)
+            recorder.wait_for(lambda message: message.topic == TOPICS.runtime, 20.0)
+            _until(lambda: not publisher.statistics().delivery.held, 20.0)
+        assert [event.json["seq"] for event in events] == list(range(30))
+        assert all(event.json["historical"] for event in events)
         assert publisher.statistics().stored == 0
-        assert _connection(publisher).state == "connected"
+        assert publisher.statistics().dropped.keys() <= {"superseded"}
+        assert _connection(publisher).reconnects == 0
+
+
+def test_a_broker_of_small_packets_gets_the_short_health(tmp_path: Path, opened: Open) -> None:
+    with MosquittoBroker(tmp_path / "broker", options=["max_packet_size 400"]) as broker:
+        with Recorder(broker.port, [TOPICS.health]) as recorder:
+            publisher = opened(_settings(broker))
+            _until(_connected(publisher))
+            publisher.offer(health())
+            brief = recorder.wait_count(1)[0]
+            publisher.offer(state_change())
+            _until(lambda: "oversize" in publisher.statistics().dropped)
+        assert brief.json["schema"] == "health-brief/1"
+        jsonschema.Draft202012Validator(message_schemas()["health-brief/1"]).validate(brief.json)
+        assert publisher.statistics().rejected[TOPICS.event("front", "inspect")] == "oversize"
+        assert publisher.statistics().stored == 0
+        assert TOPICS.health not in publisher.statistics().rejected
 
 
 def test_a_message_too_large_for_the_broker_is_dropped_once(tmp_path: Path, opened: Open) -> None:

@@ -125,23 +125,36 @@ def test_the_methods_that_drop_frames_are_those_of_the_table() -> None:
 def _reasons(tree: ast.Module) -> Iterator[str]:
     """Why messages are dropped: arguments of the counting methods, and what `send` of a sink returns."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _last_name(node.func) in {"drop", "_drop", "_drop_stored", "_give_up"}:
-            yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
+        if isinstance(node, ast.Call) and _last_name(node.func) in {
+            "drop",
+            "_drop",
+            "_drop_stored",
+            "_give_up",
+            "lost",
+        }:
+            yield from _strings(*node.args)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "PROBLEMS.get":
             yield ast.literal_eval(node.args[1])
         elif isinstance(node, ast.Subscript) and _last_name(node.value) == "_dropped":
             if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
                 yield node.slice.value
-        elif isinstance(node, ast.FunctionDef) and node.name == "send":
+        elif isinstance(node, ast.FunctionDef) and node.name in {"send", "stream", "_stream_alone"}:
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Return) and inner.value is not None:
-                    yield from (
-                        one.value
-                        for one in ast.walk(inner.value)
-                        if isinstance(one, ast.Constant) and isinstance(one.value, str)
-                    )
+                    yield from _strings(inner.value)
         elif isinstance(node, ast.Assign) and _last_name(node.targets[0]) == "PROBLEMS":
             yield from ast.literal_eval(node.value).values()
+
+
+def _strings(*nodes: ast.expr) -> Iterator[str]:
+    for node in nodes:
+        # Not what is compared: `"stale" if problem == "backlog" else problem`.
+        parts = [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
+        for part in parts:
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                yield part.value
+            elif isinstance(part, ast.IfExp):
+                yield from _strings(part)
 
 
 def test_every_reason_for_a_dropped_message_is_in_the_table() -> None:

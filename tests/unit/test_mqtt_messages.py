@@ -15,6 +15,7 @@ from agent.commands.schemas import asyncapi_document, message_schemas
 from agent.mqtt.messages import (
     Message,
     Result,
+    brief_from_health,
     event_from_state_change,
     result_from_classification,
     state_from_state_change,
@@ -29,6 +30,7 @@ from tests.fixtures.publish_samples import (
     SESSION,
     TOPICS,
     classification,
+    health,
     latency,
     reply,
     state_change,
@@ -47,7 +49,7 @@ def _samples() -> dict[str, Message]:
     event = event_from_state_change(
         state_change(), device=DEVICE, session=SESSION, seq=1, at_utc_ns=1, clock_state="unsynced"
     )
-    messages = (_result(), state, event, reply(), *vitals())
+    messages = (_result(), state, event, reply(), *vitals(), brief_from_health(health()))
     return {message.schema: message for message in messages}
 
 

@@ -14,11 +14,13 @@ import structlog
 
 from agent.mqtt.base import LineStatistics, Packet, SinkListener, SinkStatistics
 from agent.mqtt.messages import Message
-from agent.publish.delivery import WINDOW, Delivery, DeliveryCounters
+from agent.publish.delivery import WINDOW, Delivery
+from agent.publish.delivery_counters import DeliveryCounters
 from agent.publish.json_lines import JsonLinesSink
 from agent.publish.outbox.base import MemoryOutbox
 from agent.publish.publisher import IMPORTANT_BUFFERED, RESULTS_BUFFERED, Publisher
 from agent.runtime.errors import StageFailed
+from tests.fixtures.model_broker import ManualClock
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change, vitals
 
 
@@ -58,7 +60,8 @@ class Bench:
         self.sink = HeldSink()
         self.outbox = MemoryOutbox()
         self.counters = DeliveryCounters()
-        self.delivery = Delivery(self.sink, self.outbox, self.counters)
+        self.clock = ManualClock()
+        self.delivery = Delivery(self.sink, self.outbox, self.counters, clock=self.clock)
 
     def confirm_all(self, problem: str | None = None) -> None:
         taken, self.sink.taken = self.sink.taken, []
@@ -85,13 +88,16 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_a_stream_without_a_connection_is_dropped_and_counted(bench: Bench) -> None:
-    assert not bench.delivery.stream(Packet("result", b"1"))
+def test_a_stream_is_sent_at_once_or_not_at_all(bench: Bench) -> None:
+    assert bench.delivery.stream(Packet("result", b"1")) == "disconnected"
     bench.delivery.connected()
-    assert bench.delivery.stream(Packet("result", b"2"))
+    assert bench.delivery.stream(Packet("result", b"2")) is None
     bench.sink.problem = "backlog"
-    assert not bench.delivery.stream(Packet("result", b"3"))
-    assert bench.counts == (1, {"disconnected": 1, "backlog": 1})
+    assert bench.delivery.stream(Packet("result", b"3")) == "backlog"
+    bench.sink.problem = None
+    bench.delivery.pump()
+    assert bench.sink.topics() == ["result"]
+    assert bench.counts == (1, {})
 
 
 def test_values_and_events_wait_for_the_connection_and_go_out_values_first(bench: Bench) -> None:
@@ -109,21 +115,21 @@ def test_values_and_events_wait_for_the_connection_and_go_out_values_first(bench
 
 
 def test_a_lasting_refusal_is_logged_once_and_again_when_it_ends(bench: Bench) -> None:
-    def offer(problem: str | None) -> None:
-        bench.delivery.event(_event(0))
-        bench.delivery.pump()
-        bench.confirm_all(problem)
-
     bench.delivery.connected()
+    bench.delivery.event(_event(0))
+    bench.delivery.event(_event(1))
     with structlog.testing.capture_logs() as lines:
         for problem in ("not_authorised", "not_authorised", "quota_exceeded", None, None):
-            offer(problem)
+            bench.clock.advance(60.0)
+            bench.delivery.pump()
+            bench.confirm_all(problem)
     assert [(line["event"], line.get("problem")) for line in lines] == [
         ("publish.refused", "not_authorised"),
         ("publish.refused", "quota_exceeded"),
         ("publish.accepted", None),
     ]
-    assert bench.counts == (2, {"not_authorised": 2, "quota_exceeded": 1})
+    assert bench.counts == (2, {})
+    assert bench.counters.refused() == {"not_authorised": 3, "quota_exceeded": 1}
 
 
 def test_unconfirmed_packets_are_limited_to_the_window(bench: Bench) -> None:
@@ -195,7 +201,7 @@ def test_a_permanently_refused_packet_is_counted_and_removed(bench: Bench) -> No
     bench.delivery.connected()
     bench.delivery.event(_event(0))
     bench.delivery.pump()
-    bench.confirm_all("not_authorised")
+    bench.confirm_all("payload_invalid")
     bench.sink.problem = "oversize"
     bench.delivery.event(_event(1))
     bench.delivery.retain(_value("a"))
@@ -204,7 +210,8 @@ def test_a_permanently_refused_packet_is_counted_and_removed(bench: Bench) -> No
     bench.delivery.pump()
     assert bench.sink.taken == []
     assert bench.delivery.is_done
-    assert bench.counts == (0, {"not_authorised": 1, "oversize": 2})
+    assert bench.counts == (0, {"payload_invalid": 1, "oversize": 2})
+    assert bench.counters.rejected() == {"event": "oversize", "a": "oversize"}
 
 
 def test_a_packet_is_retried_after_a_backlog(bench: Bench) -> None:

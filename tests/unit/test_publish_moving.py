@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from agent.mqtt.base import LineStatistics, Packet, SinkListener, SinkStatistics
-from agent.publish.publisher import ListenerGate, Publisher
+from agent.publish.listener_gate import ListenerGate
+from agent.publish.publisher import Publisher
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, state_change
 

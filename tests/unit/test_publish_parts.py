@@ -14,8 +14,9 @@ from agent.config.model import MqttConfig
 from agent.mqtt.base import Packet
 from agent.mqtt.client import Recurrence
 from agent.mqtt.settings import Credentials, TlsFiles, settings_from_config
-from agent.publish.delivery import RetainedValues, historical
 from agent.publish.outbox.base import MemoryOutbox
+from agent.publish.retained_values import RetainedValues
+from agent.publish.waiting_events import historical
 from agent.runtime.backoff import Backoff
 from agent.runtime.clock_sync import ClockWatch
 from agent.runtime.errors import ConfigError
@@ -171,13 +172,13 @@ def test_three_takeovers_within_a_minute_mean_a_second_agent() -> None:
 
 def test_an_outbox_returns_packets_in_order_until_they_are_acknowledged() -> None:
     outbox = MemoryOutbox(10)
-    keys = [outbox.put(_packet(number)) for number in range(4)]
+    keys = [outbox.put(Packet("t", b"")) for _ in range(4)]
     outbox.ack(keys[1])
     seen, after = [], 0
-    while (stored := outbox.next(after)) is not None:
-        seen.append(stored.packet.topic)
+    while (stored := outbox.first("t", after)) is not None:
+        seen.append(stored.key)
         after = stored.key
-    assert seen == ["t/0", "t/2", "t/3"]
+    assert seen == [keys[0], keys[2], keys[3]]
     assert outbox.last_key == keys[-1]
 
 
@@ -185,12 +186,10 @@ def test_a_full_outbox_drops_the_oldest_and_counts_it() -> None:
     outbox = MemoryOutbox(3)
     for number in range(5):
         outbox.put(_packet(number))
-    first = outbox.next(0)
-    assert first is not None
-    assert first.packet.topic == "t/2"
+    assert outbox.waiting() == {"t/2": 1, "t/3": 1, "t/4": 1}
     outbox.close()
     outbox.close()
-    assert outbox.next(0) is None
+    assert outbox.first("t/2", 0) is None
     statistics = outbox.statistics()
     assert statistics.dropped == {"outbox_full": 2, "stopped": 3}
     assert statistics.put == statistics.acknowledged + sum(statistics.dropped.values()) + statistics.stored

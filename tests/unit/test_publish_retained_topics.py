@@ -1,16 +1,22 @@
-"""Retained topics of cameras are remembered until the broker has confirmed their clearing."""
+"""Retained topics are remembered until the broker has confirmed their clearing."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
+from agent.config.model import AgentConfig
 from agent.mqtt.base import Packet
-from agent.publish.delivery import Delivery, DeliveryCounters
+from agent.mqtt.topics import CATALOG, Topics
+from agent.publish.delivery import Delivery
+from agent.publish.delivery_counters import DeliveryCounters
 from agent.publish.outbox.base import MemoryOutbox
-from agent.publish.retained_topics import RetainedLedger
+from agent.publish.retained_topics import RetainedLedger, retained_topics
+from tests.fixtures.model_broker import ManualClock
 
 FRONT, SIDE = "edge/dut/camera/front/health", "edge/dut/camera/side/inspect/state"
 
@@ -51,6 +57,69 @@ def test_a_topic_that_is_used_again_is_not_forgotten_by_a_late_confirmation(tmp_
     assert _topics(tmp_path / "retained.json") == [FRONT, SIDE]
 
 
+def _config(text: str) -> AgentConfig:
+    return AgentConfig.model_validate(yaml.safe_load(text))
+
+
+CONFIG = """
+version: 1
+models: {inspect: {package: demo}}
+cameras:
+  front: {source: {type: pattern}, classify: [{model: inspect}]}
+  spare: {source: {type: pattern}, classify: [{model: inspect}], enabled: false}
+mqtt: {home_assistant: {enabled: true}}
+"""
+OF_CONFIG = {
+    *(f"edge/dut/{name}" for name in ("status", "runtime", "thermal", "health")),
+    "edge/dut/camera/front/health",
+    "edge/dut/camera/front/inspect/state",
+    "edge/dut/camera/spare/health",
+    "homeassistant/device/edge_inference_agent_dut/config",
+}
+
+
+def test_every_retained_topic_is_known_and_read_again(tmp_path: Path) -> None:
+    topics = retained_topics(_config(CONFIG), Topics("edge", "dut"))
+    assert topics == OF_CONFIG
+    RetainedLedger(tmp_path / "retained.json").expect(topics)
+    assert set(RetainedLedger(tmp_path / "retained.json").settle([])) == OF_CONFIG
+
+
+def test_every_retained_message_of_the_catalog_is_known() -> None:
+    names = SimpleNamespace(camera="front", classifier="inspect")
+    retained = {entry.topic(Topics("edge", "dut"), names) for entry in CATALOG if entry.retain}
+    assert retained <= OF_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("other", "gone"),
+    [
+        (Topics("edge", "new"), OF_CONFIG),
+        (Topics("plant/line", "dut"), {one for one in OF_CONFIG if one.startswith("edge/")}),
+    ],
+)
+def test_another_device_id_or_prefix_clears_what_the_old_one_left_until_it_is_confirmed(
+    tmp_path: Path, other: Topics, gone: set[str]
+) -> None:
+    RetainedLedger(tmp_path / "retained.json").expect(retained_topics(_config(CONFIG), Topics("edge", "dut")))
+    now = retained_topics(_config(CONFIG), other)
+    for _ in range(2):  # the broker was away in the first session
+        ledger = RetainedLedger(tmp_path / "retained.json")
+        ledger.expect(now)
+        assert set(ledger.settle(now)) == gone
+    for topic in gone:
+        ledger.cleared(topic)
+    ledger.save()
+    assert RetainedLedger(tmp_path / "retained.json").settle(now) == []
+
+
+def test_leaving_home_assistant_clears_the_discovery_message(tmp_path: Path) -> None:
+    RetainedLedger(tmp_path / "retained.json").expect(OF_CONFIG)
+    off = retained_topics(_config(CONFIG.replace("enabled: true}}", "enabled: false}}")), Topics("edge", "dut"))
+    cleared = RetainedLedger(tmp_path / "retained.json").settle(off)
+    assert cleared == ["homeassistant/device/edge_inference_agent_dut/config"]
+
+
 def _with(topics: str) -> bytes:
     """The file with these ``topics``, whole otherwise."""
     return f'{{"form": 1, "facts": {{}}, "value": {topics}}}'.encode()
@@ -64,13 +133,16 @@ def _with(topics: str) -> bytes:
         b"[]",
         b"null",
         _with("5"),
-        _with('[null, 7, "", "#", "edge/+/camera/a/health", "edge/dut/status", "x/camera/a/\\u0000/state"]'),
+        _with(
+            '[null, 7, "", "#", "edge/+/camera/a/health", "x/camera/a/\\u0000/state", "a/health", "edge/dut/event"]'
+        ),
+        _with('["homeassistant/status", "homeassistant/device/other/config", "homeassistant/sensor/a/config"]'),
         _with('["x/camera/\\ud800/health"]'),
         b"\xff\xfe\x00",
         b"[" * 100_000,
     ],
 )
-def test_a_file_without_camera_topics_clears_nothing(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_topics_of_an_agent_clears_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "retained.json").write_bytes(content)
     ledger = RetainedLedger(tmp_path / "retained.json")
     ledger.expect([FRONT])
@@ -103,7 +175,8 @@ class Bench:
         self.broker = Broker()
         self.ledger = RetainedLedger(file)
         self.ledger.expect([FRONT, SIDE])
-        self.delivery = Delivery(self.broker, MemoryOutbox(), DeliveryCounters(), ledger=self.ledger)  # type: ignore[arg-type]  # of a sink only this is used
+        self.clock = ManualClock()
+        self.delivery = Delivery(self.broker, MemoryOutbox(), DeliveryCounters(), ledger=self.ledger, clock=self.clock)  # type: ignore[arg-type]  # of a sink only this is used
         self.delivery.connected()
 
     def say(self, topic: str, payload: bytes) -> None:
@@ -117,8 +190,10 @@ class Bench:
         return [(packet.topic, packet.payload) for packet, _ in taken]
 
 
-@pytest.mark.parametrize("problem", [None, "not_authorised"])
-def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered(tmp_path: Path, problem: str | None) -> None:
+@pytest.mark.parametrize("problem", [None, "topic_refused"])
+def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered_for_good(
+    tmp_path: Path, problem: str | None
+) -> None:
     bench = Bench(tmp_path / "retained.json")
     bench.say(SIDE, b"1")
     assert bench.ledger.settle([FRONT]) == [SIDE]
@@ -128,6 +203,18 @@ def test_a_cleared_topic_is_forgotten_once_the_broker_has_answered(tmp_path: Pat
     bench.delivery.rebirth()
     bench.delivery.pump()
     assert bench.confirm() == []
+
+
+def test_a_refused_clearing_is_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "retained.json")
+    assert bench.ledger.settle([FRONT]) == [SIDE]
+    bench.say(SIDE, b"")
+    assert bench.confirm("not_authorised") == [(SIDE, b"")]
+    assert bench.ledger.settle([FRONT]) == [SIDE]
+    bench.clock.advance(60.0)
+    bench.delivery.pump()
+    assert bench.confirm() == [(SIDE, b"")]
+    assert bench.ledger.settle([FRONT]) == []
 
 
 def test_late_messages_of_a_removed_camera_are_ignored(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from agent.cameras.frame_counters import CameraCounts
 from agent.daemon.notify import Notifier
 from agent.inference.worker import WorkerStatistics
 from agent.mqtt.base import OtherAddress, SinkStatistics
+from agent.publish.delivery_counters import DeliveryReport
+from agent.publish.held_topics import HeldTopic
 from agent.publish.publisher import PublisherStatistics
 from agent.runtime.secrets import Secret
 from agent.telemetry.status import MAX_CHARACTERS, Observation, StatusLine, duration, line_from_texts, problems, usual
@@ -65,6 +67,10 @@ def _link(**fields: Any) -> PublisherStatistics:
     return replace(_PUBLISHER, connection=replace(_LINK, **fields))
 
 
+def _held(*topics: str) -> DeliveryReport:
+    return DeliveryReport({topic: HeldTopic("closes_connection", 0, 1, 0) for topic in topics})
+
+
 _REFUSED = "/etc/agent/agent.yaml has 2 faults:\n  /etc/agent/agent.yaml:12: a: no\n  /etc/agent/agent.yaml:14: b: no"
 
 
@@ -98,6 +104,10 @@ _REFUSED = "/etc/agent/agent.yaml has 2 faults:\n  /etc/agent/agent.yaml:12: a: 
         ({"publisher": replace(_PUBLISHER, denied={"a/b": "no right", "a/c": "x"})},
          "broker refuses a/b and 1 more: no right"),
         (
+            {"publisher": replace(_PUBLISHER, denied={"a/b": "no right"}, delivery=_held("a/b", "a/c", "a/d"))},
+            "broker refuses a/b: no right; broker does not take a/c and 1 more: closes_connection",
+        ),
+        (
             {"publisher": replace(_PUBLISHER, durability_reason="disk full")},
             "events wait in memory only, a restart loses them: disk full",
         ),
@@ -106,7 +116,7 @@ _REFUSED = "/etc/agent/agent.yaml has 2 faults:\n  /etc/agent/agent.yaml:12: a: 
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_reason(parts: Mapping[str, Any], said: str) -> None:
-    assert [problem.text(12.7) for problem in problems(_seen(**parts))] == [said]
+    assert "; ".join(problem.text(12.7) for problem in problems(_seen(**parts))) == said
 
 
 def test_nothing_wrong_is_the_usual_line() -> None:

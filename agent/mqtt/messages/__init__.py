@@ -30,6 +30,7 @@ from agent.mqtt.messages.results import (
     state_from_state_change,
 )
 from agent.mqtt.messages.vitals import (
+    BriefHealth,
     CameraAccounting,
     CameraHealth,
     ClassifierAccounting,
@@ -38,16 +39,20 @@ from agent.mqtt.messages.vitals import (
     Health,
     InboundHealth,
     Latency,
+    Line,
     ModelHealth,
     ModelLatency,
     Percentiles,
     Process,
     PublisherHealth,
     ThermalHealth,
+    WaitingTopic,
+    brief_from_health,
 )
 
 __all__ = [
     "PUBLIC",
+    "BriefHealth",
     "CameraAccounting",
     "CameraHealth",
     "CameraRuntime",
@@ -63,6 +68,7 @@ __all__ = [
     "InboundHealth",
     "Latencies",
     "Latency",
+    "Line",
     "Message",
     "Model",
     "ModelHealth",
@@ -79,6 +85,8 @@ __all__ = [
     "Status",
     "ThermalHealth",
     "TopClass",
+    "WaitingTopic",
+    "brief_from_health",
     "event_from_state_change",
     "result_from_classification",
     "state_from_state_change",

@@ -154,6 +154,30 @@ class EngineBuild:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class WaitingTopic:
+    """A topic that the broker refused. Its messages wait, and it is tried again less and less often."""
+
+    reason: str
+    """`not_authorised`, `quota_exceeded`, `refused`, or `closes_connection` if the broker closed the connection."""
+    since: Instant
+    """When it was refused first, UTC."""
+    attempts: Count
+    """How often it was refused since then."""
+    next_s: Duration
+    """Seconds until the next attempt; 0 if it is due."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Line:
+    """The line to the broker."""
+
+    bytes_per_s: Duration | None
+    """The rate at which it drains, measured while bytes waited; null until some had to wait."""
+    queued_bytes: Count
+    """Bytes that have not left this device."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class PublisherHealth:
     """Counters of this session's messages."""
 
@@ -173,6 +197,16 @@ class PublisherHealth:
     """Why that is less than configured; null if it is not."""
     denied: dict[str, str] = field(default_factory=dict)
     """Topics that the broker's access list forbids, with its reason; empty if it forbids none."""
+    refused: dict[str, Count] = field(default_factory=dict)
+    """Attempts that the broker refused, by reason; the messages are kept and sent again."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """Topics whose last message was dropped because the broker can never accept it, with the reason."""
+    waiting: dict[str, WaitingTopic] = field(default_factory=dict)
+    """Topics that wait because the broker refused them; the others go on."""
+    oldest_event_s: Duration | None = None
+    """Age of the oldest event that the broker has not confirmed; null if there is none."""
+    line: Line = field(default_factory=lambda: Line(bytes_per_s=None, queued_bytes=0))
+    """The line to the broker."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -265,6 +299,8 @@ class Health(Message):
     """Builds that run now, by the model's key; another engine serves the model meanwhile, unless it is `strict`."""
     publisher: PublisherHealth
     """Counters of messages."""
+    commands: dict[str, Count] = Field(default_factory=dict)
+    """Commands of this session: `done`, `failed`, `ignored` (retained), or the reason why they were refused."""
     process: Process
     """The agent's process."""
     connection: Connection
@@ -273,3 +309,50 @@ class Health(Message):
     """Temperature and the governor."""
     inbound: InboundHealth = field(default_factory=InboundHealth)
     """Messages from the broker."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class BriefHealth(Message):
+    """The short form of `health`, for a broker whose largest packet is too small for it."""
+
+    schema: Literal["health-brief/1"] = "health-brief/1"
+    """Name and version of the schema."""
+    at: Instant
+    """When the message was written, UTC."""
+    uptime_s: Duration
+    """Seconds since the start of the session."""
+    captured: Count
+    """Frames that the sources delivered."""
+    dropped: Count
+    """Of those, dropped frames."""
+    sent: Count
+    """Sent messages."""
+    lost: Count
+    """Dropped messages."""
+    stored: Count
+    """Events that wait for the broker's confirmation."""
+    waiting: Count
+    """Topics that wait because the broker refused them."""
+    degraded: Count
+    """Models that run on less than what was configured."""
+    throttled: bool | None
+    """Whether the board lowers its clocks now; null if it does not report it."""
+
+
+def brief_from_health(health: Health) -> BriefHealth:
+    """The short form of ``health``."""
+    cameras = health.cameras.values()
+    return BriefHealth(
+        device=health.device,
+        session=health.session,
+        at=health.at,
+        uptime_s=health.uptime_s,
+        captured=sum(camera.captured for camera in cameras),
+        dropped=sum(sum(camera.dropped.values()) for camera in cameras),
+        sent=health.publisher.sent,
+        lost=sum(health.publisher.dropped.values()),
+        stored=health.publisher.stored,
+        waiting=len(health.publisher.waiting),
+        degraded=sum(model.degraded is not None for model in health.models.values()),
+        throttled=health.thermal.throttled,
+    )

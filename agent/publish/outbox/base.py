@@ -8,20 +8,28 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from agent.mqtt.base import Packet
+from agent.runtime.boot import boot_ns
 
 Durability = Literal["each", "grouped", "memory"]
 
 EVENT = 0
 REPLY = 1
-"""Ranks: a full outbox drops the higher rank first, and within a rank the oldest packet."""
+"""Ranks: a full outbox drops the higher rank first, and within a rank the oldest packet. All packets of a topic have
+the same rank."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A packet and its key. Keys increase with every packet, in a durable outbox across restarts too."""
+    """A packet and its key. Keys increase with every packet, in a durable outbox across restarts too.
+
+    ``put_ns`` is the time of ``put`` in ns since the boot (``boot_ns``), None if it was during another boot and the
+    clock was not synchronised then and now.
+    """
 
     key: int
     packet: Packet
+    rank: int = EVENT
+    put_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,8 @@ class Outbox(Protocol):
         """The key of the newest packet ever put; 0 before the first."""
         ...
 
-    def newest_keys(self) -> Mapping[str, int]:
-        """The newest key of each topic that has waiting packets."""
+    def waiting(self) -> Mapping[str, int]:
+        """The number of waiting packets by topic."""
         ...
 
     def put(self, packet: Packet, rank: int = EVENT) -> int:
@@ -56,12 +64,12 @@ class Outbox(Protocol):
         counted."""
         ...
 
-    def next(self, after: int) -> Stored | None:
-        """The oldest packet with a key above ``after`` (0: the oldest of all), or None."""
+    def first(self, topic: str, after: int) -> Stored | None:
+        """The oldest packet of ``topic`` with a key above ``after`` (0: the oldest of all), or None."""
         ...
 
     def ack(self, key: int) -> None:
-        """Remove a packet that was confirmed (or refused permanently). Keys that `put` and `next` did not return, and
+        """Remove a packet that was confirmed (or refused permanently). Keys that `put` and `first` did not return, and
         those of dropped packets, are ignored."""
         ...
 
@@ -74,6 +82,37 @@ class Outbox(Protocol):
         ...
 
 
+class KeysByTopic:
+    """The keys of packets in memory, by topic. They are added in increasing order."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, OrderedDict[int, None]] = {}
+
+    def add(self, topic: str, key: int) -> None:
+        """Add the newest key."""
+        self._keys.setdefault(topic, OrderedDict())[key] = None
+
+    def remove(self, topic: str, key: int) -> None:
+        """Remove a key; unknown ones are ignored."""
+        keys = self._keys.get(topic)
+        if keys is not None:
+            keys.pop(key, None)
+            if not keys:
+                del self._keys[topic]
+
+    def first(self, topic: str, after: int) -> int | None:
+        """The lowest key of ``topic`` above ``after``."""
+        keys = self._keys.get(topic)
+        if not keys or after >= next(reversed(keys)):
+            return None
+        # Only packets that were sent and are not confirmed come before it.
+        return next(key for key in keys if key > after)
+
+    def counts(self) -> dict[str, int]:
+        """The number of keys by topic."""
+        return {topic: len(keys) for topic, keys in self._keys.items()}
+
+
 class MemoryOutbox:
     """Keeps the newest packets in memory, at most ``capacity`` packets and ``max_bytes``. ``close`` drops the rest and
     counts them as ``stopped``."""
@@ -84,7 +123,8 @@ class MemoryOutbox:
         self._capacity = capacity
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._stored: OrderedDict[int, Packet] = OrderedDict()
+        self._stored: OrderedDict[int, Stored] = OrderedDict()
+        self._topics = KeysByTopic()
         self._low_rank: OrderedDict[int, None] = OrderedDict()
         self._last_key = 0
         self._acknowledged = 0
@@ -95,9 +135,9 @@ class MemoryOutbox:
         """See Outbox."""
         return self._last_key
 
-    def newest_keys(self) -> Mapping[str, int]:
+    def waiting(self) -> Mapping[str, int]:
         """See Outbox."""
-        return {packet.topic: key for key, packet in self._stored.items()}
+        return self._topics.counts()
 
     def put(self, packet: Packet, rank: int = EVENT) -> int:
         """See Outbox."""
@@ -106,23 +146,17 @@ class MemoryOutbox:
             self._take(victim)
             self._dropped["outbox_full"] += 1
         self._last_key += 1
-        self._stored[self._last_key] = packet
+        self._stored[self._last_key] = Stored(self._last_key, packet, rank, boot_ns())
+        self._topics.add(packet.topic, self._last_key)
         self._bytes += _size(packet)
         if rank:
             self._low_rank[self._last_key] = None
         return self._last_key
 
-    def next(self, after: int) -> Stored | None:
+    def first(self, topic: str, after: int) -> Stored | None:
         """See Outbox."""
-        if not self._stored or after >= self._last_key:
-            return None
-        oldest = next(iter(self._stored))
-        # Keys are consecutive, except where a later packet was confirmed first.
-        for key in range(max(after + 1, oldest), self._last_key + 1):
-            packet = self._stored.get(key)
-            if packet is not None:
-                return Stored(key, packet)
-        return None
+        key = self._topics.first(topic, after)
+        return None if key is None else self._stored[key]
 
     def ack(self, key: int) -> None:
         """See Outbox."""
@@ -139,6 +173,7 @@ class MemoryOutbox:
         if self._stored:
             self._dropped["stopped"] += len(self._stored)
             self._stored.clear()
+            self._topics = KeysByTopic()
 
     def _has_room(self, packet: Packet) -> bool:
         if len(self._stored) >= self._capacity:
@@ -146,7 +181,9 @@ class MemoryOutbox:
         return self._max_bytes is None or self._bytes + _size(packet) <= self._max_bytes
 
     def _take(self, key: int) -> None:
-        self._bytes -= _size(self._stored.pop(key))
+        packet = self._stored.pop(key).packet
+        self._topics.remove(packet.topic, key)
+        self._bytes -= _size(packet)
         self._low_rank.pop(key, None)
 
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from agent.mqtt.base import Packet
 from agent.runtime.logs import get_logger
 
-SCHEMA_VERSION = 2
-ROW_BYTES = 64
-"""Approximate size of a row without topic and payload (measured: 40 to 60 bytes in a full file)."""
+SCHEMA_VERSION = 3
+ROW_BYTES = 72
+"""Approximate size of a row and its entry in the index, without topic and payload."""
 
 KEPT_FREE_RATIO = 0.05
 KEPT_FREE_BYTES = 1 << 30
@@ -45,6 +45,7 @@ CREATE TABLE waiting (
     boot_ns INTEGER NOT NULL DEFAULT 0
 )"""
 _INDEX = "CREATE INDEX goes_first ON waiting (key) WHERE rank > 0"
+_BY_TOPIC = "CREATE INDEX by_topic ON waiting (topic)"
 
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
@@ -54,11 +55,12 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE waiting ADD COLUMN boot_ns INTEGER NOT NULL DEFAULT 0",
         _INDEX,
     ),
+    2: (_BY_TOPIC,),
 }
 """The statements that migrate each earlier version to the next."""
 
 _COLUMNS = "key, topic, payload, qos, retain, expiry_s, correlation, utc_ns, rank, boot, boot_ns"
-_SIZE = f"length(CAST(topic AS BLOB)) + length(payload) + {ROW_BYTES}"
+_SIZE = f"2 * length(CAST(topic AS BLOB)) + length(payload) + {ROW_BYTES}"
 
 # Source: SQLite, Result and Error Codes; the primary code is the low byte of the extended one.
 _KINDS: dict[int, FaultKind] = {
@@ -116,18 +118,18 @@ class Row:
 
     @property
     def size_bytes(self) -> int:
-        """Its size for the limit of the outbox."""
-        return len(self.packet.topic.encode("utf-8")) + len(self.packet.payload) + ROW_BYTES
+        """Its size for the limit of the outbox; the topic is in the index too."""
+        return 2 * len(self.packet.topic.encode("utf-8")) + len(self.packet.payload) + ROW_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Content of a file; ``topics`` has the newest key and the number of rows of each topic."""
+    """Content of a file; ``topics`` has the number of rows of each topic."""
 
     last_key: int
     rows: int
     size_bytes: int
-    topics: dict[str, tuple[int, int]]
+    topics: dict[str, int]
 
 
 class OutboxFile:
@@ -153,8 +155,8 @@ class OutboxFile:
             rows, size, last = self._database.execute(
                 f"SELECT count(*), total({_SIZE}), ifnull(max(key), 0) FROM waiting"  # noqa: S608 (our own text)
             ).fetchone()
-            topics = self._database.execute("SELECT topic, max(key), count(*) FROM waiting GROUP BY topic").fetchall()
-        return Content(int(last), int(rows), int(size), {topic: (key, count) for topic, key, count in topics})
+            topics = self._database.execute("SELECT topic, count(*) FROM waiting GROUP BY topic").fetchall()
+        return Content(int(last), int(rows), int(size), dict(topics))
 
     def write(self, rows: Sequence[Row], deleted: Iterable[int] = ()) -> None:
         """Add ``rows`` and delete the keys ``deleted`` in one commit.
@@ -204,36 +206,41 @@ class OutboxFile:
         if lack is not None:
             raise OutboxFault("full", lack)
 
-    def page(self, after: int, before: int, limit: int) -> list[Row]:
-        """The first ``limit`` rows with keys between ``after`` and ``before`` (both excluded), by key."""
+    def page(self, topic: str, after: int, before: int, limit: int) -> list[Row]:
+        """The first ``limit`` rows of ``topic`` with keys between ``after`` and ``before`` (both excluded), by key."""
         with _translated():
             found = self._database.execute(
-                f"SELECT {_COLUMNS} FROM waiting WHERE key > ? AND key < ? ORDER BY key LIMIT ?",  # noqa: S608 (our own text)
-                (after, before, limit),
+                f"SELECT {_COLUMNS} FROM waiting WHERE topic = ? AND key > ? AND key < ? "  # noqa: S608 (our own text)
+                "ORDER BY key LIMIT ?",
+                (topic, after, before, limit),
             ).fetchall()
         return [_row(values) for values in found]
 
-    def first_to_drop(self, limit: int) -> list[tuple[int, int]]:
-        """Keys and sizes of the rows to drop first: the higher rank, then the older."""
-        found: list[tuple[int, int]] = []
+    def first_to_drop(self, limit: int) -> list[tuple[int, int, str]]:
+        """Keys, sizes and topics of the rows to drop first: the higher rank, then the older."""
+        found: list[tuple[int, int, str]] = []
         with _translated():
             for which in ("WHERE rank > 0", "WHERE rank = 0"):
                 found += self._database.execute(
-                    f"SELECT key, {_SIZE} FROM waiting {which} ORDER BY key LIMIT ?",  # noqa: S608 (our own text)
+                    f"SELECT key, {_SIZE}, topic FROM waiting {which} ORDER BY key LIMIT ?",  # noqa: S608 (our own text)
                     (limit - len(found),),
                 ).fetchall()
         return found
 
-    def older_than(self, age_ns: int, *, boot: str, boot_ns: int, utc_ns: int, limit: int) -> list[tuple[int, int]]:
-        """Keys and sizes of rows older than ``age_ns``. Rows of another boot count only if the clock was synchronised
-        then and is now; ``utc_ns`` is 0 if it is not now."""
+    def older_than(
+        self, age_ns: int, *, boot: str, boot_ns: int, utc_ns: int, limit: int
+    ) -> list[tuple[int, int, str]]:
+        """Keys, sizes and topics of rows older than ``age_ns``.
+
+        Rows of another boot count only if the clock was synchronised then and is now; ``utc_ns`` is 0 if it is not.
+        """
         with _translated():
             found = self._database.execute(
-                f"SELECT key, {_SIZE} FROM waiting WHERE (boot = ? AND boot_ns < ?) "  # noqa: S608 (our own text)
+                f"SELECT key, {_SIZE}, topic FROM waiting WHERE (boot = ? AND boot_ns < ?) "  # noqa: S608 (our own text)
                 "OR (boot != ? AND utc_ns > 0 AND utc_ns < ?) ORDER BY key LIMIT ?",
                 (boot, boot_ns - age_ns, boot, utc_ns - age_ns, limit),
             ).fetchall()
-        return [(int(key), int(size)) for key, size in found]
+        return [(int(key), int(size), str(topic)) for key, size, topic in found]
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -307,6 +314,7 @@ def _set_up(database: sqlite3.Connection) -> None:
         if version == 0:
             database.execute(_CREATE)
             database.execute(_INDEX)
+            database.execute(_BY_TOPIC)
         for step in range(max(version, 1), SCHEMA_VERSION) if version else ():
             for statement in _MIGRATIONS[step]:
                 database.execute(statement)

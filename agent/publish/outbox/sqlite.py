@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Literal
 from agent.mqtt.base import Packet
 from agent.publish.outbox.base import EVENT, Durability, OutboxStatistics, Stored
 from agent.publish.outbox.file import OutboxFault, OutboxFile, Row, open_or_replace
-from agent.publish.outbox.index import ReadAhead, WaitingTopics
+from agent.publish.outbox.index import ReadAhead, Tail, WaitingTopics
 from agent.runtime.boot import boot_id, boot_ns
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.clock_sync import ClockState
@@ -32,7 +32,7 @@ RETRY_S = 5.0
 TRIM_EVERY_S = 30.0
 MEMORY_BYTES = 8 << 20
 """Limit of packets in memory: the newest, and those that the file cannot store."""
-_PAGE_ROWS = 256
+_PAGE_ROWS = 64
 _COMMIT_ROWS = 512
 _VICTIMS = 64
 _CLOSE_WITHIN_S = 1.0
@@ -82,8 +82,7 @@ class SqliteOutbox:
         self._has_been_open = False
         self._fault: OutboxFault | None = None
         self._retry_at = 0.0
-        self._tail: OrderedDict[int, Row] = OrderedDict()  # every waiting packet with a key from _tail_from on
-        self._tail_bytes = 0
+        self._tail = Tail()  # every waiting packet with a key from _tail_from on
         self._tail_from = 1
         self._unwritten: dict[int, Row] = {}  # packets of the tail that are not in the file
         self._low_rank: dict[int, None] = {}  # unwritten packets to drop first
@@ -114,10 +113,10 @@ class SqliteOutbox:
         """See Outbox."""
         return self._last_key
 
-    def newest_keys(self) -> Mapping[str, int]:
+    def waiting(self) -> Mapping[str, int]:
         """See Outbox."""
         with self._changed:
-            return self._topics.newest_keys()
+            return self._topics.counts()
 
     def put(self, packet: Packet, rank: int = EVENT) -> int:
         """See Outbox."""
@@ -126,32 +125,33 @@ class SqliteOutbox:
             self._last_key += 1
             row = Row(self._last_key, packet, rank, utc_ns, self._boot, boot_ns())
             self._put += 1
-            self._tail[row.key] = self._unwritten[row.key] = row
-            self._tail_bytes += row.size_bytes
+            self._tail.add(row)
+            self._unwritten[row.key] = row
             if rank != EVENT:
                 self._low_rank[row.key] = None
-            self._topics.add(packet.topic, row.key)
+            self._topics.add(packet.topic)
             self._bound_memory()
             self._changed.notify()
             return row.key
 
-    def next(self, after: int) -> Stored | None:
+    def first(self, topic: str, after: int) -> Stored | None:
         """See Outbox."""
         with self._changed:
             if after == 0:
-                self._read.start_over()
+                self._read.start_over(topic)
             if after >= self._last_key or not self._stored():
                 return None
-            row = self._read.first_after(after)
-            is_older = row is None and after + 1 < self._tail_from
+            row = self._read.first_after(topic, after)
+            before = self._tail_from
+            is_older = row is None and after + 1 < before and not self._read.has_read(topic, before)
         if is_older:
-            row = self._from_file(after)
+            row = self._from_file(topic, after, before)
         with self._changed:
-            row = row or self._from_tail(after)
+            row = row or self._tail.first(topic, after)
             if row is None:
                 return None
             self._read.hand_out(row)
-        return Stored(row.key, row.packet)
+        return Stored(row.key, row.packet, row.rank, self._put_ns(row))
 
     def ack(self, key: int) -> None:
         """See Outbox."""
@@ -196,39 +196,39 @@ class SqliteOutbox:
 
     # Reading, on the publisher's thread.
 
-    def _from_file(self, after: int) -> Row | None:
-        """The first row of the file with a key above ``after``; also reads a page ahead."""
+    def _from_file(self, topic: str, after: int, before: int) -> Row | None:
+        """The first row of ``topic`` in the file with a key between the two; also reads a page ahead."""
         with self._disk:
             while self._file is not None:
                 try:
-                    rows = self._file.page(after, self._tail_from, _PAGE_ROWS)
+                    rows = self._file.page(topic, after, before, _PAGE_ROWS)
                 except OutboxFault as fault:
                     self._fail(fault)
                     return None
+                is_last = len(rows) < _PAGE_ROWS
                 with self._changed:
-                    self._read.fill(row for row in rows if row.key not in self._to_delete)
-                    row = self._read.first_after(after)
-                if row is not None or not rows:
+                    waiting = [row for row in rows if row.key not in self._to_delete]
+                    self._read.fill(topic, waiting, up_to=before if is_last else None)
+                    row = self._read.first_after(topic, after)
+                if row is not None or is_last:
                     return row
                 after = rows[-1].key
         return None
 
-    def _from_tail(self, after: int) -> Row | None:
-        oldest = next(iter(self._tail), None)
-        if oldest is None:
+    def _put_ns(self, row: Row) -> int | None:
+        if row.boot == self._boot:
+            return row.boot_ns
+        if not row.utc_ns or self._clock_state() != "synced":
             return None
-        if after < oldest:
-            return self._tail[oldest]
-        return next((self._tail[key] for key in range(after + 1, self._last_key + 1) if key in self._tail), None)
+        return boot_ns() - max(0, self._clock.utc_ns() - row.utc_ns)
 
     # Removing; with _changed held.
 
-    def _take_out(self, key: int) -> None:
-        row = self._tail.pop(key, None)
+    def _take_out(self, key: int) -> bool:
+        """Remove the packet; False if only the file knows it."""
+        row = self._tail.pop(key)
         handed = self._read.take_out(key)
         self._low_rank.pop(key, None)
-        if row is not None:
-            self._tail_bytes -= row.size_bytes
         known = row or handed
         if known is not None:
             self._topics.remove(known.packet.topic)
@@ -236,6 +236,7 @@ class SqliteOutbox:
         if known is not None and (not is_unwritten or key <= self._writing_up_to):
             # A row that is being written gets its size after the commit, because that may fail.
             self._to_delete[key] = 0 if is_unwritten else known.size_bytes
+        return known is not None
 
     def _drop(self, key: int, reason: str) -> None:
         self._take_out(key)
@@ -243,10 +244,10 @@ class SqliteOutbox:
 
     def _bound_memory(self) -> None:
         """Release packets that are in the file; drop the oldest of the others."""
-        while self._tail_bytes > MEMORY_BYTES and len(self._tail) > 1:
-            oldest = next(iter(self._tail))
+        while self._tail.size_bytes > MEMORY_BYTES and len(self._tail) > 1:
+            oldest = self._tail.oldest
             if oldest not in self._unwritten:
-                self._tail_bytes -= self._tail.pop(oldest).size_bytes
+                self._tail.pop(oldest)
                 self._tail_from = oldest + 1
             else:
                 low_rank = next((key for key in self._low_rank if key in self._unwritten), None)
@@ -334,20 +335,20 @@ class SqliteOutbox:
                 return
             # Drop 0.5 % more than needed, so that a full outbox is not trimmed for every packet.
             excess = self._file_bytes - self._max_bytes + self._max_bytes // 200
-            for key, size in victims:
+            for key, size, topic in victims:
                 if excess <= 0:
                     break
                 excess -= size
-                self._drop_stored(key, size, "outbox_full")
+                self._drop_stored(key, size, topic, "outbox_full")
             self._commit()
 
     def _trim_age(self) -> None:
         while victims := self._too_old():
-            for key, size in victims:
-                self._drop_stored(key, size, "outbox_too_old")
+            for key, size, topic in victims:
+                self._drop_stored(key, size, topic, "outbox_too_old")
             self._commit()
 
-    def _too_old(self) -> list[tuple[int, int]]:
+    def _too_old(self) -> list[tuple[int, int, str]]:
         if self._file is None or self._fault is not None:
             return []
         utc_ns = self._clock.utc_ns() if self._clock_state() == "synced" else 0
@@ -359,10 +360,12 @@ class SqliteOutbox:
             self._fail(fault)
             return []
 
-    def _drop_stored(self, key: int, size: int, reason: str) -> None:
+    def _drop_stored(self, key: int, size: int, topic: str, reason: str) -> None:
         with self._changed:
             if key not in self._to_delete:  # else it was confirmed since the last commit
-                self._drop(key, reason)
+                if not self._take_out(key):
+                    self._topics.remove(topic)
+                self._dropped[reason] += 1
                 self._to_delete[key] = size
 
     # Faults and recovery, with _disk held.
@@ -390,8 +393,8 @@ class SqliteOutbox:
                 if not self._put:
                     self._last_key = content.last_key
                     self._tail_from = content.last_key + 1
-                for topic, (newest, count) in content.topics.items():
-                    self._topics.add(topic, newest, count)
+                for topic, count in content.topics.items():
+                    self._topics.add(topic, count)
         if was is not None:
             log.info("outbox.recovered", file=str(self._path))
         if content.rows and was is None:
@@ -419,15 +422,15 @@ class SqliteOutbox:
     def _count_lost(self) -> None:
         """The file is damaged: packets in memory go to the next file, the others are counted as lost."""
         with self._changed:
-            self._read.drop_page()
+            self._read.clear()
             lost = self._stored() - len(self._tail)
             if lost > 0:
                 self._dropped["outbox_corrupt"] += lost
             self._to_delete.clear()
-            self._unwritten = dict(self._tail)
+            self._unwritten = self._tail.rows()
             self._topics = WaitingTopics()
-            for key, row in self._tail.items():
-                self._topics.add(row.packet.topic, key)
+            for row in self._unwritten.values():
+                self._topics.add(row.packet.topic)
 
     def _recover(self) -> None:
         """Retry the file by writing the packets that wait in memory."""
