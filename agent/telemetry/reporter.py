@@ -189,15 +189,6 @@ class Reporter:
         )
 
 
-def _process(usage: ProcessStatistics) -> Process:
-    return Process(
-        rss_mib=round(usage.rss_bytes / 2**20, 1),
-        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
-        threads=usage.threads,
-        fds=usage.fds,
-    )
-
-
 def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
     delivery, line = publisher.delivery, publisher.line
     named = sorted(delivery.held.items(), key=lambda one: one[1].since_utc_ns)[:_MAX_WAITING]
@@ -226,6 +217,15 @@ def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
             bytes_per_s=None if line.bytes_per_s is None else round(line.bytes_per_s, 1),
             queued_bytes=line.queued_bytes,
         ),
+    )
+
+
+def _process(usage: ProcessStatistics) -> Process:
+    return Process(
+        rss_mib=round(usage.rss_bytes / 2**20, 1),
+        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
+        threads=usage.threads,
+        fds=usage.fds,
     )
 
 

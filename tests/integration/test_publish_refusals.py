@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
 
 from agent.config.broker_address import BrokerAddress
+from agent.config.loader import LoadedConfig, load_config
 from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import MqttSettings
 from agent.publish.held_topics import CLOSES
 from agent.publish.publisher import Publisher
-from agent.publish.send_rate import SendRate
+from agent.publish.uplink import Uplink
 from agent.runtime.clock import SystemClock
+from tests.fixtures.agent_process import write_config
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mqtt_packets import Property
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, runtime, state_change
@@ -92,18 +95,29 @@ def test_events_and_values_pass_a_window_of_one(broker: RecordingBroker, publish
     assert broker.violations == []
 
 
-def test_a_limit_of_messages_holds_and_a_changed_one_loses_nothing(
-    broker: RecordingBroker, publisher: Publisher
-) -> None:
-    clock = SystemClock()
-    publisher.change_rate(SendRate(clock, messages_hz=2.0))
+def test_a_reload_changes_the_limit_at_once_and_loses_nothing(broker: RecordingBroker, tmp_path: Path) -> None:
+    def load(**mqtt: object) -> LoadedConfig:
+        camera = {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}
+        parts = {"models": {"inspect": {"package": "demo"}}, "cameras": {"front": camera}}
+        return load_config(write_config(tmp_path, {**parts, "mqtt": {"broker": broker.url, **mqtt}}))
+
+    limited = load(max_rate={"messages_hz": 2.0})
+    limited.state_dir.mkdir()
+    uplink = Uplink(limited, IDENTITY, clock=SystemClock(), extra_sinks=(), on_result_sent=lambda *_: None)
+    publisher = uplink.publisher
     publisher.start()
-    wait_until(lambda: publisher.statistics().sent >= 1)
-    _say(publisher, 20)
-    for index in range(20):
-        publisher.offer(classification(index))
-    wait_until(lambda: publisher.statistics().dropped.get("max_rate", 0) == 20)
-    assert publisher.statistics().stored >= 30
-    publisher.change_rate(SendRate(clock))
-    wait_until(lambda: publisher.statistics().stored == 0)
-    assert _seqs(broker, FRONT) == _seqs(broker, SIDE) == list(range(20))
+    try:
+        wait_until(lambda: publisher.statistics().sent >= 1)
+        _say(publisher, 20)
+        for index in range(20):
+            publisher.offer(classification(index))
+        wait_until(lambda: publisher.statistics().dropped.get("max_rate", 0) == 20)
+        assert publisher.statistics().stored >= 30
+        apply_change = uplink.prepare(load())
+        assert apply_change is not None
+        apply_change()
+        wait_until(lambda: publisher.statistics().stored == 0)
+        assert _seqs(broker, FRONT) == _seqs(broker, SIDE) == list(range(20))
+        assert len(broker.connects) == 1
+    finally:
+        uplink.close()

@@ -100,7 +100,7 @@ def test_a_refusal_that_passes_loses_nothing_and_keeps_the_order(
     for _ in range(300):
         _fill(bench, chance, 1)
         broker.run(0.1)
-    broker.run(130.0, until=lambda: bench.delivery.is_done and not bench.held)
+    broker.run(130.0, until=lambda: broker.is_connected and bench.delivery.is_done and not bench.held)
     assert bench.held == {}
     assert broker.connections == 1, "no new connection was needed"
     for topic in EVENTS:
@@ -122,7 +122,7 @@ def test_random_refusals_and_cuts_lose_nothing(share: float, cuts: float, seed: 
         if broker.is_connected and chance.random() < cuts:
             broker.cut()
     broker.refusal = lambda _: None
-    broker.run(700.0, until=lambda: bench.delivery.is_done and not bench.held)
+    broker.run(700.0, until=lambda: broker.is_connected and bench.delivery.is_done and not bench.held)
     for topic in EVENTS:
         assert set(broker.numbers(topic)) == set(range(bench.put(topic)))
     for topic in VALUES:
