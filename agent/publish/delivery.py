@@ -29,7 +29,7 @@ EVENTS_PER_VALUE = 3
 REPLY_WINDOW = 4
 """The same for replies. They have no place among the events, so a flood of commands delays none."""
 MAX_REPLIES = 100
-"""Topics with replies that wait in the outbox; further replies are dropped, because nobody waits that long."""
+"""Replies that may wait in the outbox; further ones are dropped, because nobody waits that long."""
 BUSY_S = 0.1
 """A line with more unsent bytes than it carries in this time is the bottleneck, and streams wait behind all others.
 On a faster line they go beside a long backlog of events, which waits for confirmations."""
@@ -233,7 +233,7 @@ class Delivery:
         Topics take turns: only the order within a topic is guaranteed.
         """
         self.copy(packet)
-        if rank == REPLY and self._events.count(REPLY) >= MAX_REPLIES:
+        if rank == REPLY and self._events.replies() >= MAX_REPLIES:
             self._counters.drop("too_many_replies")
             return
         self._events.put(packet, rank)
