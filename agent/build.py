@@ -17,7 +17,7 @@ import agent
 from agent.cameras.sources.choose import make_source
 from agent.commands.handlers import CommandHandlers, HandlerParts
 from agent.commands.overrides import with_kept_changes
-from agent.commands.server import CommandServer
+from agent.commands.server import CommandCounters, CommandServer
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig
 from agent.config.thermal import ThermalConfig
@@ -36,6 +36,7 @@ from agent.mqtt.topics import Topics
 from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
 from agent.runtime.clock import Clock
+from agent.runtime.clock_sync import ClockWatch
 from agent.telemetry.reporter import ReportedParts, Reporter
 from agent.telemetry.runtime import RuntimeAnnouncer
 from agent.telemetry.thermal import thermal_message
@@ -104,7 +105,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     )
     monitors = _Monitors(pipeline, opener, uplink, identity, state, clock)
     thermal = ReloadableMonitor(loaded.config.thermal, monitors.make, on_decision=monitors.apply_decision)
-    reported = ReportedParts(pipeline, uplink.publisher, thermal)
+    reported = ReportedParts(pipeline, uplink.publisher, thermal, (counters := CommandCounters()).counts)
     # Closed in reverse: the pipeline stops first, so that the final report holds the final figures.
     resources.callback(reporter.send_final_report, reported)
     resources.enter_context(pipeline)
@@ -114,7 +115,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
         loaded, packages, pipeline, others=others, on_applied=announcer.applied, amend=with_kept_changes
     )
     resources.callback(reloader.stop)
-    commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, clock=clock)
+    commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
     resources.callback(commands.stop, 1.0)
     resources.callback(reloader.abandon)
     return Parts(
@@ -203,6 +204,7 @@ def _command_server(
     uplink: Uplink,
     pipeline: Pipeline,
     reloader: Reloader,
+    counters: CommandCounters,
     *,
     clock: Clock,
 ) -> CommandServer:
@@ -227,9 +229,17 @@ def _command_server(
     )
     config = loaded.config.mqtt.commands
     server = CommandServer(
-        config, identity, handlers, uplink.publisher.offer, ids_file=loaded.state_dir / _COMMAND_IDS, clock=clock
+        config,
+        identity,
+        handlers,
+        uplink.publisher.offer,
+        ids_file=loaded.state_dir / _COMMAND_IDS,
+        clock=clock,
+        clock_state=ClockWatch().state,
+        counters=counters,
     )
     if config.enabled:
-        uplink.inbound.listen(server.subscription, server.receive)
+        for topic in server.subscriptions:
+            uplink.inbound.listen(topic, server.receive)
         server.start()
     return server

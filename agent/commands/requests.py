@@ -39,12 +39,7 @@ Instant = Annotated[
     AwareDatetime,
     Field(strict=False),  # JSON has no dates, only texts
     BeforeValidator(_seconds_or_text),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}],
-            "description": "The command expires then: RFC 3339 or seconds since 1970, at most one hour ahead.",
-        }
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}]}),
 ]
 
 
@@ -53,7 +48,9 @@ class Request(Section, strict=True):
 
     id: Id
     """Chosen by the sender and returned in the reply. A second command with the same id is ignored."""
-    expires_at: Instant
+    expires_at: Instant | None = None
+    """The command expires then: RFC 3339 or seconds since 1970, at most one hour ahead. Judged only while the device's
+    clock follows a time server; null or absent: it does not expire, and its id is remembered for an hour."""
 
 
 class Snapshot(Request):

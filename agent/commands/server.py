@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,6 @@ from agent.commands.requests import (
     ID_PATTERN,
     MAX_AHEAD,
     MAX_BYTES,
-    REQUESTS,
     Benchmark,
     Explain,
     Request,
@@ -34,6 +33,7 @@ from agent.mqtt.messages.replies import Reply
 from agent.publish.packets import Outgoing
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.clock_sync import ClockState
 from agent.runtime.errors import AgentError
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
@@ -45,7 +45,6 @@ REPLY_EXPIRY_S = 3600
 _BURST = 10.0
 _MAX_RESPONSE_TOPIC = 256
 _ID = re.compile(ID_PATTERN)
-_VERBS: dict[str, Verb] = {verb: verb for verb in REQUESTS}
 
 log = get_logger(__name__)
 
@@ -64,11 +63,14 @@ class SeenIds:
             self._record = JsonRecord(path, encode=list, decode=_ids_from, is_durable=False)
             self._ids.update(self._record.load() or ())
 
-    def add(self, key: str, expires_s: float, now_s: float) -> bool:
-        """Remember ``key``; False if it is known already or there is no room."""
+    def forget_expired(self, now_s: float) -> None:
+        """Forget the ids that have expired."""
         for old in [one for one, until_s in self._ids.items() if until_s < now_s]:
             del self._ids[old]
-        if key in self._ids or len(self._ids) >= MAX_REMEMBERED:
+
+    def add(self, key: str, expires_s: float) -> bool:
+        """Remember ``key``; False if there is no room."""
+        if len(self._ids) >= MAX_REMEMBERED:
             return False
         self._ids[key] = expires_s
         return True
@@ -90,10 +92,52 @@ def _ids_from(value: Any) -> list[tuple[str, float]]:
     return [(str(key), float(expires_s)) for key, expires_s in value]
 
 
+class CommandCounters:
+    """Counts the commands of this session by what became of them; any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, outcome: str) -> None:
+        """Count one: ``done``, ``failed``, ``ignored``, or the reason of a refusal."""
+        with self._lock:
+            self._counts[outcome] += 1
+
+    def counts(self) -> dict[str, int]:
+        """The counts so far."""
+        with self._lock:
+            return dict(self._counts)
+
+
+class _TokenBucket:
+    """Allows ``per_s`` on average and ten at once. Any thread."""
+
+    def __init__(self, per_s: float, clock: Clock) -> None:
+        self._per_s = per_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tokens = _BURST
+        self._filled_ns = clock.monotonic_ns()
+
+    def take(self) -> bool:
+        """Whether one more is allowed now."""
+        now_ns = self._clock.monotonic_ns()
+        with self._lock:
+            self._tokens = min(_BURST, self._tokens + (now_ns - self._filled_ns) / 1e9 * self._per_s)
+            self._filled_ns = now_ns
+            if self._tokens < 1.0:
+                return False
+            self._tokens -= 1.0
+            return True
+
+
 class CommandServer:
     """Receives commands on the connection's thread and carries them out on its own thread, ``commands``.
 
-    ``publish`` sends the replies. Retained and expired commands, and those with a known id, have no effect.
+    ``publish`` sends the replies, ``clock_state`` says whether this clock can judge ``expires_at``. Retained and
+    expired commands, and those with a known id, have no effect. Commands above ``max_per_minute`` are refused before
+    they are parsed, and no more refusals than that are answered: a flood costs neither time nor replies.
     """
 
     def __init__(
@@ -105,27 +149,28 @@ class CommandServer:
         *,
         ids_file: Path | None = None,
         clock: Clock | None = None,
+        clock_state: Callable[[], ClockState] = lambda: "synced",
+        counters: CommandCounters | None = None,
     ) -> None:
-        self._allowed = frozenset(config.allow) if config.enabled else frozenset[Verb]()
-        self._per_s = config.max_per_minute / 60.0
         self._identity = identity
         self._handler = handler
         self._publish = publish
         self._clock = clock or SystemClock()
-        self._prefix = identity.topics.command("")
+        self._clock_state = clock_state
+        allowed = config.allow if config.enabled else ()
+        self._verbs: dict[str, Verb] = {identity.topics.command(verb): verb for verb in allowed}
         self._seen = SeenIds(ids_file)
         self._lock = threading.Lock()
-        self._tokens = _BURST
-        self._filled_ns = self._clock.monotonic_ns()
+        self._accepted = _TokenBucket(config.max_per_minute / 60.0, self._clock)
+        self._answered = _TokenBucket(config.max_per_minute / 60.0, self._clock)
         self._waiting: Channel[tuple[Verb, Request, Received]] = Channel(MAX_WAITING, "drop_newest")
         self._thread = StageThread("commands", self._work)
-        self.ignored = 0
-        """Ignored messages on command topics: retained ones, unknown topics, repeated ids."""
+        self.counters = counters or CommandCounters()
 
     @property
-    def subscription(self) -> str:
-        """The topic filter of all commands."""
-        return self._identity.topics.command("+")
+    def subscriptions(self) -> tuple[str, ...]:
+        """The topics of the allowed commands."""
+        return tuple(self._verbs)
 
     @property
     def failure(self) -> Exception | None:
@@ -143,39 +188,33 @@ class CommandServer:
 
     def receive(self, message: Received) -> None:
         """Handle one message; any topic and payload are safe. Never blocks."""
-        verb = message.topic.removeprefix(self._prefix)
-        if not message.topic.startswith(self._prefix) or "/" in verb or message.retain:
-            self.ignored += 1
+        verb = self._verbs.get(message.topic)
+        if verb is None or message.retain:
+            self.counters.add("ignored")
             return
         try:
-            known_verb, request = self._admit(verb, message)
+            request = self._admit(verb, message)
+            self._queue(verb, request, message)
         except CommandRefused as refusal:
-            if refusal.reason == "replayed":
-                # At QoS 1 the broker may deliver a command twice; its sender waits for one reply.
-                self.ignored += 1
-                return
-            self._reply_error(verb, message, _id_of(message.payload), refusal.reason, refusal.message)
-            return
+            self._refuse(verb, message, refusal)
+
+    def _queue(self, verb: Verb, request: Request, message: Received) -> None:
         try:
-            is_taken = self._waiting.send((known_verb, request, message))
+            is_taken = self._waiting.send((verb, request, message))
         except ChannelClosed:
             is_taken = False
         if not is_taken:
-            text = f"{MAX_WAITING} commands are waiting already, or the agent is stopping; try again"
-            self._reply_error(verb, message, request.id, "busy", text)
+            raise CommandRefused(
+                "busy", f"{MAX_WAITING} commands are waiting already, or the agent is stopping; try again"
+            )
 
-    def _admit(self, text: str, message: Received) -> tuple[Verb, Request]:
+    def _admit(self, verb: Verb, message: Received) -> Request:
         """Check a command before it is queued."""
-        # The rate comes first, so that invalid commands are limited too.
-        if not self._has_token():
+        # First of all: parsing on the connection's thread keeps the confirmations of events waiting.
+        if not self._accepted.take():
             raise CommandRefused(
                 "rate_limited", "more commands than mqtt.commands.max_per_minute allows; try again later"
             )
-        verb = _VERBS.get(text)
-        if verb is None:
-            raise CommandRefused("unknown_verb", f"there is no such command; the commands are {', '.join(_VERBS)}")
-        if verb not in self._allowed:
-            raise CommandRefused("not_allowed", f"mqtt.commands.allow does not list {verb}")
         if len(message.payload) > MAX_BYTES:
             raise CommandRefused(
                 "too_large", f"the command has {len(message.payload)} bytes, at most {MAX_BYTES} are allowed"
@@ -190,35 +229,53 @@ class CommandServer:
             )
         now = datetime.fromtimestamp(self._clock.utc_ns() / 1e9, tz=timezone.utc)
         with self._lock:
+            self._seen.forget_expired(now.timestamp())
             if request.id in self._seen:
                 raise CommandRefused("replayed", "this id was answered before")
-            if request.expires_at <= now:
-                raise CommandRefused(
-                    "expired", f"it expired at {request.expires_at.isoformat()}, but the time is {now.isoformat()}"
-                )
-            if request.expires_at - now > MAX_AHEAD:
-                raise CommandRefused("expires_too_late", "expires_at is more than one hour ahead")
-            if not self._seen.add(request.id, request.expires_at.timestamp(), now.timestamp()):
+            if not self._seen.add(request.id, self._expiry_of(request, now).timestamp()):
                 raise CommandRefused(
                     "busy", f"{MAX_REMEMBERED} commands have not expired yet, which is the maximum; try again later"
                 )
-        return verb, request
+        return request
+
+    def _expiry_of(self, request: Request, now: datetime) -> datetime:
+        """When the id can be forgotten. A clock that follows no time server cannot judge the sender's time.
+
+        Raises:
+            CommandRefused: the command has expired, or expires too late.
+        """
+        if request.expires_at is None or self._clock_state() == "unsynced":
+            return now + MAX_AHEAD
+        if request.expires_at <= now:
+            raise CommandRefused(
+                "expired", f"it expired at {request.expires_at.isoformat()}, but the time is {now.isoformat()}"
+            )
+        if request.expires_at - now > MAX_AHEAD:
+            raise CommandRefused("expires_too_late", "expires_at is more than one hour ahead")
+        return request.expires_at
+
+    def _refuse(self, verb: Verb, message: Received, refusal: CommandRefused) -> None:
+        """Answer a command that was not queued, if its sender can recognise the reply and few were refused lately.
+
+        At QoS 1 the broker may deliver a command twice; its sender waits for one reply, so a repeated id gets none.
+        """
+        self.counters.add(refusal.reason)
+        if refusal.reason == "replayed" or not self._answered.take():
+            return
+        key = _id_of(message.payload)
+        if key is None and (message.response_topic is None or not self._may_reply_to(message.response_topic)):
+            log.warning(
+                "command.refused", verb=verb, reason=refusal.reason, error=refusal.message, reply="none: no id"
+            )
+            return
+        # Not kept: refusals must not fill the outbox.
+        self._reply_error(verb, message, key, refusal, is_kept=False)
 
     def _may_reply_to(self, topic: str) -> bool:
         """Whether replies may go to ``topic``. A request must not make the agent publish on its own message topics."""
         topics = self._identity.topics
         is_odd = not topic or len(topic) > _MAX_RESPONSE_TOPIC or any(char in topic for char in "+#\0$")
         return not is_odd and (not topic.startswith(f"{topics.root}/") or topic.startswith(topics.reply("")))
-
-    def _has_token(self) -> bool:
-        now_ns = self._clock.monotonic_ns()
-        with self._lock:
-            self._tokens = min(_BURST, self._tokens + (now_ns - self._filled_ns) / 1e9 * self._per_s)
-            self._filled_ns = now_ns
-            if self._tokens < 1.0:
-                return False
-            self._tokens -= 1.0
-            return True
 
     def _work(self) -> None:
         while True:
@@ -237,12 +294,16 @@ class CommandServer:
         try:
             details = self._do(verb, request)
         except CommandRefused as refusal:
-            self._reply_error(verb, message, request.id, refusal.reason, refusal.message)
+            self.counters.add(refusal.reason)
+            self._reply_error(verb, message, request.id, refusal, is_kept=True)
             return
         except (AgentError, EngineError) as exc:
+            self.counters.add("failed")
             reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(exc).__name__).lower()
-            self._reply_error(verb, message, request.id, reason, exc.message, has_failed=True)
+            failure = CommandRefused(reason, exc.message)
+            self._reply_error(verb, message, request.id, failure, is_kept=True, has_failed=True)
             return
+        self.counters.add("done")
         self._reply(verb, message, self._message(verb, request.id, "done", None, "done", details), is_kept=True)
 
     def _do(self, verb: Verb, request: Request) -> Details:
@@ -260,40 +321,42 @@ class CommandServer:
         return handler.reload() if verb == "reload" else handler.rebirth()
 
     def _reply_error(
-        self, verb: str, message: Received, key: str | None, reason: str, text: str, *, has_failed: bool = False
+        self,
+        verb: Verb,
+        message: Received,
+        key: str | None,
+        refusal: CommandRefused,
+        *,
+        is_kept: bool,
+        has_failed: bool = False,
     ) -> None:
-        log.warning("command.failed" if has_failed else "command.refused", verb=verb[:64], reason=reason, error=text)
+        reason, text = refusal.reason, refusal.message
+        log.warning("command.failed" if has_failed else "command.refused", verb=verb, reason=reason, error=text)
         reply = self._message(verb, key, "failed" if has_failed else "refused", reason, text, {})
-        # A flood of bad commands must not fill the outbox.
-        self._reply(verb, message, reply, is_kept=reason not in {"rate_limited", "invalid", "unknown_verb"})
+        self._reply(verb, message, reply, is_kept=is_kept)
 
     def _message(
-        self, verb: str, key: str | None, outcome: str, reason: str | None, text: str, details: Details
+        self, verb: Verb, key: str | None, outcome: str, reason: str | None, text: str, details: Details
     ) -> Reply:
         return Reply(
             device=self._identity.device,
             session=self._identity.session,
             at=utc_text(self._clock.utc_ns()),
             id=key,
-            verb=_printable(verb),
+            verb=verb,
             outcome=outcome,  # type: ignore[arg-type]  # one of the three, by the callers above
             reason=reason,
             text=text,
             details=details,
         )
 
-    def _reply(self, verb: str, message: Received, reply: Reply, *, is_kept: bool) -> None:
-        topic = self._identity.topics.reply(verb if verb in _VERBS else "unknown")
+    def _reply(self, verb: Verb, message: Received, reply: Reply, *, is_kept: bool) -> None:
+        topic = self._identity.topics.reply(verb)
         if message.response_topic is not None and self._may_reply_to(message.response_topic):
             topic = message.response_topic
         self._publish(
             Outgoing(topic, reply, 1, expiry_s=REPLY_EXPIRY_S, is_kept=is_kept, correlation=message.correlation)
         )
-
-
-def _printable(text: str) -> str:
-    """A verb from outside, safe to repeat in a reply."""
-    return "".join(char if char.isprintable() else "?" for char in text[:64])
 
 
 def _id_of(payload: bytes) -> str | None:

@@ -38,7 +38,7 @@ class CommandsConfig(Section):
     enabled: bool = False
     """Listen for commands."""
     allow: tuple[Verb, ...] = ()
-    """Allowed commands; all others are refused."""
+    """Allowed commands; no other one is subscribed to."""
     max_per_minute: int = Field(default=60, ge=1, le=6000)
     """Commands per minute; more are refused."""
 

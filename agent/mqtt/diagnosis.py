@@ -46,6 +46,7 @@ UNSUPPORTED_VERSION = 0x84
 SESSION_TAKEN_OVER = 0x8E
 USE_ANOTHER_SERVER = 0x9C
 SERVER_MOVED = 0x9D
+_MAX_BROKER_TEXT = 200
 _REFUSALS = {
     0x81: "it could not read the CONNECT packet (malformed packet)",
     0x82: "it reports a protocol error",
@@ -206,7 +207,7 @@ def ending_from_refusal(code: int, values: Mapping[int, Value], settings: MqttSe
         return Ending("version", f"{settings.address} does not speak this version of MQTT", code=code)
     who = "" if settings.credentials.username is None else f" of user {settings.credentials.shown_username!r}"
     verdict = _REFUSALS.get(code, reason_name(code))
-    text = redact(f"{settings.address} refused the connection{who}: {verdict}{_server_text(values)}")
+    text = redact(f"{settings.address} refused the connection{who}: {verdict}{_details(values)}")
     return Ending("refused", text, code=code, server=_server(values))
 
 
@@ -217,19 +218,25 @@ def ending_from_disconnect(
     if code == SESSION_TAKEN_OVER:
         text = f"another client connected to {settings.address} as {settings.client_id!r}"
         return Ending("takeover", text, was_granted, code)
-    why = f"the broker closed it: {reason_name(code)}{_server_text(values)}"
+    why = f"the broker closed it: {reason_name(code)}{_details(values)}"
     text = redact(f"lost the connection to {settings.address}: {why}")
     return Ending("lost", text, was_granted, code, _server(values))
 
 
 def _server(values: Mapping[int, Value]) -> str | None:
-    name = values.get(Property.SERVER_REFERENCE)
-    return name.decode(errors="replace") if isinstance(name, bytes) else None
+    return _text(values, Property.SERVER_REFERENCE)
 
 
-def _server_text(values: Mapping[int, Value]) -> str:
-    server = _server(values)
-    return "" if server is None else f"; it names {server!r} instead"
+def _details(values: Mapping[int, Value]) -> str:
+    """What the broker says itself, as it is not known what its texts contain."""
+    server, reason = _server(values), _text(values, Property.REASON)
+    named = "" if server is None else f"; it names {server!r} instead"
+    return f"{'' if reason is None else f'; it says {reason!r}'}{named}"
+
+
+def _text(values: Mapping[int, Value], key: Property) -> str | None:
+    text = values.get(key)
+    return text.decode(errors="replace")[:_MAX_BROKER_TEXT] if isinstance(text, bytes) else None
 
 
 def ending_from_silence(settings: MqttSettings, last_log: str | None) -> Ending:

@@ -19,21 +19,22 @@ class Inbound:
     def __init__(self) -> None:
         self._listeners: dict[str, Callable[[Received], None]] = {}
 
-    def listen(self, topic_filter: str, listener: Callable[[Received], None]) -> None:
-        """Call ``listener`` with the messages of a topic; its last level may be ``+``."""
-        self._listeners[topic_filter] = listener
+    def listen(self, topic: str, listener: Callable[[Received], None]) -> None:
+        """Call ``listener`` with the messages of ``topic``."""
+        self._listeners[topic] = listener
 
     def receive(self, message: Received) -> None:
-        """Pass one message to its listeners."""
-        parent = f"{message.topic.rpartition('/')[0]}/+"
-        for topic_filter in (message.topic, parent):
-            listener = self._listeners.get(topic_filter)
-            if listener is not None:
-                listener(message)
+        """Pass one message to its listener."""
+        listener = self._listeners.get(message.topic)
+        if listener is not None:
+            listener(message)
 
 
 def subscriptions(config: MqttConfig, topics: Topics) -> tuple[str, ...]:
-    """The topic filters that ``config`` needs."""
-    commands = (topics.command("+"),) if config.commands.enabled else ()
+    """The topics that ``config`` needs; none has a wildcard, which not every broker offers.
+
+    A verb that is not allowed is not subscribed to, so messages for it cost nothing.
+    """
+    commands = tuple(topics.command(verb) for verb in config.commands.allow) if config.commands.enabled else ()
     birth = (f"{config.home_assistant.prefix}/status",) if config.home_assistant.enabled else ()
     return (*commands, *birth)

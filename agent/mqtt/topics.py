@@ -113,7 +113,7 @@ class Topics:
         return f"{self.root}/camera/{level(camera)}/snapshot"
 
     def command(self, verb: str) -> str:
-        """Where one command is received; ``+`` matches all commands."""
+        """Where one command is received."""
         return f"{self.root}/cmd/{verb}"
 
     def reply(self, verb: str) -> str:

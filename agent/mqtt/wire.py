@@ -22,7 +22,7 @@ BURST_S = 2.0
 
 _REFUSED = 0x80  # reason codes from here on are failures
 _OLD_CODES = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
-"""CONNACK return codes of MQTT 3.1.1 as reason codes of MQTT 5."""
+"""CONNACK return codes of MQTT 3.1.1 as reason codes of MQTT 5. An older broker answers MQTT 5 with them too."""
 
 Value = int | bytes
 
@@ -43,6 +43,7 @@ class Property(IntEnum):
     ASSIGNED_CLIENT_ID = 0x12
     SERVER_KEEP_ALIVE = 0x13
     SERVER_REFERENCE = 0x1C
+    REASON = 0x1F
     RECEIVE_MAXIMUM = 0x21
     TOPIC_ALIAS = 0x23
     MAXIMUM_QOS = 0x24
@@ -264,7 +265,8 @@ class Inlet:
     def _connack(self, body: bytes) -> None:
         if len(body) < 2:
             raise ProtocolViolation("it sent a CONNACK that is too short")
-        code = body[1] if self._is_v5 else _OLD_CODES.get(body[1], body[1])
+        # Also after asking for MQTT 5: an older broker (nats-server, for one) answers as it knows.
+        code = _OLD_CODES.get(body[1], body[1])
         values = _properties_at(body, 2, "CONNACK").values if self._is_v5 and len(body) > 2 else {}
         keepalive_s = self._listener.on_connack(code, values)
         if not code and self._is_v5:

@@ -5,9 +5,10 @@ Source: Home Assistant, MQTT integration, device discovery payload; its abbrevia
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Any
+
+import orjson
 
 from agent.mqtt.messages import CameraRuntime, Runtime
 from agent.mqtt.topics import Topics
@@ -17,7 +18,11 @@ Component = dict[str, Any]
 STATE_EXPIRES_S = 180
 """Three times the interval at which states are repeated."""
 _HEALTH_EXPIRES_S = 60
-_ID_AND_EXPIRY = '"id":"ha-{{ now().timestamp() }}","expires_at":{{ now().timestamp() + 30 }}'
+MAX_OPTIONS_BYTES = 8192
+"""Longest list of options, as JSON. Home Assistant's recorder stores no attributes of a state that has more than
+16,384 bytes of them. Source: Home Assistant, recorder, MAX_STATE_ATTRS_BYTES."""
+_ID = '"id":"ha-{{ now().timestamp() }}"'
+"""Without ``expires_at``: Home Assistant's clock and the device's need not agree, and the broker queues no command."""
 
 
 def discovery_message(
@@ -40,8 +45,8 @@ def discovery_message(
         device |= {"mf": "NVIDIA", "hw": f"L4T {board['l4t']}"}
     parts = dict(_components(runtime, topics, allowed, snapshots=snapshots))
     for key, part in parts.items():
-        part["uniq_id"] = f"{object_id(runtime.device)}_{key}"
-        part["def_ent_id"] = f"{part['p']}.{runtime.device}_{key}".replace("-", "_")
+        part["uniq_id"] = _unique_id(runtime.device, key)
+        part["def_ent_id"] = f"{part['p']}.{runtime.device}_{key}".replace("-", "_").lower()
     return {
         "dev": device,
         "o": {"name": "edge-inference-agent", "sw": runtime.agent},
@@ -51,6 +56,21 @@ def discovery_message(
         "qos": 1,
         "cmps": parts,
     }
+
+
+def without_long_options(message: dict[str, Any]) -> tuple[str, ...]:
+    """Remove lists of options that are too long, with the device class that needs them; the keys of those entities."""
+    long = tuple(
+        key for key, part in message["cmps"].items() if len(orjson.dumps(part.get("ops", ()))) > MAX_OPTIONS_BYTES
+    )
+    for key in long:
+        del message["cmps"][key]["ops"], message["cmps"][key]["dev_cla"]
+    return long
+
+
+def discovery_topic(prefix: str, device: str) -> str:
+    """The topic of the discovery message; ``prefix`` is Home Assistant's."""
+    return f"{prefix}/device/{object_id(device)}/config"
 
 
 def object_id(device: str) -> str:
@@ -104,9 +124,9 @@ def _of_camera(
     for classifier, use in camera.classifiers.items():
         model = runtime.models.get(use.model)
         labels = (*(() if model is None else model.labels), use.unknown)
-        yield _key(name, classifier, "label"), _label(name, classifier, labels, topics)
+        yield _classifier_key(name, classifier, "label"), _label(name, classifier, labels, topics)
         if "set" in allowed:
-            yield _key(name, classifier, "enter"), _threshold(name, classifier, topics)
+            yield _classifier_key(name, classifier, "enter"), _threshold(name, classifier, topics)
     if "set" in allowed:
         yield _key(name, "rate"), _rate(name, topics)
         yield _key(name, "enabled"), _switch(name, topics)
@@ -189,7 +209,7 @@ def _button(camera: str, topics: Topics) -> Component:
         "p": "button",
         "name": f"{camera} take snapshot",
         "cmd_t": topics.command("snapshot"),
-        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}"}}',
+        "cmd_tpl": f'{{{_ID},"camera":"{camera}"}}',
     }
 
 
@@ -201,8 +221,7 @@ def _threshold(camera: str, classifier: str, topics: Topics) -> Component:
         "stat_t": topics.runtime,
         "val_tpl": f"{{{{ value_json.cameras['{camera}'].classifiers['{classifier}'].enter }}}}",
         "cmd_t": topics.command("set"),
-        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}","classifier":"{classifier}",'
-        '"enter":{{ value }},"keep":true}',
+        "cmd_tpl": f'{{{_ID},"camera":"{camera}","classifier":"{classifier}","enter":{{{{ value }}}},"keep":true}}',
         "min": 0,
         "max": 1,
         "step": 0.01,
@@ -219,7 +238,7 @@ def _rate(camera: str, topics: Topics) -> Component:
         "stat_t": topics.runtime,
         "val_tpl": f"{{{{ value_json.cameras['{camera}'].rate_hz }}}}",
         "cmd_t": topics.command("set"),
-        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}","rate_hz":{{{{ value }}}},"keep":true}}',
+        "cmd_tpl": f'{{{_ID},"camera":"{camera}","rate_hz":{{{{ value }}}},"keep":true}}',
         "min": 0.1,
         "max": 120,
         "step": 0.1,
@@ -235,13 +254,33 @@ def _switch(camera: str, topics: Topics) -> Component:
         "stat_t": topics.runtime,
         "val_tpl": f"{{{{ 'ON' if value_json.cameras['{camera}'].enabled else 'OFF' }}}}",
         "cmd_t": topics.command("set"),
-        "cmd_tpl": f'{{{_ID_AND_EXPIRY},"camera":"{camera}",'
+        "cmd_tpl": f'{{{_ID},"camera":"{camera}",'
         "\"enabled\":{{ 'true' if value == 'ON' else 'false' }},\"keep\":true}",
         "pl_on": "ON",
         "pl_off": "OFF",
     }
 
 
-def _key(*names: str) -> str:
-    """The key of a component. Names in the configuration may contain dots, keys may not."""
-    return "_".join(re.sub(r"[^A-Za-z0-9_-]", "_", name) for name in names)
+def _key(name: str, kind: str) -> str:
+    """The key of an entity of a camera or model."""
+    return f"{_escaped(name)}_{kind}"
+
+
+def _classifier_key(camera: str, classifier: str, kind: str) -> str:
+    """The key of an entity of a classifier.
+
+    Names consist of lower-case letters, digits, ``-``, ``_`` and ``.``, keys of letters, digits, ``-`` and ``_``.
+    Words in upper case tell apart what would be equal otherwise: ``a.b`` and ``a_b``, or ``door`` with
+    ``left_defect`` and ``door_left`` with ``defect``.
+    """
+    names = _escaped(camera), _escaped(classifier)
+    return f"{('_CLASSIFIER_' if '_' in ''.join(names) else '_').join(names)}_{kind}"
+
+
+def _escaped(name: str) -> str:
+    return name.replace(".", "_DOT_")
+
+
+def _unique_id(device: str, key: str) -> str:
+    """Unique among all devices: ``a`` with the camera ``b_c`` and ``a_b`` with the camera ``c`` differ."""
+    return f"{object_id(device)}{'_DEVICE_' if '_' in device else '_'}{key}"

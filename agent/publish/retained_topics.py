@@ -1,4 +1,5 @@
-"""Remembers which retained topics of cameras the broker may hold, so that those of a removed camera can be cleared."""
+"""Remembers which retained topics the broker may hold, so that those of a removed camera, of an earlier device id or
+prefix, and of a device that left Home Assistant can be cleared."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from agent.config.model import AgentConfig
 from agent.mqtt.topics import MAX_TOPIC_BYTES, Topics
+from agent.publish.discovery import discovery_topic, object_id
 from agent.runtime.logs import get_logger
 from engines import JsonRecord, RecordDamaged
 
@@ -16,13 +18,18 @@ FILE_NAME = "retained.json"
 MAX_TOPICS = 8192
 """Maximum number of remembered topics."""
 
-_TOPIC = re.compile(r"[^+#\x00]+/camera/[^/+#\x00]+/(?:health|[^/+#\x00]+/state)")
+_LEVEL = r"[^/+#\x00]+"
+_TOPIC = re.compile(
+    rf"{_LEVEL}(?:/{_LEVEL})+/(?:status|runtime|thermal|health|camera/{_LEVEL}/health|camera/{_LEVEL}/{_LEVEL}/state)"
+    rf"|{_LEVEL}(?:/{_LEVEL})*/device/{object_id('')}[a-z0-9_-]+/config"
+)
 
 log = get_logger(__name__)
 
 
-def camera_topics(config: AgentConfig, topics: Topics) -> frozenset[str]:
-    """Retained topics of the cameras in ``config``: a disabled camera has its health topic only."""
+def retained_topics(config: AgentConfig, topics: Topics) -> frozenset[str]:
+    """Every topic on which this configuration retains a message: a disabled camera has its health topic only."""
+    agent = {topics.status, topics.runtime, topics.thermal, topics.health}
     health = {topics.camera_health(name) for name in config.cameras}
     states = {
         topics.state(name, classifier.key)
@@ -30,7 +37,9 @@ def camera_topics(config: AgentConfig, topics: Topics) -> frozenset[str]:
         if camera.enabled
         for classifier in camera.classify
     }
-    return frozenset(health | states)
+    home = config.mqtt.home_assistant
+    discovery = {discovery_topic(home.prefix, topics.device)} if home.enabled else set()
+    return frozenset(agent | health | states | discovery)
 
 
 class RetainedLedger:
@@ -88,7 +97,7 @@ def _record(file: Path) -> JsonRecord[list[str]]:
 
 
 def _read(record: JsonRecord[list[str]]) -> Iterable[str]:
-    """The topics that an earlier session wrote; anything that cannot be a topic of a camera is ignored."""
+    """The topics that an earlier session wrote; anything else is ignored."""
     try:
         topics = record.read()
     except FileNotFoundError:

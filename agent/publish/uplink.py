@@ -18,10 +18,10 @@ from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound, subscriptions
 from agent.mqtt.messages import Runtime
 from agent.mqtt.settings import MqttSettings, settings_from_config
-from agent.publish.home_assistant import listen_for_birth, open_home_assistant
+from agent.publish.home_assistant import open_home_assistant
 from agent.publish.outbox.choose import open_outbox
 from agent.publish.publisher import Publisher
-from agent.publish.retained_topics import FILE_NAME, RetainedLedger, camera_topics
+from agent.publish.retained_topics import FILE_NAME, RetainedLedger, retained_topics
 from agent.publish.send_rate import SendRate
 from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockWatch
@@ -70,7 +70,7 @@ class Uplink:
             self._mqtt = config
             self._inputs = self._connection_inputs(loaded)
             self._ledger = RetainedLedger(loaded.state_dir / FILE_NAME)
-            self._ledger.expect(camera_topics(loaded.config, identity.topics))
+            self._ledger.expect(retained_topics(loaded.config, identity.topics))
             self.inbound = Inbound()
             clock_state = ClockWatch().state
             outbox = open_outbox(config.outbox, loaded.state_dir, clock=clock, clock_state=clock_state)
@@ -89,7 +89,7 @@ class Uplink:
                 on_result_sent=on_result_sent,
             )
             undo.callback(self._stop)
-            self._home = open_home_assistant(loaded, identity, self.inbound, self.publisher)
+            self._home = open_home_assistant(loaded, identity, self.inbound, self.publisher, clock)
             self._resources = undo.pop_all()
 
     @property
@@ -106,7 +106,7 @@ class Uplink:
             ConfigError: the password file or a certificate cannot be used.
         """
         inputs, mqtt = self._connection_inputs(loaded), loaded.config.mqtt
-        self._ledger.expect(camera_topics(loaded.config, self._identity.topics))
+        self._ledger.expect(retained_topics(loaded.config, self._identity.topics))
         if inputs == self._inputs and mqtt == self._mqtt:
             return None
 
@@ -116,7 +116,7 @@ class Uplink:
             if mqtt.max_rate != before.max_rate:
                 self.publisher.change_rate(self._send_rate(mqtt.max_rate))
             self._home.switch_to(loaded)
-            listen_for_birth(self._home, self.inbound, self.publisher)
+            self.inbound.listen(self._home.birth_topic, self._home.on_status)
             if inputs != self._inputs:
                 self._inputs = inputs
                 self.publisher.move(self._make_client(inputs))
@@ -124,13 +124,14 @@ class Uplink:
         return apply_change
 
     def announce(self, loaded: LoadedConfig, runtime: Runtime) -> None:
-        """Publish what runs from now on, and clear the retained topics of removed cameras."""
+        """Publish what runs from now on, and clear the retained topics that it no longer uses."""
         self.publisher.offer(runtime)
         self._home.announce(runtime)
-        self.publisher.clear(self._ledger.settle(camera_topics(loaded.config, self._identity.topics)))
+        self.publisher.clear(self._ledger.settle(retained_topics(loaded.config, self._identity.topics)))
 
     def tick(self) -> None:
-        """Call this regularly: saves which topics the broker has cleared."""
+        """Call this regularly: saves which topics the broker has cleared, answers a start of Home Assistant."""
+        self._home.tick()
         self._ledger.save()
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from agent.inference.pipeline import Pipeline
@@ -52,6 +52,8 @@ class ReportedParts:
     pipeline: Pipeline
     publisher: Publisher
     thermal: ReloadableMonitor
+    commands: Callable[[], Mapping[str, int]] = dict
+    """Counts of commands by outcome."""
 
 
 class Reporter:
@@ -179,11 +181,21 @@ class Reporter:
                 if (build := worker.building) is not None
             },
             publisher=_publisher(publisher, self._clock.monotonic_ns()),
+            commands=dict(parts.commands()),
             process=_process(process),
             connection=_connection(publisher),
             thermal=_thermal(parts.thermal.statistics()),
             inbound=InboundHealth(rejected=dict(publisher.connection.rejected)),
         )
+
+
+def _process(usage: ProcessStatistics) -> Process:
+    return Process(
+        rss_mib=round(usage.rss_bytes / 2**20, 1),
+        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
+        threads=usage.threads,
+        fds=usage.fds,
+    )
 
 
 def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
@@ -214,15 +226,6 @@ def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
             bytes_per_s=None if line.bytes_per_s is None else round(line.bytes_per_s, 1),
             queued_bytes=line.queued_bytes,
         ),
-    )
-
-
-def _process(usage: ProcessStatistics) -> Process:
-    return Process(
-        rss_mib=round(usage.rss_bytes / 2**20, 1),
-        cpu_percent=round(100.0 * usage.cpu_ratio, 1),
-        threads=usage.threads,
-        fds=usage.fds,
     )
 
 

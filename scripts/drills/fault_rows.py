@@ -24,6 +24,9 @@ _MEMORY = "tests/system/test_memory_faults.py::"
 _SERVICE = "tests/system/test_service_contract.py::"
 _RUN = "tests/system/test_agent_run.py::"
 _BROKER = "tests/integration/test_publish_broker.py::"
+_MISBEHAVES = (
+    "tests/system/test_broker_drills.py::test_a_broker_that_misbehaves_or_a_hub_that_is_cut_off_loses_nothing"
+)
 _OUTBOX = "tests/conformance/test_outboxes.py::"
 _PACKAGE = "tests/unit/test_engines_package.py::"
 _PIPELINE = "tests/integration/test_pipeline.py::"
@@ -187,11 +190,11 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "F19",
-        "message too large, publishing forbidden",
-        "dropped once and counted",
+        "message too large",
+        "dropped once and counted; `health` is sent in a short form",
         (
             f"{_BROKER}test_a_message_too_large_for_the_broker_is_dropped_once",
-            f"{_BROKER}test_a_message_to_a_forbidden_topic_is_counted_and_not_repeated",
+            f"{_BROKER}test_a_broker_of_small_packets_gets_the_short_health",
         ),
     ),
     Row(
@@ -442,5 +445,59 @@ ROWS: tuple[Row, ...] = (
             f"{_OUTBOX}test_the_file_of_an_earlier_version_is_migrated",
             f"{_OUTBOX}test_the_file_of_a_newer_version_is_left_unchanged",
         ),
+    ),
+    Row(
+        "F49",
+        "broker refuses messages for a while (access list, quota)",
+        "kept and tried again with back-off, by topic; `health` names the topics",
+        (_MISBEHAVES, f"{_BROKER}test_what_an_access_list_forbids_for_a_while_arrives_once_and_in_order"),
+        "a 3.1.1 broker confirms what it refuses, and nobody can see the loss",
+    ),
+    Row(
+        "F50",
+        "broker answers pings but confirms nothing",
+        "reconnects after 10 s without a confirmation and sends again",
+        (_MISBEHAVES,),
+    ),
+    Row(
+        "F51",
+        "broker closes the connection because of one topic",
+        "the topic is found, set aside, named and tried later; the others go on",
+        (_MISBEHAVES,),
+    ),
+    Row(
+        "F52",
+        "line thinner than what is to be sent",
+        "events and states before results; old results are dropped and counted as `stale`",
+        (_MISBEHAVES,),
+        "the line is a broker that reads slowly",
+    ),
+    Row(
+        "F53",
+        "flood of commands",
+        "refused before they are parsed, counted, few are answered; events go on",
+        (
+            _MISBEHAVES,
+            "tests/unit/test_commands_server.py::test_a_flood_is_counted_and_gets_few_replies_none_of_them_kept",
+        ),
+    ),
+    Row(
+        "F54",
+        "huge message, text that is no UTF-8, U+FEFF",
+        "dropped and counted; memory stays flat, the connection stays",
+        (_MISBEHAVES,),
+    ),
+    Row(
+        "F55",
+        "broker without retain, QoS 1 or wildcards, with Receive Maximum 1 or a small packet size",
+        "does without, and says so in `health`",
+        (_MISBEHAVES,),
+    ),
+    Row(
+        "F56",
+        "hub behind a bridged broker is cut off",
+        "the agents notice nothing; the bridge keeps what it could not pass on",
+        (_MISBEHAVES,),
+        "four agents for 2 s; 50 for a minute by hand, see below",
     ),
 )

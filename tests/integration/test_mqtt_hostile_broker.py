@@ -331,9 +331,15 @@ def test_a_moved_server_is_followed_once() -> None:
 def test_a_disconnect_with_another_server_is_followed() -> None:
     with _two_brokers() as (first, second), running(_settings(first)) as one:
         one.wait_connected()
-        first.disconnect(0x9C, ((Property.SERVER_REFERENCE, f"127.0.0.1:{second.port}"),))
+        first.disconnect(0x9C, ((0x1F, f"for{BOM}repair"), (Property.SERVER_REFERENCE, f"127.0.0.1:{second.port}")))
         second.wait_connected()
         wait_until(lambda: one.client.statistics().address == second.url)
+        assert one.heard.ends == [
+            (
+                f"lost the connection to {first.url}: the broker closed it: use another server (0x9C); it says "
+                f"'for\\ufeffrepair'; it names '127.0.0.1:{second.port}' instead"
+            )
+        ]
         one.wait_connected()
         second.disconnect()
         first.wait_connected(2)

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.config.broker_address import BrokerAddress, ProxyAddress
-from agent.mqtt.base import NullListener, Packet
+from agent.mqtt.base import NullListener, Packet, Received
 from agent.mqtt.client import MqttClient
-from agent.mqtt.connection import Received
 from agent.mqtt.settings import Credentials, MqttSettings, Proxy, TlsFiles
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until

@@ -9,11 +9,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import paho.mqtt.client
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from scripts.drills.broker_drills import table
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.recorder import Recorder
-from tests.system.delivery.checker import Identity, Ledger, judge, read_ledger
+from tests.fixtures.recording_broker import RecordingBroker
+from tests.system.delivery.arrivals import Arrival, first_arrivals
+from tests.system.delivery.broker_drill import Outcome
+from tests.system.delivery.checker import Identity, Ledger, Verdict, judge, read_ledger
+from tests.system.delivery.kinds import KINDS, LIMITS, REFUSAL, is_possible, missing_program
 from tests.system.delivery.proxy import FaultProxy
 from tests.system.delivery.wire import Witness
 
@@ -137,7 +144,6 @@ def test_down_closes_and_refuses_until_it_is_healed(proxy: FaultProxy) -> None:
 
 def test_the_witness_sees_what_the_broker_acknowledged(tmp_path: Path) -> None:
     import paho.mqtt.publish
-    from paho.mqtt.enums import MQTTProtocolVersion
 
     witness = Witness()
     with (
@@ -160,6 +166,74 @@ def test_the_witness_sees_what_the_broker_acknowledged(tmp_path: Path) -> None:
     assert seen == [(topic, payload) for topic, payload, *_ in messages] * 2
     # MQTT 3.1.1 acknowledges also what the access list forbids.
     assert [one.topic for one in witness.acknowledged()].count("bad/1") == 1
+
+
+@pytest.fixture
+def broker_behind_a_proxy() -> Iterator[tuple[RecordingBroker, FaultProxy]]:
+    with RecordingBroker() as broker, FaultProxy(broker.port, is_mqtt=True) as proxy:
+        yield broker, proxy
+
+
+def _publish(port: int, topic: str, *, within_s: float) -> bool:
+    """Whether a client at QoS 1 was told that ``topic`` has arrived."""
+    client = paho.mqtt.client.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    sent = client.publish(topic, b"x" * 5000, qos=1)
+    with contextlib.suppress(RuntimeError):  # the connection was closed
+        sent.wait_for_publish(within_s)
+    client.disconnect()
+    client.loop_stop()
+    client._reset_sockets()
+    return sent.is_published() if sent.rc == 0 else False
+
+
+def test_the_proxy_swallows_confirmations_only(broker_behind_a_proxy: tuple[RecordingBroker, FaultProxy]) -> None:
+    broker, proxy = broker_behind_a_proxy
+    assert _publish(proxy.port, "a", within_s=10)
+    proxy.is_swallowing = True
+    assert not _publish(proxy.port, "b", within_s=SHORT_S)
+    assert [one.topic for one in broker.published()] == ["a", "b"]
+    proxy.is_swallowing = False
+    assert _publish(proxy.port, "c", within_s=10)
+
+
+def test_the_proxy_closes_a_connection_for_a_poisoned_topic(
+    broker_behind_a_proxy: tuple[RecordingBroker, FaultProxy],
+) -> None:
+    broker, proxy = broker_behind_a_proxy
+    proxy.poison = "a/b"
+    assert not _publish(proxy.port, "a/b", within_s=SHORT_S)
+    assert _publish(proxy.port, "a/c", within_s=10)
+    assert [one.topic for one in broker.published()] == ["a/c"]
+
+
+def test_the_age_of_an_event_is_that_of_its_first_arrival() -> None:
+    payload = b'{"at": "2026-01-02T03:04:05.500000Z", "session": 1, "seq": 0}'
+    put = 1_767_323_045.5
+    arrivals = [Arrival("a/event", payload, put + 2.0), Arrival("a/event", payload, put + 9.0)]
+    assert first_arrivals([*arrivals, Arrival("a/state", b"", put)]) == {("a/event", 1, 0): (put, put + 2.0)}
+
+
+def test_each_broker_has_the_kinds_that_it_can_show() -> None:
+    assert all(is_possible(kind, "recording") for kind in KINDS)
+    assert [kind.name for kind in KINDS if not is_possible(kind, "nats")] == [
+        REFUSAL.name,
+        *(one.name for one in LIMITS),
+    ]
+    assert is_possible(REFUSAL, "mosquitto")
+    assert missing_program("recording") is None
+
+
+def test_the_table_has_the_worst_of_each_kind_and_broker() -> None:
+    def outcome(recovery_s: float, lost: int) -> Outcome:
+        missing = tuple(("t", 1, number) for number in range(lost))
+        verdict = Verdict(10, 10 - lost, missing, (), (), 2)
+        return Outcome("poisoned event", "mosquitto", verdict, recovery_s, 4.0, 1, {"peak_rss_mib": 61.2})
+
+    assert list(table([outcome(1.0, 0), outcome(3.0, 1)]))[2:] == [
+        "| poisoned event | mosquitto | 2 | 1 | 20 | 1 | 4 | 3.0 s | 4.0 s | 61 MiB |\n"
+    ]
 
 
 def _ids(*numbers: int, topic: str = "t", session: int = 1) -> list[Identity]:

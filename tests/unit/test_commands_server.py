@@ -31,6 +31,7 @@ from agent.mqtt.base import Received
 from agent.mqtt.messages.replies import Reply
 from agent.publish.packets import Outgoing
 from agent.runtime.clock import SystemClock
+from agent.runtime.clock_sync import ClockState
 from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.publish_samples import IDENTITY, TOPICS
@@ -46,13 +47,17 @@ class FixedClock(SystemClock):
         self.now_s = float(NOW_S)
         self._step_ns = int(step_s * 1e9)
         self._looks = 0
+        self._advanced_ns = 0
 
     def utc_ns(self) -> int:
         return int(self.now_s * 1e9)
 
     def monotonic_ns(self) -> int:
         self._looks += 1
-        return self._looks * self._step_ns
+        return self._looks * self._step_ns + self._advanced_ns
+
+    def advance(self, seconds: float) -> None:
+        self._advanced_ns += int(seconds * 1e9)
 
 
 class RecordingHandler:
@@ -94,12 +99,24 @@ class RecordingHandler:
 class Bench:
     """A command server with a recording handler and publisher."""
 
-    def __init__(self, config: CommandsConfig = ALL, ids_file: Path | None = None, step_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        config: CommandsConfig = ALL,
+        ids_file: Path | None = None,
+        step_s: float = 10.0,
+        clock_state: ClockState = "synced",
+    ) -> None:
         self.handler = RecordingHandler()
         self.out: list[Outgoing] = []
         self.clock = FixedClock(step_s=step_s)
         self.server = CommandServer(
-            config, IDENTITY, self.handler, self.out.append, ids_file=ids_file, clock=self.clock
+            config,
+            IDENTITY,
+            self.handler,
+            self.out.append,
+            ids_file=ids_file,
+            clock=self.clock,
+            clock_state=lambda: clock_state,
         )
 
     def send(self, verb: str, body: Any = None, **more: Any) -> None:
@@ -158,21 +175,12 @@ def test_a_valid_command_runs_once_and_its_reply_has_its_id(verb: str) -> None:
         ("set", {"camera": "front", "rate_hz": 0}, "invalid"),
         ("set", {"camera": "front", "rate_hz": True}, "invalid"),
         ("set", {"camera": "front", "enabled": "yes"}, "invalid"),
-        ("reload", {"id": "no spaces"}, "invalid"),
-        ("reload", {"id": ""}, "invalid"),
-        ("reload", {"expires_at": None}, "invalid"),
         ("reload", {"expires_at": "tomorrow"}, "invalid"),
         ("reload", {"expires_at": "2027-01-15T08:00:30"}, "invalid"),
         ("reload", {"expires_at": True}, "invalid"),
         ("reload", {"expires_at": 1e300}, "invalid"),
         ("reload", {"expires_at": NOW_S}, "expired"),
         ("reload", {"expires_at": NOW_S + 3601}, "expires_too_late"),
-        ("reboot", {}, "unknown_verb"),
-        ("reload", b"", "invalid"),
-        ("reload", b"[]", "invalid"),
-        ("reload", b"\xff\xfe", "invalid"),
-        ("reload", b"[" * 5000, "invalid"),
-        ("reload", b" " * (MAX_BYTES + 1), "too_large"),
     ],
 )
 def test_an_invalid_command_is_refused_with_its_reason(verb: str, body: Any, reason: str) -> None:
@@ -182,7 +190,31 @@ def test_an_invalid_command_is_refused_with_its_reason(verb: str, body: Any, rea
     assert (reply.outcome, reply.reason) == ("refused", reason)
     assert reply.text
     assert "Value error" not in reply.text, "a word of the library's"
+    assert bench.server.counters.counts() == {reason: 1}
     assert bench.handler.calls == []
+
+
+NOT_ADDRESSED = [
+    ({"id": "no spaces"}, "invalid"),
+    ({"id": ""}, "invalid"),
+    (b"", "invalid"),
+    (b"[]", "invalid"),
+    (b"\xff\xfe", "invalid"),
+    (b"[" * 5000, "invalid"),
+    (b" " * (MAX_BYTES + 1), "too_large"),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), NOT_ADDRESSED)
+def test_a_command_without_an_id_gets_a_reply_on_its_response_topic_only(body: Any, reason: str) -> None:
+    with Bench().working() as bench:
+        for topic in (None, TOPICS.status, "#", ""):
+            bench.send("reload", body, response_topic=topic)
+        assert bench.out == []
+        bench.send("reload", body, response_topic="my/inbox", correlation=b"1")
+        (reply,) = bench.replies()
+    assert (bench.out[0].topic, reply.id, reply.reason) == ("my/inbox", None, reason)
+    assert bench.server.counters.counts() == {reason: 5}
 
 
 @pytest.mark.parametrize("expires_at", [NOW_S + 1, NOW_S + 0.5, "2027-01-15T08:00:30Z", "2027-01-15T09:00:30+01:00"])
@@ -195,9 +227,12 @@ def test_expiry_is_seconds_or_a_date_with_a_time_zone(expires_at: object) -> Non
 def test_only_allowed_verbs_run_and_none_if_commands_are_off() -> None:
     for config in (CommandsConfig(enabled=True, allow=("explain",)), CommandsConfig(enabled=False, allow=("reload",))):
         with Bench(config).working() as bench:
-            bench.send("reload")
-            assert bench.replies()[0].reason == "not_allowed"
+            for verb in ("reload", "snapshot", "reboot"):
+                bench.send(verb)
         assert bench.handler.calls == []
+        assert bench.out == []
+        assert bench.server.counters.counts() == {"ignored": 3}
+        assert bench.server.subscriptions == ((TOPICS.command("explain"),) if config.enabled else ())
 
 
 def test_retained_and_foreign_messages_are_ignored() -> None:
@@ -207,7 +242,7 @@ def test_retained_and_foreign_messages_are_ignored() -> None:
         bench.send("reload", topic=TOPICS.command("reload/x"))
         bench.send("rebirth")
         assert [reply.verb for reply in bench.replies()] == ["rebirth"]
-    assert bench.server.ignored == 3
+    assert bench.server.counters.counts() == {"ignored": 3, "done": 1}
     assert bench.handler.calls == ["rebirth"]
 
 
@@ -250,6 +285,49 @@ def test_more_than_the_rate_is_refused() -> None:
         reasons = [reply.reason for reply in bench.replies(15)]
     assert reasons.count("rate_limited") == 5
     assert reasons.count(None) == 10
+
+
+def test_a_flood_is_counted_and_gets_few_replies_none_of_them_kept() -> None:
+    with Bench(CommandsConfig(enabled=True, allow=("reload",)), step_s=0.0).working() as bench:
+        for number in range(10_000):
+            bench.send("reload", {"id": str(number)} if number % 2 else b"junk")
+        wait_until(lambda: len(bench.handler.calls) == 5)
+        wait_until(lambda: bench.server.counters.counts()["done"] == 5)
+    counts = bench.server.counters.counts()
+    assert counts == {"done": 5, "invalid": 5, "rate_limited": 9_990}
+    refused = [one for one in bench.out if isinstance(one.message, Reply) and one.message.outcome == "refused"]
+    assert 0 < len(refused) <= 10
+    assert not any(one.is_kept for one in refused)
+
+
+def test_replies_come_back_once_the_flood_is_over() -> None:
+    with Bench(CommandsConfig(enabled=True, allow=("reload",), max_per_minute=60), step_s=0.0).working() as bench:
+        for number in range(100):
+            bench.send("reload", {"id": str(number)})
+        before = len(bench.replies(20))
+        bench.clock.advance(2.0)
+        bench.send("reload", {"id": "later"})
+        assert bench.replies(before + 1)[-1].id == "later"
+
+
+@pytest.mark.parametrize("body", [{"expires_at": NOW_S - 60}, {"expires_at": NOW_S + 7200}])
+def test_only_a_clock_that_follows_a_time_server_judges_when_a_command_expires(body: dict[str, Any]) -> None:
+    with Bench(clock_state="unsynced").working() as bench:
+        bench.send("reload", body)
+        bench.send("reload", body)
+        wait_until(lambda: bench.server.counters.counts() == {"done": 1, "replayed": 1})
+    with Bench(clock_state="synced").working() as bench:
+        bench.send("reload", body)
+        assert bench.replies()[0].outcome == "refused"
+
+
+@pytest.mark.parametrize("clock_state", ["synced", "unsynced"])
+def test_a_command_need_not_expire_and_its_id_is_kept_for_an_hour(clock_state: ClockState) -> None:
+    with Bench(clock_state=clock_state).working() as bench:
+        for passed_s in (0, 3590, 20):
+            bench.clock.now_s += passed_s
+            bench.send("reload", b'{"id": "a"}')
+        wait_until(lambda: bench.server.counters.counts() == {"done": 2, "replayed": 1})
 
 
 def test_more_than_can_wait_is_refused_as_busy() -> None:

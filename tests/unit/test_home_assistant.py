@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,16 @@ from typing import Any
 import orjson
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.config.loader import load_config
-from agent.mqtt.base import Packet
+from agent.mqtt.base import Packet, Received
 from agent.mqtt.messages import Runtime
+from agent.mqtt.topics import Topics
 from agent.publish.discovery import discovery_message
-from agent.publish.home_assistant import STUBS_FOR_SESSIONS, HomeAssistant
+from agent.publish.home_assistant import BIRTH_DELAY_S, STUBS_FOR_SESSIONS, HomeAssistant, birth_delay_s
+from agent.runtime.clock import SystemClock
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.discovery_schema import problems_of_discovery
 from tests.fixtures.publish_samples import DEVICE, IDENTITY, TOPICS, runtime
@@ -103,11 +107,21 @@ def test_commands_of_home_assistant_are_valid() -> None:
         if "cmd_tpl" not in part:
             continue
         filled = part["cmd_tpl"].replace("{{ now().timestamp() }}", "1800000000.123456")
-        filled = filled.replace("{{ now().timestamp() + 30 }}", "1800000030.123456").replace("{{ value }}", "0.5")
+        filled = filled.replace("{{ value }}", "0.5")
         filled = re.sub(r"\{\{ 'true' if value == 'ON' else 'false' \}\}", "true", filled)
         assert "{{" not in filled
         verb = part["cmd_t"].rpartition("/")[2]
-        request_from_payload(verb, filled.encode())
+        # A button must work however far the two clocks are apart.
+        assert request_from_payload(verb, filled.encode()).expires_at is None
+
+
+class SetClock(SystemClock):
+    """Monotonic time that stands still."""
+
+    now_ns = 0
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
 
 
 class Session:
@@ -123,7 +137,23 @@ class Session:
             },
         )
         self.out: list[Packet] = []
-        self.home = HomeAssistant(load_config(config), IDENTITY, self.out.append, directory / "home.json")
+        self.rebirths = 0
+        self.clock = SetClock()
+        self.home = HomeAssistant(
+            load_config(config),
+            IDENTITY,
+            self.out.append,
+            directory / "home.json",
+            rebirth=self._rebirth,
+            clock=self.clock,
+        )
+
+    def pass_s(self, seconds: float) -> None:
+        self.clock.now_ns += int(seconds * 1e9)
+        self.home.tick()
+
+    def _rebirth(self) -> None:
+        self.rebirths += 1
 
     def announce(self, said: Runtime) -> dict[str, Any]:
         self.home.announce(said)
@@ -152,18 +182,6 @@ def test_a_component_removed_by_a_reload_goes_at_once_and_can_return(tmp_path: P
     assert "stat_t" in session.announce(runtime())["front_fps"]
 
 
-def test_disabling_removes_the_device_in_several_sessions_and_then_stops(tmp_path: Path) -> None:
-    Session(tmp_path).announce(runtime())
-    said = []
-    # The broker may be away in the first session, and the agent may stop before it is back.
-    for _ in range(STUBS_FOR_SESSIONS + 2):
-        off = Session(tmp_path, enabled=False)
-        off.home.announce(runtime())
-        said.append([packet.payload for packet in off.out])
-    assert said == [[b""]] * (STUBS_FOR_SESSIONS + 1) + [[]]
-    assert not (tmp_path / "home.json").exists()
-
-
 def test_enabling_again_restores_the_whole_device(tmp_path: Path) -> None:
     for enabled in (True, False):
         Session(tmp_path, enabled=enabled).home.announce(runtime())
@@ -172,10 +190,113 @@ def test_enabling_again_restores_the_whole_device(tmp_path: Path) -> None:
         assert Session(tmp_path).announce(_without_camera()).get("front_fps", {"p": "sensor"}) == {"p": "sensor"}
 
 
-def test_an_undeletable_file_does_not_end_the_agent(tmp_path: Path) -> None:
+def test_a_disabled_one_announces_nothing(tmp_path: Path) -> None:
     session = Session(tmp_path, enabled=False)
-    (tmp_path / "home.json").mkdir()
+    session.home.announce(runtime())
+    assert session.out == []
+
+
+def _birth(payload: bytes = b"online", *, retain: bool = False) -> Received:
+    return Received("homeassistant/status", payload, 1, retain)
+
+
+def test_a_start_of_home_assistant_is_answered_once_and_later(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    for message in (_birth(b"offline"), _birth(retain=True)):
+        session.home.on_status(message)
+        session.pass_s(10)
+    assert session.rebirths == 0
+    for _ in range(1000):
+        session.home.on_status(_birth())
+    session.pass_s(BIRTH_DELAY_S[0] * 0.99)
+    assert session.rebirths == 0
+    session.pass_s(BIRTH_DELAY_S[1])
+    session.pass_s(BIRTH_DELAY_S[1])
+    assert session.rebirths == 1
+    session.home.on_status(_birth())
+    session.pass_s(BIRTH_DELAY_S[1])
+    assert session.rebirths == 2
+
+
+def test_a_hundred_devices_do_not_answer_at_once() -> None:
+    delays = sorted(birth_delay_s(f"line-{number}") for number in range(100))
+    assert delays == sorted(birth_delay_s(f"line-{number}") for number in range(100))
+    assert BIRTH_DELAY_S[0] <= delays[0] < 1.0
+    assert 4.5 < delays[-1] <= BIRTH_DELAY_S[1]
+    most_in_a_second = max(sum(start <= one < start + 1 for one in delays) for start in delays)
+    assert most_in_a_second < 45
+
+
+def _named(cameras: Sequence[tuple[str, str]], device: str = DEVICE) -> dict[str, Any]:
+    """The message for these cameras, each with one classifier."""
+    use = runtime().cameras["front"]
+    several: dict[str, dict[str, Any]] = {}
+    for camera, classifier in cameras:
+        several.setdefault(camera, {})[classifier] = use.classifiers["inspect"]
+    said = replace(
+        runtime(),
+        device=device,
+        cameras={camera: replace(use, classifiers=classifiers) for camera, classifiers in several.items()},
+    )
+    return discovery_message(said, Topics("edge", device), allowed=ALLOWED, snapshots=True)
+
+
+COLLIDING = [
+    [("a.b", "x"), ("a_b", "x"), ("a-b", "x")],
+    [("door", "left_defect"), ("door_left", "defect")],
+    [("a", "b.c"), ("a.b", "c"), ("a", "b_c"), ("a_b", "c"), ("a", "b_dot_c"), ("a_dot_b", "c")],
+    [("a", "b__c"), ("a__b", "c"), ("a_", "b"), ("a", "b_")],
+    [("a", "classifier_b"), ("a_classifier", "b")],
+]
+
+
+@pytest.mark.parametrize("cameras", COLLIDING)
+def test_names_that_look_alike_do_not_collide(cameras: list[tuple[str, str]]) -> None:
+    message = _named(cameras)
+    assert list(problems_of_discovery(message)) == []
+    parts = message["cmps"]
+    assert all(re.fullmatch("[a-zA-Z0-9_-]+", key) for key in parts)
+    labels = {part["stat_t"] for key, part in parts.items() if key.endswith("_label")}
+    assert labels == {TOPICS.state(camera, classifier) for camera, classifier in cameras}
+    connected = {part["stat_t"] for key, part in parts.items() if key.endswith("_connected")}
+    assert connected == {TOPICS.camera_health(camera) for camera, _ in cameras}
+
+
+def test_a_name_without_underscores_or_dots_is_the_start_of_its_keys() -> None:
+    assert {"door-1_left-2_label", "door-1_fps"} <= _named([("door-1", "left-2")])["cmps"].keys()
+
+
+NAMES = st.text(alphabet="ab._-", min_size=1, max_size=5).map(lambda text: f"a{text}")
+DEVICES = st.text(alphabet="ab_-", max_size=4).map(lambda text: f"a{text}")
+
+
+@given(st.tuples(DEVICES, NAMES, NAMES), st.tuples(DEVICES, NAMES, NAMES))
+def test_every_entity_of_every_device_has_an_id_of_its_own(
+    first: tuple[str, str, str], second: tuple[str, str, str]
+) -> None:
+    ids = [
+        {part["uniq_id"] for part in _named([(camera, classifier)], device)["cmps"].values()}
+        for device, camera, classifier in (first, second)
+    ]
+    labels = [{one for one in some if one.endswith(("_label", "_enter"))} for some in ids]
+    of_cameras = [{one for one in some if one.endswith(("_fps", "_rate"))} for some in ids]
+    of_boards = [{one for one in some if one.endswith(("_power", "_temperature"))} for some in ids]
+    assert (labels[0] & labels[1] == set()) == (first != second)
+    assert (of_cameras[0] & of_cameras[1] == set()) == (first[:2] != second[:2])
+    assert (of_boards[0] & of_boards[1] == set()) == (first[0] != second[0])
+
+
+@pytest.mark.parametrize(("count", "is_left_out"), [(100, False), (1000, True)])
+def test_too_many_labels_for_the_recorder_are_left_out_and_reported(
+    tmp_path: Path, count: int, *, is_left_out: bool
+) -> None:
+    said = runtime()
+    model = replace(said.models["inspect"], labels=tuple(f"label number {number:04}" for number in range(count)))
+    session = Session(tmp_path)
     with structlog.testing.capture_logs() as logs:
-        session.home.announce(runtime())
-    assert [packet.payload for packet in session.out] == [b""]
-    assert [line["event"] for line in logs] == ["home_assistant.clear_failed"]
+        for _ in range(2):
+            parts = session.announce(replace(said, models={"inspect": model}))
+    label = parts["front_inspect_label"]
+    assert ("ops" in label, "dev_cla" in label) == (not is_left_out, not is_left_out)
+    assert [line["event"] for line in logs] == ["home_assistant.options_left_out"] * is_left_out
+    assert list(problems_of_discovery(orjson.loads(session.out[-1].payload))) == []

@@ -240,3 +240,10 @@ def test_properties_in_any_order_leave_the_payload_whole(
         assert "\0" in repr(properties) or "\\x00" in repr(properties)
     else:
         assert [message.payload for message in reading.listener.messages] == [payload]
+
+
+@pytest.mark.parametrize(("answer", "code"), [(1, 0x84), (2, 0x85), (3, 0x88), (4, 0x86), (5, 0x87)])
+@pytest.mark.parametrize("is_v5", [True, False])
+def test_a_connack_of_an_older_broker_is_understood_whatever_was_asked(answer: int, code: int, *, is_v5: bool) -> None:
+    reading = Reading(packet(Kind.CONNACK, 0, bytes([0, answer])), is_v5=is_v5)
+    assert reading.listener.connacks == [(code, {})]

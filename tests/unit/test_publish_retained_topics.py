@@ -1,17 +1,21 @@
-"""Retained topics of cameras are remembered until the broker has confirmed their clearing."""
+"""Retained topics are remembered until the broker has confirmed their clearing."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
+from agent.config.model import AgentConfig
 from agent.mqtt.base import Packet
+from agent.mqtt.topics import CATALOG, Topics
 from agent.publish.delivery import Delivery
 from agent.publish.delivery_counters import DeliveryCounters
 from agent.publish.outbox.base import MemoryOutbox
-from agent.publish.retained_topics import RetainedLedger
+from agent.publish.retained_topics import RetainedLedger, retained_topics
 from tests.fixtures.model_broker import ManualClock
 
 FRONT, SIDE = "edge/dut/camera/front/health", "edge/dut/camera/side/inspect/state"
@@ -53,6 +57,69 @@ def test_a_topic_that_is_used_again_is_not_forgotten_by_a_late_confirmation(tmp_
     assert _topics(tmp_path / "retained.json") == [FRONT, SIDE]
 
 
+def _config(text: str) -> AgentConfig:
+    return AgentConfig.model_validate(yaml.safe_load(text))
+
+
+CONFIG = """
+version: 1
+models: {inspect: {package: demo}}
+cameras:
+  front: {source: {type: pattern}, classify: [{model: inspect}]}
+  spare: {source: {type: pattern}, classify: [{model: inspect}], enabled: false}
+mqtt: {home_assistant: {enabled: true}}
+"""
+OF_CONFIG = {
+    *(f"edge/dut/{name}" for name in ("status", "runtime", "thermal", "health")),
+    "edge/dut/camera/front/health",
+    "edge/dut/camera/front/inspect/state",
+    "edge/dut/camera/spare/health",
+    "homeassistant/device/edge_inference_agent_dut/config",
+}
+
+
+def test_every_retained_topic_is_known_and_read_again(tmp_path: Path) -> None:
+    topics = retained_topics(_config(CONFIG), Topics("edge", "dut"))
+    assert topics == OF_CONFIG
+    RetainedLedger(tmp_path / "retained.json").expect(topics)
+    assert set(RetainedLedger(tmp_path / "retained.json").settle([])) == OF_CONFIG
+
+
+def test_every_retained_message_of_the_catalog_is_known() -> None:
+    names = SimpleNamespace(camera="front", classifier="inspect")
+    retained = {entry.topic(Topics("edge", "dut"), names) for entry in CATALOG if entry.retain}
+    assert retained <= OF_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("other", "gone"),
+    [
+        (Topics("edge", "new"), OF_CONFIG),
+        (Topics("plant/line", "dut"), {one for one in OF_CONFIG if one.startswith("edge/")}),
+    ],
+)
+def test_another_device_id_or_prefix_clears_what_the_old_one_left_until_it_is_confirmed(
+    tmp_path: Path, other: Topics, gone: set[str]
+) -> None:
+    RetainedLedger(tmp_path / "retained.json").expect(retained_topics(_config(CONFIG), Topics("edge", "dut")))
+    now = retained_topics(_config(CONFIG), other)
+    for _ in range(2):  # the broker was away in the first session
+        ledger = RetainedLedger(tmp_path / "retained.json")
+        ledger.expect(now)
+        assert set(ledger.settle(now)) == gone
+    for topic in gone:
+        ledger.cleared(topic)
+    ledger.save()
+    assert RetainedLedger(tmp_path / "retained.json").settle(now) == []
+
+
+def test_leaving_home_assistant_clears_the_discovery_message(tmp_path: Path) -> None:
+    RetainedLedger(tmp_path / "retained.json").expect(OF_CONFIG)
+    off = retained_topics(_config(CONFIG.replace("enabled: true}}", "enabled: false}}")), Topics("edge", "dut"))
+    cleared = RetainedLedger(tmp_path / "retained.json").settle(off)
+    assert cleared == ["homeassistant/device/edge_inference_agent_dut/config"]
+
+
 def _with(topics: str) -> bytes:
     """The file with these ``topics``, whole otherwise."""
     return f'{{"form": 1, "facts": {{}}, "value": {topics}}}'.encode()
@@ -66,13 +133,16 @@ def _with(topics: str) -> bytes:
         b"[]",
         b"null",
         _with("5"),
-        _with('[null, 7, "", "#", "edge/+/camera/a/health", "edge/dut/status", "x/camera/a/\\u0000/state"]'),
+        _with(
+            '[null, 7, "", "#", "edge/+/camera/a/health", "x/camera/a/\\u0000/state", "a/health", "edge/dut/event"]'
+        ),
+        _with('["homeassistant/status", "homeassistant/device/other/config", "homeassistant/sensor/a/config"]'),
         _with('["x/camera/\\ud800/health"]'),
         b"\xff\xfe\x00",
         b"[" * 100_000,
     ],
 )
-def test_a_file_without_camera_topics_clears_nothing(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_topics_of_an_agent_clears_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "retained.json").write_bytes(content)
     ledger = RetainedLedger(tmp_path / "retained.json")
     ledger.expect([FRONT])

@@ -299,6 +299,8 @@ class Health(Message):
     """Builds that run now, by the model's key; another engine serves the model meanwhile, unless it is `strict`."""
     publisher: PublisherHealth
     """Counters of messages."""
+    commands: dict[str, Count] = Field(default_factory=dict)
+    """Commands of this session: `done`, `failed`, `ignored` (retained), or the reason why they were refused."""
     process: Process
     """The agent's process."""
     connection: Connection

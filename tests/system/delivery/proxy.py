@@ -11,8 +11,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
+from tests.fixtures.mqtt_packets import Kind, packet, packets
 from tests.system.delivery.wire import Witness
 
 _CHUNK = 4096
@@ -27,10 +29,12 @@ class FaultProxy:
     - ``slice_bytes``: chunks are cut into pieces of 1 to this many bytes; None leaves them whole;
     - ``is_black_hole``: connections are accepted and kept, and nothing gets through;
     - ``is_down``: connections are refused (closed at once), open ones are closed;
-    - ``reset()``: open connections end by RST.
+    - ``reset()``: open connections end by RST;
+    - ``is_swallowing`` (with ``is_mqtt``): the target's PUBACK packets do not get through;
+    - ``poison`` (with ``is_mqtt``): a PUBLISH on this topic closes its connection and does not get through.
     """
 
-    def __init__(self, target: int, *, witness: Witness | None = None, seed: int = 0) -> None:
+    def __init__(self, target: int, *, witness: Witness | None = None, seed: int = 0, is_mqtt: bool = False) -> None:
         self._target = target
         self._witness = witness
         self._chance = random.Random(seed)
@@ -38,7 +42,10 @@ class FaultProxy:
         self.bytes_per_s: float | None = None
         self.slice_bytes: int | None = None
         self.is_black_hole = False
+        self.is_swallowing = False
+        self.poison: str | None = None
         self.connections = 0
+        self._is_mqtt = is_mqtt
         self._is_down = False
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,7 +92,11 @@ class FaultProxy:
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
 
     async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0))
+        if self._is_mqtt:
+            # Buffers that are large for a thin line would hide how thin it is.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_CHUNK)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -109,7 +120,8 @@ class FaultProxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._connect(reader, writer)
+            with suppress(asyncio.CancelledError):  # by `_stop`; asyncio would log it
+                await self._connect(reader, writer)
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
@@ -125,9 +137,13 @@ class FaultProxy:
         conversation = None if self._witness is None else self._witness.conversation()
         self._open |= {writer, far_writer}
         pumps = [
-            asyncio.create_task(self._pump(reader, far_writer, None if conversation is None else conversation.sent)),
             asyncio.create_task(
-                self._pump(far_reader, writer, None if conversation is None else conversation.answered)
+                self._pump(reader, far_writer, None if conversation is None else conversation.sent, self._to_target())
+            ),
+            asyncio.create_task(
+                self._pump(
+                    far_reader, writer, None if conversation is None else conversation.answered, self._from_target()
+                )
             ),
         ]
         try:
@@ -139,13 +155,29 @@ class FaultProxy:
             self._open -= {writer, far_writer}
             far_writer.transport.abort()
 
+    def _to_target(self) -> _Gate | None:
+        def is_allowed(kind: int, body: bytes) -> bool:
+            if kind == Kind.PUBLISH and self.poison is not None and body[2:].startswith(self.poison.encode()):
+                raise ConnectionAbortedError
+            return True
+
+        return _Gate(is_allowed) if self._is_mqtt else None
+
+    def _from_target(self) -> _Gate | None:
+        return _Gate(lambda kind, _: kind != Kind.PUBACK or not self.is_swallowing) if self._is_mqtt else None
+
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note: Callable[[bytes], None] | None
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        note: Callable[[bytes], None] | None,
+        gate: _Gate | None,
     ) -> None:
         while True:
             await self._pass_black_hole()
             try:
                 chunk = await reader.read(_CHUNK)
+                passed = chunk if gate is None or not chunk else gate.let_through(chunk)
             except OSError:
                 return
             if not chunk:
@@ -153,7 +185,7 @@ class FaultProxy:
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
             await self._pass_black_hole()  # it came while this chunk was read
-            for piece in self._pieces(chunk):
+            for piece in self._pieces(passed):
                 if self.bytes_per_s is not None:
                     await asyncio.sleep(len(piece) / self.bytes_per_s)
                 # Recorded before it is passed on, so no acknowledgement that the agent saw is missing.
@@ -178,3 +210,21 @@ class FaultProxy:
             pieces.append(chunk[start : start + size])
             start += size
         return pieces
+
+
+class _Gate:
+    """Lets whole packets through, except those that are not allowed.
+
+    ``is_allowed`` gets kind and body; an OSError from it ends the connection.
+    """
+
+    def __init__(self, is_allowed: Callable[[int, bytes], bool]) -> None:
+        self._is_allowed = is_allowed
+        self._stream = bytearray()
+
+    def let_through(self, chunk: bytes) -> bytes:
+        """The packets that ``chunk`` completes."""
+        self._stream += chunk
+        return b"".join(
+            packet(kind, flags, body) for kind, flags, body in packets(self._stream) if self._is_allowed(kind, body)
+        )

@@ -17,7 +17,11 @@ from types import FrameType
 
 import orjson
 
+from agent.commands.contract import CommandRefused, Details
+from agent.commands.requests import Explain, Request
+from agent.commands.server import CommandServer
 from agent.config.broker_address import BrokerAddress
+from agent.config.subscribers import CommandsConfig
 from agent.daemon.state_directory import StateDirectory
 from agent.mqtt.base import LineStatistics, Packet, Sink, SinkListener, SinkStatistics
 from agent.mqtt.client import MqttClient
@@ -27,6 +31,7 @@ from agent.mqtt.settings import Credentials, MqttSettings
 from agent.mqtt.topics import Topics
 from agent.publish.outbox.file import OutboxFile, Row
 from agent.publish.outbox.sqlite import SqliteOutbox
+from agent.publish.packets import Outgoing
 from agent.publish.publisher import Publisher
 from agent.runtime.clock import SystemClock
 from agent.runtime.clock_sync import ClockWatch
@@ -54,6 +59,11 @@ class Options:
     username: str | None = None
     password_file: str | None = None
     durability: str = "each"
+    device: str = "dut"
+    results_per_s: float = 0.0
+    takes_commands: bool = False
+    statistics: str | None = None
+    """File for the figures of this session, written at its end."""
 
     def argument(self) -> str:
         """The command line's only argument."""
@@ -83,7 +93,7 @@ class LedgerFile(OutboxFile):
 
     def write(self, rows: Sequence[Row], gone: Iterable[int] = ()) -> None:
         super().write(rows, gone)
-        self._ledger.write("C", [row.packet for row in rows])
+        self._ledger.write("C", [row.packet for row in rows if row.packet.topic.endswith("/event")])
 
 
 class LedgerMirror:
@@ -136,6 +146,18 @@ class EagerSink:
         return self._inner.line()
 
 
+class Explainer:
+    """Carries out `explain`, the only command that the subject takes."""
+
+    def explain(self, request: Explain) -> Details:
+        return {}
+
+    def _refuse(self, request: Request | None = None) -> Details:
+        raise CommandRefused("not_allowed", "the subject takes explain only")
+
+    snapshot = set = selftest = benchmark = reload = rebirth = _refuse
+
+
 class SteppingClock(SystemClock):
     """A clock whose UTC can be set; monotonic time is not affected."""
 
@@ -152,13 +174,15 @@ class Subject:
         self._options = options
         self._clock = SteppingClock()
         self._is_ending = False
+        self._began = 0.0
+        self._results = 0
         ledger = LedgerLines(Path(options.ledger))
         self._identity = Identity(
-            device="dut",
+            device=options.device,
             session=state.session,
             agent="0",
             started=utc_text(self._clock.utc_ns()),
-            topics=Topics("drill", "dut"),
+            topics=Topics("drill", options.device),
         )
         clock_state = ClockWatch().state
         self._outbox = SqliteOutbox(
@@ -169,7 +193,20 @@ class Subject:
             retry_s=0.1,
             open_file=lambda path: LedgerFile(path, ledger),
         ).open()
-        client: Sink = MqttClient(self._settings(), will=self._identity.status("offline"), clock=self._clock)
+        self._commands = CommandServer(
+            CommandsConfig(enabled=options.takes_commands, allow=("explain",)),
+            self._identity,
+            Explainer(),
+            self._reply,
+            clock=self._clock,
+        )
+        client: Sink = MqttClient(
+            self._settings(),
+            will=self._identity.status("offline"),
+            subscriptions=self._commands.subscriptions,
+            on_received=self._commands.receive,
+            clock=self._clock,
+        )
         self._publisher = Publisher(
             EagerSink(client) if options.is_eager else client,
             identity=self._identity,
@@ -183,28 +220,67 @@ class Subject:
         """Offer the events from number ``done`` on, then wait for the end."""
         signal.signal(signal.SIGTERM, self._end)
         signal.signal(signal.SIGUSR1, self._step)
-        self._publisher.start()
-        self._publisher.offer(runtime())
-        began = time.monotonic()
+        self.start()
         for number in range(done, self._options.events):
-            while not self._is_ending and time.monotonic() < began + (number - done) / self._options.events_per_s:
+            while (
+                not self._is_ending and time.monotonic() < self._began + (number - done) / self._options.events_per_s
+            ):
+                self._offer_results()
                 time.sleep(0.002)
             if self._is_ending:
                 break
-            camera = f"c{number % self._options.topics}"
-            label = _LABELS[number // self._options.topics % 2]
-            self._publisher.offer(classification(number, camera=camera))
-            self._publisher.offer(state_change(label, _LABELS[_LABELS.index(label) - 1], camera=camera))
+            self.offer_event(number)
         while not self._is_ending:
+            self._offer_results()
             time.sleep(0.01)
+        self.stop()
+
+    def start(self) -> None:
+        """Connect, and offer the first messages."""
+        self._publisher.start()
+        self._commands.start()
+        self._publisher.offer(runtime())
+        self._began = time.monotonic()
+
+    def offer_event(self, number: int) -> None:
+        """Offer one change of a label, with the result before it."""
+        camera = f"c{number % self._options.topics}"
+        label = _LABELS[number // self._options.topics % 2]
+        self._publisher.offer(classification(number, camera=camera))
+        self._publisher.offer(state_change(label, _LABELS[_LABELS.index(label) - 1], camera=camera))
+
+    def stop(self) -> None:
+        """Send what waits, disconnect, and write the figures."""
+        self._commands.stop(1.0)
+        statistics = self._publisher.statistics()
         self._publisher.stop(2.0)
+        if self._options.statistics is not None:
+            figures = {
+                "dropped": dict(statistics.dropped),
+                "stored": statistics.stored,
+                "reconnects": statistics.connection.reconnects,
+                "protocol": statistics.connection.protocol,
+                "commands": self._commands.counters.counts(),
+                "peak_rss_mib": _peak_rss_mib(),
+            }
+            Path(self._options.statistics).write_bytes(orjson.dumps(figures))
+
+    def _reply(self, reply: Outgoing) -> None:
+        self._publisher.offer(reply)
+
+    def _offer_results(self) -> None:
+        """Offer the results that are due by now, of a camera of their own."""
+        due = int((time.monotonic() - self._began) * self._options.results_per_s)
+        while self._results < due:
+            self._publisher.offer(classification(self._results, camera="results"))
+            self._results += 1
 
     def _settings(self) -> MqttSettings:
         options = self._options
         file = None if options.password_file is None else Path(options.password_file)
         return MqttSettings(
             address=BrokerAddress("127.0.0.1", options.port),
-            client_id="dut",
+            client_id=options.device,
             credentials=Credentials(options.username, file),
             keepalive_s=options.keepalive_s,
             connect_timeout_s=0.6,
@@ -216,6 +292,13 @@ class Subject:
 
     def _step(self, number: int, frame: FrameType | None) -> None:
         self._clock.step_ns += _TEN_YEARS_NS
+
+
+def _peak_rss_mib() -> float:
+    """Source: proc_pid_status(5), VmHWM. ``ru_maxrss`` of a child starts with the size of its parent."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak_kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(peak_kib) / 1024, 1)
 
 
 def main(argument: str) -> None:
