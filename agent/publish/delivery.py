@@ -412,16 +412,13 @@ class Delivery:
             self._log_refusal(topic, problem, "dropped")
         else:
             self._counters.refuse(problem)
-            self._keep(flight)
+            if flight.stored is not None:
+                self._events.refused(flight.stored)
+            elif not self._retained.refused(flight.packet):
+                self._counters.drop("superseded")
             if self._is_due(topic):
                 self._held.hold(topic, problem)
             self._log_refusal(topic, problem, "kept")
-
-    def _keep(self, flight: Flight) -> None:
-        if flight.stored is not None:
-            self._events.refused(flight.stored)
-        elif not self._retained.refused(flight.packet):
-            self._counters.drop("superseded")
 
     def _settled(self, flight: Flight) -> None:
         """The packet needs nothing more."""
