@@ -156,10 +156,7 @@ class Delivery:
         self._counters.forget_broker()
 
     def has_unconfirmed(self) -> bool:
-        """Send retained values as far as the window allows; False once none waits and every packet is confirmed.
-
-        Events stay in the outbox.
-        """
+        """Send retained values as far as the window allows; False once none waits and every packet is confirmed."""
         while self._is_live and self._has_room() and self._send_value():
             pass
         return bool(len(self._flights) or self._retained.next(self._is_due))
