@@ -148,9 +148,9 @@ def test_the_doctor_tries_every_address_and_one_that_works_is_enough(tmp_path: P
     away = [f"mqtt://127.0.0.1:{free_port()}", f"unix://{tmp_path}/none"]
     found = broker_findings(load_config(_config(tmp_path, {"broker": [away[0], broker.url, away[1]]})))
     assert [(one.name, one.state, one.is_needed) for one in found] == [
-        ("broker", "warning", True),
-        ("broker", "ok", True),
-        ("broker", "warning", True),
+        ("broker 1", "warning", True),
+        ("broker 2", "ok", True),
+        ("broker 3", "warning", True),
     ]
     assert "nothing listens" in found[0].detail
     assert "there is no socket" in found[2].detail

@@ -202,6 +202,8 @@ def test_doctor_suggests_the_profile_of_a_known_address_and_applies_a_configured
     assert [one.state for one in found] == ["failed"]
     found = list(profile_findings(load_config(_file(tmp_path), check_files=False)))
     assert [one.state for one in found] == ["ok"]
+    found = list(profile_findings(load_config(_file(tmp_path, ("rate_hz: 15", "rate_hz: 99")), check_files=False)))
+    assert [one.state for one in found] == ["warning"]
     hivemq = _file(tmp_path, ("profile: aws-iot", "profile: hivemq-cloud"))
     (finding,) = profile_findings(load_config(hivemq, check_files=False))
     assert "whose max_payload_bytes, max_client_id_bytes were found on none of its pages" in finding.detail

@@ -35,7 +35,10 @@ def broker_findings(loaded: LoadedConfig) -> list[Finding]:
     # At once: one after another, addresses that do not answer would use up the time of the rest.
     with concurrent.futures.ThreadPoolExecutor(len(choices), thread_name_prefix="doctor-broker") as executor:
         found = list(executor.map(lambda one: _finding(one, mqtt.prefix), choices))
-    if len(found) == 1 or all(one.state == "failed" for one in found):
+    if len(found) == 1:
+        return found
+    found = [replace(one, name=f"broker {number}") for number, one in enumerate(found, 1)]
+    if all(one.state == "failed" for one in found):
         return found
     remedy = "the agent uses the next address, and comes back to this one"
     return [replace(one, state="warning", remedy=remedy) if one.state == "failed" else one for one in found]
@@ -79,7 +82,7 @@ def profile_findings(loaded: LoadedConfig) -> Iterator[Finding]:
         yield Finding(name, "failed", f"{problem.key}: {problem.message}", is_needed=True)
     for problem in report.warnings:
         yield Finding(name, "warning", f"{problem.key}: {problem.message}")
-    if not report.errors:
+    if not report.errors and not report.warnings:
         unverified = ", ".join(report.unverified)
         doubt = f", whose {unverified} were found on none of its pages" if unverified else ""
         yield Finding(name, "ok", f"within the limits of {report.title}{doubt}")
