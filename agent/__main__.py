@@ -22,6 +22,7 @@ from agent.runtime.errors import AgentError
 from agent.runtime.journal import add_journal_priorities, log_plain_lines_as_errors
 from agent.runtime.secrets import redact
 from agent.runtime.terminal import escape_standard_streams
+from engines import import_path
 
 EXIT_UNAVAILABLE = 69
 EXIT_INTERNAL = 70
@@ -32,6 +33,9 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (those of the process where None) and return the exit code."""
+    if args is None:
+        # `python -m agent` puts the current directory first, where a stray onnx.py would replace the real one.
+        sys.path[:] = import_path()
     _open_missing_streams()
     add_journal_priorities()
     # Also: a name that the output's encoding lacks must not end a command.

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
     from engines.percentiles import Number, percentile, rank_of
-    from engines.sandbox.isolated import module_command, script_command
+    from engines.sandbox.isolated import import_path, module_command, script_command
     from engines.sandbox.json_child import JsonChild
     from engines.sandbox.package_check import load_unknown_package
     from engines.sandbox.serve import serve_parent
@@ -157,6 +157,7 @@ __all__ = [
     "describe",
     "image_set_of",
     "import_model",
+    "import_path",
     "load_package",
     "load_strict",
     "load_unknown_package",
@@ -253,6 +254,7 @@ _HOMES = {
     "check_options": "engines.select.open",
     "content_address": "engines.store.files",
     "describe": "engines.environment",
+    "import_path": "engines.sandbox.isolated",
     "import_model": "engines.check.importer",
     "load_package": "engines.package.load",
     "load_unknown_package": "engines.sandbox.package_check",

@@ -22,7 +22,8 @@ from agent.config.sources import GStreamerSource, RtspSource, SourceConfig
 from agent.runtime.secrets import MASK, Secret, read_secret, redact
 
 PUBLIC_KEYS = frozenset(
-    {"type", "path", "transport", "reader", "codec", "device", "serial", "fourcc", "username", "password_file"}
+    {"type", "path", "transport", "reader", "codec", "device", "serial", "fourcc", "username"}
+    | {"password_file", "ca_file", "decode"}
 )
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 # A hash that everybody can compute lets a reader of messages try passwords; each try should cost.

@@ -105,6 +105,19 @@ def test_a_command_in_a_hostile_folder_runs_nothing_of_it(hostile: Path, tmp_pat
     assert _ran(hostile) == []
 
 
+def test_as_a_module_it_takes_no_library_from_the_current_directory(tmp_path: Path) -> None:
+    """What Python imports before the program's first line cannot be helped: its own name, and the standard library."""
+    for name in ("onnx.py", "numpy.py", "onnxruntime.py", "cv2.py", "paho.py", "rich.py"):
+        (tmp_path / name).write_text(_PLANTED)
+    command = [sys.executable, "-m", "agent", "model", "check", str(_ROOT / "agent/demo/conveyor-1.0.0")]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(_ROOT)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, check=False, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert _ran(tmp_path) == []
+
+
 def _starts(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.List | ast.Tuple):
