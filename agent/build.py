@@ -111,7 +111,13 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.callback(thermal.stop)
     others = uplink.prepare, thermal.prepare
     reloader = Reloader(
-        loaded, packages, pipeline, others=others, on_applied=announcer.applied, amend=with_kept_changes
+        loaded,
+        packages,
+        pipeline,
+        others=others,
+        on_applied=announcer.applied,
+        amend=with_kept_changes,
+        expect_cameras=uplink.expect,
     )
     resources.callback(reloader.stop)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, clock=clock)

@@ -94,6 +94,10 @@ class Uplink:
         """Address of the broker."""
         return self._inputs.settings.address
 
+    def expect(self, loaded: LoadedConfig) -> None:
+        """Remember the retained topics of the cameras in ``loaded``; call it before ``loaded`` takes effect."""
+        self._ledger.expect(camera_topics(loaded.config, self._identity.topics))
+
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
         """Check ``loaded`` and return the function that applies it, or None if nothing differs.
 
@@ -103,7 +107,7 @@ class Uplink:
             ConfigError: the password file or a certificate cannot be used.
         """
         inputs, mqtt = self._connection_inputs(loaded), loaded.config.mqtt
-        self._ledger.expect(camera_topics(loaded.config, self._identity.topics))
+        self.expect(loaded)
         if inputs == self._inputs and mqtt == self._mqtt:
             return None
 
