@@ -43,7 +43,7 @@ class Decision:
     ) -> None:
         """``before`` decided by the old configuration; ``initial`` ends its label."""
         self._before = before
-        self.order = threading.Lock() if before is None else before.order
+        self.order: threading.Lock = threading.Lock() if before is None else before.order
         """Shared with the decision before this one: its last messages come before the first of this one."""
         self.is_announced = False
         """Whether ``initial`` was called."""

@@ -175,7 +175,12 @@ def test_a_batch_waits_for_more_frames_of_a_file_only_while_it_has_room() -> Non
     file, full = _lane("file", is_live=False), _File("full", "inspect", is_live=False, priority=1, rate_hz=None)
     cameras = _Cameras(file)
     cameras.put(file)
-    helper = threading.Timer(0.05, lambda: [cameras.put(file) for _ in range(7)])
+
+    def fill() -> None:
+        for _ in range(7):
+            cameras.put(file)
+
+    helper = threading.Timer(0.05, fill)
     helper.start()
     assert cameras.take() == ["file"] * 8
     helper.join()
