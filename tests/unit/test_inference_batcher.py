@@ -38,6 +38,36 @@ def test_the_newest_frame_of_a_live_camera_wins() -> None:
     assert _order(superseded) == [("a", 0), ("a", 1), ("a", 2)]
 
 
+def test_a_frame_that_supersedes_another_keeps_its_place() -> None:
+    batcher = Batcher[Binding](lambda request: None, min_share=0.05)
+    for camera, index in (("a", 0), ("b", 0), ("a", 1)):
+        batcher.put(_lane(camera), _ticket(camera, index))
+    assert _order(batcher.take(8, 0, 0)) == [("a", 1), ("b", 0)]
+
+
+def test_a_classifier_keeps_its_place_among_those_of_its_camera() -> None:
+    left, right = (Binding("a", name, is_live=True, priority=1, rate_hz=None) for name in ("left", "right"))
+    batcher = Batcher[Binding](lambda request: None, min_share=0.05)
+    taken = []
+    for index in range(6):  # both get every frame, one of them is classified
+        batcher.put(left, _ticket("a", index))
+        batcher.put(right, _ticket("a", index))
+        taken += [request.binding.classifier for request in batcher.take(1, 0, 0)]
+    assert taken == ["left", "right"] * 3
+
+
+def test_frames_of_a_removed_camera_are_still_taken() -> None:
+    batcher = Batcher[Binding](lambda request: None, min_share=0.05)
+    batcher.set_bindings([_lane("a"), _lane("b")])
+    for camera in ("a", "b"):
+        batcher.put(_lane(camera), _ticket(camera, 0))
+    batcher.set_bindings([_lane("b")])
+    assert _order(batcher.take(8, 0, 0)) == [("a", 0), ("b", 0)]
+    batcher.set_bindings([_lane("b")])
+    batcher.put(_lane("b"), _ticket("b", 1))
+    assert _order(batcher.take(8, 0, 0)) == [("b", 1)]
+
+
 def test_no_frame_of_a_file_is_dropped() -> None:
     superseded: list[Request[Binding]] = []
     batcher = Batcher[Binding](superseded.append, min_share=0.05)
