@@ -110,10 +110,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.callback(reporter.send_final_report, reported)
     resources.enter_context(pipeline)
     resources.callback(thermal.stop)
-    others = uplink.prepare, thermal.prepare
-    reloader = Reloader(
-        loaded, packages, pipeline, others=others, on_applied=announcer.applied, amend=with_kept_changes
-    )
+    reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer)
     resources.callback(reloader.stop)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
     resources.callback(commands.stop, 1.0)
@@ -162,6 +159,25 @@ def _pipeline(
         clock=clock,
         emit=uplink.publisher.offer,
         on_camera_change=reporter.camera_changed,
+    )
+
+
+def _reloader(
+    loaded: LoadedConfig,
+    packages: Mapping[str, ModelPackage],
+    pipeline: Pipeline,
+    uplink: Uplink,
+    thermal: ReloadableMonitor,
+    announcer: RuntimeAnnouncer,
+) -> Reloader:
+    return Reloader(
+        loaded,
+        packages,
+        pipeline,
+        others=(uplink.prepare, thermal.prepare),
+        on_applied=announcer.applied,
+        expect_cameras=uplink.expect,
+        amend=with_kept_changes,
     )
 
 

@@ -33,10 +33,11 @@ Prepare = Callable[[LoadedConfig], Callable[[], None] | None]
 cannot fail. None if nothing differs for that part. Raises AgentError if the configuration cannot be used."""
 
 
-def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
+def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | None = None) -> dict[str, ModelPackage]:
     """The packages of every model that an enabled camera uses, checked against the gates that wait for labels.
 
     A package that is new to this device is first read in a child process.
+    Those in ``known``, by model, are not read from the disk.
 
     Raises:
         ModelRejected: a package cannot be served.
@@ -46,8 +47,12 @@ def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
     config = loaded.config
     enabled = [camera for camera in config.cameras.values() if camera.enabled]
     used = {classifier.model for camera in enabled for classifier in camera.classify}
-    cache_dir = cache_dir_in(loaded.state_dir)
-    packages = {key: load_unknown_package(loaded.package_dir(key), cache_dir) for key in config.models if key in used}
+    known, cache_dir = known or {}, cache_dir_in(loaded.state_dir)
+    packages = {
+        key: known.get(key) or load_unknown_package(loaded.package_dir(key), cache_dir)
+        for key in config.models
+        if key in used
+    }
     check_when_labels(loaded, {key: package.labels for key, package in packages.items()})
     return packages
 
@@ -77,16 +82,20 @@ class Reloader:
         *,
         others: Sequence[Prepare] = (),
         on_applied: Callable[[LoadedConfig, Mapping[str, ModelPackage]], None],
+        expect_cameras: Callable[[LoadedConfig], None],
         amend: Callable[[LoadedConfig], LoadedConfig] = lambda loaded: loaded,
     ) -> None:
         """``others`` are the parts beside the pipeline. ``amend`` adds the kept overrides to a configuration that was
-        read."""
+        read. ``expect_cameras`` is called before ``adjust`` changes cameras."""
         self._loaded = loaded
         self._packages = packages
+        self._known = dict(packages)
+        """Every package in force since the file was read, also of models that no enabled camera uses now."""
         self._pipeline = pipeline
         self._others = tuple(others)
         self._on_applied = on_applied
         self._amend = amend
+        self._expect_cameras = expect_cameras
         self._one_at_a_time = threading.Lock()
         self._stage: StageThread | None = None
         self._asked: list[ReloadRequest] = []
@@ -159,7 +168,10 @@ class Reloader:
             return "waiting"
 
     def adjust(self, changed: LoadedConfig) -> None:
-        """Apply a changed copy of the configuration in force, on the caller's thread.
+        """Apply a copy of the configuration in force with changed cameras, on the caller's thread.
+
+        Nothing is read again: neither the file nor the packages and passwords that are in force. Only the package of a
+        model that no enabled camera has used since the file was read is loaded.
 
         Raises:
             ReloadUnderWay: another change runs, or was applied while this one waited for its turn.
@@ -171,7 +183,10 @@ class Reloader:
                     "the file was read again while this change waited, and the change was made for its old content; "
                     "nothing has changed; try again"
                 )
-            self._switch_to(changed, load_packages(changed), self._prepared(changed))
+            packages = load_packages(changed, known=self._known)
+            self._expect_cameras(changed)
+            self._switch_to(changed, packages, ())
+            self._known.update(packages)
 
     @property
     def _turn_text(self) -> str:
@@ -225,9 +240,11 @@ class Reloader:
         is_same = loaded.sha256 == self._loaded.sha256 and loaded.config == self._loaded.config
         is_same = is_same and not _with_new_password(self._loaded, loaded)
         if is_same and packages == self._packages and not changes:
+            self._known = dict(packages)
             log.info("config.unchanged", turn=self._turn_text, config_sha256=loaded.sha256[:12])
             return "unchanged"
         self._switch_to(loaded, packages, changes)
+        self._known = dict(packages)
         log.info("config.applied", turn=self._turn_text, config_sha256=loaded.sha256[:12])
         return "applied"
 

@@ -87,6 +87,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         parts = self._parts
+        parts.pipeline.tick()
         self._watchdog.tick((*parts.pipeline.heartbeats, parts.uplink.publisher.heartbeat))
         parts.reporter.tick(parts.reported)
         parts.uplink.tick()

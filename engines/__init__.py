@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         Scores,
     )
     from engines.check.certificate import Certificate
-    from engines.check.golden import check_golden, run_golden
+    from engines.check.golden import GoldenResult, check_golden, golden_input, golden_result, run_golden
     from engines.check.import_request import ImportRequest
     from engines.check.importer import import_model
     from engines.check.package_check import PackageCheck, check_package
@@ -112,6 +112,7 @@ __all__ = [
     "EnvironmentRecord",
     "GoldenImage",
     "GoldenMismatch",
+    "GoldenResult",
     "Gpu",
     "ImageRejected",
     "Images",
@@ -155,6 +156,8 @@ __all__ = [
     "check_package",
     "content_address",
     "describe",
+    "golden_input",
+    "golden_result",
     "image_set_of",
     "import_model",
     "import_path",
@@ -211,6 +214,7 @@ _HOMES = {
     "SandboxOptions": "engines.base",
     "GoldenImage": "engines.package.load",
     "GoldenMismatch": "engines.errors",
+    "GoldenResult": "engines.check.golden",
     "Gpu": "engines.environment",
     "IMAGE_SUFFIXES": "engines.package.images",
     "INPUT_NAME": "engines.graph.preprocessing",
@@ -251,6 +255,8 @@ _HOMES = {
     "build_serving_model": "engines.graph.serving",
     "canonical_name": "engines.select.registry",
     "check_golden": "engines.check.golden",
+    "golden_input": "engines.check.golden",
+    "golden_result": "engines.check.golden",
     "check_options": "engines.select.open",
     "content_address": "engines.store.files",
     "describe": "engines.environment",

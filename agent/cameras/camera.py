@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.cameras.frame_counters import CameraCounts, Drop, FrameCounters, InFlightFrame
+from agent.cameras.frame_counters import MAX_FILE_FRAMES, CameraCounts, Drop, FrameCounters, InFlightFrame
 from agent.cameras.frame_rate import WINDOW_S, FrameRateMonitor
 from agent.cameras.image_checks import ImageChecks
 from agent.cameras.pacing import Pacer
@@ -27,8 +27,6 @@ log = get_logger(__name__)
 
 CameraState = Literal["connecting", "connected", "lost", "ended"]
 
-_MAX_FILE_FRAMES = 8
-"""Frames of one file in flight: enough to keep a batch full, few enough for the memory."""
 _FIRST_BACKOFF_S = 1.0
 _MAX_BACKOFF_S = 30.0
 _FIRST_REFUSED_BACKOFF_S, _MAX_REFUSED_BACKOFF_S = 15.0, 300.0
@@ -232,7 +230,7 @@ class Camera:
         """Wait until fewer frames are in flight and the next one is due; False when asked to stop."""
         while not self._stop.is_set():
             self.heartbeat.beat(_READ_DEADLINE_S)
-            if not self.counters.wait_for_room(_MAX_FILE_FRAMES, _JOIN_POLL_S):
+            if not self.counters.wait_for_room(MAX_FILE_FRAMES, _JOIN_POLL_S):
                 continue
             wait_s = self.pacer.wait_s(self._clock.monotonic_ns())
             if wait_s <= 0.0:

@@ -10,6 +10,9 @@ from enum import Enum
 
 from agent.runtime.records import Frame
 
+MAX_FILE_FRAMES = 8
+"""Frames of one file in flight: enough to keep a batch full, few enough for the memory."""
+
 
 class Drop(str, Enum):
     """Why a frame was not classified."""
@@ -144,6 +147,11 @@ class FrameCounters:
         """Wait until fewer than ``max_in_flight`` frames are in flight; False if ``timeout_s`` passed first."""
         with self._changed:
             return self._changed.wait_for(lambda: self._in_flight < max_in_flight, timeout_s)
+
+    @property
+    def in_flight(self) -> int:
+        """Frames neither classified nor dropped yet."""
+        return self._in_flight
 
     def counts(self) -> CameraCounts:
         """A consistent snapshot of all counters."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,10 +23,14 @@ from agent.mqtt.base import Packet
 from agent.mqtt.topics import Topics
 from agent.runtime.errors import AgentError
 from agent.runtime.statistics import percentiles
-from engines import EngineError, StrictDocument, run_golden
+from engines import EngineError, GoldenResult, Images, Resizer, Scores, StrictDocument, golden_input, golden_result
 
 _TASK_S = 30.0
 _BENCHMARK_S = 5.0
+_SELFTEST_S = 20.0
+"""For all models together: the other commands wait meanwhile."""
+_MAX_GOLDEN = 1000
+"""Golden images of one model in one self-test."""
 _CHUNK_S = 0.02
 """Maximum time for which a benchmark holds the engine between two batches."""
 
@@ -108,23 +113,8 @@ class CommandHandlers:
 
     def selftest(self, request: Selftest) -> Details:
         """See CommandHandler."""
-        details: Details = {}
-        for key, worker in self._workers(request.model).items():
-            report = _on_engine_thread(worker, lambda loaded, worker=worker: run_golden(worker.package, loaded.engine))  # type: ignore[misc]  # bound now
-            details[key] = {
-                "engine": report.engine,
-                "images": len(report.results),
-                "wrong": [
-                    {
-                        "image": one.path.name,
-                        "expected": one.expected,
-                        "got": one.got,
-                        "confidence": round(one.confidence, 4),
-                    }
-                    for one in report.wrong
-                ],
-            }
-        return details
+        workers = self._workers(request.model)
+        return {key: selftested(worker, _SELFTEST_S / len(workers)) for key, worker in workers.items()}
 
     def benchmark(self, request: Benchmark) -> Details:
         """See CommandHandler."""
@@ -173,6 +163,43 @@ def benchmark_figures(times_ms: Sequence[float]) -> Details:
     """The details of a `benchmark` reply, in milliseconds."""
     p50, p99, longest = (round(one, 3) for one in percentiles(times_ms, (50, 99, 100)))
     return {"runs": len(times_ms), "p50_ms": p50, "p99_ms": p99, "max_ms": longest}
+
+
+def selftested(worker: Worker, max_s: float) -> Details:
+    """The details of a `selftest` reply for one model.
+
+    Images are read and scaled here, on the thread of the commands. The thread that serves runs the engine on one of
+    them at a time, and takes the next frames in between. No image is begun after ``max_s`` seconds.
+    """
+    package, resizer = worker.package, Resizer(worker.package.input)
+    results: list[GoldenResult] = []
+    served = worker.statistics().served
+    engine = "" if served is None else served.engine
+    end = time.monotonic() + max_s
+    for golden in package.golden[:_MAX_GOLDEN]:
+        if time.monotonic() >= end:
+            break
+        engine, scores = _on_engine_thread(worker, partial(_inferred, golden_input(package, golden, resizer)))
+        results.append(golden_result(package, golden, scores, engine=engine))
+    return {
+        "engine": engine,
+        "images": len(results),
+        "of": len(package.golden),
+        "wrong": [
+            {
+                "image": one.path.name,
+                "expected": one.expected,
+                "got": one.got,
+                "confidence": round(one.confidence, 4),
+            }
+            for one in results
+            if not one.is_right
+        ],
+    }
+
+
+def _inferred(images: Images, loaded: LoadedEngine) -> tuple[str, Scores]:
+    return loaded.info.name, loaded.engine.infer(images)
 
 
 def _timed(loaded: LoadedEngine, wanted: int) -> tuple[str, list[float]]:

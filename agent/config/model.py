@@ -36,6 +36,8 @@ class BatchingConfig(Section):
     """Most frames in one call; null is 4 on a GPU and 1 on a CPU, where batches only add latency."""
     max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
     """How long a frame may wait for others to fill the batch; 0 never waits."""
+    min_share_ratio: float = Field(default=0.05, ge=0.0, le=0.1)
+    """Share of the results that each lower camera priority keeps beside a busy higher one; 0 gives it none."""
 
     @property
     def engine_batch(self) -> int:

@@ -3,6 +3,7 @@
 pipeline         all cameras and workers of one configuration: start, apply a new configuration, stop
 routing          which classifier of which camera is served by which worker
 binding          one classifier of one camera, as its worker sees it
+fair_queue       the order of frames that wait: fair shares within a priority, a minimum for lower ones
 batcher          the requests of one worker: the newest frame of live cameras, queues for files
 worker           the thread of one model: batch, resize, infer, decide
 engine_slot      a worker's engine: load, serve, replace, close
@@ -15,5 +16,6 @@ supervision      interrupts hanging calls of an engine
 
 Threads: ``worker-MODEL`` opens, runs and closes an engine; ``worker-MODEL-next`` does so for its replacement, and
 serves from the moment it takes over. Both are owned by the worker's `EngineSlot`, and end when the batcher is closed
-(`Worker.stop`) or, after a replacement, when the other thread takes over. The camera threads are in `agent.cameras`.
+(`Worker.stop`) or, after a replacement, when the other thread takes over. The main thread calls `Pipeline.tick`, which
+ends stale labels. The camera threads are in `agent.cameras`.
 """

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.cameras.frame_counters import FrameCounters
+from agent.cameras.frame_counters import MAX_FILE_FRAMES, FrameCounters
 from agent.config.model import ClassifierConfig
-from agent.inference.batcher import Batcher, Binding
+from agent.inference.batcher import Batcher
 from agent.inference.decisions import Decision
+from agent.inference.fair_queue import Binding
+from agent.runtime.clock import Clock
+from agent.runtime.records import Classification, StateChange
+
+Emit = Callable[[Classification | StateChange], None]
+"""Receives every result and every change of a label, in order; must not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +34,35 @@ class ClassifierBinding(Binding):
     counters: FrameCounters
     decision: Decision
     dependents: tuple[Dependent, ...] = ()
+
+    @property
+    def has_room(self) -> bool:
+        """See Binding: a file stops at its limit of frames in flight."""
+        return self.is_live or self.counters.in_flight < MAX_FILE_FRAMES
+
+    def decide(self, result: Classification, *, clock: Clock, emit: Emit) -> None:
+        """Emit a result, and what it changes. On the worker's thread."""
+        with self.decision.order:
+            self._announce(emit)
+            emit(result)
+            if not self.decision.is_over:
+                _emit_change(emit, self.decision.update(result, now_ns=result.decided_at_ns, utc_ns=clock.utc_ns()))
+
+    def check_time(self, *, clock: Clock, emit: Emit) -> None:
+        """Emit what the time alone changes: the first state, a label gone stale, a repetition.
+
+        Never on the worker's thread: it also ends the label of a worker that is stuck.
+        """
+        with self.decision.order:
+            self._announce(emit)
+            if not self.decision.is_over:
+                _emit_change(emit, self.decision.tick(now_ns=clock.monotonic_ns(), utc_ns=clock.utc_ns()))
+
+    def _announce(self, emit: Emit) -> None:
+        if not self.decision.is_announced:
+            emit(self.decision.initial())
+
+
+def _emit_change(emit: Emit, change: StateChange | None) -> None:
+    if change is not None:
+        emit(change)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from agent.inference.batcher import Request
 from agent.inference.binding import ClassifierBinding
+from agent.inference.fair_queue import Request
 from agent.runtime.records import Classification, Image, Score, ServedModel, StageTimes
 
 

@@ -22,7 +22,9 @@ class _Vote:
 class Decision:
     """The decided label of one classifier of one camera.
 
-    Used by its worker's thread; after a reload, also by the old worker's thread while it answers its last frames.
+    Used by its worker's thread and by the main thread, which checks the time; after a reload, also by the old worker's
+    thread while it answers its last frames. Each holds ``order`` while it calls a method and emits what that returned,
+    so the messages go out in the order of the decisions.
 
     A result votes for its best class if the confidence reaches `enter`; for the class already decided, `exit` is
     enough. A different class takes over with `votes` votes among the last `window` results. Without one, the label
@@ -41,6 +43,12 @@ class Decision:
     ) -> None:
         """``before`` decided by the old configuration; ``initial`` ends its label."""
         self._before = before
+        self.order: threading.Lock = threading.Lock() if before is None else before.order
+        """Shared with the decision before this one: its last messages come before the first of this one."""
+        self.is_announced = False
+        """Whether ``initial`` was called."""
+        self.is_over = False
+        """Whether the decision after this one was announced: this one must emit nothing more."""
         self._camera = camera
         self._classifier = classifier
         self._config = config
@@ -60,6 +68,9 @@ class Decision:
     def initial(self) -> StateChange:
         """The state before the first result; it replaces a state that an earlier session left on the broker."""
         before, self._before = self._before, None
+        self.is_announced = True
+        if before is not None:
+            before.is_over = True
         with self._lock:
             previous = None if before is None or before.label == self._label else before.label
             return self._change(previous, "start", None)

@@ -200,26 +200,28 @@ class EngineSlot:
         self._loaded: LoadedEngine | None = None
         self._serving = _Candidate(open_engine)
         self._next: _Candidate | None = None
-        self._threads = [StageThread(f"worker-{key}", partial(self._main, self._serving))]
+        self._threads = [(StageThread(f"worker-{key}", partial(self._main, self._serving)), self._serving)]
 
     def start(self) -> None:
         """Start to load the first engine."""
-        self._threads[0].start()
+        self._threads[0][0].start()
 
     def replace(self, open_engine: OpenEngine, *, even_if_same: bool = True) -> bool:
         """Load a second engine beside the serving one, and let it take over between two batches.
 
-        If loading fails, the current engine stays and its info has the reason; without ``even_if_same`` it also stays
-        if the second one has the same engine and precision. Returns False, and does nothing, before the first engine
-        serves, after the end, and during a replacement.
+        If loading fails by any exception but EngineLost, the current engine stays and its info has the reason; without
+        ``even_if_same`` it also stays if the second one has the same engine and precision. Returns False, and does
+        nothing, before the first engine serves, after the end, and during a replacement.
         """
         with self._lock:
             if self._loaded is None or self._is_closing or self._has_ended or self._next is not None:
                 return False
             candidate = self._next = _Candidate(open_engine, is_replacement=True, even_if_same=even_if_same)
-            thread = StageThread(f"worker-{self.key}-next", partial(self._main, candidate))
+            work, give_up = partial(self._main, candidate), partial(self._give_up, candidate)
+            thread = StageThread(f"worker-{self.key}-next", work, on_failure=give_up)
             # Ended threads go, except failed ones: `failure` reads them.
-            self._threads = [*(one for one in self._threads if one.is_alive or one.failure), thread]
+            kept = (one for one in self._threads if one[0].is_alive or _ends_slot(*one))
+            self._threads = [*kept, (thread, candidate)]
         thread.start()
         return True
 
@@ -230,20 +232,27 @@ class EngineSlot:
     def join(self, timeout_s: float) -> bool:
         """Wait for the threads; False if one is still inside an engine after ``timeout_s``."""
         deadline_s = time.monotonic() + timeout_s
-        return all(thread.join(max(deadline_s - time.monotonic(), 0.0)) for thread in tuple(self._threads))
+        return all(thread.join(max(deadline_s - time.monotonic(), 0.0)) for thread, _ in tuple(self._threads))
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the first engine is loaded; False if ``timeout_s`` passed first.
 
         Raises:
-            EngineError: it could not be loaded.
+            EngineError: it could not be loaded; also for an exception of another family, which is its cause.
         """
         if not self._ready.wait(timeout_s):
             return False
         # Race: the thread sets the flag a moment before StageThread stores its failure, so join it first.
-        if self._has_ended and self.join(_POLL_S) and self.failure is not None:
-            raise self.failure
-        return True
+        failure = self.failure if self._has_ended and self.join(_POLL_S) else None
+        if failure is None:
+            return True
+        if isinstance(failure, EngineError):
+            raise failure
+        raise EngineError(
+            f"the engine of model {self.key} could not be loaded because of a bug: {failure!r}. Please report it, "
+            "with the log",
+            model=self.key,
+        ) from failure
 
     @property
     def state(self) -> SlotState:
@@ -258,8 +267,11 @@ class EngineSlot:
 
     @property
     def failure(self) -> Exception | None:
-        """The exception that ended one of the threads; None while all is well."""
-        return next((thread.failure for thread in self._threads if thread.failure is not None), None)
+        """The exception that ended one of the threads; None while all is well.
+
+        Not that of a replacement that never served: the current engine serves on.
+        """
+        return next((thread.failure for thread, candidate in self._threads if _ends_slot(thread, candidate)), None)
 
     @property
     def loaded(self) -> LoadedEngine | None:
@@ -298,7 +310,7 @@ class EngineSlot:
                 raise
             except EngineError as exc:
                 if candidate.is_replacement:
-                    self._keep_current(exc)
+                    self._keep_current(exc.message)
                     return
                 if not isinstance(exc, InferenceFailed):
                     raise
@@ -358,11 +370,17 @@ class EngineSlot:
         self._note_change(f"{before.info.name} was replaced by {loaded.info.name}")
         return True
 
-    def _keep_current(self, error: EngineError) -> None:
+    def _give_up(self, candidate: _Candidate, error: Exception) -> None:
+        """A bug ended the thread of a replacement; `_main` has handled it if the replacement served already."""
+        if candidate.is_replacement and not isinstance(error, EngineLost):
+            log.error("engine.replacement_failed", model=self.key, error=repr(error))
+            self._keep_current(f"the replacement failed because of a bug: {error!r}")
+
+    def _keep_current(self, reason: str) -> None:
         self.progress.building = None
         loaded = self._loaded
         if loaded is not None:
-            self._update_info(replace(loaded.info, pending=None), f"{loaded.info.name} stays: {error.message}")
+            self._update_info(replace(loaded.info, pending=None), f"{loaded.info.name} stays: {reason}")
 
     def _update_info(self, info: EngineInfo, change: str) -> None:
         """Keep the engine, and update its info: why a better engine is not used."""
@@ -377,3 +395,9 @@ class EngineSlot:
         self.progress.last_change = text
         self.progress.changes += 1
         log.info("engine.changed", model=self.key, change=text, frames=self.progress.frames)
+
+
+def _ends_slot(thread: StageThread, candidate: _Candidate) -> bool:
+    """Whether the exception that ended ``thread`` is one that the agent must not survive."""
+    failure = thread.failure
+    return failure is not None and (not candidate.is_replacement or isinstance(failure, EngineLost))

@@ -15,10 +15,10 @@ from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Source
 from agent.config.model import AgentConfig, CameraConfig, ModelConfig
 from agent.config.sources import SourceConfig
-from agent.inference.binding import ClassifierBinding
+from agent.inference.binding import ClassifierBinding, Emit
 from agent.inference.rate_sharing import share_ratio
 from agent.inference.routing import CameraPlan, plan_camera
-from agent.inference.worker import Emit, Worker, WorkerStatistics
+from agent.inference.worker import Worker, WorkerStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.errors import ReloadAbandoned, StageFailed
 from agent.runtime.heartbeat import Heartbeat
@@ -57,7 +57,8 @@ class Parts:
 class Pipeline:
     """Owns the camera threads and the worker threads.
 
-    ``emit`` receives every classification and every state change, on the workers' threads, and must not wait.
+    ``emit`` receives every classification and every state change, on the workers' threads and in ``tick``, and must
+    not wait.
     """
 
     def __init__(
@@ -130,6 +131,15 @@ class Pipeline:
         for worker in self._workers.values():
             if worker.failure is not None:
                 raise worker.failure
+
+    def tick(self) -> None:
+        """Emit the first states of new classifiers, and end labels that went stale. Call it a few times a second.
+
+        It never waits for an engine: a label must end in time while its worker hangs, reloads or is busy.
+        """
+        for plan in self._plans.values():
+            for binding in plan.bindings.values():
+                binding.check_time(clock=self._clock, emit=self._emit)
 
     @property
     def is_done(self) -> bool:

@@ -50,6 +50,7 @@ def plan_camera(
                 classifier=key,
                 is_live=is_live,
                 priority=config.priority,
+                rate_hz=config.rate_hz,
                 config=classifier,
                 counters=counters,
                 decision=_decision(name, classifier, (kept or {}).get(key), clock),

@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 from agent.cameras.frame_counters import Drop
 from agent.config.model import ModelConfig
-from agent.inference.batcher import Batcher, Request
-from agent.inference.binding import ClassifierBinding
+from agent.inference.batcher import Batcher
+from agent.inference.binding import ClassifierBinding, Emit
 from agent.inference.classifications import classification, crop, top_scores
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
+from agent.inference.fair_queue import Request
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Classification, ServedModel, StageTimes, StateChange
+from agent.runtime.records import ServedModel, StageTimes
 from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Scores
 
 log = get_logger(__name__)
 
-_TICK_S = 0.5
+_LOOK_S = 0.5
 _FAILURES_BEFORE_RELOAD = 3
 _TASK_DEADLINE_S = 30.0
 _PASS_DEADLINE_S = 10.0
@@ -51,9 +52,6 @@ class WorkerStatistics:
     last_change: str | None = None
 
 
-Emit = Callable[[Classification | StateChange], None]
-
-
 class Worker:
     """Serves one model for all cameras that use it: batches, inference, decisions.
 
@@ -73,14 +71,15 @@ class Worker:
         self.key = key
         self.config = config
         self.package = package
-        self.batcher: Batcher[ClassifierBinding] = Batcher(self._on_superseded)
+        self.batcher: Batcher[ClassifierBinding] = Batcher(
+            self._on_superseded, min_share=config.batching.min_share_ratio
+        )
         self.heartbeat = Heartbeat(f"model {key}")
         self.wants_large_batches = False
         """Wait for frames of other cameras: saves energy, costs latency. Set from any thread."""
         self._clock = clock
         self._emit = emit
         self._bindings: tuple[ClassifierBinding, ...] = ()
-        self._known_bindings: tuple[ClassifierBinding, ...] = ()
         self._is_stopping = False
         self._tasks: deque[Callable[[LoadedEngine], None]] = deque()
         self._slot = EngineSlot(
@@ -96,7 +95,7 @@ class Worker:
 
     def start(self, bindings: Sequence[ClassifierBinding]) -> None:
         """Load the engine and start to serve ``bindings``."""
-        self._bindings = tuple(bindings)
+        self.set_bindings(bindings)
         self._slot.start()
 
     def replace_engine(self, open_engine: OpenEngine, *, even_if_same: bool = True) -> bool:
@@ -106,13 +105,16 @@ class Worker:
     def run_between_batches(self, task: Callable[[LoadedEngine], None]) -> None:
         """Call ``task`` soon on the thread that owns the engine. From any thread.
 
-        ``task`` must handle its own errors; frames wait until it returns.
+        ``task`` must handle its own errors, and take no longer than a batch: frames wait until it returns. One task
+        runs between two batches.
         """
         self._tasks.append(task)
+        self.batcher.call()
 
     def set_bindings(self, bindings: Sequence[ClassifierBinding]) -> None:
         """Serve ``bindings`` from now on. Frames that already wait for a removed binding are still classified."""
         self._bindings = tuple(bindings)
+        self.batcher.set_bindings(self._bindings)
 
     @property
     def state(self) -> SlotState:
@@ -180,39 +182,31 @@ class Worker:
 
     def _serve(self, lease: Lease) -> None:
         """Serve until the batcher is closed or a replacement waits."""
-        next_tick_ns = 0
         while not lease.is_over:
             loaded = lease.loaded
-            self._publish_initial_states()
-            while self._tasks:
-                self.heartbeat.beat(_TASK_DEADLINE_S)
-                self._tasks.popleft()(loaded)
-            cameras = len({binding.camera for binding in self._bindings}) if self.wants_large_batches else 1
-            max_size, max_delay_s = loaded.batching(self.config.batching, cameras=cameras)
+            if self._tasks:
+                self._run_task(self._tasks.popleft(), loaded)
+            cameras = len({binding.camera for binding in self._bindings})
+            max_size, max_delay_s = loaded.batching(
+                self.config.batching, cameras=cameras if self.wants_large_batches else 1
+            )
+            one_each = cameras > 1 and not loaded.info.gains_by_batches
             self.heartbeat.beat(max_delay_s + _PASS_DEADLINE_S)
             try:
-                requests = self.batcher.take(max_size, max_delay_s, _TICK_S)
+                requests = self.batcher.take(max_size, max_delay_s, 0.0 if self._tasks else _LOOK_S, one_each=one_each)
             except ChannelClosed:
                 return
             if requests:
                 self._classify(requests, loaded)
-            now_ns = self._clock.monotonic_ns()
-            if now_ns >= next_tick_ns:
-                next_tick_ns = now_ns + int(_TICK_S * 1e9)
-                self._tick(now_ns)
 
-    def _publish_initial_states(self) -> None:
-        """Publish the first state of new bindings, and remove the queues of old ones."""
-        bindings = self._bindings
-        if bindings is self._known_bindings:
-            return
-        for binding in bindings:
-            if binding not in self._known_bindings:
-                self._emit(binding.decision.initial())
-        for binding in self._known_bindings:
-            if binding not in bindings:
-                self.batcher.forget(binding)
-        self._known_bindings = bindings
+    def _run_task(self, task: Callable[[LoadedEngine], None], loaded: LoadedEngine) -> None:
+        self.heartbeat.beat(_TASK_DEADLINE_S)
+        # A task calls the engine, so HangMonitor interrupts it like a batch.
+        self._progress.busy_since_ns = time.monotonic_ns()
+        try:
+            task(loaded)
+        finally:
+            self._progress.busy_since_ns = None
 
     def _classify(self, requests: list[Request[ClassifierBinding]], loaded: LoadedEngine) -> None:
         taken_ns = time.monotonic_ns()
@@ -270,10 +264,7 @@ class Worker:
             return
         decided_ns = time.monotonic_ns()
         result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served)
-        self._emit(result)
-        change = binding.decision.update(result, now_ns=decided_ns, utc_ns=self._clock.utc_ns())
-        if change is not None:
-            self._emit(change)
+        binding.decide(result, clock=self._clock, emit=self._emit)
         self._progress.frames += 1
         self._progress.times.append((result.times, batch_size))
         self._pass_on(binding, request, top[0].label)
@@ -293,12 +284,6 @@ class Worker:
                 dependent.batcher.put(dependent.binding, request.in_flight)
             except ChannelClosed:
                 binding.counters.dropped(request.in_flight, dependent.binding.classifier, Drop.STOPPING)
-
-    def _tick(self, now_ns: int) -> None:
-        for binding in self._bindings:
-            change = binding.decision.tick(now_ns=now_ns, utc_ns=self._clock.utc_ns())
-            if change is not None:
-                self._emit(change)
 
     def _on_superseded(self, request: Request[ClassifierBinding]) -> None:
         self._drop(request, Drop.SUPERSEDED)

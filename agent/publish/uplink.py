@@ -97,6 +97,10 @@ class Uplink:
         """The broker's first address."""
         return self._inputs.settings.address
 
+    def expect(self, loaded: LoadedConfig) -> None:
+        """Remember the retained topics of the cameras in ``loaded``; call it before ``loaded`` takes effect."""
+        self._ledger.expect(retained_topics(loaded.config, self._identity.topics))
+
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
         """Check ``loaded`` and return the function that applies it, or None if nothing differs.
 
@@ -106,7 +110,7 @@ class Uplink:
             ConfigError: the password file or a certificate cannot be used.
         """
         inputs, mqtt = self._connection_inputs(loaded), loaded.config.mqtt
-        self._ledger.expect(retained_topics(loaded.config, self._identity.topics))
+        self.expect(loaded)
         if inputs == self._inputs and mqtt == self._mqtt:
             return None
 

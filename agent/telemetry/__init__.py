@@ -5,6 +5,7 @@ reports.py         from statistics to these messages
 runtime.py         the `runtime` message: what runs here
 thermal.py         the `thermal` message
 engine_changes.py  builds and replacements of engines, for the log and the service manager
+starvation.py      cameras that get no results, or far less than their share
 status.py          the line of `systemctl status`
 process.py         memory, CPU time, threads and descriptors of this process
 

@@ -27,11 +27,13 @@ from agent.telemetry.process import ProcessMeter, ProcessStatistics
 from agent.telemetry.reports import (
     camera_accounting,
     camera_health,
+    camera_uses,
     classifier_accounting,
     disabled_health,
     model_latency,
     publisher_health,
 )
+from agent.telemetry.starvation import StarvationMonitor
 from agent.thermal.monitor import ThermalStatistics
 from agent.thermal.reloadable import ReloadableMonitor
 
@@ -69,6 +71,7 @@ class Reporter:
         self._publish_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_TIMES_KEPT))
         now_ns = clock.monotonic_ns()
         self._building: set[str] = set()
+        self._starvation = StarvationMonitor(now_ns)
         self._started_ns = now_ns
         self._window_began_ns = now_ns
         self._latency_due_ns = now_ns + LATENCY_EVERY_NS
@@ -97,6 +100,8 @@ class Reporter:
         if now_ns >= self._cameras_due_ns:
             self._cameras_due_ns = now_ns + CAMERA_HEALTH_EVERY_NS
             self._changed.extend((*parts.pipeline.cameras, *self._disabled))
+        uses = (use for camera in parts.pipeline.cameras.values() for use in camera_uses(camera))
+        self._changed.extend(self._starvation.tick(uses, now_ns))
         if self._changed:
             self._send_camera_health(parts)
         building = {key for key, worker in parts.pipeline.workers.items() if worker.statistics().building is not None}
@@ -119,7 +124,10 @@ class Reporter:
             device, session, now_ns = self._identity.device, self._identity.session, self._clock.utc_ns()
             if name in cameras:
                 seen = cameras[name].statistics()
-                parts.publisher.offer(camera_health(seen, device=device, session=session, utc_ns=now_ns))
+                starved = self._starvation.reasons.get(name)
+                parts.publisher.offer(
+                    camera_health(seen, device=device, session=session, utc_ns=now_ns, starved=starved)
+                )
             elif name in self._disabled:
                 parts.publisher.offer(disabled_health(name, device=device, session=session, utc_ns=now_ns))
             # Any other name has just left the configuration.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from agent.cameras.camera import CameraStatistics
+from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import CameraCounts, ClassifierCounts
 from agent.config.model import AgentConfig
+from agent.inference.fair_queue import DEFAULT_RATE_HZ
 from agent.mqtt.messages import (
     CameraAccounting,
     CameraHealth,
@@ -25,6 +26,7 @@ from agent.mqtt.messages import (
 from agent.publish.publisher import PublisherStatistics
 from agent.runtime.records import StageTimes
 from agent.runtime.statistics import percentiles as percentiles_of
+from agent.telemetry.starvation import CameraUse
 from engines import EngineInfo, ModelPackage
 
 _MAX_WAITING = 20
@@ -80,7 +82,9 @@ def classifier_accounting(counts: ClassifierCounts) -> ClassifierAccounting:
     )
 
 
-def camera_health(statistics: CameraStatistics, *, device: str, session: int, utc_ns: int) -> CameraHealth:
+def camera_health(
+    statistics: CameraStatistics, *, device: str, session: int, utc_ns: int, starved: str | None = None
+) -> CameraHealth:
     """The health of one camera."""
     age_s = statistics.last_frame_age_s
     counts = statistics.counts
@@ -99,7 +103,22 @@ def camera_health(statistics: CameraStatistics, *, device: str, session: int, ut
         reconnects=statistics.reconnects,
         last_frame_age_s=None if age_s is None else round(age_s, 3),
         error=statistics.error,
+        starved=starved,
     )
+
+
+def camera_uses(camera: Camera) -> Iterator[CameraUse]:
+    """The camera's use of each of its models, over all of its classifiers."""
+    counts, config = camera.counters.counts().classifiers, camera.config
+    for model in {use.model for use in config.classify}:
+        mine = [counts[use.key] for use in config.classify if use.model == model and use.key in counts]
+        yield CameraUse(
+            camera=camera.name,
+            model=model,
+            weight=config.rate_hz or DEFAULT_RATE_HZ,
+            offered=sum(one.offered - one.skipped - one.in_flight for one in mine),
+            classified=sum(one.classified for one in mine),
+        )
 
 
 def disabled_health(camera: str, *, device: str, session: int, utc_ns: int) -> CameraHealth:

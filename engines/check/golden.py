@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.base import Engine
+from engines.base import Engine, Images, Scores
 from engines.errors import GoldenMismatch, InferenceFailed
 from engines.graph.resize import Resizer
 from engines.package.decisions import answer_for
 from engines.package.images import read_image
-from engines.package.load import ModelPackage
+from engines.package.load import GoldenImage, ModelPackage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +51,42 @@ def run_golden(package: ModelPackage, engine: Engine) -> GoldenReport:
         ImageRejected: a golden image cannot be read.
         InferenceFailed: the engine failed, or gave NaN or infinity.
     """
-    resizer = Resizer(package.input)
+    resizer, name = Resizer(package.input), engine.info.name
+    results = tuple(
+        golden_result(package, golden, engine.infer(golden_input(package, golden, resizer)), engine=name)
+        for golden in package.golden
+    )
+    return GoldenReport(engine=name, results=results)
+
+
+def golden_input(package: ModelPackage, golden: GoldenImage, resizer: Resizer) -> Images:
+    """Read and scale one golden image: ``(1, H, W, 3)`` uint8 BGR, a fresh array.
+
+    Raises:
+        ImageRejected: it cannot be read.
+    """
     batch = np.empty((1, package.input.height, package.input.width, 3), np.uint8)
-    results: list[GoldenResult] = []
-    for golden in package.golden:
-        resizer.fill(read_image(golden.path), batch[0])
-        scores = engine.infer(batch)[0]
-        if not np.isfinite(scores).all():
-            raise InferenceFailed(f"{engine.info.name} gave NaN or infinity for {golden.path}", image=str(golden.path))
-        got, confidence = answer_for(package, scores, golden.label)
-        results.append(
-            GoldenResult(
-                path=golden.path,
-                expected=golden.label,
-                min_confidence=golden.min_confidence,
-                got=got,
-                confidence=confidence,
-            )
-        )
-    return GoldenReport(engine=engine.info.name, results=tuple(results))
+    resizer.fill(read_image(golden.path), batch[0])
+    return batch
+
+
+def golden_result(package: ModelPackage, golden: GoldenImage, scores: Scores, *, engine: str) -> GoldenResult:
+    """Compare ``scores``, ``(1, classes)`` float32 of the engine named ``engine``, with what ``golden`` expects.
+
+    Raises:
+        InferenceFailed: they hold NaN or infinity.
+    """
+    row = scores[0]
+    if not np.isfinite(row).all():
+        raise InferenceFailed(f"{engine} gave NaN or infinity for {golden.path}", image=str(golden.path))
+    got, confidence = answer_for(package, row, golden.label)
+    return GoldenResult(
+        path=golden.path,
+        expected=golden.label,
+        min_confidence=golden.min_confidence,
+        got=got,
+        confidence=confidence,
+    )
 
 
 def check_golden(package: ModelPackage, engine: Engine) -> GoldenReport:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 from engines.backends.load import open_backend
 from engines.base import Engine, EngineOptions, Precision
 from engines.check.golden import check_golden
 from engines.check.reference import certificate_for
-from engines.errors import BuildNeeded, EngineError, EngineUnavailable, GoldenMismatch, PrecisionRejected
+from engines.errors import BuildNeeded, EngineUnavailable, GoldenMismatch, OutOfMemory, PrecisionRejected
 from engines.package.load import ModelPackage
 from engines.sandbox.load import REFERENCE, load_in_sandbox
 from engines.select.registry import Prober
@@ -24,13 +26,37 @@ def open_candidate(package: ModelPackage, options: EngineOptions, name: str, pro
     ``info`` has the result of the accuracy check, and what is degraded: a precision that passes and is not proven too.
 
     Raises:
-        EngineUnavailable: the engine cannot run here, or not with this package.
+        EngineUnavailable: the engine cannot run here, or not with this package; also for an error of the operating
+            system, such as a full disk.
+        OutOfMemory: the process has no memory left.
         PrecisionRejected: the precision fails the accuracy check and ``strict`` is set, or fp32 fails too.
         GoldenMismatch: fp32 does not classify the golden images as expected.
         ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
     require_runnable(package, name, prober)
-    return _open_or_safer(package, options, name)
+    try:
+        return _open_or_safer(package, options, name)
+    except OSError as exc:
+        # Graphs, plans, certificates and records go to the cache directory, and a child process needs room as well.
+        raise _unavailable(name, options, exc) from exc
+    except MemoryError as exc:
+        remedy = "free some memory, or use a smaller model or max_batch"
+        raise OutOfMemory(
+            f"{name} cannot be loaded: this process got no more memory. To get it, {remedy}",
+            engine=name,
+            reason="this process got no more memory",
+            remedy=remedy,
+        ) from exc
+
+
+def _unavailable(name: str, options: EngineOptions, error: OSError) -> EngineUnavailable:
+    place = error.filename or options.cache_dir
+    reason = f"{place}: {error.strerror or error}"
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = f"free some space there (the cache {options.cache_dir} can be deleted)" if is_full else "repair that"
+    return EngineUnavailable(
+        f"{name} cannot be loaded: {reason}. To get it, {remedy}", engine=name, reason=reason, remedy=remedy
+    )
 
 
 def require_runnable(package: ModelPackage, name: str, prober: Prober) -> None:
@@ -106,11 +132,11 @@ def _checked_engine(
 
 
 def _or_close(engine: Engine, check: Callable[[], Engine]) -> Engine:
-    try:
-        return check()
-    except EngineError:
-        engine.close()
-        raise
+    with ExitStack() as undo:
+        undo.callback(engine.close)
+        checked = check()
+        undo.pop_all()
+    return checked
 
 
 def _require_format(name: str, package: ModelPackage) -> None:

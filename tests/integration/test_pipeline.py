@@ -71,6 +71,7 @@ class _Bench:
         deadline = time.monotonic() + deadline_s
         while not condition():
             self.pipeline.check()
+            self.pipeline.tick()
             assert time.monotonic() < deadline, f"gave up waiting; {self.pipeline.statistics()}"
             time.sleep(0.005)
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, SlotState, load
 from agent.runtime.clock import SystemClock
-from engines import BuildCancelled, BuildFailed, Building, Engine
+from engines import BuildCancelled, BuildFailed, Building, Engine, EngineError, EngineLost
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.parts import BrightnessEngine, plain_package
 
@@ -29,6 +29,7 @@ class _Slot:
     def __init__(self, open_engine: Callable[[Building], Engine]) -> None:
         self.served: list[str] = []
         self.ended = 0
+        self.bug: Exception | None = None
         self.slot = EngineSlot(
             "m",
             open_engine,
@@ -53,6 +54,8 @@ class _Slot:
 
     def _serve(self, lease: Lease) -> None:
         self.served.append(lease.loaded.info.name)
+        if self.bug is not None and len(self.served) > 1:
+            raise self.bug
         while not lease.is_over and not self._closed.wait(0.01):
             pass
 
@@ -96,6 +99,64 @@ def test_a_replacement_that_cannot_be_loaded_leaves_the_current_engine_in_place(
     assert bench.slot.progress.last_change == "first stays: no room for the plan"
     bench.close()
     assert bench.served == ["first"]
+
+
+@pytest.mark.parametrize("bug", [OSError(28, "No space left on device"), MemoryError("no"), KeyError("x")], ids=repr)
+def test_a_replacement_that_fails_by_a_bug_leaves_the_current_engine_in_place(bug: Exception) -> None:
+    def broken(building: Building) -> Engine:
+        raise bug
+
+    bench = _Slot(lambda building: _engine("first", pending="tensorrt"))
+    bench.slot.start()
+    assert bench.slot.wait_ready(5.0)
+    wait_until(lambda: bench.state() is SlotState.SERVING)
+    assert bench.slot.replace(broken)
+    wait_until(lambda: repr(bug) in (bench.slot.progress.last_change or ""))
+    assert bench.state() is SlotState.SERVING
+    assert bench.slot.failure is None
+    assert bench.slot.loaded is not None
+    assert bench.slot.loaded.info.pending is None
+    assert bench.slot.replace(lambda building: _engine("second")), "a later replacement may still come"
+    wait_until(lambda: bench.served == ["first", "second"])
+    bench.close()
+
+
+def test_a_bug_while_serving_ends_the_slot_also_after_a_replacement() -> None:
+    bench = _Slot(lambda building: _engine("first"))
+    bench.slot.start()
+    assert bench.slot.wait_ready(5.0)
+    bench.bug = KeyError("while serving")
+    assert bench.slot.replace(lambda building: _engine("second"))
+    wait_until(lambda: bench.state() is SlotState.FAILED)
+    assert bench.slot.failure is bench.bug
+    assert bench.served == ["first", "second"]
+    assert bench.slot.join(5.0)
+
+
+def test_a_lost_device_ends_the_slot_also_during_a_replacement() -> None:
+    def lost(building: Building) -> Engine:
+        raise EngineLost("the context is gone")
+
+    bench = _Slot(lambda building: _engine("first"))
+    bench.slot.start()
+    assert bench.slot.wait_ready(5.0)
+    assert bench.slot.replace(lost)
+    wait_until(lambda: bench.state() is SlotState.FAILED)
+    bench.close()
+
+
+def test_a_first_engine_that_fails_by_a_bug_is_an_engine_error_with_its_cause() -> None:
+    def broken(building: Building) -> Engine:
+        raise bug
+
+    bug = ValueError("unexpected")
+    bench = _Slot(broken)
+    bench.slot.start()
+    with pytest.raises(
+        EngineError, match=r"model m could not be loaded because of a bug: ValueError\('unexpected'\)"
+    ) as caught:
+        bench.slot.wait_ready(5.0)
+    assert caught.value.__cause__ is bug
 
 
 def test_a_replacement_that_is_loaded_after_the_end_never_serves() -> None:

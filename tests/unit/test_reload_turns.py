@@ -26,7 +26,9 @@ def test_a_change_made_for_a_file_that_was_read_again_meanwhile_is_refused(tmp_p
     parts = Parts(lambda key, config, package, building: BrightnessEngine(2), make)
     pipeline = Pipeline(loaded.config, packages, parts, clock=SystemClock(), emit=lambda record: None)
     applied: list[object] = []
-    reloader = Reloader(loaded, packages, pipeline, on_applied=lambda now, _: applied.append(now))
+    reloader = Reloader(
+        loaded, packages, pipeline, on_applied=lambda now, _: applied.append(now), expect_cameras=applied.append
+    )
     with pytest.raises(ReloadUnderWay, match="read again while this change waited"):
         reloader.adjust(earlier)
     assert applied == []

@@ -41,6 +41,8 @@ class CameraHealth(Message):
     """Seconds since the newest frame; null before the first."""
     error: str | None
     """The current error, without credentials; null if there is none."""
+    starved: str | None = None
+    """Why the camera gets no results, or far less than an equal share of its engine; null if it does not."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
