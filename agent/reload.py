@@ -36,8 +36,8 @@ cannot fail. None if nothing differs for that part. Raises AgentError if the con
 def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | None = None) -> dict[str, ModelPackage]:
     """The packages of every model that an enabled camera uses, checked against the gates that wait for labels.
 
-    A package that is new to this device is first read in a child process.
-    Those in ``known``, by model, are not read from the disk.
+    Those in ``known``, by model, are not read from the disk. A package that is new to this device is first read in a
+    child process.
 
     Raises:
         ModelRejected: a package cannot be served.
