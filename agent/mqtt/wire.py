@@ -265,6 +265,7 @@ class Inlet:
     def _connack(self, body: bytes) -> None:
         if len(body) < 2:
             raise ProtocolViolation("it sent a CONNACK that is too short")
+        # Also after asking for MQTT 5: an older broker (nats-server, for one) answers as it knows.
         code = _OLD_CODES.get(body[1], body[1])
         values = _properties_at(body, 2, "CONNACK").values if self._is_v5 and len(body) > 2 else {}
         keepalive_s = self._listener.on_connack(code, values)

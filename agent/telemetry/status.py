@@ -138,8 +138,8 @@ def _publishing(publisher: PublisherStatistics) -> Iterator[Problem]:
         yield Problem("denied", f"broker refuses {topic}{f' and {more} more' if more else ''}", reason)
     held = [topic for topic, one in sorted(publisher.delivery.held.items()) if topic not in publisher.denied]
     if held:
-        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-        yield Problem("held", f"broker does not take {held[0]}{more}", publisher.delivery.held[held[0]].reason)
+        besides = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        yield Problem("held", f"broker does not take {held[0]}{besides}", publisher.delivery.held[held[0]].reason)
     if publisher.durability_reason is not None:
         yield Problem("outbox", "events wait in memory only, a restart loses them", publisher.durability_reason)
 

@@ -335,8 +335,10 @@ def test_a_disconnect_with_another_server_is_followed() -> None:
         second.wait_connected()
         wait_until(lambda: one.client.statistics().address == second.url)
         assert one.heard.ends == [
-            f"lost the connection to {first.url}: the broker closed it: use another server (0x9C); it says "
-            f"'for\\ufeffrepair'; it names '127.0.0.1:{second.port}' instead"
+            (
+                f"lost the connection to {first.url}: the broker closed it: use another server (0x9C); it says "
+                f"'for\\ufeffrepair'; it names '127.0.0.1:{second.port}' instead"
+            )
         ]
         one.wait_connected()
         second.disconnect()

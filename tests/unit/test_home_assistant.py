@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.loader import load_config
-from agent.mqtt.base import Packet
-from agent.mqtt.connection import Received
+from agent.mqtt.base import Packet, Received
 from agent.mqtt.messages import Runtime
 from agent.mqtt.topics import Topics
 from agent.publish.discovery import discovery_message

@@ -190,10 +190,6 @@ def test_a_refused_connection_never_reaches_paho(answer: int, code: int, *, is_v
     assert reading.passed == b""
 
 
-def test_an_older_broker_refuses_mqtt_5_in_its_own_words() -> None:
-    assert Reading(packet(2, 0, b"\0\1")).listener.connacks == [(0x84, {})]
-
-
 @pytest.mark.parametrize(
     "data",
     [

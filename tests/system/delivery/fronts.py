@@ -24,7 +24,7 @@ COMMAND = "drill/dut/cmd/explain"
 _JUNK = b'{"id": "junk'
 _GOOD = b'{"id": "strange", "camera": "front"}'
 _SENT = [f"drill/dut/{topic}" for topic in ("status", "runtime", "camera/#", "reply/#")]
-"""What the recorder of a real broker hears: a flood or a strange text on the command topic would be too much for it."""
+"""What the recorder of a real broker hears: a flood or a strange text on the command topic would end or choke it."""
 _AT_ONCE = 1000
 _HUGE_BYTES = 250 * 2**20
 _STRANGE: Properties = ((Property.CONTENT_TYPE, "\ufeff"), (Property.USER_PROPERTY, ("\ufeff", "x")))
