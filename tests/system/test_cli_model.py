@@ -200,7 +200,13 @@ def test_a_damaged_calibration_image_is_found_before_int8_needs_it(
     (material / "out/tree-net-1.0.0/calibration/00001.jpg").write_bytes(image[:-9])
     (material / "cal/half.jpg").write_bytes(image[:-9])
     capsys.readouterr()
-    assert main(["model", "check", str(material / "out/tree-net-1.0.0")]) == 78
+    package = material / "out/tree-net-1.0.0"
+    assert main(["model", "check", str(package)]) == 78
+    assert "an image" in capsys.readouterr().err
+    manifest = (package / "model.yaml").read_text().splitlines()
+    kept = [line for line in manifest if not line.startswith("package_sha256")]
+    (package / "model.yaml").write_text("\n".join(kept))
+    assert main(["model", "check", str(package)]) == 78
     assert "calibration/00001.jpg: truncated" in capsys.readouterr().err
     assert import_(material, "--calibration", str(material / "cal"), "--name", "other") == 78
     assert f"{material / 'cal/half.jpg'}: truncated" in capsys.readouterr().err
