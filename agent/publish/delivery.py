@@ -29,7 +29,7 @@ EVENTS_PER_VALUE = 3
 REPLY_WINDOW = 4
 """The same for replies. They have no place among the events, so a flood of commands delays none."""
 MAX_REPLIES = 100
-"""Topics with replies that wait in the outbox; further replies are dropped, because nobody waits that long."""
+"""Replies that may wait in the outbox; further ones are dropped, because nobody waits that long."""
 BUSY_S = 0.1
 """A line with more unsent bytes than it carries in this time is the bottleneck, and streams wait behind all others.
 On a faster line they go beside a long backlog of events, which waits for confirmations."""
@@ -156,10 +156,7 @@ class Delivery:
         self._counters.forget_broker()
 
     def has_unconfirmed(self) -> bool:
-        """Send retained values as far as the window allows; False once none waits and every packet is confirmed.
-
-        Events stay in the outbox.
-        """
+        """Send retained values as far as the window allows; False once none waits and every packet is confirmed."""
         while self._is_live and self._has_room() and self._send_value():
             pass
         return bool(len(self._flights) or self._retained.next(self._is_due))
@@ -233,7 +230,7 @@ class Delivery:
         Topics take turns: only the order within a topic is guaranteed.
         """
         self.copy(packet)
-        if rank == REPLY and self._events.count(REPLY) >= MAX_REPLIES:
+        if rank == REPLY and self._events.replies() >= MAX_REPLIES:
             self._counters.drop("too_many_replies")
             return
         self._events.put(packet, rank)
@@ -412,16 +409,13 @@ class Delivery:
             self._log_refusal(topic, problem, "dropped")
         else:
             self._counters.refuse(problem)
-            self._keep(flight)
+            if flight.stored is not None:
+                self._events.refused(flight.stored)
+            elif not self._retained.refused(flight.packet):
+                self._counters.drop("superseded")
             if self._is_due(topic):
                 self._held.hold(topic, problem)
             self._log_refusal(topic, problem, "kept")
-
-    def _keep(self, flight: Flight) -> None:
-        if flight.stored is not None:
-            self._events.refused(flight.stored)
-        elif not self._retained.refused(flight.packet):
-            self._counters.drop("superseded")
 
     def _settled(self, flight: Flight) -> None:
         """The packet needs nothing more."""

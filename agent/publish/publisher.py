@@ -38,7 +38,8 @@ IDLE_S = 0.5
 PASS_WITHIN_S = 15.0
 """A pass of the publisher's loop takes milliseconds; after this time it is stuck, in a disk or a library."""
 DRAIN_SHARE = 0.6
-"""Share of the time given to ``stop`` for the shutdown drain; the rest is for the sink."""
+"""Share of the time given to ``stop`` for the shutdown drain; the rest is for the sink. Results that wait for room
+have half of it, so time is left for the status."""
 
 MOVE_GRACE_S = 0.5
 LEAVE_WITHIN_S, END_WITHIN_S = 1.0, 1.5
@@ -138,6 +139,7 @@ class Publisher:
         self._notifications: deque[Callable[[], None]] = deque()
         self._notified = threading.Event()
         self._drain_by: float | None = None
+        self._results_by = float("inf")
         self._thread: StageThread | None = None
         self._failure: StageFailed | None = None
 
@@ -203,6 +205,7 @@ class Publisher:
         """Send waiting messages and ``stopped``, then disconnect; False if that took too long. Idempotent."""
         started = time.monotonic()
         if self._drain_by is None:
+            self._results_by = started + timeout_s * DRAIN_SHARE / 2
             self._drain_by = started + timeout_s * DRAIN_SHARE
         self._important.close()
         self._results.close()
@@ -352,7 +355,7 @@ class Publisher:
     def _wait_for_room(self) -> bool:
         """True while a result waits for room on the line."""
         self._result_stream.retry()
-        if self._drain_by is not None:
+        if time.monotonic() >= self._results_by:
             self._result_stream.abandon()
         if not self._result_stream.is_waiting:
             return False
@@ -412,8 +415,6 @@ class Publisher:
     def _publish_result(self, result: Classification, offered_ns: int) -> None:
         packet = self._packets.result(result, self._numbers.of_result(result), qos=self._result_qos)
         self._result_stream.send(result, packet, offered_ns)
-        if self._drain_by is not None:
-            self._result_stream.abandon()
 
     def _publish_change(self, item: NumberedChange) -> None:
         if item.event_seq is not None:

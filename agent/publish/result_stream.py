@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.mqtt.base import Packet
 from agent.publish.delivery import Delivery
@@ -47,6 +47,8 @@ class ResultStream:
     def excuse_the_past(self) -> None:
         """Results had to wait for another reason until now: for them too the time begins now."""
         self._fresh_from_ns = self._clock.monotonic_ns()
+        if self._waiting is not None:
+            self._waiting = replace(self._waiting, until_ns=self._fresh_from_ns + round(STALE_S * 1e9))
 
     def send(self, result: Classification, packet: Packet, offered_ns: int) -> None:
         """Send a result that was offered at monotonic ``offered_ns``, or let it wait."""

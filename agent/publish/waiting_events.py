@@ -64,6 +64,8 @@ class WaitingEvents:
             state = self._topics[packet.topic] = _Topic(rank)
         if state.head is None and not state.is_restarting:
             self._advance(packet.topic, state, key - 1)
+        if state.head is None and not state.in_flight:  # the outbox had no room for it
+            del self._topics[packet.topic]
 
     def next(self, may_send: Callable[[str], bool], rank: int = EVENT) -> Stored | None:
         """The oldest packet of the topic whose turn it is, of those that may be sent; it stays until ``sent``."""
@@ -105,9 +107,13 @@ class WaitingEvents:
         if state is not None:
             state.late_up_to = self._outbox.last_key
 
-    def count(self, rank: int) -> int:
-        """Number of topics with packets of ``rank`` that wait to be sent."""
-        return len(self._turns[rank])
+    def replies(self) -> int:
+        """Number of replies in the outbox."""
+        return sum(
+            count
+            for topic, count in self._outbox.waiting().items()
+            if (state := self._topics.get(topic)) is not None and state.rank == REPLY
+        )
 
     def oldest_ns(self) -> int | None:
         """When the oldest unconfirmed event was put, in ns since the boot; None without one. Any thread."""

@@ -15,12 +15,9 @@ from agent.mqtt.messages import (
     Health,
     InboundHealth,
     Latency,
-    Line,
     ModelHealth,
     Process,
-    PublisherHealth,
     ThermalHealth,
-    WaitingTopic,
     utc_text,
 )
 from agent.publish.publisher import Publisher, PublisherStatistics
@@ -33,6 +30,7 @@ from agent.telemetry.reports import (
     classifier_accounting,
     disabled_health,
     model_latency,
+    publisher_health,
 )
 from agent.thermal.monitor import ThermalStatistics
 from agent.thermal.reloadable import ReloadableMonitor
@@ -41,8 +39,6 @@ LATENCY_EVERY_NS = 5 * 1_000_000_000
 HEALTH_EVERY_NS = 10 * 1_000_000_000
 CAMERA_HEALTH_EVERY_NS = 10 * 1_000_000_000
 _TIMES_KEPT = 100_000
-_MAX_WAITING = 20
-"""Waiting topics that are named, those that have waited longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,44 +176,13 @@ class Reporter:
                 for worker in pipeline.workers
                 if (build := worker.building) is not None
             },
-            publisher=_publisher(publisher, self._clock.monotonic_ns()),
+            publisher=publisher_health(publisher, self._clock.monotonic_ns()),
             commands=dict(parts.commands()),
             process=_process(process),
             connection=_connection(publisher),
             thermal=_thermal(parts.thermal.statistics()),
             inbound=InboundHealth(rejected=dict(publisher.connection.rejected)),
         )
-
-
-def _publisher(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
-    delivery, line = publisher.delivery, publisher.line
-    named = sorted(delivery.held.items(), key=lambda one: one[1].since_utc_ns)[:_MAX_WAITING]
-    return PublisherHealth(
-        sent=publisher.sent,
-        dropped=dict(publisher.dropped),
-        rate_limited=publisher.rate_limited,
-        queued=publisher.queued,
-        stored=publisher.stored,
-        durability=publisher.durability,
-        reason=publisher.durability_reason,
-        denied=dict(publisher.denied),
-        refused=dict(publisher.refused),
-        rejected=dict(publisher.rejected),
-        waiting={
-            topic: WaitingTopic(
-                reason=held.reason,
-                since=utc_text(held.since_utc_ns),
-                attempts=held.attempts,
-                next_s=round(max(0, held.due_ns - now_ns) / 1e9, 1),
-            )
-            for topic, held in named
-        },
-        oldest_event_s=None if delivery.oldest_event_s is None else round(delivery.oldest_event_s, 3),
-        line=Line(
-            bytes_per_s=None if line.bytes_per_s is None else round(line.bytes_per_s, 1),
-            queued_bytes=line.queued_bytes,
-        ),
-    )
 
 
 def _process(usage: ProcessStatistics) -> Process:

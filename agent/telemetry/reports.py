@@ -13,15 +13,22 @@ from agent.mqtt.messages import (
     CameraRuntime,
     ClassifierAccounting,
     ClassifierRuntime,
+    Line,
     ModelLatency,
     ModelRuntime,
     Percentiles,
+    PublisherHealth,
     RejectedEngine,
+    WaitingTopic,
     utc_text,
 )
+from agent.publish.publisher import PublisherStatistics
 from agent.runtime.records import StageTimes
 from agent.runtime.statistics import percentiles as percentiles_of
 from engines import EngineInfo, ModelPackage
+
+_MAX_WAITING = 20
+"""Waiting topics that are named, those that have waited longest."""
 
 
 def percentiles(values_ms: Sequence[float]) -> Percentiles | None:
@@ -112,6 +119,38 @@ def disabled_health(camera: str, *, device: str, session: int, utc_ns: int) -> C
         reconnects=0,
         last_frame_age_s=None,
         error=None,
+    )
+
+
+def publisher_health(publisher: PublisherStatistics, now_ns: int) -> PublisherHealth:
+    """The counters of messages at monotonic ``now_ns``."""
+    delivery, line = publisher.delivery, publisher.line
+    named = sorted(delivery.held.items(), key=lambda one: one[1].since_utc_ns)[:_MAX_WAITING]
+    return PublisherHealth(
+        sent=publisher.sent,
+        dropped=dict(publisher.dropped),
+        rate_limited=publisher.rate_limited,
+        queued=publisher.queued,
+        stored=publisher.stored,
+        durability=publisher.durability,
+        reason=publisher.durability_reason,
+        denied=dict(publisher.denied),
+        refused=dict(publisher.refused),
+        rejected=dict(publisher.rejected),
+        waiting={
+            topic: WaitingTopic(
+                reason=held.reason,
+                since=utc_text(held.since_utc_ns),
+                attempts=held.attempts,
+                next_s=round(max(0, held.due_ns - now_ns) / 1e9, 1),
+            )
+            for topic, held in named
+        },
+        oldest_event_s=None if delivery.oldest_event_s is None else round(delivery.oldest_event_s, 3),
+        line=Line(
+            bytes_per_s=None if line.bytes_per_s is None else round(line.bytes_per_s, 1),
+            queued_bytes=line.queued_bytes,
+        ),
     )
 
 

@@ -64,15 +64,19 @@ def _outcomes(
 
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Runs, events, losses, worst recovery and worst age of each kind with each broker, in Markdown."""
-    yield "| fault | broker | runs | failed | events | lost | duplicates | recovered after | oldest event | memory |\n"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    yield (
+        "| fault | broker | runs | failed | events | lost | duplicates | recovered after | oldest event | results "
+        "| all messages | memory |\n"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     for key in dict.fromkeys((one.kind, one.broker) for one in outcomes):
         some = [one for one in outcomes if (one.kind, one.broker) == key]
         yield (
             f"| {key[0]} | {key[1]} | {len(some)} | {sum(not one.is_good for one in some)} "
             f"| {sum(one.verdict.committed for one in some)} | {sum(len(one.verdict.lost) for one in some)} "
             f"| {sum(one.verdict.duplicates for one in some)} | {max(one.recovery_s for one in some):.1f} s "
-            f"| {max(one.worst_age_s for one in some):.1f} s "
+            f"| {max(one.worst_age_s for one in some):.1f} s | {sum(one.figures['results'] for one in some)} "
+            f"| {sum(one.figures['bytes'] for one in some) / 1000:.0f} kB "
             f"| {max(one.figures.get('peak_rss_mib', 0.0) for one in some):.0f} MiB |\n"
         )
 

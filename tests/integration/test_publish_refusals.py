@@ -60,11 +60,11 @@ def test_a_topic_on_which_an_old_broker_closes_does_not_stop_the_others(
     wait_until(lambda: set(_seqs(broker, SIDE)) == set(range(10)), within_s=20.0)
     wait_until(lambda: publisher.statistics().delivery.held.keys() == {FRONT})
     assert publisher.statistics().delivery.held[FRONT].reason == CLOSES
-    assert publisher.statistics().stored == 10
-    for index in range(5):
-        publisher.offer(classification(index, camera="side"))
+    wait_until(lambda: publisher.statistics().stored == 10)
     publisher.offer(state_change("last", "9", camera="side"))
     wait_until(lambda: _seqs(broker, SIDE)[-1] == 10)
+    for index in range(5):
+        publisher.offer(classification(index, camera="side"))
     wait_until(lambda: len(_seqs(broker, TOPICS.result("side", "inspect"))) == 5)
     wait_until(lambda: broker.connected == 1)
     assert list(dict.fromkeys(_seqs(broker, SIDE))) == list(range(11))

@@ -229,10 +229,18 @@ def test_the_table_has_the_worst_of_each_kind_and_broker() -> None:
     def outcome(recovery_s: float, lost: int) -> Outcome:
         missing = tuple(("t", 1, number) for number in range(lost))
         verdict = Verdict(10, 10 - lost, missing, (), (), 2)
-        return Outcome("poisoned event", "mosquitto", verdict, recovery_s, 4.0, 1, {"peak_rss_mib": 61.2})
+        return Outcome(
+            "poisoned event",
+            "mosquitto",
+            verdict,
+            recovery_s,
+            4.0,
+            1,
+            {"peak_rss_mib": 61.2, "results": 7, "bytes": 1500},
+        )
 
     assert list(table([outcome(1.0, 0), outcome(3.0, 1)]))[2:] == [
-        "| poisoned event | mosquitto | 2 | 1 | 20 | 1 | 4 | 3.0 s | 4.0 s | 61 MiB |\n"
+        "| poisoned event | mosquitto | 2 | 1 | 20 | 1 | 4 | 3.0 s | 4.0 s | 14 | 3 kB | 61 MiB |\n"
     ]
 
 

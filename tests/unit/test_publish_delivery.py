@@ -379,6 +379,35 @@ def test_a_bug_ends_the_publisher_with_its_reason() -> None:
     assert publisher.statistics().dropped["stopped"] == 1
 
 
+@pytest.mark.parametrize(("refusals", "dropped"), [(10, {}), (10**9, {"stopped": 3})])
+def test_results_that_find_no_room_at_the_end_have_half_of_the_drain(refusals: int, dropped: dict[str, int]) -> None:
+    class NarrowSink(HeldSink):
+        """Has no room for a result at first, and confirms everything else."""
+
+        left = refusals
+
+        def send(self, packet: Packet, key: int | None = None) -> str | None:
+            if packet.topic.endswith("/result"):
+                self.left -= 1
+                if self.left >= 0:
+                    return "backlog"
+            elif self.listener is not None and key is not None:
+                self.listener.on_confirmed(key, None)
+            return super().send(packet, key)
+
+    sink = NarrowSink()
+    publisher = Publisher(sink, identity=IDENTITY)
+    publisher.start()
+    publisher.on_connected()
+    _until(lambda: publisher.statistics().sent == 1)
+    for index in range(3):
+        publisher.offer(classification(index))
+    assert publisher.stop(2.0)
+    assert publisher.statistics().dropped == dropped
+    assert sink.topics().count(TOPICS.result("front", "inspect")) == 3 - sum(dropped.values())
+    assert b'"stopped"' in sink.taken[-1][0].payload
+
+
 def test_new_events_overtake_a_backlog_but_never_within_their_topic(bench: Bench) -> None:
     numbers = iter(range(1000))
 

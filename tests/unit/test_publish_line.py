@@ -175,6 +175,10 @@ def test_a_result_that_waited_for_a_new_broker_has_its_time_for_the_line_besides
     assert bench.delivery.stream(Packet("other", b"x" * 400)) is None
     stream.send(classification(), Packet("result", b"0"), offered_ns)
     assert stream.is_waiting
+    clock.advance(2.9)
+    stream.excuse_the_past()
+    stream.retry()
+    assert stream.is_waiting, "and so has the one that waited for the line when the broker changed"
 
 
 def test_a_waiting_result_is_counted_at_the_end(bench: ModelBench) -> None:

@@ -268,7 +268,7 @@ def test_replies_take_no_place_of_events(bench: ModelBench) -> None:
 
 def test_replies_are_bounded_and_dropped_first(bench: ModelBench) -> None:
     for number in range(MAX_REPLIES + 50):
-        bench.delivery.event(Packet(f"reply/{number}", b"{}", 1), REPLY)
+        bench.delivery.event(Packet(f"reply/{number % 7}", b"{}", 1), REPLY)
         bench.event(FRONT)
     assert bench.dropped == {"too_many_replies": 50}
     assert bench.stored == MAX_REPLIES + MAX_REPLIES + 50

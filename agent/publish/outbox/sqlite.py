@@ -245,8 +245,7 @@ class SqliteOutbox:
     def _bound_memory(self) -> None:
         """Release packets that are in the file; drop the oldest of the others."""
         while self._tail.size_bytes > MEMORY_BYTES and len(self._tail) > 1:
-            oldest = self._tail.oldest
-            if oldest not in self._unwritten:
+            if (oldest := self._tail.oldest) not in self._unwritten:
                 self._tail.pop(oldest)
                 self._tail_from = oldest + 1
             else:

@@ -23,6 +23,8 @@ from tests.system.delivery.proxy import FaultProxy
 COMMAND = "drill/dut/cmd/explain"
 _JUNK = b'{"id": "junk'
 _GOOD = b'{"id": "strange", "camera": "front"}'
+_SENT = [f"drill/dut/{topic}" for topic in ("status", "runtime", "camera/#", "reply/#")]
+"""What the recorder of a real broker hears: a flood or a strange text on the command topic would end or choke it."""
 _AT_ONCE = 1000
 _HUGE_BYTES = 250 * 2**20
 _STRANGE: Properties = ((Property.CONTENT_TYPE, "\ufeff"), (Property.USER_PROPERTY, ("\ufeff", "x")))
@@ -289,7 +291,7 @@ class RealFront(Front):
             self.port = self._proxy.port
             name, password = self._user
             self._recorder = stack.enter_context(
-                Recorder(self._broker.port, ["drill/#"], protocol=self._protocol, username=name, password=password)
+                Recorder(self._broker.port, _SENT, protocol=self._protocol, username=name, password=password)
             )
             self._stack = stack.pop_all()
         return self
