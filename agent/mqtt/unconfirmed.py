@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_UNCONFIRMED = 1000
 """Packets sent and not yet confirmed; more are refused as ``backlog``."""
@@ -17,8 +17,7 @@ at 200)."""
 _MAX_PATIENCE_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
+class _Packet(NamedTuple):
     """``ends`` is its last byte's place among all bytes of the connection."""
 
     key: int | None

@@ -197,6 +197,17 @@ def test_a_huge_message_takes_no_memory_and_costs_no_connection(
     assert peak - before < 8 * 2**20
 
 
+def test_a_long_message_on_a_thin_line_is_no_silence(broker: RecordingBroker) -> None:
+    with running(_settings(broker, "3.1.1", keepalive_s=1), COMMANDS) as one:
+        assert one.client.wait_subscribed(10.0)
+        broker.send_raw(b"\x30\xff\xff\x7f" + b"\0\5cmd/x")  # two megabytes, and replies to pings come behind them
+        ends_at = time.monotonic() + 2.8
+        while time.monotonic() < ends_at:
+            broker.send_raw(bytes(1000))
+            time.sleep(0.1)
+        assert one.heard.ends == []
+
+
 def test_a_flood_of_commands_leaves_room_for_confirmations(broker: RecordingBroker) -> None:
     flood = publish("cmd/set", b"junk", packet_id=None, properties=()) * 1000
     done = threading.Event()
