@@ -17,7 +17,7 @@ from agent.inference.pipeline import Pipeline
 from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from engines import EngineError, ModelPackage, load_unknown_package
+from engines import EngineError, ModelPackage, Task, load_unknown_package
 
 log = get_logger(__name__)
 
@@ -53,6 +53,9 @@ def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | N
         for key in config.models
         if key in used
     }
+    for key, package in packages.items():
+        if package.output.task is Task.MULTI_LABEL:
+            log.warning("model.best_label_only", model=key, labels=len(package.labels))
     check_when_labels(loaded, {key: package.labels for key, package in packages.items()})
     return packages
 

@@ -66,6 +66,22 @@ def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) 
     return tuple(Score(index, labels[index], float(row[index])) for index in picks[:wanted]), margin
 
 
+def top_binary(
+    row: npt.NDArray[np.float32], labels: Sequence[str], threshold: float, top_k: int
+) -> tuple[tuple[Score, ...], float]:
+    """Both labels of a binary model, the decided one first, and the distance between their confidences.
+
+    Args:
+        row: ``(1,)`` float32, the probability of ``labels[0]``; that of ``labels[1]`` is the rest. NaN stays NaN.
+        threshold: the score from which ``labels[0]`` is decided, as in the package.
+    """
+    positive = float(row[0])
+    scores = (Score(0, labels[0], positive), Score(1, labels[1], 1.0 - positive))
+    if positive < threshold:
+        scores = (scores[1], scores[0])
+    return scores[: max(1, min(top_k, 2))], abs(scores[0].confidence - scores[1].confidence)
+
+
 def crop(image: Image, roi: tuple[float, float, float, float]) -> Image:
     """The region of interest as a view of ``image``, at least one pixel in each direction."""
     if roi == (0.0, 0.0, 1.0, 1.0):

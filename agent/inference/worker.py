@@ -12,15 +12,15 @@ from agent.cameras.frame_counters import Drop
 from agent.config.model import ModelConfig
 from agent.inference.batcher import Batcher
 from agent.inference.binding import ClassifierBinding, Emit
-from agent.inference.classifications import classification, crop, top_scores
+from agent.inference.classifications import classification, crop, top_binary, top_scores
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.inference.fair_queue import Request
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import ServedModel, StageTimes
-from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Scores
+from agent.runtime.records import Score, ServedModel, StageTimes
+from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Scores, Task
 
 log = get_logger(__name__)
 
@@ -257,7 +257,7 @@ class Worker:
         served: ServedModel,
     ) -> None:
         binding = request.binding
-        top, margin = top_scores(row, self.package.labels, binding.config.decide.top_k)
+        top, margin = self._best(row, binding.config.decide.top_k)
         # argmax treats NaN as the greatest value, so checking the best score covers the whole row.
         if not math.isfinite(top[0].confidence):
             self._drop(request, Drop.NOT_FINITE)
@@ -269,6 +269,12 @@ class Worker:
         self._progress.times.append((result.times, batch_size))
         self._pass_on(binding, request, top[0].label)
         binding.counters.classified(request.in_flight, request.binding.classifier)
+
+    def _best(self, row: Scores, top_k: int) -> tuple[tuple[Score, ...], float]:
+        labels, output = self.package.labels, self.package.output
+        if output.task is Task.BINARY:
+            return top_binary(row, labels, output.thresholds[0], top_k)
+        return top_scores(row, labels, top_k)
 
     def _pass_on(self, binding: ClassifierBinding, request: Request[ClassifierBinding], label: str) -> None:
         """Offer the frame to the classifiers gated by this one.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agent.config.model import DecideConfig
-from agent.inference.classifications import top_scores
+from agent.inference.classifications import top_binary, top_scores
 from agent.inference.decisions import Decision
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes, StateChange
 
@@ -152,6 +152,26 @@ def test_a_model_with_one_class_has_its_confidence_as_margin() -> None:
     top, margin = top_scores(np.array([0.25], np.float32), ["only"], 3)
     assert [score.label for score in top] == ["only"]
     assert margin == 0.25
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "label", "confidence"),
+    [(0.9, 0.5, "defect", 0.9), (0.02, 0.5, "ok", 0.98), (0.3, 0.25, "defect", 0.3), (0.6, 0.7, "ok", 0.4)],
+)
+def test_a_binary_model_decides_at_its_threshold(
+    score: float, threshold: float, label: str, confidence: float
+) -> None:
+    top, margin = top_binary(np.array([score], np.float32), ["defect", "ok"], threshold, 2)
+    assert top[0].label == label
+    assert top[0].confidence == pytest.approx(confidence)
+    assert {one.label for one in top} == {"defect", "ok"}
+    assert margin == pytest.approx(abs(2 * score - 1), abs=1e-6)
+    assert len(top_binary(np.array([score], np.float32), ["defect", "ok"], threshold, 1)[0]) == 1
+
+
+def test_a_binary_score_that_is_no_number_stays_none() -> None:
+    top, _ = top_binary(np.array([np.nan], np.float32), ["defect", "ok"], 0.5, 2)
+    assert np.isnan(top[0].confidence)
 
 
 def test_new_rules_end_the_old_label_with_a_change() -> None:
