@@ -10,7 +10,8 @@ In reading order:
 - ``transport``, ``websocket``: the way to a broker: TCP or unix socket, proxy, TLS, WebSocket
 - ``addresses``: the broker's addresses in order, which is in use, and when to come back to an earlier one
 - ``wire``: received packets as bytes, read without trust in the broker
-- ``line``: how fast the line drains, how much may wait for it, whether the broker confirms
+- ``line``: how fast the line drains, and how much may wait for it
+- ``unconfirmed``: packets that the broker has not confirmed, and whether it confirms any
 - ``network``: paho's client with its bytes in our hands; with ``connection`` the only file that imports paho
 - ``grants``: what the broker offers, from its CONNACK
 - ``connection``: one connection from CONNECT to its end

@@ -12,7 +12,6 @@ import select
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Protocol
@@ -35,20 +34,14 @@ from agent.mqtt.diagnosis import (
     reason_name,
 )
 from agent.mqtt.grants import Granted, granted_from_properties
-from agent.mqtt.line import ConfirmationWatch, Line, unsent_bytes
+from agent.mqtt.line import Line, unsent_bytes
 from agent.mqtt.network import NetworkClient, connect_properties, packet_bytes, publish_properties
 from agent.mqtt.settings import MqttSettings
 from agent.mqtt.transport import open_transport
+from agent.mqtt.unconfirmed import INFLIGHT, MAX_UNCONFIRMED, Unconfirmed
 from agent.mqtt.wire import Inlet, ProtocolViolation, Value
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
-
-MAX_UNCONFIRMED = 1000
-"""Packets sent and not yet confirmed; more are refused as ``backlog``."""
-
-INFLIGHT = 20
-"""QoS 1 packets that may wait for the broker at once; more are slower (measured with mosquitto: 15.0k/s at 20, 10.3k/s
-at 200)."""
 
 _MAX_PACKET_BYTES = 2**28  # Source: MQTT Version 5.0, section 2.1.4
 _READS_PER_TURN = 8
@@ -119,10 +112,7 @@ class Connection:
         self._subscriptions = tuple(subscriptions)
         self._client: NetworkClient | None = None
         self._lock = threading.Lock()
-        self._unconfirmed: dict[int, tuple[int | None, int, int]] = {}  # key, QoS, where it ends, by packet id
-        self._unacknowledged = 0
-        self._acknowledged: deque[tuple[int, str | None]] = deque()
-        self._refused: dict[int, str] = {}
+        self._unconfirmed = Unconfirmed(self._lock, confirm_within_s=settings.confirm_within_s)
         self._state = ConnectionState.NEW
         self._offered = Granted()
         self._granted: Granted | None = None
@@ -131,7 +121,6 @@ class Connection:
         self._wake_pair: tuple[socket.socket, socket.socket] | None = None
         self._heard_at = 0.0
         self._line = line or Line()
-        self._watch = ConfirmationWatch()
         self._inlet = Inlet(
             self,
             is_v5=version == "5",
@@ -171,15 +160,12 @@ class Connection:
 
     def send(self, packet: Packet, key: int | None = None) -> str | None:
         """Queue ``packet`` and return None, or why it is refused: ``disconnected``, ``backlog``, ``oversize``."""
-        # The lock spans publish and recording its packet id: the confirmation may arrive before publish returns.
-        # paho's callbacks only append to a deque and never take this lock. They run while paho holds the lock that
-        # publish needs, so taking this one would deadlock.
         with self._lock:
             client, granted = self._client, self._granted
             if client is None or granted is None or self._state is not ConnectionState.ESTABLISHED:
                 return "disconnected"
             qos = min(packet.qos, granted.max_qos)
-            if len(self._unconfirmed) >= MAX_UNCONFIRMED or (qos and self._unacknowledged >= self._window(granted)):
+            if not self._unconfirmed.has_room(qos, granted.receive_maximum):
                 return "backlog"
             properties = publish_properties(packet) if self._version == "5" else None
             size = packet_bytes(packet, qos, properties)
@@ -192,8 +178,7 @@ class Connection:
             info = client.publish(packet.topic, packet.payload, qos=qos, retain=retain, properties=properties)
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return "backlog" if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE else "disconnected"
-            self._unconfirmed[info.mid] = (key, qos, self._line.accept(size, time.monotonic()))
-            self._unacknowledged += qos
+            self._unconfirmed.add(info.mid, key, qos, self._line.accept(size, time.monotonic()))
         return None
 
     def end(self) -> None:
@@ -356,11 +341,9 @@ class Connection:
 
     def _notice_stall(self) -> None:
         """End a connection on which the broker no longer confirms what it was sent."""
-        with self._lock:
-            oldest = next((ends for _, qos, ends in self._unconfirmed.values() if qos), None)
-            count = self._unacknowledged
-        waits_s = self._watch.overdue_s(oldest, self._line.position, time.monotonic())
-        if waits_s is not None and self._ending is None:
+        overdue = self._unconfirmed.overdue(self._line.position, time.monotonic())
+        if overdue is not None and self._ending is None:
+            waits_s, count = overdue
             self._ending = Ending(
                 "no_confirmations",
                 f"no_confirmations: {self._settings.address} did not confirm a packet within {waits_s:.0f} s, {count} "
@@ -370,15 +353,8 @@ class Connection:
 
     def _settle(self) -> None:
         """Report confirmations to the listener, outside paho's callbacks and outside the lock."""
-        while self._acknowledged:
-            packet_id, problem = self._acknowledged.popleft()
-            with self._lock:
-                key, qos, _ = self._unconfirmed.pop(packet_id, (None, 0, 0))
-                self._unacknowledged -= qos
-            if qos:
-                self._watch.confirmed(time.monotonic())
-            if key is not None:
-                self._listener.on_confirmed(key, problem)
+        for key, problem in self._unconfirmed.settle(time.monotonic()):
+            self._listener.on_confirmed(key, problem)
 
     def _release(self, client: NetworkClient) -> None:
         sock = client.socket()
@@ -390,10 +366,6 @@ class Connection:
         if pair is not None:
             with contextlib.suppress(OSError):  # full: the loop will wake anyway; closed: the loop has ended
                 pair[1].send(b"\0")
-
-    def _window(self, granted: Granted) -> int:
-        # paho limits itself to INFLIGHT and cannot change that once it is connected.
-        return granted.receive_maximum if granted.receive_maximum < INFLIGHT else MAX_UNCONFIRMED
 
     def _lost(self, why: str | None) -> Ending:
         if self._granted is None:
@@ -422,7 +394,7 @@ class Connection:
 
     def on_refused(self, packet_id: int, code: int) -> None:
         """See PacketListener."""
-        self._refused[packet_id] = PROBLEMS.get(code, "refused")
+        self._unconfirmed.refused(packet_id, PROBLEMS.get(code, "refused"))
 
     def on_disconnect_packet(self, code: int, values: Mapping[int, Value]) -> None:
         """See PacketListener."""
@@ -458,4 +430,4 @@ class Connection:
         )
 
     def _on_publish(self, _client: paho.Client, _data: object, packet_id: int, *_: object) -> None:
-        self._acknowledged.append((packet_id, self._refused.pop(packet_id, None)))
+        self._unconfirmed.answered(packet_id)

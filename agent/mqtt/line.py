@@ -1,4 +1,4 @@
-"""How fast the line to the broker drains, how much may wait for it, and whether the broker confirms what arrived.
+"""How fast the line to the broker drains, and how much may wait for it.
 
 A socket takes megabytes that a thin line needs minutes for, and nothing can be put before them. So no more is handed
 over than the line drains in ``QUEUE_S``, and everything else waits where it can still be ordered or dropped.
@@ -21,13 +21,9 @@ UNMEASURED_BYTES = 65536
 QOS_1_SHARE = 1.5
 """QoS 1 may fill the line so far above ``QUEUE_S``: events and states go on when results are refused."""
 
-NO_CONFIRMATION_S = 10.0
-"""A connection ends if the broker confirms nothing for this long after the packets have left."""
-
 _SAMPLE_S = 0.25
 _WINDOW = 8  # samples' intervals that a rate is averaged over: a packet may take longer than one
 _SAMPLES = 20
-_MAX_PATIENCE_S = 60.0
 
 
 def unsent_bytes(descriptor: int) -> int:
@@ -128,35 +124,3 @@ class Line:
         # carry less and less.
         window_s = QUEUE_S + (self._shortest_s or 0.0)
         return max(UNMEASURED_BYTES, self._fastest * window_s) if self._rate is None else self._rate * window_s
-
-
-class ConfirmationWatch:
-    """Whether the broker confirms QoS 1 packets. A packet counts from when it has left, so a thin line is no alarm.
-
-    Two limits: nothing was confirmed for ``NO_CONFIRMATION_S`` and twice the longest wait so far, or the oldest packet
-    was passed over for three times that: its confirmation is lost, and it would hold its place for good.
-    """
-
-    def __init__(self) -> None:
-        self._oldest: int | None = None
-        self._left_at = 0.0
-        self._confirmed_at = 0.0
-        self._slowest_s = 0.0
-
-    def confirmed(self, now: float) -> None:
-        """A packet was confirmed."""
-        if self._oldest is not None:
-            self._slowest_s = max(self._slowest_s, now - max(self._left_at, self._confirmed_at))
-        self._confirmed_at = now
-
-    def overdue_s(self, oldest: int | None, position: int, now: float) -> float | None:
-        """Seconds since the oldest unconfirmed packet, which ends at ``oldest``, has left, if that is too long."""
-        if oldest is None or position < oldest:
-            self._oldest = None
-            return None
-        if oldest != self._oldest:
-            self._oldest, self._left_at = oldest, now
-        limit_s = min(_MAX_PATIENCE_S, NO_CONFIRMATION_S + 2.0 * self._slowest_s)
-        waits_s = now - self._left_at
-        is_stuck = now - max(self._left_at, self._confirmed_at) >= limit_s or waits_s >= 3.0 * limit_s
-        return waits_s if is_stuck else None

@@ -180,6 +180,8 @@ class MqttSettings:
     """The version of MQTT; `auto` is the newest that the broker speaks."""
     connect_timeout_s: float = 5.0
     """Limit for each of: connecting, the TLS handshake, and the broker's answer."""
+    confirm_within_s: float = 10.0
+    """A connection ends if the broker confirms nothing for this long after the packets have left."""
     backoff_base_s: float = 1.0
     """Maximum wait after the first failure."""
     max_packet_bytes: int = MAX_LIVE_PACKET_BYTES

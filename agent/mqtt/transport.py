@@ -12,7 +12,7 @@ from agent.mqtt.settings import MqttSettings, Proxy
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
 
-_LOW_WATER_BYTES = 16384
+_LOW_WATER_BYTES = 131072
 """The kernel takes no more while this many bytes are not on their way: what waits there cannot be overtaken."""
 
 

@@ -100,11 +100,8 @@ VERSIONS = pytest.mark.parametrize("version", ["5", "3.1.1"])
 
 
 @VERSIONS
-def test_withheld_confirmations_end_the_connection_by_name(
-    broker: RecordingBroker, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agent.mqtt.line.NO_CONFIRMATION_S", 0.5)
-    with running(_settings(broker, version)) as one:
+def test_withheld_confirmations_end_the_connection_by_name(broker: RecordingBroker, version: str) -> None:
+    with running(_settings(broker, version, confirm_within_s=0.5)) as one:
         one.wait_connected()
         assert one.client.send(Packet("t", b"0", 1), 0) is None
         wait_until(lambda: one.heard.confirmed == [(0, None)])
@@ -170,8 +167,7 @@ def test_limits_for_received_messages_are_announced(broker: RecordingBroker) -> 
     assert connect.properties[Property.RECEIVE_MAXIMUM] == 16
 
 
-@pytest.mark.parametrize("qos", [0, 1])
-@VERSIONS
+@pytest.mark.parametrize(("version", "qos"), [("5", 0), ("3.1.1", 1)])
 def test_a_huge_message_takes_no_memory_and_costs_no_connection(
     broker: RecordingBroker, version: str, qos: int
 ) -> None:
@@ -199,6 +195,17 @@ def test_a_huge_message_takes_no_memory_and_costs_no_connection(
         assert one.heard.ends == []
         wait_until(lambda: broker.confirmed_by_clients == qos)
     assert peak - before < 8 * 2**20
+
+
+def test_a_long_message_on_a_thin_line_is_no_silence(broker: RecordingBroker) -> None:
+    with running(_settings(broker, "3.1.1", keepalive_s=1), COMMANDS) as one:
+        assert one.client.wait_subscribed(10.0)
+        broker.send_raw(b"\x30\xff\xff\x7f" + b"\0\5cmd/x")  # two megabytes, and replies to pings come behind them
+        ends_at = time.monotonic() + 2.8
+        while time.monotonic() < ends_at:
+            broker.send_raw(bytes(1000))
+            time.sleep(0.1)
+        assert one.heard.ends == []
 
 
 def test_a_flood_of_commands_leaves_room_for_confirmations(broker: RecordingBroker) -> None:
@@ -296,7 +303,7 @@ def _keepalive_s(one: Running) -> int:
     return connection._client.keepalive
 
 
-@pytest.mark.parametrize(("granted_s", "used_s"), [(0, 2), (1, 1), (600, 2)])
+@pytest.mark.parametrize(("granted_s", "used_s"), [(0, 2), (1, 1)])
 def test_the_keepalive_of_the_broker_is_kept(broker: RecordingBroker, granted_s: int, used_s: int) -> None:
     broker.grants = {Property.SERVER_KEEP_ALIVE: granted_s}
     with running(_settings(broker, keepalive_s=2)) as one:
@@ -416,7 +423,7 @@ def test_a_thin_line_is_measured_and_kept_short() -> None:
             broker.read_bytes_per_s = rate
             began = time.monotonic()
             handed: list[float] = []
-            while time.monotonic() - began < 6.0:
+            while time.monotonic() - began < 4.0:
                 one.client.send(Packet("result", b"%d" % len(handed) + bytes(500)), None)
                 if one.client.send(Packet("event", bytes(500), 1), len(handed)) is None:
                     handed.append(time.monotonic())

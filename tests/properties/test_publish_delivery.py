@@ -25,7 +25,7 @@ def _fill(bench: ModelBench, chance: random.Random, count: int) -> None:
         bench.value(chance.choice(VALUES))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     poisoned=st.sets(st.sampled_from(EVENTS + VALUES), min_size=1, max_size=4),
     loses=st.booleans(),
@@ -69,7 +69,7 @@ def test_only_the_topics_that_end_connections_are_set_aside(
     assert bench.dropped.keys() <= {"superseded"}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     spans=st.lists(
         st.tuples(
@@ -110,7 +110,7 @@ def test_a_refusal_that_passes_loses_nothing_and_keeps_the_order(
     assert bench.dropped.keys() <= {"superseded"}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(share=st.floats(min_value=0.0, max_value=0.6), cuts=st.sampled_from([0.0, 0.01, 0.05]), seed=SEEDS)
 def test_random_refusals_and_cuts_lose_nothing(share: float, cuts: float, seed: int) -> None:
     chance, bench = random.Random(seed), ModelBench(seed)

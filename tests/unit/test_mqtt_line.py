@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 
 import pytest
 
-from agent.mqtt.line import NO_CONFIRMATION_S, QUEUE_S, UNMEASURED_BYTES, ConfirmationWatch, Line
+from agent.mqtt.line import QUEUE_S, UNMEASURED_BYTES, Line
+from agent.mqtt.unconfirmed import INFLIGHT, MAX_UNCONFIRMED, ConfirmationWatch, Unconfirmed
 
 STEP_S = 0.02
 PACKET = 600
+LIMIT_S = 10.0
 
 
 class Wire:
@@ -144,30 +147,62 @@ def _overdue_after(watch: ConfirmationWatch, *, oldest: int, position: int, star
 
 
 def test_a_packet_that_has_left_must_be_confirmed_in_10_s() -> None:
-    assert _overdue_after(ConfirmationWatch(), oldest=100, position=100, start=5.0) == pytest.approx(
-        NO_CONFIRMATION_S, abs=0.2
+    assert _overdue_after(ConfirmationWatch(LIMIT_S), oldest=100, position=100, start=5.0) == pytest.approx(
+        LIMIT_S, abs=0.2
     )
 
 
 def test_a_packet_that_still_waits_for_the_line_is_no_alarm() -> None:
-    watch = ConfirmationWatch()
+    watch = ConfirmationWatch(LIMIT_S)
     assert all(watch.overdue_s(100, 99, now) is None for now in range(1000))
     assert watch.overdue_s(None, 100, 2000.0) is None
 
 
 def test_confirmations_of_others_keep_the_connection_but_not_for_ever() -> None:
-    watch = ConfirmationWatch()
+    watch = ConfirmationWatch(LIMIT_S)
     now = 0.0
     while watch.overdue_s(100, 1000, now) is None:
         now += 0.5
         watch.confirmed(now)
-    assert now == pytest.approx(3 * NO_CONFIRMATION_S, rel=0.2)
+    assert now == pytest.approx(3 * LIMIT_S, rel=0.2)
 
 
 def test_a_slow_broker_gets_more_time() -> None:
-    watch = ConfirmationWatch()
+    watch = ConfirmationWatch(LIMIT_S)
     assert watch.overdue_s(100, 100, 0.0) is None
     watch.confirmed(8.0)
-    assert _overdue_after(watch, oldest=200, position=200, start=8.0) == pytest.approx(
-        NO_CONFIRMATION_S + 2 * 8.0, abs=0.2
-    )
+    assert _overdue_after(watch, oldest=200, position=200, start=8.0) == pytest.approx(LIMIT_S + 2 * 8.0, abs=0.2)
+
+
+def _sent(count: int, qos: int) -> Unconfirmed:
+    packets = Unconfirmed(threading.Lock(), confirm_within_s=LIMIT_S)
+    for packet_id in range(1, count + 1):
+        packets.add(packet_id, packet_id * 10, qos, ends=packet_id * 100)
+    return packets
+
+
+@pytest.mark.parametrize(
+    ("receive_maximum", "most"), [(1, 1), (INFLIGHT - 1, INFLIGHT - 1), (INFLIGHT, MAX_UNCONFIRMED)]
+)
+def test_the_broker_s_receive_maximum_limits_qos_1_alone(receive_maximum: int, most: int) -> None:
+    assert _sent(most - 1, 1).has_room(1, receive_maximum)
+    full = _sent(most, 1)
+    assert not full.has_room(1, receive_maximum)
+    assert full.has_room(0, receive_maximum) == (most < MAX_UNCONFIRMED)
+
+
+def test_answers_are_matched_by_packet_id_and_unknown_ones_are_ignored() -> None:
+    packets = _sent(3, 1)
+    packets.refused(2, "quota_exceeded")
+    for packet_id in (3, 2, 77, 3):
+        packets.answered(packet_id)
+    assert list(packets.settle(0.0)) == [(30, None), (20, "quota_exceeded")]
+    assert len(packets) == 1
+    assert packets.overdue(100, 0.0) is None
+    assert packets.overdue(100, LIMIT_S) == (LIMIT_S, 1)
+
+
+def test_a_packet_at_qos_0_is_never_overdue() -> None:
+    packets = _sent(3, 0)
+    assert packets.overdue(1000, 0.0) is None
+    assert packets.overdue(1000, 1e6) is None
