@@ -12,6 +12,7 @@ import numpy.typing as npt
 from engines.base import Precision, Scores
 from engines.package.decisions import detections, has_thresholds
 from engines.package.load import ModelPackage
+from engines.percentiles import percentile
 
 CONFIDENCE = 0.95
 """One-sided: the true share is below the lower bound in at most one of twenty certificates."""
@@ -142,7 +143,7 @@ def compare_scores(
         at_least=lower_bound(kept, len(wanted)),
         changed=int(changed.any(axis=1).sum()),
         mean_shift=max(float(shifts[rows, column].mean()) for column, rows in groups),
-        p95_shift=max(float(np.percentile(shifts[rows, column], 95)) for column, rows in groups),
+        p95_shift=max(float(percentile(sorted(shifts[rows, column].tolist()), 95)) for column, rows in groups),
         divergence=max(float(divergences[rows, column].mean()) for column, rows in groups),
         largest_share=0.0 if has_thresholds(package) else _largest_share(wanted),
         labels=_label_counts(package, wanted, given, changed) if has_thresholds(package) else (),

@@ -56,8 +56,8 @@ def test_a_binary_model_has_two_labels_and_decides_at_its_threshold(
             wait_until(partial(_has_state, recorder, f"{topic}/state", label))
             result = recorder.wait_count(1, f"{topic}/result")[-1].json
             assert result["label"] == label
-            assert {one["label"] for one in result["top"]} == {"ok", "defect"}
-            assert sum(one["confidence"] for one in result["top"]) == pytest.approx(1.0, abs=1e-3)
+            assert {one["label"] for one in result["top_k"]} == {"ok", "defect"}
+            assert sum(one["confidence"] for one in result["top_k"]) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_multi_label_model_is_served_by_its_best_label_and_says_so(

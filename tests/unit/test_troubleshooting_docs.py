@@ -16,15 +16,13 @@ _EVENT = re.compile(r"[a-z_]+\.[a-z_]+\Z")
 def logged(levels: frozenset[str]) -> set[str]:
     """The events that the source logs at these levels."""
     return {
-        str(call.args[0].value)
+        str(part.value)
         for folder in ("agent", "engines")
         for file in (_ROOT / folder).rglob("*.py")
         for call in _calls(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(call.func, ast.Attribute)
-        and call.func.attr in levels
-        and call.args
-        and isinstance(call.args[0], ast.Constant)
-        and _EVENT.match(str(call.args[0].value))
+        if isinstance(call.func, ast.Attribute) and call.func.attr in levels and call.args
+        for part in ast.walk(call.args[0])  # both events of a conditional expression
+        if isinstance(part, ast.Constant) and _EVENT.match(str(part.value))
     }
 
 
