@@ -145,6 +145,11 @@ class FrameCounters:
         with self._changed:
             return self._changed.wait_for(lambda: self._in_flight < max_in_flight, timeout_s)
 
+    @property
+    def in_flight(self) -> int:
+        """Number of frames that are not yet classified or dropped."""
+        return self._in_flight
+
     def counts(self) -> CameraCounts:
         """A consistent snapshot of all counters."""
         with self._changed:

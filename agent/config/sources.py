@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from agent.config.section import FOURCC, RTSP_URL, Section
 
+DecodeMode = Literal["all", "keyframes", "auto"]
+
 
 class FileSource(Section):
     """A video file; the reader waits for the classifiers, so no frame is dropped."""
@@ -50,6 +52,8 @@ class RtspSource(Section):
     """Frame rate that the camera is set to; null takes the rate that the stream announces, if any."""
     decode_threads: int = Field(default=1, ge=1, le=16)
     """Decoder threads of FFmpeg; each one beyond the first delays every frame by one frame."""
+    decode: DecodeMode = "all"
+    """Which frames FFmpeg decodes: `keyframes` only these, `auto` only these while they come as often as `rate_hz`."""
     reader: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
     """`gstreamer` decodes in the hardware of a Jetson."""
     codec: Literal["h264", "h265", "mjpeg"] = "h264"

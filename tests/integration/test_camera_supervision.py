@@ -15,7 +15,7 @@ import psutil
 from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Capture, Source
-from agent.cameras.sources.rtsp.stream import RtspStream
+from agent.cameras.sources.network_stream import NetworkStream
 from agent.config.model import CameraConfig
 from agent.config.sources import RtspSource
 from agent.runtime.clock import Clock, SystemClock
@@ -228,7 +228,7 @@ def test_a_loss_is_reported_once_for_many_reconnect_attempts() -> None:
 def test_a_network_camera_that_hangs_up_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
     process = psutil.Process()
     with RtspServer(tmp_path, fps=100.0, close_after=60) as server:
-        source = RtspStream(
+        source = NetworkStream(
             RtspSource(type="rtsp", url=server.url, read_timeout_s=2.0), base_dir=tmp_path, clock=SystemClock()
         )
         with _camera(source, _HurriedClock()) as camera:

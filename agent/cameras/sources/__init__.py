@@ -2,11 +2,12 @@
 
 base        the contract: open, read, close, interrupt
 lifecycle   shared by all sources: counts, interruption, errors
-decoder     the boundary to OpenCV's VideoCapture (FFmpeg, V4L2)
-decoded     base class of the sources over a `Decoder`
+ffmpeg      the boundary to FFmpeg
+key_frames  which packets of a stream are decoded
 video_file  a video file
+network_stream, network_errors      network cameras through FFmpeg, and what to do if one cannot be opened
 images      a folder of images
-rtsp        network cameras through FFmpeg
+decoder     the boundary to OpenCV's VideoCapture
 v4l2        USB and other V4L2 cameras
 gstreamer   CSI cameras, hardware decoding, custom pipelines
 pattern     a moving test pattern

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.runtime.records import Image
+from agent.runtime.records import Image, LazyImage, image_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,15 +13,22 @@ class Capture:
     """One frame as a source delivers it.
 
     ``image`` is ``(H, W, 3)`` uint8 BGR, C-contiguous, a new array that belongs to the caller; its size may differ
-    from frame to frame. ``captured_at_ns`` (monotonic) is as close to the exposure as the source knows,
-    ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the image was
-    ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and decoding.
+    from frame to frame. ``picture`` is that image, or a decoded frame that becomes it at the first use: a live source
+    does not convert frames that nobody needs. ``captured_at_ns`` (monotonic) is as close to the exposure as the source
+    knows, ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the picture
+    was ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and
+    decoding.
     """
 
-    image: Image
+    picture: Image | LazyImage
     captured_at_ns: int
     captured_at_utc_ns: int
     capture_ms: float
+
+    @property
+    def image(self) -> Image:
+        """The picture's image."""
+        return image_of(self.picture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,9 @@ class Source(Protocol):
     One thread opens, reads and closes a source; only ``interrupt`` and ``statistics`` are for other threads, too.
     A closed source can be opened again: that is how a camera reconnects.
     """
+
+    wanted_hz: float | None
+    """How many frames per second will be classified, None if all; the camera sets it, and a source may decode less."""
 
     @property
     def is_live(self) -> bool:
@@ -56,7 +66,7 @@ class Source(Protocol):
 
     @property
     def fps(self) -> float | None:
-        """Frame rate that an open source announces; None if it announces none."""
+        """Frame rate that an open source announces; None if it announces none. It may change while it is open."""
         ...
 
     def open(self) -> None:

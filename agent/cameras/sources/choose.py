@@ -41,9 +41,9 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
 
         return GStreamerCamera(config, base_dir=base_dir, clock=clock)
     if isinstance(config, RtspSource):
-        from agent.cameras.sources.rtsp.stream import RtspStream
+        from agent.cameras.sources.network_stream import NetworkStream
 
-        return RtspStream(config, base_dir=base_dir, clock=clock)
+        return NetworkStream(config, base_dir=base_dir, clock=clock)
     if isinstance(config, PatternSource):
         from agent.cameras.sources.pattern import Pattern
 
@@ -51,6 +51,12 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
     from agent.cameras.sources.v4l2.camera import V4l2Camera
 
     return V4l2Camera(config, clock=clock)
+
+
+def opened_within(config: SourceConfig, deadline_s: float) -> SourceConfig:
+    """``config`` with an opening that takes at most ``deadline_s``: FFmpeg's opening cannot be interrupted."""
+    timeout_s = getattr(config, "open_timeout_s", 0.0)
+    return config.model_copy(update={"open_timeout_s": deadline_s}) if timeout_s > deadline_s else config
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from agent.cameras.sources.base import Capture, SourceStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
-from agent.runtime.records import Image
+from agent.runtime.records import Image, LazyImage
 
 T = TypeVar("T")
 
@@ -75,6 +75,7 @@ class SourceBase:
     """The part of Source that all sources share; each kind adds how it opens, reads and closes."""
 
     def __init__(self, description: str, *, clock: Clock) -> None:
+        self.wanted_hz: float | None = None
         self._clock = clock
         self._lifecycle = Lifecycle(description)
 
@@ -91,8 +92,8 @@ class SourceBase:
         """See Source."""
         return self._lifecycle.statistics()
 
-    def _delivered(self, image: Image, captured_at_ns: int, captured_at_utc_ns: int) -> Capture:
-        """Count ``image`` and wrap it, ready at this moment."""
+    def _delivered(self, picture: Image | LazyImage, captured_at_ns: int, captured_at_utc_ns: int) -> Capture:
+        """Count ``picture`` and wrap it, ready at this moment."""
         self._lifecycle.count_delivered()
         capture_ms = (self._clock.monotonic_ns() - captured_at_ns) / 1e6
-        return Capture(image, captured_at_ns, captured_at_utc_ns, capture_ms)
+        return Capture(picture, captured_at_ns, captured_at_utc_ns, capture_ms)

@@ -17,8 +17,8 @@ from agent.cameras.sources.gstreamer.library import (
 )
 from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.cameras.sources.rtsp.access import ask_camera, not_opened, read_password
-from agent.cameras.sources.rtsp.handshake import Answer
+from agent.cameras.sources.network_errors import read_password
+from agent.cameras.sources.network_stream import ask_camera
 from agent.cameras.sources.v4l2.camera import description_of
 from agent.cameras.sources.v4l2.device import check_device
 from agent.cameras.sources.v4l2.usb_identity import CameraIdentity
@@ -69,16 +69,16 @@ class GStreamerCamera(SourceBase):
         self._lifecycle.check_open()
         if self._pipeline is not None:
             return
-        answer, pipeline = self._start()
+        pipeline = self._start()
         try:
             first = pipeline.pull(self._open_timeout_s, self._lifecycle.interrupted)
         except (PipelineFailed, PipelineEnded, UnsupportedImage) as exc:
             pipeline.stop()
-            raise self._not_opened(answer, redact(str(exc)) or "the pipeline ended at once") from exc
+            raise self._not_opened(redact(str(exc)) or "the pipeline ended at once") from exc
         if first is None:
             pipeline.stop()
             self._lifecycle.check_open()
-            raise self._not_opened(answer, f"no frame within {self._open_timeout_s:g} s")
+            raise self._not_opened(f"no frame within {self._open_timeout_s:g} s")
         self._pipeline, self._first = pipeline, self._capture(first)
 
     def read(self) -> Capture | None:
@@ -101,8 +101,8 @@ class GStreamerCamera(SourceBase):
     def _open_timeout_s(self) -> float:
         return _V4L2_OPEN_TIMEOUT_S if isinstance(self._config, V4l2Source) else self._config.open_timeout_s
 
-    def _start(self) -> tuple[Answer | None, RunningPipeline]:
-        """The answer of a network camera (None for others) and the started pipeline."""
+    def _start(self) -> RunningPipeline:
+        """The started pipeline."""
         config, lifecycle = self._config, self._lifecycle
         try:
             gst = load_gstreamer()
@@ -119,12 +119,14 @@ class GStreamerCamera(SourceBase):
             raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of these") from exc
         self._check_elements(plan.missing(has))
         plan = self._with_device(plan)
-        answer = ask_camera(config, lifecycle, password) if isinstance(config, RtspSource) else None
+        if isinstance(config, RtspSource) and password is not None:
+            # GStreamer sends a wrong password eight times, and many cameras lock an address out after a few.
+            ask_camera(config, lifecycle, password, clock=self._clock)
         log.info("pipeline.selected", source=self.description, elements=_elements(plan))
         try:
-            return answer, RunningPipeline(gst, plan)
+            return RunningPipeline(gst, plan)
         except PipelineFailed as exc:
-            raise self._not_opened(answer, redact(str(exc))) from exc
+            raise self._not_opened(redact(str(exc))) from exc
 
     def _with_device(self, plan: Plan) -> Plan:
         """The plan with the current device file of a V4L2 camera.
@@ -172,11 +174,20 @@ class GStreamerCamera(SourceBase):
             )
         return sample
 
-    def _not_opened(self, answer: Answer | None, detail: str) -> SourceUnavailable:
+    def _not_opened(self, detail: str) -> SourceUnavailable:
+        """The error of a pipeline that did not start.
+
+        Raises:
+            SourceUnavailable: a network camera gives FFmpeg a clearer reason than GStreamer.
+        """
         config = self._config
         if isinstance(config, RtspSource):
-            return not_opened(config, self._lifecycle, answer, detail)
+            ask_camera(
+                config, self._lifecycle, read_password(config, self._base_dir, self._lifecycle), clock=self._clock
+            )
         advice = {
+            "rtsp": "FFmpeg can read it: set `codec` to what the camera sends, try the other `transport`, or "
+            "`reader: ffmpeg`",
             "csi": "Check the ribbon cable, `sensor_id`, the mode, and: systemctl status nvargus-daemon",
             "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext), and that no program holds it",
             "gstreamer": "Try it by hand: gst-launch-1.0 <pipeline> ! videoconvert ! fakesink",
