@@ -96,7 +96,7 @@ def engine_findings(probes: Sequence[ProbeResult]) -> Iterator[Finding]:
         else:
             yield Finding(probe.name, "absent", probe.reason, probe.remedy)
     if not any(probe.can_run for probe in probes):
-        remedy = "install the extra: pip install 'edge-inference-agent[cpu]'"
+        remedy = "install it: pip install onnxruntime"
         yield Finding("any engine", "failed", "no engine can run on this machine", remedy, is_needed=True)
 
 
