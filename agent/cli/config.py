@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from agent.config.dump import yaml_from_config
+from agent.config.dump import public_config, public_yaml
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.model import ModelConfig
 from agent.config.problems import Problem, at, error_of
@@ -33,7 +33,7 @@ def check(file: Path, *, as_json: bool) -> None:
     loaded = load_config(file)
     _check_options(loaded)
     if as_json:
-        print(redact(json.dumps({**_resolved(loaded), "config": loaded.config.model_dump(mode="json")}, indent=2)))
+        print(redact(json.dumps({**_resolved(loaded), "config": public_config(loaded.config)}, indent=2)))
     else:
         _print_text(loaded)
 
@@ -81,7 +81,7 @@ def _print_text(loaded: LoadedConfig) -> None:
 
     from agent.cli.console import Console
 
-    text = redact(yaml_from_config(loaded.config))
+    text = redact(public_yaml(loaded.config))
     console = Console(soft_wrap=True)
     if console.is_terminal:
         console.print(Syntax(text, "yaml", theme="ansi_dark", background_color="default"))

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.config.credentials import PASSWORD, USERNAME
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
 from agent.config.shape import KeyPath
-from agent.runtime.secrets import redact
+from agent.config.sources import SourceConfig
+from agent.runtime.secrets import seems_to_hold_a_password
 from engines import StrictDocument, nearest_key
 
 _LOOPBACK = ("localhost", "127.", "[::1]")
@@ -159,9 +161,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
         yield at(document, ("cameras",), "every camera is disabled; nothing will be classified")
     yield from _warnings_of_devices(config, document)
     for name, camera in config.cameras.items():
-        if camera.source.type == "rtsp" and redact(camera.source.url) != camera.source.url:
-            text = "the url seems to hold a password; use username and password_file if the camera accepts them"
-            yield at(document, ("cameras", name, "source", "url"), text)
+        yield from _warnings_of_credentials(name, camera.source, document)
         for index, use in enumerate(camera.classify):
             if use.when is None:
                 continue
@@ -170,6 +170,17 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
             if repeated:
                 yield at(document, path, f"named more than once: {', '.join(sorted(repeated))}")
     yield from _warnings_of_mqtt(config, document)
+
+
+def _warnings_of_credentials(name: str, source: SourceConfig, document: StrictDocument) -> Iterator[Problem]:
+    """A likely password in the file itself. It is published in no case; this only helps to move it."""
+    if source.type not in {"rtsp", "gstreamer"}:
+        return
+    key, text = ("url", source.url) if source.type == "rtsp" else ("pipeline", source.pipeline)
+    without = text.replace(USERNAME, "").replace(PASSWORD, "")
+    if seems_to_hold_a_password(without):
+        remedy = "move it to a file named by password_file, and write {password} where it belongs"
+        yield at(document, ("cameras", name, "source", key), f"the {key} seems to hold a password; {remedy}")
 
 
 def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:

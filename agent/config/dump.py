@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from agent.config.model import AgentConfig
+from agent.config.source_address import public_address
+from agent.config.sources import GStreamerSource, RtspSource
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _SPECIAL = re.compile(r"(?i:yes|no|on|off|y|n|true|false|null)\Z")
@@ -30,6 +32,28 @@ _Dumper.add_representer(str, _text)
 
 
 def yaml_from_config(config: AgentConfig) -> str:
-    """Every key with its value, also defaults, in the order of the documentation. Has no secrets."""
+    """Every key with its value, also defaults, in the order of the documentation.
+
+    Addresses are whole, and may hold a token: for a file, not for people.
+    """
+    return _yaml(config.model_dump(mode="json"))
+
+
+def public_yaml(config: AgentConfig) -> str:
+    """As ``yaml_from_config``, for people: addresses of sources as in ``public_config``."""
+    return _yaml(public_config(config))
+
+
+def public_config(config: AgentConfig) -> dict[str, Any]:
+    """The configuration with the public address of each source (``agent/config/source_address.py``)."""
     data = config.model_dump(mode="json")
+    for name, camera in config.cameras.items():
+        source = camera.source
+        if isinstance(source, RtspSource | GStreamerSource):
+            key = "pipeline" if isinstance(source, GStreamerSource) else "url"
+            data["cameras"][name]["source"][key] = public_address(source)
+    return data
+
+
+def _yaml(data: dict[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)

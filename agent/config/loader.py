@@ -29,6 +29,7 @@ from agent.config.problems import (
     suggestion,
 )
 from agent.config.shape import KeyPath
+from agent.config.source_address import known_addresses
 from agent.config.state_dir import default_state_dir, home_dir
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
@@ -64,6 +65,8 @@ class LoadedConfig:
     mqtt_password_file: Path | None
     camera_passwords: Mapping[str, Secret]
     document: StrictDocument = field(repr=False)
+    addresses: tuple[Secret, ...] = field(repr=False)
+    """Addresses of sources as they stand in the file; no output repeats them while this lives."""
 
     def resolve(self, path: str) -> Path:
         """The absolute path of a path in the file."""
@@ -127,6 +130,7 @@ def load_config(
         mqtt_password_file=password_file,
         camera_passwords=MappingProxyType(camera_passwords),
         document=document,
+        addresses=known_addresses([camera.source for camera in config.cameras.values()]),
     )
 
 

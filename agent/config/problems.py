@@ -59,7 +59,7 @@ def suggestion(given: object, valid: Sequence[str]) -> str:
 
 
 def shown(value: object, path: KeyPath) -> str:
-    """A value as in the file, short and without secrets."""
+    """A value of a closed set as in the file, short. Free text is not repeated: it may hold a secret."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -196,7 +196,9 @@ def _wrong_value(place: Place, raw: object, document: StrictDocument) -> Problem
     hint = suggestion(raw, choices)
     if isinstance(raw, str) and not hint:
         hint = _unquoted(raw, place)
-    found = "is empty" if raw is None else f"{shown(raw, path)} is not allowed"
+    is_free_text = isinstance(raw, str) and not choices
+    given = "this text" if is_free_text else shown(raw, path)
+    found = "is empty" if raw is None else f"{given} is not allowed"
     return at(document, path, f"{found}; give {_for_display(place)}{hint}")
 
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from agent.config.credentials import PASSWORD, USERNAME, check_placeholders, placeholders, without_user_info
 from agent.config.section import FOURCC, RTSP_URL, Section
 
 DecodeMode = Literal["all", "keyframes", "auto"]
@@ -36,8 +37,8 @@ class RtspSource(Section):
     """A network camera, decoded by FFmpeg."""
 
     type: Literal["rtsp"]
-    url: str = Field(pattern=RTSP_URL)
-    """Address without credentials."""
+    url: str = Field(pattern=RTSP_URL, repr=False)
+    """Address without credentials; `{username}` and `{password}` in its path stand for them."""
     username: str | None = None
     """User name on the camera."""
     password_file: str | None = None
@@ -64,15 +65,15 @@ class RtspSource(Section):
     def _url_is_an_address(cls, url: str) -> str:
         # No message repeats the url: it may hold a password.
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(without_user_info(url))
             host, has_port = parts.hostname, parts.port != 0
         except ValueError:
             parts, host, has_port = None, None, False
         # Any @ counts, not only one in the host part: a password with / # or ? ends that part early for urlsplit.
-        if "@" in url:
+        if "@" in without_user_info(url):
             raise ValueError(
-                "the url holds credentials, which would reach logs: move the user to `username` and the password to "
-                "a file named by `password_file`. Write an @ that belongs to the path as %40"
+                "the url holds credentials, which belong into a file of their own: move the user to `username` and "
+                "the password to a file named by `password_file`. Write an @ that belongs to the path as %40"
             )
         if parts is None:
             raise ValueError("the url's host or port is malformed: write rtsp://host:port/path")
@@ -84,7 +85,15 @@ class RtspSource(Section):
     def _password_has_its_user(self) -> RtspSource:
         if self.password_file is not None and not self.username:
             raise ValueError("password_file is given without username: give both")
+        _check_keys(self.url, "url", self.username, self.password_file)
         return self
+
+
+def _check_keys(text: str, name: str, username: str | None, password_file: str | None) -> None:
+    """Refuse a placeholder whose value is not given."""
+    for key, value, place in (("username", username, USERNAME), ("password_file", password_file, PASSWORD)):
+        if value is None and place in placeholders(text):
+            raise ValueError(f"the {name} has {place}, but {key} is not given: give it")
 
 
 class V4l2Source(Section):
@@ -133,14 +142,31 @@ class GStreamerSource(Section):
     """A GStreamer pipeline of your own, for cameras that the other types do not support."""
 
     type: Literal["gstreamer"]
-    pipeline: str = Field(min_length=1, max_length=4096)
-    """Elements joined by `!`, without a sink: the agent adds the conversion and the sink."""
+    pipeline: str = Field(min_length=1, max_length=4096, repr=False)
+    """Elements joined by `!`, without a sink, which the agent adds; `{username}` and `{password}` are filled in."""
+    username: str | None = None
+    """User name on the camera."""
+    password_file: str | None = None
+    """File with the password on its first line."""
     fps: float | None = Field(default=None, gt=0.0, le=240.0)
     """Expected frame rate; null takes the rate that the pipeline announces, if any."""
     open_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
     """Longest wait for the first frame."""
     read_timeout_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest wait for a frame before the pipeline counts as lost."""
+
+    @model_validator(mode="after")
+    def _credentials_have_their_places(self) -> GStreamerSource:
+        check_placeholders(self.pipeline)
+        _check_keys(self.pipeline, "pipeline", self.username, self.password_file)
+        used = placeholders(self.pipeline)
+        for key, value, place in (
+            ("username", self.username, USERNAME),
+            ("password_file", self.password_file, PASSWORD),
+        ):
+            if value is not None and place not in used:
+                raise ValueError(f"{key} is given, but the pipeline has no {place}: write it where the value belongs")
+        return self
 
 
 class PatternSource(Section):

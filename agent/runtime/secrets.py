@@ -1,8 +1,9 @@
-"""Passwords: read from files, masked everywhere."""
+"""Passwords and addresses that hold them: read from files, masked everywhere by their exact value."""
 
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import re
 import stat
@@ -27,20 +28,24 @@ _USER_INFO = re.compile(
 )
 _PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|passphrase|token|secret|api_?key)=[^&\s\"']+")
 
+_PROPERTY = re.compile(r"\b(?:user-pw|pass|psw)\s*=\s*[^\s&]")
+
 _live: weakref.WeakSet[Secret] = weakref.WeakSet()
 
 
 @final
 class Secret:
-    """A password whose text only ``reveal`` returns.
+    """A password, or an address that may hold one, whose text only ``reveal`` returns.
 
-    ``redact`` knows every living secret, because a library may repeat one in an error message that reaches a log.
+    ``redact`` knows every living secret, because a library may repeat one in an error message that reaches a log. It
+    writes ``shown`` instead.
     """
 
-    __slots__ = ("__weakref__", "_value")
+    __slots__ = ("__weakref__", "_value", "shown")
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, *, shown: str = MASK) -> None:
         self._value = value
+        self.shown = shown
         _live.add(self)
 
     def reveal(self) -> str:
@@ -48,35 +53,44 @@ class Secret:
         return self._value
 
     def __repr__(self) -> str:
-        return f"Secret({MASK!r})"
+        return f"Secret({self.shown!r})"
 
     def __str__(self) -> str:
-        return MASK
+        return self.shown
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret does not leave its process")
 
 
-def _spellings() -> Iterator[str]:
+def _spellings() -> Iterator[tuple[str, str]]:
+    """Each way to write a living secret, and what is shown instead."""
     for secret in tuple(_live):
         value = secret.reveal()
         if len(value) >= _MIN_REPLACED:
-            yield value
-            quoted = urllib.parse.quote(value, safe="")
-            if quoted != value:
-                yield quoted
+            # As repr and JSON write it too: an error may quote the text that it is about.
+            spellings = {value, urllib.parse.quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1]}
+            yield from ((spelling, secret.shown) for spelling in spellings)
 
 
 def redact(text: str) -> str:
-    """``text`` with credentials in URLs, ``password=`` parameters and every secret of this process masked."""
-    for spelling in sorted(_spellings(), key=len, reverse=True):
+    """``text`` with every secret of this process masked, by its exact value.
+
+    Beside that, credentials in URLs and ``password=`` parameters that are no known secret are masked by pattern: a
+    second line for texts of others. What must not appear is made a ``Secret``, or is not written at all.
+    """
+    for spelling, shown in sorted(_spellings(), key=lambda each: len(each[0]), reverse=True):
         if spelling in text:
-            text = text.replace(spelling, MASK)
+            text = text.replace(spelling, shown)
     if "://" in text:
         text = _USER_INFO.sub(rf"\g<1>{MASK}@", text)
     if "=" in text:
         text = _PARAMETER.sub(rf"\g<1>={MASK}", text)
     return text
+
+
+def seems_to_hold_a_password(text: str) -> bool:
+    """Whether ``text`` has credentials in one of the usual forms. For advice only: there are more forms."""
+    return any(pattern.search(text) for pattern in (_USER_INFO, _PARAMETER, _PROPERTY))
 
 
 def read_secret(path: Path) -> Secret:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from agent.cameras.sources.gstreamer.camera import GStreamerCamera
+from agent.config.credentials import filled_pipeline
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -171,6 +172,31 @@ def test_a_password_may_contain_any_character_and_a_wrong_one_is_reported(
             _stream(tmp_path, server.url, username="admin", password_file="wrong").open()
     assert caught.value.fields["reason"] == "credentials"
     assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pair", ["user-id={username} user-pw={password}", 'user-pw="{password}" user-id="{username}"']
+)
+@pytest.mark.parametrize(
+    "word",
+    ["simple", '"quoted"', "a b ! fakesink", "\\", "ends\\", "'", '"', " ", "{username}", "(string)x", "größe 漢字"],
+)
+def test_a_pipeline_gets_the_exact_credentials(gst: Any, pair: str, word: str) -> None:
+    text = filled_pipeline(f"rtspsrc name=camera {pair} ! fakesink", "us er", word)
+    pipeline = gst.parse_launch_full(text, None, gst.ParseFlags.FATAL_ERRORS)
+    camera = pipeline.get_by_name("camera")
+    assert (camera.get_property("user-id"), camera.get_property("user-pw")) == ("us er", word)
+
+
+def test_an_error_of_a_custom_pipeline_shows_neither_its_text_nor_its_password(tmp_path: Path, gst: Any) -> None:
+    (tmp_path / "password").write_text("hunter2-CANARY\n", encoding="utf-8")
+    (tmp_path / "password").chmod(0o600)
+    pipeline = "rtspsrc location=rtsp://{username}:{password}@127.0.0.1:1/token-CANARY ! fakesink name=CANARY-sink"
+    source = GStreamerSource(type="gstreamer", pipeline=pipeline, username="me", password_file="password")
+    with pytest.raises(SourceUnavailable) as caught:
+        _camera(source, tmp_path).open()
+    assert caught.value.message.startswith("gstreamer pipeline #")
+    assert "CANARY" not in caught.value.message + repr(caught.value.fields)
 
 
 def test_wrong_codec_is_refused_with_the_setting_to_change(tmp_path: Path, server: RtspServer) -> None:

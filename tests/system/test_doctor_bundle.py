@@ -72,7 +72,7 @@ def test_no_password_is_in_the_bundle_the_output_the_log_or_the_process(tmp_path
         texts
     )
     assert "edge/dut/health" in json.loads(texts["messages.json"])
-    assert b"rtsp://127.0.0.1:9/x" in texts["config.yaml"]
+    assert b"rtsp://127.0.0.1:9/#" in texts["config.yaml"]
     seen |= texts
     assert [name for name, content in seen.items() if _CANARY.encode() in content] == []
     note(places_searched=len(seen))

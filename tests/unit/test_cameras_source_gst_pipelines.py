@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
+from agent.config.source_address import open_access
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 
 
@@ -18,9 +20,9 @@ def _laptop(element: str) -> bool:
     return not element.startswith("nv")
 
 
-def _rtsp(has: Any = _laptop, *, password: str | None = None, **settings: Any) -> Plan:
-    url = settings.pop("url", "rtsp://camera/1")
-    return plan_for(RtspSource(type="rtsp", url=url, reader="gstreamer", **settings), has=has, password=password)
+def _rtsp(has: Any = _laptop, **settings: Any) -> Plan:
+    config = RtspSource(type="rtsp", url=settings.pop("url", "rtsp://camera/1"), reader="gstreamer", **settings)
+    return plan_for(config, has=has, access=open_access(config, Path("/")))
 
 
 def _v4l2(has: Any = _laptop, **settings: Any) -> Plan:
@@ -56,9 +58,12 @@ def test_every_element_of_a_pipeline_is_checked_before_it_starts() -> None:
         assert {part for part in parts if "/" not in part} == set(plan.needs)
 
 
-def test_addresses_and_credentials_are_properties_never_pipeline_text() -> None:
+def test_addresses_and_credentials_are_properties_never_pipeline_text(tmp_path: Path) -> None:
     hostile = "rtsp://camera/1!filesink=location=/x"
-    plan = _rtsp(url=hostile, username="admin ! fakesink", password="hunter2-CANARY", password_file="x")
+    secret = tmp_path / "password"
+    secret.write_text("hunter2-CANARY")
+    secret.chmod(0o600)
+    plan = _rtsp(url=hostile, username="admin ! fakesink", password_file=str(secret))
     assert "filesink" not in plan.text
     assert "fakesink" not in plan.text
     assert plan.properties["source.location"] == hostile
@@ -91,5 +96,6 @@ def test_missing_elements_are_named_with_their_packages() -> None:
 
 
 def test_a_custom_pipeline_gets_conversion_and_sink() -> None:
-    plan = plan_for(GStreamerSource(type="gstreamer", pipeline="mysrc ! mydec"), has=_laptop)
+    config = GStreamerSource(type="gstreamer", pipeline="mysrc ! mydec")
+    plan = plan_for(config, has=_laptop, access=open_access(config, Path("/")))
     assert plan.text.startswith("mysrc ! mydec ! videoconvert ! video/x-raw,format=BGRx ! appsink name=sink drop=true")

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -76,6 +76,10 @@ class FfmpegFailed(Exception):
         self.kind = kind
         self.detail = detail
         self.status = status
+
+    def cleaned(self, clean: Callable[[str], str]) -> FfmpegFailed:
+        """The same failure, its text without what ``clean`` takes away: parts of the address."""
+        return FfmpegFailed(self.kind, clean(self.detail), self.status)
 
 
 class Interrupted(Exception):

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from agent.cameras.sources.ffmpeg import FfmpegFailed
 from agent.cameras.sources.lifecycle import Lifecycle
-from agent.config.sources import RtspSource
+from agent.config.source_address import SourceAccess, open_access
+from agent.config.sources import GStreamerSource, RtspSource
 from agent.runtime.errors import ConfigError, SourceLost, SourceUnavailable
-from agent.runtime.secrets import Secret, read_secret
 
 _REACH = "Check the address, the camera's power and the network"
 _STATUS_REMEDY = {
@@ -22,16 +22,14 @@ _STATUS_REMEDY = {
 }
 
 
-def read_password(config: RtspSource, base_dir: Path, lifecycle: Lifecycle) -> Secret | None:
-    """The camera's password; the file is read each time, so a new password needs no restart.
+def read_access(config: RtspSource | GStreamerSource, base_dir: Path, lifecycle: Lifecycle) -> SourceAccess:
+    """The camera's address with its credentials; the file is read each time, so a new password needs no restart.
 
     Raises:
         SourceUnavailable: the file cannot be used.
     """
-    if config.password_file is None:
-        return None
     try:
-        return read_secret(base_dir / config.password_file)
+        return open_access(config, base_dir)
     except ConfigError as exc:
         raise lifecycle.unavailable("credentials", f"{lifecycle.description}: {exc.message}") from exc
 

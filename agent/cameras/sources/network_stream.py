@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.ffmpeg import DecodedFrame, FfmpegFailed, Interrupted, Video, open_video
 from agent.cameras.sources.lifecycle import Lifecycle, SourceBase
-from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_password
+from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
+from agent.config.source_address import SourceAccess, public_address
 from agent.config.sources import RtspSource
 from agent.runtime.clock import Clock
-from agent.runtime.secrets import Secret, redact
 
 _OPTIONS = {
     # FFmpeg would watch a stream for up to five seconds to learn its rate; the first packet is enough.
@@ -28,13 +27,13 @@ _TRANSPORTS = {
 }
 
 
-def ask_camera(config: RtspSource, lifecycle: Lifecycle, password: Secret | None, *, clock: Clock) -> None:
+def ask_camera(config: RtspSource, lifecycle: Lifecycle, access: SourceAccess, *, clock: Clock) -> None:
     """Open the stream and close it again, for another reader whose errors say less.
 
     Raises:
         SourceUnavailable: why it cannot be opened.
     """
-    _open_stream(config, lifecycle, password, clock=clock).close()
+    _open_stream(config, lifecycle, access, clock=clock).close()
 
 
 class NetworkStream(SourceBase):
@@ -50,9 +49,11 @@ class NetworkStream(SourceBase):
     kind = "rtsp"
 
     def __init__(self, config: RtspSource, *, base_dir: Path, clock: Clock) -> None:
-        super().__init__(redact(config.url), clock=clock)
+        super().__init__(public_address(config), clock=clock)
         self._config = config
         self._base_dir = base_dir
+        self._access: SourceAccess | None = None
+        """Kept, so that no output repeats the address while the library may."""
         self._video: Video | None = None
 
     @property
@@ -66,8 +67,8 @@ class NetworkStream(SourceBase):
         self._lifecycle.check_open()
         if self._video is not None:
             return
-        password = read_password(self._config, self._base_dir, self._lifecycle)
-        self._video = _open_stream(self._config, self._lifecycle, password, clock=self._clock)
+        access = self._access = read_access(self._config, self._base_dir, self._lifecycle)
+        self._video = _open_stream(self._config, self._lifecycle, access, clock=self._clock)
 
     def read(self) -> Capture | None:
         """See Source."""
@@ -93,16 +94,17 @@ class NetworkStream(SourceBase):
             lifecycle.opened(self._video)
             raise
         except FfmpegFailed as exc:
-            raise lost_because(exc, lifecycle, timeout_s) from exc
+            failure = exc if self._access is None else exc.cleaned(self._access.cleaned)
+            raise lost_because(failure, lifecycle, timeout_s) from None
         if frame is None:
             raise lifecycle.lost("ended", f"{self.description} ended the stream, or the connection broke")
         return frame
 
 
-def _open_stream(config: RtspSource, lifecycle: Lifecycle, password: Secret | None, *, clock: Clock) -> Video:
+def _open_stream(config: RtspSource, lifecycle: Lifecycle, access: SourceAccess, *, clock: Clock) -> Video:
     try:
         return open_video(
-            _address(config, password),
+            access.private.reveal(),
             clock=clock,
             options={**_OPTIONS, **_TRANSPORTS[config.transport]},
             is_live=True,
@@ -113,15 +115,4 @@ def _open_stream(config: RtspSource, lifecycle: Lifecycle, password: Secret | No
         )
     except FfmpegFailed as exc:
         lifecycle.check_open()
-        raise not_opened_because(exc, config, lifecycle) from exc
-
-
-def _address(config: RtspSource, password: Secret | None) -> str:
-    """The URL with its credentials, for FFmpeg alone."""
-    if config.username is None:
-        return config.url
-    user = quote(config.username, safe="")
-    if password is not None:
-        user += ":" + quote(password.reveal(), safe="")
-    parts = urlsplit(config.url)
-    return parts._replace(netloc=f"{user}@{parts.netloc}").geturl()
+        raise not_opened_because(exc.cleaned(access.cleaned), config, lifecycle) from None

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from agent.config.dump import yaml_from_config
+from agent.config.dump import public_yaml
 from agent.config.loader import LoadedConfig
 from agent.runtime.errors import AgentError, ConfigError
 from agent.runtime.secrets import redact
@@ -72,7 +72,7 @@ def _texts(report: Report, loaded: LoadedConfig | None, unit: str) -> Iterator[t
     yield "service.txt", _output_of("systemctl", "show", unit, "--property=ActiveState,SubState,Result,NRestarts")
     if loaded is not None:
         # The parsed configuration, not the file: comments may hold secrets.
-        yield "config.yaml", yaml_from_config(loaded.config)
+        yield "config.yaml", public_yaml(loaded.config)
         yield "state.txt", "".join(_state(loaded.state_dir))
         yield "messages.json", _json(_last_messages(report, loaded))
 

@@ -17,16 +17,16 @@ from agent.cameras.sources.gstreamer.library import (
 )
 from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.cameras.sources.network_errors import read_password
+from agent.cameras.sources.network_errors import read_access
 from agent.cameras.sources.network_stream import ask_camera
 from agent.cameras.sources.v4l2.camera import description_of
 from agent.cameras.sources.v4l2.device import check_device
 from agent.cameras.sources.v4l2.usb_identity import CameraIdentity
+from agent.config.source_address import SourceAccess, public_address
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger
-from agent.runtime.secrets import redact
 
 log = get_logger(__name__)
 
@@ -51,6 +51,7 @@ class GStreamerCamera(SourceBase):
         self._config = config
         self._base_dir = base_dir
         self._identity = CameraIdentity(config, self._lifecycle) if isinstance(config, V4l2Source) else None
+        self._access: SourceAccess | None = None
         self._pipeline: RunningPipeline | None = None
         self._first: Capture | None = None
 
@@ -74,7 +75,7 @@ class GStreamerCamera(SourceBase):
             first = pipeline.pull(self._open_timeout_s, self._lifecycle.interrupted)
         except (PipelineFailed, PipelineEnded, UnsupportedImage) as exc:
             pipeline.stop()
-            raise self._not_opened(redact(str(exc)) or "the pipeline ended at once") from exc
+            raise self._not_opened(self._cleaned(exc) or "the pipeline ended at once") from exc
         if first is None:
             pipeline.stop()
             self._lifecycle.check_open()
@@ -112,21 +113,26 @@ class GStreamerCamera(SourceBase):
         def has(element: str) -> bool:
             return gst.ElementFactory.find(element) is not None
 
-        password = read_password(config, self._base_dir, lifecycle) if isinstance(config, RtspSource) else None
+        if isinstance(config, RtspSource | GStreamerSource):
+            self._access = read_access(config, self._base_dir, lifecycle)
         try:
-            plan = plan_for(config, has=has, password=None if password is None else password.reveal())
+            plan = plan_for(config, has=has, access=self._access)
         except UnsupportedFormat as exc:
             raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of these") from exc
         self._check_elements(plan.missing(has))
         plan = self._with_device(plan)
-        if isinstance(config, RtspSource) and password is not None:
+        if isinstance(config, RtspSource) and self._access is not None and self._access.password is not None:
             # GStreamer sends a wrong password eight times, and many cameras lock an address out after a few.
-            ask_camera(config, lifecycle, password, clock=self._clock)
-        log.info("pipeline.selected", source=self.description, elements=_elements(plan))
+            ask_camera(config, lifecycle, self._access, clock=self._clock)
+        log.info("pipeline.selected", source=self.description, elements=_elements(config, plan))
         try:
             return RunningPipeline(gst, plan)
         except PipelineFailed as exc:
-            raise self._not_opened(redact(str(exc))) from exc
+            raise self._not_opened(self._cleaned(exc)) from exc
+
+    def _cleaned(self, error: Exception) -> str:
+        """GStreamer's text without the address and the credentials, which it repeats."""
+        return str(error) if self._access is None else self._access.cleaned(str(error))
 
     def _with_device(self, plan: Plan) -> Plan:
         """The plan with the current device file of a V4L2 camera.
@@ -162,7 +168,7 @@ class GStreamerCamera(SourceBase):
         except PipelineEnded as exc:
             raise lifecycle.lost("ended", f"{self.description} reached the end of the stream") from exc
         except PipelineFailed as exc:
-            raise lifecycle.lost("ended", f"{self.description} failed: {redact(str(exc))}") from exc
+            raise lifecycle.lost("ended", f"{self.description} failed: {self._cleaned(exc)}") from exc
         except UnsupportedImage as exc:
             raise lifecycle.lost("format", f"{self.description} gives frames of {exc}. {_ADVICE}") from exc
         if sample is None:
@@ -181,10 +187,8 @@ class GStreamerCamera(SourceBase):
             SourceUnavailable: a network camera gives FFmpeg a clearer reason than GStreamer.
         """
         config = self._config
-        if isinstance(config, RtspSource):
-            ask_camera(
-                config, self._lifecycle, read_password(config, self._base_dir, self._lifecycle), clock=self._clock
-            )
+        if isinstance(config, RtspSource) and self._access is not None:
+            ask_camera(config, self._lifecycle, self._access, clock=self._clock)
         advice = {
             "rtsp": "FFmpeg can read it: set `codec` to what the camera sends, try the other `transport`, or "
             "`reader: ffmpeg`",
@@ -198,13 +202,11 @@ class GStreamerCamera(SourceBase):
 def _description(config: CsiSource | RtspSource | V4l2Source | GStreamerSource) -> str:
     if isinstance(config, CsiSource):
         return f"CSI sensor {config.sensor_id}"
-    if isinstance(config, RtspSource):
-        return redact(config.url)
-    if isinstance(config, V4l2Source):
-        return description_of(config)
-    return redact(f"pipeline {config.pipeline}")
+    return description_of(config) if isinstance(config, V4l2Source) else public_address(config)
 
 
-def _elements(plan: Plan) -> str:
-    """The elements of the pipeline in order, without properties and caps: no secret reaches the log."""
+def _elements(config: CsiSource | RtspSource | V4l2Source | GStreamerSource, plan: Plan) -> str:
+    """The elements of the pipeline in order, without properties and caps; of a custom pipeline nothing is known."""
+    if isinstance(config, GStreamerSource):
+        return "custom"
     return " ! ".join(part.split()[0] for part in plan.text.split("!") if part.strip() and "/" not in part.split()[0])

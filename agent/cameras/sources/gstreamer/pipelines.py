@@ -1,7 +1,8 @@
 """Builds the GStreamer pipeline description of a camera.
 
 The description contains only constants and numbers. Text from the configuration (addresses, passwords, device files)
-is set as a property of a named element, so it cannot inject elements. The one exception is a custom pipeline.
+is set as a property of a named element, so it cannot inject elements. The one exception is a custom pipeline, whose
+credentials are escaped where they stand.
 
 Source: NVIDIA Jetson Linux Developer Guide, Multimedia, Accelerated GStreamer.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from agent.config.source_address import SourceAccess
 from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 
 Has = Callable[[str], bool]
@@ -62,11 +64,12 @@ class UnsupportedFormat(Exception):
 class Plan:
     """A pipeline description, the elements it needs, and the properties of its named elements.
 
-    ``properties`` maps ``element.property`` to a value, possibly a password: excluded from repr.
+    ``properties`` maps ``element.property`` to a value. It may hold a password, and so may the text of a custom
+    pipeline: both are excluded from repr.
     ``optional`` are properties that older versions of the element lack; they are set if they exist.
     """
 
-    text: str
+    text: str = field(repr=False)
     needs: tuple[str, ...]
     properties: Mapping[str, str | int] = field(default_factory=dict, repr=False)
     optional: Mapping[str, str | int] = field(default_factory=dict)
@@ -77,20 +80,24 @@ class Plan:
 
 
 def plan_for(
-    config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, has: Has, password: str | None = None
+    config: CsiSource | RtspSource | V4l2Source | GStreamerSource, *, has: Has, access: SourceAccess | None = None
 ) -> Plan:
     """The pipeline of one source; it uses hardware decoders if their elements are installed.
+
+    ``access`` is that of a network camera or a custom pipeline.
 
     Raises:
         UnsupportedFormat: a pixel format that has no counterpart.
     """
     if isinstance(config, CsiSource):
         return _csi(config)
-    if isinstance(config, RtspSource):
-        return _rtsp(config, has, password)
     if isinstance(config, V4l2Source):
         return _v4l2(config, has)
-    return Plan(text=f"{config.pipeline} ! {_tail('videoconvert')}", needs=("videoconvert", "appsink"))
+    if access is None:
+        raise TypeError(f"a source of type {config.type} needs its access")
+    if isinstance(config, RtspSource):
+        return _rtsp(config, has, access)
+    return Plan(text=f"{access.private.reveal()} ! {_tail('videoconvert')}", needs=("videoconvert", "appsink"))
 
 
 def _tail(converter: str) -> str:
@@ -117,7 +124,7 @@ def _csi(config: CsiSource) -> Plan:
     return Plan(text=text, needs=("nvarguscamerasrc", "nvvidconv", "appsink"))
 
 
-def _rtsp(config: RtspSource, has: Has, password: str | None) -> Plan:
+def _rtsp(config: RtspSource, has: Has, access: SourceAccess) -> Plan:
     depay = _DEPAY[config.codec]
     if _is_jetson(has):
         hint = "mjpeg=1" if config.codec == "mjpeg" else "enable-max-performance=1"
@@ -132,13 +139,13 @@ def _rtsp(config: RtspSource, has: Has, password: str | None) -> Plan:
     # frame: drop them.
     optional = {"depay.wait-for-keyframe": True}
     properties: dict[str, str | int] = {
-        "source.location": config.url,
+        "source.location": access.request_url.reveal(),
         "source.tcp-timeout": round(config.open_timeout_s * 1e6),
     }
     if config.username is not None:
         properties["source.user-id"] = config.username
-    if password is not None:
-        properties["source.user-pw"] = password
+    if access.password is not None:
+        properties["source.user-pw"] = access.password.reveal()
     return Plan(text=chain, needs=("rtspsrc", *depay, *needs, "appsink"), properties=properties, optional=optional)
 
 
