@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from engines.graph.resize import Resizer
     from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
     from engines.host import available_cores
-    from engines.package.images import IMAGE_SUFFIXES, read_image
+    from engines.package.images import IMAGE_SUFFIXES, decode_image, read_image
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
     from engines.package.specs import Activation
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
@@ -148,6 +148,7 @@ __all__ = [
     "check_options",
     "check_package",
     "content_address",
+    "decode_image",
     "describe",
     "image_set_of",
     "import_model",
@@ -262,6 +263,7 @@ _HOMES = {
     "probe": "engines.select.registry",
     "check_package": "engines.check.package_check",
     "provider_of": "engines.backends.onnxruntime.options",
+    "decode_image": "engines.package.images",
     "read_image": "engines.package.images",
     "read_regular": "engines.store.files",
     "record_path": "engines.store.records",

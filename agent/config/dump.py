@@ -9,7 +9,7 @@ import yaml
 
 from agent.config.model import AgentConfig
 from agent.config.source_address import public_address
-from agent.config.sources import GStreamerSource, RtspSource
+from agent.config.sources import AddressedSource, GStreamerSource
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _SPECIAL = re.compile(r"(?i:yes|no|on|off|y|n|true|false|null)\Z")
@@ -49,7 +49,7 @@ def public_config(config: AgentConfig) -> dict[str, Any]:
     data = config.model_dump(mode="json")
     for name, camera in config.cameras.items():
         source = camera.source
-        if isinstance(source, RtspSource | GStreamerSource):
+        if isinstance(source, AddressedSource | GStreamerSource):
             key = "pipeline" if isinstance(source, GStreamerSource) else "url"
             data["cameras"][name]["source"][key] = public_address(source)
     return data

@@ -13,6 +13,8 @@ TOPIC_PREFIX = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
 CLIENT_ID = r"^[A-Za-z0-9._-]{1,64}$"
 FOURCC = r"^[A-Za-z0-9 ]{4}$"
 RTSP_URL = r"^rtsps?://[^\s]+$"
+HTTP_URL = r"^https?://[^\s]+$"
+STREAM_URL = r"^(https?|rtmps?|srt|udp|tcp)://[^\s]+$"
 
 PATTERNS_IN_WORDS: Mapping[str, str] = {
     DEVICE_ID: "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
@@ -21,6 +23,8 @@ PATTERNS_IN_WORDS: Mapping[str, str] = {
     CLIENT_ID: "1 to 64 letters, digits, . _ and -",
     FOURCC: "4 letters, digits or blanks such as MJPG",
     RTSP_URL: "an address that starts with rtsp:// or rtsps://",
+    HTTP_URL: "an address that starts with http:// or https://",
+    STREAM_URL: "an address that starts with http://, https://, rtmp://, rtmps://, srt://, udp:// or tcp://",
 }
 """What an error message and the reference say instead of the pattern."""
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from agent.config.credentials import PASSWORD, USERNAME, filled_pipeline, filled_url, quoted_values
-from agent.config.sources import GStreamerSource, RtspSource, SourceConfig
+from agent.config.sources import AddressedSource, GStreamerSource, SourceConfig
 from agent.runtime.secrets import MASK, Secret, read_secret, redact
 
-DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 # A hash that everybody can compute lets a reader of messages try passwords; each try should cost.
 _HASH_ROUNDS = 20_000
 _HASH_BYTES = 4
@@ -54,7 +54,7 @@ class SourceAccess:
         return text
 
 
-def public_address(source: RtspSource | GStreamerSource) -> str:
+def public_address(source: AddressedSource | GStreamerSource) -> str:
     """What may be published of the source's address."""
     return public_pipeline(source.pipeline) if isinstance(source, GStreamerSource) else public_url(source.url)
 
@@ -75,7 +75,7 @@ def public_pipeline(pipeline: str) -> str:
     return f"gstreamer pipeline #{_short_hash('gstreamer', pipeline)}"
 
 
-def open_access(source: RtspSource | GStreamerSource, base_dir: Path) -> SourceAccess:
+def open_access(source: AddressedSource | GStreamerSource, base_dir: Path) -> SourceAccess:
     """The source's address with its credentials; the password file is read each time.
 
     Raises:
@@ -103,7 +103,7 @@ def open_access(source: RtspSource | GStreamerSource, base_dir: Path) -> SourceA
 
 def known_addresses(sources: list[SourceConfig]) -> tuple[Secret, ...]:
     """The addresses as they stand in the file, so that no output repeats one while the result lives."""
-    given = [source for source in sources if isinstance(source, RtspSource | GStreamerSource)]
+    given = [source for source in sources if isinstance(source, AddressedSource | GStreamerSource)]
     return tuple(
         _hidden(text, public_address(source))
         for source in given
@@ -117,7 +117,7 @@ def _hidden(text: str, public: str) -> Secret:
     return Secret(text, shown=public if "=" in text or "/" in text else text)
 
 
-def _as_written(source: RtspSource | GStreamerSource) -> str:
+def _as_written(source: AddressedSource | GStreamerSource) -> str:
     return source.pipeline if isinstance(source, GStreamerSource) else source.url
 
 

@@ -13,7 +13,7 @@ import pytest
 from agent.cameras.sources.base import Capture, Source
 from agent.runtime.errors import SourceLost, SourceUnavailable
 
-KINDS = {"file", "images", "rtsp", "v4l2", "csi", "gstreamer", "pattern"}
+KINDS = {"file", "images", "rtsp", "http", "stream", "v4l2", "csi", "gstreamer", "pattern"}
 
 
 @dataclass(frozen=True)

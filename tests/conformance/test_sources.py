@@ -16,10 +16,12 @@ from agent.cameras.sources.v4l2.camera import V4l2Camera
 from agent.config.sources import (
     FileSource,
     GStreamerSource,
+    HttpSource,
     ImagesSource,
     PatternSource,
     RtspSource,
     SourceConfig,
+    StreamSource,
     V4l2Source,
 )
 from agent.runtime.clock import SystemClock
@@ -28,6 +30,7 @@ from tests.conformance import broken_sources as broken
 from tests.conformance import source_contract as contract
 from tests.conformance.source_contract import CONTRACT, SourceCase
 from tests.fixtures.gstreamer import require_gstreamer
+from tests.fixtures.http_camera import HttpCameraServer, http_camera
 from tests.fixtures.rtsp_server import RtspServer
 from tests.fixtures.video_device import FakeVideoDevice
 from tests.fixtures.videos import write_video
@@ -80,7 +83,20 @@ def _gstreamer_case(directory: Path) -> SourceCase:
     return _case(directory, present, GStreamerSource(type="gstreamer", pipeline="absentsrc"), is_live=True)
 
 
-@pytest.fixture(scope="module", params=["file", "images", "pattern", "rtsp", "v4l2", "gstreamer", "rtsp-gstreamer"])
+def _http_case(directory: Path, server: HttpCameraServer, kind: str) -> SourceCase:
+    def config(path: str) -> SourceConfig:
+        if kind == "stream":
+            return StreamSource(type="stream", url=server.url(path))
+        return HttpSource(type="http", url=server.url(path), interval_s=0.05)
+
+    path = {"stream": "/live.ts", "http": "/mjpeg", "http-single": "/snapshot.jpg"}[kind]
+    return _case(directory, config(path), config("/elsewhere"), is_live=True)
+
+
+_KINDS = ["file", "images", "pattern", "rtsp", "v4l2", "gstreamer", "rtsp-gstreamer", "http", "http-single", "stream"]
+
+
+@pytest.fixture(scope="module", params=_KINDS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SourceCase]:
     directory = tmp_path_factory.mktemp("sources")
     if "gstreamer" in request.param:
@@ -89,6 +105,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         # The higher the rate, the sooner FFmpeg has seen enough of the stream to open it.
         with RtspServer(directory, size=(160, 120), fps=100.0) as server:
             yield _rtsp_case(directory, server, reader="gstreamer" if "gstreamer" in request.param else "ffmpeg")
+        return
+    if request.param in {"http", "http-single", "stream"}:
+        with http_camera(etag="") as server:
+            yield _http_case(directory, server, request.param)
         return
     makers = {"file": _file_case, "images": _images_case, "pattern": _pattern_case, "v4l2": _v4l2_case}
     makers["gstreamer"] = _gstreamer_case

@@ -215,7 +215,7 @@ def test_a_wrong_password_is_tried_once_and_a_right_one_gets_a_different_error(t
         transport = _unavailable(udp)
     assert path.fields["reason"] == "no_such_stream"
     assert transport.fields["reason"] == "no_stream"
-    assert "no video over udp" in transport.message
+    assert "It is udp: set the other" in transport.message
 
 
 def test_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_udp_is_requested_only_if_configured(tmp_path: Path, server: RtspServer)
     assert not [line for line in server.requests() if line.startswith("SETUP") and "UDP" in line]
     error = _unavailable(_stream(tmp_path, server.url, transport="udp", open_timeout_s=3.0))
     assert error.fields["reason"] == "no_stream"
-    assert "no video over udp" in error.message
+    assert "It is udp: set the other" in error.message
     asked = [line for line in server.requests() if line.startswith("SETUP")]
     assert "RTP/AVP/UDP" in asked[-1] or "RTP/AVP;" in asked[-1]
 

@@ -12,7 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from agent.cameras.sources.ffmpeg import DecodedFrame, FfmpegFailed, Interrupted, Video, open_video
+from agent.cameras.sources.failures import StreamFailed
+from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
 from agent.demo import demo_clip
 from agent.runtime.clock import SystemClock
 
@@ -125,14 +126,14 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path) -> None:
 def test_a_playlist_opens_no_address(tmp_path: Path) -> None:
     text = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:1/a.ts\n#EXT-X-ENDLIST\n"
     (tmp_path / "list.m3u8").write_text(text)
-    with pytest.raises(FfmpegFailed), _opened(tmp_path / "list.m3u8"):
+    with pytest.raises(StreamFailed), _opened(tmp_path / "list.m3u8"):
         pass
 
 
 @pytest.mark.parametrize("content", [b"", b"no video" * 100], ids=["empty", "text"])
 def test_an_error_names_its_kind_and_not_the_address(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "secret-name.mp4").write_bytes(content)
-    with pytest.raises(FfmpegFailed) as caught, _opened(tmp_path / "secret-name.mp4"):
+    with pytest.raises(StreamFailed) as caught, _opened(tmp_path / "secret-name.mp4"):
         pass
     assert caught.value.kind == "not_understood"
     assert "secret-name" not in caught.value.detail
@@ -145,6 +146,6 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-    with pytest.raises(FfmpegFailed, match="no video") as caught, _opened(tmp_path / "sound.mkv"):
+    with pytest.raises(StreamFailed, match="no video") as caught, _opened(tmp_path / "sound.mkv"):
         pass
     assert caught.value.kind == "no_video"

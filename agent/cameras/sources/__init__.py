@@ -5,7 +5,9 @@ lifecycle   shared by all sources: counts, interruption, errors
 ffmpeg      the boundary to FFmpeg
 key_frames  which packets of a stream are decoded
 video_file  a video file
-network_stream, network_errors      network cameras through FFmpeg, and what to do if one cannot be opened
+network_stream  network cameras and streams through FFmpeg
+http_camera, jpeg_stream    JPEG images over HTTP
+failures, network_errors    why a stream cannot be opened or read, and what to do
 images      a folder of images
 decoder     the boundary to OpenCV's VideoCapture
 v4l2        USB and other V4L2 cameras

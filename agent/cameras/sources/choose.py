@@ -11,10 +11,12 @@ from agent.config.sources import (
     CsiSource,
     FileSource,
     GStreamerSource,
+    HttpSource,
     ImagesSource,
     PatternSource,
     RtspSource,
     SourceConfig,
+    StreamSource,
     V4l2Source,
 )
 from agent.runtime.clock import Clock
@@ -40,10 +42,14 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
         from agent.cameras.sources.gstreamer.camera import GStreamerCamera
 
         return GStreamerCamera(config, base_dir=base_dir, clock=clock)
-    if isinstance(config, RtspSource):
+    if isinstance(config, (RtspSource, StreamSource)):
         from agent.cameras.sources.network_stream import NetworkStream
 
         return NetworkStream(config, base_dir=base_dir, clock=clock)
+    if isinstance(config, HttpSource):
+        from agent.cameras.sources.http_camera import HttpCamera
+
+        return HttpCamera(config, base_dir=base_dir, clock=clock)
     if isinstance(config, PatternSource):
         from agent.cameras.sources.pattern import Pattern
 

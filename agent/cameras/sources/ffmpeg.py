@@ -13,9 +13,9 @@ import re
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import av
 import av.error
@@ -23,6 +23,7 @@ import av.logging
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from agent.cameras.sources.failures import FailureKind, StreamFailed
 from agent.cameras.sources.key_frames import KeyFrames
 from agent.config.sources import DecodeMode
 from agent.runtime.clock import Clock
@@ -31,24 +32,6 @@ from agent.runtime.records import Image
 from agent.runtime.secrets import redact
 
 log = get_logger(__name__)
-
-FailureKind = Literal[
-    "timeout",  # no answer, or no data, in the time allowed
-    "unknown_host",
-    "refused",  # nothing listens
-    "unreachable",
-    "unauthorized",  # 401
-    "forbidden",  # 403
-    "not_found",  # 404
-    "status",  # another status of the server, see `status`
-    "transport",  # the camera refuses the transport (461)
-    "protocol",  # this FFmpeg does not speak the protocol
-    "not_understood",  # the answer is not what was asked for
-    "no_video",  # there is no video in it
-    "codec",  # no decoder for it
-    "undecodable",  # data comes, but no frame can be decoded
-    "failed",
-]
 
 _MAX_FPS = 1000.0
 _READ_SLICE_S = 4.0
@@ -66,20 +49,6 @@ av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 # What a thread of a decoder writes cannot be captured; the reading thread reports the frame that failed.
 logging.getLogger("libav").setLevel(logging.CRITICAL)
-
-
-class FfmpegFailed(Exception):
-    """FFmpeg failed. ``status`` is the server's, ``detail`` FFmpeg's last line; neither holds a secret."""
-
-    def __init__(self, kind: FailureKind, detail: str, status: int | None = None) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.status = status
-
-    def cleaned(self, clean: Callable[[str], str]) -> FfmpegFailed:
-        """The same failure, its text without what ``clean`` takes away: parts of the address."""
-        return FfmpegFailed(self.kind, clean(self.detail), self.status)
 
 
 class Interrupted(Exception):
@@ -146,7 +115,7 @@ class Video:
         self._stream.codec_context.thread_count = threads
         self._stream.codec_context.thread_type = "AUTO"
         self.codec = str(self._stream.codec_context.name)
-        self.fps = _plausible(self._stream.average_rate) or _plausible(self._stream.guessed_rate)
+        self.fps = _rate_of(self._stream, is_live=is_live)
         self.frame_count = _frame_count(container, self._stream, self.fps)
         self.damaged = 0
         self._keys = KeyFrames(decode)
@@ -175,7 +144,7 @@ class Video:
 
         Raises:
             Interrupted: ``interrupted`` was set; noticed within four seconds.
-            FfmpegFailed: see its kinds.
+            StreamFailed: see its kinds.
         """
         deadline = time.monotonic() + max(_UNDECODABLE_S, timeout_s)
         while not self._ready:
@@ -184,7 +153,7 @@ class Video:
                 return None
             self._decode(packet, wanted_hz)
             if not self._ready and time.monotonic() > deadline:
-                raise FfmpegFailed("undecodable", self._last_line or "no key frame came")
+                raise StreamFailed("undecodable", self._last_line or "no key frame came")
         frame = self._ready.popleft()
         return DecodedFrame(frame, self._converter, self._came.pop(frame.pts, self._last_packet_ns))
 
@@ -218,13 +187,13 @@ class Video:
                 self._packets = self._demux()
                 if time.monotonic() - began < timeout_s:
                     continue
-                raise FfmpegFailed("timeout", f"no data within {timeout_s:g} s") from None
+                raise StreamFailed("timeout", f"no data within {timeout_s:g} s") from None
             except av.error.FFmpegError as exc:
                 raise _failure(exc, lines, is_late=False) from None
             if packet is None or packet.stream_index == self._stream.index:
                 return packet
             if time.monotonic() - began >= timeout_s:
-                raise FfmpegFailed("timeout", f"other data, but no video within {timeout_s:g} s")
+                raise StreamFailed("timeout", f"other data, but no video within {timeout_s:g} s")
 
     def _decode(self, packet: Any, wanted_hz: float | None) -> None:
         now_ns = self._clock.monotonic_ns()
@@ -267,7 +236,7 @@ def open_video(
     interrupted meanwhile; openings of several threads run side by side.
 
     Raises:
-        FfmpegFailed: it cannot be opened, or holds no video that can be decoded.
+        StreamFailed: it cannot be opened, or holds no video that can be decoded.
     """
     began = time.monotonic()
     timeout = None if open_timeout_s is None else (open_timeout_s, min(read_timeout_s, _READ_SLICE_S))
@@ -279,7 +248,7 @@ def open_video(
         except av.error.FFmpegError as exc:
             is_late = open_timeout_s is not None and time.monotonic() - began >= open_timeout_s
             raise _failure(exc, lines, is_late=is_late) from None
-        except FfmpegFailed:
+        except StreamFailed:
             if container is not None:
                 container.close()
             raise
@@ -321,17 +290,17 @@ _NUMBERS: Mapping[int, FailureKind] = {
 }
 
 
-def _failure(error: Any, lines: list[tuple[int, str, str]], *, is_late: bool) -> FfmpegFailed:
+def _failure(error: Any, lines: list[tuple[int, str, str]], *, is_late: bool) -> StreamFailed:
     """The failure for an error of PyAV, whose text holds the address; FFmpeg reports a time-out in several ways."""
     detail = _last(lines) or str(error.strerror or type(error).__name__)
     found = _STATUS.search(detail)
     status = int(next(filter(None, found.groups()))) if found else None
     if is_late or isinstance(error, av.error.ExitError):
-        return FfmpegFailed("timeout", detail)
+        return StreamFailed("timeout", detail)
     if "resolve hostname" in detail:  # the error number is that of any input or output
-        return FfmpegFailed("unknown_host", detail)
+        return StreamFailed("unknown_host", detail)
     kind = _kind_of(error)
-    return FfmpegFailed(kind, detail, status or _STATUS_OF.get(kind))
+    return StreamFailed(kind, detail, status or _STATUS_OF.get(kind))
 
 
 def _kind_of(error: Any) -> FailureKind:
@@ -350,15 +319,19 @@ _STATUS_OF: Mapping[FailureKind, int] = {"unauthorized": 401, "forbidden": 403, 
 def _video_stream(container: Any) -> Any:
     stream = container.streams.best("video")
     if stream is None:
-        raise FfmpegFailed("no_video", "it holds no video")
+        raise StreamFailed("no_video", "it holds no video")
     if stream.codec_context is None:
-        raise FfmpegFailed("codec", "FFmpeg has no decoder for its codec")
+        raise StreamFailed("codec", "FFmpeg has no decoder for its codec")
     return stream
 
 
-def _plausible(rate: Any) -> float | None:
-    fps = float(rate or 0.0)
-    return fps if 0.0 < fps <= _MAX_FPS else None
+def _rate_of(stream: Any, *, is_live: bool) -> float | None:
+    """The announced rate. FFmpeg's guess needs more of a live stream than was read: it would be twice the rate."""
+    guess = None if is_live else stream.guessed_rate
+    for rate in (stream.average_rate, stream.codec_context.framerate, guess):
+        if rate is not None and 0.0 < float(rate) <= _MAX_FPS:
+            return float(rate)
+    return None
 
 
 def _frame_count(container: Any, stream: Any, fps: float | None) -> int | None:

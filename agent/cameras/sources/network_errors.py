@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent.cameras.sources.ffmpeg import FfmpegFailed
+from agent.cameras.sources.failures import StreamFailed
 from agent.cameras.sources.lifecycle import Lifecycle
 from agent.config.source_address import SourceAccess, open_access
-from agent.config.sources import GStreamerSource, RtspSource
+from agent.config.sources import AddressedSource, GStreamerSource, RtspSource
 from agent.runtime.errors import ConfigError, SourceLost, SourceUnavailable
 
 _REACH = "Check the address, the camera's power and the network"
@@ -22,7 +22,7 @@ _STATUS_REMEDY = {
 }
 
 
-def read_access(config: RtspSource | GStreamerSource, base_dir: Path, lifecycle: Lifecycle) -> SourceAccess:
+def read_access(config: AddressedSource | GStreamerSource, base_dir: Path, lifecycle: Lifecycle) -> SourceAccess:
     """The camera's address with its credentials; the file is read each time, so a new password needs no restart.
 
     Raises:
@@ -34,7 +34,7 @@ def read_access(config: RtspSource | GStreamerSource, base_dir: Path, lifecycle:
         raise lifecycle.unavailable("credentials", f"{lifecycle.description}: {exc.message}") from exc
 
 
-def not_opened_because(failure: FfmpegFailed, config: RtspSource, lifecycle: Lifecycle) -> SourceUnavailable:
+def not_opened_because(failure: StreamFailed, config: AddressedSource, lifecycle: Lifecycle) -> SourceUnavailable:
     """The error of a camera that cannot be opened."""
     reason, why = _why_not_opened(failure, config)
     return lifecycle.unavailable(
@@ -42,7 +42,7 @@ def not_opened_because(failure: FfmpegFailed, config: RtspSource, lifecycle: Lif
     )
 
 
-def lost_because(failure: FfmpegFailed, lifecycle: Lifecycle, read_timeout_s: float) -> SourceLost:
+def lost_because(failure: StreamFailed, lifecycle: Lifecycle, read_timeout_s: float) -> SourceLost:
     """The error of a camera that stopped delivering."""
     name = lifecycle.description
     if failure.kind == "timeout":
@@ -60,7 +60,7 @@ def lost_because(failure: FfmpegFailed, lifecycle: Lifecycle, read_timeout_s: fl
     return lifecycle.lost("ended", f"{name} broke off: {failure.detail}. It is connected again", detail=failure.detail)
 
 
-def _why_not_opened(failure: FfmpegFailed, config: RtspSource) -> tuple[str, str]:
+def _why_not_opened(failure: StreamFailed, config: AddressedSource) -> tuple[str, str]:
     """The reason as one word, and the text."""
     if failure.kind in ("unauthorized", "forbidden"):
         return "credentials", _refused(config, may_not=failure.kind == "forbidden")
@@ -68,7 +68,7 @@ def _why_not_opened(failure: FfmpegFailed, config: RtspSource) -> tuple[str, str
     return texts.get(failure.kind, ("no_stream", f"{failure.detail}. {_REACH}"))
 
 
-def _no_connection(failure: FfmpegFailed, config: RtspSource) -> dict[str, tuple[str, str]]:
+def _no_connection(failure: StreamFailed, config: AddressedSource) -> dict[str, tuple[str, str]]:
     """By kind of failure: the server was not reached."""
     parts = urlsplit(config.url)
     unknown = f"the name {parts.hostname!r} cannot be resolved. Check the url and the device's DNS"
@@ -86,7 +86,7 @@ def _no_connection(failure: FfmpegFailed, config: RtspSource) -> dict[str, tuple
     }
 
 
-def _no_stream(failure: FfmpegFailed, config: RtspSource) -> dict[str, tuple[str, str]]:
+def _no_stream(failure: StreamFailed, config: AddressedSource) -> dict[str, tuple[str, str]]:
     """By kind of failure: the server answered, but there is no video."""
     parts = urlsplit(config.url)
     not_found = (
@@ -99,7 +99,8 @@ def _no_stream(failure: FfmpegFailed, config: RtspSource) -> dict[str, tuple[str
     )
     return {
         "not_found": ("no_such_stream", not_found),
-        "transport": ("no_stream", f"it sends no video over {config.transport} (461). Set the other `transport`"),
+        "transport": ("no_stream", f"it does not send over this transport ({failure.detail}). {_transport(config)}"),
+        "certificate": ("certificate", f"{failure.detail}. Name the authority that signed it in `ca_file`"),
         "protocol": ("not_supported", "the FFmpeg of this installation does not speak this protocol"),
         "not_understood": ("not_understood", not_understood),
         "no_video": ("no_stream", f"{failure.detail}. Correct the path in `url`"),
@@ -108,7 +109,11 @@ def _no_stream(failure: FfmpegFailed, config: RtspSource) -> dict[str, tuple[str
     }
 
 
-def _refused(config: RtspSource, *, may_not: bool) -> str:
+def _transport(config: AddressedSource) -> str:
+    return f"It is {config.transport}: set the other `transport`" if isinstance(config, RtspSource) else _REACH
+
+
+def _refused(config: AddressedSource, *, may_not: bool) -> str:
     if config.username is None:
         demand = "does not show this stream without a login (403)" if may_not else "requires a login (401)"
         return f"it {demand}, but no user is configured. Set `username` and `password_file`"
@@ -119,7 +124,7 @@ def _refused(config: RtspSource, *, may_not: bool) -> str:
     )
 
 
-def _status(failure: FfmpegFailed) -> str:
+def _status(failure: StreamFailed) -> str:
     known = _STATUS_REMEDY.get(failure.status or 0)
     if known is None:
         return f"the camera refused the stream ({failure.detail}). Correct the path in `url`"

@@ -5,26 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.ffmpeg import DecodedFrame, FfmpegFailed, Interrupted, Video, open_video
+from agent.cameras.sources.failures import StreamFailed
+from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
 from agent.cameras.sources.lifecycle import Lifecycle, SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
 from agent.config.source_address import SourceAccess, public_address
-from agent.config.sources import RtspSource
+from agent.config.sources import RtspSource, StreamSource
 from agent.runtime.clock import Clock
 
-_OPTIONS = {
+_AT_ONCE = {
     # FFmpeg would watch a stream for up to five seconds to learn its rate; the first packet is enough.
     "analyzeduration": "1",
     "probesize": "32",
     "fpsprobesize": "0",
     "allowed_media_types": "video",
 }
-
 _TRANSPORTS = {
     # TCP first, and UDP only if the camera refuses it.
     "tcp": {"rtsp_flags": "prefer_tcp"},
     "udp": {"rtsp_transport": "udp"},
 }
+_SOON = {
+    # The streams inside MPEG-TS show only with their packets.
+    "analyzeduration": "500000",
+    # HLS: begin with the newest segment.
+    "live_start_index": "-1",
+}
+_MAX_WAIT_S = 20.0
+"""A frame further ahead belongs to another time line: the server began again."""
 
 
 def ask_camera(config: RtspSource, lifecycle: Lifecycle, access: SourceAccess, *, clock: Clock) -> None:
@@ -33,7 +41,22 @@ def ask_camera(config: RtspSource, lifecycle: Lifecycle, access: SourceAccess, *
     Raises:
         SourceUnavailable: why it cannot be opened.
     """
-    _open_stream(config, lifecycle, access, clock=clock).close()
+    _open_stream(config, lifecycle, access, base_dir=Path(), clock=clock).close()
+
+
+class Playback:
+    """Times the frames of a stream that comes in segments, whose frames all arrive at once."""
+
+    def __init__(self) -> None:
+        self._ahead_s: float | None = None
+
+    def wait_s(self, pts_s: float, now_s: float) -> float:
+        """Seconds until the frame with this time stamp is due; the first one is due at once."""
+        ahead_s = pts_s - now_s
+        if self._ahead_s is None or not 0.0 <= ahead_s - self._ahead_s <= _MAX_WAIT_S:
+            # The first frame, one that is late, or another time line: count from this one on.
+            self._ahead_s = ahead_s
+        return ahead_s - self._ahead_s
 
 
 class NetworkStream(SourceBase):
@@ -46,15 +69,20 @@ class NetworkStream(SourceBase):
     """
 
     is_live = True
-    kind = "rtsp"
 
-    def __init__(self, config: RtspSource, *, base_dir: Path, clock: Clock) -> None:
+    def __init__(self, config: RtspSource | StreamSource, *, base_dir: Path, clock: Clock) -> None:
         super().__init__(public_address(config), clock=clock)
         self._config = config
         self._base_dir = base_dir
         self._access: SourceAccess | None = None
         """Kept, so that no output repeats the address while the library may."""
         self._video: Video | None = None
+        self._playback: Playback | None = None
+
+    @property
+    def kind(self) -> str:
+        """See Source."""
+        return self._config.type
 
     @property
     def fps(self) -> float | None:
@@ -68,7 +96,8 @@ class NetworkStream(SourceBase):
         if self._video is not None:
             return
         access = self._access = read_access(self._config, self._base_dir, self._lifecycle)
-        self._video = _open_stream(self._config, self._lifecycle, access, clock=self._clock)
+        self._video = _open_stream(self._config, self._lifecycle, access, base_dir=self._base_dir, clock=self._clock)
+        self._playback = Playback() if self._config.url.lower().startswith("http") else None
 
     def read(self) -> Capture | None:
         """See Source."""
@@ -77,8 +106,13 @@ class NetworkStream(SourceBase):
         frame = self._next(video)
         for _ in range(video.damaged - damaged):
             self._lifecycle.count_skipped()
+        if self._playback is not None and frame.pts_s is not None:
+            wait_s = self._playback.wait_s(frame.pts_s, self._clock.monotonic_ns() / 1e9)
+            if self._clock.wait(self._lifecycle.interrupted, wait_s):
+                self._lifecycle.opened(self._video)
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        return self._delivered(frame, frame.arrived_ns, now_utc_ns - (now_ns - frame.arrived_ns))
+        arrived_ns = frame.arrived_ns if self._playback is None else now_ns
+        return self._delivered(frame, arrived_ns, now_utc_ns - (now_ns - arrived_ns))
 
     def close(self) -> None:
         """See Source."""
@@ -93,7 +127,7 @@ class NetworkStream(SourceBase):
         except Interrupted:
             lifecycle.opened(self._video)
             raise
-        except FfmpegFailed as exc:
+        except StreamFailed as exc:
             failure = exc if self._access is None else exc.cleaned(self._access.cleaned)
             raise lost_because(failure, lifecycle, timeout_s) from None
         if frame is None:
@@ -101,18 +135,31 @@ class NetworkStream(SourceBase):
         return frame
 
 
-def _open_stream(config: RtspSource, lifecycle: Lifecycle, access: SourceAccess, *, clock: Clock) -> Video:
+def _open_stream(
+    config: RtspSource | StreamSource, lifecycle: Lifecycle, access: SourceAccess, *, base_dir: Path, clock: Clock
+) -> Video:
     try:
         return open_video(
             access.private.reveal(),
             clock=clock,
-            options={**_OPTIONS, **_TRANSPORTS[config.transport]},
+            options=_options(config, base_dir),
             is_live=True,
             open_timeout_s=config.open_timeout_s,
             read_timeout_s=config.read_timeout_s,
             threads=config.decode_threads,
             decode=config.decode,
         )
-    except FfmpegFailed as exc:
+    except StreamFailed as exc:
         lifecycle.check_open()
         raise not_opened_because(exc.cleaned(access.cleaned), config, lifecycle) from None
+
+
+def _options(config: RtspSource | StreamSource, base_dir: Path) -> dict[str, str]:
+    if isinstance(config, RtspSource):
+        return {**_AT_ONCE, **_TRANSPORTS[config.transport]}
+    options = dict(_SOON)
+    if config.url.lower().startswith(("https", "rtmps")):
+        options["tls_verify"] = "1"
+        if config.ca_file is not None:
+            options["ca_file"] = str(base_dir / config.ca_file)
+    return options

@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.ffmpeg import DecodedFrame, FfmpegFailed, Interrupted, Video, open_video
+from agent.cameras.sources.failures import StreamFailed
+from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.config.sources import FileSource
 from agent.runtime.clock import Clock
@@ -55,7 +56,7 @@ class VideoFile(SourceBase):
             # that lies there as a file from opening addresses.
             options = {"protocol_whitelist": "file"}
             self._video = open_video(f"file:{path}", clock=self._clock, options=options, is_live=False, threads=0)
-        except FfmpegFailed as exc:
+        except StreamFailed as exc:
             raise self._lifecycle.unavailable(
                 "unreadable", f"{path} cannot be opened as a video: {_why_unreadable(path, exc)}"
             ) from exc
@@ -93,7 +94,7 @@ class VideoFile(SourceBase):
         except Interrupted:
             self._lifecycle.opened(self._video)
             raise
-        except FfmpegFailed as exc:
+        except StreamFailed as exc:
             if exc.kind != "undecodable":
                 return None
             raise self._lifecycle.lost(
@@ -171,7 +172,7 @@ class VideoFile(SourceBase):
         )
 
 
-def _why_unreadable(path: Path, failure: FfmpegFailed) -> str:
+def _why_unreadable(path: Path, failure: StreamFailed) -> str:
     """The likely cause by the file's size and first bytes, and the remedy."""
     try:
         size, boxes = path.stat().st_size, _mp4_boxes(path)
