@@ -155,7 +155,9 @@ def _pipeline(
     return Pipeline(
         loaded.config,
         packages,
-        PipelineParts(opener.open, partial(make_source, base_dir=loaded.base_dir, clock=clock)),
+        PipelineParts(
+            opener.open, partial(make_source, base_dir=loaded.base_dir, clock=clock, state_dir=loaded.state_dir)
+        ),
         clock=clock,
         emit=uplink.publisher.offer,
         on_camera_change=reporter.camera_changed,

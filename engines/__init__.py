@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from engines.graph.resize import Resizer
     from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
     from engines.host import available_cores
-    from engines.package.images import IMAGE_SUFFIXES, decode_image, read_image
+    from engines.package.images import IMAGE_SUFFIXES, decode_image, read_image, read_image_bytes
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
     from engines.package.specs import Activation
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
@@ -169,6 +169,7 @@ __all__ = [
     "provider_of",
     "rank_of",
     "read_image",
+    "read_image_bytes",
     "read_regular",
     "record_path",
     "remember_selection",
@@ -265,6 +266,7 @@ _HOMES = {
     "provider_of": "engines.backends.onnxruntime.options",
     "decode_image": "engines.package.images",
     "read_image": "engines.package.images",
+    "read_image_bytes": "engines.package.images",
     "read_regular": "engines.store.files",
     "record_path": "engines.store.records",
     "remember_selection": "engines.select.selection",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +47,7 @@ class CameraStatistics:
     """Snapshot of one camera.
 
     ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame.
-    ``image_fault`` is None while the frames are good.
+    ``image_fault`` is None while the frames are good; ``skipped`` counts what could not be decoded, by reason.
     """
 
     name: str
@@ -57,7 +57,7 @@ class CameraStatistics:
     reconnects: int
     last_frame_age_s: float | None
     image_fault: str | None
-    skipped_unreadable: int
+    skipped: Mapping[str, int]
     counts: CameraCounts
 
 
@@ -163,7 +163,7 @@ class Camera:
             reconnects=self._reconnects,
             last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
             image_fault=self._image_checks.image_fault,
-            skipped_unreadable=self.source.statistics().skipped,
+            skipped=self.source.statistics().skipped_by_reason,
             counts=self.counters.counts(),
         )
 
@@ -191,7 +191,7 @@ class Camera:
             except (SourceUnavailable, SourceLost) as exc:
                 if self._stop.is_set():
                     return
-                if not self.source.is_live:
+                if self.source.has_end:
                     self._set_state("ended", exc.message)
                     return
                 reason = exc.fields.get("reason")
@@ -224,8 +224,10 @@ class Camera:
             self.heartbeat.beat(_READ_DEADLINE_S)
             self.source.wanted_hz = self.pacer.rate_hz
             capture = self.source.read()
-            if capture is None:
+            if capture is None and self.source.has_end:
                 return True
+            if capture is None:
+                continue
             self._handle(capture)
             if self.source.is_live:
                 self._check_frame_rate()
@@ -254,6 +256,7 @@ class Camera:
             captured_at_utc_ns=capture.captured_at_utc_ns,
             capture_ms=capture.capture_ms + (self._convert(capture) if is_wanted else 0.0),
             image_fault=self._check_image(capture, now_ns) if self.source.is_live else None,
+            origin=capture.origin,
         )
         self._frames += 1
         self._newest = frame  # atomic, so readers need no lock

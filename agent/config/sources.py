@@ -33,6 +33,46 @@ class ImagesSource(Section):
     """Start again at the end."""
 
 
+class FolderSource(Section):
+    """A folder that is watched: each image that others put there is taken once, and none is dropped."""
+
+    type: Literal["folder"]
+    path: str = Field(min_length=1)
+    """The folder, relative to the configuration file; subfolders and hidden files are left alone."""
+    order: Literal["arrival", "name"] = "arrival"
+    """Order of the images that wait: by the time of their last change, or by name."""
+    existing: Literal["process", "skip"] = "process"
+    """What to do with the images that are there when the folder is watched for the first time."""
+    after: Literal["keep", "delete", "move"] = "keep"
+    """What to do with an image that was read."""
+    move_to: str | None = Field(default=None, min_length=1)
+    """The folder for `after: move`, relative to the configuration file."""
+    settle_s: float = Field(default=1.0, ge=0.0, le=60.0)
+    """A file is whole once its size and time have not changed for so long."""
+    poll_s: float = Field(default=0.5, ge=0.01, le=5.0)
+    """Time between two looks at the folder."""
+
+    @model_validator(mode="after")
+    def _move_has_a_target(self) -> FolderSource:
+        if (self.after == "move") != (self.move_to is not None):
+            raise ValueError("move_to and `after: move` belong together: give both or neither")
+        return self
+
+
+class ImageSource(Section):
+    """One image file that another program writes again and again."""
+
+    type: Literal["image"]
+    path: str = Field(min_length=1)
+    """The file, relative to the configuration file."""
+    poll_s: float = Field(default=0.2, ge=0.01, le=5.0)
+    """Time between two looks at the file."""
+    settle_s: float = Field(default=2.0, gt=0.0, le=60.0)
+    """Longest time for which the file may be half written."""
+    read_timeout_s: float = Field(default=60.0, gt=0.0, le=80.0)
+    """Longest time without a new content before the image counts as lost."""
+
+
 class RtspSource(Section):
     """A network camera, decoded by FFmpeg."""
 
@@ -263,6 +303,8 @@ AddressedSource = RtspSource | StreamSource | HttpSource
 SourceConfig = (
     FileSource
     | ImagesSource
+    | FolderSource
+    | ImageSource
     | RtspSource
     | HttpSource
     | StreamSource

@@ -26,6 +26,14 @@ def image_of(picture: Image | LazyImage) -> Image:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageOrigin:
+    """The file that a frame was read from: its name, below the folder if there is one, and the hash of its bytes."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One frame of one camera.
 
@@ -43,6 +51,8 @@ class Frame:
     capture_ms: float
     image_fault: str | None = None
     """What is wrong with the image (``black``, ``frozen`` ...); None if nothing is."""
+    origin: ImageOrigin | None = None
+    """The image file that holds it; None for cameras and videos."""
 
     @property
     def image(self) -> Image:
@@ -111,6 +121,7 @@ class Classification:
     batch: int
     times: StageTimes
     image_fault: str | None = None
+    origin: ImageOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)

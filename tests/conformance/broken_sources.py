@@ -31,6 +31,10 @@ class GoodSource:
         return self._is_live
 
     @property
+    def has_end(self) -> bool:
+        return not self.is_live
+
+    @property
     def description(self) -> str:
         return "memory"
 

@@ -47,7 +47,7 @@ def test_mpeg_ts_over_http_is_read_with_a_login(tmp_path: Path, login: str) -> N
         stream.open()
         for _ in range(10):
             capture = stream.read()
-            assert capture is not None
+        assert capture is not None
         assert capture.image.shape == (120, 160, 3)
         assert capture.image[60, 20, 2] > 150 > capture.image[60, 20, 0]
 

@@ -8,7 +8,9 @@ video_file  a video file
 network_stream  network cameras and streams through FFmpeg
 http_camera, jpeg_stream    JPEG images over HTTP
 failures, network_errors    why a stream cannot be opened or read, and what to do
-images      a folder of images
+images, image_file      a folder of images; one image file
+folder, seen_files      a folder that is watched, and what was taken of it
+rewritten_image         an image file that is written again and again
 decoder     the boundary to OpenCV's VideoCapture
 v4l2        USB and other V4L2 cameras
 gstreamer   CSI cameras, hardware decoding, custom pipelines

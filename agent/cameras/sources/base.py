@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.runtime.records import Image, LazyImage, image_of
+from agent.runtime.records import Image, ImageOrigin, LazyImage, image_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +18,14 @@ class Capture:
     does not convert frames that nobody needs. ``captured_at_ns`` (monotonic) is as close to the exposure as the source
     knows, ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the picture
     was ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and
-    decoding.
+    decoding. ``origin`` is the file of an image.
     """
 
     picture: Image | LazyImage
     captured_at_ns: int
     captured_at_utc_ns: int
     capture_ms: float
+    origin: ImageOrigin | None = None
 
     @property
     def image(self) -> Image:
@@ -33,10 +35,11 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatistics:
-    """Counts since the source was created: frames delivered, and unreadable frames skipped."""
+    """Counts since the source was created: frames delivered, and unreadable ones skipped, which are no frames."""
 
     delivered: int
     skipped: int
+    skipped_by_reason: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -52,6 +55,11 @@ class Source(Protocol):
     @property
     def is_live(self) -> bool:
         """True: the newest frame wins, older ones may be dropped. False: nothing is dropped, the reader waits."""
+        ...
+
+    @property
+    def has_end(self) -> bool:
+        """True: a file or folder that is read once; its end, and any loss, ends the camera."""
         ...
 
     @property
@@ -79,9 +87,9 @@ class Source(Protocol):
         ...
 
     def read(self) -> Capture | None:
-        """The next frame; None at the end of a file or folder, and on every call after it. Live sources have no end.
+        """The next frame. None at the end of a source that has one, and on every call after it.
 
-        Blocks for at most the source's read timeout.
+        Blocks for at most the source's read timeout. A watched folder returns None if no file came meanwhile.
 
         Raises:
             SourceLost: it stopped delivering; close and open it again. ``fields["reason"]`` is one word: ``stalled``,

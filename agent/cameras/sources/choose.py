@@ -10,8 +10,10 @@ from agent.cameras.sources.base import Source
 from agent.config.sources import (
     CsiSource,
     FileSource,
+    FolderSource,
     GStreamerSource,
     HttpSource,
+    ImageSource,
     ImagesSource,
     PatternSource,
     RtspSource,
@@ -23,10 +25,11 @@ from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 
 
-def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source:
+def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> Source:
     """The source of ``config``, not opened yet; relative paths start at ``base_dir``.
 
-    Libraries are imported with the first source that needs them.
+    ``state_dir`` is where a watched folder remembers what it has taken; None forgets it with the process. Libraries
+    are imported with the first source that needs them.
     """
     if isinstance(config, FileSource):
         from agent.cameras.sources.video_file import VideoFile
@@ -36,6 +39,14 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock) -> Source
         from agent.cameras.sources.images import ImageFolder
 
         return ImageFolder(config, base_dir=base_dir, clock=clock)
+    if isinstance(config, FolderSource):
+        from agent.cameras.sources.folder import WatchedFolder
+
+        return WatchedFolder(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
+    if isinstance(config, ImageSource):
+        from agent.cameras.sources.rewritten_image import RewrittenImage
+
+        return RewrittenImage(config, base_dir=base_dir, clock=clock)
     if isinstance(config, (CsiSource, GStreamerSource)) or (
         isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
     ):

@@ -230,7 +230,7 @@ class HttpCamera(SourceBase):
         try:
             return decode_image(data, name="an image")
         except ImageRejected as exc:
-            self._lifecycle.count_skipped()
+            self._lifecycle.count_skipped("unreadable_image")
             log.warning("image.skipped", source=self.description, reason=exc.message)
             if is_last:
                 raise self._lifecycle.lost(
@@ -240,7 +240,7 @@ class HttpCamera(SourceBase):
 
 
 def _conditions(response: httpx.Response) -> dict[str, str]:
-    """Ask for the image only if it is another one than that of ``response``."""
+    """Ask for the image only if it differs from that of ``response``."""
     pairs = (("etag", "If-None-Match"), ("last-modified", "If-Modified-Since"))
     return {ask: response.headers[name] for name, ask in pairs if name in response.headers}
 

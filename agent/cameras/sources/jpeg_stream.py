@@ -36,7 +36,8 @@ def boundary_of(content_type: str) -> bytes:
 class Parts:
     """Collects bytes and gives the parts that are whole."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, boundary: bytes, *, max_part_bytes: int = MAX_PART_BYTES) -> None:
+        self._max_part_bytes = max_part_bytes
         self._mark = b"--" + boundary
         self._received = bytearray()
 
@@ -66,7 +67,7 @@ class Parts:
         else:
             end = -1 if length is not None else received.find(self._mark, head.end())
         if end < 0:
-            self._check_size(start + MAX_PART_BYTES, "no end of a part within")
+            self._check_size(start + self._max_part_bytes, "no end of a part within")
             return None
         body = bytes(received[head.end() : end])
         if length is None:

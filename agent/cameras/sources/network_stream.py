@@ -105,7 +105,7 @@ class NetworkStream(SourceBase):
         damaged = video.damaged
         frame = self._next(video)
         for _ in range(video.damaged - damaged):
-            self._lifecycle.count_skipped()
+            self._lifecycle.count_skipped("damaged_data")
         if self._playback is not None and frame.pts_s is not None:
             wait_s = self._playback.wait_s(frame.pts_s, self._clock.monotonic_ns() / 1e9)
             if self._clock.wait(self._lifecycle.interrupted, wait_s):

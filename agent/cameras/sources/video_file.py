@@ -102,7 +102,7 @@ class VideoFile(SourceBase):
             ) from exc
         finally:
             for _ in range(video.damaged - damaged):
-                self._lifecycle.count_skipped()
+                self._lifecycle.count_skipped("damaged_data")
 
     def _check_file(self, path: Path) -> None:
         try:
