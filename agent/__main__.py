@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 import traceback
@@ -22,6 +21,8 @@ from agent.cli import Settings, root
 from agent.runtime.errors import AgentError
 from agent.runtime.journal import add_journal_priorities, log_plain_lines_as_errors
 from agent.runtime.secrets import redact
+from agent.runtime.terminal import escape_standard_streams
+from engines import import_path
 
 EXIT_UNAVAILABLE = 69
 EXIT_INTERNAL = 70
@@ -32,11 +33,13 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line ``args`` (those of the process where None) and return the exit code."""
+    if args is None:
+        # `python -m agent` puts the current directory first, where a stray onnx.py would replace the real one.
+        sys.path[:] = import_path()
     _open_missing_streams()
     add_journal_priorities()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the output's encoding lacks must not end a command. stderr has this setting by default.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    # Also: a name that the output's encoding lacks must not end a command.
+    escape_standard_streams()
     code = _guarded(args)
     _flush_or_discard(sys.stdout)
     _flush_or_discard(sys.stderr)
@@ -55,7 +58,7 @@ def _guarded(args: Sequence[str] | None) -> int:
     except click.ClickException as exc:
         log_plain_lines_as_errors()
         with suppress(OSError):  # stderr is gone; the exit code remains
-            exc.show()
+            exc.show(sys.stderr)
         return exc.exit_code
     except Exception as exc:  # noqa: BLE001 - top of the command line: one message and an exit code
         log_plain_lines_as_errors()
@@ -91,20 +94,19 @@ def _report(exc: Exception, *, debug: bool) -> None:
     from engines import EngineError
 
     if debug:
-        click.echo(redact("".join(traceback.format_exception(exc))), err=True)
+        click.echo(redact("".join(traceback.format_exception(exc))), file=sys.stderr)
     if isinstance(exc, AgentError | EngineError):
-        click.echo(f"error: {redact(exc.message)}", err=True)
+        click.echo(f"error: {redact(exc.message)}", file=sys.stderr)
         return
     if isinstance(exc, OSError) and _lacks_room(exc):
         what = exc.filename or "the output"
-        click.echo(
-            f"error: {what} cannot be written: {exc.strerror}. Free some space there, or write elsewhere", err=True
-        )
+        text = f"error: {what} cannot be written: {exc.strerror}. Free some space there, or write elsewhere"
+        click.echo(text, file=sys.stderr)
         return
     text = redact(f"{type(exc).__name__}: {exc}")
-    click.echo(f"error: internal error, {text}", err=True)
+    click.echo(f"error: internal error, {text}", file=sys.stderr)
     if not debug:
-        click.echo("This is a bug in the agent. `agent --debug ...` shows where it happened.", err=True)
+        click.echo("This is a bug in the agent. `agent --debug ...` shows where it happened.", file=sys.stderr)
         _log(exc)
 
 

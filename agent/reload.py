@@ -11,12 +11,13 @@ from functools import partial
 from typing import Literal
 
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
+from agent.config.state_dir import cache_dir_in
 from agent.daemon import control
 from agent.inference.pipeline import Pipeline
 from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from engines import EngineError, ModelPackage, load_package
+from engines import EngineError, ModelPackage, load_unknown_package
 
 log = get_logger(__name__)
 
@@ -35,14 +36,18 @@ cannot fail. None if nothing differs for that part. Raises AgentError if the con
 def load_packages(loaded: LoadedConfig) -> dict[str, ModelPackage]:
     """The packages of every model that an enabled camera uses, checked against the gates that wait for labels.
 
+    A package that is new to this device is first read in a child process.
+
     Raises:
         ModelRejected: a package cannot be served.
+        SandboxFailed: reading it took too much time or memory, or killed the child.
         ConfigError: a gate waits for a label that its model does not have.
     """
     config = loaded.config
     enabled = [camera for camera in config.cameras.values() if camera.enabled]
     used = {classifier.model for camera in enabled for classifier in camera.classify}
-    packages = {key: load_package(loaded.package_dir(key)) for key in config.models if key in used}
+    cache_dir = cache_dir_in(loaded.state_dir)
+    packages = {key: load_unknown_package(loaded.package_dir(key), cache_dir) for key in config.models if key in used}
     check_when_labels(loaded, {key: package.labels for key, package in packages.items()})
     return packages
 

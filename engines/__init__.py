@@ -73,7 +73,9 @@ if TYPE_CHECKING:
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
     from engines.package.strict_yaml import StrictDocument, StrictYamlError, load_strict, nearest_key, parse_options
     from engines.percentiles import Number, percentile, rank_of
+    from engines.sandbox.isolated import import_path, module_command, script_command
     from engines.sandbox.json_child import JsonChild
+    from engines.sandbox.package_check import load_unknown_package
     from engines.sandbox.serve import serve_parent
     from engines.select.candidate import open_candidate
     from engines.select.open import check_options, open_engine
@@ -152,8 +154,11 @@ __all__ = [
     "describe",
     "image_set_of",
     "import_model",
+    "import_path",
     "load_package",
     "load_strict",
+    "load_unknown_package",
+    "module_command",
     "nearest_key",
     "onnxruntime_library",
     "open_candidate",
@@ -174,6 +179,7 @@ __all__ = [
     "record_path",
     "remember_selection",
     "run_golden",
+    "script_command",
     "serve_parent",
     "serving_graph",
     "session_settings",
@@ -244,9 +250,12 @@ _HOMES = {
     "check_options": "engines.select.open",
     "content_address": "engines.store.files",
     "describe": "engines.environment",
+    "import_path": "engines.sandbox.isolated",
     "import_model": "engines.check.importer",
     "load_package": "engines.package.load",
+    "load_unknown_package": "engines.sandbox.package_check",
     "load_strict": "engines.package.strict_yaml",
+    "module_command": "engines.sandbox.isolated",
     "nearest_key": "engines.package.strict_yaml",
     "onnxruntime_library": "engines.graph.ort_library:library",
     "open_candidate": "engines.select.candidate",
@@ -271,6 +280,7 @@ _HOMES = {
     "record_path": "engines.store.records",
     "remember_selection": "engines.select.selection",
     "run_golden": "engines.check.golden",
+    "script_command": "engines.sandbox.isolated",
     "serve_parent": "engines.sandbox.serve",
     "serving_graph": "engines.graph.serving",
     "session_settings": "engines.backends.onnxruntime.options",

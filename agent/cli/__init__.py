@@ -78,7 +78,7 @@ class LazyGroup(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001 click's
     """Print release and commit; a checkout asks git for it, so no other command pays for that."""
     if value and not ctx.resilient_parsing:
-        click.echo(f"agent, version {agent.__version__}")
+        print(f"agent, version {agent.__version__}")
         ctx.exit()
 
 

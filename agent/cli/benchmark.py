@@ -14,7 +14,7 @@ from agent.cli.signals import sigterm_as_ctrl_c
 from agent.tools.benchmark.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from agent.cli.console import Console
 
 _GATE_HELP = "exit code 1 if this holds, like 'p99_ms>+10%' or 'p99_ms>20'."
 _MAX_BATCH = 64

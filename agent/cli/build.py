@@ -154,7 +154,7 @@ def _warn_of_different_cache(config: Path, cache_dir: Path, root: Path = Path("/
         f"warning: the engines are built into {cache_dir}, but the service ({service.unit}) looks for them in "
         f"{cache_dir_in(service.state_dir)} and would build them again. Run this as the service's user with "
         f"STATE_DIRECTORY={service.state_dir} in the environment",
-        err=True,
+        file=sys.stderr,
     )
 
 

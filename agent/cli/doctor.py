@@ -45,8 +45,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
 
     Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid.
     """
-    from rich.console import Console
-
+    from agent.cli.console import Console
     from agent.config.loader import load_config
     from agent.config.state_dir import default_state_dir
     from agent.runtime import logs

@@ -27,4 +27,4 @@ def reload(*, runtime_dir: Path | None) -> None:
 
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     outcome = ask_for_reload(runtime_dir or (Path(given) if given else USUAL_DIRECTORY))
-    click.echo(f"reloaded: {outcome}")
+    print(f"reloaded: {outcome}")

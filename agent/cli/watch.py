@@ -145,6 +145,8 @@ def _subscribed(settings: MqttSettings, topic: str) -> Iterator[Subscriber]:
 def _print_messages(subscriber: Subscriber, end_s: float) -> None:
     import orjson
 
+    from agent.runtime.terminal import escaped_json
+
     while time.monotonic() < end_s:
         received = subscriber.receive(min(1.0, max(0.0, end_s - time.monotonic())))
         if received is None:
@@ -154,7 +156,7 @@ def _print_messages(subscriber: Subscriber, end_s: float) -> None:
         except orjson.JSONDecodeError:  # an image
             message = {"bytes": len(received.payload)}
         line = orjson.dumps({"topic": received.topic, "retain": received.retain, "message": message})
-        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.write(escaped_json(line) + b"\n")
         sys.stdout.buffer.flush()
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import yaml
 
 from agent.config.model import AgentConfig
-from agent.config.source_address import public_address
-from agent.config.sources import AddressedSource, GStreamerSource
+from agent.config.source_address import public_value
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*\Z")
 _SPECIAL = re.compile(r"(?i:yes|no|on|off|y|n|true|false|null)\Z")
@@ -45,13 +44,10 @@ def public_yaml(config: AgentConfig) -> str:
 
 
 def public_config(config: AgentConfig) -> dict[str, Any]:
-    """The configuration with the public address of each source (``agent/config/source_address.py``)."""
+    """The configuration with what is public of each source (``agent/config/source_address.py``)."""
     data = config.model_dump(mode="json")
-    for name, camera in config.cameras.items():
-        source = camera.source
-        if isinstance(source, AddressedSource | GStreamerSource):
-            key = "pipeline" if isinstance(source, GStreamerSource) else "url"
-            data["cameras"][name]["source"][key] = public_address(source)
+    for camera in data["cameras"].values():
+        camera["source"] = {key: public_value(key, value) for key, value in camera["source"].items()}
     return data
 
 

@@ -21,11 +21,17 @@ from agent.config.credentials import PASSWORD, USERNAME, filled_pipeline, filled
 from agent.config.sources import AddressedSource, GStreamerSource, SourceConfig
 from agent.runtime.secrets import MASK, Secret, read_secret, redact
 
+PUBLIC_KEYS = frozenset(
+    {"type", "path", "transport", "reader", "codec", "device", "serial", "fourcc", "username"}
+    | {"password_file", "ca_file", "decode", "order", "existing", "after", "move_to"}
+)
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 # A hash that everybody can compute lets a reader of messages try passwords; each try should cost.
 _HASH_ROUNDS = 20_000
 _HASH_BYTES = 4
 _MIN_PART_CHARS = 4
+_MIN_REST_CHARS = 8
+"""A shorter path, as /1 or /stream, is part of many texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,22 @@ def public_pipeline(pipeline: str) -> str:
     return f"gstreamer pipeline #{_short_hash('gstreamer', pipeline)}"
 
 
+def public_value(key: str, value: object) -> object:
+    """What may be shown of one value of a source's section: texts of ``PUBLIC_KEYS``, numbers, and else an address.
+
+    A list of what is public, not of what is secret: a key that is new is hidden until it is named there.
+    """
+    if isinstance(value, dict):
+        return {name: public_value(f"{key}.{name}", below) for name, below in value.items()}
+    if isinstance(value, list):
+        return [public_value(f"{key}[]", below) for below in value]
+    if not isinstance(value, str) or key in PUBLIC_KEYS:
+        return value
+    if key == "url":
+        return public_url(value)
+    return public_pipeline(value) if key == "pipeline" else f"#{_short_hash(key, value)}"
+
+
 def open_access(source: AddressedSource | GStreamerSource, base_dir: Path) -> SourceAccess:
     """The source's address with its credentials; the password file is read each time.
 
@@ -103,13 +125,13 @@ def open_access(source: AddressedSource | GStreamerSource, base_dir: Path) -> So
 
 def known_addresses(sources: list[SourceConfig]) -> tuple[Secret, ...]:
     """The addresses as they stand in the file, so that no output repeats one while the result lives."""
-    given = [source for source in sources if isinstance(source, AddressedSource | GStreamerSource)]
-    return tuple(
-        _hidden(text, public_address(source))
-        for source in given
-        for text in (_as_written(source), *([] if isinstance(source, GStreamerSource) else [_rest_of(source.url)]))
-        if len(text.strip("/")) > _MIN_PART_CHARS
-    )
+    urls = [url for source in sources if isinstance(url := getattr(source, "url", None), str)]
+    pipelines = [source.pipeline for source in sources if isinstance(source, GStreamerSource)]
+    whole = [_hidden(url, public_url(url)) for url in urls]
+    whole += [_hidden(pipeline, public_pipeline(pipeline)) for pipeline in pipelines]
+    rests = [_rest(urlsplit(url)) for url in urls]
+    # Many cameras have the same path, so a path alone does not say whose it is.
+    return (*whole, *(Secret(rest, shown=f"/{MASK}") for rest in rests if len(rest) > _MIN_REST_CHARS))
 
 
 def _hidden(text: str, public: str) -> Secret:
@@ -125,10 +147,6 @@ def _rest(parts: SplitResult) -> str:
     """All that follows the port."""
     query = f"?{parts.query}" if parts.query else ""
     return parts.path + query + (f"#{parts.fragment}" if parts.fragment else "")
-
-
-def _rest_of(url: str) -> str:
-    return _rest(urlsplit(url))
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from typing import Literal
 from agent.config.broker_address import BrokerAddress
 from agent.runtime.errors import BrokerUnavailable
 from agent.runtime.logs import get_logger
+from engines import module_command
 
 Kind = Literal["mosquitto", "amqtt"]
 
@@ -125,7 +125,7 @@ def _start(kind: Kind, directory: Path, wanted_port: int | None) -> tuple[subpro
 
 def _command(kind: Kind, directory: Path, port: int) -> list[str]:
     if kind == "amqtt":
-        return [sys.executable, "-m", "agent.mqtt.amqtt_child", str(port)]
+        return module_command("agent.mqtt.amqtt_child", str(port))
     config = directory / "mosquitto.conf"
     # Started by root, mosquitto switches to a user that cannot read this private directory.
     lines = ["user root"] if os.geteuid() == 0 else []

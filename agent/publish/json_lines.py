@@ -9,6 +9,7 @@ import orjson
 
 from agent.mqtt.base import Packet, SinkListener, SinkState, SinkStatistics
 from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.terminal import escaped_json
 
 
 class JsonLinesSink:
@@ -80,8 +81,6 @@ class JsonLinesSink:
 def line_from_packet(packet: Packet) -> bytes:
     """The line for ``packet``; its payload must be JSON, or empty, which clears a retained topic and becomes null."""
     retain = b"true" if packet.retain else b"false"
-    return b'{"topic":%b,"retain":%b,"message":%b}\n' % (
-        orjson.dumps(packet.topic),
-        retain,
-        packet.payload or b"null",
-    )
+    message = packet.payload or b"null"
+    line = b'{"topic":%b,"retain":%b,"message":%b}' % (orjson.dumps(packet.topic), retain, message)
+    return escaped_json(line) + b"\n"

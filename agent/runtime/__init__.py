@@ -4,6 +4,7 @@ errors.py      what the agent raises, with exit codes
 logs.py        events with fields, rate limited, without credentials
 journal.py     priorities for the systemd journal
 secrets.py     passwords, and taking them out of texts
+terminal.py    escaping what is written for people
 records.py     frame, score, classification, state change
 channel.py     bounded hand-over between threads
 wait_queue.py  how a thread sleeps in a channel or batcher until it is woken

@@ -21,6 +21,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from agent.runtime import journal
 from agent.runtime.secrets import redact
+from agent.runtime.terminal import escaped, escaped_json, unescaped
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
@@ -42,6 +43,7 @@ def configure(*, json: bool | None = None, level: Level = "info", stream: TextIO
     ``json`` None means JSON unless ``stream`` (stderr if None) is a terminal.
     """
     stream = sys.stderr if stream is None else stream
+    stream = unescaped(stream)  # the texts are escaped one by one, and colours are not
     is_terminal = stream.isatty()
     as_json = not is_terminal if json is None else json
     threshold = getattr(logging, level.upper())
@@ -73,7 +75,7 @@ def _processors() -> list[Processor]:
 def _renderers(*, as_json: bool, colors: bool) -> list[Processor]:
     if as_json:
         return [_in_order, structlog.processors.JSONRenderer(serializer=_json)]
-    return [structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="timestamp")]
+    return [escape_fields, structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="timestamp")]
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -85,7 +87,8 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def _json(value: object, **_: object) -> str:
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+    line = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    return escaped_json(line).decode()
 
 
 class RateLimit:
@@ -135,6 +138,19 @@ def _identity(method: str, event: EventDict) -> tuple[object, ...]:
 def redact_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Mask credentials in every text of the event, at any depth."""
     return {name: _redacted(value) for name, value in event.items()}
+
+
+def escape_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape what controls a terminal in every text of the event, at any depth."""
+    return {escaped(str(name)): _escaped(value) for name, value in event.items()}
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, Mapping):
+        return {escaped(str(name)): _escaped(below) for name, below in value.items()}
+    return [_escaped(below) for below in value] if isinstance(value, list) else value
 
 
 def _redacted(value: object) -> object:

@@ -41,11 +41,13 @@ class Secret:
     writes ``shown`` instead.
     """
 
-    __slots__ = ("__weakref__", "_value", "shown")
+    __slots__ = ("__weakref__", "_value", "shown", "spellings")
 
     def __init__(self, value: str, *, shown: str = MASK) -> None:
         self._value = value
         self.shown = shown
+        # As repr and JSON write it too: an error may quote the text that it is about.
+        self.spellings = {value, urllib.parse.quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1]}
         _live.add(self)
 
     def reveal(self) -> str:
@@ -65,11 +67,8 @@ class Secret:
 def _spellings() -> Iterator[tuple[str, str]]:
     """Each way to write a living secret, and what is shown instead."""
     for secret in tuple(_live):
-        value = secret.reveal()
-        if len(value) >= _MIN_REPLACED:
-            # As repr and JSON write it too: an error may quote the text that it is about.
-            spellings = {value, urllib.parse.quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1]}
-            yield from ((spelling, secret.shown) for spelling in spellings)
+        if len(secret.reveal()) >= _MIN_REPLACED:
+            yield from ((spelling, secret.shown) for spelling in secret.spellings)
 
 
 def redact(text: str) -> str:

@@ -21,7 +21,6 @@ import os
 import sys
 import threading
 from importlib import metadata
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -32,9 +31,6 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between two samples")
     parser.add_argument("--socket", help="socket of the service, if it is not the usual one")
     arguments = parser.parse_args()
-    # Run by path, Python puts this folder first, where its modules would hide others of the same name.
-    here = Path(__file__).resolve().parent
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     lines = _Lines()
 
     def say_why(_: type[BaseException], exc: BaseException, __: TracebackType | None) -> None:

@@ -6,6 +6,7 @@ manifest.py       ``model.yaml``, checked key by key
 labels.py         label files in the shapes that exist in the field
 images.py  image_headers.py    image files, their size known before they are decoded
 model_file.py     model files as bytes: hashed, bounded, recognised
+external_data.py  tensors that a model keeps in other files
 signature.py  onnx_signature.py  pt2_signature.py    a model's input and output, held against the manifest
 activation.py     whether the model gives probabilities
 load.py           ``load_package``, the only way in

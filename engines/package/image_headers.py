@@ -15,7 +15,10 @@ _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_USUAL_SOF = frozenset({0xC0, 0xC1, 0xC2})
+"""Baseline, extended and progressive with Huffman codes."""
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT, _TIFF_LONG = 256, 257, 3, 4
+_TIFF_COMPRESSION, _TIFF_STRIPS, _TIFF_TILES, _TIFF_JPEG = 259, 273, 324, frozenset({6, 7})
 _MAX_TIFF_ENTRIES = 4096
 
 
@@ -25,12 +28,16 @@ class HeaderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None if nothing is."""
+    """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None if nothing is.
+
+    ``scans`` is how often a decoder goes over all pixels: a progressive JPEG has several scans, usually ten.
+    """
 
     kind: str
     width: int
     height: int
     damage: str | None = None
+    scans: int = 1
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -52,8 +59,9 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    """Read the frame header, and whether the end marker follows the last scan."""
+    """Read the frame header, count the scans, and see whether the end marker follows the last one."""
     size: tuple[int, int] | None = None
+    scans = 0
     pos = 2
     while True:
         pos = _next_marker(data, pos)
@@ -64,25 +72,29 @@ def _jpeg(data: bytes) -> ImageHeader:
         if marker == _EOI:
             if size is None:
                 break
-            return ImageHeader("JPEG", *size)
+            return ImageHeader("JPEG", *size, scans=scans)
         if marker in _STANDALONE or marker == _SOI:
             continue
         if pos + 2 > len(data):
             break
         (length,) = struct.unpack_from(">H", data, pos)
         if marker in _SOF:
+            if marker not in _USUAL_SOF:
+                # Arithmetic codes take many times as long to decode.
+                raise HeaderError(f"a JPEG of kind SOF{marker - 0xC0}, but only kinds 0 to 2 are read. Save it again")
             height, width = struct.unpack_from(">HH", data, pos + 3)
             # Decoders differ in which of several frames they take, so the limit is held against the largest.
             size = (max(width, size[0]), max(height, size[1])) if size else (width, height)
         pos += max(length, 2)
         if marker == _SOS:
+            scans += 1
             found = _MARKER_IN_SCAN.search(data, pos)
             if not found:
                 break
             pos = found.start()
     if size is None:
         raise HeaderError("a JPEG without a frame header (SOF): the end is missing")
-    return ImageHeader("JPEG", *size, damage="the end marker (EOI) is missing")
+    return ImageHeader("JPEG", *size, damage="the end marker (EOI) is missing", scans=scans)
 
 
 def _next_marker(data: bytes, pos: int) -> int:
@@ -141,12 +153,19 @@ def _tiff(data: bytes) -> ImageHeader:
     (entries,) = struct.unpack_from(order + "H", data, at)
     found: dict[int, int] = {}
     for entry in range(min(entries, _MAX_TIFF_ENTRIES)):
-        tag, kind = struct.unpack_from(order + "HH", data, at + 2 + 12 * entry)
-        if tag in {_TIFF_WIDTH, _TIFF_HEIGHT} and kind in {_TIFF_SHORT, _TIFF_LONG}:
+        tag, kind, count = struct.unpack_from(order + "HHI", data, at + 2 + 12 * entry)
+        if tag in {_TIFF_STRIPS, _TIFF_TILES}:
+            found[tag] = count
+        if tag in {_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_COMPRESSION} and kind in {_TIFF_SHORT, _TIFF_LONG}:
             (value,) = struct.unpack_from(order + ("H" if kind == _TIFF_SHORT else "I"), data, at + 10 + 12 * entry)
             # Decoders differ in which of several equal tags they read, so the largest counts.
             found[tag] = max(value, found.get(tag, 0))
-    return ImageHeader("TIFF", found.get(_TIFF_WIDTH, 0), found.get(_TIFF_HEIGHT, 0))
+    scans = 1
+    if found.get(_TIFF_COMPRESSION) in _TIFF_JPEG:
+        # Each strip or tile is a JPEG. Where all further scans are in one of them, it has this many.
+        pieces = max(found.get(_TIFF_STRIPS, 1), found.get(_TIFF_TILES, 1))
+        scans = max(1, data.count(b"\xff\xda") - pieces + 1)
+    return ImageHeader("TIFF", found.get(_TIFF_WIDTH, 0), found.get(_TIFF_HEIGHT, 0), scans=scans)
 
 
 _READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], ImageHeader]], ...] = (

@@ -19,7 +19,9 @@ BACKGROUND = "background"
 
 MAX_BYTES = 16 << 20
 MAX_LABEL_CHARS = 512
+MAX_LABELS = 1_000_000
 _PAIR = 2
+_MAX_DIGITS = 9
 
 _NUMBERED = re.compile(r"([0-9]{1,9})(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
 _SYNSET = re.compile(r"n[0-9]{8}(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
@@ -38,6 +40,9 @@ def parse_labels(data: bytes, *, name: str, offset: int = 0) -> tuple[str, ...]:
     """
     text = _decode(data, name)
     start = text.lstrip()[:1]
+    # A comma between any two in JSON, a line end elsewhere.
+    if text.count("," if start in {"[", "{"} else "\n") > 2 * MAX_LABELS:
+        raise ModelRejected(f"{name} has more than {MAX_LABELS} labels, which is the limit. Is it a list of labels?")
     labels = _from_json(text, name, offset) if start in {"[", "{"} else _from_lines(text, name, offset)
     for place, label in enumerate(labels):
         if not label or _CONTROL.search(label) or len(label) > MAX_LABEL_CHARS:
@@ -146,25 +151,39 @@ def _all_match(
 def _from_json(text: str, name: str, offset: int) -> list[str]:
     try:
         # Pairs instead of a dict, which would silently drop a repeated key.
-        value = json.loads(text, object_pairs_hook=list)
-    except (json.JSONDecodeError, RecursionError) as exc:
+        value = json.loads(text, object_pairs_hook=list, parse_int=_number)
+    except (ValueError, RecursionError) as exc:
         line = getattr(exc, "lineno", 1)
         raise ModelRejected(f"{name}:{line}: begins like JSON but is not: {exc}", file=name, line=line) from exc
     if text.lstrip().startswith("["):
         for place, label in enumerate(value):
             if not isinstance(label, str):
-                raise ModelRejected(f"{name}: item {place} of the JSON list is not text: {label!r:.60}", file=name)
+                raise ModelRejected(f"{name}: item {place} of the JSON list is not text: {_shown(label)}", file=name)
         return [label.strip() for label in value]
     pairs: list[tuple[int, str]] = []
     for key, label in value:
         named = label[-1] if isinstance(label, list) and len(label) == _PAIR else label
-        if key.isascii() and key.isdigit() and isinstance(named, str):
+        if key.isascii() and key.isdigit() and len(key) <= _MAX_DIGITS and isinstance(named, str):
             pairs.append((int(key), named.strip()))
         elif isinstance(label, int) and not isinstance(label, bool) and not key.isdigit():
             pairs.append((label, key.strip()))
         else:
-            raise ModelRejected(f'{name}: {key!r}: {label!r:.60} is neither "0": "name" nor "name": 0', file=name)
+            raise ModelRejected(
+                f'{name}: {key[:60]!r}: {_shown(label)} is neither "0": "name" nor "name": 0', file=name
+            )
     return _by_index(pairs, name, offset)
+
+
+def _number(digits: str) -> int:
+    """A whole number of a JSON file; Python itself refuses thousands of digits with an error of its own."""
+    if len(digits.lstrip("-")) > _MAX_DIGITS:
+        raise ValueError(f"the number {digits[:20]}... has {len(digits)} digits")
+    return int(digits)
+
+
+def _shown(value: object) -> str:
+    """A value for messages; of a list only that it is one, because it may be nested deeply."""
+    return "a list" if isinstance(value, list) else f"{value!r:.60}"
 
 
 def _is_run(numbers: Sequence[int], offset: int) -> bool:

@@ -31,6 +31,7 @@ from engines.package.specs import (
     ResizeMode,
 )
 from engines.package.strict_yaml import nearest_key
+from engines.store.files import read_regular
 
 __all__ = [
     "Activation",
@@ -177,9 +178,9 @@ def _labels(root: Path, manifest: Manifest, classes: int) -> tuple[str, ...]:
     path = inside(root, manifest.labels.file, what="labels.file")
     name, offset = manifest.labels.file, int(manifest.labels.offset)
     try:
-        with path.open("rb") as stream:
-            # One byte more than allowed, so that parse_labels sees that the file is too large.
-            data = stream.read(MAX_LABEL_BYTES + 1)
+        data = read_regular(path, max_bytes=MAX_LABEL_BYTES)
+    except ValueError as exc:
+        raise ModelRejected(f"labels: {exc}. Is it a list of labels?", path=str(path)) from exc
     except OSError as exc:
         raise ModelRejected(f"labels {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
     return fit_labels(parse_labels(data, name=name, offset=offset), classes=classes, offset=offset, name=name)

@@ -10,8 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from engines.errors import ModelRejected
 from engines.package.specs import Interpolation
-from engines.package.strict_yaml import KeyPath, StrictDocument, StrictYamlError, load_strict, nearest_key
-from engines.store.files import path_exists
+from engines.package.strict_yaml import (
+    MAX_BYTES,
+    KeyPath,
+    StrictDocument,
+    StrictYamlError,
+    load_strict,
+    nearest_key,
+)
+from engines.store.files import path_exists, read_regular
 
 MANIFEST_NAME = "model.yaml"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -115,13 +122,13 @@ def read_manifest(directory: Path) -> Manifest:
         hint = "Make a package of it: agent model import" if directory.is_file() else "Check the path"
         raise ModelRejected(f"{directory} is not a model package directory. {hint}", path=str(directory))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, max_bytes=MAX_BYTES).decode("utf-8")
     except FileNotFoundError as exc:
         raise ModelRejected(
             f"{directory} has no {MANIFEST_NAME}, but a model package has one. Make one: agent model import FILE.onnx",
             path=str(directory),
         ) from exc
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         raise ModelRejected(f"{path} cannot be read: {exc}", path=str(path)) from exc
     return parse_manifest(text, name=str(path))
 

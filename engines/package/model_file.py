@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
-from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from google.protobuf.message import DecodeError, Message
+from onnx.external_data_helper import uses_external_data
 
 from engines.errors import ModelRejected
+from engines.package.external_data import read_external_data
 from engines.package.manifest import inside
+from engines.store.files import read_regular
 
 MAX_BYTES = 512 << 20
 """Largest model with its external data."""
@@ -48,7 +50,9 @@ def read_model_bytes(path: Path) -> bytes:
             raise ModelRejected(
                 f"{path} has {size} bytes, but the limit is {MAX_BYTES} (512 MiB)", path=str(path), size=size
             )
-        data = path.read_bytes()
+        data = read_regular(path, max_bytes=MAX_BYTES)
+    except ValueError as exc:
+        raise ModelRejected(f"model file {path} cannot be read: {exc}", path=str(path)) from exc
     except OSError as exc:
         raise ModelRejected(f"model file {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
     if not data:
@@ -95,6 +99,7 @@ def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:
     if not model.graph.node or not model.graph.output:
         raise ModelRejected(f"{name}: {len(data)} bytes parse, but there is no graph in them. Is it ONNX?", path=name)
     _check_size(model, name=name)
+    _check_text(model, name=name)
     newest = onnx.defs.onnx_opset_version()
     opset = opset_of(model)
     if opset > newest:
@@ -145,6 +150,24 @@ def _check_size(model: onnx.ModelProto, *, name: str) -> None:
         raise ModelRejected(f"{name} has {nodes} nodes, but the limit is {MAX_NODES}", path=name)
 
 
+def _check_text(model: onnx.ModelProto, *, name: str) -> None:
+    """Refuse names that are not UTF-8: protobuf gives them as bytes, which no reader expects.
+
+    Raises:
+        ModelRejected: with the field.
+    """
+    pending: list[Message] = [model]
+    while pending:
+        for field, value in pending.pop().ListFields():
+            if field.type not in {field.TYPE_STRING, field.TYPE_MESSAGE}:
+                continue
+            for one in (value,) if isinstance(value, str | bytes | Message) else value:
+                if isinstance(one, bytes):
+                    raise ModelRejected(f"{name}: a text in {field.full_name} is not UTF-8, but ONNX allows no other")
+                if isinstance(one, Message):
+                    pending.append(one)
+
+
 def _calls(body: onnx.GraphProto | onnx.FunctionProto) -> Counter[tuple[str, str]]:
     return Counter((node.domain, node.op_type) for node in _all_nodes(body))
 
@@ -170,32 +193,19 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
     data = read_model_bytes(path)
     model = parse_onnx(data, name=str(path))
     digest = hashlib.sha256(data)
-    tensors = [tensor for tensor in _all_tensors(model) if uses_external_data(tensor)]
-    total = len(data)
-    # By name, because the order of tensors in the file depends on the exporter.
-    for location in sorted({_location(tensor) for tensor in tensors}):
-        base = path.parent.relative_to(root.resolve()).as_posix()
+    base = path.parent.relative_to(root.resolve()).as_posix()
+
+    def find(location: str) -> Path:
         relative = location if base == "." else f"{base}/{location}"
-        external = inside(root, relative, what=f"external data of {path.name}")
-        total += external.stat().st_size
-        if total > MAX_BYTES:
-            raise ModelRejected(
-                f"{path} and its external data have {total} bytes, but the limit is {MAX_BYTES}", size=total
-            )
-        try:
-            digest.update(external.read_bytes())
-        except OSError as exc:
-            raise ModelRejected(
-                f"external data {external} of {path} cannot be read: {exc.strerror or exc}", path=str(external)
-            ) from exc
-    for tensor in tensors:
-        try:
-            load_external_data_for_tensor(tensor, str(path.parent))
-        except (onnx.checker.ValidationError, ValueError, OSError) as exc:
-            raise ModelRejected(f"{path}: external data of tensor {tensor.name!r} cannot be read: {exc}") from exc
-        # The data is in the model now; the reference would be followed again by the checker and on saving.
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
+        return inside(root, relative, what=f"external data of {path.name}")
+
+    read_external_data(
+        [tensor for tensor in _all_tensors(model) if uses_external_data(tensor)],
+        find=find,
+        digest=digest,
+        allowed_bytes=MAX_BYTES - len(data),
+        name=str(path),
+    )
     return model, digest.hexdigest()
 
 
@@ -225,10 +235,6 @@ def check_model(model: onnx.ModelProto, *, name: str) -> None:
         # The checker names the node some lines further down.
         reason = " ".join(str(exc).split())[:_REASON_CHARACTERS].rstrip(".")
         raise ModelRejected(f"{name} is not a valid ONNX model: {reason}. Export it again", path=name) from exc
-
-
-def _location(tensor: onnx.TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

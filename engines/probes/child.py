@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.sandbox.isolated import module_command, script_command
 from engines.sandbox.json_child import JsonChild, signal_name
 
 _MAX_LATE_READS = 64
-_QUIET = {"PYTHONFAULTHANDLER": "", "PYTHONWARNINGS": "ignore", "ORT_DISABLE_TELEMETRY": "1"}
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 _SCRIPTS = Path(__file__).parent
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOG_PREFIX = re.compile(r"^\S+ \S+ \[(?:[EWF]):[^]]*\]\s*")
@@ -59,11 +59,13 @@ class _Probe:
 
     def __init__(self, command: tuple[str, ...]) -> None:
         name, *arguments = command
-        # Run by path, a script has its own folder on the import path and not the working directory, where a stray
-        # numpy.py would replace the real one.
-        start = ["-m", name] if "." in name else [str(_SCRIPTS / f"{name}.py")]
+        is_module = "." in name
+        script = _SCRIPTS / f"{name}.py"
+        start = module_command(name, *arguments) if is_module else script_command(script, *arguments)
         self._values: dict[str, object] | None = None
-        self.child = JsonChild([sys.executable, *start, *arguments], environ=_QUIET, on_message=self._take)
+        # Warnings on standard error would be taken for the reason of a failure.
+        start[1:1] = ["-W", "ignore"]
+        self.child = JsonChild(start, environ=_QUIET, on_message=self._take)
 
     def _take(self, message: dict[str, object]) -> None:
         self._values = message

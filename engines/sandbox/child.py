@@ -11,11 +11,11 @@ What limits the child:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engines.errors import BuildCancelled, BuildFailed, EngineUnavailable
+from engines.sandbox.isolated import module_command
 from engines.sandbox.json_child import JsonChild
 from engines.sandbox.memory import memory_shortage, mib, resident_bytes
 from engines.sandbox.serve import UNEXPECTED_ERROR, child_environ
@@ -80,7 +80,7 @@ def run_in_sandbox(
     report: Report,
     is_cancelled: Callable[[], bool],
 ) -> dict[str, object]:
-    """Run ``python -m module`` with ``job``, and return its result.
+    """Run ``module`` as a program with ``job``, and return its result.
 
     ``report`` is called about once per second, on this thread. The child never outlives the call.
 
@@ -89,8 +89,7 @@ def run_in_sandbox(
         BuildCancelled: ``is_cancelled`` returned True.
     """
     watch = _Watch(texts, limits, report, is_cancelled)
-    command = [sys.executable, "-m", module]
-    with JsonChild(command, job=job, environ=child_environ(), on_message=watch.take) as child:
+    with JsonChild(module_command(module), job=job, environ=child_environ(), on_message=watch.take) as child:
         watch.until_it_ends(child)
         return watch.result(child)
 

@@ -60,7 +60,7 @@ def load_in_sandbox(
     """
     limits = options.sandbox
     # ONNX Runtime's TensorRT provider builds inside the process, so it needs the child for trusted packages too.
-    if limits is None or (is_part_of_program(package) and name != _BUILDS_IN_CHILD):
+    if limits is None or (is_part_of_program(package.directory) and name != _BUILDS_IN_CHILD):
         return SandboxedLoad(options)
     # The conversion to int8 runs the fp32 graph on the reference, in the child and later here.
     if options.precision == "int8" and package.format == "onnx":
@@ -91,9 +91,9 @@ def reference_options(options: EngineOptions) -> EngineOptions:
     )
 
 
-def is_part_of_program(package: ModelPackage) -> bool:
+def is_part_of_program(directory: Path) -> bool:
     """Whether a package is among the program's own files: who can change it can change the program as well."""
-    return any(package.directory.is_relative_to(folder) for folder in _PROGRAM)
+    return any(directory.is_relative_to(folder) for folder in _PROGRAM)
 
 
 def _run(package: ModelPackage, options: EngineOptions, name: str, limits: SandboxOptions) -> dict[str, object]:
@@ -119,7 +119,7 @@ def _run(package: ModelPackage, options: EngineOptions, name: str, limits: Sandb
     )
     error = result.get("error")
     if isinstance(error, dict):
-        raise _error_from(error)
+        raise error_from(error)
     return result
 
 
@@ -158,7 +158,7 @@ def _long_work_s(options: EngineOptions, name: str) -> float:
     return (build_s if name in _BUILDERS else 0.0) + (_LONG_WORK_S if options.precision == "int8" else 0.0)
 
 
-def _error_from(stated: Mapping[str, object]) -> EngineError:
+def error_from(stated: Mapping[str, object]) -> EngineError:
     """Rebuild the child's error. EngineLost becomes SandboxFailed: the device is lost to the child only."""
     kind = getattr(errors, str(stated.get("kind")), None)
     if not isinstance(kind, type) or not issubclass(kind, EngineError) or issubclass(kind, EngineLost):

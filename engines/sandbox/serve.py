@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from engines.errors import EngineError
+
 _PR_SET_PDEATHSIG = 1
 _PARENT = "AGENT_BUILD_PARENT"
 UNEXPECTED_ERROR = 70
@@ -51,6 +53,12 @@ def serve_parent() -> Parent:
     os.dup2(2, 1)
     job = json.loads(sys.stdin.readline())
     return Parent(job, output)
+
+
+def stated(error: EngineError) -> dict[str, object]:
+    """An error as an answer, from which the parent makes it again."""
+    fields = {key: one if isinstance(one, str | int | float | bool) else str(one) for key, one in error.fields.items()}
+    return {"kind": type(error).__name__, "message": error.message, "fields": fields}
 
 
 def child_environ() -> dict[str, str]:

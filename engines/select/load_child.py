@@ -6,7 +6,6 @@ See ``engines.sandbox.serve`` for the protocol. An engine's error is an answer t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from engines.base import Building, BuildProgress, EngineOptions
 from engines.errors import EngineError, ModelRejected
 from engines.package.load import load_package
 from engines.package.specs import OutputSpec
-from engines.sandbox.serve import Parent, serve_parent
+from engines.sandbox.serve import Parent, serve_parent, stated
 from engines.select.candidate import open_unchecked
 
 
@@ -24,7 +23,7 @@ def main() -> None:
     try:
         result = _open(parent)
     except EngineError as exc:
-        result = {"error": {"kind": type(exc).__name__, "message": exc.message, "fields": _plain(exc.fields)}}
+        result = {"error": stated(exc)}
     parent.say({"result": result})
     # A library that crashes while the interpreter shuts down says nothing about the model.
     os._exit(0)
@@ -59,10 +58,6 @@ def _open(parent: Parent) -> dict[str, object]:
     engine, _ = open_unchecked(package, options, job["engine"])
     with engine:  # loading has run the smallest and the largest batch
         return {"why_built": engine.info.details.get("why_built")}
-
-
-def _plain(fields: Mapping[str, object]) -> dict[str, object]:
-    return {key: value if isinstance(value, str | int | float | bool) else str(value) for key, value in fields.items()}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,14 @@ def _write(directory: Path, broker: MosquittoBroker, package: str) -> Path:
 
 def _loads(agent: AgentProcess) -> list[psutil.Process]:
     children = psutil.Process(agent.process.pid).children(recursive=True)
-    return [child for child in children if any("engines.select.load_child" in part for part in child.cmdline())]
+    return [child for child in children if any("engines.select.load_child" in part for part in _command(child))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended: the child that read the package
+        return []
 
 
 def test_the_old_model_serves_while_an_endless_one_is_tried_and_a_stop_ends_the_trial(

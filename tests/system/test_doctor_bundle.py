@@ -28,8 +28,20 @@ def _secret(directory: Path, name: str) -> str:
     return str(file)
 
 
+_TOKENS = {
+    "query": {"type": "rtsp", "url": f"rtsp://127.0.0.1:9/live?access_token={_CANARY}-query&x=1"},
+    "path": {"type": "rtsp", "url": f"rtsp://127.0.0.1:9/user=admin_password={_CANARY}-path_channel=1.sdp"},
+    "segment": {"type": "rtsp", "url": f"rtsp://127.0.0.1:9/{_CANARY}-segment/1", "reader": "gstreamer"},
+    "pipeline": {
+        "type": "gstreamer",
+        "pipeline": f"rtspsrc location=rtsp://u:{_CANARY}-a@127.0.0.1:9/ user-pw={_CANARY}-b ! fakesink",
+    },
+}
+"""Secrets that no pattern finds, in the places where people write them."""
+
+
 def _doctor(directory: Path, config: Path, bundle: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "agent", "doctor", "-c", str(config), "--no-cameras", "--bundle", str(bundle)]
+    command = [sys.executable, "-m", "agent", "doctor", "-c", str(config), "--bundle", str(bundle)]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd()), "HOME": str(directory)}
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
 
@@ -47,6 +59,7 @@ def test_no_password_is_in_the_bundle_the_output_the_log_or_the_process(tmp_path
                 "cameras": {
                     "cam": {"source": pattern, "classify": [{"model": "inspect"}]},
                     "net": {"source": network, "classify": [{"model": "inspect"}]},
+                    **{name: {"source": one, "classify": [{"model": "inspect"}]} for name, one in _TOKENS.items()},
                 },
                 "mqtt": {"broker": broker.url, "username": "agent", "password_file": _secret(tmp_path, "mqtt")},
             },
@@ -73,6 +86,8 @@ def test_no_password_is_in_the_bundle_the_output_the_log_or_the_process(tmp_path
     )
     assert "edge/dut/health" in json.loads(texts["messages.json"])
     assert b"rtsp://127.0.0.1:9/#" in texts["config.yaml"]
+    assert b"gstreamer pipeline #" in texts["config.yaml"]
+    assert b"rtsp://127.0.0.1:9/#" in seen["log"]
     seen |= texts
     assert [name for name, content in seen.items() if _CANARY.encode() in content] == []
     note(places_searched=len(seen))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from engines.errors import ImageRejected
+from engines.package.image_headers import read_header
 from engines.package.images import decode_image, read_image
 
 Image = npt.NDArray[np.uint8]
@@ -188,3 +189,70 @@ def test_a_file_above_the_limit_is_refused_with_both_sizes(tmp_path: Path) -> No
         stream.truncate((256 << 20) + 1)
     with pytest.raises(ImageRejected, match=f"{(256 << 20) + 1} bytes.*{256 << 20}"):
         read_image(tmp_path / "a.jpg")
+
+
+def progressive(width: int, height: int, scans: int) -> bytes:
+    """A gray JPEG of one colour whose scans are nearly empty: each takes a few bytes and the time of all pixels."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+    def packed(bits: str) -> bytes:
+        whole = bits.ljust(-len(bits) % 8 + len(bits), "1")
+        return int(whole, 2).to_bytes(len(whole) // 8, "big").replace(b"\xff", b"\xff\x00")
+
+    blocks = -(-width // 8) * -(-height // 8)
+    tables = b"".join(
+        (
+            segment(0xDB, b"\0" + bytes([16] * 64)),
+            segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\x01\x11\x00"),
+            segment(0xC4, b"\x00" + bytes([1] + [0] * 15) + b"\x00"),
+            segment(0xC4, b"\x10" + bytes([1] + [0] * 15) + b"\xe0"),  # one code: 16384 and more empty blocks
+        )
+    )
+    first = segment(0xDA, b"\x01\x01\x00\x00\x00\x00") + packed("0" * blocks)
+    full, rest = divmod(blocks, 32767)
+    empty = packed(("0" + "1" * 14) * full + ("0" + f"{max(0, rest - 16384):014b}" if rest else ""))
+    others = [segment(0xDA, b"\x01\x01\x00" + bytes([1 + k % 63, 1 + k % 63, 0])) + empty for k in range(scans - 1)]
+    return b"\xff\xd8" + tables + first + b"".join(others) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scans", "words"),
+    [
+        (7000, 7000, 5000, "7000x7000 with 5000 scans, but the limit is 100 scans"),
+        (1600, 1600, 101, "1600x1600 with 101 scans, but the limit is 100 scans"),
+        (7000, 7000, 21, "with 21 scans, but the limit is 100 scans, and 1000000000 pixels in all of them"),
+    ],
+)
+def test_more_scans_than_a_decoder_gets_through_are_refused_before_it_starts(
+    width: int, height: int, scans: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = progressive(width, height, scans)
+    assert len(data) < 600_000
+    monkeypatch.setattr(cv2, "imdecode", None)
+    assert words in refusal(data)
+
+
+def test_a_progressive_image_of_the_usual_scans_is_decoded(image: Image) -> None:
+    photo = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    assert read_header(photo).scans == 10
+    assert read_header(encoded(".jpg", image)).scans == 1
+    assert decode_image(photo, name="photo").shape == image.shape
+    assert decode_image(progressive(1600, 1600, 100), name="photo").shape == (1600, 1600, 3)
+
+
+@pytest.mark.parametrize("kind", [0xC3, 0xC5, 0xC9, 0xCA, 0xCF])
+def test_a_jpeg_with_codes_that_take_long_is_refused(image: Image, kind: int) -> None:
+    photo = encoded(".jpg", image).replace(b"\xff\xc0", bytes([0xFF, kind]), 1)
+    assert f"a JPEG of kind SOF{kind - 0xC0}, but only kinds 0 to 2 are read" in refusal(photo)
+
+
+def test_a_tiff_of_jpegs_is_counted_by_its_scans(image: Image) -> None:
+    tiff = cv2.imencode(".tiff", image, [cv2.IMWRITE_TIFF_COMPRESSION, 7])[1].tobytes()
+    header = read_header(tiff)
+    assert (header.kind, header.width, header.height, header.scans) == ("TIFF", 60, 40, 1)
+    assert decode_image(tiff, name="photo").shape == image.shape
+    assert "60x40 with 151 scans, but the limit is 100" in refusal(tiff + b"\xff\xda" * 150)
+    lossless = encoded(".tiff", image) + b"\xff\xda" * 150
+    assert decode_image(lossless, name="photo").shape == image.shape

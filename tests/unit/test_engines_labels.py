@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from engines.errors import ModelRejected
@@ -96,3 +98,22 @@ def test_a_wrong_count_is_refused_with_both_numbers_and_a_hint(
 
 def test_offset_one_puts_the_background_class_first() -> None:
     assert fit_labels(("a", "b"), classes=3, offset=1, name="labels.txt") == ("background", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"0": ' + b"9" * 5000 + b"}", "has 5000 digits"),
+        (b"[" + b"9" * 5000 + b"]", "has 5000 digits"),
+        (b'{"' + b"1" * 5000 + b'": "x"}', "is neither"),
+        (b'{"a": ' + b"[" * 400 + b"]" * 400 + b"}", "a list is neither"),
+        (b"[" * 400 + b"]" * 400, "item 0 of the JSON list is not text: a list"),
+        (b"[" * 100_000, "begins like JSON but is not"),
+        (b"a\n" * 2_000_002, "more than 1000000 labels"),
+        (b'["a"' + b',"a"' * 2_000_001 + b"]", "more than 1000000 labels"),
+    ],
+    ids=["number", "item", "key", "deep-value", "deep-item", "deeper", "lines", "items"],
+)
+def test_what_is_far_beyond_any_list_of_labels_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(ModelRejected, match=re.escape(words)):
+        parse_labels(data, name="labels.txt")

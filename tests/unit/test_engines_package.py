@@ -340,3 +340,17 @@ def test_nodes_of_subgraphs_count_too(tmp_path: Path) -> None:
     body.node.extend(helper.make_node("Identity", ["turn"], [f"turn{place}"]) for place in range(100_000))
     with pytest.raises(ModelRejected, match="the limit is 100000"):
         load_package(write_package(model, tmp_path))
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: model.graph.node[0].attribute.add(name="x"),
+    lambda model: model.metadata_props.add(key="x", value="y"),
+    lambda model: setattr(model.graph.node[0], "domain", "x"),
+])  # fmt: skip
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path, change: Callable[[onnx.ModelProto], object]) -> None:
+    model = TinyModel().proto()
+    change(model)
+    data = model.SerializeToString()
+    place = data.rindex(b"\x01x")
+    damaged = data[: place + 1] + b"\xff" + data[place + 2 :]
+    assert "is not UTF-8, but ONNX allows no other" in refusal(PackageFiles.of().with_model(damaged).write(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 from urllib.parse import unquote, urlsplit
 
 import pydantic
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from agent.config.credentials import filled_pipeline, filled_url
 from agent.config.dump import public_config, public_yaml
 from agent.config.loader import load_config
-from agent.config.source_address import open_access, public_address
-from agent.config.sources import GStreamerSource, RtspSource
+from agent.config.source_address import PUBLIC_KEYS, open_access, public_address, public_value
+from agent.config.sources import GStreamerSource, RtspSource, SourceConfig
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import redact
 
@@ -223,3 +224,21 @@ def test_a_password_in_a_pipeline_is_a_warning_that_says_where_it_belongs(tmp_pa
     kept = load_config(file)  # as at a reload: the addresses of the old configuration are known secrets
     for loaded in (kept, load_config(file)):
         assert [line for line in loaded.warnings if "seems to hold a password" in line and "password_file" in line]
+
+
+def test_a_text_of_a_source_is_hidden_unless_it_is_named_as_public() -> None:
+    """A key that a later kind of source brings is hidden, at any depth."""
+    headers = {"Authorization": CANARY, "X": [CANARY, 5]}
+    shown = {key: public_value(key, value) for key, value in {"headers": headers, "token": CANARY, "n": 3}.items()}
+    assert CANARY not in json.dumps(shown)
+    assert (shown["n"], re.fullmatch("#[0-9a-f]{8}", str(shown["token"])) is not None) == (3, True)
+
+
+def test_every_key_of_every_kind_of_source_is_public_or_an_address() -> None:
+    texts = {
+        name
+        for kind in get_args(SourceConfig)
+        for name, field in kind.model_fields.items()
+        if "str" in str(field.annotation) or "Literal" in str(field.annotation)
+    }
+    assert texts - PUBLIC_KEYS == {"url", "pipeline"}

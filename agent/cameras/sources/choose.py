@@ -28,8 +28,8 @@ from agent.runtime.errors import SourceLost, SourceUnavailable
 def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> Source:
     """The source of ``config``, not opened yet; relative paths start at ``base_dir``.
 
-    ``state_dir`` is where a watched folder remembers what it has taken; None forgets it with the process. Libraries
-    are imported with the first source that needs them.
+    ``state_dir`` is where a source keeps what it must know after a restart; None forgets it with the process.
+    Libraries are imported with the first source that needs them.
     """
     if isinstance(config, FileSource):
         from agent.cameras.sources.video_file import VideoFile
@@ -37,8 +37,10 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
         return VideoFile(config, base_dir=base_dir, clock=clock)
     if isinstance(config, ImagesSource):
         from agent.cameras.sources.images import ImageFolder
+        from agent.cameras.sources.slow_images import SlowImages
 
-        return ImageFolder(config, base_dir=base_dir, clock=clock)
+        slow = SlowImages(base_dir / config.path, state_dir)
+        return ImageFolder(config, base_dir=base_dir, clock=clock, slow=slow)
     if isinstance(config, FolderSource):
         from agent.cameras.sources.folder import WatchedFolder
 
@@ -46,7 +48,7 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
     if isinstance(config, ImageSource):
         from agent.cameras.sources.rewritten_image import RewrittenImage
 
-        return RewrittenImage(config, base_dir=base_dir, clock=clock)
+        return RewrittenImage(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
     if isinstance(config, (CsiSource, GStreamerSource)) or (
         isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
     ):

@@ -13,6 +13,7 @@ from agent.cameras.sources.base import Capture
 from agent.cameras.sources.image_file import is_image_name, read_image_file, sendable
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.seen_files import FileVersion, SeenFiles
+from agent.cameras.sources.slow_images import SlowImages
 from agent.config.sources import FolderSource
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
@@ -20,6 +21,7 @@ from engines import ImageRejected
 
 log = get_logger(__name__)
 
+FOLDERS = "folders"
 _IDLE_S = 5.0
 """After so long without a file ``read`` returns None."""
 
@@ -45,7 +47,8 @@ class WatchedFolder(SourceBase):
         self._path = base_dir / config.path
         self._move_to = None if config.move_to is None else base_dir / config.move_to
         name = hashlib.sha256(os.fsencode(self._path.absolute())).hexdigest()[:16]
-        self._seen = SeenFiles(None if state_dir is None else state_dir / "folders" / name)
+        self._seen = SeenFiles(None if state_dir is None else state_dir / FOLDERS / name)
+        self._slow = SlowImages(self._path, state_dir)
         self._idle_s = idle_s
         self._waiting: deque[FileVersion] | None = None
         self._unchanged_since: dict[FileVersion, float] = {}
@@ -74,6 +77,7 @@ class WatchedFolder(SourceBase):
                 f"{self.description} cannot be watched: {exc.strerror or exc} ({sendable(str(exc.filename))}). Create "
                 "it, or correct `path`, `move_to` or its permissions",
             ) from exc
+        self._slow.start()
         self._waiting = deque()
 
     def read(self) -> Capture | None:
@@ -99,6 +103,7 @@ class WatchedFolder(SourceBase):
 
     def close(self) -> None:
         """See Source."""
+        self._slow.stop()
         self._waiting = None
         self._unchanged_since.clear()
 
@@ -127,7 +132,7 @@ class WatchedFolder(SourceBase):
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         path = self._path / version.name
         try:
-            image, origin = read_image_file(path)
+            image, origin = read_image_file(path, self._slow)
         except FileNotFoundError:
             return None
         except ImageRejected as exc:

@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.image_file import is_image_name, read_image_file, sendable
 from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.slow_images import SlowImages
 from agent.config.sources import ImagesSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
@@ -27,10 +28,11 @@ class ImageFolder(SourceBase):
     is_live = False
     kind = "images"
 
-    def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock) -> None:
+    def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock, slow: SlowImages | None = None) -> None:
         super().__init__(f"images {config.path}", clock=clock)
         self._config = config
         self._path = base_dir / config.path
+        self._slow = slow or SlowImages(self._path, None)
         self._waiting: deque[Path] | None = None
         self._has_delivered = False
         self._last_refusal = ""
@@ -50,6 +52,7 @@ class ImageFolder(SourceBase):
         self._lifecycle.check_open()
         if self._waiting is None:
             self._waiting = self._list()
+            self._slow.start()
             self._has_delivered = False
 
     def read(self) -> Capture | None:
@@ -73,11 +76,12 @@ class ImageFolder(SourceBase):
     def close(self) -> None:
         """See Source."""
         self._waiting = None
+        self._slow.stop()
 
     def _read_image(self, path: Path) -> Capture | None:
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         try:
-            image, origin = read_image_file(path)
+            image, origin = read_image_file(path, self._slow)
         except (ImageRejected, FileNotFoundError) as exc:
             self._last_refusal = sendable(str(exc))
             self._lifecycle.count_skipped("unreadable_image")

@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.image_file import read_image_file, sendable
 from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.slow_images import SlowImages
 from agent.config.sources import ImageSource
 from agent.runtime.clock import Clock
 from engines import ImageRejected
@@ -23,10 +24,11 @@ class RewrittenImage(SourceBase):
     is_live = True
     kind = "image"
 
-    def __init__(self, config: ImageSource, *, base_dir: Path, clock: Clock) -> None:
+    def __init__(self, config: ImageSource, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> None:
         super().__init__(f"image {config.path}", clock=clock)
         self._config = config
         self._path = base_dir / config.path
+        self._slow = SlowImages(self._path, state_dir)
         self._is_open = False
         self._delivered_hash = ""
         self._looked_at: tuple[int, int, int] | None = None
@@ -46,6 +48,7 @@ class RewrittenImage(SourceBase):
                 "missing", f"there is no image {self._path} ({exc.strerror}). Correct `path`, or start what writes it"
             ) from exc
         # The image is the first frame of each connection, changed or not.
+        self._slow.start()
         self._is_open, self._delivered_hash, self._looked_at = True, "", None
 
     def read(self) -> Capture | None:
@@ -74,6 +77,7 @@ class RewrittenImage(SourceBase):
 
     def close(self) -> None:
         """See Source."""
+        self._slow.stop()
         self._is_open = False
 
     def _look(self) -> Capture | None:
@@ -83,7 +87,7 @@ class RewrittenImage(SourceBase):
         if version == self._looked_at:
             return None
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        image, origin = read_image_file(self._path)
+        image, origin = read_image_file(self._path, self._slow)
         self._looked_at = version
         if origin.sha256 == self._delivered_hash:
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from agent.runtime.logs import get_logger
 from agent.thermal.sensors.base import SensorDescription, ThermalSample
 from agent.thermal.sensors.jtop_lines import sample_from_line, uptime_of
 from agent.thermal.sensors.plausible import ZoneCheck
-from engines import JsonChild
+from engines import JsonChild, script_command
 
 log = get_logger(__name__)
 
@@ -45,8 +44,8 @@ class JtopTimes:
 
 def jtop_command(python: str | None, *, interval_s: float, socket: Path | None = None) -> list[str]:
     """The child's command line with ``python`` or the agent's own interpreter."""
-    command = [python or sys.executable, str(_CHILD), "--interval", f"{interval_s:g}"]
-    return command if socket is None else [*command, "--socket", str(socket)]
+    arguments = ["--interval", f"{interval_s:g}", *(["--socket", str(socket)] if socket is not None else [])]
+    return script_command(_CHILD, *arguments, python=python)
 
 
 class JtopSensor:

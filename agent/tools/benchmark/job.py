@@ -14,6 +14,7 @@ from rich.console import Console
 from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import AgentError, UsageError
 from agent.runtime.secrets import redact
+from agent.runtime.terminal import escaped
 from agent.tools.benchmark.apply import apply_to, check_can_apply, remember_for
 from agent.tools.benchmark.compare import Comparison, compare, parse_gate
 from agent.tools.benchmark.inputs import check_clips, check_images
@@ -210,7 +211,7 @@ class Benchmark:
         self._say(self._err if self._job.as_json else self._out, words)
 
     def _print_json(self, document: object) -> None:
-        print(json.dumps(document, indent=1), file=self._out.file)
+        print(escaped(json.dumps(document, indent=1)), file=self._out.file)
 
     @staticmethod
     def _say(console: Console, text: str) -> None:

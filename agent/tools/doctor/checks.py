@@ -102,10 +102,11 @@ def engine_findings(probes: Sequence[ProbeResult]) -> Iterator[Finding]:
 
 def model_finding(name: str, config: ModelConfig, directory: Path, probes: Sequence[ProbeResult]) -> Finding:
     """Whether one model's package is good and the engine it asks for can run. ``probes`` may be empty: not known."""
-    from engines import load_package
+    from engines import load_unknown_package
 
     try:
-        package = load_package(directory)
+        # Nothing is remembered: the cache belongs to the service, and this may be root.
+        package = load_unknown_package(directory, None)
     except EngineError as exc:
         return Finding(name, "failed", exc.message, f"look closer with: agent model check {directory}", is_needed=True)
     text = f"{package.name} {package.version}, {len(package.labels)} labels"
@@ -138,7 +139,7 @@ def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResul
 
 def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
     """Whether models have the labels that gates wait for. A package that cannot be read has a line of its own."""
-    from engines import load_package
+    from engines import load_unknown_package
 
     cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
     if all(use.when is None for camera in cameras for use in camera.classify):
@@ -146,7 +147,7 @@ def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
     labels: dict[str, Sequence[str]] = {}
     for name in {use.model for camera in cameras for use in camera.classify}:
         with suppress(EngineError):
-            labels[name] = load_package(loaded.package_dir(name)).labels
+            labels[name] = load_unknown_package(loaded.package_dir(name), None).labels
     check_when_labels(loaded, labels)
     yield Finding("gates", "ok", "wait for labels that their models have", is_needed=True)
 

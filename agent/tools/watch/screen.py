@@ -98,4 +98,4 @@ class Screen:
             live.update(tables, refresh=True)
             return
         for line in lines_from_fleet(self._view, now_s=now_s):
-            print(line, file=self._console.file, flush=True)
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -14,7 +14,7 @@ from types import TracebackType
 import agent
 from agent.runtime.errors import Unavailable
 from agent.tools.benchmark.measure.target import Target
-from engines import JsonChild
+from engines import JsonChild, module_command
 
 Answer = Mapping[str, object]
 
@@ -37,10 +37,8 @@ class Session:
 
     def __enter__(self) -> Session:
         """Start the process; it waits for its first request."""
-        command = [self._python, "-m", "agent.tools.benchmark.measure.child"]
-        self._child = JsonChild(
-            command, on_message=self._answers.append, environ=child_environment(), keeps_input=True
-        )
+        command = module_command("agent.tools.benchmark.measure.child", python=self._python)
+        self._child = JsonChild(command, on_message=self._answers.append, keeps_input=True)
         return self
 
     def __exit__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.runtime.errors import Unavailable
-from agent.tools.benchmark.measure.session import child_environment
+from engines import module_command
 
 _TICKS_HZ = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -60,11 +59,10 @@ def running_agent(
         path.chmod(0o600)
         began_s = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "agent", "--log-format", "json", "run", "-c", str(path)],
+            module_command("agent", "--log-format", "json", "run", "-c", str(path)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=words,
-            env=child_environment(),
         )
         try:
             while not is_ready(0.1):

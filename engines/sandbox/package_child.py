@@ -1,0 +1,29 @@
+"""The child process that reads a package which is new to this device.
+
+See ``engines.sandbox.serve`` for the protocol. A refusal is an answer too: ``{"result": {"error": ...}}``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engines.errors import EngineError
+from engines.package.load import load_package
+from engines.sandbox.serve import serve_parent, stated
+
+
+def main() -> None:
+    """Load the package; never returns."""
+    parent = serve_parent()
+    result: dict[str, object] = {}
+    try:
+        load_package(Path(parent.job["package"]))
+    except EngineError as exc:
+        result = {"error": stated(exc)}
+    parent.say({"result": result})
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
