@@ -22,8 +22,9 @@ PATTERNS_IN_WORDS: Mapping[str, str] = {
     TOPIC_PREFIX: "topic levels of letters, digits, . _ and - with / between them",
     CLIENT_ID: "1 to 64 letters, digits, . _ and -",
     FOURCC: "4 letters, digits or blanks such as MJPG",
-    RTSP_URL: "an address that starts with rtsp:// or rtsps://",
-    HTTP_URL: "an address that starts with http:// or https://",
+    RTSP_URL: "an address without blanks that starts with rtsp:// or rtsps:// in small letters; the types `http` and "
+    "`stream` take others",
+    HTTP_URL: "an address without blanks that starts with http:// or https:// in small letters",
     STREAM_URL: "an address that starts with http://, https://, rtmp://, rtmps://, srt://, udp:// or tcp://",
 }
 """What an error message and the reference say instead of the pattern."""

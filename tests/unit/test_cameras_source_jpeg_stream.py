@@ -26,7 +26,8 @@ def test_every_part_comes_once_whatever_the_cuts(bodies: list[bytes], cuts: list
     if not has_length:
         # Without a length, line ends before the boundary belong to it.
         bodies = [body.rstrip(b"\r\n") for body in bodies]
-    data, parts, found, place = _stream(bodies, has_length=has_length), Parts(b"edge"), [], 0
+    data, parts, place = _stream(bodies, has_length=has_length), Parts(b"edge"), 0
+    found: list[bytes] = []
     while place < len(data):
         step = cuts[place % len(cuts)]
         found += parts.feed(data[place : place + step])
