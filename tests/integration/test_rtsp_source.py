@@ -136,7 +136,7 @@ def test_stalled_stream_is_lost_and_comes_back(tmp_path: Path, server: RtspServe
         server.stall()
         lost = _read_until_lost(stream)
         assert lost.fields["reason"] == "stalled"
-        assert "sent nothing for 0.8 s, which is its `read_timeout_s`" in lost.message
+        assert "sent no frame for 0.8 s, which is its `read_timeout_s`" in lost.message
         stream.close()
         server.resume()
         stream.open()
@@ -446,7 +446,7 @@ def test_silence_over_udp_is_a_loss_and_the_stream_comes_back(tmp_path: Path) ->
         stream.open()
         lost = _read_until_lost(stream)
         assert lost.fields["reason"] == "stalled"
-        assert "sent nothing for 0.8 s, which is its `read_timeout_s`" in lost.message
+        assert "sent no frame for 0.8 s, which is its `read_timeout_s`" in lost.message
         stream.close()
         stream.open()
         assert stream.read() is not None

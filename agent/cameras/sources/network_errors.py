@@ -48,7 +48,7 @@ def lost_because(failure: StreamFailed, lifecycle: Lifecycle, read_timeout_s: fl
     if failure.kind == "timeout":
         return lifecycle.lost(
             "stalled",
-            f"{name} is connected but sent nothing for {read_timeout_s:g} s, which is its `read_timeout_s`. Raise it "
+            f"{name} is connected but sent no frame for {read_timeout_s:g} s, which is its `read_timeout_s`. Raise it "
             "for cameras slower than that",
         )
     if failure.kind == "undecodable":
