@@ -88,6 +88,7 @@ def test_a_frame_outlives_its_video(tmp_path: Path) -> None:
     assert frame.image().shape == (48, 64, 3)
 
 
+@pytest.mark.skipif(int(av.__version__.split(".")[0]) < 18, reason="PyAV converts by the transfer from 18 on")
 def test_pictures_for_bright_screens_are_converted_by_their_transfer(tmp_path: Path) -> None:
     """The same code values mean other light in PQ (transfer 16) than in BT.709 (transfer 1)."""
     means = []
