@@ -214,6 +214,16 @@ def test_the_rate_of_a_camera_that_stalls_is_the_mean_of_the_last_ten_seconds() 
     assert 0.0 < lost.fps < 3.0 < marked.fps < 11.0
 
 
+def test_a_watched_folder_that_is_away_or_empty_does_not_end_its_camera() -> None:
+    source = ScriptedSource(["unavailable", 1, "missing", 2], is_live=False, period_s=0.002)
+    source.has_end = False
+    with _camera(source, _HurriedClock()) as camera:
+        wait_until(lambda: source.statistics().delivered == 2, within_s=10)
+        wait_until(lambda: camera.statistics().state == "connected", within_s=10)
+        assert camera.statistics().reconnects == 1
+        assert not camera.is_done
+
+
 def test_a_loss_is_reported_once_for_many_reconnect_attempts() -> None:
     """While the camera is away, its state changes once, whatever the number of attempts."""
     changes: list[CameraStatistics] = []
