@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
     from engines.host import available_cores
     from engines.package.decisions import answer_for
-    from engines.package.images import IMAGE_SUFFIXES, read_image
+    from engines.package.images import IMAGE_SUFFIXES, decode_image, read_image, read_image_bytes
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
     from engines.package.specs import Activation, Task
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
@@ -155,6 +155,7 @@ __all__ = [
     "check_options",
     "check_package",
     "content_address",
+    "decode_image",
     "describe",
     "golden_input",
     "golden_result",
@@ -180,6 +181,7 @@ __all__ = [
     "provider_of",
     "rank_of",
     "read_image",
+    "read_image_bytes",
     "read_regular",
     "record_path",
     "remember_selection",
@@ -283,7 +285,9 @@ _HOMES = {
     "probe": "engines.select.registry",
     "check_package": "engines.check.package_check",
     "provider_of": "engines.backends.onnxruntime.options",
+    "decode_image": "engines.package.images",
     "read_image": "engines.package.images",
+    "read_image_bytes": "engines.package.images",
     "read_regular": "engines.store.files",
     "record_path": "engines.store.records",
     "remember_selection": "engines.select.selection",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,7 @@ from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Frame
+from agent.runtime.records import Frame, image_of
 from agent.runtime.threads import StageThread
 
 log = get_logger(__name__)
@@ -45,7 +45,7 @@ class CameraStatistics:
     """Snapshot of one camera.
 
     ``fps`` is the mean of the last ten seconds; ``last_frame_age_s`` is None before the first frame.
-    ``image_fault`` is None while the frames are good.
+    ``image_fault`` is None while the frames are good; ``skipped`` counts what could not be decoded, by reason.
     """
 
     name: str
@@ -55,7 +55,7 @@ class CameraStatistics:
     reconnects: int
     last_frame_age_s: float | None
     image_fault: str | None
-    skipped_unreadable: int
+    skipped: Mapping[str, int]
     counts: CameraCounts
 
 
@@ -109,6 +109,7 @@ class Camera:
         self._recent: deque[int] = deque(maxlen=600)  # monotonic times: ten seconds at 60 fps
         self._image_checks = ImageChecks(config.image_checks)
         self._frame_rate = FrameRateMonitor(config.min_fps_ratio)
+        self._expected_fps: float | None = None
 
     def set_routes(self, routes: Sequence[Route]) -> None:
         """Offer every frame from now on to ``routes``."""
@@ -160,7 +161,7 @@ class Camera:
             reconnects=self._reconnects,
             last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
             image_fault=self._image_checks.image_fault,
-            skipped_unreadable=self.source.statistics().skipped,
+            skipped=self.source.statistics().skipped_by_reason,
             counts=self.counters.counts(),
         )
 
@@ -179,7 +180,8 @@ class Camera:
             try:
                 self.source.open()
                 opened_ns = self._clock.monotonic_ns()
-                self._frame_rate.open(opened_ns, self.source.fps)
+                self._expected_fps = self.source.fps
+                self._frame_rate.open(opened_ns, self._expected_fps)
                 self._set_state("connected", None)
                 if self._read_until_end():
                     self._set_state("ended", None)
@@ -187,7 +189,7 @@ class Camera:
             except (SourceUnavailable, SourceLost) as exc:
                 if self._stop.is_set():
                     return
-                if not self.source.is_live:
+                if self.source.has_end:
                     self._set_state("ended", exc.message)
                     return
                 reason = exc.fields.get("reason")
@@ -218,9 +220,12 @@ class Camera:
             if not self.source.is_live and not self._wait_until_due():
                 return False
             self.heartbeat.beat(_READ_DEADLINE_S)
+            self.source.wanted_hz = self.pacer.rate_hz
             capture = self.source.read()
-            if capture is None:
+            if capture is None and self.source.has_end:
                 return True
+            if capture is None:
+                continue
             self._handle(capture)
             if self.source.is_live:
                 self._check_frame_rate()
@@ -240,23 +245,35 @@ class Camera:
 
     def _handle(self, capture: Capture) -> None:
         now_ns = self._clock.monotonic_ns()
+        is_wanted = not self.source.is_live or self.pacer.accepts(capture.captured_at_ns)
         frame = Frame(
             camera=self.name,
             index=self._frames,
-            image=capture.image,
+            picture=capture.picture,
             captured_at_ns=capture.captured_at_ns,
             captured_at_utc_ns=capture.captured_at_utc_ns,
-            capture_ms=capture.capture_ms,
+            capture_ms=capture.capture_ms + (self._convert(capture) if is_wanted else 0.0),
             image_fault=self._check_image(capture, now_ns) if self.source.is_live else None,
+            origin=capture.origin,
         )
         self._frames += 1
         self._newest = frame  # atomic, so readers need no lock
         with self._lock:
             self._recent.append(now_ns)
-        if self.source.is_live and not self.pacer.accepts(capture.captured_at_ns):
+        if not is_wanted:
             self.counters.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
             return
         self._offer(frame)
+
+    def _convert(self, capture: Capture) -> float:
+        """Convert the picture if a worker waits for it, to spare its thread; the milliseconds that took.
+
+        While older frames are in flight, a newer one may replace this frame: then it is never converted.
+        """
+        began_ns = self._clock.monotonic_ns()
+        if self.counters.in_flight == 0:
+            image_of(capture.picture)
+        return (self._clock.monotonic_ns() - began_ns) / 1e6
 
     def _offer(self, frame: Frame) -> None:
         routes = self._routes  # read once: a reload may replace it at any time
@@ -276,7 +293,7 @@ class Camera:
     def _check_image(self, capture: Capture, now_ns: int) -> str | None:
         """The image fault of a live frame; logs and reports each change."""
         previous = self._image_checks.image_fault
-        image_fault = self._image_checks.check(capture.image, now_ns)
+        image_fault = self._image_checks.check(capture.picture, now_ns)
         if image_fault != previous:
             if image_fault is None:
                 log.info("camera.image_fault_cleared", camera=self.name, was=previous)
@@ -292,7 +309,11 @@ class Camera:
         Raises:
             SourceLost: the frame rate is too low.
         """
-        low = self._frame_rate.add_frame(self._clock.monotonic_ns())
+        now_ns, fps = self._clock.monotonic_ns(), self.source.fps
+        if fps != self._expected_fps:
+            self._expected_fps = fps
+            self._frame_rate.open(now_ns, fps)
+        low = self._frame_rate.add_frame(now_ns)
         if low is not None:
             expected = "it announces" if low.is_announced else "earlier it held"
             raise SourceLost(

@@ -12,6 +12,7 @@ _WINDOW_NS = round(WINDOW_S * 1e9)
 _MAX_FPS = 240.0
 """A higher announced rate is an error: FFmpeg reports 90000, the RTP clock rate, for streams without a frame rate."""
 _WINDOWS_TO_LEARN = 6
+_MAX_MISSES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class FrameRateMonitor:
 
     If the source announces no rate, the expected rate is the highest one that the camera held for a minute (the median
     of six windows), across connections. Each low rate halves it, so a bad connection is replaced, and a permanently
-    slower camera stops being reconnected after a few times.
+    slower camera stops being reconnected after a few times. An announced rate that is missed on two connections is
+    wrong: from then on the rate that the camera held counts.
     """
 
     def __init__(self, min_ratio: float) -> None:
         self._min_ratio = min_ratio
         self._is_announced = False
+        self._misses = 0
         self._expected: float | None = None
         self._learned: float | None = None
         self._watched_since_ns = 0
@@ -44,7 +47,8 @@ class FrameRateMonitor:
 
     def open(self, now_ns: int, announced_fps: float | None) -> None:
         """Start a connection; ``announced_fps`` is None if the source announces no rate."""
-        self._is_announced = announced_fps is not None and 0.0 < announced_fps <= _MAX_FPS
+        is_plausible = announced_fps is not None and 0.0 < announced_fps <= _MAX_FPS
+        self._is_announced = is_plausible and self._misses < _MAX_MISSES
         self._window_began_ns, self._window_frames = now_ns, 0
         self._windows.clear()
         self._expect(announced_fps if self._is_announced else self._learned, now_ns)
@@ -62,9 +66,13 @@ class FrameRateMonitor:
         self._times.append(now_ns)
         if is_enough or self._watched_since_ns > began_ns:
             return None
-        if not self._is_announced:
+        fps = sum(at > began_ns for at in self._times) / WINDOW_S
+        if self._is_announced:
+            self._misses += 1
+            self._learned = fps
+        else:
             self._learned = expected / 2.0
-        return LowFrameRate(sum(at > began_ns for at in self._times) / WINDOW_S, expected, self._is_announced)
+        return LowFrameRate(fps, expected, self._is_announced)
 
     def _expect(self, fps: float | None, now_ns: int) -> None:
         """Expect ``fps``; the first full window from now is the first that can be too slow."""

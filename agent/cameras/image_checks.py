@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from agent.config.image_checks import ImageChecksConfig
-from agent.runtime.records import Image
+from agent.runtime.records import Image, LazyImage, image_of
 
 ImageFault = Literal["black", "frozen", "covered", "blurred"]
 IMAGE_FAULTS: tuple[ImageFault, ...] = ("black", "frozen", "covered", "blurred")
@@ -88,11 +88,12 @@ class ImageChecks:
         # The last frame that differed from the one before. Frames are never written to, so no copy is needed.
         self._reference: tuple[Image, Image, int] | None = None
 
-    def check(self, image: Image, now_ns: int) -> ImageFault | None:
+    def check(self, picture: Image | LazyImage, now_ns: int) -> ImageFault | None:
         """The fault of the frame that came at monotonic ``now_ns``, once it has lasted; None if the frame is good."""
         if not self._config.enabled or (self._due_ns is not None and now_ns < self._due_ns):
             return self.image_fault
         self._due_ns = now_ns + _CHECK_PERIOD_NS
+        image = image_of(picture)
         metrics = measure_image(image)
         found = set(self._faults(metrics))
         frozen_since_ns = self._unchanged_since(image, metrics.thumbnail, now_ns)

@@ -189,9 +189,12 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
 
 def _warnings_of_credentials(name: str, source: SourceConfig, document: StrictDocument) -> Iterator[Problem]:
     """A likely password in the file itself. It is published in no case; this only helps to move it."""
-    if source.type not in {"rtsp", "gstreamer"}:
+    if source.type == "gstreamer":
+        key, text = "pipeline", source.pipeline
+    elif source.type in {"rtsp", "http", "stream"}:
+        key, text = "url", source.url
+    else:
         return
-    key, text = ("url", source.url) if source.type == "rtsp" else ("pipeline", source.pipeline)
     without = text.replace(USERNAME, "").replace(PASSWORD, "")
     if seems_to_hold_a_password(without):
         remedy = "move it to a file named by password_file, and write {password} where it belongs"

@@ -16,6 +16,8 @@ RTSP_URL = r"^rtsps?://[^\s]+$"
 HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 ALPN_NAME = r"^[\x21-\x7e]{1,255}$"
 HOST_NAME = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
+HTTP_URL = r"^https?://[^\s]+$"
+STREAM_URL = r"^(https?|rtmps?|srt|udp|tcp)://[^\s]+$"
 
 PATTERNS_IN_WORDS: Mapping[str, str] = {
     DEVICE_ID: "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
@@ -23,10 +25,13 @@ PATTERNS_IN_WORDS: Mapping[str, str] = {
     TOPIC_PREFIX: "topic levels of letters, digits, . _ and - with / between them",
     CLIENT_ID: "1 to 64 letters, digits, . _ and -",
     FOURCC: "4 letters, digits or blanks such as MJPG",
-    RTSP_URL: "an address that starts with rtsp:// or rtsps://",
     HEADER_NAME: "the name of an HTTP header",
     ALPN_NAME: "1 to 255 printable ASCII characters without blanks",
     HOST_NAME: "a host name",
+    RTSP_URL: "an address without blanks that starts with rtsp:// or rtsps:// in small letters; the types `http` and "
+    "`stream` take others",
+    HTTP_URL: "an address without blanks that starts with http:// or https:// in small letters",
+    STREAM_URL: "an address that starts with http://, https://, rtmp://, rtmps://, srt://, udp:// or tcp://",
 }
 """What an error message and the reference say instead of the pattern."""
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from agent.config.credentials import PASSWORD, USERNAME, filled_pipeline, filled_url, quoted_values
-from agent.config.sources import GStreamerSource, RtspSource, SourceConfig
+from agent.config.sources import AddressedSource, GStreamerSource, SourceConfig
 from agent.runtime.secrets import MASK, Secret, read_secret, redact
 
 PUBLIC_KEYS = frozenset(
     {"type", "path", "transport", "reader", "codec", "device", "serial", "fourcc", "username"}
-    | {"password_file", "ca_file", "decode"}
+    | {"password_file", "ca_file", "decode", "order", "existing", "after", "move_to"}
 )
-DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 # A hash that everybody can compute lets a reader of messages try passwords; each try should cost.
 _HASH_ROUNDS = 20_000
 _HASH_BYTES = 4
@@ -60,7 +60,7 @@ class SourceAccess:
         return text
 
 
-def public_address(source: RtspSource | GStreamerSource) -> str:
+def public_address(source: AddressedSource | GStreamerSource) -> str:
     """What may be published of the source's address."""
     return public_pipeline(source.pipeline) if isinstance(source, GStreamerSource) else public_url(source.url)
 
@@ -97,7 +97,7 @@ def public_value(key: str, value: object) -> object:
     return public_pipeline(value) if key == "pipeline" else f"#{_short_hash(key, value)}"
 
 
-def open_access(source: RtspSource | GStreamerSource, base_dir: Path) -> SourceAccess:
+def open_access(source: AddressedSource | GStreamerSource, base_dir: Path) -> SourceAccess:
     """The source's address with its credentials; the password file is read each time.
 
     Raises:
@@ -139,7 +139,7 @@ def _hidden(text: str, public: str) -> Secret:
     return Secret(text, shown=public if "=" in text or "/" in text else text)
 
 
-def _as_written(source: RtspSource | GStreamerSource) -> str:
+def _as_written(source: AddressedSource | GStreamerSource) -> str:
     return source.pipeline if isinstance(source, GStreamerSource) else source.url
 
 

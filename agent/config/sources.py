@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from agent.config.credentials import PASSWORD, USERNAME, check_placeholders, placeholders, without_user_info
-from agent.config.section import FOURCC, RTSP_URL, Section
+from agent.config.section import FOURCC, HTTP_URL, RTSP_URL, STREAM_URL, Section
+
+DecodeMode = Literal["all", "keyframes", "auto"]
 
 
 class FileSource(Section):
@@ -31,6 +33,46 @@ class ImagesSource(Section):
     """Start again at the end."""
 
 
+class FolderSource(Section):
+    """A folder that is watched: each image that others put there is taken once, and none is dropped."""
+
+    type: Literal["folder"]
+    path: str = Field(min_length=1)
+    """The folder, relative to the configuration file; subfolders and hidden files are left alone."""
+    order: Literal["arrival", "name"] = "arrival"
+    """Order of the images that wait: by the time of their last change, or by name."""
+    existing: Literal["process", "skip"] = "process"
+    """What to do with the images that are there when the folder is watched for the first time."""
+    after: Literal["keep", "delete", "move"] = "keep"
+    """What to do with an image that was read."""
+    move_to: str | None = Field(default=None, min_length=1)
+    """The folder for `after: move`, relative to the configuration file."""
+    settle_s: float = Field(default=1.0, ge=0.0, le=60.0)
+    """A file is whole once its size and time have not changed for so long."""
+    poll_s: float = Field(default=0.5, ge=0.01, le=5.0)
+    """Time between two looks at the folder."""
+
+    @model_validator(mode="after")
+    def _move_has_a_target(self) -> FolderSource:
+        if (self.after == "move") != (self.move_to is not None):
+            raise ValueError("move_to and `after: move` belong together: give both or neither")
+        return self
+
+
+class ImageSource(Section):
+    """One image file that another program writes again and again."""
+
+    type: Literal["image"]
+    path: str = Field(min_length=1)
+    """The file, relative to the configuration file."""
+    poll_s: float = Field(default=0.2, ge=0.01, le=5.0)
+    """Time between two looks at the file."""
+    settle_s: float = Field(default=2.0, gt=0.0, le=60.0)
+    """Longest time for which the file may be half written."""
+    read_timeout_s: float = Field(default=60.0, gt=0.0, le=80.0)
+    """Longest time without a new content before the image counts as lost."""
+
+
 class RtspSource(Section):
     """A network camera, decoded by FFmpeg."""
 
@@ -51,6 +93,8 @@ class RtspSource(Section):
     """Frame rate that the camera is set to; null takes the rate that the stream announces, if any."""
     decode_threads: int = Field(default=1, ge=1, le=16)
     """Decoder threads of FFmpeg; each one beyond the first delays every frame by one frame."""
+    decode: DecodeMode = "all"
+    """Which frames FFmpeg decodes: `keyframes` only these, `auto` only these while they come as often as `rate_hz`."""
     reader: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
     """`gstreamer` decodes in the hardware of a Jetson."""
     codec: Literal["h264", "h265", "mjpeg"] = "h264"
@@ -59,30 +103,104 @@ class RtspSource(Section):
     @field_validator("url")
     @classmethod
     def _url_is_an_address(cls, url: str) -> str:
-        # No message repeats the url: it may hold a password.
-        try:
-            parts = urlsplit(without_user_info(url))
-            host, has_port = parts.hostname, parts.port != 0
-        except ValueError:
-            parts, host, has_port = None, None, False
-        # Any @ counts, not only one in the host part: a password with / # or ? ends that part early for urlsplit.
-        if "@" in without_user_info(url):
-            raise ValueError(
-                "the url holds credentials, which belong into a file of their own: move the user to `username` and "
-                "the password to a file named by `password_file`. Write an @ that belongs to the path as %40"
-            )
-        if parts is None:
-            raise ValueError("the url's host or port is malformed: write rtsp://host:port/path")
-        if not host or not has_port:
-            raise ValueError("the URL has no host, or its port is 0: write rtsp://host:port/path")
-        return url
+        return _checked_url(url, "rtsp://host:port/path")
 
     @model_validator(mode="after")
     def _password_has_its_user(self) -> RtspSource:
-        if self.password_file is not None and not self.username:
-            raise ValueError("password_file is given without username: give both")
-        _check_keys(self.url, "url", self.username, self.password_file)
+        _check_credentials(self.url, self.username, self.password_file)
         return self
+
+
+class StreamSource(Section):
+    """A live stream that FFmpeg reads from another address: HLS, RTMP, or MPEG-TS over HTTP, UDP and TCP."""
+
+    type: Literal["stream"]
+    url: str = Field(pattern=STREAM_URL, repr=False)
+    """Address without credentials; `{username}` and `{password}` in its path stand for them."""
+    username: str | None = None
+    """User name on the server."""
+    password_file: str | None = None
+    """File with the password on its first line."""
+    ca_file: str | None = None
+    """Certificate of the authority that signed the server's, for https; null takes those of the system."""
+    open_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
+    """Longest wait for the stream to open."""
+    read_timeout_s: float = Field(default=10.0, gt=0.0, le=60.0)
+    """Longest wait for data before the stream counts as lost; longer than a segment of HLS."""
+    fps: float | None = Field(default=None, gt=0.0, le=240.0)
+    """Frame rate of the stream; null takes the rate that it announces, if any."""
+    decode_threads: int = Field(default=1, ge=1, le=16)
+    """Decoder threads of FFmpeg; each one beyond the first delays every frame by one frame."""
+    decode: DecodeMode = "all"
+    """Which frames are decoded: `keyframes` only these, `auto` only these while they come as often as `rate_hz`."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_an_address(cls, url: str) -> str:
+        return _checked_url(url, "https://host/path/stream.m3u8, rtmp://host/path or udp://group:port")
+
+    @model_validator(mode="after")
+    def _password_has_its_user(self) -> StreamSource:
+        _check_credentials(self.url, self.username, self.password_file)
+        return self
+
+
+class HttpSource(Section):
+    """A camera that sends JPEG images over HTTP: a stream of them (MJPEG), or one for each request."""
+
+    type: Literal["http"]
+    url: str = Field(pattern=HTTP_URL, repr=False)
+    """Address without credentials; `{username}` and `{password}` in its path stand for them."""
+    username: str | None = None
+    """User name on the camera."""
+    password_file: str | None = None
+    """File with the password on its first line."""
+    ca_file: str | None = None
+    """Certificate of the authority that signed the camera's, for https; null takes those of the system."""
+    interval_s: float = Field(default=1.0, ge=0.01, le=60.0)
+    """Time between two requests, for a camera that answers with one image."""
+    open_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
+    """Longest wait for the connection and the first image."""
+    read_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
+    """Longest wait for data before the camera counts as lost."""
+    fps: float | None = Field(default=None, gt=0.0, le=240.0)
+    """Frame rate that the camera is set to; null learns it."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_an_address(cls, url: str) -> str:
+        return _checked_url(url, "http://host:port/path")
+
+    @model_validator(mode="after")
+    def _password_has_its_user(self) -> HttpSource:
+        _check_credentials(self.url, self.username, self.password_file)
+        return self
+
+
+def _checked_url(url: str, example: str) -> str:
+    # No message repeats the url: it may hold a password.
+    try:
+        parts = urlsplit(without_user_info(url))
+        host, has_port = parts.hostname, parts.port != 0
+    except ValueError:
+        parts, host, has_port = None, None, False
+    # Any @ counts, not only one in the host part: a password with / # or ? ends that part early for urlsplit.
+    if "@" in without_user_info(url):
+        raise ValueError(
+            "the url holds credentials, which belong into a file of their own: move the user to `username` and "
+            "the password to a file named by `password_file`. Write an @ that belongs to the path as %40"
+        )
+    if parts is None:
+        raise ValueError(f"the url's host or port is malformed: write {example}")
+    if not host or not has_port:
+        raise ValueError(f"the URL has no host, or its port is 0: write {example}")
+    return url
+
+
+def _check_credentials(url: str, username: str | None, password_file: str | None) -> None:
+    if password_file is not None and not username:
+        raise ValueError("password_file is given without username: give both")
+    _check_keys(url, "url", username, password_file)
 
 
 def _check_keys(text: str, name: str, username: str | None, password_file: str | None) -> None:
@@ -179,4 +297,19 @@ class PatternSource(Section):
     """Seed of the pattern: colour, motion and speed follow from it."""
 
 
-SourceConfig = FileSource | ImagesSource | RtspSource | V4l2Source | CsiSource | GStreamerSource | PatternSource
+AddressedSource = RtspSource | StreamSource | HttpSource
+"""Sources with a URL and credentials."""
+
+SourceConfig = (
+    FileSource
+    | ImagesSource
+    | FolderSource
+    | ImageSource
+    | RtspSource
+    | HttpSource
+    | StreamSource
+    | V4l2Source
+    | CsiSource
+    | GStreamerSource
+    | PatternSource
+)

@@ -43,6 +43,7 @@ def classification(
             decide_ms=(decided_ns - inferred_ns) / 1e6,
         ),
         image_fault=frame.image_fault,
+        origin=frame.origin,
     )
 
 

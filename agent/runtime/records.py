@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,24 +12,52 @@ Image = npt.NDArray[np.uint8]
 """Pixels: ``(H, W, 3)`` uint8 BGR, C-contiguous."""
 
 
+class LazyImage(Protocol):
+    """A decoded frame that is converted to an image when somebody needs one."""
+
+    def image(self) -> Image:
+        """The image, converted at the first call and kept. From any thread."""
+        ...
+
+
+def image_of(picture: Image | LazyImage) -> Image:
+    """The image of a picture, which may still have to be converted."""
+    return picture if isinstance(picture, np.ndarray) else picture.image()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOrigin:
+    """The file that a frame was read from: its name, below the folder if there is one, and the hash of its bytes."""
+
+    file: str
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One frame of one camera.
 
     ``index`` counts every frame that the camera's source delivered in this session, from 0, without gaps.
     ``captured_at_ns`` is monotonic, and every latency starts from it; ``captured_at_utc_ns`` is the same moment in
-    UTC, for people. ``capture_ms`` is the time to fetch and decode the frame. The frame owns its image, which is never
-    written to.
+    UTC, for people. ``capture_ms`` is the time to fetch and decode the frame. The frame owns its picture, which is
+    never written to.
     """
 
     camera: str
     index: int
-    image: Image
+    picture: Image | LazyImage
     captured_at_ns: int
     captured_at_utc_ns: int
     capture_ms: float
     image_fault: str | None = None
     """What is wrong with the image (``black``, ``frozen`` ...); None if nothing is."""
+    origin: ImageOrigin | None = None
+    """The image file that holds it; None for cameras and videos."""
+
+    @property
+    def image(self) -> Image:
+        """The picture's image. From any thread."""
+        return image_of(self.picture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +121,7 @@ class Classification:
     batch: int
     times: StageTimes
     image_fault: str | None = None
+    origin: ImageOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def read_image(path: Path) -> Images:
     Raises:
         ImageRejected: the file cannot be read, or see ``decode_image``.
     """
-    return decode_image(_read(path), name=str(path))
+    return decode_image(read_image_bytes(path), name=str(path))
 
 
 def image_hashes(paths: Iterable[Path]) -> list[str]:
@@ -42,10 +42,15 @@ def image_hashes(paths: Iterable[Path]) -> list[str]:
     Raises:
         ImageRejected: a file cannot be read, or is too large.
     """
-    return [hashlib.sha256(_read(path)).hexdigest() for path in paths]
+    return [hashlib.sha256(read_image_bytes(path)).hexdigest() for path in paths]
 
 
-def _read(path: Path) -> bytes:
+def read_image_bytes(path: Path) -> bytes:
+    """The bytes of an image file, at most MAX_FILE_BYTES.
+
+    Raises:
+        ImageRejected: it cannot be read, or is too large.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:

@@ -16,6 +16,7 @@ class GoodSource:
     """Six grey frames and an end, or live frames without an end."""
 
     kind = "pattern"
+    wanted_hz: float | None = None
 
     def __init__(self, *, is_live: bool = False, is_absent: bool = False) -> None:
         self._is_live = is_live
@@ -28,6 +29,10 @@ class GoodSource:
     @property
     def is_live(self) -> bool:
         return self._is_live
+
+    @property
+    def has_end(self) -> bool:
+        return not self.is_live
 
     @property
     def description(self) -> str:

@@ -13,21 +13,26 @@ import pytest
 from agent.cameras.sources.base import Capture, Source
 from agent.runtime.errors import SourceLost, SourceUnavailable
 
-KINDS = {"file", "images", "rtsp", "v4l2", "csi", "gstreamer", "pattern"}
+KINDS = {"file", "images", "folder", "image", "rtsp", "http", "stream", "v4l2", "csi", "gstreamer", "pattern"}
 
 
 @dataclass(frozen=True)
 class SourceCase:
     """One implementation: how to create it, and how to create one whose camera or file is absent.
 
-    Not live ones hold at least three frames and end. ``interrupt_s`` is the documented bound with room for a busy
-    machine.
+    One that is not live holds at least six frames, and ends, or waits for more where ``has_end`` is false.
+    ``interrupt_s`` is the documented bound with room for a busy machine.
     """
 
     make: Callable[[], Source]
     make_absent: Callable[[], Source]
     is_live: bool
+    has_end: bool | None = None
     interrupt_s: float = 20.0
+
+
+def _has_end(case: SourceCase) -> bool:
+    return not case.is_live if case.has_end is None else case.has_end
 
 
 def _read(source: Source, count: int = 3) -> list[Capture]:
@@ -43,6 +48,7 @@ def describes_itself(case: SourceCase) -> None:
     source = case.make()
     assert source.kind in KINDS
     assert source.is_live is case.is_live
+    assert source.has_end is _has_end(case)
     assert source.description
     assert "@" not in source.description, "the description shows credentials"
 
@@ -154,7 +160,7 @@ def an_end_is_permanent(case: SourceCase) -> None:
     source = case.make()
     try:
         source.open()
-        if case.is_live:
+        if not _has_end(case):
             _read(source, 5)
             return
         _read(source, 3)

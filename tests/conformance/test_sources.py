@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +18,15 @@ from agent.cameras.sources.choose import make_source
 from agent.cameras.sources.v4l2.camera import V4l2Camera
 from agent.config.sources import (
     FileSource,
+    FolderSource,
     GStreamerSource,
+    HttpSource,
+    ImageSource,
     ImagesSource,
     PatternSource,
     RtspSource,
     SourceConfig,
+    StreamSource,
     V4l2Source,
 )
 from agent.runtime.clock import SystemClock
@@ -27,7 +34,9 @@ from agent.runtime.errors import SourceUnavailable
 from tests.conformance import broken_sources as broken
 from tests.conformance import source_contract as contract
 from tests.conformance.source_contract import CONTRACT, SourceCase
+from tests.fixtures.deadlines import wait_until
 from tests.fixtures.gstreamer import require_gstreamer
+from tests.fixtures.http_camera import HttpCameraServer, http_camera
 from tests.fixtures.rtsp_server import RtspServer
 from tests.fixtures.video_device import FakeVideoDevice
 from tests.fixtures.videos import write_video
@@ -55,6 +64,36 @@ def _images_case(directory: Path) -> SourceCase:
     return _case(directory, ImagesSource(type="images", path="images"), absent, is_live=False)
 
 
+def _folder_case(directory: Path) -> SourceCase:
+    _images_case(directory)
+    absent = FolderSource(type="folder", path="absent")
+    present = FolderSource(type="folder", path="images", settle_s=0.0, poll_s=0.01)
+    return replace(_case(directory, present, absent, is_live=False), has_end=False)
+
+
+@contextmanager
+def _image_case(directory: Path) -> Iterator[SourceCase]:
+    """An image that is replaced a hundred times a second."""
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.wait(0.01):
+            number += 1
+            cv2.imwrite(str(directory / "next.png"), np.full((24, 32, 3), number % 256, np.uint8))
+            (directory / "next.png").replace(directory / "latest.png")
+
+    thread = threading.Thread(target=write, name="writer")
+    thread.start()
+    try:
+        wait_until((directory / "latest.png").exists, within_s=20)
+        present = ImageSource(type="image", path="latest.png", poll_s=0.01)
+        yield _case(directory, present, ImageSource(type="image", path="absent.png"), is_live=True)
+    finally:
+        stop.set()
+        thread.join(20.0)
+
+
 def _pattern_case(directory: Path) -> SourceCase:
     present = PatternSource(type="pattern", width=64, height=48, fps=200.0)
     # A pattern is always there; its place in that one check is taken by a file.
@@ -80,7 +119,33 @@ def _gstreamer_case(directory: Path) -> SourceCase:
     return _case(directory, present, GStreamerSource(type="gstreamer", pipeline="absentsrc"), is_live=True)
 
 
-@pytest.fixture(scope="module", params=["file", "images", "pattern", "rtsp", "v4l2", "gstreamer", "rtsp-gstreamer"])
+def _http_case(directory: Path, server: HttpCameraServer, kind: str) -> SourceCase:
+    def config(path: str) -> SourceConfig:
+        if kind == "stream":
+            return StreamSource(type="stream", url=server.url(path))
+        return HttpSource(type="http", url=server.url(path), interval_s=0.05)
+
+    path = {"stream": "/live.ts", "http": "/mjpeg", "http-single": "/snapshot.jpg"}[kind]
+    return _case(directory, config(path), config("/elsewhere"), is_live=True)
+
+
+_KINDS = [
+    "file",
+    "images",
+    "folder",
+    "image",
+    "pattern",
+    "rtsp",
+    "v4l2",
+    "gstreamer",
+    "rtsp-gstreamer",
+    "http",
+    "http-single",
+    "stream",
+]
+
+
+@pytest.fixture(scope="module", params=_KINDS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SourceCase]:
     directory = tmp_path_factory.mktemp("sources")
     if "gstreamer" in request.param:
@@ -90,7 +155,21 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         with RtspServer(directory, size=(160, 120), fps=100.0) as server:
             yield _rtsp_case(directory, server, reader="gstreamer" if "gstreamer" in request.param else "ffmpeg")
         return
-    makers = {"file": _file_case, "images": _images_case, "pattern": _pattern_case, "v4l2": _v4l2_case}
+    if request.param in {"http", "http-single", "stream"}:
+        with http_camera(etag="") as server:
+            yield _http_case(directory, server, request.param)
+        return
+    if request.param == "image":
+        with _image_case(directory) as made:
+            yield made
+        return
+    makers = {
+        "file": _file_case,
+        "images": _images_case,
+        "folder": _folder_case,
+        "pattern": _pattern_case,
+        "v4l2": _v4l2_case,
+    }
     makers["gstreamer"] = _gstreamer_case
     yield makers[request.param](directory)
 

@@ -15,7 +15,7 @@ import psutil
 from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Capture, Source
-from agent.cameras.sources.rtsp.stream import RtspStream
+from agent.cameras.sources.network_stream import NetworkStream
 from agent.config.model import CameraConfig
 from agent.config.sources import RtspSource
 from agent.runtime.clock import Clock, SystemClock
@@ -214,6 +214,16 @@ def test_the_rate_of_a_camera_that_stalls_is_the_mean_of_the_last_ten_seconds() 
     assert 0.0 < lost.fps < 3.0 < marked.fps < 11.0
 
 
+def test_a_watched_folder_that_is_away_or_empty_does_not_end_its_camera() -> None:
+    source = ScriptedSource(["unavailable", 1, "missing", 2], is_live=False, period_s=0.002)
+    source.has_end = False
+    with _camera(source, _HurriedClock()) as camera:
+        wait_until(lambda: source.statistics().delivered == 2, within_s=10)
+        wait_until(lambda: camera.statistics().state == "connected", within_s=10)
+        assert camera.statistics().reconnects == 1
+        assert not camera.is_done
+
+
 def test_a_loss_is_reported_once_for_many_reconnect_attempts() -> None:
     """While the camera is away, its state changes once, whatever the number of attempts."""
     changes: list[CameraStatistics] = []
@@ -228,7 +238,7 @@ def test_a_loss_is_reported_once_for_many_reconnect_attempts() -> None:
 def test_a_network_camera_that_hangs_up_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
     process = psutil.Process()
     with RtspServer(tmp_path, fps=100.0, close_after=60) as server:
-        source = RtspStream(
+        source = NetworkStream(
             RtspSource(type="rtsp", url=server.url, read_timeout_s=2.0), base_dir=tmp_path, clock=SystemClock()
         )
         with _camera(source, _HurriedClock()) as camera:

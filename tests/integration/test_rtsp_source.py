@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
-from agent.cameras.sources.choose import probe_source
-from agent.cameras.sources.rtsp.stream import RtspStream
-from agent.config.source_address import public_url
+from agent.cameras.sources.choose import make_source, opened_within, probe_source
+from agent.cameras.sources.network_stream import NetworkStream
 from agent.config.sources import RtspSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -27,8 +28,8 @@ _BOUND_S = 30.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def _stream(directory: Path, url: str, **settings: Any) -> RtspStream:
-    return RtspStream(RtspSource(type="rtsp", url=url, **settings), base_dir=directory, clock=SystemClock())
+def _stream(directory: Path, url: str, **settings: Any) -> NetworkStream:
+    return NetworkStream(RtspSource(type="rtsp", url=url, **settings), base_dir=directory, clock=SystemClock())
 
 
 def _password(directory: Path, text: str, name: str = "password") -> str:
@@ -38,7 +39,7 @@ def _password(directory: Path, text: str, name: str = "password") -> str:
     return name
 
 
-def _unavailable(stream: RtspStream) -> SourceUnavailable:
+def _unavailable(stream: NetworkStream) -> SourceUnavailable:
     """The error of an ``open`` that must fail in time."""
     failures: list[SourceUnavailable] = []
 
@@ -57,7 +58,7 @@ def _unavailable(stream: RtspStream) -> SourceUnavailable:
     return failures[0]
 
 
-def _read_until_lost(stream: RtspStream) -> SourceLost:
+def _read_until_lost(stream: NetworkStream) -> SourceLost:
     with pytest.raises(SourceLost) as caught:
         for _ in range(500):
             stream.read()
@@ -98,17 +99,18 @@ def test_the_configured_rate_takes_precedence_over_the_announced_one(tmp_path: P
 
 def test_doctor_gives_up_on_a_silent_camera_at_its_deadline(tmp_path: Path) -> None:
     with silent_listener() as port:
-        stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
-        result = probe_source(stream, deadline_s=0.3)
+        config = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
+        source = make_source(opened_within(config, 0.3), base_dir=tmp_path, clock=SystemClock())
+        result = probe_source(source, deadline_s=0.3)
     assert not result.ok
-    assert result.detail == f"no frame within 0.3 s from {public_url(f'rtsp://127.0.0.1:{port}/camera')}"
+    assert "within 0.3 s" in result.detail
 
 
 def test_black_hole_ends_in_the_open_timeout(tmp_path: Path) -> None:
     with silent_listener() as port:
         error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=0.5))
     assert error.fields["reason"] == "no_answer"
-    assert "gave no answer within 0.5 s" in error.message
+    assert "gave no answer, or no video, within 0.5 s" in error.message
 
 
 def test_server_that_stalls_before_the_opening_ends_in_the_open_timeout(tmp_path: Path, server: RtspServer) -> None:
@@ -117,10 +119,10 @@ def test_server_that_stalls_before_the_opening_ends_in_the_open_timeout(tmp_path
     assert error.fields["reason"] == "no_answer"
 
 
-def test_opening_is_interrupted_while_the_camera_is_silent(tmp_path: Path) -> None:
+def test_an_interruption_while_the_camera_is_silent_takes_effect_at_the_open_timeout(tmp_path: Path) -> None:
     with silent_listener() as port:
-        stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=60.0)
-        timer = threading.Timer(0.3, stream.interrupt)
+        stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=0.6)
+        timer = threading.Timer(0.1, stream.interrupt)
         timer.start()
         error = _unavailable(stream)
         timer.join()
@@ -134,7 +136,7 @@ def test_stalled_stream_is_lost_and_comes_back(tmp_path: Path, server: RtspServe
         server.stall()
         lost = _read_until_lost(stream)
         assert lost.fields["reason"] == "stalled"
-        assert "`read_timeout_s` is 0.8" in lost.message
+        assert "sent no frame for 0.8 s, which is its `read_timeout_s`" in lost.message
         stream.close()
         server.resume()
         stream.open()
@@ -169,9 +171,8 @@ def test_a_change_of_size_gives_whole_frames(tmp_path: Path) -> None:
             capture = stream.read()
             assert capture is not None
             after_change += "CHANGED to 480x360" in server.requests()
-            # OpenCV 5 scales to the size at the opening, older ones pass the new size on.
             height, width = capture.image.shape[:2]
-            assert (width, height) in {(320, 240), change[1]}
+            assert (width, height) in ({change[1]} if after_change > 20 else {(320, 240), change[1]})
             blue, _, red = capture.image[height // 4, width // 8].tolist()
             assert red > 150 > blue
             blue, _, red = capture.image[height // 4, width * 7 // 8].tolist()
@@ -214,7 +215,7 @@ def test_a_wrong_password_is_tried_once_and_a_right_one_gets_a_different_error(t
         transport = _unavailable(udp)
     assert path.fields["reason"] == "no_such_stream"
     assert transport.fields["reason"] == "no_stream"
-    assert "no video came over udp" in transport.message
+    assert "It is udp: set the other" in transport.message
 
 
 def test_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
@@ -238,6 +239,60 @@ def test_a_closed_port_and_an_unknown_host_are_reported_as_such(tmp_path: Path) 
     error = _unavailable(_stream(tmp_path, "rtsp://camera.invalid/1"))
     assert error.fields["reason"] == "unknown_host"
     assert "'camera.invalid' cannot be resolved" in error.message
+
+
+def test_silent_cameras_do_not_delay_the_opening_of_others(tmp_path: Path, server: RtspServer) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def read_one() -> None:
+        with closing(_stream(tmp_path, server.url)) as stream:
+            stream.open()
+            capture = stream.read()
+            assert capture is not None
+            shapes.append(capture.image.shape)
+
+    with silent_listener() as port:
+        silent = [_stream(tmp_path, f"rtsp://127.0.0.1:{port}/{n}", open_timeout_s=4.0) for n in range(3)]
+        dead = [threading.Thread(target=_unavailable, args=(stream,), name="dead") for stream in silent]
+        alive = [threading.Thread(target=read_one, name="alive") for _ in range(8)]
+        for thread in [*dead, *alive]:
+            thread.start()
+        for thread in alive:
+            thread.join(_BOUND_S)
+        waiting = [thread.is_alive() for thread in dead]
+        for thread in dead:
+            thread.join(_BOUND_S)
+    assert shapes == [(240, 320, 3)] * 8
+    assert waiting == [True] * 3
+
+
+@pytest.mark.parametrize(("decode", "wanted_hz"), [("keyframes", None), ("auto", 2.0)])
+def test_only_key_frames_are_decoded_where_that_is_enough(
+    tmp_path: Path, server: RtspServer, decode: str, wanted_hz: float | None
+) -> None:
+    with closing(_stream(tmp_path, server.url, decode=decode)) as stream:
+        stream.wanted_hz = wanted_hz
+        stream.open()
+        # The server sends a key frame every 25 frames; `auto` has to see four of them.
+        for _ in range(1 if decode == "keyframes" else 80):
+            assert stream.read() is not None
+        stamps = []
+        for _ in range(3):
+            capture = stream.read()
+            assert capture is not None
+            stamps.append(capture.captured_at_ns)
+        assert stream.fps is None, "the announced rate is that of all frames"
+    assert all(later - before > 150_000_000 for before, later in itertools.pairwise(stamps))
+
+
+def test_a_frame_is_as_old_as_its_first_bytes(tmp_path: Path) -> None:
+    """FFmpeg returns a frame of H.264 when the next one begins: a frame's interval counts as its capture."""
+    with RtspServer(tmp_path, fps=10.0) as server, closing(_stream(tmp_path, server.url)) as stream:
+        stream.open()
+        for _ in range(3):
+            capture = stream.read()
+        assert capture is not None
+    assert capture.capture_ms >= 50.0
 
 
 @contextlib.contextmanager
@@ -316,25 +371,33 @@ def _answering(answer: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "shown"),
-    [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400 Bad Request"),
-        (b"\xff\xfe\x00\n", "which is not RTSP"),
-    ],
-    ids=["http", "binary"],
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xfe\x00\n", b""], ids=["http", "binary", "nothing"]
 )
-def test_a_port_that_does_not_speak_rtsp_is_reported_as_such(tmp_path: Path, answer: bytes, shown: str) -> None:
+def test_a_port_that_hangs_up_or_does_not_speak_rtsp_is_reported_as_such(tmp_path: Path, answer: bytes) -> None:
     with _answering(answer) as port:
         error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
-    assert error.fields["reason"] == "not_rtsp"
-    assert shown in error.message
-
-
-def test_a_camera_that_closes_the_connection_is_reported_as_such(tmp_path: Path) -> None:
-    with _answering(b"") as port:
-        error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
-    assert error.fields["reason"] == "closed"
+    assert error.fields["reason"] == "not_understood"
+    assert "an answer that is not RTSP" in error.message
     assert "too many viewers" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        ("400 Bad Request", "the parameters in `url`"),
+        ("453 Not Enough Bandwidth", "take its second stream"),
+        ("454 Session Not Found", "it is restarting"),
+        ("500 Internal Server Error", "restart the camera"),
+        ("503 Service Unavailable", "close other viewers, or wait"),
+        ("406 Not Acceptable", "406 (Not Acceptable)"),
+    ],
+)
+def test_a_status_of_the_camera_has_its_own_remedy(tmp_path: Path, status: str, remedy: str) -> None:
+    with _answering(f"RTSP/1.0 {status}\r\nCSeq: 1\r\n\r\n".encode()) as port:
+        error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
+    assert error.fields["reason"] == "refused_by_camera"
+    assert error.fields["status"] == int(status[:3])
+    assert remedy in error.message
 
 
 def test_udp_is_requested_only_if_configured(tmp_path: Path, server: RtspServer) -> None:
@@ -343,10 +406,9 @@ def test_udp_is_requested_only_if_configured(tmp_path: Path, server: RtspServer)
     assert not [line for line in server.requests() if line.startswith("SETUP") and "UDP" in line]
     error = _unavailable(_stream(tmp_path, server.url, transport="udp", open_timeout_s=3.0))
     assert error.fields["reason"] == "no_stream"
-    assert "no video came over udp" in error.message
+    assert "It is udp: set the other" in error.message
     asked = [line for line in server.requests() if line.startswith("SETUP")]
     assert "RTP/AVP/UDP" in asked[-1] or "RTP/AVP;" in asked[-1]
-    assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
@@ -384,7 +446,7 @@ def test_silence_over_udp_is_a_loss_and_the_stream_comes_back(tmp_path: Path) ->
         stream.open()
         lost = _read_until_lost(stream)
         assert lost.fields["reason"] == "stalled"
-        assert "`read_timeout_s` is 0.8" in lost.message
+        assert "sent no frame for 0.8 s, which is its `read_timeout_s`" in lost.message
         stream.close()
         stream.open()
         assert stream.read() is not None
@@ -410,7 +472,7 @@ from pathlib import Path
 from agent.runtime.clock import SystemClock
 from agent.config.sources import RtspSource
 from agent.runtime.errors import AgentError
-from agent.cameras.sources.rtsp.stream import RtspStream
+from agent.cameras.sources.network_stream import NetworkStream
 from agent.cameras.sources.choose import probe_source
 
 directory = Path(sys.argv[1])
@@ -419,7 +481,7 @@ for argument in sys.argv[2:]:
     config = RtspSource(
         type="rtsp", url=url, username="admin", password_file="password", open_timeout_s=timeout, read_timeout_s=1.0
     )
-    stream = RtspStream(config, base_dir=directory, clock=SystemClock())
+    stream = NetworkStream(config, base_dir=directory, clock=SystemClock())
     print(repr(config), stream.description, vars(stream))
     try:
         stream.open()
@@ -468,10 +530,14 @@ def test_no_output_shows_the_password_and_libraries_stay_silent(tmp_path: Path) 
     assert errors == "", "a library wrote to the error stream"
 
 
-def test_libraries_log_if_the_environment_enables_it(tmp_path: Path) -> None:
-    _password(tmp_path, "right")
-    with RtspServer(tmp_path, fps=100.0, credentials=("admin", "right"), transports=("none",)) as refusing:
-        command = [sys.executable, "-c", _EVERY_FAULT, str(tmp_path), f"20 {refusing.url}"]
-        environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OPENCV_FFMPEG_LOGLEVEL": "16"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_BOUND_S, check=True)
-    assert "FFMPEG" in done.stdout + done.stderr
+def test_lines_of_ffmpeg_are_logged_at_level_debug_without_the_password(tmp_path: Path) -> None:
+    name = _password(tmp_path, "wrong-CANARY")
+    with (
+        RtspServer(tmp_path, fps=100.0, credentials=("admin", "right")) as server,
+        structlog.testing.capture_logs() as events,
+    ):
+        for _ in range(2):
+            _unavailable(_stream(tmp_path, server.url, username="admin", password_file=name))
+    assert [(event["log_level"], event["event"]) for event in events] == [("debug", "ffmpeg.line")] * 2
+    assert all("method DESCRIBE failed: 401" in event["text"] for event in events)
+    assert "CANARY" not in str(events)

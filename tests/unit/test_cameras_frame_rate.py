@@ -138,3 +138,18 @@ def test_a_new_connection_has_ten_seconds_of_its_own() -> None:
     assert low[-1] is not None
     monitor.open(20 * _SECOND_NS, 25.0)
     assert monitor.add_frame(21 * _SECOND_NS) is None
+
+
+def test_a_wrong_announced_rate_costs_two_connections_and_then_the_held_rate_counts() -> None:
+    monitor = FrameRateMonitor(0.2)
+    for connection in range(2):
+        monitor.open(connection * 100 * _SECOND_NS, 25.0)
+        low = _frames(monitor, 4.0, first_s=connection * 100.0, last_s=connection * 100.0 + 60.0)
+        assert low is not None
+        assert low[1].is_announced
+    monitor.open(200 * _SECOND_NS, 25.0)
+    assert _frames(monitor, 4.0, first_s=200.0, last_s=400.0) is None
+    later = _frames(monitor, 0.5, first_s=400.0, last_s=500.0)
+    assert later is not None
+    assert later[1].expected_fps == pytest.approx(4.0, abs=0.2)
+    assert not later[1].is_announced

@@ -1,16 +1,11 @@
-"""The boundary to OpenCV: image formats, and the process-wide FFmpeg options."""
+"""The boundary to OpenCV: image formats."""
 
 from __future__ import annotations
-
-import os
-import threading
 
 import numpy as np
 import pytest
 
-from agent.cameras.sources.decoder import OptionGate, UnsupportedImage, image_from_array
-
-VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+from agent.cameras.sources.decoder import UnsupportedImage, image_from_array
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
@@ -40,58 +35,3 @@ def test_a_bgr_image_is_not_copied() -> None:
 def test_other_arrays_are_refused_with_shape_and_dtype(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     with pytest.raises(UnsupportedImage, match=str(array.dtype)):
         image_from_array(array)
-
-
-def test_options_apply_inside_the_gate_and_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = OptionGate()
-    monkeypatch.setenv(VARIABLE, "of;the|process;1")
-    with gate.holding("rtsp_transport;udp", timeout_s=1.0) as entered:
-        assert entered
-        assert os.environ[VARIABLE] == "rtsp_transport;udp"
-    assert os.environ[VARIABLE] == "of;the|process;1"
-    monkeypatch.delenv(VARIABLE)
-    with gate.holding("rtsp_transport;udp", timeout_s=1.0):
-        pass
-    assert VARIABLE not in os.environ
-
-
-def test_equal_options_open_together_and_others_wait_their_turn() -> None:
-    gate = OptionGate()
-    with gate.holding(None, timeout_s=1.0) as first, gate.holding(None, timeout_s=1.0) as second:
-        assert first
-        assert second
-        with gate.holding("rtsp_transport;udp", timeout_s=0.05) as third:
-            assert not third
-        assert VARIABLE not in os.environ
-    with gate.holding("rtsp_transport;udp", timeout_s=0.05) as third:
-        assert third
-
-
-def test_an_interruption_ends_the_wait_at_the_gate() -> None:
-    gate, interrupted = OptionGate(), threading.Event()
-    interrupted.set()
-    with gate.holding("a;1", timeout_s=1.0), gate.holding("b;1", timeout_s=60.0, interrupted=interrupted) as entered:
-        assert not entered
-
-
-def test_an_exception_releases_the_gate() -> None:
-    gate = OptionGate()
-    with pytest.raises(RuntimeError), gate.holding("a;1", timeout_s=1.0):
-        raise RuntimeError
-    with gate.holding("b;1", timeout_s=0.05) as entered:
-        assert entered
-
-
-def test_waiters_of_both_kinds_all_get_through() -> None:
-    gate, seen = OptionGate(), []
-
-    def pass_through(options: str | None) -> None:
-        with gate.holding(options, timeout_s=30.0) as entered:
-            seen.append((entered, os.environ.get(VARIABLE) == options))
-
-    threads = [threading.Thread(target=pass_through, args=(options,)) for options in ["a;1", None, "b;1", None] * 5]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60.0)
-    assert seen == [(True, True)] * 20

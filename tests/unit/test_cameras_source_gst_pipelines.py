@@ -25,6 +25,11 @@ def _rtsp(has: Any = _laptop, **settings: Any) -> Plan:
     return plan_for(config, has=has, access=open_access(config, Path("/")))
 
 
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_frames_before_the_first_key_frame_are_dropped(transport: str) -> None:
+    assert _rtsp(transport=transport).optional == {"depay.wait-for-keyframe": True}
+
+
 def _v4l2(has: Any = _laptop, **settings: Any) -> Plan:
     return plan_for(V4l2Source(type="v4l2", reader="gstreamer", **settings), has=has)
 

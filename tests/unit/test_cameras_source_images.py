@@ -54,6 +54,11 @@ def test_looping_folder_starts_again_and_sees_new_images(tmp_path: Path) -> None
         assert _levels(source, 3) == [1, 2, 1]
 
 
+def test_only_a_folder_that_is_read_once_has_an_end(tmp_path: Path) -> None:
+    assert _folder(tmp_path).has_end
+    assert not _folder(tmp_path, loop=True).has_end
+
+
 def test_one_image_is_a_source(tmp_path: Path) -> None:
     _grey_level(tmp_path, "one.png", 9)
     with closing(_folder(tmp_path, path="one.png")) as source:

@@ -23,7 +23,7 @@ from agent.mqtt.messages import (
 )
 from agent.mqtt.topics import CATALOG, RESULT, STATE, encode, packet_from_message
 from agent.publish.packets import Outgoing
-from agent.runtime.records import Score
+from agent.runtime.records import ImageOrigin, Score
 from tests.fixtures.publish_samples import (
     DEVICE,
     IDENTITY,
@@ -98,9 +98,21 @@ def test_a_result_has_the_documented_fields_in_their_order() -> None:
             "batch",
             "latency_ms",
             "image_fault",
+            "source",
             "historical",
         ),
     ]
+
+
+def test_results_and_events_name_the_image_file_of_their_frame() -> None:
+    record = replace(classification(7), origin=ImageOrigin("part-17.jpg", "ab" * 32))
+    settings: dict[str, Any] = {"device": "d", "session": 1, "seq": 2, "clock_state": "synced"}
+    result = orjson.loads(encode(result_from_classification(record, **settings)))
+    change = replace(state_change(), evidence=record)
+    event = orjson.loads(encode(event_from_state_change(change, at_utc_ns=1, **settings)))
+    expected = {"file": "part-17.jpg", "sha256": "ab" * 32}
+    assert result["source"] == event["evidence"]["source"] == expected
+    assert orjson.loads(encode(_result()))["source"] is None
 
 
 def test_a_result_has_the_values_of_its_classification() -> None:

@@ -42,7 +42,7 @@ def _camera(name: str = "front", state: Any = "connected", error: str | None = N
         "reconnects": 0,
         "last_frame_age_s": 0.1,
         "image_fault": None,
-        "skipped_unreadable": 0,
+        "skipped": {},
         **more,
     }
     return CameraStatistics(name=name, state=state, error=error, counts=counts, **optional)

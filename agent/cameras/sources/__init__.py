@@ -2,11 +2,16 @@
 
 base        the contract: open, read, close, interrupt
 lifecycle   shared by all sources: counts, interruption, errors
-decoder     the boundary to OpenCV's VideoCapture (FFmpeg, V4L2)
-decoded     base class of the sources over a `Decoder`
+ffmpeg      the boundary to FFmpeg
+key_frames  which packets of a stream are decoded
 video_file  a video file
-images      a folder of images
-rtsp        network cameras through FFmpeg
+network_stream  network cameras and streams through FFmpeg
+http_camera, jpeg_stream    JPEG images over HTTP
+failures, network_errors    why a stream cannot be opened or read, and what to do
+images, image_file      a folder of images; one image file
+folder, seen_files      a folder that is watched, and what was taken of it
+rewritten_image         an image file that is written again and again
+decoder     the boundary to OpenCV's VideoCapture
 v4l2        USB and other V4L2 cameras
 gstreamer   CSI cameras, hardware decoding, custom pipelines
 pattern     a moving test pattern

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.runtime.records import Image
+from agent.runtime.records import Image, ImageOrigin, LazyImage, image_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,23 +14,32 @@ class Capture:
     """One frame as a source delivers it.
 
     ``image`` is ``(H, W, 3)`` uint8 BGR, C-contiguous, a new array that belongs to the caller; its size may differ
-    from frame to frame. ``captured_at_ns`` (monotonic) is as close to the exposure as the source knows,
-    ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the image was
-    ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and decoding.
+    from frame to frame. ``picture`` is that image, or a decoded frame that becomes it at the first use: a live source
+    does not convert frames that nobody needs. ``captured_at_ns`` (monotonic) is as close to the exposure as the source
+    knows, ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the picture
+    was ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and
+    decoding. ``origin`` is the file of an image.
     """
 
-    image: Image
+    picture: Image | LazyImage
     captured_at_ns: int
     captured_at_utc_ns: int
     capture_ms: float
+    origin: ImageOrigin | None = None
+
+    @property
+    def image(self) -> Image:
+        """The picture's image."""
+        return image_of(self.picture)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceStatistics:
-    """Counts since the source was created: frames delivered, and unreadable frames skipped."""
+    """Counts since the source was created: frames delivered, and unreadable ones skipped, which are no frames."""
 
     delivered: int
     skipped: int
+    skipped_by_reason: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -39,9 +49,17 @@ class Source(Protocol):
     A closed source can be opened again: that is how a camera reconnects.
     """
 
+    wanted_hz: float | None
+    """How many frames per second will be classified, None if all; the camera sets it, and a source may decode less."""
+
     @property
     def is_live(self) -> bool:
         """True: the newest frame wins, older ones may be dropped. False: nothing is dropped, the reader waits."""
+        ...
+
+    @property
+    def has_end(self) -> bool:
+        """True: a file or folder that is read once; its end, and any loss, ends the camera."""
         ...
 
     @property
@@ -56,7 +74,7 @@ class Source(Protocol):
 
     @property
     def fps(self) -> float | None:
-        """Frame rate that an open source announces; None if it announces none."""
+        """Frame rate that an open source announces; None if it announces none. It may change while it is open."""
         ...
 
     def open(self) -> None:
@@ -69,9 +87,9 @@ class Source(Protocol):
         ...
 
     def read(self) -> Capture | None:
-        """The next frame; None at the end of a file or folder, and on every call after it. Live sources have no end.
+        """The next frame. None at the end of a source that has one, and on every call after it.
 
-        Blocks for at most the source's read timeout.
+        Blocks for at most the source's read timeout. A watched folder returns None if no file came meanwhile.
 
         Raises:
             SourceLost: it stopped delivering; close and open it again. ``fields["reason"]`` is one word: ``stalled``,

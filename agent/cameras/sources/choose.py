@@ -10,11 +10,15 @@ from agent.cameras.sources.base import Source
 from agent.config.sources import (
     CsiSource,
     FileSource,
+    FolderSource,
     GStreamerSource,
+    HttpSource,
+    ImageSource,
     ImagesSource,
     PatternSource,
     RtspSource,
     SourceConfig,
+    StreamSource,
     V4l2Source,
 )
 from agent.runtime.clock import Clock
@@ -24,8 +28,7 @@ from agent.runtime.errors import SourceLost, SourceUnavailable
 def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> Source:
     """The source of ``config``, not opened yet; relative paths start at ``base_dir``.
 
-    ``state_dir`` keeps what a source must know after a restart.
-
+    ``state_dir`` is where a source keeps what it must know after a restart; None forgets it with the process.
     Libraries are imported with the first source that needs them.
     """
     if isinstance(config, FileSource):
@@ -38,16 +41,28 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
 
         slow = SlowImages(base_dir / config.path, state_dir)
         return ImageFolder(config, base_dir=base_dir, clock=clock, slow=slow)
+    if isinstance(config, FolderSource):
+        from agent.cameras.sources.folder import WatchedFolder
+
+        return WatchedFolder(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
+    if isinstance(config, ImageSource):
+        from agent.cameras.sources.rewritten_image import RewrittenImage
+
+        return RewrittenImage(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
     if isinstance(config, (CsiSource, GStreamerSource)) or (
         isinstance(config, (RtspSource, V4l2Source)) and config.reader == "gstreamer"
     ):
         from agent.cameras.sources.gstreamer.camera import GStreamerCamera
 
         return GStreamerCamera(config, base_dir=base_dir, clock=clock)
-    if isinstance(config, RtspSource):
-        from agent.cameras.sources.rtsp.stream import RtspStream
+    if isinstance(config, (RtspSource, StreamSource)):
+        from agent.cameras.sources.network_stream import NetworkStream
 
-        return RtspStream(config, base_dir=base_dir, clock=clock)
+        return NetworkStream(config, base_dir=base_dir, clock=clock)
+    if isinstance(config, HttpSource):
+        from agent.cameras.sources.http_camera import HttpCamera
+
+        return HttpCamera(config, base_dir=base_dir, clock=clock)
     if isinstance(config, PatternSource):
         from agent.cameras.sources.pattern import Pattern
 
@@ -55,6 +70,12 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
     from agent.cameras.sources.v4l2.camera import V4l2Camera
 
     return V4l2Camera(config, clock=clock)
+
+
+def opened_within(config: SourceConfig, deadline_s: float) -> SourceConfig:
+    """``config`` with an opening that takes at most ``deadline_s``: FFmpeg's opening cannot be interrupted."""
+    timeout_s = getattr(config, "open_timeout_s", 0.0)
+    return config.model_copy(update={"open_timeout_s": deadline_s}) if timeout_s > deadline_s else config
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ from collections import deque
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
+from agent.cameras.sources.image_file import is_image_name, read_image_file, sendable
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.cameras.sources.slow_images import NOTICED_AFTER_S, SlowImages
+from agent.cameras.sources.slow_images import SlowImages
 from agent.config.sources import ImagesSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Image
-from engines import IMAGE_SUFFIXES, ImageRejected, read_image
+from engines import IMAGE_SUFFIXES, ImageRejected
 
 log = get_logger(__name__)
 
@@ -36,6 +36,11 @@ class ImageFolder(SourceBase):
         self._waiting: deque[Path] | None = None
         self._has_delivered = False
         self._last_refusal = ""
+
+    @property
+    def has_end(self) -> bool:
+        """See Source. One that loops waits for images, also if there are none for a while."""
+        return not self._config.loop
 
     @property
     def fps(self) -> float | None:
@@ -76,23 +81,14 @@ class ImageFolder(SourceBase):
     def _read_image(self, path: Path) -> Capture | None:
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         try:
-            image = self._decoded(path)
-        except ImageRejected as exc:
-            self._last_refusal = _sendable(exc.message)
-            self._lifecycle.count_skipped()
-            log.warning("image.skipped", path=_sendable(str(path)), reason=self._last_refusal)
+            image, origin = read_image_file(path, self._slow)
+        except (ImageRejected, FileNotFoundError) as exc:
+            self._last_refusal = sendable(str(exc))
+            self._lifecycle.count_skipped("unreadable_image")
+            log.warning("image.skipped", path=sendable(str(path)), reason=self._last_refusal)
             return None
         self._has_delivered = True
-        return self._delivered(image, started_ns, started_utc_ns)
-
-    def _decoded(self, path: Path) -> Image:
-        if self._slow.is_known(path):
-            raise ImageRejected(
-                f"{path} took more than {NOTICED_AFTER_S:g} s to decode before, so it is not read again until it "
-                "changes: save it as a baseline JPEG or scale it down"
-            )
-        with self._slow.reading(path):
-            return read_image(path)
+        return self._delivered(image, started_ns, started_utc_ns, origin)
 
     def _start_again(self) -> None:
         self._has_delivered = False
@@ -120,10 +116,5 @@ class ImageFolder(SourceBase):
         return images
 
 
-def _sendable(text: str) -> str:
-    """``text`` for logs and messages: bytes of a file name that are not UTF-8 become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return is_image_name(path.name) and path.is_file()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import TypeVar
 
 from agent.cameras.sources.base import Capture, SourceStatistics
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
-from agent.runtime.records import Image
+from agent.runtime.records import Image, ImageOrigin, LazyImage
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ class Lifecycle:
         self.description = description
         self.interrupted = threading.Event()
         self._delivered = 0
-        self._skipped = 0
+        self._skipped: Counter[str] = Counter()
 
     def interrupt(self) -> None:
         """See Source."""
@@ -31,15 +32,16 @@ class Lifecycle:
 
     def statistics(self) -> SourceStatistics:
         """See Source."""
-        return SourceStatistics(delivered=self._delivered, skipped=self._skipped)
+        skipped = dict(self._skipped)
+        return SourceStatistics(delivered=self._delivered, skipped=sum(skipped.values()), skipped_by_reason=skipped)
 
     def count_delivered(self) -> None:
         """One more frame delivered."""
         self._delivered += 1
 
-    def count_skipped(self) -> None:
+    def count_skipped(self, reason: str) -> None:
         """One more unreadable frame skipped."""
-        self._skipped += 1
+        self._skipped[reason] += 1
 
     def check_open(self) -> None:
         """Refuse to open a source that was interrupted.
@@ -74,9 +76,17 @@ class Lifecycle:
 class SourceBase:
     """The part of Source that all sources share; each kind adds how it opens, reads and closes."""
 
+    is_live: bool
+
     def __init__(self, description: str, *, clock: Clock) -> None:
+        self.wanted_hz: float | None = None
         self._clock = clock
         self._lifecycle = Lifecycle(description)
+
+    @property
+    def has_end(self) -> bool:
+        """See Source."""
+        return not self.is_live
 
     @property
     def description(self) -> str:
@@ -91,8 +101,14 @@ class SourceBase:
         """See Source."""
         return self._lifecycle.statistics()
 
-    def _delivered(self, image: Image, captured_at_ns: int, captured_at_utc_ns: int) -> Capture:
-        """Count ``image`` and wrap it, ready at this moment."""
+    def _delivered(
+        self,
+        picture: Image | LazyImage,
+        captured_at_ns: int,
+        captured_at_utc_ns: int,
+        origin: ImageOrigin | None = None,
+    ) -> Capture:
+        """Count ``picture`` and wrap it, ready at this moment."""
         self._lifecycle.count_delivered()
         capture_ms = (self._clock.monotonic_ns() - captured_at_ns) / 1e6
-        return Capture(image, captured_at_ns, captured_at_utc_ns, capture_ms)
+        return Capture(picture, captured_at_ns, captured_at_utc_ns, capture_ms, origin)

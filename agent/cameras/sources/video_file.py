@@ -7,20 +7,20 @@ import stat
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.decoded import DecodedSource
-from agent.cameras.sources.decoder import Decoder, open_decoder, option_gate
+from agent.cameras.sources.failures import StreamFailed
+from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
+from agent.cameras.sources.lifecycle import SourceBase
 from agent.config.sources import FileSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 
-_GATE_TIMEOUT_S = 60.0
+_READ_TIMEOUT_S = 60.0
 _MISSING_FRAMES = 2
 _MISSING_RATIO = 0.02
 _MAX_BOXES = 64
-_ADVICE = "Convert the file to 8 bit H.264"
 
 
-class VideoFile(DecodedSource):
+class VideoFile(SourceBase):
     """A video file, read on demand; nothing is dropped.
 
     ``captured_at_ns`` is when the reading of a frame began. With `loop`, the file is opened again at its end, which
@@ -31,41 +31,78 @@ class VideoFile(DecodedSource):
     kind = "file"
 
     def __init__(self, config: FileSource, *, base_dir: Path, clock: Clock) -> None:
-        super().__init__(f"file {config.path}", clock=clock, advice=_ADVICE)
+        super().__init__(f"file {config.path}", clock=clock)
         self._config = config
         self._base_dir = base_dir
+        self._video: Video | None = None
         self._frames_of_pass = 0
-        self._position_ms = 0.0
+        self._position_s = 0.0
         self._ended = False
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None if self._video is None else self._video.fps
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        if self._video is not None:
+            return
+        path = self._path()
+        self._check_file(path)
+        try:
+            # `file:` because FFmpeg takes what stands before a colon for a protocol; the other option keeps a playlist
+            # that lies there as a file from opening addresses.
+            options = {"protocol_whitelist": "file"}
+            self._video = open_video(f"file:{path}", clock=self._clock, options=options, is_live=False, threads=0)
+        except StreamFailed as exc:
+            raise self._lifecycle.unavailable(
+                "unreadable", f"{path} cannot be opened as a video: {_why_unreadable(path, exc)}"
+            ) from exc
+        self._frames_of_pass, self._position_s, self._ended = 0, 0.0, False
 
     def read(self) -> Capture | None:
         """See Source."""
-        decoder = self._lifecycle.opened(self._decoder)
+        video = self._lifecycle.opened(self._video)
         if self._ended:
             return None
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        if not decoder.grab():
-            self._check_complete(decoder)
+        frame = self._next(video)
+        if frame is None:
+            self._check_complete(video)
             if not self._config.loop:
                 self._ended = True
                 return None
-            decoder = self._start_again()
+            video, frame = self._start_again()
         self._frames_of_pass += 1
-        self._position_ms = decoder.position_ms
-        return self._delivered(self._retrieve(decoder), started_ns, started_utc_ns)
+        self._position_s = video.position_s(frame)
+        # Converted here: a file drops no frame, and the thread that classifies has enough to do.
+        return self._delivered(frame.image(), started_ns, started_utc_ns)
 
-    def _open_decoder(self) -> Decoder:
-        path = self._path()
-        lifecycle = self._lifecycle
-        self._check_file(path)
-        # Files use the gate too: FFmpeg reads the environment variable here, while a stream may change it.
-        with option_gate.holding(None, timeout_s=_GATE_TIMEOUT_S, interrupted=lifecycle.interrupted) as entered:
-            decoder = open_decoder(str(path), backend="ffmpeg", properties={}) if entered else None
-        if decoder is None:
-            lifecycle.check_open()
-            raise lifecycle.unavailable("unreadable", f"{path} cannot be opened as a video: {_why_unreadable(path)}")
-        self._frames_of_pass, self._position_ms, self._ended = 0, 0.0, False
-        return decoder
+    def close(self) -> None:
+        """See Source."""
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+    def _next(self, video: Video) -> DecodedFrame | None:
+        """The next frame; None at the end of the file, also at an early one."""
+        damaged = video.damaged
+        try:
+            return video.read(_READ_TIMEOUT_S, self._lifecycle.interrupted)
+        except Interrupted:
+            self._lifecycle.opened(self._video)
+            raise
+        except StreamFailed as exc:
+            if exc.kind != "undecodable":
+                return None
+            raise self._lifecycle.lost(
+                "damaged", f"{self.description} holds no frame that can be decoded ({exc.detail}). Record it again"
+            ) from exc
+        finally:
+            for _ in range(video.damaged - damaged):
+                self._lifecycle.count_skipped("damaged_data")
 
     def _check_file(self, path: Path) -> None:
         try:
@@ -93,19 +130,20 @@ class VideoFile(DecodedSource):
             return demo_clip()
         return self._base_dir / self._config.path
 
-    def _start_again(self) -> Decoder:
-        """Open the file again and grab its first frame."""
+    def _start_again(self) -> tuple[Video, DecodedFrame]:
+        """Open the file again and read its first frame."""
         self.close()
         try:
             self.open()
         except SourceUnavailable as exc:
             raise self._lifecycle.lost("missing", f"{self.description} cannot loop: {exc.message}") from exc
-        decoder = self._lifecycle.opened(self._decoder)
-        if not decoder.grab():
-            raise self._truncated(0, decoder.frame_count)
-        return decoder
+        video = self._lifecycle.opened(self._video)
+        frame = self._next(video)
+        if frame is None:
+            raise self._truncated(0, video.frame_count)
+        return video, frame
 
-    def _check_complete(self, decoder: Decoder) -> None:
+    def _check_complete(self, video: Video) -> None:
         """Check that the file did not end early.
 
         Raises:
@@ -113,14 +151,14 @@ class VideoFile(DecodedSource):
         """
         frames = self._frames_of_pass
         if not frames:
-            raise self._truncated(0, decoder.frame_count)
-        announced, fps = decoder.frame_count, decoder.fps
+            raise self._truncated(0, video.frame_count)
+        announced, fps = video.frame_count, video.fps
         if announced is None or fps is None:
             return
         # Both the count and the time must be short: a file with a variable rate has fewer frames than duration x rate.
         tolerated = max(_MISSING_FRAMES, announced * _MISSING_RATIO)
-        missing_ms = (announced - 1) * 1000.0 / fps - self._position_ms
-        if announced - frames > tolerated and missing_ms > tolerated * 1000.0 / fps:
+        missing_s = (announced - 1) / fps - self._position_s
+        if announced - frames > tolerated and missing_s > tolerated / fps:
             raise self._truncated(frames, announced)
 
     def _truncated(self, frames: int, announced: int | None) -> SourceLost:
@@ -134,7 +172,7 @@ class VideoFile(DecodedSource):
         )
 
 
-def _why_unreadable(path: Path) -> str:
+def _why_unreadable(path: Path, failure: StreamFailed) -> str:
     """The likely cause by the file's size and first bytes, and the remedy."""
     try:
         size, boxes = path.stat().st_size, _mp4_boxes(path)
@@ -147,7 +185,11 @@ def _why_unreadable(path: Path) -> str:
             f"it is an MP4 without its index (boxes {', '.join(boxes)}, no moov): the recording was cut off. Record "
             "it again, or repair it with a complete recording of the same camera"
         )
-    return f"FFmpeg finds no video in its {size} bytes. If it is a video, convert it to MP4 with H.264"
+    if failure.kind == "codec":
+        return f"{failure.detail}. Convert it to MP4 with H.264"
+    return (
+        f"FFmpeg finds no video in its {size} bytes ({failure.detail}). If it is a video, convert it to MP4 with H.264"
+    )
 
 
 def _mp4_boxes(path: Path) -> list[str]:

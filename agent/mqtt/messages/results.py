@@ -72,6 +72,16 @@ class Latencies:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class ImageFile:
+    """The file that a frame was read from."""
+
+    file: str
+    """Name of the file, below the folder that is read."""
+    sha256: str
+    """SHA-256 of its bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Result(Message):
     """The result of one classifier for one frame."""
 
@@ -109,6 +119,8 @@ class Result(Message):
     """Time in each stage."""
     image_fault: str | None = None
     """What is wrong with the frame: black, frozen, covered or blurred; null if nothing is."""
+    source: ImageFile | None = None
+    """The image file of the frame; null for cameras and videos."""
     historical: bool = False
     """True if sent late, after an interruption."""
 
@@ -161,6 +173,8 @@ class Evidence:
     """Difference between the two highest probabilities."""
     latency_ms: Latencies
     """Time in each stage."""
+    source: ImageFile | None = None
+    """The image file of the frame; null for cameras and videos."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -229,6 +243,7 @@ def result_from_classification(
         batch=classification.batch,
         latency_ms=_latencies(classification.times, make),
         image_fault=classification.image_fault,
+        source=_source(classification, make),
         historical=False,
     )
 
@@ -292,7 +307,13 @@ def _evidence(classification: Classification) -> Evidence:
         top_k=_top_k(classification.top, _validated),
         margin=_share(classification.margin),
         latency_ms=_latencies(classification.times, _validated),
+        source=_source(classification, _validated),
     )
+
+
+def _source(classification: Classification, make: _Make) -> ImageFile | None:
+    origin = classification.origin
+    return None if origin is None else make(ImageFile, file=origin.file, sha256=origin.sha256)
 
 
 @lru_cache(maxsize=64)

@@ -35,6 +35,8 @@ class CameraHealth(Message):
     """Of those, dropped frames by reason."""
     in_flight: Count
     """Of those, frames neither classified nor dropped yet."""
+    skipped: dict[str, Count]
+    """What the source could not decode and left out, by reason; these are no captured frames."""
     reconnects: Count
     """How often the source was reopened in this session."""
     last_frame_age_s: Duration | None

@@ -150,11 +150,11 @@ def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
     """Whether one camera delivers a frame."""
-    from agent.cameras.sources.choose import make_source, probe_source
+    from agent.cameras.sources.choose import make_source, opened_within, probe_source
 
     if not camera.enabled:
         return Finding(name, "absent", "disabled in the configuration")
-    source = make_source(camera.source, base_dir=base_dir, clock=SystemClock())
+    source = make_source(opened_within(camera.source, _CAMERA_S), base_dir=base_dir, clock=SystemClock())
     result = probe_source(source, deadline_s=_CAMERA_S)
     facts = {"width": result.width, "height": result.height, "fps": result.fps}
     detail = f"{camera.source.type}, {source.description}: {result.detail}"

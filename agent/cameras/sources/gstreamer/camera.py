@@ -17,8 +17,8 @@ from agent.cameras.sources.gstreamer.library import (
 )
 from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.cameras.sources.rtsp.access import ask_camera, not_opened, read_access
-from agent.cameras.sources.rtsp.handshake import Answer
+from agent.cameras.sources.network_errors import read_access
+from agent.cameras.sources.network_stream import ask_camera
 from agent.cameras.sources.v4l2.camera import description_of
 from agent.cameras.sources.v4l2.device import check_device
 from agent.cameras.sources.v4l2.usb_identity import CameraIdentity
@@ -70,16 +70,16 @@ class GStreamerCamera(SourceBase):
         self._lifecycle.check_open()
         if self._pipeline is not None:
             return
-        answer, pipeline = self._start()
+        pipeline = self._start()
         try:
             first = pipeline.pull(self._open_timeout_s, self._lifecycle.interrupted)
         except (PipelineFailed, PipelineEnded, UnsupportedImage) as exc:
             pipeline.stop()
-            raise self._not_opened(answer, self._cleaned(exc) or "the pipeline ended at once") from exc
+            raise self._not_opened(self._cleaned(exc) or "the pipeline ended at once") from exc
         if first is None:
             pipeline.stop()
             self._lifecycle.check_open()
-            raise self._not_opened(answer, f"no frame within {self._open_timeout_s:g} s")
+            raise self._not_opened(f"no frame within {self._open_timeout_s:g} s")
         self._pipeline, self._first = pipeline, self._capture(first)
 
     def read(self) -> Capture | None:
@@ -102,8 +102,8 @@ class GStreamerCamera(SourceBase):
     def _open_timeout_s(self) -> float:
         return _V4L2_OPEN_TIMEOUT_S if isinstance(self._config, V4l2Source) else self._config.open_timeout_s
 
-    def _start(self) -> tuple[Answer | None, RunningPipeline]:
-        """The answer of a network camera (None for others) and the started pipeline."""
+    def _start(self) -> RunningPipeline:
+        """The started pipeline."""
         config, lifecycle = self._config, self._lifecycle
         try:
             gst = load_gstreamer()
@@ -121,14 +121,14 @@ class GStreamerCamera(SourceBase):
             raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of these") from exc
         self._check_elements(plan.missing(has))
         plan = self._with_device(plan)
-        answer = None
-        if isinstance(config, RtspSource) and self._access is not None:
-            answer = ask_camera(config, lifecycle, self._access)
+        if isinstance(config, RtspSource) and self._access is not None and self._access.password is not None:
+            # GStreamer sends a wrong password eight times, and many cameras lock an address out after a few.
+            ask_camera(config, lifecycle, self._access, clock=self._clock)
         log.info("pipeline.selected", source=self.description, elements=_elements(config, plan))
         try:
-            return answer, RunningPipeline(gst, plan)
+            return RunningPipeline(gst, plan)
         except PipelineFailed as exc:
-            raise self._not_opened(answer, self._cleaned(exc)) from exc
+            raise self._not_opened(self._cleaned(exc)) from exc
 
     def _cleaned(self, error: Exception) -> str:
         """GStreamer's text without the address and the credentials, which it repeats."""
@@ -180,11 +180,18 @@ class GStreamerCamera(SourceBase):
             )
         return sample
 
-    def _not_opened(self, answer: Answer | None, detail: str) -> SourceUnavailable:
+    def _not_opened(self, detail: str) -> SourceUnavailable:
+        """The error of a pipeline that did not start.
+
+        Raises:
+            SourceUnavailable: a network camera gives FFmpeg a clearer reason than GStreamer.
+        """
         config = self._config
-        if isinstance(config, RtspSource):
-            return not_opened(config, self._lifecycle, answer, detail)
+        if isinstance(config, RtspSource) and self._access is not None:
+            ask_camera(config, self._lifecycle, self._access, clock=self._clock)
         advice = {
+            "rtsp": "FFmpeg can read it: set `codec` to what the camera sends, try the other `transport`, or "
+            "`reader: ffmpeg`",
             "csi": "Check the ribbon cable, `sensor_id`, the mode, and: systemctl status nvargus-daemon",
             "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext), and that no program holds it",
             "gstreamer": "Try it by hand: gst-launch-1.0 <pipeline> ! videoconvert ! fakesink",

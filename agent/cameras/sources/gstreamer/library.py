@@ -132,7 +132,12 @@ class RunningPipeline:
 
     def _error(self) -> str | None:
         message = self._bus.pop_filtered(self._gst.MessageType.ERROR)
-        return None if message is None else _text_of(message.parse_error()[0])
+        if message is None:
+            return None
+        error, debug = message.parse_error()
+        # The last line of the debug text is the reason, such as the status of a server.
+        reason = (debug or "").strip().rpartition("\n")[2]
+        return f"{_text_of(error)} ({reason})" if reason and ".c(" not in reason else _text_of(error)
 
     def _convert(self, sample: Any) -> Sample:
         structure = sample.get_caps().get_structure(0)

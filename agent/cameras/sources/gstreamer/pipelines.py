@@ -135,8 +135,9 @@ def _rtsp(config: RtspSource, has: Has, access: SourceAccess) -> Plan:
         decoder, converter, needs = element + threads, "videoconvert", (element, "videoconvert")
     source = f"rtspsrc name=source protocols={config.transport} latency=100 drop-on-latency=true"
     chain = " ! ".join((source, f"{depay[0]} name=depay", *depay[1:], decoder, _tail(converter)))
-    # After a lost datagram, frames are damaged until the next key frame: drop them.
-    optional = {"depay.wait-for-keyframe": True} if config.transport == "udp" else {}
+    # In the middle of a group of pictures and after a lost datagram, frames are grey or damaged until the next key
+    # frame: drop them.
+    optional = {"depay.wait-for-keyframe": True}
     properties: dict[str, str | int] = {
         "source.location": access.request_url.reveal(),
         "source.tcp-timeout": round(config.open_timeout_s * 1e6),

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.decoded import DecodedSource
-from agent.cameras.sources.decoder import Decoder, OpenCapture, open_decoder
+from agent.cameras.sources.decoder import Decoder, OpenCapture, UnsupportedImage, open_decoder
+from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.v4l2.device import PROC, IsVideo, check_device, holders, is_video_device
 from agent.cameras.sources.v4l2.modes import Mode, format_modes, modes_of
 from agent.cameras.sources.v4l2.usb_identity import SYS, CameraIdentity
@@ -18,6 +18,7 @@ from agent.config.sources import V4l2Source
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger
+from agent.runtime.records import Image
 
 log = get_logger(__name__)
 
@@ -32,7 +33,7 @@ def description_of(config: V4l2Source) -> str:
     return f"camera {config.device}" if config.serial is None else f"camera with serial {config.serial}"
 
 
-class V4l2Camera(DecodedSource):
+class V4l2Camera(SourceBase):
     """A V4L2 camera.
 
     ``captured_at_ns`` is the driver's time stamp if it uses the monotonic clock (USB cameras do, at the arrival of a
@@ -54,13 +55,31 @@ class V4l2Camera(DecodedSource):
         sys: Path = SYS,
         proc: Path = PROC,
     ) -> None:
-        super().__init__(description_of(config), clock=clock, advice=_ADVICE)
+        super().__init__(description_of(config), clock=clock)
         self._config = config
+        self._decoder: Decoder | None = None
         self._open_capture = open_capture
         self._is_video = is_video
         self._modes = list_modes
         self._proc = proc
         self._identity = CameraIdentity(config, self._lifecycle, sys=sys)
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None if self._decoder is None else self._decoder.fps
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        if self._decoder is None:
+            self._decoder = self._open_decoder()
+
+    def close(self) -> None:
+        """See Source."""
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
 
     def read(self) -> Capture | None:
         """See Source."""
@@ -75,7 +94,7 @@ class V4l2Camera(DecodedSource):
 
     def _open_decoder(self) -> Decoder:
         device = self._check_device()
-        decoder = open_decoder(device, backend="v4l2", properties=self._properties(), open_capture=self._open_capture)
+        decoder = open_decoder(device, properties=self._properties(), open_capture=self._open_capture)
         if decoder is None:
             raise self._not_opened(device)
         self._check_size(decoder, device)
@@ -161,6 +180,22 @@ class V4l2Camera(DecodedSource):
                 gives=f"{fourcc or 'unknown format'} at {0.0 if fps is None else fps:g} fps",
                 has=format_modes(self._modes(device), decoder.size),
             )
+
+    def _retrieve(self, decoder: Decoder) -> Image:
+        """The grabbed frame, as a new array.
+
+        Raises:
+            SourceLost: it cannot be decoded, or its format is not supported.
+        """
+        lost = self._lifecycle.lost
+        try:
+            image = decoder.retrieve()
+        except UnsupportedImage as exc:
+            message = f"{self.description} gives frames of {exc}, but the agent reads 8 bits per channel. {_ADVICE}"
+            raise lost("format", message) from exc
+        if image is None:
+            raise lost("damaged", f"{self.description} gave a frame that cannot be decoded. {_ADVICE}")
+        return image
 
     def _grab(self, decoder: Decoder) -> None:
         """Wait for a frame in the library's steps of one second."""

@@ -1,0 +1,342 @@
+"""The boundary to FFmpeg, through PyAV: files, network cameras and streams.
+
+FFmpeg's own lines are captured in the calling thread and never reach the output: the last one becomes part of the
+error, and all of them are logged at level debug. They may hold addresses with passwords, so they are redacted here,
+and PyAV's exceptions, which hold the address as well, never leave this module.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import av
+import av.error
+import av.logging
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from agent.cameras.sources.failures import FailureKind, StreamFailed
+from agent.cameras.sources.key_frames import KeyFrames
+from agent.config.sources import DecodeMode
+from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
+from agent.runtime.records import Image
+from agent.runtime.secrets import redact
+
+log = get_logger(__name__)
+
+_MAX_FPS = 1000.0
+_READ_SLICE_S = 4.0
+"""FFmpeg cannot be interrupted from another thread, so a longer wait is cut: a stop takes effect within this time."""
+_UNDECODABLE_S = 30.0
+"""Longest time without a frame while data comes: longer than the interval between two key frames of most cameras."""
+_REMEMBERED_PACKETS = 64
+_PARSED_CODECS = ("h264", "hevc", "mpeg4", "mpeg2video", "vc1")
+_STATUS = re.compile(r"failed: (\d{3}) \(|HTTP error (\d{3})|[Ss]erver returned (\d{3})")
+_PQ, _HLG, _BT709 = 16, 18, 1
+"""Transfers and primaries. Source: ITU-T H.273, tables 2 and 3."""
+
+# Errors only: the lines below are about damaged frames and are written once or more for each of them.
+av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)
+# What a thread of a decoder writes cannot be captured; the reading thread reports the frame that failed.
+logging.getLogger("libav").setLevel(logging.CRITICAL)
+
+
+class Interrupted(Exception):
+    """The reading was interrupted from another thread."""
+
+
+_hdr_reformatter = VideoReformatter()
+_hdr_lock = threading.Lock()
+"""Shared by all videos of high dynamic range: swscale computes their tables for seconds, once for each size."""
+
+
+class _Converter:
+    """Turns the frames of one video into images. From any thread, one at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._reformatter = VideoReformatter()
+
+    def convert(self, frame: Any) -> Image:
+        """``(H, W, 3)`` uint8 BGR, upright: scaled to 8 bits, by the colour matrix that the stream names."""
+        turns = round(frame.rotation / 90.0) % 4
+        if frame.color_trc in (_PQ, _HLG):
+            settings = {"dst_color_trc": _BT709, "dst_color_primaries": _BT709}
+            with _hdr_lock:
+                converted = _hdr_reformatter.reformat(frame, format="bgr24", threads=1, **settings)
+        else:
+            # One thread: swscale's own threads cost more than they save.
+            converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+        image = np.asarray(converted.to_ndarray(), np.uint8)
+        return image if not turns else np.ascontiguousarray(np.rot90(image, turns))
+
+
+class DecodedFrame:
+    """A decoded frame, which is converted to an image when somebody needs one. See LazyImage."""
+
+    def __init__(self, frame: Any, converter: _Converter, arrived_ns: int) -> None:
+        self.arrived_ns = arrived_ns
+        """Monotonic time at which its first bytes came, as far as FFmpeg shows it."""
+        self.pts_s: float | None = None if frame.pts is None else float(frame.pts * frame.time_base)
+        self._frame: Any = frame
+        self._converter = converter
+        self._image: Image | None = None
+
+    def image(self) -> Image:
+        """See LazyImage."""
+        with self._converter.lock:
+            if self._image is None:
+                self._image = self._converter.convert(self._frame)
+                self._frame = None  # returns its memory to the decoder
+            return self._image
+
+
+class Video:
+    """An open file or stream, and its best video stream. One thread opens, reads and closes it.
+
+    ``codec`` is the name of the codec, ``frame_count`` the number of frames by the container's index, or by its
+    duration and rate, ``fps`` the announced rate (each None if unknown or implausible), and ``damaged`` the number of
+    packets that could not be decoded.
+    """
+
+    def __init__(self, container: Any, *, clock: Clock, threads: int, is_live: bool, decode: DecodeMode) -> None:
+        self._container, self._clock = container, clock
+        self._stream = _video_stream(container)
+        self._stream.codec_context.thread_count = threads
+        self._stream.codec_context.thread_type = "AUTO"
+        self.codec = str(self._stream.codec_context.name)
+        self.fps = _rate_of(self._stream, is_live=is_live)
+        self.frame_count = _frame_count(container, self._stream, self.fps)
+        self.damaged = 0
+        self._keys = KeyFrames(decode)
+        self._start_s = float((self._stream.start_time or 0) * self._stream.time_base)
+        # FFmpeg cuts the packets of these codecs into frames by looking for the start of the next one. So a frame is
+        # returned when the next one begins, and its own first bytes came when the one before was returned.
+        self._is_held = is_live and self.codec in _PARSED_CODECS
+        self._packets: Iterator[Any] = self._demux()
+        self._ready: deque[Any] = deque()
+        self._came: OrderedDict[int, int] = OrderedDict()
+        self._last_packet_ns = clock.monotonic_ns()
+        self._converter = _Converter()
+        self._last_line = ""
+
+    @property
+    def is_key_frames_only(self) -> bool:
+        """Only key frames are decoded now: then the frames come at another rate than the announced one."""
+        return self._keys.is_alone
+
+    def read(
+        self, timeout_s: float, interrupted: threading.Event, wanted_hz: float | None = None
+    ) -> DecodedFrame | None:
+        """The next frame; None at the end. Waits at most ``timeout_s`` for a packet, and 30 s for a frame.
+
+        ``wanted_hz`` is how many frames per second will be classified, None if all.
+
+        Raises:
+            Interrupted: ``interrupted`` was set; noticed within four seconds.
+            StreamFailed: see its kinds.
+        """
+        deadline = time.monotonic() + max(_UNDECODABLE_S, timeout_s)
+        while not self._ready:
+            packet = self._next_packet(timeout_s, interrupted)
+            if packet is None:
+                return None
+            self._decode(packet, wanted_hz)
+            if not self._ready and time.monotonic() > deadline:
+                raise StreamFailed("undecodable", self._last_line or "no key frame came")
+        frame = self._ready.popleft()
+        return DecodedFrame(frame, self._converter, self._came.pop(frame.pts, self._last_packet_ns))
+
+    def position_s(self, frame: DecodedFrame) -> float:
+        """Time of ``frame`` from the start of the file."""
+        return 0.0 if frame.pts_s is None else frame.pts_s - self._start_s
+
+    def close(self) -> None:
+        """Release everything."""
+        self._ready.clear()
+        # PyAV frees the decoder while it holds Python's lock, and waits for threads of the decoder. One that writes a
+        # line needs that lock, so they are brought to rest first: this call does not hold it.
+        self._stream.codec_context.flush_buffers()
+        self._container.close()
+
+    def _demux(self) -> Iterator[Any]:
+        packets: Iterator[Any] = self._container.demux()
+        return packets
+
+    def _next_packet(self, timeout_s: float, interrupted: threading.Event) -> Any | None:
+        """The next packet of the video, the empty one at the end included; None after it."""
+        began = time.monotonic()
+        while True:
+            if interrupted.is_set():
+                raise Interrupted
+            try:
+                with _lines_of_ffmpeg() as lines:
+                    packet = next(self._packets, None)
+            except av.error.ExitError:
+                packet = None
+                self._packets = self._demux()
+                if time.monotonic() - began < timeout_s:
+                    continue
+                raise StreamFailed("timeout", f"no data within {timeout_s:g} s") from None
+            except av.error.FFmpegError as exc:
+                raise _failure(exc, lines, is_late=False) from None
+            if packet is None or packet.stream_index == self._stream.index:
+                return packet
+            if time.monotonic() - began >= timeout_s:
+                raise StreamFailed("timeout", f"other data, but no video within {timeout_s:g} s")
+
+    def _decode(self, packet: Any, wanted_hz: float | None) -> None:
+        now_ns = self._clock.monotonic_ns()
+        if packet.pts is not None:
+            self._came[packet.pts] = self._last_packet_ns if self._is_held else now_ns
+            if len(self._came) > _REMEMBERED_PACKETS:
+                self._came.popitem(last=False)
+        self._last_packet_ns = now_ns
+        is_end = not packet.size
+        if not is_end and not self._keys.wants(is_key=packet.is_keyframe, now_ns=now_ns, wanted_hz=wanted_hz):
+            return
+        try:
+            with _lines_of_ffmpeg() as lines:
+                self._ready.extend(packet.decode())
+                if self._keys.is_alone and not is_end:
+                    # The decoder would hold a key frame until it knows that no later frame is shown before it.
+                    self._ready.extend(self._stream.codec_context.decode(None))
+                    self._stream.codec_context.flush_buffers()
+        except av.error.FFmpegError:
+            # Damaged data: the decoder goes on with the next packet.
+            self.damaged += 1
+        if lines:
+            self._last_line = _last(lines)
+
+
+def open_video(
+    address: str,
+    *,
+    clock: Clock,
+    options: Mapping[str, str],
+    is_live: bool,
+    open_timeout_s: float | None = None,
+    read_timeout_s: float = _READ_SLICE_S,
+    threads: int = 1,
+    decode: DecodeMode = "all",
+) -> Video:
+    """Open ``address``, a URL of FFmpeg that may hold a password.
+
+    ``threads`` 0 lets FFmpeg choose. FFmpeg waits for at most ``open_timeout_s`` (None: for ever), and cannot be
+    interrupted meanwhile; openings of several threads run side by side.
+
+    Raises:
+        StreamFailed: it cannot be opened, or holds no video that can be decoded.
+    """
+    began = time.monotonic()
+    timeout = None if open_timeout_s is None else (open_timeout_s, min(read_timeout_s, _READ_SLICE_S))
+    container = None
+    with _lines_of_ffmpeg() as lines:
+        try:
+            container = av.open(address, options=dict(options), timeout=timeout, metadata_errors="replace")
+            return Video(container, clock=clock, threads=threads, is_live=is_live, decode=decode)
+        except av.error.FFmpegError as exc:
+            is_late = open_timeout_s is not None and time.monotonic() - began >= open_timeout_s
+            raise _failure(exc, lines, is_late=is_late) from None
+        except StreamFailed:
+            if container is not None:
+                container.close()
+            raise
+
+
+@contextmanager
+def _lines_of_ffmpeg() -> Iterator[list[tuple[int, str, str]]]:
+    """The lines that FFmpeg writes in this thread during the block; logged at level debug after it."""
+    with av.logging.Capture() as lines:
+        try:
+            yield lines
+        finally:
+            for _, part, text in lines:
+                log.debug("ffmpeg.line", part=part, text=redact(text.strip()))
+
+
+def _last(lines: list[tuple[int, str, str]]) -> str:
+    return redact(lines[-1][2].strip().rstrip(".")) if lines else ""
+
+
+_KINDS: Mapping[type[Exception], FailureKind] = {
+    av.error.HTTPUnauthorizedError: "unauthorized",
+    av.error.HTTPForbiddenError: "forbidden",
+    av.error.HTTPNotFoundError: "not_found",
+    av.error.HTTPError: "status",
+    av.error.HTTPClientError: "status",
+    av.error.ProtocolNotFoundError: "protocol",
+    av.error.InvalidDataError: "not_understood",
+    av.error.EOFError: "not_understood",
+}
+_NUMBERS: Mapping[int, FailureKind] = {
+    errno.ECONNREFUSED: "refused",
+    errno.EPROTONOSUPPORT: "transport",
+    errno.ETIMEDOUT: "timeout",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+    errno.EHOSTDOWN: "unreachable",
+    errno.ENETDOWN: "unreachable",
+}
+
+
+def _failure(error: Any, lines: list[tuple[int, str, str]], *, is_late: bool) -> StreamFailed:
+    """The failure for an error of PyAV, whose text holds the address; FFmpeg reports a time-out in several ways."""
+    detail = _last(lines) or str(error.strerror or type(error).__name__)
+    found = _STATUS.search(detail)
+    status = int(next(filter(None, found.groups()))) if found else None
+    if is_late or isinstance(error, av.error.ExitError):
+        return StreamFailed("timeout", detail)
+    if "resolve hostname" in detail:  # the error number is that of any input or output
+        return StreamFailed("unknown_host", detail)
+    kind = _kind_of(error)
+    return StreamFailed(kind, detail, status or _STATUS_OF.get(kind))
+
+
+def _kind_of(error: Any) -> FailureKind:
+    for number, kind in _NUMBERS.items():
+        if error.errno == number:
+            return kind
+    for known, kind in _KINDS.items():
+        if isinstance(error, known):
+            return kind
+    return "failed"
+
+
+_STATUS_OF: Mapping[FailureKind, int] = {"unauthorized": 401, "forbidden": 403, "not_found": 404}
+
+
+def _video_stream(container: Any) -> Any:
+    stream = container.streams.best("video")
+    if stream is None:
+        raise StreamFailed("no_video", "it holds no video")
+    if stream.codec_context is None:
+        raise StreamFailed("codec", "FFmpeg has no decoder for its codec")
+    return stream
+
+
+def _rate_of(stream: Any, *, is_live: bool) -> float | None:
+    """The announced rate. FFmpeg's guess needs more of a live stream than was read: it would be twice the rate."""
+    guess = None if is_live else stream.guessed_rate
+    for rate in (stream.average_rate, stream.codec_context.framerate, guess):
+        if rate is not None and 0.0 < float(rate) <= _MAX_FPS:
+            return float(rate)
+    return None
+
+
+def _frame_count(container: Any, stream: Any, fps: float | None) -> int | None:
+    if stream.frames:
+        return int(stream.frames)
+    if container.duration is None or fps is None:
+        return None
+    return int(container.duration / av.time_base * fps + 0.5) or None

@@ -1,0 +1,158 @@
+"""Images that others put into a folder, each taken once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections import deque
+from pathlib import Path
+
+from agent.cameras.sources.base import Capture
+from agent.cameras.sources.image_file import is_image_name, read_image_file, sendable
+from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.seen_files import FileVersion, SeenFiles
+from agent.cameras.sources.slow_images import SlowImages
+from agent.config.sources import FolderSource
+from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
+from engines import ImageRejected
+
+log = get_logger(__name__)
+
+FOLDERS = "folders"
+_IDLE_S = 5.0
+"""After so long without a file ``read`` returns None."""
+
+
+class WatchedFolder(SourceBase):
+    """The images of a folder as they come; nothing is dropped, and there is no end.
+
+    It is listed every ``poll_s``, which works on network drives too. A file counts as whole once its size and time
+    have not changed for ``settle_s``. One that cannot be decoded is skipped, counted and logged, and read again if it
+    changes. ``captured_at_ns`` is when the reading began.
+    """
+
+    is_live = False
+    has_end = False
+    kind = "folder"
+
+    def __init__(
+        self, config: FolderSource, *, base_dir: Path, clock: Clock, state_dir: Path | None, idle_s: float = _IDLE_S
+    ) -> None:
+        """``state_dir`` None forgets at the end of the process what was taken. ``read`` waits for ``idle_s``."""
+        super().__init__(f"folder {config.path}", clock=clock)
+        self._config = config
+        self._path = base_dir / config.path
+        self._move_to = None if config.move_to is None else base_dir / config.move_to
+        name = hashlib.sha256(os.fsencode(self._path.absolute())).hexdigest()[:16]
+        self._seen = SeenFiles(None if state_dir is None else state_dir / FOLDERS / name)
+        self._slow = SlowImages(self._path, state_dir)
+        self._idle_s = idle_s
+        self._waiting: deque[FileVersion] | None = None
+        self._unchanged_since: dict[FileVersion, float] = {}
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        if self._waiting is not None:
+            return
+        try:
+            present = self._list()
+            self._seen.load(present)
+            if self._seen.is_new and self._config.existing == "skip":
+                for version in present:
+                    self._seen.add(version)
+            if self._move_to is not None:
+                self._move_to.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise self._lifecycle.unavailable(
+                "missing",
+                f"{self.description} cannot be watched: {exc.strerror or exc} ({sendable(str(exc.filename))}). Create "
+                "it, or correct `path`, `move_to` or its permissions",
+            ) from exc
+        self._slow.start()
+        self._waiting = deque()
+
+    def read(self) -> Capture | None:
+        """See Source. ``missing``: the folder is gone, or a file cannot be moved or deleted."""
+        deadline = time.monotonic() + self._idle_s
+        while True:
+            waiting = self._lifecycle.opened(self._waiting)
+            try:
+                if not waiting:
+                    waiting.extend(self._whole())
+                capture = self._take(waiting.popleft()) if waiting else None
+            except OSError as exc:
+                raise self._lifecycle.lost(
+                    "missing", f"{self.description}: {exc.strerror or exc} ({sendable(str(exc.filename))})"
+                ) from exc
+            if capture is not None:
+                return capture
+            if waiting:
+                continue
+            if time.monotonic() >= deadline:
+                return None
+            self._lifecycle.interrupted.wait(self._config.poll_s)
+
+    def close(self) -> None:
+        """See Source."""
+        self._slow.stop()
+        self._waiting = None
+        self._unchanged_since.clear()
+
+    def _list(self) -> list[FileVersion]:
+        """The images in the folder, in the configured order."""
+        found = []
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                if is_image_name(entry.name) and entry.is_file():
+                    status = entry.stat()
+                    found.append(FileVersion(status.st_mtime_ns, status.st_size, status.st_ino, entry.name))
+        return sorted(found, key=(lambda one: one.name) if self._config.order == "name" else None)
+
+    def _whole(self) -> list[FileVersion]:
+        """The new files that nobody writes to any more."""
+        now_s, new = time.monotonic(), [version for version in self._list() if version not in self._seen]
+        self._unchanged_since = {version: self._unchanged_since.get(version, now_s) for version in new}
+        return [version for version in new if self._is_settled(version, now_s)]
+
+    def _is_settled(self, version: FileVersion, now_s: float) -> bool:
+        age_s = (self._clock.utc_ns() - version.modified_ns) / 1e9
+        return max(age_s, now_s - self._unchanged_since[version]) >= self._config.settle_s
+
+    def _take(self, version: FileVersion) -> Capture | None:
+        """Read one file; None if it is gone or no image."""
+        started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        path = self._path / version.name
+        try:
+            image, origin = read_image_file(path, self._slow)
+        except FileNotFoundError:
+            return None
+        except ImageRejected as exc:
+            self._lifecycle.count_skipped("unreadable_image")
+            log.warning("image.skipped", path=sendable(str(path)), reason=sendable(exc.message))
+            self._seen.add(version)
+            return None
+        if self._config.after == "keep":
+            self._seen.add(version)
+        elif self._config.after == "delete":
+            path.unlink(missing_ok=True)
+        elif self._move_to is not None:
+            shutil.move(path, _free_name(self._move_to / version.name))
+        return self._delivered(image, started_ns, started_utc_ns, origin)
+
+
+def _free_name(path: Path) -> Path:
+    """``path``, or the same name with a number where a file has it already."""
+    number, free = 0, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free

@@ -1,0 +1,286 @@
+"""JPEG images over HTTP: a stream of them (MJPEG), or one for each request."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from agent.cameras.sources.base import Capture
+from agent.cameras.sources.failures import FailureKind, StreamFailed
+from agent.cameras.sources.jpeg_stream import MAX_PART_BYTES, NotMultipart, Parts, boundary_of
+from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
+from agent.config.source_address import SourceAccess, public_address
+from agent.config.sources import HttpSource
+from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
+from agent.runtime.records import Image
+from engines import ImageRejected, decode_image
+
+log = get_logger(__name__)
+
+_UNDECODABLE_S = 30.0
+_REPEAT_S = 30.0
+"""An image that does not change is delivered again after this time, so that the check for frozen images sees it."""
+_STATUS_KINDS: dict[int, FailureKind] = {401: "unauthorized", 403: "forbidden", 404: "not_found"}
+
+
+class _Login(httpx.DigestAuth):
+    """Answers what the server asks for: Digest where it is offered, since it hides the password, else Basic."""
+
+    def __init__(self, username: str, password: str) -> None:
+        super().__init__(username, password)
+        self._basic = httpx.BasicAuth(username, password)
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """See httpx.Auth."""
+        digest = super().auth_flow(request)
+        response = yield next(digest)
+        challenges = response.headers.get_list("www-authenticate")
+        if response.status_code == 401 and not any(one.lower().startswith("digest") for one in challenges):
+            if any(one.lower().startswith("basic") for one in challenges):
+                yield next(self._basic.auth_flow(request))
+            return
+        with suppress(StopIteration):
+            while True:
+                response = yield digest.send(response)
+
+
+class HttpCamera(SourceBase):
+    """A camera that sends JPEG images over HTTP. The answer's Content-Type tells a stream from a single image.
+
+    ``captured_at_ns`` is when the last bytes of an image came, ``capture_ms`` its decoding. A single image is asked
+    for every ``interval_s``, and only delivered if it changed, or every 30 s. An interruption takes effect at once
+    while a stream is read, and within ``open_timeout_s`` or ``read_timeout_s`` while an answer is awaited.
+    """
+
+    is_live = True
+    kind = "http"
+
+    def __init__(self, config: HttpSource, *, base_dir: Path, clock: Clock) -> None:
+        super().__init__(public_address(config), clock=clock)
+        self._config = config
+        self._base_dir = base_dir
+        self._access: SourceAccess | None = None
+        self._client: httpx.Client | None = None
+        self._response: httpx.Response | None = None
+        self._socket: socket.socket | None = None
+        self._images: Iterator[bytes] | None = None
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return self._config.fps
+
+    def open(self) -> None:
+        """See Source. Waits for the head of the first answer."""
+        self._lifecycle.check_open()
+        if self._images is not None:
+            return
+        config = self._config
+        self._access = read_access(config, self._base_dir, self._lifecycle)
+        try:
+            self._client = self._make_client(self._access)
+            response = self._ask()
+            if response.headers.get("content-type", "").lower().startswith("multipart/"):
+                self._images = self._streamed(response)
+            else:
+                self._images = self._single(response)
+        except StreamFailed as exc:
+            self.close()
+            self._lifecycle.check_open()
+            raise not_opened_because(exc.cleaned(self._access.cleaned), config, self._lifecycle) from None
+
+    def read(self) -> Capture | None:
+        """See Source. A further ``reason`` is ``damaged``: no image could be decoded for 30 s."""
+        lifecycle, deadline = self._lifecycle, time.monotonic() + _UNDECODABLE_S
+        while True:
+            images = lifecycle.opened(self._images)
+            try:
+                data = next(images, None)
+            except StreamFailed as exc:
+                lifecycle.opened(self._images)
+                failure = exc if self._access is None else exc.cleaned(self._access.cleaned)
+                raise lost_because(failure, lifecycle, self._config.read_timeout_s) from None
+            lifecycle.opened(self._images)
+            if data is None:
+                raise lifecycle.lost("ended", f"{self.description} ended the stream, or the connection broke")
+            now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+            image = self._decoded(data, is_last=time.monotonic() > deadline)
+            if image is not None:
+                return self._delivered(image, now_ns, now_utc_ns)
+
+    def close(self) -> None:
+        """See Source."""
+        self._images, self._socket = None, None
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def interrupt(self) -> None:
+        """See Source. Ends the connection, which wakes a call that waits for data."""
+        super().interrupt()
+        connection = self._socket
+        if connection is not None:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                log.debug("camera.already_disconnected", source=self.description)
+
+    def _make_client(self, access: SourceAccess) -> httpx.Client:
+        config = self._config
+        auth = None
+        if config.username is not None:
+            auth = _Login(config.username, "" if access.password is None else access.password.reveal())
+        return httpx.Client(
+            auth=auth,
+            verify=self._trusted(),
+            timeout=httpx.Timeout(config.read_timeout_s, connect=config.open_timeout_s),
+            follow_redirects=True,
+            trust_env=False,
+        )
+
+    def _trusted(self) -> ssl.SSLContext:
+        ca_file = self._config.ca_file
+        path = None if ca_file is None else self._base_dir / ca_file
+        try:
+            return ssl.create_default_context(cafile=path)
+        except (OSError, ssl.SSLError) as exc:
+            raise StreamFailed("certificate", f"the `ca_file` {path} cannot be used ({exc})") from exc
+
+    def _ask(self, headers: dict[str, str] | None = None) -> httpx.Response:
+        """The server's answer, whose body is not read yet.
+
+        Raises:
+            StreamFailed: none, or one that refuses.
+        """
+        client = self._client
+        if client is None or self._access is None:
+            raise StreamFailed("failed", "the connection was closed")
+        request = client.build_request("GET", self._access.request_url.reveal(), headers=headers)
+        try:
+            response = client.send(request, stream=True)
+        except httpx.HTTPError as exc:
+            raise _failure(exc) from None
+        self._response = response
+        self._socket = response.extensions["network_stream"].get_extra_info("socket")
+        if response.status_code not in (200, 304):
+            response.close()
+            kind = _STATUS_KINDS.get(response.status_code, "status")
+            raise StreamFailed(kind, f"{response.status_code} {response.reason_phrase}", response.status_code)
+        return response
+
+    def _streamed(self, response: httpx.Response) -> Iterator[bytes]:
+        """The images of one answer."""
+        try:
+            parts = Parts(boundary_of(response.headers["content-type"]))
+        except NotMultipart as exc:
+            raise StreamFailed("not_understood", str(exc)) from exc
+        return self._parts(response, parts)
+
+    def _parts(self, response: httpx.Response, parts: Parts) -> Iterator[bytes]:
+        timeout_s = self._config.read_timeout_s
+        deadline = time.monotonic() + timeout_s
+        try:
+            for data in response.iter_bytes():
+                for part in parts.feed(data):
+                    deadline = time.monotonic() + timeout_s
+                    yield part
+                if time.monotonic() > deadline:
+                    raise StreamFailed("timeout", "no whole image came")
+        except httpx.HTTPError as exc:
+            raise _failure(exc) from None
+        except NotMultipart as exc:
+            raise StreamFailed("not_understood", str(exc)) from exc
+
+    def _single(self, response: httpx.Response) -> Iterator[bytes]:
+        """The image of this answer, and of one each interval."""
+        due = delivered = time.monotonic()
+        newest, conditions = _body(response), _conditions(response)
+        yield newest
+        while True:
+            due = max(due + self._config.interval_s, time.monotonic())
+            if self._lifecycle.interrupted.wait(max(0.0, due - time.monotonic())):
+                return
+            response = self._ask(conditions)
+            if response.status_code == 304:
+                response.close()
+                if time.monotonic() - delivered < _REPEAT_S:
+                    continue
+            else:
+                newest, conditions = _body(response), _conditions(response)
+            delivered = time.monotonic()
+            yield newest
+
+    def _decoded(self, data: bytes, *, is_last: bool) -> Image | None:
+        """The image; None for one that cannot be decoded, which is counted.
+
+        Raises:
+            SourceLost: ``is_last``, and it cannot be decoded.
+        """
+        try:
+            return decode_image(data, name="an image")
+        except ImageRejected as exc:
+            self._lifecycle.count_skipped("unreadable_image")
+            log.warning("image.skipped", source=self.description, reason=exc.message)
+            if is_last:
+                raise self._lifecycle.lost(
+                    "damaged", f"{self.description} gave no image that can be decoded for 30 s: {exc.message}"
+                ) from exc
+            return None
+
+
+def _conditions(response: httpx.Response) -> dict[str, str]:
+    """Ask for the image only if it differs from that of ``response``."""
+    pairs = (("etag", "If-None-Match"), ("last-modified", "If-Modified-Since"))
+    return {ask: response.headers[name] for name, ask in pairs if name in response.headers}
+
+
+def _body(response: httpx.Response) -> bytes:
+    """The whole body, which is bounded."""
+    received = bytearray()
+    try:
+        for data in response.iter_bytes():
+            received += data
+            if len(received) > MAX_PART_BYTES:
+                raise StreamFailed("not_understood", f"its answer has more than {MAX_PART_BYTES} bytes")
+    except httpx.HTTPError as exc:
+        raise _failure(exc) from None
+    finally:
+        response.close()
+    return bytes(received)
+
+
+def _failure(error: httpx.HTTPError) -> StreamFailed:
+    """The failure for an error of httpx; the cause inside it tells more than its class."""
+    detail = str(error) or type(error).__name__
+    if isinstance(error, httpx.TimeoutException):
+        return StreamFailed("timeout", detail)
+    causes = list(_causes(error))
+    kinds: tuple[tuple[type[BaseException], FailureKind], ...] = (
+        (ssl.SSLCertVerificationError, "certificate"),
+        (ssl.SSLError, "not_understood"),
+        (socket.gaierror, "unknown_host"),
+        (ConnectionRefusedError, "refused"),
+    )
+    for known, kind in kinds:
+        if any(isinstance(cause, known) for cause in causes):
+            return StreamFailed(kind, detail)
+    if isinstance(error, httpx.ConnectError):
+        return StreamFailed("unreachable", detail)
+    return StreamFailed("failed" if isinstance(error, httpx.NetworkError) else "not_understood", detail)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,95 @@
+"""One image file that another program writes again and again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from agent.cameras.sources.base import Capture
+from agent.cameras.sources.image_file import read_image_file, sendable
+from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.slow_images import SlowImages
+from agent.config.sources import ImageSource
+from agent.runtime.clock import Clock
+from engines import ImageRejected
+
+
+class RewrittenImage(SourceBase):
+    """A live image: each new content is a frame, and an unchanged one is none.
+
+    Looked at every ``poll_s``. A file that does not decode is being written: it is read again at the next look, and
+    counts as skipped if it stays so for ``settle_s``. ``captured_at_ns`` is when the reading began.
+    """
+
+    is_live = True
+    kind = "image"
+
+    def __init__(self, config: ImageSource, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> None:
+        super().__init__(f"image {config.path}", clock=clock)
+        self._config = config
+        self._path = base_dir / config.path
+        self._slow = SlowImages(self._path, state_dir)
+        self._is_open = False
+        self._delivered_hash = ""
+        self._looked_at: tuple[int, int, int] | None = None
+
+    @property
+    def fps(self) -> float | None:
+        """See Source."""
+        return None
+
+    def open(self) -> None:
+        """See Source."""
+        self._lifecycle.check_open()
+        try:
+            self._path.stat()
+        except OSError as exc:
+            raise self._lifecycle.unavailable(
+                "missing", f"there is no image {self._path} ({exc.strerror}). Correct `path`, or start what writes it"
+            ) from exc
+        # The image is the first frame of each connection, changed or not.
+        self._slow.start()
+        self._is_open, self._delivered_hash, self._looked_at = True, "", None
+
+    def read(self) -> Capture | None:
+        """See Source. ``stalled`` is a file that did not change for ``read_timeout_s``, ``damaged`` one that is no
+        image."""
+        lifecycle, began, refusal = self._lifecycle, time.monotonic(), ""
+        while True:
+            lifecycle.opened(self._is_open or None)
+            try:
+                capture = self._look()
+                refusal = ""
+            except (ImageRejected, OSError) as exc:
+                capture, refusal = None, sendable(str(exc))
+            if capture is not None:
+                return capture
+            if refusal and time.monotonic() - began > self._config.settle_s:
+                lifecycle.count_skipped("unreadable_image")
+                raise lifecycle.lost("damaged", f"{self.description} is no whole image: {refusal}")
+            if time.monotonic() - began > self._config.read_timeout_s:
+                raise lifecycle.lost(
+                    "stalled",
+                    f"{self.description} has not changed for {self._config.read_timeout_s:g} s, which is its "
+                    "`read_timeout_s`. Check the program that writes it, or raise that limit",
+                )
+            lifecycle.interrupted.wait(self._config.poll_s)
+
+    def close(self) -> None:
+        """See Source."""
+        self._slow.stop()
+        self._is_open = False
+
+    def _look(self) -> Capture | None:
+        """The image if its content is new."""
+        status = self._path.stat()
+        version = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if version == self._looked_at:
+            return None
+        started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        image, origin = read_image_file(self._path, self._slow)
+        self._looked_at = version
+        if origin.sha256 == self._delivered_hash:
+            return None
+        self._delivered_hash = origin.sha256
+        return self._delivered(image, started_ns, started_utc_ns, origin)

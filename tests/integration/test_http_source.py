@@ -1,0 +1,178 @@
+"""Cameras over real HTTP: streams and single images, logins, certificates, faults."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cameras.sources.http_camera import HttpCamera
+from agent.config.sources import HttpSource
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import SourceLost, SourceUnavailable
+from tests.fixtures.certificates import Authority
+from tests.fixtures.http_camera import http_camera, jpeg
+from tests.fixtures.rtsp_server import silent_listener
+
+
+def _camera(directory: Path, url: str, **settings: Any) -> HttpCamera:
+    return HttpCamera(HttpSource(type="http", url=url, **settings), base_dir=directory, clock=SystemClock())
+
+
+def _login(directory: Path, password: str) -> dict[str, str]:
+    path = directory / "password"
+    path.write_text(password + "\n", encoding="utf-8")
+    path.chmod(0o600)
+    return {"username": "admin", "password_file": "password"}
+
+
+def _greys(camera: HttpCamera, count: int) -> list[int]:
+    """The grey of the right half of the next images."""
+    captures = [camera.read() for _ in range(count)]
+    return [-1 if one is None else round(int(one.image[24, 48, 0]) / 60) * 60 for one in captures]
+
+
+def _refusal(camera: HttpCamera) -> SourceUnavailable:
+    with closing(camera), pytest.raises(SourceUnavailable) as caught:
+        camera.open()
+    return caught.value
+
+
+@pytest.mark.parametrize("has_length", [True, False], ids=["length", "no-length"])
+@pytest.mark.parametrize("boundary", ["frame", "--frame"])
+def test_a_stream_gives_each_image_once_in_order(tmp_path: Path, has_length: bool, boundary: str) -> None:
+    with (
+        http_camera(has_length=has_length, boundary=boundary) as server,
+        closing(_camera(tmp_path, server.url())) as c,
+    ):
+        c.open()
+        assert _greys(c, 7) == [0, 60, 120, 180, 240, 0, 60]
+        assert c.statistics().delivered == 7
+
+
+@pytest.mark.parametrize("login", ["basic", "digest", "sha256"])
+def test_the_login_that_the_camera_asks_for_is_answered(tmp_path: Path, login: str) -> None:
+    with http_camera(login=login) as server:
+        with closing(_camera(tmp_path, server.url(), **_login(tmp_path, "p@ss:/#w"))) as camera:
+            camera.open()
+            assert _greys(camera, 1) == [0]
+        assert server.refused == 1
+        wrong = _refusal(_camera(tmp_path, server.url(), **_login(tmp_path, "wrong-CANARY")))
+        assert server.refused <= 3, "a wrong password is sent once"
+        nobody = _refusal(_camera(tmp_path, server.url()))
+    assert wrong.fields["reason"] == nobody.fields["reason"] == "credentials"
+    assert "CANARY" not in str(wrong) + repr(wrong.fields)
+    assert "no user is configured" in nobody.message
+
+
+def test_a_single_image_is_delivered_again_only_if_it_changed(tmp_path: Path) -> None:
+    with http_camera() as server, closing(_camera(tmp_path, server.url("/snapshot.jpg"), interval_s=0.02)) as camera:
+        camera.open()
+        assert _greys(camera, 1) == [120]
+
+        def change() -> None:
+            server.snapshot, server.etag = jpeg(240), '"2"'
+
+        timer = threading.Timer(0.2, change)
+        timer.start()
+        assert _greys(camera, 1) == [240]
+        timer.join()
+    assert '/snapshot.jpg "1"' in server.requests
+    assert len(server.requests) >= 4
+
+
+def test_a_damaged_image_is_skipped_and_counted(tmp_path: Path) -> None:
+    parts = [jpeg(0), jpeg(60)[:200], b"no image", jpeg(120)]
+    with http_camera(parts=parts) as server, closing(_camera(tmp_path, server.url())) as camera:
+        camera.open()
+        assert _greys(camera, 2) == [0, 120]
+        assert camera.statistics().skipped == 2
+
+
+def test_a_stream_that_ends_is_lost_and_comes_back(tmp_path: Path) -> None:
+    with http_camera(stop_after=2) as server, closing(_camera(tmp_path, server.url())) as camera:
+        camera.open()
+        with pytest.raises(SourceLost) as caught:
+            _greys(camera, 3)
+        assert caught.value.fields["reason"] == "ended"
+        camera.close()
+        camera.open()
+        assert _greys(camera, 2) == [0, 60]
+
+
+def test_a_stream_that_stalls_is_lost(tmp_path: Path) -> None:
+    with http_camera(period_s=60.0) as server, closing(_camera(tmp_path, server.url(), read_timeout_s=0.3)) as camera:
+        camera.open()
+        with pytest.raises(SourceLost) as caught:
+            _greys(camera, 3)
+    assert caught.value.fields["reason"] == "stalled"
+
+
+def test_an_interruption_ends_the_wait_for_data_at_once(tmp_path: Path) -> None:
+    with http_camera(period_s=60.0) as server, closing(_camera(tmp_path, server.url(), read_timeout_s=60)) as camera:
+        camera.open()
+        timer = threading.Timer(0.2, camera.interrupt)
+        timer.start()
+        with pytest.raises(SourceLost) as caught:
+            _greys(camera, 3)
+        timer.join()
+    assert caught.value.fields["reason"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "text"),
+    [
+        (403, "credentials", "403"),
+        (404, "no_such_stream", "has no such stream"),
+        (503, "refused_by_camera", "close other viewers, or wait"),
+    ],
+)
+def test_a_status_has_its_own_remedy(tmp_path: Path, status: int, reason: str, text: str) -> None:
+    with http_camera(status=status) as server:
+        error = _refusal(_camera(tmp_path, server.url()))
+    assert error.fields["reason"] == reason
+    assert text in error.message
+
+
+def test_connections_that_fail_are_told_apart(tmp_path: Path) -> None:
+    with silent_listener() as port:
+        silent = _refusal(_camera(tmp_path, f"http://127.0.0.1:{port}/", open_timeout_s=0.3, read_timeout_s=0.3))
+    assert silent.fields["reason"] == "no_answer"
+    assert _refusal(_camera(tmp_path, f"http://127.0.0.1:{port}/")).fields["reason"] == "refused"
+    assert _refusal(_camera(tmp_path, "http://camera.invalid/")).fields["reason"] == "unknown_host"
+
+
+@pytest.mark.parametrize("part", [b"", b"\xff" * 4096], ids=["empty", "bytes"])
+def test_a_stream_without_one_good_image_does_not_pass_for_one(tmp_path: Path, part: bytes) -> None:
+    with http_camera(parts=[part]) as server, closing(_camera(tmp_path, server.url())) as camera:
+        camera.open()
+        timer = threading.Timer(0.3, camera.interrupt)
+        timer.start()
+        with pytest.raises(SourceLost):
+            camera.read()
+        timer.join()
+        assert camera.statistics().delivered == 0
+        assert camera.statistics().skipped > 3
+
+
+def test_https_trusts_the_configured_authority_and_no_other(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    issued = authority.server("camera")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.certificate, issued.key)
+    with http_camera(context) as server:
+        with closing(_camera(tmp_path, server.url(), ca_file=str(authority.certificate))) as camera:
+            camera.open()
+            assert _greys(camera, 1) == [0]
+        error = _refusal(_camera(tmp_path, server.url()))
+    assert error.fields["reason"] == "certificate"
+    assert "`ca_file`" in error.message
+
+
+def test_a_missing_ca_file_is_named(tmp_path: Path) -> None:
+    error = _refusal(_camera(tmp_path, "https://127.0.0.1:1/", ca_file="absent.pem"))
+    assert "absent.pem" in error.message
