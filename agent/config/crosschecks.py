@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.config.broker_address import EMBEDDED, BrokerAddress
 from agent.config.credentials import PASSWORD, USERNAME
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
@@ -35,7 +36,7 @@ class _Use:
 
 def cross_problems(document: StrictDocument) -> Iterator[Problem]:
     """Every fault between the keys of the file."""
-    models = _section(document.data, "models")
+    models = section_of(document.data, "models")
     yield from _engines_exist(document, models)
     for camera, uses in _uses_by_camera(document.data):
         yield from _models_exist(document, uses, list(models))
@@ -44,7 +45,21 @@ def cross_problems(document: StrictDocument) -> Iterator[Problem]:
     yield from _ways_are_used(document)
 
 
-def _section(data: object, *path: str) -> Mapping[str, object]:
+def broker_problems(document: StrictDocument) -> Iterator[Problem]:
+    """Addresses of brokers that cannot be used."""
+    given = section_of(document.data, "mqtt").get("broker")
+    for place, url in enumerate(given if isinstance(given, list) else [given]):
+        if not isinstance(url, str) or url == EMBEDDED:
+            continue
+        try:
+            BrokerAddress.parse(url)
+        except ValueError as exc:
+            path: KeyPath = ("mqtt", "broker", place) if isinstance(given, list) else ("mqtt", "broker")
+            yield at(document, path, str(exc))
+
+
+def section_of(data: object, *path: str) -> Mapping[str, object]:
+    """The section at ``path`` of plain data; empty if there is none."""
     for key in path:
         data = data.get(key) if isinstance(data, dict) else None
     return data if isinstance(data, dict) else {}
@@ -55,7 +70,7 @@ def _text(value: object) -> str | None:
 
 
 def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
-    for camera, body in _section(data, "cameras").items():
+    for camera, body in section_of(data, "cameras").items():
         entries = body.get("classify") if isinstance(body, dict) else None
         if not isinstance(entries, list):
             continue
@@ -64,7 +79,7 @@ def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
             if isinstance(entry, dict):
                 model = _text(entry.get("model"))
                 key = _text(entry.get("name")) or model
-                waits_for = _text(_section(entry, "when").get("classifier"))
+                waits_for = _text(section_of(entry, "when").get("classifier"))
                 uses.append(_Use(("cameras", camera, "classify", index), model, key, waits_for))
         yield str(camera), uses
 
@@ -142,7 +157,7 @@ def _circle(start: str, by_key: Mapping[str, _Use]) -> list[str]:
 
 def _ways_are_used(document: StrictDocument) -> Iterator[Problem]:
     """What is configured for one kind of address needs an address of that kind."""
-    mqtt = _section(document.data, "mqtt")
+    mqtt = section_of(document.data, "mqtt")
     given = mqtt.get("broker", "mqtt://")
     urls = [url for url in (given if isinstance(given, list) else [given]) if isinstance(url, str)]
     if not urls:
@@ -151,11 +166,11 @@ def _ways_are_used(document: StrictDocument) -> Iterator[Problem]:
     def has(*schemes: str) -> bool:
         return any(url.startswith(tuple(f"{scheme}://" for scheme in schemes)) for url in urls)
 
-    tls = [key for key, value in _section(mqtt, "tls").items() if value is not None]
+    tls = [key for key, value in section_of(mqtt, "tls").items() if value is not None]
     if tls and not has("mqtts", "wss"):
         text = f"{' and '.join(tls)} would be ignored, because no address of the broker starts with mqtts:// or wss://"
         yield at(document, ("mqtt", "tls"), f"{text}; write mqtts:// or remove what is for TLS")
-    headers = _section(mqtt, "websocket", "header_files")
+    headers = section_of(mqtt, "websocket", "header_files")
     if headers and not has("ws", "wss"):
         text = (
             f"{' and '.join(headers)} would be ignored, because no address of the broker starts with ws:// or wss://"

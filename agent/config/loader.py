@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from agent.config.crosschecks import cross_problems, warnings_of
+from agent.config.crosschecks import broker_problems, cross_problems, section_of, warnings_of
 from agent.config.device import MACHINE_ID_FILE, device_id_of_machine
 from agent.config.model import AgentConfig, MqttConfig
 from agent.config.problems import (
@@ -112,20 +112,23 @@ def load_config(
     """
     environ = os.environ if environ is None else environ
     document = _parsed(_text_of(path), str(path))
-    config = _validated(document)
     base_dir = path.absolute().parent
+    config, problems = _validated(document)
+    if check_files:
+        problems += _missing_files(document, base_dir)
+    if config is None:
+        raise error_of(problems, document.name)
     password_file = _mqtt_password_file(config, base_dir, environ)
     mqtt_password: Secret | None = None
     camera_passwords: dict[str, Secret] = {}
     if check_files:
-        problems = [*_missing_files(config, base_dir, document)]
         if password_file is not None:
             kind = SecretKind.MQTT_PASSWORD
             mqtt_password = _secret(password_file, ("mqtt", "password_file"), document, problems, kind)
         problems += _bad_ways(config.mqtt, base_dir, document)
         camera_passwords = dict(_camera_passwords(config, base_dir, document, problems))
-        if problems:
-            raise error_of(problems, document.name)
+    if problems:
+        raise error_of(problems, document.name)
     device_id = device_id_of_machine(machine_id_file) if config.device.id == "auto" else config.device.id
     return LoadedConfig(
         config=config,
@@ -224,23 +227,24 @@ def _parsed(text: str, name: str) -> StrictDocument:
     return document
 
 
-def _validated(document: StrictDocument) -> AgentConfig:
-    """The configuration, or one error with every fault that does not depend on the machine."""
+def _validated(document: StrictDocument) -> tuple[AgentConfig | None, list[Problem]]:
+    """The configuration, and every fault that does not depend on the machine; None if there is no reading it."""
     problems = [*problems_of_values(document)]
     if problems:
-        raise error_of(problems, document.name)
+        return None, problems
     try:
         # Through JSON, because strict validation of Python data refuses lists where the model has tuples.
         config = AgentConfig.model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as exc:
         problems += problems_of_validation(exc, document)
         problems += cross_problems(document)
-        raise error_of(problems, document.name) from None
+        # A section with a wrong value is not looked at as a whole, and so neither are its addresses.
+        if not any(problem.key.startswith("mqtt.broker") for problem in problems):
+            problems += broker_problems(document)
+        return None, problems
     problems += problems_of_conversion(document, config.model_dump(mode="json"))
     problems += cross_problems(document)
-    if problems:
-        raise error_of(problems, document.name)
-    return config
+    return config, problems
 
 
 def _digest(config: AgentConfig) -> str:
@@ -255,9 +259,13 @@ def _package_dir(package: str, base_dir: Path) -> Path:
     return demo_package() if package == DEMO else _resolved(package, base_dir)
 
 
-def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:
-    for name, model in config.models.items():
-        package = _package_dir(model.package, base_dir)
+def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
+    """From the file's plain data, so that missing files are reported together with other faults."""
+    for name, model in section_of(document.data, "models").items():
+        named = section_of(model).get("package")
+        if not isinstance(named, str):
+            continue
+        package = _package_dir(named, base_dir)
         path: KeyPath = ("models", name, "package")
         text = f"there is no directory {package}; make one with: agent model import FILE.onnx"
         problem = _absence(package, Path.is_dir, text) or _absence(
@@ -265,15 +273,17 @@ def _missing_files(config: AgentConfig, base_dir: Path, document: StrictDocument
         )
         if problem is not None:
             yield at(document, path, problem)
-    for name, camera in config.cameras.items():
-        source = camera.source
-        if source.type in {"file", "images"} and source.path != DEMO:
-            found = _resolved(source.path, base_dir)
+    for name, camera in section_of(document.data, "cameras").items():
+        source = section_of(camera, "source")
+        place = source.get("path")
+        if source.get("type") in {"file", "images"} and isinstance(place, str) and place != DEMO:
+            found = _resolved(place, base_dir)
             if (problem := _absence(found, Path.exists, f"there is no {found}")) is not None:
                 yield at(document, ("cameras", name, "source", "path"), problem)
-    for key, value in _files_of(config.mqtt.tls):
-        if key == "key_password_file":
-            continue  # see _bad_ways
+    for key, value in section_of(document.data, "mqtt", "tls").items():
+        # The password of a key: see _bad_ways.
+        if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
+            continue
         found = _resolved(value, base_dir)
         if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
             yield at(document, ("mqtt", "tls", key), problem)

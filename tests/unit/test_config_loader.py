@@ -117,6 +117,33 @@ def test_missing_files_are_reported_with_line_and_resolved_path(tmp_path: Path) 
     assert load_config(tmp_path / "agent.yaml", check_files=False).mqtt_password is None
 
 
+def test_missing_files_are_reported_together_with_other_faults(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        "version: 1\n"
+        "models:\n  inspect: {package: nowhere, precision: fp17}\n"
+        "cameras:\n  front: {source: {type: file, path: missing.mp4}, classify: [{model: inspect}]}\n"
+        "mqtt:\n  broker: mqtx://x\n  commands: {enabled: true, allow: [sett]}\n  tls: {ca_file: ca.pem}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    for key in ("inspect.package", "inspect.precision", "source.path", "broker", "commands.allow[0]", "tls.ca_file"):
+        assert f"{key}: " in caught.value.message, key
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, check_files=False)
+    assert "missing.mp4" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ["models: 3", "models: {a: 3}", "cameras: {a: {source: [1]}}", "mqtt: {tls: 1, broker: [1]}"]
+)
+def test_sections_of_the_wrong_kind_are_faults_and_no_crash(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"version: 1\n{text}\n")
+    with pytest.raises(ConfigError, match=r"agent\.yaml:2: "):
+        load_config(path)
+
+
 def test_an_unreachable_path_is_reported_with_its_cause(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"models\.parts\.package: .*cannot be reached \(File name too long\)"):
         load(tmp_path, CASCADE.replace("packages/parts-1", "x" * 300))
