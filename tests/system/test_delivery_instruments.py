@@ -20,7 +20,7 @@ from tests.fixtures.recording_broker import RecordingBroker
 from tests.system.delivery.arrivals import Arrival, first_arrivals
 from tests.system.delivery.broker_drill import Outcome
 from tests.system.delivery.checker import Identity, Ledger, Verdict, judge, read_ledger
-from tests.system.delivery.kinds import KINDS, LIMITS, REFUSAL, is_possible, missing_program
+from tests.system.delivery.kinds import HUGE, KINDS, LIMITS, REFUSAL, is_possible, missing_program
 from tests.system.delivery.proxy import FaultProxy
 from tests.system.delivery.wire import Witness
 
