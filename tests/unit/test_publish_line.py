@@ -148,13 +148,12 @@ def test_a_result_waits_for_room_and_is_stale_after_two_seconds(bench: ModelBenc
     bench.broker.bytes_per_tick = 10
     assert bench.delivery.stream(Packet("other", b"x" * 400)) is None
     stream.send(classification(0), Packet("result", b"0"), clock.now_ns)
-    assert stream.is_waiting
-    clock.advance(STALE_S - 0.1)
-    stream.retry()
-    assert stream.is_waiting
-    clock.advance(0.1)
-    stream.retry()
-    assert not stream.is_waiting
+    states = [stream.is_waiting]
+    for seconds in (STALE_S - 0.1, 0.1):
+        clock.advance(seconds)
+        stream.retry()
+        states.append(stream.is_waiting)
+    assert states == [True, True, False]
     assert bench.dropped == {"stale": 1}
     assert sent == []
     stream.send(classification(1), Packet("result", b"1"), clock.now_ns)
