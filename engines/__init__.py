@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from engines.select.registry import CHOOSERS, Prober, ProbeResult, canonical_name, probe
     from engines.select.selection import Selection, remember_selection
     from engines.select.verify import verify
-    from engines.store.files import content_address, read_regular, write_atomic
+    from engines.store.files import content_address, path_exists, read_regular, write_atomic
     from engines.store.plan_cache import PlanCache, PlanEntry
     from engines.store.records import JsonRecord, RecordDamaged, record_path
 
@@ -160,6 +160,7 @@ __all__ = [
     "open_prepared",
     "options_for",
     "parse_options",
+    "path_exists",
     "percentile",
     "precise_graph",
     "prepared_precisions",
@@ -249,6 +250,7 @@ _HOMES = {
     "open_candidate": "engines.select.candidate",
     "open_engine": "engines.select.open",
     "open_prepared": "engines.select.prepared",
+    "path_exists": "engines.store.files",
     "prepared_precisions": "engines.select.prepared",
     "options_for": "engines.backends.load",
     "parse_options": "engines.package.strict_yaml",

@@ -132,12 +132,12 @@ def benchmark(ctx: click.Context, /, packages: tuple[str, ...], engines: tuple[s
 @click.argument("first", type=PATH)
 @click.argument("second", type=PATH)
 @click.option("--fail-if", "gates", multiple=True, metavar="GATE", help=_GATE_HELP)
-@click.option("--force", is_flag=True, help="Compare different environments.")
+@click.option("--force", is_flag=True, help="Compare different environments, and figures that are not valid.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(*, first: Path, second: Path, gates: tuple[str, ...], force: bool, as_json: bool) -> int:
     """Compare two reports (ratios with 99 % confidence intervals).
 
-    Exit code 1 when a --fail-if gate breaks.
+    Exit code 1 when a --fail-if gate breaks, or a report is not valid and --force is not given.
     """
     from agent.tools.benchmark.compare import compare as compare_reports
     from agent.tools.benchmark.compare import parse_gate
@@ -150,7 +150,7 @@ def compare(*, first: Path, second: Path, gates: tuple[str, ...], force: bool, a
         print(json.dumps(comparison.as_dict(), indent=2))
     else:
         print_comparison(comparison, _console())
-    return 1 if comparison.has_failed else 0
+    return 1 if comparison.has_failed or not (force or comparison.is_valid) else 0
 
 
 def _console() -> Console:

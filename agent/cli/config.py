@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -32,10 +33,30 @@ def check(file: Path, *, as_json: bool) -> None:
     """
     loaded = load_config(file)
     _check_options(loaded)
+    loaded = _with_profile_warnings(loaded)
     if as_json:
         print(redact(json.dumps({**_resolved(loaded), "config": loaded.config.model_dump(mode="json")}, indent=2)))
     else:
         _print_text(loaded)
+
+
+def _with_profile_warnings(loaded: LoadedConfig) -> LoadedConfig:
+    """``loaded`` with what the service of ``mqtt.profile`` may throttle.
+
+    Raises:
+        ConfigError: the service would refuse something.
+    """
+    if loaded.config.mqtt.profile is None:
+        return loaded
+    from agent.tools.profile_checks import compare_with_profile  # takes half a second
+
+    report = compare_with_profile(loaded)
+    if report is None:
+        return loaded
+    if report.errors:
+        raise error_of(report.errors, loaded.document.name)
+    found = tuple(problem.text(loaded.document.name) for problem in report.warnings)
+    return replace(loaded, warnings=(*loaded.warnings, *found))
 
 
 def _check_options(loaded: LoadedConfig) -> None:
@@ -101,6 +122,26 @@ def _in_words(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return str(value)
+
+
+@config.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def profiles(name: str | None, *, as_json: bool) -> None:
+    """Print the limits of the services that `mqtt.profile` can name, or of one."""
+    from agent.config.profiles import PROFILES
+
+    chosen = {key: asdict(profile) for key, profile in PROFILES.items() if name in {None, key}}
+    if not chosen:
+        raise UsageError(f"there is no profile {name!r}; there are {', '.join(PROFILES)}")
+    if as_json:
+        print(json.dumps(chosen, indent=2))
+        return
+    for key, profile in chosen.items():
+        print(key)
+        for field, value in profile.items():
+            if value not in (None, (), ""):
+                print(f"  {field:22} {_in_words(list(value) if isinstance(value, tuple) else value)}")
 
 
 @config.command()

@@ -20,9 +20,9 @@ from agent.runtime.errors import UsageError
     help=f"The file that the agent writes; {VARIABLE} for both.",
 )
 def health(path: Path | None) -> int:
-    """Say whether the agent works: exit code 0 where every part of it turns, 1 where one hangs or there is none.
+    """Check whether the agent is well: exit code 0 if all its parts make progress, 1 if one hangs or no agent runs.
 
-    The agent writes the file that AGENT_ALIVE_FILE names as long as cameras, models and publisher make progress.
+    While cameras, models and publisher make progress, the agent writes the file that AGENT_ALIVE_FILE names.
     """
     if path is None:
         raise UsageError(

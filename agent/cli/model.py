@@ -64,7 +64,11 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     "--resize", type=click.Choice(["stretch", "shorter_side", "letterbox"]), help="[default: as in the preset]"
 )
 @click.option("--resize-to", type=click.IntRange(min=1), help="Shorter side in pixels before the centre crop.")
-@click.option("--interpolation", type=click.Choice(["linear", "area", "nearest"]), default="linear", show_default=True)
+@click.option(
+    "--interpolation",
+    type=click.Choice(["linear", "area", "nearest", "linear_antialias", "cubic_antialias"]),
+    help="How to resize; those with antialias as Pillow and torchvision do.  [default: as in the preset]",
+)
 @click.option(
     "--activation",
     type=click.Choice(["auto", "none", "softmax", "sigmoid"]),

@@ -17,11 +17,11 @@ from agent.cli.options import PATH
     help="Where the agent listens (default: RUNTIME_DIRECTORY of a service, else /run/agent).",
 )
 def reload(*, runtime_dir: Path | None) -> None:
-    """Have the running service read its configuration again, wait until it has, and say what came of it.
+    """Make the running service read its configuration again, and wait for the result.
 
-    Exit code 0 once the configuration is in force, 78 or 69 with the reason where the agent refuses it (nothing has
-    changed then), 69 where no agent runs. A reload takes minutes where an engine has to be built; giving up here does
-    not end it. `systemctl reload agent` does the same and fails in the same cases.
+    Exit code 0 once the configuration is in force. If the agent refuses it, nothing changes, and the exit code is 78
+    or 69 with the reason; 69 also if no agent runs. A reload that has to build an engine takes minutes, and goes on if
+    this command is interrupted. `systemctl reload agent` does the same and fails in the same cases.
     """
     from agent.daemon.control import USUAL_DIRECTORY, ask_for_reload
 

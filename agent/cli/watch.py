@@ -43,7 +43,7 @@ def _levels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
 @click.option("--device", help="Show only this device.  [default: all below the prefix]")
 @click.option("--username", help="User name for the broker.")
 @click.option("--password-file", type=PATH, help="File with the password on its first line.")
-@click.option("--ca-file", type=PATH, help="CA certificate for the broker, for mqtts://.")
+@click.option("--ca-file", type=PATH, help="CA certificate for the broker, for mqtts:// and wss://.")
 @click.option("--for", "for_s", metavar="TIME", callback=seconds, help="End after this time, such as 20s.")
 @click.option("--json", "as_json", is_flag=True, help="Print every message as a JSON line.")
 def watch(
@@ -88,7 +88,7 @@ def _settings(
 ) -> tuple[MqttSettings, str]:
     """How to reach the broker, and the prefix of the topics there."""
     from agent.config.broker_address import BrokerAddress
-    from agent.mqtt.settings import Credentials, MqttSettings, TlsFiles, settings_from_config
+    from agent.mqtt.settings import Credentials, MqttSettings, settings_from_config
 
     # A random client id: a broker disconnects the older of two clients with the same id.
     client_id = f"agent-watch-{secrets.token_hex(4)}"
@@ -121,7 +121,7 @@ def _settings(
         settings = replace(settings, credentials=Credentials(name, password_file))
         settings.credentials.password()
     if ca_file is not None:
-        settings = replace(settings, tls=TlsFiles(ca=ca_file))
+        settings = replace(settings, tls=replace(settings.tls, ca=ca_file))
     return settings, prefix
 
 

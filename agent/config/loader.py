@@ -35,7 +35,7 @@ from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, SecretKind, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
-from engines import StrictDocument, StrictYamlError, load_strict
+from engines import StrictDocument, StrictYamlError, load_strict, path_exists
 
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105 - the name of a file
 """The file beside the configuration, and the systemd credential, used if ``mqtt.password_file`` names none."""
@@ -283,18 +283,15 @@ def _files_of(section: Section) -> Iterator[tuple[str, str]]:
             yield key, value
 
 
-def _absence(path: Path, is_there: Callable[[Path], bool], otherwise: str) -> str | None:
+def _absence(path: Path, look: Callable[[Path], bool], otherwise: str) -> str | None:
     """The problem with a path that does not exist, or cannot be reached; None if it exists."""
     try:
-        path.stat()  # since Python 3.14 ``is_there`` takes every error for an absent file
-    except (FileNotFoundError, NotADirectoryError):
-        return otherwise
+        return None if path_exists(path, look) else otherwise
     except OSError as exc:
         return (
             f"{path} cannot be reached ({exc.strerror}) by user number {os.geteuid()}, who runs the agent; give that "
             "user the right to enter every folder of the path, or move what is there, for example below /etc/agent"
         )
-    return None if is_there(path) else otherwise
 
 
 def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path | None:

@@ -87,7 +87,7 @@ def _choose(kind: Kind | None) -> tuple[Kind, str]:
     wanted = "mqtt.broker is `embedded`" if kind is None else f"an embedded {kind} is wanted"
     raise BrokerUnavailable(
         f"{wanted}, and {'neither mosquitto nor amqtt' if kind is None else 'it'} is installed. Install one of them "
-        '(sudo apt install mosquitto, or pip install "edge-inference-agent[demo]") or name a broker in mqtt.broker'
+        "(sudo apt install mosquitto, or pip install amqtt) or name a broker in mqtt.broker"
     )
 
 

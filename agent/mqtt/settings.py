@@ -237,7 +237,7 @@ def settings_from_config(
         address=first,
         alternatives=tuple(others),
         return_after_s=float(config.return_after_s),
-        client_id=config.client_id or f"{config.prefix.replace('/', '-')}-{device}",
+        client_id=client_id_of(config, device),
         credentials=Credentials(config.username, password_file if named is None else Path(named)),
         tls=TlsFiles(
             _path(tls.ca_file),
@@ -261,6 +261,11 @@ def settings_from_config(
         settings.proxy.password()
     settings.headers()
     return settings
+
+
+def client_id_of(config: MqttConfig, device: str) -> str:
+    """The MQTT client id of ``device``."""
+    return config.client_id or f"{config.prefix.replace('/', '-')}-{device}"
 
 
 def _proxy(config: ProxyConfig) -> Proxy:

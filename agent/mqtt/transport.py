@@ -112,6 +112,9 @@ def _through(proxy: Proxy, host: str, port: int, timeout_s: float) -> socket.soc
         raise
     except TimeoutError as exc:
         raise WayRefused(f"the proxy {proxy.address} did not answer within {timeout_s:g} s") from exc
+    except socket.gaierror as exc:
+        names = f"{proxy.address.host!r}" if proxy.address.kind != "socks5" else f"{proxy.address.host!r} or {host!r}"
+        raise WayRefused(f"the host name {names} cannot be resolved: {exc.strerror}") from exc
     except OSError as exc:
         raise WayRefused(f"the proxy {proxy.address} cannot be reached: {exc.strerror or exc}") from exc
 

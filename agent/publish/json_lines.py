@@ -82,6 +82,10 @@ class JsonLinesSink:
 
 
 def line_from_packet(packet: Packet) -> bytes:
-    """The line for ``packet``; its payload must be JSON."""
+    """The line for ``packet``; its payload must be JSON, or empty, which clears a retained topic and becomes null."""
     retain = b"true" if packet.retain else b"false"
-    return b'{"topic":%b,"retain":%b,"message":%b}\n' % (orjson.dumps(packet.topic), retain, packet.payload)
+    return b'{"topic":%b,"retain":%b,"message":%b}\n' % (
+        orjson.dumps(packet.topic),
+        retain,
+        packet.payload or b"null",
+    )

@@ -144,7 +144,7 @@ def _library() -> Any:
         import torch
     except (ImportError, OSError, RuntimeError, AttributeError) as exc:
         raise EngineUnavailable(
-            f"PyTorch cannot be imported: {exc}. Install it: pip install 'edge-inference-agent[torch]'",
+            f"PyTorch cannot be imported: {exc}. Install it: pip install torch",
             engine="torch",
         ) from exc
     return torch

@@ -39,25 +39,30 @@ class Preset:
 
     color: Color
     resize: ResizeMode
+    interpolation: Interpolation
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-# Source: torchvision.transforms (imagenet), keras.applications.imagenet_utils.preprocess_input mode "tf" (tf),
-# BVLC Caffe models, mean pixel 104 117 123 in BGR (caffe).
+# Source: torchvision.transforms, whose Resize of a PIL image has antialias (imagenet),
+# keras.applications.imagenet_utils.preprocess_input mode "tf" after tf.image.resize, which has none (tf),
+# BVLC Caffe models, mean pixel 104 117 123 in BGR, resized by OpenCV (caffe).
 PRESETS: dict[PresetName, Preset] = {
     "imagenet": Preset(
         color="rgb",
         resize="shorter_side",
+        interpolation="linear_antialias",
         scale=1 / 255,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    "tf": Preset(color="rgb", resize="stretch", scale=1 / 127.5, mean=(1.0,), std=(1.0,)),
-    "caffe": Preset(color="bgr", resize="shorter_side", scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0,)),
-    "raw01": Preset(color="rgb", resize="stretch", scale=1 / 255, mean=(0.0,), std=(1.0,)),
-    "raw255": Preset(color="rgb", resize="stretch", scale=1.0, mean=(0.0,), std=(1.0,)),
+    "tf": Preset(color="rgb", resize="stretch", interpolation="linear", scale=1 / 127.5, mean=(1.0,), std=(1.0,)),
+    "caffe": Preset(
+        color="bgr", resize="shorter_side", interpolation="linear", scale=1.0, mean=(104.0, 117.0, 123.0), std=(1.0,)
+    ),
+    "raw01": Preset(color="rgb", resize="stretch", interpolation="linear", scale=1 / 255, mean=(0.0,), std=(1.0,)),
+    "raw255": Preset(color="rgb", resize="stretch", interpolation="linear", scale=1.0, mean=(0.0,), std=(1.0,)),
 }
 
 
@@ -79,7 +84,7 @@ class ImportRequest:
     color: Color | None = None
     resize: ResizeMode | None = None
     resize_to: int | None = None
-    interpolation: Interpolation = "linear"
+    interpolation: Interpolation | None = None
     activation: Activation | None = None
     offset: int = 0
     golden: Sequence[tuple[Path, str]] = ()
@@ -220,7 +225,7 @@ def _input(request: ImportRequest, model: onnx.ModelProto) -> dict[str, object]:
     section: dict[str, object] = {"width": width, "height": height, "color": color, "resize": resize}
     if resize == "shorter_side":
         section["resize_to"] = resize_to or round(max(width, height) * _CROP_RATIO)
-    section["interpolation"] = request.interpolation
+    section["interpolation"] = request.interpolation or preset.interpolation
     section["scale"] = preset.scale
     section["mean"] = list(preset.mean if len(preset.mean) == count else preset.mean * count)
     section["std"] = list(preset.std if len(preset.std) == count else preset.std * count)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from engines.base import Images
+from engines.graph.antialias import AntialiasScaler, Filter
 from engines.package.specs import InputSpec, Interpolation
 
 _CV_INTERPOLATION: dict[Interpolation, int] = {
@@ -52,8 +53,7 @@ class Resizer:
     def __init__(self, spec: InputSpec) -> None:
         self._spec = spec
         self._shape = (spec.height, spec.width, 3)
-        self._interpolation = _CV_INTERPOLATION[spec.interpolation]
-        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._plans: dict[tuple[int, ...], _Plan | AntialiasScaler] = {}
         self._has_bars = spec.resize == "letterbox"
 
     def fill(self, image: Images, out: Images) -> None:
@@ -70,8 +70,13 @@ class Resizer:
             raise ValueError(f"image is {image.dtype}, but uint8 was expected")
         plan = self._plans.get(image.shape)
         # Planned twice: cheaply for a first frame of a size, exactly tested once the size comes back.
-        if plan is None or not plan.is_checked:
+        if plan is None or (isinstance(plan, _Plan) and not plan.is_checked):
             plan = self._planned(image.shape, plan)
+        if isinstance(plan, AntialiasScaler):
+            if self._has_bars:
+                out.fill(0)
+            plan.fill(image, out)
+            return
         if plan.scratch is not None:
             self._scale(image[plan.source], plan.scratch)
             np.copyto(out, plan.scratch[plan.window])
@@ -86,15 +91,18 @@ class Resizer:
         if image.shape == out.shape:
             np.copyto(out, image)
         else:
-            cv2.resize(image, (width, height), dst=out, interpolation=self._interpolation)
+            cv2.resize(image, (width, height), dst=out, interpolation=_CV_INTERPOLATION[self._spec.interpolation])
 
-    def _planned(self, shape: tuple[int, ...], known: _Plan | None) -> _Plan:
+    def _planned(self, shape: tuple[int, ...], known: _Plan | None) -> _Plan | AntialiasScaler:
         """Return the plan for frames of ``shape``; from the second such frame on the cheapest one that is exact."""
         if len(shape) != 3 or shape[2] != 3 or 0 in shape:
             raise ValueError(f"image is {shape}, but (H, W, 3) was expected")
         height, width = shape[:2]
         spec = self._spec
-        if known is not None:
+        plan: _Plan | AntialiasScaler
+        if spec.interpolation == "linear_antialias" or spec.interpolation == "cubic_antialias":
+            plan = self._antialias(height, width, spec.interpolation)
+        elif known is not None:
             plan = self._cheapest_crop(height, width, known)
         elif spec.resize == "shorter_side":
             plan = self._crops(height, width)[-1]
@@ -108,6 +116,23 @@ class Resizer:
             self._plans.clear()
         self._plans[shape] = plan
         return plan
+
+    def _antialias(self, height: int, width: int, kind: Filter) -> AntialiasScaler:
+        spec, whole = self._spec, (slice(0, self._spec.height), slice(0, self._spec.width))
+        if spec.resize == "letterbox":
+            scaled_h, scaled_w = letterbox_size(height, width, spec.height, spec.width)
+            top, left = (spec.height - scaled_h) // 2, (spec.width - scaled_w) // 2
+            inside = (slice(top, top + scaled_h), slice(left, left + scaled_w))
+            crop = (slice(0, scaled_h), slice(0, scaled_w))
+            return AntialiasScaler.of(kind, (height, width), (scaled_h, scaled_w), crop, inside)
+        if spec.resize == "stretch":
+            return AntialiasScaler.of(kind, (height, width), (spec.height, spec.width), whole, whole)
+        skipped = _beyond(height, width), _beyond(width, height)
+        height, width = height - 2 * skipped[0], width - 2 * skipped[1]
+        scaled_h, scaled_w = shorter_side_size(height, width, spec.resize_to or max(spec.width, spec.height))
+        top, left = centre_crop(scaled_h, spec.height), centre_crop(scaled_w, spec.width)
+        crop = (slice(top, top + spec.height), slice(left, left + spec.width))
+        return AntialiasScaler.of(kind, (height, width), (scaled_h, scaled_w), crop, whole, skipped)
 
     def _crops(self, height: int, width: int) -> list[_Plan]:
         """Return the ways to scale and crop; the plain one (scale the whole frame, then crop) is last."""

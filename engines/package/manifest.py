@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.errors import ModelRejected
+from engines.package.specs import Interpolation
 from engines.package.strict_yaml import KeyPath, StrictDocument, StrictYamlError, load_strict, nearest_key
+from engines.store.files import path_exists
 
 MANIFEST_NAME = "model.yaml"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -34,7 +36,7 @@ class InputSection(_Section):
     color: Literal["rgb", "bgr", "gray"]
     resize: Literal["stretch", "shorter_side", "letterbox"]
     resize_to: Side | None = None
-    interpolation: Literal["linear", "area", "nearest"] = "linear"
+    interpolation: Interpolation = "linear"
     scale: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
@@ -208,13 +210,10 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
 
 def _is_there(path: Path, look: Callable[[Path], bool]) -> bool:
     try:
-        path.stat()  # since Python 3.14 ``look`` takes every error for an absent file
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return path_exists(path, look)
     except OSError as exc:
         raise ModelRejected(
             f"{path} cannot be reached: {exc.strerror}. Let the agent's user enter every folder of the path, or move "
             "the package",
             path=str(path),
         ) from exc
-    return look(path)

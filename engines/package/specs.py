@@ -7,7 +7,7 @@ from typing import Literal
 
 Color = Literal["rgb", "bgr", "gray"]
 ResizeMode = Literal["stretch", "shorter_side", "letterbox"]
-Interpolation = Literal["linear", "area", "nearest"]
+Interpolation = Literal["linear", "area", "nearest", "linear_antialias", "cubic_antialias"]
 Activation = Literal["none", "softmax", "sigmoid"]
 Layout = Literal["NCHW", "NHWC"]
 InputDtype = Literal["float32", "float16", "uint8"]

@@ -57,7 +57,7 @@ def remedy(engine: str, missing: Missing, board: Board) -> str:
     if engine == "ort-cpu":
         return _ort_cpu(missing)
     if engine == "torch":
-        return "install the extra: pip install 'edge-inference-agent[torch]'"
+        return "install it: pip install torch"
     if engine == "ort-openvino":
         return _openvino(board)
     if engine not in ("tensorrt", "ort-tensorrt", "ort-cuda"):
@@ -78,7 +78,7 @@ def remedy(engine: str, missing: Missing, board: Board) -> str:
 
 def _ort_cpu(missing: Missing) -> str:
     if missing == "library":
-        return "install the extra: pip install 'edge-inference-agent[cpu]'"
+        return "install it: pip install onnxruntime"
     return "reinstall it: pip install --force-reinstall onnxruntime"
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,6 +67,21 @@ def read_regular(path: Path, *, max_bytes: int = _MAX_BYTES) -> bytes:
             return stream.read()
     finally:
         os.close(descriptor)
+
+
+def path_exists(path: Path, look: Callable[[Path], bool]) -> bool:
+    """Whether ``path`` exists and ``look`` (Path.is_file, Path.is_dir, Path.exists) accepts it.
+
+    Since Python 3.14 ``look`` alone takes every error for an absent file.
+
+    Raises:
+        OSError: the path cannot be reached, for example because a folder above it is closed to this user.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return look(path)
 
 
 def write_with_checksum(path: Path, content: bytes) -> None:

@@ -164,10 +164,11 @@ have_environment() {
   if [ $busy = 75 ]; then
     say "Waiting for another script that makes ${folder#"$root/"}"
     flock "$held" || true
-    if is_made "$folder" "$key" "${named[@]}"; then
-      exec {held}<&-
-      return
-    fi
+  fi
+  # Again: another script may have made it since, also one that was done before this one asked for the lock.
+  if is_made "$folder" "$key" "${named[@]}"; then
+    exec {held}<&-
+    return
   fi
   say "Making ${folder#"$root/"} with Python $(python_version "$python") from ${lock#"$root/"} (downloads packages, takes a minute)"
   warn_of_newer_python "$(python_version "$python")"

@@ -178,7 +178,7 @@ def _check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:
     if path.suffix != ".png" or not path.absolute().parent.is_dir():
         parser.error(f"--output {path}: name a .png file in a folder that exists")
     if importlib.util.find_spec("matplotlib") is None:
-        parser.error("--output needs matplotlib: pip install 'edge-inference-agent[report]'")
+        parser.error("--output needs matplotlib: pip install matplotlib")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from agent.config.loader import load_config
 from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import settings_from_config
 from agent.publish.publisher import Publisher
-from agent.runtime.errors import BrokerUnavailable
-from agent.tools.doctor.checks import broker_finding, failure
+from agent.tools.doctor.broker import broker_findings
 from agent.tools.doctor.findings import Finding
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.certificates import Authority
@@ -117,10 +116,8 @@ WORDS: dict[Case, str] = {
 
 
 def _doctor(config: Path) -> Finding:
-    try:
-        return broker_finding(load_config(config))
-    except BrokerUnavailable as exc:
-        return failure("broker", exc, is_needed=True)
+    (finding,) = broker_findings(load_config(config))
+    return finding
 
 
 @pytest.mark.parametrize("case", WORDS, ids=lambda case: str(case.__name__))
@@ -144,6 +141,22 @@ def test_every_refusal_has_its_own_text_and_shows_no_password(
     assert finding.state == "failed"
     assert WORDS[case] in finding.detail
     assert CANARY not in repr((lines, finding, publisher.statistics(), loaded, settings))
+
+
+def test_the_doctor_tries_every_address_and_one_that_works_is_enough(tmp_path: Path, stack: ExitStack) -> None:
+    broker = stack.enter_context(MosquittoBroker(tmp_path / "broker"))
+    away = [f"mqtt://127.0.0.1:{free_port()}", f"unix://{tmp_path}/none"]
+    found = broker_findings(load_config(_config(tmp_path, {"broker": [away[0], broker.url, away[1]]})))
+    assert [(one.name, one.state, one.is_needed) for one in found] == [
+        ("broker 1", "warning", True),
+        ("broker 2", "ok", True),
+        ("broker 3", "warning", True),
+    ]
+    assert "nothing listens" in found[0].detail
+    assert "there is no socket" in found[2].detail
+    assert "comes back to this one" in found[0].remedy
+    found = broker_findings(load_config(_config(tmp_path, {"broker": away})))
+    assert [one.state for one in found] == ["failed", "failed"]
 
 
 def test_no_two_refusals_share_their_text() -> None:

@@ -184,6 +184,11 @@ def test_every_other_failure_of_a_proxy_is_named(sockets: dict[str, str]) -> Non
         _reason(_settings(f"mqtt://127.0.0.1:{free_port()}", proxy=way), "opened no way to 127.0.0.1")
     way = Proxy(ProxyAddress("socks5", "127.0.0.1", free_port()))
     _reason(_settings(sockets["mqtt"], proxy=way), "cannot be reached")
+    with SocksProxy() as proxy:
+        way = Proxy(ProxyAddress("socks5", "127.0.0.1", proxy.port))
+        _reason(_settings("mqtt://nobody.invalid", proxy=way), "'127.0.0.1' or 'nobody.invalid' cannot be resolved")
+    way = Proxy(ProxyAddress("http", "nobody.invalid", 3128))
+    _reason(_settings(sockets["mqtt"], proxy=way), "the host name 'nobody.invalid' cannot be resolved")
     with WebServer(b"no proxy\r\n\r\n") as server:
         way = Proxy(ProxyAddress("http", "127.0.0.1", server.port))
         _reason(_settings(sockets["mqtt"], proxy=way), "does not answer like an HTTP proxy")

@@ -43,7 +43,8 @@ def test_quick_run_writes_every_form_and_its_exit_code_is_its_verdict(tmp_path: 
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
     same = _agent("compare", str(tmp_path / "report.json"), str(tmp_path / "report.json"), home=tmp_path / "state")
-    assert same.returncode == 0, same.stderr
+    # On a busy machine the figures are not valid, which is a failure of its own.
+    assert same.returncode == (1 if "is not valid" in same.stdout else 0), same.stderr
     assert "same" in same.stdout
     gate = ("compare", str(tmp_path / "report.json"), str(tmp_path / "report.json"), "--fail-if", "p50_ms>0.000001")
     assert _agent(*gate, home=tmp_path / "state").returncode == 1
@@ -189,7 +190,7 @@ def test_png_without_its_library_is_refused_before_anything_is_measured(tmp_path
     )
     assert (done.returncode, done.stdout) == (69, "")
     assert "a PNG chart needs matplotlib, which cannot be imported" in done.stderr
-    assert "pip install 'edge-inference-agent[report]'" in done.stderr
+    assert "pip install matplotlib" in done.stderr
     assert not (tmp_path / "state").exists()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agent.cli.benchmark import benchmark
 from agent.runtime.errors import UsageError
 from agent.tools.benchmark.compare import compare, parse_gate
 from agent.tools.benchmark.report import CaseResult, load_report
@@ -49,6 +52,25 @@ def test_different_environments_are_not_compared_unless_forced() -> None:
     with pytest.raises(UsageError, match=r"onnxruntime is '1\.31\.1' in one and '1\.30\.0' in the other"):
         compare(first, second)
     assert compare(first, second, force=True).differences
+
+
+@pytest.mark.parametrize("side", ["first", "second"])
+def test_figures_that_are_not_valid_never_pass(side: str, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text(machine_report(3.0, seed=1).as_json())
+    report = machine_report(3.0, seed=1)
+    (engine, *others) = report.engines
+    drifted = replace(engine.cases[0], invalid=("the machine drifted",))
+    broken = replace(engine, cases=(drifted, *engine.cases[1:]))
+    bad.write_text(replace(report, engines=(broken, *others)).as_json())
+    files = [str(bad), str(good)] if side == "first" else [str(good), str(bad)]
+    run = CliRunner()
+    refused = run.invoke(benchmark, ["compare", *files], standalone_mode=False)
+    assert refused.return_value == 1
+    assert f"the {side} report is not valid: the machine drifted" in refused.stdout
+    assert json.loads(run.invoke(benchmark, ["compare", *files, "--json"]).stdout)["valid"] is False
+    assert run.invoke(benchmark, ["compare", *files, "--force"], standalone_mode=False).return_value == 0
+    assert run.invoke(benchmark, ["compare", str(good), str(good)], standalone_mode=False).return_value == 0
 
 
 def test_nothing_in_common_is_refused() -> None:

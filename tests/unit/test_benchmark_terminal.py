@@ -14,7 +14,7 @@ from tests.fixtures.benchmark_reports import machine_report, shown
 
 
 def test_brackets_stay_in_a_report() -> None:
-    remedy = "pip install 'edge-inference-agent[torch]'"
+    remedy = "pip install torch"
     absent = Absent(engine="torch", precision="any", reason="no [bold]torch", remedy=remedy)
     text = shown(replace(machine_report(3.0, seed=1), absent=(absent,), warnings=("see [/x] there",)))
     assert remedy in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,30 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
-def test_a_shipped_configuration_is_accepted_without_a_warning(file: Path) -> None:
-    loaded = load_config(file, check_files=False)
+def test_a_shipped_configuration_is_accepted_as_it_comes_wherever_it_is_copied(file: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copy(file, tmp_path))
+    loaded = load_config(copied, environ={"HOME": str(tmp_path)})
     assert loaded.warnings == ()
     assert loaded.config.cameras
+
+
+@pytest.mark.parametrize("name", ["rtsp-cameras-4", "rtsp-hardware"])
+def test_the_lines_to_uncomment_in_a_shipped_configuration_are_valid(name: str, tmp_path: Path) -> None:
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    uncommented, count = re.subn(r"^( +)# (?=(username|password_file|tls): )", r"\1", text, flags=re.MULTILINE)
+    assert count >= 2
+    file = tmp_path / "agent.yaml"
+    file.write_text(uncommented)
+    for secret in ("camera-password", "mqtt-password"):
+        (tmp_path / secret).write_text("secret\n")
+        (tmp_path / secret).chmod(0o600)
+    (tmp_path / "broker-ca.pem").touch()
+    assert load_config(file, environ={"HOME": str(tmp_path)}).warnings == ()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
+def test_no_shipped_configuration_leads_out_of_its_folder(file: Path) -> None:
+    assert "../" not in file.read_text(encoding="utf-8")
 
 
 def test_the_demonstration_needs_nothing_but_what_is_bundled() -> None:

@@ -290,6 +290,14 @@ def test_failed_installation_leaves_no_mark_of_success(machine: Path, tmp_path: 
     assert not (tmp_path / ".complete").exists()
 
 
+def _with_pip(folder: Path) -> Path:
+    """This interpreter with its packages. A link to it would lead to the base interpreter, which may have no pip."""
+    script = folder / "interpreter"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    return script
+
+
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
 def test_environment_that_two_scripts_want_at_once_is_made_by_one_of_them(machine: Path, tmp_path: Path) -> None:
     (machine / "python3").symlink_to(sys.executable)
@@ -297,8 +305,15 @@ def test_environment_that_two_scripts_want_at_once_is_made_by_one_of_them(machin
         (machine / name).symlink_to(str(shutil.which(name)))
     lock = tmp_path / "a.lock"
     lock.write_text("one", encoding="utf-8")
+    interpreter = _with_pip(tmp_path)
+    # The first waits until the second says that it waits.
     script = f"""
-        new_environment() {{ echo new; sleep 1; mkdir -p "$2/bin"; ln -sf "$1" "$2/bin/python"; }}
+        say() {{ echo "$1" >&2; case $1 in Waiting*) touch {tmp_path}/waits ;; esac; }}
+        new_environment() {{
+          echo new
+          until [ -e {tmp_path}/waits ]; do sleep 0.05; done
+          mkdir -p "$2/bin"; ln -sf {interpreter} "$2/bin/python"
+        }}
         pip_install() {{ :; }}
         have_environment {tmp_path}/env {lock} & first=$!
         have_environment {tmp_path}/env {lock} & second=$!
@@ -308,6 +323,24 @@ def test_environment_that_two_scripts_want_at_once_is_made_by_one_of_them(machin
     assert result.returncode == 0, result.stderr
     assert result.stdout == "new\n"
     assert "Waiting for another script" in result.stderr
+
+
+def test_environment_that_another_script_has_just_made_is_not_made_again(machine: Path, tmp_path: Path) -> None:
+    (machine / "python3").symlink_to(sys.executable)
+    for name in ("mkdir", "ln"):
+        (machine / name).symlink_to(str(shutil.which(name)))
+    lock = tmp_path / "a.lock"
+    lock.write_text("one", encoding="utf-8")
+    interpreter = _with_pip(tmp_path)
+    # The other one is done between the first look and the lock, which is then free.
+    script = f"""
+        flock() {{ mkdir -p "$folder/bin"; ln -sf {interpreter} "$folder/bin/python"; printf %s "$key" >"$stamp"; }}
+        new_environment() {{ echo new; }}
+        pip_install() {{ echo installed; }}
+        have_environment {tmp_path}/env {lock}
+    """
+    result = _bash(machine, script)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -86,6 +86,11 @@ class Comparison:
         """Whether a gate is broken."""
         return any(line.failed for line in self.lines)
 
+    @property
+    def is_valid(self) -> bool:
+        """Whether both reports are: figures of one that is not prove nothing."""
+        return not self.invalid_first and not self.invalid_second
+
     def as_dict(self) -> dict[str, object]:
         """The comparison as JSON values; ratios are second over first with their 99 % confidence interval."""
         return {
@@ -95,6 +100,7 @@ class Comparison:
             "differences": list(self.differences),
             "invalid_first": list(self.invalid_first),
             "invalid_second": list(self.invalid_second),
+            "valid": self.is_valid,
             "failed": self.has_failed,
         }
 

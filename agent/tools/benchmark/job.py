@@ -196,10 +196,13 @@ class Benchmark:
             why = "nothing was measured" if choice is None else choice.reason
             raise UsageError(f"there is nothing to apply: {why}")
         if report.invalid and not self._job.force:
-            raise UsageError(
-                f"{path} was not changed: the figures are not valid ({report.invalid[0]}). Measure again on a quiet "
-                "machine, or add --force"
+            # The exit code is 1, as for every report that is not valid.
+            self._say(
+                self._err,
+                f"error: {path} was not changed: the figures are not valid ({report.invalid[0]}). Measure again on a "
+                "quiet machine, or add --force",
             )
+            return
         package = load_package(directory)
         keys = apply_to(path, choice, package, model=self._job.model)
         remember_for(path, keys, package, measurements_for(report.engines, choice))

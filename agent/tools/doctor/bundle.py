@@ -110,7 +110,8 @@ def _last_messages(report: Report, loaded: LoadedConfig) -> Mapping[str, object]
     mqtt = loaded.resolved_mqtt()
     if mqtt.is_embedded:
         return {"none": "the broker is embedded and ends with the agent"}
-    refused = [one for section in report.sections if section.name == "broker" for one in section.findings]
+    broker = [one for section in report.sections if section.name == "broker" for one in section.findings]
+    refused = [one for one in broker if one.name.startswith("broker")]
     if any(one.state == "failed" for one in refused):
         return {"none": refused[0].detail}
     found: dict[str, object] = {}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-import secrets
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,8 +19,6 @@ from agent.tools.doctor.findings import Finding
 from agent.tools.doctor.service import InstalledService
 from engines import EngineError, EnvironmentRecord, ProbeResult
 
-_BROKER_S = 4.0
-_LISTEN_S = 0.3
 _CAMERA_S = 8.0
 _ROOM_BYTES = 512 << 20
 """Wanted for the agent's files, in addition to what the outbox leaves free."""
@@ -96,7 +92,7 @@ def engine_findings(probes: Sequence[ProbeResult]) -> Iterator[Finding]:
         else:
             yield Finding(probe.name, "absent", probe.reason, probe.remedy)
     if not any(probe.can_run for probe in probes):
-        remedy = "install the extra: pip install 'edge-inference-agent[cpu]'"
+        remedy = "install it: pip install onnxruntime"
         yield Finding("any engine", "failed", "no engine can run on this machine", remedy, is_needed=True)
 
 
@@ -162,35 +158,6 @@ def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
     facts = {"width": result.width, "height": result.height, "fps": result.fps}
     detail = f"{camera.source.type}, {source.description}: {result.detail}"
     return Finding(name, "ok" if result.ok else "failed", detail, is_needed=True, facts=facts)
-
-
-def broker_finding(loaded: LoadedConfig) -> Finding:
-    """Whether the broker accepts a connection, and which agents it knows."""
-    from agent.mqtt.settings import settings_from_config
-    from agent.mqtt.subscriber import open_subscriber
-
-    mqtt = loaded.resolved_mqtt()
-    if mqtt.broker == "embedded":
-        return _embedded_finding()
-    settings = settings_from_config(mqtt, device=loaded.device_id, password_file=loaded.mqtt_password_file)
-    settings = replace(settings, client_id=f"agent-doctor-{secrets.token_hex(4)}")
-    with open_subscriber(settings, [f"{mqtt.prefix}/+/status"], timeout_s=_BROKER_S, is_patient=False) as subscriber:
-        protocol = subscriber.connection().protocol or "MQTT"
-        devices: set[str] = set()
-        end_s = time.monotonic() + _LISTEN_S
-        while (left_s := end_s - time.monotonic()) > 0:
-            if (received := subscriber.receive(left_s)) is not None:
-                devices.add(received.topic.split("/")[-2])
-    known = f"knows {', '.join(sorted(devices))}" if devices else f"no agent is known under {mqtt.prefix}/"
-    facts = {"protocol": protocol, "devices": sorted(devices)}
-    return Finding("broker", "ok", f"{settings.address}, {protocol}, {known}", is_needed=True, facts=facts)
-
-
-def _embedded_finding() -> Finding:
-    from agent.mqtt.embedded_broker import EmbeddedBroker
-
-    with EmbeddedBroker() as broker:
-        return Finding("broker", "ok", f"embedded: {broker.kind} {broker.version}, for trying out", is_needed=True)
 
 
 def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:

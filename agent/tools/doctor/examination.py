@@ -13,6 +13,7 @@ from agent.config.loader import LoadedConfig
 from agent.config.thermal import ThermalConfig
 from agent.runtime.errors import ConfigError
 from agent.tools.doctor import checks
+from agent.tools.doctor.broker import broker_findings, profile_findings
 from agent.tools.doctor.findings import Finding, Report, sections_from
 from agent.tools.doctor.heat import heat_findings
 from agent.tools.doctor.service import InstalledService
@@ -104,7 +105,8 @@ def _checks_of_config(
     for name, camera in config.cameras.items() if with_cameras else ():
         run = partial(_camera, loaded, name)
         yield _Check("cameras", name, run, is_needed=camera.enabled)
-    yield _Check("broker", "broker", lambda: [checks.broker_finding(loaded)], is_needed=True)
+    yield _Check("broker", "broker", lambda: broker_findings(loaded), is_needed=True)
+    yield _Check("broker", "profile", lambda: [*profile_findings(loaded)])
 
 
 def _state(state_dir: Path, service: InstalledService | None) -> list[Finding]:

@@ -51,7 +51,7 @@ def check_can_draw() -> None:
     except ImportError as exc:
         raise Unavailable(
             f"a PNG chart needs matplotlib, which cannot be imported ({exc}). Install it: "
-            "pip install 'edge-inference-agent[report]', or write a page instead: --output report.html"
+            "pip install matplotlib, or write a page instead: --output report.html"
         ) from exc
 
 

@@ -1,0 +1,96 @@
+"""The checks of the broker: each address, which agents it knows, and the limits of its service."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from agent.config.loader import LoadedConfig
+from agent.config.profiles import PROFILES, profile_of_host
+from agent.mqtt.settings import MqttSettings, settings_from_config
+from agent.mqtt.subscriber import open_subscriber
+from agent.runtime.errors import AgentError
+from agent.tools.doctor.findings import Finding
+from agent.tools.profile_checks import compare_with_profile
+
+_BROKER_S = 4.0
+_LISTEN_S = 0.3
+
+
+def broker_findings(loaded: LoadedConfig) -> list[Finding]:
+    """Whether the broker accepts a connection at each address, and which agents it knows.
+
+    One address that works is enough: then the others are warnings.
+    """
+    mqtt = loaded.resolved_mqtt()
+    if mqtt.is_embedded:
+        return [_embedded_finding()]
+    settings = settings_from_config(mqtt, device=loaded.device_id, password_file=loaded.mqtt_password_file)
+    choices = [
+        replace(settings, address=address, alternatives=()) for address in (settings.address, *settings.alternatives)
+    ]
+    # At once: one after another, addresses that do not answer would use up the time of the rest.
+    with concurrent.futures.ThreadPoolExecutor(len(choices), thread_name_prefix="doctor-broker") as executor:
+        found = list(executor.map(lambda one: _finding(one, mqtt.prefix), choices))
+    if len(found) == 1:
+        return found
+    found = [replace(one, name=f"broker {number}") for number, one in enumerate(found, 1)]
+    if all(one.state == "failed" for one in found):
+        return found
+    remedy = "the agent uses the next address, and comes back to this one"
+    return [replace(one, state="warning", remedy=remedy) if one.state == "failed" else one for one in found]
+
+
+def _finding(settings: MqttSettings, prefix: str) -> Finding:
+    try:
+        return _accepting(replace(settings, client_id=f"agent-doctor-{secrets.token_hex(4)}"), prefix)
+    except AgentError as exc:
+        return Finding("broker", "failed", exc.message, is_needed=True)
+
+
+def _accepting(settings: MqttSettings, prefix: str) -> Finding:
+    with open_subscriber(settings, [f"{prefix}/+/status"], timeout_s=_BROKER_S, is_patient=False) as subscriber:
+        protocol = subscriber.connection().protocol or "MQTT"
+        devices: set[str] = set()
+        end_s = time.monotonic() + _LISTEN_S
+        while (left_s := end_s - time.monotonic()) > 0:
+            if (received := subscriber.receive(left_s)) is not None:
+                devices.add(received.topic.split("/")[-2])
+    known = f"knows {', '.join(sorted(devices))}" if devices else f"no agent is known under {prefix}/"
+    facts = {"address": str(settings.address), "protocol": protocol, "devices": sorted(devices)}
+    return Finding("broker", "ok", f"{settings.address}, {protocol}, {known}", is_needed=True, facts=facts)
+
+
+def _embedded_finding() -> Finding:
+    from agent.mqtt.embedded_broker import EmbeddedBroker
+
+    with EmbeddedBroker() as broker:
+        return Finding("broker", "ok", f"embedded: {broker.kind} {broker.version}, for trying out", is_needed=True)
+
+
+def profile_findings(loaded: LoadedConfig) -> Iterator[Finding]:
+    """The configuration compared with the limits of ``mqtt.profile``, or which profile the address calls for."""
+    report = compare_with_profile(loaded)
+    if report is None:
+        yield from _suggestion(loaded)
+        return
+    name = f"profile {loaded.config.mqtt.profile}"
+    for problem in report.errors:
+        yield Finding(name, "failed", f"{problem.key}: {problem.message}", is_needed=True)
+    for problem in report.warnings:
+        yield Finding(name, "warning", f"{problem.key}: {problem.message}")
+    if not report.errors and not report.warnings:
+        unverified = ", ".join(report.unverified)
+        doubt = f", whose {unverified} were found on none of its pages" if unverified else ""
+        yield Finding(name, "ok", f"within the limits of {report.title}{doubt}")
+
+
+def _suggestion(loaded: LoadedConfig) -> Sequence[Finding]:
+    for address in loaded.config.mqtt.addresses:
+        if (name := profile_of_host(address.host)) is not None:
+            remedy = f"set mqtt.profile: {name}, and its limits are checked"
+            return [Finding("profile", "absent", f"{address.host} looks like {PROFILES[name].title}", remedy)]
+    return []

@@ -1,0 +1,168 @@
+"""Resizes with antialias, as Pillow, torchvision and timm do in training.
+
+Each output pixel is a weighted sum over all source pixels that it covers; OpenCV's linear and cubic modes look at two
+or four per axis, whatever the scale. The weights of one axis form a banded matrix, multiplied block by block: rows
+first, then columns. Only the part of the frame that the crop needs is read.
+
+Source of the filters and their edges: Pillow, src/libImaging/Resample.c (``precompute_coeffs``, triangle and bicubic
+with a = -0.5). Images of 8 bits are also rounded between the passes there, which changes a value by a level at times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from engines.base import Images
+
+Filter = Literal["linear_antialias", "cubic_antialias"]
+
+_SUPPORT: dict[Filter, float] = {"linear_antialias": 1.0, "cubic_antialias": 2.0}
+_BLOCK_ROWS = 16
+"""Output rows per product: fewer mean more calls, more mean more zeros."""
+
+_MIN_GAP = 3.0
+"""Frames are first averaged over whole pixels if the filter still shrinks them by this much afterwards. Source:
+Pillow, ``Image.resize``, which calls a ``reducing_gap`` of 3.0 indistinguishable from none."""
+
+_MAX_PRODUCT = 1 << 18
+"""Multiplications of one product. Source: OpenBLAS, interface/gemm.c, SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD.
+"""
+
+_Float = npt.NDArray[np.float32]
+
+
+class _Axis:
+    """The weights from one side of a frame to ``length`` output pixels, starting at output pixel ``first``.
+
+    ``source`` is the part of that side which they read, after averaging over ``factor`` pixels.
+    """
+
+    def __init__(self, kind: Filter, side: int, scaled: int, first: int, length: int) -> None:
+        scale = side / scaled
+        self.length = length
+        self.factor = _reduction(side, scale)
+        starts, weights = _weights(kind, side // self.factor, scale / self.factor, first, length)
+        ends = starts + [len(row) for row in weights]
+        low, high = int(starts.min()), int(ends.max())
+        self.source = slice(low * self.factor, high * self.factor)
+        self.count = high - low
+        self.blocks: list[tuple[slice, slice, _Float]] = []
+        for begin in range(0, length, _BLOCK_ROWS):
+            rows = slice(begin, min(begin + _BLOCK_ROWS, length))
+            lowest, highest = int(starts[rows].min()), int(ends[rows].max())
+            block = np.zeros((rows.stop - begin, highest - lowest), np.float32)
+            for row in range(begin, rows.stop):
+                offset = starts[row] - lowest
+                block[row - begin, offset : offset + len(weights[row])] = weights[row]
+            self.blocks.append((rows, slice(lowest - low, highest - low), block))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AntialiasScaler:
+    """Scales frames of one size into ``window`` of the output. Not thread-safe: it keeps buffers between its passes.
+
+    ``rows`` and ``columns`` are the axes; ``tall`` holds the frame's part as floats, block by block, ``half`` the
+    result of the first pass, ``done`` that of the second with rows and columns exchanged.
+    """
+
+    rows: _Axis
+    columns: _Axis
+    window: tuple[slice, slice]
+    tall: _Float
+    half: _Float
+    done: _Float
+
+    @classmethod
+    def of(
+        cls,
+        kind: Filter,
+        size: tuple[int, int],
+        scaled: tuple[int, int],
+        crop: tuple[slice, slice],
+        window: tuple[slice, slice],
+        skipped: tuple[int, int] = (0, 0),
+    ) -> AntialiasScaler:
+        """For frames of ``size`` (height, width) that become ``scaled``, of which ``crop`` goes to ``window``.
+
+        ``skipped`` pixels at both ends of each side are cut off before.
+        """
+        rows, columns = (
+            _Axis(kind, side, to, part.start, part.stop - part.start)
+            for side, to, part in zip(size, scaled, crop, strict=True)
+        )
+        for axis, pixels in ((rows, skipped[0]), (columns, skipped[1])):
+            axis.source = slice(axis.source.start + pixels, axis.source.stop + pixels)
+        highest = max(source.stop - source.start for _, source, _ in rows.blocks)
+        return cls(
+            rows,
+            columns,
+            window,
+            np.empty((highest, columns.count * 3), np.float32),
+            np.empty((rows.length, columns.count * 3), np.float32),
+            np.empty((columns.length, rows.length * 3), np.float32),
+        )
+
+    def fill(self, image: Images, out: Images) -> None:
+        """Write ``image``, ``(H, W, 3)`` uint8, into ``window`` of ``out``, ``(height, width, 3)`` uint8."""
+        rows, columns = self.rows, self.columns
+        part = image[rows.source, columns.source]
+        if (rows.factor, columns.factor) != (1, 1):
+            part = np.asarray(cv2.resize(part, (columns.count, rows.count), interpolation=cv2.INTER_AREA), np.uint8)
+        for target, source, weights in rows.blocks:
+            tall = self.tall[: source.stop - source.start]
+            np.copyto(tall.reshape(-1, columns.count, 3), part[source])
+            _multiply(weights, tall, self.half[target])
+        turned: _Float = np.asarray(cv2.transpose(self.half.reshape(rows.length, columns.count, 3)), np.float32)
+        turned = turned.reshape(columns.count, -1)
+        for target, source, weights in columns.blocks:
+            _multiply(weights, turned[source], self.done[target])
+        # The cubic filter overshoots. Adding a half and cutting off rounds to the nearest.
+        np.clip(self.done, 0.0, 255.0, out=self.done)
+        np.add(self.done, 0.5, out=self.done)
+        np.copyto(out[self.window], cv2.transpose(self.done.astype(np.uint8).reshape(columns.length, rows.length, 3)))
+
+
+def _multiply(weights: _Float, values: _Float, out: _Float) -> None:
+    """``np.matmul`` in pieces for which OpenBLAS starts no threads: they would spin beside those of the engine."""
+    step = max(_MAX_PRODUCT // weights.size, 1)
+    for begin in range(0, values.shape[1], step):
+        np.matmul(weights, values[:, begin : begin + step], out=out[:, begin : begin + step])
+
+
+def _reduction(side: int, scale: float) -> int:
+    """By how many whole pixels to average first. Only a divisor of the side keeps every pixel in its place."""
+    most = int(scale / _MIN_GAP)
+    return next((factor for factor in range(most, 1, -1) if side % factor == 0), 1)
+
+
+def _weights(
+    kind: Filter, side: int, scale: float, first: int, length: int
+) -> tuple[npt.NDArray[np.int64], list[npt.NDArray[np.float64]]]:
+    """For each output pixel the first source pixel and the weights from there on; they add up to 1."""
+    stretch = max(scale, 1.0)
+    reach = _SUPPORT[kind] * stretch
+    centres = (first + np.arange(length) + 0.5) * scale
+    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    ends = np.minimum((centres + reach + 0.5).astype(np.int64), side)
+    found = []
+    for centre, start, end in zip(centres, starts, ends, strict=True):
+        distances = np.abs(np.arange(start, end) + 0.5 - centre) / stretch
+        weights = _triangle(distances) if kind == "linear_antialias" else _bicubic(distances)
+        found.append(weights / weights.sum())
+    return starts, found
+
+
+def _triangle(distances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.clip(1.0 - distances, 0.0, None)
+
+
+def _bicubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    a = -0.5
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
