@@ -20,7 +20,7 @@ from tests.fixtures.recording_broker import RecordingBroker
 from tests.system.delivery.arrivals import Arrival, first_arrivals
 from tests.system.delivery.broker_drill import Outcome
 from tests.system.delivery.checker import Identity, Ledger, Verdict, judge, read_ledger
-from tests.system.delivery.kinds import KINDS, LIMITS, REFUSAL, is_possible, missing_program
+from tests.system.delivery.kinds import HUGE, KINDS, LIMITS, REFUSAL, is_possible, missing_program
 from tests.system.delivery.proxy import FaultProxy
 from tests.system.delivery.wire import Witness
 
@@ -217,10 +217,7 @@ def test_the_age_of_an_event_is_that_of_its_first_arrival() -> None:
 
 def test_each_broker_has_the_kinds_that_it_can_show() -> None:
     assert all(is_possible(kind, "recording") for kind in KINDS)
-    assert [kind.name for kind in KINDS if not is_possible(kind, "nats")] == [
-        REFUSAL.name,
-        *(one.name for one in LIMITS),
-    ]
+    assert [kind for kind in KINDS if not is_possible(kind, "nats")] == [REFUSAL, HUGE, *LIMITS]
     assert is_possible(REFUSAL, "mosquitto")
     assert missing_program("recording") is None
 

@@ -148,4 +148,6 @@ def is_possible(kind: Kind, broker: str) -> bool:
     if kind in LIMITS:
         has_option = kind.grants.keys() <= {*_MOSQUITTO_OPTIONS, *_LISTENER_OPTIONS}
         return broker == "recording" or (broker == "mosquitto" and has_option)
+    if kind is HUGE:
+        return broker != "nats"  # it takes 1 MiB at most
     return kind is not REFUSAL or broker in {"recording", "mosquitto"}
