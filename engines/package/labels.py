@@ -126,7 +126,11 @@ def _from_lines(text: str, name: str, offset: int) -> list[str]:
 def _from_table(lines: Sequence[str], name: str, offset: int) -> list[str] | None:
     """The labels of a table whose header names both columns; None if there is no such header."""
     delimiter = next((one for one in "\t;," if one in lines[0]), ",")
-    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    rows: list[list[str]] = []
+    try:
+        rows += csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    except csv.Error:
+        return None  # such as a carriage return inside a line: no table
     header = [re.sub(r"[ -]", "_", cell.strip().lower()) for cell in rows[0]]
     numbers = [place for place, cell in enumerate(header) if cell in _NUMBER_COLUMNS]
     names = [place for place, cell in enumerate(header) if cell in _NAME_COLUMNS]

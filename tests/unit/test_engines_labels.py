@@ -68,6 +68,7 @@ def test_numbers_may_start_at_the_offset() -> None:
         (b"my trees\n0,cat\n1,dog\n", ["'my trees'", "0,name", "header"]),
         (b"0,cat\n1,dog\nbird\n", ["'bird'", "0,name"]),
         (b"name,index\ncat,0\ndog,one\n", ["labels:3", "'dog,one'", "'name,index'", "under 'index'"]),
+        (b"name,index\nca\rt,0\ndog,1\n", ["label 1", "control"]),
         (b"name,index\ncat,0\ndog,2\n", ["0 to 1", "1 is missing"]),
         (b"n01440764 tench\ngoldfish\n", ["'goldfish'", "n01440764 name"]),
         (b'["cat", 3]', ["item 1", "3"]),

@@ -33,6 +33,8 @@ from agent.runtime.secrets import redact
 
 log = get_logger(__name__)
 
+# Text that is no UTF-8 in a file's metadata must not end the opening; from 19 on PyAV always replaces it.
+_METADATA: Mapping[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 _MAX_FPS = 1000.0
 _READ_SLICE_S = 4.0
 """FFmpeg cannot be interrupted from another thread, so a longer wait is cut: a stop takes effect within this time."""
@@ -243,7 +245,7 @@ def open_video(
     container = None
     with _lines_of_ffmpeg() as lines:
         try:
-            container = av.open(address, options=dict(options), timeout=timeout, metadata_errors="replace")
+            container = av.open(address, options=dict(options), timeout=timeout, **_METADATA)
             return Video(container, clock=clock, threads=threads, is_live=is_live, decode=decode)
         except av.error.FFmpegError as exc:
             is_late = open_timeout_s is not None and time.monotonic() - began >= open_timeout_s
