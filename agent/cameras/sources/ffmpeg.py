@@ -33,7 +33,7 @@ from agent.runtime.secrets import redact
 
 log = get_logger(__name__)
 
-# Text that is no UTF-8 in a file's metadata must not end the opening; from 19 on PyAV always replaces it.
+# Text that is no UTF-8 in a file's metadata must not end the opening; from 19 on PyAV escapes it.
 _METADATA: Mapping[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 _MAX_FPS = 1000.0
 _READ_SLICE_S = 4.0
