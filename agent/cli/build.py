@@ -102,7 +102,7 @@ def build(
 def _from_options(
     package: str, cache: Path | None, engine: Built, precision: Precision, max_batch: int, given: dict[str, object]
 ) -> _BuildRequest:
-    from engines import EngineOptions, load_package
+    from engines import EngineOptions, load_unknown_package
 
     options = EngineOptions(
         cache_dir=cache or default_cache_dir(),
@@ -112,13 +112,13 @@ def _from_options(
         max_batch=max_batch,
         options=given,
     )
-    return _BuildRequest(load_package(package_directory(package)), options)
+    return _BuildRequest(load_unknown_package(package_directory(package), options.cache_dir), options)
 
 
 def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_BuildRequest]:
     """Return the engines of a configuration's models that need a build."""
     from agent.config.loader import load_config
-    from engines import CHOOSERS, EngineOptions, canonical_name, load_package, options_for
+    from engines import CHOOSERS, EngineOptions, canonical_name, load_unknown_package, options_for
 
     loaded = load_config(path)
     requests = []
@@ -135,7 +135,8 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_BuildRe
             max_batch=model.batching.engine_batch,
             options=options_for(name, model.options),
         )
-        requests.append(_BuildRequest(load_package(loaded.package_dir(key)), options))
+        package = load_unknown_package(loaded.package_dir(key), options.cache_dir)
+        requests.append(_BuildRequest(package, options))
     if not requests:
         raise UsageError(
             f"no model of {path} uses an engine that needs a build: auto, fastest, tensorrt or ort-tensorrt"

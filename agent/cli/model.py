@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from agent.cli.signals import sigterm_as_ctrl_c
-from agent.runtime.errors import UsageError
+from agent.config.state_dir import default_cache_dir
+from agent.runtime.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from engines import Activation, ModelPackage, PackageCheck
@@ -140,7 +141,7 @@ def import_(
     declared = None if activation == "auto" else cast("Activation", activation)
     request = ImportRequest(model=file, activation=declared, license=license_name, out=output, **options)  # type: ignore[arg-type] # click has checked each option
     with sigterm_as_ctrl_c():
-        result = import_model(request)
+        result = import_model(request, _cache_dir())
     _print_check(result, as_json=as_json)
 
 
@@ -167,7 +168,8 @@ def list_(directory: Path, *, as_json: bool) -> int:
     """List the packages below DIRECTORY; exit code 1 if one of them cannot be used."""
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory; give the directory that contains the packages")
-    rows = [_row(path) for path in _packages_below(directory)]
+    cache_dir = _cache_dir()
+    rows = [_row(path, cache_dir) for path in _packages_below(directory)]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
@@ -181,12 +183,20 @@ def _packages_below(directory: Path) -> Iterator[Path]:
             yield manifest.parent
 
 
-def _row(directory: Path) -> dict[str, object]:
-    from engines import ModelRejected, load_package
+def _cache_dir() -> Path | None:
+    """Where it is remembered which packages and models were read here; None without a home directory."""
+    try:
+        return default_cache_dir()
+    except ConfigError:
+        return None
+
+
+def _row(directory: Path, cache_dir: Path | None) -> dict[str, object]:
+    from engines import ModelRejected, SandboxFailed, load_unknown_package
 
     try:
-        return {**_facts(load_package(directory)), "directory": str(directory)}
-    except ModelRejected as exc:
+        return {**_facts(load_unknown_package(directory, cache_dir)), "directory": str(directory)}
+    except (ModelRejected, SandboxFailed) as exc:
         return {"directory": str(directory), "rejected": exc.message}
 
 

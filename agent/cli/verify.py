@@ -51,7 +51,7 @@ def verify(
     Exit code 1 if the engine misses a bar, or if the images do not suffice for a proof; 69 if it cannot run here, or
     not in this precision.
     """
-    from engines import EngineOptions, load_package
+    from engines import EngineOptions, load_unknown_package
     from engines import verify as compare
 
     wanted = EngineOptions(
@@ -62,7 +62,8 @@ def verify(
         options=options,
     )
     try:
-        certificate = compare(load_package(package_directory(package)), wanted, images)
+        known = load_unknown_package(package_directory(package), wanted.cache_dir)
+        certificate = compare(known, wanted, images)
     except FileNotFoundError as exc:
         raise UsageError(str(exc)) from exc
     if as_json:

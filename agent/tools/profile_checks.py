@@ -21,7 +21,7 @@ from agent.mqtt.settings import client_id_of
 from agent.mqtt.topics import Topics, encode
 from agent.publish.discovery import discovery_message, object_id
 from agent.telemetry.reports import camera_runtimes
-from engines import EngineError, ModelPackage, load_package
+from engines import EngineError, ModelPackage, load_unknown_package
 
 _UNKNOWN_BYTES = 2048
 """Room for what only the device knows of its ``runtime`` message: board, libraries, rejected engines. The documented
@@ -42,7 +42,7 @@ class ProfileReport:
 
 
 def compare_with_profile(
-    loaded: LoadedConfig, *, load: Callable[[Path], ModelPackage] = load_package
+    loaded: LoadedConfig, *, load: Callable[[Path], ModelPackage] = lambda path: load_unknown_package(path, None)
 ) -> ProfileReport | None:
     """The configuration compared with its profile; None if it names none. ``load`` reads a model package."""
     name = loaded.config.mqtt.profile

@@ -5,6 +5,7 @@ Preprocessing has the steps and constants of ``engines.graph.preprocessing``, in
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -23,6 +24,12 @@ from engines.package.load import ModelPackage
 
 OPTION_NAMES = ("device", "compile", "threads")
 _DEVICES = ("auto", "cpu", "cuda")
+# What a program raises when it runs; torch.compile also starts a compiler and writes files. CUDA's errors and those of
+# the compiler are RuntimeErrors.
+_RUN_ERRORS = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(OSError, ImportError, MemoryError),
+)
 # The archive is a zip of JSON and weights; each layer of PyTorch's reader raises its own errors.
 _LOAD_ERRORS = (
     *(RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError),
@@ -56,17 +63,17 @@ class TorchEngine:
             raise InferenceFailed("torch was used after it was closed. Open it again", engine="torch")
         check_batch(batch, height=self._size.height, width=self._size.width, max_batch=self._info.max_batch)
         count = len(batch)
-        fed = batch if self._fixed_batch in (None, count) else self._padded(batch)
         try:
+            fed = batch if self._fixed_batch in (None, count) else self._padded(batch)
             with self._torch.inference_mode():
                 # from_numpy shares memory, and the batch stays the caller's: hand over a copy.
                 answer = serve(self._torch.from_numpy(np.array(fed)).to(self._device))
                 scores: Scores = answer[:count].to("cpu").numpy().astype(np.float32, copy=True)
-        except (RuntimeError, ValueError, TypeError, AssertionError) as exc:
+        except _RUN_ERRORS as exc:
             lost = "CUDA error" in str(exc)
             kind = EngineLost if lost else InferenceFailed
             raise kind(
-                f"torch failed on a batch of {count}: {' '.join(str(exc).split())[:500]}. "
+                f"torch failed on a batch of {count}: {_one_line(exc)}. "
                 + ("The device is gone: restart" if lost else "Three in a row reload the engine"),
                 engine="torch",
                 images=count,
@@ -83,7 +90,8 @@ class TorchEngine:
             return
         self._serve = None
         if self._device != "cpu":
-            self._torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # a lost device frees nothing
+                self._torch.cuda.empty_cache()
 
     def __enter__(self) -> TorchEngine:
         """Use the engine for a while."""
@@ -112,13 +120,19 @@ def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
     """
     started = time.perf_counter_ns()
     torch = _library()
-    settings = _settings(options, torch)
-    torch.set_num_threads(settings["threads"])
-    serve = _serving(package, torch, str(settings["device"]))
-    if settings["compile"]:
-        serve = torch.compile(serve)
-    device = str(settings["device"])
-    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU {cpu_model() or ''}".strip()
+    try:
+        settings = _settings(options, torch)
+        device = str(settings["device"])
+        torch.set_num_threads(settings["threads"])
+        serve = _serving(package, torch, device)
+        if settings["compile"]:
+            serve = torch.compile(serve)
+        name = torch.cuda.get_device_name() if device == "cuda" else f"CPU {cpu_model() or ''}".strip()
+    except RuntimeError as exc:
+        raise EngineUnavailable(
+            f"PyTorch {torch.__version__} cannot open a model here: {_one_line(exc)}. Choose another engine",
+            engine="torch",
+        ) from exc
     info = EngineInfo(
         name="torch",
         requested=options.engine,
@@ -137,6 +151,10 @@ def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
     load_ms = (time.perf_counter_ns() - started) / 1e6
     engine._info = replace(info, load_ms=load_ms)  # noqa: SLF001 made here a moment ago
     return engine
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _library() -> Any:
@@ -191,7 +209,7 @@ def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], 
     except _LOAD_ERRORS as exc:
         raise ModelRejected(
             f"{package.model_path.name} cannot be loaded by PyTorch {torch.__version__}: "
-            f"{' '.join(str(exc).split())[:300]}. Export it again with this version",
+            f"{_one_line(exc)}. Export it again with this version",
             file=package.model_path.name,
         ) from exc
     prepare, finish = _preparation(package, torch, device), _activation(package, torch)

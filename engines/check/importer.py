@@ -25,17 +25,20 @@ from engines.package.load import load_package
 from engines.package.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTERN
 from engines.package.model_file import check_model, file_sha256, read_onnx
 from engines.package.specs import Activation, Task
+from engines.sandbox.package_check import check_model_in_sandbox
 
 
-def import_model(request: ImportRequest) -> PackageCheck:
+def import_model(request: ImportRequest, cache_dir: Path | None = None) -> PackageCheck:
     """Write the package directory ``<name>-<version>`` into ``request.out``, and return its package check.
 
-    Nothing is written unless all checks pass, golden images included.
+    Nothing is written unless all checks pass, golden images included. A model that is not known in ``cache_dir`` is
+    first read in a child process.
 
     Raises:
         ModelRejected: the model, its labels or the request do not fit, or the package already exists.
         GoldenMismatch: a golden image is not classified as expected.
         ImageRejected: a golden or calibration image cannot be read.
+        SandboxFailed: the model crashed the child process that reads it first, or exceeded its limits.
         EngineUnavailable: ONNX Runtime is not installed.
     """
     name = request.name or _name_from(request.model)
@@ -46,6 +49,7 @@ def import_model(request: ImportRequest) -> PackageCheck:
         raise ModelRejected(
             f"{target} already exists. Give another --version or --name, or --force to replace it", path=str(target)
         )
+    check_model_in_sandbox(source, cache_dir)
     with _staging(request.out, target.name) as stage:
         model = _copy_model(source, stage)
         facts = _facts(request, source, model)

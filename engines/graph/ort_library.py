@@ -44,5 +44,5 @@ def library_errors() -> tuple[type[Exception], ...]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error text on one line, cut to the length of a log line."""
-    return " ".join(str(error).split()).rstrip(".")[:500]
+    """Return an error text on one line, cut to the length of a log line; its kind if it has no text."""
+    return " ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__

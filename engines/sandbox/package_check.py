@@ -1,6 +1,6 @@
 """A package that is new to this device is first read and checked in a limited child process.
 
-    <cache>/checked_packages/<hash>.json    one package whose files have been read here
+    <cache>/checked_packages/<hash>.json    one package, or model for an import, whose files have been read here
 
 Its model is parsed by libraries written in C++, and a small file can ask for much time or memory. In a child that
 costs the child. Afterwards the same bytes are read in this process. A record holds the hashes of the manifest and the
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 from engines.base import SandboxOptions
 from engines.errors import SandboxFailed
@@ -53,29 +55,51 @@ def check_in_sandbox(directory: Path, cache_dir: Path | None, limits: SandboxOpt
         return
     manifest = read_manifest(root)
     model = read_model_bytes(inside(root, manifest.file, what="file"))
-    what, limits = f"{manifest.name}-{manifest.version}", limits or SandboxOptions()
-    if cache_dir is None:
-        _run(root, what, limits)
-        return
     facts = {
         "manifest": hashlib.sha256(read_regular(root / MANIFEST_NAME)).hexdigest(),
         "model": hashlib.sha256(model).hexdigest(),
-        "onnx": installed_version("onnx"),
     }
     del model
-    path = record_path(cache_dir / "checked_packages", facts)
-    record = JsonRecord(path, encode=str, decode=str, facts=facts, is_owned=True)
-    if record.load() is None:
-        _run(root, what, limits)
+    if not _is_known(facts, cache_dir):
+        _run("package", root, f"{manifest.name}-{manifest.version}", limits or SandboxOptions())
+        _remember(facts, cache_dir)
+
+
+def check_model_in_sandbox(model: Path, cache_dir: Path | None, limits: SandboxOptions | None = None) -> None:
+    """Read and check the ONNX file ``model``, which is in no package yet, as ``check_in_sandbox`` does a package.
+
+    Raises:
+        ModelRejected: it is not an ONNX model that can be served, see ``read_onnx``.
+        SandboxFailed: the child was killed by a signal or exceeded a limit.
+    """
+    path = model.resolve()
+    facts = {"model": hashlib.sha256(read_model_bytes(path)).hexdigest()}
+    if not _is_known(facts, cache_dir):
+        _run("model", path, model.name, limits or SandboxOptions())
+        _remember(facts, cache_dir)
+
+
+def _is_known(facts: Mapping[str, str], cache_dir: Path | None) -> bool:
+    return cache_dir is not None and _record(facts, cache_dir).load() is not None
+
+
+def _remember(facts: Mapping[str, str], cache_dir: Path | None) -> None:
+    if cache_dir is not None:
         with contextlib.suppress(OSError):  # without a writable cache the package is new at every start
-            record.save(datetime.now(timezone.utc).isoformat(timespec="seconds"))
+            _record(facts, cache_dir).save(datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
-def _run(root: Path, model: str, limits: SandboxOptions) -> None:
-    doubt = f"The package {root} may be broken, hostile or too large for this machine: check where it comes from"
+def _record(facts: Mapping[str, str], cache_dir: Path) -> JsonRecord[str]:
+    known = {**facts, "onnx": installed_version("onnx")}
+    path = record_path(cache_dir / "checked_packages", known)
+    return JsonRecord(path, encode=str, decode=str, facts=known, is_owned=True)
+
+
+def _run(kind: Literal["package", "model"], path: Path, model: str, limits: SandboxOptions) -> None:
+    doubt = f"The {kind} {path} may be broken, hostile or too large for this machine: check where it comes from"
     result = run_in_sandbox(
         _CHILD,
-        {"package": str(root)},
+        {kind: str(path)},
         texts=ErrorTexts(
             subject=f"the first reading of {model}",
             failed=doubt,

@@ -1,4 +1,4 @@
-"""The child process that reads a package which is new to this device.
+"""The child process that reads a package, or a model, which is new to this device.
 
 See ``engines.sandbox.serve`` for the protocol. A refusal is an answer too: ``{"result": {"error": ...}}``.
 """
@@ -10,15 +10,21 @@ from pathlib import Path
 
 from engines.errors import EngineError
 from engines.package.load import load_package
+from engines.package.model_file import check_model, read_onnx
 from engines.sandbox.serve import serve_parent, stated
 
 
 def main() -> None:
-    """Load the package; never returns."""
+    """Load the package, or read the model; never returns."""
     parent = serve_parent()
     result: dict[str, object] = {}
     try:
-        load_package(Path(parent.job["package"]))
+        if "package" in parent.job:
+            load_package(Path(parent.job["package"]))
+        else:
+            path = Path(parent.job["model"])
+            model, _ = read_onnx(path, root=path.parent)
+            check_model(model, name=str(path))
     except EngineError as exc:
         result = {"error": stated(exc)}
     parent.say({"result": result})

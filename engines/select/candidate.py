@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from engines.backends.load import open_backend
@@ -33,9 +33,20 @@ def open_candidate(package: ModelPackage, options: EngineOptions, name: str, pro
         GoldenMismatch: fp32 does not classify the golden images as expected.
         ModelRejected, OptionsRejected, InferenceFailed: as in ``open_engine``.
     """
-    require_runnable(package, name, prober)
-    try:
+    with machine_errors(name, options):
+        require_runnable(package, name, prober)
         return _open_or_safer(package, options, name)
+
+
+@contextmanager
+def machine_errors(name: str, options: EngineOptions) -> Iterator[None]:
+    """Translate what the machine refuses while the engine ``name`` is opened: room on a disk, processes, memory.
+
+    Raises:
+        EngineUnavailable: an error of the operating system. OutOfMemory: the process has no memory left.
+    """
+    try:
+        yield
     except OSError as exc:
         # Graphs, plans, certificates and records go to the cache directory, and a child process needs room as well.
         raise _unavailable(name, options, exc) from exc

@@ -22,7 +22,7 @@ from engines.errors import (
 from engines.host import l4t_release
 from engines.package.load import ModelPackage
 from engines.sandbox.load import REFERENCE
-from engines.select.candidate import open_candidate
+from engines.select.candidate import machine_errors, open_candidate
 from engines.select.registry import AUTO_ORDER, CHOOSERS, Prober, canonical_name
 from engines.select.selection import Selection, SelectionStore, measure, remember_selection, selection_key_here
 from engines.select.served import ServedEngine
@@ -47,6 +47,12 @@ def open_engine(package: ModelPackage, options: EngineOptions) -> Engine:
         ModelRejected: the model cannot be served; GoldenMismatch: a golden image is not classified as expected.
         InferenceFailed: the first run failed.
     """
+    # Probes, the environment and the remembered selection need files and processes too.
+    with machine_errors(options.engine, options):
+        return _selected(package, options)
+
+
+def _selected(package: ModelPackage, options: EngineOptions) -> Engine:
     requested = canonical_name(options.engine)
     _check_request(requested, options)
     search = _Search(package, options, requested)

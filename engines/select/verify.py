@@ -10,7 +10,7 @@ from engines.check.reference import compare_with_reference
 from engines.errors import PrecisionRejected
 from engines.graph.image_set import image_set_of
 from engines.package.load import ModelPackage
-from engines.select.candidate import open_unchecked, require_runnable
+from engines.select.candidate import machine_errors, open_unchecked, require_runnable
 from engines.select.open import open_engine
 from engines.select.registry import CHOOSERS, Prober, canonical_name
 
@@ -39,7 +39,8 @@ def verify(package: ModelPackage, options: EngineOptions, folder: Path | None = 
                     precision=options.precision,
                 )
             return compare_with_reference(package, selected, options, images, kept_layers=info.kept_layers)
-    require_runnable(package, name, Prober())
-    engine, kept_layers = open_unchecked(package, options, name)
+    with machine_errors(name, options):
+        require_runnable(package, name, Prober())
+        engine, kept_layers = open_unchecked(package, options, name)
     with engine:
         return compare_with_reference(package, engine, options, images, kept_layers=kept_layers)

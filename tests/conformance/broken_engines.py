@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
 
-from engines import EngineInfo, Images, InferenceFailed, Scores
+from engines import EngineInfo, EngineUnavailable, Images, InferenceFailed, Scores
 from engines.backends.batches import check_batch, check_scores
+
+FAULTS: tuple[BaseException, ...] = (
+    *(RuntimeError("the library failed"), ValueError("the library failed"), OSError("the library failed")),
+    MemoryError(),
+)
+
+
+class Library:
+    """What these engines call: within ``broken`` every call raises the fault."""
+
+    fault: BaseException | None = None
+
+    @classmethod
+    @contextmanager
+    def broken(cls, fault: BaseException) -> Iterator[None]:
+        cls.fault = fault
+        try:
+            yield
+        finally:
+            cls.fault = None
+
+    @classmethod
+    def call(cls) -> None:
+        if cls.fault is not None:
+            raise cls.fault
 
 
 class GoodEngine:
@@ -18,6 +45,10 @@ class GoodEngine:
         self.is_tied = is_tied
         self.fails_on_black = fails_on_black
         self.is_open = True
+        try:
+            Library.call()
+        except (RuntimeError, ValueError, OSError, MemoryError) as exc:
+            raise EngineUnavailable(f"memory cannot be opened: {exc!r}") from exc
         self._info = EngineInfo(
             name="memory",
             requested="memory",
@@ -37,6 +68,10 @@ class GoodEngine:
         if not self.is_open:
             raise InferenceFailed("memory was used after it was closed")
         check_batch(batch, height=self.side, width=self.side, max_batch=self._info.max_batch)
+        try:
+            Library.call()
+        except (RuntimeError, ValueError, OSError, MemoryError) as exc:
+            raise InferenceFailed(f"memory failed: {exc!r}") from exc
         scores = self.answer(batch)
         check_scores(scores, engine="memory")
         return scores
@@ -191,3 +226,28 @@ class HidesItsVersions(GoodEngine):
     def info(self) -> EngineInfo:
         info = super().info
         return EngineInfo(**{name: getattr(info, name) for name in info.__slots__ if name != "versions"})
+
+
+class LeaksAtTheOpening(GoodEngine):
+    def __init__(self, *, max_batch: int, side: int, is_tied: bool = False, fails_on_black: bool = False) -> None:
+        Library.call()
+        super().__init__(max_batch=max_batch, side=side, is_tied=is_tied, fails_on_black=fails_on_black)
+
+
+class LeaksInARun(GoodEngine):
+    def infer(self, batch: Images) -> Scores:
+        Library.call()
+        return super().infer(batch)
+
+
+class LeaksAValueErrorInARun(GoodEngine):
+    def infer(self, batch: Images) -> Scores:
+        if isinstance(Library.fault, ValueError):
+            raise Library.fault
+        return super().infer(batch)
+
+
+class LeaksAtTheClose(GoodEngine):
+    def close(self) -> None:
+        super().close()
+        Library.call()

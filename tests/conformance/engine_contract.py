@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from engines import PRECISIONS, Engine, Images, InferenceFailed, Scores
+from engines import PRECISIONS, Engine, EngineError, Images, InferenceFailed, Scores
 
 MAX_BATCH = 3
 
@@ -20,7 +21,8 @@ class EngineCase:
     ``open`` returns an engine for up to ``MAX_BATCH`` images (or a fixed batch of that size). ``open_tied`` serves a
     model whose first two classes are identical, ``open_failing`` one that gives NaN for a black image (None for int8,
     which has no NaN). ``images``: different images, ``(K, H, W, 3)`` with K > ``MAX_BATCH``; ``expected``: the
-    reference's scores for them.
+    reference's scores for them. Within ``broken(fault)`` the engine's library raises ``fault`` wherever it opens or
+    runs a model, and ``faults`` are the kinds that it really raises.
     """
 
     open: Callable[[], Engine]
@@ -29,6 +31,8 @@ class EngineCase:
     images: Images
     expected: Scores
     tolerance: float
+    broken: Callable[[BaseException], AbstractContextManager[None]]
+    faults: tuple[BaseException, ...]
     names: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -154,6 +158,38 @@ def a_failed_call_leaves_the_engine_usable(case: EngineCase) -> None:
         np.testing.assert_allclose(engine.infer(case.few), before, atol=1e-6)
 
 
+def a_library_that_fails_at_the_opening_is_an_engine_error(case: EngineCase) -> None:
+    for fault in case.faults:
+        with case.broken(fault), pytest.raises((EngineError, type(fault))) as caught:
+            case.open()
+        assert isinstance(caught.value, EngineError), f"{fault!r} leaked out of the opening"
+        assert str(caught.value)
+    case.open().close()
+
+
+def a_library_that_fails_in_a_run_is_an_engine_error(case: EngineCase) -> None:
+    with case.open() as engine:
+        before = engine.infer(case.few)
+        for fault in case.faults:
+            with case.broken(fault), pytest.raises((EngineError, type(fault))) as caught:
+                engine.infer(case.few)
+            assert isinstance(caught.value, InferenceFailed), f"{fault!r} leaked out of a run as {caught.value!r}"
+        np.testing.assert_allclose(engine.infer(case.few), before, atol=1e-6)
+
+
+def a_library_that_fails_at_the_close_is_an_engine_error_at_most(case: EngineCase) -> None:
+    for fault in case.faults:
+        engine = case.open()
+        with case.broken(fault):
+            try:
+                with suppress(EngineError):
+                    engine.close()
+            except type(fault):
+                pytest.fail(f"{fault!r} leaked out of the close")
+        with pytest.raises(InferenceFailed, match="closed"):
+            engine.infer(case.few)
+
+
 def is_closed_after_its_block(case: EngineCase) -> None:
     with case.open() as engine:
         engine.infer(case.few)
@@ -192,6 +228,9 @@ CONTRACT: list[Callable[[EngineCase], None]] = [
     ties_go_to_the_lowest_class,
     nan_is_never_a_class,
     a_failed_call_leaves_the_engine_usable,
+    a_library_that_fails_at_the_opening_is_an_engine_error,
+    a_library_that_fails_in_a_run_is_an_engine_error,
+    a_library_that_fails_at_the_close_is_an_engine_error_at_most,
     is_closed_after_its_block,
     closing_twice_is_harmless,
     interrupting_nothing_is_harmless,

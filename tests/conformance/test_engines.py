@@ -22,6 +22,7 @@ from tests.conformance import broken_engines as broken
 from tests.conformance import engine_contract as contract
 from tests.conformance.engine_contract import CONTRACT, MAX_BATCH, EngineCase
 from tests.fixtures.colour_packages import LABELS, colour_image, colour_model, write_colour_package
+from tests.fixtures.engine_faults import broken_library, faults_of
 from tests.fixtures.torch_packages import write_torch_package
 
 SIDE = 32
@@ -93,6 +94,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         expected=expected,
         tolerance=_COARSE if precision == "int8" else _TOLERANCES.get(name, 3e-3),
         names=frozenset({name}),
+        broken=functools.partial(broken_library, name),
+        faults=faults_of(name),
     )
 
 
@@ -119,6 +122,8 @@ def _memory_case(kind: type[broken.GoodEngine]) -> EngineCase:
         expected=good.infer(images),
         tolerance=1e-5,
         names=frozenset({"memory"}),
+        broken=broken.Library.broken,
+        faults=broken.FAULTS,
     )
 
 
@@ -145,6 +150,10 @@ _FAULTS: list[tuple[type[broken.GoodEngine], Callable[[EngineCase], None]]] = [
     (broken.BreaksTies, contract.ties_go_to_the_lowest_class),
     (broken.WritesIntoTheBatch, contract.reads_the_batch_before_it_returns),
     (broken.SwapsRedAndBlue, contract.agrees_with_the_reference),
+    (broken.LeaksAtTheOpening, contract.a_library_that_fails_at_the_opening_is_an_engine_error),
+    (broken.LeaksInARun, contract.a_library_that_fails_in_a_run_is_an_engine_error),
+    (broken.LeaksAValueErrorInARun, contract.a_library_that_fails_in_a_run_is_an_engine_error),
+    (broken.LeaksAtTheClose, contract.a_library_that_fails_at_the_close_is_an_engine_error_at_most),
     (broken.WorksWhenClosed, contract.is_closed_after_its_block),
     (broken.FailsOnTheSecondClose, contract.closing_twice_is_harmless),
     (broken.StaysInterrupted, contract.interrupting_nothing_is_harmless),

@@ -15,8 +15,10 @@ import pytest
 
 from engines import Engine, EngineOptions, Images, ModelPackage, Scores, load_package, open_engine
 from engines.backends.tensorrt.engine import open_tensorrt
+from engines.select.candidate import machine_errors
 from tests.conformance.engine_contract import CONTRACT, MAX_BATCH, EngineCase
 from tests.fixtures.colour_packages import LABELS, colour_image, colour_model, write_colour_package
+from tests.fixtures.engine_faults import broken_library, faults_of
 from tests.fixtures.nvidia import FakeNvidia
 
 SIDE = 32
@@ -78,7 +80,8 @@ def case(
     options = EngineOptions(cache_dir=cache, engine="tensorrt", strict=True, max_batch=MAX_BATCH)
 
     def open_kind(kind: str) -> Engine:
-        return open_tensorrt(packages[kind], options)[0]
+        with machine_errors("tensorrt", options):
+            return open_tensorrt(packages[kind], options)[0]
 
     good, tied, failing = (functools.partial(open_kind, kind) for kind in _KINDS)
     yield EngineCase(
@@ -89,6 +92,8 @@ def case(
         expected=expected,
         tolerance=1e-5,
         names=frozenset({"tensorrt"}),
+        broken=functools.partial(broken_library, "tensorrt"),
+        faults=faults_of("tensorrt"),
     )
     nvidia.close()
 

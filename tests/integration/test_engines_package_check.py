@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from agent.__main__ import main
 from agent.config.loader import load_config
 from agent.reload import load_packages
 from engines import ImageRejected, ModelRejected, SandboxFailed, SandboxOptions, read_image
-from engines.sandbox.package_check import check_in_sandbox
+from engines.sandbox.package_check import check_in_sandbox, check_model_in_sandbox
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.packages import PackageFiles
 
@@ -102,3 +104,89 @@ def test_a_pipe_instead_of_an_image_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "golden.png")
     with pytest.raises(ImageRejected, match=r"golden\.png cannot be read: it is not a regular file"):
         read_image(tmp_path / "golden.png")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the commands' own cache."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    return tmp_path / "state/cache"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify"],
+        ["build"],
+        ["benchmark", "--quick", "--engines", "ort-cpu"],
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_a_command_reads_no_new_package_before_its_child_has(
+    command: list[str],
+    package: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _plant(tmp_path, monkeypatch, _CRASH)
+    assert main([*command, "--package", str(package)]) == SandboxFailed.exit_code
+    error = capsys.readouterr().err
+    assert "first reading of trees-1.0.0" in error
+    assert "SIGSEGV" in error
+    assert not (cache / "checked_packages").exists()
+
+
+def test_a_build_of_a_configuration_reads_no_new_package_before_its_child_has(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}
+    config = write_config(tmp_path, {"models": {"inspect": {"package": str(package)}}, "cameras": {"a": camera}})
+    _plant(tmp_path, monkeypatch, _CRASH)
+    assert main(["build", "-c", str(config)]) == SandboxFailed.exit_code
+    assert "SIGSEGV" in capsys.readouterr().err
+
+
+def test_a_package_that_kills_its_reader_is_rejected_in_a_list_of_others(
+    package: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "packages"
+    shutil.move(package, folder / "good")
+    assert main(["model", "list", str(folder)]) == 0
+    assert len(list((cache / "checked_packages").iterdir())) == 1
+    bad = shutil.copytree(folder / "good", folder / "bad")
+    manifest = bad / "model.yaml"
+    manifest.write_text(manifest.read_text() + "\n# changed\n")
+    capsys.readouterr()
+    _plant(tmp_path, monkeypatch, _CRASH)
+    assert main(["model", "list", str(folder), "--json"]) == 1
+    rows = {Path(row["directory"]).name: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["good"]["name"] == "trees"
+    assert "SIGSEGV" in rows["bad"]["rejected"]
+    assert "check where it comes from" in rows["bad"]["rejected"]
+
+
+def test_an_import_reads_no_model_before_its_child_has(
+    package: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["model", "import", str(package / "model.onnx"), "--labels", str(package / "labels.txt")]
+    command += ["--preset", "raw255", "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as planted:
+        _plant(tmp_path, planted, _CRASH)
+        assert main(command) == SandboxFailed.exit_code
+    error = capsys.readouterr().err
+    assert "first reading of model.onnx" in error
+    assert "SIGSEGV" in error
+    assert not (tmp_path / "out").exists()
+    assert main(command) == 0
+    assert len(list((cache / "checked_packages").iterdir())) == 1
+
+
+def test_a_refusal_of_a_model_by_the_child_is_raised_unchanged(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"\x08\x07 not a model")
+    with pytest.raises(ModelRejected, match="not an ONNX model") as caught:
+        check_model_in_sandbox(model, tmp_path / "cache")
+    assert caught.value.exit_code == 78
+    assert not (tmp_path / "cache").exists()

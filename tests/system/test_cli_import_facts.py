@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ from engines.package.load import load_package
 from tests.fixtures.packages import LABELS, TinyModel
 
 ULTRALYTICS = {"task": "classify", "imgsz": "[8, 8]", "names": str(dict(enumerate(LABELS)))}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A model that one of these tests has imported is known to the others, which then start no child for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 def _model(path: Path, metadata: dict[str, str] | None = None, **tiny: Any) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,14 @@ from agent.__main__ import main
 from engines.package.load import load_package
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A model that one of these tests has imported is known to the others, which then start no child for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture

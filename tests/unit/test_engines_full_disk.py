@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from engines import EngineError, EngineOptions, EngineUnavailable, ModelPackage, load_package, open_engine
+from engines import EngineError, EngineOptions, EngineUnavailable, ModelPackage, describe, load_package, open_engine
+from engines.select.registry import Prober
 from tests.fixtures.colour_packages import colour_model, write_colour_package
 from tests.fixtures.nvidia import FakeNvidia
 
@@ -33,6 +36,11 @@ def small(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(reason="this system does not let us mount a tmpfs")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def _empty(folder: Path) -> None:
+    for ballast in folder.glob("ballast-*"):
+        ballast.unlink()
 
 
 def _fill(folder: Path, *, free: int) -> None:
@@ -60,3 +68,27 @@ def test_a_plan_that_cannot_be_built_for_want_of_space_is_an_engine_error_with_a
         nvidia.close()
     assert isinstance(caught.value, EngineUnavailable), repr(caught.value)
     assert "space" in caught.value.message
+
+
+@pytest.mark.parametrize("engine", ["ort-cpu", "fastest"])
+def test_a_graph_or_selection_that_cannot_be_kept_for_want_of_space_is_an_engine_error(
+    monkeypatch: pytest.MonkeyPatch, package: ModelPackage, small: Path, engine: str
+) -> None:
+    monkeypatch.setattr(Prober, "names", lambda _: ("ort-cpu",))
+    monkeypatch.setattr("engines.select.selection.describe", functools.cache(describe))  # it starts several probes
+    options = EngineOptions(cache_dir=small / "cache", engine=engine, sandbox=None)
+    refused = 0
+    for free in range(12):
+        _fill(small, free=free)
+        try:
+            open_engine(package, options).close()
+        except EngineError as exc:
+            assert isinstance(exc, EngineUnavailable), repr(exc)
+            assert "space" in exc.message
+            refused += 1
+        else:
+            break
+        shutil.rmtree(small / "cache", ignore_errors=True)
+        _empty(small)
+    assert refused, "the disk was never full"
+    assert free > 2, "the cache was not used"

@@ -27,7 +27,7 @@ from agent.tools.benchmark.render.terminal import print_comparison, print_report
 from agent.tools.benchmark.report import Model, Report, load_report
 from agent.tools.benchmark.scenarios import SCENARIOS, Scenario
 from agent.tools.benchmark.study import Request, run_study
-from engines import PRECISIONS, EngineError, ModelPackage, Precision, load_package
+from engines import PRECISIONS, EngineError, ModelPackage, Precision, load_unknown_package
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class Benchmark:
 
     def _check_files(self) -> None:
         job = self._job
-        found = [load_package(package) for _, package in job.packages]
+        found = [load_unknown_package(package, self._cache_dir()) for _, package in job.packages]
         if len({(one.name, one.version) for one in found}) < len(found):
             raise UsageError("two packages have the same name and version; their reports would have the same name")
         for package in found:
@@ -153,7 +153,7 @@ class Benchmark:
         job = self._job
         return Request(
             package_dir=package,
-            cache_dir=job.cache or default_cache_dir(),
+            cache_dir=self._cache_dir(),
             engines=job.engines,
             precisions=cast("tuple[Precision, ...]", _known(PRECISIONS, job.precisions, "precision")),
             batches=job.batches,
@@ -168,6 +168,9 @@ class Benchmark:
             limits=Limits(max_p99_ms=job.max_p99_ms, max_watts=job.max_watts),
             pipeline=PipelineRequest(cameras=job.cameras, clips=job.clips, size=job.size),
         )
+
+    def _cache_dir(self) -> Path:
+        return self._job.cache or default_cache_dir()
 
     def _place(self, path: Path, model: Model | ModelPackage) -> Path:
         """Where the report of this package goes: with several packages, their names are added to the file's name."""
@@ -204,7 +207,7 @@ class Benchmark:
                 "quiet machine, or add --force",
             )
             return
-        package = load_package(directory)
+        package = load_unknown_package(directory, self._cache_dir())
         keys = apply_to(path, choice, package, model=self._job.model)
         remember_for(path, keys, package, measurements_for(report.engines, choice))
         words = f"{path}: {', '.join(keys)} now runs {choice.engine} in {choice.precision}"

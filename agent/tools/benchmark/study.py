@@ -30,7 +30,7 @@ from engines import (
     canonical_name,
     describe,
     image_set_of,
-    load_package,
+    load_unknown_package,
 )
 
 
@@ -64,7 +64,7 @@ def run_study(request: Request, progress: Progress) -> Report:
     """
     began_s, started_at = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     load_before, locked = os.getloadavg()[0], clocks_are_locked()
-    package = load_package(request.package_dir)
+    package = load_unknown_package(request.package_dir, request.cache_dir)
     environment = describe()
     found = _run(request, progress)
     if not found.pipelines and not any(not engine.is_bare for engine in found.engines):

@@ -41,7 +41,7 @@ class OnnxRuntimeEngine:
         self._run_options = library().RunOptions()
         self._run_options.log_severity_level = 4
         self._is_interrupted = False
-        self._errors = library_errors()
+        self._errors: tuple[type[Exception], ...] = (*library_errors(), MemoryError)
         self._runner: DirectRunner | BoundRunner | None = (
             DirectRunner(opened.session, graph)
             if opened.memory == "cpu"
@@ -64,11 +64,11 @@ class OnnxRuntimeEngine:
         count = len(batch)
         if batch.shape[1:] != self._image_shape or batch.dtype != np.uint8 or not 0 < count <= self._max_batch:
             check_batch(batch, height=self._height, width=self._width, max_batch=self._max_batch)
-        fed = batch if self._fixed_batch is None or self._fixed_batch == count else self._padded(batch)
         # `terminate` stays set after the call that it ended, and would end every later one.
         if self._is_interrupted:
             self._is_interrupted = self._run_options.terminate = False
         try:
+            fed = batch if self._fixed_batch is None or self._fixed_batch == count else self._padded(batch)
             scores = runner.run(fed, self._run_options)
         except self._errors as exc:
             raise failure_from(self._info.name, count, exc) from exc

@@ -65,7 +65,13 @@ def load_libraries(provider: str) -> None:
                 provider=provider,
             ) from exc
     if provider in (TENSORRT, CUDA) and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        try:
+            ort.preload_dlls()
+        except library_errors() as exc:
+            raise EngineUnavailable(
+                f"{provider} needs CUDA's libraries, which do not load: {one_line(exc)}. See: agent doctor",
+                provider=provider,
+            ) from exc
 
 
 def session_options(settings: SessionSettings) -> Any:
@@ -102,15 +108,15 @@ def create_session(plan: SessionPlan) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             session = ort.InferenceSession(str(plan.model), options, providers=providers, enable_fallback=0)
+            # enable_fallback=0 covers the creation only; a failing run would still move the session to the CPU.
+            session.disable_fallback()
+            actual = session.get_providers()
     except library_errors() as exc:
         raise EngineUnavailable(
             f"{plan.engine} cannot load {plan.model.name} on {plan.provider}: {one_line(exc)}. See: agent doctor",
             engine=plan.engine,
             provider=plan.provider,
         ) from exc
-    # enable_fallback=0 covers the creation only; a failing run would still move the session to the CPU.
-    session.disable_fallback()
-    actual = session.get_providers()
     if not actual or actual[0] != plan.provider:
         raise EngineUnavailable(
             f"{plan.engine} was asked to run on {plan.provider} and ONNX Runtime took {', '.join(actual) or 'none'}. "
@@ -123,12 +129,21 @@ def create_session(plan: SessionPlan) -> Any:
 
 
 def placement(session: Any) -> Mapping[str, int]:
-    """Count the nodes of the optimised graph by execution provider; empty if the library is too old to say."""
+    """Count the nodes of the optimised graph by execution provider; empty if the library is too old to say.
+
+    Raises:
+        EngineUnavailable: the library fails to say.
+    """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     counts: dict[str, int] = {}
-    for part in session.get_provider_graph_assignment_info():
-        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    try:
+        for part in session.get_provider_graph_assignment_info():
+            counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    except library_errors() as exc:
+        raise EngineUnavailable(
+            f"ONNX Runtime does not say where the model's nodes run: {one_line(exc)}. See: agent doctor"
+        ) from exc
     return counts
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from engines.backends.batches import check_batch, check_scores
 from engines.backends.tensorrt.crash_counter import CrashCounter
 from engines.backends.tensorrt.cuda import CudaDevice
-from engines.backends.tensorrt.library import library
+from engines.backends.tensorrt.library import LIBRARY_ERRORS, library
 from engines.backends.tensorrt.plans import ENGINE, Plan, PlanRequest, obtain_plan, plan_request
 from engines.backends.tensorrt.session import PlanSession
 from engines.base import EngineInfo, EngineOptions, Images, Scores
-from engines.errors import EngineError, EngineLost, InferenceFailed, OutOfMemory
+from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed, OutOfMemory
 from engines.graph.int8_forms import form_details
 from engines.package.load import ModelPackage
 from engines.store.plan_cache import PlanCache
@@ -57,6 +57,12 @@ class TensorRtEngine:
         # During a run this is a failed call, not a reason to select another engine.
         except OutOfMemory as exc:
             raise InferenceFailed(exc.message, engine="tensorrt") from exc
+        except MemoryError as exc:
+            raise InferenceFailed(
+                f"tensorrt failed on a batch of {len(batch)}: this process got no more memory. Free some, or use a "
+                "smaller batch",
+                engine="tensorrt",
+            ) from exc
         check_scores(scores, engine="tensorrt")
         if self._crashes is not None and self._crashes.note_success():
             self._crashes = None
@@ -120,9 +126,17 @@ def open_tensorrt(package: ModelPackage, options: EngineOptions) -> tuple[Tensor
     # A lost device may be the plan's fault, so its start stays counted.
     except EngineLost:
         raise
-    except EngineError:
+    except (EngineError, MemoryError, OSError):
         crashes.end_well()
         raise
+    except LIBRARY_ERRORS as exc:
+        crashes.end_well()
+        raise EngineUnavailable(
+            f"TensorRT cannot load the plan: {exc}. Build it again: agent build --force",
+            engine=ENGINE,
+            reason=f"TensorRT cannot load the plan: {exc}",
+            remedy="agent build --force",
+        ) from exc
     return engine, request.kept_layers
 
 
@@ -138,9 +152,9 @@ def _loaded(request: PlanRequest, plan: Plan, crashes: CrashCounter, started_ns:
         classes=request.package.signature.classes,
         dla_core=settings.dla_core,
     )
-    engine = TensorRtEngine(session, info=_info(request, plan, session, device, trt), crashes=crashes)
     with contextlib.ExitStack() as undo:
         undo.callback(session.close)
+        engine = TensorRtEngine(session, info=_info(request, plan, session, device, trt), crashes=crashes)
         engine.warm_up()
         if settings.cuda_graph:
             session.capture()

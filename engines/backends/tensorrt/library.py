@@ -21,6 +21,11 @@ MIN_VERSION = (8, 5)
 # From 11 on all networks are strongly typed, and the precision flags are gone.
 _LAST_WEAKLY_TYPED = 10
 _KEPT = 32
+LIBRARY_ERRORS = (RuntimeError, ValueError, IndexError, OverflowError, TypeError)
+"""What a call into TensorRT can raise: C++ exceptions as pybind11 translates them, besides MemoryError.
+
+Source: pybind11 documentation, "Built-in C++ to Python exception translation".
+"""
 # TensorRT reports missing memory only as text; 2 is cudaErrorMemoryAllocation.
 _MEMORY_WORDS = ("out of memory", "outofmemory", "cudamalloc", "insufficient memory", "error code 2")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from engines.backends.tensorrt.buffers import IoBuffers
 from engines.backends.tensorrt.cuda import CudaDevice
 from engines.backends.tensorrt.cuda.graphs import CapturedGraph, GraphsUnavailable
-from engines.backends.tensorrt.library import Log, is_out_of_memory, log_of
+from engines.backends.tensorrt.library import LIBRARY_ERRORS, Log, is_out_of_memory, log_of
 from engines.base import Images, Scores
 from engines.errors import EngineError, EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OutOfMemory
 
@@ -106,11 +107,12 @@ class PlanSession:
             mark = self._log.mark()
             graph = self._graphs.get(rows)
             if graph is None:
-                with self._device.errors(f"a batch of {count}"):
+                with self._device.errors(f"a batch of {count}"), self._library_errors(f"a batch of {count}"):
                     if not self._enqueue(self._plain, rows):
                         raise self._device.failure(f"a batch of {count}", self._log.errors(mark))
             else:
-                with self._device.errors(f"the graph of a batch of {count}"):
+                what = f"the graph of a batch of {count}"
+                with self._device.errors(what), self._library_errors(what):
                     graph.launch()
             self._device.finish()
         # A copy, because the next run overwrites the pinned buffer.
@@ -140,6 +142,14 @@ class PlanSession:
                 self._buffers.close()
                 self._buffers = None
         self._device.close()
+
+    @contextlib.contextmanager
+    def _library_errors(self, what: str) -> Iterator[None]:
+        """Translate an exception of TensorRT itself, which usually reports errors by its return values."""
+        try:
+            yield
+        except LIBRARY_ERRORS as exc:
+            raise self._device.failure(what, str(exc) or type(exc).__name__) from exc
 
     def _why_not_captured(self, rows: int) -> str | None:
         """Capture one size; return why that failed, or None."""
@@ -225,7 +235,8 @@ class PlanSession:
             raise GraphsUnavailable(f"no further execution context: {self._log.errors(mark)}")
         # In the first run after a change of shape TensorRT updates its state, which a graph must not record. Source:
         # TensorRT developer guide, "CUDA Graphs".
-        with self._device.errors("a run before a capture"):
+        what = "a run before a capture"
+        with self._device.errors(what), self._library_errors(what):
             if not (self._prepare(context, rows) and self._enqueue(context, rows, is_prepared=True)):
                 raise GraphsUnavailable(f"a run before the capture was refused: {self._log.errors(mark)}")
             self._device.finish()

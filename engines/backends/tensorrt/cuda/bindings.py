@@ -17,6 +17,8 @@ from engines.backends.tensorrt.cuda.contract import CallFailed, DeviceMemory, Ho
 
 NAME = "cuda-bindings"
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+# No driver or one without the function, an error code that the package does not know, no memory for its arguments.
+_PACKAGE_ERRORS = (AttributeError, RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError)
 
 
 def load_bindings() -> Bindings:
@@ -69,8 +71,8 @@ class Bindings:
         """
         try:
             code, *values = getattr(self.driver, name)(*arguments)
-        except (AttributeError, RuntimeError) as exc:  # no driver, or one without this function
-            raise CallFailed(f"{name} failed: {exc}") from exc
+        except _PACKAGE_ERRORS as exc:
+            raise CallFailed(f"{name} failed: {str(exc) or type(exc).__name__}") from exc
         if int(code):
             raise CallFailed(f"{name} failed: {self._error_text(code)}", is_memory=int(code) == _OUT_OF_MEMORY)
         return values[0] if values else None
