@@ -21,6 +21,7 @@ from engines.graph.resize import Resizer
 from engines.graph.serving import build_serving_model, max_batch_of
 from engines.package.activation import RawScores, judge_activation, last_operator, raw_scores
 from engines.package.images import read_image
+from engines.package.labels import repeated_labels
 from engines.package.load import ModelPackage
 from engines.package.manifest import MANIFEST_NAME
 from engines.package.model_file import opset_of
@@ -74,6 +75,9 @@ def check_package(package: ModelPackage) -> PackageCheck:
     )
     is_independent = package.output.task is not Task.SINGLE_LABEL
     warnings = [warning] if warning and not is_independent else []
+    if twice := repeated_labels(package.labels):
+        named = ", ".join(map(repr, twice[:5]))
+        warnings.append(f"several classes have the label {named}, so results cannot tell them apart. Rename them")
     if not package.golden:
         warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
     if not package.is_digest_stated:

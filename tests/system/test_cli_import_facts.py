@@ -142,6 +142,13 @@ def test_values_per_channel_that_cannot_be_used_are_refused(
     assert not (tmp_path / "net-1.0.0").exists()
 
 
+def test_a_label_of_several_classes_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {**dict(enumerate(LABELS)), 4: LABELS[0]}
+    model = _model(tmp_path / "best.onnx", {**ULTRALYTICS, "names": str(names)})
+    assert _import(model, tmp_path) == 0
+    assert f"several classes have the label {LABELS[0]!r}" in capsys.readouterr().err
+
+
 def test_one_of_several_models_in_a_folder_may_be_named(tmp_path: Path) -> None:
     _model(tmp_path / "other.onnx")
     named = _model(tmp_path / "named.onnx", ULTRALYTICS)
