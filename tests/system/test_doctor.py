@@ -81,7 +81,7 @@ def test_cameras_can_be_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_refused_configuration_is_told_beside_the_rest_with_78(tmp_path: Path) -> None:
-    file = config(tmp_path, "mqtt://127.0.0.1:1", "{type: patern}", package=".")
+    file = config(tmp_path, "mqtt://127.0.0.1:1", "{type: patern}")
     result = doctor("--json", "-c", str(file))
     report = json.loads(result.stdout)
     assert result.returncode == 78
