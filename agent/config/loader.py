@@ -138,16 +138,17 @@ def load_config(
         device_id=device_id,
         device_name=config.device.name or device_id,
         state_dir=default_state_dir(environ) if config.state_dir == "auto" else _resolved(config.state_dir, base_dir),
-        warnings=(
-            *(problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line)),
-            *_unreadable_password(config, base_dir, password_file),
-        ),
+        warnings=(*_warnings(config, document), *_unreadable_password(config, base_dir, password_file)),
         mqtt_password=mqtt_password,
         mqtt_password_file=password_file,
         camera_passwords=MappingProxyType(camera_passwords),
         document=document,
         addresses=known_addresses([camera.source for camera in config.cameras.values()]),
     )
+
+
+def _warnings(config: AgentConfig, document: StrictDocument) -> Iterator[str]:
+    return (problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line))
 
 
 def check_when_labels(loaded: LoadedConfig, labels_by_model: Mapping[str, Sequence[str]]) -> None:
