@@ -147,6 +147,49 @@ def test_a_damaged_file_is_skipped_counted_and_named_once(tmp_path: Path) -> Non
     assert [line["path"].endswith("bad.png") for line in logs if line["event"] == "image.skipped"] == [True]
 
 
+def _links_without_end(inbox: Path) -> None:
+    for name, target in (("loop.png", "loop.png"), ("there.png", "back.png"), ("back.png", "there.png")):
+        (inbox / name).symlink_to(target)
+
+
+@pytest.mark.parametrize("after", ["keep", "delete"])
+def test_links_without_end_are_skipped_and_counted_once(tmp_path: Path, after: str) -> None:
+    with closing(_folder(tmp_path, after=after)) as source, structlog.testing.capture_logs() as logs:
+        _links_without_end(tmp_path / "inbox")
+        (tmp_path / "inbox" / "nowhere.png").symlink_to("absent")
+        (tmp_path / "inbox" / "folder.png").mkdir()
+        os.mkfifo(tmp_path / "inbox" / "pipe.png")
+        _write(tmp_path / "inbox" / "good.png", 5)
+        source.open()
+        assert _levels(source, 3) == [5, -1, -1]
+        assert source.statistics().skipped_by_reason == {"unreadable_image": 3}
+        (tmp_path / "inbox" / "loop.png").unlink()
+        _write(tmp_path / "inbox" / "loop.png", 6)
+        assert _levels(source, 2) == [6, -1]
+    skipped = [Path(line["path"]).name for line in logs if line["event"] == "image.skipped"]
+    assert sorted(skipped) == ["back.png", "loop.png", "there.png"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(116, "Stale file handle")])
+def test_an_image_that_cannot_be_looked_at_does_not_stop_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    looked_at = Path.stat
+
+    def stat(path: Path, **settings: bool) -> os.stat_result:
+        if path.name == "bad.png":
+            raise error
+        return looked_at(path, **settings)
+
+    with closing(_folder(tmp_path)) as source:
+        _write(tmp_path / "inbox" / "bad.png", 4)
+        _write(tmp_path / "inbox" / "good.png", 5)
+        source.open()
+        monkeypatch.setattr(Path, "stat", stat)
+        assert sorted(_levels(source, 2)) == [-1, 5]
+        assert source.statistics().skipped_by_reason == {"unreadable_image": 1}
+
+
 def test_a_read_image_is_deleted_on_request(tmp_path: Path) -> None:
     with closing(_folder(tmp_path, after="delete")) as source:
         path = _write(tmp_path / "inbox" / "a.png", 1)
