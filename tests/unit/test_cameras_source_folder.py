@@ -207,6 +207,25 @@ def test_a_read_image_is_moved_and_replaces_none(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a-1.png", "a.png"]
 
 
+@pytest.mark.parametrize("move_to", ["inbox", "inbox/.", "inbox/../inbox", "link"])
+def test_a_move_into_the_watched_folder_is_refused_before_an_image_is_read(tmp_path: Path, move_to: str) -> None:
+    (tmp_path / "link").symlink_to("inbox")
+    with closing(_folder(tmp_path, after="move", move_to=move_to)) as source:
+        _write(tmp_path / "inbox" / "a.png", 1)
+        with pytest.raises(SourceUnavailable, match=r"is .*/inbox, which is the watched folder") as caught:
+            source.open()
+    assert caught.value.fields["reason"] == "move_to"
+    assert [one.name for one in (tmp_path / "inbox").iterdir()] == ["a.png"]
+
+
+def test_a_move_to_a_folder_in_the_watched_one_takes_each_image_once(tmp_path: Path) -> None:
+    with closing(_folder(tmp_path, after="move", move_to="inbox/done")) as source:
+        _write(tmp_path / "inbox" / "a.png", 1)
+        source.open()
+        assert _levels(source, 3) == [1, -1, -1]
+    assert [one.name for one in (tmp_path / "inbox" / "done").iterdir()] == ["a.png"]
+
+
 def test_a_folder_that_vanishes_is_lost_and_comes_back(tmp_path: Path) -> None:
     with closing(_folder(tmp_path)) as source:
         source.open()

@@ -73,6 +73,7 @@ class WatchedFolder(SourceBase):
                     self._seen.add(version)
             if self._move_to is not None:
                 self._move_to.mkdir(parents=True, exist_ok=True)
+                self._check_moves_away(self._move_to)
         except OSError as exc:
             raise self._lifecycle.unavailable(
                 "missing",
@@ -128,6 +129,15 @@ class WatchedFolder(SourceBase):
                     found.append(FileVersion(status.st_mtime_ns, status.st_size, status.st_ino, entry.name))
         self._odd = odd
         return sorted(found, key=(lambda one: one.name) if self._config.order == "name" else None)
+
+    def _check_moves_away(self, move_to: Path) -> None:
+        if move_to.samefile(self._path):
+            raise self._lifecycle.unavailable(
+                "move_to",
+                f"{self.description}: `move_to` must be another folder, but {sendable(str(self._config.move_to))} is "
+                f"{sendable(os.path.realpath(move_to))}, which is the watched folder. Correct `move_to`, for example "
+                "to a folder in it: subfolders are left alone",
+            )
 
     def _skip_odd(self, entry: os.DirEntry[str], error: OSError) -> None:
         """Count and name an entry that cannot be looked at, such as a loop of links, once and not at each look."""
