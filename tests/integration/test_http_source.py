@@ -141,6 +141,25 @@ def test_a_status_has_its_own_remedy(tmp_path: Path, status: int, reason: str, t
     assert text in error.message
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/forever", "too many redirects"),
+        ("/to/file:///etc/hostname", "to the scheme file, which is neither http nor https"),
+        ("/to/ftp://localhost/a.jpg", "to the scheme ftp"),
+    ],
+)
+def test_a_redirection_that_leads_to_no_image_is_named(tmp_path: Path, path: str, text: str) -> None:
+    with http_camera() as server:
+        error = _refusal(_camera(tmp_path, server.url(path)))
+        with closing(_camera(tmp_path, server.url("/to//mjpeg"))) as camera:
+            camera.open()
+            assert _greys(camera, 1) == [0]
+    assert text in error.message
+    assert "closed the connection" not in error.message
+    assert "Set `url`" in error.message
+
+
 def test_connections_that_fail_are_told_apart(tmp_path: Path) -> None:
     with silent_listener() as port:
         silent = _refusal(_camera(tmp_path, f"http://127.0.0.1:{port}/", open_timeout_s=0.3, read_timeout_s=0.3))

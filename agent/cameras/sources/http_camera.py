@@ -268,6 +268,11 @@ def _failure(error: httpx.HTTPError) -> StreamFailed:
     detail = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         return StreamFailed("timeout", detail)
+    if isinstance(error, httpx.TooManyRedirects):
+        return StreamFailed("redirect", "too many redirects, one after another")
+    if isinstance(error, httpx.UnsupportedProtocol):  # `url` itself is always HTTP
+        scheme = error.request.url.scheme
+        return StreamFailed("redirect", f"to the scheme {scheme}, which is neither http nor https")
     causes = list(_causes(error))
     kinds: tuple[tuple[type[BaseException], FailureKind], ...] = (
         (ssl.SSLCertVerificationError, "certificate"),
