@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,15 @@ def test_an_image_that_stays_damaged_is_lost_with_the_reason(tmp_path: Path) -> 
             source.read()
         assert source.statistics().skipped_by_reason == {"unreadable_image": 1}
     assert caught.value.fields["reason"] == "damaged"
+
+
+@pytest.mark.parametrize(("make", "what"), [(os.mkdir, "a folder"), (os.mkfifo, "a pipe")])
+def test_what_is_no_file_is_refused_as_an_image(tmp_path: Path, make: Callable[[Path], None], what: str) -> None:
+    make(tmp_path / "latest.png")
+    with pytest.raises(SourceUnavailable, match=rf"latest\.png must be an image file, but it is {what}") as caught:
+        _image(tmp_path).open()
+    assert caught.value.fields["reason"] == "no_file"
+    assert "Correct `path`" in caught.value.message
 
 
 def test_an_absent_image_is_refused_with_its_path(tmp_path: Path) -> None:
