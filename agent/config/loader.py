@@ -115,7 +115,7 @@ def load_config(
     base_dir = path.absolute().parent
     config, problems = _validated(document)
     if check_files:
-        problems += _missing_files(document, base_dir)
+        problems += [*_missing_files(document, base_dir), *_moves_in_place(document, base_dir)]
     if config is None:
         raise error_of(problems, document.name)
     password_file = _mqtt_password_file(config, base_dir, environ)
@@ -288,6 +288,22 @@ def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem
         found = _resolved(value, base_dir)
         if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
             yield at(document, ("mqtt", "tls", key), problem)
+
+
+def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
+    """A watched folder whose read images would be moved into it, and so be read for ever."""
+    for name, camera in section_of(document.data, "cameras").items():
+        source = section_of(camera, "source")
+        place, move_to = source.get("path"), source.get("move_to")
+        if source.get("type") != "folder" or not isinstance(place, str) or not isinstance(move_to, str):
+            continue
+        target = os.path.realpath(base_dir / move_to)
+        if target == os.path.realpath(base_dir / place):
+            text = (
+                f"must be another folder, but it is {target}, which is the watched folder `path`; name another, for "
+                "example one in it: subfolders are left alone"
+            )
+            yield at(document, ("cameras", name, "source", "move_to"), text)
 
 
 def _files_of(section: Section) -> Iterator[tuple[str, str]]:

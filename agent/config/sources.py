@@ -160,9 +160,9 @@ class HttpSource(Section):
     interval_s: float = Field(default=1.0, ge=0.01, le=60.0)
     """Time between two requests, for a camera that answers with one image."""
     open_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Longest wait for the connection and the first image."""
+    """Longest wait for the connection and the head of the first answer."""
     read_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Longest wait for data before the camera counts as lost."""
+    """Longest wait for a whole image before the camera counts as lost."""
     fps: float | None = Field(default=None, gt=0.0, le=240.0)
     """Frame rate that the camera is set to; null learns it."""
 

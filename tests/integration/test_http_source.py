@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from agent.config.sources import HttpSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.certificates import Authority
-from tests.fixtures.http_camera import http_camera, jpeg
+from tests.fixtures.deadlines import wait_until
+from tests.fixtures.http_camera import TricklingServer, http_camera, jpeg, trickling_server
 from tests.fixtures.rtsp_server import silent_listener
 
 
@@ -138,12 +141,93 @@ def test_a_status_has_its_own_remedy(tmp_path: Path, status: int, reason: str, t
     assert text in error.message
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/forever", "too many redirects"),
+        ("/to/file:///etc/hostname", "to the scheme file, which is neither http nor https"),
+        ("/to/ftp://localhost/a.jpg", "to the scheme ftp"),
+    ],
+)
+def test_a_redirection_that_leads_to_no_image_is_named(tmp_path: Path, path: str, text: str) -> None:
+    with http_camera() as server:
+        error = _refusal(_camera(tmp_path, server.url(path)))
+        with closing(_camera(tmp_path, server.url("/to//mjpeg"))) as camera:
+            camera.open()
+            assert _greys(camera, 1) == [0]
+    assert text in error.message
+    assert "closed the connection" not in error.message
+    assert "Set `url`" in error.message
+
+
 def test_connections_that_fail_are_told_apart(tmp_path: Path) -> None:
     with silent_listener() as port:
         silent = _refusal(_camera(tmp_path, f"http://127.0.0.1:{port}/", open_timeout_s=0.3, read_timeout_s=0.3))
     assert silent.fields["reason"] == "no_answer"
     assert _refusal(_camera(tmp_path, f"http://127.0.0.1:{port}/")).fields["reason"] == "refused"
     assert _refusal(_camera(tmp_path, "http://camera.invalid/")).fields["reason"] == "unknown_host"
+
+
+def _check_all_given_back(server: TricklingServer) -> None:
+    """Neither the thread nor the connection is left behind."""
+    assert [one.name for one in threading.enumerate() if one.name == "http-time-limit"] == []
+    wait_until(lambda: server.connections == 0)
+
+
+_OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "start"),
+    [
+        ("http", b""),
+        ("http", _OK + b"X-Slow: "),
+        ("http", b"HTTP/1.1 302 Found\r\nLocation: /other\r\n\r\n"),
+        ("http", b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + _OK),
+        ("https", b"\x16\x03\x03\x40\x00"),
+    ],
+    ids=["status", "header", "redirect", "continue", "handshake"],
+)
+def test_an_answer_that_trickles_in_is_no_answer(tmp_path: Path, scheme: str, start: bytes) -> None:
+    with trickling_server(start) as server:
+        url, began = f"{scheme}://127.0.0.1:{server.port}/", time.monotonic()
+        error = _refusal(_camera(tmp_path, url, open_timeout_s=0.3, read_timeout_s=60.0))
+        assert error.fields["reason"] == "no_answer", error.message
+        assert time.monotonic() - began < 30.0
+        _check_all_given_back(server)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Type: image/jpeg\r\n\r\n",
+        b"Content-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+        b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n",
+        b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+    ],
+    ids=["image", "image-chunk", "stream", "stream-chunk"],
+)
+def test_an_image_that_trickles_in_counts_as_none(tmp_path: Path, headers: bytes) -> None:
+    with trickling_server(_OK + headers) as server:
+        camera = _camera(tmp_path, f"http://127.0.0.1:{server.port}/", open_timeout_s=60.0, read_timeout_s=0.3)
+        with closing(camera), pytest.raises(SourceLost) as caught:
+            camera.open()
+            camera.read()
+        assert caught.value.fields["reason"] == "stalled", caught.value.message
+        _check_all_given_back(server)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_interruption_ends_an_opening_whose_answer_trickles_in(tmp_path: Path, scheme: str) -> None:
+    start = {"http": _OK + b"X-Slow: ", "https": b"\x16\x03\x03\x40\x00"}[scheme]
+    with trickling_server(start) as server:
+        camera = _camera(tmp_path, f"{scheme}://127.0.0.1:{server.port}/", open_timeout_s=60.0, read_timeout_s=60.0)
+        with ThreadPoolExecutor(1) as threads:
+            refusal = threads.submit(_refusal, camera)
+            assert server.accepted.wait(20.0)
+            camera.interrupt()
+            assert refusal.result(20.0).fields["reason"] == "interrupted"
+        _check_all_given_back(server)
 
 
 @pytest.mark.parametrize("part", [b"", b"\xff" * 4096], ids=["empty", "bytes"])

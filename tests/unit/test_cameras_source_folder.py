@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,49 @@ def test_a_damaged_file_is_skipped_counted_and_named_once(tmp_path: Path) -> Non
     assert [line["path"].endswith("bad.png") for line in logs if line["event"] == "image.skipped"] == [True]
 
 
+def _links_without_end(inbox: Path) -> None:
+    for name, target in (("loop.png", "loop.png"), ("there.png", "back.png"), ("back.png", "there.png")):
+        (inbox / name).symlink_to(target)
+
+
+@pytest.mark.parametrize("after", ["keep", "delete"])
+def test_links_without_end_are_skipped_and_counted_once(tmp_path: Path, after: str) -> None:
+    with closing(_folder(tmp_path, after=after)) as source, structlog.testing.capture_logs() as logs:
+        _links_without_end(tmp_path / "inbox")
+        (tmp_path / "inbox" / "nowhere.png").symlink_to("absent")
+        (tmp_path / "inbox" / "folder.png").mkdir()
+        os.mkfifo(tmp_path / "inbox" / "pipe.png")
+        _write(tmp_path / "inbox" / "good.png", 5)
+        source.open()
+        assert _levels(source, 3) == [5, -1, -1]
+        assert source.statistics().skipped_by_reason == {"unreadable_image": 3}
+        (tmp_path / "inbox" / "loop.png").unlink()
+        _write(tmp_path / "inbox" / "loop.png", 6)
+        assert _levels(source, 2) == [6, -1]
+    skipped = [Path(line["path"]).name for line in logs if line["event"] == "image.skipped"]
+    assert sorted(skipped) == ["back.png", "loop.png", "there.png"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(116, "Stale file handle")])
+def test_an_image_that_cannot_be_looked_at_does_not_stop_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    looked_at = Path.stat
+
+    def stat(path: Path, **settings: bool) -> os.stat_result:
+        if path.name == "bad.png":
+            raise error
+        return looked_at(path, **settings)
+
+    with closing(_folder(tmp_path)) as source:
+        _write(tmp_path / "inbox" / "bad.png", 4)
+        _write(tmp_path / "inbox" / "good.png", 5)
+        source.open()
+        monkeypatch.setattr(Path, "stat", stat)
+        assert sorted(_levels(source, 2)) == [-1, 5]
+        assert source.statistics().skipped_by_reason == {"unreadable_image": 1}
+
+
 def test_a_read_image_is_deleted_on_request(tmp_path: Path) -> None:
     with closing(_folder(tmp_path, after="delete")) as source:
         path = _write(tmp_path / "inbox" / "a.png", 1)
@@ -162,6 +206,25 @@ def test_a_read_image_is_moved_and_replaces_none(tmp_path: Path) -> None:
             _write(tmp_path / "inbox" / "a.png", level)
             assert _levels(source, 1) == [level]
     assert sorted(path.name for path in (tmp_path / "done").iterdir()) == ["a-1.png", "a.png"]
+
+
+@pytest.mark.parametrize("move_to", ["inbox", "inbox/.", "inbox/../inbox", "link"])
+def test_a_move_into_the_watched_folder_is_refused_before_an_image_is_read(tmp_path: Path, move_to: str) -> None:
+    (tmp_path / "link").symlink_to("inbox")
+    with closing(_folder(tmp_path, after="move", move_to=move_to)) as source:
+        _write(tmp_path / "inbox" / "a.png", 1)
+        with pytest.raises(SourceUnavailable, match=r"is .*/inbox, which is the watched folder") as caught:
+            source.open()
+    assert caught.value.fields["reason"] == "move_to"
+    assert [one.name for one in (tmp_path / "inbox").iterdir()] == ["a.png"]
+
+
+def test_a_move_to_a_folder_in_the_watched_one_takes_each_image_once(tmp_path: Path) -> None:
+    with closing(_folder(tmp_path, after="move", move_to="inbox/done")) as source:
+        _write(tmp_path / "inbox" / "a.png", 1)
+        source.open()
+        assert _levels(source, 3) == [1, -1, -1]
+    assert [one.name for one in (tmp_path / "inbox" / "done").iterdir()] == ["a.png"]
 
 
 def test_a_folder_that_vanishes_is_lost_and_comes_back(tmp_path: Path) -> None:
@@ -224,6 +287,15 @@ def test_an_image_that_stays_damaged_is_lost_with_the_reason(tmp_path: Path) -> 
             source.read()
         assert source.statistics().skipped_by_reason == {"unreadable_image": 1}
     assert caught.value.fields["reason"] == "damaged"
+
+
+@pytest.mark.parametrize(("make", "what"), [(os.mkdir, "a folder"), (os.mkfifo, "a pipe")])
+def test_what_is_no_file_is_refused_as_an_image(tmp_path: Path, make: Callable[[Path], None], what: str) -> None:
+    make(tmp_path / "latest.png")
+    with pytest.raises(SourceUnavailable, match=rf"latest\.png must be an image file, but it is {what}") as caught:
+        _image(tmp_path).open()
+    assert caught.value.fields["reason"] == "no_file"
+    assert "Correct `path`" in caught.value.message
 
 
 def test_an_absent_image_is_refused_with_its_path(tmp_path: Path) -> None:

@@ -79,6 +79,15 @@ def test_unreadable_images_are_skipped_and_counted(tmp_path: Path) -> None:
         assert source.statistics().skipped == 3
 
 
+def test_a_link_without_end_is_skipped_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("a.png")
+    _grey_level(tmp_path, "b.png", 5)
+    with closing(_folder(tmp_path)) as source:
+        source.open()
+        assert _levels(source, 2) == [5, -1]
+        assert source.statistics().skipped_by_reason == {"unreadable_image": 1}
+
+
 def test_file_names_that_are_not_utf_8_can_be_logged_and_sent(tmp_path: Path) -> None:
     bad = os.fsdecode(b"caf\xe9.png")
     (tmp_path / bad).write_bytes(b"broken")

@@ -117,6 +117,18 @@ def test_missing_files_are_reported_with_line_and_resolved_path(tmp_path: Path) 
     assert load_config(tmp_path / "agent.yaml", check_files=False).mqtt_password is None
 
 
+@pytest.mark.parametrize("move_to", ["inbox", "inbox/../inbox", "link"])
+def test_a_folder_that_is_moved_into_itself_is_refused_with_its_line(tmp_path: Path, move_to: str) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "link").symlink_to("inbox")
+    source = "{type: folder, path: inbox, after: move, move_to: %s}"
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, CASCADE.replace("{type: pattern}", source % move_to))
+    expected = f":6: cameras.front.source.move_to: must be another folder, but it is {tmp_path}/inbox, which is the"
+    assert expected in caught.value.message
+    load(tmp_path, CASCADE.replace("{type: pattern}", source % "inbox/done"))
+
+
 def test_missing_files_are_reported_together_with_other_faults(tmp_path: Path) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text(

@@ -7,6 +7,7 @@ key_frames  which packets of a stream are decoded
 video_file  a video file
 network_stream  network cameras and streams through FFmpeg
 http_camera, jpeg_stream    JPEG images over HTTP
+time_limit                  bounds a whole exchange of it
 failures, network_errors    why a stream cannot be opened or read, and what to do
 images, image_file      a folder of images; one image file
 folder, seen_files      a folder that is watched, and what was taken of it

@@ -17,6 +17,7 @@ FailureKind = Literal[
     "transport",  # the camera refuses the transport (461)
     "protocol",  # this FFmpeg does not speak the protocol
     "certificate",  # nobody that is trusted signed it, or it is for another name
+    "redirect",  # it sends the agent elsewhere, without end or to what is no HTTP
     "not_understood",  # the answer is not what was asked for
     "no_video",  # there is no video in it
     "codec",  # no decoder for it

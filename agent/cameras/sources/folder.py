@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections import deque
 from pathlib import Path
@@ -52,6 +53,7 @@ class WatchedFolder(SourceBase):
         self._idle_s = idle_s
         self._waiting: deque[FileVersion] | None = None
         self._unchanged_since: dict[FileVersion, float] = {}
+        self._odd: set[str] = set()
 
     @property
     def fps(self) -> float | None:
@@ -71,6 +73,7 @@ class WatchedFolder(SourceBase):
                     self._seen.add(version)
             if self._move_to is not None:
                 self._move_to.mkdir(parents=True, exist_ok=True)
+                self._check_moves_away(self._move_to)
         except OSError as exc:
             raise self._lifecycle.unavailable(
                 "missing",
@@ -109,13 +112,38 @@ class WatchedFolder(SourceBase):
 
     def _list(self) -> list[FileVersion]:
         """The images in the folder, in the configured order."""
-        found = []
+        found, odd = [], set()
         with os.scandir(self._path) as entries:
             for entry in entries:
-                if is_image_name(entry.name) and entry.is_file():
+                if not is_image_name(entry.name):
+                    continue
+                try:
                     status = entry.stat()
+                except FileNotFoundError:
+                    continue
+                except OSError as exc:
+                    odd.add(entry.name)
+                    self._skip_odd(entry, exc)
+                    continue
+                if stat.S_ISREG(status.st_mode):
                     found.append(FileVersion(status.st_mtime_ns, status.st_size, status.st_ino, entry.name))
+        self._odd = odd
         return sorted(found, key=(lambda one: one.name) if self._config.order == "name" else None)
+
+    def _check_moves_away(self, move_to: Path) -> None:
+        if move_to.samefile(self._path):
+            raise self._lifecycle.unavailable(
+                "move_to",
+                f"{self.description}: `move_to` must be another folder, but {sendable(str(self._config.move_to))} is "
+                f"{sendable(os.path.realpath(move_to))}, which is the watched folder. Correct `move_to`, for example "
+                "to a folder in it: subfolders are left alone",
+            )
+
+    def _skip_odd(self, entry: os.DirEntry[str], error: OSError) -> None:
+        """Count and name an entry that cannot be looked at, such as a loop of links, once and not at each look."""
+        if entry.name not in self._odd:
+            self._lifecycle.count_skipped("unreadable_image")
+            log.warning("image.skipped", path=sendable(entry.path), reason=error.strerror or str(error))
 
     def _whole(self) -> list[FileVersion]:
         """The new files that nobody writes to any more."""

@@ -16,6 +16,7 @@ from agent.cameras.sources.failures import FailureKind, StreamFailed
 from agent.cameras.sources.jpeg_stream import MAX_PART_BYTES, NotMultipart, Parts, boundary_of
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
+from agent.cameras.sources.time_limit import TimeLimit
 from agent.config.source_address import SourceAccess, public_address
 from agent.config.sources import HttpSource
 from agent.runtime.clock import Clock
@@ -56,8 +57,9 @@ class HttpCamera(SourceBase):
     """A camera that sends JPEG images over HTTP. The answer's Content-Type tells a stream from a single image.
 
     ``captured_at_ns`` is when the last bytes of an image came, ``capture_ms`` its decoding. A single image is asked
-    for every ``interval_s``, and only delivered if it changed, or every 30 s. An interruption takes effect at once
-    while a stream is read, and within ``open_timeout_s`` or ``read_timeout_s`` while an answer is awaited.
+    for every ``interval_s``, and only delivered if it changed, or every 30 s. The head of the first answer has
+    ``open_timeout_s``, each image ``read_timeout_s``. An interruption takes effect at once while data is awaited, and
+    within ``open_timeout_s`` for each of the server's addresses while none of them accepts the connection.
     """
 
     is_live = True
@@ -70,7 +72,7 @@ class HttpCamera(SourceBase):
         self._access: SourceAccess | None = None
         self._client: httpx.Client | None = None
         self._response: httpx.Response | None = None
-        self._socket: socket.socket | None = None
+        self._limit = TimeLimit()
         self._images: Iterator[bytes] | None = None
 
     @property
@@ -87,7 +89,9 @@ class HttpCamera(SourceBase):
         self._access = read_access(config, self._base_dir, self._lifecycle)
         try:
             self._client = self._make_client(self._access)
-            response = self._ask()
+            self._limit.start()
+            with self._limit.within(config.open_timeout_s, "no answer came"):
+                response = self._ask()
             if response.headers.get("content-type", "").lower().startswith("multipart/"):
                 self._images = self._streamed(response)
             else:
@@ -118,23 +122,19 @@ class HttpCamera(SourceBase):
 
     def close(self) -> None:
         """See Source."""
-        self._images, self._socket = None, None
+        self._images = None
         if self._response is not None:
             self._response.close()
             self._response = None
         if self._client is not None:
             self._client.close()
             self._client = None
+        self._limit.stop()
 
     def interrupt(self) -> None:
         """See Source. Ends the connection, which wakes a call that waits for data."""
         super().interrupt()
-        connection = self._socket
-        if connection is not None:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                log.debug("camera.already_disconnected", source=self.description)
+        self._limit.cut()
 
     def _make_client(self, access: SourceAccess) -> httpx.Client:
         config = self._config
@@ -144,7 +144,8 @@ class HttpCamera(SourceBase):
         return httpx.Client(
             auth=auth,
             verify=self._trusted(),
-            timeout=httpx.Timeout(config.read_timeout_s, connect=config.open_timeout_s),
+            timeout=httpx.Timeout(max(config.open_timeout_s, config.read_timeout_s), connect=config.open_timeout_s),
+            limits=httpx.Limits(max_connections=1),
             follow_redirects=True,
             trust_env=False,
         )
@@ -166,13 +167,13 @@ class HttpCamera(SourceBase):
         client = self._client
         if client is None or self._access is None:
             raise StreamFailed("failed", "the connection was closed")
-        request = client.build_request("GET", self._access.request_url.reveal(), headers=headers)
+        url, extensions = self._access.request_url.reveal(), {"trace": self._limit.trace}
+        request = client.build_request("GET", url, headers=headers, extensions=extensions)
         try:
             response = client.send(request, stream=True)
         except httpx.HTTPError as exc:
             raise _failure(exc) from None
         self._response = response
-        self._socket = response.extensions["network_stream"].get_extra_info("socket")
         if response.status_code not in (200, 304):
             response.close()
             kind = _STATUS_KINDS.get(response.status_code, "status")
@@ -188,15 +189,14 @@ class HttpCamera(SourceBase):
         return self._parts(response, parts)
 
     def _parts(self, response: httpx.Response, parts: Parts) -> Iterator[bytes]:
-        timeout_s = self._config.read_timeout_s
-        deadline = time.monotonic() + timeout_s
+        received = (part for data in response.iter_bytes() for part in parts.feed(data))
+        while (part := self._next_part(received)) is not None:
+            yield part
+
+    def _next_part(self, received: Iterator[bytes]) -> bytes | None:
         try:
-            for data in response.iter_bytes():
-                for part in parts.feed(data):
-                    deadline = time.monotonic() + timeout_s
-                    yield part
-                if time.monotonic() > deadline:
-                    raise StreamFailed("timeout", "no whole image came")
+            with self._limit.within(self._config.read_timeout_s, "no whole image came"):
+                return next(received, None)
         except httpx.HTTPError as exc:
             raise _failure(exc) from None
         except NotMultipart as exc:
@@ -205,19 +205,22 @@ class HttpCamera(SourceBase):
     def _single(self, response: httpx.Response) -> Iterator[bytes]:
         """The image of this answer, and of one each interval."""
         due = delivered = time.monotonic()
-        newest, conditions = _body(response), _conditions(response)
+        with self._limit.within(self._config.read_timeout_s, "no whole image came"):
+            newest, conditions = _body(response), _conditions(response)
         yield newest
         while True:
             due = max(due + self._config.interval_s, time.monotonic())
             if self._lifecycle.interrupted.wait(max(0.0, due - time.monotonic())):
                 return
-            response = self._ask(conditions)
-            if response.status_code == 304:
+            with self._limit.within(self._config.read_timeout_s, "no whole image came"):
+                response = self._ask(conditions)
+                is_new = response.status_code != 304
+                if is_new:
+                    newest, conditions = _body(response), _conditions(response)
+            if not is_new:
                 response.close()
                 if time.monotonic() - delivered < _REPEAT_S:
                     continue
-            else:
-                newest, conditions = _body(response), _conditions(response)
             delivered = time.monotonic()
             yield newest
 
@@ -265,6 +268,11 @@ def _failure(error: httpx.HTTPError) -> StreamFailed:
     detail = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         return StreamFailed("timeout", detail)
+    if isinstance(error, httpx.TooManyRedirects):
+        return StreamFailed("redirect", "too many redirects, one after another")
+    if isinstance(error, httpx.UnsupportedProtocol):  # `url` itself is always HTTP
+        scheme = error.request.url.scheme
+        return StreamFailed("redirect", f"to the scheme {scheme}, which is neither http nor https")
     causes = list(_causes(error))
     kinds: tuple[tuple[type[BaseException], FailureKind], ...] = (
         (ssl.SSLCertVerificationError, "certificate"),

@@ -17,8 +17,12 @@ def read_image_file(path: Path, slow: SlowImages) -> tuple[Image, ImageOrigin]:
         ImageRejected: it cannot be read or decoded, or took too long before.
         FileNotFoundError: it has vanished.
     """
-    if not path.exists():
-        raise FileNotFoundError(2, "No such file", str(path))
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise ImageRejected(f"image {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
     if slow.is_known(path):
         raise ImageRejected(
             f"{path} took more than {NOTICED_AFTER_S:g} s to decode before, so it is not read again until it changes: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import deque
 from pathlib import Path
 
@@ -117,4 +118,11 @@ class ImageFolder(SourceBase):
 
 
 def _is_image(path: Path) -> bool:
-    return is_image_name(path.name) and path.is_file()
+    if not is_image_name(path.name):
+        return False
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a loop of links, or one to a place without permission: reading it names the reason
+        return True

@@ -97,11 +97,16 @@ def _no_stream(failure: StreamFailed, config: AddressedSource) -> dict[str, tupl
         f"({failure.detail}). Check the port; some cameras do so with too many viewers or after wrong passwords: "
         "close other viewers, and wait"
     )
+    redirect = (
+        f"{parts.netloc} redirects the agent, but to no image ({failure.detail}). Set `url` to the address of the "
+        "images itself, or correct the redirection on the server"
+    )
     return {
         "not_found": ("no_such_stream", not_found),
         "transport": ("no_stream", f"it does not send over this transport ({failure.detail}). {_transport(config)}"),
         "certificate": ("certificate", f"{failure.detail}. Name the authority that signed it in `ca_file`"),
         "protocol": ("not_supported", "the FFmpeg of this installation does not speak this protocol"),
+        "redirect": ("no_stream", redirect),
         "not_understood": ("not_understood", not_understood),
         "no_video": ("no_stream", f"{failure.detail}. Correct the path in `url`"),
         "codec": ("codec", f"{failure.detail}. Set the camera to H.264"),

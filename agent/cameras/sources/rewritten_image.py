@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from pathlib import Path
 
@@ -42,11 +43,18 @@ class RewrittenImage(SourceBase):
         """See Source."""
         self._lifecycle.check_open()
         try:
-            self._path.stat()
+            mode = self._path.stat().st_mode
         except OSError as exc:
             raise self._lifecycle.unavailable(
                 "missing", f"there is no image {self._path} ({exc.strerror}). Correct `path`, or start what writes it"
             ) from exc
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+            raise self._lifecycle.unavailable(
+                "no_file",
+                f"{self._path} must be an image file, but it is {what}. Correct `path`; for images in a folder take "
+                "`type: folder`, for a device `type: v4l2`",
+            )
         # The image is the first frame of each connection, changed or not.
         self._slow.start()
         self._is_open, self._delivered_hash, self._looked_at = True, "", None
