@@ -12,7 +12,7 @@ from agent.publish.held_topics import CLOSES, CLOSES_WAIT_S, REFUSED_WAIT_S, Hel
 from agent.publish.outbox.base import REPLY
 from agent.publish.suspects import CONNECTIONS, Suspects
 from agent.runtime.backoff import STABLE_S
-from tests.fixtures.model_broker import RECONNECT_S, TICK_S, ManualClock, ModelBench
+from tests.fixtures.model_broker import RECONNECT_S, TICK_S, ManualClock, ModelBench, once
 
 FRONT, SIDE, STATUS = "front/event", "side/event", "status"
 
@@ -206,6 +206,82 @@ def test_a_topic_that_ends_the_connection_is_found_and_the_others_go_on(bench: M
     assert bench.broker.numbers(FRONT) == list(range(10))
 
 
+@pytest.mark.parametrize("loses", [False, True])
+def test_a_topic_that_is_refused_and_then_closed_on_costs_few_connections(bench: ModelBench, loses: bool) -> None:
+    bench.broker.refusal_closes, bench.broker.loses_confirmations = True, loses
+    _refuse(bench, "not_authorised", FRONT)
+    bench.value(STATUS)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(round(70.0 / TICK_S)):
+            bench.event(SIDE)
+            if bench.put(SIDE) % 20 == 1:
+                bench.event(FRONT)
+            bench.broker.tick()
+    assert bench.held == {FRONT: CLOSES}
+    assert bench.broker.connections <= CONNECTIONS + 5
+    assert len(once(bench.broker.numbers(SIDE))) >= bench.put(SIDE) - 2
+    refused = [(line["topic"], line["problem"]) for line in lines if line["event"] == "publish.refused"]
+    assert refused == [(FRONT, "not_authorised"), (FRONT, CLOSES)]
+    connections = bench.broker.connections
+    bench.broker.run(3600.0)
+    assert bench.broker.connections - connections <= 25, "it is tried less and less often"
+    _refuse(bench, None)
+    bench.broker.run(CLOSES_WAIT_S[1] + 5.0)
+    assert bench.held == {}
+    assert once(bench.broker.numbers(FRONT)) == list(range(bench.put(FRONT)))
+
+
+def test_a_refused_topic_that_closes_no_connection_any_more_waits_a_minute_at_most(bench: ModelBench) -> None:
+    bench.broker.refusal_closes = True
+    _refuse(bench, "not_authorised", FRONT)
+    bench.event(FRONT)
+    bench.broker.run(30.0)
+    assert bench.held == {FRONT: CLOSES}
+    bench.broker.refusal_closes = False
+    bench.broker.run(2 * CLOSES_WAIT_S[1] + 5.0)
+    assert bench.held == {FRONT: "not_authorised"}
+    connections = bench.broker.connections
+    _refuse(bench, None)
+    bench.broker.run(REFUSED_WAIT_S[1] + 5.0)
+    assert bench.held == {}
+    assert bench.broker.numbers(FRONT) == [0]
+    assert bench.broker.connections == connections
+
+
+@pytest.mark.parametrize("topic", ["front/result", "reply/set"])
+def test_a_result_or_a_reply_that_is_refused_and_closed_on_is_set_aside(bench: ModelBench, topic: str) -> None:
+    bench.broker.refusal_closes = True
+    _refuse(bench, "not_authorised", topic)
+    for number in range(round(70.0 / TICK_S)):
+        bench.event(SIDE)
+        if topic.startswith("reply"):
+            if not number % 20:
+                bench.delivery.event(Packet(topic, b"{}", 1), REPLY)
+        else:
+            bench.delivery.stream(Packet(topic, b"{}"))
+        bench.broker.tick()
+    assert bench.held == {topic: CLOSES}
+    assert bench.broker.connections <= 2 * CONNECTIONS + 5
+    assert set(bench.broker.numbers(SIDE)) >= set(range(bench.put(SIDE) - 30))
+
+
+def test_a_refused_topic_does_not_hide_another_that_closes_the_connection(bench: ModelBench) -> None:
+    bench.broker.poisoned = {SIDE}
+    _refuse(bench, "not_authorised", FRONT)
+    for _ in range(10):
+        bench.event(FRONT)
+        bench.event(SIDE)
+        bench.event("back/event")
+    bench.broker.run(60.0)
+    assert bench.held[SIDE] == CLOSES
+    assert bench.broker.numbers("back/event")[-1] == 9
+    bench.broker.poisoned = set()
+    _refuse(bench, None)
+    bench.broker.run(CLOSES_WAIT_S[1] + 5.0)
+    assert bench.held == {}
+    assert once(bench.broker.numbers(FRONT)) == once(bench.broker.numbers(SIDE)) == list(range(10))
+
+
 def test_a_result_that_ends_the_connection_is_found(bench: ModelBench) -> None:
     bench.broker.poisoned = {"front/result"}
     sent = 0
@@ -237,7 +313,7 @@ def test_a_broker_that_stops_answering_makes_no_topic_a_suspect() -> None:
     for number in range(10):
         begin_ns = number * 20 * second
         suspects.connected(begin_ns)
-        assert suspects.ended([(FRONT, begin_ns)], is_trial=False, now_ns=begin_ns + 6 * second) is None
+        assert suspects.ended([(FRONT, begin_ns)], is_trial=False, now_ns=begin_ns + 6 * second) == []
     assert not suspects.is_doubting
 
 
