@@ -18,6 +18,9 @@ REFUSED_WAIT_S = (0.2, 60.0)
 seconds, and one packet a minute costs nothing."""
 CLOSES_WAIT_S = (10.0, 600.0)
 """The same for a topic whose every attempt costs the connection."""
+CLOSES_AGAIN_S = 40.0
+"""Shortest wait after it closed the connection again. By then the next connection counts as stable (``STABLE_S``), so
+the attempt costs one short reconnect instead of ever longer ones. The first wait is shorter: it may be no culprit."""
 _REFUSED_BASE_S = 1.0
 CAREFUL_S = 600.0
 """After a refusal the topic has at most one unconfirmed packet for this long. With several, a broker that refuses one
@@ -55,6 +58,8 @@ class HeldTopics:
         if before is None or (before.reason == CLOSES) != (reason == CLOSES):
             base_s = low_s if reason == CLOSES else _REFUSED_BASE_S
             self._backoffs[topic] = Backoff(base_s=base_s, rng=self._rng)
+        elif reason == CLOSES:
+            low_s = CLOSES_AGAIN_S
         wait_s = low_s + self._backoffs[topic].next_s(high_s - low_s)
         now_ns = self._clock.monotonic_ns()
         self._careful_until_ns[topic] = now_ns + round(CAREFUL_S * 1e9)
