@@ -383,7 +383,8 @@ class Delivery:
         self._settled(flight)
         if self._held.release(topic):
             self._events.accepted_again(topic)
-        self._refusals.accepted(topic)
+        if not self._retained.is_shortened(flight.packet):
+            self._refusals.accepted(topic)
 
     def _refused(self, flight: Flight, problem: str) -> None:
         """The broker refused the packet: keep it, unless it can never be accepted or nobody would miss it."""

@@ -114,6 +114,25 @@ def test_what_can_never_succeed_is_dropped_counted_and_named(bench: ModelBench, 
     assert bench.counters.rejected() == {STATUS: problem}
 
 
+def test_a_value_that_is_too_large_again_and_again_is_logged_once_and_when_it_fits(bench: ModelBench) -> None:
+    def health(number: int) -> None:
+        full = Packet(STATUS, b'{"n":%d,"x":"%s"}' % (number, b"x" * 400), 1, retain=True)
+        bench.delivery.retain(full, Packet(STATUS, b'{"n":%d}' % number, 1, retain=True))
+        bench.broker.run(10.0)
+
+    bench.broker.max_bytes = 100
+    with structlog.testing.capture_logs() as lines:
+        for number in range(5):
+            health(number)
+        bench.broker.cut()
+        bench.broker.max_bytes = 1000
+        for number in range(5, 8):
+            health(number)
+    assert sorted(set(bench.broker.numbers(STATUS))) == list(range(8))
+    assert [line["event"] for line in lines] == ["publish.refused", "publish.accepted"]
+    assert bench.dropped == {}
+
+
 def test_after_a_refusal_a_quota_cannot_change_the_order_any_more(bench: ModelBench) -> None:
     _refuse(bench, "quota_exceeded", FRONT)
     bench.event(FRONT)
