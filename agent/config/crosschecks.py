@@ -23,6 +23,12 @@ ENGINES = ("auto", "fastest", "tensorrt", "ort-tensorrt", "ort-cuda", "torch", "
 ENGINE_ALIASES = ("trt", "ort-trt", "onnxruntime", "ort", "cpu", "cuda", "openvino", "pytorch")
 _PROVIDERS = ("dml", "directml", "coreml", "nnapi", "xnnpack", "qnn", "vitisai", "cann", "migraphx", "rocm", "webgpu")
 
+# The retained messages that come regularly: seconds between two, and typical bytes with topic and headers. A test
+# compares the intervals of health and the sizes of the larger ones with what the agent sends.
+REGULAR = {"health": (10.0, 1000), "thermal": (30.0, 950)}
+REGULAR_PER_CAMERA = {"health": (10.0, 250), "camera-health": (10.0, 400)}
+REGULAR_PER_CLASSIFIER = {"state": (60.0, 400)}
+
 
 @dataclass(frozen=True, slots=True)
 class _Use:
@@ -242,3 +248,25 @@ def _warnings_of_mqtt(config: AgentConfig, document: StrictDocument) -> Iterator
     if mqtt.websocket.header_files and any(one.is_websocket and one.is_clear_text for one in mqtt.addresses):
         text = "the headers cross the network in clear text; use wss:// where the broker offers it"
         yield at(document, ("mqtt", "websocket", "header_files"), text)
+    yield from _warnings_of_max_rate(config, document)
+
+
+def _warnings_of_max_rate(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
+    """A limit that even the regular messages exceed leaves nothing for changes of state, events and results."""
+    cameras = [camera for camera in config.cameras.values() if camera.enabled]
+    kinds = [*REGULAR.values(), *(REGULAR_PER_CLASSIFIER["state"] for camera in cameras for _ in camera.classify)]
+    kinds += [REGULAR_PER_CAMERA["camera-health"] for _ in cameras]
+    every_s, health_bytes = REGULAR_PER_CAMERA["health"]  # a part of `health`, no message of its own
+    needed = {
+        "messages_hz": sum(1 / interval_s for interval_s, _ in kinds),
+        "bytes_per_s": sum(size / interval_s for interval_s, size in kinds) + len(cameras) * health_bytes / every_s,
+    }
+    for key, least in needed.items():
+        limit = getattr(config.mqtt.max_rate, key)
+        if limit is not None and limit < least:
+            text = f"the limit is {_figure(limit)}, but states, health and thermal alone need about {_figure(least)}"
+            yield at(document, ("mqtt", "max_rate", key), f"{text}; raise it, or results never leave and events wait")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"

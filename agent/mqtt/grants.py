@@ -10,6 +10,9 @@ from agent.mqtt.wire import Property, Value
 
 _MAX_QOS = 1
 _MAX_RECEIVE = 65535
+SMALL_PACKET_BYTES = 8192
+"""A largest packet below this is worth a warning: ``health`` has about 1.2 kB, and 250 bytes more for each camera
+with its classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,15 @@ class Granted:
     def limits(self, wanted: Sequence[str] = ()) -> tuple[str, ...]:
         """What is missing, in sentences for people; ``wanted`` are the topic filters."""
         left_out = [one for one in wanted if one not in self.subscriptions(wanted)]
+        size = self.max_packet_bytes
+        small = size if size is not None and size < SMALL_PACKET_BYTES else None
         found = [
             "the broker keeps no retained messages: states are sent without retain" if not self.may_retain else "",
             "the broker offers only QoS 0: an event counts as delivered when it is sent" if not self.max_qos else "",
             f"the broker has no wildcard subscriptions: not subscribed to {', '.join(left_out)}" if left_out else "",
+            f"the broker accepts packets of at most {small} bytes: larger messages are shortened or dropped"
+            if small
+            else "",
             f"the broker gave this client the id {self.client_id!r}" if self.client_id else "",
         ]
         return tuple(one for one in found if one)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from agent.mqtt.base import FINAL_PROBLEMS, Packet, Sink
 from agent.publish.delivery_counters import DeliveryCounters, DeliveryReport
 from agent.publish.flights import Flight, Flights, Kind
-from agent.publish.held_topics import CLOSES, HeldTopics
+from agent.publish.held_topics import CLOSES, HeldTopics, RefusalLog
 from agent.publish.outbox.base import EVENT, REPLY, Outbox, Stored
 from agent.publish.retained_topics import RetainedLedger
 from agent.publish.retained_values import RetainedValues
@@ -18,7 +18,6 @@ from agent.publish.suspects import Suspects
 from agent.publish.waiting_events import WaitingEvents
 from agent.runtime.boot import boot_ns
 from agent.runtime.clock import Clock, SystemClock
-from agent.runtime.logs import get_logger
 
 WINDOW = 20
 """Maximum number of retained values and events that wait for a confirmation."""
@@ -36,11 +35,7 @@ On a faster line they go beside a long backlog of events, which waits for confir
 RETRY_S = 0.02
 """Interval for offering packets to a line that had no room."""
 
-_MAX_LOGGED_TOPICS = 1000
 _TRY_LATER = frozenset({"disconnected", "backlog"})
-
-log = get_logger(__name__)
-
 
 _RANKS = {Kind.EVENT: EVENT, Kind.REPLY: REPLY}
 
@@ -83,7 +78,7 @@ class Delivery:
         self._stream_trials: dict[str, Packet] = {}
         self._events_left = 0  # how many go before the next value
         self._blocked: tuple[str, float] | None = None  # why a value or an event finds no room, and how long to wait
-        self._refusals: dict[str, str] = {}  # last logged problem, by topic
+        self._refusals = RefusalLog()
 
     @property
     def is_live(self) -> bool:
@@ -125,7 +120,7 @@ class Delivery:
         self._suspects.connected(self._clock.monotonic_ns())
         self._events.start_over()
         self._retained.resend_all()
-        self._held.retry_refused()
+        self._held.retry_refused(lambda topic: self._suspects.refusal_ends(topic) > 0)
 
     def rebirth(self) -> None:
         """Send every retained value again."""
@@ -134,14 +129,11 @@ class Delivery:
     def disconnected(self) -> None:
         """The connection was lost."""
         if self._is_live:
-            culprit = self._suspects.ended(
-                self._flights.topics(),
-                is_trial=self._flights.trial_key is not None,
-                now_ns=self._clock.monotonic_ns(),
-            )
-            if culprit is not None:
-                self._held.hold(culprit, CLOSES)
-                self._log_refusal(culprit, CLOSES, "set aside")
+            is_trial, now_ns = self._flights.trial_key is not None, self._clock.monotonic_ns()
+            for culprit in self._suspects.ended(self._flights.topics(), is_trial=is_trial, now_ns=now_ns):
+                if not self._held.closes(culprit) or self._is_due(culprit):
+                    self._held.hold(culprit, CLOSES)
+                self._refusals.refused(culprit, CLOSES, "set aside")
         self._is_live = False
         self._forget_flights()
 
@@ -163,13 +155,17 @@ class Delivery:
 
     def confirmed(self, key: int, problem: str | None) -> None:
         """The packet with ``key`` was confirmed, or refused with ``problem``."""
+        is_trial = key == self._flights.trial_key
         flight = self._flights.take(key)
         if flight is None:
             return
-        self._suspects.answered(flight.packet.topic)
+        topic = flight.packet.topic
+        self._suspects.answered(topic)
         if problem is None:
+            self._suspects.accepted(topic)
             self._accepted(flight)
         else:
+            self._suspects.refused(topic, is_trial=is_trial, now_ns=self._clock.monotonic_ns())
             self._refused(flight, problem)
 
     def abandon(self) -> None:
@@ -203,7 +199,7 @@ class Delivery:
         """Count a packet of a stream that was not sent."""
         if reason in FINAL_PROBLEMS:
             self._counters.reject(topic, reason)
-            self._log_refusal(topic, reason, "dropped")
+            self._refusals.refused(topic, reason, "dropped")
         else:
             self._counters.drop(reason)
 
@@ -387,35 +383,48 @@ class Delivery:
         self._settled(flight)
         if self._held.release(topic):
             self._events.accepted_again(topic)
-        if self._refusals.pop(topic, None) is not None:
-            log.info("publish.accepted", topic=topic)
+        if not self._retained.is_shortened(flight.packet):
+            self._refusals.accepted(topic)
 
     def _refused(self, flight: Flight, problem: str) -> None:
         """The broker refused the packet: keep it, unless it can never be accepted or nobody would miss it."""
         topic = flight.packet.topic
         if problem == "oversize" and self._retained.shorten(flight.packet):
-            self._log_refusal(topic, problem, "a short form is sent instead")
+            self._refusals.refused(topic, problem, "a short form is sent instead")
             return
         if problem == "not_authorised":
             self._counters.deny(topic, problem)
+        is_closing = self._still_closes(topic)
         if flight.kind in {Kind.REPLY, Kind.STREAM}:
             self._counters.drop(problem)
             self._settled(flight)
-            self._log_refusal(topic, problem, "dropped")
+            if not is_closing:
+                self._held.release(topic)
+                self._refusals.refused(topic, problem, "dropped")
         elif problem in FINAL_PROBLEMS:
             self._counters.reject(topic, problem)
             self._settled(flight)
-            self._held.release(topic)
-            self._log_refusal(topic, problem, "dropped")
+            if not is_closing:
+                self._held.release(topic)
+                self._refusals.refused(topic, problem, "dropped")
         else:
             self._counters.refuse(problem)
             if flight.stored is not None:
                 self._events.refused(flight.stored)
             elif not self._retained.refused(flight.packet):
                 self._counters.drop("superseded")
-            if self._is_due(topic):
-                self._held.hold(topic, problem)
-            self._log_refusal(topic, problem, "kept")
+            if not is_closing:
+                if self._is_due(topic):
+                    self._held.hold(topic, problem)
+                self._refusals.refused(topic, problem, "kept")
+
+    def _still_closes(self, topic: str) -> bool:
+        """Whether the refused topic goes on to close the connection; then it is held longer."""
+        if not self._held.closes(topic) or not self._suspects.closes(topic):
+            return False
+        if self._is_due(topic):
+            self._held.hold(topic, CLOSES)
+        return True
 
     def _settled(self, flight: Flight) -> None:
         """The packet needs nothing more."""
@@ -437,12 +446,3 @@ class Delivery:
         if self._stream_trials:
             self._counters.drop("disconnected", len(self._stream_trials))
         self._stream_trials.clear()
-
-    def _log_refusal(self, topic: str, problem: str, outcome: str) -> None:
-        if self._refusals.get(topic) == problem:
-            return
-        # Requests choose the topics of their replies, so the number of topics has no bound of its own.
-        if len(self._refusals) >= _MAX_LOGGED_TOPICS:
-            self._refusals.clear()
-        self._refusals[topic] = problem
-        log.warning("publish.refused", topic=topic, problem=problem, outcome=outcome)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.runtime.backoff import Backoff
 from agent.runtime.clock import Clock
+from agent.runtime.logs import get_logger
 
 CLOSES = "closes_connection"
 """The reason of a topic that the broker answers by closing the connection."""
@@ -16,10 +18,16 @@ REFUSED_WAIT_S = (0.2, 60.0)
 seconds, and one packet a minute costs nothing."""
 CLOSES_WAIT_S = (10.0, 600.0)
 """The same for a topic whose every attempt costs the connection."""
+CLOSES_AGAIN_S = 40.0
+"""Shortest wait after it closed the connection again. By then the next connection counts as stable (``STABLE_S``), so
+the attempt costs one short reconnect instead of ever longer ones. The first wait is shorter: it may be no culprit."""
 _REFUSED_BASE_S = 1.0
 CAREFUL_S = 600.0
 """After a refusal the topic has at most one unconfirmed packet for this long. With several, a broker that refuses one
 and accepts the next, because of a quota, would change their order."""
+_MAX_LOGGED_TOPICS = 1000
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class HeldTopics:
         if before is None or (before.reason == CLOSES) != (reason == CLOSES):
             base_s = low_s if reason == CLOSES else _REFUSED_BASE_S
             self._backoffs[topic] = Backoff(base_s=base_s, rng=self._rng)
+        elif reason == CLOSES:
+            low_s = CLOSES_AGAIN_S
         wait_s = low_s + self._backoffs[topic].next_s(high_s - low_s)
         now_ns = self._clock.monotonic_ns()
         self._careful_until_ns[topic] = now_ns + round(CAREFUL_S * 1e9)
@@ -77,13 +87,13 @@ class HeldTopics:
         self._backoffs.clear()
         self._careful_until_ns.clear()
 
-    def retry_refused(self) -> None:
-        """Try each refused topic now, because a new connection may have other rights. Those that close the connection
-        keep their wait."""
+    def retry_refused(self, keeps_wait: Callable[[str], bool]) -> None:
+        """Try each refused topic now, because a new connection may have other rights. Those that close the connection,
+        and those of which ``keeps_wait`` is true, keep their wait."""
         now_ns = self._clock.monotonic_ns()
         with self._lock:
             for topic, held in self._held.items():
-                if held.reason != CLOSES:
+                if held.reason != CLOSES and not keeps_wait(topic):
                     self._held[topic] = HeldTopic(held.reason, held.since_utc_ns, held.attempts, now_ns)
 
     def __contains__(self, topic: str) -> bool:
@@ -123,3 +133,29 @@ class HeldTopics:
         """The held topics; any thread."""
         with self._lock:
             return dict(self._held)
+
+
+class RefusalLog:
+    """One line in the log when a refusal begins, and one when it ends. One thread."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, str] = {}  # last logged problem, by topic
+
+    def refused(self, topic: str, problem: str, outcome: str) -> None:
+        """``topic`` was refused; logged if its last line names another problem."""
+        if self._problems.get(topic) == problem:
+            return
+        # Requests choose the topics of their replies, so the number of topics has no bound of its own.
+        if len(self._problems) >= _MAX_LOGGED_TOPICS:
+            self._problems.clear()
+        self._problems[topic] = problem
+        log.warning("publish.refused", topic=topic, problem=problem, outcome=outcome)
+
+    def accepted(self, topic: str) -> None:
+        """``topic`` was accepted; logged if it was refused before."""
+        if self._problems.pop(topic, None) is not None:
+            log.info("publish.accepted", topic=topic)
+
+    def clear(self) -> None:
+        """Forget every topic: another broker is used from now on."""
+        self._problems.clear()

@@ -14,6 +14,7 @@ class RetainedValues:
     def __init__(self) -> None:
         self._values: dict[str, Packet] = {}
         self._short: dict[str, Packet] = {}
+        self._shortened: dict[str, Packet] = {}  # the last short form that took the place of a packet
         self._pending: OrderedDict[str, None] = OrderedDict()
         self._unsent: set[str] = set()
         self._arrived: set[str] = set()
@@ -77,7 +78,12 @@ class RetainedValues:
         if short is None or not self._is_newest(packet):
             return False
         self.put(short)
+        self._shortened[packet.topic] = short
         return True
+
+    def is_shortened(self, packet: Packet) -> bool:
+        """Whether ``packet`` is a short form that took the place of one too large for the broker."""
+        return self._shortened.get(packet.topic) is packet
 
     def _is_newest(self, packet: Packet) -> bool:
         return self._values.get(packet.topic) is packet

@@ -287,13 +287,15 @@ def test_a_subscriber_to_wildcards_alone_says_why_it_hears_nothing(broker: Recor
 
 def test_the_limits_on_size_and_on_unconfirmed_packets_are_kept(broker: RecordingBroker) -> None:
     broker.grants = {Property.MAXIMUM_PACKET_SIZE: 400, Property.RECEIVE_MAXIMUM: 1}
-    with running(_settings(broker)) as one:
+    with structlog.testing.capture_logs() as lines, running(_settings(broker)) as one:
         one.wait_connected()
         assert one.client.send(Packet("t", bytes(400), 1), 0) == "oversize"
         for key in range(1, 11):
             wait_until(lambda key=key: one.client.send(Packet("t", bytes(300), 1), key) is None)  # type: ignore[misc]  # no lambda type
         wait_until(lambda: len(one.heard.confirmed) == 10)
     assert broker.violations == []
+    (limited,) = [line["limits"] for line in lines if line["event"] == "broker.limited"]
+    assert ["400 bytes" in limit for limit in limited] == [True]
 
 
 def _keepalive_s(one: Running) -> int:

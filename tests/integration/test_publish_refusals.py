@@ -14,6 +14,7 @@ from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import MqttSettings
 from agent.publish.held_topics import CLOSES
 from agent.publish.publisher import Publisher
+from agent.publish.suspects import CONNECTIONS
 from agent.publish.uplink import Uplink
 from agent.runtime.clock import SystemClock
 from tests.fixtures.agent_process import write_config
@@ -21,6 +22,7 @@ from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mqtt_packets import Property
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, classification, runtime, state_change
 from tests.fixtures.recording_broker import RecordingBroker
+from tests.fixtures.recording_link import NOT_AUTHORISED
 
 FRONT, SIDE = TOPICS.event("front", "inspect"), TOPICS.event("side", "inspect")
 
@@ -68,6 +70,29 @@ def test_a_topic_on_which_an_old_broker_closes_does_not_stop_the_others(
     wait_until(lambda: len(_seqs(broker, TOPICS.result("side", "inspect"))) == 5)
     wait_until(lambda: broker.connected == 1)
     assert list(dict.fromkeys(_seqs(broker, SIDE))) == list(range(11))
+    assert publisher.statistics().dropped.keys() <= {"superseded"}
+
+
+def test_a_topic_that_is_refused_and_closed_on_does_not_stop_the_others(
+    broker: RecordingBroker, publisher: Publisher
+) -> None:
+    broker.refusal_closes = True
+    broker.refuse(FRONT, NOT_AUTHORISED)
+    publisher.start()
+    publisher.offer(runtime())
+    _say(publisher, 10)
+    wait_until(lambda: publisher.statistics().delivery.held.keys() == {FRONT})
+    wait_until(lambda: publisher.statistics().delivery.held[FRONT].reason == CLOSES, within_s=30.0)
+    connects = len(broker.connects)
+    assert connects <= CONNECTIONS + 1
+    publisher.offer(state_change("last", "9", camera="side"))
+    wait_until(lambda: set(_seqs(broker, SIDE)) == set(range(11)))
+    for index in range(5):
+        publisher.offer(classification(index, camera="side"))
+    wait_until(lambda: len(_seqs(broker, TOPICS.result("side", "inspect"))) == 5)
+    assert len(broker.connects) <= connects + 1
+    assert publisher.statistics().delivery.held.keys() == {FRONT}
+    assert publisher.statistics().stored == 10
     assert publisher.statistics().dropped.keys() <= {"superseded"}
 
 

@@ -129,3 +129,34 @@ def test_random_refusals_and_cuts_lose_nothing(share: float, cuts: float, seed: 
         assert broker.numbers(topic)[-1] == bench.put(topic) - 1
     assert bench.stored == 0
     assert bench.dropped.keys() <= {"superseded"}
+
+
+@settings(max_examples=25)
+@given(
+    denied=st.sets(st.sampled_from(EVENTS + VALUES), min_size=1, max_size=4),
+    room=st.sampled_from([1, 2, 5, 1000]),
+    seed=SEEDS,
+)
+def test_only_the_topics_whose_refusals_end_connections_are_set_aside(denied: set[str], room: int, seed: int) -> None:
+    chance, bench = random.Random(seed), ModelBench(seed)
+    broker = bench.broker
+    broker.refusal_closes, broker.room = True, room
+    broker.refusal = lambda packet: "not_authorised" if packet.topic in denied else None
+    _fill(bench, chance, 60)
+    for _ in range(120):
+        _fill(bench, chance, 1)
+        broker.run(1.0)
+        assert set(bench.held) <= denied, "no innocent topic is set aside"
+    assert broker.connections <= (CONNECTIONS + 6) * len(denied) + 1
+    for topic in set(EVENTS) - denied:
+        assert len(set(broker.numbers(topic))) >= bench.put(topic) - 2, "the good topics do not wait for the others"
+    assert bench.stored >= sum(bench.put(topic) for topic in denied if topic in EVENTS), "nothing is lost"
+    broker.refusal = lambda _: None
+    broker.run(700.0, until=lambda: not bench.held and not bench.stored)
+    broker.run(1.0)
+    assert not bench.held
+    for topic in EVENTS:
+        assert once(broker.numbers(topic)) == list(range(bench.put(topic))), "each topic stays in order"
+    for topic in VALUES:
+        assert not bench.put(topic) or broker.numbers(topic)[-1] == bench.put(topic) - 1
+    assert bench.dropped.keys() <= {"superseded"}

@@ -9,12 +9,16 @@ from typing import NoReturn
 
 import pytest
 
-from agent.config.crosschecks import ENGINE_ALIASES, ENGINES
+from agent.config.crosschecks import ENGINE_ALIASES, ENGINES, REGULAR, REGULAR_PER_CAMERA
 from agent.config.device import device_id_of_machine
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
+from agent.mqtt.topics import packet_from_message
+from agent.publish.send_rate import PACKET_BYTES
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import SecretKind, read_secret
+from agent.telemetry.reporter import CAMERA_HEALTH_EVERY_NS, HEALTH_EVERY_NS
 from engines.select.registry import AUTO_ORDER, CHOOSERS, canonical_name
+from tests.fixtures import publish_samples
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 
@@ -291,6 +295,41 @@ def test_what_was_probably_not_meant_is_a_warning_with_its_line(tmp_path: Path) 
         ["12", "mqtt.broker"],
     ]
     assert load(tmp_path).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "limit", "words"),
+    [
+        ("messages_hz", 0.1, "is 0.10, but states, health and thermal alone need about 0.27;"),
+        ("messages_hz", 0.26, "need about 0.27;"),
+        ("messages_hz", 0.27, None),
+        ("bytes_per_s", 100, "is 100, but states, health and thermal alone need about 210;"),
+        ("bytes_per_s", 209, "need about 210;"),
+        ("bytes_per_s", 211, None),
+    ],
+)
+def test_a_rate_below_what_the_regular_messages_need_is_a_warning(
+    tmp_path: Path, key: str, limit: float, words: str | None
+) -> None:
+    warnings = load(tmp_path, f"{CASCADE}mqtt: {{max_rate: {{{key}: {limit}}}}}\n").warnings
+    assert len(warnings) == (words is not None)
+    for warning in warnings:
+        assert f"mqtt.max_rate.{key}: the limit " in warning
+        assert str(words) in warning
+
+
+def test_the_regular_messages_have_the_interval_and_about_the_size_that_the_warning_counts_with() -> None:
+    assert (REGULAR["health"][0], REGULAR_PER_CAMERA["health"][0]) == (HEALTH_EVERY_NS / 1e9, HEALTH_EVERY_NS / 1e9)
+    assert REGULAR_PER_CAMERA["camera-health"][0] == CAMERA_HEALTH_EVERY_NS / 1e9
+    assumed = (
+        (publish_samples.health(), REGULAR["health"][1] + REGULAR_PER_CAMERA["health"][1]),
+        (publish_samples.thermal(), REGULAR["thermal"][1]),
+        (publish_samples.camera_health(), REGULAR_PER_CAMERA["camera-health"][1]),
+    )
+    for message, size in assumed:
+        packet = packet_from_message(message, publish_samples.TOPICS)
+        real = len(packet.topic) + len(packet.payload) + PACKET_BYTES
+        assert size == pytest.approx(real, rel=0.15), packet.topic
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from agent.config.model import MqttConfig
 from agent.mqtt.attempts import ASK_AGAIN_S, Version, VersionChoice, referred
 from agent.mqtt.base import Packet
 from agent.mqtt.diagnosis import Ending, EndKind
-from agent.mqtt.grants import Granted, granted_from_properties, lesser_will
+from agent.mqtt.grants import SMALL_PACKET_BYTES, Granted, granted_from_properties, lesser_will
 from agent.mqtt.settings import Credentials, MqttSettings, settings_from_config
 from agent.mqtt.wire import Property
 
@@ -192,9 +192,14 @@ def test_every_limit_is_read_and_said() -> None:
     assert granted.keepalive_below(15) == 5
     assert granted.subscriptions(["a/b", "a/+", "#"]) == ("a/b",)
     said = granted.limits(["a/b", "a/+", "#"])
-    assert len(said) == 4
-    for words in ("without retain", "QoS 0", "a/+, #", "'auto-1'"):
+    assert len(said) == 5
+    for words in ("without retain", "QoS 0", "a/+, #", "at most 400 bytes", "'auto-1'"):
         assert any(words in one for one in said)
+
+
+@pytest.mark.parametrize(("size_bytes", "count"), [(SMALL_PACKET_BYTES - 1, 1), (SMALL_PACKET_BYTES, 0), (0, 0)])
+def test_only_a_small_largest_packet_is_said(size_bytes: int, count: int) -> None:
+    assert len(granted_from_properties({Property.MAXIMUM_PACKET_SIZE: size_bytes}).limits()) == count
 
 
 @pytest.mark.parametrize("keepalive_s", [0, 3600])
