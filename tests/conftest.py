@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -30,7 +31,9 @@ from pathlib import Path
 import hypothesis
 import psutil
 import pytest
+import structlog
 
+from agent.runtime.logs import LibraryHandler
 from scripts import sealed_path
 
 # Threads and descriptors of a library may need a moment to go after the call that ends them has returned.
@@ -153,6 +156,23 @@ def swallowed_exceptions() -> Iterator[list[str]]:
         yield seen
     finally:
         threading.excepthook, sys.unraisablehook = hooks
+
+
+@pytest.fixture(autouse=True)
+def _logs_stay_as_they_were() -> Iterator[None]:
+    """A command called in this process sets where logs go and from which level on, for every later test too."""
+    before = structlog.get_config() if structlog.is_configured() else None
+    root = logging.getLogger()
+    level, handlers = root.level, tuple(root.handlers)
+    yield
+    if before is None:
+        structlog.reset_defaults()
+    else:
+        structlog.configure(**before)
+    root.setLevel(level)
+    # Not pytest's own handlers, which it adds and removes for each phase of a test.
+    for handler in [one for one in root.handlers if isinstance(one, LibraryHandler) and one not in handlers]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

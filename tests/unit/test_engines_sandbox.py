@@ -159,4 +159,11 @@ def test_the_real_child_dies_with_its_parent(tmp_path: Path, monkeypatch: pytest
                 break
         parent.send_signal(signal.SIGKILL)
     assert children
-    wait_until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+    wait_until(lambda: not any(_is_alive(child) for child in children))
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # gone between the two questions
+        return False
