@@ -159,16 +159,13 @@ def swallowed_exceptions() -> Iterator[list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def _logs_stay_as_they_were() -> Iterator[None]:
+def _log_settings_end_with_the_test() -> Iterator[None]:
     """A command called in this process sets where logs go and from which level on, for every later test too."""
-    before = structlog.get_config() if structlog.is_configured() else None
     root = logging.getLogger()
     level, handlers = root.level, tuple(root.handlers)
     yield
-    if before is None:
-        structlog.reset_defaults()
-    else:
-        structlog.configure(**before)
+    # Not back to what it was before: a fixture of module scope may have called a command already.
+    structlog.reset_defaults()
     root.setLevel(level)
     # Not pytest's own handlers, which it adds and removes for each phase of a test.
     for handler in [one for one in root.handlers if isinstance(one, LibraryHandler) and one not in handlers]:
