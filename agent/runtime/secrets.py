@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import threading
 import urllib.parse
 import weakref
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ _PARAMETER = re.compile(r"(?i)\b(password|passwd|pwd|passphrase|token|secret|api
 _PROPERTY = re.compile(r"\b(?:user-pw|pass|psw)\s*=\s*[^\s&]")
 
 _live: weakref.WeakSet[Secret] = weakref.WeakSet()
+_live_lock = threading.Lock()
+"""Held for adding and for copying: a thread that logs must not meet the set while another one adds to it."""
 
 
 @final
@@ -48,7 +51,8 @@ class Secret:
         self.shown = shown
         # As repr and JSON write it too: an error may quote the text that it is about.
         self.spellings = {value, urllib.parse.quote(value, safe=""), repr(value)[1:-1], json.dumps(value)[1:-1]}
-        _live.add(self)
+        with _live_lock:
+            _live.add(self)
 
     def reveal(self) -> str:
         """The secret itself, for the one call that needs it."""
@@ -66,7 +70,9 @@ class Secret:
 
 def _spellings() -> Iterator[tuple[str, str]]:
     """Each way to write a living secret, and what is shown instead."""
-    for secret in tuple(_live):
+    with _live_lock:
+        living = tuple(_live)
+    for secret in living:
         if len(secret.reveal()) >= _MIN_REPLACED:
             yield from ((spelling, secret.shown) for spelling in secret.spellings)
 

@@ -36,7 +36,8 @@ pip_reason() {
 
 # has_version DISTRIBUTION: print its version in the new environment; nothing if it is not installed.
 has_version() {
-  "$staging/bin/python" -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$1" 2>/dev/null || true
+  # Isolated: a checkout in the current directory may have metadata of its own, left by a build.
+  "$staging/bin/python" -I -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$1" 2>/dev/null || true
 }
 
 # add_part PART REQUIREMENT WITHOUT COMMAND: install it or list the reason. WITHOUT: what does not work without it.

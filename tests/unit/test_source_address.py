@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import threading
 from pathlib import Path
 from typing import get_args
 from urllib.parse import unquote, urlsplit
@@ -19,7 +21,7 @@ from agent.config.loader import load_config
 from agent.config.source_address import PUBLIC_KEYS, open_access, public_address, public_value
 from agent.config.sources import GStreamerSource, RtspSource, SourceConfig
 from agent.runtime.errors import ConfigError
-from agent.runtime.secrets import redact
+from agent.runtime.secrets import Secret, redact
 
 CANARY = "Qx7CANARYzz"
 
@@ -242,3 +244,28 @@ def test_every_key_of_every_kind_of_source_is_public_or_an_address() -> None:
         if "str" in str(field.annotation) or "Literal" in str(field.annotation)
     }
     assert texts - PUBLIC_KEYS == {"url", "pipeline"}
+
+
+def test_secrets_that_come_while_another_thread_logs_do_not_disturb_it() -> None:
+    """A camera that connects makes secrets, on its own thread."""
+    stop = threading.Event()
+    kept: list[Secret] = []
+
+    def make() -> None:
+        while not stop.is_set():
+            kept.extend(Secret(f"secret-{len(kept)}-{number}") for number in range(50))
+            del kept[:-200]
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(1000):
+            assert redact("nothing to hide") == "nothing to hide"
+    finally:
+        sys.setswitchinterval(usual)
+        stop.set()
+        for thread in threads:
+            thread.join()
