@@ -12,7 +12,6 @@ from statistics import median
 from rich.console import Console
 
 from agent.demo import demo_package
-from agent.tools.benchmark.measure.session import child_environment
 from agent.tools.benchmark.pipeline.run import PipelineRequest, Setup, clip_setup
 from agent.tools.benchmark.render.chart import png_of
 from agent.tools.benchmark.render.html import to_html
@@ -25,6 +24,7 @@ from agent.tools.benchmark.study import Request, run_study
 from engines.base import Precision
 from engines.package.load import load_package
 from scripts.performance import agent_rows, loadgen_agreement, quality_rows, side_by_side
+from scripts.performance.environment import child_environment
 from scripts.performance.make_models import MODELS, write_package
 from scripts.performance.page import bar_lines, table
 from scripts.performance.verdict import LoadWatch, Row

@@ -17,10 +17,10 @@ from statistics import median
 
 from agent.mqtt.embedded_broker import EmbeddedBroker
 from agent.runtime.statistics import percentiles
-from agent.tools.benchmark.measure.session import child_environment
 from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_agent
 from agent.tools.benchmark.pipeline.subscriber import Arrival, arrivals_of, listening
 from scripts.performance.agent_rows import config_of
+from scripts.performance.environment import child_environment
 
 _SETTLE_S = 2.0
 

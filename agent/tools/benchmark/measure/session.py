@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 
-import agent
 from agent.runtime.errors import Unavailable
 from agent.tools.benchmark.measure.target import Target
 from engines import JsonChild, module_command
@@ -88,10 +85,3 @@ class Session:
                     remedy="measure it alone, with --engines",
                 )
         return self._answers.popleft()
-
-
-def child_environment() -> dict[str, str]:
-    """The environment of a child, which finds this program even under another interpreter."""
-    root = str(Path(agent.__file__).resolve().parents[1])
-    known = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, known]) if known else root, "PYTHONUNBUFFERED": "1"}
