@@ -20,7 +20,7 @@ from agent.commands.overrides import with_kept_changes
 from agent.commands.server import CommandCounters, CommandServer
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.daemon.control import ControlSocket
 from agent.daemon.notify import Notifier
 from agent.daemon.state_directory import StateDirectory

@@ -9,7 +9,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from agent.config.image_checks import ImageChecksConfig
+from agent.config.sections.image_checks import ImageChecksConfig
 from agent.runtime.records import Image, LazyImage, image_of
 
 ImageFault = Literal["black", "frozen", "covered", "blurred"]

@@ -12,7 +12,7 @@ from agent.commands.contract import CommandRefused, NotKept, require_known
 from agent.commands.requests import Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
-from agent.config.section import Name, Section
+from agent.config.sections.base import Name, Section
 from agent.runtime.logs import get_logger
 from engines import JsonRecord, RecordDamaged
 

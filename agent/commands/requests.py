@@ -16,8 +16,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from agent.config.section import Name, Section
-from agent.config.subscribers import Verb
+from agent.config.sections.base import Name, Section
+from agent.config.sections.subscribers import Verb
 
 MAX_BYTES = 8192
 MAX_AHEAD = timedelta(hours=1)

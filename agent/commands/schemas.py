@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from agent import __version__
 from agent.commands.requests import REQUESTS
-from agent.config.subscribers import Verb
+from agent.config.sections.subscribers import Verb
 from agent.mqtt.topics import CATALOG, Entry, Topics
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -25,7 +25,7 @@ from agent.commands.requests import (
     Snapshot,
     request_from_payload,
 )
-from agent.config.subscribers import CommandsConfig, Verb
+from agent.config.sections.subscribers import CommandsConfig, Verb
 from agent.mqtt.base import Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import utc_text

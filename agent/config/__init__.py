@@ -1,7 +1,6 @@
 """The configuration file: reading it, refusing it with file and line, and the result.
 
-model.py         the whole tree; its sections: sources.py, image_checks.py, thermal.py, subscribers.py
-section.py       base of every section, and the patterns of names
+model.py         the whole tree, made of the sections in sections/
 loader.py        from a file to a ``LoadedConfig``, or to one error with every fault
 problems.py      from faults to lines of text
 shape.py         what may stand at a place of the file, in words

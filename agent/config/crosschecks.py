@@ -13,8 +13,8 @@ from agent.config.broker_address import EMBEDDED, BrokerAddress
 from agent.config.credentials import PASSWORD, USERNAME
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
+from agent.config.sections.sources import SourceConfig
 from agent.config.shape import KeyPath
-from agent.config.sources import SourceConfig
 from agent.runtime.secrets import seems_to_hold_a_password
 from engines import StrictDocument, nearest_key
 

@@ -28,7 +28,7 @@ from agent.config.problems import (
     problems_of_values,
     suggestion,
 )
-from agent.config.section import Section
+from agent.config.sections.base import Section
 from agent.config.shape import KeyPath
 from agent.config.source_address import known_addresses
 from agent.config.state_dir import default_state_dir, home_dir

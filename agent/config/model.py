@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from agent.config.broker import ProfileName, ProxyConfig, TlsConfig, WebSocketConfig, addresses_of
 from agent.config.broker_address import EMBEDDED, BrokerAddress
-from agent.config.image_checks import ImageChecksConfig
-from agent.config.section import ClientId, DeviceId, Name, Section, TopicPrefix
-from agent.config.sources import SourceConfig
-from agent.config.subscribers import CommandsConfig, HomeAssistantConfig, MaxRateConfig, OutboxConfig
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.base import ClientId, DeviceId, Name, Section, TopicPrefix
+from agent.config.sections.broker import ProfileName, ProxyConfig, TlsConfig, WebSocketConfig, addresses_of
+from agent.config.sections.image_checks import ImageChecksConfig
+from agent.config.sections.sources import SourceConfig
+from agent.config.sections.subscribers import CommandsConfig, HomeAssistantConfig, MaxRateConfig, OutboxConfig
+from agent.config.sections.thermal import ThermalConfig
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 

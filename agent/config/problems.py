@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config.model import AgentConfig
-from agent.config.section import PlacedError
+from agent.config.sections.base import PlacedError
 from agent.config.shape import KeyPath, Place, place_of
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import redact

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from agent.config.broker import ProfileName
+from agent.config.sections.broker import ProfileName
 
 _KIB, _MIB = 1024, 1024 * 1024
 

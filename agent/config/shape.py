@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeGuard, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agent.config.section import PATTERNS_IN_WORDS
+from agent.config.sections.base import PATTERNS_IN_WORDS
 
 KeyPath = tuple["str | int", ...]
 

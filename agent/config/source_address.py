@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from agent.config.credentials import PASSWORD, USERNAME, filled_pipeline, filled_url, quoted_values
-from agent.config.sources import AddressedSource, GStreamerSource, SourceConfig
+from agent.config.sections.sources import AddressedSource, GStreamerSource, SourceConfig
 from agent.runtime.secrets import MASK, Secret, read_secret, redact
 
 PUBLIC_KEYS = frozenset(

@@ -14,7 +14,7 @@ from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Source
 from agent.config.model import AgentConfig, CameraConfig, ModelConfig
-from agent.config.sources import SourceConfig
+from agent.config.sections.sources import SourceConfig
 from agent.inference.binding import ClassifierBinding, Emit
 from agent.inference.rate_sharing import share_ratio
 from agent.inference.routing import CameraPlan, plan_camera

@@ -7,12 +7,9 @@ In reading order:
 - ``topics``: the table of all messages with topic, QoS, retention and expiry; makes packets from messages
 - ``identity``: device and session in every message, and the status message that is also the last will
 - ``settings``: what one connection needs: address, credentials, certificates
-- ``transport``, ``websocket``: the way to a broker: TCP or unix socket, proxy, TLS, WebSocket
+- ``network``: the bytes between this program and a broker; with ``connection`` the only room that imports paho
 - ``addresses``: the broker's addresses in order, which is in use, and when to come back to an earlier one
-- ``wire``: received packets as bytes, read without trust in the broker
-- ``line``: how fast the line drains, and how much may wait for it
 - ``unconfirmed``: packets that the broker has not confirmed, and whether it confirms any
-- ``network``: paho's client with its bytes in our hands; with ``connection`` the only file that imports paho
 - ``grants``: what the broker offers, from its CONNACK
 - ``connection``: one connection from CONNECT to its end
 - ``diagnosis``: why a connection ended, in texts that say what to do
@@ -20,7 +17,7 @@ In reading order:
 - ``client``: the sink that connects and reconnects
 - ``inbound``: hands received messages to their listeners
 - ``subscriber``: a small client for live views and tests
-- ``embedded_broker``, ``amqtt_child``: a private broker for a first try
+- ``embedded``: a private broker for a first try
 
 Threads: ``mqtt``, owned by ``MqttClient``, runs the network of one connection after the other and calls the listener.
 It ends within the time given to ``MqttClient.stop``, except during a name look-up, which cannot be interrupted.

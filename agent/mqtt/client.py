@@ -15,9 +15,9 @@ from agent.mqtt.base import LineStatistics, Packet, Received, SinkListener, Sink
 from agent.mqtt.connection import Connection
 from agent.mqtt.diagnosis import Ending, explain_repeated_closing, explain_silence
 from agent.mqtt.grants import lesser_will
-from agent.mqtt.line import Line
+from agent.mqtt.network.line import Line
+from agent.mqtt.network.transport import probe_transport
 from agent.mqtt.settings import MqttSettings
-from agent.mqtt.transport import probe_transport
 from agent.runtime.backoff import STABLE_S, Backoff
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger

@@ -34,12 +34,12 @@ from agent.mqtt.diagnosis import (
     reason_name,
 )
 from agent.mqtt.grants import Granted, granted_from_properties
-from agent.mqtt.line import Line, unsent_bytes
-from agent.mqtt.network import NetworkClient, connect_properties, packet_bytes, publish_properties
+from agent.mqtt.network.line import Line, unsent_bytes
+from agent.mqtt.network.packet_client import NetworkClient, connect_properties, packet_bytes, publish_properties
+from agent.mqtt.network.transport import open_transport
+from agent.mqtt.network.wire import Inlet, ProtocolViolation, Value
 from agent.mqtt.settings import MqttSettings
-from agent.mqtt.transport import open_transport
 from agent.mqtt.unconfirmed import INFLIGHT, MAX_UNCONFIRMED, Unconfirmed
-from agent.mqtt.wire import Inlet, ProtocolViolation, Value
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
 

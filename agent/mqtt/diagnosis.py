@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from agent.config.broker_address import BrokerAddress
+from agent.mqtt.network.wire import Property, Value
 from agent.mqtt.settings import MqttSettings
-from agent.mqtt.wire import Property, Value
 from agent.runtime.errors import AgentError
 from agent.runtime.secrets import redact
 

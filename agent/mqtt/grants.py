@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.mqtt.base import Packet
-from agent.mqtt.wire import Property, Value
+from agent.mqtt.network.wire import Property, Value
 
 _MAX_QOS = 1
 _MAX_RECEIVE = 65535

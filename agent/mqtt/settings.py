@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from agent.config.broker import ProxyConfig
 from agent.config.broker_address import BrokerAddress, ProxyAddress
 from agent.config.model import MqttConfig
+from agent.config.sections.broker import ProxyConfig
 from agent.runtime.errors import ConfigError
 from agent.runtime.logs import get_logger
 from agent.runtime.secrets import Secret, SecretKind, read_secret

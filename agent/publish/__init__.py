@@ -5,14 +5,10 @@ In reading order:
 - ``publisher``: the thread between the pipeline and the sink; switching to another sink; the shutdown drain
 - ``packets``: rate limit, sequence numbers, and packets made from records
 - ``result_stream``: a result is sent, waits for room on the line, or is dropped
-- ``delivery``: decides what is sent next and follows each packet to its confirmation (``flights``): streams, retained
-  values (``retained_values``), events (``waiting_events``)
-- ``held_topics``, ``suspects``: topics that wait because the broker refused them, or closed the connection on them
-- ``send_rate``: the limit over all topics; ``delivery_counters``: what was sent, dropped, refused
+- ``delivery``: decides what is sent next and follows each packet to its confirmation
 - ``outbox``: the events that the broker has not confirmed yet, in memory or on disk
-- ``retained_topics``: which retained topics of cameras the broker may hold, so that old ones can be cleared
 - ``uplink``: builds all of this from the configuration, and applies a changed one
-- ``home_assistant``, ``discovery``: Home Assistant's device, and its discovery message
+- ``home_assistant``: Home Assistant's device, and its discovery message
 - ``listener_gate``: cuts off a sink that was replaced; ``json_lines``: a sink for ``agent run --print``
 
 Threads: ``publisher``, owned by ``Publisher``, ends when ``stop`` closes its channels and the drain is over.

@@ -15,14 +15,14 @@ from pydantic import ValidationError
 from agent.mqtt.base import LineStatistics, NullListener, Packet, Sink, SinkStatistics
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import Message
-from agent.publish.delivery import RETRY_S, Delivery
-from agent.publish.delivery_counters import DeliveryCounters, DeliveryReport
+from agent.publish.delivery.counters import DeliveryCounters, DeliveryReport
+from agent.publish.delivery.delivery import RETRY_S, Delivery
+from agent.publish.delivery.retained_topics import RetainedLedger
+from agent.publish.delivery.send_rate import SendRate
 from agent.publish.listener_gate import ListenerGate
 from agent.publish.outbox.base import REPLY, Durability, MemoryOutbox, Outbox
 from agent.publish.packets import NumberedChange, Outgoing, PacketFactory, ResultRate, SequenceNumbers
 from agent.publish.result_stream import ResultStream
-from agent.publish.retained_topics import RetainedLedger
-from agent.publish.send_rate import SendRate
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.clock_sync import ClockState

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agent.mqtt.base import Packet
-from agent.publish.delivery import Delivery
+from agent.publish.delivery.delivery import Delivery
 from agent.runtime.clock import Clock
 from agent.runtime.records import Classification
 

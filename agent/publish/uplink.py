@@ -10,19 +10,19 @@ from pathlib import Path
 
 from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
-from agent.config.subscribers import MaxRateConfig
+from agent.config.sections.subscribers import MaxRateConfig
 from agent.mqtt.base import Sink
 from agent.mqtt.client import MqttClient
-from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound, subscriptions
 from agent.mqtt.messages import Runtime
 from agent.mqtt.settings import MqttSettings, settings_from_config
-from agent.publish.home_assistant import open_home_assistant
+from agent.publish.delivery.retained_topics import FILE_NAME, RetainedLedger, retained_topics
+from agent.publish.delivery.send_rate import SendRate
+from agent.publish.home_assistant.device import open_home_assistant
 from agent.publish.outbox.choose import open_outbox
 from agent.publish.publisher import Publisher
-from agent.publish.retained_topics import FILE_NAME, RetainedLedger, retained_topics
-from agent.publish.send_rate import SendRate
 from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockWatch
 from agent.runtime.logs import get_logger

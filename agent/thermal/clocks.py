@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.boot import BOOT_ID, boot_id
 from agent.runtime.logs import get_logger
 from agent.thermal.levers import MIN_CLOCK_RATIO, Dither, Lever, LeverName, around

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.thermal.decision import Cause, GovernorDecision, GovernorState
 from agent.thermal.levers import MIN_CLOCK_RATIO, Ladder, LeverLevels, LeverName
 from agent.thermal.limits import Limits, limits_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.config.thermal import GovernorConfig
+from agent.config.sections.thermal import GovernorConfig
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 
 CRITICAL_TO_THROTTLE_KELVIN = 5.5

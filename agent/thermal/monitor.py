@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from agent.config.thermal import GovernorConfig
+from agent.config.sections.thermal import GovernorConfig
 from agent.thermal.limits import HARD_ABOVE_SOFT_KELVIN, Limits
 from agent.thermal.trend import Trend
 

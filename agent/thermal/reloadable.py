@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from agent.config.loader import LoadedConfig
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.logs import get_logger
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor, ThermalStatistics

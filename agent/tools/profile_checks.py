@@ -19,7 +19,7 @@ from agent.mqtt.inbound import subscriptions
 from agent.mqtt.messages import ModelRuntime, Runtime
 from agent.mqtt.settings import client_id_of
 from agent.mqtt.topics import Topics, encode
-from agent.publish.discovery import discovery_message, object_id
+from agent.publish.home_assistant.discovery import discovery_message, object_id
 from agent.telemetry.reports import camera_runtimes
 from engines import EngineError, ModelPackage, load_unknown_package
 

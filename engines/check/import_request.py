@@ -11,8 +11,8 @@ import onnx
 
 from engines.check.training_facts import TrainingFacts
 from engines.errors import ModelRejected
-from engines.package.onnx_signature import data_inputs, image_shape
-from engines.package.signature import shape_text
+from engines.package.signature.base import shape_text
+from engines.package.signature.onnx import data_inputs, image_shape
 from engines.package.specs import Activation, Color, Interpolation, ResizeMode
 
 PresetName = Literal["imagenet", "tf", "caffe", "raw01", "raw255"]

@@ -18,7 +18,7 @@ from engines.errors import EngineUnavailable, ModelRejected
 from engines.graph.ort_library import library, library_errors
 from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX
 from engines.package.load import ModelPackage
-from engines.package.onnx_signature import set_shape, shape_of
+from engines.package.signature.onnx import set_shape, shape_of
 
 _NOISE_IMAGES = 3
 _RUN_LIMIT_S = 60.0

@@ -18,7 +18,7 @@ from engines.graph.batch_dimension import fix_batch, free_batch
 from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX, input_chain, output_chain, takes_float
 from engines.package.load import ModelPackage, check_sha256
 from engines.package.model_file import check_model, opset_of, read_onnx, subgraphs
-from engines.package.onnx_signature import data_inputs, set_shape, shape_of
+from engines.package.signature.onnx import data_inputs, set_shape, shape_of
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 
 TRANSFORMATION = 3

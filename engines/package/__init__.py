@@ -7,7 +7,7 @@ labels.py         label files in the shapes that exist in the field
 images.py  image_headers.py    image files, their size known before they are decoded
 model_file.py     model files as bytes: hashed, bounded, recognised
 external_data.py  tensors that a model keeps in other files
-signature.py  onnx_signature.py  pt2_signature.py    a model's input and output, held against the manifest
+signature/        a model's input and output, held against the manifest
 activation.py     whether the model gives probabilities
 task.py  decisions.py    what the scores decide
 digest.py         one hash over everything in a package that changes an answer

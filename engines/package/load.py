@@ -16,8 +16,8 @@ from engines.package.labels import MAX_BYTES as MAX_LABEL_BYTES
 from engines.package.labels import fit_labels, parse_labels
 from engines.package.manifest import MANIFEST_NAME, InputSection, Manifest, inside, read_manifest
 from engines.package.model_file import check_model, file_sha256, read_onnx
-from engines.package.onnx_signature import onnx_signature
-from engines.package.pt2_signature import pt2_signature
+from engines.package.signature.onnx import onnx_signature
+from engines.package.signature.pt2 import pt2_signature
 from engines.package.specs import (
     Activation,
     Color,

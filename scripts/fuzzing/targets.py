@@ -24,7 +24,7 @@ from agent.cli.console import Console
 from agent.commands.contract import Details
 from agent.commands.requests import REQUESTS
 from agent.commands.server import CommandServer
-from agent.config.subscribers import CommandsConfig
+from agent.config.sections.subscribers import CommandsConfig
 from agent.mqtt.base import Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound
@@ -38,7 +38,7 @@ from engines.package.images import decode_image
 from engines.package.labels import fit_labels, parse_labels
 from engines.package.manifest import parse_manifest
 from engines.package.model_file import check_model, read_onnx
-from engines.package.onnx_signature import onnx_signature
+from engines.package.signature.onnx import onnx_signature
 from engines.package.specs import InputSpec
 from tests.fixtures.packages import PackageFiles, TinyModel
 from tests.fixtures.publish_samples import IDENTITY, TOPICS

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import agent
-from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.tools.benchmark.measure.bare import BareSession
 from agent.tools.benchmark.measure.blocks import Block, BlockRequest, ImageFeed, run_block
 from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_agent

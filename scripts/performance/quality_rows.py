@@ -22,7 +22,7 @@ import orjson
 from agent.config.broker_address import BrokerAddress
 from agent.inference.classifications import top_scores
 from agent.mqtt.client import MqttClient
-from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import Result, result_from_classification
 from agent.mqtt.settings import MqttSettings

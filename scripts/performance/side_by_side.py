@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.pipeline.agent_process import AgentProcess, running_agent
 from agent.tools.benchmark.pipeline.subscriber import Arrival, arrivals_of, listening

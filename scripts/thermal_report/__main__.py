@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.thermal.boards import BOARDS
 from agent.thermal.sensors.base import ThermalSample
 from scripts.thermal_report.evaluation import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.thermal.boards import BoardParameters
 from agent.thermal.governor import Governor
 from agent.thermal.levers import Dither, LeverLevels, around

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.config.subscribers import OutboxConfig
+from agent.config.sections.subscribers import OutboxConfig
 from agent.mqtt.base import Packet
 from agent.publish.outbox.base import EVENT, REPLY, MemoryOutbox, Outbox, Stored
 from agent.publish.outbox.choose import open_outbox

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.thermal import SimulatedBoardConfig, ThermalConfig
+from agent.config.sections.thermal import SimulatedBoardConfig, ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.auto import JtopOverSysfs
 from agent.thermal.sensors.base import NoSensor, Sensor

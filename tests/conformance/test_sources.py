@@ -16,7 +16,7 @@ import pytest
 from agent.cameras.sources.base import Source
 from agent.cameras.sources.choose import make_source
 from agent.cameras.sources.v4l2.camera import V4l2Camera
-from agent.config.sources import (
+from agent.config.sections.sources import (
     FileSource,
     FolderSource,
     GStreamerSource,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.broker import ProfileName
 from agent.config.broker_address import BrokerAddress
 from agent.config.profiles import PROFILES, BrokerProfile
+from agent.config.sections.broker import ProfileName
 from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import Credentials, MqttSettings, TlsFiles
 from agent.mqtt.topics import Topics

@@ -17,7 +17,7 @@ from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Capture, Source
 from agent.cameras.sources.network_stream import NetworkStream
 from agent.config.model import CameraConfig
-from agent.config.sources import RtspSource
+from agent.config.sections.sources import RtspSource
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.deadlines import wait_until

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from agent.config.model import AgentConfig, ModelConfig
-from agent.config.sources import SourceConfig
+from agent.config.sections.sources import SourceConfig
 from agent.inference.pipeline import Parts, Pipeline
 from agent.inference.worker import Worker
 from agent.runtime.clock import SystemClock

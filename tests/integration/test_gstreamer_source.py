@@ -15,7 +15,7 @@ import pytest
 
 from agent.cameras.sources.gstreamer.camera import GStreamerCamera
 from agent.config.credentials import filled_pipeline
-from agent.config.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
+from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime.records import Image
@@ -259,7 +259,7 @@ def test_missing_bindings_are_reported_with_their_packages(tmp_path: Path) -> No
         "import sys; sys.modules['gi'] = None\n"
         "from pathlib import Path\n"
         "from agent.runtime.clock import SystemClock\n"
-        "from agent.config.sources import CsiSource\n"
+        "from agent.config.sections.sources import CsiSource\n"
         "from agent.cameras.sources.choose import make_source, probe_source\n"
         "source = make_source(CsiSource(type='csi'), base_dir=Path('.'), clock=SystemClock())\n"
         "print(probe_source(source, deadline_s=5.0).detail)\n"

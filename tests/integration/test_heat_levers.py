@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.model import AgentConfig, BatchingConfig, ModelConfig
-from agent.config.sources import SourceConfig
+from agent.config.sections.sources import SourceConfig
 from agent.inference.engine_opening import EngineOpener
 from agent.inference.engine_slot import load
 from agent.inference.heat_levers import CoolerEngines, LargeBatches

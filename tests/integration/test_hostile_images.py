@@ -24,10 +24,10 @@ import random, sys
 from pathlib import Path
 import cv2, numpy as np, psutil
 from agent.runtime.clock import SystemClock
-from agent.config.sources import ImagesSource
+from agent.config.sections.sources import ImagesSource
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime import logs
-from agent.cameras.sources.images import ImageFolder
+from agent.cameras.sources.images.all_images import ImageFolder
 from tests.integration.test_hostile_images import mutated
 
 logs.configure(level="error")

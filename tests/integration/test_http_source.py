@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agent.cameras.sources.http_camera import HttpCamera
-from agent.config.sources import HttpSource
+from agent.cameras.sources.http.camera import HttpCamera
+from agent.config.sections.sources import HttpSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.certificates import Authority

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.auto import JtopOverSysfs

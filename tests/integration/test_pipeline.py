@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agent.config.model import AgentConfig, ModelConfig
-from agent.config.sources import SourceConfig
+from agent.config.sections.sources import SourceConfig
 from agent.inference.pipeline import Parts, Pipeline
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import ReloadAbandoned, StageFailed

@@ -18,7 +18,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from agent.config.broker_address import BrokerAddress
 from agent.mqtt.client import MqttClient
-from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.mqtt.settings import MqttSettings
 from agent.publish.publisher import Publisher
 from agent.runtime.errors import BrokerUnavailable
@@ -76,7 +76,7 @@ def test_a_broker_restarts_on_the_given_port() -> None:
 def test_the_broker_dies_with_a_killed_agent(kind: str) -> None:
     program = (
         "import psutil, sys, time\n"
-        "from agent.mqtt.embedded_broker import EmbeddedBroker\n"
+        "from agent.mqtt.embedded.broker import EmbeddedBroker\n"
         f"with EmbeddedBroker({kind!r}):\n"
         "    print(psutil.Process().children()[0].pid, file=sys.stderr, flush=True)\n"
         "    time.sleep(60)\n"
@@ -103,7 +103,7 @@ def test_without_any_broker_it_says_what_to_install() -> None:
         "import sys\n"
         "sys.modules['amqtt'] = None\n"  # as if it were not installed
         "from agent.runtime.errors import BrokerUnavailable\n"
-        "import agent.mqtt.embedded_broker as broker\n"
+        "import agent.mqtt.embedded.broker as broker\n"
         "import importlib.util\n"
         "try:\n"
         "    broker.EmbeddedBroker('amqtt').__enter__()\n"

@@ -12,9 +12,9 @@ from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig, load_config
 from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import MqttSettings
-from agent.publish.held_topics import CLOSES
+from agent.publish.delivery.held_topics import CLOSES
+from agent.publish.delivery.suspects import CONNECTIONS
 from agent.publish.publisher import Publisher
-from agent.publish.suspects import CONNECTIONS
 from agent.publish.uplink import Uplink
 from agent.runtime.clock import SystemClock
 from tests.fixtures.agent_process import write_config

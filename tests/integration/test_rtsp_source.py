@@ -19,7 +19,7 @@ import structlog
 
 from agent.cameras.sources.choose import make_source, opened_within, probe_source
 from agent.cameras.sources.network_stream import NetworkStream
-from agent.config.sources import RtspSource
+from agent.config.sections.sources import RtspSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.rtsp_server import RtspServer, silent_listener
@@ -470,7 +470,7 @@ _EVERY_FAULT = """
 import sys, traceback
 from pathlib import Path
 from agent.runtime.clock import SystemClock
-from agent.config.sources import RtspSource
+from agent.config.sections.sources import RtspSource
 from agent.runtime.errors import AgentError
 from agent.cameras.sources.network_stream import NetworkStream
 from agent.cameras.sources.choose import probe_source

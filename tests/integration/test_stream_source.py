@@ -17,7 +17,7 @@ from agent.cameras.sources.failures import StreamFailed
 from agent.cameras.sources.lifecycle import Lifecycle
 from agent.cameras.sources.network_errors import not_opened_because
 from agent.cameras.sources.network_stream import NetworkStream, Playback
-from agent.config.sources import StreamSource
+from agent.config.sections.sources import StreamSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.http_camera import http_camera

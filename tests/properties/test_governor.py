@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.inference.rate_sharing import share_ratio
 from agent.thermal.boards import BOARDS, BoardParameters
 from agent.thermal.decision import GovernorDecision

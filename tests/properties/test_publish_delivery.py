@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.mqtt.base import Packet
-from agent.publish.delivery import WINDOW
-from agent.publish.held_topics import CLOSES
-from agent.publish.suspects import CONNECTIONS
+from agent.publish.delivery.delivery import WINDOW
+from agent.publish.delivery.held_topics import CLOSES
+from agent.publish.delivery.suspects import CONNECTIONS
 from tests.fixtures.model_broker import RECONNECT_S, TICK_S, ModelBench, once
 
 EVENTS = tuple(f"event/{name}" for name in "abcdef")

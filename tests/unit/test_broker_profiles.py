@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli.config import config as config_command
-from agent.config.broker import ProfileName
 from agent.config.loader import load_config
 from agent.config.profiles import PROFILES, BrokerProfile, profile_of_host
+from agent.config.sections.broker import ProfileName
 from agent.runtime.errors import ConfigError
 from agent.tools.doctor.broker import profile_findings
 from agent.tools.profile_checks import ProfileReport, compare_with_profile

@@ -12,8 +12,8 @@ import pytest
 
 from agent.cameras.image_checks import ImageChecks, measure_image
 from agent.cameras.sources.pattern import Pattern
-from agent.config.image_checks import ImageChecksConfig
-from agent.config.sources import FileSource, PatternSource
+from agent.config.sections.image_checks import ImageChecksConfig
+from agent.config.sections.sources import FileSource, PatternSource
 from agent.demo import demo_clip
 from agent.runtime.clock import SystemClock
 from agent.runtime.records import Image

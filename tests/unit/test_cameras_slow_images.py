@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import structlog
 
-from agent.cameras.sources.images import ImageFolder
-from agent.cameras.sources.slow_images import FOLDER, SlowImages
-from agent.config.sources import ImagesSource
+from agent.cameras.sources.images.all_images import ImageFolder
+from agent.cameras.sources.images.slow_images import FOLDER, SlowImages
+from agent.config.sections.sources import ImagesSource
 from agent.runtime.clock import SystemClock
 from tests.fixtures.deadlines import wait_until
 from tests.unit.test_engines_images import progressive

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.cameras.sources.choose import make_source
-from agent.config.sources import FileSource, ImagesSource, SourceConfig
+from agent.config.sections.sources import FileSource, ImagesSource, SourceConfig
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.videos import write_video

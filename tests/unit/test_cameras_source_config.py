@@ -5,7 +5,7 @@ from __future__ import annotations
 import pydantic
 import pytest
 
-from agent.config.sources import RtspSource
+from agent.config.sections.sources import RtspSource
 
 CANARY = "hunter2-CANARY"
 

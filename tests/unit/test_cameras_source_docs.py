@@ -10,7 +10,7 @@ import pydantic
 import pytest
 import yaml
 
-from agent.config.sources import SourceConfig
+from agent.config.sections.sources import SourceConfig
 
 _PAGE = (Path(__file__).parents[2] / "docs" / "cameras.md").read_text(encoding="utf-8")
 _SNIPPETS = re.findall(r"```yaml\n(.*?)```", _PAGE, re.DOTALL)

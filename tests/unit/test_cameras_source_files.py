@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.cameras.sources.video_file import VideoFile
-from agent.config.sources import FileSource
+from agent.config.sections.sources import FileSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.videos import number, write_video

@@ -17,9 +17,9 @@ import pydantic
 import pytest
 import structlog
 
-from agent.cameras.sources.folder import WatchedFolder
-from agent.cameras.sources.rewritten_image import RewrittenImage
-from agent.config.sources import FolderSource, ImageSource
+from agent.cameras.sources.images.folder import WatchedFolder
+from agent.cameras.sources.images.rewritten_image import RewrittenImage
+from agent.config.sections.sources import FolderSource, ImageSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 

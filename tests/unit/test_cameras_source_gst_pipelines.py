@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, plan_for
+from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 from agent.config.source_address import open_access
-from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 
 
 def _jetson(_: str) -> bool:

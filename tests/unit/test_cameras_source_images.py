@@ -13,8 +13,8 @@ import orjson
 import pytest
 import structlog
 
-from agent.cameras.sources.images import ImageFolder
-from agent.config.sources import ImagesSource
+from agent.cameras.sources.images.all_images import ImageFolder
+from agent.config.sections.sources import ImagesSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 

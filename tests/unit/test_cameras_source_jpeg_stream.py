@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cameras.sources.jpeg_stream import NotMultipart, Parts, boundary_of
+from agent.cameras.sources.http.jpeg_stream import NotMultipart, Parts, boundary_of
 
 
 def _stream(bodies: list[bytes], *, has_length: bool) -> bytes:

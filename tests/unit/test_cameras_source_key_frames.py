@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.cameras.sources.key_frames import KeyFrames
-from agent.config.sources import DecodeMode
+from agent.config.sections.sources import DecodeMode
 
 _FRAME_NS = 40_000_000
 

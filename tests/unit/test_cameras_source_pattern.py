@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.cameras.sources.pattern import COUNTER_BITS, Pattern, PatternPainter
-from agent.config.sources import PatternSource
+from agent.config.sections.sources import PatternSource
 from agent.runtime.records import Image
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.cameras.sources.choose import ProbeResult, make_source, probe_source
-from agent.config.sources import FileSource, ImagesSource, PatternSource, SourceConfig, V4l2Source
+from agent.config.sections.sources import FileSource, ImagesSource, PatternSource, SourceConfig, V4l2Source
 from agent.runtime.clock import SystemClock
 from tests.fixtures.videos import write_video
 

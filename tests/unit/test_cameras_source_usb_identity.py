@@ -11,7 +11,7 @@ import pytest
 from agent.cameras.sources.lifecycle import Lifecycle
 from agent.cameras.sources.v4l2.camera import V4l2Camera
 from agent.cameras.sources.v4l2.usb_identity import CameraIdentity, UsbIdentity, devices_with_serial, identity_of
-from agent.config.sources import V4l2Source
+from agent.config.sections.sources import V4l2Source
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.video_device import FakeVideoDevice

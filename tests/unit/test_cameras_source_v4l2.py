@@ -16,7 +16,7 @@ import structlog
 
 from agent.cameras.sources.v4l2.camera import V4l2Camera
 from agent.cameras.sources.v4l2.modes import Mode
-from agent.config.sources import V4l2Source
+from agent.config.sections.sources import V4l2Source
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from tests.fixtures.video_device import FakeVideoDevice

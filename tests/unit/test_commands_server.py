@@ -26,7 +26,7 @@ from agent.commands.requests import (
     request_schemas,
 )
 from agent.commands.server import CommandServer
-from agent.config.subscribers import CommandsConfig
+from agent.config.sections.subscribers import CommandsConfig
 from agent.mqtt.base import Received
 from agent.mqtt.messages.replies import Reply
 from agent.publish.packets import Outgoing

@@ -13,7 +13,7 @@ from agent.config.crosschecks import ENGINE_ALIASES, ENGINES, REGULAR, REGULAR_P
 from agent.config.device import device_id_of_machine
 from agent.config.loader import LoadedConfig, check_when_labels, load_config
 from agent.mqtt.topics import packet_from_message
-from agent.publish.send_rate import PACKET_BYTES
+from agent.publish.delivery.send_rate import PACKET_BYTES
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import SecretKind, read_secret
 from agent.telemetry.reporter import CAMERA_HEALTH_EVERY_NS, HEALTH_EVERY_NS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.choose import read_once
 from agent.tools.doctor import heat

@@ -19,8 +19,8 @@ from agent.config.loader import load_config
 from agent.mqtt.base import Packet, Received
 from agent.mqtt.messages import Runtime
 from agent.mqtt.topics import Topics
-from agent.publish.discovery import discovery_message
-from agent.publish.home_assistant import BIRTH_DELAY_S, STUBS_FOR_SESSIONS, HomeAssistant, birth_delay_s
+from agent.publish.home_assistant.device import BIRTH_DELAY_S, STUBS_FOR_SESSIONS, HomeAssistant, birth_delay_s
+from agent.publish.home_assistant.discovery import discovery_message
 from agent.runtime.clock import SystemClock
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.discovery_schema import problems_of_discovery

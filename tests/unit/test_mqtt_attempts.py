@@ -14,8 +14,8 @@ from agent.mqtt.attempts import ASK_AGAIN_S, Version, VersionChoice, referred
 from agent.mqtt.base import Packet
 from agent.mqtt.diagnosis import Ending, EndKind
 from agent.mqtt.grants import SMALL_PACKET_BYTES, Granted, granted_from_properties, lesser_will
+from agent.mqtt.network.wire import Property
 from agent.mqtt.settings import Credentials, MqttSettings, settings_from_config
-from agent.mqtt.wire import Property
 
 SETTINGS = MqttSettings(address=BrokerAddress("broker", 1883), client_id="a")
 

@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from agent.mqtt.line import QUEUE_S, UNMEASURED_BYTES, Line
+from agent.mqtt.network.line import QUEUE_S, UNMEASURED_BYTES, Line
 from agent.mqtt.unconfirmed import INFLIGHT, MAX_UNCONFIRMED, ConfirmationWatch, Unconfirmed
 
 STEP_S = 0.02

@@ -14,7 +14,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Even
 
 from agent.config.broker_address import BrokerAddress
 from agent.mqtt.diagnosis import WayRefused
-from agent.mqtt.websocket import WebSocket
+from agent.mqtt.network.websocket import WebSocket
 from tests.fixtures.deadlines import wait_until
 
 _ADDRESS = BrokerAddress.parse("ws://broker.example:8083/mqtt")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.mqtt.base import Received
-from agent.mqtt.wire import BURST_S, Inlet, ProtocolViolation, Value
+from agent.mqtt.network.wire import BURST_S, Inlet, ProtocolViolation, Value
 from tests.fixtures.mqtt_packets import Kind, Property, encoded_properties, encoded_text, packet, packets, publish
 
 MAX_BYTES = 1000

@@ -14,8 +14,8 @@ import structlog
 
 from agent.mqtt.base import LineStatistics, Packet, SinkListener, SinkStatistics
 from agent.mqtt.messages import Message
-from agent.publish.delivery import WINDOW, Delivery
-from agent.publish.delivery_counters import DeliveryCounters
+from agent.publish.delivery.counters import DeliveryCounters
+from agent.publish.delivery.delivery import WINDOW, Delivery
 from agent.publish.json_lines import JsonLinesSink
 from agent.publish.outbox.base import MemoryOutbox
 from agent.publish.publisher import IMPORTANT_BUFFERED, RESULTS_BUFFERED, Publisher

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from agent.mqtt.base import Packet
-from agent.publish.delivery import EVENTS_PER_VALUE, RETRY_S, WINDOW
+from agent.publish.delivery.delivery import EVENTS_PER_VALUE, RETRY_S, WINDOW
+from agent.publish.delivery.send_rate import BURST_S, PACKET_BYTES, SendRate
 from agent.publish.result_stream import STALE_S, ResultStream
-from agent.publish.send_rate import BURST_S, PACKET_BYTES, SendRate
 from tests.fixtures.model_broker import TICK_S, ManualClock, ModelBench
 from tests.fixtures.publish_samples import classification
 

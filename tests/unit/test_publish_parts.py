@@ -14,9 +14,9 @@ from agent.config.model import MqttConfig
 from agent.mqtt.base import Packet
 from agent.mqtt.client import Recurrence
 from agent.mqtt.settings import Credentials, TlsFiles, settings_from_config
+from agent.publish.delivery.retained_values import RetainedValues
+from agent.publish.delivery.waiting_events import historical
 from agent.publish.outbox.base import MemoryOutbox
-from agent.publish.retained_values import RetainedValues
-from agent.publish.waiting_events import historical
 from agent.runtime.backoff import Backoff
 from agent.runtime.clock_sync import ClockWatch
 from agent.runtime.errors import ConfigError

@@ -7,10 +7,10 @@ import pytest
 import structlog
 
 from agent.mqtt.base import FINAL_PROBLEMS, Packet
-from agent.publish.delivery import MAX_REPLIES, REPLY_WINDOW, WINDOW
-from agent.publish.held_topics import CLOSES, CLOSES_AGAIN_S, CLOSES_WAIT_S, REFUSED_WAIT_S, HeldTopics
+from agent.publish.delivery.delivery import MAX_REPLIES, REPLY_WINDOW, WINDOW
+from agent.publish.delivery.held_topics import CLOSES, CLOSES_AGAIN_S, CLOSES_WAIT_S, REFUSED_WAIT_S, HeldTopics
+from agent.publish.delivery.suspects import CONNECTIONS, Suspects
 from agent.publish.outbox.base import REPLY
-from agent.publish.suspects import CONNECTIONS, Suspects
 from agent.runtime.backoff import STABLE_S
 from tests.fixtures.model_broker import RECONNECT_S, TICK_S, ManualClock, ModelBench, once
 

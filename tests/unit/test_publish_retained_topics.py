@@ -12,10 +12,10 @@ import yaml
 from agent.config.model import AgentConfig
 from agent.mqtt.base import Packet
 from agent.mqtt.topics import CATALOG, Topics
-from agent.publish.delivery import Delivery
-from agent.publish.delivery_counters import DeliveryCounters
+from agent.publish.delivery.counters import DeliveryCounters
+from agent.publish.delivery.delivery import Delivery
+from agent.publish.delivery.retained_topics import RetainedLedger, retained_topics
 from agent.publish.outbox.base import MemoryOutbox
-from agent.publish.retained_topics import RetainedLedger, retained_topics
 from tests.fixtures.model_broker import ManualClock
 
 FRONT, SIDE = "edge/dut/camera/front/health", "edge/dut/camera/side/inspect/state"

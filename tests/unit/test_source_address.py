@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from agent.config.credentials import filled_pipeline, filled_url
 from agent.config.dump import public_config, public_yaml
 from agent.config.loader import load_config
+from agent.config.sections.sources import GStreamerSource, RtspSource, SourceConfig
 from agent.config.source_address import PUBLIC_KEYS, open_access, public_address, public_value
-from agent.config.sources import GStreamerSource, RtspSource, SourceConfig
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, redact
 

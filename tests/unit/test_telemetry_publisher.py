@@ -11,10 +11,10 @@ from agent.commands.schemas import message_schemas
 from agent.mqtt.base import LineStatistics, SinkStatistics
 from agent.mqtt.messages import CameraAccounting, ModelHealth, brief_from_health
 from agent.mqtt.topics import Topics, encode, packet_from_message
-from agent.publish.delivery_counters import DeliveryReport
-from agent.publish.held_topics import CLOSES, HeldTopic
+from agent.publish.delivery.counters import DeliveryReport
+from agent.publish.delivery.held_topics import CLOSES, HeldTopic
+from agent.publish.delivery.send_rate import PACKET_BYTES
 from agent.publish.publisher import PublisherStatistics
-from agent.publish.send_rate import PACKET_BYTES
 from agent.telemetry.reports import publisher_health
 from tests.fixtures.publish_samples import health
 

@@ -17,8 +17,8 @@ from agent.cameras.frame_counters import CameraCounts
 from agent.daemon.notify import Notifier
 from agent.inference.worker import WorkerStatistics
 from agent.mqtt.base import OtherAddress, SinkStatistics
-from agent.publish.delivery_counters import DeliveryReport
-from agent.publish.held_topics import HeldTopic
+from agent.publish.delivery.counters import DeliveryReport
+from agent.publish.delivery.held_topics import HeldTopic
 from agent.publish.publisher import PublisherStatistics
 from agent.runtime.secrets import Secret
 from agent.telemetry.status import MAX_CHARACTERS, Observation, StatusLine, duration, line_from_texts, problems, usual

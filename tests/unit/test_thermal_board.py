@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from agent.config.thermal import GovernorConfig, SimulatedBoardConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, SimulatedBoardConfig, ThermalConfig
 from agent.thermal.boards import BOARDS, ORIN, THOR
 from agent.thermal.model import SimulatedBoard
 from agent.thermal.sensors.simulated import SimulatedSensor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.thermal.governor import Governor
 from agent.thermal.limits import limits_of
 from agent.thermal.sensors.sysfs import SysfsReader

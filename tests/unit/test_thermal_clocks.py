@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.thermal import GovernorConfig, SimulatedBoardConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, SimulatedBoardConfig, ThermalConfig
 from agent.thermal.clocks import RECORD_NAME, KernelClocks, clock_files, clock_levers
 from agent.thermal.sensors.base import NoSensor
 from agent.thermal.sensors.simulated import SimulatedClocks, SimulatedSensor

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 
 DEMO = Path(__file__).parents[2] / "configs/thermal-demo.yaml"
 

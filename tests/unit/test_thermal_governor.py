@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.inference.rate_sharing import share_ratio
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.governor import Governor

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages.thermal import Thermal
 from agent.mqtt.topics import Topics, encode

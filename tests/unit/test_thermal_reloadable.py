@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.config.loader import LoadedConfig, load_config
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.monitor import ThermalMonitor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.thermal import GovernorConfig
+from agent.config.sections.thermal import GovernorConfig
 from agent.thermal.limits import limits_of, throttling_of
 from agent.thermal.sensors.base import ThermalSample, TripPoints
 from agent.thermal.sensors.cooling import role_of

@@ -6,12 +6,9 @@ ffmpeg      the boundary to FFmpeg
 key_frames  which packets of a stream are decoded
 video_file  a video file
 network_stream  network cameras and streams through FFmpeg
-http_camera, jpeg_stream    JPEG images over HTTP
-time_limit                  bounds a whole exchange of it
+http        cameras that send JPEG images over HTTP
 failures, network_errors    why a stream cannot be opened or read, and what to do
-images, image_file      a folder of images; one image file
-folder, seen_files      a folder that is watched, and what was taken of it
-rewritten_image         an image file that is written again and again
+images      image files: one, a folder of them, a folder that is watched, a file that is rewritten
 decoder     the boundary to OpenCV's VideoCapture
 v4l2        USB and other V4L2 cameras
 gstreamer   CSI cameras, hardware decoding, custom pipelines

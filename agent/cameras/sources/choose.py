@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cameras.sources.base import Source
-from agent.config.sources import (
+from agent.config.sections.sources import (
     CsiSource,
     FileSource,
     FolderSource,
@@ -36,17 +36,17 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
 
         return VideoFile(config, base_dir=base_dir, clock=clock)
     if isinstance(config, ImagesSource):
-        from agent.cameras.sources.images import ImageFolder
-        from agent.cameras.sources.slow_images import SlowImages
+        from agent.cameras.sources.images.all_images import ImageFolder
+        from agent.cameras.sources.images.slow_images import SlowImages
 
         slow = SlowImages(base_dir / config.path, state_dir)
         return ImageFolder(config, base_dir=base_dir, clock=clock, slow=slow)
     if isinstance(config, FolderSource):
-        from agent.cameras.sources.folder import WatchedFolder
+        from agent.cameras.sources.images.folder import WatchedFolder
 
         return WatchedFolder(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
     if isinstance(config, ImageSource):
-        from agent.cameras.sources.rewritten_image import RewrittenImage
+        from agent.cameras.sources.images.rewritten_image import RewrittenImage
 
         return RewrittenImage(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
     if isinstance(config, (CsiSource, GStreamerSource)) or (
@@ -60,7 +60,7 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
 
         return NetworkStream(config, base_dir=base_dir, clock=clock)
     if isinstance(config, HttpSource):
-        from agent.cameras.sources.http_camera import HttpCamera
+        from agent.cameras.sources.http.camera import HttpCamera
 
         return HttpCamera(config, base_dir=base_dir, clock=clock)
     if isinstance(config, PatternSource):

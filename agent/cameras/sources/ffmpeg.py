@@ -25,7 +25,7 @@ from av.video.reformatter import VideoReformatter
 
 from agent.cameras.sources.failures import FailureKind, StreamFailed
 from agent.cameras.sources.key_frames import KeyFrames
-from agent.config.sources import DecodeMode
+from agent.config.sections.sources import DecodeMode
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
 from agent.runtime.records import Image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from agent.config.sources import DecodeMode
+from agent.config.sections.sources import DecodeMode
 
 _INTERVALS = 3
 """Intervals between key frames that must all be short before the others are skipped."""

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from agent.cameras.sources.failures import StreamFailed
 from agent.cameras.sources.lifecycle import Lifecycle
+from agent.config.sections.sources import AddressedSource, GStreamerSource, RtspSource
 from agent.config.source_address import SourceAccess, open_access
-from agent.config.sources import AddressedSource, GStreamerSource, RtspSource
 from agent.runtime.errors import ConfigError, SourceLost, SourceUnavailable
 
 _REACH = "Check the address, the camera's power and the network"

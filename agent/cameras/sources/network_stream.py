@@ -9,8 +9,8 @@ from agent.cameras.sources.failures import StreamFailed
 from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
 from agent.cameras.sources.lifecycle import Lifecycle, SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
+from agent.config.sections.sources import RtspSource, StreamSource
 from agent.config.source_address import SourceAccess, public_address
-from agent.config.sources import RtspSource, StreamSource
 from agent.runtime.clock import Clock
 
 _AT_ONCE = {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.config.sources import PatternSource
+from agent.config.sections.sources import PatternSource
 from agent.runtime.clock import Clock
 from agent.runtime.records import Image
 

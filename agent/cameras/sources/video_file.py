@@ -10,7 +10,7 @@ from agent.cameras.sources.base import Capture
 from agent.cameras.sources.failures import StreamFailed
 from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.config.sources import FileSource
+from agent.config.sections.sources import FileSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.config.subscribers import OutboxConfig
+from agent.config.sections.subscribers import OutboxConfig
 from agent.publish.outbox.base import MemoryOutbox, Outbox
 from agent.publish.outbox.sqlite import SqliteOutbox
 from agent.runtime.clock import Clock

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.clock import Clock
 from agent.thermal.sensors.auto import JtopOverSysfs
 from agent.thermal.sensors.base import NoSensor, Sensor, SensorDescription, ThermalSample

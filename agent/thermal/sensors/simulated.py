@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from agent.config.thermal import SimulatedBoardConfig
+from agent.config.sections.thermal import SimulatedBoardConfig
 from agent.runtime.clock import Clock
 from agent.thermal.boards import BOARDS, BoardParameters
 from agent.thermal.levers import Dither, LeverName, around

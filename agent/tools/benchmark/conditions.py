@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.sensors.base import Sensor, ThrottleCause
 from agent.thermal.sensors.choose import make_sensor

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.cameras.sources.choose import make_source, probe_source
-from agent.config.sources import FileSource
+from agent.config.sections.sources import FileSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import UsageError
 from agent.tools.benchmark.measure.accuracy import labelled_images

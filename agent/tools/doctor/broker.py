@@ -65,7 +65,7 @@ def _accepting(settings: MqttSettings, prefix: str) -> Finding:
 
 
 def _embedded_finding() -> Finding:
-    from agent.mqtt.embedded_broker import EmbeddedBroker
+    from agent.mqtt.embedded.broker import EmbeddedBroker
 
     with EmbeddedBroker() as broker:
         return Finding("broker", "ok", f"embedded: {broker.kind} {broker.version}, for trying out", is_needed=True)

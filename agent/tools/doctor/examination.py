@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.config.loader import LoadedConfig
-from agent.config.thermal import ThermalConfig
+from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.errors import ConfigError
 from agent.tools.doctor import checks
 from agent.tools.doctor.broker import broker_findings, profile_findings

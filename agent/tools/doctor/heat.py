@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent.config.thermal import GovernorConfig, ThermalConfig
+from agent.config.sections.thermal import GovernorConfig, ThermalConfig
 from agent.runtime.clock import SystemClock
 from agent.thermal.limits import Limits, limits_of
 from agent.thermal.sensors.base import ThermalSample, ThrottleCause

@@ -104,7 +104,7 @@ class AmqttBroker(_ProcessBroker):
     """amqtt, which speaks only MQTT 3.1.1, on a free port."""
 
     def _command(self) -> list[str]:
-        return [sys.executable, "-m", "agent.mqtt.amqtt_child", str(self.port)]
+        return [sys.executable, "-m", "agent.mqtt.embedded.child", str(self.port)]
 
     def __enter__(self) -> AmqttBroker:
         self.start()

@@ -21,7 +21,7 @@ from agent.commands.contract import CommandRefused, Details
 from agent.commands.requests import Explain, Request
 from agent.commands.server import CommandServer
 from agent.config.broker_address import BrokerAddress
-from agent.config.subscribers import CommandsConfig
+from agent.config.sections.subscribers import CommandsConfig
 from agent.daemon.state_directory import StateDirectory
 from agent.mqtt.base import LineStatistics, Packet, Sink, SinkListener, SinkStatistics
 from agent.mqtt.client import MqttClient

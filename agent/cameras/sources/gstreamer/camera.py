@@ -22,8 +22,8 @@ from agent.cameras.sources.network_stream import ask_camera
 from agent.cameras.sources.v4l2.camera import description_of
 from agent.cameras.sources.v4l2.device import check_device
 from agent.cameras.sources.v4l2.usb_identity import CameraIdentity
+from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 from agent.config.source_address import SourceAccess, public_address
-from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 from agent.config.source_address import SourceAccess
-from agent.config.sources import CsiSource, GStreamerSource, RtspSource, V4l2Source
 
 Has = Callable[[str], bool]
 """Whether an element of that name is installed."""

@@ -14,7 +14,7 @@ from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.v4l2.device import PROC, IsVideo, check_device, holders, is_video_device
 from agent.cameras.sources.v4l2.modes import Mode, format_modes, modes_of
 from agent.cameras.sources.v4l2.usb_identity import SYS, CameraIdentity
-from agent.config.sources import V4l2Source
+from agent.config.sections.sources import V4l2Source
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger

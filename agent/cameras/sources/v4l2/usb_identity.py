@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cameras.sources.lifecycle import Lifecycle
-from agent.config.sources import V4l2Source
+from agent.config.sections.sources import V4l2Source
 
 SYS = Path("/sys")
 _CLASS = "class/video4linux"

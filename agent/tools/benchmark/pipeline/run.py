@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from agent.config.broker_address import BrokerAddress
-from agent.mqtt.embedded_broker import EmbeddedBroker
+from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.conditions import ConditionsWatch, Window, others_ratio_of
 from agent.tools.benchmark.measure.rounds import Plan, Progress, ask_block, open_session

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.config.model import AgentConfig
 from agent.mqtt.topics import MAX_TOPIC_BYTES, Topics
-from agent.publish.discovery import discovery_topic, object_id
+from agent.publish.home_assistant.discovery import discovery_topic, object_id
 from agent.runtime.logs import get_logger
 from engines import JsonRecord, RecordDamaged
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from agent.config.section import Section, TopicPrefix
+from agent.config.sections.base import Section, TopicPrefix
 
 Verb = Literal["snapshot", "set", "reload", "rebirth", "selftest", "benchmark", "explain"]
 """The commands."""

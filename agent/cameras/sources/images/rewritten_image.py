@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.image_file import read_image_file, sendable
+from agent.cameras.sources.images.image_file import read_image_file, sendable
+from agent.cameras.sources.images.slow_images import SlowImages
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.cameras.sources.slow_images import SlowImages
-from agent.config.sources import ImageSource
+from agent.config.sections.sources import ImageSource
 from agent.runtime.clock import Clock
 from engines import ImageRejected
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from agent.config.section import Section
+from agent.config.sections.base import Section
 
 ThermalSource = Literal["auto", "jtop", "sysfs", "simulated", "none"]
 

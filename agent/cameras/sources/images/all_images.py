@@ -7,10 +7,10 @@ from collections import deque
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.image_file import is_image_name, read_image_file, sendable
+from agent.cameras.sources.images.image_file import is_image_name, read_image_file, sendable
+from agent.cameras.sources.images.slow_images import SlowImages
 from agent.cameras.sources.lifecycle import SourceBase
-from agent.cameras.sources.slow_images import SlowImages
-from agent.config.sources import ImagesSource
+from agent.config.sections.sources import ImagesSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
 from agent.runtime.logs import get_logger

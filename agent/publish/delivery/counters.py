@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agent.publish.held_topics import HeldTopic
+from agent.publish.delivery.held_topics import HeldTopic
 
 _MAX_NAMED = 20
 """Topics that are named in ``health``; their number has no bound of its own, because requests choose reply topics."""

@@ -1,4 +1,4 @@
-"""Runs amqtt as the embedded broker: ``python -m agent.mqtt.amqtt_child PORT``; ends on SIGTERM."""
+"""Runs amqtt as the embedded broker: ``python -m agent.mqtt.embedded.child PORT``; ends on SIGTERM."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.mqtt.base import Packet
-from agent.mqtt.line import Line
-from agent.mqtt.transport import ByteStream
-from agent.mqtt.wire import Inlet
+from agent.mqtt.network.line import Line
+from agent.mqtt.network.transport import ByteStream
+from agent.mqtt.network.wire import Inlet
 
 RECEIVE_MAXIMUM = 16
 """QoS 1 messages that the broker may send before one of them is confirmed."""

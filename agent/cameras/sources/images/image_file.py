@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from agent.cameras.sources.slow_images import NOTICED_AFTER_S, SlowImages
+from agent.cameras.sources.images.slow_images import NOTICED_AFTER_S, SlowImages
 from agent.runtime.records import Image, ImageOrigin
 from engines import IMAGE_SUFFIXES, ImageRejected, decode_image, read_image_bytes
 

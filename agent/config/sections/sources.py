@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from agent.config.credentials import PASSWORD, USERNAME, check_placeholders, placeholders, without_user_info
-from agent.config.section import FOURCC, HTTP_URL, RTSP_URL, STREAM_URL, Section
+from agent.config.sections.base import FOURCC, HTTP_URL, RTSP_URL, STREAM_URL, Section
 
 DecodeMode = Literal["all", "keyframes", "auto"]
 

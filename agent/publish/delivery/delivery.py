@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agent.mqtt.base import FINAL_PROBLEMS, Packet, Sink
-from agent.publish.delivery_counters import DeliveryCounters, DeliveryReport
-from agent.publish.flights import Flight, Flights, Kind
-from agent.publish.held_topics import CLOSES, HeldTopics, RefusalLog
+from agent.publish.delivery.counters import DeliveryCounters, DeliveryReport
+from agent.publish.delivery.flights import Flight, Flights, Kind
+from agent.publish.delivery.held_topics import CLOSES, HeldTopics, RefusalLog
+from agent.publish.delivery.retained_topics import RetainedLedger
+from agent.publish.delivery.retained_values import RetainedValues
+from agent.publish.delivery.send_rate import SendRate
+from agent.publish.delivery.suspects import Suspects
+from agent.publish.delivery.waiting_events import WaitingEvents
 from agent.publish.outbox.base import EVENT, REPLY, Outbox, Stored
-from agent.publish.retained_topics import RetainedLedger
-from agent.publish.retained_values import RetainedValues
-from agent.publish.send_rate import SendRate
-from agent.publish.suspects import Suspects
-from agent.publish.waiting_events import WaitingEvents
 from agent.runtime.boot import boot_ns
 from agent.runtime.clock import Clock, SystemClock
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import ModelRejected
-from engines.package.signature import Shape, TensorFacts, layout_of, signature_from, the_input, the_output
+from engines.package.signature.base import Shape, TensorFacts, layout_of, signature_from, the_input, the_output
 from engines.package.specs import InputSpec, ModelSignature
 
 _PROGRAM = re.compile(r"(?:[^/]+/)?(?:models/[^/]+\.json|serialized_exported_program\.json)\Z")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agent.config.section import Section
+from agent.config.sections.base import Section
 
 
 class ImageChecksConfig(Section):

@@ -13,12 +13,12 @@ import httpx
 
 from agent.cameras.sources.base import Capture
 from agent.cameras.sources.failures import FailureKind, StreamFailed
-from agent.cameras.sources.jpeg_stream import MAX_PART_BYTES, NotMultipart, Parts, boundary_of
+from agent.cameras.sources.http.jpeg_stream import MAX_PART_BYTES, NotMultipart, Parts, boundary_of
+from agent.cameras.sources.http.time_limit import TimeLimit
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
-from agent.cameras.sources.time_limit import TimeLimit
+from agent.config.sections.sources import HttpSource
 from agent.config.source_address import SourceAccess, public_address
-from agent.config.sources import HttpSource
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger
 from agent.runtime.records import Image

@@ -125,7 +125,7 @@ def _start(kind: Kind, directory: Path, wanted_port: int | None) -> tuple[subpro
 
 def _command(kind: Kind, directory: Path, port: int) -> list[str]:
     if kind == "amqtt":
-        return module_command("agent.mqtt.amqtt_child", str(port))
+        return module_command("agent.mqtt.embedded.child", str(port))
     config = directory / "mosquitto.conf"
     # Started by root, mosquitto switches to a user that cannot read this private directory.
     lines = ["user root"] if os.geteuid() == 0 else []

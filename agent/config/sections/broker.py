@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from agent.config.broker_address import EMBEDDED, BrokerAddress, ProxyAddress
-from agent.config.section import AlpnName, HeaderName, HostName, PlacedError, Section
+from agent.config.sections.base import AlpnName, HeaderName, HostName, PlacedError, Section
 
 MAX_ADDRESSES = 8
 

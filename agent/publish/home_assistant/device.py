@@ -15,7 +15,12 @@ from agent.mqtt.base import Packet, Received
 from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.messages import Runtime
-from agent.publish.discovery import MAX_OPTIONS_BYTES, discovery_message, discovery_topic, without_long_options
+from agent.publish.home_assistant.discovery import (
+    MAX_OPTIONS_BYTES,
+    discovery_message,
+    discovery_topic,
+    without_long_options,
+)
 from agent.publish.publisher import Publisher
 from agent.runtime.clock import Clock
 from agent.runtime.logs import get_logger

@@ -61,7 +61,7 @@ def open_transport(settings: MqttSettings) -> ByteStream:
             sock = context.wrap_socket(sock, server_hostname=settings.server_name, do_handshake_on_connect=False)
             sock.do_handshake()
         if address.is_websocket:
-            from agent.mqtt.websocket import WebSocket  # its library takes 20 ms to import
+            from agent.mqtt.network.websocket import WebSocket  # its library takes 20 ms to import
 
             return WebSocket(sock, address, headers, timeout_s=settings.connect_timeout_s)
     except (OSError, ValueError):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from engines.errors import ModelRejected
-from engines.package.signature import (
+from engines.package.signature.base import (
     Shape,
     TensorFacts,
     image_rank,
