@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from agent.config.loader import LoadedConfig, check_when_labels, load_config
+from agent.config.labels import check_labels, unknown_labels
+from agent.config.loader import LoadedConfig, load_config
 from agent.config.state_dir import cache_dir_in
 from agent.daemon import control
 from agent.inference.pipeline import Pipeline
 from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from engines import EngineError, ModelPackage, Task, load_unknown_package
+from engines import EngineError, ModelPackage, load_unknown_package
 
 log = get_logger(__name__)
 
@@ -34,7 +35,7 @@ cannot fail. None if nothing differs for that part. Raises AgentError if the con
 
 
 def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | None = None) -> dict[str, ModelPackage]:
-    """The packages of every model that an enabled camera uses, checked against the gates that wait for labels.
+    """The packages of every model that an enabled camera uses, checked against what the file says of their labels.
 
     Those in ``known``, by model, are not read from the disk. A package that is new to this device is first read in a
     child process.
@@ -42,7 +43,7 @@ def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | N
     Raises:
         ModelRejected: a package cannot be served.
         SandboxFailed: reading it took too much time or memory, or killed the child.
-        ConfigError: a gate waits for a label that its model does not have.
+        ConfigError: a gate or a rule names a label that its model does not have, or a label has a reserved name.
     """
     config = loaded.config
     enabled = [camera for camera in config.cameras.values() if camera.enabled]
@@ -53,10 +54,9 @@ def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | N
         for key in config.models
         if key in used
     }
-    for key, package in packages.items():
-        if package.output.task is Task.MULTI_LABEL:
-            log.warning("model.best_label_only", model=key, labels=len(package.labels))
-    check_when_labels(loaded, {key: package.labels for key, package in packages.items()})
+    check_labels(loaded, packages)
+    for label in unknown_labels(loaded, packages):
+        log.warning("overrides.ignored", error=label)
     return packages
 
 

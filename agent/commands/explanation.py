@@ -1,4 +1,4 @@
-"""Explains from the counters why a camera publishes results or none."""
+"""Explains why a camera publishes results or none, and why its classifiers have decided a label or none."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ from agent.cameras.camera import CameraStatistics
 from agent.cameras.frame_counters import ClassifierCounts
 from agent.commands.contract import Details
 from agent.config.model import CameraConfig
+from agent.config.sections.decide import STALE
+from agent.inference.decisions import Decision
+from agent.inference.standing import why
 from agent.inference.worker import WorkerStatistics
+from agent.runtime.records import Standing
 
 _LATE_S = 5.0
+_MAX_LABELS = 64
+"""Labels of one classifier whose figures are given, those nearest to a change first."""
 
 
 def explanation(
     config: CameraConfig,
     camera: CameraStatistics | None,
     workers: Mapping[str, WorkerStatistics],
+    decisions: Mapping[str, Decision],
     *,
     rate_ratio: float,
+    now_ns: int,
 ) -> Details:
-    """The counters, and ``findings``: what keeps the camera from publishing more results, the first cause first.
+    """The counters, and ``findings``: what keeps the camera from publishing more results, the first cause first, and
+    why a classifier has decided no label.
 
-    ``camera`` is None if it is disabled; ``rate_ratio`` is the share of its rate that the governor permits.
+    ``camera`` is None if it is disabled; ``rate_ratio`` is the share of its rate that the governor permits, ``now_ns``
+    is monotonic.
     """
     findings = list(_findings(config, camera, workers, rate_ratio))
+    if camera is not None:
+        findings += _of_decisions(config, decisions, now_ns)
     if camera is None:
         return {"state": "disabled", "findings": [*findings]}
     return {
@@ -45,10 +57,11 @@ def explanation(
                 "classified": counts.classified,
                 "skipped": counts.skipped,
                 "dropped": {**counts.dropped},
+                **(_of_decision(decisions[name], now_ns) if name in decisions else {}),
             }
             for name, counts in camera.counts.classifiers.items()
         },
-        "findings": [*findings] or ["no problem found: results are published"],
+        "findings": [*findings] or ["no problem found: results are published, and every classifier has decided"],
     }
 
 
@@ -93,3 +106,43 @@ def _of_classifier(name: str, counts: ClassifierCounts | None, worker: WorkerSta
         yield f"the gate (when) of {name} was closed for all of its {counts.offered} frames"
     elif counts.offered and not counts.classified:
         yield f"{name} was offered {counts.offered} frames and has classified none"
+
+
+def _of_decisions(config: CameraConfig, decisions: Mapping[str, Decision], now_ns: int) -> Iterator[str]:
+    """Why there is no label, for each classifier without one."""
+    for use in config.classify:
+        decision = decisions.get(use.key)
+        if decision is not None and decision.label in {use.decide.unknown, STALE}:
+            yield f"{use.key} is {decision.label}: {_why(decision, now_ns)}"
+
+
+def _of_decision(decision: Decision, now_ns: int) -> Details:
+    standings = decision.standings()[:_MAX_LABELS]
+    return {
+        "label": decision.label,
+        "labels": [*decision.labels],
+        "why": _why(decision, now_ns),
+        "decision": [_figures(one) for one in standings if one.candidate is not None],
+    }
+
+
+def _why(decision: Decision, now_ns: int) -> str:
+    if decision.label != STALE:
+        return why(decision.standing())
+    silent_s = decision.silent_s(now_ns)
+    return f"no result for {silent_s:.1f} s, but stale_after_s is {decision.stale_after_s:g}; see the other findings"
+
+
+def _figures(standing: Standing) -> Details:
+    """The newest result of one label against its rule."""
+    return {
+        "label": standing.candidate,
+        "confidence": round(standing.confidence, 4),
+        "is_decided": standing.is_decided,
+        "exit" if standing.is_decided else "enter": standing.threshold,
+        "votes": round(standing.votes, 3),
+        "needed": standing.needed,
+        "window": standing.window,
+        "unit": "seconds" if standing.is_timed else "results",
+        "next_best": None if standing.runner_up is None else standing.runner_up[0],
+    }

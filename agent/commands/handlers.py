@@ -15,7 +15,9 @@ from agent.commands.explanation import explanation
 from agent.commands.jpeg import jpeg_from_image
 from agent.commands.overrides import Overrides, load_overrides, save_overrides
 from agent.commands.requests import Benchmark, Explain, Selftest, Set, Snapshot
+from agent.config.labels import exit_problem, stated_thresholds
 from agent.config.loader import LoadedConfig
+from agent.config.model import AgentConfig, ClassifierConfig
 from agent.inference.engine_slot import LoadedEngine
 from agent.inference.pipeline import Pipeline
 from agent.inference.worker import Worker
@@ -89,6 +91,7 @@ class CommandHandlers:
         """See CommandHandler."""
         base = self._parts.base()
         changed = self._changes(base).with_change(request)
+        self._check_label(request, changed.applied_to(base.config))
         self._parts.adjust(replace(base, config=changed.applied_to(base.config)))
         self._now = changed
         if request.keep:
@@ -98,9 +101,37 @@ class CommandHandlers:
             "camera": request.camera,
             "enabled": camera.enabled,
             "rate_hz": camera.rate_hz,
-            "classifiers": {one.key: {"enter": one.decide.enter, "exit": one.decide.exit} for one in camera.classify},
+            "classifiers": {one.key: self._thresholds(one) for one in camera.classify},
             "kept": request.keep,
         }
+
+    def _check_label(self, request: Set, config: AgentConfig) -> None:
+        """Refuse a change of a label that the package does not have, or whose `exit` would be above its `enter`."""
+        if request.label is None:
+            return
+        uses = {one.key: one for one in config.cameras[request.camera].classify}
+        require_known(uses, request.classifier or "", "classifier")
+        use = uses[request.classifier or ""]
+        worker = self._parts.pipeline.workers.get(use.model)
+        if worker is None:
+            raise CommandRefused("no_model", f"model {use.model} is not loaded, because its cameras are disabled")
+        stated = stated_thresholds({use.model: worker.package}).get(use.model)
+        if stated is None:
+            text = f"model {use.model} chooses one label; leave label out, enter and exit hold for all of them"
+            raise CommandRefused("invalid", text)
+        require_known(dict.fromkeys(worker.package.labels), request.label, "label")
+        if (problem := exit_problem(use.decide, request.label, stated)) is not None:
+            raise CommandRefused("invalid", problem)
+
+    def _thresholds(self, use: ClassifierConfig) -> Details:
+        """The thresholds of a classifier, and of the labels of one that finds several."""
+        details: Details = {"enter": use.decide.enter, "exit": use.decide.exit}
+        worker = self._parts.pipeline.workers.get(use.model)
+        stated = None if worker is None else stated_thresholds({use.model: worker.package}).get(use.model)
+        if worker is None or stated is None:
+            return details
+        rules = {label: use.decide.rule(label, stated=stated.get(label)) for label in worker.package.labels}
+        return {**details, "labels": {label: {"enter": one.enter, "exit": one.exit} for label, one in rules.items()}}
 
     def reload(self) -> Details:
         """See CommandHandler."""
@@ -141,7 +172,9 @@ class CommandHandlers:
             config,
             None if camera is None else camera.statistics(),
             workers,
+            self._parts.pipeline.decisions(request.camera),
             rate_ratio=1.0 if camera is None else camera.pacer.ratio,
+            now_ns=time.monotonic_ns(),
         )
 
     def _changes(self, base: LoadedConfig) -> Overrides:

@@ -11,8 +11,9 @@ from pydantic import Field, ValidationError
 from agent.commands.contract import CommandRefused, NotKept, require_known
 from agent.commands.requests import Set, problem_of
 from agent.config.loader import LoadedConfig
-from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
+from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig
 from agent.config.sections.base import Name, Section
+from agent.config.sections.decide import DecideConfig, LabelConfig
 from agent.runtime.logs import get_logger
 from engines import JsonRecord, RecordDamaged
 
@@ -24,12 +25,18 @@ log = get_logger(__name__)
 M = TypeVar("M", bound=Section)
 
 
-class ClassifierOverride(Section):
-    """Changes of one classifier; null leaves the file's value."""
+class LabelOverride(Section):
+    """Changes of one label; null leaves the file's value."""
 
     enter: float | None = Field(default=None, ge=0.0, le=1.0)
     exit: float | None = Field(default=None, ge=0.0, le=1.0)
+
+
+class ClassifierOverride(LabelOverride):
+    """Changes of one classifier, and of single labels of it; null leaves the file's value."""
+
     enabled: bool | None = None
+    labels: dict[str, LabelOverride] = Field(default_factory=dict)
 
 
 class CameraOverride(Section):
@@ -53,7 +60,7 @@ class Overrides(Section):
         else:
             camera = _updated(camera, rate_hz=request.rate_hz)
             before = camera.classifiers.get(request.classifier, ClassifierOverride())
-            changed = _updated(before, enter=request.enter, exit=request.exit, enabled=request.enabled)
+            changed = _changed_classifier(before, request)
             camera = camera.model_copy(update={"classifiers": {**camera.classifiers, request.classifier: changed}})
         return Overrides(cameras={**self.cameras, request.camera: camera})
 
@@ -84,6 +91,13 @@ class Overrides(Section):
             else:
                 kept = more
         return kept, problems
+
+
+def _changed_classifier(before: ClassifierOverride, request: Set) -> ClassifierOverride:
+    if request.label is None:
+        return _updated(before, enter=request.enter, exit=request.exit, enabled=request.enabled)
+    label = _updated(before.labels.get(request.label, LabelOverride()), enter=request.enter, exit=request.exit)
+    return _updated(before, enabled=request.enabled, labels={**before.labels, request.label: label})
 
 
 def _updated(model: M, **values: object) -> M:
@@ -124,11 +138,17 @@ def _changed_classifiers(
 
 
 def _changed_decide(decide: DecideConfig, change: ClassifierOverride) -> DecideConfig:
-    values = {key: value for key, value in (("enter", change.enter), ("exit", change.exit)) if value is not None}
+    labels = dict(decide.labels)
     try:
-        return DecideConfig(**{**decide.model_dump(), **values})
+        for label, rule in change.labels.items():
+            labels[label] = LabelConfig(**{**labels.get(label, LabelConfig()).model_dump(), **_thresholds(rule)})
+        return DecideConfig(**{**decide.model_dump(), **_thresholds(change), "labels": labels})
     except ValidationError as exc:
         raise CommandRefused("invalid", problem_of(exc.errors()[0])) from exc
+
+
+def _thresholds(change: LabelOverride) -> dict[str, float]:
+    return {key: value for key, value in (("enter", change.enter), ("exit", change.exit)) if value is not None}
 
 
 def load_overrides(state_dir: Path) -> Overrides:

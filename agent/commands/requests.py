@@ -71,6 +71,8 @@ class Set(Request):
     """Name of the camera."""
     classifier: Name | None = None
     """Name of a classifier: required for `enter` and `exit`; `enabled` then applies to it instead of the camera."""
+    label: str | None = Field(default=None, min_length=1)
+    """A label of a classifier that finds several: `enter` and `exit` then apply to it alone."""
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0, allow_inf_nan=False)
     """Frames classified per second."""
     enter: float | None = Field(default=None, ge=0.0, le=1.0, allow_inf_nan=False)
@@ -88,6 +90,8 @@ class Set(Request):
             raise ValueError("nothing to change: give rate_hz, enter, exit or enabled")
         if self.classifier is None and not (self.enter is self.exit is None):
             raise ValueError("enter and exit apply to a classifier: give its name as classifier")
+        if self.label is not None and (self.classifier is None or self.enter is self.exit is None):
+            raise ValueError("label says whose enter and exit to change: give the classifier, and enter or exit")
         return self
 
 
@@ -116,7 +120,7 @@ class Benchmark(Request):
 
 
 class Explain(Request):
-    """Explain why a camera publishes results or none."""
+    """Explain why a camera publishes results or none, and why its classifiers have decided a label or none."""
 
     camera: Name
     """Name of the camera."""

@@ -4,6 +4,7 @@ model.py         the whole tree, made of the sections in sections/
 loader.py        from a file to a ``LoadedConfig``, or to one error with every fault
 problems.py      from faults to lines of text
 shape.py         what may stand at a place of the file, in words
+labels.py        gates and rules, checked against the labels of the models
 crosschecks.py   faults between keys, and warnings
 device.py        the device id
 state_dir.py     the default state and cache directory

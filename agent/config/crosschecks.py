@@ -43,6 +43,7 @@ class _Use:
 def cross_problems(document: StrictDocument) -> Iterator[Problem]:
     """Every fault between the keys of the file."""
     models = section_of(document.data, "models")
+    yield from _files_count_results(document)
     yield from _engines_exist(document, models)
     for camera, uses in _uses_by_camera(document.data):
         yield from _models_exist(document, uses, list(models))
@@ -88,6 +89,24 @@ def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
                 waits_for = _text(section_of(entry, "when").get("classifier"))
                 uses.append(_Use(("cameras", camera, "classify", index), model, key, waits_for))
         yield str(camera), uses
+
+
+def _files_count_results(document: StrictDocument) -> Iterator[Problem]:
+    """Files are read as fast as they are classified, so seconds between their frames mean nothing."""
+    for camera, body in section_of(document.data, "cameras").items():
+        section = section_of({"camera": body}, "camera")
+        kind, entries = _text(section_of(body, "source").get("type")), section.get("classify")
+        is_timeless = kind in {"images", "folder"} or (kind == "file" and section.get("rate_hz") is None)
+        if not is_timeless or not isinstance(entries, list):
+            continue
+        remedy = "count results with votes and window" + (", or set rate_hz" if kind == "file" else "")
+        text = (
+            f"hold_s is in seconds of captured time, but frames of the source `{kind}` come as fast as they are read"
+        )
+        for index, entry in enumerate(entries):
+            if section_of(entry, "decide").get("hold_s") is not None:
+                path: KeyPath = ("cameras", camera, "classify", index, "decide", "hold_s")
+                yield at(document, path, f"{text}; {remedy}")
 
 
 def _engines_exist(document: StrictDocument, models: Mapping[str, object]) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,6 @@ from agent.config.problems import (
     problems_of_conversion,
     problems_of_validation,
     problems_of_values,
-    suggestion,
 )
 from agent.config.sections.base import Section
 from agent.config.shape import KeyPath
@@ -149,36 +148,6 @@ def load_config(
 
 def _warnings(config: AgentConfig, document: StrictDocument) -> Iterator[str]:
     return (problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line))
-
-
-def check_when_labels(loaded: LoadedConfig, labels_by_model: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a gate that waits for a label which its model does not have.
-
-    ``labels_by_model`` has the labels of each model by its key under ``models``; other models are not checked.
-
-    Raises:
-        ConfigError: with the line of each such label and the most similar one that exists.
-    """
-    problems: list[Problem] = []
-    for name, camera in loaded.config.cameras.items():
-        model_of = {use.key: use.model for use in camera.classify}
-        for index, use in enumerate(camera.classify):
-            if use.when is None or model_of[use.when.classifier] not in labels_by_model:
-                continue
-            model = model_of[use.when.classifier]
-            known = labels_by_model[model]
-            for position, label in enumerate(use.when.labels):
-                if label not in known:
-                    text = f"model {model} has no label `{label}`; it has {_some(known)}{suggestion(label, known)}"
-                    path = ("cameras", name, "classify", index, "when", "labels", position)
-                    problems.append(at(loaded.document, path, text))
-    if problems:
-        raise error_of(problems, loaded.document.name)
-
-
-def _some(labels: Sequence[str], limit: int = 12) -> str:
-    text = ", ".join(labels[:limit])
-    return text if len(labels) <= limit else f"{text} and {len(labels) - limit} more"
 
 
 def _line(problem: Problem) -> int:

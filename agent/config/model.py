@@ -9,12 +9,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from agent.config.broker_address import EMBEDDED, BrokerAddress
 from agent.config.sections.base import ClientId, DeviceId, Name, Section, TopicPrefix
 from agent.config.sections.broker import ProfileName, ProxyConfig, TlsConfig, WebSocketConfig, addresses_of
+from agent.config.sections.decide import DecideConfig, Ratio
 from agent.config.sections.image_checks import ImageChecksConfig
 from agent.config.sections.sources import SourceConfig
 from agent.config.sections.subscribers import CommandsConfig, HomeAssistantConfig, MaxRateConfig, OutboxConfig
 from agent.config.sections.thermal import ThermalConfig
-
-Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class DeviceConfig(Section):
@@ -62,40 +61,13 @@ class ModelConfig(Section):
     """Options of that engine (threads, workspace, DLA core ...), validated by it."""
 
 
-class DecideConfig(Section):
-    """How a stream of scores becomes a stable label."""
-
-    top_k: int = Field(default=3, ge=1, le=100)
-    """Number of best classes in every result."""
-    enter: Ratio = 0.7
-    """Confidence from which a result votes for its class."""
-    exit: Ratio = 0.5
-    """Confidence below which the decided class stops being confirmed; at most `enter`."""
-    votes: int = Field(default=3, ge=1, le=1000)
-    """Votes within the window that change the label."""
-    window: int = Field(default=5, ge=1, le=1000)
-    """How many of the latest results count; at least `votes`."""
-    unknown: str = Field(default="unknown", min_length=1, max_length=64)
-    """Label while no class is confirmed."""
-    stale_after_s: float = Field(default=10.0, gt=0.0, le=86400.0)
-    """Seconds without a result after which the label is `unknown`."""
-
-    @model_validator(mode="after")
-    def _bounds_agree(self) -> DecideConfig:
-        if self.exit > self.enter:
-            raise ValueError(f"exit {self.exit} is above enter {self.enter}: lower exit or raise enter")
-        if self.votes > self.window:
-            raise ValueError(f"votes {self.votes} do not fit in window {self.window}: raise window or lower votes")
-        return self
-
-
 class WhenConfig(Section):
     """Run this classifier only on frames to which another classifier of the same camera gave one of these labels."""
 
     classifier: Name
     """Name of the other classifier."""
     labels: tuple[str, ...] = Field(min_length=1)
-    """Labels that open the gate; the best class of the frame is compared with them."""
+    """Labels that open the gate; the best class of the frame, or each label found in it, is compared with them."""
 
 
 class ClassifierConfig(Section):

@@ -9,7 +9,9 @@ worker           the thread of one model: batch, resize, infer, decide
 engine_slot      a worker's engine: load, serve, replace, close
 engine_opening   opens the engine that the configuration asks for, or under heat a prepared one
 classifications  from scores to the published record
-decisions        from a stream of scores to a stable label
+votes            the votes of the latest results: counted, or by how long they hold
+decisions        from a stream of scores to a stable label, or to each of several
+standing         in words, where a decision stands and what would change it
 rate_sharing     shares the governor's ratio among cameras by priority
 heat_levers      large batches and cheaper engines, for the thermal governor
 supervision      interrupts hanging calls of an engine

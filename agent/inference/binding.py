@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from agent.cameras.frame_counters import MAX_FILE_FRAMES, FrameCounters
 from agent.config.model import ClassifierConfig
@@ -19,7 +19,7 @@ Emit = Callable[[Classification | StateChange], None]
 
 @dataclass(frozen=True, slots=True)
 class Dependent:
-    """A classifier gated by this one: frames with one of ``labels`` go to its ``batcher``."""
+    """A classifier gated by this one: frames that show one of ``labels`` go to its ``batcher``."""
 
     binding: ClassifierBinding
     batcher: Batcher[ClassifierBinding]
@@ -40,13 +40,20 @@ class ClassifierBinding(Binding):
         """See Binding: a file stops at its limit of frames in flight."""
         return self.is_live or self.counters.in_flight < MAX_FILE_FRAMES
 
-    def decide(self, result: Classification, *, clock: Clock, emit: Emit) -> None:
-        """Emit a result, and what it changes. On the worker's thread."""
-        with self.decision.order:
+    def decide(self, result: Classification, scores: Sequence[float], *, clock: Clock, emit: Emit) -> None:
+        """Emit a result with the standing of the decision, and what it changes. On the worker's thread.
+
+        ``scores``: see ``Decision.update``.
+        """
+        decision = self.decision
+        with decision.order:
             self._announce(emit)
-            emit(result)
-            if not self.decision.is_over:
-                _emit_change(emit, self.decision.update(result, now_ns=result.decided_at_ns, utc_ns=clock.utc_ns()))
+            if decision.is_over:
+                emit(result)
+                return
+            change = decision.update(result, now_ns=result.decided_at_ns, utc_ns=clock.utc_ns(), scores=scores)
+            emit(replace(result, standing=decision.standing()))
+            _emit_change(emit, change)
 
     def check_time(self, *, clock: Clock, emit: Emit) -> None:
         """Emit what the time alone changes: the first state, a label gone stale, a repetition.

@@ -19,6 +19,7 @@ def classification(
     batch_size: int,
     stamps: tuple[int, int, int, int],
     served: ServedModel,
+    found: tuple[str, ...] | None = None,
 ) -> Classification:
     """The record of one result; ``stamps`` are monotonic times: taken from the batcher, resized, inferred, decided."""
     frame = request.in_flight.frame
@@ -44,6 +45,7 @@ def classification(
         ),
         image_fault=frame.image_fault,
         origin=frame.origin,
+        found=found,
     )
 
 
@@ -81,6 +83,22 @@ def top_binary(
     if positive < threshold:
         scores = (scores[1], scores[0])
     return scores[: max(1, min(top_k, 2))], abs(scores[0].confidence - scores[1].confidence)
+
+
+def found_labels(
+    row: npt.NDArray[np.float32], labels: Sequence[str], enters: Sequence[float], top: tuple[Score, ...]
+) -> tuple[tuple[Score, ...], tuple[str, ...]]:
+    """The best classes ``top`` and every label that the frame shows, and these labels in the order of the package.
+
+    Args:
+        row: ``(classes,)`` float32.
+        enters: the confidence from which a label counts as found, one for each.
+    """
+    found = [index for index, enter in enumerate(enters) if row[index] >= enter]
+    missing = set(found) - {score.index for score in top}
+    more = (Score(index, labels[index], float(row[index])) for index in missing)
+    ranked = sorted((*top, *more), key=lambda score: (-score.confidence, score.index))
+    return tuple(ranked), tuple(labels[index] for index in found)
 
 
 def crop(image: Image, roi: tuple[float, float, float, float]) -> Image:

@@ -16,6 +16,7 @@ from agent.cameras.sources.base import Source
 from agent.config.model import AgentConfig, CameraConfig, ModelConfig
 from agent.config.sections.sources import SourceConfig
 from agent.inference.binding import ClassifierBinding, Emit
+from agent.inference.decisions import Decision
 from agent.inference.rate_sharing import share_ratio
 from agent.inference.routing import CameraPlan, plan_camera
 from agent.inference.worker import Worker, WorkerStatistics
@@ -266,6 +267,11 @@ class Pipeline:
         }
         for name, share in share_ratio(self._ratio, asked).items():
             cameras[name].pacer.ratio = share
+
+    def decisions(self, camera: str) -> Mapping[str, Decision]:
+        """What is decided for one camera, by classifier; empty without such a camera. From any thread."""
+        plan = self._plans.get(camera)
+        return {} if plan is None else {key: binding.decision for key, binding in plan.bindings.items()}
 
     def frames_decided(self) -> int:
         """Frames that all models together have classified so far."""

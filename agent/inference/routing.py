@@ -10,9 +10,10 @@ from agent.cameras.camera import Route
 from agent.cameras.frame_counters import FrameCounters
 from agent.config.model import CameraConfig, ClassifierConfig
 from agent.inference.binding import ClassifierBinding, Dependent
-from agent.inference.decisions import Decision
+from agent.inference.decisions import Decision, LabelDecision, LabelSetDecision
 from agent.inference.worker import Worker
 from agent.runtime.clock import Clock
+from engines import ModelPackage, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def plan_camera(
                 rate_hz=config.rate_hz,
                 config=classifier,
                 counters=counters,
-                decision=_decision(name, classifier, (kept or {}).get(key), clock),
+                decision=_decision(name, classifier, (kept or {}).get(key), workers[classifier.model].package, clock),
                 dependents=tuple(
                     Dependent(binding_of(one.key), workers[one.model].batcher, frozenset(one.when.labels))
                     for one in behind
@@ -70,14 +71,23 @@ def plan_camera(
     return CameraPlan(bindings, routes)
 
 
-def _decision(camera: str, classifier: ClassifierConfig, kept: ClassifierBinding | None, clock: Clock) -> Decision:
-    if kept is not None and kept.config.model == classifier.model and kept.config.decide == classifier.decide:
+def _decision(
+    camera: str, classifier: ClassifierConfig, kept: ClassifierBinding | None, package: ModelPackage, clock: Clock
+) -> Decision:
+    is_same = kept is not None and kept.config.model == classifier.model and kept.config.decide == classifier.decide
+    if kept is not None and is_same and kept.decision.fits(package):
         return kept.decision
-    return Decision(
+    before = None if kept is None else kept.decision
+    key, decide, now_ns, utc_ns = classifier.key, classifier.decide, clock.monotonic_ns(), clock.utc_ns()
+    if package.output.task is not Task.MULTI_LABEL:
+        return LabelDecision(camera, key, decide, now_ns=now_ns, utc_ns=utc_ns, before=before)
+    return LabelSetDecision(
         camera,
-        classifier.key,
-        classifier.decide,
-        now_ns=clock.monotonic_ns(),
-        utc_ns=clock.utc_ns(),
-        before=None if kept is None else kept.decision,
+        key,
+        decide,
+        labels=package.labels,
+        stated=dict(package.output.stated),
+        now_ns=now_ns,
+        utc_ns=utc_ns,
+        before=before,
     )

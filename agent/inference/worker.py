@@ -12,7 +12,7 @@ from agent.cameras.frame_counters import Drop
 from agent.config.model import ModelConfig
 from agent.inference.batcher import Batcher
 from agent.inference.binding import ClassifierBinding, Emit
-from agent.inference.classifications import classification, crop, top_binary, top_scores
+from agent.inference.classifications import classification, crop, found_labels, top_binary, top_scores
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.inference.fair_queue import Request
 from agent.runtime.channel import ChannelClosed
@@ -262,12 +262,16 @@ class Worker:
         if not math.isfinite(top[0].confidence):
             self._drop(request, Drop.NOT_FINITE)
             return
+        found, scores = None, []
+        if (enters := binding.decision.enters) is not None:
+            top, found = found_labels(row, self.package.labels, enters, top)
+            scores = row.tolist()
         decided_ns = time.monotonic_ns()
-        result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served)
-        binding.decide(result, clock=self._clock, emit=self._emit)
+        result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served, found)
+        binding.decide(result, scores, clock=self._clock, emit=self._emit)
         self._progress.frames += 1
         self._progress.times.append((result.times, batch_size))
-        self._pass_on(binding, request, top[0].label)
+        self._pass_on(binding, request, {top[0].label} if found is None else set(found))
         binding.counters.classified(request.in_flight, request.binding.classifier)
 
     def _best(self, row: Scores, top_k: int) -> tuple[tuple[Score, ...], float]:
@@ -276,13 +280,13 @@ class Worker:
             return top_binary(row, labels, output.thresholds[0], top_k)
         return top_scores(row, labels, top_k)
 
-    def _pass_on(self, binding: ClassifierBinding, request: Request[ClassifierBinding], label: str) -> None:
-        """Offer the frame to the classifiers gated by this one.
+    def _pass_on(self, binding: ClassifierBinding, request: Request[ClassifierBinding], labels: set[str]) -> None:
+        """Offer the frame to the classifiers gated by this one; it shows ``labels``.
 
         Call it before this result is counted: a frame with no pending classifier would be closed.
         """
         for dependent in binding.dependents:
-            if label not in dependent.labels:
+            if labels.isdisjoint(dependent.labels):
                 binding.counters.skip(dependent.binding.classifier)
                 continue
             binding.counters.offer(request.in_flight, dependent.binding.classifier)

@@ -105,7 +105,7 @@ class Topics:
         return self._classifier(camera, classifier, "state")
 
     def event(self, camera: str, classifier: str) -> str:
-        """Each change of one classifier's label."""
+        """Each label of one classifier that comes or goes."""
         return self._classifier(camera, classifier, "event")
 
     def snapshot(self, camera: str) -> str:
@@ -201,14 +201,14 @@ STATE = Entry(
     lambda topics, message: topics.state(message.camera, message.classifier),
     qos=1,
     retain=True,
-    summary="The decided label: on change, and repeated to show that it still holds.",
+    summary="What is decided: on change, and repeated to show that it still holds.",
 )
 EVENT = Entry(
     Event,
     lambda topics, message: topics.event(message.camera, message.classifier),
     qos=1,
     retain=False,
-    summary="Each change of the decided label, delivered at least once.",
+    summary="Each label that comes or goes, delivered at least once.",
 )
 
 CATALOG = (

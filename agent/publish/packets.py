@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -13,7 +13,7 @@ from agent.mqtt.messages import (
     Health,
     Message,
     brief_from_health,
-    event_from_state_change,
+    event_from_move,
     result_from_classification,
     state_from_state_change,
 )
@@ -83,11 +83,11 @@ class SequenceNumbers:
         """The sequence number of the result message."""
         return next(self._stream(result.camera, result.classifier).results)
 
-    def of_change(self, change: StateChange) -> tuple[int, int | None]:
-        """The sequence numbers of the state and the event; a repeated or first label has no event."""
+    def of_change(self, change: StateChange) -> tuple[int, tuple[int, ...]]:
+        """The sequence numbers of the state and of its events; a repeated or first state has none."""
         stream = self._stream(change.camera, change.classifier)
-        event_seq = None if change.previous is None else next(stream.events)
-        return next(stream.states), event_seq
+        events = tuple(next(stream.events) for _ in change.moves)
+        return next(stream.states), events
 
     def _stream(self, camera: str, classifier: str) -> _Stream:
         stream = self._streams.get((camera, classifier))
@@ -99,12 +99,12 @@ class SequenceNumbers:
 
 @dataclass(frozen=True, slots=True)
 class NumberedChange:
-    """A change of a label, the time of ``offer``, and the sequence numbers of its messages."""
+    """A change of a state, the time of ``offer``, and the sequence numbers of its messages: an event per move."""
 
     change: StateChange
     at_utc_ns: int
     state_seq: int
-    event_seq: int | None
+    event_seqs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +142,19 @@ class PacketFactory:
         )
         return RESULT.packet(message, self._identity.topics, qos=qos)
 
-    def event(self, item: NumberedChange, seq: int) -> Packet:
-        """The packet of an event."""
-        message = event_from_state_change(
-            item.change,
-            device=self._identity.device,
-            session=self._identity.session,
-            seq=seq,
-            at_utc_ns=item.at_utc_ns,
-            clock_state=self._clock_state(),
-        )
-        return EVENT.packet(message, self._identity.topics)
+    def events(self, item: NumberedChange) -> Iterator[Packet]:
+        """The packets of the events, in order."""
+        for move, seq in zip(item.change.moves, item.event_seqs, strict=True):
+            message = event_from_move(
+                move,
+                item.change,
+                device=self._identity.device,
+                session=self._identity.session,
+                seq=seq,
+                at_utc_ns=item.at_utc_ns,
+                clock_state=self._clock_state(),
+            )
+            yield EVENT.packet(message, self._identity.topics)
 
     def state(self, item: NumberedChange) -> Packet:
         """The packet of a state."""

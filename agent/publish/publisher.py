@@ -273,8 +273,8 @@ class Publisher:
         self._results.wake()
 
     def _numbered(self, change: StateChange) -> NumberedChange:
-        state_seq, event_seq = self._numbers.of_change(change)
-        return NumberedChange(change, self._clock.utc_ns(), state_seq, event_seq)
+        state_seq, event_seqs = self._numbers.of_change(change)
+        return NumberedChange(change, self._clock.utc_ns(), state_seq, event_seqs)
 
     def _on_thread_failure(self, error: Exception) -> None:
         log.error("publisher.failed", exc_info=error)
@@ -417,8 +417,8 @@ class Publisher:
         self._result_stream.send(result, packet, offered_ns)
 
     def _publish_change(self, item: NumberedChange) -> None:
-        if item.event_seq is not None:
-            self._delivery.event(self._packets.event(item, item.event_seq))
+        for packet in self._packets.events(item):
+            self._delivery.event(packet)
         self._delivery.retain(self._packets.state(item))
 
     def _publish_other(self, item: Message | Outgoing | Packet) -> None:
@@ -445,4 +445,4 @@ def _stage_failed(exc: Exception) -> StageFailed:
 
 def _messages(item: _Offered | _Important) -> int:
     """How many messages are lost if ``item`` is dropped."""
-    return 2 if isinstance(item, NumberedChange) and item.event_seq is not None else 1
+    return 1 + len(item.event_seqs) if isinstance(item, NumberedChange) else 1

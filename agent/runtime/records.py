@@ -102,11 +102,41 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a decision stands after its newest result.
+
+    ``label`` and ``labels`` are those of the state. ``candidate`` is the label that the newest result speaks for, with
+    its ``confidence``; None before the first result. It was judged at
+    ``threshold``: ``exit`` if it is decided, else ``enter``. ``votes`` of ``window`` are for it and ``needed`` decide:
+    results, or seconds of captured time if ``is_timed``.
+    """
+
+    label: str | None
+    labels: tuple[str, ...]
+    candidate: str | None
+    confidence: float
+    threshold: float
+    votes: float
+    needed: float
+    window: float
+    is_timed: bool
+    runner_up: tuple[str, float] | None = None
+    """The label after the candidate, and its confidence."""
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the candidate is one of the decided labels."""
+        return self.candidate in self.labels
+
+
+@dataclass(frozen=True, slots=True)
 class Classification:
     """The result of one classifier for one frame, from the worker to the publisher.
 
     ``top`` is sorted by falling confidence, ties by rising index, and holds at least one class. ``margin`` is the
-    difference of the best two. ``served`` is what computed it; ``decided_at_ns`` is monotonic.
+    difference of the best two. ``served`` is what computed it; ``decided_at_ns`` is monotonic. ``found`` has the
+    labels of the frame if the model finds several, else None; ``top`` holds them too. ``standing`` is that of the
+    decision with this result.
     """
 
     camera: str
@@ -122,22 +152,38 @@ class Classification:
     times: StageTimes
     image_fault: str | None = None
     origin: ImageOrigin | None = None
+    found: tuple[str, ...] | None = None
+    standing: Standing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One event of a state: a label or word that went, and one that came. ``to_label`` has these votes."""
+
+    from_label: str | None
+    to_label: str | None
+    confidence: float = 0.0
+    votes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """The decided label of one classifier: when it changes, and repeated while it holds.
+    """The state of one classifier: when it changes, and repeated while it holds.
 
-    ``previous`` is None for a repetition. ``votes`` of ``window`` results agreed.
+    ``label`` is the decided label, or the word for "unsure" or "no results"; None while a model that finds several
+    has decided ``labels``. ``moves`` are the events, empty for a repetition. ``votes`` of ``window`` agreed: results,
+    or seconds of captured time if ``is_timed``; of several labels the lowest figures.
     """
 
     camera: str
     classifier: str
-    label: str
-    previous: str | None
+    label: str | None
+    labels: tuple[str, ...]
+    moves: tuple[Move, ...]
     since_utc_ns: int
     confidence: float
-    votes: int
-    window: int
+    votes: float
+    window: float
+    is_timed: bool
     reason: str
     evidence: Classification | None

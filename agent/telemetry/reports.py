@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import CameraCounts, ClassifierCounts
-from agent.config.model import AgentConfig
+from agent.config.model import AgentConfig, ClassifierConfig
 from agent.inference.fair_queue import DEFAULT_RATE_HZ
 from agent.mqtt.messages import (
     CameraAccounting,
@@ -14,6 +14,7 @@ from agent.mqtt.messages import (
     CameraRuntime,
     ClassifierAccounting,
     ClassifierRuntime,
+    LabelRuntime,
     Line,
     ModelLatency,
     ModelRuntime,
@@ -27,7 +28,7 @@ from agent.publish.publisher import PublisherStatistics
 from agent.runtime.records import StageTimes
 from agent.runtime.statistics import percentiles as percentiles_of
 from agent.telemetry.starvation import CameraUse
-from engines import EngineInfo, ModelPackage
+from engines import EngineInfo, ModelPackage, Task
 
 _MAX_WAITING = 20
 """Waiting topics that are named, those that have waited longest."""
@@ -194,35 +195,55 @@ def model_runtime(info: EngineInfo, package: ModelPackage) -> ModelRuntime:
         ),
         accuracy=None if info.accuracy is None else dict(info.accuracy),
         labels=package.labels,
+        task=package.output.task.value,
         load_ms=round(info.load_ms, 1),
         pending=info.pending,
         details=dict(info.details),
     )
 
 
-def camera_runtimes(config: AgentConfig, descriptions: Mapping[str, str]) -> dict[str, CameraRuntime]:
-    """Every camera with its classifiers. ``descriptions`` by camera, without credentials."""
+def camera_runtimes(
+    config: AgentConfig, descriptions: Mapping[str, str], packages: Mapping[str, ModelPackage]
+) -> dict[str, CameraRuntime]:
+    """Every camera with its classifiers. ``descriptions`` by camera, without credentials; ``packages`` by model."""
     return {
         name: CameraRuntime(
             source=camera.source.type,
             description=descriptions.get(name, "disabled"),
             rate_hz=camera.rate_hz,
             classifiers={
-                classifier.key: ClassifierRuntime(
-                    model=classifier.model,
-                    roi=classifier.roi,
-                    when_classifier=None if classifier.when is None else classifier.when.classifier,
-                    when_labels=() if classifier.when is None else classifier.when.labels,
-                    enter=classifier.decide.enter,
-                    exit=classifier.decide.exit,
-                    unknown=classifier.decide.unknown,
-                )
+                classifier.key: _classifier_runtime(classifier, packages.get(classifier.model))
                 for classifier in camera.classify
             },
             enabled=camera.enabled,
         )
         for name, camera in config.cameras.items()
     }
+
+
+def _classifier_runtime(classifier: ClassifierConfig, package: ModelPackage | None) -> ClassifierRuntime:
+    decide, rule = classifier.decide, classifier.decide.rule()
+    labels: dict[str, LabelRuntime] = {}
+    if package is not None and package.output.task is Task.MULTI_LABEL:
+        stated = dict(package.output.stated)
+        rules = {label: decide.rule(label, stated=stated.get(label)) for label in package.labels}
+        labels = {
+            label: LabelRuntime(enter=one.enter, exit=one.exit, needed=one.figure(one.needed))
+            for label, one in rules.items()
+        }
+    return ClassifierRuntime(
+        model=classifier.model,
+        roi=classifier.roi,
+        when_classifier=None if classifier.when is None else classifier.when.classifier,
+        when_labels=() if classifier.when is None else classifier.when.labels,
+        enter=decide.enter,
+        exit=decide.exit,
+        unknown=decide.unknown,
+        needed=rule.figure(rule.needed),
+        window=rule.figure(rule.window),
+        hold_s=decide.hold_s,
+        labels=labels,
+    )
 
 
 def library_versions(infos: Iterable[EngineInfo]) -> dict[str, str]:

@@ -53,7 +53,9 @@ def runtime_message(
         },
         models={key: model_runtime(info, packages[key]) for key, info in infos.items()},
         cameras=camera_runtimes(
-            loaded.config, {name: camera.source.description for name, camera in pipeline.cameras.items()}
+            loaded.config,
+            {name: camera.source.description for name, camera in pipeline.cameras.items()},
+            packages,
         ),
         config_sha256=loaded.sha256,
         previous_exit=previous_exit,

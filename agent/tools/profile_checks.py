@@ -172,7 +172,7 @@ class _Comparison:
             libraries={},
             board={},
             models={name: _model_runtime(name, package) for name, package in self._packages.items()},
-            cameras=camera_runtimes(self._config, {}),
+            cameras=camera_runtimes(self._config, {}, self._packages),
             config_sha256=self._loaded.sha256,
             previous_exit=None,
         )

@@ -39,7 +39,8 @@ def package_digest(
             "form": _FORM,
             "model": model,
             "input": asdict(spec),
-            "output": asdict(output),
+            # Where a threshold stands changes no answer.
+            "output": {key: value for key, value in asdict(output).items() if key != "stated"},
             "labels": list(labels),
             "golden": [
                 [digest, label, confidence]

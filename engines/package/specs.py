@@ -60,13 +60,15 @@ class OutputSpec:
     """``activation`` is what the graph lacks to give probabilities.
 
     ``thresholds`` has one entry per score (0 to 1), which counts where the task is not to choose one of several
-    labels. ``positive`` is the label that the score of a binary model speaks for, else None.
+    labels. ``positive`` is the label that the score of a binary model speaks for, else None. ``stated`` has the labels
+    whose threshold stands in the manifest, with it; the others have the usual one.
     """
 
     activation: Activation = "none"
     task: Task = Task.SINGLE_LABEL
     positive: str | None = None
     thresholds: tuple[float, ...] = ()
+    stated: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

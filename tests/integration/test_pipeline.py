@@ -96,7 +96,7 @@ class _Bench:
             if isinstance(item, Classification) and (item.camera, item.classifier) == (camera, classifier)
         ]
 
-    def states(self, camera: str, classifier: str = "m") -> list[str]:
+    def states(self, camera: str, classifier: str = "m") -> list[str | None]:
         return [
             item.label
             for item in self.emitted

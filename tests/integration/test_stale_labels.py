@@ -45,7 +45,7 @@ class _Bench:
         parts = Parts(make, lambda config: ScriptedSource([1], is_live=True, period_s=0.002))
         self.pipeline = Pipeline(config, {"m": package}, parts, clock=SystemClock(), emit=self.emitted.append)
 
-    def states(self) -> list[tuple[str, str]]:
+    def states(self) -> list[tuple[str | None, str]]:
         self.pipeline.check()
         self.pipeline.tick()
         return [(item.label, item.reason) for item in self.emitted if isinstance(item, StateChange)]
@@ -63,7 +63,7 @@ def _running(
         yield bench
 
 
-def test_a_label_becomes_unknown_while_the_engines_call_hangs() -> None:
+def test_a_label_becomes_stale_while_the_engines_call_hangs() -> None:
     hang, go_on = threading.Event(), threading.Event()
 
     def infer(batch: Images) -> None:
@@ -73,14 +73,14 @@ def test_a_label_becomes_unknown_while_the_engines_call_hangs() -> None:
     with _running(lambda: BrightnessEngine(2, on_infer=infer)) as bench:
         wait_until(lambda: bench.states()[-1:] == [("one", "votes")])
         hang.set()
-        wait_until(lambda: bench.states()[-1] == ("unknown", "stale"))
+        wait_until(lambda: bench.states()[-1] == ("stale", "stale"))
         assert bench.pipeline.workers["m"].statistics().busy_s is not None, "the call hangs still"
         hang.clear()
         go_on.set()
         wait_until(lambda: bench.states()[-1] == ("one", "votes"))
 
 
-def test_a_label_becomes_unknown_while_a_failed_engine_is_opened_again() -> None:
+def test_a_label_becomes_stale_while_a_failed_engine_is_opened_again() -> None:
     fail, reopening, go_on = threading.Event(), threading.Event(), threading.Event()
 
     def infer(batch: Images) -> None:
@@ -98,7 +98,7 @@ def test_a_label_becomes_unknown_while_a_failed_engine_is_opened_again() -> None
         wait_until(lambda: bench.states()[-1:] == [("one", "votes")])
         fail.set()
         assert reopening.wait(5)
-        wait_until(lambda: bench.states()[-1] == ("unknown", "stale"))
+        wait_until(lambda: bench.states()[-1] == ("stale", "stale"))
         go_on.set()
         wait_until(lambda: bench.states()[-1] == ("one", "votes"))
 

@@ -38,7 +38,7 @@ def test_the_agent_appears_and_publishes_again_when_home_assistant_starts(tmp_pa
             message = recorder.wait_count(1, TOPIC, 30)[0]
             assert list(problems_of_discovery(message.json)) == []
             labels = message.json["cmps"]["front_inspect_label"]["ops"]
-            assert labels == ["ok", "scratch", "dent", "missing_label", "empty", "unknown"]
+            assert labels == ["ok", "scratch", "dent", "missing_label", "empty", "unknown", "stale"]
             agent.wait_for_log("agent.ready")
             recorder.wait_count(1, "edge/dut/camera/front/inspect/state")
             recorder.clear()

@@ -11,7 +11,8 @@ import pytest
 
 from agent.config.crosschecks import ENGINE_ALIASES, ENGINES, REGULAR, REGULAR_PER_CAMERA
 from agent.config.device import device_id_of_machine
-from agent.config.loader import LoadedConfig, check_when_labels, load_config
+from agent.config.labels import check_when_labels
+from agent.config.loader import LoadedConfig, load_config
 from agent.mqtt.topics import packet_from_message
 from agent.publish.delivery.send_rate import PACKET_BYTES
 from agent.runtime.errors import ConfigError

@@ -76,7 +76,7 @@ def test_every_documented_entity_exists() -> None:
         "power": "sensor",
         "throttling": "binary_sensor",
     }
-    assert parts["front_inspect_label"]["ops"] == ["ok", "dent", "scratch", "unknown"]
+    assert parts["front_inspect_label"]["ops"] == ["ok", "dent", "scratch", "unknown", "stale"]
 
 
 def test_without_commands_there_are_no_controls() -> None:

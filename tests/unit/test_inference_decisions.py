@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from agent.config.model import DecideConfig
+from agent.config.sections.decide import DecideConfig
 from agent.inference.classifications import top_binary, top_scores
-from agent.inference.decisions import Decision
+from agent.inference.decisions import LabelDecision
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes, StateChange
 
 _SERVED = ServedModel("m", "m", "1", "0" * 64, "ort-cpu", "fp32", degraded=False)
@@ -35,14 +35,14 @@ class _Stream:
     """Feeds a decision one result per second and keeps the state changes."""
 
     def __init__(self, **config: object) -> None:
-        self.decision = Decision("front", "inspect", DecideConfig.model_validate(config), now_ns=0, utc_ns=0)
+        self.decision = LabelDecision("front", "inspect", DecideConfig.model_validate(config), now_ns=0, utc_ns=0)
         self.now_ns = 0
 
     def feed(self, label: str, confidence: float = 0.9) -> StateChange | None:
         self.now_ns += _SECOND
         return self.decision.update(_result(label, confidence), now_ns=self.now_ns, utc_ns=self.now_ns)
 
-    def labels(self, *results: str) -> list[str]:
+    def labels(self, *results: str) -> list[str | None]:
         return [(self.feed(label), self.decision.label)[1] for label in results]
 
 
@@ -72,7 +72,7 @@ def test_the_decided_label_is_confirmed_down_to_exit() -> None:
     stream.feed("ok", 0.49)
     change = stream.feed("ok", 0.49)
     assert change is not None
-    assert (change.label, change.previous, change.reason) == ("unknown", "ok", "unconfirmed")
+    assert (change.label, change.moves[0].from_label, change.reason) == ("unknown", "ok", "unconfirmed")
 
 
 def test_one_vote_in_a_wide_window_does_not_flap() -> None:
@@ -85,7 +85,7 @@ def test_a_change_has_the_previous_label_and_its_evidence() -> None:
     change = stream.feed("ok", 0.8)
     assert change is not None
     assert change.evidence is not None
-    assert (change.previous, change.label, change.reason, change.votes) == ("unknown", "ok", "votes", 1)
+    assert (change.moves[0].from_label, change.label, change.reason, change.votes) == ("unknown", "ok", "votes", 1)
     assert change.confidence == 0.8
     assert change.since_utc_ns == stream.now_ns
 
@@ -96,7 +96,7 @@ def test_a_label_without_results_goes_stale() -> None:
     assert stream.decision.tick(now_ns=stream.now_ns + 9 * _SECOND, utc_ns=0) is None
     change = stream.decision.tick(now_ns=stream.now_ns + 10 * _SECOND, utc_ns=77)
     assert change is not None
-    assert (change.label, change.previous, change.reason, change.evidence) == ("unknown", "ok", "stale", None)
+    assert (change.label, change.moves[0].from_label, change.reason, change.evidence) == ("stale", "ok", "stale", None)
 
 
 def test_a_label_that_went_stale_comes_back_with_its_votes() -> None:
@@ -115,13 +115,13 @@ def test_an_unchanged_label_is_repeated_once_a_minute() -> None:
         for second in range(1, 181)
         if (change := stream.decision.tick(now_ns=since + second * _SECOND, utc_ns=0)) is not None
     ]
-    assert [(change.label, change.previous, change.reason) for change in repeats] == [("ok", None, "heartbeat")] * 3
+    assert [(change.label, change.moves, change.reason) for change in repeats] == [("ok", (), "heartbeat")] * 3
     assert {change.since_utc_ns for change in repeats} == {since}
 
 
 def test_the_initial_state_replaces_that_of_an_earlier_session() -> None:
     change = _Stream().decision.initial()
-    assert (change.label, change.previous, change.reason) == ("unknown", None, "start")
+    assert (change.label, change.moves, change.reason) == ("unknown", (), "start")
 
 
 def test_equal_scores_go_to_the_lower_index() -> None:
@@ -177,10 +177,12 @@ def test_a_binary_score_that_is_no_number_stays_none() -> None:
 def test_new_rules_end_the_old_label_with_a_change() -> None:
     stream = _Stream(votes=1, window=1)
     stream.feed("dent")
-    after = Decision("front", "inspect", DecideConfig(votes=2, window=3), now_ns=0, utc_ns=0, before=stream.decision)
+    after = LabelDecision(
+        "front", "inspect", DecideConfig(votes=2, window=3), now_ns=0, utc_ns=0, before=stream.decision
+    )
     first = after.initial()
-    assert (first.previous, first.label, first.reason) == ("dent", "unknown", "start")
-    assert after.initial().previous is None
+    assert (first.moves[0].from_label, first.label, first.reason) == ("dent", "unknown", "start")
+    assert after.initial().moves == ()
 
 
 def test_two_workers_may_feed_one_decision_during_a_replacement() -> None:

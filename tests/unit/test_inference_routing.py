@@ -58,4 +58,4 @@ def test_a_label_continues_under_the_same_rules_and_ends_with_a_change_under_new
     _station(pipeline).decision.update(_DENT, now_ns=0, utc_ns=0)
     pipeline.apply(_loaded(tmp_path, **decide).config, packages)
     change = _station(pipeline).decision.initial()
-    assert (change.previous, change.label) == first_word
+    assert (change.moves[0].from_label if change.moves else None, change.label) == first_word

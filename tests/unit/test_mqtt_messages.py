@@ -16,14 +16,14 @@ from agent.mqtt.messages import (
     Message,
     Result,
     brief_from_health,
-    event_from_state_change,
+    event_from_move,
     result_from_classification,
     state_from_state_change,
     utc_text,
 )
 from agent.mqtt.topics import CATALOG, RESULT, STATE, encode, packet_from_message
-from agent.publish.packets import Outgoing
-from agent.runtime.records import ImageOrigin, Score
+from agent.publish.packets import NumberedChange, Outgoing, PacketFactory, SequenceNumbers
+from agent.runtime.records import Classification, ImageOrigin, Move, Score, Standing
 from tests.fixtures.publish_samples import (
     DEVICE,
     IDENTITY,
@@ -39,15 +39,20 @@ from tests.fixtures.publish_samples import (
 
 
 def _result(seq: int = 0) -> Result:
-    return result_from_classification(classification(7), device=DEVICE, session=SESSION, seq=seq, clock_state="synced")
+    return _result_of(classification(7), seq)
+
+
+def _result_of(record: Classification, seq: int = 0) -> Result:
+    return result_from_classification(record, device=DEVICE, session=SESSION, seq=seq, clock_state="synced")
 
 
 def _samples() -> dict[str, Message]:
     state = state_from_state_change(
         state_change(), device=DEVICE, session=SESSION, seq=1, at_utc_ns=1, clock_state="synced"
     )
-    event = event_from_state_change(
-        state_change(), device=DEVICE, session=SESSION, seq=1, at_utc_ns=1, clock_state="unsynced"
+    (move,) = state_change().moves
+    event = event_from_move(
+        move, state_change(), device=DEVICE, session=SESSION, seq=1, at_utc_ns=1, clock_state="unsynced"
     )
     messages = (_result(), state, event, reply(), *vitals(), brief_from_health(health()))
     return {message.schema: message for message in messages}
@@ -99,6 +104,8 @@ def test_a_result_has_the_documented_fields_in_their_order() -> None:
             "latency_ms",
             "image_fault",
             "source",
+            "labels",
+            "decision",
             "historical",
         ),
     ]
@@ -109,7 +116,7 @@ def test_results_and_events_name_the_image_file_of_their_frame() -> None:
     settings: dict[str, Any] = {"device": "d", "session": 1, "seq": 2, "clock_state": "synced"}
     result = orjson.loads(encode(result_from_classification(record, **settings)))
     change = replace(state_change(), evidence=record)
-    event = orjson.loads(encode(event_from_state_change(change, at_utc_ns=1, **settings)))
+    event = orjson.loads(encode(event_from_move(change.moves[0], change, at_utc_ns=1, **settings)))
     expected = {"file": "part-17.jpg", "sha256": "ab" * 32}
     assert result["source"] == event["evidence"]["source"] == expected
     assert orjson.loads(encode(_result()))["source"] is None
@@ -149,10 +156,34 @@ def test_a_message_reads_back_as_itself() -> None:
 
 
 def test_a_repeated_label_makes_no_event() -> None:
-    with pytest.raises(ValueError, match="front/inspect repeats 'ok'"):
-        event_from_state_change(
-            state_change("ok", None), device=DEVICE, session=1, seq=0, at_utc_ns=0, clock_state="synced"
-        )
+    numbers = SequenceNumbers()
+    assert numbers.of_change(state_change("ok", None)) == (0, ())
+    assert numbers.of_change(state_change("dent", "ok")) == (1, (0,))
+
+
+def test_each_label_that_comes_or_goes_is_an_event_of_one_state() -> None:
+    moves = (Move("ash", None, 0.1, 3), Move(None, "birch", 0.8, 3))
+    change = replace(state_change(), label=None, labels=("birch",), moves=moves)
+    factory = PacketFactory(IDENTITY, lambda: "synced")
+    item = NumberedChange(change, 1, *SequenceNumbers().of_change(change))
+    events = [orjson.loads(packet.payload) for packet in factory.events(item)]
+    assert [(one["seq"], one["from_label"], one["to_label"], one["confidence"]) for one in events] == [
+        (0, "ash", None, 0.1),
+        (1, None, "birch", 0.8),
+    ]
+    state = orjson.loads(factory.state(item).payload)
+    assert (state["label"], state["labels"], state["seq"]) == (None, ["birch"], 0)
+    schemas = message_schemas()
+    for message in (*events, state):
+        jsonschema.Draft202012Validator(schemas[message["schema"]]).validate(message)
+
+
+def test_a_result_of_several_labels_says_which_and_where_the_decision_stands() -> None:
+    standing = Standing(None, ("ok",), "dent", 0.4, 0.6, 2, 3, 5, is_timed=False)
+    message = orjson.loads(encode(_result_of(replace(classification(), found=("ok", "scratch"), standing=standing))))
+    assert message["labels"] == ["ok", "scratch"]
+    assert message["decision"] == {"label": None, "candidate": "dent", "confidence": 0.4, "votes": 2}
+    jsonschema.Draft202012Validator(message_schemas()["result/1"]).validate(message)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 """The sections of the configuration, one file each.
 
-base  what every section inherits, and the patterns of names
+base    what every section inherits, and the patterns of names
+decide  how results become a stable label, and the rule of each label
 """

@@ -10,6 +10,7 @@ from agent.mqtt.messages.base import PUBLIC, ClockState, Message, utc_text
 from agent.mqtt.messages.lifecycle import (
     CameraRuntime,
     ClassifierRuntime,
+    LabelRuntime,
     ModelRuntime,
     RejectedEngine,
     Runtime,
@@ -17,6 +18,7 @@ from agent.mqtt.messages.lifecycle import (
 )
 from agent.mqtt.messages.replies import Reply
 from agent.mqtt.messages.results import (
+    DecisionNow,
     Engine,
     Event,
     Evidence,
@@ -25,7 +27,7 @@ from agent.mqtt.messages.results import (
     Result,
     State,
     TopClass,
-    event_from_state_change,
+    event_from_move,
     result_from_classification,
     state_from_state_change,
 )
@@ -60,12 +62,14 @@ __all__ = [
     "ClassifierRuntime",
     "ClockState",
     "Connection",
+    "DecisionNow",
     "Engine",
     "EngineBuild",
     "Event",
     "Evidence",
     "Health",
     "InboundHealth",
+    "LabelRuntime",
     "Latencies",
     "Latency",
     "Line",
@@ -87,7 +91,7 @@ __all__ = [
     "TopClass",
     "WaitingTopic",
     "brief_from_health",
-    "event_from_state_change",
+    "event_from_move",
     "result_from_classification",
     "state_from_state_change",
     "utc_text",

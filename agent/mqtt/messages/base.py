@@ -27,6 +27,8 @@ ClockState = Literal["synced", "unsynced"]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Duration = Annotated[float, Field(ge=0.0)]
+Amount = Count | Duration
+"""A number of results, or seconds."""
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, Count, Duration, Instant, Message, Share
+from agent.mqtt.messages.base import PUBLIC, Amount, Count, Duration, Instant, Message, Share
 
 Scalar = str | int | float | bool | None
 
@@ -70,12 +70,26 @@ class ModelRuntime:
     """Result of the accuracy check against the fp32 reference; null if the engine needs none."""
     labels: tuple[str, ...]
     """Labels by class index."""
+    task: Literal["single_label", "multi_label", "binary"] = "single_label"
+    """What the scores decide: one label, several, or yes and no."""
     load_ms: Duration
     """Time for loading and warm-up, in milliseconds."""
     pending: str | None = None
     """The preferred engine, being built while this one serves; null if there is none."""
     details: dict[str, Scalar] = Field(default_factory=dict)
     """Details specific to this engine: device memory, streams, why its plan was built ..."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class LabelRuntime:
+    """The rule of one label of a model that finds several."""
+
+    enter: Share
+    """Minimum confidence for a result to vote for the label."""
+    exit: Share
+    """Minimum confidence for a result to confirm the label once it is decided."""
+    needed: Amount
+    """Votes that decide, with `hold_s` seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -95,7 +109,15 @@ class ClassifierRuntime:
     exit: Share | None = None
     """Minimum confidence for a result to confirm the decided class."""
     unknown: str = "unknown"
-    """The label while no class is confirmed."""
+    """The state while results confirm no label."""
+    needed: Amount | None = None
+    """Votes in the window that decide, with `hold_s` seconds."""
+    window: Amount | None = None
+    """Number of newest results that vote, with `hold_s` seconds."""
+    hold_s: Duration | None = None
+    """Seconds for which a label must hold to be decided; null if results are counted."""
+    labels: dict[str, LabelRuntime] = Field(default_factory=dict)
+    """The rules of the single labels; empty for a model that chooses one label."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)

@@ -8,8 +8,8 @@ from typing import Literal, Protocol, TypeVar
 
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, ClockState, Count, Duration, Instant, Message, Share, utc_text
-from agent.runtime.records import Classification, Score, ServedModel, StageTimes, StateChange
+from agent.mqtt.messages.base import PUBLIC, Amount, ClockState, Count, Duration, Instant, Message, Share, utc_text
+from agent.runtime.records import Classification, Move, Score, ServedModel, StageTimes, Standing, StateChange
 
 M = TypeVar("M")
 
@@ -82,6 +82,20 @@ class ImageFile:
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class DecisionNow:
+    """Where the decision stands with this result; thresholds and needed votes are in `runtime`."""
+
+    label: str | None
+    """The decided label, `unknown` or `stale`; null while a decision about several labels holds."""
+    candidate: str | None
+    """The label that the result speaks for; of several labels, the best one that is not decided."""
+    confidence: Share
+    """Its confidence in this result, 0 to 1."""
+    votes: Amount
+    """Results in the window that vote for it; with `hold_s` the seconds for which it has held."""
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Result(Message):
     """The result of one classifier for one frame."""
 
@@ -112,7 +126,7 @@ class Result(Message):
     margin: Share
     """Difference between the two highest probabilities."""
     top_k: tuple[TopClass, ...]
-    """The best classes, highest confidence first."""
+    """The best classes, highest confidence first; also every label of `labels`."""
     batch: Count
     """Frames in the same engine call, this one included."""
     latency_ms: Latencies
@@ -121,38 +135,44 @@ class Result(Message):
     """What is wrong with the frame: black, frozen, covered or blurred; null if nothing is."""
     source: ImageFile | None = None
     """The image file of the frame; null for cameras and videos."""
+    labels: tuple[str, ...] | None = None
+    """Every label whose confidence reaches its `enter`; null for a model that chooses one label."""
+    decision: DecisionNow | None = None
+    """Where the decision stands with this result; null if other rules were put in force meanwhile."""
     historical: bool = False
     """True if sent late, after an interruption."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class State(Message):
-    """The decided label of one classifier: sent on change, and repeated to show that it still holds."""
+    """What one classifier has decided: sent on change, and repeated to show that it still holds."""
 
     schema: Literal["state/1"] = "state/1"
     """Name and version of the schema."""
     seq: Count
     """Number of the message on this topic in this session, from 0 without gaps; retained messages keep it."""
     at: Instant
-    """When the label was decided or repeated, UTC."""
+    """When the state was decided or repeated, UTC."""
     clock: ClockState
     """Whether the device's clock was synchronised when the message was written."""
     camera: str
     """Name of the camera."""
     classifier: str
     """Name of the classifier."""
-    label: str
-    """The decided label."""
+    label: str | None
+    """The decided label; `unknown`: results confirm none; `stale`: no results; null: `labels` are decided."""
+    labels: tuple[str, ...]
+    """The decided labels: of a model that finds several all of them, else the one in `label`; empty without one."""
     since: Instant
-    """Since when the label holds, UTC."""
+    """Since when the state holds, UTC."""
     confidence: Share
-    """Confidence of the newest result that confirmed the label, 0 to 1."""
-    votes: Count
-    """Results in the window that vote for the label."""
-    window: Count
-    """Number of newest results that vote."""
+    """Confidence of the newest result that confirmed the label, 0 to 1; of several labels the lowest."""
+    votes: Amount
+    """Results in the window that vote for the label, with `hold_s` seconds; of several labels the lowest."""
+    window: Amount
+    """Number of newest results that vote, with `hold_s` seconds."""
     reason: str
-    """Why the label holds or changed."""
+    """Why the state holds or changed."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -179,7 +199,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
 class Event(Message):
-    """A change of the decided label. Delivered at least once; device, session, topic and seq identify it."""
+    """A label that comes or goes. Delivered at least once; device, session, topic and seq identify it."""
 
     schema: Literal["event/1"] = "event/1"
     """Name and version of the schema."""
@@ -193,16 +213,18 @@ class Event(Message):
     """Name of the camera."""
     classifier: str
     """Name of the classifier."""
-    from_label: str
-    """The previous label."""
-    to_label: str
-    """The new label."""
+    from_label: str | None
+    """The previous label, `unknown` or `stale`; null where one of several labels comes."""
+    to_label: str | None
+    """The new label, `unknown` or `stale`; null where one of several labels goes."""
+    labels: tuple[str, ...]
+    """All labels that are decided now."""
     confidence: Share
-    """Confidence of the newest result that voted for the new label, 0 to 1."""
-    votes: Count
-    """Results in the window that vote for the label."""
-    window: Count
-    """Number of newest results that vote."""
+    """Confidence of the newest result that voted for the change, 0 to 1; 0 without one."""
+    votes: Amount
+    """Results in the window that vote for the change, with `hold_s` seconds."""
+    window: Amount
+    """Number of newest results that vote, with `hold_s` seconds."""
     reason: str
     """Why the label changed."""
     evidence: Evidence | None
@@ -244,6 +266,8 @@ def result_from_classification(
         latency_ms=_latencies(classification.times, make),
         image_fault=classification.image_fault,
         source=_source(classification, make),
+        labels=classification.found,
+        decision=None if classification.standing is None else _decision(classification.standing, make),
         historical=False,
     )
 
@@ -261,24 +285,19 @@ def state_from_state_change(
         camera=change.camera,
         classifier=change.classifier,
         label=change.label,
+        labels=change.labels,
         since=utc_text(change.since_utc_ns),
         confidence=_share(change.confidence),
-        votes=change.votes,
-        window=change.window,
+        votes=_figure(change.votes),
+        window=_figure(change.window),
         reason=change.reason,
     )
 
 
-def event_from_state_change(
-    change: StateChange, *, device: str, session: int, seq: int, at_utc_ns: int, clock_state: ClockState
+def event_from_move(
+    move: Move, change: StateChange, *, device: str, session: int, seq: int, at_utc_ns: int, clock_state: ClockState
 ) -> Event:
-    """The message for a change of the label.
-
-    Raises:
-        ValueError: ``change`` only repeats a label.
-    """
-    if change.previous is None:
-        raise ValueError(f"{change.camera}/{change.classifier} repeats {change.label!r}: a repetition is no event")
+    """The message for ``move``, one of the moves of ``change``."""
     return Event(
         device=device,
         session=session,
@@ -287,11 +306,12 @@ def event_from_state_change(
         clock=clock_state,
         camera=change.camera,
         classifier=change.classifier,
-        from_label=change.previous,
-        to_label=change.label,
-        confidence=_share(change.confidence),
-        votes=change.votes,
-        window=change.window,
+        from_label=move.from_label,
+        to_label=move.to_label,
+        labels=change.labels,
+        confidence=_share(move.confidence),
+        votes=_figure(move.votes),
+        window=_figure(change.window),
         reason=change.reason,
         evidence=None if change.evidence is None else _evidence(change.evidence),
     )
@@ -326,6 +346,21 @@ def _top_k(top: tuple[Score, ...], make: _Make) -> tuple[TopClass, ...]:
     return tuple(
         make(TopClass, label=score.label, index=score.index, confidence=_share(score.confidence)) for score in top
     )
+
+
+def _decision(standing: Standing, make: _Make) -> DecisionNow:
+    return make(
+        DecisionNow,
+        label=standing.label,
+        candidate=standing.candidate,
+        confidence=_share(standing.confidence),
+        votes=_figure(standing.votes),
+    )
+
+
+def _figure(value: float) -> float:
+    """Votes as they are, seconds with three decimals."""
+    return round(value, 3)
 
 
 def _latencies(times: StageTimes, make: _Make) -> Latencies:

@@ -16,9 +16,11 @@ from agent.mqtt.identity import Identity
 from agent.mqtt.inbound import Inbound
 from agent.mqtt.messages import Runtime
 from agent.publish.home_assistant.discovery import (
+    MAX_LABELS,
     MAX_OPTIONS_BYTES,
     discovery_message,
     discovery_topic,
+    without_entities,
     without_long_options,
 )
 from agent.publish.publisher import Publisher
@@ -64,6 +66,7 @@ class HomeAssistant:
         self._clock = clock
         self._rebirth_at_ns: int | None = None
         self._long: tuple[str, ...] = ()
+        self._many: tuple[str, ...] = ()
         self._record = JsonRecord[_Named](file, encode=dict, decode=_named_from, is_durable=False)
         self._components = self._record.load() or {}
         self._adopt(loaded.config.mqtt)
@@ -89,6 +92,7 @@ class HomeAssistant:
             runtime, self._identity.topics, allowed=self._allowed, snapshots=self._config.snapshots
         )
         self._report_long_options(without_long_options(message))
+        self._report_many_labels(without_entities(runtime))
         parts: dict[str, Any] = message["cmps"]
         removed = {key: entry for key, entry in self._components.items() if key not in parts}
         self._components = {key: {"p": part["p"], "sessions": 0} for key, part in parts.items()} | removed
@@ -118,6 +122,11 @@ class HomeAssistant:
         if keys and keys != self._long:
             log.warning("home_assistant.options_left_out", entities=keys, max_bytes=MAX_OPTIONS_BYTES)
         self._long = keys
+
+    def _report_many_labels(self, classifiers: tuple[str, ...]) -> None:
+        if classifiers and classifiers != self._many:
+            log.warning("home_assistant.labels_left_out", classifiers=classifiers, max_labels=MAX_LABELS)
+        self._many = classifiers
 
     def _write(self) -> None:
         try:

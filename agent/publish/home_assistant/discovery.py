@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from agent.mqtt.messages import CameraRuntime, Runtime
+from agent.config.sections.decide import STALE
+from agent.mqtt.messages import CameraRuntime, ClassifierRuntime, Runtime
 from agent.mqtt.topics import Topics
 
 Component = dict[str, Any]
@@ -18,6 +19,8 @@ Component = dict[str, Any]
 STATE_EXPIRES_S = 180
 """Three times the interval at which states are repeated."""
 _HEALTH_EXPIRES_S = 60
+MAX_LABELS = 64
+"""Labels of one classifier with entities of their own: each adds about 700 bytes to the message. Our choice."""
 MAX_OPTIONS_BYTES = 8192
 """Longest list of options, as JSON. Home Assistant's recorder stores no attributes of a state that has more than
 16,384 bytes of them. Source: Home Assistant, recorder, MAX_STATE_ATTRS_BYTES."""
@@ -66,6 +69,16 @@ def without_long_options(message: dict[str, Any]) -> tuple[str, ...]:
     for key in long:
         del message["cmps"][key]["ops"], message["cmps"][key]["dev_cla"]
     return long
+
+
+def without_entities(runtime: Runtime) -> tuple[str, ...]:
+    """The classifiers that find more labels than get an entity of their own, as ``camera/classifier``."""
+    return tuple(
+        f"{name}/{classifier}"
+        for name, camera in runtime.cameras.items()
+        for classifier, use in camera.classifiers.items()
+        if len(use.labels) > MAX_LABELS
+    )
 
 
 def discovery_topic(prefix: str, device: str) -> str:
@@ -122,17 +135,32 @@ def _of_camera(
     fps = _sensor(f"{name} frame rate", health, "{{ value_json.fps }}", unit_of_meas="fps", sug_dsp_prc=1)
     yield _key(name, "fps"), {**fps, "exp_aft": _HEALTH_EXPIRES_S}
     for classifier, use in camera.classifiers.items():
-        model = runtime.models.get(use.model)
-        labels = (*(() if model is None else model.labels), use.unknown)
-        yield _classifier_key(name, classifier, "label"), _label(name, classifier, labels, topics)
-        if "set" in allowed:
-            yield _classifier_key(name, classifier, "enter"), _threshold(name, classifier, topics)
+        yield from _of_classifier(name, classifier, use, runtime, topics, may_set="set" in allowed)
     if "set" in allowed:
         yield _key(name, "rate"), _rate(name, topics)
         yield _key(name, "enabled"), _switch(name, topics)
     if "snapshot" in allowed and snapshots:
         yield _key(name, "image"), _image(name, topics)
         yield _key(name, "take"), _button(name, topics)
+
+
+def _of_classifier(
+    camera: str, classifier: str, use: ClassifierRuntime, runtime: Runtime, topics: Topics, *, may_set: bool
+) -> Iterator[tuple[str, Component]]:
+    model = runtime.models.get(use.model)
+    if model is not None and model.task == "multi_label":
+        yield _classifier_key(camera, classifier, "label"), _labels(camera, classifier, topics)
+        for label in [*use.labels][:MAX_LABELS]:
+            key = _of_label(label)
+            yield _classifier_key(camera, classifier, f"HAS_{key}"), _has_label(camera, classifier, label, topics)
+            if may_set:
+                part = _label_threshold(camera, classifier, label, topics)
+                yield _classifier_key(camera, classifier, f"ENTER_{key}"), part
+        return
+    labels = (*(() if model is None else model.labels), use.unknown, STALE)
+    yield _classifier_key(camera, classifier, "label"), _label(camera, classifier, labels, topics)
+    if may_set:
+        yield _classifier_key(camera, classifier, "enter"), _threshold(camera, classifier, topics)
 
 
 def _of_board(topics: Topics) -> Iterator[tuple[str, Component]]:
@@ -198,6 +226,48 @@ def _label(camera: str, classifier: str, labels: tuple[str, ...], topics: Topics
         "json_attr_t": state,
         "exp_aft": STATE_EXPIRES_S,
     }
+
+
+def _labels(camera: str, classifier: str, topics: Topics) -> Component:
+    """All labels of a classifier as one text; a state of Home Assistant has at most 255 characters."""
+    state = topics.state(camera, classifier)
+    return {
+        "p": "sensor",
+        "name": f"{camera} {classifier}",
+        "stat_t": state,
+        "val_tpl": "{{ (value_json.label or value_json.labels | join(', ') or 'none')[:255] }}",
+        "json_attr_t": state,
+        "exp_aft": STATE_EXPIRES_S,
+    }
+
+
+def _has_label(camera: str, classifier: str, label: str, topics: Topics) -> Component:
+    """Whether one label is decided; Home Assistant reads ``None`` as unknown."""
+    state = topics.state(camera, classifier)
+    return {
+        "p": "binary_sensor",
+        "name": f"{camera} {classifier} {label}",
+        "stat_t": state,
+        "val_tpl": f"{{{{ None if value_json.label else 'ON' if {_quoted(label)} in value_json.labels else 'OFF' }}}}",
+        "exp_aft": STATE_EXPIRES_S,
+    }
+
+
+def _label_threshold(camera: str, classifier: str, label: str, topics: Topics) -> Component:
+    rules = f"value_json.cameras['{camera}'].classifiers['{classifier}'].labels"
+    return {
+        **_threshold(camera, classifier, topics),
+        "name": f"{camera} {classifier} {label} threshold",
+        "val_tpl": f"{{{{ {rules}[{_quoted(label)}].enter }}}}",
+        "cmd_tpl": f'{{{_ID},"camera":"{camera}","classifier":"{classifier}",'
+        f'"label":{{{{ {_quoted(label)} | tojson }}}},"enter":{{{{ value }}}},"keep":true}}',
+    }
+
+
+def _quoted(label: str) -> str:
+    """A label as a text of a template. Jinja reads the escapes of Python, and knows no braces within them."""
+    escaped = label.encode("unicode_escape").decode("ascii")
+    return "'" + escaped.replace("'", "\\x27").replace("{", "\\x7b").replace("}", "\\x7d") + "'"
 
 
 def _image(camera: str, topics: Topics) -> Component:
@@ -279,6 +349,14 @@ def _classifier_key(camera: str, classifier: str, kind: str) -> str:
 
 def _escaped(name: str) -> str:
     return name.replace(".", "_DOT_")
+
+
+def _of_label(label: str) -> str:
+    """A label as a part of a key: small letters, digits and ``-`` stay, everything else becomes its number."""
+    return "".join(
+        char if char.isascii() and (char.islower() or char.isdigit() or char == "-") else f"_{ord(char):X}_"
+        for char in label
+    )
 
 
 def _unique_id(device: str, key: str) -> str:

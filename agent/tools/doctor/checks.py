@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import agent
-from agent.config.loader import LoadedConfig, check_when_labels
+from agent.config.labels import check_labels
+from agent.config.loader import LoadedConfig
 from agent.config.model import CameraConfig, ModelConfig
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
 from agent.tools.doctor.service import InstalledService
-from engines import EngineError, EnvironmentRecord, ProbeResult
+from engines import EngineError, EnvironmentRecord, ModelPackage, ProbeResult
 
 _CAMERA_S = 8.0
 _ROOM_BYTES = 512 << 20
@@ -133,19 +134,18 @@ def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResul
     return Finding(name, "warning", detail, refused.remedy)
 
 
-def gate_findings(loaded: LoadedConfig) -> Iterator[Finding]:
-    """Whether models have the labels that gates wait for. A package that cannot be read has a line of its own."""
+def label_findings(loaded: LoadedConfig) -> Iterator[Finding]:
+    """Whether gates and rules fit the labels of the models. A package that cannot be read has a line of its own."""
     from engines import load_unknown_package
 
     cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
-    if all(use.when is None for camera in cameras for use in camera.classify):
-        return
-    labels: dict[str, Sequence[str]] = {}
+    packages: dict[str, ModelPackage] = {}
     for name in {use.model for camera in cameras for use in camera.classify}:
         with suppress(EngineError):
-            labels[name] = load_unknown_package(loaded.package_dir(name), None).labels
-    check_when_labels(loaded, labels)
-    yield Finding("gates", "ok", "wait for labels that their models have", is_needed=True)
+            packages[name] = load_unknown_package(loaded.package_dir(name), None)
+    check_labels(loaded, packages)
+    if any(use.when is not None for camera in cameras for use in camera.classify):
+        yield Finding("gates", "ok", "wait for labels that their models have", is_needed=True)
 
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:

@@ -3,6 +3,7 @@
 documents   messages of unknown senders, read safely
 history     curves over the last minutes
 fleet       what is known of each device
+reasons     why a classifier has decided no label
 terminal    the fleet as tables
 lines       the fleet as lines, where there is no terminal
 screen      redraws while messages arrive; one thread

@@ -54,6 +54,14 @@ class ClassifierView:
         return percentiles(values, (percent,))[0] if values else None
 
     @property
+    def decided(self) -> str | None:
+        """What is decided: a label or a word, or the labels of a model that finds several; None before a state."""
+        if not self.state:
+            return None
+        word = self.state.text("label")
+        return word if word is not None else ", ".join(self.state.texts("labels")) or "none"
+
+    @property
     def last_result_s(self) -> float | None:
         """When the newest result arrived, monotonic."""
         return self._recent[-1][0] if self._recent else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.tools.watch.fleet import DeviceView, FleetView
+from agent.tools.watch.reasons import reason
 
 
 def lines_from_fleet(view: FleetView, *, now_s: float) -> Iterator[str]:
@@ -24,10 +25,12 @@ def _lines_of_device(name: str, device: DeviceView, now_s: float) -> Iterator[st
         dropped = camera.health.total("dropped")
         for key in sorted(camera.classifiers):
             classifier = camera.classifiers[key]
-            label = classifier.state.text("label") or classifier.result.text("label") or "-"
+            label = classifier.decided or classifier.result.text("label") or "-"
+            rules = device.message("runtime").section("cameras", camera_name, "classifiers", key)
+            text = reason(classifier, rules)
             confidence = classifier.result.number("confidence") or 0.0
             p50, p99 = (classifier.latency_ms(now_s, percent) or 0.0 for percent in (50, 99))
             yield (
                 f"{head} {camera_name}/{key}: {label} {confidence:.2f}, {classifier.rate_hz(now_s):.1f} results/s, "
-                f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, dropped {dropped}"
+                f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, dropped {dropped}" + (f"; {text}" if text else "")
             )

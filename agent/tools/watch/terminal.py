@@ -13,6 +13,7 @@ from rich.text import Text
 from agent.tools.watch.documents import Document
 from agent.tools.watch.fleet import CameraView, ClassifierView, DeviceView, FleetView
 from agent.tools.watch.history import curve
+from agent.tools.watch.reasons import reasons
 
 _STALE_S = 3.0
 _BAR_CELLS = 8
@@ -65,6 +66,7 @@ def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> 
         cameras.style = "" if state == "online" else _FAINT
         parts.append(Padding(cameras, (1, 0, 0, 0)))
     parts += _errors(device)
+    parts += [Text(f"{camera}/{key}: {text}", style=_WARNING) for camera, key, text in reasons(device)]
     border = _BAD if state == "offline" else _FAINT
     return Panel(Group(*parts), title=title, title_align="left", border_style=border, padding=(0, 1))
 
@@ -260,10 +262,11 @@ def _errors(device: DeviceView) -> Iterator[Text]:
 
 def _classifier(classifier: ClassifierView, now_s: float, *, with_bar: bool) -> list[Text]:
     """Label, confidence, rate, p50 and p99."""
-    decided = classifier.state.text("label")
+    decided = classifier.decided
     result = classifier.result
     label = Text(decided or "", style="bold cyan")
-    seen = result.text("label")
+    found = result.value("labels")
+    seen = result.text("label") if found is None else ", ".join(result.texts("labels")) or "none"
     if seen is not None and seen != decided:
         label.append(f" ({seen})" if decided else f"({seen})", style=_FAINT)
     p50, p99 = classifier.latency_ms(now_s, 50), classifier.latency_ms(now_s, 99)
