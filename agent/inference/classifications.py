@@ -44,6 +44,7 @@ def classification(
         ),
         image_fault=frame.image_fault,
         origin=frame.origin,
+        trigger=frame.trigger,
     )
 
 

@@ -207,6 +207,7 @@ def camera_runtimes(config: AgentConfig, descriptions: Mapping[str, str]) -> dic
             source=camera.source.type,
             description=descriptions.get(name, "disabled"),
             rate_hz=camera.rate_hz,
+            triggered=camera.trigger is not None,
             classifiers={
                 classifier.key: ClassifierRuntime(
                     model=classifier.model,

@@ -99,6 +99,7 @@ def test_a_result_has_the_documented_fields_in_their_order() -> None:
             "latency_ms",
             "image_fault",
             "source",
+            "trigger",
             "historical",
         ),
     ]

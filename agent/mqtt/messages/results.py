@@ -121,6 +121,8 @@ class Result(Message):
     """What is wrong with the frame: black, frozen, covered or blurred; null if nothing is."""
     source: ImageFile | None = None
     """The image file of the frame; null for cameras and videos."""
+    trigger: str | None = None
+    """Id of what asked for the frame: of the command `capture`, or `gpio-N`; null if nothing did."""
     historical: bool = False
     """True if sent late, after an interruption."""
 
@@ -175,6 +177,8 @@ class Evidence:
     """Time in each stage."""
     source: ImageFile | None = None
     """The image file of the frame; null for cameras and videos."""
+    trigger: str | None = None
+    """Id of what asked for the frame: of the command `capture`, or `gpio-N`; null if nothing did."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -244,6 +248,7 @@ def result_from_classification(
         latency_ms=_latencies(classification.times, make),
         image_fault=classification.image_fault,
         source=_source(classification, make),
+        trigger=classification.trigger,
         historical=False,
     )
 
@@ -308,6 +313,7 @@ def _evidence(classification: Classification) -> Evidence:
         margin=_share(classification.margin),
         latency_ms=_latencies(classification.times, _validated),
         source=_source(classification, _validated),
+        trigger=classification.trigger,
     )
 
 
