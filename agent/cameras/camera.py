@@ -11,10 +11,13 @@ from typing import Literal
 
 from agent.cameras.frame_counters import MAX_FILE_FRAMES, CameraCounts, Drop, FrameCounters, InFlightFrame
 from agent.cameras.frame_rate import WINDOW_S, FrameRateMonitor
+from agent.cameras.gpio import EdgeLine, GpioTrigger, open_line
 from agent.cameras.image_checks import ImageChecks
 from agent.cameras.pacing import Pacer
-from agent.cameras.sources.base import Capture, Source
+from agent.cameras.sources.base import Capture, FetchingSource, Source
+from agent.cameras.triggers import Trigger, TriggerEnd, TriggerRefused, Triggers
 from agent.config.model import CameraConfig
+from agent.config.sections.triggers import GpioConfig, TriggerConfig
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
@@ -87,17 +90,23 @@ class Camera:
         clock: Clock,
         on_change: Callable[[str], None] | None = None,
         chance: random.Random | None = None,
+        open_line: Callable[[GpioConfig], EdgeLine] = open_line,
     ) -> None:
         self.name = name
         self.config = config
         self.source = source
         self.counters = counters
         self.pacer = Pacer(config.rate_hz)
+        self.triggers = Triggers(name, clock)
         self.heartbeat = Heartbeat(f"camera {name}")
         self._routes: tuple[Route, ...] = ()
         self._clock = clock
         self._on_change = on_change
         self._chance = chance or random.Random()  # noqa: S311 - jitter, not a secret
+        gpio = None if config.trigger is None else config.trigger.gpio
+        self._gpio = None
+        if gpio is not None:
+            self._gpio = GpioTrigger(name, gpio, self._ask_at, clock=clock, open_line=open_line)
         self._stop = threading.Event()
         self._thread = StageThread(f"camera-{name}", self._main)
         self._lock = threading.Lock()
@@ -118,25 +127,61 @@ class Camera:
     def start(self) -> None:
         """Start reading."""
         self._thread.start()
+        if self._gpio is not None:
+            self._gpio.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; interrupts a source that blocks."""
+        """Ask the threads to end; interrupts a source that blocks."""
         self._stop.set()
+        if self._gpio is not None:
+            self._gpio.stop()
         self.source.interrupt()
+        self.triggers.close()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread; False if it is still inside a library after ``timeout_s``."""
-        return self._thread.join(timeout_s)
+        """Wait for the threads; False if one is still inside a library after ``timeout_s``."""
+        is_gpio_over = self._gpio is None or self._gpio.join(timeout_s)
+        return self._thread.join(timeout_s) and is_gpio_over
 
     @property
     def failure(self) -> Exception | None:
-        """The bug that ended the camera's thread; None if there was none."""
-        return self._thread.failure
+        """The bug that ended a thread of the camera; None if there was none."""
+        return self._thread.failure or (None if self._gpio is None else self._gpio.failure)
 
     @property
     def is_done(self) -> bool:
         """The source has ended, and every frame is classified or dropped."""
         return self._state == "ended" and not self._thread.is_alive and self.counters.counts().in_flight == 0
+
+    def trigger(self, key: str, on_end: Callable[[TriggerEnd], None], *, asked_at_ns: int | None = None) -> None:
+        """Classify the next frame that is captured after this call, or after monotonic ``asked_at_ns``.
+
+        Results have ``key``. ``on_end`` is called once, on any thread, and must not wait. From any thread.
+
+        Raises:
+            TriggerRefused: there will be no such frame; ``on_end`` is not called.
+        """
+        with self._lock:
+            state, error = self._state, self._error
+        if state == "ended":
+            raise TriggerRefused(
+                "ended", f"camera {self.name} has reached the end of its source; start the agent again"
+            )
+        if state != "connected":
+            why = "" if error is None else f": {error}"
+            raise TriggerRefused("lost", f"camera {self.name} is not connected{why}; send it again when it is back")
+        if self.pacer.ratio <= 0.0:
+            raise TriggerRefused("paused", "the board is too hot, so the governor has paused inference; cool it down")
+        config = self.config.trigger or TriggerConfig()
+        asked_at_ns = self._clock.monotonic_ns() if asked_at_ns is None else asked_at_ns
+        not_before_ns = asked_at_ns + round(config.delay_ms * 1e6)
+        due_ns = not_before_ns + round(config.timeout_s * 1e9)
+        self.triggers.add(Trigger(key, not_before_ns=not_before_ns, due_ns=due_ns, on_end=on_end))
+        if isinstance(self.source, FetchingSource):
+            self.source.fetch_now()
+
+    def _ask_at(self, key: str, on_end: Callable[[TriggerEnd], None], at_ns: int) -> None:
+        self.trigger(key, on_end, asked_at_ns=at_ns)
 
     def newest_frame(self) -> Frame | None:
         """The frame read last, classified or not; None before the first. From any thread."""
@@ -156,7 +201,7 @@ class Camera:
         return CameraStatistics(
             name=self.name,
             state=state,
-            error=error,
+            error=error or (None if self._gpio is None else self._gpio.error),
             fps=steps / span_s if span_s > 0 else 0.0,
             reconnects=self._reconnects,
             last_frame_age_s=None if last is None else (now_ns - last) / 1e9,
@@ -171,6 +216,7 @@ class Camera:
         finally:
             self.heartbeat.rest()
             self.source.close()
+            self.triggers.close()
 
     def _read_until_stopped(self) -> None:
         failures = refusals = 0
@@ -237,6 +283,10 @@ class Camera:
             self.heartbeat.beat(_READ_DEADLINE_S)
             if not self.counters.wait_for_room(MAX_FILE_FRAMES, _JOIN_POLL_S):
                 continue
+            if self.config.trigger is not None:
+                if self.triggers.wait(_JOIN_POLL_S):
+                    return True
+                continue
             wait_s = self.pacer.wait_s(self._clock.monotonic_ns())
             if wait_s <= 0.0:
                 return True
@@ -245,7 +295,8 @@ class Camera:
 
     def _handle(self, capture: Capture) -> None:
         now_ns = self._clock.monotonic_ns()
-        is_wanted = not self.source.is_live or self.pacer.accepts(capture.captured_at_ns)
+        trigger = self.triggers.take(capture.earliest_ns)
+        is_wanted = trigger is not None or self._is_due(capture)
         frame = Frame(
             camera=self.name,
             index=self._frames,
@@ -255,15 +306,24 @@ class Camera:
             capture_ms=capture.capture_ms + (self._convert(capture) if is_wanted else 0.0),
             image_fault=self._check_image(capture, now_ns) if self.source.is_live else None,
             origin=capture.origin,
+            trigger=None if trigger is None else trigger.key,
         )
         self._frames += 1
         self._newest = frame  # atomic, so readers need no lock
         with self._lock:
             self._recent.append(now_ns)
-        if not is_wanted:
+        if is_wanted:
+            self._offer(frame, trigger)
+        elif self.config.trigger is not None:
+            self.counters.refuse(Drop.NOT_TRIGGERED)
+        else:
             self.counters.refuse(Drop.GOVERNOR if self.pacer.ratio < 1.0 else Drop.RATE)
-            return
-        self._offer(frame)
+
+    def _is_due(self, capture: Capture) -> bool:
+        """Whether a frame that no trigger asked for is classified."""
+        if self.config.trigger is not None:
+            return False
+        return not self.source.is_live or self.pacer.accepts(capture.captured_at_ns)
 
     def _convert(self, capture: Capture) -> float:
         """Convert the picture if a worker waits for it, to spare its thread; the milliseconds that took.
@@ -275,12 +335,16 @@ class Camera:
             image_of(capture.picture)
         return (self._clock.monotonic_ns() - began_ns) / 1e6
 
-    def _offer(self, frame: Frame) -> None:
+    def _offer(self, frame: Frame, trigger: Trigger | None) -> None:
         routes = self._routes  # read once: a reload may replace it at any time
+        if trigger is not None:
+            trigger.frame = frame
         if not routes:
             self.counters.refuse(Drop.STOPPING)
+            if trigger is not None:
+                trigger.end("stopping", f"camera {self.name} has no classifier now; send it again after the reload")
             return
-        in_flight = self.counters.open(frame, [route.classifier for route in routes])
+        in_flight = self.counters.open(frame, [route.classifier for route in routes], trigger)
         for route in routes:
             self._put(route, in_flight)
 
@@ -338,5 +402,8 @@ class Camera:
         elif previous != state or error != error_before:
             # Not once per attempt: an absent camera may be tried for months.
             log.warning("camera.lost", camera=self.name, reason=error)
+        if state != "connected":
+            why = "its source has ended" if error is None else error
+            self.triggers.fail("ended" if state == "ended" else "lost", f"camera {self.name} gave no frame: {why}")
         if self._on_change is not None and previous != state:
             self._on_change(self.name)

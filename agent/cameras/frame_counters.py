@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from agent.cameras.triggers import Trigger
 from agent.runtime.records import Frame
 
 MAX_FILE_FRAMES = 8
@@ -21,6 +22,8 @@ class Drop(str, Enum):
     """A newer frame of the same live camera came before the worker was free."""
     RATE = "rate"
     """The camera delivers more than its `rate_hz`."""
+    NOT_TRIGGERED = "not_triggered"
+    """The camera has a `trigger`, and no trigger asked for it."""
     GOVERNOR = "governor"
     """The thermal governor lowered the rate."""
     FAILED = "failed"
@@ -62,10 +65,11 @@ class CameraCounts:
 class InFlightFrame:
     """One frame on its way through its classifiers; only the FrameCounters that created it may change it."""
 
-    __slots__ = ("drop", "frame", "is_classified", "pending")
+    __slots__ = ("drop", "frame", "is_classified", "pending", "trigger")
 
-    def __init__(self, frame: Frame, pending: int) -> None:
+    def __init__(self, frame: Frame, pending: int, trigger: Trigger | None = None) -> None:
         self.frame = frame
+        self.trigger = trigger  # what asked for the frame: then it is never superseded
         self.pending = pending  # classifiers that have not answered yet
         self.is_classified = False
         self.drop: Drop | None = None
@@ -107,14 +111,17 @@ class FrameCounters:
             self._captured += 1
             self._dropped[reason.value] += 1
 
-    def open(self, frame: Frame, classifiers: Sequence[str]) -> InFlightFrame:
-        """Count a captured frame; call it before any of ``classifiers`` (one or more) can answer."""
+    def open(self, frame: Frame, classifiers: Sequence[str], trigger: Trigger | None = None) -> InFlightFrame:
+        """Count a captured frame; call it before any of ``classifiers`` (one or more) can answer.
+
+        ``trigger`` asked for it, and ends with the last of its classifiers.
+        """
         with self._changed:
             self._captured += 1
             self._in_flight += 1
             for name in classifiers:
                 self._classifiers[name].offered += 1
-        return InFlightFrame(frame, len(classifiers))
+        return InFlightFrame(frame, len(classifiers), trigger)
 
     def offer(self, in_flight: InFlightFrame, classifier: str) -> None:
         """The frame goes to one more classifier."""
@@ -134,14 +141,20 @@ class FrameCounters:
         with self._changed:
             self._classifiers[classifier].classified += 1
             in_flight.is_classified = True
-            self._close_one(in_flight)
+            is_over = self._close_one(in_flight)
+        if is_over:
+            _end_trigger(in_flight)
 
     def dropped(self, in_flight: InFlightFrame, classifier: str, reason: Drop) -> None:
         """The classifier will not answer for this frame."""
+        if in_flight.trigger is not None:
+            in_flight.trigger.dropped(classifier, reason.value)
         with self._changed:
             self._classifiers[classifier].dropped[reason.value] += 1
             in_flight.drop = in_flight.drop or reason
-            self._close_one(in_flight)
+            is_over = self._close_one(in_flight)
+        if is_over:
+            _end_trigger(in_flight)
 
     def wait_for_room(self, max_in_flight: int, timeout_s: float) -> bool:
         """Wait until fewer than ``max_in_flight`` frames are in flight; False if ``timeout_s`` passed first."""
@@ -164,13 +177,29 @@ class FrameCounters:
                 {name: classifier_counters.counts() for name, classifier_counters in self._classifiers.items()},
             )
 
-    def _close_one(self, in_flight: InFlightFrame) -> None:
+    def _close_one(self, in_flight: InFlightFrame) -> bool:
+        """One classifier is through with the frame; True if it was the last one."""
         in_flight.pending -= 1
         if in_flight.pending:
-            return
+            return False
         self._in_flight -= 1
         if in_flight.is_classified:
             self._classified += 1
         else:
             self._dropped[(in_flight.drop or Drop.STOPPING).value] += 1
         self._changed.notify_all()
+        return True
+
+
+def _end_trigger(in_flight: InFlightFrame) -> None:
+    """Outside the lock: the answer goes to others."""
+    trigger = in_flight.trigger
+    if trigger is None:
+        return
+    if in_flight.is_classified:
+        trigger.end()
+    else:
+        reason = (in_flight.drop or Drop.STOPPING).value
+        trigger.end(
+            reason, f"the frame was captured, but no classifier answered ({reason}); see the log, and try again"
+        )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pydantic import JsonValue
 
-from agent.commands.requests import Benchmark, Explain, Selftest, Set, Snapshot
+from agent.commands.requests import Benchmark, Capture, Explain, Selftest, Set, Snapshot
 from agent.runtime.errors import AgentError
 
 Details = dict[str, JsonValue]
@@ -21,16 +21,25 @@ class CommandRefused(AgentError):
         self.reason = reason
 
 
+Answer = Callable[[Details | CommandRefused], None]
+"""Takes the result of a command that ends later, or why it failed. Any thread; it does not wait."""
+
+
 class NotKept(AgentError):
     """The change is in force but was not saved: the next start or reload reverts it."""
 
 
 class CommandHandler(Protocol):
     """Carries out commands, one at a time, on the thread ``commands``. Each method returns the details of the reply;
-    CommandRefused, AgentError and EngineError become replies too."""
+    CommandRefused, AgentError and EngineError become replies too. ``capture`` answers later, and is also called on
+    another thread."""
 
     def snapshot(self, request: Snapshot) -> Details:
         """Publish the newest frame of a camera."""
+        ...
+
+    def capture(self, request: Capture, answer: Answer) -> None:
+        """Classify the next frame of a camera. Must not wait; ``answer`` is called once, unless this raises."""
         ...
 
     def set(self, request: Set) -> Details:

@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from agent.commands.contract import CommandRefused, Details, require_known
+from agent.cameras.camera import Camera
+from agent.cameras.triggers import TriggerEnd, TriggerRefused
+from agent.commands.contract import Answer, CommandRefused, Details, require_known
 from agent.commands.explanation import explanation
 from agent.commands.jpeg import jpeg_from_image
 from agent.commands.overrides import Overrides, load_overrides, save_overrides
-from agent.commands.requests import Benchmark, Explain, Selftest, Set, Snapshot
+from agent.commands.requests import Benchmark, Capture, Explain, Selftest, Set, Snapshot
 from agent.config.labels import exit_problem, stated_thresholds
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, ClassifierConfig
@@ -22,6 +24,7 @@ from agent.inference.engine_slot import LoadedEngine
 from agent.inference.pipeline import Pipeline
 from agent.inference.worker import Worker
 from agent.mqtt.base import Packet
+from agent.mqtt.messages import utc_text
 from agent.mqtt.topics import Topics
 from agent.runtime.errors import AgentError
 from agent.runtime.statistics import percentiles
@@ -67,10 +70,7 @@ class CommandHandlers:
 
     def snapshot(self, request: Snapshot) -> Details:
         """See CommandHandler."""
-        require_known(self._parts.base().config.cameras, request.camera, "camera")
-        camera = self._parts.pipeline.cameras.get(request.camera)
-        if camera is None:
-            raise CommandRefused("no_frame", f"camera {request.camera} is disabled")
+        camera = self._camera(request.camera, "no_frame")
         frame = camera.newest_frame()
         if frame is None:
             raise CommandRefused("no_frame", f"camera {request.camera} has not delivered a frame yet")
@@ -86,6 +86,14 @@ class CommandHandlers:
             "height": height,
             "bytes": len(content),
         }
+
+    def capture(self, request: Capture, answer: Answer) -> None:
+        """See CommandHandler."""
+        camera = self._camera(request.camera, "disabled")
+        try:
+            camera.trigger(request.id, lambda ended: answer(_captured(request.camera, ended)))
+        except TriggerRefused as exc:
+            raise CommandRefused(exc.reason, exc.message) from exc
 
     def set(self, request: Set) -> Details:
         """See CommandHandler."""
@@ -177,6 +185,18 @@ class CommandHandlers:
             now_ns=time.monotonic_ns(),
         )
 
+    def _camera(self, name: str, reason: str) -> Camera:
+        """A camera that runs.
+
+        Raises:
+            CommandRefused: there is none of that name, or it is disabled, for ``reason``.
+        """
+        pipeline = self._parts.pipeline
+        if (camera := pipeline.cameras.get(name)) is None:
+            require_known(self._parts.base().config.cameras, name, "camera")
+            raise CommandRefused(reason, f"camera {name} is disabled")
+        return camera
+
     def _changes(self, base: LoadedConfig) -> Overrides:
         """The overrides in force. After the file was read again, only the kept ones."""
         if base.document is not self._document:
@@ -190,6 +210,23 @@ class CommandHandlers:
             return workers
         require_known(workers, model, "model")
         return {model: workers[model]}
+
+
+def _captured(camera: str, ended: TriggerEnd) -> Details | CommandRefused:
+    """The details of a `capture` reply, or why it failed."""
+    if ended.reason is not None or ended.frame is None:
+        return CommandRefused(ended.reason or "no_frame", ended.text)
+    return {
+        "camera": camera,
+        "frame": ended.frame.index,
+        "captured_at": utc_text(ended.frame.captured_at_utc_ns),
+        "image_fault": ended.frame.image_fault,
+        "labels": {
+            name: {"label": best.label, "confidence": round(best.confidence, 6)}
+            for name, best in ended.answers.items()
+        },
+        "dropped": {**ended.dropped},
+    }
 
 
 def benchmark_figures(times_ms: Sequence[float]) -> Details:

@@ -64,6 +64,13 @@ class Snapshot(Request):
     """JPEG quality."""
 
 
+class Capture(Request):
+    """Classify one frame that the camera takes after this command; the reply has the labels."""
+
+    camera: Name
+    """Name of the camera."""
+
+
 class Set(Request):
     """Change a camera or one of its classifiers while the agent runs."""
 
@@ -128,6 +135,7 @@ class Explain(Request):
 
 REQUESTS: dict[Verb, type[Request]] = {
     "snapshot": Snapshot,
+    "capture": Capture,
     "set": Set,
     "reload": Reload,
     "rebirth": Rebirth,

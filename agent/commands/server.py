@@ -18,6 +18,7 @@ from agent.commands.requests import (
     MAX_AHEAD,
     MAX_BYTES,
     Benchmark,
+    Capture,
     Explain,
     Request,
     Selftest,
@@ -135,6 +136,9 @@ class _TokenBucket:
 class CommandServer:
     """Receives commands on the connection's thread and carries them out on its own thread, ``commands``.
 
+    ``capture`` alone is begun on the connection's thread: it takes no time, and must not wait behind a command that
+    does, such as a reload. Its reply comes when the frame is classified, from a worker's thread.
+
     ``publish`` sends the replies, ``clock_state`` says whether this clock can judge ``expires_at``. Retained and
     expired commands, and those with a known id, have no effect. Commands above ``max_per_minute`` are refused before
     they are parsed, and no more refusals than that are answered: a flood costs neither time nor replies.
@@ -194,7 +198,10 @@ class CommandServer:
             return
         try:
             request = self._admit(verb, message)
-            self._queue(verb, request, message)
+            if isinstance(request, Capture):
+                self._run_command(verb, request, message)
+            else:
+                self._queue(verb, request, message)
         except CommandRefused as refusal:
             self._refuse(verb, message, refusal)
 
@@ -290,21 +297,31 @@ class CommandServer:
         # Saved before it runs: after a crash a command may be lost, but never runs twice.
         with self._lock:
             self._seen.save()
-        log.info("command.received", verb=verb, id=request.id)
         try:
+            if isinstance(request, Capture):
+                log.debug("command.received", verb=verb, id=request.id)  # may come with every part on a belt
+                self._handler.capture(request, lambda answer: self._end(verb, request, message, answer))
+                return
+            log.info("command.received", verb=verb, id=request.id)
             details = self._do(verb, request)
         except CommandRefused as refusal:
             self.counters.add(refusal.reason)
             self._reply_error(verb, message, request.id, refusal, is_kept=True)
             return
         except (AgentError, EngineError) as exc:
-            self.counters.add("failed")
             reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(exc).__name__).lower()
-            failure = CommandRefused(reason, exc.message)
-            self._reply_error(verb, message, request.id, failure, is_kept=True, has_failed=True)
+            self._end(verb, request, message, CommandRefused(reason, exc.message))
+            return
+        self._end(verb, request, message, details)
+
+    def _end(self, verb: Verb, request: Request, message: Received, answer: Details | CommandRefused) -> None:
+        """Count and answer a command that was tried. Any thread."""
+        if isinstance(answer, CommandRefused):
+            self.counters.add("failed")
+            self._reply_error(verb, message, request.id, answer, is_kept=True, has_failed=True)
             return
         self.counters.add("done")
-        self._reply(verb, message, self._message(verb, request.id, "done", None, "done", details), is_kept=True)
+        self._reply(verb, message, self._message(verb, request.id, "done", None, "done", answer), is_kept=True)
 
     def _do(self, verb: Verb, request: Request) -> Details:
         handler = self._handler

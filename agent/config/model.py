@@ -14,6 +14,7 @@ from agent.config.sections.image_checks import ImageChecksConfig
 from agent.config.sections.sources import SourceConfig
 from agent.config.sections.subscribers import CommandsConfig, HomeAssistantConfig, MaxRateConfig, OutboxConfig
 from agent.config.sections.thermal import ThermalConfig
+from agent.config.sections.triggers import TriggerConfig
 
 
 class DeviceConfig(Section):
@@ -104,6 +105,8 @@ class CameraConfig(Section):
     """Where the frames come from."""
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
     """Frames per second to classify; null classifies every frame, and reads files as fast as possible."""
+    trigger: TriggerConfig | None = None
+    """Classify only frames that a command or a GPIO line asks for; null classifies all, or `rate_hz` of them."""
     priority: int = Field(default=1, ge=1, le=9)
     """1 is the most important: served first, and slowed down last by the thermal governor."""
     enabled: bool = True
@@ -114,6 +117,17 @@ class CameraConfig(Section):
     """When a frame counts as black, frozen, covered or blurred."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)
     """The classifiers that run on its frames."""
+
+    @model_validator(mode="after")
+    def _trigger_is_alone(self) -> CameraConfig:
+        if self.trigger is not None and self.rate_hz is not None:
+            raise ValueError("rate_hz and trigger are both given, but a camera with a trigger has no rate: remove one")
+        if self.trigger is not None and self.source.type == "folder":
+            raise ValueError(
+                "trigger is given, but a watched folder classifies each image when it comes: remove trigger, or use "
+                "`type: images` to take one image of a folder per trigger"
+            )
+        return self
 
 
 class ResultsConfig(Section):

@@ -46,6 +46,7 @@ def classification(
         image_fault=frame.image_fault,
         origin=frame.origin,
         found=found,
+        trigger=frame.trigger,
     )
 
 

@@ -26,8 +26,9 @@ _WHOLE = 1.0 - 1e-9
 class Binding:
     """One classifier of one camera, as its worker sees it; bindings compare by identity.
 
-    ``is_live``: a newer frame replaces a waiting one. Frames of a file all wait; the camera bounds their number by its
-    limit of frames in flight. ``priority`` 1 is served first. ``rate_hz`` is the camera's configured rate.
+    ``is_live``: a newer frame replaces a waiting one, unless a trigger asked for the waiting one. Frames of a file all
+    wait; the camera bounds their number by its limit of frames in flight. ``priority`` 1 is served first. ``rate_hz``
+    is the camera's configured rate.
     """
 
     camera: str
@@ -112,8 +113,8 @@ class FairQueue(Generic[L]):
         if queue is None:
             queue = camera.queues[binding] = deque()
             camera.cost = 1.0 / (binding.rate_hz or DEFAULT_RATE_HZ)
-        if binding.is_live and queue:
-            superseded = queue.popleft()
+        if binding.is_live and queue and queue[-1].in_flight.trigger is None:
+            superseded = queue.pop()
             queue.append(Request(binding, in_flight, superseded.arrival, now_ns))
             return superseded
         self._arrivals += 1

@@ -134,13 +134,16 @@ class Pipeline:
                 raise worker.failure
 
     def tick(self) -> None:
-        """Emit the first states of new classifiers, and end labels that went stale. Call it a few times a second.
+        """Emit the first states of new classifiers, end labels that went stale and triggers that were not answered in
+        time. Call it a few times a second.
 
         It never waits for an engine: a label must end in time while its worker hangs, reloads or is busy.
         """
         for plan in self._plans.values():
             for binding in plan.bindings.values():
                 binding.check_time(clock=self._clock, emit=self._emit)
+        for camera in self._cameras.values():
+            camera.triggers.expire()
 
     @property
     def is_done(self) -> bool:
@@ -264,7 +267,12 @@ class Pipeline:
         asked = {
             name: (camera.config.rate_hz or camera.statistics().fps or 1.0, camera.config.priority)
             for name, camera in cameras.items()
+            if camera.config.trigger is None
         }
+        for name, camera in cameras.items():
+            if name not in asked:
+                # It has no rate to share: what was asked for is classified, unless all is paused.
+                camera.pacer.ratio = 0.0 if self._ratio <= 0.0 else 1.0
         for name, share in share_ratio(self._ratio, asked).items():
             cameras[name].pacer.ratio = share
 

@@ -269,6 +269,8 @@ class Worker:
         decided_ns = time.monotonic_ns()
         result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served, found)
         binding.decide(result, scores, clock=self._clock, emit=self._emit)
+        if request.in_flight.trigger is not None:
+            request.in_flight.trigger.answered(binding.classifier, top[0])
         self._progress.frames += 1
         self._progress.times.append((result.times, batch_size))
         self._pass_on(binding, request, {top[0].label} if found is None else set(found))

@@ -53,6 +53,8 @@ class Frame:
     """What is wrong with the image (``black``, ``frozen`` ...); None if nothing is."""
     origin: ImageOrigin | None = None
     """The image file that holds it; None for cameras and videos."""
+    trigger: str | None = None
+    """Id of the trigger that asked for it; None if none did."""
 
     @property
     def image(self) -> Image:
@@ -152,6 +154,7 @@ class Classification:
     times: StageTimes
     image_fault: str | None = None
     origin: ImageOrigin | None = None
+    trigger: str | None = None
     found: tuple[str, ...] | None = None
     standing: Standing | None = None
 

@@ -211,6 +211,7 @@ def camera_runtimes(
             source=camera.source.type,
             description=descriptions.get(name, "disabled"),
             rate_hz=camera.rate_hz,
+            triggered=camera.trigger is not None,
             classifiers={
                 classifier.key: _classifier_runtime(classifier, packages.get(classifier.model))
                 for classifier in camera.classify

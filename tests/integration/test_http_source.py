@@ -88,6 +88,36 @@ def test_a_single_image_is_delivered_again_only_if_it_changed(tmp_path: Path) ->
     assert len(server.requests) >= 4
 
 
+def test_a_single_image_is_fetched_at_once_when_it_is_wanted(tmp_path: Path) -> None:
+    """With an interval of a minute; the camera says each time that the image has not changed."""
+    with http_camera() as server, closing(_camera(tmp_path, server.url("/snapshot.jpg"), interval_s=60)) as camera:
+        camera.open()
+        assert camera.read() is not None
+        for number in range(3):
+            wanted_ns = time.monotonic_ns()
+            camera.fetch_now()
+            capture = camera.read()
+            assert capture is not None
+            assert wanted_ns <= capture.earliest_ns <= capture.captured_at_ns
+            assert len(server.requests) == number + 2
+    assert server.requests[-1] == '/snapshot.jpg "1"'
+
+
+def test_a_wanted_image_does_not_put_off_the_next_regular_one(tmp_path: Path) -> None:
+    with (
+        http_camera(etag="") as server,
+        closing(_camera(tmp_path, server.url("/snapshot.jpg"), interval_s=0.5)) as camera,
+    ):
+        camera.open()
+        camera.read()
+        for _ in range(20):
+            camera.fetch_now()
+            camera.read()
+        began = time.monotonic()
+        assert camera.read() is not None
+        assert time.monotonic() - began < 5.0, "not twenty intervals later"
+
+
 def test_a_damaged_image_is_skipped_and_counted(tmp_path: Path) -> None:
     parts = [jpeg(0), jpeg(60)[:200], b"no image", jpeg(120)]
     with http_camera(parts=parts) as server, closing(_camera(tmp_path, server.url())) as camera:

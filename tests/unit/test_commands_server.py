@@ -13,11 +13,12 @@ import orjson
 import pytest
 import structlog
 
-from agent.commands.contract import CommandRefused, Details
+from agent.commands.contract import Answer, CommandRefused, Details
 from agent.commands.requests import (
     MAX_BYTES,
     REQUESTS,
     Benchmark,
+    Capture,
     Explain,
     Request,
     Selftest,
@@ -67,6 +68,8 @@ class RecordingHandler:
         self.calls: list[Request | str] = []
         self.answer: Callable[[], Details] = dict
         self.gate: threading.Event | None = None
+        self.captures: list[Answer] = []
+        self.are_captures_slow = False
 
     def _record(self, request: Request | str) -> Details:
         if self.gate is not None:
@@ -76,6 +79,11 @@ class RecordingHandler:
 
     def snapshot(self, request: Snapshot) -> Details:
         return self._record(request)
+
+    def capture(self, request: Capture, answer: Answer) -> None:
+        self.captures.append(answer)
+        if not self.are_captures_slow:
+            answer(self._record(request))
 
     def set(self, request: Set) -> Details:
         return self._record(request)
@@ -141,6 +149,7 @@ class Bench:
 
 GOOD = {
     "snapshot": {"camera": "front"},
+    "capture": {"camera": "front"},
     "set": {"camera": "front", "rate_hz": 5},
     "reload": {},
     "rebirth": {},
@@ -170,6 +179,8 @@ def test_a_valid_command_runs_once_and_its_reply_has_its_id(verb: str) -> None:
         ("snapshot", {"camera": "../front"}, "invalid"),
         ("snapshot", {"camera": "front", "quality": 96}, "invalid"),
         ("snapshot", {"camera": "front", "max_width": "wide"}, "invalid"),
+        ("capture", {}, "invalid"),
+        ("capture", {"camera": "front", "timeout_s": 1}, "invalid"),
         ("set", {"camera": "front"}, "invalid"),
         ("set", {"camera": "front", "enter": 0.5}, "invalid"),
         ("set", {"camera": "front", "rate_hz": 0}, "invalid"),
@@ -361,6 +372,45 @@ def test_errors_become_replies() -> None:
         ("failed", "source_unavailable"),
     ]
     assert replies[1].text == "the camera is gone"
+
+
+def test_a_capture_is_begun_at_once_and_answered_when_it_ends() -> None:
+    with Bench().working() as bench:
+        bench.handler.gate, bench.handler.are_captures_slow = threading.Event(), True
+        bench.send("reload", {"id": "long"})
+        for key in ("part-1", "part-2"):
+            bench.send("capture", {"id": key, "camera": "front"}, response_topic="my/inbox", correlation=key.encode())
+        assert len(bench.handler.captures) == 2, "it must not wait behind a command that takes long"
+        assert bench.out == []
+        bench.handler.captures[1]({"frame": 7})
+        bench.handler.captures[0](CommandRefused("timeout", "no frame in time"))
+        replies = bench.replies(2)
+        assert [(one.id, one.outcome, one.reason) for one in replies] == [
+            ("part-2", "done", None),
+            ("part-1", "failed", "timeout"),
+        ]
+        assert replies[0].details == {"frame": 7}
+        assert [(one.topic, one.correlation) for one in bench.out] == [
+            ("my/inbox", b"part-2"),
+            ("my/inbox", b"part-1"),
+        ]
+        bench.handler.gate.set()
+        bench.replies(3)
+    assert bench.server.counters.counts() == {"done": 2, "failed": 1}
+
+
+def test_captures_are_limited_and_repeated_ids_ignored_like_other_commands(tmp_path: Path) -> None:
+    config = CommandsConfig(enabled=True, allow=("capture",), max_per_minute=60)
+    with Bench(config, step_s=0.0, ids_file=tmp_path / "ids").working() as bench:
+        for number in range(12):
+            bench.send("capture", {"id": str(number // 2), "camera": "front"})
+        assert bench.server.counters.counts() == {"done": 5, "replayed": 5, "rate_limited": 2}
+    with Bench(config, ids_file=tmp_path / "ids").working() as bench:
+        bench.send("capture", {"id": "0", "camera": "front"})
+        assert bench.server.counters.counts() == {"replayed": 1}, "also after a restart"
+    with Bench(CommandsConfig(enabled=True, allow=("snapshot",))).working() as bench:
+        bench.send("capture", {"camera": "front"})
+        assert bench.handler.captures == []
 
 
 def test_a_reply_goes_to_the_response_topic_but_never_to_message_topics() -> None:

@@ -26,7 +26,7 @@ from tests.fixtures.agent_process import write_config
 from tests.fixtures.discovery_schema import problems_of_discovery
 from tests.fixtures.publish_samples import DEVICE, IDENTITY, TOPICS, runtime
 
-ALLOWED = ("set", "snapshot")
+ALLOWED = ("set", "snapshot", "capture")
 
 
 def _message(**more: Any) -> dict[str, Any]:
@@ -71,6 +71,7 @@ def test_every_documented_entity_exists() -> None:
         "front_enabled": "switch",
         "front_image": "image",
         "front_take": "button",
+        "front_capture": "button",
         "inspect_p99": "sensor",
         "temperature": "sensor",
         "power": "sensor",
@@ -85,6 +86,13 @@ def test_without_commands_there_are_no_controls() -> None:
     assert "front_image" not in _message(snapshots=False)["cmps"]
 
 
+def test_a_camera_with_a_trigger_has_no_number_for_a_rate() -> None:
+    plain = runtime()
+    triggered = replace(plain, cameras={"front": replace(plain.cameras["front"], rate_hz=None, triggered=True)})
+    keys = set(discovery_message(triggered, TOPICS, allowed=ALLOWED, snapshots=True)["cmps"])
+    assert set(_message()["cmps"]) - keys == {"front_rate"}
+
+
 def test_every_topic_in_the_discovery_message_exists() -> None:
     parts = _message()["cmps"]
     named = {value for part in parts.values() for key, value in part.items() if key.endswith("_t")}
@@ -97,6 +105,7 @@ def test_every_topic_in_the_discovery_message_exists() -> None:
         TOPICS.thermal,
         TOPICS.command("set"),
         TOPICS.command("snapshot"),
+        TOPICS.command("capture"),
     }
 
 

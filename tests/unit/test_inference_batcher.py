@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agent.cameras.frame_counters import InFlightFrame
+from agent.cameras.triggers import Trigger
 from agent.inference.batcher import Batcher
 from agent.inference.fair_queue import Binding, Request
 from agent.runtime.channel import ChannelClosed
@@ -36,6 +37,19 @@ def test_the_newest_frame_of_a_live_camera_wins() -> None:
         batcher.put(_lane("a"), _ticket("a", index))
     assert _order(batcher.take(8, 0, 0)) == [("a", 3)]
     assert _order(superseded) == [("a", 0), ("a", 1), ("a", 2)]
+
+
+def test_a_frame_that_a_trigger_asked_for_is_not_superseded() -> None:
+    superseded: list[Request[Binding]] = []
+    batcher = Batcher[Binding](superseded.append, min_share=0.05)
+    for index in range(7):
+        trigger = Trigger(str(index), not_before_ns=0, due_ns=1, on_end=lambda _: None) if index in {2, 3} else None
+        batcher.put(_lane("a"), InFlightFrame(Frame("a", index, _IMAGE, 0, 0, 0.0), 1, trigger))
+    assert batcher.waiting == 3
+    assert _order(batcher.take(2, 0, 0)) == [("a", 2), ("a", 3)]
+    assert _order(batcher.take(8, 0, 0)) == [("a", 6)]
+    assert _order(superseded) == [("a", 0), ("a", 1), ("a", 4), ("a", 5)]
+    assert batcher.waiting == 0
 
 
 def test_a_frame_that_supersedes_another_keeps_its_place() -> None:

@@ -106,6 +106,7 @@ def test_a_result_has_the_documented_fields_in_their_order() -> None:
             "source",
             "labels",
             "decision",
+            "trigger",
             "historical",
         ),
     ]

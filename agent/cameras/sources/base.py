@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agent.runtime.records import Image, ImageOrigin, LazyImage, image_of
 
@@ -18,7 +18,8 @@ class Capture:
     does not convert frames that nobody needs. ``captured_at_ns`` (monotonic) is as close to the exposure as the source
     knows, ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the picture
     was ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and
-    decoding. ``origin`` is the file of an image.
+    decoding. ``origin`` is the file of an image. ``asked_at_ns`` is when a source that fetches single images asked for
+    this one (monotonic): the camera may have taken it at any time after that.
     """
 
     picture: Image | LazyImage
@@ -26,6 +27,12 @@ class Capture:
     captured_at_utc_ns: int
     capture_ms: float
     origin: ImageOrigin | None = None
+    asked_at_ns: int | None = None
+
+    @property
+    def earliest_ns(self) -> int:
+        """The monotonic time that the capture certainly does not precede, as far as the source knows."""
+        return self.captured_at_ns if self.asked_at_ns is None else self.asked_at_ns
 
     @property
     def image(self) -> Image:
@@ -110,4 +117,13 @@ class Source(Protocol):
 
     def statistics(self) -> SourceStatistics:
         """The current counts. From any thread."""
+        ...
+
+
+@runtime_checkable
+class FetchingSource(Protocol):
+    """A source that fetches image after image, and can fetch one at once."""
+
+    def fetch_now(self) -> None:
+        """From any thread: fetch an image now, and deliver it even if it has not changed."""
         ...

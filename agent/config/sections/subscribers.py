@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agent.config.sections.base import Section, TopicPrefix
 
-Verb = Literal["snapshot", "set", "reload", "rebirth", "selftest", "benchmark", "explain"]
+Verb = Literal["snapshot", "capture", "set", "reload", "rebirth", "selftest", "benchmark", "explain"]
 """The commands."""
 
 

@@ -134,6 +134,8 @@ class CameraRuntime:
     """Classifiers by name."""
     enabled: bool = True
     """False if the configuration or a command switched the camera off."""
+    triggered: bool = False
+    """True if only frames are classified that a command or a GPIO line asks for."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)

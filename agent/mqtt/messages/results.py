@@ -139,6 +139,8 @@ class Result(Message):
     """Every label whose confidence reaches its `enter`; null for a model that chooses one label."""
     decision: DecisionNow | None = None
     """Where the decision stands with this result; null if other rules were put in force meanwhile."""
+    trigger: str | None = None
+    """Id of what asked for the frame: of the command `capture`, or `gpio-N`; null if nothing did."""
     historical: bool = False
     """True if sent late, after an interruption."""
 
@@ -195,6 +197,8 @@ class Evidence:
     """Time in each stage."""
     source: ImageFile | None = None
     """The image file of the frame; null for cameras and videos."""
+    trigger: str | None = None
+    """Id of what asked for the frame: of the command `capture`, or `gpio-N`; null if nothing did."""
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
@@ -268,6 +272,7 @@ def result_from_classification(
         source=_source(classification, make),
         labels=classification.found,
         decision=None if classification.standing is None else _decision(classification.standing, make),
+        trigger=classification.trigger,
         historical=False,
     )
 
@@ -328,6 +333,7 @@ def _evidence(classification: Classification) -> Evidence:
         margin=_share(classification.margin),
         latency_ms=_latencies(classification.times, _validated),
         source=_source(classification, _validated),
+        trigger=classification.trigger,
     )
 
 

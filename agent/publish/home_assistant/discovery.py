@@ -136,8 +136,11 @@ def _of_camera(
     yield _key(name, "fps"), {**fps, "exp_aft": _HEALTH_EXPIRES_S}
     for classifier, use in camera.classifiers.items():
         yield from _of_classifier(name, classifier, use, runtime, topics, may_set="set" in allowed)
-    if "set" in allowed:
+    if "set" in allowed and not camera.triggered:
         yield _key(name, "rate"), _rate(name, topics)
+    if "capture" in allowed:
+        yield _key(name, "capture"), _capture(name, topics)
+    if "set" in allowed:
         yield _key(name, "enabled"), _switch(name, topics)
     if "snapshot" in allowed and snapshots:
         yield _key(name, "image"), _image(name, topics)
@@ -279,6 +282,15 @@ def _button(camera: str, topics: Topics) -> Component:
         "p": "button",
         "name": f"{camera} take snapshot",
         "cmd_t": topics.command("snapshot"),
+        "cmd_tpl": f'{{{_ID},"camera":"{camera}"}}',
+    }
+
+
+def _capture(camera: str, topics: Topics) -> Component:
+    return {
+        "p": "button",
+        "name": f"{camera} classify a frame",
+        "cmd_t": topics.command("capture"),
         "cmd_tpl": f'{{{_ID},"camera":"{camera}"}}',
     }
 

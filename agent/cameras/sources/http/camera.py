@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -74,6 +76,9 @@ class HttpCamera(SourceBase):
         self._response: httpx.Response | None = None
         self._limit = TimeLimit()
         self._images: Iterator[bytes] | None = None
+        self._wanted = threading.Event()
+        """Set to end the wait for the next request: an image is wanted now, or the camera is interrupted."""
+        self._asked_at_ns: int | None = None
 
     @property
     def fps(self) -> float | None:
@@ -118,7 +123,7 @@ class HttpCamera(SourceBase):
             now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
             image = self._decoded(data, is_last=time.monotonic() > deadline)
             if image is not None:
-                return self._delivered(image, now_ns, now_utc_ns)
+                return replace(self._delivered(image, now_ns, now_utc_ns), asked_at_ns=self._asked_at_ns)
 
     def close(self) -> None:
         """See Source."""
@@ -134,7 +139,12 @@ class HttpCamera(SourceBase):
     def interrupt(self) -> None:
         """See Source. Ends the connection, which wakes a call that waits for data."""
         super().interrupt()
+        self._wanted.set()
         self._limit.cut()
+
+    def fetch_now(self) -> None:
+        """See FetchingSource; a stream sends its next image anyway."""
+        self._wanted.set()
 
     def _make_client(self, access: SourceAccess) -> httpx.Client:
         config = self._config
@@ -167,6 +177,7 @@ class HttpCamera(SourceBase):
         client = self._client
         if client is None or self._access is None:
             raise StreamFailed("failed", "the connection was closed")
+        self._asked_at_ns = self._clock.monotonic_ns()
         url, extensions = self._access.request_url.reveal(), {"trace": self._limit.trace}
         request = client.build_request("GET", url, headers=headers, extensions=extensions)
         try:
@@ -182,6 +193,7 @@ class HttpCamera(SourceBase):
 
     def _streamed(self, response: httpx.Response) -> Iterator[bytes]:
         """The images of one answer."""
+        self._asked_at_ns = None
         try:
             parts = Parts(boundary_of(response.headers["content-type"]))
         except NotMultipart as exc:
@@ -210,7 +222,11 @@ class HttpCamera(SourceBase):
         yield newest
         while True:
             due = max(due + self._config.interval_s, time.monotonic())
-            if self._lifecycle.interrupted.wait(max(0.0, due - time.monotonic())):
+            self._wanted.wait(max(0.0, due - time.monotonic()))
+            if is_wanted := self._wanted.is_set():
+                self._wanted.clear()
+                due = time.monotonic()
+            if self._lifecycle.interrupted.is_set():
                 return
             with self._limit.within(self._config.read_timeout_s, "no whole image came"):
                 response = self._ask(conditions)
@@ -219,7 +235,7 @@ class HttpCamera(SourceBase):
                     newest, conditions = _body(response), _conditions(response)
             if not is_new:
                 response.close()
-                if time.monotonic() - delivered < _REPEAT_S:
+                if not is_wanted and time.monotonic() - delivered < _REPEAT_S:
                     continue
             delivered = time.monotonic()
             yield newest
