@@ -7,6 +7,7 @@ shape.py         what may stand at a place of the file, in words
 crosschecks.py   faults between keys, and warnings
 device.py        the device id
 state_dir.py     the default state and cache directory
+overridden.py    what commands have changed
 dump.py          back to YAML
 reference.py     the tables of docs/configuration.md
 """
