@@ -16,10 +16,10 @@ from functools import partial
 import agent
 from agent.cameras.sources.choose import make_source
 from agent.commands.handlers import CommandHandlers, HandlerParts
-from agent.commands.overrides import with_kept_changes
+from agent.commands.overrides import forget_edited, with_kept_changes
 from agent.commands.server import CommandCounters, CommandServer
 from agent.config.loader import LoadedConfig
-from agent.config.model import AgentConfig
+from agent.config.overridden import file_config
 from agent.config.sections.thermal import ThermalConfig
 from agent.daemon.control import ControlSocket
 from agent.daemon.notify import Notifier
@@ -89,6 +89,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     Raises:
         AgentError, EngineError: the configuration cannot be used here.
     """
+    forget_edited(loaded)
     clock, packages = surroundings.clock, load_packages(loaded)
     identity, hang_monitor = _identity(loaded, state.session, clock), HangMonitor()
     reporter = Reporter(identity, hang_monitor, clock=clock)
@@ -170,12 +171,16 @@ def _reloader(
     thermal: ReloadableMonitor,
     announcer: RuntimeAnnouncer,
 ) -> Reloader:
+    def applied(changed: LoadedConfig, served: Mapping[str, ModelPackage]) -> None:
+        announcer.applied(changed, served)
+        forget_edited(changed)
+
     return Reloader(
         loaded,
         packages,
         pipeline,
         others=(uplink.prepare, thermal.prepare),
-        on_applied=announcer.applied,
+        on_applied=applied,
         expect_cameras=uplink.expect,
         amend=with_kept_changes,
     )
@@ -231,7 +236,7 @@ def _command_server(
 
     def base() -> LoadedConfig:
         now = in_force()
-        return replace(now, config=AgentConfig.model_validate(now.document.data))
+        return replace(now, config=file_config(now))
 
     handlers = CommandHandlers(
         HandlerParts(

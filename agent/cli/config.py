@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
+from agent.commands.overrides import FILE_NAME, kept_changes
 from agent.config.dump import public_config, public_yaml
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.model import ModelConfig
@@ -27,17 +28,20 @@ def config() -> None:
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(file: Path, *, as_json: bool) -> None:
-    """Check FILE and print the resulting configuration with all defaults.
+    """Check FILE and print the resulting configuration with all defaults, and what kept commands change of it.
 
     Exit code 78 if it is not valid; each error is printed with its line.
     """
     loaded = load_config(file)
     _check_options(loaded)
     loaded = _with_profile_warnings(loaded)
+    kept = kept_changes(loaded)
+    overrides = [*kept.in_force(), *kept.edited, *kept.unfit]
     if as_json:
-        print(redact(json.dumps({**_resolved(loaded), "config": public_config(loaded.config)}, indent=2)))
+        resolved = {**_resolved(loaded), "overrides": overrides}
+        print(redact(json.dumps({**resolved, "config": public_config(loaded.config)}, indent=2)))
     else:
-        _print_text(loaded)
+        _print_text(loaded, overrides)
 
 
 def _with_profile_warnings(loaded: LoadedConfig) -> LoadedConfig:
@@ -97,7 +101,7 @@ def _resolved(loaded: LoadedConfig) -> dict[str, object]:
     }
 
 
-def _print_text(loaded: LoadedConfig) -> None:
+def _print_text(loaded: LoadedConfig, overrides: Sequence[str]) -> None:
     from rich.syntax import Syntax
 
     from agent.cli.console import Console
@@ -111,6 +115,8 @@ def _print_text(loaded: LoadedConfig) -> None:
     for name, value in _resolved(loaded).items():
         if name not in {"warnings", "file"}:
             console.print(f"# {name:<10} {_in_words(value)}", highlight=False, markup=False, style="dim")
+    for text in overrides:
+        console.print(f"# kept: {text} ({loaded.state_dir / FILE_NAME})", highlight=False, markup=False)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     console.print(f"# {loaded.path} is valid", style="green", highlight=False, markup=False)

@@ -46,6 +46,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid.
     """
     from agent.cli.console import Console
+    from agent.commands.overrides import kept_changes
     from agent.config.loader import load_config
     from agent.config.state_dir import default_state_dir
     from agent.runtime import logs
@@ -60,20 +61,20 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
         return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
     if bundle is not None:
         check_target(bundle)
-    loaded, error = None, None
+    error = None
     environ = dict(os.environ)
     service = None if path is None or "STATE_DIRECTORY" in environ else service_of(path)
     if service is not None:
         # Check the service's directory and the room on its disk, not this user's.
         environ["STATE_DIRECTORY"] = str(service.state_dir)
-    if path is not None:
-        try:
-            loaded = load_config(path, environ=environ)
-        except ConfigError as exc:
-            error = exc
+    try:
+        kept = None if path is None else kept_changes(load_config(path, environ=environ))
+    except ConfigError as exc:
+        kept, error = None, exc
+    loaded = None if kept is None else kept.loaded
     with Console(stderr=True).status("checking ..."):
         examination = examine(
-            loaded,
+            kept,
             state_dir=default_state_dir(environ) if loaded is None else loaded.state_dir,
             service=service,
             with_cameras=cameras,

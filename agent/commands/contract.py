@@ -8,6 +8,7 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from agent.commands.requests import Benchmark, Capture, Explain, Selftest, Set, Snapshot
+from agent.config.problems import suggestion
 from agent.runtime.errors import AgentError
 
 Details = dict[str, JsonValue]
@@ -71,8 +72,9 @@ def require_known(names: Mapping[str, object], name: str, what: str) -> None:
     """Check that ``name`` exists.
 
     Raises:
-        CommandRefused: it does not; the message lists the names that do.
+        CommandRefused: it does not; the message lists the names that do, and the nearest one.
     """
     if name not in names:
         existing = ", ".join(sorted(names)) or "none"
-        raise CommandRefused(f"unknown_{what}", f"there is no {what} {name!r}; the configuration has {existing}")
+        hint = suggestion(name, list(names))
+        raise CommandRefused(f"unknown_{what}", f"there is no {what} {name!r}; the configuration has {existing}{hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from agent.cameras.triggers import TriggerEnd, TriggerRefused
 from agent.commands.contract import Answer, CommandRefused, Details, require_known
 from agent.commands.explanation import explanation
 from agent.commands.jpeg import jpeg_from_image
-from agent.commands.overrides import Overrides, load_overrides, save_overrides
+from agent.commands.overrides import Overrides, change_kept, load_overrides
 from agent.commands.requests import Benchmark, Capture, Explain, Selftest, Set, Snapshot
 from agent.config.labels import exit_problem, stated_thresholds
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, ClassifierConfig
+from agent.config.overridden import overridden
 from agent.inference.engine_slot import LoadedEngine
 from agent.inference.pipeline import Pipeline
 from agent.inference.worker import Worker
@@ -98,12 +99,14 @@ class CommandHandlers:
     def set(self, request: Set) -> Details:
         """See CommandHandler."""
         base = self._parts.base()
-        changed = self._changes(base).with_change(request)
+        changed = self._changes(base).with_change(request, base.config)
         self._check_label(request, changed.applied_to(base.config))
         self._parts.adjust(replace(base, config=changed.applied_to(base.config)))
         self._now = changed
         if request.keep:
-            save_overrides(self._parts.state_dir, load_overrides(self._parts.state_dir).with_change(request))
+            change_kept(
+                self._parts.state_dir, lambda kept: kept.current(base.config)[0].with_change(request, base.config)
+            )
         camera = changed.applied_to(base.config).cameras[request.camera]
         return {
             "camera": request.camera,
@@ -143,7 +146,9 @@ class CommandHandlers:
 
     def reload(self) -> Details:
         """See CommandHandler."""
-        return {"outcome": self._parts.reload()}
+        details: Details = {"outcome": self._parts.reload()}
+        overrides = [*self._overrides(self._parts.base())]
+        return {**details, "overrides": [*overrides]} if overrides else details
 
     def rebirth(self) -> Details:
         """See CommandHandler."""
@@ -176,7 +181,7 @@ class CommandHandlers:
         config = self._changes(base).applied_to(base.config).cameras[request.camera]
         camera = self._parts.pipeline.cameras.get(request.camera)
         workers = {key: worker.statistics() for key, worker in self._parts.pipeline.workers.items()}
-        return explanation(
+        details = explanation(
             config,
             None if camera is None else camera.statistics(),
             workers,
@@ -184,6 +189,8 @@ class CommandHandlers:
             rate_ratio=1.0 if camera is None else camera.pacer.ratio,
             now_ns=time.monotonic_ns(),
         )
+        start = f"cameras.{request.camera}."
+        return {**details, "overrides": [text for text in self._overrides(base) if text.startswith(start)]}
 
     def _camera(self, name: str, reason: str) -> Camera:
         """A camera that runs.
@@ -201,8 +208,14 @@ class CommandHandlers:
         """The overrides in force. After the file was read again, only the kept ones."""
         if base.document is not self._document:
             self._document = base.document
-            self._now, _ = load_overrides(self._parts.state_dir).fitting(base.config)
+            current, _ = load_overrides(self._parts.state_dir).current(base.config)
+            self._now, _ = current.fitting(base.config)
         return self._now
+
+    def _overrides(self, base: LoadedConfig) -> Iterator[str]:
+        """What commands have changed, and what the file says there."""
+        changed = replace(base, config=self._changes(base).applied_to(base.config))
+        return (one.text() for one in overridden(changed))
 
     def _workers(self, model: str | None) -> Mapping[str, Worker]:
         workers = self._parts.pipeline.workers

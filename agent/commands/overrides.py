@@ -1,8 +1,14 @@
-"""Settings changed by commands, on top of the configuration, and which of them are kept across restarts."""
+"""Settings changed by commands, on top of the configuration, and which of them are kept across restarts.
+
+An override remembers the value that the file had when it was set. Once the file has another value there, the file was
+edited since, and wins.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +18,7 @@ from agent.commands.contract import CommandRefused, NotKept, require_known
 from agent.commands.requests import Set, problem_of
 from agent.config.loader import LoadedConfig
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig
+from agent.config.overridden import Value, file_config, in_words, overridden
 from agent.config.sections.base import Name, Section
 from agent.config.sections.decide import DecideConfig, LabelConfig
 from agent.runtime.logs import get_logger
@@ -21,11 +28,18 @@ FILE_NAME = "overrides.json"
 
 log = get_logger(__name__)
 
+_changes_of_the_file = threading.Lock()
 
-M = TypeVar("M", bound=Section)
+
+class _Override(Section):
+    over: dict[str, Value] = Field(default_factory=dict)
+    """What the file said when each key was set; without an entry it is not known, and the override stays."""
 
 
-class LabelOverride(Section):
+M = TypeVar("M", bound=_Override)
+
+
+class LabelOverride(_Override):
     """Changes of one label; null leaves the file's value."""
 
     enter: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -39,7 +53,7 @@ class ClassifierOverride(LabelOverride):
     labels: dict[str, LabelOverride] = Field(default_factory=dict)
 
 
-class CameraOverride(Section):
+class CameraOverride(_Override):
     """Changes of one camera."""
 
     rate_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
@@ -52,17 +66,28 @@ class Overrides(Section):
 
     cameras: dict[Name, CameraOverride] = Field(default_factory=dict)
 
-    def with_change(self, request: Set) -> Overrides:
-        """These overrides and the change of ``request``."""
+    def with_change(self, request: Set, file: AgentConfig) -> Overrides:
+        """These overrides and the change of ``request``, made over the values of ``file``.
+
+        A key that is set to its value in the file is no override any more.
+        """
         camera = self.cameras.get(request.camera, CameraOverride())
+        said = _said_by(file, request.camera)
         if request.classifier is None:
-            camera = _updated(camera, rate_hz=request.rate_hz, enabled=request.enabled)
+            camera = _updated(camera, said, rate_hz=request.rate_hz, enabled=request.enabled)
         else:
-            camera = _updated(camera, rate_hz=request.rate_hz)
+            camera = _updated(camera, said, rate_hz=request.rate_hz)
             before = camera.classifiers.get(request.classifier, ClassifierOverride())
-            changed = _changed_classifier(before, request)
+            changed = _changed_classifier(before, request, file)
             camera = camera.model_copy(update={"classifiers": {**camera.classifiers, request.classifier: changed}})
         return Overrides(cameras={**self.cameras, request.camera: camera})
+
+    def current(self, file: AgentConfig) -> tuple[Overrides, list[str]]:
+        """The overrides whose keys were not edited in ``file`` since they were set, and a sentence for each other
+        one."""
+        edited: list[str] = []
+        cameras = {name: _current_camera(name, camera, file, edited) for name, camera in self.cameras.items()}
+        return Overrides(cameras={name: camera for name, camera in cameras.items() if _changes(camera)}), edited
 
     def applied_to(self, config: AgentConfig) -> AgentConfig:
         """``config`` with these overrides applied.
@@ -93,15 +118,89 @@ class Overrides(Section):
         return kept, problems
 
 
-def _changed_classifier(before: ClassifierOverride, request: Set) -> ClassifierOverride:
+def _said_by(file: AgentConfig, camera: str, classifier: str | None = None) -> Mapping[str, Value]:
+    """The values of ``file`` that `set` can change; empty if it has no such camera or classifier."""
+    found = file.cameras.get(camera)
+    if found is None:
+        return {}
+    if classifier is None:
+        return {"rate_hz": found.rate_hz, "enabled": found.enabled}
+    decide = _decide_of(found, classifier)
+    return {} if decide is None else {"enter": decide.enter, "exit": decide.exit, "enabled": True}
+
+
+def _said_of_label(file: AgentConfig, camera: str, classifier: str, label: str) -> Mapping[str, Value]:
+    """The thresholds of one label in ``file``, None where it has none; empty without such a classifier."""
+    found = file.cameras.get(camera)
+    decide = None if found is None else _decide_of(found, classifier)
+    if decide is None:
+        return {}
+    own = decide.labels.get(label, LabelConfig())
+    return {"enter": own.enter, "exit": own.exit}
+
+
+def _decide_of(camera: CameraConfig, classifier: str) -> DecideConfig | None:
+    return next((one.decide for one in camera.classify if one.key == classifier), None)
+
+
+def _changed_classifier(before: ClassifierOverride, request: Set, file: AgentConfig) -> ClassifierOverride:
+    key = request.classifier or ""
+    said = _said_by(file, request.camera, key)
     if request.label is None:
-        return _updated(before, enter=request.enter, exit=request.exit, enabled=request.enabled)
-    label = _updated(before.labels.get(request.label, LabelOverride()), enter=request.enter, exit=request.exit)
-    return _updated(before, enabled=request.enabled, labels={**before.labels, request.label: label})
+        return _updated(before, said, enter=request.enter, exit=request.exit, enabled=request.enabled)
+    label = before.labels.get(request.label, LabelOverride())
+    said_of_label = _said_of_label(file, request.camera, key, request.label)
+    label = _updated(label, said_of_label, enter=request.enter, exit=request.exit)
+    changed = before.model_copy(update={"labels": {**before.labels, request.label: label}})
+    return _updated(changed, said, enabled=request.enabled)
 
 
-def _updated(model: M, **values: object) -> M:
-    return model.model_copy(update={key: value for key, value in values.items() if value is not None})
+def _updated(model: M, said: Mapping[str, Value], **values: Value) -> M:
+    changed: dict[str, Value] = {}
+    over = dict(model.over)
+    for key, value in values.items():
+        if value is None:
+            continue
+        is_back = key in said and value == said[key]
+        changed[key] = None if is_back else value
+        over.pop(key, None)
+        if key in said and not is_back:
+            over[key] = said[key]
+    return model.model_copy(update={**changed, "over": over})
+
+
+def _current_camera(name: str, camera: CameraOverride, file: AgentConfig, edited: list[str]) -> CameraOverride:
+    where = f"cameras.{name}"
+    camera = _unedited(camera, _said_by(file, name), where, edited)
+    classifiers = {key: _current_classifier(name, key, one, file, edited) for key, one in camera.classifiers.items()}
+    return camera.model_copy(update={"classifiers": {key: one for key, one in classifiers.items() if _changes(one)}})
+
+
+def _current_classifier(
+    camera: str, key: str, change: ClassifierOverride, file: AgentConfig, edited: list[str]
+) -> ClassifierOverride:
+    where = f"cameras.{camera}, classifier {key}"
+    change = _unedited(change, _said_by(file, camera, key), where, edited)
+    labels = {
+        label: _unedited(one, _said_of_label(file, camera, key, label), f"{where}, label {label}", edited)
+        for label, one in change.labels.items()
+    }
+    return change.model_copy(update={"labels": {label: one for label, one in labels.items() if _changes(one)}})
+
+
+def _unedited(model: M, said: Mapping[str, Value], where: str, edited: list[str]) -> M:
+    stale = [key for key, value in model.over.items() if key in said and said[key] != value]
+    edited += [
+        f"{where}: {key} was set to {in_words(getattr(model, key))} over {in_words(model.over[key])}, but the file "
+        f"says {in_words(said[key])} now; the file wins"
+        for key in stale
+    ]
+    over = {key: value for key, value in model.over.items() if key not in stale}
+    return model.model_copy(update={**dict.fromkeys(stale), "over": over})
+
+
+def _changes(model: _Override) -> bool:
+    return any(value not in (None, {}) for key, value in model if key != "over")
 
 
 def _changed_camera(name: str, camera: CameraConfig, change: CameraOverride) -> CameraConfig:
@@ -182,22 +281,67 @@ def save_overrides(state_dir: Path, overrides: Overrides) -> None:
 def _record(state_dir: Path) -> JsonRecord[Overrides]:
     return JsonRecord(
         state_dir / FILE_NAME,
-        encode=lambda overrides: overrides.model_dump(mode="json", exclude_none=True),
+        encode=lambda overrides: overrides.model_dump(mode="json", exclude_defaults=True),
         decode=Overrides.model_validate,
         is_durable=False,
     )
 
 
-def amended(loaded: LoadedConfig, overrides: Overrides) -> LoadedConfig:
-    """``loaded`` with the overrides that still fit its file; the others are logged."""
-    kept, problems = overrides.fitting(loaded.config)
-    for problem in problems:
-        log.warning("overrides.ignored", error=problem)
-    return replace(loaded, config=kept.applied_to(loaded.config)) if kept.cameras else loaded
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A configuration with the overrides that were kept and still hold, and a sentence for each other one."""
+
+    loaded: LoadedConfig
+    unfit: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
+
+    def in_force(self) -> Iterator[str]:
+        """A sentence for each override that holds."""
+        return (one.text() for one in overridden(self.loaded))
+
+
+def kept_changes(loaded: LoadedConfig) -> Kept:
+    """The file of ``loaded`` with the overrides kept by earlier sessions, unless commands are off."""
+    if not loaded.config.mqtt.commands.enabled:
+        return Kept(loaded)
+    file = file_config(loaded)
+    current, edited = load_overrides(loaded.state_dir).current(file)
+    kept, problems = current.fitting(file)
+    config = kept.applied_to(file) if kept.cameras else file
+    return Kept(replace(loaded, config=config), tuple(problems), tuple(edited))
 
 
 def with_kept_changes(loaded: LoadedConfig) -> LoadedConfig:
-    """``loaded`` with the overrides kept by earlier sessions, unless commands are off."""
+    """As ``kept_changes``; the log says which overrides are in force, and which are not any more."""
+    kept = kept_changes(loaded)
+    for problem in kept.unfit:
+        log.warning("overrides.ignored", error=problem)
+    for text in kept.edited:
+        log.warning("overrides.superseded", reason=text)
+    for text in kept.in_force():
+        log.info("overrides.in_force", change=text, file=str(loaded.state_dir / FILE_NAME))
+    return kept.loaded
+
+
+def forget_edited(loaded: LoadedConfig) -> None:
+    """Delete the kept overrides whose keys were edited: ``loaded`` is in force, and an edit back revives nothing."""
     if not loaded.config.mqtt.commands.enabled:
-        return loaded
-    return amended(loaded, load_overrides(loaded.state_dir))
+        return
+    file = file_config(loaded)
+    try:
+        change_kept(loaded.state_dir, lambda kept: kept.current(file)[0])
+    except NotKept as exc:
+        log.warning("overrides.ignored", error=exc.message)
+
+
+def change_kept(state_dir: Path, change: Callable[[Overrides], Overrides]) -> None:
+    """Change the kept overrides; any thread.
+
+    Raises:
+        NotKept: the file cannot be written.
+    """
+    with _changes_of_the_file:
+        kept = load_overrides(state_dir)
+        changed = change(kept)
+        if changed != kept:
+            save_overrides(state_dir, changed)

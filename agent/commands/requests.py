@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
+import orjson
 from pydantic import (
     AwareDatetime,
     BeforeValidator,
@@ -16,14 +18,16 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from agent.config.sections.base import Name, Section
+from agent.config.problems import dotted, faults_of_validation, shown
+from agent.config.sections.base import REQUEST_ID, Name, Section
 from agent.config.sections.subscribers import Verb
 
 MAX_BYTES = 8192
+_MAX_FAULT_CHARS = 1000
+_EXAMPLE = '{"id": "a1", "camera": "front"}'
 MAX_AHEAD = timedelta(hours=1)
 
-ID_PATTERN = r"^[A-Za-z0-9._:+-]{1,64}$"
-Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Id = Annotated[str, StringConstraints(pattern=REQUEST_ID)]
 
 
 def _seconds_or_text(value: object) -> object:
@@ -159,10 +163,23 @@ def request_from_payload(verb: Verb, payload: bytes) -> Request:
     """Parse a command.
 
     Raises:
-        ValueError: it does not fit the schema of its verb; the message lists the faults.
+        ValueError: it does not fit the schema of its verb; the message lists the faults, as for a configuration.
     """
+    model = REQUESTS[verb]
     try:
-        return REQUESTS[verb].model_validate_json(payload)
+        return model.model_validate_json(payload)
     except ValidationError as exc:
-        faults = (f"{'.'.join(map(str, one['loc'])) or 'payload'}: {problem_of(one)}" for one in exc.errors()[:4])
-        raise ValueError("; ".join(faults)[:500]) from None
+        raise ValueError("; ".join(_faults(exc, model, payload))[:_MAX_FAULT_CHARS]) from None
+
+
+def _faults(error: ValidationError, model: type[Request], payload: bytes) -> Iterator[str]:
+    try:
+        data = orjson.loads(payload)
+    except orjson.JSONDecodeError as exc:
+        yield f"the payload is no JSON: {exc}; send an object such as {_EXAMPLE}"
+        return
+    if not isinstance(data, dict):
+        yield f"the payload is {shown(data, ())}, but a command is an object such as {_EXAMPLE}"
+        return
+    for path, text in faults_of_validation(error, model, data):
+        yield f"{dotted(path)}: {text}" if path else text

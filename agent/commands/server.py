@@ -14,7 +14,6 @@ import orjson
 
 from agent.commands.contract import CommandHandler, CommandRefused, Details
 from agent.commands.requests import (
-    ID_PATTERN,
     MAX_AHEAD,
     MAX_BYTES,
     Benchmark,
@@ -26,6 +25,7 @@ from agent.commands.requests import (
     Snapshot,
     request_from_payload,
 )
+from agent.config.sections.base import REQUEST_ID
 from agent.config.sections.subscribers import CommandsConfig, Verb
 from agent.mqtt.base import Received
 from agent.mqtt.identity import Identity
@@ -45,7 +45,7 @@ MAX_REMEMBERED = 1024
 REPLY_EXPIRY_S = 3600
 _BURST = 10.0
 _MAX_RESPONSE_TOPIC = 256
-_ID = re.compile(ID_PATTERN)
+_ID = re.compile(REQUEST_ID)
 
 log = get_logger(__name__)
 

@@ -8,6 +8,7 @@ labels.py        gates and rules, checked against the labels of the models
 crosschecks.py   faults between keys, and warnings
 device.py        the device id
 state_dir.py     the default state and cache directory
+overridden.py    what commands have changed
 dump.py          back to YAML
 reference.py     the tables of docs/configuration.md
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.config.model import AgentConfig
@@ -109,13 +109,18 @@ def _unusable_text(document: StrictDocument, path: KeyPath, text: str) -> Iterat
 
 def problems_of_validation(error: ValidationError, document: StrictDocument) -> Iterator[Problem]:
     """Validation errors in words of the file; errors of all members of a union become one."""
+    return (at(document, path, text) for path, text in faults_of_validation(error, AgentConfig, document.data))
+
+
+def faults_of_validation(error: ValidationError, root: type[BaseModel], data: object) -> Iterator[tuple[KeyPath, str]]:
+    """Path and text of each fault that pydantic found in ``data``, which should be a ``root``."""
     details = error.errors(include_url=False)
-    misspelt = {_meant(detail) for detail in details}
+    misspelt = {_meant(detail, root) for detail in details}
     for detail in details:
-        place, rest = place_of(AgentConfig, detail["loc"])
+        place, rest = place_of(root, detail["loc"])
         if detail["type"] == "missing" and (*place.path, *rest) in misspelt:
             continue  # its misspelling is reported already
-        raw = _raw(document.data, place.path)
+        raw = _raw(data, place.path)
         if (
             isinstance(raw, list)
             and rest
@@ -125,71 +130,69 @@ def problems_of_validation(error: ValidationError, document: StrictDocument) -> 
             continue  # it is no text, but a list is allowed too, whose items have their own errors
         if detail["type"] == "too_short" and isinstance(raw, list | dict) and raw:
             continue  # its items are at fault and have their own errors
-        yield _problem(detail, place, rest, raw, document)
+        if detail["type"] == "missing" and place.path and isinstance(place.path[-1], int):
+            yield _short_list(place, root, data)
+        else:
+            yield _fault(detail, place, rest, raw)
 
 
-def _meant(detail: ErrorDetails) -> KeyPath | None:
+def _meant(detail: ErrorDetails, root: type[BaseModel]) -> KeyPath | None:
     """The path that an unknown key was probably meant to have."""
     if detail["type"] != "extra_forbidden":
         return None
-    place, rest = place_of(AgentConfig, detail["loc"])
+    place, rest = place_of(root, detail["loc"])
     found = nearest_key(str(rest[0]), place.keys())
     return None if found is None else (*place.path, found)
 
 
-def _problem(
-    detail: ErrorDetails, place: Place, rest: tuple[str | int, ...], raw: object, document: StrictDocument
-) -> Problem:
+def _fault(detail: ErrorDetails, place: Place, rest: tuple[str | int, ...], raw: object) -> tuple[KeyPath, str]:
     kind = detail["type"]
     if kind == "extra_forbidden":
-        return _unknown_key(place, rest, document)
+        return _unknown_key(place, rest)
     if kind == "missing":
-        return _missing(place, rest, document)
+        return (*place.path, *rest), "is missing; add it" if rest else f"is missing; give {_for_display(place)}"
     if rest == ("[key]",):
-        return at(document, place.path, f"this name is not allowed; it must be {place.allowed()}")
+        return place.path, f"this name is not allowed; it must be {place.allowed()}"
     if kind == "union_tag_invalid":
-        return _wrong_tag(place, raw, document)
+        return _wrong_tag(place, raw)
     if kind == "union_tag_not_found":
         key = place.discriminator or "type"
-        return at(document, (*place.path, key), f"is missing; give one of {', '.join(place.tags())}")
+        return (*place.path, key), f"is missing; give one of {', '.join(place.tags())}"
     if kind == "value_error":
-        return _disagreement(detail, place, raw, document)
-    return _wrong_value(place, raw, document)
+        return _disagreement(detail, place, raw)
+    return place.path, _wrong_value(place, raw)
 
 
-def _unknown_key(place: Place, rest: tuple[str | int, ...], document: StrictDocument) -> Problem:
+def _unknown_key(place: Place, rest: tuple[str | int, ...]) -> tuple[KeyPath, str]:
     key, valid = rest[0], place.keys()
     found = nearest_key(str(key), valid)
     if found is None:
         advice = f"allowed here: {', '.join(valid)}"
     else:
         advice = f"did you mean `{found}`? Allowed here: {', '.join(valid)}"
-    return at(document, (*place.path, key), f"unknown key; {advice}")
+    return (*place.path, key), f"unknown key; {advice}"
 
 
-def _missing(place: Place, rest: tuple[str | int, ...], document: StrictDocument) -> Problem:
-    if place.path and isinstance(place.path[-1], int):  # one item of a list of fixed length
-        path = place.path[:-1]
-        found = _raw(document.data, path)
-        parent, _ = place_of(AgentConfig, path)
-        count = len(found) if isinstance(found, list) else 0
-        return at(document, path, f"has {count} values; give {parent.allowed()}")
-    return at(
-        document, (*place.path, *rest), "is missing; add it" if rest else f"is missing; give {_for_display(place)}"
-    )
+def _short_list(place: Place, root: type[BaseModel], data: object) -> tuple[KeyPath, str]:
+    """A list of fixed length has too few values; ``place`` is one of those that are missing."""
+    path = place.path[:-1]
+    found = _raw(data, path)
+    parent, _ = place_of(root, path)
+    count = len(found) if isinstance(found, list) else 0
+    return path, f"has {count} values; give {parent.allowed()}"
 
 
-def _wrong_tag(place: Place, raw: object, document: StrictDocument) -> Problem:
+def _wrong_tag(place: Place, raw: object) -> tuple[KeyPath, str]:
     key = place.discriminator or "type"
     path = (*place.path, key)
     given = raw.get(key) if isinstance(raw, Mapping) else None
     tags = place.tags()
     advice = f"give one of {', '.join(tags)}{suggestion(given, tags)}"
-    return at(document, path, f"{shown(given, path)} is not allowed; {advice}")
+    return path, f"{shown(given, path)} is not allowed; {advice}"
 
 
-def _disagreement(detail: ErrorDetails, place: Place, raw: object, document: StrictDocument) -> Problem:
-    """Two keys of one section disagree. The line is that of the value that the error names, else of the first key in
+def _disagreement(detail: ErrorDetails, place: Place, raw: object) -> tuple[KeyPath, str]:
+    """Two keys of one section disagree. The place is that of the value that the error names, else of the first key in
     its message."""
     error = detail.get("ctx", {}).get("error", detail["msg"])
     text = redact(str(error))
@@ -199,19 +202,18 @@ def _disagreement(detail: ErrorDetails, place: Place, raw: object, document: Str
     elif isinstance(raw, Mapping):
         named = [word for word in text.replace(",", " ").replace(":", " ").split() if word in raw]
         path = (*path, named[0]) if named else path
-    return at(document, path, text)
+    return path, text
 
 
-def _wrong_value(place: Place, raw: object, document: StrictDocument) -> Problem:
-    path = place.path
+def _wrong_value(place: Place, raw: object) -> str:
     choices = [choice for choice in place.choices() if isinstance(choice, str)]
     hint = suggestion(raw, choices)
     if isinstance(raw, str) and not hint:
         hint = _unquoted(raw, place)
     is_free_text = isinstance(raw, str) and not choices
-    given = "this text" if is_free_text else shown(raw, path)
+    given = "this text" if is_free_text else shown(raw, place.path)
     found = "is empty" if raw is None else f"{given} is not allowed"
-    return at(document, path, f"{found}; give {_for_display(place)}{hint}")
+    return f"{found}; give {_for_display(place)}{hint}"
 
 
 def _for_display(place: Place) -> str:
@@ -255,7 +257,7 @@ def _converted(document: StrictDocument, path: KeyPath, raw: object, dumped: obj
             yield from _converted(document, (*path, index), below, out)
     elif isinstance(raw, bool) != isinstance(dumped, bool) or (isinstance(raw, float) and isinstance(dumped, int)):
         place, _ = place_of(AgentConfig, _with_tags(document.data, path))
-        yield _wrong_value(place, raw, document)
+        yield at(document, place.path, _wrong_value(place, raw))
 
 
 def _with_tags(data: object, path: KeyPath) -> tuple[str | int, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 
 from agent.config.sections.base import PATTERNS_IN_WORDS
@@ -216,6 +216,8 @@ def _words_of_scalar(annotation: object, bounds: Mapping[str, object]) -> str:
     if annotation is int or annotation is float:
         kind = "a whole number" if annotation is int else "a number"
         return ", ".join(part for part in (kind, _words_of_range(bounds)) if part)
+    if annotation is AwareDatetime:
+        return "a time with its zone such as 2026-12-01T10:00:00Z, or seconds since 1970"
     pattern = bounds.get("pattern")
     if isinstance(pattern, str):
         return PATTERNS_IN_WORDS.get(pattern, f"text that matches {pattern}")

@@ -15,6 +15,7 @@ In reading order:
 - ``diagnosis``: why a connection ended, in texts that say what to do
 - ``attempts``: which version and which server the next attempt asks for
 - ``client``: the sink that connects and reconnects
+- ``loopback``: whether commands arrive: probes on the client's own command topics
 - ``inbound``: hands received messages to their listeners
 - ``subscriber``: a small client for live views and tests
 - ``embedded``: a private broker for a first try

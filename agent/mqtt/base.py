@@ -83,6 +83,8 @@ class SinkStatistics:
     """Why it is not the newest version of the protocol; None if it is, or if there is no choice."""
     limits: tuple[str, ...] = ()
     """What the broker does not offer and what is done instead, each in one sentence."""
+    max_packet_bytes: int | None = None
+    """The largest packet that the broker accepts; None if it has not named one."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Received messages that were dropped, by reason, since the start."""
 

@@ -14,7 +14,8 @@ from agent.mqtt.attempts import Version, VersionChoice, referred
 from agent.mqtt.base import LineStatistics, Packet, Received, SinkListener, SinkState, SinkStatistics
 from agent.mqtt.connection import Connection
 from agent.mqtt.diagnosis import Ending, explain_repeated_closing, explain_silence
-from agent.mqtt.grants import lesser_will
+from agent.mqtt.grants import Granted, lesser_will
+from agent.mqtt.loopback import Loopback
 from agent.mqtt.network.line import Line
 from agent.mqtt.network.transport import probe_transport
 from agent.mqtt.settings import MqttSettings
@@ -59,7 +60,7 @@ class MqttClient:
     the next of several addresses, and reads the password and the certificates again. With several addresses a second
     thread, ``mqtt-return``, watches for the way back to an earlier one. ``will`` is the message that the broker sends
     if this agent dies; a broker that refuses it gets it without retain or with QoS 0. ``on_received`` is called on
-    ``mqtt`` with each message of ``subscriptions``.
+    ``mqtt`` with each message of ``subscriptions``, except the probes on ``command_topics``, see ``Loopback``.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class MqttClient:
         will: Packet | None = None,
         subscriptions: Sequence[str] = (),
         on_received: Callable[[Received], None] | None = None,
+        command_topics: Sequence[str] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -94,8 +96,10 @@ class MqttClient:
         self._versions: dict[str, VersionChoice] = {}
         self._wills: dict[str, Packet] = {}
         self._current = settings
+        self._granted = Granted()
         self._limits: tuple[str, ...] = ()
         self._rejected: Counter[str] = Counter()
+        self._loopback = Loopback(command_topics, self._clock)
         self._line = Line()
         self._grants = 0
         self._granted_at_ns = 0
@@ -163,7 +167,8 @@ class MqttClient:
                 failure=self._failure,
                 others=self._addresses.others(),
                 protocol_reason=self._choice(self._current).reason(self._version),
-                limits=self._limits,
+                limits=(*self._limits, *self._loopback.problems),
+                max_packet_bytes=self._granted.max_packet_bytes,
                 rejected=dict(self._rejected),
             )
 
@@ -176,9 +181,13 @@ class MqttClient:
         """Wait until the broker has answered the subscriptions; False after ``timeout_s``."""
         return self._subscribed.wait(timeout_s)
 
-    def on_granted(self, version: Version, limits: tuple[str, ...]) -> None:
+    def wait_commands_tried(self, timeout_s: float) -> bool:
+        """Wait until the statistics say whether commands arrive, see ``Loopback``; False after ``timeout_s``."""
+        return self._loopback.wait_known(timeout_s)
+
+    def on_granted(self, version: Version, granted: Granted) -> None:
         """See ConnectionListener."""
-        address = str(self._current.address)
+        address, limits = str(self._current.address), granted.limits(self._subscriptions)
         if address in self._wills:
             limits = (*limits, "the last will is sent as the broker accepts it: see the log")
         now_ns = self._clock.monotonic_ns()
@@ -188,6 +197,7 @@ class MqttClient:
             self._version = version
             self._grants += 1
             self._granted_at_ns = now_ns
+            self._granted = granted
             is_news, self._limits = limits != self._limits, limits
         self._addresses.granted()
         self._set_state("connected", None)
@@ -204,17 +214,25 @@ class MqttClient:
         """See ConnectionListener."""
         if problem is not None:
             log.warning("broker.subscription_refused", problem=problem)
+        self._loopback.subscribed(problem, str(self._current.address))
         self._subscribed.set()
 
     def on_confirmed(self, key: int, problem: str | None) -> None:
         """See ConnectionListener."""
-        if self._listener is not None:
+        if key < 0:
+            self._loopback.confirmed(key, problem)
+        elif self._listener is not None:
             self._listener.on_confirmed(key, problem)
 
     def on_received(self, message: Received) -> None:
         """See ConnectionListener."""
-        if self._on_received is not None:
+        if not self._loopback.is_own(message) and self._on_received is not None:
             self._on_received(message)
+
+    def on_turn(self) -> None:
+        """See ConnectionListener."""
+        if (connection := self._connection) is not None:
+            self._loopback.turn(connection.send)
 
     def on_rejected(self, counts: Mapping[str, int]) -> None:
         """See ConnectionListener."""
@@ -287,6 +305,7 @@ class MqttClient:
             finally:
                 with self._lock:
                     self._connection = None
+                self._loopback.ended(address)
             lesser = None if ending.was_granted else lesser_will(will, ending.code)
             if lesser is None:
                 return ending

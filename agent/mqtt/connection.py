@@ -71,8 +71,8 @@ class ConnectionState(str, Enum):
 class ConnectionListener(Protocol):
     """Called on the thread that runs the connection."""
 
-    def on_granted(self, version: Version, limits: tuple[str, ...]) -> None:
-        """The broker accepted the connection; ``limits`` says what it does not offer."""
+    def on_granted(self, version: Version, granted: Granted) -> None:
+        """The broker accepted the connection with these limits."""
         ...
 
     def on_subscribed(self, problem: str | None) -> None:
@@ -89,6 +89,10 @@ class ConnectionListener(Protocol):
 
     def on_rejected(self, counts: Mapping[str, int]) -> None:
         """So many more messages were dropped on arrival, by reason."""
+        ...
+
+    def on_turn(self) -> None:
+        """Called at least twice a second while the network is served; may send."""
         ...
 
 
@@ -271,7 +275,7 @@ class Connection:
                 self._ending = Ending(
                     "mute",
                     f"{settings.address} accepted the connection and did not answer CONNECT within "
-                    f"{settings.connect_timeout_s:g} s",
+                    f"{round(settings.connect_timeout_s, 1):g} s",
                 )
                 return
             if self._state is ConnectionState.CLOSING and leave_by is None:
@@ -284,6 +288,7 @@ class Connection:
                 break
             self._exchange(client, sock, waiting, min(pause_s, _OBSERVE_EVERY_S) if self._line.waiting else pause_s)
             self._settle()
+            self._listener.on_turn()
             self._notice_silence(client)
             self._notice_stall()
         if self._state is ConnectionState.CLOSING and self._ending is None:
@@ -411,7 +416,7 @@ class Connection:
             if self._state is ConnectionState.OPENING:
                 self._state = ConnectionState.ESTABLISHED
         wanted = self._subscriptions
-        self._listener.on_granted(self._version, self._granted.limits(wanted))
+        self._listener.on_granted(self._version, self._granted)
         offered = self._granted.subscriptions(wanted)
         if offered:
             client.subscribe([(topic, 1) for topic in offered])

@@ -180,7 +180,7 @@ def ending_from_exception(exc: Exception, settings: MqttSettings) -> Ending:
     if isinstance(exc, socket.gaierror):
         return Ending("network", redact(f"the host name {address.host!r} cannot be resolved: {exc.strerror}"))
     if isinstance(exc, TimeoutError):
-        return Ending("network", f"{address} did not answer within {settings.connect_timeout_s:g} s")
+        return Ending("network", f"{address} did not answer within {round(settings.connect_timeout_s, 1):g} s")
     if isinstance(exc, ConnectionRefusedError):
         return Ending("network", f"nothing listens at {address} (connection refused): is the broker running?")
     return Ending("network", redact(f"{address} cannot be reached: {exc}"))

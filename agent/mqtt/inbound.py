@@ -35,6 +35,10 @@ def subscriptions(config: MqttConfig, topics: Topics) -> tuple[str, ...]:
 
     A verb that is not allowed is not subscribed to, so messages for it cost nothing.
     """
-    commands = tuple(topics.command(verb) for verb in config.commands.allow) if config.commands.enabled else ()
     birth = (f"{config.home_assistant.prefix}/status",) if config.home_assistant.enabled else ()
-    return (*commands, *birth)
+    return (*command_topics(config, topics), *birth)
+
+
+def command_topics(config: MqttConfig, topics: Topics) -> tuple[str, ...]:
+    """The topics of the allowed commands; none if commands are off."""
+    return tuple(topics.command(verb) for verb in config.commands.allow) if config.commands.enabled else ()

@@ -40,13 +40,23 @@ class Subscriber:
         """The state of the connection."""
         return self._client.statistics()
 
+    def wait_commands_tried(self, timeout_s: float) -> bool:
+        """See MqttClient."""
+        return self._client.wait_commands_tried(timeout_s)
+
 
 @contextmanager
 def open_subscriber(
-    settings: MqttSettings, topics: Sequence[str], *, timeout_s: float | None = None, is_patient: bool = True
+    settings: MqttSettings,
+    topics: Sequence[str],
+    *,
+    command_topics: Sequence[str] = (),
+    timeout_s: float | None = None,
+    is_patient: bool = True,
 ) -> Iterator[Subscriber]:
     """Subscribe to ``topics`` (wildcards allowed). ``timeout_s`` limits the time to the first connection; without
-    ``is_patient`` the first attempt must succeed.
+    ``is_patient`` the first attempt must succeed. ``command_topics`` are subscribed to as well, and tried as an agent
+    does, see ``Loopback``.
 
     Raises:
         BrokerUnavailable: no connection within ``timeout_s``; the message has the reason.
@@ -60,12 +70,14 @@ def open_subscriber(
     def keep(message: Received) -> None:
         channel.send(message)
 
-    client = MqttClient(settings, subscriptions=topics, on_received=keep)
+    client = MqttClient(
+        settings, subscriptions=(*topics, *command_topics), on_received=keep, command_topics=command_topics
+    )
     client.start(NullListener())
     try:
         if timeout_s is not None and not _is_subscribed(client, timeout_s, is_patient=is_patient):
             statistics = client.statistics()
-            within = f" within {timeout_s:g} s" if is_patient else ""
+            within = f" within {round(timeout_s, 1):g} s" if is_patient else ""
             raise BrokerUnavailable(
                 f"no connection to {statistics.address}{within}: {_why_not(statistics)}", broker=statistics.address
             )

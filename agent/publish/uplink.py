@@ -15,7 +15,7 @@ from agent.mqtt.base import Sink
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.mqtt.identity import Identity
-from agent.mqtt.inbound import Inbound, subscriptions
+from agent.mqtt.inbound import Inbound, command_topics, subscriptions
 from agent.mqtt.messages import Runtime
 from agent.mqtt.settings import MqttSettings, settings_from_config
 from agent.publish.delivery.retained_topics import FILE_NAME, RetainedLedger, retained_topics
@@ -42,6 +42,7 @@ class _ConnectionInputs:
 
     settings: MqttSettings
     filters: tuple[str, ...]
+    command_topics: tuple[str, ...]
     files: str
 
 
@@ -157,7 +158,10 @@ class Uplink:
             address=self._embedded,
             password_file=loaded.mqtt_password_file,
         )
-        return _ConnectionInputs(settings, subscriptions(loaded.config.mqtt, self._identity.topics), _digest(settings))
+        mqtt, topics = loaded.config.mqtt, self._identity.topics
+        return _ConnectionInputs(
+            settings, subscriptions(mqtt, topics), command_topics(mqtt, topics), _digest(settings)
+        )
 
     def _make_client(self, inputs: _ConnectionInputs) -> MqttClient:
         return MqttClient(
@@ -165,6 +169,7 @@ class Uplink:
             will=self._identity.status("offline"),
             subscriptions=inputs.filters,
             on_received=self.inbound.receive,
+            command_topics=inputs.command_topics,
             clock=self._clock,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from agent.config.loader import LoadedConfig
+from agent.config.overridden import overridden
 from agent.inference.pipeline import Pipeline
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import Runtime, utc_text
@@ -59,6 +60,7 @@ def runtime_message(
         ),
         config_sha256=loaded.sha256,
         previous_exit=previous_exit,
+        overridden={one.key: one.in_file for one in overridden(loaded)},
         changed=changed,
     )
 

@@ -158,13 +158,32 @@ def test_kept_overrides_of_a_removed_camera_are_ignored(tmp_path: Path, client: 
     without = yaml.safe_load(path.read_text())
     side = without["cameras"].pop("side")
     path.write_text(yaml.safe_dump(without))
-    assert client.send("reload")["details"] == {"outcome": "applied"}
+    front = "cameras.front.rate_hz is {}, set by command; the file says 10"
+    assert client.send("reload")["details"] == {"outcome": "applied", "overrides": [front.format(4)]}
     assert "there is no camera 'side'" in client.agent.stderr
     assert client.send("explain", camera="front")["details"]["rate_hz"] == 4, "what was kept for the others holds"
     assert client.send("set", camera="front", rate_hz=5, keep=True)["outcome"] == "done"
     path.write_text(yaml.safe_dump({**without, "cameras": {**without["cameras"], "side": side}}))
+    overrides = client.send("reload")["details"]["overrides"]
+    assert overrides == [front.format(5), "cameras.side.rate_hz is 2, set by command; the file says null"]
+    explained = client.send("explain", camera="side")["details"]
+    assert explained["rate_hz"] == 2, "it holds again when the camera is back"
+    assert explained["overrides"] == overrides[1:]
+
+
+def test_an_edited_file_beats_what_was_kept_before(tmp_path: Path, client: CommandClient) -> None:
+    path = tmp_path / "agent.yaml"
+    assert client.send("set", camera="front", rate_hz=4, keep=True)["outcome"] == "done"
+    runtime = client.recorder.wait_count(2, "edge/dut/runtime")[-1].json
+    assert runtime["overridden"] == {"cameras.front.rate_hz": 10}
+    edited = yaml.safe_load(path.read_text())
+    edited["cameras"]["front"]["rate_hz"] = 6
+    path.write_text(yaml.safe_dump(edited))
     assert client.send("reload")["details"] == {"outcome": "applied"}
-    assert client.send("explain", camera="side")["details"]["rate_hz"] == 2, "it holds again when the camera is back"
+    explained = client.send("explain", camera="front")["details"]
+    assert (explained["rate_hz"], explained["overrides"]) == (6, [])
+    assert "rate_hz was set to 4 over 10, but the file says 6 now; the file wins" in client.agent.stderr
+    assert "front" not in (tmp_path / "state" / "overrides.json").read_text()
 
 
 def test_deleting_the_file_reverts_kept_overrides(tmp_path: Path, client: CommandClient) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from agent.commands.overrides import CameraOverride, ClassifierOverride, Overrides, load_overrides, save_overrides
+from agent.commands.overrides import (
+    CameraOverride,
+    ClassifierOverride,
+    Overrides,
+    forget_edited,
+    kept_changes,
+    load_overrides,
+    save_overrides,
+    with_kept_changes,
+)
+from agent.commands.requests import Set
+from agent.config.loader import LoadedConfig, load_config
 from agent.config.model import AgentConfig
+from tests.fixtures.agent_process import write_config
 
 
 def _config(*, exit_at: float = 0.3) -> AgentConfig:
@@ -61,3 +74,116 @@ def test_a_file_that_holds_no_overrides_is_left_out_with_a_warning(tmp_path: Pat
     with capture_logs() as logs:
         assert load_overrides(tmp_path) == Overrides()
     assert [entry["event"] for entry in logs] == ["overrides.ignored"]
+
+
+def _loaded(folder: Path, edit: Mapping[str, object] | None = None, *, is_enabled: bool = True) -> LoadedConfig:
+    """A file with `front` and `side`, whose classifier `inspect` has `enter` 0.7; ``edit`` changes `front`."""
+    front = dict(edit or {})
+    enter = front.pop("enter", 0.7)
+
+    def camera(**more: object) -> dict[str, object]:
+        use = {"model": "inspect", "decide": {"enter": enter, "exit": 0.1}}
+        return {"source": {"type": "pattern"}, "classify": [use], **more}
+
+    config = {
+        "models": {"inspect": {"package": "demo"}},
+        "cameras": {"front": camera(**front), "side": camera()},
+        "mqtt": {"broker": "embedded", "commands": {"enabled": is_enabled, "allow": ["set"]}},
+    }
+    return load_config(write_config(folder, config), environ={})
+
+
+def _keep(loaded: LoadedConfig, **change: object) -> None:
+    request = Set.model_validate({"id": "1", "camera": "front", "keep": True, **change})
+    loaded.state_dir.mkdir(exist_ok=True)
+    kept = load_overrides(loaded.state_dir)
+    save_overrides(loaded.state_dir, kept.current(loaded.config)[0].with_change(request, loaded.config))
+
+
+def _texts(loaded: LoadedConfig) -> list[str]:
+    return [*kept_changes(loaded).in_force()]
+
+
+def test_a_kept_value_is_named_with_that_of_the_file(tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path)
+    _keep(loaded, rate_hz=4)
+    _keep(loaded, classifier="inspect", enter=0.3)
+    assert _texts(loaded) == [
+        "cameras.front.rate_hz is 4, set by command; the file says null",
+        "cameras.front.classify[0].decide.enter is 0.3, set by command; the file says 0.7",
+    ]
+    with capture_logs() as logs:
+        with_kept_changes(loaded)
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("overrides.in_force", "info")] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "edit", "key"),
+    [
+        ({"rate_hz": 4}, {"rate_hz": 6}, "rate_hz"),
+        ({"classifier": "inspect", "enter": 0.3}, {"enter": 0.6}, "enter"),
+        ({"enabled": False}, {"enabled": False}, "enabled"),
+    ],
+)
+def test_an_edited_key_beats_an_older_override(
+    tmp_path: Path, change: dict[str, object], edit: dict[str, object], key: str
+) -> None:
+    _keep(_loaded(tmp_path), **change)
+    _keep(_loaded(tmp_path), exit=0.2, classifier="inspect")
+    edited = _loaded(tmp_path, edit)
+    kept = kept_changes(edited)
+    assert [*kept.in_force()] == ["cameras.front.classify[0].decide.exit is 0.2, set by command; the file says 0.1"]
+    assert len(kept.edited) == 1
+    assert f"{key} was set to" in kept.edited[0]
+    with capture_logs() as logs:
+        with_kept_changes(edited)
+    assert "overrides.superseded" in [entry["event"] for entry in logs]
+
+
+def test_an_edit_back_revives_nothing_once_the_edited_file_was_in_force(tmp_path: Path) -> None:
+    _keep(_loaded(tmp_path), rate_hz=4)
+    assert _texts(_loaded(tmp_path, {"rate_hz": 6})) == []
+    assert len(_texts(_loaded(tmp_path))) == 1, "a file that was only looked at changes nothing"
+    forget_edited(_loaded(tmp_path, {"rate_hz": 6}))
+    assert _texts(_loaded(tmp_path)) == []
+
+
+def test_an_edit_of_another_key_leaves_an_override_in_force(tmp_path: Path) -> None:
+    _keep(_loaded(tmp_path), rate_hz=4)
+    assert len(_texts(_loaded(tmp_path, {"enter": 0.6}))) == 1
+
+
+def test_a_value_set_back_to_that_of_the_file_is_no_override(tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path)
+    _keep(loaded, classifier="inspect", enter=0.3)
+    _keep(loaded, classifier="inspect", enter=0.7)
+    assert _texts(loaded) == []
+    assert _texts(_loaded(tmp_path, {"enter": 0.6})) == []
+
+
+def test_the_second_change_is_made_over_the_file_of_its_time(tmp_path: Path) -> None:
+    _keep(_loaded(tmp_path), rate_hz=4)
+    _keep(_loaded(tmp_path, {"rate_hz": 6}), rate_hz=5)
+    assert len(_texts(_loaded(tmp_path, {"rate_hz": 6}))) == 1
+    assert _texts(_loaded(tmp_path)) == []
+
+
+def test_overrides_kept_without_the_value_of_the_file_stay_in_force(tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path)
+    loaded.state_dir.mkdir()
+    save_overrides(loaded.state_dir, Overrides(cameras={"front": CameraOverride(rate_hz=4.0)}))
+    assert len(_texts(_loaded(tmp_path, {"rate_hz": 6}))) == 1
+
+
+def test_without_commands_nothing_kept_is_in_force(tmp_path: Path) -> None:
+    _keep(_loaded(tmp_path), rate_hz=4)
+    assert _texts(_loaded(tmp_path, is_enabled=False)) == []
+
+
+def test_an_amended_configuration_is_amended_again_from_its_file(tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path)
+    _keep(loaded, rate_hz=4)
+    once = with_kept_changes(loaded)
+    assert with_kept_changes(once) == once
+    forget_edited(once)
+    assert len(_texts(loaded)) == 1, "its own value is no edit of the file"

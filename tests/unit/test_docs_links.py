@@ -68,7 +68,7 @@ def test_the_checks_find_what_is_planted(tmp_path: Path) -> None:
 
 def test_decisions_have_one_number_each() -> None:
     names = sorted(path.name for path in (_ROOT / "docs/decisions").glob("0*.md"))
-    assert [name[:4] for name in names] == [f"{number:04d}" for number in range(1, len(names) + 1)]
+    assert len({name[:4] for name in names}) == len(names)
     for name in names:
         first = (_ROOT / "docs/decisions" / name).read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith(f"# {name[:4]}: "), f"{name} begins with {first!r}"

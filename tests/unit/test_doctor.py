@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agent.config.model import ModelConfig
+from agent.config.loader import LoadedConfig, load_config
 from agent.runtime.errors import BrokerUnavailable
 from agent.tools.doctor import checks
 from agent.tools.doctor.findings import Finding, Report, Section, sections_from
+from agent.tools.doctor.models import copied_cache, model_finding
 from agent.tools.doctor.terminal import render
 from engines import EnvironmentRecord, Gpu, ProbeResult
+from tests.fixtures.agent_process import write_config
 from tests.fixtures.colour_packages import write_colour_package
 
 RECORD = EnvironmentRecord(
@@ -67,24 +69,20 @@ def test_without_any_engine_nothing_can_run() -> None:
     assert found["any engine"].is_needed
 
 
-@pytest.mark.parametrize(
-    ("engine", "strict", "state", "words"),
-    [
-        ("auto", False, "ok", "ort-cpu can run here"),
-        ("ort-cpu", True, "ok", "engine ort-cpu"),
-        ("tensorrt", False, "warning", "ort-cpu would serve it as degraded"),
-        ("tensorrt", True, "failed", "engine tensorrt cannot run: no NVIDIA driver"),
-        ("tensort", False, "failed", "tensorrt"),
-    ],
-)
-def test_a_model_is_held_against_the_engine_it_asks_for(
-    tmp_path: Path, engine: str, strict: bool, state: str, words: str
-) -> None:
-    folder = write_colour_package(tmp_path, calibration=0)
-    config = ModelConfig(package="x", engine=engine, strict=strict)
-    finding = checks.model_finding("colours", config, folder, [NO_TRT, CPU])
-    assert (finding.state, finding.is_needed) == (state, True)
-    assert words in finding.detail
+def _loaded(folder: Path, **model: object) -> LoadedConfig:
+    """A configuration with one camera on the model `colours`, whose package is written to ``folder``."""
+    package = write_colour_package(folder, calibration=0)
+    config = {
+        "models": {"colours": {"package": str(package), "engine": "ort-cpu", **model}},
+        "cameras": {"front": {"source": {"type": "pattern"}, "classify": [{"model": "colours"}]}},
+        "mqtt": {"broker": "embedded"},
+    }
+    return load_config(write_config(folder, config), environ={})
+
+
+def _finding(loaded: LoadedConfig) -> Finding:
+    with copied_cache(loaded.state_dir) as cache_dir:
+        return model_finding("colours", loaded, cache_dir)
 
 
 @pytest.mark.parametrize(
@@ -93,32 +91,43 @@ def test_a_model_is_held_against_the_engine_it_asks_for(
         ("auto", {"thread": 4}, "no engine that auto may choose has an option 'thread'"),
         ("ort-cpu", {"thread": 4}, "did you mean threads?"),
         ("ort-cpu", {"threads": "many"}, "'many', but a whole number is needed"),
-        ("tensorrt", {"workspace": 1}, "has no option 'workspace'"),
-        ("torch", {"thread": 4}, "engine torch does not have an option 'thread'"),
     ],
 )
-def test_options_that_the_engine_would_refuse_are_told(
-    tmp_path: Path, engine: str, options: dict[str, bool | int | float | str], words: str
+def test_options_that_the_engine_would_refuse_are_told_with_their_line(
+    tmp_path: Path, engine: str, options: dict[str, object], words: str
 ) -> None:
-    folder = write_colour_package(tmp_path, calibration=0)
-    config = ModelConfig(package="x", engine=engine, options=options)
-    finding = checks.model_finding("colours", config, folder, [CPU])
+    finding = _finding(_loaded(tmp_path, engine=engine, options=options))
     assert (finding.state, finding.is_needed) == ("failed", True)
     assert words in finding.detail
-
-
-def test_options_of_an_engine_that_cannot_run_here_are_no_fault(tmp_path: Path) -> None:
-    folder = write_colour_package(tmp_path, calibration=0)
-    config = ModelConfig(package="x", engine="tensorrt", options={"workspace": 1})
-    assert checks.model_finding("colours", config, folder, [NO_TRT, CPU]).state == "warning"
+    assert "agent.yaml:" in finding.detail
 
 
 def test_a_broken_package_is_one_line_with_what_to_do(tmp_path: Path) -> None:
-    folder = write_colour_package(tmp_path, calibration=0)
-    (folder / "model.onnx").write_bytes(b"")
-    finding = checks.model_finding("colours", ModelConfig(package="x"), folder, [CPU])
+    loaded = _loaded(tmp_path)
+    (loaded.package_dir("colours") / "model.onnx").write_bytes(b"")
+    finding = _finding(loaded)
     assert finding.state == "failed"
     assert "agent model check" in finding.remedy
+
+
+def test_the_cache_is_copied_and_never_written(tmp_path: Path) -> None:
+    """What others could have written is not copied: as a file of this user it would be trusted."""
+    cache = tmp_path / "cache" / "plans"
+    cache.mkdir(parents=True)
+    (cache / "one").write_text("plan")
+    (cache / "open").write_text("plan")
+    (cache / "open").chmod(0o666)
+    (cache / "link").symlink_to(cache / "one")
+    with copied_cache(tmp_path) as copy:
+        assert [path.name for path in copy.rglob("*") if path.is_file()] == ["one"]
+        (copy / "plans" / "new").write_text("made by the doctor")
+    assert not copy.exists()
+    assert sorted(path.name for path in cache.iterdir()) == ["link", "one", "open"]
+
+
+def test_a_state_directory_without_a_cache_is_an_empty_one(tmp_path: Path) -> None:
+    with copied_cache(tmp_path / "not" / "there") as copy:
+        assert [*copy.iterdir()] == []
 
 
 def test_a_state_directory_that_does_not_exist_yet_is_judged_by_its_parent(tmp_path: Path) -> None:

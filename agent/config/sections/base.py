@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 DEVICE_ID = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+REQUEST_ID = r"^[A-Za-z0-9._:+-]{1,64}$"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TOPIC_PREFIX = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"
 CLIENT_ID = r"^[A-Za-z0-9._-]{1,64}$"
@@ -21,6 +22,7 @@ STREAM_URL = r"^(https?|rtmps?|srt|udp|tcp)://[^\s]+$"
 
 PATTERNS_IN_WORDS: Mapping[str, str] = {
     DEVICE_ID: "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
+    REQUEST_ID: "1 to 64 letters, digits and . _ : + -",
     NAME: "1 to 64 lower-case letters, digits, - _ and . that start with a letter or digit",
     TOPIC_PREFIX: "topic levels of letters, digits, . _ and - with / between them",
     CLIENT_ID: "1 to 64 letters, digits, . _ and -",

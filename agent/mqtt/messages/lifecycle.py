@@ -160,5 +160,7 @@ class Runtime(Message):
     """SHA-256 of the configuration in force."""
     previous_exit: str | None
     """How the previous session ended; null if that is unknown."""
+    overridden: dict[str, Scalar] = Field(default_factory=dict)
+    """Keys of the configuration that `set` changed, with their values in the file; `cameras` has those in force."""
     changed: str | None = None
     """The last change of an engine; null in the first message of a session and after a reload."""

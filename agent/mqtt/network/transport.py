@@ -111,7 +111,7 @@ def _through(proxy: Proxy, host: str, port: int, timeout_s: float) -> socket.soc
     except WayRefused:
         raise
     except TimeoutError as exc:
-        raise WayRefused(f"the proxy {proxy.address} did not answer within {timeout_s:g} s") from exc
+        raise WayRefused(f"the proxy {proxy.address} did not answer within {round(timeout_s, 1):g} s") from exc
     except socket.gaierror as exc:
         names = f"{proxy.address.host!r}" if proxy.address.kind != "socks5" else f"{proxy.address.host!r} or {host!r}"
         raise WayRefused(f"the host name {names} cannot be resolved: {exc.strerror}") from exc

@@ -1,7 +1,9 @@
 """``agent doctor``: checks the machine, a configuration and everything that it names.
 
 examination   all checks, in order
-checks        one function per check
+checks        the machine, its engines, the cameras, the state directory
+models        the engine of each model, opened as at a start of the agent
+broker        each address of the broker, its limits, and whether commands arrive
 findings      what a check found, and the report
 terminal      the report on a terminal
 bundle        an archive for a support request

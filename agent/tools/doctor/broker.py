@@ -10,14 +10,20 @@ from dataclasses import replace
 
 from agent.config.loader import LoadedConfig
 from agent.config.profiles import PROFILES, profile_of_host
+from agent.mqtt.inbound import command_topics
+from agent.mqtt.loopback import WITHIN_S
 from agent.mqtt.settings import MqttSettings, settings_from_config
 from agent.mqtt.subscriber import open_subscriber
+from agent.mqtt.topics import Topics
 from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
 from agent.tools.profile_checks import compare_with_profile
 
 _BROKER_S = 4.0
 _LISTEN_S = 0.3
+_COMMANDS_S = WITHIN_S + 1.0
+_MIN_RESULT_BYTES, _MIN_CLASS_BYTES = 600, 45
+"""A `result` message without its classes, and each class; the documented example has 621 and 51 bytes."""
 
 
 def broker_findings(loaded: LoadedConfig) -> list[Finding]:
@@ -34,34 +40,59 @@ def broker_findings(loaded: LoadedConfig) -> list[Finding]:
     ]
     # At once: one after another, addresses that do not answer would use up the time of the rest.
     with concurrent.futures.ThreadPoolExecutor(len(choices), thread_name_prefix="doctor-broker") as executor:
-        found = list(executor.map(lambda one: _finding(one, mqtt.prefix), choices))
-    if len(found) == 1:
-        return found
-    found = [replace(one, name=f"broker {number}") for number, one in enumerate(found, 1)]
-    if all(one.state == "failed" for one in found):
-        return found
+        each = list(executor.map(lambda one: _findings(one, loaded), choices))
+    if len(each) == 1:
+        return each[0]
+    numbered = [[replace(one, name=f"{one.name} {number}") for one in found] for number, found in enumerate(each, 1)]
+    flat = [one for found in numbered for one in found]
+    if all(any(one.state == "failed" for one in found) for found in numbered):
+        return flat
     remedy = "the agent uses the next address, and comes back to this one"
-    return [replace(one, state="warning", remedy=remedy) if one.state == "failed" else one for one in found]
+    return [replace(one, state="warning", remedy=remedy) if one.state == "failed" else one for one in flat]
 
 
-def _finding(settings: MqttSettings, prefix: str) -> Finding:
+def _findings(settings: MqttSettings, loaded: LoadedConfig) -> list[Finding]:
     try:
-        return _accepting(replace(settings, client_id=f"agent-doctor-{secrets.token_hex(4)}"), prefix)
+        return [*_accepting(replace(settings, client_id=f"agent-doctor-{secrets.token_hex(4)}"), loaded)]
     except AgentError as exc:
-        return Finding("broker", "failed", exc.message, is_needed=True)
+        return [Finding("broker", "failed", exc.message, is_needed=True)]
 
 
-def _accepting(settings: MqttSettings, prefix: str) -> Finding:
-    with open_subscriber(settings, [f"{prefix}/+/status"], timeout_s=_BROKER_S, is_patient=False) as subscriber:
+def _accepting(settings: MqttSettings, loaded: LoadedConfig) -> Iterator[Finding]:
+    mqtt = loaded.config.mqtt
+    prefix, commands = mqtt.prefix, command_topics(mqtt, Topics(mqtt.prefix, loaded.device_id))
+    with open_subscriber(
+        settings, [f"{prefix}/+/status"], command_topics=commands, timeout_s=_BROKER_S, is_patient=False
+    ) as subscriber:
         protocol = subscriber.connection().protocol or "MQTT"
         devices: set[str] = set()
         end_s = time.monotonic() + _LISTEN_S
         while (left_s := end_s - time.monotonic()) > 0:
             if (received := subscriber.receive(left_s)) is not None:
                 devices.add(received.topic.split("/")[-2])
+        subscriber.wait_commands_tried(_COMMANDS_S)
+        statistics = subscriber.connection()
     known = f"knows {', '.join(sorted(devices))}" if devices else f"no agent is known under {prefix}/"
     facts = {"address": str(settings.address), "protocol": protocol, "devices": sorted(devices)}
-    return Finding("broker", "ok", f"{settings.address}, {protocol}, {known}", is_needed=True, facts=facts)
+    yield Finding("broker", "ok", f"{settings.address}, {protocol}, {known}", is_needed=True, facts=facts)
+    if (small := _small_packets(loaded, statistics.max_packet_bytes)) is not None:
+        yield small
+    for limit in statistics.limits:
+        yield Finding("broker", "warning", limit)
+
+
+def _small_packets(loaded: LoadedConfig, largest: int | None) -> Finding | None:
+    """A broker that accepts no result: the agent connects, and every result is dropped."""
+    cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
+    top_k = min((use.decide.top_k for camera in cameras for use in camera.classify), default=0)
+    needed = _MIN_RESULT_BYTES + _MIN_CLASS_BYTES * top_k
+    if largest is None or largest >= needed:
+        return None
+    text = (
+        f"a result has at least {needed} bytes, but the broker accepts packets of at most {largest}: all are dropped"
+    )
+    remedy = "raise its limit (mosquitto: max_packet_size), or lower decide.top_k"
+    return Finding("packets", "failed", text, remedy, is_needed=True)
 
 
 def _embedded_finding() -> Finding:

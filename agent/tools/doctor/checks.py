@@ -7,18 +7,15 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import agent
-from agent.config.labels import check_labels
-from agent.config.loader import LoadedConfig
-from agent.config.model import CameraConfig, ModelConfig
+from agent.config.model import CameraConfig
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
 from agent.tools.doctor.service import InstalledService
-from engines import EngineError, EnvironmentRecord, ModelPackage, ProbeResult
+from engines import EngineError, EnvironmentRecord, ProbeResult
 
 _CAMERA_S = 8.0
 _ROOM_BYTES = 512 << 20
@@ -95,57 +92,6 @@ def engine_findings(probes: Sequence[ProbeResult]) -> Iterator[Finding]:
     if not any(probe.can_run for probe in probes):
         remedy = "install it: pip install onnxruntime"
         yield Finding("any engine", "failed", "no engine can run on this machine", remedy, is_needed=True)
-
-
-def model_finding(name: str, config: ModelConfig, directory: Path, probes: Sequence[ProbeResult]) -> Finding:
-    """Whether one model's package is good and the engine it asks for can run. ``probes`` may be empty: not known."""
-    from engines import load_unknown_package
-
-    try:
-        # Nothing is remembered: the cache belongs to the service, and this may be root.
-        package = load_unknown_package(directory, None)
-    except EngineError as exc:
-        return Finding(name, "failed", exc.message, f"look closer with: agent model check {directory}", is_needed=True)
-    text = f"{package.name} {package.version}, {len(package.labels)} labels"
-    return replace(_engine_of_model(name, config, probes, text), is_needed=True)
-
-
-def _engine_of_model(name: str, config: ModelConfig, probes: Sequence[ProbeResult], text: str) -> Finding:
-    from engines import CHOOSERS, canonical_name, check_options
-
-    try:
-        wanted = canonical_name(config.engine)
-    except EngineError as exc:
-        return Finding(name, "failed", exc.message, "change `engine` in the configuration")
-    can_run = [probe.name for probe in probes if probe.can_run]
-    refused = next((probe for probe in probes if probe.name == wanted and not probe.can_run), None)
-    if refused is None:
-        try:
-            check_options(wanted, config.options)
-        except EngineError as exc:
-            return Finding(name, "failed", exc.message, "correct `options` of this model")
-    if wanted in CHOOSERS:
-        return Finding(name, "ok", f"{text}, engine {wanted}: {', '.join(can_run) or 'none'} can run here")
-    if refused is None:
-        return Finding(name, "ok", f"{text}, engine {wanted}")
-    if config.strict or not can_run:
-        return Finding(name, "failed", f"{text}, engine {wanted} cannot run: {refused.reason}", refused.remedy)
-    detail = f"{text}, engine {wanted} cannot run ({refused.reason}); {can_run[0]} would serve it as degraded"
-    return Finding(name, "warning", detail, refused.remedy)
-
-
-def label_findings(loaded: LoadedConfig) -> Iterator[Finding]:
-    """Whether gates and rules fit the labels of the models. A package that cannot be read has a line of its own."""
-    from engines import load_unknown_package
-
-    cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
-    packages: dict[str, ModelPackage] = {}
-    for name in {use.model for camera in cameras for use in camera.classify}:
-        with suppress(EngineError):
-            packages[name] = load_unknown_package(loaded.package_dir(name), None)
-    check_labels(loaded, packages)
-    if any(use.when is not None for camera in cameras for use in camera.classify):
-        yield Finding("gates", "ok", "wait for labels that their models have", is_needed=True)
 
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:

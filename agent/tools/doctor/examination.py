@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from agent.commands.overrides import FILE_NAME, Kept
 from agent.config.loader import LoadedConfig
 from agent.config.sections.thermal import ThermalConfig
 from agent.runtime.errors import ConfigError
@@ -16,8 +17,9 @@ from agent.tools.doctor import checks
 from agent.tools.doctor.broker import broker_findings, profile_findings
 from agent.tools.doctor.findings import Finding, Report, sections_from
 from agent.tools.doctor.heat import heat_findings
+from agent.tools.doctor.models import copied_cache, label_findings, model_finding, used_models
 from agent.tools.doctor.service import InstalledService
-from engines import ProbeResult, describe, probe
+from engines import describe, probe
 
 _FEW = 8
 """Threads for the checks that always run, and one spare."""
@@ -45,33 +47,33 @@ class Examination:
 
 
 def examine(
-    loaded: LoadedConfig | None,
+    kept: Kept | None,
     *,
     state_dir: Path,
     service: InstalledService | None = None,
     with_cameras: bool = True,
     config_error: ConfigError | None = None,
 ) -> Examination:
-    """Check all that ``loaded`` needs, or only the machine if it is None. Faults become findings, not errors.
+    """Check all that a configuration with its kept overrides needs, or only the machine if it is None.
 
-    ``service`` is the installed one that runs with that configuration.
+    Faults become findings, not errors. ``service`` is the installed one that runs with that configuration.
     """
+    loaded = None if kept is None else kept.loaded
     # A thread per check: one after another, a dozen dead cameras would use up the time of the others.
     threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + len(loaded.config.cameras)
     executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="doctor")
-    began_s = time.monotonic()
-    try:
-        probes = executor.submit(probe)
-        started = [
-            (check, executor.submit(check.run))
-            for check in _checks(loaded, partial(_state, state_dir, service), probes, with_cameras=with_cameras)
-        ]
-        futures = [future for _, future in started]
-        found: list[tuple[str, Sequence[Finding]]] = [("configuration", [*_configuration(loaded, config_error)])]
-        found += [(check.section, _findings(check, future, began_s)) for check, future in started]
-        is_cut_off = not all(future.done() for future in futures)
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+    found: list[tuple[str, Sequence[Finding]]] = [("configuration", [*_configuration(kept, config_error)])]
+    with copied_cache(state_dir) as cache_dir:
+        began_s = time.monotonic()
+        try:
+            started = [
+                (check, executor.submit(check.run))
+                for check in _checks(loaded, partial(_state, state_dir, service), cache_dir, with_cameras=with_cameras)
+            ]
+            found += [(check.section, _findings(check, future, began_s)) for check, future in started]
+            is_cut_off = not all(future.done() for _, future in started)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
     refused = None if config_error is None else config_error.fields.get("file")
     subject = refused or ("this machine" if loaded is None else loaded.path)
     return Examination(Report(str(subject), sections_from(found)), is_cut_off)
@@ -80,28 +82,25 @@ def examine(
 def _checks(
     loaded: LoadedConfig | None,
     state: Callable[[], Sequence[Finding]],
-    probes: concurrent.futures.Future[tuple[ProbeResult, ...]],
+    cache_dir: Path,
     *,
     with_cameras: bool,
 ) -> Iterator[_Check]:
     yield _Check("runtime", "runtime", lambda: [*checks.runtime_findings(describe())])
-    yield _Check("engines", "engines", lambda: [*checks.engine_findings(probes.result())], _ENGINES_S, is_needed=True)
+    yield _Check("engines", "engines", lambda: [*checks.engine_findings(probe())], _ENGINES_S, is_needed=True)
     if loaded is not None:
-        yield from _checks_of_config(loaded, probes, with_cameras=with_cameras)
+        yield from _checks_of_config(loaded, cache_dir, with_cameras=with_cameras)
     yield _Check("machine", "state_dir", state, is_needed=True)
     thermal = ThermalConfig() if loaded is None else loaded.config.thermal
     yield _Check("machine", "temperatures", lambda: heat_findings(thermal))
     yield _Check("machine", "clock", lambda: [checks.clock_finding()])
 
 
-def _checks_of_config(
-    loaded: LoadedConfig, probes: concurrent.futures.Future[tuple[ProbeResult, ...]], *, with_cameras: bool
-) -> Iterator[_Check]:
+def _checks_of_config(loaded: LoadedConfig, cache_dir: Path, *, with_cameras: bool) -> Iterator[_Check]:
     config = loaded.config
-    used = {use.model for camera in config.cameras.values() if camera.enabled for use in camera.classify}
-    for name in sorted(used):
-        yield _Check("models", name, partial(_model, loaded, name, probes), _ENGINES_S, is_needed=True)
-    yield _Check("models", "gates", lambda: [*checks.label_findings(loaded)], is_needed=True)
+    for name in used_models(loaded):
+        yield _Check("models", name, partial(_model, loaded, name, cache_dir), _ENGINES_S, is_needed=True)
+    yield _Check("models", "gates", lambda: [*label_findings(loaded)], is_needed=True)
     for name, camera in config.cameras.items() if with_cameras else ():
         run = partial(_camera, loaded, name)
         yield _Check("cameras", name, run, is_needed=camera.enabled)
@@ -114,10 +113,8 @@ def _state(state_dir: Path, service: InstalledService | None) -> list[Finding]:
     return [checks.state_dir_finding(state_dir, service if is_its else None), *checks.state_file_findings(state_dir)]
 
 
-def _model(
-    loaded: LoadedConfig, name: str, probes: concurrent.futures.Future[tuple[ProbeResult, ...]]
-) -> list[Finding]:
-    return [checks.model_finding(name, loaded.config.models[name], loaded.package_dir(name), probes.result())]
+def _model(loaded: LoadedConfig, name: str, cache_dir: Path) -> list[Finding]:
+    return [model_finding(name, loaded, cache_dir)]
 
 
 def _camera(loaded: LoadedConfig, name: str) -> list[Finding]:
@@ -136,13 +133,20 @@ def _findings(
     return future.result() if error is None else [checks.failure(check.name, error, is_needed=check.is_needed)]
 
 
-def _configuration(loaded: LoadedConfig | None, error: ConfigError | None) -> Iterator[Finding]:
+def _configuration(kept: Kept | None, error: ConfigError | None) -> Iterator[Finding]:
     if error is not None:
         problems = error.fields.get("problems")
         for line in problems if isinstance(problems, list) else [error.message]:
             yield Finding("file", "failed", str(line), is_needed=True)
-    if loaded is not None:
-        facts = {"path": str(loaded.path), "device": loaded.device_id, "sha256": loaded.sha256}
-        yield Finding("file", "ok", f"{loaded.path} is good, device {loaded.device_id}", facts=facts)
-        for warning in loaded.warnings:
-            yield Finding("file", "warning", warning)
+    if kept is None:
+        return
+    loaded = kept.loaded
+    facts = {"path": str(loaded.path), "device": loaded.device_id, "sha256": loaded.sha256}
+    yield Finding("file", "ok", f"{loaded.path} is good, device {loaded.device_id}", facts=facts)
+    for warning in loaded.warnings:
+        yield Finding("file", "warning", warning)
+    remedy = f"set it to the file's value with keep: true, or delete {loaded.state_dir / FILE_NAME}"
+    for text in kept.in_force():
+        yield Finding("kept", "warning", text, remedy)
+    for text in (*kept.edited, *kept.unfit):
+        yield Finding("kept", "warning", text)
