@@ -1,4 +1,4 @@
-"""Every fenced block of the documentation is parsed by what it is meant for: shell, the agent's parser, loader, schemas.
+"""Every fenced block of the documentation is parsed by what it is meant for: a shell, the agent's parser, a schema.
 
 The README's commands are also run (tests/system/test_readme_commands.py), and the tutorial's
 (tests/system/test_first_hour.py).
