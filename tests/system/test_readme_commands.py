@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.markdown_blocks import SHELLS, Block, agent_commands, blocks_of
+from scripts.dev.markdown_blocks import SHELLS, Block, blocks_of
+from tests.fixtures.agent_calls import agent_commands
 
 _ROOT = Path(__file__).parents[2]
 _README = _ROOT / "README.md"
@@ -166,9 +167,9 @@ def test_calls_of_the_agent_are_found_behind_sudo_and_over_lines() -> None:
 )
 def test_planted_failing_block_fails(script: str, until: str | None, environment: dict[str, str]) -> None:
     with pytest.raises(AssertionError):
-        _run(Block(1, "sh", script, "run", until, None), environment)
+        _run(Block(1, "sh", script, "run", until), environment)
 
 
 def test_interrupted_block_that_ends_by_itself_passes(environment: dict[str, str]) -> None:
     script = "trap 'exit 0' INT\necho up\nwhile :; do sleep 0.1; done"
-    _run(Block(1, "sh", script, "run", "up", None), environment)
+    _run(Block(1, "sh", script, "run", "up"), environment)

@@ -1,7 +1,7 @@
 """Every fenced block of the documentation is parsed by what it is meant for: a shell, the agent's parser, a schema.
 
-The README's commands are also run (tests/system/test_readme_commands.py), and the tutorial's
-(tests/system/test_first_hour.py).
+The README's commands are also run (tests/system/test_readme_commands.py), those of the tutorial by
+scripts/dev/first-hour.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from agent.config.loader import load_config
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
 from agent.runtime.errors import ConfigError
 from engines.package.manifest import Manifest, parse_manifest
-from tests.fixtures.markdown_blocks import SHELLS, Block, agent_commands, blocks_of, fault_of_call
+from scripts.dev.markdown_blocks import SHELLS, Block, blocks_of
+from tests.fixtures.agent_calls import agent_commands, fault_of_call
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md")])
 # Written from the commands' own usage lines, and compared with them by a test.
 _GENERATED = _ROOT / "docs" / "commands.md"
+_FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`((?:sudo )?(?:[\w./]*/)?agent (?:[^`\n]|\n(?!\n))+)`(?!`)")
 _SCRIPT = re.compile(r"(?<![\w/.-])(?:\./)?(scripts/[\w./-]+)")
 
@@ -72,10 +74,19 @@ def test_every_call_of_the_agent_in_prose_exists(page: Path) -> None:
     assert faults_in_prose(page.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+def test_code_stands_in_fences_which_say_what_it_is(page: Path) -> None:
+    assert indented_code(page.read_text(encoding="utf-8")) == []
+
+
+def indented_code(text: str) -> list[str]:
+    """Blocks of code that are only indented, which nothing here could check."""
+    return re.findall(r"(?:\A|\n\n)((?: {4}\S.*\n?)+)", _FENCED.sub("", text))
+
+
 def faults_in_prose(text: str) -> list[str]:
     """What is wrong with the calls in backticks; a call of which only the beginning stands there is one too."""
-    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
-    calls = [call for span in _SPAN.findall(prose) for call in agent_commands(" ".join(span.split()))]
+    calls = [call for span in _SPAN.findall(_FENCED.sub("", text)) for call in agent_commands(" ".join(span.split()))]
     # `agent ...` stands for any command.
     given = [[word for word in call if word != "..."] for call in calls]
     return [fault for call in given if call and (fault := fault_of_call(call, is_whole=False))]
@@ -275,9 +286,15 @@ _CHECKS: dict[str, Callable[[Block], str | None]] = {
     ],
 )
 def test_planted_faults_are_found(language: str, body: str, fault: str) -> None:
-    found = fault_of(Block(1, language, body + "\n", "unmarked", None, None))
+    found = fault_of(Block(1, language, body + "\n"))
     assert found is not None
     assert fault.lower() in found.lower()
+
+
+def test_planted_indented_code_is_found() -> None:
+    assert indented_code("text\n\n    agent fly\n    x\n\n```\n\n    y\n```\n- item\n    more\n") == [
+        "    agent fly\n    x\n"
+    ]
 
 
 def test_planted_call_in_prose_is_found() -> None:
