@@ -1,4 +1,4 @@
-"""`agent demo`: the whole agent on a bundled clip and model."""
+"""`agent demo`: the whole agent on a bundled clip and model, or that clip alone as a network camera."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import seconds
+from agent.cli.options import PATH, seconds
+from agent.cli.signals import sigterm_as_ctrl_c
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,16 +24,49 @@ if TYPE_CHECKING:
     from agent.tools.watch.fleet import FleetView
 
 
+_LISTEN = "127.0.0.1:8554"
+"""This machine alone can reach it: a clip may show what is nobody else's business."""
+
+
+def _host_and_port(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.BadParameter(f"{value!r} is not an address; write it like {_LISTEN} or [::1]:8554")
+    return host, int(port)
+
+
 @click.command()
 @click.option("--for", "for_s", metavar="TIME", callback=seconds, help="End after this time, such as 20s.")
 @click.option("--print", "is_printing", is_flag=True, help="Print every message as a JSON line instead of a view.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def demo(*, for_s: float | None, is_printing: bool, as_json: bool) -> int:
+@click.option("--rtsp", "is_camera", is_flag=True, help="Only serve a clip as a network camera, for your own agent.")
+@click.option("--clip", metavar="FILE", type=PATH, help="With --rtsp: a video (H.264, H.265).  [default: bundled]")
+@click.option(
+    "--listen", callback=_host_and_port, metavar="HOST:PORT", help=f"With --rtsp: where.  [default: {_LISTEN}]"
+)
+def demo(
+    *,
+    for_s: float | None,
+    is_printing: bool,
+    as_json: bool,
+    is_camera: bool,
+    clip: Path | None,
+    listen: tuple[str, int] | None,
+) -> int:
     """Run a bundled clip, model and broker for a first look.
 
     Ends after --for or at Ctrl-C and prints a summary. Leaves no files behind. Exit code 1 when --for has passed and
     nothing was classified.
     """
+    if is_camera:
+        if is_printing or as_json:
+            raise UsageError("--rtsp only serves a camera, but --print and --json show results; leave them out")
+        return _serve_camera(clip, listen, for_s)
+    if clip is not None or listen is not None:
+        raise UsageError("--clip and --listen are about the camera of --rtsp; give --rtsp too")
     if is_printing and as_json:
         raise UsageError("--print writes messages and --json the summary to standard output; give one of them")
     with tempfile.TemporaryDirectory(prefix="agent-demo-") as folder:
@@ -43,6 +77,21 @@ def demo(*, for_s: float | None, is_printing: bool, as_json: bool) -> int:
         for line in _summary(run):
             print(line, file=sys.stderr if is_printing else sys.stdout)
     return 0 if run.classified or run.was_interrupted else 1
+
+
+def _serve_camera(path: Path | None, listen: tuple[str, int] | None, for_s: float | None) -> int:
+    from agent.demo import demo_clip
+    from agent.tools.clip_camera.clip import clip_from_file
+    from agent.tools.clip_camera.server import ClipServer
+
+    clip = clip_from_file(demo_clip() if path is None else path)
+    default_host, _, default_port = _LISTEN.rpartition(":")
+    host, port = listen or (default_host, int(default_port))
+    # Ctrl-C is the normal way to end it.
+    with suppress(KeyboardInterrupt), sigterm_as_ctrl_c(), ClipServer(clip, host, port) as server:
+        print(f"Serving {clip} at {server.url}, again and again. Ctrl-C ends", flush=True)
+        server.serve(for_s)
+    return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Tools that people run beside the daemon. The daemon never imports them; ``agent.cli`` starts them.
 
-benchmark   measures engines and the agent's own path, and recommends an engine
-doctor      examines device, configuration, cameras and broker before the agent starts
-watch       live view of a fleet in the terminal, from its MQTT messages
+benchmark     measures engines and the agent's own path, and recommends an engine
+clip_camera   serves a video file as a network camera
+doctor        examines device, configuration, cameras and broker before the agent starts
+watch         live view of a fleet in the terminal, from its MQTT messages
 """

@@ -193,7 +193,7 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
     data = read_model_bytes(path)
     model = parse_onnx(data, name=str(path))
     digest = hashlib.sha256(data)
-    base = path.parent.relative_to(root.resolve()).as_posix()
+    base = path.parent.resolve().relative_to(root.resolve()).as_posix()
 
     def find(location: str) -> Path:
         relative = location if base == "." else f"{base}/{location}"

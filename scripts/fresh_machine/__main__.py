@@ -23,6 +23,7 @@ from scripts.fresh_machine.roots import ROOTS, Bases, Root
 _SOURCE = Path(__file__).parents[2]
 _WORK = Path("/var/tmp/agent-fresh-machine")  # noqa: S108 - it keeps the bases between runs, readable by root only
 _FOREIGN = {"arm64": "qemu-aarch64"}
+_JOBS = ("demo", "test", "install")
 _EMULATED_JOBS = ("demo", "engines")
 _UNAVAILABLE = 69
 
@@ -105,7 +106,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = ",".join(root.name for root in ROOTS)
     add = parser.add_argument
     add("--only", metavar="ROOT,..", help=f"some of {names} (default: all; bookworm with --arch)")
-    add("--do", metavar="JOB,..", help="some of demo,test,install,engines (default: the first three)")
+    add("--do", metavar="JOB,..", help=f"some of {','.join(job.name for job in JOBS)} (default: {','.join(_JOBS)})")
     add("--arch", choices=sorted(_FOREIGN), help="under qemu-user: the demo and the engine tests")
     add("--json", type=Path, metavar="FILE", help="write the results here too")
     add("--keep", action="store_true", help="keep the roots for inspection; the next run removes them")
@@ -121,7 +122,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--list", action="store_true", help="list the roots and exit")
     options = parser.parse_args(arguments)
     only = options.only or ("bookworm" if options.arch else names)
-    do = options.do or ",".join(_EMULATED_JOBS if options.arch else ("demo", "test", "install"))
+    do = options.do or ",".join(_EMULATED_JOBS if options.arch else _JOBS)
     roots, jobs = {root.name: root for root in ROOTS}, {job.name: job for job in JOBS}
     for option, asked, known in (("--only", only, roots), ("--do", do, jobs)):
         if unknown := [name for name in asked.split(",") if name not in known]:

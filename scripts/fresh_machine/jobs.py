@@ -58,6 +58,7 @@ fit .venv/bin/python
 """
 
 _TEST = "./scripts/test"
+_FIRST_HOUR = "apt-get update -qq\nscripts/dev/first-hour --as-root"
 
 _ENGINES = """
 need_system "${test_needs[@]}"
@@ -153,6 +154,16 @@ def look_at_test(log: str) -> tuple[str, bool]:
     return found, int(passed) > 0 and int(failed) == 0 and not missing
 
 
+def look_at_first_hour(log: str) -> tuple[str, bool]:
+    """Whether every block of the tutorial was run, and how long that took."""
+    closing = re.findall(r"^the first hour: (walked|FAILED) in (\d+) s$", log, re.MULTILINE)
+    if not closing:
+        return "no closing line", False
+    blocks = len(re.findall(r"^== line \d+", log, re.MULTILINE))
+    verdict, seconds = closing[-1]
+    return f"{blocks} blocks of the tutorial, {verdict} in {seconds} s", verdict == "walked" and blocks > 0
+
+
 def look_at_engines(log: str) -> tuple[str, bool]:
     """Whether pytest passed tests and failed none."""
     sums = re.findall(r"^(?:=+ )?(\d+ (?:passed|failed).*) in [\d.]+s", log, re.MULTILINE)
@@ -191,4 +202,5 @@ JOBS = (
     Job("test", _TEST, look_at_test, 7200.0),
     Job("engines", _NATIVE_ENGINES, look_at_engines, 1800.0, _EMULATED_ENGINES),
     Job("install", _INSTALL, look_at_install, 2400.0),
+    Job("first-hour", _FIRST_HOUR, look_at_first_hour, 2400.0),
 )

@@ -80,7 +80,7 @@ def test_the_picture_shows_label_confidence_rate_and_latency_at_any_width(width:
 
 def test_a_degraded_engine_a_lost_camera_and_a_dead_agent_are_said() -> None:
     view = FleetView("edge")
-    heard(view, state="offline")
+    heard(view)
     view.update(TOPICS.health, changed(health(), models__inspect__degraded="TensorRT is not installed"), now_s=1.0)
     lost = changed(camera_health("lost"), error="no frame for 5 s")
     view.update(TOPICS.camera_health("front"), lost, now_s=1.0)
@@ -88,7 +88,65 @@ def test_a_degraded_engine_a_lost_camera_and_a_dead_agent_are_said() -> None:
     assert "degraded: TensorRT is not installed" in text
     assert "lost" in text
     assert "front: no frame for 5 s" in text
-    assert "offline" in text
+    view.update(TOPICS.status, b'{"state": "offline"}', now_s=2.0)
+    assert "offline" in text_of(view, now_s=5.0)
+
+
+def test_time_and_rate_go_on_between_two_healths() -> None:
+    view = FleetView("edge")
+    heard(view, seconds=0)
+    view.update(TOPICS.health, changed(health(), uptime_s=0.2), now_s=0.0)
+    view.update(TOPICS.camera_health("front"), changed(camera_health(), fps=0.0), now_s=0.0)
+    for index in range(40):  # every third frame of 30 a second is classified
+        result = result_from_classification(
+            classification(20 + index), device=DEVICE, session=SESSION, seq=index, clock_state="synced"
+        )
+        data = changed(result, frame=1000 + 3 * index)
+        view.update(TOPICS.result("front", "inspect"), data, now_s=1.0 + index / 10)
+    text = text_of(view, now_s=5.0)
+    assert "up 5 s" in text
+    assert " 0.0 " not in text
+    assert view.devices[DEVICE].cameras["front"].fps(5.0) == pytest.approx(30.0)
+
+
+def test_frames_that_begin_again_are_no_negative_rate() -> None:
+    view = FleetView("edge")
+    heard(view)
+    camera = view.devices[DEVICE].cameras["front"]
+    camera.add_frame(900.0, 5.0)
+    camera.add_frame(3.0, 5.1)
+    camera.add_frame(4.0, 5.2)
+    assert camera.fps(5.2) == pytest.approx(10.0)
+    camera.add_frame(None, 5.3)
+    assert camera.fps(30.0) == camera.health.number("fps")
+
+
+@pytest.mark.parametrize("state", ["stopped", "offline"])
+@pytest.mark.parametrize("width", [120, 80])
+def test_of_an_agent_that_does_not_run_nothing_is_said_in_the_present(state: str, width: int) -> None:
+    view = FleetView("edge")
+    heard(view, state=state)
+    view.update(TOPICS.camera_health("front"), changed(camera_health("lost"), error="no frame for 5 s"), now_s=1.0)
+    text = text_of(view, now_s=5.0, width=width)
+    for word in ("connected", "lost", "no frame for 5 s", " up ", "MQTT 5", "CPU "):
+        assert word not in text
+    assert f"line-3 {state}" in text
+
+
+@pytest.mark.parametrize("width", [120, 80, 40])
+def test_no_remedy_is_cut(width: int) -> None:
+    reason = "the plan was built by another TensorRT; " * 8 + "run agent build -c agent.yaml"
+    view = FleetView("edge")
+    heard(view)
+    view.update(TOPICS.health, changed(health(), models__inspect__degraded=reason), now_s=1.0)
+    lost = changed(camera_health("lost"), error="no route; " * 30 + "check the cable")
+    view.update(TOPICS.camera_health("front"), lost, now_s=1.0)
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(render(view, now_s=1.0, width=width, heading="edge at mqtt://h:1883: refused; " * 5 + "go on"))
+    words = " ".join(capture.get().replace("│", " ").split())
+    for end in ("run agent build -c agent.yaml", "check the cable", "go on"):
+        assert end in words
 
 
 def test_a_classifier_without_results_for_a_while_says_so() -> None:

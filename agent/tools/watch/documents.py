@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import orjson
 
-_MAX_CHARACTERS = 200
+MAX_NAME_CHARACTERS = 200
+_MAX_TEXT_CHARACTERS = 1000
+"""An error ends with what to do about it."""
 _MAX_NUMBER = 1e18
 MAX_BYTES = 256 * 1024
 
@@ -30,9 +32,9 @@ class Document:
         return found
 
     def text(self, *path: str) -> str | None:
-        """Text without control characters."""
+        """Text without control characters, of at most 1000."""
         found = self.value(*path)
-        return printable(found) if isinstance(found, str) else None
+        return printable(found, _MAX_TEXT_CHARACTERS) if isinstance(found, str) else None
 
     def number(self, *path: str) -> float | None:
         """A number as a float; None above 1e18, whose sums and shares could not be shown."""
@@ -65,9 +67,9 @@ class Document:
         return int(sum(section.number(name) or 0.0 for name in section.names()))
 
 
-def printable(text: str) -> str:
-    """``text`` cut to 200 characters, with control characters replaced, so that a topic cannot control a terminal."""
-    cut = text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 1] + "…"
+def printable(text: str, limit: int = MAX_NAME_CHARACTERS) -> str:
+    """``text`` cut to ``limit`` characters, without control characters, so that a topic cannot control a terminal."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return cut if cut.isprintable() else "".join(char if char.isprintable() else "�" for char in cut)
 
 

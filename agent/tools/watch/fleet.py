@@ -73,6 +73,23 @@ class CameraView:
 
     health: Document = field(default_factory=Document)
     classifiers: dict[str, ClassifierView] = field(default_factory=dict)
+    _frames: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_RESULTS))
+
+    def add_frame(self, frame: float | None, now_s: float) -> None:
+        """The number of the newest frame, from a result that arrived at ``now_s`` (monotonic)."""
+        if frame is None or (self._frames and frame == self._frames[-1][1]):
+            return
+        if self._frames and frame < self._frames[-1][1]:  # the agent has started again
+            self._frames.clear()
+        self._frames.append((now_s, frame))
+
+    def fps(self, now_s: float) -> float | None:
+        """Frames per second over the window, by their numbers; else as its health said, up to 10 s ago."""
+        recent = [(at, frame) for at, frame in self._frames if now_s - at <= WINDOW_S]
+        if len(recent) > 1 and recent[-1][0] > recent[0][0]:
+            (first_s, first), (last_s, last) = recent[0], recent[-1]
+            return (last - first) / (last_s - first_s)
+        return self.health.number("fps")
 
 
 @dataclass(slots=True)
@@ -80,12 +97,24 @@ class DeviceView:
     """One agent: its own messages by their topic's last level, and its cameras."""
 
     messages: dict[str, Document] = field(default_factory=dict)
+    arrived_s: dict[str, float] = field(default_factory=dict)
+    """When each arrived, monotonic."""
     cameras: dict[str, CameraView] = field(default_factory=dict)
     heat: History = field(default_factory=History)
 
     def message(self, name: str) -> Document:
         """The newest ``status``, ``runtime`` ...; an empty one before the first."""
         return self.messages.get(name, Document())
+
+    @property
+    def is_running(self) -> bool:
+        """Whether what its other messages say may still be true: they stay at the broker after an agent's end."""
+        return self.message("status").text("state") not in {"stopped", "offline"}
+
+    def uptime_s(self, now_s: float) -> float | None:
+        """Seconds since the start of the session: of the newest health, and since it arrived."""
+        uptime_s = self.message("health").number("uptime_s")
+        return None if uptime_s is None else uptime_s + now_s - self.arrived_s["health"]
 
     def visible_cameras(self) -> list[str]:
         """Cameras in alphabetical order, without those that the running configuration no longer has.
@@ -132,6 +161,7 @@ class FleetView:
             device = self._device(device_level)
             if device is not None:
                 device.messages[rest[0]] = document
+                device.arrived_s[rest[0]] = now_s
                 if rest[0] == "thermal":
                     device.heat.add(document, now_s)
             return True
@@ -158,6 +188,7 @@ class FleetView:
         classifier = camera.classifiers.setdefault(name, ClassifierView())
         if kind == "result":
             classifier.add_result(document, now_s)
+            camera.add_frame(document.number("frame"), now_s)
         elif kind == "state":
             classifier.state = document
         else:

@@ -42,7 +42,7 @@ def render(view: FleetView, *, now_s: float, width: int = 120, heading: str = ""
     """All devices at ``now_s`` (monotonic), ``width`` cells wide; ``heading`` names the source."""
     parts: list[RenderableType] = []
     if heading:
-        parts.append(Text(heading, style=_FAINT, no_wrap=True, overflow="ellipsis"))
+        parts.append(Text(heading, style=_FAINT))
     if not view.devices:
         parts.append(Text(f"No messages under {view.prefix}/ yet.", style=_WARNING))
     is_narrow = width < _WIDE_CELLS
@@ -57,7 +57,7 @@ def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> 
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style=_FAINT, no_wrap=True)
     lines.add_column()
-    for key, text in (*_facts(device), *_curves(device, now_s)):
+    for key, text in (*_facts(device, now_s), *_curves(device, now_s)):
         lines.add_row(key, text)
     title = Text.assemble(("● ", _STATE_STYLES.get(state, _WARNING)), (name, "bold"), f" {state} ")
     parts: list[RenderableType] = [lines]
@@ -71,23 +71,27 @@ def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> 
     return Panel(Group(*parts), title=title, title_align="left", border_style=border, padding=(0, 1))
 
 
-def _facts(device: DeviceView) -> Iterator[tuple[str, Text]]:
+def _facts(device: DeviceView, now_s: float) -> Iterator[tuple[str, Text]]:
     runtime, health, thermal = device.message("runtime"), device.message("health"), device.message("thermal")
     if runtime:
-        yield "device", _machine(runtime, health)
+        yield "device", _machine(device, now_s)
     models = runtime.section("models")
     for key in models.names():
         yield "engine", _engine(key, models.section(key), health.section("models", key))
-    if health:
+    if health and device.is_running:
         yield "broker", _broker(health)
-    if thermal:
+    if thermal and device.is_running:
         yield "heat", _heat(thermal)
 
 
-def _machine(runtime: Document, health: Document) -> Text:
+def _machine(device: DeviceView, now_s: float) -> Text:
+    """What it is; how long it is up and what it uses, while it runs."""
+    runtime, health = device.message("runtime"), device.message("health")
     board = runtime.text("board", "model") or runtime.text("board", "cpu") or "unknown machine"
     parts = [runtime.text("board", "name"), board, f"agent {runtime.text('agent') or '?'}"]
-    uptime_s = health.number("uptime_s")
+    uptime_s = device.uptime_s(now_s)
+    if not device.is_running:
+        return Text(" · ".join(part for part in parts if part))
     if uptime_s is not None:
         parts.append(f"up {duration(uptime_s)}")
     rss, cpu = health.number("process", "rss_mib"), health.number("process", "cpu_percent")
@@ -195,7 +199,11 @@ def _wide_cameras(device: DeviceView, now_s: float) -> Table:
     for name, camera, key, is_first in _lines(device):
         classifier = camera.classifiers.get(key)
         cells = [Text()] * 5 if classifier is None else _classifier(classifier, now_s, with_bar=True)
-        head = [Text(name, style="bold"), _state(camera), _fps(camera)] if is_first else [Text()] * 3
+        head = (
+            [Text(name, style="bold"), _state(device, camera), _fps(device, camera, now_s)]
+            if is_first
+            else [Text()] * 3
+        )
         table.add_row(*head, Text(key), *cells, _dropped(camera) if is_first else Text())
     return table
 
@@ -207,7 +215,7 @@ def _narrow_cameras(device: DeviceView, now_s: float) -> Table:
     for name, camera, key, is_first in _lines(device):
         classifier = camera.classifiers.get(key)
         cells = [Text()] * 5 if classifier is None else _classifier(classifier, now_s, with_bar=False)
-        style = _STATE_STYLES.get(camera.health.text("state") or "", "")
+        style = _STATE_STYLES.get(camera.health.text("state") or "", "") if device.is_running else _FAINT
         head = Text.assemble(("● ", style), (name, "bold")) if is_first else Text()
         table.add_row(head, Text(key), *cells, _dropped(camera) if is_first else Text())
     return table
@@ -236,7 +244,9 @@ def _lines(device: DeviceView) -> Iterator[tuple[str, CameraView, str, bool]]:
             yield name, camera, key, position == 0
 
 
-def _state(camera: CameraView) -> Text:
+def _state(device: DeviceView, camera: CameraView) -> Text:
+    if not device.is_running:
+        return Text(f"agent {device.message('status').text('state')}", style=_FAINT)
     state = camera.health.text("state") or "…"
     text = Text(state, style=_STATE_STYLES.get(state, ""))
     if image_fault := camera.health.text("image_fault"):
@@ -244,8 +254,8 @@ def _state(camera: CameraView) -> Text:
     return text
 
 
-def _fps(camera: CameraView) -> Text:
-    fps = camera.health.number("fps")
+def _fps(device: DeviceView, camera: CameraView, now_s: float) -> Text:
+    fps = camera.fps(now_s) if device.is_running else None
     return Text("" if fps is None else f"{fps:.1f}")
 
 
@@ -255,6 +265,8 @@ def _dropped(camera: CameraView) -> Text:
 
 
 def _errors(device: DeviceView) -> Iterator[Text]:
+    if not device.is_running:
+        return
     for name in device.visible_cameras():
         if error := device.cameras[name].health.text("error"):
             yield Text(f"{name}: {error}", style=_BAD)
