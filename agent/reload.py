@@ -114,6 +114,10 @@ class Reloader:
         self.refused: str | None = None
         """Why the file was refused at the last read; None if it is in force."""
 
+    def add(self, other: Prepare) -> None:
+        """Prepare and change one more part at each reload. Before the first one."""
+        self._others = (*self._others, other)
+
     def request(self) -> ReloadRequest:
         """Read the configuration again at a ``tick``, once no other change runs."""
         request = ReloadRequest()
@@ -326,6 +330,7 @@ def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
     before, after = old.config.mqtt, new.config.mqtt
     differs = {
         "device.id": old.device_id != new.device_id,
+        "serve": old.config.serve.is_on != new.config.serve.is_on,
         "state_dir": old.state_dir != new.state_dir,
         "mqtt.prefix": before.prefix != after.prefix,
         "mqtt.outbox": before.outbox != after.outbox,

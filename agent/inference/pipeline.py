@@ -210,7 +210,7 @@ class Pipeline:
             key: self._make_worker(key, config, package)
             for key, package in packages.items()
             if key not in self._workers
-            or config.models[key] != self._config.models[key]
+            or _needs_new_worker(self._config.models[key], config.models[key])
             or package != self._workers[key].package
         }
 
@@ -377,6 +377,10 @@ def _needs_new_camera(old: CameraConfig, new: CameraConfig) -> bool:
     """Whether something changed that a running camera cannot apply."""
     applied_live = {"rate_hz", "classify", "priority"}
     return old.model_dump(exclude=applied_live) != new.model_dump(exclude=applied_live)
+
+
+def _needs_new_worker(old: ModelConfig, new: ModelConfig) -> bool:
+    return old.model_copy(update={"serve": new.serve}) != new
 
 
 def _request_limits(config: AgentConfig) -> RequestLimits:

@@ -6,7 +6,7 @@ from any thread. What a request may fail by:
     RequestRefused            counted as
     ├── UnknownModel          no model of that name or version is served (not counted)
     ├── BadInput              the request does not fit the model (not counted)
-    ├── NotAllowed            `serve.allow_load` is false, or a camera uses the model (not counted)
+    ├── NotAllowed            `serve.allow_load` is false (not counted)
     ├── LoadFailed            the model could not be loaded; the one before still serves (not counted)
     ├── NotReady              REJECTED: being loaded, unloaded, or the agent stops
     ├── QueueFull             REJECTED: too many requests wait; has ``retry_after_s``
@@ -36,9 +36,9 @@ from agent.inference.request_queue import (
     QueueFull,
     RequestRefused,
 )
-from agent.inference.request_statistics import FailureReason, ModelStatistics
+from agent.inference.request_statistics import Duration, FailureReason, ModelStatistics
 from agent.inference.worker import Worker
-from agent.runtime.errors import AgentError
+from agent.runtime.errors import AgentError, UsageError
 from engines import EngineError, ImageRejected, Images, ModelPackage, Resizer, decode_image
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Answer",
     "BadInput",
     "DeadlinePassed",
+    "Duration",
     "EngineFailed",
     "FailureReason",
     "IndexEntry",
@@ -237,13 +238,25 @@ class ServedModels:
             UnknownModel: there is none of that name or version.
             NotReady: it was unloaded.
         """
-        if name not in self.names or version not in {"", VERSION}:
-            which = f"'{name}'" if version in {"", VERSION} else f"'{name}' version {version}"
-            raise UnknownModel(f"Request for unknown model: {which} is not found", model=name)
-        worker = self._pipeline.workers.get(name)
+        worker = self._pipeline.workers.get(self.check(name, version))
         if worker is None:
             raise NotReady(f"model {name} is not ready: it is unloaded; load it first", model=name)
         return ServedModel(name, worker, self._pipeline, self._resizers)
+
+    def check(self, name: str, version: str = "") -> str:
+        """The ``name`` of a model of the configuration, loaded or not.
+
+        Raises:
+            UnknownModel: there is none of that name or version.
+        """
+        if name not in self.names or version not in {"", VERSION}:
+            which = f"'{name}'" if version in {"", VERSION} else f"'{name}' version {version}"
+            raise UnknownModel(f"Request for unknown model: {which} is not found", model=name)
+        return name
+
+    def statistics(self, name: str) -> ModelStatistics:
+        """The counters of one model since the start of the agent, loaded or not."""
+        return self._pipeline.request_statistics(name)
 
     def index(self) -> list[IndexEntry]:
         """Every model of the configuration that is served, loaded or not."""
@@ -255,32 +268,37 @@ class ServedModels:
         Raises:
             UnknownModel, NotAllowed, LoadFailed: see above.
         """
-        self._change(name, lambda control: control.load(name))
+        self._change("load", name)
 
     def unload(self, name: str) -> None:
         """Stop to serve it, and free its engine.
 
         Raises:
             UnknownModel, NotAllowed, LoadFailed: see above.
+            BadInput: an enabled camera uses it.
         """
-        self._change(name, lambda control: control.unload(name))
+        self._change("unload", name)
 
-    def _change(self, name: str, do: Callable[[ModelControl], None]) -> None:
+    def _change(self, action: Literal["load", "unload"], name: str) -> None:
         if self._control is None or not self._pipeline.config.serve.allow_load:
             raise NotAllowed(
                 "explicit model load / unload is not allowed; write allow_load: true under `serve` to allow it"
             )
         if name not in self.names:
-            raise UnknownModel(f"failed to load '{name}', no such model is in the configuration", model=name)
+            raise UnknownModel(f"failed to {action} '{name}', no such model is in the configuration", model=name)
+        change = self._control.load if action == "load" else self._control.unload
         try:
-            do(self._control)
+            change(name)
+        except UsageError as exc:
+            raise BadInput(exc.message, model=name) from exc
         except (AgentError, EngineError) as exc:
-            raise LoadFailed(f"failed to load or unload '{name}': {exc.message}", model=name) from exc
+            raise LoadFailed(f"failed to {action} '{name}': {exc.message}", model=name) from exc
 
     def _entry(self, name: str) -> IndexEntry:
         worker = self._pipeline.workers.get(name)
-        state, reason = ("UNAVAILABLE", "unloaded") if worker is None else _state_of(worker)
-        return IndexEntry(name, VERSION, state, reason)
+        if worker is None:
+            return IndexEntry(name, VERSION, "UNAVAILABLE", "unloaded")
+        return IndexEntry(name, VERSION, *_state_of(worker))
 
 
 class _Resizers:

@@ -147,7 +147,12 @@ def test_a_hanging_engine_neither_keeps_waiting_requests_for_ever_nor_more_than_
         waiting = model.submit(_batch(1), timeout_s=0.001)
         with pytest.raises(QueueFull):
             model.submit(_batch(1))
-        wait_until(lambda: pipeline.tick() or waiting.done())
+
+        def has_ended() -> bool:
+            pipeline.tick()
+            return waiting.done()
+
+        wait_until(has_ended)
         assert isinstance(waiting.exception(0), DeadlinePassed)
         release.set()
         assert running.result(5.0).scores.shape == (1, 3)
@@ -217,8 +222,11 @@ def test_requests_under_reloads_never_fail() -> None:
 def test_load_and_unload_need_permission_and_a_known_model() -> None:
     calls: list[str] = []
     control = ModelControl(lambda name: calls.append(f"load {name}"), lambda name: calls.append(f"unload {name}"))
-    with _serving(BrightnessEngine(3)) as (pipeline, _), pytest.raises(NotAllowed, match="allow_load: true"):
-        ServedModels(pipeline, control).load("inspect")
+    with _serving(BrightnessEngine(3)) as (pipeline, _):
+        with pytest.raises(NotAllowed, match="allow_load: true"):
+            ServedModels(pipeline, control).load("inspect")
+        with pytest.raises(NotAllowed):
+            ServedModels(pipeline, control).unload("inspect")
     with _serving(BrightnessEngine(3), _config(serve={"allow_load": True})) as (pipeline, _):
         models = ServedModels(pipeline, control)
         with pytest.raises(UnknownModel):

@@ -55,7 +55,7 @@ class ServeConfig(Section):
     """Models for programs: the Open Inference Protocol, and plain REST. Needs the extra `[serve]`."""
 
     http: ListenAddress | None = None
-    """Address of the HTTP server such as `127.0.0.1:8000`; null is off."""
+    """Address of the HTTP server such as `127.0.0.1:8000`; port 0 takes a free one; null is off."""
     tls: ServeTlsConfig = ServeTlsConfig()
     """Certificate of the server."""
     tokens_file: str | None = None
@@ -72,7 +72,7 @@ class ServeConfig(Section):
     """Largest body of one request in MiB."""
     max_bodies_mib: int = Field(default=64, ge=1, le=4096)
     """Largest size of all bodies together that are being received or served, in MiB; at least `max_body_mib`."""
-    max_json_mib: int = Field(default=2, ge=1, le=64)
+    max_json_mib: int = Field(default=1, ge=1, le=64)
     """Largest JSON text of a request in MiB; tensors belong into binary data."""
     max_connections: int = Field(default=64, ge=1, le=4096)
     """Most open connections; more are answered with 503."""
