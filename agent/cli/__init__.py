@@ -17,6 +17,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "reload": "Make the running service read its configuration again.",
         "demo": "Run a bundled clip, model and broker for a first look.",
         "watch": "Show live what agents publish over MQTT.",
+        "explain": "Say why classifiers have decided a label, or none.",
         "health": "Check whether the agent is well, for a container's health check.",
     },
     "Prepare a device": {

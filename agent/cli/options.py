@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from agent.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from agent.config.broker_address import BrokerAddress
+    from agent.mqtt.settings import MqttSettings
+    from agent.mqtt.subscriber import Subscriber
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|)\Z")
 
+_CONNECT_S = 5.0
 PATH = click.Path(path_type=Path)
 
 
@@ -49,3 +62,91 @@ def package_directory(package: str) -> Path:
     from agent.demo import demo_package
 
     return demo_package() if package == "demo" else Path(package)
+
+
+def _levels(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (not value or any(one in "+#" or not one.isprintable() for one in value)):
+        raise click.BadParameter(f"{value!r} is not a topic prefix; write it like edge or plant/edge, without + and #")
+    return value
+
+
+_BROKER_OPTIONS = (
+    click.argument("broker", metavar="[BROKER_URL]", required=False),
+    click.option("-c", "--config", "path", type=PATH, help="Use broker, prefix and password of this configuration."),
+    click.option("--prefix", callback=_levels, help="Topic prefix.  [default: edge]"),
+    click.option("--device", help="Show only this device.  [default: all below the prefix]"),
+    click.option("--username", help="User name for the broker."),
+    click.option("--password-file", type=PATH, help="File with the password on its first line."),
+    click.option("--ca-file", type=PATH, help="CA certificate for the broker, for mqtts:// and wss://."),
+)
+
+
+def broker_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How to reach a broker, and whose messages to receive: the same in every command that subscribes."""
+    for option in reversed(_BROKER_OPTIONS):
+        command = option(command)
+    return command
+
+
+def subscriber_settings(
+    broker: str | None, path: Path | None, username: str | None, password_file: Path | None, ca_file: Path | None
+) -> tuple[MqttSettings, str]:
+    """How to reach the broker, and the prefix of the topics there."""
+    from agent.config.broker_address import BrokerAddress
+    from agent.mqtt.settings import Credentials, MqttSettings, settings_from_config
+
+    # A random client id: a broker disconnects the older of two clients with the same id.
+    client_id = f"agent-watch-{secrets.token_hex(4)}"
+    prefix = "edge"
+    address = None if broker is None else _address(broker)
+    if path is not None:
+        from agent.config.loader import load_config
+
+        loaded = load_config(path)
+        prefix = loaded.config.mqtt.prefix
+        if address is None and loaded.config.mqtt.is_embedded:
+            raise UsageError(
+                f"the broker of {path} is embedded and listens on a random port; give the address that "
+                "`agent run` or `agent demo` printed: agent watch mqtt://127.0.0.1:PORT"
+            )
+        settings = settings_from_config(
+            loaded.resolved_mqtt(),
+            device=loaded.device_id,
+            address=address,
+            password_file=loaded.mqtt_password_file,
+        )
+        settings = replace(settings, client_id=client_id)
+    else:
+        address = address or BrokerAddress.parse("mqtt://127.0.0.1:1883")
+        settings = MqttSettings(address=address, client_id=client_id)
+    if username is not None or password_file is not None:
+        name = username or settings.credentials.username
+        if name is None:
+            raise UsageError("--password-file needs the user whose password it is: give --username too")
+        settings = replace(settings, credentials=Credentials(name, password_file))
+        settings.credentials.password()
+    if ca_file is not None:
+        settings = replace(settings, tls=replace(settings.tls, ca=ca_file))
+    return settings, prefix
+
+
+def _address(url: str) -> BrokerAddress:
+    from agent.config.broker_address import BrokerAddress
+
+    try:
+        return BrokerAddress.parse(url)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+
+
+@contextmanager
+def subscribed(settings: MqttSettings, topic: str) -> Iterator[Subscriber]:
+    """A subscriber to ``topic``, connected.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    from agent.mqtt.subscriber import open_subscriber
+
+    with open_subscriber(settings, [topic], timeout_s=_CONNECT_S) as subscriber:
+        yield subscriber

@@ -14,14 +14,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import paho.mqtt.publish as mqtt
 import pytest
 
+from agent.mqtt.messages import state_from_state_change
 from agent.mqtt.topics import encode
 from tests.fixtures.mosquitto import MosquittoBroker
-from tests.fixtures.publish_samples import DEVICE, TOPICS, camera_health, health, runtime
+from tests.fixtures.publish_samples import DEVICE, SESSION, TOPICS, camera_health, health, runtime, state_change
 
 PASSWORD = "correct-horse-battery"
 
@@ -52,6 +54,28 @@ def test_retained_messages_are_shown_off_a_terminal_as_lines(broker: MosquittoBr
     fill(broker.port)
     result = watch(broker.url, "--for", "500ms")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{DEVICE} online\n", "")
+
+
+def test_explain_says_why_a_classifier_is_where_it_is(broker: MosquittoBroker) -> None:
+    command = [sys.executable, "-m", "agent", "explain", broker.url, "--camera", "front", "--for", "500ms"]
+    nobody = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (nobody.returncode, nobody.stdout) == (69, "")
+    assert "no classifier of camera front was heard under edge/+/#" in nobody.stderr
+    fill(broker.port)
+    change = state_from_state_change(
+        replace(state_change("stale", None), labels=()),
+        device=DEVICE,
+        session=SESSION,
+        seq=0,
+        at_utc_ns=0,
+        clock_state="synced",
+    )
+    mqtt.single(
+        TOPICS.state("front", "inspect"), encode(change), 1, retain=True, hostname="127.0.0.1", port=broker.port
+    )
+    heard = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (heard.returncode, heard.stderr) == (0, "")
+    assert f"{DEVICE} front/inspect is stale: no result comes" in heard.stdout
 
 
 def test_json_gives_every_message_as_a_line(broker: MosquittoBroker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import re
 from collections.abc import Callable, Sequence
@@ -15,12 +16,13 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.commands.requests import Set, request_from_payload
 from agent.config.loader import load_config
 from agent.mqtt.base import Packet, Received
-from agent.mqtt.messages import Runtime
+from agent.mqtt.messages import LabelRuntime, Runtime
 from agent.mqtt.topics import Topics
 from agent.publish.home_assistant.device import BIRTH_DELAY_S, STUBS_FOR_SESSIONS, HomeAssistant, birth_delay_s
-from agent.publish.home_assistant.discovery import discovery_message
+from agent.publish.home_assistant.discovery import MAX_LABELS, discovery_message
 from agent.runtime.clock import SystemClock
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.discovery_schema import problems_of_discovery
@@ -110,8 +112,6 @@ def test_every_topic_in_the_discovery_message_exists() -> None:
 
 
 def test_commands_of_home_assistant_are_valid() -> None:
-    from agent.commands.requests import request_from_payload
-
     for part in _message()["cmps"].values():
         if "cmd_tpl" not in part:
             continue
@@ -309,3 +309,66 @@ def test_too_many_labels_for_the_recorder_are_left_out_and_reported(
     assert ("ops" in label, "dev_cla" in label) == (not is_left_out, not is_left_out)
     assert [line["event"] for line in logs] == ["home_assistant.options_left_out"] * is_left_out
     assert list(problems_of_discovery(orjson.loads(session.out[-1].payload))) == []
+
+
+def _several(*labels: str) -> Runtime:
+    """A birth message whose classifier finds several labels."""
+    said = runtime()
+    rules = {label: LabelRuntime(enter=0.6, exit=0.4, needed=3) for label in labels}
+    model = replace(said.models["inspect"], labels=labels, task="multi_label")
+    front = said.cameras["front"]
+    use = replace(front.classifiers["inspect"], labels=rules)
+    return replace(said, models={"inspect": model}, cameras={"front": replace(front, classifiers={"inspect": use})})
+
+
+def test_each_of_several_labels_is_a_binary_sensor_with_a_threshold() -> None:
+    message = discovery_message(_several("helmet", "hard hat"), TOPICS, allowed=ALLOWED, snapshots=True)
+    assert list(problems_of_discovery(message)) == []
+    parts = message["cmps"]
+    assert "front_inspect_enter" not in parts, "no label has this threshold"
+    assert parts["front_inspect_label"]["p"] == "sensor"
+    sensor = parts["front_inspect_HAS_hard_20_hat"]
+    assert (sensor["p"], sensor["stat_t"]) == ("binary_sensor", TOPICS.state("front", "inspect"))
+    template = "{{ None if value_json.label else 'ON' if 'hard hat' in value_json.labels else 'OFF' }}"
+    assert sensor["val_tpl"] == template
+    number = parts["front_inspect_ENTER_hard_20_hat"]
+    assert "labels['hard hat'].enter" in number["val_tpl"]
+    filled = number["cmd_tpl"].replace("{{ now().timestamp() }}", "1").replace("{{ value }}", "0.5")
+    request = request_from_payload("set", filled.replace("{{ 'hard hat' | tojson }}", '"hard hat"').encode())
+    assert isinstance(request, Set)
+    assert (request.label, request.enter, request.keep) == ("hard hat", 0.5, True)
+
+
+@pytest.mark.parametrize("label", ["d'or", "{{ 7 * 7 }}", "{% raw %}", "a\\b", "line\nbreak", "日本 😀", '"', "'"])
+def test_no_label_can_write_into_a_template(label: str) -> None:
+    parts = discovery_message(_several(label), TOPICS, allowed=ALLOWED, snapshots=True)["cmps"]
+    (sensor,) = (part for key, part in parts.items() if "_HAS_" in key)
+    (number,) = (part for key, part in parts.items() if "_ENTER_" in key)
+    for template in (sensor["val_tpl"], number["val_tpl"]):
+        inside = template.removeprefix("{{").removesuffix("}}")
+        assert not re.search(r"[{}\n]|%}", inside)
+        # Jinja reads a text as Python does.
+        texts = [ast.literal_eval(one) for one in re.findall(r"'(?:[^'\\]|\\.)*'", template)]
+        assert label in texts
+    assert number["cmd_tpl"].count("{{") == number["cmd_tpl"].count("}}") == 3
+
+
+LABEL_NAMES = st.text(alphabet="aA .-_20'é", min_size=1, max_size=4)
+
+
+@given(LABEL_NAMES, LABEL_NAMES)
+def test_every_label_has_entities_of_its_own(first: str, second: str) -> None:
+    parts = discovery_message(_several(first, second), TOPICS, allowed=ALLOWED, snapshots=True)["cmps"]
+    assert all(re.fullmatch("[a-zA-Z0-9_-]+", key) for key in parts)
+    assert len([key for key in parts if "_HAS_" in key]) == len({first, second})
+
+
+def test_more_labels_than_entities_are_left_out_and_reported_once(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            parts = session.announce(_several(*(f"label-{number}" for number in range(MAX_LABELS + 1))))
+    assert len([key for key in parts if "_HAS_" in key]) == MAX_LABELS
+    assert [(line["event"], line["classifiers"]) for line in logs] == [
+        ("home_assistant.labels_left_out", ("front/inspect",))
+    ]

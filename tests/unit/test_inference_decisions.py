@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ class _Stream:
 
     def feed(self, label: str, confidence: float = 0.9) -> StateChange | None:
         self.now_ns += _SECOND
-        return self.decision.update(_result(label, confidence), now_ns=self.now_ns, utc_ns=self.now_ns)
+        result = replace(_result(label, confidence), captured_at_ns=self.now_ns)
+        return self.decision.update(result, now_ns=self.now_ns, utc_ns=self.now_ns)
 
     def labels(self, *results: str) -> list[str | None]:
         return [(self.feed(label), self.decision.label)[1] for label in results]
@@ -97,6 +99,41 @@ def test_a_label_without_results_goes_stale() -> None:
     change = stream.decision.tick(now_ns=stream.now_ns + 10 * _SECOND, utc_ns=77)
     assert change is not None
     assert (change.label, change.moves[0].from_label, change.reason, change.evidence) == ("stale", "ok", "stale", None)
+
+
+def test_results_that_confirm_nothing_are_unknown_and_no_results_are_stale() -> None:
+    stream = _Stream(votes=2, window=3, stale_after_s=10)
+    assert stream.decision.tick(now_ns=9 * _SECOND, utc_ns=0) is None
+    silent = stream.decision.tick(now_ns=10 * _SECOND, utc_ns=0)
+    assert silent is not None
+    assert (silent.label, silent.moves[0].from_label) == ("stale", "unknown"), "no result since the start"
+    assert stream.decision.tick(now_ns=20 * _SECOND, utc_ns=0) is None
+    first = stream.feed("ok", 0.4)
+    assert first is not None
+    assert (first.label, first.moves[0].from_label, first.reason) == ("unknown", "stale", "resumed")
+
+
+def test_seconds_with_a_window_forgive_single_other_results() -> None:
+    stream = _Stream(hold_s=3, window_s=5)
+    assert stream.labels("ok", "ok", "dent", "ok", "ok") == ["unknown", "unknown", "unknown", "unknown", "ok"]
+    strict = _Stream(hold_s=3)
+    assert strict.labels("ok", "ok", "dent", "ok", "ok", "ok", "ok")[-2:] == ["unknown", "ok"]
+
+
+def test_a_label_ends_after_hold_s_without_confirmation() -> None:
+    stream = _Stream(hold_s=2)
+    stream.labels("ok", "ok", "ok")
+    change = None
+    for number in range(3):
+        assert change is None, f"result {number} is within the two seconds"
+        change = stream.feed("ok", 0.1)
+    assert change is not None
+    assert (change.label, change.reason, change.is_timed, change.window) == ("unknown", "unconfirmed", True, 2.0)
+
+
+def test_a_different_label_takes_over_after_hold_s_without_unknown_between() -> None:
+    stream = _Stream(hold_s=2)
+    assert stream.labels("ok", "ok", "ok", "dent", "dent", "dent")[2:] == ["ok", "ok", "ok", "dent"]
 
 
 def test_a_label_that_went_stale_comes_back_with_its_votes() -> None:

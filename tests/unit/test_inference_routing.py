@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import pytest
 
 from agent.cameras.sources.choose import make_source
 from agent.config.loader import LoadedConfig, load_config
+from agent.config.sections.decide import DecideConfig
 from agent.inference.binding import ClassifierBinding
+from agent.inference.decisions import LabelDecision, LabelSetDecision
 from agent.inference.pipeline import Parts, Pipeline
 from agent.reload import load_packages
 from agent.runtime.clock import SystemClock
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes
+from engines import OutputSpec, Task
 from tests.fixtures.agent_process import write_config
-from tests.fixtures.parts import BrightnessEngine
+from tests.fixtures.parts import BrightnessEngine, plain_package
 
 _DENT = Classification(
     camera="front",
@@ -59,3 +63,18 @@ def test_a_label_continues_under_the_same_rules_and_ends_with_a_change_under_new
     pipeline.apply(_loaded(tmp_path, **decide).config, packages)
     change = _station(pipeline).decision.initial()
     assert (change.moves[0].from_label if change.moves else None, change.label) == first_word
+
+
+def test_a_set_continues_only_with_the_labels_and_thresholds_that_it_was_made_for() -> None:
+    stated = OutputSpec(task=Task.MULTI_LABEL, stated=(("a", 0.4),))
+    package = replace(plain_package("a", "b"), output=stated)
+    decision = LabelSetDecision(
+        "front", "ppe", DecideConfig(), labels=package.labels, stated=dict(stated.stated), now_ns=0, utc_ns=0
+    )
+    assert decision.fits(package)
+    assert decision.fits(replace(package, version="2.0.0"))
+    assert not decision.fits(replace(package, labels=("b", "a")))
+    assert not decision.fits(replace(package, output=replace(stated, stated=(("a", 0.5),))))
+    assert not decision.fits(plain_package("a", "b"))
+    one = LabelDecision("front", "ppe", DecideConfig(), now_ns=0, utc_ns=0)
+    assert (one.fits(plain_package("a", "b")), one.fits(package)) == (True, False)

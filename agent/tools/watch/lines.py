@@ -26,8 +26,7 @@ def _lines_of_device(name: str, device: DeviceView, now_s: float) -> Iterator[st
         for key in sorted(camera.classifiers):
             classifier = camera.classifiers[key]
             label = classifier.decided or classifier.result.text("label") or "-"
-            rules = device.message("runtime").section("cameras", camera_name, "classifiers", key)
-            text = reason(classifier, rules)
+            text = reason(device, camera_name, key, classifier)
             confidence = classifier.result.number("confidence") or 0.0
             p50, p99 = (classifier.latency_ms(now_s, percent) or 0.0 for percent in (50, 99))
             yield (

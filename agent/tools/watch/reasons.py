@@ -1,4 +1,4 @@
-"""Why a classifier has decided no label, from its messages."""
+"""Why a classifier has decided its labels or none, from its messages."""
 
 from __future__ import annotations
 
@@ -7,57 +7,85 @@ from collections.abc import Iterator
 from agent.inference.standing import why
 from agent.runtime.records import Standing
 from agent.tools.watch.documents import Document
-from agent.tools.watch.fleet import ClassifierView, DeviceView
+from agent.tools.watch.fleet import ClassifierView, DeviceView, FleetView
 
 _STALE = "stale"
+
+
+def explanation_lines(view: FleetView, camera: str | None) -> Iterator[str]:
+    """A line for each classifier, of ``camera`` alone if that is given; and one for a camera that is not connected."""
+    for device_name, device in sorted(view.devices.items()):
+        for name in device.visible_cameras():
+            if camera not in {None, name}:
+                continue
+            health = device.cameras[name].health
+            if (state := health.text("state")) not in {None, "connected"}:
+                error = health.text("error")
+                yield f"{device_name} {name}: the camera is {state}" + (f": {error}" if error else "")
+            for key, classifier in sorted(device.cameras[name].classifiers.items()):
+                yield f"{device_name} {name}/{key} is {explained(classifier, _rules(device, name, key))}"
 
 
 def reasons(device: DeviceView) -> Iterator[tuple[str, str, str]]:
     """Camera, classifier and a sentence, for each classifier whose state is a word instead of a label."""
     for camera in device.visible_cameras():
         for key, classifier in sorted(device.cameras[camera].classifiers.items()):
-            rules = device.message("runtime").section("cameras", camera, "classifiers", key)
-            if (text := reason(classifier, rules)) is not None:
+            if (text := reason(device, camera, key, classifier)) is not None:
                 yield camera, key, text
 
 
-def reason(classifier: ClassifierView, rules: Document) -> str | None:
-    """Why the state is ``unknown`` or ``stale``; None if labels are decided. ``rules`` are those in ``runtime``."""
-    decision = classifier.result.section("decision")
-    # A result is newer than the state where both are known.
-    word = decision.text("label") if decision else classifier.state.text("label")
-    state = classifier.state.text("label")
-    if state == _STALE:
+def reason(device: DeviceView, camera: str, key: str, classifier: ClassifierView) -> str | None:
+    """Why the state is ``unknown`` or ``stale``; None if labels are decided, or no state has come."""
+    rules = _rules(device, camera, key)
+    if classifier.state.text("label") not in {_STALE, rules.text("unknown") or "unknown"}:
+        return None
+    return explained(classifier, rules)
+
+
+def explained(classifier: ClassifierView, rules: Document) -> str:
+    """The state and why it is so. ``rules`` are those of the classifier in ``runtime``."""
+    if classifier.state.text("label") == _STALE:
         return "stale: no result comes; see the camera, its drops and its gate"
-    if word is None or word != (rules.text("unknown") or "unknown"):
-        return None
-    standing = _standing(classifier.result, decision, rules)
-    return f"{word}: {'no result yet' if standing is None else why(standing)}"
+    standing = _standing(classifier, rules)
+    if standing is not None:
+        text = why(standing)
+    else:
+        text = "its newest result gives no reason" if classifier.result else "no result yet"
+    return f"{classifier.decided or 'without a state'}: {text}"
 
 
-def _standing(result: Document, decision: Document, rules: Document) -> Standing | None:
-    candidate, confidence = decision.text("candidate"), decision.number("confidence")
-    votes = decision.number("votes")
-    if candidate is None or confidence is None or votes is None:
-        return None
-    label_rules = rules.section("labels", candidate)
-    enter, needed = label_rules.number("enter"), label_rules.number("needed")
-    enter = rules.number("enter") if enter is None else enter
-    needed = rules.number("needed") if needed is None else needed
+def _rules(device: DeviceView, camera: str, key: str) -> Document:
+    return device.message("runtime").section("cameras", camera, "classifiers", key)
+
+
+def _standing(classifier: ClassifierView, rules: Document) -> Standing | None:
+    """Where the decision stood with the newest result; None without one, or if the agent is of another version."""
+    decision = classifier.result.section("decision")
+    candidate, confidence, votes = decision.text("candidate"), decision.number("confidence"), decision.number("votes")
+    own = rules.section("labels", candidate or "")
+    # The rule of the label, else that of all.
+    figures = {key: own.number(key) if own else rules.number(key) for key in ("enter", "exit", "needed")}
     window = rules.number("window")
-    if enter is None or needed is None or window is None:  # an agent of another version
+    if candidate is None or confidence is None or votes is None or window is None:
+        return None
+    word = decision.text("label")
+    # Of one label the result is as new as its decision; a set is in the state alone.
+    labels = tuple(classifier.state.texts("labels")) if word is None else (word,)
+    threshold, needed = figures["exit" if candidate in labels else "enter"], figures["needed"]
+    if threshold is None or needed is None:
         return None
     return Standing(
-        label=decision.text("label"),
-        labels=(),
+        label=word,
+        labels=labels,
         candidate=candidate,
         confidence=confidence,
-        threshold=enter,
+        threshold=threshold,
         votes=votes,
         needed=needed,
         window=window,
         is_timed=rules.number("hold_s") is not None,
-        runner_up=_runner_up(result, candidate),
+        # Of several labels each has its own threshold, so the next best says nothing.
+        runner_up=None if own else _runner_up(classifier.result, candidate),
     )
 
 

@@ -1,0 +1,105 @@
+"""`agent watch` and `agent explain` say why a classifier has decided no label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.mqtt.messages import (
+    ClassifierRuntime,
+    LabelRuntime,
+    Runtime,
+    result_from_classification,
+    state_from_state_change,
+)
+from agent.mqtt.topics import encode
+from agent.runtime.records import Standing, StateChange
+from agent.tools.watch.fleet import FleetView
+from agent.tools.watch.lines import lines_from_fleet
+from agent.tools.watch.reasons import explanation_lines, reasons
+from tests.fixtures.publish_samples import (
+    DEVICE,
+    SESSION,
+    TOPICS,
+    camera_health,
+    classification,
+    runtime,
+    state_change,
+)
+
+UNKNOWN = replace(state_change("unknown", None), labels=())
+UNSURE = Standing("unknown", (), "ok", 0.4, 0.7, 2, 3, 5, is_timed=False)
+
+
+def _runtime(**rules: object) -> Runtime:
+    said = runtime()
+    front = said.cameras["front"]
+    use = ClassifierRuntime(**{  # type: ignore[arg-type]  # the fields of the message
+        "model": "inspect", "roi": (0.0, 0.0, 1.0, 1.0), "enter": 0.7, "exit": 0.5, "needed": 3, "window": 5, **rules
+    })  # fmt: skip
+    return replace(said, cameras={"front": replace(front, classifiers={"inspect": use})})
+
+
+def _view(change: StateChange, standing: Standing | None, **rules: object) -> FleetView:
+    view = FleetView("edge")
+    facts = {"device": DEVICE, "session": SESSION, "seq": 0, "clock_state": "synced"}
+    state = state_from_state_change(change, at_utc_ns=0, **facts)  # type: ignore[arg-type]  # as above
+    view.update(TOPICS.runtime, encode(_runtime(**rules)), now_s=0.0)
+    view.update(TOPICS.camera_health("front"), encode(camera_health()), now_s=0.0)
+    view.update(TOPICS.state("front", "inspect"), encode(state), now_s=0.0)
+    if standing is not None:
+        result = result_from_classification(replace(classification(), standing=standing), **facts)  # type: ignore[arg-type]  # as above
+        view.update(TOPICS.result("front", "inspect"), encode(result), now_s=0.0)
+    return view
+
+
+def _reasons(view: FleetView) -> list[str]:
+    return [text for device in view.devices.values() for _, _, text in reasons(device)]
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        (_view(UNKNOWN, UNSURE), "unknown: ok: confidence 0.40 is below enter 0.7; 2 of 5 votes, 3 needed"),
+        (_view(UNKNOWN, UNSURE), "scratch 0.06; clearer images or a lower enter would change this"),
+        (_view(UNKNOWN, replace(UNSURE, confidence=0.8)), "ok: confidence 0.80 reaches enter 0.7; 2 of 5 votes"),
+        (_view(UNKNOWN, replace(UNSURE, confidence=0.8)), "; 1 more such result decides"),
+        (_view(UNKNOWN, replace(UNSURE, votes=1.25), needed=3, window=3, hold_s=3.0), "held for 1.2 s, 3 s needed"),
+        (_view(UNKNOWN, None), "unknown: no result yet"),
+        (_view(replace(UNKNOWN, label="stale"), UNSURE), "stale: no result comes"),
+        (_view(replace(UNKNOWN, label="odd"), replace(UNSURE, label="odd"), unknown="odd"), "odd: ok: confidence"),
+    ],
+)  # fmt: skip
+def test_a_state_without_a_label_has_a_reason(view: FleetView, expected: str) -> None:
+    (reason,) = _reasons(view)
+    assert expected in reason
+    assert reason in next(iter(lines_from_fleet(view, now_s=0.0)))
+
+
+def test_a_decided_label_has_no_reason_but_an_explanation() -> None:
+    decided = Standing("dent", ("dent",), "dent", 0.6, 0.5, 5, 3, 5, is_timed=False)
+    view = _view(state_change(), decided)
+    assert _reasons(view) == []
+    assert next(iter(lines_from_fleet(view, now_s=0.0))).endswith("dropped 2")
+    (line,) = explanation_lines(view, None)
+    assert line.startswith(f"{DEVICE} front/inspect is dent: dent: confidence 0.60 is not below exit 0.5, so it stays")
+    assert list(explanation_lines(view, "back")) == []
+
+
+def test_several_labels_are_judged_by_their_own_rules() -> None:
+    rules = {"ok": LabelRuntime(enter=0.3, exit=0.2, needed=2), "dent": LabelRuntime(enter=0.9, exit=0.8, needed=2)}
+    change = replace(state_change(), label=None, labels=("ok",))
+    missing = Standing(None, ("ok",), "dent", 0.85, 0.9, 1, 2, 5, is_timed=False)
+    (line,) = explanation_lines(_view(change, missing, labels=rules), "front")
+    assert "is ok: dent: confidence 0.85 is below enter 0.9; 1 of 5 votes, 2 needed; clearer" in line
+    stays = Standing(None, ("ok",), "ok", 0.25, 0.2, 3, 2, 5, is_timed=False)
+    (line,) = explanation_lines(_view(change, stays, labels=rules), None)
+    assert "ok: confidence 0.25 is not below exit 0.2" in line
+    (line,) = explanation_lines(_view(replace(change, labels=()), None, labels=rules), None)
+    assert line.endswith("is none: no result yet")
+
+
+def test_an_agent_of_another_version_is_shown_without_a_reason() -> None:
+    (line,) = explanation_lines(_view(UNKNOWN, UNSURE, needed=None, window=None), None)
+    assert line.endswith("is unknown: its newest result gives no reason")
