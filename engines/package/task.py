@@ -70,7 +70,14 @@ def output_of(
         if label not in scored:
             raise ModelRejected(f"output.thresholds: {label!r} has no score of its own; {_near(label, scored)}")
     thresholds = tuple(section.thresholds.get(label, THRESHOLD) for label in scored)
-    spec = OutputSpec(activation=section.activation, task=task, positive=section.positive, thresholds=thresholds)
+    spec = OutputSpec(
+        activation=section.activation,
+        task=task,
+        positive=section.positive,
+        thresholds=thresholds,
+        name=section.name,
+        class_axis=section.class_axis,
+    )
     return spec, labels
 
 
