@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engines import Activation, ModelPackage, PackageCheck
 
 _MANIFEST = "model.yaml"
+_WORDS = {"true": (1.0,), "false": (0.0,)}
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})\Z")
 
 
@@ -37,14 +38,20 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return int(match[1]), int(match[2])
 
 
+def _numbers(text: str) -> tuple[float, ...] | None:
+    """Finite numbers between commas; None for anything else."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return None
+    return found if all(math.isfinite(one) for one in found) else None
+
+
 def _floats(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     if value is None:
         return None
-    try:
-        found = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        found = ()
-    if not found or not all(math.isfinite(one) for one in found):
+    found = _numbers(value)
+    if found is None:
         raise click.BadParameter(f"{value!r} is no list of numbers; write it like 0.485,0.456,0.406", ctx, param)
     return found
 
@@ -57,6 +64,24 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
             raise click.BadParameter(f"{value!r} is not IMAGE=LABEL; write it like photo.jpg=cat", ctx, param)
         known.append((Path(image), label))
     return tuple(known)
+
+
+def _constants(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    found: dict[str, tuple[float, ...]] = {}
+    for value in values:
+        # A tensor's name may itself have a "=".
+        name, _, text = value.rpartition("=")
+        numbers = _WORDS.get(text.strip().lower()) or _numbers(text)
+        if not name or numbers is None:
+            raise click.BadParameter(
+                f"{value!r} is not NAME=VALUE; write it like training=false or size=224,224", ctx, param
+            )
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice, but an input has one value", ctx, param)
+        found[name] = numbers
+    return tuple(found.items())
 
 
 @model.command("import")
@@ -101,6 +126,18 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     type=click.Choice(["single_label", "multi_label", "binary"]),
     help="What the scores decide; needed for sigmoids.  [default: single_label]",
 )
+@click.option("--output-name", metavar="NAME", help="The output that holds the scores, of a model with several.")
+@click.option(
+    "--class-axis", type=click.IntRange(0, 7), help="Axis of the classes in that output, where it is not the last."
+)
+@click.option(
+    "--constant",
+    "constants",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_constants,
+    help="Value of an input beside the image, like training=false or size=224,224. May be repeated.",
+)
 @click.option("--positive", metavar="LABEL", help="The label that the score of a binary model speaks for.")
 @click.option(
     "--offset",
@@ -131,7 +168,7 @@ def _golden(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 def import_(
     file: Path, *, as_json: bool, output: Path, activation: str, license_name: str | None, **options: object
 ) -> None:
-    """Make a package from the ONNX model FILE, and check it.
+    """Make a package from the ONNX or .pt2 model FILE, and check it.
 
     FILE may also be a folder of Hugging Face or timm with an ONNX file in it. Size, layout and classes are read from
     the model; labels and preprocessing too, where its files state them. Nothing is written unless all checks pass.

@@ -106,6 +106,15 @@ def _print(certificate: Certificate) -> None:
         console.print(Text(f"failed: {certificate.why_not}", style="red"))
     elif not certificate.is_proven:
         console.print(Text(f"not proven: {certificate.why_not_proven}", style="yellow"))
+    elif certificate.is_of_reference:
+        console.print(
+            Text(
+                f"nothing was compared: {certificate.engine} in {certificate.precision} is the reference itself, so "
+                "its scores are equal whatever they are. Verify another engine or precision, or check answers with "
+                "golden images: agent model check",
+                style="yellow",
+            )
+        )
     else:
         console.print("passed", style="green")
 

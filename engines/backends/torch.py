@@ -6,9 +6,13 @@ Preprocessing has the steps and constants of ``engines.graph.preprocessing``, in
 from __future__ import annotations
 
 import contextlib
+import math
+import pickle
+import struct
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -18,9 +22,12 @@ import numpy as np
 from engines.backends.batches import check_batch, check_scores
 from engines.base import EngineInfo, EngineOptions, Images, Scores
 from engines.errors import EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OptionsRejected
+from engines.graph.batch_dimension import noise_images
 from engines.graph.preprocessing import GRAY_BGR
 from engines.host import MAX_THREADS, available_cores, cpu_model
 from engines.package.load import ModelPackage
+from engines.package.signature.base import TensorFacts
+from engines.package.signature.pt2 import read_program
 
 OPTION_NAMES = ("device", "compile", "threads")
 _DEVICES = ("auto", "cpu", "cuda")
@@ -32,9 +39,21 @@ _RUN_ERRORS = (
 )
 # The archive is a zip of JSON and weights; each layer of PyTorch's reader raises its own errors.
 _LOAD_ERRORS = (
-    *(RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError),
-    *(OSError, EOFError, ImportError, zipfile.BadZipFile),
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, NameError, ArithmeticError),
+    *(
+        OSError,
+        EOFError,
+        ImportError,
+        SyntaxError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        pickle.UnpicklingError,
+    ),
 )
+_TRIAL_IMAGES = 3
+_RELATIVE, _ABSOLUTE = 1e-3, 1e-4
+"""Tolerance between an image alone and in a batch, as in ``engines.graph.batch_dimension``."""
 
 
 class TorchEngine:
@@ -125,6 +144,7 @@ def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
         device = str(settings["device"])
         torch.set_num_threads(settings["threads"])
         serve = _serving(package, torch, device)
+        is_free = options.max_batch == 1 or _is_same_together(package, serve, torch, device)
         if settings["compile"]:
             serve = torch.compile(serve)
         name = torch.cuda.get_device_name() if device == "cuda" else f"CPU {cpu_model() or ''}".strip()
@@ -139,7 +159,7 @@ def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
         precision="fp32",
         requested_precision=options.precision,
         device=name,
-        max_batch=package.signature.batch or options.max_batch,
+        max_batch=package.signature.batch or (options.max_batch if is_free else 1),
         classes=package.signature.classes,
         placement={f"torch {device}": 1},
         versions={"torch": str(torch.__version__), "numpy": str(np.__version__)},
@@ -151,6 +171,25 @@ def open_torch(package: ModelPackage, options: EngineOptions) -> TorchEngine:
     load_ms = (time.perf_counter_ns() - started) / 1e6
     engine._info = replace(info, load_ms=load_ms)  # noqa: SLF001 made here a moment ago
     return engine
+
+
+def _is_same_together(package: ModelPackage, serve: Callable[[Any], Any], torch: Any, device: str) -> bool:
+    """Whether images in one batch get the scores that each gets alone, if the batch is dynamic.
+
+    Some programs only claim it; then they run one image at a time.
+    """
+    if package.signature.batch is not None:
+        return False
+    images = torch.from_numpy(noise_images(package, _TRIAL_IMAGES)).to(device)
+    try:
+        with torch.inference_mode():
+            together = serve(images)
+            alone = torch.cat([serve(images[place : place + 1]) for place in range(_TRIAL_IMAGES)])
+    except _RUN_ERRORS:
+        return False
+    return together.shape == alone.shape and bool(
+        torch.allclose(together, alone, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True)
+    )
 
 
 def _one_line(error: BaseException) -> str:
@@ -206,22 +245,64 @@ def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], 
     try:
         program = torch.export.load(str(package.model_path))
         model = program.module().to(device)
+        call = _Call(package, program, torch, device)
     except _LOAD_ERRORS as exc:
         raise ModelRejected(
-            f"{package.model_path.name} cannot be loaded by PyTorch {torch.__version__}: "
+            f"{package.title} cannot be loaded by PyTorch {torch.__version__}: "
             f"{_one_line(exc)}. Export it again with this version",
-            file=package.model_path.name,
+            file=package.title,
         ) from exc
     prepare, finish = _preparation(package, torch, device), _activation(package, torch)
 
     def serve(images: Any) -> Any:
-        output = model(prepare(images))
-        # Some programs return their only output in a tuple.
-        if isinstance(output, tuple | list):
-            output = output[0]
-        return finish(output.float().flatten(1))
+        return finish(call.scores(model, prepare(images)))
 
     return serve
+
+
+class _Call:
+    """Calls a program as it was exported: image and constants in their places, the scores among its outputs."""
+
+    def __init__(self, package: ModelPackage, program: Any, torch: Any, device: str) -> None:
+        """Find the places of the image and of the scores; the package's signature was read from the same archive."""
+        read = read_program(package.model_path, name=package.title)
+        names = [one.name for one in read.outputs]
+        self._tree = torch.utils._pytree  # noqa: SLF001 torch.export itself documents its trees by this module
+        self._place = names.index(package.signature.output_name)
+        self._spec = program.call_spec.in_spec
+        self._classes = package.signature.classes
+        self._class_axis = package.signature.class_axis
+        given = dict(package.input.constants)
+        self._leaves: list[Any] = []
+        for each in program.graph_signature.input_specs:
+            if each.kind.name != "USER_INPUT":
+                continue
+            name = str(getattr(each.arg, "name", ""))
+            if name == package.signature.input_name:
+                self._image = len(self._leaves)
+                self._leaves.append(None)
+            elif name in given:
+                self._leaves.append(_constant(given[name], name, read.inputs, torch).to(device))
+            else:
+                self._leaves.append(each.arg.value)
+
+    def scores(self, model: Any, image: Any) -> Any:
+        """Return float32 ``(N, classes)``."""
+        leaves = [*self._leaves]
+        leaves[self._image] = image
+        arguments, keywords = self._tree.tree_unflatten(leaves, self._spec)
+        output = self._tree.tree_leaves(model(*arguments, **keywords))[self._place].float()
+        if self._class_axis is not None:
+            output = output.movedim(self._class_axis, -1)
+        return output.reshape(-1, self._classes)
+
+
+def _constant(values: tuple[float, ...], name: str, inputs: Sequence[TensorFacts], torch: Any) -> Any:
+    """A tensor of the input's type and shape; a single value fills it."""
+    facts = next(one for one in inputs if one.name == name)
+    shape = tuple(dim or 1 for dim in facts.shape or ())
+    flat = torch.tensor(values, dtype=getattr(torch, facts.dtype))
+    return (flat.expand(math.prod(shape)) if len(values) == 1 else flat).reshape(shape)
 
 
 def _preparation(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], Any]:
@@ -245,6 +326,8 @@ def _preparation(package: ModelPackage, torch: Any, device: str) -> Callable[[An
             planes = planes.float() * factor + shift
         if signature.layout == "NHWC":
             planes = planes.permute(0, 2, 3, 1)
+        if not signature.has_batch_axis:
+            planes = planes[0]
         return planes.to(dtype).contiguous()
 
     return prepare

@@ -80,6 +80,11 @@ class Certificate:
         return self.has_passed and not self.why_not_proven
 
     @property
+    def is_of_reference(self) -> bool:
+        """Whether the engine is the reference itself, so that equal scores say nothing."""
+        return self.reference == f"{self.engine} {self.precision}"
+
+    @property
     def why_not(self) -> str:
         """One sentence on why the engine must not serve; empty if it may."""
         # First, because NaN scores also lower the agreement, and the message must name the cause.
@@ -143,6 +148,7 @@ class Certificate:
             "why_not": self.why_not,
             "proven": self.is_proven,
             "why_not_proven": self.why_not_proven,
+            "is_of_reference": self.is_of_reference,
         }
 
     def as_accuracy(self) -> dict[str, float | str | bool]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import onnx
-
 from engines.check.training_facts import TrainingFacts
 from engines.errors import ModelRejected
-from engines.package.signature.base import shape_text
-from engines.package.signature.onnx import data_inputs, image_shape
-from engines.package.specs import Activation, Color, Interpolation, ResizeMode
+from engines.package.signature.base import ImageInput, shape_text
+from engines.package.specs import Activation, Color, Constants, Interpolation, ResizeMode
 
 PresetName = Literal["imagenet", "tf", "caffe", "raw01", "raw255"]
 TaskName = Literal["single_label", "multi_label", "binary"]
 
 # Ratio of the shorter side to the crop, as in the training of ImageNet models.
 _CROP_RATIO = 256 / 224
+_CAMERA_PX = (1920, 1080)
+# A square crop of 224 from 256 keeps 43 % of a camera's frame.
+_MIN_KEPT = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +59,11 @@ PRESETS: dict[PresetName, Preset] = {
 class ImportRequest:
     """What to import. None means: use the preset, else what the model and its files say.
 
-    ``model`` is an ONNX file, or a folder of Hugging Face or timm with one in it. ``mean`` and ``std`` have one value
-    per channel, or one for all. ``size`` is width and height in pixels, for models with a dynamic input size.
+    ``model`` is an ONNX or .pt2 file, or a folder of Hugging Face or timm with one in it. ``mean`` and ``std`` have
+    one value per channel, or one for all. ``size`` is width and height in pixels, for models with a dynamic size.
     ``activation`` None runs the model to find out. ``positive`` is the label that the one score of a binary model
-    speaks for. ``out`` is the directory in which the package directory is created.
+    speaks for. ``output_name``, ``class_axis`` and ``constants`` are as in the manifest. ``out`` is the directory in
+    which the package directory is created.
     """
 
     model: Path
@@ -82,6 +83,9 @@ class ImportRequest:
     activation: Activation | None = None
     task: TaskName | None = None
     positive: str | None = None
+    output_name: str | None = None
+    class_axis: int | None = None
+    constants: Constants = ()
     offset: int = 0
     golden: Sequence[tuple[Path, str]] = ()
     calibration: Path | None = None
@@ -102,15 +106,15 @@ class _Preprocessing:
     std: tuple[float, ...]
 
 
-def input_section(request: ImportRequest, facts: TrainingFacts, model: onnx.ModelProto) -> dict[str, object]:
+def input_section(request: ImportRequest, facts: TrainingFacts, takes: ImageInput) -> dict[str, object]:
     """The section ``input`` of the manifest. An option counts before the preset, the preset before the files.
 
     Raises:
         ModelRejected: something is not known, or does not fit the model.
     """
     name = request.model.name
-    _, (height, width, channels) = image_shape(model, name=name)
-    width, height = _size(request, facts, width, height)
+    channels = takes.channels
+    width, height = _size(request, facts, takes.width, takes.height)
     given = _preprocessing(request, facts, channels)
     count = 1 if given.color == "gray" else 3
     if channels not in {None, count}:
@@ -128,7 +132,7 @@ def input_section(request: ImportRequest, facts: TrainingFacts, model: onnx.Mode
                 + f"--{what} with {count}",
                 channels=count,
             )
-    _check_uint8(request, given, model)
+    _check_uint8(request, given, takes)
     section: dict[str, object] = {"width": width, "height": height, "color": given.color, "resize": given.resize}
     if given.resize == "shorter_side":
         section["resize_to"] = _resize_to(request, facts, width, height)
@@ -142,7 +146,24 @@ def input_section(request: ImportRequest, facts: TrainingFacts, model: onnx.Mode
     section["scale"] = given.scale
     section["mean"] = list(given.mean if len(given.mean) == count else given.mean * count)
     section["std"] = list(given.std if len(given.std) == count else given.std * count)
+    if request.constants:
+        section["constants"] = {key: list(values) for key, values in request.constants}
     return section
+
+
+def crop_warning(section: Mapping[str, object]) -> str | None:
+    """Whether the centre crop leaves little of a camera's frame, as on an input that is far from square."""
+    width, height, to = section["width"], section["height"], section.get("resize_to")
+    if not (isinstance(width, int) and isinstance(height, int) and isinstance(to, int)):
+        return None
+    wide, high = _CAMERA_PX
+    kept = (width / (to * max(1, wide / high))) * (height / (to * max(1, high / wide)))
+    if kept >= _MIN_KEPT:
+        return None
+    return (
+        f"resize shorter_side to {to} and the crop of {width}x{height} keep {kept:.0%} of a {wide}x{high} frame, but "
+        "a camera's object may be anywhere in it. If the training did not crop, give --resize stretch or letterbox"
+    )
 
 
 def contradictions(request: ImportRequest, facts: TrainingFacts) -> list[str]:
@@ -221,9 +242,9 @@ def _preprocessing(request: ImportRequest, facts: TrainingFacts, channels: int |
     return _Preprocessing(**found)  # type: ignore[arg-type] # the fields have these types in all three
 
 
-def _check_uint8(request: ImportRequest, given: _Preprocessing, model: onnx.ModelProto) -> None:
+def _check_uint8(request: ImportRequest, given: _Preprocessing, takes: ImageInput) -> None:
     is_identity = (given.scale, {*given.mean}, {*given.std}) == (1.0, {0.0}, {1.0})
-    if data_inputs(model.graph)[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8 and not is_identity:
+    if takes.dtype == "uint8" and not is_identity:
         raise ModelRejected(
             f"{request.model.name} takes uint8, so it normalises its input, but the preprocessing"
             f"{_of_preset(request)} would do it again. Give --preset raw255, and --color and --resize where its own "

@@ -1,8 +1,7 @@
-"""Writes a model package from an ONNX file, its labels and the name of its preprocessing."""
+"""Writes a model package from a model file, its labels and the name of its preprocessing."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,17 +12,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
-
-from engines.check.import_request import ImportRequest, contradictions, input_section
+from engines.check.import_request import ImportRequest, contradictions, crop_warning, input_section
+from engines.check.import_source import ImportSource, copy_model, model_file
 from engines.check.package_check import PackageCheck, check_package, measure_raw_scores
 from engines.check.training_facts import TrainingFacts, facts_from_folder, facts_from_metadata, joined
 from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
-from engines.package.activation import RawScores, guess_activation, last_operator
+from engines.package.activation import NORMALISING, RawScores, guess_activation
 from engines.package.images import IMAGE_SUFFIXES, read_image
-from engines.package.load import load_package
+from engines.package.load import ModelPackage, load_package
 from engines.package.manifest import MANIFEST_NAME, NAME_PATTERN, VERSION_PATTERN
-from engines.package.model_file import check_model, file_sha256, read_onnx
+from engines.package.model_file import file_sha256
 from engines.package.specs import Activation, Task
 from engines.sandbox.package_check import check_model_in_sandbox
 
@@ -43,38 +41,34 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
     """
     name = request.name or _name_from(request.model)
     _check_name(name, request.version)
-    source = _model_file(request.model)
+    path = model_file(request.model)
     target = request.out / f"{name}-{request.version}"
     if os.path.lexists(target) and not request.force:
         raise ModelRejected(
             f"{target} already exists. Give another --version or --name, or --force to replace it", path=str(target)
         )
-    check_model_in_sandbox(source, cache_dir)
+    if path.suffix.lower() == ".onnx":
+        check_model_in_sandbox(path, cache_dir)
     with _staging(request.out, target.name) as stage:
-        model = _copy_model(source, stage)
-        facts = _facts(request, source, model)
-        activation = request.activation or facts.activation
-        manifest = _manifest(request, facts, model, name, stage)
-        manifest["output"] = _output(request, facts, activation or "none")
-        _write(stage, manifest)
-        if activation is None:
-            manifest["output"] = _output(request, facts, _activation(stage, model))
+        source = copy_model(path, request, stage)
+        facts = _facts(request, source)
+        manifest = _manifest(request, facts, source, name, stage)
+        shown_as = {source.file: str(path)}
+        if request.labels is not None:
+            shown_as |= {f"labels{suffix}": str(request.labels) for suffix in (".txt", ".json")}
+        manifest["output"] = _output(request, facts, _activation(request, facts, source) or "none")
+        if _activation(request, facts, source) is None:
             _write(stage, manifest)
-        manifest["package_sha256"] = load_package(stage).digest
+            measured = _measured_activation(load_package(stage, shown_as=shown_as))
+            manifest["output"] = _output(request, facts, measured)
         _write(stage, manifest)
-        check = check_package(load_package(stage))
-        for wrong in check.golden.wrong:
-            raise GoldenMismatch(
-                f"{wrong.path.name}: expected {wrong.expected!r}, got {wrong.got!r} with {wrong.confidence:.3f}. "
-                f"Is {f'preset {request.preset}' if request.preset else 'the preprocessing'} what the model was "
-                "trained with? Nothing was written",
-                image=wrong.path.name,
-                expected=wrong.expected,
-                got=wrong.got,
-                confidence=wrong.confidence,
-            )
+        manifest["package_sha256"] = load_package(stage, shown_as=shown_as).digest
+        _write(stage, manifest)
+        check = check_package(load_package(stage, shown_as=shown_as))
+        _require_golden(request, check)
         _put_in_place(stage, target)
-    warnings = (*check.warnings, *contradictions(request, facts))
+    cropped = crop_warning(input_section(request, facts, source.takes))
+    warnings = (*check.warnings, *contradictions(request, facts), *([cropped] if cropped else []))
     return replace(check, package=load_package(target), warnings=warnings, taken=_taken(request, facts))
 
 
@@ -89,33 +83,22 @@ def _check_name(name: str, version: str) -> None:
             raise ModelRejected(f"{what} {value!r} does not match {pattern}. Give another --{what}", value=value)
 
 
-def _model_file(given: Path) -> Path:
-    """The ONNX file: ``given``, or the one in the folder ``given``.
-
-    Raises:
-        ModelRejected: another kind of file, or a folder that does not hold exactly one model.
-    """
-    if given.is_dir():
-        found = [file for file in (given / "model.onnx", given / "onnx" / "model.onnx") if file.is_file()]
-        found = found[:1] or sorted(file for file in given.iterdir() if file.suffix.lower() == ".onnx")
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
-            remedy = "Name the file" if found else "Export the model first: optimum-cli export onnx --model DIR OUT"
-            raise ModelRejected(
-                f"{given} is imported as a folder with one ONNX file, but it has {names}. {remedy}", path=str(given)
+def _require_golden(request: ImportRequest, check: PackageCheck) -> None:
+    for (image, _), found in zip(request.golden, check.golden.results, strict=True):
+        if not found.is_right:
+            raise GoldenMismatch(
+                f"{image}: expected {found.expected!r}, got {found.got!r} with {found.confidence:.3f}. "
+                f"Is {f'preset {request.preset}' if request.preset else 'the preprocessing'} what the model was "
+                "trained with? Nothing was written",
+                image=str(image),
+                expected=found.expected,
+                got=found.got,
+                confidence=found.confidence,
             )
-        return found[0]
-    if given.suffix.lower() != ".onnx":
-        raise ModelRejected(
-            f"{given} ends in {given.suffix!r}, but only .onnx is imported. Export the model to ONNX; "
-            "a package of a .pt2 file is written by hand, see docs/models.md",
-            path=str(given),
-        )
-    return given
 
 
-def _facts(request: ImportRequest, source: Path, model: onnx.ModelProto) -> TrainingFacts:
-    metadata = facts_from_metadata({entry.key: entry.value for entry in model.metadata_props}, name=source.name)
+def _facts(request: ImportRequest, source: ImportSource) -> TrainingFacts:
+    metadata = facts_from_metadata(source.metadata, name=source.path.name)
     return joined(metadata, facts_from_folder(request.model)) if request.model.is_dir() else metadata
 
 
@@ -130,26 +113,16 @@ def _taken(request: ImportRequest, facts: TrainingFacts) -> dict[str, str]:
     return {names.get(name, name): place for name, place in facts.sources.items() if name not in stated}
 
 
-def _copy_model(source: Path, stage: Path) -> onnx.ModelProto:
-    """Copy the model into one file: unchanged, or with its external data inside."""
-    model, digest = read_onnx(source.resolve(), root=source.resolve().parent)
-    check_model(model, name=str(source))
-    shutil.copyfile(source, stage / "model.onnx")
-    if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:
-        (stage / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-    return model
-
-
 def _manifest(
-    request: ImportRequest, facts: TrainingFacts, model: onnx.ModelProto, name: str, stage: Path
+    request: ImportRequest, facts: TrainingFacts, source: ImportSource, name: str, stage: Path
 ) -> dict[str, object]:
     labels = _write_labels(request, facts, stage)
     manifest: dict[str, object] = {
         "name": name,
         "version": request.version,
-        "file": "model.onnx",
-        "sha256": file_sha256(stage / "model.onnx"),
-        "input": input_section(request, facts, model),
+        "file": source.file,
+        "sha256": file_sha256(stage / source.file),
+        "input": input_section(request, facts, source.takes),
         "output": {},
         "labels": {"file": labels, "offset": request.offset},
     }
@@ -180,23 +153,36 @@ def _output(request: ImportRequest, facts: TrainingFacts, activation: Activation
     task = request.task
     if task is None and facts.multi_label is not None:
         task = "multi_label" if facts.multi_label else "single_label"
-    stated = {"activation": activation, "task": task, "positive": request.positive}
+    stated = {
+        "activation": activation,
+        "task": task,
+        "positive": request.positive,
+        "name": request.output_name,
+        "class_axis": request.class_axis,
+    }
     return {key: value for key, value in stated.items() if value is not None}
 
 
-def _activation(stage: Path, model: onnx.ModelProto) -> Activation:
-    """Find the missing activation by running the model; if it cannot be run, by its last operator."""
-    last = last_operator(model, model.graph.output[0].name)
-    if last == "LogSoftmax":
+def _activation(request: ImportRequest, facts: TrainingFacts, source: ImportSource) -> Activation | None:
+    """The missing activation as stated, or as the model's last operator tells; None if it has to be run."""
+    if request.activation or facts.activation:
+        return request.activation or facts.activation
+    if source.last == "LogSoftmax":
         return "softmax"
-    package = load_package(stage)
+    return "none" if source.last in NORMALISING else None
+
+
+def _measured_activation(package: ModelPackage) -> Activation:
+    """Find the missing activation by running the model; if it cannot be run, by its last operator."""
     raw: RawScores | None
+    last = ""
     try:
         raw, last = measure_raw_scores(package)
     except EngineUnavailable:
         raw = None
     is_single_label = package.output.task is Task.SINGLE_LABEL
-    return guess_activation(raw, last, classes=package.signature.classes, is_single_label=is_single_label)
+    classes = package.signature.classes
+    return guess_activation(raw, last, classes=classes, name=package.title, is_single_label=is_single_label)
 
 
 def _copy(source: Path, target: Path, *, what: str) -> None:
@@ -230,9 +216,11 @@ def _copy_folder(source: Path, folder: Path, *, what: str) -> None:
     images = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     if not images:
         raise ModelRejected(f"{what} {source} holds no images. Give it 100 or more", path=str(source))
-    folder.mkdir()
-    for place, image in enumerate(images, 1):
-        _copy_image(image, folder / f"{place:05d}{image.suffix.lower()}", what=f"{what} image")
+    for image in images:
+        # Under its own name, so that a certificate that lists the farthest images names the user's.
+        copy = folder / image.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _copy_image(image, copy, what=f"{what} image")
 
 
 def _write(stage: Path, manifest: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from engines.backends.load import open_backend
 from engines.base import Engine, EngineOptions, Images
 from engines.check.golden import GoldenReport, run_golden
+from engines.errors import InferenceFailed, ModelRejected
 from engines.graph.agreement import BARS
 from engines.graph.batch_dimension import noise_images, run_serving_model
 from engines.graph.image_set import divided
@@ -20,11 +21,13 @@ from engines.graph.preprocessing import OUTPUT_NAME
 from engines.graph.resize import Resizer
 from engines.graph.serving import build_serving_model, max_batch_of
 from engines.package.activation import RawScores, judge_activation, last_operator, raw_scores
+from engines.package.graph_faults import quantised_operators
 from engines.package.images import read_image
 from engines.package.labels import repeated_labels
 from engines.package.load import ModelPackage
 from engines.package.manifest import MANIFEST_NAME
 from engines.package.model_file import opset_of
+from engines.package.signature.pt2 import last_operation, read_program
 from engines.package.specs import ModelFormat, Task
 from engines.sandbox.load import load_in_sandbox
 
@@ -68,13 +71,17 @@ def check_package(package: ModelPackage) -> PackageCheck:
     # Read the images of int8 and of the accuracy check now, so that a damaged one is found here, not on the device.
     for path in (*package.calibration, *package.evaluation):
         read_image(path)
-    raw, _ = measure_raw_scores(package)
+    raw, last = measure_raw_scores(package)
     model = build_serving_model(package) if package.format == "onnx" else None
-    warning = judge_activation(
-        raw, package.output.activation, name=package.model_path.name, classes=package.signature.classes
-    )
+    classes, activation = package.signature.classes, package.output.activation
+    warning = judge_activation(raw, activation, name=package.title, classes=classes, last=last)
     is_independent = package.output.task is not Task.SINGLE_LABEL
-    warnings = [warning] if warning and not is_independent else []
+    warnings = [warning] if warning and not (is_independent and activation == "none" and not raw.is_constant) else []
+    if model is not None and (count := quantised_operators(model)):
+        warnings.append(
+            f"the model computes in int8 already ({count} quantised operators), so precision fp32 runs it as it is, "
+            "and int8 is refused. To compare precisions, import the fp32 model"
+        )
     if twice := repeated_labels(package.labels):
         named = ", ".join(map(repr, twice[:5]))
         warnings.append(f"several classes have the label {named}, so results cannot tell them apart. Rename them")
@@ -123,10 +130,19 @@ def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:
     package = replace(package, output=replace(package.output, activation="none"))
     with tempfile.TemporaryDirectory(prefix="agent-check-") as cache:
         name = REFERENCE_ENGINES[package.format]
-        load_in_sandbox(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
+        try:
+            load_in_sandbox(package, EngineOptions(engine=name, cache_dir=Path(cache), strict=True), name)
+        except InferenceFailed as exc:
+            raise ModelRejected(
+                f"{package.title} cannot be served: {exc.message}. Were its weights converted to fp16, which ends at "
+                "65504? Export it in fp32",
+                **exc.fields,
+            ) from exc
     if package.format != "onnx":
         with _reference_engine(package) as engine:
-            return raw_scores(np.concatenate([engine.infer(image[None]) for image in images])), ""
+            scores = np.concatenate([engine.infer(image[None]) for image in images])
+        program = read_program(package.model_path, name=package.title)
+        return raw_scores(scores), last_operation(program, package.signature.output_name)
     bare = build_serving_model(package)
     return raw_scores(run_serving_model(bare, images)), last_operator(bare, OUTPUT_NAME)
 

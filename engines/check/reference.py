@@ -1,12 +1,17 @@
-"""The accuracy check of an engine: once per model, engine, precision and versions, then from the cache."""
+"""The accuracy check of an engine: once per model, engine, precision and versions, then from the cache.
+
+The reference is ONNX Runtime's CPU provider in fp32; for a torch.export program it is PyTorch on the CPU.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engines.backends.onnxruntime.engine import open_onnxruntime
+from engines.backends.torch import open_torch
 from engines.base import Engine, EngineOptions
-from engines.check.accuracy import compare
+from engines.check.accuracy import certificate_from, compare, scores_of
 from engines.check.certificate import Certificate, certificate_record
-from engines.errors import EngineUnavailable
 from engines.graph.image_set import ImageSet, image_set_of
 from engines.graph.int8_forms import DETAIL
 from engines.graph.serving import serving_graph
@@ -14,6 +19,8 @@ from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
 from engines.sandbox.load import REFERENCE, load_in_sandbox, reference_options
 from engines.store.files import cache_errors
+
+_PROGRAMS = "torch"
 
 
 def certificate_for(
@@ -45,22 +52,34 @@ def compare_with_reference(
     *,
     kept_layers: tuple[str, ...] = (),
 ) -> Certificate:
-    """Compare an engine, opened with ``options``, with ONNX Runtime's CPU provider in fp32 on ``images``.
+    """Compare an engine, opened with ``options``, with the reference in fp32 on ``images``.
 
     Raises:
         SandboxFailed: the reference crashed on the model, or exceeded its limits.
-        EngineUnavailable: the package has no ONNX model, which the reference needs.
+        EngineUnavailable: the reference is not installed.
     """
     if package.format != "onnx":
-        raise EngineUnavailable(
-            f"the reference {REFERENCE} needs an ONNX model, but the package {package.name}-{package.version} holds "
-            f"{package.model_path.name}. To check its golden images: agent model check",
-            engine=REFERENCE,
-        )
+        return _compare_with_torch(package, engine, options, images)
     own = load_in_sandbox(package, reference_options(options), REFERENCE).options
     graph = serving_graph(package, cache_dir=own.cache_dir)
     with open_onnxruntime(package, own, engine=REFERENCE, graph=graph) as reference:
         return compare(package, engine, reference, images, kept_layers=kept_layers)
+
+
+def _compare_with_torch(
+    package: ModelPackage, engine: Engine, options: EngineOptions, images: ImageSet
+) -> Certificate:
+    """A program has no ONNX form: its reference is PyTorch on the CPU, not compiled."""
+    own = replace(reference_options(options), engine=_PROGRAMS, options={"device": "cpu"})
+    load_in_sandbox(package, own, _PROGRAMS)
+    with open_torch(package, own) as reference:
+        name = _PROGRAMS if _is_reference(engine, options) else f"{_PROGRAMS} cpu"
+        expected, actual = scores_of(reference, images.batch), scores_of(engine, images.batch)
+        return certificate_from(package, engine, expected, actual, images, reference=name)
+
+
+def _is_reference(engine: Engine, options: EngineOptions) -> bool:
+    return f"{_PROGRAMS} cpu" in engine.info.placement and not options.options.get("compile", False)
 
 
 def _key(

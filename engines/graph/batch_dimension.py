@@ -100,7 +100,7 @@ def fix_batch(model: onnx.ModelProto, package: ModelPackage) -> onnx.ModelProto:
         return fixed
     except _RunError as exc:
         raise ModelRejected(
-            f"{package.model_path.name} cannot be run for {batch} image(s) of {package.input.width}x"
+            f"{package.title} cannot be run for {batch} image(s) of {package.input.width}x"
             f"{package.input.height}: {exc}. Export the model again",
             batch=batch,
         ) from exc

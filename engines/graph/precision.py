@@ -23,6 +23,7 @@ from engines.graph.int8_forms import Int8Form, int8_form
 from engines.graph.int8_search import quantise_to_agreement
 from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph, serving_graph
+from engines.package.graph_faults import quantised_operators
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
@@ -153,6 +154,13 @@ class _Ranges:
 def _int8(
     package: ModelPackage, base: ServingGraph, form: Int8Form, ranges: _Ranges
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    count = quantised_operators(onnx.load(base.path))
+    if count:
+        raise PrecisionRejected(
+            f"int8 was requested, but the model computes in int8 already ({count} quantised operators). Use precision "
+            "fp32, which runs it as it is, or import the fp32 model",
+            precision="int8",
+        )
     step = base.max_batch or 1
     division = divided(package)
     for paths, what in ((division.calibrated, "to calibrate on"), (division.held_out, "that it is not calibrated on")):

@@ -81,6 +81,10 @@ def input_chain(
         chain.add("Transpose", label="layout", perm=[0, 2, 3, 1])
     if signature.dtype != "float32" and not (signature.dtype == "uint8" and takes_float):
         chain.add("Cast", label="dtype", to=_ELEMENT[signature.dtype])
+    if not signature.has_batch_axis:
+        pixels = (signature.channels, signature.height, signature.width)
+        sides = pixels if signature.layout == "NCHW" else (*pixels[1:], pixels[0])
+        chain.add("Reshape", np.array(sides, np.int64), label="image")
     chain.end(target)
     return chain
 
@@ -110,12 +114,19 @@ def takes_float(graph: onnx.GraphProto, name: str) -> bool:
     return True
 
 
-def output_chain(value: str, rank: int, activation: Activation, *, opset: int, is_float32: bool) -> Chain:
+def output_chain(
+    value: str, signature: ModelSignature, activation: Activation, *, opset: int, is_float32: bool
+) -> Chain:
     """Return the nodes from the model's output to ``scores``, float32 ``(N, classes)`` probabilities."""
     chain = Chain(value, opset=opset)
     if not is_float32:
         chain.add("Cast", label="float32", to=TensorProto.FLOAT)
-    if rank < _MATRIX_RANK:
+    rank = len(signature.output_shape)
+    if signature.class_axis is not None:
+        axes = [axis for axis in range(rank) if axis != signature.class_axis]
+        chain.add("Transpose", label="classes", perm=[*axes, signature.class_axis])
+        chain.add("Reshape", np.array([-1, signature.classes], np.int64), label="rows")
+    elif rank < _MATRIX_RANK:
         chain.add("Reshape", np.array([1, -1], np.int64), label="batch")
     elif rank > _MATRIX_RANK:
         chain.add("Flatten", label="flatten", axis=1)

@@ -19,9 +19,10 @@ from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX, input_c
 from engines.package.load import ModelPackage, check_sha256
 from engines.package.model_file import check_model, opset_of, read_onnx, subgraphs
 from engines.package.signature.onnx import data_inputs, set_shape, shape_of
+from engines.package.signature.selection import select
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 
-TRANSFORMATION = 3
+TRANSFORMATION = 4
 """Raised when the same package gives another graph, so that cached graphs are built again."""
 
 MIN_OPSET = 7
@@ -84,19 +85,22 @@ def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
     """
     if package.format != "onnx":
         raise ModelRejected(
-            f"{package.model_path.name} is a torch.export program, but a serving graph is made from ONNX. "
+            f"{package.title} is a torch.export program, but a serving graph is made from ONNX. "
             "Use engine: torch, or export the model to ONNX",
             format=package.format,
         )
     model, found = read_onnx(package.model_path, root=package.directory)
     check_sha256(found, package.sha256, path=package.model_path)
-    model = _with_known_opset(model, name=package.model_path.name)
+    name = package.title
+    select(model, output=package.output.name, constants=package.input.constants, name=name)
+    model = _with_known_opset(model, name=name)
     _make_room(model)
     _fuse(model, package)
-    check_model(model, name=f"serving graph of {package.model_path.name}")
+    check_model(model, name=f"serving graph of {name}")
     signature = package.signature
-    # An output without a batch dimension has the scores of one image only.
-    free = free_batch(model, package) if len(signature.output_shape) > 1 else None
+    # Without a batch dimension at one end a run is of one image only.
+    has_batch = signature.has_batch_axis and len(signature.output_shape) > 1
+    free = free_batch(model, package) if has_batch else None
     return free if free is not None else fix_batch(model, package)
 
 
@@ -159,7 +163,7 @@ def _fuse(model: onnx.ModelProto, package: ModelPackage) -> None:
     )
     behind = output_chain(
         target.name,
-        len(signature.output_shape),
+        signature,
         package.output.activation,
         opset=opset,
         is_float32=target.type.tensor_type.elem_type == TensorProto.FLOAT,

@@ -13,6 +13,7 @@ from engines.package.images import image_hashes
 from engines.package.specs import InputSpec, OutputSpec
 
 _FORM = 1
+_LATER = frozenset({"constants", "name", "class_axis"})
 
 
 def package_digest(
@@ -38,9 +39,8 @@ def package_digest(
         facts = {
             "form": _FORM,
             "model": model,
-            "input": asdict(spec),
-            # Where a threshold stands changes no answer.
-            "output": {key: value for key, value in asdict(output).items() if key != "stated"},
+            "input": _stated(spec),
+            "output": _stated(output),
             "labels": list(labels),
             "golden": [
                 [digest, label, confidence]
@@ -59,6 +59,15 @@ def package_digest(
     except ImageRejected as exc:
         raise ModelRejected(exc.message, **exc.fields) from exc
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _stated(section: InputSpec | OutputSpec) -> dict[str, object]:
+    """The values of a section; keys that came later count only where they are stated, so older digests stay true.
+
+    ``stated`` does not count: where a threshold stands changes no answer.
+    """
+    values = {key: value for key, value in asdict(section).items() if key != "stated"}
+    return {key: value for key, value in values.items() if key not in _LATER or value not in (None, ())}
 
 
 def check_digest(found: str, stated: str | None, *, name: str) -> None:

@@ -1,9 +1,10 @@
 """Label files: one name per class, in the formats in common use.
 
-Accepted: plain lines; ``0,name``, ``0: name``, ``0 name``; ``n01440764 name``; a JSON list; a JSON map ``{"0":
-"name"}``, ``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``; a table whose header names a column for the number and
-one for the name, in any order (``label,id``). A byte order mark, CRLF and blank lines at the end are skipped. Another
-header line is skipped only if every other line is numbered and the header looks like one (``index,label``).
+Accepted: plain lines; ``0,name``, ``0: name``, ``0 name``, ``name,0``; ``n01440764 name``; a JSON list; a JSON map
+``{"0": "name"}``, ``{"0": ["n01440764", "name"]}`` or ``{"name": 0}``; a table whose header names a column for the
+number and one for the name, in any order (``label,id``). A byte order mark, CRLF and blank lines at the
+end are skipped. Another header line is skipped only if every other line is numbered and the header looks like
+one (``index,label``).
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ MAX_BYTES = 16 << 20
 MAX_LABEL_CHARS = 512
 MAX_LABELS = 1_000_000
 _PAIR = 2
+_FLAG = "agent model import: --offset"
 _MAX_DIGITS = 9
 
 _NUMBERED = re.compile(r"([0-9]{1,9})(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
 _SYNSET = re.compile(r"n[0-9]{8}(?:\s*[,:;\t]\s*|\s+)(\S.*)\Z")
+_TRAILING = re.compile(r"(.*\S)\s*[,;\t]\s*([0-9]{1,9})\Z")
 _HEADER = re.compile(r"(?i)(?:#|index|idx|id|no|class|class[ _]?id|label[ _]?id)\s*[,:;\t ]\s*[a-z _]+\Z")
 _HEADER_WORD = re.compile(r"(?i)(?:#.*|labels?|names?|class(?:es)?|class[ _]?names?)\Z")
 _NUMBER_COLUMNS = frozenset({"index", "idx", "id", "class_id", "class_index", "class_idx", "label_id", "label_index"})
@@ -67,9 +70,9 @@ def fit_labels(labels: Sequence[str], *, classes: int, offset: int, name: str) -
         return (BACKGROUND,) * offset + tuple(labels)
     hint = "Give one label per class"
     if offset == 0 and len(labels) == classes - 1:
-        hint = "Has the model a background class first? Then set labels.offset: 1"
+        hint = f"Has the model a background class first? Then set labels.offset: 1 ({_FLAG} 1)"
     elif offset and len(labels) == classes:
-        hint = "The labels name every class: set labels.offset: 0"
+        hint = f"The labels name every class: set labels.offset: 0 ({_FLAG} 0)"
     elif len(labels) == classes - offset + 1 and _HEADER_WORD.match(labels[0]):
         hint = f"Is the first line, {labels[0]!r}, a header? Remove it"
     elif len(labels) == classes - offset + 1 and labels[0].lower() in {BACKGROUND, "dummy", "__background__"}:
@@ -113,6 +116,9 @@ def _from_lines(text: str, name: str, offset: int) -> list[str]:
     table = _from_table(lines, name, offset)
     if table is not None:
         return table
+    trailing = _numbers_behind(lines, offset)
+    if trailing is not None:
+        return _by_index(trailing, name, offset)
     for pattern in (_SYNSET, _NUMBERED):
         matches = [pattern.match(line) for line in lines]
         if not any(matches):
@@ -150,6 +156,15 @@ def _from_table(lines: Sequence[str], name: str, offset: int) -> list[str] | Non
             )
         pairs.append((int(number), row[names[0]].strip()))
     return _by_index(pairs, name, offset) if pairs else None
+
+
+def _numbers_behind(lines: Sequence[str], offset: int) -> list[tuple[int, str]] | None:
+    """The labels of lines like ``name,0``; None unless every line has a number and they run without a gap."""
+    found = [_TRAILING.match(line) for line in lines]
+    pairs = [(int(match.group(2)), _unquote(match.group(1).strip())) for match in found if match]
+    is_whole = len(pairs) == len(lines) > 1 and _is_run([number for number, _ in pairs], offset)
+    # "0,1" may be either way round, so the number in front counts there.
+    return pairs if is_whole and not all(label.isdigit() for _, label in pairs) else None
 
 
 def repeated_labels(labels: Sequence[str]) -> list[str]:
@@ -246,7 +261,7 @@ def _by_index(pairs: list[tuple[int, str]], name: str, offset: int) -> list[str]
     if twice is not None:
         fact = f"{twice} is there twice"
     elif min(numbers) == 1 and max(numbers) == len(numbers):
-        fact = "they begin at 1. If class 0 is a background class set labels.offset: 1, else count from 0"
+        fact = f"they begin at 1. If class 0 is a background class set labels.offset: 1 ({_FLAG} 1), else count from 0"
     else:
         missing = next(number for number in range(offset, max(numbers) + 2) if number not in present)
         fact = f"{missing} is missing" if min(numbers) == 0 else f"they begin at {min(numbers)}"

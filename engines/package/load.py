@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.errors import ModelRejected
 from engines.package.activation import check_declared_activation, last_operator
 from engines.package.digest import check_digest, package_digest
+from engines.package.graph_faults import check_inference_mode
 from engines.package.images import IMAGE_SUFFIXES
 from engines.package.labels import MAX_BYTES as MAX_LABEL_BYTES
 from engines.package.labels import fit_labels, parse_labels
 from engines.package.manifest import MANIFEST_NAME, InputSection, Manifest, inside, read_manifest
 from engines.package.model_file import check_model, file_sha256, read_onnx
 from engines.package.signature.onnx import onnx_signature
-from engines.package.signature.pt2 import pt2_signature
+from engines.package.signature.pt2 import last_operation, pt2_signature, read_program
+from engines.package.signature.selection import select
 from engines.package.specs import (
     Activation,
     Color,
@@ -53,7 +56,6 @@ __all__ = [
 ]
 
 MAX_FOLDER_IMAGES = 10_000
-_BINARY_LABELS = 2
 _FORMATS: dict[str, ModelFormat] = {".onnx": "onnx", ".pt2": "pt2"}
 
 
@@ -93,6 +95,12 @@ class ModelPackage:
     signature: ModelSignature
     digest: str
     is_digest_stated: bool = False
+    model_title: str = ""
+
+    @property
+    def title(self) -> str:
+        """What messages call the model: its file's name, or for an import the file that the user gave."""
+        return self.model_title or self.model_path.name
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -100,33 +108,34 @@ class ModelPackage:
         return tuple(dict.fromkeys((*(one.path for one in self.golden), *self.evaluation, *self.calibration)))
 
 
-def load_package(directory: Path) -> ModelPackage:
+def load_package(directory: Path, *, shown_as: Mapping[str, str] | None = None) -> ModelPackage:
     """Read and check the package in ``directory``: manifest, paths, sha256, labels, model against manifest.
+
+    ``shown_as`` has other names for its files in messages: those that an import has copied.
 
     Raises:
         ModelRejected: anything that does not fit, with the two facts that disagree.
     """
+    shown = shown_as or {}
     manifest = read_manifest(directory)
     root = directory.resolve()
-    model_path = inside(root, manifest.file, what="file")
-    model_format = _FORMATS.get(model_path.suffix)
-    if model_format is None:
-        raise ModelRejected(f"file {manifest.file!r} ends in {model_path.suffix!r}, but a model is .onnx or .pt2")
+    model_path, model_format = _model_of(manifest, root)
     spec = input_spec(manifest.input)
-    signature, last = _checked_signature(model_path, root, manifest, spec)
-    task = task_of(manifest.output, classes=signature.classes, last=last, name=model_path.name)
-    labels = _labels(root, manifest, _BINARY_LABELS if task is Task.BINARY else signature.classes)
-    output, labels = output_of(manifest.output, task, labels, name=manifest.labels.file)
+    model_name = shown.get(manifest.file, model_path.name)
+    signature, last = _checked_signature(model_path, root, manifest, spec, name=model_name)
+    task = task_of(manifest.output, classes=signature.classes, last=last, name=model_name)
+    labels_name = shown.get(manifest.labels.file, manifest.labels.file)
+    labels = _labels(root, manifest, 2 if task is Task.BINARY else signature.classes, name=labels_name)
+    output, labels = output_of(manifest.output, task, labels, name=labels_name)
     golden = _golden(root, manifest, labels)
-    calibration = _images(root, manifest.calibration, what="calibration")
-    evaluation = _images(root, manifest.evaluation, what="evaluation")
+    folders = {what: _images(root, getattr(manifest, what), what=what) for what in ("calibration", "evaluation")}
     digest = package_digest(
         model=manifest.sha256,
         spec=spec,
         output=output,
         labels=labels,
         golden=[(one.path, one.label, one.min_confidence) for one in golden],
-        folders={"calibration": calibration, "evaluation": evaluation},
+        folders=folders,
         root=root,
     )
     check_digest(digest, manifest.package_sha256, name=MANIFEST_NAME)
@@ -141,13 +150,22 @@ def load_package(directory: Path) -> ModelPackage:
         output=output,
         labels=labels,
         golden=golden,
-        calibration=calibration,
-        evaluation=evaluation,
+        calibration=folders["calibration"],
+        evaluation=folders["evaluation"],
         license=manifest.license,
         signature=signature,
         digest=digest,
         is_digest_stated=manifest.package_sha256 is not None,
+        model_title=model_name,
     )
+
+
+def _model_of(manifest: Manifest, root: Path) -> tuple[Path, ModelFormat]:
+    path = inside(root, manifest.file, what="file")
+    model_format = _FORMATS.get(path.suffix.lower())
+    if model_format is None:
+        raise ModelRejected(f"file {manifest.file!r} ends in {path.suffix!r}, but a model is .onnx or .pt2")
+    return path, model_format
 
 
 def input_spec(section: InputSection) -> InputSpec:
@@ -163,6 +181,10 @@ def input_spec(section: InputSection) -> InputSpec:
         scale=float(section.scale),
         mean=tuple(float(v) for v in section.mean) if section.mean else (0.0,) * channels,
         std=tuple(float(v) for v in section.std) if section.std else (1.0,) * channels,
+        constants=tuple(
+            (name, tuple(map(float, value if isinstance(value, list) else [value])))
+            for name, value in section.constants.items()
+        ),
     )
 
 
@@ -182,19 +204,27 @@ def check_sha256(found: str, stated: str, *, path: Path) -> None:
         )
 
 
-def _checked_signature(path: Path, root: Path, manifest: Manifest, spec: InputSpec) -> tuple[ModelSignature, str]:
-    """Return the signature, and the last operator of an ONNX graph."""
-    name, last = path.name, ""
-    if path.suffix == ".pt2":
+def _checked_signature(
+    path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str
+) -> tuple[ModelSignature, str]:
+    """Return the signature, and the operator that the model ends in."""
+    output = manifest.output
+    if path.suffix.lower() == ".pt2":
         check_sha256(file_sha256(path), manifest.sha256, path=path)
-        signature = pt2_signature(path, spec, name=name)
+        program = read_program(path, name=name)
+        signature = pt2_signature(
+            program, spec, name=name, output=output.name, constants=spec.constants, class_axis=output.class_axis
+        )
+        last = last_operation(program, signature.output_name)
     else:
         model, found = read_onnx(path, root=root)
         check_sha256(found, manifest.sha256, path=path)
         check_model(model, name=name)
-        signature = onnx_signature(model, spec, name=name)
-        check_declared_activation(model, signature.output_name, manifest.output.activation, name=name)
+        select(model, output=output.name, constants=spec.constants, name=name)
+        signature = onnx_signature(model, spec, name=name, class_axis=output.class_axis)
+        check_inference_mode(model, name=name)
         last = last_operator(model, signature.output_name)
+    check_declared_activation(last, output.activation, name=name)
     if signature.dtype == "uint8" and (spec.scale, set(spec.mean), set(spec.std)) != (1.0, {0.0}, {1.0}):
         raise ModelRejected(
             f"{name}: the model takes uint8, so it normalises its input itself, but the manifest says "
@@ -205,9 +235,9 @@ def _checked_signature(path: Path, root: Path, manifest: Manifest, spec: InputSp
     return signature, last
 
 
-def _labels(root: Path, manifest: Manifest, classes: int) -> tuple[str, ...]:
+def _labels(root: Path, manifest: Manifest, classes: int, *, name: str) -> tuple[str, ...]:
     path = inside(root, manifest.labels.file, what="labels.file")
-    name, offset = manifest.labels.file, int(manifest.labels.offset)
+    offset = int(manifest.labels.offset)
     try:
         data = read_regular(path, max_bytes=MAX_LABEL_BYTES)
     except ValueError as exc:

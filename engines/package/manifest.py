@@ -30,6 +30,9 @@ _SHOWN_ERRORS = 5
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024)]
 Threshold = Annotated[float, Field(gt=0.0, lt=1.0)]
+TensorName = Annotated[str, Field(min_length=1, max_length=1024)]
+Number = bool | int | float
+Constant = Number | Annotated[list[Number], Field(min_length=1, max_length=65_536)]
 
 
 class _Section(BaseModel):
@@ -37,7 +40,7 @@ class _Section(BaseModel):
 
 
 class InputSection(_Section):
-    """``input``: how an image becomes the model's input."""
+    """``input``: how an image becomes the model's input, and the values of its other inputs."""
 
     width: Side
     height: Side
@@ -48,6 +51,7 @@ class InputSection(_Section):
     scale: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
+    constants: dict[TensorName, Constant] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> InputSection:
@@ -71,13 +75,16 @@ class InputSection(_Section):
 class OutputSection(_Section):
     """``output``: the activation that the graph lacks, and what the scores decide.
 
-    ``thresholds``: the score from which on a label is detected, 0.5 where a label has none.
+    ``thresholds``: the score from which on a label is detected, 0.5 where a label has none. ``name``: the output that
+    holds the scores, for a model with several. ``class_axis``: the axis of the classes, where it is not the last.
     """
 
     activation: Literal["none", "softmax", "sigmoid"]
     task: Literal["single_label", "multi_label", "binary"] | None = None
     positive: Annotated[str, Field(min_length=1)] | None = None
     thresholds: dict[str, Threshold] = Field(default_factory=dict)
+    name: TensorName | None = None
+    class_axis: Annotated[int, Field(ge=0, le=7)] | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> OutputSection:

@@ -59,7 +59,7 @@ def read_model_bytes(path: Path) -> bytes:
         raise ModelRejected(
             f"{path} is empty (0 bytes), but a model was expected. Copy it again", path=str(path), size=0
         )
-    foreign = _foreign_kind(data, path.suffix)
+    foreign = _foreign_kind(data, path.suffix.lower())
     if foreign:
         raise ModelRejected(f"{path} is {foreign}", path=str(path), size=len(data))
     return data
@@ -215,7 +215,7 @@ def file_sha256(path: Path) -> str:
     Raises:
         ModelRejected: the file cannot be read or is not a model.
     """
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return read_onnx(path, root=path.parent)[1]
     return hashlib.sha256(read_model_bytes(path)).hexdigest()
 

@@ -14,6 +14,9 @@ Layout = Literal["NCHW", "NHWC"]
 InputDtype = Literal["float32", "float16", "uint8"]
 ModelFormat = Literal["onnx", "pt2"]
 
+Constants = tuple[tuple[str, tuple[float, ...]], ...]
+"""Inputs beside the image, each with its values in the order of its shape, or one value for all of it."""
+
 THRESHOLD = 0.5
 """The score from which on a label is detected, unless the manifest gives the label another one."""
 
@@ -36,7 +39,8 @@ class InputSpec:
 
     ``resize_to`` is the length of the shorter side in pixels before the centre crop, None for the other modes. A value
     v of channel c becomes ``(v * scale - mean[c]) / std[c]``; channels are in the model's own colour order, and
-    ``mean`` and ``std`` have one entry per channel (three, or one for gray).
+    ``mean`` and ``std`` have one entry per channel (three, or one for gray). ``constants`` are the values of the
+    model's other inputs.
     """
 
     width: int
@@ -48,6 +52,7 @@ class InputSpec:
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    constants: Constants = ()
 
     @property
     def channels(self) -> int:
@@ -61,7 +66,8 @@ class OutputSpec:
 
     ``thresholds`` has one entry per score (0 to 1), which counts where the task is not to choose one of several
     labels. ``positive`` is the label that the score of a binary model speaks for, else None. ``stated`` has the labels
-    whose threshold stands in the manifest, with it; the others have the usual one.
+    whose threshold stands in the manifest, with it; the others have the usual one. ``name`` is the output that holds
+    the scores, None for the only one; ``class_axis`` the axis of the classes where it is not the last.
     """
 
     activation: Activation = "none"
@@ -69,13 +75,16 @@ class OutputSpec:
     positive: str | None = None
     thresholds: tuple[float, ...] = ()
     stated: tuple[tuple[str, float], ...] = ()
+    name: str | None = None
+    class_axis: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSignature:
     """What the model file states. ``batch`` is None if it is dynamic.
 
-    ``output_shape`` is the model's own, with None for a dynamic dimension; ``classes`` is the class count in it.
+    ``output_shape`` is the model's own, with None for a dynamic dimension; ``classes`` is the class count in it, found
+    on ``class_axis`` if that is stated. A model without ``has_batch_axis`` takes one image without a batch dimension.
     """
 
     input_name: str
@@ -88,3 +97,5 @@ class ModelSignature:
     channels: int
     classes: int
     output_shape: tuple[int | None, ...]
+    class_axis: int | None = None
+    has_batch_axis: bool = True

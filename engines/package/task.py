@@ -76,6 +76,8 @@ def output_of(
         positive=section.positive,
         thresholds=thresholds,
         stated=tuple(section.thresholds.items()),
+        name=section.name,
+        class_axis=section.class_axis,
     )
     return spec, labels
 

@@ -20,6 +20,8 @@ from engines.errors import EngineError
 
 _PR_SET_PDEATHSIG = 1
 _PARENT = "AGENT_BUILD_PARENT"
+_PROGRAM = Path(__file__).parents[1]
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 UNEXPECTED_ERROR = 70
 """Exit code for an exception that nobody expected; a library that ends the process has exit codes of its own."""
 
@@ -79,15 +81,28 @@ def bind_to_parent() -> None:
         os.nice(10)
 
 
+def _is_of_library(trace: TracebackType | None) -> bool:
+    """Whether the innermost frame of ``trace`` is in a file of another installed package than this program's."""
+    innermost = None
+    while trace is not None:
+        innermost, trace = trace, trace.tb_next
+    if innermost is None:
+        return False
+    file = Path(innermost.tb_frame.f_code.co_filename)
+    return not _INSTALLED.isdisjoint(file.parts) and not file.is_relative_to(_PROGRAM)
+
+
 def exit_on_unexpected_error() -> None:
     """End with ``UNEXPECTED_ERROR`` and a traceback on an exception that nobody catches.
 
-    MemoryError is not a bug: the job needs the memory.
+    MemoryError is no bug of this program: the job needs the memory. Nor is an exception raised inside a library, which
+    the model made fail: that ends with 1.
     """
 
     def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         traceback.print_exception(kind, error, trace)
         sys.stderr.flush()
-        os._exit(1 if issubclass(kind, MemoryError) else UNEXPECTED_ERROR)
+        is_theirs = issubclass(kind, MemoryError) or _is_of_library(trace)
+        os._exit(1 if is_theirs else UNEXPECTED_ERROR)
 
     sys.excepthook = end

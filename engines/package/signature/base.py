@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engines.errors import ModelRejected
@@ -29,6 +29,17 @@ class TensorFacts:
     shape: Shape | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """The image that a model takes, without a manifest; None where the file leaves a side or the channels open."""
+
+    layout: Layout
+    height: int | None
+    width: int | None
+    channels: int | None
+    dtype: InputDtype
+
+
 def shape_text(shape: Sequence[int | None] | None) -> str:
     """``1x3x224x224``; a dynamic dimension is ``?``."""
     return "unknown" if shape is None else "x".join("?" if d is None else str(d) for d in shape) or "scalar"
@@ -40,7 +51,13 @@ def the_input(inputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
     Raises:
         ModelRejected: several inputs or none, or another type.
     """
-    source = _the_one(inputs, "inputs", "an image classifier has one", name)
+    source = _the_one(
+        inputs,
+        "inputs",
+        "one takes the image. Give the others a value: input.constants in the manifest (agent model import: "
+        "--constant NAME=VALUE)",
+        name,
+    )
     if source.dtype not in _INPUT_DTYPES:
         raise ModelRejected(
             f"{name}: input {source.name} takes {source.dtype}, but images can be given as "
@@ -57,11 +74,16 @@ def the_output(outputs: Sequence[TensorFacts], *, name: str) -> TensorFacts:
     Raises:
         ModelRejected: several outputs or none, or another type.
     """
-    target = _the_one(outputs, "outputs", "a classifier has one, its scores", name)
+    target = _the_one(
+        outputs,
+        "outputs",
+        "one holds the scores. Choose it: output.name in the manifest (agent model import: --output-name NAME)",
+        name,
+    )
     if target.dtype not in _OUTPUT_DTYPES:
         raise ModelRejected(
             f"{name}: output {target.name} is {target.dtype}, but scores are float32, float16 or float64. "
-            "Export the model without its last ArgMax or TopK",
+            f"{_advice(target)}",
             output=target.name,
             dtype=target.dtype,
         )
@@ -98,25 +120,58 @@ def layout_of(source: TensorFacts, spec: InputSpec, *, fallback: Layout, name: s
 
 
 def image_rank(source: TensorFacts, *, name: str) -> Shape:
-    """Return the shape of an image input.
+    """Return the shape of an image input, 4 dimensions; one without a batch dimension takes one image.
 
     Raises:
-        ModelRejected: it does not have 4 dimensions.
+        ModelRejected: it has neither 4 nor 3 dimensions.
     """
-    if source.shape is None or len(source.shape) != _IMAGE_RANK:
+    if source.shape is not None and len(source.shape) == _IMAGE_RANK:
+        return source.shape
+    if source.shape is not None and len(source.shape) == _IMAGE_RANK - 1:
+        return (1, *source.shape)
+    raise ModelRejected(
+        f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 4 dimensions "
+        "(batch, channels, height, width or batch, height, width, channels), or 3 without the batch",
+        input=source.name,
+        shape=shape_text(source.shape),
+    )
+
+
+def image_input(source: TensorFacts, *, fallback: Layout, name: str) -> ImageInput:
+    """Return what a model takes; ``fallback`` is the layout if the shape does not tell.
+
+    Raises:
+        ModelRejected: not an image, or channels neither first nor last.
+    """
+    _, a, b, c = image_rank(source, name=name)
+    layout = fallback
+    if a in {1, 3} and c not in {1, 3}:
+        layout = "NCHW"
+    elif c in {1, 3} and a not in {1, 3}:
+        layout = "NHWC"
+    elif a is not None or c is not None:
         raise ModelRejected(
-            f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 4 dimensions "
-            "(batch, channels, height, width or batch, height, width, channels)",
+            f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 1 or 3 "
+            "channels at one end of it",
             input=source.name,
             shape=shape_text(source.shape),
         )
-    return source.shape
+    height, width, channels = (b, c, a) if layout == "NCHW" else (a, b, c)
+    return ImageInput(layout=layout, height=height, width=width, channels=channels, dtype=_INPUT_DTYPES[source.dtype])
 
 
 def signature_from(
-    source: TensorFacts, target: TensorFacts, layout: Layout, spec: InputSpec, *, name: str
+    source: TensorFacts,
+    target: TensorFacts,
+    layout: Layout,
+    spec: InputSpec,
+    *,
+    name: str,
+    class_axis: int | None = None,
 ) -> ModelSignature:
     """Return the signature; ``spec`` fixes dynamic height, width and channels.
+
+    ``class_axis``: the axis of the output that has the classes, None for the usual one.
 
     Raises:
         ModelRejected: the output is not one score per class.
@@ -137,14 +192,26 @@ def signature_from(
         height=spec.height,
         width=spec.width,
         channels=spec.channels,
-        classes=_classes(target, batch, name=name),
+        classes=_classes(target, batch, class_axis, name=name),
         output_shape=target.shape or (),
+        class_axis=class_axis,
+        has_batch_axis=len(source.shape or ()) == _IMAGE_RANK,
     )
 
 
-def _classes(target: TensorFacts, batch: int | None, *, name: str) -> int:
-    """Return the class count of ``NxC``, ``NxCx1x1``, ``Nx1x1xC``, or ``C`` for a batch of 1."""
+def _classes(target: TensorFacts, batch: int | None, class_axis: int | None, *, name: str) -> int:
+    """Return the class count of ``NxC``, ``NxCx1x1``, ``Nx1x1xC``, ``C`` for a batch of 1, or on the stated axis."""
     shape = target.shape
+    if class_axis is not None:
+        return _classes_on(class_axis, target, batch, name=name)
+    if shape is not None and len(shape) > 1 and None not in (batch, shape[0]) and shape[0] != batch:
+        raise ModelRejected(
+            f"{name}: output {target.name} has shape {shape_text(shape)}, whose first dimension is {shape[0]}, but "
+            f"the batch is {batch}. If the classes come first, set output.class_axis: 0 (agent model import: "
+            "--class-axis 0)",
+            output=target.name,
+            shape=shape_text(shape),
+        )
     if shape is None or None in shape[1:] or shape == (None,):
         raise ModelRejected(
             f"{name}: output {target.name} has shape {shape_text(shape)}, so the number of classes is unknown. "
@@ -166,11 +233,40 @@ def _classes(target: TensorFacts, batch: int | None, *, name: str) -> int:
     )
 
 
+def _classes_on(axis: int, target: TensorFacts, batch: int | None, *, name: str) -> int:
+    """Return the class count on ``axis``; the other axes are the batch's, or 1."""
+    shape = target.shape or ()
+    classes = shape[axis] if axis < len(shape) else None
+    rest = [dim for place, dim in enumerate(shape) if place != axis and dim not in {None, 1, batch}]
+    if classes is None or rest:
+        raise ModelRejected(
+            f"{name}: output {target.name} has shape {shape_text(target.shape)}, but output.class_axis is {axis}, "
+            "where a known number of classes is expected and batch or 1 elsewhere. Correct class_axis",
+            output=target.name,
+            class_axis=axis,
+        )
+    return classes
+
+
+def choices_text(values: Iterable[TensorFacts]) -> str:
+    """``logits (float32 ?x1000), embedding (float32 ?x512)``, for messages."""
+    return ", ".join(f"{value.name} ({value.dtype} {shape_text(value.shape)})" for value in values) or "none"
+
+
+def _advice(target: TensorFacts) -> str:
+    if target.dtype in {"uint8", "int8"}:
+        return "Are these quantised scores? Export with float outputs (TFLite: inference_output_type float32)"
+    return (
+        "Export the model without its last ArgMax or TopK, or name the tensor before it: output.name in the manifest "
+        "(agent model import: --output-name NAME)"
+    )
+
+
 def _the_one(values: Sequence[TensorFacts], what: str, wanted: str, name: str) -> TensorFacts:
     if len(values) == 1:
         return values[0]
-    names = ", ".join(f"{value.name} ({shape_text(value.shape)})" for value in values) or "none"
-    raise ModelRejected(f"{name} has {len(values)} {what}: {names}; {wanted}. Export the model with one", found=names)
+    names = choices_text(values)
+    raise ModelRejected(f"{name} has {len(values)} {what}: {names}, but {wanted}", found=names)
 
 
 def _misfit(shape: Shape, spec: InputSpec) -> str:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from engines.errors import ModelRejected
 from engines.package.signature.base import (
+    ImageInput,
     Shape,
     TensorFacts,
+    image_input,
     image_rank,
     layout_of,
-    shape_text,
     signature_from,
     the_input,
     the_output,
@@ -51,7 +51,9 @@ def set_shape(value: onnx.ValueInfoProto, dims: Sequence[int | str]) -> None:
             entry.dim_value = dim
 
 
-def onnx_signature(model: onnx.ModelProto, spec: InputSpec, *, name: str) -> ModelSignature:
+def onnx_signature(
+    model: onnx.ModelProto, spec: InputSpec, *, name: str, class_axis: int | None = None
+) -> ModelSignature:
     """Return the model's signature, checked against ``spec``, which also fixes dynamic height, width and channels.
 
     Raises:
@@ -59,39 +61,28 @@ def onnx_signature(model: onnx.ModelProto, spec: InputSpec, *, name: str) -> Mod
             output that is not one score per class.
     """
     graph = model.graph
-    source = the_input([_facts(value) for value in data_inputs(graph)], name=name)
-    target = the_output([_facts(value) for value in graph.output], name=name)
+    source = the_input([facts_of(value) for value in data_inputs(graph)], name=name)
+    target = the_output([facts_of(value) for value in graph.output], name=name)
     layout = layout_of(source, spec, fallback=_layout_by_use(graph, source.name), name=name)
     if target.shape is None or None in target.shape[1:]:
         inferred = _inferred_output_shape(model, source, target.name, layout, spec)
         target = replace(target, shape=inferred or target.shape)
-    return signature_from(source, target, layout, spec, name=name)
+    return signature_from(source, target, layout, spec, name=name, class_axis=class_axis)
 
 
-def image_shape(model: onnx.ModelProto, *, name: str) -> tuple[Layout, Shape]:
-    """Return layout and ``(height, width, channels)`` of the model's input, without a manifest.
+def onnx_image_input(model: onnx.ModelProto, *, name: str) -> ImageInput:
+    """Return what the model takes, without a manifest.
 
     Raises:
-        ModelRejected: no single image input, or the layout is ambiguous.
+        ModelRejected: no single image input and output of scores, or the layout is ambiguous.
     """
-    source = the_input([_facts(value) for value in data_inputs(model.graph)], name=name)
-    _, a, b, c = image_rank(source, name=name)
-    if a in {1, 3} and c not in {1, 3}:
-        return "NCHW", (b, c, a)
-    if c in {1, 3} and a not in {1, 3}:
-        return "NHWC", (a, b, c)
-    if a is None and c is None:
-        layout = _layout_by_use(model.graph, source.name)
-        return layout, (b, None, None) if layout == "NCHW" else (None, b, None)
-    raise ModelRejected(
-        f"{name}: input {source.name} has shape {shape_text(source.shape)}, but an image input has 1 or 3 channels at "
-        "one end of it",
-        input=source.name,
-        shape=shape_text(source.shape),
-    )
+    source = the_input([facts_of(value) for value in data_inputs(model.graph)], name=name)
+    the_output([facts_of(value) for value in model.graph.output], name=name)
+    return image_input(source, fallback=_layout_by_use(model.graph, source.name), name=name)
 
 
-def _facts(value: onnx.ValueInfoProto) -> TensorFacts:
+def facts_of(value: onnx.ValueInfoProto) -> TensorFacts:
+    """Return name, type and shape of an input or output."""
     return TensorFacts(value.name, _dtype_name(value.type.tensor_type.elem_type), shape_of(value))
 
 
@@ -120,10 +111,11 @@ def _inferred_output_shape(
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     pixels = (spec.channels, spec.height, spec.width) if layout == "NCHW" else (spec.height, spec.width, spec.channels)
-    batch = source.shape[0] if source.shape and source.shape[0] is not None else "batch"
+    first = image_rank(source, name=target)[0]
+    batch = "batch" if first is None else first
     for value in fixed.graph.input:
         if value.name == source.name:
-            set_shape(value, (batch, *pixels))
+            set_shape(value, pixels if len(source.shape or ()) == len(pixels) else (batch, *pixels))
     # Stated shapes belong to the exported input size and would contradict the one set above.
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -1,7 +1,8 @@
 """The signature of a torch.export archive (.pt2), read without torch and without unpickling.
 
 Source: torch/export/pt2_archive/constants.py (models/<name>.json in a zip); torch/_export/serde/schema.py (dtype
-numbers, graph signature). Archives of torch before 2.8 hold serialized_exported_program.json with the same content.
+numbers, graph signature); torch/utils/_pytree.py (treespec_dumps). Archives of torch before 2.8 hold
+serialized_exported_program.json with the same content.
 """
 
 from __future__ import annotations
@@ -10,41 +11,148 @@ import json
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.errors import ModelRejected
-from engines.package.signature.base import Shape, TensorFacts, layout_of, signature_from, the_input, the_output
-from engines.package.specs import InputSpec, ModelSignature
+from engines.package.signature.base import (
+    ImageInput,
+    Shape,
+    TensorFacts,
+    choices_text,
+    image_input,
+    layout_of,
+    signature_from,
+    the_input,
+    the_output,
+)
+from engines.package.specs import Constants, InputSpec, ModelSignature
 
 _PROGRAM = re.compile(r"(?:[^/]+/)?(?:models/[^/]+\.json|serialized_exported_program\.json)\Z")
 _MAX_PROGRAM_BYTES = 256 << 20
 _DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
            12: "bool", 13: "bfloat16"}  # fmt: skip
 
+_OPERATION = re.compile(r"torch\.ops\.aten\.(?P<name>\w+)")
+_ENDS = {
+    "softmax": "Softmax", "_softmax": "Softmax", "special_softmax": "Softmax", "sigmoid": "Sigmoid",
+    "hardsigmoid": "HardSigmoid", "log_softmax": "LogSoftmax", "_log_softmax": "LogSoftmax",
+    "linear": "Gemm", "addmm": "Gemm", "mm": "MatMul", "matmul": "MatMul", "conv2d": "Conv", "mean": "AveragePool",
+}  # fmt: skip
+"""Operations as ONNX names them, which ``engines.package.activation`` knows."""
+_MOVING = frozenset({"view", "reshape", "flatten", "squeeze", "unsqueeze", "to", "_to_copy", "clone", "alias", "slice",
+                     "clamp", "permute", "transpose", "contiguous", "detach", "dropout"})  # fmt: skip
+_MODES = frozenset({"training", "train"})
+_MAX_STEPS = 64
 
-def pt2_signature(path: Path, spec: InputSpec, *, name: str) -> ModelSignature:
-    """Return the signature of the program in the archive at ``path``, checked against ``spec``.
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What the archive says of its program.
+
+    ``inputs`` are those that a caller gives, images and constants alike, in the order of the call; ``outputs`` are the
+    leaves of what it returns. A dict's outputs have the names of its keys.
+    """
+
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    nodes: tuple[Mapping[str, Any], ...]
+    tensors: tuple[str, ...]
+    """The name of each output inside the graph."""
+
+
+def read_program(path: Path, *, name: str) -> Program:
+    """Return what the archive at ``path`` says; ``name`` is the file's for messages.
 
     Raises:
-        ModelRejected: not such an archive, damaged, or a model that does not fit; see ``onnx_signature``.
+        ModelRejected: not such an archive, damaged, or a program in training mode.
     """
-    program = _program(path, name)
+    document = _document(path, name)
     try:
-        inputs, outputs = _tensors(program)
-    except (KeyError, TypeError, AttributeError, IndexError) as exc:
+        program = _program_from(document)
+        _check_inference_mode(document, program, name)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as exc:
         raise ModelRejected(
             f"{name}: the program in the archive is not written as torch.export does ({type(exc).__name__}: {exc}). "
             "Export it with torch 2.6 or later",
             path=str(path),
         ) from exc
-    source = the_input(inputs, name=name)
-    target = the_output(outputs, name=name)
+    return program
+
+
+def pt2_signature(
+    program: Program,
+    spec: InputSpec,
+    *,
+    name: str,
+    output: str | None = None,
+    constants: Constants = (),
+    class_axis: int | None = None,
+) -> ModelSignature:
+    """Return the signature of ``program``, checked against ``spec``; ``output`` and ``constants`` as in the manifest.
+
+    Raises:
+        ModelRejected: a model that does not fit; see ``onnx_signature``.
+    """
+    source = the_input(_without(program.inputs, constants, name), name=name)
+    target = the_output(_chosen(program.outputs, output, name), name=name)
     layout = layout_of(source, spec, fallback="NCHW", name=name)
-    return signature_from(source, target, layout, spec, name=name)
+    return signature_from(source, target, layout, spec, name=name, class_axis=class_axis)
 
 
-def _program(path: Path, name: str) -> Any:
+def pt2_image_input(
+    program: Program, *, output: str | None, constants: Constants, name: str
+) -> tuple[ImageInput, str]:
+    """Return what the program takes, without a manifest, and the name of its output.
+
+    Raises:
+        ModelRejected: no single image input and output of scores.
+    """
+    source = the_input(_without(program.inputs, constants, name), name=name)
+    target = the_output(_chosen(program.outputs, output, name), name=name)
+    return image_input(source, fallback="NCHW", name=name), target.name
+
+
+def last_operation(program: Program, output: str) -> str:
+    """Return the operation that decides what ``output`` is, as ONNX names it; see ``activation.last_operator``."""
+    value = next(
+        (tensor for one, tensor in zip(program.outputs, program.tensors, strict=True) if one.name == output), output
+    )
+    makers = {made: node for node in program.nodes for made in _made_by(node)}
+    for _ in range(_MAX_STEPS):
+        node = makers.get(value)
+        operation = _operation(node) if node is not None else ""
+        if node is None or operation not in _MOVING:
+            return _ENDS.get(operation, operation)
+        value = next((_tensor(one["arg"]) for one in node["inputs"] if _tensor(one["arg"])), "")
+    return ""
+
+
+def _without(inputs: Sequence[TensorFacts], constants: Constants, name: str) -> list[TensorFacts]:
+    given = {key for key, _ in constants}
+    unknown = sorted(given - {one.name for one in inputs})
+    if unknown:
+        raise ModelRejected(
+            f"{name} has no input {unknown[0]!r} for input.constants, but {choices_text(inputs)}. Correct the name",
+            input=unknown[0],
+        )
+    return [one for one in inputs if one.name not in given]
+
+
+def _chosen(outputs: Sequence[TensorFacts], wanted: str | None, name: str) -> list[TensorFacts]:
+    found = [one for one in outputs if wanted in {None, one.name}]
+    if not found:
+        raise ModelRejected(
+            f"{name} has no output {wanted!r}, but {choices_text(outputs)}. Correct the name (output.name; agent "
+            "model import: --output-name)",
+            output=wanted,
+        )
+    return found
+
+
+def _document(path: Path, name: str) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             found = [entry for entry in archive.infolist() if _PROGRAM.match(entry.filename)]
@@ -65,15 +173,18 @@ def _program(path: Path, name: str) -> Any:
         ) from exc
 
 
-def _tensors(program: Any) -> tuple[list[TensorFacts], list[TensorFacts]]:
-    module = program["graph_module"]
+def _program_from(document: Any) -> Program:
+    module = document["graph_module"]
     known = module["graph"]["tensor_values"]
     signature = module["signature"]
     inputs = [_facts(each["user_input"]["arg"], known) for each in signature["input_specs"] if "user_input" in each]
     outputs = [
         _facts(each["user_output"]["arg"], known) for each in signature["output_specs"] if "user_output" in each
     ]
-    return inputs, outputs
+    tensors = tuple(one.name for one in outputs)
+    names = _output_names(module, len(outputs)) or tensors
+    named = tuple(TensorFacts(name, one.dtype, one.shape) for name, one in zip(names, outputs, strict=True))
+    return Program(tuple(inputs), named, tuple(module["graph"].get("nodes", ())), tensors)
 
 
 def _facts(argument: Any, known: Any) -> TensorFacts:
@@ -84,3 +195,48 @@ def _facts(argument: Any, known: Any) -> TensorFacts:
     value = known[name]
     shape: Shape = tuple(size.get("as_int") for size in value["sizes"])
     return TensorFacts(name, _DTYPES.get(value["dtype"], f"dtype {value['dtype']}"), shape)
+
+
+def _output_names(module: Any, count: int) -> tuple[str, ...] | None:
+    """The keys of a returned dict, in order; None if the program returns no dict, or one with more inside."""
+    calls = module.get("module_call_graph") or [{}]
+    text = (calls[0].get("signature") or {}).get("out_spec")
+    if not isinstance(text, str):
+        return None
+    spec = json.loads(text)
+    tree = spec[1] if isinstance(spec, list) and len(spec) > 1 else {}
+    if not isinstance(tree, dict) or len(tree.get("children_spec") or ()) != count:
+        return None
+    context = tree.get("context")
+    keys = json.loads(context) if isinstance(context, str) else context
+    if isinstance(keys, list) and len(keys) == count and all(isinstance(key, str) for key in keys):
+        return tuple(keys)
+    return None
+
+
+def _check_inference_mode(document: Any, program: Program, name: str) -> None:
+    """Refuse a program that computes as in training: its answers depend on the batch, or on chance."""
+    changed = [each for each in document["graph_module"]["signature"]["output_specs"] if "buffer_mutation" in each]
+    for node in program.nodes:
+        is_training = any(one["name"] in _MODES and one["arg"].get("as_bool") is True for one in node["inputs"])
+        if is_training or changed:
+            what = _operation(node) if is_training else changed[0]["buffer_mutation"]["buffer_name"]
+            fact = f"{what} is in training mode" if is_training else f"a run changes its buffer {what}"
+            raise ModelRejected(
+                f"{name}: {fact}, so the scores of an image depend on chance or on the others in its batch, but a "
+                "served model computes as in inference. Export it again after model.eval()",
+                node=what,
+            )
+
+
+def _operation(node: Mapping[str, Any]) -> str:
+    match = _OPERATION.match(str(node["target"]))
+    return match["name"] if match else str(node["target"])
+
+
+def _made_by(node: Mapping[str, Any]) -> list[str]:
+    return [name for each in node.get("outputs", ()) if (name := _tensor(each))]
+
+
+def _tensor(argument: Any) -> str:
+    return str(argument["as_tensor"]["name"]) if isinstance(argument, dict) and "as_tensor" in argument else ""

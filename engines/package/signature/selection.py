@@ -1,0 +1,145 @@
+"""Reduces an ONNX model to one image input and one output of scores, as the manifest chooses.
+
+``output.name`` chooses the scores among several outputs, or names a tensor inside the graph. ``input.constants`` gives
+a value to each further input. What then leads to no output is dropped. Two kinds of output are read before their last
+node, where the same scores are floats: ZipMap's list of maps, and the whole numbers of QuantizeLinear.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from engines.errors import ModelRejected
+from engines.package.model_file import subgraphs
+from engines.package.signature.base import choices_text
+from engines.package.signature.onnx import data_inputs, facts_of, shape_of
+from engines.package.specs import Constants
+
+_PACKED = frozenset({"ZipMap", "QuantizeLinear"})
+
+
+def select(model: onnx.ModelProto, *, output: str | None, constants: Constants, name: str) -> None:
+    """Reduce ``model`` in place; ``output`` None keeps the only output. ``name`` is the file's for messages.
+
+    Raises:
+        ModelRejected: there is no such input or tensor, or a constant does not fit its input.
+    """
+    graph = model.graph
+    inputs = {value.name: value for value in data_inputs(graph)}
+    for place, values in constants:
+        if place not in inputs:
+            raise ModelRejected(
+                f"{name} has no input {place!r} for input.constants, but "
+                f"{choices_text(map(facts_of, inputs.values()))}. Correct the name",
+                input=place,
+            )
+        _fix_input(graph, inputs[place], values, name=name)
+    if output is None and len(graph.output) != 1:
+        return  # the caller's check of the signature names the outputs
+    wanted = _unpacked(graph, graph.output[0].name if output is None else output)
+    if [value.name for value in graph.output] != [wanted]:
+        target = _value_info(model, wanted, asked=output, name=name)
+        del graph.output[:]
+        graph.output.append(target)
+        _drop_unread(graph)
+
+
+def _fix_input(graph: onnx.GraphProto, source: onnx.ValueInfoProto, values: tuple[float, ...], *, name: str) -> None:
+    """Replace the input ``source`` by an initializer; a single value fills the whole input."""
+    place = source.name
+    # A dynamic dimension is the batch or a size that one value fits.
+    shape = tuple(dim or 1 for dim in shape_of(source) or ())
+    count = math.prod(shape)
+    if len(values) not in {1, count}:
+        raise ModelRejected(
+            f"{name}: input {place} holds {count} values, but its constant has {len(values)}. Give 1 or {count}",
+            input=place,
+        )
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(source.type.tensor_type.elem_type)
+        fixed = np.asarray(values, np.float64).astype(dtype)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ModelRejected(
+            f"{name}: input {place} is no tensor of numbers, but a constant is one. Export the model without it",
+            input=place,
+        ) from exc
+    if not np.array_equal(fixed.astype(np.float64), np.asarray(values)) and np.issubdtype(dtype, np.integer):
+        raise ModelRejected(
+            f"{name}: input {place} takes {dtype}, but its constant is {', '.join(map(str, values))}. Give values of "
+            "that type",
+            input=place,
+        )
+    graph.initializer.append(numpy_helper.from_array(np.array(np.broadcast_to(fixed, (count,)).reshape(shape)), place))
+    kept = [value for value in graph.input if value.name != place]
+    del graph.input[:]
+    graph.input.extend(kept)
+
+
+def _unpacked(graph: onnx.GraphProto, output: str) -> str:
+    """The tensor that holds the scores as floats: ``output``, or what its last node packs."""
+    maker = next((node for node in graph.node if output in node.output), None)
+    return str(maker.input[0]) if maker is not None and maker.op_type in _PACKED else output
+
+
+def _value_info(model: onnx.ModelProto, wanted: str, *, asked: str | None, name: str) -> onnx.ValueInfoProto:
+    """Type and shape of a tensor of the graph.
+
+    Raises:
+        ModelRejected: there is none of that name, or nothing is known about it.
+    """
+    graph = model.graph
+    stated = [value for value in graph.output if value.name == wanted]
+    if not stated:
+        if any(wanted in node.output for node in graph.node):
+            stated = [value for value in _inferred(model).value_info if value.name == wanted]
+            if not stated:
+                raise ModelRejected(
+                    f"{name}: output.name is {asked or wanted!r}, but type and shape of that tensor cannot be "
+                    "inferred. Name one of the outputs, or export the model with the scores as an output",
+                    output=wanted,
+                )
+        else:
+            raise ModelRejected(
+                f"{name} has no output {wanted!r}, but {choices_text(map(facts_of, graph.output))}. Correct the name "
+                "(output.name; agent model import: --output-name)",
+                output=wanted,
+            )
+    found = onnx.ValueInfoProto()
+    found.CopyFrom(stated[0])
+    return found
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        return model.graph
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Drop the nodes and constants that no output depends on; nodes are in order, so one pass backwards finds them."""
+    needed = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed.update(_read_by(node))
+    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
+    for field, values in (("node", reversed(kept)), ("initializer", constants)):
+        copies = list(values)
+        graph.ClearField(field)
+        getattr(graph, field).extend(copies)
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Every tensor that a node reads; its subgraphs read outer tensors by name."""
+    yield from node.input
+    for inner in subgraphs(node):
+        yield from (value.name for value in inner.output)
+        for one in inner.node:
+            yield from _read_by(one)
