@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import PATH
+from agent.cli.find_cameras import find_cameras
+from agent.cli.options import PATH, seconds
 from agent.runtime.errors import ConfigError, Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -38,27 +39,57 @@ _WIDE_CELLS = 140
 @click.option(
     "--thermals", is_flag=True, help="Show only the last 24 hours of temperature, rate, throttling and power."
 )
-def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None, thermals: bool) -> int:
+@click.option("--find-cameras", "finding", is_flag=True, help="Only find ONVIF cameras, and print their sources.")
+@click.option("--username", help="User on the cameras that are found.")
+@click.option("--password-file", type=PATH, metavar="FILE", help="File with the user's password on its first line.")
+@click.option("--at", multiple=True, metavar="HOST[:PORT]", help="Ask this host alone for cameras. May be repeated.")
+@click.option("--wait", default="3s", callback=seconds, show_default=True, help="How long cameras may take to answer.")
+def doctor(
+    *,
+    path: Path | None,
+    cameras: bool,
+    as_json: bool,
+    bundle: Path | None,
+    thermals: bool,
+    finding: bool,
+    username: str | None,
+    password_file: Path | None,
+    at: tuple[str, ...],
+    wait: float,
+) -> int:
     """Check what can run on this machine, and how to fix what cannot.
 
     With the configuration of the installed service it checks the service's own state directory: run it with sudo then.
 
-    Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid.
+    Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid. With
+    --find-cameras 0 if a camera answers, 69 otherwise.
     """
+    from agent.config.loader import load_config
+    from agent.config.state_dir import default_state_dir
+    from agent.runtime import logs
+
+    # The report has the errors.
+    logs.configure(level="error")
+    if finding:
+        _refuse_others(path, bundle, thermals=thermals)
+        return find_cameras(username, password_file, at, wait, as_json=as_json)
+    if username is not None or password_file is not None or at:
+        raise UsageError("--username, --password-file and --at belong to --find-cameras, which is not given: add it")
+    if thermals:
+        _refuse_bundle(bundle)
+        return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
+    return _examine(path, bundle, with_cameras=cameras, as_json=as_json)
+
+
+def _examine(path: Path | None, bundle: Path | None, *, with_cameras: bool, as_json: bool) -> int:
     from agent.cli.console import Console
     from agent.commands.overrides import kept_changes
     from agent.config.loader import load_config
     from agent.config.state_dir import default_state_dir
-    from agent.runtime import logs
     from agent.tools.doctor.bundle import check_target, write_bundle
     from agent.tools.doctor.examination import examine
     from agent.tools.doctor.service import service_of
 
-    # The report has the errors.
-    logs.configure(level="error")
-    if thermals:
-        _refuse_bundle(bundle)
-        return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
     if bundle is not None:
         check_target(bundle)
     error = None
@@ -77,7 +108,7 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
             kept,
             state_dir=default_state_dir(environ) if loaded is None else loaded.state_dir,
             service=service,
-            with_cameras=cameras,
+            with_cameras=with_cameras,
             config_error=error,
         )
     if bundle is not None:
@@ -88,6 +119,15 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
         sys.stdout.flush()
         os._exit(code)  # a check that hangs in a library would block the exit
     return code
+
+
+def _refuse_others(path: Path | None, bundle: Path | None, *, thermals: bool) -> None:
+    given = {"--config": path is not None, "--bundle": bundle is not None, "--thermals": thermals}
+    others = [name for name, is_given in given.items() if is_given]
+    if others:
+        raise UsageError(
+            f"--find-cameras looks at the network alone, but {' and '.join(others)} is given; run it twice"
+        )
 
 
 def _refuse_bundle(bundle: Path | None) -> None:
