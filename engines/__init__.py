@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
     from engines.host import available_cores
     from engines.package.decisions import answer_for
-    from engines.package.images import IMAGE_SUFFIXES, decode_image, read_image, read_image_bytes
+    from engines.package.images import IMAGE_SUFFIXES, decode_image, has_16_bits, read_image, read_image_bytes
     from engines.package.load import GoldenImage, InputSpec, ModelPackage, ModelSignature, OutputSpec, load_package
     from engines.package.specs import Activation, Task
     from engines.package.strict_yaml import MAX_BYTES as MAX_YAML_BYTES
@@ -159,6 +159,7 @@ __all__ = [
     "describe",
     "golden_input",
     "golden_result",
+    "has_16_bits",
     "image_set_of",
     "import_model",
     "import_path",
@@ -286,6 +287,7 @@ _HOMES = {
     "check_package": "engines.check.package_check",
     "provider_of": "engines.backends.onnxruntime.options",
     "decode_image": "engines.package.images",
+    "has_16_bits": "engines.package.images",
     "read_image": "engines.package.images",
     "read_image_bytes": "engines.package.images",
     "read_regular": "engines.store.files",

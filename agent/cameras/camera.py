@@ -35,6 +35,14 @@ _MAX_BACKOFF_S = 30.0
 _FIRST_REFUSED_BACKOFF_S, _MAX_REFUSED_BACKOFF_S = 15.0, 300.0
 """After a refused password. A camera that boots may refuse for a moment, so it is tried again; many cameras lock an
 address out after a few wrong passwords, so not often."""
+_MAX_RETURN_BACKOFF_S = 2.0
+"""For a camera that was seen before and has no stream now: its server is starting."""
+_AWAY = frozenset({"refused", "unreachable", "no_answer", "unknown_host", "missing"})
+"""Reasons for which nobody may be there. No login was sent, so asking again costs nothing."""
+_STARTING = _AWAY | {"no_such_stream", "no_stream"}
+_ASK_EVERY_S = 0.5
+_MAX_ABSENT_S = 300.0
+"""An absent camera is opened after this time all the same: over a slow line only an opening may reach it."""
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
@@ -76,7 +84,8 @@ class Route:
 class Camera:
     """Owns one source and the thread that reads it.
 
-    A live source is reconnected forever, with exponential backoff and jitter; the end of a file ends the camera.
+    A live source is reconnected forever, with exponential backoff and jitter, or as soon as an absent one is there
+    again; the end of a file ends the camera.
     ``on_change`` is called on the camera's thread when the state or the image fault changes.
     """
 
@@ -248,13 +257,28 @@ class Camera:
             # A slow camera is reachable: ten seconds of frames per connection are better than a long pause.
             failures = 0 if was_stable or reason == "low_frame_rate" else failures + 1
             refusals = refusals + 1 if reason == "credentials" else 0
-            backoff_s = self._refused_backoff_s(refusals) if refusals else self._backoff_s(failures)
+            if reason in _AWAY and self._is_absent():
+                self._wait_for_return()
+                continue
+            backoff_s = self._refused_backoff_s(refusals) if refusals else self._backoff_s(failures, reason)
             self.heartbeat.beat(backoff_s + _READ_DEADLINE_S)
             self._clock.wait(self._stop, backoff_s)
 
-    def _backoff_s(self, failures: int) -> float:
+    def _is_absent(self) -> bool:
+        self.heartbeat.beat(_READ_DEADLINE_S)
+        return self.source.is_there() is False
+
+    def _wait_for_return(self) -> None:
+        """Wait until the camera is there, without opening it: an opening takes long, and holds others up."""
+        deadline_ns = self._clock.monotonic_ns() + round(_MAX_ABSENT_S * 1e9)
+        while not self._clock.wait(self._stop, _ASK_EVERY_S):
+            if self._clock.monotonic_ns() >= deadline_ns or not self._is_absent():
+                return
+
+    def _backoff_s(self, failures: int, reason: object) -> float:
         # Jitter: after a power cut, agents must not all reconnect at the same moment. The first attempt has none.
-        ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), _MAX_BACKOFF_S)
+        limit_s = _MAX_RETURN_BACKOFF_S if self._frames and reason in _STARTING else _MAX_BACKOFF_S
+        ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), limit_s)
         return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
 
     def _refused_backoff_s(self, refusals: int) -> float:

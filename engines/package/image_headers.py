@@ -17,7 +17,7 @@ _STANDALONE = frozenset(range(0xD0, 0xD8)) | {0x01}
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _USUAL_SOF = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended and progressive with Huffman codes."""
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT, _TIFF_LONG = 256, 257, 3, 4
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SHORT, _TIFF_LONG = 256, 257, 258, 3, 4
 _TIFF_COMPRESSION, _TIFF_STRIPS, _TIFF_TILES, _TIFF_JPEG = 259, 273, 324, frozenset({6, 7})
 _MAX_TIFF_ENTRIES = 4096
 
@@ -30,7 +30,8 @@ class HeaderError(Exception):
 class ImageHeader:
     """``kind`` is JPEG, PNG, BMP, WebP, GIF or TIFF; ``damage`` says what is missing, None if nothing is.
 
-    ``scans`` is how often a decoder goes over all pixels: a progressive JPEG has several scans, usually ten.
+    ``scans`` is how often a decoder goes over all pixels: a progressive JPEG has several scans, usually ten. ``bits``
+    are those of one channel in the file.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class ImageHeader:
     height: int
     damage: str | None = None
     scans: int = 1
+    bits: int = 8
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -112,7 +114,8 @@ def _png(data: bytes) -> ImageHeader:
     width, height = struct.unpack_from(">II", data, 16)
     if data[12:16] != b"IHDR":
         raise HeaderError("a PNG whose first chunk is not IHDR")
-    return ImageHeader("PNG", width, height, None if b"IEND" in data[-1024:] else "the last chunk (IEND) is missing")
+    damage = None if b"IEND" in data[-1024:] else "the last chunk (IEND) is missing"
+    return ImageHeader("PNG", width, height, damage, bits=data[24])
 
 
 def _bmp(data: bytes) -> ImageHeader:
@@ -160,12 +163,19 @@ def _tiff(data: bytes) -> ImageHeader:
             (value,) = struct.unpack_from(order + ("H" if kind == _TIFF_SHORT else "I"), data, at + 10 + 12 * entry)
             # Decoders differ in which of several equal tags they read, so the largest counts.
             found[tag] = max(value, found.get(tag, 0))
+        if tag == _TIFF_BITS and kind == _TIFF_SHORT:
+            # One value for each channel: the first two fit into the entry, more are elsewhere. All are the same.
+            place = at + 10 + 12 * entry
+            (found[tag],) = struct.unpack_from(
+                order + "H", data, place if count <= 2 else struct.unpack_from(order + "I", data, place)[0]
+            )
     scans = 1
     if found.get(_TIFF_COMPRESSION) in _TIFF_JPEG:
         # Each strip or tile is a JPEG. Where all further scans are in one of them, it has this many.
         pieces = max(found.get(_TIFF_STRIPS, 1), found.get(_TIFF_TILES, 1))
         scans = max(1, data.count(b"\xff\xda") - pieces + 1)
-    return ImageHeader("TIFF", found.get(_TIFF_WIDTH, 0), found.get(_TIFF_HEIGHT, 0), scans=scans)
+    width, height = found.get(_TIFF_WIDTH, 0), found.get(_TIFF_HEIGHT, 0)
+    return ImageHeader("TIFF", width, height, scans=scans, bits=found.get(_TIFF_BITS, 1))
 
 
 _READERS: tuple[tuple[re.Pattern[bytes], Callable[[bytes], ImageHeader]], ...] = (

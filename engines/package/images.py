@@ -1,7 +1,7 @@
 """Images from files and bytes, as the engines take them: ``(H, W, 3)`` uint8 BGR.
 
-EXIF orientation is applied, gray becomes three equal channels, 16 bits are scaled to 8. Alpha is dropped and the
-colours stay as stored, like in the common training pipelines.
+EXIF orientation is applied, gray becomes three equal channels, 16 bits are scaled to 8, or fewer bits in a file of 16
+where the caller knows that. Alpha is dropped and the colours stay as stored, like in the common training pipelines.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from engines.base import Images
 from engines.errors import ImageRejected
@@ -64,11 +66,21 @@ def read_image_bytes(path: Path) -> bytes:
         raise ImageRejected(f"image {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
 
 
-def decode_image(data: bytes, *, name: str) -> Images:
+def has_16_bits(data: bytes) -> bool:
+    """Whether ``data``, which can be decoded, has 16 bits per channel."""
+    return read_header(data).bits == 16
+
+
+def decode_image(data: bytes, *, name: str, bits: int | None = None) -> Images:
     """Decode ``data`` (of an animation the first image); ``name`` stands for it in messages.
 
+    ``bits`` are the significant bits of the values in a file of 16 bits per channel, 9 to 16; None means all of them.
+    Nothing in such a file tells: the PNG chunk sBIT is about values that were scaled up to 16 bits, and TIFF's
+    MaxSampleValue is not to be used for display. Source: PNG 1.2, 4.2.10; TIFF 6.0, section 8.
+
     Raises:
-        ImageRejected: not an image, truncated, damaged, or too much work (pixels, scans; checked before decoding).
+        ImageRejected: not an image, truncated, damaged, too much work (pixels, scans; checked before decoding), or
+            values above ``bits``.
     """
     if not data:
         raise ImageRejected(f"{name} is empty (0 bytes), but an image was expected", name=name, size=0)
@@ -83,9 +95,11 @@ def decode_image(data: bytes, *, name: str) -> Images:
             name=name,
             size=len(data),
         )
+    is_deep = bits is not None and bits < header.bits == 16
     try:
         # IMREAD_COLOR also applies the EXIF orientation.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        mode = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if is_deep else 0)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
     except (cv2.error, MemoryError) as exc:
         raise ImageRejected(f"{name}: the {header.kind} does not decode: {_first_line(exc)}", name=name) from exc
     if image is None:
@@ -95,7 +109,27 @@ def decode_image(data: bytes, *, name: str) -> Images:
             name=name,
             kind=header.kind,
         )
+    if bits is not None and is_deep:
+        return _scaled(image, bits, name)
     return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def _scaled(decoded: npt.NDArray[Any], bits: int, name: str) -> Images:
+    """The highest 8 of the significant bits."""
+    if decoded.dtype != np.uint16:
+        raise ImageRejected(
+            f"{name}: its values are {decoded.dtype}, but uint16 was expected. Save it again", name=name
+        )
+    image: npt.NDArray[np.uint16] = decoded
+    highest = int(image.max())
+    if highest >= 1 << bits:
+        raise ImageRejected(
+            f"{name}: it holds the value {highest}, but `bits` says {bits}, whose highest is {(1 << bits) - 1}. "
+            "Correct `bits`",
+            name=name,
+            bits=bits,
+        )
+    return np.ascontiguousarray(image >> (bits - 8), dtype=np.uint8)
 
 
 def _check_work(header: ImageHeader, name: str) -> None:

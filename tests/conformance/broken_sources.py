@@ -72,6 +72,9 @@ class GoodSource:
     def draw(self) -> Image:
         return np.full((12, 16, 3), self.number % 256, np.uint8)
 
+    def is_there(self) -> bool | None:
+        return None
+
     def close(self) -> None:
         self.is_open = False
 

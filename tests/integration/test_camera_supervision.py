@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import FrameCounters
@@ -130,6 +131,66 @@ def test_the_backoff_after_a_refused_password_doubles_up_to_five_minutes() -> No
     with _camera(source, clock) as camera:
         wait_until(lambda: camera.statistics().state == "connected", within_s=10)
     assert clock.waits[:7] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
+
+
+class _Away(ScriptedSource):
+    """``unavailable`` in its script fails for ``reason``; ``is_there`` gives ``answers``, then True."""
+
+    def __init__(self, script: list[int | str], *, reason: str, answers: list[bool]) -> None:
+        super().__init__(script, is_live=True, period_s=0.001)
+        self.attempts, self.asked = 0, 0
+        self._reason, self._answers = reason, answers
+
+    def open(self) -> None:
+        self.attempts += 1
+        if self._script and self._script[0] == "unavailable":
+            self._script.pop(0)
+            raise SourceUnavailable("the scripted source is away", reason=self._reason)
+        super().open()
+
+    def is_there(self) -> bool | None:
+        self.asked += 1
+        return self._answers.pop(0) if self._answers else True
+
+
+@pytest.mark.parametrize("reason", ["refused", "unreachable", "no_answer", "unknown_host", "missing"])
+def test_an_absent_camera_is_opened_as_soon_as_it_is_there_again_and_not_before(reason: str) -> None:
+    clock = _HurriedClock()
+    source = _Away([1, "ended", "unavailable", 2], reason=reason, answers=[False] * 200)
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
+    assert source.attempts == 3, "the first one, the one after the loss, and the one after the return"
+    assert clock.waits[:201] == [1.0, *[0.5] * 200]
+
+
+def test_a_camera_that_no_question_reaches_is_opened_every_five_minutes() -> None:
+    clock = _HurriedClock()
+    source = _Away([*["unavailable"] * 3, 1], reason="no_answer", answers=[False] * 10_000)
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().state == "connected", within_s=10)
+    assert sum(clock.waits) == pytest.approx(900.0, abs=10.0)
+
+
+def test_a_refused_login_is_never_repeated_because_the_camera_is_there() -> None:
+    clock = _HurriedClock()
+    source = _Away([1, "ended", *["unavailable"] * 3, 2], reason="credentials", answers=[False])
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
+    assert clock.waits[:4] == [1.0, 15.0, 30.0, 60.0]
+    assert source.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "longest_s"), [([1, "ended", *["unavailable"] * 8, 2], 2.0), ([*["unavailable"] * 8, 2], 30.0)]
+)
+def test_a_server_that_starts_gives_back_a_camera_that_was_seen_before_within_two_seconds(
+    script: list[int | str], longest_s: float
+) -> None:
+    clock = _HurriedClock()
+    with _camera(_Away(script, reason="no_such_stream", answers=[]), clock) as camera:
+        wait_until(lambda: camera.statistics().state == "connected" and camera.statistics().fps > 0, within_s=10)
+        wait_until(lambda: len(clock.waits) >= 8, within_s=10)
+    assert 0.8 * longest_s <= max(clock.waits[:8]) <= longest_s
 
 
 def test_a_stable_connection_resets_the_backoff() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,11 @@ import numpy as np
 import pytest
 
 from agent.cameras.sources.gstreamer.camera import GStreamerCamera
+from agent.cameras.sources.gstreamer.library import PipelineEnded, RunningPipeline
+from agent.cameras.sources.gstreamer.pipelines import plan_for
 from agent.config.credentials import filled_pipeline
 from agent.config.sections.sources import CsiSource, GStreamerSource, RtspSource, SourceConfig, V4l2Source
+from agent.config.source_address import open_access
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 from agent.runtime.records import Image
@@ -140,6 +146,28 @@ def test_frames_that_lack_a_datagram_are_dropped(tmp_path: Path, gst: Any) -> No
             capture = camera.read()
             assert capture is not None
             assert _is_whole(capture.image)
+
+
+def test_a_camera_that_hangs_up_without_requests_is_kept_alive(tmp_path: Path, gst: Any) -> None:
+    with RtspServer(tmp_path, fps=25.0, session_s=1) as server:
+        config = RtspSource(type="rtsp", url=server.url, reader="gstreamer")
+        plan = plan_for(
+            config,
+            has=lambda name: not name.startswith("nv"),
+            access=open_access(config, tmp_path),
+        )
+        assert plan.keep_alive_s == 15.0
+        for keep_alive_s in (None, 0.3):
+            pipeline = RunningPipeline(gst, replace(plan, keep_alive_s=keep_alive_s))
+            try:
+                came = 0
+                with contextlib.suppress(PipelineEnded):
+                    while came < 60 and pipeline.pull(20.0, threading.Event()) is not None:
+                        came += 1
+            finally:
+                pipeline.stop()
+            assert (came == 60) is (keep_alive_s is not None)
+        assert any(line.startswith("GET_PARAMETER") for line in server.requests())
 
 
 def test_change_of_size_passes_through(tmp_path: Path, gst: Any) -> None:

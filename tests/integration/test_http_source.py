@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import time
@@ -258,6 +259,25 @@ def test_an_interruption_ends_an_opening_whose_answer_trickles_in(tmp_path: Path
             camera.interrupt()
             assert refusal.result(20.0).fields["reason"] == "interrupted"
         _check_all_given_back(server)
+
+
+def test_an_interruption_ends_an_opening_that_waits_for_the_connection(tmp_path: Path) -> None:
+    """The queue of the listener is full, so the kernel answers no further connection."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.settimeout(0.0)
+            one.connect_ex(("127.0.0.1", port))
+        camera = _camera(tmp_path, f"http://127.0.0.1:{port}/snapshot.jpg", open_timeout_s=60.0)
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(_refusal, camera)
+            wait_until(lambda: "source-opening" in {one.name for one in threading.enumerate()}, within_s=20)
+            camera.interrupt()
+            assert opening.result(20.0).fields["reason"] == "interrupted"
+        for one in waiting:
+            one.close()
+    wait_until(lambda: "source-opening" not in {one.name for one in threading.enumerate()}, within_s=20)
 
 
 @pytest.mark.parametrize("part", [b"", b"\xff" * 4096], ids=["empty", "bytes"])

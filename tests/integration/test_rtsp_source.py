@@ -22,6 +22,7 @@ from agent.cameras.sources.network_stream import NetworkStream
 from agent.config.sections.sources import RtspSource
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
+from tests.fixtures.deadlines import wait_until
 from tests.fixtures.rtsp_server import RtspServer, silent_listener
 
 _BOUND_S = 30.0
@@ -119,14 +120,16 @@ def test_server_that_stalls_before_the_opening_ends_in_the_open_timeout(tmp_path
     assert error.fields["reason"] == "no_answer"
 
 
-def test_an_interruption_while_the_camera_is_silent_takes_effect_at_the_open_timeout(tmp_path: Path) -> None:
+def test_an_interruption_while_the_camera_is_silent_takes_effect_at_once(tmp_path: Path) -> None:
+    """The open timeout is longer than the test waits; the library's thread ends when the server is gone."""
     with silent_listener() as port:
-        stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=0.6)
+        stream = _stream(tmp_path, f"rtsp://127.0.0.1:{port}/camera", open_timeout_s=_BOUND_S * 2)
         timer = threading.Timer(0.1, stream.interrupt)
         timer.start()
         error = _unavailable(stream)
         timer.join()
     assert error.fields["reason"] == "interrupted"
+    wait_until(lambda: "source-opening" not in {thread.name for thread in threading.enumerate()}, within_s=20)
 
 
 def test_stalled_stream_is_lost_and_comes_back(tmp_path: Path, server: RtspServer) -> None:
@@ -379,6 +382,14 @@ def test_a_port_that_hangs_up_or_does_not_speak_rtsp_is_reported_as_such(tmp_pat
     assert error.fields["reason"] == "not_understood"
     assert "an answer that is not RTSP" in error.message
     assert "too many viewers" in error.message
+
+
+def test_a_port_that_speaks_no_tls_is_reported_as_such(tmp_path: Path) -> None:
+    with _answering(b"RTSP/1.0 400 Bad Request\r\n\r\n") as port:
+        error = _unavailable(_stream(tmp_path, f"rtsps://127.0.0.1:{port}/1", open_timeout_s=20.0))
+    assert error.fields["reason"] == "not_understood"
+    assert "no TLS connection to 127.0.0.1" in error.message
+    assert "Check that this port is the one for RTSPS" in error.message
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +14,8 @@ import av
 import numpy as np
 import pytest
 
-from agent.cameras.sources.failures import StreamFailed
-from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
+from agent.cameras.sources.failures import Interrupted, StreamFailed
+from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
 from agent.demo import demo_clip
 from agent.runtime.clock import SystemClock
 
@@ -80,6 +82,33 @@ def test_a_frame_is_converted_once_and_belongs_to_the_caller(tmp_path: Path) -> 
         assert not np.shares_memory(image, second.image())
     assert np.array_equal(image, kept)
     image[:] = 0
+
+
+def test_an_empty_packet_is_no_end(tmp_path: Path) -> None:
+    """Theora writes one for a frame that repeats the one before."""
+    path = tmp_path / "clip.ogv"
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-f",
+        "lavfi",
+        "-i",
+        "color=red:s=64x48:r=25:d=1",
+        "-c:v",
+        "libtheora",
+        str(path),
+    ]
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("the program ffmpeg is not installed, and no library of the tests writes Theora")
+    subprocess.run(command, check=True, timeout=30)
+    with _opened(path) as video:
+        images = []
+        while (frame := video.read(5.0, _NEVER)) is not None:
+            images.append(frame.image())
+        assert video.damaged == 0
+    assert len(images) >= 2
+    assert all(image[24, 32, 2] > 200 > 60 > image[24, 32, 0] for image in images)
 
 
 def test_a_frame_outlives_its_video(tmp_path: Path) -> None:

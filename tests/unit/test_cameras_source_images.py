@@ -19,8 +19,9 @@ from agent.runtime.clock import SystemClock
 from agent.runtime.errors import SourceLost, SourceUnavailable
 
 
-def _folder(directory: Path, *, path: str = ".", loop: bool = False) -> ImageFolder:
-    return ImageFolder(ImagesSource(type="images", path=path, loop=loop), base_dir=directory, clock=SystemClock())
+def _folder(directory: Path, *, path: str = ".", loop: bool = False, bits: int | None = None) -> ImageFolder:
+    config = ImagesSource(type="images", path=path, loop=loop, bits=bits)
+    return ImageFolder(config, base_dir=directory, clock=SystemClock())
 
 
 def _grey_level(directory: Path, name: str, level: int) -> Path:
@@ -52,6 +53,24 @@ def test_looping_folder_starts_again_and_sees_new_images(tmp_path: Path) -> None
         assert _levels(source, 2) == [1, 1]
         _grey_level(tmp_path, "b.png", 2)
         assert _levels(source, 3) == [1, 2, 1]
+
+
+def test_an_image_of_12_bits_is_named_until_the_configuration_says_so(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((6, 8), 200 * 16, np.uint16))
+    _grey_level(tmp_path, "night.png", 2)
+    for bits, levels, named in ((None, [12, 2], ["deep.png"]), (12, [200, 2], [])):
+        with structlog.testing.capture_logs() as lines, closing(_folder(tmp_path, bits=bits)) as source:
+            source.open()
+            assert _levels(source, 2) == levels
+        assert [line["detail"] for line in lines if line["event"] == "image.low_values"] == named
+
+
+def test_values_above_the_configured_bits_are_skipped_with_both_facts(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((6, 8), 5000, np.uint16))
+    with closing(_folder(tmp_path, bits=12)) as source:
+        source.open()
+        with pytest.raises(SourceLost, match="holds the value 5000, but `bits` says 12, whose highest is 4095"):
+            source.read()
 
 
 def test_only_a_folder_that_is_read_once_has_an_end(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from engines.errors import ImageRejected
 from engines.package.image_headers import read_header
-from engines.package.images import decode_image, read_image
+from engines.package.images import decode_image, has_16_bits, read_image
 
 Image = npt.NDArray[np.uint8]
 
@@ -72,6 +72,27 @@ def test_alpha_is_dropped_and_the_colours_kept(image: Image) -> None:
 @pytest.mark.parametrize("kind", [".png", ".tiff"])
 def test_sixteen_bits_are_scaled_to_eight(image: Image, kind: str) -> None:
     assert np.array_equal(decode_image(encoded(kind, image.astype(np.uint16) * 257), name="photo"), image)
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+@pytest.mark.parametrize("gray", [False, True])
+def test_significant_bits_are_scaled_to_eight_where_they_are_known(image: Image, kind: str, gray: bool) -> None:
+    deep = (image[:, :, 0] if gray else image).astype(np.uint16) * 16
+    data = encoded(kind, deep)
+    assert has_16_bits(data)
+    assert decode_image(data, name="photo").max() <= 16, "16 bits: nearly black"
+    decoded = decode_image(data, name="photo", bits=12)
+    assert np.array_equal(decoded[:, :, 0], image[:, :, 0])
+    assert np.array_equal(decode_image(data, name="photo", bits=16), decode_image(data, name="photo"))
+    with pytest.raises(ImageRejected, match=r"holds the value \d+, but `bits` says 10, whose highest is 1023"):
+        decode_image(data, name="photo", bits=10)
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".gif", ".tiff"])
+def test_significant_bits_leave_images_of_eight_bits_alone(image: Image, kind: str) -> None:
+    data = encoded(kind, image)
+    assert not has_16_bits(data)
+    assert np.array_equal(decode_image(data, name="photo", bits=12), decode_image(data, name="photo"))
 
 
 @pytest.mark.parametrize(

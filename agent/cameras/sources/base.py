@@ -104,6 +104,14 @@ class Source(Protocol):
         """
         ...
 
+    def is_there(self) -> bool | None:
+        """Whether a closed source could be opened now, asked without opening it: a device that is plugged in, a server
+        that accepts a connection. None if only an opening tells.
+
+        Takes a second, or as long as the lookup of a name; False after ``interrupt``.
+        """
+        ...
+
     def close(self) -> None:
         """Release everything; may be called twice, and before ``open``."""
         ...
@@ -111,7 +119,8 @@ class Source(Protocol):
     def interrupt(self) -> None:
         """From any thread: make the running call of ``open`` or ``read`` raise, and every later one.
 
-        A call that waits inside a library may take until its timeout; every other call raises at once.
+        A call that waits inside a library may take until its timeout, five seconds at most unless a driver or a
+        network drive blocks it; every other call raises at once.
         """
         ...
 

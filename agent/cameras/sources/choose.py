@@ -73,7 +73,7 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
 
 
 def opened_within(config: SourceConfig, deadline_s: float) -> SourceConfig:
-    """``config`` with an opening that takes at most ``deadline_s``: FFmpeg's opening cannot be interrupted."""
+    """``config`` with an opening that takes at most ``deadline_s``, whose error then names what was missing."""
     timeout_s = getattr(config, "open_timeout_s", 0.0)
     return config.model_copy(update={"open_timeout_s": deadline_s}) if timeout_s > deadline_s else config
 
@@ -90,7 +90,7 @@ class ProbeResult:
 
 
 def probe_source(source: Source, *, deadline_s: float) -> ProbeResult:
-    """Open ``source``, read one frame, close it; give up after ``deadline_s`` (longer if its library blocks).
+    """Open ``source``, read one frame, close it; give up after ``deadline_s`` (longer if a driver blocks).
 
     Never raises for a source that cannot be read.
     """

@@ -26,6 +26,10 @@ FailureKind = Literal[
 ]
 
 
+class Interrupted(Exception):
+    """Opening or reading was interrupted from another thread."""
+
+
 class StreamFailed(Exception):
     """Opening or reading failed. ``status`` is the server's, ``detail`` the library's last line, without a secret."""
 

@@ -23,7 +23,7 @@ import av.logging
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from agent.cameras.sources.failures import FailureKind, StreamFailed
+from agent.cameras.sources.failures import FailureKind, Interrupted, StreamFailed
 from agent.cameras.sources.key_frames import KeyFrames
 from agent.config.sections.sources import DecodeMode
 from agent.runtime.clock import Clock
@@ -51,10 +51,6 @@ av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)
 # What a thread of a decoder writes cannot be captured; the reading thread reports the frame that failed.
 logging.getLogger("libav").setLevel(logging.CRITICAL)
-
-
-class Interrupted(Exception):
-    """The reading was interrupted from another thread."""
 
 
 _hdr_reformatter = VideoReformatter()
@@ -121,6 +117,7 @@ class Video:
         self.frame_count = _frame_count(container, self._stream, self.fps)
         self.damaged = 0
         self._keys = KeyFrames(decode)
+        self._is_live = is_live
         self._start_s = float((self._stream.start_time or 0) * self._stream.time_base)
         # FFmpeg cuts the packets of these codecs into frames by looking for the start of the next one. So a frame is
         # returned when the next one begins, and its own first bytes came when the one before was returned.
@@ -192,9 +189,13 @@ class Video:
                 raise StreamFailed("timeout", f"no data within {timeout_s:g} s") from None
             except av.error.FFmpegError as exc:
                 raise _failure(exc, lines, is_late=False) from None
+            is_late = time.monotonic() - began >= timeout_s
             if packet is None or packet.stream_index == self._stream.index:
+                if packet is not None and packet.size and is_late and self._is_live:
+                    # MPEG-TS gives what it held back instead of the time-out: the wait would begin again.
+                    raise StreamFailed("timeout", f"no data within {timeout_s:g} s")
                 return packet
-            if time.monotonic() - began >= timeout_s:
+            if is_late:
                 raise StreamFailed("timeout", f"other data, but no video within {timeout_s:g} s")
 
     def _decode(self, packet: Any, wanted_hz: float | None) -> None:
@@ -204,7 +205,9 @@ class Video:
             if len(self._came) > _REMEMBERED_PACKETS:
                 self._came.popitem(last=False)
         self._last_packet_ns = now_ns
-        is_end = not packet.size
+        is_end = not packet.size and packet.pts is None
+        if not packet.size and not is_end:
+            return  # Theora: the frame before stays; a decoder would take the empty packet for the end
         if not is_end and not self._keys.wants(is_key=packet.is_keyframe, now_ns=now_ns, wanted_hz=wanted_hz):
             return
         try:

@@ -93,6 +93,10 @@ class SourceBase:
         """See Source."""
         return self._lifecycle.description
 
+    def is_there(self) -> bool | None:
+        """See Source."""
+        return None
+
     def interrupt(self) -> None:
         """See Source."""
         self._lifecycle.interrupt()

@@ -12,6 +12,7 @@ from agent.config.source_address import SourceAccess, open_access
 from agent.runtime.errors import ConfigError, SourceLost, SourceUnavailable
 
 _REACH = "Check the address, the camera's power and the network"
+_OVER_TLS = ("rtsps", "https", "rtmps")
 _STATUS_REMEDY = {
     400: "it does not understand the request: correct the path and the parameters in `url`",
     453: "it has no bandwidth left, often because too many viewers are connected: close other viewers, or take its "
@@ -64,6 +65,10 @@ def _why_not_opened(failure: StreamFailed, config: AddressedSource) -> tuple[str
     """The reason as one word, and the text."""
     if failure.kind in ("unauthorized", "forbidden"):
         return "credentials", _refused(config, may_not=failure.kind == "forbidden")
+    parts = urlsplit(config.url)
+    if failure.kind == "failed" and parts.scheme.lower() in _OVER_TLS:
+        text = f"no TLS connection to {parts.netloc} came about ({failure.detail})"
+        return "not_understood", f"{text}. Check that this port is the one for {parts.scheme.upper()}"
     texts = {**_no_connection(failure, config), **_no_stream(failure, config)}
     return texts.get(failure.kind, ("no_stream", f"{failure.detail}. {_REACH}"))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.failures import StreamFailed
-from agent.cameras.sources.ffmpeg import DecodedFrame, Interrupted, Video, open_video
+from agent.cameras.sources.failures import Interrupted, StreamFailed
+from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
 from agent.cameras.sources.lifecycle import Lifecycle, SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
+from agent.cameras.sources.reaching import Opening, is_server_there
 from agent.config.sections.sources import RtspSource, StreamSource
 from agent.config.source_address import SourceAccess, public_address
 from agent.runtime.clock import Clock
@@ -64,8 +65,8 @@ class NetworkStream(SourceBase):
 
     ``captured_at_ns`` is the arrival of the frame's first bytes; the delays before it (exposure, the camera's encoder,
     network) are unknown. ``capture_ms`` is the time from then until it was decoded, which for H.264 and H.265 includes
-    the wait for the first bytes of the next frame: FFmpeg looks for them. An interruption takes effect within
-    ``open_timeout_s`` while the stream is opened, and within ``read_timeout_s``, at most four seconds, after that.
+    the wait for the first bytes of the next frame: FFmpeg looks for them. An interruption takes effect at once while
+    the stream is opened, and within ``read_timeout_s``, at most four seconds, after that.
     """
 
     is_live = True
@@ -114,6 +115,10 @@ class NetworkStream(SourceBase):
         arrived_ns = frame.arrived_ns if self._playback is None else now_ns
         return self._delivered(frame, arrived_ns, now_utc_ns - (now_ns - arrived_ns))
 
+    def is_there(self) -> bool | None:
+        """See Source."""
+        return is_server_there(self._config, self._lifecycle.interrupted)
+
     def close(self) -> None:
         """See Source."""
         if self._video is not None:
@@ -138,7 +143,7 @@ class NetworkStream(SourceBase):
 def _open_stream(
     config: RtspSource | StreamSource, lifecycle: Lifecycle, access: SourceAccess, *, base_dir: Path, clock: Clock
 ) -> Video:
-    try:
+    def open_it() -> Video:
         return open_video(
             access.private.reveal(),
             clock=clock,
@@ -149,6 +154,12 @@ def _open_stream(
             threads=config.decode_threads,
             decode=config.decode,
         )
+
+    try:
+        return Opening(open_it, Video.close).wait(lifecycle.interrupted)
+    except Interrupted:
+        lifecycle.check_open()
+        raise
     except StreamFailed as exc:
         lifecycle.check_open()
         raise not_opened_because(exc.cleaned(access.cleaned), config, lifecycle) from None

@@ -31,6 +31,8 @@ class ImagesSource(Section):
     """The folder or file, relative to the configuration file."""
     loop: bool = False
     """Start again at the end."""
+    bits: int | None = Field(default=None, ge=9, le=16)
+    """Significant bits of the values in files of 16 bits per channel: 12 for a 12-bit camera; null takes all 16."""
 
 
 class FolderSource(Section):
@@ -51,6 +53,8 @@ class FolderSource(Section):
     """A file is whole once its size and time have not changed for so long."""
     poll_s: float = Field(default=0.5, ge=0.01, le=5.0)
     """Time between two looks at the folder."""
+    bits: int | None = Field(default=None, ge=9, le=16)
+    """Significant bits of the values in files of 16 bits per channel: 12 for a 12-bit camera; null takes all 16."""
 
     @model_validator(mode="after")
     def _move_has_a_target(self) -> FolderSource:
@@ -71,6 +75,8 @@ class ImageSource(Section):
     """Longest time for which the file may be half written."""
     read_timeout_s: float = Field(default=60.0, gt=0.0, le=80.0)
     """Longest time without a new content before the image counts as lost."""
+    bits: int | None = Field(default=None, ge=9, le=16)
+    """Significant bits of the values in files of 16 bits per channel: 12 for a 12-bit camera; null takes all 16."""
 
 
 class RtspSource(Section):

@@ -19,6 +19,7 @@ from agent.cameras.sources.gstreamer.pipelines import Plan, UnsupportedFormat, p
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.network_errors import read_access
 from agent.cameras.sources.network_stream import ask_camera
+from agent.cameras.sources.reaching import is_server_there
 from agent.cameras.sources.v4l2.camera import description_of
 from agent.cameras.sources.v4l2.device import check_device
 from agent.cameras.sources.v4l2.usb_identity import CameraIdentity
@@ -90,6 +91,12 @@ class GStreamerCamera(SourceBase):
             capture = self._capture(self._pull(pipeline))
         self._lifecycle.count_delivered()
         return capture
+
+    def is_there(self) -> bool | None:
+        """See Source."""
+        if isinstance(self._config, RtspSource):
+            return is_server_there(self._config, self._lifecycle.interrupted)
+        return None if self._identity is None else self._identity.is_plugged_in()
 
     def close(self) -> None:
         """See Source."""

@@ -92,6 +92,8 @@ class RunningPipeline:
                 element.set_property(prop, value)
         self._sink = self._pipeline.get_by_name(SINK)
         self._bus = self._pipeline.get_bus()
+        self._keep_alive_s = plan.keep_alive_s
+        self._asked_at = time.monotonic()
         self.fps: float | None = None
         """Frame rate in the caps of the newest frame; None before the first frame, or if the caps have no rate."""
         # Force the system's monotonic clock: time stamps of another element's clock cannot be compared with ours.
@@ -118,6 +120,7 @@ class RunningPipeline:
                 return None
             sample = self._sink.try_pull_sample(int(step_s * self._gst.SECOND))
             if sample is not None:
+                self._keep_alive()
                 return self._convert(sample)
             reason = self._error()
             if reason is not None:
@@ -129,6 +132,17 @@ class RunningPipeline:
     def stop(self) -> None:
         """Stop the pipeline and release its devices and connections."""
         self._pipeline.set_state(self._gst.State.NULL)
+
+    def _keep_alive(self) -> None:
+        """Send a request if one is due. The name is of no parameter: whatever the server answers, it was asked."""
+        if self._keep_alive_s is None or time.monotonic() - self._asked_at < self._keep_alive_s:
+            return
+        self._asked_at = time.monotonic()
+        try:
+            promise = self._gst.Promise.new()
+            self._pipeline.get_by_name("source").emit("get-parameter", "keep-alive", "text/parameters", promise)
+        except TypeError:  # GStreamer before 1.18 has no such signal
+            self._keep_alive_s = None
 
     def _error(self) -> str | None:
         message = self._bus.pop_filtered(self._gst.MessageType.ERROR)

@@ -48,6 +48,9 @@ _RAW_FORMATS: Mapping[str, str] = {
     "BGR3": "BGR",
     "RGB3": "RGB",
 }
+_KEEP_ALIVE_S = 15.0
+"""Over TCP, rtspsrc asks nothing while frames come, and some cameras end a session without requests: after 60 s if
+they announce no other time. Source: RFC 2326, 12.37."""
 _PACKED = ("MJPG", "JPEG")
 _DEPAY: Mapping[str, tuple[str, ...]] = {
     "h264": ("rtph264depay", "h264parse"),
@@ -66,13 +69,15 @@ class Plan:
 
     ``properties`` maps ``element.property`` to a value. It may hold a password, and so may the text of a custom
     pipeline: both are excluded from repr.
-    ``optional`` are properties that older versions of the element lack; they are set if they exist.
+    ``optional`` are properties that older versions of the element lack; they are set if they exist. Every
+    ``keep_alive_s`` the server behind the element ``source`` is asked something.
     """
 
     text: str = field(repr=False)
     needs: tuple[str, ...]
     properties: Mapping[str, str | int] = field(default_factory=dict, repr=False)
     optional: Mapping[str, str | int] = field(default_factory=dict)
+    keep_alive_s: float | None = None
 
     def missing(self, has: Has) -> dict[str, str]:
         """Elements that are not installed, each with the apt package that holds it."""
@@ -146,7 +151,13 @@ def _rtsp(config: RtspSource, has: Has, access: SourceAccess) -> Plan:
         properties["source.user-id"] = config.username
     if access.password is not None:
         properties["source.user-pw"] = access.password.reveal()
-    return Plan(text=chain, needs=("rtspsrc", *depay, *needs, "appsink"), properties=properties, optional=optional)
+    return Plan(
+        text=chain,
+        needs=("rtspsrc", *depay, *needs, "appsink"),
+        properties=properties,
+        optional=optional,
+        keep_alive_s=_KEEP_ALIVE_S if config.transport == "tcp" else None,
+    )
 
 
 def _v4l2(config: V4l2Source, has: Has) -> Plan:

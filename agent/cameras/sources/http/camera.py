@@ -14,11 +14,12 @@ from pathlib import Path
 import httpx
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.failures import FailureKind, StreamFailed
+from agent.cameras.sources.failures import FailureKind, Interrupted, StreamFailed
 from agent.cameras.sources.http.jpeg_stream import MAX_PART_BYTES, NotMultipart, Parts, boundary_of
 from agent.cameras.sources.http.time_limit import TimeLimit
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
+from agent.cameras.sources.reaching import Opening, is_server_there
 from agent.config.sections.sources import HttpSource
 from agent.config.source_address import SourceAccess, public_address
 from agent.runtime.clock import Clock
@@ -60,8 +61,7 @@ class HttpCamera(SourceBase):
 
     ``captured_at_ns`` is when the last bytes of an image came, ``capture_ms`` its decoding. A single image is asked
     for every ``interval_s``, and only delivered if it changed, or every 30 s. The head of the first answer has
-    ``open_timeout_s``, each image ``read_timeout_s``. An interruption takes effect at once while data is awaited, and
-    within ``open_timeout_s`` for each of the server's addresses while none of them accepts the connection.
+    ``open_timeout_s``, each image ``read_timeout_s``. An interruption takes effect at once.
     """
 
     is_live = True
@@ -125,6 +125,10 @@ class HttpCamera(SourceBase):
             if image is not None:
                 return replace(self._delivered(image, now_ns, now_utc_ns), asked_at_ns=self._asked_at_ns)
 
+    def is_there(self) -> bool | None:
+        """See Source."""
+        return is_server_there(self._config, self._lifecycle.interrupted)
+
     def close(self) -> None:
         """See Source."""
         self._images = None
@@ -181,7 +185,11 @@ class HttpCamera(SourceBase):
         url, extensions = self._access.request_url.reveal(), {"trace": self._limit.trace}
         request = client.build_request("GET", url, headers=headers, extensions=extensions)
         try:
-            response = client.send(request, stream=True)
+            # Looking up the name and connecting cannot be interrupted.
+            opening = Opening(lambda: client.send(request, stream=True), httpx.Response.close)
+            response = opening.wait(self._lifecycle.interrupted)
+        except Interrupted:
+            raise StreamFailed("failed", "interrupted") from None
         except httpx.HTTPError as exc:
             raise _failure(exc) from None
         self._response = response

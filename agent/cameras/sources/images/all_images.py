@@ -82,7 +82,7 @@ class ImageFolder(SourceBase):
     def _read_image(self, path: Path) -> Capture | None:
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         try:
-            image, origin = read_image_file(path, self._slow)
+            image, origin = read_image_file(path, self._slow, self._config.bits)
         except (ImageRejected, FileNotFoundError) as exc:
             self._last_refusal = sendable(str(exc))
             self._lifecycle.count_skipped("unreadable_image")

@@ -160,7 +160,7 @@ class WatchedFolder(SourceBase):
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         path = self._path / version.name
         try:
-            image, origin = read_image_file(path, self._slow)
+            image, origin = read_image_file(path, self._slow, self._config.bits)
         except FileNotFoundError:
             return None
         except ImageRejected as exc:

@@ -6,12 +6,20 @@ import hashlib
 from pathlib import Path
 
 from agent.cameras.sources.images.slow_images import NOTICED_AFTER_S, SlowImages
+from agent.runtime.logs import get_logger
 from agent.runtime.records import Image, ImageOrigin
-from engines import IMAGE_SUFFIXES, ImageRejected, decode_image, read_image_bytes
+from engines import IMAGE_SUFFIXES, ImageRejected, decode_image, has_16_bits, read_image_bytes
+
+log = get_logger(__name__)
+
+_MAX_OF_12_BITS = 16
+"""The highest value of 12 bits, 4095, once a file of 16 was scaled to 8; OpenCV rounds for TIFF."""
 
 
-def read_image_file(path: Path, slow: SlowImages) -> tuple[Image, ImageOrigin]:
+def read_image_file(path: Path, slow: SlowImages, bits: int | None = None) -> tuple[Image, ImageOrigin]:
     """The image, and its file's name and hash; ``slow`` knows the images that took too long before.
+
+    ``bits``: see ``decode_image``. Without it, an image of 16 bits that is dark enough to be one of 12 is logged.
 
     Raises:
         ImageRejected: it cannot be read or decoded, or took too long before.
@@ -30,7 +38,10 @@ def read_image_file(path: Path, slow: SlowImages) -> tuple[Image, ImageOrigin]:
         )
     with slow.reading(path):
         data = read_image_bytes(path)
-        image = decode_image(data, name=str(path))
+        image = decode_image(data, name=str(path), bits=bits)
+    if bits is None and int(image.max()) <= _MAX_OF_12_BITS and has_16_bits(data):
+        # `detail` does not tell one line from another, so a folder of such images gives a line each ten seconds.
+        log.warning("image.low_values", folder=sendable(str(path.parent)), detail=sendable(path.name))
     return image, ImageOrigin(sendable(path.name), hashlib.sha256(data).hexdigest())
 
 

@@ -95,7 +95,7 @@ class RewrittenImage(SourceBase):
         if version == self._looked_at:
             return None
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        image, origin = read_image_file(self._path, self._slow)
+        image, origin = read_image_file(self._path, self._slow, self._config.bits)
         self._looked_at = version
         if origin.sha256 == self._delivered_hash:
             return None

@@ -75,6 +75,10 @@ class V4l2Camera(SourceBase):
         if self._decoder is None:
             self._decoder = self._open_decoder()
 
+    def is_there(self) -> bool | None:
+        """See Source."""
+        return self._identity.is_plugged_in()
+
     def close(self) -> None:
         """See Source."""
         if self._decoder is not None:

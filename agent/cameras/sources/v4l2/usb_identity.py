@@ -79,6 +79,13 @@ class CameraIdentity:
             f"{count} the serial number {serial}; plugged in: {present}. Plug it in, or correct `serial`",
         )
 
+    def is_plugged_in(self) -> bool:
+        """Whether there is a device to open."""
+        serial = self._config.serial
+        if serial is None:
+            return Path(self._config.device).exists()
+        return any(True for _ in devices_with_serial(serial, sys=self._sys))
+
     def check(self, device: Path) -> None:
         """Check that the camera behind ``device`` (links resolved) is the one that was opened before.
 

@@ -1,0 +1,91 @@
+"""Reaching a server on the network: openings that can be left behind, and whether anybody is there at all."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+from urllib.parse import urlsplit
+
+from agent.cameras.sources.failures import Interrupted
+from agent.config.sections.sources import AddressedSource
+from agent.config.source_address import DEFAULT_PORTS
+from agent.runtime.threads import StageThread
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.1
+_CONNECT_S = 1.0
+"""Longer than any round trip to a camera, and no longer than TCP waits before it repeats its first packet."""
+
+
+class Opening(Generic[T]):
+    """Runs a library's call that nothing can interrupt, in a thread of its own, ``source-opening``.
+
+    Name lookups, connections and FFmpeg's openings are such calls: they end by their own limits. An interruption
+    leaves the thread behind; what it opens after that it gives to ``discard``.
+    """
+
+    def __init__(self, work: Callable[[], T], discard: Callable[[T], None]) -> None:
+        self._work, self._discard = work, discard
+        self._lock = threading.Lock()
+        self._opened: T | None = None
+        self._is_left = False
+        self._thread = StageThread("source-opening", self._main)
+
+    def wait(self, interrupted: threading.Event) -> T:
+        """Start it, and wait for what it opens.
+
+        Raises:
+            Interrupted: ``interrupted`` was set; noticed within a tenth of a second.
+            Exception: what the call raised.
+        """
+        self._thread.start()
+        while not self._thread.join(_LOOK_EVERY_S):
+            if interrupted.is_set() and self._leave():
+                raise Interrupted
+        if self._thread.failure is not None:
+            raise self._thread.failure
+        if self._opened is None:
+            raise TypeError("an opening returned nothing")
+        return self._opened
+
+    def _main(self) -> None:
+        opened = self._work()
+        with self._lock:
+            self._opened = opened
+            is_left = self._is_left
+        if is_left:
+            self._discard(opened)
+
+    def _leave(self) -> bool:
+        """Whether the thread still works, and will discard what it opens."""
+        with self._lock:
+            self._is_left = self._opened is None
+            return self._is_left
+
+
+def is_server_there(config: AddressedSource, interrupted: threading.Event) -> bool | None:
+    """Whether the server of ``config`` accepts a connection, which is ended at once: no request, no login.
+
+    None for datagrams: nobody can be asked. Takes a second, or as long as the lookup of the name; False once
+    ``interrupted`` is set.
+    """
+    parts = urlsplit(config.url)
+    port = parts.port or DEFAULT_PORTS.get(parts.scheme.lower())
+    if parts.scheme.lower() in ("udp", "srt") or parts.hostname is None or port is None:
+        return None
+    host = parts.hostname
+
+    def connect() -> bool:
+        try:
+            socket.create_connection((host, port), timeout=_CONNECT_S).close()
+        except (OSError, UnicodeError):  # UnicodeError: a name that cannot be one
+            return False
+        return True
+
+    try:
+        return Opening(connect, lambda _: None).wait(interrupted)
+    except Interrupted:
+        return False
