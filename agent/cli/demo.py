@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import PATH, seconds
+from agent.cli.options import PATH, own_command, seconds
 from agent.cli.signals import sigterm_as_ctrl_c
 from agent.runtime.errors import UsageError
 
@@ -135,9 +135,8 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_jso
 
     def on_ready() -> None:
         ready_s.append(time.monotonic())
-        print(
-            f"Publishing to {agent.broker_address}. See it there: agent watch {agent.broker_address}", file=sys.stderr
-        )
+        here = f"{own_command()} watch {agent.broker_address}"
+        print(f"Publishing to {agent.broker_address}. See it there: {here}", file=sys.stderr)
 
     with ExitStack() as resources:
         if not is_printing:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,6 +47,16 @@ def engine_options(_ctx: click.Context, _param: click.Parameter, values: tuple[s
         return parse_options(values)
     except StrictYamlError as exc:
         raise click.BadParameter(exc.message) from exc
+
+
+def own_command() -> str:
+    """How this program is called in this terminal: `agent` where PATH has it, else by the path that started it."""
+    name = Path(sys.argv[0]).name
+    if name != "agent":  # python -m agent
+        return f"{shlex.quote(sys.executable)} -m agent"
+    on_path = shutil.which(name)
+    is_same = on_path is not None and Path(on_path).resolve() == Path(sys.argv[0]).resolve()
+    return name if is_same else shlex.quote(sys.argv[0])
 
 
 ENGINE_OPTION = click.option(

@@ -26,7 +26,7 @@ _FRAME = """\
 <svg viewBox="-9 -25 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img">
 <title>agent watch in a terminal</title>
 <style>
-.{unique_id}-matrix {{ font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
+.{unique_id}-matrix {{ font-family: Menlo, Consolas, "DejaVu Sans Mono", monospace;
   font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asian: full-width; }}
 {styles}
 </style>

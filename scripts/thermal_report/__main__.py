@@ -93,6 +93,7 @@ def max_stop_s(outcome: Outcome) -> int:
     return longest
 
 
+_WIDTH_INCHES, _LETTERS_POINTS = 7.0, 14
 TABLE_HEAD = (
     "| board | air | policy | s over soft limit | worst overshoot, K | s throttled by the SoC | frames in 2 h | "
     "of the oracle's | of it in the 2nd hour | of those without governor | swings in the worst minute | "
@@ -111,29 +112,36 @@ def averaged(outcome: Outcome, window_s: int = 60) -> list[tuple[float, float]]:
 
 
 def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, throttle: float) -> Figure:
-    """One board: temperature above, rate below, one column for each ambient. Needs matplotlib."""
+    """One board, for each ambient the temperature and below it the rate. Needs matplotlib.
+
+    One column with letters of a thirty-sixth of its width, so that a phone shows them at 11 pixels.
+    """
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13.6, 7.6), dpi=100, layout="constrained")
-    figure.suptitle("Orin-like board without a fan, full load requested, 2 hours simulated")
-    for column, (ambient, outcomes) in enumerate(results.items()):
-        heat = figure.add_subplot(2, len(results), column + 1)
-        rate = figure.add_subplot(2, len(results), len(results) + column + 1)
+    mpl.rcParams["font.size"] = _LETTERS_POINTS
+    figure = Figure(figsize=(_WIDTH_INCHES, 6.4 * len(results)), dpi=110, layout="constrained")
+    figure.suptitle("Orin-like board without a fan, full load, 2 hours simulated")
+    for place, (ambient, outcomes) in enumerate(results.items()):
+        heat = figure.add_subplot(2 * len(results), 1, 2 * place + 1)
+        rate = figure.add_subplot(2 * len(results), 1, 2 * place + 2)
         for name in ("on/off", SILICON, ORACLE, CLOCKS, OURS):
             seconds, celsius = zip(*((at, hottest) for at, hottest, _ in outcomes[name].track[::10]), strict=True)
             heat.plot([at / 60 for at in seconds], celsius, color=COLOURS[name], label=name)
             seconds, percents = zip(*averaged(outcomes[name]), strict=True)
             rate.plot([at / 60 for at in seconds], percents, color=COLOURS[name])
-        for limit, words in ((throttle, "the SoC throttles"), (soft, "closest soft limit")):
+        # Above and below both lines and the curves at them.
+        for limit, words, away in ((throttle, "the SoC throttles", 14), (soft, "closest soft limit", -24)):
             heat.axhline(limit, color="#5a5a5a", linestyle="--", linewidth=1)
-            heat.annotate(f"{words}, {limit:g} °C", (120, limit), ha="right", va="bottom", fontsize=9)
+            text = f"{words}, {limit:g} °C"
+            heat.annotate(text, (118, limit), (0, away), textcoords="offset points", ha="right", va="center")
         heat.set(title=f"Hottest zone, air at {ambient:g} °C", ylabel="°C", ylim=(40, 110), xlim=(0, 120))
-        rate.set(title="Frames classified, share of the requested rate, 1-minute mean", ylabel="%", ylim=(0, 100))
+        rate.set(title=f"Frames classified, of those requested, air at {ambient:g} °C", ylabel="%", ylim=(0, 100))
         rate.set(xlim=(0, 120), xlabel="minutes")
         for axes in (heat, rate):
             axes.grid(visible=True, color="#e1e1e1")
-        if column == 0:
-            figure.legend(loc="outside lower center", ncols=len(COLOURS))
+        if place == 0:
+            figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

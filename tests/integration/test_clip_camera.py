@@ -97,7 +97,7 @@ def test_the_agents_own_source_reads_every_frame_in_order_over_the_clips_end(tmp
 
 
 def test_times_only_grow_and_keep_the_clips_rate(clip: Clip) -> None:
-    with contextlib.closing(moments_of(clip)) as moments:  # type: ignore[type-var] - a generator
+    with contextlib.closing(moments_of(clip)) as moments:
         due_s = [moment.due_s for moment in itertools.islice(moments, 4 * _FRAMES)]
     assert due_s[0] == 0
     steps = [later - earlier for earlier, later in itertools.pairwise(due_s)]

@@ -118,6 +118,15 @@ def test_page_needs_nothing_from_elsewhere() -> None:
     assert "ort-cpu int8" in page
 
 
+def test_letters_of_the_charts_are_readable_in_a_window_of_420_pixels() -> None:
+    page = to_html(_report())
+    width_rem = float(re.findall(r"svg \{ width: 100%; min-width: ([\d.]+)rem;", page)[0])
+    (view_width,) = {float(width) for width in re.findall(r'viewBox="0 [\d.-]+ ([\d.]+) ', page)}
+    smallest = min(float(size) for size in re.findall(r'font-size="([\d.]+)"', page))
+    assert smallest * width_rem * 16 / view_width >= 11
+    assert "figure { overflow-x: auto; }" in page
+
+
 def test_names_cannot_break_the_page() -> None:
     report = _report()
     evil = replace(report, model=replace(report.model, name="<script>alert(1)</script>"))

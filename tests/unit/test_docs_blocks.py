@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
+import importlib.util
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -233,13 +234,11 @@ def _of_ini(block: Block) -> str | None:
 
 
 def _of_toml(block: Block) -> str | None:
-    if sys.version_info < (3, 11):
-        return None  # tomllib came with 3.11; newer interpreters check it
-    import tomllib
-
+    if importlib.util.find_spec("tomllib") is None:
+        return None  # it came with 3.11; newer interpreters check these blocks
     try:
-        tomllib.loads(block.body)
-    except tomllib.TOMLDecodeError as exc:
+        importlib.import_module("tomllib").loads(block.body)
+    except ValueError as exc:
         return str(exc)
     return None
 

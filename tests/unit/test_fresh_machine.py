@@ -28,6 +28,9 @@ _DEMO = "3.3 s on ort-cpu fp32: 46 frames, 46 classified, 0 dropped, 14.0 fps\nl
 _STEPS = "".join(f"{10:5d} s  {name:<28} ok\n" for name in ("environment", "check", "pytest", "wheel"))
 _SOAK = "  310 s  soak                         ok, beside the others\n"
 _SUM = "2679 passed, 0 failed, 303 skipped\n"
+_WALKED = (
+    "== line 21  (0 s)\nlabels seen: ok 1\n== line 35  (20 s)\n== the end  (90 s)\nthe first hour: walked in 90 s\n"
+)
 _INSTALLED = """Done. systemctl status agent
 fresh-machine: what was installed
 agent, version 0.1.0
@@ -42,6 +45,7 @@ imported from /opt/agent/lib/python3.10/site-packages/agent/__init__.py
         (jobs.look_at_test, _STEPS + _SOAK + _SUM),
         (jobs.look_at_engines, "217 passed, 5 skipped in 80.89s (0:01:20)\n"),
         (jobs.look_at_install, _INSTALLED),
+        (jobs.look_at_first_hour, _WALKED),
     ],
 )
 def test_what_worked_is_seen(look: jobs.Look, log: str) -> None:
@@ -64,6 +68,9 @@ def test_what_worked_is_seen(look: jobs.Look, log: str) -> None:
         (jobs.look_at_engines, "217 passed, 1 error in 80.89s\n", "1 error"),
         # "Done" and an exit code of 0, without an agent: seen with a setuptools that knows no [project] table.
         (jobs.look_at_install, "Done. systemctl status agent\n", 'says "Done"'),
+        (jobs.look_at_first_hour, "", "no closing line"),
+        (jobs.look_at_first_hour, _WALKED.replace("walked", "FAILED"), "FAILED in 90 s"),
+        (jobs.look_at_first_hour, _WALKED.replace("== line", "line"), "0 blocks"),
         (jobs.look_at_install, "gave up\n", "no agent was installed"),
         (jobs.look_at_install, _INSTALLED.replace("0.1.0", "0.0.0"), "agent 0.0.0"),
         (jobs.look_at_install, _INSTALLED.replace("/opt/agent", "/somewhere"), "imported from elsewhere"),
@@ -319,7 +326,7 @@ def test_a_job_is_judged_by_its_own_output_and_not_by_its_exit_code(chamber: Cha
 
 
 def test_every_job_and_root_is_offered() -> None:
-    assert [job.name for job in JOBS] == ["demo", "test", "engines", "install"]
+    assert [job.name for job in JOBS] == ["demo", "test", "engines", "install", "first-hour"]
     result = subprocess.run(
         [str(_ROOT / "scripts/fresh-machine"), "--list"], capture_output=True, text=True, check=True
     )

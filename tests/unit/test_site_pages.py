@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,10 +12,10 @@ from scripts.dev.site_pages import SETTINGS, loaded_from_elsewhere, pages_of, wh
 _ROOT = Path(__file__).parents[2]
 
 
-def _flat(nav: list[object]) -> list[str]:
+def _flat(nav: list[Any]) -> list[str]:
     names: list[str] = []
     for entry in nav:
-        names += [entry] if isinstance(entry, str) else [name for part in entry.values() for name in _flat(part)]  # type: ignore[attr-defined] - a section
+        names += [entry] if isinstance(entry, str) else [name for part in entry.values() for name in _flat(part)]
     return names
 
 

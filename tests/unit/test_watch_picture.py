@@ -50,5 +50,7 @@ def test_without_a_result_there_is_no_picture() -> None:
 
 def test_the_documentation_shows_a_picture_of_an_agent_at_work() -> None:
     words = _words(_SHOWN.read_text(encoding="utf-8"))
-    assert re.search(r"results/s.* 1[45]\.\d ", words), "write it again on a machine with time: scripts/dev/screenshot"
+    assert re.search(r"(?s)results/s.* 1[45]\.\d ", words), (
+        "write it again on a machine with time: scripts/dev/screenshot"
+    )
     assert "up 0 s" not in words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def clip_from_file(path: Path) -> Clip:
     return Clip(path, _CODECS[codec][0], width, height, fps)
 
 
-def moments_of(clip: Clip) -> Iterator[Moment]:
+def moments_of(clip: Clip) -> Generator[Moment, None, None]:
     """The packets of the clip, again and again, with times that only grow. Closing the iterator closes the file.
 
     Raises:
@@ -98,7 +98,7 @@ def _moments_of(clip: Clip) -> Iterator[Moment]:
         for packet in _endless(source, stream):
             for filtered in to_annexb.filter(packet):
                 filtered.stream = target
-                due_s = float(filtered.dts * filtered.time_base)
+                due_s = float((filtered.dts or 0) * filtered.time_base)
                 packer.mux(filtered)
                 yield Moment(due_s, written.take())
 

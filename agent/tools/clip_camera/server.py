@@ -46,7 +46,9 @@ class ClipServer:
         try:
             self._listener = socket.create_server((self._host, self._port), family=family)
         except OSError as exc:
-            why = os.strerror(exc.errno) if exc.errno in errno.errorcode else str(exc)  # a name may have no number
+            why = (
+                os.strerror(exc.errno) if exc.errno and exc.errno in errno.errorcode else str(exc)
+            )  # a name may have no number
             raise Unavailable(
                 f"the camera cannot listen at {self._host}:{self._port}: {why}; "
                 f"give another address, such as --listen 127.0.0.1:{self._port % 65535 + 1}"

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from agent.tools.clip_camera.clip import PAYLOAD_TYPE, Clip, Moment, moments_of
@@ -43,7 +43,7 @@ class Session:
         self._connection, self._clip, self._stop = connection, clip, stop
         self._received = b""
         self._channels: tuple[int, int] | None = None
-        self._moments: Iterator[Moment] = iter(())
+        self._moments: Generator[Moment, None, None] | None = None
         self._next: Moment | None = None
         self._began_s = 0.0
 
@@ -157,7 +157,7 @@ class Session:
         self._reply(request, "200 OK", ["Session: 1", "Range: npt=0.000-"])
         if self._next is None:
             self._moments, self._began_s = moments_of(self._clip), time.monotonic()
-            self._next = next(self._moments, None)
+            self._advance()
 
     def _hold(self, request: Request) -> None:
         self._pause()
@@ -169,10 +169,9 @@ class Session:
 
     def _pause(self) -> None:
         """End the clip; the next PLAY begins it again."""
-        close = getattr(self._moments, "close", None)
-        if close is not None:
-            close()
-        self._moments, self._next = iter(()), None
+        if self._moments is not None:
+            self._moments.close()
+        self._moments = self._next = None
 
     def _send_what_is_due(self) -> None:
         while self._next is not None and self._began_s + self._next.due_s <= time.monotonic():
@@ -182,7 +181,10 @@ class Session:
                 for packet, is_rtcp in self._next.packets
             ]
             self._connection.sendall(b"".join(framed))
-            self._next = next(self._moments, None)
+            self._advance()
+
+    def _advance(self) -> None:
+        self._next = None if self._moments is None else next(self._moments, None)
 
     def _reply(self, request: Request, status: str, headers: list[str] | None = None, body: str = "") -> None:
         lines = [f"RTSP/1.0 {status}", f"CSeq: {request.headers.get('cseq', '0')}", *(headers or [])]

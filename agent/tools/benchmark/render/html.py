@@ -42,7 +42,8 @@ figure { margin: 0; display: flex; flex-direction: column; } figcaption { font-w
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding: 0;
   margin: .3rem 0 0; order: -1; }
 .legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
-svg { width: 100%; height: auto; } svg .ink { fill: var(--ink); } svg .faint { fill: var(--faint); }
+figure { overflow-x: auto; } svg { width: 100%; min-width: 30rem; height: auto; }
+svg .ink { fill: var(--ink); } svg .faint { fill: var(--faint); }
 svg .grid, svg .whisker { fill: none; stroke: var(--line); } svg .whisker { stroke: var(--ink); stroke-width: 1.6; }
 @media (max-width: 40rem) { body { margin: 1rem auto; padding: 0 1rem; } }
 """
