@@ -40,6 +40,7 @@ from engines import StrictDocument, StrictYamlError, load_strict, path_exists
 
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105 - the name of a file
 """The file beside the configuration, and the systemd credential, used if ``mqtt.password_file`` names none."""
+_MQTT_PASSWORD: KeyPath = ("mqtt", "password_file")
 DEMO = "demo"
 """What a configuration writes for the bundled package and clip."""
 
@@ -114,19 +115,15 @@ def load_config(
     document = _parsed(_text_of(path), str(path))
     base_dir = path.absolute().parent
     config, problems = _validated(document)
+    secrets: dict[KeyPath, Secret] = {}
     if check_files:
         problems += [*_missing_files(document, base_dir), *_moves_in_place(document, base_dir)]
+        secrets.update(_secrets(document, base_dir, problems))
     if config is None:
         raise error_of(problems, document.name)
     password_file = _mqtt_password_file(config, base_dir, environ)
-    mqtt_password: Secret | None = None
-    camera_passwords: dict[str, Secret] = {}
-    if check_files:
-        if password_file is not None:
-            kind = SecretKind.MQTT_PASSWORD
-            mqtt_password = _secret(password_file, ("mqtt", "password_file"), document, problems, kind)
-        problems += _bad_ways(config.mqtt, base_dir, document)
-        camera_passwords = dict(_camera_passwords(config, base_dir, document, problems))
+    if check_files and password_file is not None and config.mqtt.password_file is None:
+        secrets.update(_secret(password_file, _MQTT_PASSWORD, document, problems, SecretKind.MQTT_PASSWORD))
     if problems:
         raise error_of(problems, document.name)
     device_id = device_id_of_machine(machine_id_file) if config.device.id == "auto" else config.device.id
@@ -139,9 +136,9 @@ def load_config(
         device_name=config.device.name or device_id,
         state_dir=default_state_dir(environ) if config.state_dir == "auto" else _resolved(config.state_dir, base_dir),
         warnings=(*_warnings(config, document), *_unreadable_password(config, base_dir, password_file)),
-        mqtt_password=mqtt_password,
+        mqtt_password=secrets.get(_MQTT_PASSWORD),
         mqtt_password_file=password_file,
-        camera_passwords=MappingProxyType(camera_passwords),
+        camera_passwords=MappingProxyType(_camera_passwords(secrets)),
         document=document,
         addresses=known_addresses([camera.source for camera in config.cameras.values()]),
     )
@@ -282,7 +279,7 @@ def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem
             if (problem := _absence(found, Path.exists, f"there is no {found}")) is not None:
                 yield at(document, ("cameras", name, "source", "path"), problem)
     for key, value in section_of(document.data, "mqtt", "tls").items():
-        # The password of a key: see _bad_ways.
+        # The password of a key: see _secrets.
         if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
             continue
         found = _resolved(value, base_dir)
@@ -358,43 +355,39 @@ def _has_content(file: Path | None) -> bool:
         return False
 
 
-def _camera_passwords(
-    config: AgentConfig, base_dir: Path, document: StrictDocument, problems: list[Problem]
-) -> Iterator[tuple[str, Secret]]:
-    for name, camera in config.cameras.items():
-        configured = getattr(camera.source, "password_file", None)
-        if isinstance(configured, str):
-            path = ("cameras", name, "source", "password_file")
-            secret = _secret(_resolved(configured, base_dir), path, document, problems)
-            if secret is not None:
-                yield name, secret
+def _camera_passwords(secrets: Mapping[KeyPath, Secret]) -> dict[str, Secret]:
+    return {str(path[1]): secret for path, secret in secrets.items() if path[0] == "cameras"}
 
 
-def _bad_ways(mqtt: MqttConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:
-    """Files with the other secrets of the connection that cannot be used; they are read again at each connection."""
-    named: list[tuple[KeyPath, str, SecretKind]] = [
-        (("mqtt", "websocket", "header_files", name), file, SecretKind.HEADER)
-        for name, file in mqtt.websocket.header_files.items()
-    ]
-    if mqtt.tls.key_password_file is not None:
-        named.append((("mqtt", "tls", "key_password_file"), mqtt.tls.key_password_file, SecretKind.KEY_PASSWORD))
-    if mqtt.proxy is not None and mqtt.proxy.password_file is not None:
-        named.append((("mqtt", "proxy", "password_file"), mqtt.proxy.password_file, SecretKind.PROXY_PASSWORD))
-    for path, file, kind in named:
-        problems: list[Problem] = []
-        _secret(_resolved(file, base_dir), path, document, problems, kind)
-        yield from problems
+def _secrets(document: StrictDocument, base_dir: Path, problems: list[Problem]) -> Iterator[tuple[KeyPath, Secret]]:
+    """Every secret whose file is named. From the file's plain data, as ``_missing_files``.
+
+    Those of the connection are read again at each connection; here their files are tried.
+    """
+    for path, file, kind in _secret_files(document.data):
+        if isinstance(file, str):
+            yield from _secret(_resolved(file, base_dir), path, document, problems, kind)
+
+
+def _secret_files(data: object) -> Iterator[tuple[KeyPath, object, SecretKind]]:
+    """The places that name a file with a secret, and what stands there."""
+    mqtt = section_of(data, "mqtt")
+    yield _MQTT_PASSWORD, mqtt.get("password_file"), SecretKind.MQTT_PASSWORD
+    for name, file in section_of(mqtt, "websocket", "header_files").items():
+        yield ("mqtt", "websocket", "header_files", name), file, SecretKind.HEADER
+    key_password = section_of(mqtt, "tls").get("key_password_file")
+    yield ("mqtt", "tls", "key_password_file"), key_password, SecretKind.KEY_PASSWORD
+    proxy_password = section_of(mqtt, "proxy").get("password_file")
+    yield ("mqtt", "proxy", "password_file"), proxy_password, SecretKind.PROXY_PASSWORD
+    for name, camera in section_of(data, "cameras").items():
+        file = section_of(camera, "source").get("password_file")
+        yield ("cameras", name, "source", "password_file"), file, SecretKind.PASSWORD
 
 
 def _secret(
-    file: Path,
-    path: KeyPath,
-    document: StrictDocument,
-    problems: list[Problem],
-    kind: SecretKind = SecretKind.PASSWORD,
-) -> Secret | None:
+    file: Path, path: KeyPath, document: StrictDocument, problems: list[Problem], kind: SecretKind
+) -> Iterator[tuple[KeyPath, Secret]]:
     try:
-        return read_secret(file, kind)
+        yield path, read_secret(file, kind)
     except ConfigError as exc:
         problems.append(at(document, path, exc.message))
-        return None
