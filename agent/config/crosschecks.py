@@ -74,9 +74,13 @@ def broker_problems(document: StrictDocument) -> Iterator[Problem]:
 
 def _is_no_address(url: object) -> bool:
     try:
-        return not isinstance(url, str) or (url != EMBEDDED and not BrokerAddress.parse(url))
+        if not isinstance(url, str):
+            return True
+        if url != EMBEDDED:
+            BrokerAddress.parse(url)
     except ValueError:
         return True
+    return False
 
 
 def section_of(data: object, *path: str) -> Mapping[str, object]:
