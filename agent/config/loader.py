@@ -34,7 +34,7 @@ from agent.config.source_address import known_addresses
 from agent.config.state_dir import default_state_dir, home_dir
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
-from agent.runtime.secrets import Secret, SecretKind, read_secret
+from agent.runtime.secrets import MIN_CHARS, Secret, SecretKind, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
 from engines import StrictDocument, StrictYamlError, load_strict, path_exists
 
@@ -135,7 +135,11 @@ def load_config(
         device_id=device_id,
         device_name=config.device.name or device_id,
         state_dir=default_state_dir(environ) if config.state_dir == "auto" else _resolved(config.state_dir, base_dir),
-        warnings=(*_warnings(config, document), *_unreadable_password(config, base_dir, password_file)),
+        warnings=(
+            *_warnings(config, document),
+            *_short_secrets(secrets, document),
+            *_unreadable_password(config, base_dir, password_file),
+        ),
         mqtt_password=secrets.get(_MQTT_PASSWORD),
         mqtt_password_file=password_file,
         camera_passwords=MappingProxyType(_camera_passwords(secrets)),
@@ -146,6 +150,19 @@ def load_config(
 
 def _warnings(config: AgentConfig, document: StrictDocument) -> Iterator[str]:
     return (problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line))
+
+
+def _short_secrets(secrets: Mapping[KeyPath, Secret], document: StrictDocument) -> Iterator[str]:
+    """A short secret cannot be told from ordinary words."""
+    for path, secret in secrets.items():
+        count = len(secret.reveal())
+        if count < MIN_CHARS:
+            text = (
+                f"the secret in this file has {count} characters, but fewer than {MIN_CHARS} are part of ordinary "
+                "words: the log masks it only where it stands alone, and such a word elsewhere too; use a longer "
+                "one"
+            )
+            yield at(document, path, text).text(document.name)
 
 
 def check_when_labels(loaded: LoadedConfig, labels_by_model: Mapping[str, Sequence[str]]) -> None:

@@ -57,7 +57,7 @@ def test_readable_text_has_words_and_no_python(stream: io.StringIO) -> None:
     text = stream.getvalue()
     for words in ("no retained messages; only QoS 0", "stale: 3", "reason=none", "is_kept=true"):
         assert words in text
-    for python in ("[\'", "{\'", "None", "True"):
+    for python in ("['", "{'", "None", "True"):
         assert python not in text
     logs.configure(stream=stream)
     logs.get_logger("b").info("broker.limited", limits=limits, reason=None)
