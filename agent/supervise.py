@@ -111,7 +111,7 @@ class Supervisor:
             ("server", None if parts.web is None else parts.web.failure),
         ):
             if failure is not None:
-                raise StageFailed(f"an exception ended the {name}: {failure!r}") from failure
+                raise StageFailed(f"an exception ended the {name}: {type(failure).__name__}: {failure}") from failure
         if parts.uplink.publisher.failure is not None:
             raise parts.uplink.publisher.failure
         for worker in parts.pipeline.workers.values():

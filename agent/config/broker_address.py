@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 EMBEDDED = "embedded"
@@ -14,6 +16,7 @@ _PATH = r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
 _ADDRESS = re.compile(rf"(?P<scheme>mqtts?|wss?)://(?P<host>{_HOST})(:(?P<port>[0-9]{{1,5}}))?(?P<path>{_PATH})?")
 _UNIX = re.compile(r"unix://(?P<path>/[^\x00-\x1f\x7f?#]+)")
 _PROXY = re.compile(rf"(?P<scheme>http|socks5h?)://(?P<host>{_HOST})(:(?P<port>[0-9]{{1,5}}))?/?")
+_SCHEMES, _PROXY_SCHEMES = ("mqtt", "mqtts", "ws", "wss", "unix"), ("http", "socks5", "socks5h")
 _DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443, "http": 3128, "socks5": 1080, "socks5h": 1080}
 
 DEFAULT_PATH = "/mqtt"
@@ -57,8 +60,8 @@ class BrokerAddress:
         if match is None or not (is_websocket or match["path"] in {None, "/"}):
             # Not repeated: a part of it may be a password.
             raise ValueError(
-                f"broker must look like {_FORMS}; user name and password have their own keys (username, "
-                "password_file), and so has a token for a WebSocket (websocket.header_files)"
+                f"broker{_fault(url, _SCHEMES)} must look like {_FORMS}; user name and password have their own keys "
+                "(username, password_file), and so has a token for a WebSocket (websocket.header_files)"
             )
         path = (match["path"] or DEFAULT_PATH) if is_websocket else ""
         port = _port("broker", match, "mqtt://host:1883")
@@ -114,13 +117,34 @@ class ProxyAddress:
         match = _PROXY.fullmatch(url)
         if match is None:
             raise ValueError(
-                "url of the proxy must look like http://host:3128, socks5://host:1080 or socks5h://host:1080; "
-                "user name and password have their own keys (username, password_file)"
+                f"url of the proxy{_fault(url, _PROXY_SCHEMES)} must look like http://host:3128, "
+                "socks5://host:1080 or socks5h://host:1080; user name and password have their own keys (username, "
+                "password_file)"
             )
         return cls(match["scheme"], match["host"].strip("[]"), _port("url", match, "http://host:3128"))
 
     def __str__(self) -> str:
         return f"{self.kind}://{_joined(self.host, self.port)}"
+
+
+def _fault(url: str, schemes: Sequence[str]) -> str:
+    """The usual mistakes in an address, as `` holds a blank, but``; empty for others. Never a part of the address."""
+    scheme, separator, rest = url.partition("://")
+    near = difflib.get_close_matches(scheme.lower(), schemes, n=1)
+    faults = {
+        f" is `{EMBEDDED}` in small letters, or": url.lower() == EMBEDDED,
+        " holds a blank, but": any(char.isspace() for char in url),
+        " holds a user or a password, but": "@" in rest,
+        f" begins with capital letters, but {scheme.lower()}:// is written in small ones; it": scheme not in schemes
+        and scheme.lower() in schemes,
+        f" does not begin with a known scheme (did you mean {near[0] if near else ''}://?), but": bool(
+            separator and near
+        )
+        and scheme.lower() not in schemes,
+        f" has no scheme such as {schemes[0]}://, but": not separator,
+        " has a path, which only ws:// and wss:// have, but": scheme in {"mqtt", "mqtts"} and "/" in rest.rstrip("/"),
+    }
+    return next((fault for fault, is_found in faults.items() if is_found), "")
 
 
 def _port(key: str, match: re.Match[str], example: str) -> int:

@@ -13,6 +13,8 @@ from agent.config.broker_address import EMBEDDED, BrokerAddress
 from agent.config.credentials import PASSWORD, USERNAME
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
+from agent.config.sections.base import PlacedError
+from agent.config.sections.broker import addresses_of
 from agent.config.sections.serve import is_loopback
 from agent.config.sections.sources import SourceConfig
 from agent.config.shape import KeyPath
@@ -56,6 +58,12 @@ def cross_problems(document: StrictDocument) -> Iterator[Problem]:
 def broker_problems(document: StrictDocument) -> Iterator[Problem]:
     """Addresses of brokers that cannot be used."""
     given = section_of(document.data, "mqtt").get("broker")
+    if isinstance(given, list) and not any(map(_is_no_address, given)):
+        try:
+            addresses_of(tuple(given))
+        except PlacedError as exc:
+            yield at(document, ("mqtt", *exc.below), str(exc))
+        return
     for place, url in enumerate(given if isinstance(given, list) else [given]):
         if not isinstance(url, str) or url == EMBEDDED:
             continue
@@ -64,6 +72,17 @@ def broker_problems(document: StrictDocument) -> Iterator[Problem]:
         except ValueError as exc:
             path: KeyPath = ("mqtt", "broker", place) if isinstance(given, list) else ("mqtt", "broker")
             yield at(document, path, str(exc))
+
+
+def _is_no_address(url: object) -> bool:
+    try:
+        if not isinstance(url, str):
+            return True
+        if url != EMBEDDED:
+            BrokerAddress.parse(url)
+    except ValueError:
+        return True
+    return False
 
 
 def section_of(data: object, *path: str) -> Mapping[str, object]:
@@ -186,8 +205,8 @@ def _ways_are_used(document: StrictDocument) -> Iterator[Problem]:
     mqtt = section_of(document.data, "mqtt")
     given = mqtt.get("broker", "mqtt://")
     urls = [url for url in (given if isinstance(given, list) else [given]) if isinstance(url, str)]
-    if not urls:
-        return
+    if not urls or any(broker_problems(document)):
+        return  # what follows from an address that is none would only confuse
 
     def has(*schemes: str) -> bool:
         return any(url.startswith(tuple(f"{scheme}://" for scheme in schemes)) for url in urls)

@@ -33,12 +33,13 @@ from agent.config.source_address import known_addresses
 from agent.config.state_dir import default_state_dir, home_dir
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
-from agent.runtime.secrets import Secret, SecretKind, read_secret
+from agent.runtime.secrets import MIN_CHARS, Secret, SecretKind, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
 from engines import StrictDocument, StrictYamlError, load_strict, path_exists
 
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105 - the name of a file
 """The file beside the configuration, and the systemd credential, used if ``mqtt.password_file`` names none."""
+_MQTT_PASSWORD: KeyPath = ("mqtt", "password_file")
 DEMO = "demo"
 """What a configuration writes for the bundled package and clip."""
 
@@ -113,19 +114,15 @@ def load_config(
     document = _parsed(_text_of(path), str(path))
     base_dir = path.absolute().parent
     config, problems = _validated(document)
+    secrets: dict[KeyPath, Secret] = {}
     if check_files:
         problems += [*_missing_files(document, base_dir), *_moves_in_place(document, base_dir)]
+        secrets.update(_secrets(document, base_dir, problems))
     if config is None:
         raise error_of(problems, document.name)
     password_file = _mqtt_password_file(config, base_dir, environ)
-    mqtt_password: Secret | None = None
-    camera_passwords: dict[str, Secret] = {}
-    if check_files:
-        if password_file is not None:
-            kind = SecretKind.MQTT_PASSWORD
-            mqtt_password = _secret(password_file, ("mqtt", "password_file"), document, problems, kind)
-        problems += _bad_ways(config.mqtt, base_dir, document)
-        camera_passwords = dict(_camera_passwords(config, base_dir, document, problems))
+    if check_files and password_file is not None and config.mqtt.password_file is None:
+        secrets.update(_secret(password_file, _MQTT_PASSWORD, document, problems, SecretKind.MQTT_PASSWORD))
     if problems:
         raise error_of(problems, document.name)
     device_id = device_id_of_machine(machine_id_file) if config.device.id == "auto" else config.device.id
@@ -137,10 +134,14 @@ def load_config(
         device_id=device_id,
         device_name=config.device.name or device_id,
         state_dir=default_state_dir(environ) if config.state_dir == "auto" else _resolved(config.state_dir, base_dir),
-        warnings=(*_warnings(config, document), *_unreadable_password(config, base_dir, password_file)),
-        mqtt_password=mqtt_password,
+        warnings=(
+            *_warnings(config, document),
+            *_short_secrets(secrets, document),
+            *_unreadable_password(config, base_dir, password_file),
+        ),
+        mqtt_password=secrets.get(_MQTT_PASSWORD),
         mqtt_password_file=password_file,
-        camera_passwords=MappingProxyType(camera_passwords),
+        camera_passwords=MappingProxyType(_camera_passwords(secrets)),
         document=document,
         addresses=known_addresses([camera.source for camera in config.cameras.values()]),
     )
@@ -148,6 +149,19 @@ def load_config(
 
 def _warnings(config: AgentConfig, document: StrictDocument) -> Iterator[str]:
     return (problem.text(document.name) for problem in sorted(warnings_of(config, document), key=_line))
+
+
+def _short_secrets(secrets: Mapping[KeyPath, Secret], document: StrictDocument) -> Iterator[str]:
+    """A short secret cannot be told from ordinary words."""
+    for path, secret in secrets.items():
+        count = len(secret.reveal())
+        if count < MIN_CHARS:
+            text = (
+                f"the secret in this file has {count} characters, but fewer than {MIN_CHARS} are part of ordinary "
+                "words: the log masks it only where it stands alone, and such a word elsewhere too; use a longer "
+                "one"
+            )
+            yield at(document, path, text).text(document.name)
 
 
 def _line(problem: Problem) -> int:
@@ -257,7 +271,7 @@ def _missing_connection_files(document: StrictDocument, base_dir: Path) -> Itera
     """Certificates, keys and tokens of the broker's connection and of the server."""
     for section in (("mqtt", "tls"), ("serve", "tls")):
         for key, value in section_of(document.data, *section).items():
-            # The password of a key: see _bad_ways.
+            # The password of a key: see _secrets.
             if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
                 continue
             found = _resolved(value, base_dir)
@@ -339,43 +353,39 @@ def _has_content(file: Path | None) -> bool:
         return False
 
 
-def _camera_passwords(
-    config: AgentConfig, base_dir: Path, document: StrictDocument, problems: list[Problem]
-) -> Iterator[tuple[str, Secret]]:
-    for name, camera in config.cameras.items():
-        configured = getattr(camera.source, "password_file", None)
-        if isinstance(configured, str):
-            path = ("cameras", name, "source", "password_file")
-            secret = _secret(_resolved(configured, base_dir), path, document, problems)
-            if secret is not None:
-                yield name, secret
+def _camera_passwords(secrets: Mapping[KeyPath, Secret]) -> dict[str, Secret]:
+    return {str(path[1]): secret for path, secret in secrets.items() if path[0] == "cameras"}
 
 
-def _bad_ways(mqtt: MqttConfig, base_dir: Path, document: StrictDocument) -> Iterator[Problem]:
-    """Files with the other secrets of the connection that cannot be used; they are read again at each connection."""
-    named: list[tuple[KeyPath, str, SecretKind]] = [
-        (("mqtt", "websocket", "header_files", name), file, SecretKind.HEADER)
-        for name, file in mqtt.websocket.header_files.items()
-    ]
-    if mqtt.tls.key_password_file is not None:
-        named.append((("mqtt", "tls", "key_password_file"), mqtt.tls.key_password_file, SecretKind.KEY_PASSWORD))
-    if mqtt.proxy is not None and mqtt.proxy.password_file is not None:
-        named.append((("mqtt", "proxy", "password_file"), mqtt.proxy.password_file, SecretKind.PROXY_PASSWORD))
-    for path, file, kind in named:
-        problems: list[Problem] = []
-        _secret(_resolved(file, base_dir), path, document, problems, kind)
-        yield from problems
+def _secrets(document: StrictDocument, base_dir: Path, problems: list[Problem]) -> Iterator[tuple[KeyPath, Secret]]:
+    """Every secret whose file is named. From the file's plain data, as ``_missing_files``.
+
+    Those of the connection are read again at each connection; here their files are tried.
+    """
+    for path, file, kind in _secret_files(document.data):
+        if isinstance(file, str):
+            yield from _secret(_resolved(file, base_dir), path, document, problems, kind)
+
+
+def _secret_files(data: object) -> Iterator[tuple[KeyPath, object, SecretKind]]:
+    """The places that name a file with a secret, and what stands there."""
+    mqtt = section_of(data, "mqtt")
+    yield _MQTT_PASSWORD, mqtt.get("password_file"), SecretKind.MQTT_PASSWORD
+    for name, file in section_of(mqtt, "websocket", "header_files").items():
+        yield ("mqtt", "websocket", "header_files", name), file, SecretKind.HEADER
+    key_password = section_of(mqtt, "tls").get("key_password_file")
+    yield ("mqtt", "tls", "key_password_file"), key_password, SecretKind.KEY_PASSWORD
+    proxy_password = section_of(mqtt, "proxy").get("password_file")
+    yield ("mqtt", "proxy", "password_file"), proxy_password, SecretKind.PROXY_PASSWORD
+    for name, camera in section_of(data, "cameras").items():
+        file = section_of(camera, "source").get("password_file")
+        yield ("cameras", name, "source", "password_file"), file, SecretKind.PASSWORD
 
 
 def _secret(
-    file: Path,
-    path: KeyPath,
-    document: StrictDocument,
-    problems: list[Problem],
-    kind: SecretKind = SecretKind.PASSWORD,
-) -> Secret | None:
+    file: Path, path: KeyPath, document: StrictDocument, problems: list[Problem], kind: SecretKind
+) -> Iterator[tuple[KeyPath, Secret]]:
     try:
-        return read_secret(file, kind)
+        yield path, read_secret(file, kind)
     except ConfigError as exc:
         problems.append(at(document, path, exc.message))
-        return None

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from agent.config.credentials import PASSWORD, USERNAME, filled_pipeline, filled_url, quoted_values
 from agent.config.sections.sources import AddressedSource, GStreamerSource, SourceConfig
-from agent.runtime.secrets import MASK, Secret, read_secret, redact
+from agent.runtime.secrets import MASK, Secret, masked, read_secret, redact
 
 PUBLIC_KEYS = frozenset(
     {"type", "path", "transport", "reader", "codec", "device", "serial", "fourcc", "username"}
@@ -52,11 +52,11 @@ class SourceAccess:
     def cleaned(self, text: str) -> str:
         """``text`` of a library, without this source's address, the parts of it, and its credentials.
 
-        By exact value, not by pattern.
+        By exact value, not by pattern; a short one where it stands alone.
         """
         text = redact(text)
         for part in self._parts:
-            text = text.replace(part, MASK)
+            text = masked(text, part)
         return text
 
 

@@ -249,8 +249,8 @@ class EngineSlot:
         if isinstance(failure, EngineError):
             raise failure
         raise EngineError(
-            f"the engine of model {self.key} could not be loaded because of a bug: {failure!r}. Please report it, "
-            "with the log",
+            f"the engine of model {self.key} could not be loaded because of a bug: {type(failure).__name__}: "
+            f"{failure}. Please report it, with the log",
             model=self.key,
         ) from failure
 
@@ -373,8 +373,8 @@ class EngineSlot:
     def _give_up(self, candidate: _Candidate, error: Exception) -> None:
         """A bug ended the thread of a replacement; `_main` has handled it if the replacement served already."""
         if candidate.is_replacement and not isinstance(error, EngineLost):
-            log.error("engine.replacement_failed", model=self.key, error=repr(error))
-            self._keep_current(f"the replacement failed because of a bug: {error!r}")
+            log.error("engine.replacement_failed", model=self.key, error=f"{type(error).__name__}: {error}")
+            self._keep_current(f"the replacement failed because of a bug: {type(error).__name__}: {error}")
 
     def _keep_current(self, reason: str) -> None:
         self.progress.building = None

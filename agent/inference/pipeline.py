@@ -131,12 +131,12 @@ class Pipeline:
             EngineError: an engine failed for good.
         """
         for camera in self._cameras.values():
-            if camera.failure is not None:
+            if (failure := camera.failure) is not None:
                 raise StageFailed(
-                    f"camera {camera.name} stopped because of a bug: {camera.failure!r}. Please report it, with the "
-                    "log",
+                    f"camera {camera.name} stopped because of a bug: {type(failure).__name__}: {failure}. Please "
+                    "report it, with the log",
                     camera=camera.name,
-                ) from camera.failure
+                ) from failure
         for worker in self._workers.values():
             if worker.failure is not None:
                 raise worker.failure

@@ -75,7 +75,7 @@ def _processors() -> list[Processor]:
 def _renderers(*, as_json: bool, colors: bool) -> list[Processor]:
     if as_json:
         return [_in_order, structlog.processors.JSONRenderer(serializer=_json)]
-    return [escape_fields, structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="timestamp")]
+    return [in_words, escape_fields, structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="timestamp")]
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -138,6 +138,21 @@ def _identity(method: str, event: EventDict) -> tuple[object, ...]:
 def redact_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Mask credentials in every text of the event, at any depth."""
     return {name: _redacted(value) for name, value in event.items()}
+
+
+def in_words(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Lists, tables and truth values as words for a reader, instead of as Python writes them."""
+    return {name: _in_words(value) for name, value in event.items()}
+
+
+def _in_words(value: object) -> object:
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else str(value).lower()
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_in_words(below)}" for name, below in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return "; ".join(str(_in_words(below)) for below in value)
+    return value
 
 
 def escape_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

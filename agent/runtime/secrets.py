@@ -18,6 +18,8 @@ from typing import NoReturn, final
 from agent.runtime.errors import ConfigError
 
 MASK = "***"
+MIN_CHARS = 8
+"""A shorter secret is part of ordinary words, so it is masked only where it stands alone."""
 _MIN_REPLACED = 4
 
 _USER_INFO = re.compile(
@@ -85,12 +87,20 @@ def redact(text: str) -> str:
     """
     for spelling, shown in sorted(_spellings(), key=lambda each: len(each[0]), reverse=True):
         if spelling in text:
-            text = text.replace(spelling, shown)
+            text = masked(text, spelling, shown)
     if "://" in text:
         text = _USER_INFO.sub(rf"\g<1>{MASK}@", text)
     if "=" in text:
         text = _PARAMETER.sub(rf"\g<1>={MASK}", text)
     return text
+
+
+def masked(text: str, secret: str, shown: str = MASK) -> str:
+    """``text`` with ``secret`` replaced: everywhere, or where it stands alone if it is shorter than ``MIN_CHARS``."""
+    if len(secret) >= MIN_CHARS:
+        return text.replace(secret, shown)
+    alone = rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])"
+    return re.sub(alone, lambda _: shown, text)
 
 
 def seems_to_hold_a_password(text: str) -> bool:

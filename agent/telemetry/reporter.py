@@ -57,7 +57,7 @@ class ReportedParts:
 class Reporter:
     """Publishes `latency`, `health` and the cameras' health when they are due.
 
-    ``camera_changed``, ``set_disabled`` and ``result_sent`` may be called from any thread, the rest from the main
+    ``camera_changed``, ``configured`` and ``result_sent`` may be called from any thread, the rest from the main
     loop.
     """
 
@@ -82,9 +82,13 @@ class Reporter:
         """The camera's state has changed: send its health at the next tick."""
         self._changed.append(name)
 
-    def set_disabled(self, names: Collection[str]) -> None:
-        """Set which cameras are configured as disabled."""
-        self._disabled = frozenset(names)
+    def configured(self, names: Collection[str], *, disabled: Collection[str]) -> None:
+        """Other cameras are in force: send the health of each at the next tick, also of those without a frame yet.
+
+        A reload may have replaced a camera that was connected by one that is not, and retained health would say
+        otherwise until the next period. ``disabled`` are those of ``names`` that are switched off.
+        """
+        self._disabled = frozenset(disabled)
         self._changed.extend(names)
 
     def result_sent(self, result: Classification, sent_ns: int) -> None:

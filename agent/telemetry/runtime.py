@@ -102,7 +102,8 @@ class RuntimeAnnouncer:
         with self._lock:
             self._loaded = loaded
             cameras = loaded.config.cameras
-            self._reporter.set_disabled([name for name, camera in cameras.items() if not camera.enabled])
+            disabled = [name for name, camera in cameras.items() if not camera.enabled]
+            self._reporter.configured([*cameras], disabled=disabled)
             self._announce(packages, None)
 
     def engines_changed(self, changed: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from agent.runtime import logs
 from agent.runtime.errors import AgentError
 from engines.errors import EngineError
-from scripts.performance.page import Origin, head, machine, marks, versions, write_block
-from scripts.performance.parts import PARTS, Setting
+from scripts.performance.page import Origin, head, machine, marks, replace_tables, versions, write_block
+from scripts.performance.parts import PARTS, Setting, tables_from_reports
 from scripts.performance.verdict import LoadWatch
 
 _ROOT = Path(__file__).parents[2]
@@ -25,6 +25,8 @@ _PAGE = "performance.md"
 def main(arguments: list[str] | None = None) -> int:
     """Run the parts and write each as soon as it is done; return 1 if one failed."""
     given = _parser().parse_args(arguments)
+    if given.from_reports:
+        return _write_from_reports(given.output or _ROOT / "docs")
     chosen = _chosen(given.only)
     out = given.output or (_WORK / "quick" if given.quick else _ROOT / "docs")
     page = _page_in(out)
@@ -46,9 +48,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/measure", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="all parts in minutes, marked as not valid")
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts with commas, of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--from-reports", action="store_true", help="write the tables of engines and path again, without measuring"
+    )
     parser.add_argument("--output", type=Path, help="folder of performance.md and benchmarks/  [default: docs]")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="set by scripts/measure")
     return parser
+
+
+def _write_from_reports(out: Path) -> int:
+    try:
+        for name, lines in tables_from_reports(out / "benchmarks").items():
+            replace_tables(out / _PAGE, name, lines)
+    except (AgentError, OSError, ValueError) as exc:
+        print(f"scripts/measure: the tables could not be written: {exc}", file=sys.stderr)
+        return 1
+    print(f"{out / _PAGE}: engines, path written from the reports", file=sys.stderr)
+    return 0
 
 
 def _chosen(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -72,6 +73,18 @@ def write_block(page: Path, name: str, lines: Iterable[str]) -> None:
         raise ValueError(f"{page} has no place for {name}: the lines {begin.strip()} and {end.strip()} are missing")
     body = "\n".join(lines).strip("\n")
     page.write_text(f"{before}{begin}\n{body}\n\n{end}{after}", encoding="utf-8")
+
+
+def replace_tables(page: Path, name: str, lines: Iterable[str]) -> None:
+    """Replace the tables of the block of ``name``; its head, which says where it was measured, stays.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    begin, end = marks(name)
+    body = page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].splitlines()
+    kept = itertools.takewhile(lambda line: not line.startswith("| "), body)
+    write_block(page, name, [*kept, *lines])
 
 
 def marks(name: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ from agent.tools.benchmark.render.chart import png_of
 from agent.tools.benchmark.render.html import to_html
 from agent.tools.benchmark.render.markdown import to_markdown
 from agent.tools.benchmark.render.progress import shown_progress
-from agent.tools.benchmark.report import EngineResult, PipelineResult, Report
+from agent.tools.benchmark.report import CaseResult, EngineResult, PipelineResult, Report, load_report
 from agent.tools.benchmark.scenarios import Scenario
 from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread
 from agent.tools.benchmark.study import Request, run_study
@@ -36,8 +36,15 @@ _ABOUT_PATH = (
     "Milliseconds, p50 / p99; `*`: fewer than 662 results. The subscriber is a process of its own behind a real "
     "broker, and the bare session runs at the same rate before and after."
 )
+_ABOUT_ENGINES = (
+    "`not valid` is the report's own verdict on that case, and the last column says why. CPU ms is processor time of "
+    "the process in the closed case, not time on the clock, so it stands where the clock could not be trusted."
+)
 _REPORT_FORMS = (("page", "html"), ("image", "png"), ("text", "md"), ("data", "json"))
 _SETTINGS = ("threads", "threads_wait", "int8_form")
+_ENGINE_REPORTS = ("conveyor", "mobilenet", "resnet", "mobilenet-torch")
+_PATH_MODELS = ("conveyor", "mobilenet", "resnet")
+_NOT_VALID = "not valid"
 _STAGES = 1
 """Number of results of the bundled model whose stages are shown one by one."""
 
@@ -130,7 +137,7 @@ def _row_number(row: Row) -> int:
 
 def engines(setting: Setting, _: LoadWatch) -> list[str]:
     """Every engine that can run here, on three models."""
-    lines = []
+    reports: dict[str, Report] = {}
     pythons = {"ort-openvino": setting.pythons["openvino"]} if "openvino" in setting.pythons else {}
     studies: list[tuple[str, Path, tuple[str, ...], tuple[int, ...]]] = [
         ("conveyor", setting.package("conveyor"), ("ort-cpu", *pythons), (1, 4)),
@@ -146,15 +153,26 @@ def engines(setting: Setting, _: LoadWatch) -> list[str]:
         precisions: tuple[Precision, ...] = _BOTH if names != ("torch",) else ("fp32",)
         report = _study(setting, package, ("latency",), names, precisions, batches=batches, pythons=pythons)
         _write(report, setting.reports / name)
-        lines += [_engine_line(report.model.name, engine) for engine in report.engines]
+        reports[name] = report
+    return engine_tables(reports)
+
+
+def engine_tables(reports: Mapping[str, Report]) -> list[str]:
+    """The tables of the part `engines`, from its reports by the stem of their files.
+
+    The verdict of a report travels with its figures: one that is not valid is left out, and its row says why.
+    """
     columns = ("model", "engine", "paced p50 / p99", "closed p50 / p99", "img/s", "CPU ms", "× bare, paced", "top-1")
-    absent = [name for name in ("openvino", "torch") if name not in setting.pythons]
+    lines = [_engine_line(report.model.name, engine) for report in reports.values() for engine in report.engines]
+    served = {engine.name for report in reports.values() for engine in report.engines}
+    absent = [engine for engine in ("ort-openvino", "torch") if engine not in served]
     words = f" Not here: {', '.join(absent)} (no environment with it)." if absent else ""
     return [
-        *table((*columns, "settings"), lines, words=2),
+        *table((*columns, "settings", "verdict"), lines, words=2),
         f"Milliseconds, batch 1, paced at {_FPS:g} a second.{words} Batches and spreads are in the reports.",
+        _ABOUT_ENGINES,
         "",
-        *_report_lines([study[0] for study in studies]),
+        *_report_lines([*reports]),
     ]
 
 
@@ -166,36 +184,55 @@ def _engine_line(model: str, engine: EngineResult) -> list[str]:
     return [
         model,
         engine.label,
-        _both(paced.spread) if paced else "–",
-        _both(closed.spread) if closed else "–",
-        f"{closed.throughput_hz:.0f}" if closed else "–",
+        _valid(paced, lambda case: _both(case.spread)),
+        _valid(closed, lambda case: _both(case.spread)),
+        _valid(closed, lambda case: f"{case.throughput_hz:.0f}"),
         f"{closed.cpu_ms_per_image:.2f}" if closed else "–",
-        f"{paced.to_bare:.3f}" if paced and paced.to_bare is not None else "–",
+        "–" if paced is None or paced.to_bare is None else _valid(paced, lambda case: f"{case.to_bare:.3f}"),
         f"{agreement:.3f}" if isinstance(agreement, float | int) else "–",
         ", ".join(settings) or "–",
+        "; ".join(_reasons([paced, closed])) or "valid",
     ]
+
+
+def _valid(case: CaseResult | None, figure: Callable[[CaseResult], str]) -> str:
+    """A figure of a case; where the report says that it is not valid, that instead."""
+    if case is None:
+        return "–"
+    return _NOT_VALID if case.invalid else figure(case)
+
+
+def _reasons(cases: Sequence[CaseResult | None]) -> Iterator[str]:
+    for case in cases:
+        if case is not None and case.invalid:
+            yield f"{case.case.mode}: {', '.join(case.invalid)}"
 
 
 def path(setting: Setting, _: LoadWatch) -> list[str]:
     """The agent from camera to subscriber, on three models."""
-    lines: list[list[str]] = []
-    stages: list[str] = []
-    names = ("conveyor", "mobilenet", "resnet") if not setting.is_quick else ("mobilenet",)
+    reports: dict[str, Report] = {}
+    names = _PATH_MODELS if not setting.is_quick else ("mobilenet",)
     for name in names:
         precisions = _BOTH if not setting.is_quick else _BOTH[:1]
         setups = _setups(setting)
         report = _study(setting, setting.package(name), ("pipeline",), ("ort-cpu",), precisions, setups=setups)
         _write(report, setting.reports / f"path-{name}")
-        lines += [_path_line(name, one) for one in report.pipelines]
-        stages = stages or _stage_lines(report.pipelines[:_STAGES])
+        reports[f"path-{name}"] = report
+    return path_tables(reports)
+
+
+def path_tables(reports: Mapping[str, Report]) -> list[str]:
+    """The tables of the part `path`, from its reports by the stem of their files."""
+    lines = [_path_line(report.model.name, one) for report in reports.values() for one in report.pipelines]
+    first = next(iter(reports.values()))
     columns = ("model", "cameras", "results/s", "in hand → subscriber", "all but inference", "bare session",
                "above bare p50", "CPU ms a frame", "ready s", "resident MiB", "dropped")  # fmt: skip
     return [
         *table(columns, lines, words=2),
         _ABOUT_PATH,
         "",
-        *stages,
-        *_report_lines([f"path-{name}" for name in names]),
+        *_stage_lines(first.pipelines[:_STAGES]),
+        *_report_lines([*reports]),
     ]
 
 
@@ -323,6 +360,18 @@ def _write(report: Report, stem: Path) -> None:
     stem.with_suffix(".html").write_text(to_html(report), encoding="utf-8")
     stem.with_suffix(".md").write_text(to_markdown(report), encoding="utf-8")
     stem.with_suffix(".png").write_bytes(png_of(report))
+
+
+def tables_from_reports(folder: Path) -> dict[str, list[str]]:
+    """The tables of `engines` and `path` from the reports in ``folder``, without measuring.
+
+    Raises:
+        UsageError: a report is missing or cannot be read.
+    """
+    return {
+        "engines": engine_tables({stem: load_report(folder / f"{stem}.json") for stem in _ENGINE_REPORTS}),
+        "path": path_tables({f"path-{name}": load_report(folder / f"path-{name}.json") for name in _PATH_MODELS}),
+    }
 
 
 def _report_lines(stems: Sequence[str]) -> list[str]:

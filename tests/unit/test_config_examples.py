@@ -31,7 +31,7 @@ def test_the_lines_to_uncomment_in_a_shipped_configuration_are_valid(name: str, 
     file = tmp_path / "agent.yaml"
     file.write_text(uncommented)
     for secret in ("camera-password", "mqtt-password"):
-        (tmp_path / secret).write_text("secret\n")
+        (tmp_path / secret).write_text("long-secret\n")
         (tmp_path / secret).chmod(0o600)
     (tmp_path / "broker-ca.pem").touch()
     assert load_config(file, environ={"HOME": str(tmp_path)}).warnings == ()

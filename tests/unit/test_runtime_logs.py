@@ -50,6 +50,20 @@ def test_readable_text_can_be_asked_for(stream: io.StringIO) -> None:
     assert not stream.getvalue().startswith("{")
 
 
+def test_readable_text_has_words_and_no_python(stream: io.StringIO) -> None:
+    logs.configure(json=False, stream=stream)
+    limits = ["no retained messages", "only QoS 0"]
+    logs.get_logger("a").info("broker.limited", limits=limits, counts={"stale": 3}, reason=None, is_kept=True)
+    text = stream.getvalue()
+    for words in ("no retained messages; only QoS 0", "stale: 3", "reason=none", "is_kept=true"):
+        assert words in text
+    for python in ("['", "{'", "None", "True"):
+        assert python not in text
+    logs.configure(stream=stream)
+    logs.get_logger("b").info("broker.limited", limits=limits, reason=None)
+    assert lines(io.StringIO(stream.getvalue().splitlines()[-1]))[0]["limits"] == limits, "JSON keeps its types"
+
+
 def test_debug_events_are_written_only_when_asked_for(stream: io.StringIO) -> None:
     logs.configure(stream=stream)
     logs.get_logger("a").debug("frame.taken")

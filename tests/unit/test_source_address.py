@@ -146,7 +146,7 @@ def test_a_broker_address_with_more_than_host_and_port_is_not_repeated(tmp_path:
     camera = {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}
     document = {"version": 1, "models": {"inspect": {"package": "demo"}}, "cameras": {"a": camera}}
     file.write_text(json.dumps({**document, "mqtt": {"broker": f"mqtt://host/{CANARY}"}}))
-    with pytest.raises(ConfigError, match="broker must look like") as caught:
+    with pytest.raises(ConfigError, match=r"broker .*must look like") as caught:
         load_config(file)
     assert CANARY not in caught.value.message
 
