@@ -133,10 +133,13 @@ class Pipeline:
                 raise worker.failure
 
     def tick(self) -> None:
-        """Emit the first states of new classifiers, and end labels that went stale. Call it a few times a second.
+        """Emit the first states of new classifiers, end labels that went stale, and bring remote engines back.
 
-        It never waits for an engine: a label must end in time while its worker hangs, reloads or is busy.
+        Call it a few times a second. It never waits for an engine: a label must end in time while its worker hangs,
+        reloads or is busy.
         """
+        for worker in self._workers.values():
+            worker.tick()
         for plan in self._plans.values():
             for binding in plan.bindings.values():
                 binding.check_time(clock=self._clock, emit=self._emit)
