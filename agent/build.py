@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import agent
 from agent.cameras.sources.choose import make_source
@@ -37,6 +38,7 @@ from agent.publish.uplink import Uplink
 from agent.reload import Reloader, load_packages
 from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockWatch
+from agent.runtime.errors import Unavailable
 from agent.telemetry.reporter import ReportedParts, Reporter
 from agent.telemetry.runtime import RuntimeAnnouncer
 from agent.telemetry.thermal import thermal_message
@@ -50,6 +52,9 @@ from agent.thermal.reloadable import ReloadableMonitor
 from agent.thermal.sensors.base import Sensor
 from agent.thermal.sensors.choose import make_sensor
 from engines import ModelPackage
+
+if TYPE_CHECKING:
+    from agent.web.service import WebService
 
 _COMMAND_IDS = "commands.json"
 
@@ -66,7 +71,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All parts. ``announcer.loaded`` is the configuration in force."""
+    """All parts. ``announcer.loaded`` is the configuration in force. ``web`` is None unless `serve` has an address."""
 
     surroundings: Surroundings
     identity: Identity
@@ -81,6 +86,7 @@ class Parts:
     reported: ReportedParts
     announcer: RuntimeAnnouncer
     hang_monitor: HangMonitor
+    web: WebService | None
 
 
 def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surroundings, resources: ExitStack) -> Parts:
@@ -112,6 +118,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.callback(thermal.stop)
     reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer)
     resources.callback(reloader.stop)
+    web = _web(loaded, pipeline, reloader, resources)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
     resources.callback(commands.stop, 1.0)
     resources.callback(reloader.abandon)
@@ -129,6 +136,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
         reported=reported,
         announcer=announcer,
         hang_monitor=hang_monitor,
+        web=web,
     )
 
 
@@ -179,6 +187,34 @@ def _reloader(
         expect_cameras=uplink.expect,
         amend=with_kept_changes,
     )
+
+
+def _web(loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader, resources: ExitStack) -> WebService | None:
+    """The server for programs, which ``resources`` stops; None if `serve` has no address."""
+    if not loaded.config.serve.is_on:
+        return None
+    web = make_web(loaded, pipeline, reloader)
+    reloader.add(web.prepare)
+    resources.callback(web.stop)
+    return web
+
+
+def make_web(loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader) -> WebService:
+    """The server for programs; its libraries are imported here, so that an agent without one does not load them.
+
+    Raises:
+        Unavailable: they are not installed, or the address is in use.
+        ConfigError: the tokens or the certificate cannot be used.
+    """
+    try:
+        from agent.web.served_models import ModelControl, ServedModels
+        from agent.web.service import WebService
+    except ImportError as exc:
+        raise Unavailable(
+            f"serve has an address, but the library {exc.name} is not installed; install the agent with its part "
+            "[serve], or remove the address"
+        ) from exc
+    return WebService(loaded, ServedModels(pipeline, ModelControl(reloader.load_model, reloader.unload_model)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from agent.config.loader import LoadedConfig, check_when_labels, load_config
 from agent.config.state_dir import cache_dir_in
 from agent.daemon import control
 from agent.inference.pipeline import Pipeline
-from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay
+from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay, UsageError
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
 from engines import EngineError, ModelPackage, Task, load_unknown_package
@@ -33,11 +33,16 @@ Prepare = Callable[[LoadedConfig], Callable[[], None] | None]
 cannot fail. None if nothing differs for that part. Raises AgentError if the configuration cannot be used."""
 
 
-def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | None = None) -> dict[str, ModelPackage]:
-    """The packages of every model that an enabled camera uses, checked against the gates that wait for labels.
+def load_packages(
+    loaded: LoadedConfig,
+    *,
+    known: Mapping[str, ModelPackage] | None = None,
+    unloaded: Collection[str] = (),
+) -> dict[str, ModelPackage]:
+    """The packages of every model that an enabled camera uses or that is served, checked against the gates' labels.
 
-    Those in ``known``, by model, are not read from the disk. A package that is new to this device is first read in a
-    child process.
+    Those in ``known``, by model, are not read from the disk; models ``unloaded`` by a program are left out unless a
+    camera uses them. A package that is new to this device is first read in a child process.
 
     Raises:
         ModelRejected: a package cannot be served.
@@ -45,9 +50,8 @@ def load_packages(loaded: LoadedConfig, *, known: Mapping[str, ModelPackage] | N
         ConfigError: a gate waits for a label that its model does not have.
     """
     config = loaded.config
-    enabled = [camera for camera in config.cameras.values() if camera.enabled]
-    used = {classifier.model for camera in enabled for classifier in camera.classify}
     known, cache_dir = known or {}, cache_dir_in(loaded.state_dir)
+    used = config.camera_models.union(set(config.served_models).difference(unloaded))
     packages = {
         key: known.get(key) or load_unknown_package(loaded.package_dir(key), cache_dir)
         for key in config.models
@@ -94,6 +98,8 @@ class Reloader:
         self._packages = packages
         self._known = dict(packages)
         """Every package in force since the file was read, also of models that no enabled camera uses now."""
+        self._unloaded: frozenset[str] = frozenset()
+        """Models that a program unloaded; the next reload of the file loads them again."""
         self._pipeline = pipeline
         self._others = tuple(others)
         self._on_applied = on_applied
@@ -107,6 +113,10 @@ class Reloader:
         self.successor: LoadedConfig | None = None
         self.refused: str | None = None
         """Why the file was refused at the last read; None if it is in force."""
+
+    def add(self, other: Prepare) -> None:
+        """Prepare and change one more part at each reload. Before the first one."""
+        self._others = (*self._others, other)
 
     def request(self) -> ReloadRequest:
         """Read the configuration again at a ``tick``, once no other change runs."""
@@ -186,10 +196,44 @@ class Reloader:
                     "the file was read again while this change waited, and the change was made for its old content; "
                     "nothing has changed; try again"
                 )
-            packages = load_packages(changed, known=self._known)
+            packages = load_packages(changed, known=self._known, unloaded=self._unloaded)
             self._expect_cameras(changed)
             self._switch_to(changed, packages, ())
             self._known.update(packages)
+
+    def load_model(self, model: str) -> None:
+        """Read the package of a served model again and serve it, on the caller's thread.
+
+        The one that is served now stays until the new one has been loaded and checked; it stays if that fails.
+
+        Raises:
+            ReloadUnderWay: another change runs.
+            AgentError, EngineError: it cannot be served; nothing has changed.
+        """
+        with self._turn(COMMAND_PATIENCE_S):
+            known = {key: package for key, package in self._known.items() if key != model}
+            unloaded = self._unloaded.difference((model,))
+            packages = load_packages(self._loaded, known=known, unloaded=unloaded)
+            self._switch_to(self._loaded, packages, ())
+            self._unloaded = unloaded
+            self._known.update(packages)
+
+    def unload_model(self, model: str) -> None:
+        """Stop to serve a model and free its engine, on the caller's thread; requests that wait are answered first.
+
+        Raises:
+            UsageError: an enabled camera uses it.
+            ReloadUnderWay: another change runs.
+        """
+        with self._turn(COMMAND_PATIENCE_S):
+            if model in self._loaded.config.camera_models:
+                raise UsageError(
+                    f"model {model} was to be unloaded, but an enabled camera uses it; disable the camera first",
+                    model=model,
+                )
+            packages = {key: package for key, package in self._packages.items() if key != model}
+            self._switch_to(self._loaded, packages, ())
+            self._unloaded = self._unloaded.union((model,))
 
     @property
     def _turn_text(self) -> str:
@@ -244,10 +288,12 @@ class Reloader:
         is_same = is_same and not _with_new_password(self._loaded, loaded)
         if is_same and packages == self._packages and not changes:
             self._known = dict(packages)
+            self._unloaded = frozenset()
             log.info("config.unchanged", turn=self._turn_text, config_sha256=loaded.sha256[:12])
             return "unchanged"
         self._switch_to(loaded, packages, changes)
         self._known = dict(packages)
+        self._unloaded = frozenset()
         log.info("config.applied", turn=self._turn_text, config_sha256=loaded.sha256[:12])
         return "applied"
 
@@ -284,6 +330,7 @@ def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
     before, after = old.config.mqtt, new.config.mqtt
     differs = {
         "device.id": old.device_id != new.device_id,
+        "serve": old.config.serve.is_on != new.config.serve.is_on,
         "state_dir": old.state_dir != new.state_dir,
         "mqtt.prefix": before.prefix != after.prefix,
         "mqtt.outbox": before.outbox != after.outbox,

@@ -45,6 +45,8 @@ class Supervisor:
         parts.uplink.publisher.start()
         parts.thermal.start()
         parts.pipeline.start_workers()
+        if parts.web is not None:
+            parts.web.start()
         parts.announcer.describe_device()
         self._wait_for_engines()
         if self._is_stopping():
@@ -103,7 +105,11 @@ class Supervisor:
         """Raise the exception that ended a thread, and interrupt engine calls that hang."""
         parts = self._parts
         parts.pipeline.check()
-        for name, failure in (("thermal monitor", parts.thermal.failure), ("commands", parts.commands.failure)):
+        for name, failure in (
+            ("thermal monitor", parts.thermal.failure),
+            ("commands", parts.commands.failure),
+            ("server", None if parts.web is None else parts.web.failure),
+        ):
             if failure is not None:
                 raise StageFailed(f"an exception ended the {name}: {failure!r}") from failure
         if parts.uplink.publisher.failure is not None:

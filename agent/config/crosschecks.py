@@ -13,6 +13,7 @@ from agent.config.broker_address import EMBEDDED, BrokerAddress
 from agent.config.credentials import PASSWORD, USERNAME
 from agent.config.model import AgentConfig
 from agent.config.problems import Problem, at, suggestion
+from agent.config.sections.serve import is_loopback
 from agent.config.sections.sources import SourceConfig
 from agent.config.shape import KeyPath
 from agent.runtime.secrets import seems_to_hold_a_password
@@ -189,11 +190,11 @@ def _ways_are_used(document: StrictDocument) -> Iterator[Problem]:
 
 def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
     """Likely mistakes that are allowed."""
-    used = {use.model for camera in config.cameras.values() if camera.enabled for use in camera.classify}
     for name in config.models:
-        if name not in used:
+        if name not in config.used_models:
             yield at(document, ("models", name), "no enabled camera uses this model; it is not loaded")
-    if not any(camera.enabled for camera in config.cameras.values()):
+    yield from _warnings_of_serve(config, document)
+    if config.cameras and not any(camera.enabled for camera in config.cameras.values()):
         yield at(document, ("cameras",), "every camera is disabled; nothing will be classified")
     yield from _warnings_of_devices(config, document)
     for name, camera in config.cameras.items():
@@ -206,6 +207,20 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
             if repeated:
                 yield at(document, path, f"named more than once: {', '.join(sorted(repeated))}")
     yield from _warnings_of_mqtt(config, document)
+
+
+def _warnings_of_serve(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
+    asking = [name for name, model in config.models.items() if model.serve]
+    if config.serve.is_on and not asking:
+        yield at(document, ("serve",), "programs are served no model; write `serve: true` at a model")
+    if asking and not config.serve.is_on:
+        text = "no program can reach this model, because `serve` has no address; write http: 127.0.0.1:8000 there"
+        yield from (at(document, ("models", name, "serve"), text) for name in asking)
+    if config.serve.tls.cert_file is None:
+        text = "tokens and images cross the network in clear text; give `tls` a certificate"
+        for key, address in config.serve.addresses.items():
+            if not is_loopback(address):
+                yield at(document, ("serve", key), text)
 
 
 def _warnings_of_credentials(name: str, source: SourceConfig, document: StrictDocument) -> Iterator[Problem]:

@@ -281,13 +281,25 @@ def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem
             found = _resolved(place, base_dir)
             if (problem := _absence(found, Path.exists, f"there is no {found}")) is not None:
                 yield at(document, ("cameras", name, "source", "path"), problem)
-    for key, value in section_of(document.data, "mqtt", "tls").items():
-        # The password of a key: see _bad_ways.
-        if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
-            continue
-        found = _resolved(value, base_dir)
-        if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
-            yield at(document, ("mqtt", "tls", key), problem)
+    yield from _missing_connection_files(document, base_dir)
+
+
+def _missing_connection_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
+    """Certificates, keys and tokens of the broker's connection and of the server."""
+    for section in (("mqtt", "tls"), ("serve", "tls")):
+        for key, value in section_of(document.data, *section).items():
+            # The password of a key: see _bad_ways.
+            if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
+                continue
+            found = _resolved(value, base_dir)
+            if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
+                yield at(document, (*section, key), problem)
+    tokens_file = section_of(document.data, "serve").get("tokens_file")
+    if isinstance(tokens_file, str):
+        found = _resolved(tokens_file, base_dir)
+        text = f"there is no file {found}; make it with a line NAME TOKEN for each client"
+        if (problem := _absence(found, Path.is_file, text)) is not None:
+            yield at(document, ("serve", "tokens_file"), problem)
 
 
 def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from agent.config.broker_address import EMBEDDED, BrokerAddress
-from agent.config.sections.base import ClientId, DeviceId, Name, Section, TopicPrefix
+from agent.config.sections.base import ClientId, DeviceId, Name, PlacedError, Section, TopicPrefix
 from agent.config.sections.broker import ProfileName, ProxyConfig, TlsConfig, WebSocketConfig, addresses_of
 from agent.config.sections.image_checks import ImageChecksConfig
+from agent.config.sections.serve import ServeConfig
 from agent.config.sections.sources import SourceConfig
 from agent.config.sections.subscribers import CommandsConfig, HomeAssistantConfig, MaxRateConfig, OutboxConfig
 from agent.config.sections.thermal import ThermalConfig
@@ -56,6 +57,8 @@ class ModelConfig(Section):
     """Arithmetic of the model; fp16 and int8 are taken only when they keep its answers."""
     strict: bool = False
     """Refuse to start (exit code 69) rather than run with less than what is asked for."""
+    serve: bool = False
+    """Also serve programs, over the addresses of `serve`; the model is loaded even if no camera uses it."""
     batching: BatchingConfig = BatchingConfig()
     """How frames share one call of the engine."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -228,11 +231,39 @@ class AgentConfig(Section):
     """Who this agent is to its subscribers."""
     models: dict[Name, ModelConfig] = Field(min_length=1)
     """Models by a name of your choice."""
-    cameras: dict[Name, CameraConfig] = Field(min_length=1)
-    """Cameras by a name of your choice."""
+    cameras: dict[Name, CameraConfig] = Field(default_factory=dict)
+    """Cameras by a name of your choice; at least one, unless a model is served to programs."""
     mqtt: MqttConfig = MqttConfig()
     """The broker and what is sent to it."""
     thermal: ThermalConfig = ThermalConfig()
     """Temperature, power and the governor."""
+    serve: ServeConfig = ServeConfig()
+    """Models for programs, over HTTP; off by default."""
     state_dir: str = Field(default="auto", min_length=1)
     """Where the agent keeps its state; `auto` is $STATE_DIRECTORY, else ~/.local/state/agent."""
+
+    @model_validator(mode="after")
+    def _has_work(self) -> AgentConfig:
+        if not self.cameras and not self.served_models:
+            raise PlacedError(
+                "there is no camera, and no model is served to programs: add a camera, or write an address under "
+                "`serve` and `serve: true` at a model",
+                "cameras",
+            )
+        return self
+
+    @property
+    def served_models(self) -> tuple[str, ...]:
+        """The keys of the models that programs may use."""
+        return tuple(key for key, model in self.models.items() if model.serve and self.serve.is_on)
+
+    @property
+    def camera_models(self) -> frozenset[str]:
+        """The keys of the models that an enabled camera uses."""
+        enabled = [camera for camera in self.cameras.values() if camera.enabled]
+        return frozenset(use.model for camera in enabled for use in camera.classify)
+
+    @property
+    def used_models(self) -> frozenset[str]:
+        """The keys of the models that an enabled camera uses, or that are served."""
+        return self.camera_models.union(self.served_models)

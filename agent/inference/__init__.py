@@ -5,6 +5,8 @@ routing          which classifier of which camera is served by which worker
 binding          one classifier of one camera, as its worker sees it
 fair_queue       the order of frames that wait: fair shares within a priority, a minimum for lower ones
 batcher          the requests of one worker: the newest frame of live cameras, queues for files
+request_queue    requests of programs: priorities, deadlines, and their share beside the frames
+request_statistics  their counts and durations
 worker           the thread of one model: batch, resize, infer, decide
 engine_slot      a worker's engine: load, serve, replace, close
 engine_return    brings a remote engine back while a local one serves in its place

@@ -108,7 +108,7 @@ class Batcher(Generic[L]):
         deadline_ns = self._queue.oldest_ns() + round(max_delay_s * 1e9)
 
         def is_full() -> bool:
-            return self._queue.waiting >= max_size or not self._expects_more(deadline_ns)
+            return self._is_called or self._queue.waiting >= max_size or not self._expects_more(deadline_ns)
 
         self._wait_until(is_full, deadline_ns)
 

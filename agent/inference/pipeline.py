@@ -17,6 +17,8 @@ from agent.config.model import AgentConfig, CameraConfig, ModelConfig
 from agent.config.sections.sources import SourceConfig
 from agent.inference.binding import ClassifierBinding, Emit
 from agent.inference.rate_sharing import share_ratio
+from agent.inference.request_queue import RequestLimits
+from agent.inference.request_statistics import ModelStatistics, RequestStatistics
 from agent.inference.routing import CameraPlan, plan_camera
 from agent.inference.worker import Worker, WorkerStatistics
 from agent.runtime.clock import Clock
@@ -81,12 +83,18 @@ class Pipeline:
         self._change_lock = threading.Lock()
         self._is_stopped = False
         self._loading: Mapping[str, Worker] = {}
+        self._request_statistics: dict[str, RequestStatistics] = {}
         self._workers = {key: self._make_worker(key, config, package) for key, package in packages.items()}
         self._cameras: dict[str, Camera] = {}
         self._plans: dict[str, CameraPlan] = {}
         for name, camera in _enabled(config).items():
             self._cameras[name] = self._make_camera(name, camera)
             self._route(name, camera, self._workers)
+
+    @property
+    def config(self) -> AgentConfig:
+        """The configuration that its cameras and workers have."""
+        return self._config
 
     @property
     def workers(self) -> Mapping[str, Worker]:
@@ -133,13 +141,14 @@ class Pipeline:
                 raise worker.failure
 
     def tick(self) -> None:
-        """Emit the first states of new classifiers, end labels that went stale, and bring remote engines back.
+        """Emit the first states of new classifiers, end stale labels and requests, and bring remote engines back.
 
         Call it a few times a second. It never waits for an engine: a label must end in time while its worker hangs,
         reloads or is busy.
         """
         for worker in self._workers.values():
             worker.tick()
+            worker.requests.expire()
         for plan in self._plans.values():
             for binding in plan.bindings.values():
                 binding.check_time(clock=self._clock, emit=self._emit)
@@ -188,6 +197,7 @@ class Pipeline:
             undo.pop_all()
         for key, worker in workers.items():
             worker.set_bindings(self._bindings_of(key))
+            worker.requests.limits = _request_limits(config)
         with self._ratio_lock:
             self._share_ratio()
         _stop_workers(retired)
@@ -202,7 +212,7 @@ class Pipeline:
             key: self._make_worker(key, config, package)
             for key, package in packages.items()
             if key not in self._workers
-            or config.models[key] != self._config.models[key]
+            or _needs_new_worker(self._config.models[key], config.models[key])
             or package != self._workers[key].package
         }
 
@@ -293,6 +303,13 @@ class Pipeline:
             workers=self.worker_statistics(),
         )
 
+    def request_statistics(self, model: str) -> ModelStatistics:
+        """The requests of programs for ``model``, over all its workers since the start. From any thread."""
+        worker, statistics = self._workers.get(model), self._request_statistics.get(model)
+        if statistics is None:
+            return ModelStatistics()
+        return statistics.snapshot(waiting=0 if worker is None else worker.requests.waiting)
+
     def worker_statistics(self) -> tuple[WorkerStatistics, ...]:
         """The workers alone: cheap enough for ten calls a second. From any thread."""
         return tuple(worker.statistics() for worker in self._workers.values())
@@ -312,7 +329,16 @@ class Pipeline:
 
     def _make_worker(self, key: str, config: AgentConfig, package: ModelPackage) -> Worker:
         open_engine = partial(self._parts.open_engine, key, config.models[key], package)
-        return Worker(key, config.models[key], package, open_engine, clock=self._clock, emit=self._emit)
+        return Worker(
+            key,
+            config.models[key],
+            package,
+            open_engine,
+            clock=self._clock,
+            emit=self._emit,
+            request_statistics=self._request_statistics.setdefault(key, RequestStatistics()),
+            request_limits=_request_limits(config),
+        )
 
     def _make_camera(self, name: str, config: CameraConfig) -> Camera:
         counters = FrameCounters(name, tuple(classifier.key for classifier in config.classify))
@@ -355,9 +381,13 @@ def _needs_new_camera(old: CameraConfig, new: CameraConfig) -> bool:
     return old.model_dump(exclude=applied_live) != new.model_dump(exclude=applied_live)
 
 
-def _is_busy(worker: Worker) -> bool:
-    statistics = worker.statistics()
-    return statistics.waiting > 0 or statistics.busy_s is not None
+def _needs_new_worker(old: ModelConfig, new: ModelConfig) -> bool:
+    return old.model_copy(update={"serve": new.serve}) != new
+
+
+def _request_limits(config: AgentConfig) -> RequestLimits:
+    serve = config.serve
+    return RequestLimits(serve.max_waiting, serve.timeout_ms / 1e3, serve.min_share_ratio)
 
 
 def _stop_cameras(cameras: Mapping[str, Camera]) -> None:
@@ -370,7 +400,7 @@ def _stop_cameras(cameras: Mapping[str, Camera]) -> None:
 def _stop_workers(workers: Mapping[str, Worker]) -> None:
     """Let the workers finish their frames, including those passed on through a gate, then stop them."""
     deadline = time.monotonic() + _DRAIN_S
-    while any(_is_busy(worker) for worker in workers.values()) and time.monotonic() < deadline:
+    while any(worker.is_busy for worker in workers.values()) and time.monotonic() < deadline:
         time.sleep(_DRAIN_POLL_S)
     for worker in workers.values():
         worker.stop()

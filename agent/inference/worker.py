@@ -1,4 +1,8 @@
-"""One model: batches, resizes, infers and decides, on the thread that owns the engine."""
+"""One model: batches, resizes, infers and decides, on the thread that owns the engine.
+
+Frames of cameras come first. Requests of programs join them where the engine gains by batches, and else have calls of
+their own between those of the frames.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,13 @@ from agent.inference.classifications import classification, crop, top_binary, to
 from agent.inference.engine_return import EngineReturn
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.inference.fair_queue import Request
+from agent.inference.request_queue import EngineFailed, InferenceRequest, RequestLimits, RequestQueue, RequestShare
+from agent.inference.request_statistics import RequestStatistics
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Score, ServedModel, StageTimes
+from agent.runtime.records import Image, Score, ServedModel, StageTimes
 from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Scores, Task
 
 log = get_logger(__name__)
@@ -68,13 +74,23 @@ class Worker:
         *,
         clock: Clock,
         emit: Emit,
+        request_statistics: RequestStatistics | None = None,
+        request_limits: RequestLimits | None = None,
     ) -> None:
+        """``request_statistics`` and ``request_limits`` are those of programs' requests; None takes new ones."""
         self.key = key
         self.config = config
         self.package = package
         self.batcher: Batcher[ClassifierBinding] = Batcher(
             self._on_superseded, min_share=config.batching.min_share_ratio
         )
+        self.requests = RequestQueue(
+            key,
+            request_statistics or RequestStatistics(),
+            limits=request_limits or RequestLimits(),
+            wake=self.batcher.call,
+        )
+        self._share = RequestShare()
         self.heartbeat = Heartbeat(f"model {key}")
         self.wants_large_batches = False
         """Wait for frames of other cameras: saves energy, costs latency. Set from any thread."""
@@ -132,6 +148,16 @@ class Worker:
         """The exception that ended one of the worker's threads; None while all is well."""
         return self._slot.failure
 
+    @property
+    def is_busy(self) -> bool:
+        """Frames or requests wait, or a call of the engine runs."""
+        return self.batcher.waiting > 0 or self.requests.waiting > 0 or self._progress.busy_since_ns is not None
+
+    @property
+    def loaded(self) -> LoadedEngine | None:
+        """The serving engine; None until the first is loaded."""
+        return self._slot.loaded
+
     def wait_ready(self, timeout_s: float) -> bool:
         """See EngineSlot.wait_ready."""
         return self._slot.wait_ready(timeout_s)
@@ -183,6 +209,7 @@ class Worker:
         self._drop_waiting()
 
     def _drop_waiting(self) -> None:
+        self.requests.close()
         for request in self.batcher.close():
             self._drop(request, Drop.STOPPING)
 
@@ -198,12 +225,51 @@ class Worker:
             )
             one_each = cameras > 1 and not loaded.info.gains_by_batches
             self.heartbeat.beat(max_delay_s + _PASS_DEADLINE_S)
+            first_size = self.requests.first_size()
+            if self._share.is_due(first_size):
+                max_size = len(loaded.batch) - first_size if loaded.info.gains_by_batches else 0
             try:
-                requests = self.batcher.take(max_size, max_delay_s, 0.0 if self._tasks else _LOOK_S, one_each=one_each)
+                frames = self._take_frames(max_size, max_delay_s, one_each=one_each, is_waiting=first_size == 0)
             except ChannelClosed:
                 return
-            if requests:
-                self._classify(requests, loaded)
+            requests = self._take_requests(len(frames), loaded)
+            if frames or requests:
+                self._run(frames, requests, loaded)
+
+    def _take_frames(
+        self, max_size: int, max_delay_s: float, *, one_each: bool, is_waiting: bool
+    ) -> list[Request[ClassifierBinding]]:
+        """The frames of the next call. ``is_waiting``: nothing else is to be done, so wait for them."""
+        may_wait = is_waiting and not self._tasks
+        return self.batcher.take(
+            max_size, max_delay_s if may_wait else 0.0, _LOOK_S if may_wait else 0.0, one_each=one_each
+        )
+
+    def _take_requests(self, frames: int, loaded: LoadedEngine) -> list[InferenceRequest]:
+        """The requests of the next call, which holds so many ``frames``."""
+        if not self.requests.waiting:
+            return []
+        size = len(loaded.batch)
+        if loaded.info.gains_by_batches:
+            return self.requests.take(size - frames, max_requests=size, largest=size)
+        # One request a call: on this engine a second one would only delay the first, and the frames.
+        return [] if frames else self.requests.take(size, max_requests=1, largest=size)
+
+    def _run(
+        self, frames: list[Request[ClassifierBinding]], requests: list[InferenceRequest], loaded: LoadedEngine
+    ) -> None:
+        images = sum(len(request.images) for request in requests)
+        try:
+            self._classify(frames, requests, images, loaded)
+        finally:
+            self._share.count(
+                len(frames),
+                images,
+                min_share=self.requests.limits.min_share,
+                first_size=self.requests.first_size(),
+            )
+            for request in requests:  # those that an exception left without an answer
+                self.requests.fail(request, EngineFailed(f"the engine of model {self.key} failed", model=self.key))
 
     def _run_task(self, task: Callable[[LoadedEngine], None], loaded: LoadedEngine) -> None:
         self.heartbeat.beat(_TASK_DEADLINE_S)
@@ -214,21 +280,39 @@ class Worker:
         finally:
             self._progress.busy_since_ns = None
 
-    def _classify(self, requests: list[Request[ClassifierBinding]], loaded: LoadedEngine) -> None:
+    def _classify(
+        self,
+        frames: list[Request[ClassifierBinding]],
+        requests: list[InferenceRequest],
+        images: int,
+        loaded: LoadedEngine,
+    ) -> None:
         taken_ns = time.monotonic_ns()
-        for row, request in zip(loaded.batch, requests, strict=False):
+        for row, request in zip(loaded.batch, frames, strict=False):
             loaded.resizer.fill(crop(request.in_flight.frame.image, request.binding.config.roi), row)
-        resized_ns = time.monotonic_ns()
-        scores = self._infer(requests, loaded)
+        size = len(frames)
+        for one in requests:
+            loaded.batch[size : size + len(one.images)] = one.images
+            size += len(one.images)
+        filled_ns = time.monotonic_ns()
+        scores = self._infer(frames, requests, loaded.batch[: len(frames) + images], loaded)
         if scores is None:
             return
-        stamps = (taken_ns, resized_ns, time.monotonic_ns())
-        self._progress.batches += 1
-        for request, row in zip(requests, scores, strict=True):
-            self._decide(request, row, len(requests), stamps, loaded.served)
+        stamps = (taken_ns, filled_ns, time.monotonic_ns())
+        if requests:
+            self.requests.answer(requests, scores, stamps, first=len(frames))
+        self._progress.batches += bool(frames)
+        for request, row in zip(frames, scores, strict=False):
+            self._decide(request, row, len(scores), stamps, loaded.served)
 
-    def _infer(self, requests: list[Request[ClassifierBinding]], loaded: LoadedEngine) -> Scores | None:
-        """The scores of ``requests``; None if the engine failed: then the requests are counted as dropped.
+    def _infer(
+        self,
+        frames: list[Request[ClassifierBinding]],
+        requests: list[InferenceRequest],
+        batch: Image,
+        loaded: LoadedEngine,
+    ) -> Scores | None:
+        """The scores of ``batch``; None if the engine failed: then frames are dropped, and requests failed.
 
         Raises:
             InferenceFailed: it failed several times in a row.
@@ -238,12 +322,14 @@ class Worker:
         self.heartbeat.rest()
         progress.busy_since_ns = time.monotonic_ns()
         try:
-            scores = loaded.engine.infer(loaded.batch[: len(requests)])
+            scores = loaded.engine.infer(batch)
         except InferenceFailed as exc:
             progress.failures += 1
             progress.failures_in_a_row += 1
-            for request in requests:
+            for request in frames:
                 self._drop(request, Drop.STOPPING if self._is_stopping else Drop.FAILED)
+            for one in requests:
+                self.requests.fail(one, EngineFailed(exc.message, model=self.key))
             if progress.failures_in_a_row >= _FAILURES_BEFORE_RELOAD or isinstance(exc, EngineLost):
                 raise
             log.warning("inference.failed", model=self.key, error=exc.message, in_a_row=progress.failures_in_a_row)

@@ -103,7 +103,7 @@ class SecretKind(Enum):
 
     ``MQTT_PASSWORD``: MQTT carries 65,535 bytes (version 5.0, section 1.5.6), enough for a JSON Web Token.
     ``KEY_PASSWORD``: Python passes at most 1,023 bytes to OpenSSL. ``PROXY_PASSWORD``: SOCKS5 carries 255 bytes (RFC
-    1929). ``HEADER``: what web servers usually accept.
+    1929). ``HEADER``: what web servers usually accept. ``TOKENS``: all lines, for some hundred clients.
     """
 
     PASSWORD = ("password", 4096)
@@ -111,6 +111,7 @@ class SecretKind(Enum):
     KEY_PASSWORD = ("key password", 1023)
     PROXY_PASSWORD = ("proxy password", 255)
     HEADER = ("header", 8192)
+    TOKENS = ("tokens", 65536)
 
     def __init__(self, noun: str, max_bytes: int) -> None:
         self.noun = noun
@@ -126,6 +127,23 @@ def read_secret(path: Path, kind: SecretKind = SecretKind.PASSWORD) -> Secret:
     Raises:
         ConfigError: it cannot be read, is empty, or other users of the machine can read it.
     """
+    return _secret_from_bytes(_content_of(path, kind), path, kind)
+
+
+def read_secret_bytes(path: Path, kind: SecretKind) -> bytes:
+    """The whole content of a file that holds secrets of ``kind``.
+
+    Raises:
+        ConfigError: it cannot be read, is too large, or other users of the machine can read it.
+    """
+    content = _content_of(path, kind)
+    if len(content) > kind.max_bytes:
+        raise ConfigError(f"the {kind.noun} file {path} is larger than {kind.max_bytes} bytes", file=str(path))
+    return content
+
+
+def _content_of(path: Path, kind: SecretKind) -> bytes:
+    """The start of the file: more than ``kind.max_bytes`` where it is larger."""
     try:
         # O_NONBLOCK: a named pipe without a writer would block the start for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -147,12 +165,11 @@ def read_secret(path: Path, kind: SecretKind = SecretKind.PASSWORD) -> Secret:
                 file=str(path),
                 mode=f"{mode:o}",
             )
-        content = _read(fd, kind.max_bytes + _LINE_ENDS + 1)
+        return _read(fd, kind.max_bytes + _LINE_ENDS + 1)
     except OSError as exc:
         raise ConfigError(f"the {kind.noun} file {path} cannot be read: {exc.strerror}", file=str(path)) from exc
     finally:
         os.close(fd)
-    return _secret_from_bytes(content, path, kind)
 
 
 def _read(fd: int, max_bytes: int) -> bytes:

@@ -17,6 +17,7 @@ HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 ALPN_NAME = r"^[\x21-\x7e]{1,255}$"
 HOST_NAME = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 HTTP_URL = r"^https?://[^\s]+$"
+LISTEN_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*):[0-9]{1,5}$"
 STREAM_URL = r"^(https?|rtmps?|srt|udp|tcp)://[^\s]+$"
 
 PATTERNS_IN_WORDS: Mapping[str, str] = {
@@ -28,6 +29,7 @@ PATTERNS_IN_WORDS: Mapping[str, str] = {
     HEADER_NAME: "the name of an HTTP header",
     ALPN_NAME: "1 to 255 printable ASCII characters without blanks",
     HOST_NAME: "a host name",
+    LISTEN_ADDRESS: "host:port, such as 127.0.0.1:8000 or [::1]:8000",
     RTSP_URL: "an address without blanks that starts with rtsp:// or rtsps:// in small letters; the types `http` and "
     "`stream` take others",
     HTTP_URL: "an address without blanks that starts with http:// or https:// in small letters",

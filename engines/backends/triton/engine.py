@@ -32,7 +32,7 @@ class TritonEngine:
         package: ModelPackage,
         fixed_batch: int | None,
     ) -> None:
-        """Take ownership of ``server``; ``fixed_batch`` is the only batch size that its model takes, if there is one."""
+        """Take ownership of ``server``; ``fixed_batch`` is the only batch size that its model takes."""
         self._server: Server | None = server
         self._info = info
         self._options = options

@@ -1,0 +1,112 @@
+"""The section `serve`: models for programs over HTTP, and its limits."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, model_validator
+
+from agent.config.sections.base import LISTEN_ADDRESS, PlacedError, Section
+
+ListenAddress = Annotated[str, StringConstraints(pattern=LISTEN_ADDRESS)]
+"""``host:port``; a host is a name, an IPv4 address, or an IPv6 address in brackets."""
+
+_MAX_PORT = 65535
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host, without brackets, and port of a ``ListenAddress``.
+
+    Raises:
+        ValueError: the port is above 65535.
+    """
+    host, _, port = address.rpartition(":")
+    if int(port) > _MAX_PORT:
+        raise ValueError(f"port {port} is above {_MAX_PORT}; name one that exists")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only programs of this machine reach ``address``. A name other than localhost does not count."""
+    host, _ = split_address(address)
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class ServeTlsConfig(Section):
+    """Certificate of this server; without one, connections are in clear text."""
+
+    cert_file: str | None = None
+    """Certificate chain, PEM."""
+    key_file: str | None = None
+    """Key of the certificate, PEM, readable only by the agent."""
+
+    @model_validator(mode="after")
+    def _certificate_has_its_key(self) -> ServeTlsConfig:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together: give both or neither")
+        return self
+
+
+class ServeConfig(Section):
+    """Models for programs: the Open Inference Protocol, and plain REST. Needs the extra `[serve]`."""
+
+    http: ListenAddress | None = None
+    """Address of the HTTP server such as `127.0.0.1:8000`; port 0 takes a free one; null is off."""
+    tls: ServeTlsConfig = ServeTlsConfig()
+    """Certificate of the server."""
+    tokens_file: str | None = None
+    """File with a line `NAME TOKEN` for each client; required on any address but loopback."""
+    max_requests_per_s: float | None = Field(default=None, ge=0.1, le=100_000.0)
+    """Most requests per second of one token, or of all clients together without tokens; null is no limit."""
+    max_waiting: int = Field(default=64, ge=1, le=1024)
+    """Most requests that wait for one model; more are refused with 429."""
+    timeout_ms: int = Field(default=10_000, ge=1, le=600_000)
+    """How long a request may wait for its engine; a request may ask for less."""
+    min_share_ratio: float = Field(default=0.2, ge=0.0, le=0.9)
+    """Share of an engine's images that requests keep beside busy cameras; 0 serves them only while no frame waits."""
+    max_body_mib: int = Field(default=16, ge=1, le=256)
+    """Largest body of one request in MiB."""
+    max_bodies_mib: int = Field(default=64, ge=1, le=4096)
+    """Largest size of all bodies together that are being received or served, in MiB; at least `max_body_mib`."""
+    max_json_mib: int = Field(default=1, ge=1, le=64)
+    """Largest JSON text of a request in MiB; tensors belong into binary data."""
+    max_connections: int = Field(default=64, ge=1, le=4096)
+    """Most open connections; more are answered with 503."""
+    read_timeout_s: float = Field(default=10.0, ge=0.1, le=600.0)
+    """How long the head of a request, and then its body, may take to arrive."""
+    allow_load: bool = False
+    """Let clients load and unload models of this file."""
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> ServeConfig:
+        for key, address in self.addresses.items():
+            try:
+                is_local = is_loopback(address)
+            except ValueError as exc:
+                raise PlacedError(str(exc), key) from None
+            if not is_local and self.tokens_file is None:
+                raise PlacedError(
+                    f"{address} can be reached by other machines, but there is no tokens_file: give one, or listen on "
+                    "127.0.0.1",
+                    key,
+                )
+        if self.max_bodies_mib < self.max_body_mib:
+            raise ValueError(
+                f"max_bodies_mib {self.max_bodies_mib} is below max_body_mib {self.max_body_mib}: raise it, because "
+                "a body of the largest size must fit"
+            )
+        return self
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses to listen on, by key; none while serving is off."""
+        return {} if self.http is None else {"http": self.http}
+
+    @property
+    def is_on(self) -> bool:
+        """Whether programs are served at all."""
+        return bool(self.addresses)

@@ -1,0 +1,107 @@
+"""Limits of one connection, which uvicorn does not have: how long and how large the head of a request may be, how long
+its body may take, and how many connections there may be.
+
+A client that sends a byte now and then would otherwise hold a connection for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 65_536
+_TIMED_OUT = (408, "the request did not arrive in time; send it faster, or raise serve.read_timeout_s")
+_TOO_LARGE = (431, "the head of the request is too large; send fewer or shorter headers")
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection; ``limited_protocol`` sets the two limits of its server."""
+
+    read_timeout_s: ClassVar[float]
+    max_connections: ClassVar[int]
+    _timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _is_in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        if len(self.connections) > 2 * self.max_connections:
+            transport.abort()
+        else:
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._is_in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(*_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """See httptools.HTTPProtocol."""
+        super().on_message_begin()
+        self._is_in_head = True
+        if self._timer is None:  # the first one began with the connection
+            self._start_timer()
+
+    def on_headers_complete(self) -> None:
+        """See httptools.HTTPProtocol."""
+        self._is_in_head, self._head_bytes = False, 0
+        self._start_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See httptools.HTTPProtocol."""
+        self._stop_timer()
+        super().on_message_complete()
+
+    def end_unless_whole(self) -> None:
+        """Close the connection if a request is still arriving: the server stops."""
+        if self._timer is not None:
+            self.transport.abort()
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(self.read_timeout_s, self._on_timeout)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timeout(self) -> None:
+        self._timer = None
+        if self.pipeline:  # it is this server that does not read: an earlier request is still being answered
+            self._start_timer()
+            return
+        self._refuse(*_TIMED_OUT)
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Answer, unless an answer has begun, and close."""
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            body = b'{"error":"%s"}' % text.encode()
+            self.transport.write(
+                b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%s" % (status, len(body), body)
+            )
+        self._stop_timer()
+        self.transport.close()
+
+
+def limited_protocol(*, read_timeout_s: float, max_connections: int) -> type[LimitedProtocol]:
+    """The protocol of a server: ``read_timeout_s`` for the head of a request and again for its body.
+
+    Above ``max_connections`` uvicorn answers 503; at twice as many, connections are closed unread.
+    """
+    limits = {"read_timeout_s": read_timeout_s, "max_connections": max_connections}
+    return type("ServerProtocol", (LimitedProtocol,), limits)

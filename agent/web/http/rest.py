@@ -1,0 +1,146 @@
+"""Plain REST for people without a client of the protocol: an image in, its labels out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from agent.inference.classifications import top_binary, top_scores
+from agent.web.http.infer import Inference
+from agent.web.http.replies import Refusal
+from agent.web.http.routes import json_response
+from agent.web.served_models import Answer, BadInput, ServedModel
+from engines import Scores, Task
+
+MAX_TOP_K = 100
+_DEFAULT_TOP_K = 3
+_FORM = "multipart/form-data"
+_FIELD = "image"
+
+
+class RestRoutes:
+    """`GET /v1/models` and `POST /v1/models/M:classify`."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        return [
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/models/{name}:classify", self._classify, methods=["POST"]),
+        ]
+
+    async def _models(self, _: Request) -> Response:
+        models = self._inference.models
+        return json_response(
+            {"models": [_described(models.get(one.name)) for one in models.index() if one.state != "UNAVAILABLE"]}
+        )
+
+    async def _classify(self, request: Request) -> Response:
+        model = self._inference.models.get(request.path_params["name"])
+        top_k = _top_k(request)
+        body = await self._inference.bodies.read(request.scope, request.receive)
+        try:
+            encoded = await _images_of(body, request.headers, model)
+            images = await self._inference.decoded(encoded, model, request.receive)
+            answer = await self._inference.scores(images, model, request.receive)
+        finally:
+            self._inference.bodies.release(body)
+        return json_response(_labelled(answer, model, top_k))
+
+
+def _top_k(request: Request) -> int:
+    given = request.query_params.get("top_k", str(_DEFAULT_TOP_K))
+    if not given.isascii() or not given.isdigit() or len(given) > 3 or not 1 <= int(given) <= MAX_TOP_K:
+        raise BadInput(f"top_k must be a whole number of 1 to {MAX_TOP_K}; send, for example, ?top_k=3")
+    return int(given)
+
+
+async def _images_of(body: bytes, headers: Headers, model: ServedModel) -> list[bytes]:
+    """The encoded images of a body: the body itself, or every file of a form's field `image`."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        raise Refusal(
+            415, "the body is JSON, but this call takes an image; send its bytes, such as with --data-binary"
+        )
+    images = await _files_of(body, headers, model) if kind == _FORM else [body]
+    if not 1 <= len(images) <= model.max_batch:
+        raise BadInput(
+            f"the form has {len(images)} files in its field `{_FIELD}`, but model {model.name} takes 1 to "
+            f"{model.max_batch}; send fewer in a request"
+        )
+    return images
+
+
+async def _files_of(body: bytes, headers: Headers, model: ServedModel) -> list[bytes]:
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    # Nothing is spooled to a disk: the body is in memory already, and no part is larger than it.
+    parser = MultiPartParser(headers, whole(), max_files=model.max_batch, max_fields=8, max_part_size=4096)
+    parser.spool_max_size = len(body) + 1
+    try:
+        form = await parser.parse()
+    except MultiPartException as exc:
+        raise BadInput(f"the form cannot be read: {exc.message}") from exc
+    except KeyError as exc:  # no boundary in the content type
+        raise BadInput(f"the content type of the form has no {exc}; let the client write it") from exc
+    try:
+        files = [one for key, one in form.multi_items() if key == _FIELD and isinstance(one, UploadFile)]
+        return [await one.read() for one in files]
+    finally:
+        await form.close()
+
+
+def _described(model: ServedModel) -> dict[str, Any]:
+    height, width = model.input_size
+    return {
+        "name": model.name,
+        "package": model.package.name,
+        "version": model.package.version,
+        "is_ready": model.is_ready,
+        "width": width,
+        "height": height,
+        "max_batch": model.max_batch,
+        "labels": list(model.labels),
+    }
+
+
+def _labelled(answer: Answer, model: ServedModel, top_k: int) -> dict[str, Any]:
+    loaded, times = model.loaded, answer.times
+    return {
+        "model": model.name,
+        "package": model.package.name,
+        "version": model.package.version,
+        "engine": None if loaded is None else loaded.info.name,
+        "precision": None if loaded is None else loaded.info.precision,
+        "is_degraded": loaded is not None and loaded.info.degraded is not None,
+        "results": [{"labels": _labels(row, model, top_k)} for row in answer.scores],
+        "queue_ms": times.queue_ns / 1e6,
+        "infer_ms": times.compute_infer_ns / 1e6,
+    }
+
+
+def _labels(row: Scores, model: ServedModel, top_k: int) -> list[dict[str, Any]]:
+    """The best labels of one image. ``is_detected``: it is the answer, or one of them with a multi-label model."""
+    output, labels = model.package.output, model.labels
+    if output.task is Task.BINARY:
+        top, _ = top_binary(row, labels, output.thresholds[0], top_k)
+    else:
+        top, _ = top_scores(row, labels, top_k)
+    is_multi = output.task is Task.MULTI_LABEL
+    return [
+        {
+            "label": one.label,
+            "confidence": one.confidence,
+            "is_detected": one.confidence >= output.thresholds[one.index] if is_multi else place == 0,
+        }
+        for place, one in enumerate(top)
+    ]

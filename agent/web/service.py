@@ -1,0 +1,175 @@
+"""The server of one configuration: its sockets, tokens, certificate and faces; a reload replaces it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config.loader import LoadedConfig
+from agent.config.sections.serve import ServeConfig
+from agent.runtime.errors import ConfigError
+from agent.runtime.logs import get_logger
+from agent.web.http.app import HttpApp
+from agent.web.http.bodies import Bodies
+from agent.web.http.infer import Inference
+from agent.web.http.listener import HttpListener, bind
+from agent.web.served_models import ServedModels
+from agent.web.tokens import Gate, Tokens, read_tokens
+from agent.web.work import WorkThreads
+
+log = get_logger(__name__)
+
+_MIB = 1 << 20
+_DECODERS = 2
+_STOP_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a server is made from; one whose inputs are the same need not be replaced."""
+
+    config: ServeConfig
+    clients: dict[bytes, str] | None
+    certificate: bytes
+
+
+class WebService:
+    """Owns the server of the configuration in force, and its threads. ``start`` and ``stop`` on the main thread.
+
+    The sockets are bound at once, so an address that is in use is an error at the start, not later.
+    """
+
+    def __init__(self, loaded: LoadedConfig, models: ServedModels) -> None:
+        """Raises AgentError where the address, the tokens or the certificate cannot be used."""
+        self._models = models
+        self._lock = threading.Lock()
+        self._is_stopped = False
+        self._inputs, tokens, tls = _inputs(loaded)
+        self._socket = _bound(self._inputs.config)
+        self._faces = self._made(self._inputs.config, tokens, tls, self._socket)
+
+    def start(self) -> None:
+        """Start to answer."""
+        self._faces.start()
+        log.info("serve.started", http=self.address, models=", ".join(self._models.names))
+
+    def stop(self) -> None:
+        """End all connections, and wait for the threads. Idempotent."""
+        with self._lock:
+            self._is_stopped = True
+        self._faces.stop()
+        if self._socket is not None:
+            self._socket.close()
+
+    @property
+    def address(self) -> str | None:
+        """Where HTTP is served, with the port that was taken for port 0; None without HTTP."""
+        if self._inputs.config.http is None or self._socket is None:
+            return None
+        return f"{self._inputs.config.http.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
+
+    @property
+    def failure(self) -> Exception | None:
+        """The exception that ended one of the threads."""
+        return self._faces.failure
+
+    def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
+        """Check ``loaded`` and return what switches to it; None if nothing differs.
+
+        Raises:
+            AgentError: the address, the tokens or the certificate cannot be used.
+        """
+        inputs, tokens, tls = _inputs(loaded)
+        if inputs == self._inputs:
+            return None
+        is_same = inputs.config.http == self._inputs.config.http
+        listening = self._socket if is_same else _bound(inputs.config)
+
+        def apply_change() -> None:
+            faces = self._made(inputs.config, tokens, tls, listening)
+            self._faces.stop()
+            if self._socket is not listening and self._socket is not None:
+                self._socket.close()
+            with self._lock:
+                self._inputs, self._socket, self._faces = inputs, listening, faces
+                if self._is_stopped:
+                    return
+                faces.start()
+            log.info("serve.changed", http=self.address)
+
+        return apply_change
+
+    def _made(
+        self, config: ServeConfig, tokens: Tokens | None, tls: ssl.SSLContext | None, listening: socket.socket | None
+    ) -> _Faces:
+        decoders, loader = WorkThreads("decode", _DECODERS), WorkThreads("load", 1)
+        bodies = Bodies(max_body=config.max_body_mib * _MIB, max_all=config.max_bodies_mib * _MIB)
+        inference = Inference(self._models, bodies, decoders, max_json=config.max_json_mib * _MIB)
+        app = HttpApp(inference, Gate(tokens, max_per_s=config.max_requests_per_s), loader)
+        http = None if listening is None else HttpListener(app, config, listening, tls=tls)
+        return _Faces(http, (decoders, loader), tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Faces:
+    """The threads of one server. ``tokens`` are kept so that no log shows them."""
+
+    http: HttpListener | None
+    work: tuple[WorkThreads, ...]
+    tokens: Tokens | None
+
+    def start(self) -> None:
+        for threads in self.work:
+            threads.start()
+        if self.http is not None:
+            self.http.start()
+
+    def stop(self) -> None:
+        if self.http is not None:
+            self.http.stop()
+        for threads in self.work:
+            threads.close()
+        if self.http is not None and not self.http.join():
+            log.warning("stop.cut_off", thread="serve-http")
+        for threads in self.work:
+            if not threads.join(_STOP_S):
+                log.warning("stop.cut_off", thread="serve-decode or serve-load")
+
+    @property
+    def failure(self) -> Exception | None:
+        failures = [None if self.http is None else self.http.failure, *(threads.failure for threads in self.work)]
+        return next((one for one in failures if one is not None), None)
+
+
+def _bound(config: ServeConfig) -> socket.socket | None:
+    return None if config.http is None else bind(config.http, "http")
+
+
+def _inputs(loaded: LoadedConfig) -> tuple[_Inputs, Tokens | None, ssl.SSLContext | None]:
+    config = loaded.config.serve
+    tokens = None if config.tokens_file is None else read_tokens(loaded.resolve(config.tokens_file))
+    tls, certificate = None, b""
+    if config.tls.cert_file is not None and config.tls.key_file is not None:
+        files = loaded.resolve(config.tls.cert_file), loaded.resolve(config.tls.key_file)
+        tls, certificate = _context(*files)
+    return _Inputs(config, None if tokens is None else dict(tokens.clients), certificate), tokens, tls
+
+
+def _context(cert_file: Path, key_file: Path) -> tuple[ssl.SSLContext, bytes]:
+    """The context, and the certificate's bytes, by which a renewed one is noticed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        certificate = cert_file.read_bytes()
+        # An empty password instead of a question on the terminal.
+        context.load_cert_chain(cert_file, key_file, password="")
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(
+            f"serve.tls: {cert_file} and {key_file} cannot be used: {exc.strerror or exc}; give a PEM certificate "
+            "chain and its key without a password"
+        ) from exc
+    return context, certificate
