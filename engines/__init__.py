@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         OutOfMemory,
         PrecisionRejected,
         SandboxFailed,
+        ServerFailed,
     )
     from engines.graph.image_set import image_set_of
     from engines.graph.ort_library import library as onnxruntime_library
@@ -143,6 +144,7 @@ __all__ = [
     "SandboxOptions",
     "Scores",
     "Selection",
+    "ServerFailed",
     "ServingGraph",
     "StrictDocument",
     "StrictYamlError",
@@ -250,6 +252,7 @@ _HOMES = {
     "Resizer": "engines.graph.resize",
     "Scores": "engines.base",
     "Selection": "engines.select.selection",
+    "ServerFailed": "engines.errors",
     "ServingGraph": "engines.graph.serving",
     "StrictDocument": "engines.package.strict_yaml",
     "StrictYamlError": "engines.package.strict_yaml",

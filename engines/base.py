@@ -42,18 +42,23 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Building:
-    """How to treat an engine that must first be built on this device, which takes minutes.
+    """How to open an engine now: one that must first be built, which takes minutes, or one whose server has failed.
 
     ``defer`` skips the engine instead of building it, and ``EngineInfo.pending`` names it; ``strict`` overrides
     ``defer``. ``force`` builds again although the plan is cached. ``on_progress`` is called about once per second
     during a build, and ``is_cancelled`` several times per second (True ends the build with BuildCancelled); both on
     the thread that opens the engine.
+
+    ``failed_server`` says why a remote engine must not be tried now; ``strict`` overrides it. ``requested_only`` opens
+    the requested engine or none.
     """
 
     defer: bool = False
     force: bool = False
     on_progress: Callable[[BuildProgress], None] = _ignore
     is_cancelled: Callable[[], bool] = _never
+    failed_server: str | None = None
+    requested_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +125,8 @@ class EngineInfo:
     and is missing. ``versions``: of each library involved. ``max_batch``: the largest N of ``infer``. ``accuracy``:
     the result of the accuracy check. ``measurements``: those that selected this engine, fastest first.
     ``kept_layers``: layers of an int8 model that stay in fp32 for accuracy. ``pending``: an engine that would be
-    preferred and must be built first. ``gains_by_batches``: a batch takes much less time than its images one by one,
+    preferred and must be built first. ``away``: the requested remote engine, while another one serves because its
+    server cannot; it may come back. ``gains_by_batches``: a batch takes much less time than its images one by one,
     as on a GPU. ``details``: figures of this engine only (device memory, streams ...).
     """
 
@@ -140,6 +146,7 @@ class EngineInfo:
     measurements: tuple[Measurement, ...] = ()
     kept_layers: tuple[str, ...] = ()
     pending: str | None = None
+    away: str | None = None
     gains_by_batches: bool = True
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@
     ├── ImageRejected             78  an image cannot be read, or is too large
     ├── PrecisionRejected         69  the engine fails the accuracy check in this precision
     └── InferenceFailed           70  a run failed after the engine was loaded
+        ├── ServerFailed          70  the server of a remote engine did not answer, or not with scores
         └── EngineLost            70  the device or its context is gone: the process must end
 
 A message says what happened, the two facts that disagree and what to do; ``fields`` has the same facts.
@@ -91,6 +92,10 @@ class PrecisionRejected(EngineError):
 
 class InferenceFailed(EngineError):
     """A run failed on a loaded engine."""
+
+
+class ServerFailed(InferenceFailed):
+    """The server of a remote engine did not answer in time, or not with scores; a local engine can take its place."""
 
 
 class EngineLost(InferenceFailed):

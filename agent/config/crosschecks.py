@@ -22,7 +22,7 @@ from agent.runtime.secrets import seems_to_hold_a_password
 from engines import StrictDocument, nearest_key
 
 # Repeated here, because asking the engines would load their libraries. A test compares the two.
-ENGINES = ("auto", "fastest", "tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
+ENGINES = ("auto", "fastest", "tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu", "triton")
 ENGINE_ALIASES = ("trt", "ort-trt", "onnxruntime", "ort", "cpu", "cuda", "openvino", "pytorch")
 _PROVIDERS = ("dml", "directml", "coreml", "nnapi", "xnnpack", "qnn", "vitisai", "cann", "migraphx", "rocm", "webgpu")
 

@@ -9,6 +9,7 @@ request_queue    requests of programs: priorities, deadlines, and their share be
 request_statistics  their counts and durations
 worker           the thread of one model: batch, resize, infer, decide
 engine_slot      a worker's engine: load, serve, replace, close
+engine_return    brings a remote engine back while a local one serves in its place
 engine_opening   opens the engine that the configuration asks for, or under heat a prepared one
 classifications  from scores to the published record
 votes            the votes of the latest results: counted, or by how long they hold
@@ -21,5 +22,5 @@ supervision      interrupts hanging calls of an engine
 Threads: ``worker-MODEL`` opens, runs and closes an engine; ``worker-MODEL-next`` does so for its replacement, and
 serves from the moment it takes over. Both are owned by the worker's `EngineSlot`, and end when the batcher is closed
 (`Worker.stop`) or, after a replacement, when the other thread takes over. The main thread calls `Pipeline.tick`, which
-ends stale labels. The camera threads are in `agent.cameras`.
+ends stale labels and brings remote engines back. The camera threads are in `agent.cameras`.
 """

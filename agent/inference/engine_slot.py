@@ -9,6 +9,9 @@
         ▼               ▼                    ▼
      failed   the last engine raised      closed   by `close`
 
+A remote engine whose server fails is loaded again without it, so a local engine serves; `return_requested` brings it
+back as a replacement.
+
 A CUDA context belongs to a thread, so an engine never changes threads: the serving thread hands the batcher over to
 the thread of the next engine.
 """
@@ -41,6 +44,7 @@ from engines import (
     InferenceFailed,
     ModelPackage,
     Resizer,
+    ServerFailed,
 )
 
 log = get_logger(__name__)
@@ -135,11 +139,14 @@ class _Candidate:
     """One engine on its way into the slot.
 
     ``even_if_same``: take over even if engine and precision are those of the current one (a new model, for example).
+    ``is_return``: the requested engine, which was away, or none. ``failed_server``: why the remote engine was lost.
     """
 
     open_engine: OpenEngine
     is_replacement: bool = False
     even_if_same: bool = False
+    is_return: bool = False
+    failed_server: str | None = None
     is_loaded: bool = False
     may_serve: threading.Event = field(default_factory=threading.Event)
 
@@ -213,10 +220,17 @@ class EngineSlot:
         ``even_if_same`` it also stays if the second one has the same engine and precision. Returns False, and does
         nothing, before the first engine serves, after the end, and during a replacement.
         """
+        return self._begin(_Candidate(open_engine, is_replacement=True, even_if_same=even_if_same))
+
+    def return_requested(self, open_engine: OpenEngine) -> bool:
+        """Like ``replace``, with the requested engine, which is away, or none; a failure changes nothing."""
+        return self._begin(_Candidate(open_engine, is_replacement=True, is_return=True))
+
+    def _begin(self, candidate: _Candidate) -> bool:
         with self._lock:
             if self._loaded is None or self._is_closing or self._has_ended or self._next is not None:
                 return False
-            candidate = self._next = _Candidate(open_engine, is_replacement=True, even_if_same=even_if_same)
+            self._next = candidate
             work, give_up = partial(self._main, candidate), partial(self._give_up, candidate)
             thread = StageThread(f"worker-{self.key}-next", work, on_failure=give_up)
             # Ended threads go, except failed ones: `failure` reads them.
@@ -314,12 +328,23 @@ class EngineSlot:
                     return
                 if not isinstance(exc, InferenceFailed):
                     raise
+                if isinstance(exc, ServerFailed):  # not counted as a reload: servers come and go for months
+                    self._leave_server(candidate, exc)
+                    continue
                 if self._clock.monotonic_ns() - loaded_ns < _STABLE_AFTER_NS and self.progress.reloads:
                     raise
                 self.progress.reloads += 1
-                self.progress.failures_in_a_row = 0
-                self._on_reload()
-                log.warning("engine.reload_started", model=self.key, error=exc.message)
+                self._note_reload(exc)
+
+    def _leave_server(self, candidate: _Candidate, error: ServerFailed) -> None:
+        """Load again, without the server: a local engine serves until it comes back."""
+        candidate.failed_server = str(error.fields.get("reason", error.message))
+        self._note_reload(error)
+
+    def _note_reload(self, error: InferenceFailed) -> None:
+        self.progress.failures_in_a_row = 0
+        self._on_reload()
+        log.warning("engine.reload_started", model=self.key, error=error.message)
 
     def _serve_while_leased(self, candidate: _Candidate) -> None:
         self._ready.set()
@@ -337,7 +362,11 @@ class EngineSlot:
     def _building(self, candidate: _Candidate) -> Building:
         """The first engine must serve at once; a build that takes minutes is left to its replacement."""
         return Building(
-            defer=not candidate.is_replacement, on_progress=self._note_build, is_cancelled=lambda: self._is_closing
+            defer=not candidate.is_replacement,
+            on_progress=self._note_build,
+            is_cancelled=lambda: self._is_closing,
+            failed_server=candidate.failed_server,
+            requested_only=candidate.is_replacement and candidate.is_return,
         )
 
     def _note_build(self, progress: BuildProgress) -> None:
@@ -349,6 +378,8 @@ class EngineSlot:
         if before is None or not candidate.is_replacement:
             with self._lock:
                 self._loaded = loaded
+            if before is not None and loaded.runs_as != before.runs_as:
+                self._note_change(f"{before.info.name} was replaced by {loaded.info.name}: {loaded.info.degraded}")
             return True
         if not candidate.even_if_same and loaded.runs_as == before.runs_as:
             # The better engine could not be opened; the info of this second attempt has the reason.
@@ -389,7 +420,8 @@ class EngineSlot:
                 served = replace(self._loaded.served, degraded=info.degraded is not None)
                 self._loaded = replace(self._loaded, info=info, served=served)
             self._next = None
-        self._note_change(change)
+        if change != self.progress.last_change:  # else one more attempt to reach a server, with the same end
+            self._note_change(change)
 
     def _note_change(self, text: str) -> None:
         self.progress.last_change = text

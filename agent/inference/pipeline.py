@@ -143,11 +143,13 @@ class Pipeline:
 
     def tick(self) -> None:
         """Emit the first states of new classifiers, end labels that went stale, and requests and triggers that were
-        not answered in time. Call it a few times a second.
+        not answered in time, and bring remote engines back.
 
-        It never waits for an engine: a label must end in time while its worker hangs, reloads or is busy.
+        Call it a few times a second. It never waits for an engine: a label must end in time while its worker hangs,
+        reloads or is busy.
         """
         for worker in self._workers.values():
+            worker.tick()
             worker.requests.expire()
         for plan in self._plans.values():
             for binding in plan.bindings.values():

@@ -17,6 +17,7 @@ from agent.config.model import ModelConfig
 from agent.inference.batcher import Batcher
 from agent.inference.binding import ClassifierBinding, Emit
 from agent.inference.classifications import classification, crop, found_labels, top_binary, top_scores
+from agent.inference.engine_return import EngineReturn
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.inference.fair_queue import Request
 from agent.inference.request_queue import EngineFailed, InferenceRequest, RequestLimits, RequestQueue, RequestShare
@@ -108,6 +109,7 @@ class Worker:
             clock=clock,
         )
         self._progress = self._slot.progress
+        self._return = EngineReturn(self._slot, open_engine, clock=clock)
 
     def start(self, bindings: Sequence[ClassifierBinding]) -> None:
         """Load the engine and start to serve ``bindings``."""
@@ -117,6 +119,10 @@ class Worker:
     def replace_engine(self, open_engine: OpenEngine, *, even_if_same: bool = True) -> bool:
         """See EngineSlot.replace."""
         return self._slot.replace(open_engine, even_if_same=even_if_same)
+
+    def tick(self) -> None:
+        """Try to bring a remote engine back. Called a few times a second, by one thread."""
+        self._return.tick()
 
     def run_between_batches(self, task: Callable[[LoadedEngine], None]) -> None:
         """Call ``task`` soon on the thread that owns the engine. From any thread.

@@ -10,6 +10,8 @@ from engines.backends.tensorrt.engine import open_tensorrt
 from engines.backends.tensorrt.options import OPTION_NAMES as TENSORRT_OPTIONS
 from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
 from engines.backends.torch import open_torch
+from engines.backends.triton.engine import open_triton
+from engines.backends.triton.options import OPTION_NAMES as TRITON_OPTIONS
 from engines.base import Engine, EngineOptions
 from engines.graph.precision import precise_graph
 from engines.package.load import ModelPackage
@@ -27,6 +29,8 @@ def options_of(engine: str) -> frozenset[str] | None:
         return TENSORRT_OPTIONS
     if engine == "torch":
         return frozenset(TORCH_OPTIONS)
+    if engine == "triton":
+        return TRITON_OPTIONS
     return known_options(engine)
 
 
@@ -41,6 +45,8 @@ def open_backend(package: ModelPackage, options: EngineOptions, name: str) -> tu
     """
     if name == "torch":
         return open_torch(package, options), ()
+    if name == "triton":
+        return open_triton(package, options), ()
     if name == "tensorrt":
         return open_tensorrt(package, options)
     precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision, engine=name)

@@ -30,6 +30,7 @@ from engines.store.records import JsonRecord, record_path
 REFERENCE = "ort-cpu"
 _CHILD = "engines.select.load_child"
 _BUILDS_IN_CHILD = "ort-tensorrt"
+_REMOTE = "triton"
 _BUILDERS = ("tensorrt", _BUILDS_IN_CHILD)
 # For what always takes long: a build, and the search for the layers that int8 leaves in fp32.
 _LONG_WORK_S = 3600.0
@@ -61,6 +62,9 @@ def load_in_sandbox(
     limits = options.sandbox
     # ONNX Runtime's TensorRT provider builds inside the process, so it needs the child for trusted packages too.
     if limits is None or (is_part_of_program(package.directory) and name != _BUILDS_IN_CHILD):
+        return SandboxedLoad(options)
+    # A remote engine loads nothing here; the server has its own protection.
+    if name == _REMOTE:
         return SandboxedLoad(options)
     # The conversion to int8 runs the fp32 graph on the reference, in the child and later here.
     if options.precision == "int8" and package.format == "onnx":

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from engines.backends.load import options_for, options_of
 from engines.backends.onnxruntime.options import provider_of, session_settings
 from engines.backends.tensorrt.options import checked_options
+from engines.backends.triton.options import remote_options
 from engines.base import PRECISIONS, Engine, EngineOptions, Rejection
 from engines.errors import (
     BuildNeeded,
@@ -23,7 +24,7 @@ from engines.host import l4t_release
 from engines.package.load import ModelPackage
 from engines.sandbox.load import REFERENCE
 from engines.select.candidate import machine_errors, open_candidate
-from engines.select.registry import AUTO_ORDER, CHOOSERS, Prober, canonical_name
+from engines.select.registry import AUTO_ORDER, CHOOSERS, REMOTE, Prober, canonical_name
 from engines.select.selection import Selection, SelectionStore, measure, remember_selection, selection_key_here
 from engines.select.served import ServedEngine
 
@@ -70,6 +71,7 @@ def _selected(package: ModelPackage, options: EngineOptions) -> Engine:
         rejected=search.rejections(engine),
         degraded=degraded,
         pending=search.pending,
+        away=REMOTE if requested == REMOTE != engine.info.name else None,
         measurements=search.selection.measurements if search.selection else (),
     )
     return ServedEngine(engine, info)
@@ -93,7 +95,7 @@ class _Search:
             self.selection = self._remembered()
             fastest = (self.selection.engine,) if self.selection else ()
             return (*fastest, *(name for name in AUTO_ORDER if name not in fastest))
-        if self.options.strict:
+        if self.options.strict or self.options.building.requested_only:
             return (self.requested,)
         return (self.requested, *(name for name in AUTO_ORDER if name != self.requested))
 
@@ -145,7 +147,11 @@ class _Search:
         options = self.options
         # The options are for the requested engine; another one would refuse those that it does not know.
         if name != self.requested:
-            options = replace(options, options=options_for(name, options.options))
+            options = replace(options, options=self._options_for_another(name))
+        failed_server = options.building.failed_server
+        if name == REMOTE and failed_server is not None and not options.strict:
+            self.rejected.append(Rejection(engine=name, reason=failed_server, remedy="see to that server"))
+            return None
         try:
             return open_candidate(self.package, options, name, self.prober)
         except _PASSED_OVER as exc:
@@ -156,12 +162,17 @@ class _Search:
             self.rejected.append(_rejection_from(name, exc))
             return None
 
+    def _options_for_another(self, name: str) -> dict[str, object]:
+        # Those of a remote engine name its server and a token, which no library of this device may see.
+        return {} if self.requested == REMOTE else options_for(name, self.options.options)
+
     def _is_final(self, name: str, error: EngineError) -> bool:
         """Whether another engine would hide the fault: the model's own, or one that ``strict`` forbids."""
         # If the reference itself fails its checks, the model or its manifest is wrong, not the engine.
         if name == REFERENCE and isinstance(error, GoldenMismatch | PrecisionRejected):
             return True
-        return self.options.strict and name == self.requested
+        is_only = self.options.strict or self.options.building.requested_only
+        return is_only and name == self.requested
 
     def _measured(self) -> Engine:
         opened: dict[str, Engine] = {}
@@ -219,6 +230,8 @@ def check_options(engine: str, options: Mapping[str, object]) -> None:
     """
     if engine == "tensorrt":
         checked_options(options)
+    elif engine == REMOTE:
+        remote_options(options)
     elif engine.startswith("ort-"):
         session_settings(engine, provider_of(engine), options, default_threads=1)
     tables = [options_of(one) for one in (AUTO_ORDER if engine in CHOOSERS else (engine,))]

@@ -15,6 +15,8 @@ from engines.select.remedies import Board, Missing, remedy, this_board
 
 AUTO_ORDER = ("tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
 CHOOSERS = ("auto", "fastest")
+REMOTE = "triton"
+"""The engine of another machine. ``auto`` never selects it: images leave this device only if somebody says so."""
 
 _ALIASES = {
     "trt": "tensorrt",
@@ -54,7 +56,7 @@ def canonical_name(name: str) -> str:
     """
     wanted = name.strip().lower().replace("_", "-")
     wanted = _ALIASES.get(wanted, wanted)
-    allowed = (*CHOOSERS, *AUTO_ORDER)
+    allowed = (*CHOOSERS, *AUTO_ORDER, REMOTE)
     if wanted in allowed or (wanted.startswith("ort-") and _has_provider(provider_of(wanted))):
         return wanted
     near = difflib.get_close_matches(wanted, (*allowed, *_ALIASES), n=1, cutoff=0.5)
@@ -102,7 +104,7 @@ class Prober:
     def probe(self, name: str) -> ProbeResult:
         """Probe one engine by its canonical name; the answer is cached."""
         if name not in self._results:
-            probes = {"tensorrt": self._tensorrt, "torch": self._torch}
+            probes = {"tensorrt": self._tensorrt, "torch": self._torch, REMOTE: self._remote}
             self._results[name] = probes[name]() if name in probes else self._onnxruntime(name)
         return self._results[name]
 
@@ -141,6 +143,10 @@ class Prober:
             return self._cannot("torch", "start", "PyTorch computed a wrong product")
         device = self._gpu() if answer.values.get("cuda") else "the CPU"
         return ProbeResult("torch", can_run=True, detail=f"PyTorch {answer.text('version')} on {device}")
+
+    def _remote(self) -> ProbeResult:
+        # Only its server can tell, and opening the engine asks it.
+        return ProbeResult(REMOTE, can_run=True, detail="a server elsewhere")
 
     def _onnxruntime(self, name: str) -> ProbeResult:
         provider = provider_of(name)

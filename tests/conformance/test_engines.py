@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from tests.conformance.engine_contract import CONTRACT, MAX_BATCH, EngineCase
 from tests.fixtures.colour_packages import LABELS, colour_image, colour_model, write_colour_package
 from tests.fixtures.engine_faults import broken_library, faults_of
 from tests.fixtures.torch_packages import write_torch_package
+from tests.fixtures.v2_server import grpc_server, http_server, served
 
 SIDE = 32
 ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda", "torch", "ort-openvino", "ort-cpu")
@@ -35,6 +37,9 @@ _CASES: list[tuple[str, Precision, int | str]] = [
     *((name, "fp32", "batch") for name in ENGINES),
     *((name, "fp32", MAX_BATCH) for name in ENGINES),
     *((name, "int8", "batch") for name in ENGINES if name != "torch"),
+    ("triton-http", "fp32", "batch"),
+    ("triton-http", "fp32", MAX_BATCH),
+    ("triton-grpc", "fp32", "batch"),
 ]
 
 
@@ -57,46 +62,71 @@ def _test_images() -> Images:
     return np.stack(rows).astype(np.uint8)
 
 
-def _open(name: str, precision: Precision, package: ModelPackage, cache_dir: Path) -> Engine:
-    options = EngineOptions(
+def _open(
+    name: str, precision: Precision, package: ModelPackage, cache_dir: Path, options: Mapping[str, object]
+) -> Engine:
+    wanted = EngineOptions(
         cache_dir=cache_dir,
         engine=name,
         precision=precision,
         strict=True,
         max_batch=MAX_BATCH,
+        options=options,
         sandbox=None,
     )
-    return open_candidate(package, options, name, _prober())
+    return open_candidate(package, wanted, name, _prober())
+
+
+@contextmanager
+def _remote_options(
+    name: str, packages: Mapping[str, ModelPackage], cache_dir: Path
+) -> Iterator[dict[str, dict[str, object]]]:
+    """The options of each package's engine; for a remote one, a server serves the packages while in the block."""
+    _, _, protocol = name.partition("triton-")
+    if not protocol:
+        yield {kind: {} for kind in packages}
+        return
+    serve = grpc_server if protocol == "grpc" else http_server
+    with served(packages, cache_dir) as models, serve(models) as port:
+        yield {
+            kind: {"url": f"127.0.0.1:{port}", "model": kind, "protocol": protocol, "timeout_ms": 10000}
+            for kind in packages
+        }
 
 
 @pytest.fixture(scope="module", params=_CASES, ids=lambda case: "-".join(map(str, case)))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineCase:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineCase]:
     name, precision, batch = request.param
-    _require(name)
+    engine_name = "triton" if name.startswith("triton") else name
+    _require(engine_name)
     directory = tmp_path_factory.mktemp(name)
     write = write_torch_package if name == "torch" else _write_onnx_package
-    packages = [
-        load_package(write(directory / kind, batch=batch, is_tied=kind == "tied", fails_on_black=kind == "failing"))
+    packages = {
+        kind: load_package(
+            write(directory / kind, batch=batch, is_tied=kind == "tied", fails_on_black=kind == "failing")
+        )
         for kind in ("good", "tied", "failing")
-    ]
+    }
     images = _test_images()
     reference = load_package(_write_onnx_package(directory / "reference"))
-    with _open("ort-cpu", "fp32", reference, directory / "cache") as engine:
+    with _open("ort-cpu", "fp32", reference, directory / "cache", {}) as engine:
         expected = np.concatenate([engine.infer(image[None]) for image in images])
-    good, tied, failing = (
-        functools.partial(_open, name, precision, package, directory / "cache") for package in packages
-    )
-    return EngineCase(
-        open=good,
-        open_tied=tied,
-        open_failing=failing if precision != "int8" else None,
-        images=images,
-        expected=expected,
-        tolerance=_COARSE if precision == "int8" else _TOLERANCES.get(name, 3e-3),
-        names=frozenset({name}),
-        broken=functools.partial(broken_library, name),
-        faults=faults_of(name),
-    )
+    with _remote_options(name, packages, directory / "cache") as options:
+        good, tied, failing = (
+            functools.partial(_open, engine_name, precision, package, directory / "cache", options[kind])
+            for kind, package in packages.items()
+        )
+        yield EngineCase(
+            open=good,
+            open_tied=tied,
+            open_failing=failing if precision != "int8" else None,
+            images=images,
+            expected=expected,
+            tolerance=_COARSE if precision == "int8" else _TOLERANCES.get(name, 3e-3),
+            names=frozenset({engine_name}),
+            broken=functools.partial(broken_library, name),
+            faults=faults_of(name),
+        )
 
 
 def _write_onnx_package(

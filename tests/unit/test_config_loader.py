@@ -18,7 +18,7 @@ from agent.publish.delivery.send_rate import PACKET_BYTES
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import SecretKind, read_secret
 from agent.telemetry.reporter import CAMERA_HEALTH_EVERY_NS, HEALTH_EVERY_NS
-from engines.select.registry import AUTO_ORDER, CHOOSERS, canonical_name
+from engines.select.registry import AUTO_ORDER, CHOOSERS, REMOTE, canonical_name
 from tests.fixtures import publish_samples
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
@@ -264,7 +264,7 @@ def test_a_password_file_that_is_a_pipe_or_a_directory_is_refused_at_once(tmp_pa
 
 
 def test_the_names_of_engines_are_those_that_the_engines_know(tmp_path: Path) -> None:
-    assert (*CHOOSERS, *AUTO_ORDER) == ENGINES
+    assert (*CHOOSERS, *AUTO_ORDER, REMOTE) == ENGINES
     for name in (*ENGINES, *ENGINE_ALIASES, "TensorRT", "ort_cpu", "ort-xnnpack", "ort-brandnew"):
         assert load(tmp_path, CASCADE.replace("parts-1}", f"parts-1, engine: {name}}}")).config.models["parts"].engine
     for name in ENGINE_ALIASES:
