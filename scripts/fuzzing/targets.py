@@ -21,8 +21,8 @@ import numpy as np
 from onnx import TensorProto
 
 from agent.cli.console import Console
-from agent.commands.contract import Details
-from agent.commands.requests import REQUESTS
+from agent.commands.contract import Answer, Details
+from agent.commands.requests import REQUESTS, Capture
 from agent.commands.server import CommandServer
 from agent.config.sections.subscribers import CommandsConfig
 from agent.mqtt.base import Received
@@ -165,6 +165,9 @@ class _Clock(SystemClock):
 
 class _Handler:
     """Answers every command."""
+
+    def capture(self, request: Capture, answer: Answer) -> None:
+        answer({})
 
     def __getattr__(self, _: str) -> Callable[..., Details]:
         return lambda *_: {}

@@ -25,7 +25,8 @@ import yaml
 import engines
 from agent.commands.schemas import message_schemas
 from agent.config.loader import load_config
-from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig, DecideConfig
+from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig
+from agent.config.sections.decide import DecideConfig
 from agent.runtime.errors import ConfigError
 from engines.package.manifest import Manifest, parse_manifest
 from scripts.dev.markdown_blocks import SHELLS, Block, blocks_of

@@ -17,8 +17,8 @@ from types import FrameType
 
 import orjson
 
-from agent.commands.contract import CommandRefused, Details
-from agent.commands.requests import Explain, Request
+from agent.commands.contract import Answer, CommandRefused, Details
+from agent.commands.requests import Capture, Explain, Request
 from agent.commands.server import CommandServer
 from agent.config.broker_address import BrokerAddress
 from agent.config.sections.subscribers import CommandsConfig
@@ -154,6 +154,9 @@ class Explainer:
 
     def _refuse(self, request: Request | None = None) -> Details:
         raise CommandRefused("not_allowed", "the subject takes explain only")
+
+    def capture(self, request: Capture, answer: Answer) -> None:
+        self._refuse(request)
 
     snapshot = set = selftest = benchmark = reload = rebirth = _refuse
 
