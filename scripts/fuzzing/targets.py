@@ -167,7 +167,7 @@ class _Handler:
     """Answers every command."""
 
     def capture(self, request: Capture, answer: Answer) -> None:
-        answer({})
+        answer({"camera": request.camera})
 
     def __getattr__(self, _: str) -> Callable[..., Details]:
         return lambda *_: {}
