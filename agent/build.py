@@ -8,8 +8,9 @@ Nothing runs yet when ``build`` returns; ``agent.supervise`` starts and supervis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ from agent.thermal.sensors.choose import make_sensor
 from engines import ModelPackage
 
 if TYPE_CHECKING:
+    from agent.web.metrics.exposition import Metrics, MetricsFile
     from agent.web.service import WebService
 
 _COMMAND_IDS = "commands.json"
@@ -87,6 +89,7 @@ class Parts:
     announcer: RuntimeAnnouncer
     hang_monitor: HangMonitor
     web: WebService | None
+    metrics_file: MetricsFile | None
 
 
 def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surroundings, resources: ExitStack) -> Parts:
@@ -117,9 +120,8 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.callback(reporter.send_final_report, reported)
     resources.enter_context(pipeline)
     resources.callback(thermal.stop)
-    reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer)
-    resources.callback(reloader.stop)
-    web = _web(loaded, pipeline, reloader, resources)
+    reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer, resources)
+    web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
     resources.callback(commands.stop, 1.0)
     resources.callback(reloader.abandon)
@@ -138,6 +140,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
         announcer=announcer,
         hang_monitor=hang_monitor,
         web=web,
+        metrics_file=metrics_file,
     )
 
 
@@ -178,12 +181,15 @@ def _reloader(
     uplink: Uplink,
     thermal: ReloadableMonitor,
     announcer: RuntimeAnnouncer,
+    resources: ExitStack,
 ) -> Reloader:
+    """What reads the configuration again; ``resources`` stops it."""
+
     def applied(changed: LoadedConfig, served: Mapping[str, ModelPackage]) -> None:
         announcer.applied(changed, served)
         forget_edited(changed)
 
-    return Reloader(
+    reloader = Reloader(
         loaded,
         packages,
         pipeline,
@@ -192,34 +198,86 @@ def _reloader(
         expect_cameras=uplink.expect,
         amend=with_kept_changes,
     )
+    resources.callback(reloader.stop)
+    return reloader
 
 
-def _web(loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader, resources: ExitStack) -> WebService | None:
-    """The server for programs, which ``resources`` stops; None if `serve` has no address."""
-    if not loaded.config.serve.is_on:
+def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, reporter: Reporter) -> Metrics | None:
+    """The figures for Prometheus; None if nothing serves or writes them."""
+    serve, pipeline = loaded.config.serve, parts.pipeline
+    if not serve.is_on and serve.metrics_file is None:
         return None
-    web = make_web(loaded, pipeline, reloader)
+    with _serve_part():
+        from agent.web.metrics.exposition import Metrics
+        from agent.web.metrics.families import AgentCollector, Sources
+    sources = Sources(
+        version=agent.__version__,
+        device=identity.device,
+        started_unix_s=time.time(),
+        pipeline=pipeline.statistics,
+        publisher=parts.publisher.statistics,
+        thermal=parts.thermal.statistics,
+        commands=parts.commands,
+        served=lambda: {name: pipeline.request_statistics(name) for name in pipeline.config.served_models},
+    )
+    reporter.watch_times(sources.histograms.observe)
+    return Metrics(AgentCollector(sources))
+
+
+def _metrics_file(loaded: LoadedConfig, metrics: Metrics) -> MetricsFile | None:
+    path = loaded.config.serve.metrics_file
+    if path is None:
+        return None
+    from agent.web.metrics.exposition import MetricsFile
+
+    return MetricsFile(loaded.resolve(path), metrics)
+
+
+def _web(
+    loaded: LoadedConfig,
+    identity: Identity,
+    parts: ReportedParts,
+    reporter: Reporter,
+    reloader: Reloader,
+    resources: ExitStack,
+) -> tuple[WebService | None, MetricsFile | None]:
+    """The server for programs, which ``resources`` stops, and the writer of `serve.metrics_file`; None without one."""
+    metrics = _metrics(loaded, identity, parts, reporter)
+    if metrics is None:
+        return None, None
+    writer = _metrics_file(loaded, metrics)
+    if not loaded.config.serve.is_on:
+        return None, writer
+    web = make_web(loaded, parts.pipeline, reloader, metrics)
     reloader.add(web.prepare)
     resources.callback(web.stop)
-    return web
+    return web, writer
 
 
-def make_web(loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader) -> WebService:
+def make_web(loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader, metrics: Metrics) -> WebService:
     """The server for programs; its libraries are imported here, so that an agent without one does not load them.
 
     Raises:
         Unavailable: they are not installed, or the address is in use.
         ConfigError: the tokens or the certificate cannot be used.
     """
-    try:
+    with _serve_part():
         from agent.web.served_models import ModelControl, ServedModels
         from agent.web.service import WebService
+    models = ServedModels(pipeline, ModelControl(reloader.load_model, reloader.unload_model))
+    return WebService(loaded, models, metrics)
+
+
+@contextmanager
+def _serve_part() -> Iterator[None]:
+    """Imports of libraries that only `serve` needs."""
+    try:
+        yield
     except ImportError as exc:
         raise Unavailable(
-            f"serve has an address, but the library {exc.name} is not installed; install the agent with its part "
-            "[serve], or remove the address"
+            f"serve has an address or a metrics_file, but the library {exc.name} is not installed; install the agent "
+            "with its part [serve], or remove them"
         ) from exc
-    return WebService(loaded, ServedModels(pipeline, ModelControl(reloader.load_model, reloader.unload_model)))
 
 
 @dataclass(frozen=True, slots=True)

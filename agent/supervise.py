@@ -92,6 +92,8 @@ class Supervisor:
         parts.pipeline.tick()
         self._watchdog.tick((*parts.pipeline.heartbeats, parts.uplink.publisher.heartbeat))
         parts.reporter.tick(parts.reported)
+        if parts.metrics_file is not None:
+            parts.metrics_file.tick()
         parts.uplink.tick()
         self._announce_engine_changes()
         self._status_line.tick()

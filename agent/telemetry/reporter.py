@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.inference.pipeline import Pipeline
@@ -22,7 +22,7 @@ from agent.mqtt.messages import (
 )
 from agent.publish.publisher import Publisher, PublisherStatistics
 from agent.runtime.clock import Clock
-from agent.runtime.records import Classification
+from agent.runtime.records import Classification, StageTimes
 from agent.telemetry.process import ProcessMeter, ProcessStatistics
 from agent.telemetry.reports import (
     camera_accounting,
@@ -66,6 +66,7 @@ class Reporter:
         self._identity = identity
         self._clock = clock
         self._meter = ProcessMeter()
+        self._on_times: Callable[[str, Sequence[StageTimes]], None] | None = None
         self._changed: deque[str] = deque()
         self._disabled: frozenset[str] = frozenset()
         self._publish_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_TIMES_KEPT))
@@ -77,6 +78,10 @@ class Reporter:
         self._latency_due_ns = now_ns + LATENCY_EVERY_NS
         self._health_due_ns = now_ns
         self._cameras_due_ns = now_ns
+
+    def watch_times(self, on_times: Callable[[str, Sequence[StageTimes]], None]) -> None:
+        """Call ``on_times`` with a model and the stage times of its frames, every few seconds on the main thread."""
+        self._on_times = on_times
 
     def camera_changed(self, name: str) -> None:
         """The camera's state has changed: send its health at the next tick."""
@@ -142,6 +147,8 @@ class Reporter:
             times = worker.take_times()
             for stages, _ in times:
                 self._hang_monitor.add_call(key, stages.infer_ms)
+            if self._on_times is not None:
+                self._on_times(key, [stages for stages, _ in times])
             published = self._publish_ms[key]
             models[key] = model_latency(times, [published.popleft() for _ in range(len(published))])
         now_ns = self._clock.monotonic_ns()

@@ -17,6 +17,7 @@ from agent.web.http.app import HttpApp
 from agent.web.http.bodies import Bodies
 from agent.web.http.infer import Inference
 from agent.web.http.listener import HttpListener, bind
+from agent.web.metrics.exposition import Metrics
 from agent.web.served_models import ServedModels
 from agent.web.tokens import Gate, Tokens, read_tokens
 from agent.web.work import WorkThreads
@@ -43,9 +44,10 @@ class WebService:
     The sockets are bound at once, so an address that is in use is an error at the start, not later.
     """
 
-    def __init__(self, loaded: LoadedConfig, models: ServedModels) -> None:
+    def __init__(self, loaded: LoadedConfig, models: ServedModels, metrics: Metrics) -> None:
         """Raises AgentError where the address, the tokens or the certificate cannot be used."""
         self._models = models
+        self._metrics = metrics
         self._lock = threading.Lock()
         self._is_stopped = False
         self._inputs, tokens, tls = _inputs(loaded)
@@ -109,7 +111,7 @@ class WebService:
         decoders, loader = WorkThreads("decode", _DECODERS), WorkThreads("load", 1)
         bodies = Bodies(max_body=config.max_body_mib * _MIB, max_all=config.max_bodies_mib * _MIB)
         inference = Inference(self._models, bodies, decoders, max_json=config.max_json_mib * _MIB)
-        app = HttpApp(inference, Gate(tokens, max_per_s=config.max_requests_per_s), loader)
+        app = HttpApp(inference, Gate(tokens, max_per_s=config.max_requests_per_s), loader, self._metrics)
         http = None if listening is None else HttpListener(app, config, listening, tls=tls)
         return _Faces(http, (decoders, loader), tokens)
 

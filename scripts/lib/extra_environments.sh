@@ -3,7 +3,7 @@
 # checkout, or come from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
 # They are pinned here, not in the lock: the build depends on the machine (CPU or CUDA), so no single hash fits everywhere.
 
-extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings)
+extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings prometheus)
 
 # test_extra NAME: make that environment and run the tests that need it. A missing engine, GStreamer or jtop fails there
 # instead of being skipped.
@@ -15,6 +15,7 @@ test_extra() {
     gstreamer) test_gstreamer ;;
     jtop) test_jtop ;;
     tensorrt-bindings) test_tensorrt_bindings ;;
+    prometheus) test_prometheus ;;
   esac
 }
 
@@ -83,6 +84,13 @@ test_tensorrt_bindings() {
   TENSORRT_BINDINGS=$ten/bin/python:$eleven/bin/python \
     run_pytest "$environment/bin/python" tests/integration/test_tensorrt_bindings.py \
     tests/integration/test_cuda_bindings.py
+}
+
+# A real Prometheus that scrapes an agent.
+test_prometheus() {
+  need_system prometheus:prometheus promtool:prometheus
+  seal_path "$environment/bin/python"
+  REQUIRE_PROMETHEUS=1 run_pytest "$environment/bin/python" tests/system/test_prometheus.py
 }
 
 # have_packages FOLDER REQUIREMENT...: make an environment with only these.

@@ -29,6 +29,7 @@ optional_programs=(
   systemctl systemd-analyze systemd-sysusers journalctl
   gst-inspect-1.0 gst-launch-1.0
   nvidia-smi
+  prometheus promtool
   mosquitto_pub mosquitto_sub
   nats-server rabbitmq-server
 )

@@ -78,6 +78,8 @@ class ServeConfig(Section):
     """Most open connections; more are answered with 503."""
     read_timeout_s: float = Field(default=10.0, ge=0.1, le=600.0)
     """How long the head of a request, and then its body, may take to arrive."""
+    metrics_file: str | None = None
+    """File with the metrics, such as `/var/lib/node_exporter/agent.prom`, written every 15 s; needs no address."""
     allow_load: bool = False
     """Let clients load and unload models of this file."""
 

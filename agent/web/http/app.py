@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 from starlette.routing import BaseRoute, Match
 
 from agent.web.http.infer import Inference
+from agent.web.http.metrics import metrics_route
 from agent.web.http.openapi import documentation_routes
 from agent.web.http.replies import ClientGone, Receive, Refusal, Scope, Send, header, reply_error
 from agent.web.http.rest import RestRoutes
 from agent.web.http.routes import ProtocolRoutes
+from agent.web.metrics.exposition import Metrics
 from agent.web.served_models import NotReady, RequestRefused
 from agent.web.tokens import Gate
 from agent.web.work import WorkThreads
@@ -26,13 +28,14 @@ _OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
 class HttpApp:
     """One server's application. ``load_work`` loads models, apart from the threads that decode images."""
 
-    def __init__(self, inference: Inference, gate: Gate, load_work: WorkThreads) -> None:
+    def __init__(self, inference: Inference, gate: Gate, load_work: WorkThreads, metrics: Metrics) -> None:
         self._inference = inference
         self._gate = gate
         self._routes: list[BaseRoute] = [
             *ProtocolRoutes(inference.models, inference.bodies, load_work).routes(),
             *RestRoutes(inference).routes(),
             *documentation_routes(inference.models),
+            metrics_route(metrics),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

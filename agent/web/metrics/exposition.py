@@ -1,0 +1,67 @@
+"""The metrics as text: for a scrape, and as a file that node_exporter's textfile collector reads."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder, generate_latest
+
+from agent.runtime.clock import Clock, SystemClock
+from agent.runtime.logs import get_logger
+from agent.web.metrics.families import AgentCollector
+from engines import write_atomic
+
+log = get_logger(__name__)
+
+_FILE_EVERY_NS = 15 * 1_000_000_000
+
+
+class Metrics:
+    """Collects at each call; nothing is counted twice, and nothing is done between two scrapes."""
+
+    def __init__(self, collector: AgentCollector) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(collector)
+        ProcessCollector(registry=self._registry)
+
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """The text and its content type: OpenMetrics where the client's Accept header asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def plain(self) -> bytes:
+        """Prometheus' text format, which the textfile collector reads."""
+        return generate_latest(self._registry)
+
+
+class MetricsFile:
+    """Writes the metrics into a file every 15 s. Main thread."""
+
+    def __init__(self, path: Path, metrics: Metrics, *, clock: Clock | None = None) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._clock = clock or SystemClock()
+        self._due_ns = 0
+        self._error: str | None = None
+
+    def tick(self) -> None:
+        """Write the file if it is due. A file that cannot be written is logged once, until it can be again."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns < self._due_ns:
+            return
+        self._due_ns = now_ns + _FILE_EVERY_NS
+        try:
+            if not self._path.parent.is_dir():
+                raise FileNotFoundError(errno.ENOENT, f"there is no folder {self._path.parent}")
+            # The collector runs as another user: readable by all, as every metric is.
+            write_atomic(self._path, self._metrics.plain(), is_durable=False, is_private=False)
+        except OSError as exc:
+            if self._error != (error := exc.strerror or str(exc)):
+                log.warning("metrics.file_not_written", file=str(self._path), error=error)
+            self._error = error
+            return
+        if self._error is not None:
+            log.info("metrics.file_written", file=str(self._path))
+        self._error = None
