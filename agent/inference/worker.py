@@ -262,13 +262,12 @@ class Worker:
         if not math.isfinite(top[0].confidence):
             self._drop(request, Drop.NOT_FINITE)
             return
-        found, scores = None, []
+        found = None
         if (enters := binding.decision.enters) is not None:
             top, found = found_labels(row, self.package.labels, enters, top)
-            scores = row.tolist()
         decided_ns = time.monotonic_ns()
         result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served, found)
-        binding.decide(result, scores, clock=self._clock, emit=self._emit)
+        binding.decide(result, row, clock=self._clock, emit=self._emit)
         self._progress.frames += 1
         self._progress.times.append((result.times, batch_size))
         self._pass_on(binding, request, {top[0].label} if found is None else set(found))

@@ -144,8 +144,8 @@ def label_findings(loaded: LoadedConfig) -> Iterator[Finding]:
         with suppress(EngineError):
             packages[name] = load_unknown_package(loaded.package_dir(name), None)
     check_labels(loaded, packages)
-    if any(use.when is not None for camera in cameras for use in camera.classify):
-        yield Finding("gates", "ok", "wait for labels that their models have", is_needed=True)
+    if any(use.when is not None or use.decide.labels for camera in cameras for use in camera.classify):
+        yield Finding("labels", "ok", "gates and rules name labels that their models have", is_needed=True)
 
 
 def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:

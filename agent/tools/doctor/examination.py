@@ -101,7 +101,7 @@ def _checks_of_config(
     used = {use.model for camera in config.cameras.values() if camera.enabled for use in camera.classify}
     for name in sorted(used):
         yield _Check("models", name, partial(_model, loaded, name, probes), _ENGINES_S, is_needed=True)
-    yield _Check("models", "gates", lambda: [*checks.label_findings(loaded)], is_needed=True)
+    yield _Check("models", "labels", lambda: [*checks.label_findings(loaded)], is_needed=True)
     for name, camera in config.cameras.items() if with_cameras else ():
         run = partial(_camera, loaded, name)
         yield _Check("cameras", name, run, is_needed=camera.enabled)
