@@ -234,7 +234,8 @@ class LabelDecision(Decision):
     @property
     def label(self) -> str | None:
         """The decided label, or the word instead."""
-        return self._labels[0] if self._labels else self._word
+        labels = self._labels  # read once: another thread may ask while it changes
+        return labels[0] if labels else self._word
 
     def fits(self, package: ModelPackage) -> bool:
         """See Decision."""
@@ -261,8 +262,10 @@ class LabelDecision(Decision):
     def _become(self, label: str | None) -> tuple[Move, ...]:
         """Decide ``label``, or none; the event."""
         before = self.label
-        self._labels = () if label is None else (label,)
-        self._word = self._config.unknown if label is None else None
+        if label is None:
+            self._word, self._labels = self._config.unknown, ()
+        else:
+            self._labels, self._word = (label,), None
         # Votes for other labels would switch the state straight back.
         self._votes.keep(label)
         return (Move(before, self.label, *self._figures()),)
