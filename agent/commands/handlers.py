@@ -100,7 +100,7 @@ class CommandHandlers:
         """See CommandHandler."""
         base = self._parts.base()
         changed = self._changes(base).with_change(request, base.config)
-        self._check_label(request, changed.applied_to(base.config))
+        self._check_thresholds(request, changed.applied_to(base.config))
         self._parts.adjust(replace(base, config=changed.applied_to(base.config)))
         self._now = changed
         if request.keep:
@@ -116,23 +116,24 @@ class CommandHandlers:
             "kept": request.keep,
         }
 
-    def _check_label(self, request: Set, config: AgentConfig) -> None:
-        """Refuse a change of a label that the package does not have, or whose `exit` would be above its `enter`."""
-        if request.label is None:
-            return
+    def _check_thresholds(self, request: Set, config: AgentConfig) -> None:
+        """Refuse a change of a label that the package does not have, or that leaves an `exit` above its `enter`."""
         uses = {one.key: one for one in config.cameras[request.camera].classify}
-        require_known(uses, request.classifier or "", "classifier")
-        use = uses[request.classifier or ""]
+        use = uses.get(request.classifier or "")
+        if use is None:  # nothing but the camera's rate, or a classifier that is off
+            return
         worker = self._parts.pipeline.workers.get(use.model)
-        if worker is None:
-            raise CommandRefused("no_model", f"model {use.model} is not loaded, because its cameras are disabled")
-        stated = stated_thresholds({use.model: worker.package}).get(use.model)
-        if stated is None:
-            text = f"model {use.model} chooses one label; leave label out, enter and exit hold for all of them"
-            raise CommandRefused("invalid", text)
-        require_known(dict.fromkeys(worker.package.labels), request.label, "label")
-        if (problem := exit_problem(use.decide, request.label, stated)) is not None:
-            raise CommandRefused("invalid", problem)
+        stated = None if worker is None else stated_thresholds({use.model: worker.package}).get(use.model)
+        if request.label is not None:
+            if worker is None:
+                raise CommandRefused("no_model", f"model {use.model} is not loaded, because its cameras are disabled")
+            if stated is None:
+                text = f"model {use.model} chooses one label; leave label out, enter and exit hold for all of them"
+                raise CommandRefused("invalid", text)
+            require_known(dict.fromkeys(worker.package.labels), request.label, "label")
+        for label in use.decide.labels:
+            if stated is not None and (problem := exit_problem(use.decide, label, stated)) is not None:
+                raise CommandRefused("invalid", problem)
 
     def _thresholds(self, use: ClassifierConfig) -> Details:
         """The thresholds of a classifier, and of the labels of one that finds several."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agent.cameras.frame_counters import MAX_FILE_FRAMES, FrameCounters
@@ -12,6 +12,7 @@ from agent.inference.decisions import Decision
 from agent.inference.fair_queue import Binding
 from agent.runtime.clock import Clock
 from agent.runtime.records import Classification, StateChange
+from engines import Scores
 
 Emit = Callable[[Classification | StateChange], None]
 """Receives every result and every change of a label, in order; must not wait."""
@@ -40,7 +41,7 @@ class ClassifierBinding(Binding):
         """See Binding: a file stops at its limit of frames in flight."""
         return self.is_live or self.counters.in_flight < MAX_FILE_FRAMES
 
-    def decide(self, result: Classification, scores: Sequence[float], *, clock: Clock, emit: Emit) -> None:
+    def decide(self, result: Classification, scores: Scores, *, clock: Clock, emit: Emit) -> None:
         """Emit a result with the standing of the decision, and what it changes. On the worker's thread.
 
         ``scores``: see ``Decision.update``.

@@ -87,15 +87,15 @@ def top_binary(
 
 
 def found_labels(
-    row: npt.NDArray[np.float32], labels: Sequence[str], enters: Sequence[float], top: tuple[Score, ...]
+    row: npt.NDArray[np.float32], labels: Sequence[str], enters: npt.NDArray[np.float32], top: tuple[Score, ...]
 ) -> tuple[tuple[Score, ...], tuple[str, ...]]:
     """The best classes ``top`` and every label that the frame shows, and these labels in the order of the package.
 
     Args:
         row: ``(classes,)`` float32.
-        enters: the confidence from which a label counts as found, one for each.
+        enters: ``(classes,)`` float32, the confidence from which each label counts as found.
     """
-    found = [index for index, enter in enumerate(enters) if row[index] >= enter]
+    found = np.flatnonzero(row >= enters).tolist()
     missing = set(found) - {score.index for score in top}
     more = (Score(index, labels[index], float(row[index])) for index in missing)
     ranked = sorted((*top, *more), key=lambda score: (-score.confidence, score.index))

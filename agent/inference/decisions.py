@@ -6,13 +6,18 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from agent.config.sections.decide import STALE, DecideConfig, LabelRule
 from agent.inference.votes import Votes, votes_for
 from agent.runtime.records import Classification, Move, Standing, StateChange
-from engines import ModelPackage, Task
+from engines import ModelPackage, Scores, Task
 
 _HEARTBEAT_NS = 60 * 1_000_000_000
 """A state is repeated this often, so a subscriber can distinguish an unchanged label from a dead agent."""
+_AFTER_ALL = np.float32(2.0)
+"""More than two confidences can differ."""
+NO_SCORES: Scores = np.zeros(0, np.float32)
 _ANY = "any"
 """What every result votes for, to see when enough have come."""
 
@@ -69,8 +74,9 @@ class Decision(ABC):
         return self._labels
 
     @property
-    def enters(self) -> Sequence[float] | None:
-        """The confidence from which each label counts as found in a frame; None where the best label counts."""
+    def enters(self) -> Scores | None:
+        """``(classes,)`` float32: the confidence from which each label counts as found in a frame; None where the best
+        label counts."""
         return None
 
     @abstractmethod
@@ -90,11 +96,12 @@ class Decision(ABC):
             return self._change(moves, "start", None)
 
     def update(
-        self, result: Classification, *, now_ns: int, utc_ns: int, scores: Sequence[float] = ()
+        self, result: Classification, *, now_ns: int, utc_ns: int, scores: Scores = NO_SCORES
     ) -> StateChange | None:
         """Count one result; returns a change of the state, its repetition if that is due, or None.
 
-        ``scores`` are the confidences of all labels of a model that finds several, in the order of the package.
+        ``scores`` ``(classes,)`` float32 are the confidences of all labels, in the order of the package; a decision
+        about several labels reads and keeps them.
         """
         with self._lock:
             self._last, self._last_result_ns = result, now_ns
@@ -138,7 +145,7 @@ class Decision(ABC):
         return (self.standing(),)
 
     @abstractmethod
-    def _decide(self, result: Classification, scores: Sequence[float]) -> tuple[tuple[Move, ...], str] | None:
+    def _decide(self, result: Classification, scores: Scores) -> tuple[tuple[Move, ...], str] | None:
         """Count a result; the events and the reason if the state changed."""
 
     @abstractmethod
@@ -227,7 +234,8 @@ class LabelDecision(Decision):
     @property
     def label(self) -> str | None:
         """The decided label, or the word instead."""
-        return self._labels[0] if self._labels else self._word
+        labels = self._labels  # read once: another thread may ask while it changes
+        return labels[0] if labels else self._word
 
     def fits(self, package: ModelPackage) -> bool:
         """See Decision."""
@@ -236,7 +244,7 @@ class LabelDecision(Decision):
     def _decide(
         self,
         result: Classification,
-        scores: Sequence[float],  # noqa: ARG002 (one label needs the best ones only)
+        scores: Scores,  # noqa: ARG002 (one label needs the best ones only)
     ) -> tuple[tuple[Move, ...], str] | None:
         best, current = result.top[0], self._labels[0] if self._labels else None
         threshold = self._rule.exit if best.label == current else self._rule.enter
@@ -254,8 +262,10 @@ class LabelDecision(Decision):
     def _become(self, label: str | None) -> tuple[Move, ...]:
         """Decide ``label``, or none; the event."""
         before = self.label
-        self._labels = () if label is None else (label,)
-        self._word = self._config.unknown if label is None else None
+        if label is None:
+            self._word, self._labels = self._config.unknown, ()
+        else:
+            self._labels, self._word = (label,), None
         # Votes for other labels would switch the state straight back.
         self._votes.keep(label)
         return (Move(before, self.label, *self._figures()),)
@@ -299,16 +309,18 @@ class LabelSetDecision(Decision):
         self._names = tuple(labels)
         self._stated = dict(stated)
         self._rules = tuple(config.rule(name, stated=stated.get(name)) for name in labels)
-        self._enters = tuple(rule.enter for rule in self._rules)
+        # As float32, like the scores: a score of 0.7 has to reach an `enter` of 0.7.
+        self._enters = np.array([rule.enter for rule in self._rules], np.float32)
+        self._exits = np.array([rule.exit for rule in self._rules], np.float32)
         self._present: dict[int, float] = {}
         """The labels that are decided by their index, and the confidence of the newest vote for each."""
         self._votes: dict[int, Votes] = {}
         """Of the labels that some result in the window voted for."""
         self._seen = self._votes_for(self._rule)
-        self._scores: tuple[float, ...] = ()
+        self._scores = NO_SCORES
 
     @property
-    def enters(self) -> Sequence[float]:
+    def enters(self) -> Scores:
         """The confidence from which each label counts as found in a frame."""
         return self._enters
 
@@ -317,13 +329,13 @@ class LabelSetDecision(Decision):
         is_several = package.output.task is Task.MULTI_LABEL
         return is_several and package.labels == self._names and dict(package.output.stated) == self._stated
 
-    def _decide(self, result: Classification, scores: Sequence[float]) -> tuple[tuple[Move, ...], str] | None:
-        self._scores = tuple(scores)
+    def _decide(self, result: Classification, scores: Scores) -> tuple[tuple[Move, ...], str] | None:
+        self._scores = scores
         self._seen.add(_ANY, result.captured_at_ns)
-        found = {index for index, enter in enumerate(self._enters) if scores[index] >= enter}
+        found = np.flatnonzero(scores >= self._enters).tolist()
         moves = []
-        for index in sorted(found | self._votes.keys()):
-            move = self._vote(index, scores[index], result.captured_at_ns)
+        for index in sorted({*found, *self._votes}):
+            move = self._vote(index, scores, result.captured_at_ns)
             if move is not None:
                 moves.append(move)
         is_settled = self._word is None
@@ -333,12 +345,12 @@ class LabelSetDecision(Decision):
             return tuple(moves), "votes" if any(one.to_label for one in moves) or not is_settled else "unconfirmed"
         return None
 
-    def _vote(self, index: int, score: float, at_ns: int) -> Move | None:
+    def _vote(self, index: int, scores: Scores, at_ns: int) -> Move | None:
         """Count one label of one result; the event if it comes or goes."""
-        name, rule = self._names[index], self._rules[index]
+        name, rule, score = self._names[index], self._rules[index], float(scores[index])
         votes = self._votes.setdefault(index, self._votes_for(rule))
         is_present = index in self._present
-        is_vote = score >= (rule.exit if is_present else rule.enter)
+        is_vote = bool(scores[index] >= (self._exits if is_present else self._enters)[index])
         votes.add(name if is_vote else None, at_ns)
         if is_vote and is_present:
             self._present[index] = score
@@ -360,20 +372,23 @@ class LabelSetDecision(Decision):
     def standings(self) -> tuple[Standing, ...]:
         """Where the decision about each label stands; the best one that is not decided comes first. Any thread."""
         with self._lock:
-            ranked = sorted(range(len(self._scores)), key=self._rank)
+            ranked = self._missing().argsort(kind="stable").tolist()
             return tuple(self._standing_of(index) for index in ranked) or (self._candidate(),)
 
     def _candidate(self) -> Standing:
-        if not self._scores:
+        if not self._scores.size:
             return self._standing(self._rule, None, None, None)
-        return self._standing_of(min(range(len(self._scores)), key=self._rank))
+        return self._standing_of(int(self._missing().argmin()))
 
     def _standing_of(self, index: int) -> Standing:
-        candidate = self._names[index], self._scores[index]
+        candidate = self._names[index], float(self._scores[index])
         return self._standing(self._rules[index], self._votes.get(index), candidate, None)
 
-    def _rank(self, index: int) -> tuple[bool, float]:
-        return index in self._present, self._enters[index] - self._scores[index]
+    def _missing(self) -> Scores:
+        """How much each label lacks to its `enter`; those that are decided come after all others."""
+        missing: Scores = self._enters[: self._scores.size] - self._scores
+        missing[[*self._present]] += _AFTER_ALL
+        return missing
 
     def _figures(self) -> tuple[float, float]:
         if not self._present:

@@ -354,13 +354,12 @@ class Worker:
         if not math.isfinite(top[0].confidence):
             self._drop(request, Drop.NOT_FINITE)
             return
-        found, scores = None, []
+        found = None
         if (enters := binding.decision.enters) is not None:
             top, found = found_labels(row, self.package.labels, enters, top)
-            scores = row.tolist()
         decided_ns = time.monotonic_ns()
         result = classification(request, top, margin, batch_size, (*stamps, decided_ns), served, found)
-        binding.decide(result, scores, clock=self._clock, emit=self._emit)
+        binding.decide(result, row, clock=self._clock, emit=self._emit)
         if request.in_flight.trigger is not None:
             request.in_flight.trigger.answered(binding.classifier, top[0])
         self._progress.frames += 1

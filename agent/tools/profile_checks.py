@@ -26,8 +26,8 @@ from engines import EngineError, ModelPackage, load_unknown_package
 _UNKNOWN_BYTES = 2048
 """Room for what only the device knows of its ``runtime`` message: board, libraries, rejected engines. The documented
 example has 0.8 kB of it."""
-_RESULT_BYTES, _CLASS_BYTES = 900, 70
-"""A ``result`` message without its classes, and each class; the documented example has 0.86 kB and 62 bytes."""
+_RESULT_BYTES, _CLASS_BYTES = 1000, 70
+"""A ``result`` message without its classes, and each class; the documented example has 0.97 kB and 62 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +221,7 @@ def _model_runtime(name: str, package: ModelPackage) -> ModelRuntime:
         rejected=(),
         accuracy=None,
         labels=package.labels,
+        task=package.output.task.value,
         load_ms=0.0,
     )
 

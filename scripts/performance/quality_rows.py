@@ -28,7 +28,7 @@ from agent.mqtt.messages import Result, result_from_classification
 from agent.mqtt.settings import MqttSettings
 from agent.mqtt.topics import RESULT, Topics, encode
 from agent.publish.publisher import Publisher
-from agent.runtime.records import Classification, Score, ServedModel, StageTimes
+from agent.runtime.records import Classification, Score, ServedModel, StageTimes, Standing
 from agent.runtime.statistics import percentiles
 from agent.tools.benchmark.measure.bare import BareSession
 from agent.tools.benchmark.statistics import REQUIRED_RUNS, Spread, spread_of
@@ -43,6 +43,7 @@ _IDENTITY = Identity(
     device="line-3", session=1, agent="0", started="2026-01-01T00:00:00.000000Z", topics=Topics("edge", "line-3")
 )
 _SERVED = ServedModel("inspect", "conveyor", "1.0.0", "6f" * 32, "ort-cpu", "fp32", degraded=False)
+_STANDING = Standing("ok", ("ok",), "ok", 0.91, 0.5, 5, 3, 5, is_timed=False, runner_up=("scratch", 0.06))
 _BLOCK = 35
 _SWITCH_INTERVAL_S = 0.0002
 """As the agent sets it; see agent/app.py."""
@@ -298,6 +299,7 @@ def classification(index: int) -> Classification:
         margin=0.85,
         batch=1,
         times=StageTimes(3.1, 0.4, 0.3, 4.2, 0.05),
+        standing=_STANDING,
     )
 
 

@@ -25,14 +25,19 @@ sources = st.one_of(
     st.fixed_dictionaries({"type": st.just("pattern")}, optional={"fps": st.floats(0.001, 1000.0)}),
     st.fixed_dictionaries({"type": st.just("images"), "path": labels}),
 )
-decides = st.fixed_dictionaries(
+thresholds = {"enter": st.floats(0.5, 1.0), "exit": st.floats(0.0, 0.5)}
+rules = st.fixed_dictionaries({}, optional={**thresholds, "votes": st.none() | st.integers(1, 3)})
+counted = st.fixed_dictionaries(
     {},
     optional={
-        "enter": st.floats(0.5, 1.0),
-        "exit": st.floats(0.0, 0.5),
-        "window": st.integers(3, 1000),
+        **thresholds,
+        "window": st.none() | st.integers(5, 1000),
         "unknown": labels,
+        "labels": st.dictionaries(labels, rules, max_size=3),
     },
+)
+timed = st.fixed_dictionaries(
+    {"hold_s": st.floats(0.001, 60.0)}, optional={**thresholds, "window_s": st.floats(60.0, 600.0), "unknown": labels}
 )
 
 keys = st.sampled_from(["version", "models", "cameras", "mqtt", "device", "classify", "source", "type", "m", "when"])
@@ -49,6 +54,9 @@ def configurations(draw: st.DrawFn) -> dict[str, object]:
     cameras: dict[str, object] = {}
     for camera in draw(st.lists(names, min_size=1, max_size=3, unique=True)):
         keys = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+        source = draw(sources)
+        # Files without a rate have no seconds to count.
+        decides = counted | timed if source["type"] == "pattern" else counted
         classify: list[dict[str, object]] = []
         for key in keys:
             entry: dict[str, object] = {"model": draw(st.sampled_from(models)), "name": key, "decide": draw(decides)}
@@ -58,7 +66,7 @@ def configurations(draw: st.DrawFn) -> dict[str, object]:
                 entry["when"] = {"classifier": gate, "labels": draw(st.lists(labels, min_size=1, max_size=3))}
             classify.append(entry)
         cameras[camera] = {
-            "source": draw(sources),
+            "source": source,
             "classify": classify,
             "rate_hz": draw(st.none() | st.floats(0.1, 1000)),
         }

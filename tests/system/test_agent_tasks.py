@@ -137,15 +137,3 @@ def _check_home_assistant(recorder: Recorder) -> None:
     assert {part["stat_t"] for part in sensors} == {
         f"edge/dut/camera/belt/{name}/state" for name in ("ppe", "behind", "shut")
     }
-
-
-def test_a_label_named_like_a_word_of_the_state_is_refused_with_what_to_do(
-    tmp_path: Path, broker: MosquittoBroker
-) -> None:
-    files = PackageFiles.of(TinyModel(ending="softmax"))
-    files.labels = b"ash\nunknown\nstale\nelm\nfir"
-    config = _config(broker, {"trees": files.write(tmp_path)}, {})
-    with AgentProcess(tmp_path, "run", "-c", str(write_config(tmp_path, config))) as agent:
-        assert agent.wait(30) == 78
-    assert "set decide.unknown to another word" in agent.stderr
-    assert "give it another name in the labels file" in agent.stderr

@@ -69,8 +69,8 @@ def test_a_gate_that_waits_for_a_label_which_its_model_does_not_have_is_told_bef
     gate = "{model: colours, name: second, when: {classifier: colours, labels: [rde]}}"
     file.write_text(file.read_text().replace("[{model: colours}]", f"[{{model: colours}}, {gate}]"))
     report = json.loads(doctor("--json", "--no-cameras", "-c", str(file)).stdout)
-    assert "models: gates" in report["failures"]
-    (finding,) = [one for one in report["sections"]["models"] if one["name"] == "gates"]
+    assert "models: labels" in report["failures"]
+    (finding,) = [one for one in report["sections"]["models"] if one["name"] == "labels"]
     assert f"{file}:5: " in finding["detail"]
     assert "no label `rde`" in finding["detail"]
 

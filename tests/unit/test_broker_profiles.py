@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +19,7 @@ from agent.config.sections.broker import ProfileName
 from agent.runtime.errors import ConfigError
 from agent.tools.doctor.broker import profile_findings
 from agent.tools.profile_checks import ProfileReport, compare_with_profile
+from engines import OutputSpec
 
 GOOD = """\
 version: 1
@@ -124,6 +125,7 @@ class Package:
     """A package with many classes, of which only the labels count here."""
 
     labels: tuple[str, ...]
+    output: OutputSpec = field(default_factory=OutputSpec)
     name: str = "many"
     version: str = "1.0.0"
     sha256: str = "f" * 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.cameras.sources.choose import make_source
+from agent.commands.contract import CommandRefused
 from agent.commands.handlers import CommandHandlers, HandlerParts
 from agent.commands.requests import Set
 from agent.config.loader import LoadedConfig, load_config
@@ -23,16 +25,17 @@ from agent.reload import Reloader, load_packages
 from agent.runtime.clock import SystemClock
 from engines import ModelRejected
 from tests.fixtures.agent_process import write_config
+from tests.fixtures.packages import PackageFiles, TinyModel
 from tests.fixtures.parts import BrightnessEngine
 
 
 class _Agent:
     """Cameras `front` and `back` on one model, `spare` (disabled) on another; every package is a copy on the disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, package_of: Path | None = None) -> None:
         self.packages = {key: folder / key for key in ("inspect", "other")}
         for package in self.packages.values():
-            shutil.copytree(demo_package(), package)
+            shutil.copytree(package_of or demo_package(), package)
         cameras = {
             name: {"source": {"type": "pattern"}, "classify": [{"model": model}], "enabled": name != "spare"}
             for name, model in (("front", "inspect"), ("back", "inspect"), ("spare", "other"))
@@ -144,3 +147,39 @@ def test_a_camera_whose_model_cannot_be_read_is_refused_and_nothing_changes(agen
     assert set(agent.pipeline.cameras) == {"front", "back"}
     agent.set("front", rate_hz=5.0)
     assert set(agent.pipeline.cameras) == {"front", "back"}, "the refused change does not come with the next one"
+
+
+def test_set_changes_one_label_of_several_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    files = PackageFiles.of(TinyModel(ending="sigmoid"))
+    files.manifest["output"]["thresholds"] = {"birch": 0.4}
+    agent = _Agent(tmp_path, files.write(tmp_path))
+    ask = partial(agent.set, "front", classifier="inspect")
+    ask(label="ash", enter=0.9, exit=0.6)
+    (use,) = agent.in_force.config.cameras["front"].classify
+    assert (use.decide.rule("ash").enter, use.decide.rule("ash").exit, use.decide.enter) == (0.9, 0.6, 0.7)
+    ask(label="ash", enter=0.8)
+    (use,) = agent.in_force.config.cameras["front"].classify
+    assert (use.decide.rule("ash").enter, use.decide.rule("ash").exit) == (0.8, 0.6)
+    for changes, words in (
+        ({"label": "asch", "enter": 0.5}, "there is no label 'asch'; the configuration has ash, birch"),
+        ({"label": "birch", "exit": 0.5}, "exit 0.5 is above the enter of `birch`, 0.4"),
+        ({"label": "elm", "exit": 0.9}, "exit 0.9 is above the enter of `elm`, 0.7"),
+    ):
+        with pytest.raises(CommandRefused, match=re.escape(words)):
+            ask(**changes)
+    ask(label="elm", exit=0.65)
+    with pytest.raises(CommandRefused, match=re.escape("exit 0.65 is above the enter of `elm`, 0.6")):
+        ask(enter=0.6, exit=0.5)
+    with pytest.raises(CommandRefused, match="model other is not loaded"):
+        agent.set("spare", classifier="other", label="ash", enter=0.5)
+
+
+def test_set_of_a_label_is_refused_for_a_model_that_chooses_one(agent: _Agent) -> None:
+    with pytest.raises(CommandRefused, match="model inspect chooses one label; leave label out"):
+        agent.set("front", classifier="inspect", label="dent", enter=0.5)
+
+
+@pytest.mark.parametrize("changes", [{"label": "ash", "enter": 0.5}, {"classifier": "inspect", "label": "ash"}])
+def test_a_label_without_its_classifier_or_a_threshold_is_no_request(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"classifier|nothing to change"):
+        Set.model_validate({"id": "1", "camera": "front", **changes})

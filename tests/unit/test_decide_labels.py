@@ -89,6 +89,18 @@ def test_a_kept_override_of_a_lost_label_is_logged_and_does_not_prevent_a_start(
     assert list(unknown_labels(loaded, packages)) == []
 
 
+def test_the_start_refuses_a_package_whose_label_is_a_word_of_the_state(tmp_path: Path) -> None:
+    files = PackageFiles.of(TinyModel())
+    files.labels = b"ash\nunknown\nstale\nelm\nfir"
+    one = {"source": {"type": "pattern"}, "classify": [{"model": "trees"}]}
+    models = {"trees": {"package": str(files.write(tmp_path))}}
+    with pytest.raises(ConfigError, match="has 2 faults") as caught:
+        load_packages(load_config(write_config(tmp_path, {"models": models, "cameras": {"gate": one}})))
+    assert caught.value.exit_code == 78
+    assert "decide.unknown" in caught.value.message
+    assert "another name in the labels file" in caught.value.message
+
+
 def test_overrides_of_a_label_lie_over_the_rules_of_the_file(tmp_path: Path) -> None:
     loaded = _loaded(tmp_path, {"labels": {"helmet": {"enter": 0.6, "votes": 1}}})
     change = ClassifierOverride(labels={"helmet": LabelOverride(exit=0.2), "vest": LabelOverride(enter=0.9)})

@@ -46,7 +46,8 @@ class _Stream:
     def feed(self, *scores: float) -> StateChange | None:
         self.now_ns += _SECOND
         result = _result(self.now_ns, scores)
-        return self.decision.update(result, now_ns=self.now_ns, utc_ns=self.now_ns, scores=scores)
+        row = np.array(scores, np.float32)
+        return self.decision.update(result, now_ns=self.now_ns, utc_ns=self.now_ns, scores=row)
 
     def sets(self, *results: tuple[float, ...]) -> list[tuple[str, ...]]:
         return [(self.feed(*scores), self.decision.labels)[1] for scores in results]
@@ -79,8 +80,8 @@ def test_one_result_may_bring_several_events_and_one_state() -> None:
     assert _moves(change) == [("helmet", None), (None, "vest")]
     assert change is not None
     assert (change.label, change.labels, change.reason) == (None, ("goggles", "vest"), "votes")
-    assert [move.confidence for move in change.moves] == [0.1, 0.9]
-    assert change.confidence == 0.8, "the lowest of the decided labels"
+    assert [move.confidence for move in change.moves] == pytest.approx([0.1, 0.9])
+    assert change.confidence == pytest.approx(0.8), "the lowest of the decided labels"
 
 
 def test_the_set_is_unknown_until_enough_results_came_and_may_then_be_empty() -> None:
@@ -125,7 +126,7 @@ def test_a_threshold_of_the_package_counts_unless_the_file_has_one() -> None:
     stated = {"helmet": 0.3, "goggles": 0.3}
     stream = _Stream(stated, votes=1, window=1, labels={"goggles": {"enter": 0.9}})
     assert stream.sets((0.35, 0.35, 0.65), (0.2, 0.95, 0.75)) == [("helmet",), ("goggles", "vest")]
-    assert stream.decision.enters == (0.3, 0.9, 0.7)
+    assert stream.decision.enters.tolist() == pytest.approx([0.3, 0.9, 0.7])
 
 
 def test_new_rules_end_every_label_with_an_event() -> None:
@@ -156,6 +157,6 @@ def test_the_standing_is_about_the_best_label_that_is_missing() -> None:
 def test_a_result_has_every_label_that_reaches_its_enter(top_k: int) -> None:
     row = np.array([0.35, 0.2, 0.8], np.float32)
     top, _ = top_scores(row, LABELS, top_k)
-    ranked, found = found_labels(row, LABELS, (0.3, 0.3, 0.9), top)
+    ranked, found = found_labels(row, LABELS, np.array([0.3, 0.3, 0.9], np.float32), top)
     assert found == ("helmet",)
     assert [score.label for score in ranked] == ["vest", "helmet"]

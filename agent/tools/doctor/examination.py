@@ -100,7 +100,7 @@ def _checks_of_config(loaded: LoadedConfig, cache_dir: Path, *, with_cameras: bo
     config = loaded.config
     for name in used_models(loaded):
         yield _Check("models", name, partial(_model, loaded, name, cache_dir), _ENGINES_S, is_needed=True)
-    yield _Check("models", "gates", lambda: [*label_findings(loaded)], is_needed=True)
+    yield _Check("models", "labels", lambda: [*label_findings(loaded)], is_needed=True)
     for name, camera in config.cameras.items() if with_cameras else ():
         run = partial(_camera, loaded, name)
         yield _Check("cameras", name, run, is_needed=camera.enabled)

@@ -149,5 +149,5 @@ def label_findings(loaded: LoadedConfig) -> Iterator[Finding]:
             packages[name] = load_unknown_package(loaded.package_dir(name), None)
     check_labels(loaded, packages)
     cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
-    if any(use.when is not None for camera in cameras for use in camera.classify):
-        yield Finding("gates", "ok", "wait for labels that their models have", is_needed=True)
+    if any(use.when is not None or use.decide.labels for camera in cameras for use in camera.classify):
+        yield Finding("labels", "ok", "gates and rules name labels that their models have", is_needed=True)
