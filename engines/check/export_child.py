@@ -122,7 +122,7 @@ def _of_transformers(torch: Any, job: Mapping[str, Any]) -> tuple[Any, tuple[int
         str(job["folder"]), local_files_only=True, trust_remote_code=False
     )
 
-    class Logits(torch.nn.Module):  # type: ignore[misc, name-defined] # the library has no types here
+    class Logits(torch.nn.Module):  # type: ignore[misc] # the library has no types here
         def __init__(self) -> None:
             super().__init__()
             self.classifier = classifier

@@ -2,8 +2,8 @@
 
     python -m scripts.model_kinds.compare FOLDER [NAME...] [--md FILE]
 
-FOLDER holds what the makers wrote. Runs in the agent's environment; .pt2 files need PyTorch in it. Exit code 1 if a
-model is wrong, or refused without being expected to.
+FOLDER holds what the makers wrote. Runs in the agent's environment; .pt2 files need PyTorch in it. Results are kept in
+FOLDER/results, and the table has all of them. Exit code 1 if a model is wrong, or refused without being expected to.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--md", type=Path)
     given = parser.parse_args()
-    rows = []
+    results = given.folder / "results"
+    results.mkdir(exist_ok=True)
     for kind, scores in kinds(given.folder):
         if given.names and kind.name not in given.names:
             continue
@@ -62,10 +64,16 @@ def main() -> int:
         difference = "-" if row.difference is None else f"{row.difference:.1e}"
         verdict = "right" if row.is_right else "WRONG"
         print(f"{verdict} {kind.name} {difference} of {row.spread:.2f} {row.said}", flush=True)
-        rows.append(row)
+        (results / f"{kind.name}.json").write_text(json.dumps(asdict(row)), encoding="utf-8")
+    rows = [_read(path) for path in sorted(results.glob("*.json"))]
     if given.md is not None:
         given.md.write_text(table(rows), encoding="utf-8")
     return 0 if all(row.is_right for row in rows) else 1
+
+
+def _read(path: Path) -> Row:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Row(**{**values, "kind": Kind(**values["kind"])})
 
 
 def compared(kind: Kind, scores: Floats, folder: Path) -> Row:
@@ -99,7 +107,8 @@ def compared(kind: Kind, scores: Floats, folder: Path) -> Row:
             step = engine.info.max_batch
             parts = [engine.infer(batch[place : place + step]) for place in range(0, len(batch), step)]
         difference = float(np.abs(np.concatenate(parts) - scores).max())
-        together = f"{package.output.activation}, batch {'dynamic' if step > 1 else step}"
+        batched = "dynamic" if package.signature.batch is None or step > package.signature.batch else step
+        together = f"{package.output.activation}, batch {batched}"
         warnings = [one for one in text.split("warning: ") if one and "no golden images" not in one]
         spread = float(np.ptp(scores, axis=0).max())
         return Row(kind=kind, said=" ".join([together, *warnings]), difference=difference, spread=spread)

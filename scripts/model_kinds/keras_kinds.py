@@ -36,7 +36,13 @@ def _small(ending: str | None = "softmax") -> Any:
         tf.keras.layers.GlobalMaxPooling2D(),
         tf.keras.layers.Dense(CLASSES, activation=ending),
     ]
-    return tf.keras.Sequential(layers)
+    model = tf.keras.Sequential(layers)
+    features = tf.keras.Sequential(layers[:-1])(_inputs(), training=False).numpy()
+    weights, bias = model.layers[-1].get_weights()
+    logits = features @ weights + bias
+    factor = 1.5 / (logits - logits.mean(0)).std()
+    model.layers[-1].set_weights([weights * factor, (bias - logits.mean(0)) * factor])
+    return model
 
 
 def _application(name: str, **more: Any) -> Any:
@@ -158,4 +164,4 @@ def makers() -> dict[str, Callable[[Path, str], None]]:
 
 
 if __name__ == "__main__":
-    run_all(makers(), Path(sys.argv[1]))
+    run_all(makers(), Path(sys.argv[1]), sys.argv[2:])

@@ -51,7 +51,8 @@ def images(side: int = SIDE, channels: int = 3) -> Pixels:
 
 def planes(pixels: Pixels, scale: float = 1 / 255) -> Floats:
     """NCHW floats."""
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) * np.float32(scale)
+    found: Floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) * np.float32(scale)
+    return found
 
 
 def softmax(logits: Any) -> Floats:
@@ -68,9 +69,11 @@ def save(folder: Path, kind: Kind, scores: Any) -> None:
     np.save(folder / f"{kind.name}.npy", rows.reshape(-1, rows.shape[-1]))
 
 
-def run_all(makers: dict[str, Callable[[Path, str], None]], folder: Path) -> None:
-    """Make each kind; one that its tool cannot make is printed and left out."""
+def run_all(makers: dict[str, Callable[[Path, str], None]], folder: Path, beginnings: list[str]) -> None:
+    """Make each kind whose name begins so, all without any; one that its tool cannot make is printed and left out."""
     for name, make in makers.items():
+        if beginnings and not name.startswith(tuple(beginnings)):
+            continue
         print(f"{name}: {_made(make, folder, name)}", flush=True)
 
 

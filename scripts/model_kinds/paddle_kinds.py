@@ -66,4 +66,4 @@ def makers() -> dict[str, Callable[[Path, str], None]]:
 
 
 if __name__ == "__main__":
-    run_all(makers(), Path(sys.argv[1]))
+    run_all(makers(), Path(sys.argv[1]), sys.argv[2:])

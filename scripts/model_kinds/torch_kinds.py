@@ -30,11 +30,19 @@ class Tiny(torch.nn.Module):  # type: ignore[misc] # the library has no types he
         self.norm = torch.nn.BatchNorm2d(8)
         self.drop = torch.nn.Dropout(0.2)
         self.last = torch.nn.Linear(8, 1 if form == "binary" else CLASSES)
+        with torch.no_grad():
+            logits = self.eval().last(self._features(torch.from_numpy(planes(images(SIDE, channels)))))
+            factor = 0.5 / logits.sub(logits.mean(0)).std()
+            self.last.weight.mul_(factor)
+            self.last.bias.sub_(logits.mean(0)).mul_(factor)
+
+    def _features(self, batch: Any) -> Any:
+        return self.norm(self.first(batch)).relu().amax((2, 3))
 
     def forward(self, pixel_values: Any, mask: Any = None) -> Any:
         """Scores, in the wanted form."""
         batch = pixel_values if self.has_batch else pixel_values[None]
-        features = self.norm(self.first(batch)).relu().amax((2, 3))
+        features = self._features(batch)
         logits = self.last(self.drop(features)) * 3
         if mask is not None:
             logits = logits + mask
@@ -108,7 +116,8 @@ def _first(answer: Any) -> Any:
 
 
 def _program(
-    folder: Path, name: str, *, make: Callable[[], Any], by_keyword: bool = False, dynamic: bool = False, batch: int = 1,
+    folder: Path, name: str, *, make: Callable[[], Any], by_keyword: bool = False, dynamic: bool = False,
+    batch: int = 1,
     options: tuple[str, ...] = (), refusal: str | None = None, labels: int = CLASSES, modules: tuple[str, ...] = (),
     after: Callable[[Any], Any] = softmax, extra: dict[str, Any] | None = None, train: bool = False, side: int = SIDE,
 ) -> None:  # fmt: skip
@@ -175,7 +184,7 @@ def _hugging_face(kind: str) -> Any:
     import transformers
 
     torch.manual_seed(0)
-    small: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "ViT": {
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -188,7 +197,8 @@ def _hugging_face(kind: str) -> Any:
         "Swin": {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
         "MobileNetV2": {"depth_multiplier": 0.35},
         "Dinov2": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 16},
-    }[kind]
+    }
+    small = every[kind]
     config = getattr(transformers, f"{kind}Config")(image_size=SIDE, num_labels=CLASSES, return_dict=True, **small)
     return Spread(getattr(transformers, f"{kind}ForImageClassification")(config))
 
@@ -296,4 +306,4 @@ def _programs() -> Makers:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run_all(makers(), Path(sys.argv[1]))
+    run_all(makers(), Path(sys.argv[1]), sys.argv[2:])

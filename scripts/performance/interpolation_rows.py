@@ -43,9 +43,7 @@ def main() -> None:
     photos = list(_views(given.photos))
     by_pillow = {kind: [_by_pillow(photo, kind) for photo in photos] for kind in set(_PILLOW.values()) | {_bilinear()}}
     answers = {kind: [_answer(session, image) for image in images] for kind, images in by_pillow.items()}
-    print(
-        f"| interpolation | against Pillow's | same top-1 of {len(photos)} | mean difference of 255 | us for a 720p frame |"
-    )
+    print(f"| interpolation | against Pillow's | same top-1 of {len(photos)} | mean difference of 255 | us (720p) |")
     print("| --- | --- | --- | --- | --- |")
     for name in get_args(Interpolation):
         kind = _PILLOW.get(name, _bilinear())
