@@ -96,6 +96,9 @@ def _constants(
     help="Preprocessing used in training; a wrong one lowers accuracy without an error."
     "  [default: as in the model's files]",
 )
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Weights of a model of timm: import timm:resnet18."
+)
 @click.option("--name", help="Name of the package.  [default: name of FILE]")
 @click.option("--version", default="1.0.0", show_default=True)
 @click.option(
@@ -170,7 +173,8 @@ def import_(
 ) -> None:
     """Make a package from the ONNX or .pt2 model FILE, and check it.
 
-    FILE may also be a folder of Hugging Face or timm with an ONNX file in it. Size, layout and classes are read from
+    FILE may also be a folder of Hugging Face or timm; one without an ONNX file, and timm:NAME with --checkpoint, are
+    exported first, which needs PyTorch. Size, layout and classes are read from
     the model; labels and preprocessing too, where its files state them. Nothing is written unless all checks pass.
     """
     from engines import ImportRequest, import_model

@@ -7,5 +7,7 @@ reference.py      the accuracy check against ONNX Runtime's CPU provider, once a
 package_check.py  everything that is checked about a package before it is used
 training_facts.py what a model's files say of its training
 import_request.py what to import: options, presets, and the preprocessing that follows
-importer.py       writing a package from an ONNX file
+import_source.py  the model file: what it takes and gives, its copy
+export.py  export_child.py    making that file of a Hugging Face folder or of timm's checkpoint, in a child
+importer.py       writing a package
 """

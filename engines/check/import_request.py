@@ -59,11 +59,11 @@ PRESETS: dict[PresetName, Preset] = {
 class ImportRequest:
     """What to import. None means: use the preset, else what the model and its files say.
 
-    ``model`` is an ONNX or .pt2 file, or a folder of Hugging Face or timm with one in it. ``mean`` and ``std`` have
-    one value per channel, or one for all. ``size`` is width and height in pixels, for models with a dynamic size.
-    ``activation`` None runs the model to find out. ``positive`` is the label that the one score of a binary model
-    speaks for. ``output_name``, ``class_axis`` and ``constants`` are as in the manifest. ``out`` is the directory in
-    which the package directory is created.
+    ``model`` is an ONNX or .pt2 file, a folder of Hugging Face or timm, or ``timm:NAME`` with ``checkpoint``. ``mean``
+    and ``std`` have one value per channel, or one for all. ``size`` is width and height in pixels, for models with a
+    dynamic size. ``activation`` None runs the model to find out. ``positive`` is the label that the one score of a
+    binary model speaks for. ``output_name``, ``class_axis`` and ``constants`` are as in the manifest. ``out`` is the
+    directory in which the package directory is created.
     """
 
     model: Path
@@ -86,6 +86,7 @@ class ImportRequest:
     output_name: str | None = None
     class_axis: int | None = None
     constants: Constants = ()
+    checkpoint: Path | None = None
     offset: int = 0
     golden: Sequence[tuple[Path, str]] = ()
     calibration: Path | None = None

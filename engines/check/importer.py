@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from engines.check.export import ModelPlace, model_place, timm_architecture
 from engines.check.import_request import ImportRequest, contradictions, crop_warning, input_section
-from engines.check.import_source import ImportSource, copy_model, model_file
+from engines.check.import_source import ImportSource, copy_model
 from engines.check.package_check import PackageCheck, check_package, measure_raw_scores
 from engines.check.training_facts import TrainingFacts, facts_from_folder, facts_from_metadata, joined
 from engines.errors import EngineUnavailable, GoldenMismatch, ModelRejected
@@ -41,17 +42,17 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
     """
     name = request.name or _name_from(request.model)
     _check_name(name, request.version)
-    path = model_file(request.model)
     target = request.out / f"{name}-{request.version}"
     if os.path.lexists(target) and not request.force:
         raise ModelRejected(
             f"{target} already exists. Give another --version or --name, or --force to replace it", path=str(target)
         )
-    if path.suffix.lower() == ".onnx":
-        check_model_in_sandbox(path, cache_dir)
-    with _staging(request.out, target.name) as stage:
+    with model_place(request) as place, _staging(request.out, target.name) as stage:
+        path = place.file
+        if path.suffix.lower() == ".onnx":
+            check_model_in_sandbox(path, cache_dir)
         source = copy_model(path, request, stage)
-        facts = _facts(request, source)
+        facts = _facts(place, source)
         manifest = _manifest(request, facts, source, name, stage)
         shown_as = {source.file: str(path)}
         if request.labels is not None:
@@ -73,7 +74,7 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
 
 
 def _name_from(model: Path) -> str:
-    stem = model.resolve().parent.name if model.stem.lower() == "model" else model.stem
+    stem = model.resolve().parent.name if model.stem.lower() == "model" else timm_architecture(model) or model.stem
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:64] or "model"
 
 
@@ -97,9 +98,9 @@ def _require_golden(request: ImportRequest, check: PackageCheck) -> None:
             )
 
 
-def _facts(request: ImportRequest, source: ImportSource) -> TrainingFacts:
+def _facts(place: ModelPlace, source: ImportSource) -> TrainingFacts:
     metadata = facts_from_metadata(source.metadata, name=source.path.name)
-    return joined(metadata, facts_from_folder(request.model)) if request.model.is_dir() else metadata
+    return metadata if place.folder is None else joined(metadata, facts_from_folder(place.folder))
 
 
 def _taken(request: ImportRequest, facts: TrainingFacts) -> dict[str, str]:

@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import version_converter
+from onnx import numpy_helper, version_converter
 
 from engines.base import Images
 from engines.errors import PrecisionRejected
@@ -198,6 +199,16 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     return model if opset >= _PER_CHANNEL_OPSET else version_converter.convert_version(model, _PER_CHANNEL_OPSET)
 
 
+def _fold_casts(graph: onnx.GraphProto) -> None:
+    """Store weights in fp32 that a Cast restores from fp16: behind one the quantiser takes them for no weights."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Cast" and node.input[0] in weights]:
+        values = numpy_helper.to_array(weights[node.input[0]])
+        if node.attribute[0].i == onnx.TensorProto.FLOAT and values.dtype == np.float16:
+            graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.output[0]))
+            graph.node.remove(node)
+
+
 def _quantiser_errors() -> tuple[type[Exception], ...]:
     # The quantiser raises these on graphs that it was not written for.
     return (*library_errors(), TypeError, KeyError, AssertionError)
@@ -221,6 +232,7 @@ def _folded(graph: Path) -> onnx.ModelProto:
                 f"the model cannot be prepared for int8: {one_line(exc)}. Use precision fp16 or fp32", precision="int8"
             ) from exc
     constants_to_initializers(model.graph)
+    _fold_casts(model.graph)
     taken: set[str] = set()
     for position, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:

@@ -30,7 +30,7 @@ from engines.store.files import cache_errors, content_address, content_hash, rea
 from engines.store.records import JsonRecord
 
 # Raised when a converter gives another graph for the same input, so that cached graphs are converted again.
-_CONVERTER = 3
+_CONVERTER = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ _MERGING = frozenset({"Mean", "Add", "Sum", "Max", "Concat"})
 # The last layer of a classifier: its results are logits, whatever their range.
 _LAYERS = frozenset({"Gemm", "MatMul", "Conv", "GlobalAveragePool", "AveragePool", "Add", "FusedGemm", "FusedMatMul"})
 _MAX_STEPS = 64
-_CONSTANT = 1e-7
+_CONSTANT = 1e-6
+"""Scores that differ less than this share of the largest are equal."""
 
 
 def last_operator(model: onnx.ModelProto, output: str) -> str:
@@ -161,13 +162,14 @@ class RawScores:
 def raw_scores(scores: npt.NDArray[np.float32]) -> RawScores:
     """Measure scores ``(N, classes)`` of a serving graph built with activation none."""
     sums = scores.sum(axis=1)
+    same = _CONSTANT * np.abs(scores).max(initial=0)
     return RawScores(
         lowest=float(scores.min()),
         highest=float(scores.max()),
         sum_lowest=float(sums.min()),
         sum_highest=float(sums.max()),
-        is_constant=len(scores) > 1 and bool(np.ptp(scores, axis=0).max() <= _CONSTANT),
-        is_flat=scores.shape[1] > 1 and bool(np.ptp(scores, axis=1).max() <= _CONSTANT),
+        is_constant=len(scores) > 1 and bool(np.ptp(scores, axis=0).max() <= same),
+        is_flat=scores.shape[1] > 1 and bool(np.ptp(scores, axis=1).max() <= same),
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 
@@ -154,3 +157,95 @@ def test_one_of_several_models_in_a_folder_may_be_named(tmp_path: Path) -> None:
     named = _model(tmp_path / "named.onnx", ULTRALYTICS)
     assert onnx.load(named).metadata_props
     assert _import(named, tmp_path) == 0
+
+
+def _several(path: Path) -> Path:
+    """A model with a label beside its logits, and a switch beside its image."""
+    proto = onnx.load(_model(path, ULTRALYTICS))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("training", onnx.TensorProto.BOOL, []))
+    proto.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["label"], axis=1))
+    proto.graph.node.append(onnx.helper.make_node("Identity", ["training"], ["echo"]))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, [1, 1]))
+    onnx.save(proto, path)
+    return path
+
+
+def test_outputs_and_constants_are_asked_for_and_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = _several(tmp_path / "best.onnx")
+    assert _import(model, tmp_path, "--constant", "training=false") == 78
+    error = capsys.readouterr().err
+    assert f"{model} has 2 outputs: logits (float32 1x5), label (int64 1x1), but one holds the scores" in error
+    assert "--output-name NAME" in error
+    assert _import(model, tmp_path, "--output-name", "logits") == 78
+    assert "training (bool scalar), but one takes the image" in capsys.readouterr().err
+    assert _import(model, tmp_path, "--output-name", "logits", "--constant", "training=false") == 0
+    package = load_package(tmp_path / "net-1.0.0")
+    assert (package.output.name, package.input.constants) == ("logits", (("training", (0.0,)),))
+
+
+@pytest.mark.parametrize("value", ["training", "=1", "training=maybe", "training=1,,2", "training=inf"])
+def test_a_constant_that_cannot_be_read_is_a_usage_error(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _import(tmp_path / "best.onnx", tmp_path, "--constant", value) == 2
+    assert "write it like training=false or size=224,224" in capsys.readouterr().err
+
+
+def test_errors_name_the_files_that_were_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = _model(tmp_path / "best.onnx", ULTRALYTICS)
+    labels = tmp_path / "my names.csv"
+    labels.write_text("\n".join("abcd"), encoding="utf-8")
+    assert _import(model, tmp_path, "--labels", str(labels)) == 78
+    error = capsys.readouterr().err
+    assert f"{labels} has 4 labels, but the model has 5 classes" in error
+    assert "--offset 1" in error
+    assert _import(model, tmp_path, "--activation", "none", "--preset", "raw255") == 78
+    assert f"{model} gives values from" in capsys.readouterr().err
+    photo = tmp_path / "my photo.png"
+    cv2.imwrite(str(photo), np.full((8, 8, 3), 90, np.uint8))
+    wrong = [f"{photo}={label}" for label in LABELS[:2]]
+    assert _import(model, tmp_path, *(part for one in wrong for part in ("--golden", one))) == 78
+    assert f"{photo}: expected" in capsys.readouterr().err
+
+
+def test_calibration_images_keep_their_names(tmp_path: Path) -> None:
+    for name in ("morning/one.png", "evening/one.png", "two ü.PNG"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+    model = _model(tmp_path / "best.onnx", ULTRALYTICS)
+    assert _import(model, tmp_path, "--calibration", str(tmp_path / "images")) == 0
+    package = load_package(tmp_path / "net-1.0.0")
+    kept = {path.relative_to(package.directory / "calibration").as_posix() for path in package.calibration}
+    assert kept == {"morning/one.png", "evening/one.png", "two ü.PNG"}
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        ("timm:resnet18", (), "its weights are not given. Give --checkpoint"),
+        ("timm:resnet18", ("--checkpoint", "missing.pth"), "--checkpoint missing.pth is no file"),
+        ("net.onnx", ("--checkpoint", "missing.pth"), "Name the architecture: timm:resnet18"),
+    ],
+)
+def test_a_checkpoint_and_an_architecture_belong_together(
+    given: str, options: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _import(Path(given), tmp_path, *options) == 78
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("kind", ["timm", "transformers"])
+def test_an_export_without_pytorch_says_what_to_install(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("torch") is not None:
+        pytest.skip("PyTorch is installed here")
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(LABELS))}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    given = folder if kind == "transformers" else Path("timm:resnet18")
+    options = ("--size", "8x8") if kind == "transformers" else ("--checkpoint", str(folder / "model.safetensors"))
+    assert _import(given, tmp_path, *options) == 69
+    assert "torch cannot be imported" in capsys.readouterr().err
+    assert not (tmp_path / "net-1.0.0").exists()

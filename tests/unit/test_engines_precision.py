@@ -15,6 +15,7 @@ from engines.base import Images, Scores
 from engines.graph.fp16 import half_model
 from engines.graph.precision import precise_graph
 from engines.graph.serving import ServingGraph, serving_graph
+from engines.store.files import write_with_checksum
 from tests.fixtures.colour_packages import colour_model, outlier_model, write_colour_package
 
 
@@ -148,6 +149,32 @@ def test_int8_that_needs_most_layers_in_fp32_is_refused_with_figures(tmp_path: P
     ) as caught:
         precise_graph(package, cache_dir=tmp_path / "cache", precision="int8")
     assert caught.value.exit_code == 69
+
+
+def test_int8_quantises_layers_whose_weights_are_stored_in_fp16(tmp_path: Path) -> None:
+    package = load_package(write_colour_package(tmp_path, model=half_model(colour_model())))
+    precise = precise_graph(package, cache_dir=tmp_path / "cache", precision="int8")
+    assert precise.kept_layers == ()
+    model = onnx.load(precise.graph.path)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 3
+    assert {producers[name].op_type for node in layers for name in node.input[:2]} == {"DequantizeLinear"}
+
+
+def test_int8_of_a_model_that_is_int8_already_is_refused(package: ModelPackage, tmp_path: Path) -> None:
+    quantised = onnx.load(precise_graph(package, cache_dir=tmp_path, precision="int8").graph.path)
+    again = tmp_path / "again"
+    made = load_package(write_colour_package(again))
+    with pytest.raises(PrecisionRejected, match=r"in int8 already \(\d+ quantised operators\)\. Use precision fp32"):
+        _refuse_quantised(made, quantised, again)
+
+
+def _refuse_quantised(package: ModelPackage, model: onnx.ModelProto, cache_dir: Path) -> None:
+    """Ask for int8 of a package whose fp32 serving graph is ``model``."""
+    path = serving_graph(package, cache_dir=cache_dir).path
+    write_with_checksum(path, model.SerializeToString())
+    precise_graph(package, cache_dir=cache_dir, precision="int8")
 
 
 def test_int8_converts_models_with_an_older_opset(tmp_path: Path) -> None:

@@ -101,3 +101,105 @@ def test_a_torch_program_has_no_serving_graph(tmp_path: Path) -> None:
     package = load_package(write(tmp_path, archive(program([1, 3, 6, 8], [1, 5]))))
     with pytest.raises(ModelRejected, match=r"model\.pt2 is a torch\.export program.*engine: torch"):
         build_serving_model(package)
+
+
+def made_program(
+    operations: list[tuple[str, dict[str, Any]]], *, names: list[str], keys: Any = None
+) -> dict[str, Any]:
+    """A program whose operations follow each other from ``x``; the last ``len(names)`` values are its outputs."""
+    document = program([1, 3, 6, 8], [1, 5])
+    graph, signature = document["graph_module"]["graph"], document["graph_module"]["signature"]
+    value, made = "x", []
+    graph["nodes"] = []
+    for place, (target, flags) in enumerate(operations):
+        arguments = [{"name": "input", "arg": {"as_tensor": {"name": value}}}]
+        arguments += [{"name": key, "arg": {"as_bool": flag}} for key, flag in flags.items()]
+        value = f"v{place}"
+        made.append(value)
+        graph["tensor_values"][value] = {"dtype": 7, "sizes": [{"as_int": 1}, {"as_int": 5}]}
+        node = {"target": f"torch.ops.aten.{target}", "inputs": arguments}
+        graph["nodes"].append({**node, "outputs": [{"as_tensor": {"name": value}}]})
+    chosen = made[-len(names) :]
+    signature["output_specs"] = [{"user_output": {"arg": {"as_tensor": {"name": name}}}} for name in chosen]
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
+    tree = {"type": "builtins.dict", "context": json.dumps(keys or names), "children_spec": [leaf] * len(names)}
+    document["graph_module"]["module_call_graph"] = [{"signature": {"out_spec": json.dumps([1, tree])}}]
+    return document
+
+
+def chosen(tmp_path: Path, document: dict[str, Any], activation: str, **keys: Any) -> Path:
+    folder = write(tmp_path, archive(document))
+    manifest = json.loads((folder / "model.yaml").read_text())
+    manifest["output"] = {"activation": activation, **keys}
+    (folder / "model.yaml").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_the_keys_of_a_returned_dict_name_the_outputs(tmp_path: Path) -> None:
+    document = made_program([("linear.default", {}), ("relu.default", {})], names=["logits", "features"])
+    with pytest.raises(ModelRejected) as caught:
+        load_package(chosen(tmp_path, document, "softmax"))
+    for fact in ("2 outputs", "logits (float32 1x5), features (float32 1x5)", "--output-name"):
+        assert fact in caught.value.message
+    (tmp_path / "named").mkdir()
+    package = load_package(chosen(tmp_path / "named", document, "softmax", name="features"))
+    assert package.signature.output_name == "features"
+    (tmp_path / "wrong").mkdir()
+    with pytest.raises(ModelRejected, match="has no output 'scores', but logits"):
+        load_package(chosen(tmp_path / "wrong", document, "softmax", name="scores"))
+
+
+@pytest.mark.parametrize("keys", [["a"], {"a": 1}, '"text"', 5])
+def test_a_tree_that_is_no_dict_of_the_outputs_leaves_their_own_names(tmp_path: Path, keys: Any) -> None:
+    document = made_program([("linear.default", {}), ("relu.default", {})], names=["a", "b"], keys=keys)
+    package = load_package(chosen(tmp_path, document, "softmax", name="v1"))
+    assert package.signature.output_name == "v1"
+
+
+@pytest.mark.parametrize(
+    ("operations", "activation", "words"),
+    [
+        ([("linear.default", {}), ("softmax.int", {})], "softmax", "already ends in Softmax"),
+        ([("_softmax.default", {}), ("view.default", {})], "softmax", "already ends in Softmax"),
+        ([("sigmoid.default", {}), ("squeeze.dim", {})], "sigmoid", "already ends in Sigmoid"),
+        ([("log_softmax.int", {})], "none", "log probabilities"),
+        (
+            [("batch_norm.default", {"training": True}), ("linear.default", {})],
+            "softmax",
+            "batch_norm is in training mode",
+        ),
+        ([("dropout.default", {"train": True})], "softmax", "dropout is in training mode"),
+    ],
+)
+def test_the_end_and_the_mode_of_a_program_are_checked(
+    tmp_path: Path, operations: list[tuple[str, dict[str, Any]]], activation: str, words: str
+) -> None:
+    with pytest.raises(ModelRejected, match=words):
+        load_package(chosen(tmp_path, made_program(operations, names=["out"]), activation))
+    calm = [(target, dict.fromkeys(flags, False)) for target, flags in operations if "train" in str(flags)]
+    if calm:
+        (tmp_path / "calm").mkdir()
+        load_package(chosen(tmp_path / "calm", made_program(calm, names=["out"]), activation))
+
+
+def test_a_program_that_changes_a_buffer_is_refused(tmp_path: Path) -> None:
+    document = made_program([("linear.default", {})], names=["out"])
+    change = {"buffer_mutation": {"arg": {"name": "add"}, "buffer_name": "bn.running_mean"}}
+    document["graph_module"]["signature"]["output_specs"].append(change)
+    with pytest.raises(ModelRejected, match=r"a run changes its buffer bn\.running_mean"):
+        load_package(chosen(tmp_path, document, "softmax"))
+
+
+def test_a_further_input_of_a_program_gets_a_constant(tmp_path: Path) -> None:
+    document = made_program([("linear.default", {})], names=["out"])
+    spec = {"user_input": {"arg": {"as_tensor": {"name": "mask"}}}}
+    document["graph_module"]["signature"]["input_specs"].append(spec)
+    document["graph_module"]["graph"]["tensor_values"]["mask"] = {"dtype": 7, "sizes": [{"as_int": 5}]}
+    with pytest.raises(ModelRejected, match=r"2 inputs: x \(float32 1x3x6x8\), mask \(float32 5\), but .*--constant"):
+        load_package(chosen(tmp_path, document, "softmax"))
+    manifest = tmp_path / "trees-1.0.0/model.yaml"
+    stated = json.loads(manifest.read_text())
+    stated["input"]["constants"] = {"mask": 1}
+    manifest.write_text(json.dumps(stated))
+    package = load_package(manifest.parent)
+    assert (package.signature.input_name, package.input.constants) == ("x", (("mask", (1.0,)),))

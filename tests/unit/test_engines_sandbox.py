@@ -133,6 +133,21 @@ def test_a_bug_in_this_program_is_told_apart_from_a_failed_job(
         run("mistaken")
 
 
+def test_a_failure_inside_a_library_is_no_bug_in_this_program(
+    run: Callable[..., dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "site-packages"
+    library.mkdir()
+    (library / "some_library.py").write_text("def load():\n    raise NotImplementedError('this operator')\n")
+    (tmp_path / "build_library.py").write_text(
+        "from engines.sandbox.serve import exit_on_unexpected_error\nimport some_library\n"
+        "exit_on_unexpected_error()\nsome_library.load()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(library), str(Path.cwd())]))
+    with pytest.raises(BuildFailed, match=r"exit code 1 .*NotImplementedError: this operator.*Choose another engine"):
+        run("library")
+
+
 _PARENT = """
 import sys
 from engines.sandbox.child import ChildLimits, run_build

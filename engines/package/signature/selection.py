@@ -82,8 +82,12 @@ def _fix_input(graph: onnx.GraphProto, source: onnx.ValueInfoProto, values: tupl
 
 def _unpacked(graph: onnx.GraphProto, output: str) -> str:
     """The tensor that holds the scores as floats: ``output``, or what its last node packs."""
-    maker = next((node for node in graph.node if output in node.output), None)
+    maker = _maker(graph, output)
     return str(maker.input[0]) if maker is not None and maker.op_type in _PACKED else output
+
+
+def _maker(graph: onnx.GraphProto, tensor: str) -> onnx.NodeProto | None:
+    return next((node for node in graph.node if tensor in node.output), None)
 
 
 def _value_info(model: onnx.ModelProto, wanted: str, *, asked: str | None, name: str) -> onnx.ValueInfoProto:
@@ -93,25 +97,28 @@ def _value_info(model: onnx.ModelProto, wanted: str, *, asked: str | None, name:
         ModelRejected: there is none of that name, or nothing is known about it.
     """
     graph = model.graph
-    stated = [value for value in graph.output if value.name == wanted]
-    if not stated:
-        if any(wanted in node.output for node in graph.node):
-            stated = [value for value in _inferred(model).value_info if value.name == wanted]
-            if not stated:
-                raise ModelRejected(
-                    f"{name}: output.name is {asked or wanted!r}, but type and shape of that tensor cannot be "
-                    "inferred. Name one of the outputs, or export the model with the scores as an output",
-                    output=wanted,
-                )
-        else:
-            raise ModelRejected(
-                f"{name} has no output {wanted!r}, but {choices_text(map(facts_of, graph.output))}. Correct the name "
-                "(output.name; agent model import: --output-name)",
-                output=wanted,
-            )
-    found = onnx.ValueInfoProto()
-    found.CopyFrom(stated[0])
-    return found
+    for node in graph.node:
+        if node.op_type == "ZipMap" and wanted in node.input:
+            # Shape inference does not know the operators before it; its own labels count the classes.
+            classes = max(len(one.ints) or len(one.strings) for one in node.attribute)
+            return onnx.helper.make_tensor_value_info(wanted, onnx.TensorProto.FLOAT, ["batch", classes])
+    known = [*graph.output, *(_inferred(model).value_info if _maker(graph, wanted) is not None else ())]
+    found = next((value for value in known if value.name == wanted), None)
+    if found is not None:
+        stated = onnx.ValueInfoProto()
+        stated.CopyFrom(found)
+        return stated
+    if _maker(graph, wanted) is not None:
+        raise ModelRejected(
+            f"{name}: output.name is {asked or wanted!r}, but type and shape of that tensor cannot be inferred. Name "
+            "one of the outputs, or export the model with the scores as an output",
+            output=wanted,
+        )
+    raise ModelRejected(
+        f"{name} has no output {wanted!r}, but {choices_text(map(facts_of, graph.output))}. Correct the name "
+        "(output.name; agent model import: --output-name)",
+        output=wanted,
+    )
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
