@@ -72,6 +72,18 @@ def test_the_login_that_the_camera_asks_for_is_answered(tmp_path: Path, login: s
     assert "no user is configured" in nobody.message
 
 
+@pytest.mark.parametrize("login", ["basic", "digest"])
+def test_a_login_does_not_double_the_requests(tmp_path: Path, login: str) -> None:
+    with http_camera(login=login) as server:
+        settings = {"interval_s": 0.01, **_login(tmp_path, "p@ss:/#w")}
+        with closing(_camera(tmp_path, server.url("/snapshot"), **settings)) as camera:
+            server.etag = ""
+            camera.open()
+            for _ in range(6):
+                camera.read()
+    assert (server.refused, len(server.requests)) == (1, 7)
+
+
 def test_a_single_image_is_delivered_again_only_if_it_changed(tmp_path: Path) -> None:
     with http_camera() as server, closing(_camera(tmp_path, server.url("/snapshot.jpg"), interval_s=0.02)) as camera:
         camera.open()

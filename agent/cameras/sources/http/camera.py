@@ -35,20 +35,28 @@ _STATUS_KINDS: dict[int, FailureKind] = {401: "unauthorized", 403: "forbidden", 
 
 
 class _Login(httpx.DigestAuth):
-    """Answers what the server asks for: Digest where it is offered, since it hides the password, else Basic."""
+    """Answers what the server asks for: Digest where it is offered, since it hides the password, else Basic.
+
+    Once it has asked, it gets the login with each request, so a login does not double the requests.
+    """
 
     def __init__(self, username: str, password: str) -> None:
         super().__init__(username, password)
         self._basic = httpx.BasicAuth(username, password)
+        self._asks_for_basic = False
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """See httpx.Auth."""
+        if self._asks_for_basic:
+            yield next(self._basic.auth_flow(request))
+            return
         digest = super().auth_flow(request)
         response = yield next(digest)
         challenges = response.headers.get_list("www-authenticate")
         if response.status_code == 401 and not any(one.lower().startswith("digest") for one in challenges):
             if any(one.lower().startswith("basic") for one in challenges):
-                yield next(self._basic.auth_flow(request))
+                response = yield next(self._basic.auth_flow(request))
+                self._asks_for_basic = response.status_code != 401
             return
         with suppress(StopIteration):
             while True:
