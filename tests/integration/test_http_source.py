@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,16 @@ def test_a_single_image_is_fetched_at_once_when_it_is_wanted(tmp_path: Path) -> 
             assert wanted_ns <= capture.earliest_ns <= capture.captured_at_ns
             assert len(server.requests) == number + 2
     assert server.requests[-1] == '/snapshot.jpg "1"'
+
+
+def test_an_image_of_a_stream_began_after_the_one_before_it_was_complete(tmp_path: Path) -> None:
+    with http_camera(period_s=0.05) as server, closing(_camera(tmp_path, server.url())) as camera:
+        opened_ns = time.monotonic_ns()
+        camera.open()
+        captures = [capture for _ in range(4) if (capture := camera.read()) is not None]
+    assert opened_ns <= captures[0].earliest_ns
+    for before, after in pairwise(captures):
+        assert before.earliest_ns < after.earliest_ns <= before.captured_at_ns < after.captured_at_ns
 
 
 def test_a_wanted_image_does_not_put_off_the_next_regular_one(tmp_path: Path) -> None:
