@@ -267,6 +267,9 @@ def _warnings_of_credentials(name: str, source: SourceConfig, document: StrictDo
         key, text = "pipeline", source.pipeline
     elif source.type in {"rtsp", "http", "stream"}:
         key, text = "url", source.url
+        if source.username is not None and source.password_file is None and USERNAME not in source.url:
+            missing = "username is given without password_file, so the camera gets an empty password"
+            yield at(document, ("cameras", name, "source", "username"), f"{missing}; name the file with it")
     else:
         return
     without = text.replace(USERNAME, "").replace(PASSWORD, "")

@@ -30,7 +30,7 @@ from agent.config.problems import (
 from agent.config.sections.base import Section
 from agent.config.shape import KeyPath
 from agent.config.source_address import known_addresses
-from agent.config.state_dir import default_state_dir, home_dir
+from agent.config.state_dir import default_state_dir, resolved_path
 from agent.demo import demo_package
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import MIN_CHARS, Secret, SecretKind, read_secret
@@ -71,7 +71,7 @@ class LoadedConfig:
 
     def resolve(self, path: str) -> Path:
         """The absolute path of a path in the file."""
-        return _resolved(path, self.base_dir)
+        return resolved_path(path, self.base_dir)
 
     def package_dir(self, model: str) -> Path:
         """The package directory of one model, by its key under ``models``."""
@@ -133,7 +133,7 @@ def load_config(
         sha256=_digest(config),
         device_id=device_id,
         device_name=config.device.name or device_id,
-        state_dir=default_state_dir(environ) if config.state_dir == "auto" else _resolved(config.state_dir, base_dir),
+        state_dir=_state_dir(config, base_dir, environ),
         warnings=(
             *_warnings(config, document),
             *_short_secrets(secrets, document),
@@ -145,6 +145,11 @@ def load_config(
         document=document,
         addresses=known_addresses([camera.source for camera in config.cameras.values()]),
     )
+
+
+def _state_dir(config: AgentConfig, base_dir: Path, environ: Mapping[str, str]) -> Path:
+    given = config.state_dir
+    return default_state_dir(environ) if given == "auto" else resolved_path(given, base_dir)
 
 
 def _warnings(config: AgentConfig, document: StrictDocument) -> Iterator[str]:
@@ -235,12 +240,8 @@ def _digest(config: AgentConfig) -> str:
     return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-def _resolved(path: str, base_dir: Path) -> Path:
-    return base_dir / (home_dir(os.environ) / path.removeprefix("~/") if path.startswith("~/") else path)
-
-
 def _package_dir(package: str, base_dir: Path) -> Path:
-    return demo_package() if package == DEMO else _resolved(package, base_dir)
+    return demo_package() if package == DEMO else resolved_path(package, base_dir)
 
 
 def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
@@ -258,12 +259,8 @@ def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem
         if problem is not None:
             yield at(document, path, problem)
     for name, camera in section_of(document.data, "cameras").items():
-        source = section_of(camera, "source")
-        place = source.get("path")
-        if source.get("type") in {"file", "images"} and isinstance(place, str) and place != DEMO:
-            found = _resolved(place, base_dir)
-            if (problem := _absence(found, Path.exists, f"there is no {found}")) is not None:
-                yield at(document, ("cameras", name, "source", "path"), problem)
+        for key, problem in _faults_of_source(section_of(camera, "source"), base_dir):
+            yield at(document, ("cameras", name, "source", key), problem)
     yield from _missing_connection_files(document, base_dir)
 
 
@@ -274,15 +271,43 @@ def _missing_connection_files(document: StrictDocument, base_dir: Path) -> Itera
             # The password of a key: see _secrets.
             if not isinstance(value, str) or not key.endswith("_file") or key == "key_password_file":
                 continue
-            found = _resolved(value, base_dir)
+            found = resolved_path(value, base_dir)
             if (problem := _absence(found, Path.is_file, f"there is no file {found}")) is not None:
                 yield at(document, (*section, key), problem)
     tokens_file = section_of(document.data, "serve").get("tokens_file")
     if isinstance(tokens_file, str):
-        found = _resolved(tokens_file, base_dir)
+        found = resolved_path(tokens_file, base_dir)
         text = f"there is no file {found}; make it with a line NAME TOKEN for each client"
         if (problem := _absence(found, Path.is_file, text)) is not None:
             yield at(document, ("serve", "tokens_file"), problem)
+
+
+_NEEDED = {"file": "path", "images": "path", "http": "ca_file", "stream": "ca_file"}
+"""By type of source, the key whose file must be there at the start; a watched folder may come later."""
+_OTHER_KIND = {
+    ("file", "path"): (Path.is_dir, "a folder, but `type: file` reads one video; for a folder use `type: images`"),
+    ("image", "path"): (Path.is_dir, "a folder, but `type: image` reads one file; for a folder use `type: folder`"),
+    ("folder", "path"): (Path.is_file, "a file, but `type: folder` watches a folder; for a file use `type: image`"),
+    ("folder", "move_to"): (Path.is_file, "a file, but images are moved to a folder; name another"),
+}
+
+
+def _faults_of_source(source: Mapping[str, object], base_dir: Path) -> Iterator[tuple[str, str]]:
+    """The keys of a source that name what is missing or something of another kind."""
+    kind = source.get("type")
+    for key in ("path", "move_to", "ca_file"):
+        place = source.get(key)
+        if not isinstance(place, str) or not isinstance(kind, str) or (kind == "file" and place == DEMO):
+            continue
+        found = resolved_path(place, base_dir)
+        problem = None
+        if _NEEDED.get(kind) == key:
+            problem = _absence(found, Path.exists, f"there is no {found}")
+        look, text = _OTHER_KIND.get((kind, key), (None, ""))
+        if problem is None and look is not None and _absence(found, look, "other") is None:
+            problem = f"{found} is {text}"
+        if problem is not None:
+            yield key, problem
 
 
 def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
@@ -292,8 +317,8 @@ def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Proble
         place, move_to = source.get("path"), source.get("move_to")
         if source.get("type") != "folder" or not isinstance(place, str) or not isinstance(move_to, str):
             continue
-        target = os.path.realpath(base_dir / move_to)
-        if target == os.path.realpath(base_dir / place):
+        target = os.path.realpath(resolved_path(move_to, base_dir))
+        if target == os.path.realpath(resolved_path(place, base_dir)):
             text = (
                 f"must be another folder, but it is {target}, which is the watched folder `path`; name another, for "
                 "example one in it: subfolders are left alone"
@@ -327,7 +352,7 @@ def _mqtt_password_file(config: AgentConfig, base_dir: Path, environ: Mapping[st
     file counts as absent.
     """
     if config.mqtt.password_file is not None:
-        return _resolved(config.mqtt.password_file, base_dir)
+        return resolved_path(config.mqtt.password_file, base_dir)
     beside = base_dir / MQTT_PASSWORD
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(credentials) / MQTT_PASSWORD if credentials else None
@@ -364,7 +389,7 @@ def _secrets(document: StrictDocument, base_dir: Path, problems: list[Problem]) 
     """
     for path, file, kind in _secret_files(document.data):
         if isinstance(file, str):
-            yield from _secret(_resolved(file, base_dir), path, document, problems, kind)
+            yield from _secret(resolved_path(file, base_dir), path, document, problems, kind)
 
 
 def _secret_files(data: object) -> Iterator[tuple[KeyPath, object, SecretKind]]:

@@ -1,4 +1,4 @@
-"""Where the agent keeps its state if the configuration does not say: one rule for every command."""
+"""Paths: those in the configuration, and where the agent keeps its state if that does not say. One rule for all."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ def default_cache_dir(environ: Mapping[str, str] | None = None) -> Path:
 def cache_dir_in(state_dir: Path) -> Path:
     """Where a state directory holds graphs and plans."""
     return state_dir / "cache"
+
+
+def resolved_path(path: str, base_dir: Path) -> Path:
+    """A path in the configuration: from ``base_dir`` on, and ``~/`` is the home directory.
+
+    Raises:
+        ConfigError: it begins with ``~/``, and there is no home directory.
+    """
+    return base_dir / (home_dir(os.environ) / path.removeprefix("~/") if path.startswith("~/") else path)
 
 
 def home_dir(environ: Mapping[str, str]) -> Path:

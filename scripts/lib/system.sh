@@ -27,7 +27,7 @@ measure_needs=(
 optional_programs=(
   sudo
   systemctl systemd-analyze systemd-sysusers journalctl
-  gst-inspect-1.0 gst-launch-1.0
+  gst-inspect-1.0 gst-launch-1.0 arv-fake-gv-camera-0.8
   nvidia-smi
   prometheus promtool
   mosquitto_pub mosquitto_sub

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_the_login_that_the_camera_asks_for_is_answered(tmp_path: Path, login: s
     assert "no user is configured" in nobody.message
 
 
+@pytest.mark.parametrize("login", ["basic", "digest"])
+def test_a_login_does_not_double_the_requests(tmp_path: Path, login: str) -> None:
+    with http_camera(login=login) as server:
+        settings = {"interval_s": 0.01, **_login(tmp_path, "p@ss:/#w")}
+        with closing(_camera(tmp_path, server.url("/snapshot"), **settings)) as camera:
+            server.etag = ""
+            camera.open()
+            for _ in range(6):
+                camera.read()
+    assert (server.refused, len(server.requests)) == (1, 7)
+
+
 def test_a_single_image_is_delivered_again_only_if_it_changed(tmp_path: Path) -> None:
     with http_camera() as server, closing(_camera(tmp_path, server.url("/snapshot.jpg"), interval_s=0.02)) as camera:
         camera.open()
@@ -102,6 +115,16 @@ def test_a_single_image_is_fetched_at_once_when_it_is_wanted(tmp_path: Path) -> 
             assert wanted_ns <= capture.earliest_ns <= capture.captured_at_ns
             assert len(server.requests) == number + 2
     assert server.requests[-1] == '/snapshot.jpg "1"'
+
+
+def test_an_image_of_a_stream_began_after_the_one_before_it_was_complete(tmp_path: Path) -> None:
+    with http_camera(period_s=0.05) as server, closing(_camera(tmp_path, server.url())) as camera:
+        opened_ns = time.monotonic_ns()
+        camera.open()
+        captures = [capture for _ in range(4) if (capture := camera.read()) is not None]
+    assert opened_ns <= captures[0].earliest_ns
+    for before, after in pairwise(captures):
+        assert before.earliest_ns < after.earliest_ns <= before.captured_at_ns < after.captured_at_ns
 
 
 def test_a_wanted_image_does_not_put_off_the_next_regular_one(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from agent.cameras.gpio import GpioTrigger, GpioUnavailable, open_line
 from agent.cameras.triggers import TriggerEnd, TriggerRefused
 from agent.config.sections.triggers import GpioConfig
 from agent.runtime.clock import SystemClock
+from agent.tools.doctor.checks import line_finding
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.parts import ScriptedSource
 from tests.fixtures.triggered_camera import TriggeredCamera
@@ -118,6 +119,16 @@ def test_the_real_library_refuses_a_missing_chip_and_a_file_that_is_none(tmp_pat
     for path, text in ((tmp_path / "gpiochip9", "there is no"), (tmp_path / "file", "no GPIO chip")):
         with pytest.raises(GpioUnavailable, match=text):
             open_line(GpioConfig(chip=str(path), line=1))
+
+
+def test_the_doctor_says_whether_the_line_can_be_watched(chip: FakeChip) -> None:
+    good = line_finding("front", CONFIG)
+    assert (good.name, good.state) == ("front trigger", "ok")
+    assert chip.released == 1, "or the agent could not have it"
+    chip.refusal = OSError(errno.EBUSY, "Device or resource busy")
+    bad = line_finding("front", CONFIG)
+    assert (bad.state, bad.is_needed) == ("failed", True)
+    assert "another program" in bad.detail
 
 
 @pytest.mark.parametrize("version", [None, "1.5.4"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pydantic
 import pytest
 
-from agent.config.sections.sources import RtspSource
+from agent.config.sections.sources import HttpSource, RtspSource, StreamSource
 
 CANARY = "hunter2-CANARY"
 
@@ -46,3 +46,14 @@ def test_addresses_without_credentials_are_accepted(url: str) -> None:
 def test_password_without_a_user_is_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="password_file is given without username"):
         RtspSource(type="rtsp", url="rtsp://camera/1", password_file="password")
+
+
+@pytest.mark.parametrize("url", ["http://camera/1", "udp://239.0.0.1:5000", "rtmp://camera/1"])
+def test_an_authority_without_tls_is_refused(url: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match="ca_file is given, but the url starts with"):
+        StreamSource(type="stream", url=url, ca_file="ca.pem")
+    if url.startswith("http:"):
+        with pytest.raises(pydantic.ValidationError, match="has no certificates"):
+            HttpSource(type="http", url=url, ca_file="ca.pem")
+    assert HttpSource(type="http", url="https://camera/1", ca_file="ca.pem").ca_file == "ca.pem"
+    assert StreamSource(type="stream", url="rtmps://camera/1", ca_file="ca.pem").ca_file == "ca.pem"

@@ -40,8 +40,8 @@ def test_an_image_that_was_fetched_before_the_trigger_does_not_count() -> None:
     source, clock = GatedSource(), SetClock()
     with running(source, clock=clock) as bench:
         bench.ask("a")
-        source.give(clock.now_ns + 50, asked_at_ns=clock.now_ns - 1)
-        source.give(clock.now_ns + 90, asked_at_ns=clock.now_ns + 51)
+        source.give(clock.now_ns + 50, not_before_ns=clock.now_ns - 1)
+        source.give(clock.now_ns + 90, not_before_ns=clock.now_ns + 51)
         bench.wait_captured(2)
         assert bench.answer("c").frame.index == 1
 

@@ -122,6 +122,49 @@ def test_missing_files_are_reported_with_line_and_resolved_path(tmp_path: Path) 
     assert load_config(tmp_path / "agent.yaml", check_files=False).mqtt_password is None
 
 
+@pytest.mark.parametrize(
+    ("source", "key", "text"),
+    [
+        ("{type: file, path: here}", "path", "is a folder, but `type: file`"),
+        ("{type: image, path: here}", "path", "is a folder, but `type: image`"),
+        ("{type: folder, path: agent.yaml}", "path", "is a file, but `type: folder`"),
+        ("{type: folder, path: here, after: move, move_to: agent.yaml}", "move_to", "is a file, but images are moved"),
+        ("{type: images, path: nowhere}", "path", "there is no"),
+        ("{type: http, url: 'https://camera/1', ca_file: no.pem}", "ca_file", "there is no"),
+        ("{type: stream, url: 'https://camera/1', ca_file: no.pem}", "ca_file", "there is no"),
+        ("{type: file, path: ~/nowhere.mp4}", "path", "home/nowhere.mp4"),
+        ("{type: file, path: ~/folder}", "path", "home/folder is a folder"),
+    ],
+)
+def test_what_a_source_names_must_be_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, key: str, text: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "home/folder").mkdir(parents=True)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, CASCADE.replace("{type: pattern}", source))
+    assert f":6: cameras.front.source.{key}: " in caught.value.message
+    assert text in caught.value.message
+
+
+def test_a_watched_folder_and_a_rewritten_file_may_come_later(tmp_path: Path) -> None:
+    for source in ("{type: folder, path: later}", "{type: image, path: later.png}"):
+        load(tmp_path, CASCADE.replace("{type: pattern}", source))
+
+
+@pytest.mark.parametrize(
+    ("url", "is_warned"), [("rtsp://camera/1", True), ("rtsp://camera/user={username}_x.sdp", False)]
+)
+def test_a_user_without_a_password_is_a_warning(tmp_path: Path, url: str, is_warned: bool) -> None:
+    warnings = load(
+        tmp_path, CASCADE.replace("{type: pattern}", f"{{type: rtsp, url: '{url}', username: u}}")
+    ).warnings
+    assert [("front.source.username" in one, "empty password" in one) for one in warnings] == [
+        (True, True)
+    ] * is_warned
+
+
 @pytest.mark.parametrize("move_to", ["inbox", "inbox/../inbox", "link"])
 def test_a_folder_that_is_moved_into_itself_is_refused_with_its_line(tmp_path: Path, move_to: str) -> None:
     (tmp_path / "inbox").mkdir()

@@ -18,8 +18,8 @@ class Capture:
     does not convert frames that nobody needs. ``captured_at_ns`` (monotonic) is as close to the exposure as the source
     knows, ``captured_at_utc_ns`` is the same moment in UTC, and ``capture_ms`` is the time from then until the picture
     was ready. For a live source that excludes the wait for the camera; for a file it is all of the reading and
-    decoding. ``origin`` is the file of an image. ``asked_at_ns`` is when a source that fetches single images asked for
-    this one (monotonic): the camera may have taken it at any time after that.
+    decoding. ``origin`` is the file of an image. ``not_before_ns`` (monotonic) is a time that the capture certainly
+    does not precede, for a source whose ``captured_at_ns`` is when an image was complete: None if it is that.
     """
 
     picture: Image | LazyImage
@@ -27,12 +27,12 @@ class Capture:
     captured_at_utc_ns: int
     capture_ms: float
     origin: ImageOrigin | None = None
-    asked_at_ns: int | None = None
+    not_before_ns: int | None = None
 
     @property
     def earliest_ns(self) -> int:
         """The monotonic time that the capture certainly does not precede, as far as the source knows."""
-        return self.captured_at_ns if self.asked_at_ns is None else self.asked_at_ns
+        return self.captured_at_ns if self.not_before_ns is None else self.not_before_ns
 
     @property
     def image(self) -> Image:

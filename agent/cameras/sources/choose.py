@@ -21,8 +21,12 @@ from agent.config.sections.sources import (
     StreamSource,
     V4l2Source,
 )
+from agent.config.state_dir import resolved_path
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceLost, SourceUnavailable
+
+_PATHS = ("path", "move_to", "password_file", "ca_file")
+"""The keys of sources that name a file or a folder."""
 
 
 def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> Source:
@@ -30,7 +34,11 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
 
     ``state_dir`` is where a source keeps what it must know after a restart; None forgets it with the process.
     Libraries are imported with the first source that needs them.
+
+    Raises:
+        ConfigError: a path begins with ``~/``, and there is no home directory.
     """
+    config = _with_home(config, base_dir)
     if isinstance(config, FileSource):
         from agent.cameras.sources.video_file import VideoFile
 
@@ -70,6 +78,13 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
     from agent.cameras.sources.v4l2.camera import V4l2Camera
 
     return V4l2Camera(config, clock=clock)
+
+
+def _with_home(config: SourceConfig, base_dir: Path) -> SourceConfig:
+    """``config`` with the home directory instead of each ``~/``: sources only add ``base_dir``."""
+    values = {key: getattr(config, key, None) for key in _PATHS}
+    found = {key: value for key, value in values.items() if isinstance(value, str) and value.startswith("~/")}
+    return config.model_copy(update={key: str(resolved_path(value, base_dir)) for key, value in found.items()})
 
 
 def opened_within(config: SourceConfig, deadline_s: float) -> SourceConfig:

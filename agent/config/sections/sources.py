@@ -148,6 +148,7 @@ class StreamSource(Section):
     @model_validator(mode="after")
     def _password_has_its_user(self) -> StreamSource:
         _check_credentials(self.url, self.username, self.password_file)
+        _check_ca_file(self.url, self.ca_file)
         return self
 
 
@@ -180,6 +181,7 @@ class HttpSource(Section):
     @model_validator(mode="after")
     def _password_has_its_user(self) -> HttpSource:
         _check_credentials(self.url, self.username, self.password_file)
+        _check_ca_file(self.url, self.ca_file)
         return self
 
 
@@ -201,6 +203,15 @@ def _checked_url(url: str, example: str) -> str:
     if not host or not has_port:
         raise ValueError(f"the URL has no host, or its port is 0: write {example}")
     return url
+
+
+def _check_ca_file(url: str, ca_file: str | None) -> None:
+    if ca_file is not None and not url.startswith(("https://", "rtmps://")):
+        scheme = url.partition("://")[0]
+        raise ValueError(
+            f"ca_file is given, but the url starts with {scheme}://, which has no certificates: remove ca_file, or "
+            "use https:// or rtmps://"
+        )
 
 
 def _check_credentials(url: str, username: str | None, password_file: str | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import agent
 from agent.config.model import CameraConfig
+from agent.config.sections.triggers import GpioConfig
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError
 from agent.tools.doctor.findings import Finding
@@ -105,6 +106,17 @@ def camera_finding(name: str, camera: CameraConfig, base_dir: Path) -> Finding:
     facts = {"width": result.width, "height": result.height, "fps": result.fps}
     detail = f"{camera.source.type}, {source.description}: {result.detail}"
     return Finding(name, "ok" if result.ok else "failed", detail, is_needed=True, facts=facts)
+
+
+def line_finding(name: str, config: GpioConfig) -> Finding:
+    """Whether the GPIO line of one camera's trigger can be watched; it is given back at once."""
+    from agent.cameras.gpio import GpioUnavailable, open_line
+
+    try:
+        open_line(config).close()
+    except GpioUnavailable as exc:
+        return Finding(f"{name} trigger", "failed", exc.message, is_needed=True)
+    return Finding(f"{name} trigger", "ok", f"line {config.line} of {config.chip} can be watched", is_needed=True)
 
 
 def failure(name: str, error: BaseException, *, is_needed: bool) -> Finding:

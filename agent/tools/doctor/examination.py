@@ -12,6 +12,7 @@ from pathlib import Path
 from agent.commands.overrides import FILE_NAME, Kept
 from agent.config.loader import LoadedConfig
 from agent.config.sections.thermal import ThermalConfig
+from agent.config.sections.triggers import GpioConfig
 from agent.runtime.errors import ConfigError
 from agent.tools.doctor import checks
 from agent.tools.doctor.broker import broker_findings, profile_findings
@@ -60,7 +61,7 @@ def examine(
     """
     loaded = None if kept is None else kept.loaded
     # A thread per check: one after another, a dozen dead cameras would use up the time of the others.
-    threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + len(loaded.config.cameras)
+    threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + 2 * len(loaded.config.cameras)
     executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="doctor")
     found: list[tuple[str, Sequence[Finding]]] = [("configuration", [*_configuration(kept, config_error)])]
     with copied_cache(state_dir) as cache_dir:
@@ -104,6 +105,8 @@ def _checks_of_config(loaded: LoadedConfig, cache_dir: Path, *, with_cameras: bo
     for name, camera in config.cameras.items() if with_cameras else ():
         run = partial(_camera, loaded, name)
         yield _Check("cameras", name, run, is_needed=camera.enabled)
+        if camera.enabled and camera.trigger is not None and (line := camera.trigger.gpio) is not None:
+            yield _Check("cameras", name, partial(_line, name, line), is_needed=True)
     yield _Check("broker", "broker", lambda: broker_findings(loaded), is_needed=True)
     yield _Check("broker", "profile", lambda: [*profile_findings(loaded)])
 
@@ -119,6 +122,10 @@ def _model(loaded: LoadedConfig, name: str, cache_dir: Path) -> list[Finding]:
 
 def _camera(loaded: LoadedConfig, name: str) -> list[Finding]:
     return [checks.camera_finding(name, loaded.config.cameras[name], loaded.base_dir)]
+
+
+def _line(name: str, config: GpioConfig) -> list[Finding]:
+    return [checks.line_finding(name, config)]
 
 
 def _findings(

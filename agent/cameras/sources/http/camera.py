@@ -36,20 +36,28 @@ _STATUS_KINDS: dict[int, FailureKind] = {401: "unauthorized", 403: "forbidden", 
 
 
 class _Login(httpx.DigestAuth):
-    """Answers what the server asks for: Digest where it is offered, since it hides the password, else Basic."""
+    """Answers what the server asks for: Digest where it is offered, since it hides the password, else Basic.
+
+    Once it has asked, it gets the login with each request, so a login does not double the requests.
+    """
 
     def __init__(self, username: str, password: str) -> None:
         super().__init__(username, password)
         self._basic = httpx.BasicAuth(username, password)
+        self._asks_for_basic = False
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """See httpx.Auth."""
+        if self._asks_for_basic:
+            yield next(self._basic.auth_flow(request))
+            return
         digest = super().auth_flow(request)
         response = yield next(digest)
         challenges = response.headers.get_list("www-authenticate")
         if response.status_code == 401 and not any(one.lower().startswith("digest") for one in challenges):
             if any(one.lower().startswith("basic") for one in challenges):
-                yield next(self._basic.auth_flow(request))
+                response = yield next(self._basic.auth_flow(request))
+                self._asks_for_basic = response.status_code != 401
             return
         with suppress(StopIteration):
             while True:
@@ -59,8 +67,9 @@ class _Login(httpx.DigestAuth):
 class HttpCamera(SourceBase):
     """A camera that sends JPEG images over HTTP. The answer's Content-Type tells a stream from a single image.
 
-    ``captured_at_ns`` is when the last bytes of an image came, ``capture_ms`` its decoding. A single image is asked
-    for every ``interval_s``, and only delivered if it changed, or every 30 s. The head of the first answer has
+    ``captured_at_ns`` is when the last bytes of an image came, ``capture_ms`` its decoding; ``not_before_ns`` is when
+    a single image was asked for, and for a stream when the image before was complete. A single image is asked for
+    every ``interval_s``, and only delivered if it changed, or every 30 s. The head of the first answer has
     ``open_timeout_s``, each image ``read_timeout_s``. An interruption takes effect at once.
     """
 
@@ -78,7 +87,7 @@ class HttpCamera(SourceBase):
         self._images: Iterator[bytes] | None = None
         self._wanted = threading.Event()
         """Set to end the wait for the next request: an image is wanted now, or the camera is interrupted."""
-        self._asked_at_ns: int | None = None
+        self._not_before_ns = self._part_ended_ns = 0
 
     @property
     def fps(self) -> float | None:
@@ -123,7 +132,7 @@ class HttpCamera(SourceBase):
             now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
             image = self._decoded(data, is_last=time.monotonic() > deadline)
             if image is not None:
-                return replace(self._delivered(image, now_ns, now_utc_ns), asked_at_ns=self._asked_at_ns)
+                return replace(self._delivered(image, now_ns, now_utc_ns), not_before_ns=self._not_before_ns)
 
     def is_there(self) -> bool | None:
         """See Source."""
@@ -181,7 +190,7 @@ class HttpCamera(SourceBase):
         client = self._client
         if client is None or self._access is None:
             raise StreamFailed("failed", "the connection was closed")
-        self._asked_at_ns = self._clock.monotonic_ns()
+        self._not_before_ns = self._clock.monotonic_ns()
         url, extensions = self._access.request_url.reveal(), {"trace": self._limit.trace}
         request = client.build_request("GET", url, headers=headers, extensions=extensions)
         try:
@@ -201,7 +210,7 @@ class HttpCamera(SourceBase):
 
     def _streamed(self, response: httpx.Response) -> Iterator[bytes]:
         """The images of one answer."""
-        self._asked_at_ns = None
+        self._part_ended_ns = self._clock.monotonic_ns()
         try:
             parts = Parts(boundary_of(response.headers["content-type"]))
         except NotMultipart as exc:
@@ -216,11 +225,14 @@ class HttpCamera(SourceBase):
     def _next_part(self, received: Iterator[bytes]) -> bytes | None:
         try:
             with self._limit.within(self._config.read_timeout_s, "no whole image came"):
-                return next(received, None)
+                part = next(received, None)
         except httpx.HTTPError as exc:
             raise _failure(exc) from None
         except NotMultipart as exc:
             raise StreamFailed("not_understood", str(exc)) from exc
+        # Its first bytes came after the last ones of the image before.
+        self._not_before_ns, self._part_ended_ns = self._part_ended_ns, self._clock.monotonic_ns()
+        return part
 
     def _single(self, response: httpx.Response) -> Iterator[bytes]:
         """The image of this answer, and of one each interval."""
