@@ -91,6 +91,7 @@ class Supervisor:
         self._watchdog.tick((*parts.pipeline.heartbeats, parts.uplink.publisher.heartbeat))
         parts.reporter.tick(parts.reported)
         parts.uplink.tick()
+        parts.announcer.tick()
         self._announce_engine_changes()
         self._status_line.tick()
         if self._is_reload_requested:

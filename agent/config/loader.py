@@ -153,7 +153,7 @@ def _warnings(config: AgentConfig, document: StrictDocument) -> Iterator[str]:
 
 
 def _short_secrets(secrets: Mapping[KeyPath, Secret], document: StrictDocument) -> Iterator[str]:
-    """A short secret cannot be told from ordinary words."""
+    """Secrets that are as short as ordinary words."""
     for path, secret in secrets.items():
         count = len(secret.reveal())
         if count < MIN_CHARS:
