@@ -41,6 +41,9 @@ _WIDE_CELLS = 140
 def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | None, thermals: bool) -> int:
     """Check what can run on this machine, and how to fix what cannot.
 
+    With a configuration it opens the engine of each model as a start does (without building a plan), each camera and
+    the broker, tries whether commands arrive, and names what kept commands change.
+
     With the configuration of the installed service it checks the service's own state directory: run it with sudo then.
 
     Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid.
