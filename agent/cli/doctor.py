@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from agent.cli.options import PATH
 from agent.runtime.errors import ConfigError, Unavailable, UsageError
 
 if TYPE_CHECKING:
+    from agent.commands.overrides import Kept
     from agent.tools.doctor.findings import Report
 
 _WIDE_CELLS = 140
@@ -49,7 +51,6 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
     Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid.
     """
     from agent.cli.console import Console
-    from agent.commands.overrides import kept_changes
     from agent.config.loader import load_config
     from agent.config.state_dir import default_state_dir
     from agent.runtime import logs
@@ -64,16 +65,12 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
         return _show_thermals(default_state_dir() if path is None else load_config(path).state_dir, as_json=as_json)
     if bundle is not None:
         check_target(bundle)
-    error = None
     environ = dict(os.environ)
     service = None if path is None or "STATE_DIRECTORY" in environ else service_of(path)
     if service is not None:
         # Check the service's directory and the room on its disk, not this user's.
         environ["STATE_DIRECTORY"] = str(service.state_dir)
-    try:
-        kept = None if path is None else kept_changes(load_config(path, environ=environ))
-    except ConfigError as exc:
-        kept, error = None, exc
+    kept, error = (None, None) if path is None else _loaded(path, environ)
     loaded = None if kept is None else kept.loaded
     with Console(stderr=True).status("checking ..."):
         examination = examine(
@@ -91,6 +88,17 @@ def doctor(*, path: Path | None, cameras: bool, as_json: bool, bundle: Path | No
         sys.stdout.flush()
         os._exit(code)  # a check that hangs in a library would block the exit
     return code
+
+
+def _loaded(path: Path, environ: Mapping[str, str]) -> tuple[Kept | None, ConfigError | None]:
+    """The configuration with its kept overrides, or why it is refused."""
+    from agent.commands.overrides import kept_changes
+    from agent.config.loader import load_config
+
+    try:
+        return kept_changes(load_config(path, environ=environ)), None
+    except ConfigError as exc:
+        return None, exc
 
 
 def _refuse_bundle(bundle: Path | None) -> None:
