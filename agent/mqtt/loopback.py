@@ -70,8 +70,9 @@ class Loopback:
 
     def subscribed(self, refused: str | None, broker: str) -> None:
         """The broker at this address answered the subscriptions; ``refused`` names those that it did not accept."""
-        self._refused = refused
-        is_useful = bool(self._topics) and refused is None and broker not in self._closing
+        # Other subscriptions of this client, such as to a birth message, are not commands.
+        self._refused = refused if refused and any(repr(topic) in refused for topic in self._topics) else None
+        is_useful = bool(self._topics) and self._refused is None and broker not in self._closing
         self._due_ns = self._clock.monotonic_ns() if is_useful else None
         if not is_useful:
             self._is_known.set()

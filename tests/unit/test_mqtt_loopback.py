@@ -159,6 +159,14 @@ def test_a_refused_subscription_is_a_problem_of_its_own() -> None:
     assert loopback.wait_known(0.0)
 
 
+def test_a_refused_subscription_to_something_else_leaves_the_commands_tried() -> None:
+    loopback, line = Loopback(TOPICS, ManualClock()), _Line()
+    loopback.subscribed("'edge/+/status': Not authorized", BROKER)
+    loopback.turn(line.send)
+    assert len(line.sent) == len(TOPICS)
+    assert loopback.problems == ()
+
+
 def test_without_commands_nothing_is_sent() -> None:
     loopback, line, _ = _begun(())
     assert line.sent == []
