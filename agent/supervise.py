@@ -95,6 +95,7 @@ class Supervisor:
         if parts.metrics_file is not None:
             parts.metrics_file.tick()
         parts.uplink.tick()
+        parts.announcer.tick()
         self._announce_engine_changes()
         self._status_line.tick()
         if self._is_reload_requested:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from agent.config.model import ModelConfig
 from agent.config.problems import Problem, at, error_of
 from agent.runtime.errors import UsageError
 from agent.runtime.secrets import redact
+
+if TYPE_CHECKING:
+    from agent.tools.profile_checks import ProfileReport
 
 
 @click.group()
@@ -33,8 +37,13 @@ def check(file: Path, *, as_json: bool) -> None:
     Exit code 78 if it is not valid; each error is printed with its line.
     """
     loaded = load_config(file)
-    _check_options(loaded)
-    loaded = _with_profile_warnings(loaded)
+    profile = _profile_report(loaded)
+    problems = [*_refused_options(loaded), *(() if profile is None else profile.errors)]
+    if problems:
+        raise error_of(problems, loaded.document.name)
+    if profile is not None:
+        found = tuple(problem.text(loaded.document.name) for problem in profile.warnings)
+        loaded = replace(loaded, warnings=(*loaded.warnings, *found))
     kept = kept_changes(loaded)
     overrides = [*kept.in_force(), *kept.edited, *kept.unfit]
     if as_json:
@@ -44,35 +53,20 @@ def check(file: Path, *, as_json: bool) -> None:
         _print_text(loaded, overrides)
 
 
-def _with_profile_warnings(loaded: LoadedConfig) -> LoadedConfig:
-    """``loaded`` with what the service of ``mqtt.profile`` may throttle.
-
-    Raises:
-        ConfigError: the service would refuse something.
-    """
+def _profile_report(loaded: LoadedConfig) -> ProfileReport | None:
+    """The configuration compared with the limits of ``mqtt.profile``; None if it names none."""
     if loaded.config.mqtt.profile is None:
-        return loaded
+        return None
     from agent.tools.profile_checks import compare_with_profile  # takes half a second
 
-    report = compare_with_profile(loaded)
-    if report is None:
-        return loaded
-    if report.errors:
-        raise error_of(report.errors, loaded.document.name)
-    found = tuple(problem.text(loaded.document.name) for problem in report.warnings)
-    return replace(loaded, warnings=(*loaded.warnings, *found))
+    return compare_with_profile(loaded)
 
 
-def _check_options(loaded: LoadedConfig) -> None:
-    """Refuse options that their engine would refuse.
-
-    Raises:
-        ConfigError: with a line for each of them.
-    """
-    models = {name: model for name, model in loaded.config.models.items() if model.options}
-    problems = [problem for name, model in models.items() for problem in _option_problems(loaded, name, model)]
-    if problems:
-        raise error_of(problems, loaded.document.name)
+def _refused_options(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Options that their engine would refuse."""
+    for name, model in loaded.config.models.items():
+        if model.options:
+            yield from _option_problems(loaded, name, model)
 
 
 def _option_problems(loaded: LoadedConfig, name: str, model: ModelConfig) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from agent.cli.options import PATH, seconds
 from agent.runtime.errors import ConfigError, Unavailable, UsageError
 
 if TYPE_CHECKING:
+    from agent.commands.overrides import Kept
     from agent.tools.doctor.findings import Report
 
 _WIDE_CELLS = 140
@@ -59,6 +61,9 @@ def doctor(
 ) -> int:
     """Check what can run on this machine, and how to fix what cannot.
 
+    With a configuration it opens the engine of each model as a start does (without building a plan), each camera and
+    the broker, tries whether commands arrive, and names what kept commands change.
+
     With the configuration of the installed service it checks the service's own state directory: run it with sudo then.
 
     Exit code 0 if everything that is needed works, 69 otherwise, 78 if the configuration is not valid. With
@@ -83,8 +88,6 @@ def doctor(
 
 def _examine(path: Path | None, bundle: Path | None, *, with_cameras: bool, as_json: bool) -> int:
     from agent.cli.console import Console
-    from agent.commands.overrides import kept_changes
-    from agent.config.loader import load_config
     from agent.config.state_dir import default_state_dir
     from agent.tools.doctor.bundle import check_target, write_bundle
     from agent.tools.doctor.examination import examine
@@ -92,16 +95,12 @@ def _examine(path: Path | None, bundle: Path | None, *, with_cameras: bool, as_j
 
     if bundle is not None:
         check_target(bundle)
-    error = None
     environ = dict(os.environ)
     service = None if path is None or "STATE_DIRECTORY" in environ else service_of(path)
     if service is not None:
         # Check the service's directory and the room on its disk, not this user's.
         environ["STATE_DIRECTORY"] = str(service.state_dir)
-    try:
-        kept = None if path is None else kept_changes(load_config(path, environ=environ))
-    except ConfigError as exc:
-        kept, error = None, exc
+    kept, error = (None, None) if path is None else _loaded(path, environ)
     loaded = None if kept is None else kept.loaded
     with Console(stderr=True).status("checking ..."):
         examination = examine(
@@ -128,6 +127,17 @@ def _refuse_others(path: Path | None, bundle: Path | None, *, thermals: bool) ->
         raise UsageError(
             f"--find-cameras looks at the network alone, but {' and '.join(others)} is given; run it twice"
         )
+
+
+def _loaded(path: Path, environ: Mapping[str, str]) -> tuple[Kept | None, ConfigError | None]:
+    """The configuration with its kept overrides, or why it is refused."""
+    from agent.commands.overrides import kept_changes
+    from agent.config.loader import load_config
+
+    try:
+        return kept_changes(load_config(path, environ=environ)), None
+    except ConfigError as exc:
+        return None, exc
 
 
 def _refuse_bundle(bundle: Path | None) -> None:

@@ -2,9 +2,9 @@
 
 An access list can accept a subscription and then deliver nothing, and no packet of MQTT says so.
 
-    subscribed ──► probes sent ──► all received: quiet
-                       │  refused by the broker (MQTT 5): not known, quiet
-                       └─ 5 s without one: said once, and tried again every minute until it is received
+    subscribed ──► probes sent ──► confirmed ──► all received: quiet
+                       │              └─ one not received within 5 s: said once, tried again every minute
+                       └─ refused by the broker (MQTT 5): not known, quiet
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ class Loopback:
 
     def subscribed(self, refused: str | None, broker: str) -> None:
         """The broker at this address answered the subscriptions; ``refused`` names those that it did not accept."""
-        self._refused = refused
-        is_useful = bool(self._topics) and refused is None and broker not in self._closing
+        # Other subscriptions of this client, such as to a birth message, are not commands.
+        self._refused = refused if refused and any(repr(topic) in refused for topic in self._topics) else None
+        is_useful = bool(self._topics) and self._refused is None and broker not in self._closing
         self._due_ns = self._clock.monotonic_ns() if is_useful else None
         if not is_useful:
             self._is_known.set()
@@ -84,7 +85,9 @@ class Loopback:
         are_all_answered = not self._judged and not self._outstanding
         if now_ns < self._due_ns and not are_all_answered:
             return
-        if self._judged:
+        if self._unconfirmed:  # a slow line or broker: a probe that is still under way is not lost
+            self._due_ns = now_ns + int(WITHIN_S * 1e9)
+        elif self._judged:
             self._send(send)
             self._due_ns = now_ns + int(WITHIN_S * 1e9)
         else:
@@ -128,6 +131,7 @@ class Loopback:
     def _drop(self, topic: str) -> None:
         for key in [key for key, one in self._outstanding.items() if one == topic]:
             del self._outstanding[key]
+            self._unconfirmed.discard(key)
 
     def _judge(self, silent: tuple[str, ...]) -> None:
         self._judged = True

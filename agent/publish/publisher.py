@@ -224,6 +224,10 @@ class Publisher:
         """The exception that ended the publisher's thread; any thread."""
         return self._failure
 
+    def connection(self) -> SinkStatistics:
+        """The state of the connection alone; any thread."""
+        return self._sink.statistics()
+
     def statistics(self) -> PublisherStatistics:
         """A snapshot of the counters; any thread."""
         sent, rate_limited, dropped = self._counters.counts()

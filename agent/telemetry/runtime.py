@@ -9,6 +9,7 @@ from functools import cached_property
 from agent.config.loader import LoadedConfig
 from agent.config.overridden import overridden
 from agent.inference.pipeline import Pipeline
+from agent.mqtt.base import SinkStatistics
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import Runtime, utc_text
 from agent.publish.uplink import Uplink
@@ -27,6 +28,7 @@ def runtime_message(
     environment: EnvironmentRecord,
     at: str,
     previous_exit: str | None,
+    connection: SinkStatistics,
     changed: str | None,
 ) -> Runtime:
     """What ``pipeline`` runs with ``loaded``. ``changed`` says what changed since the last message."""
@@ -60,6 +62,8 @@ def runtime_message(
         ),
         config_sha256=loaded.sha256,
         previous_exit=previous_exit,
+        protocol=connection.protocol,
+        protocol_reason=connection.protocol_reason,
         overridden={one.key: one.in_file for one in overridden(loaded)},
         changed=changed,
     )
@@ -87,6 +91,9 @@ class RuntimeAnnouncer:
         self._previous_exit = previous_exit
         self._clock = clock
         self._lock = threading.Lock()
+        self._changed: str | None = None
+        self._protocol: tuple[str | None, str | None] | None = None
+        """That of the last message; None before the first one."""
 
     @property
     def loaded(self) -> LoadedConfig:
@@ -112,11 +119,19 @@ class RuntimeAnnouncer:
             packages = {key: worker.package for key, worker in self._pipeline.workers.items()}
             self._announce(packages, changed)
 
+    def tick(self) -> None:
+        """Call this regularly: publishes again once another version of the protocol is in use."""
+        if self._protocol is not None and _protocol_of(self._uplink.publisher.connection()) != self._protocol:
+            with self._lock:
+                self._announce({key: one.package for key, one in self._pipeline.workers.items()}, self._changed)
+
     @cached_property
     def _environment(self) -> EnvironmentRecord:
         return describe()
 
     def _announce(self, packages: Mapping[str, ModelPackage], changed: str | None) -> None:
+        connection = self._uplink.publisher.connection()
+        self._changed, self._protocol = changed, _protocol_of(connection)
         message = runtime_message(
             self._loaded,
             packages,
@@ -125,6 +140,11 @@ class RuntimeAnnouncer:
             environment=self._environment,
             at=utc_text(self._clock.utc_ns()),
             previous_exit=self._previous_exit,
+            connection=connection,
             changed=changed,
         )
         self._uplink.announce(self._loaded, message)
+
+
+def _protocol_of(connection: SinkStatistics) -> tuple[str | None, str | None]:
+    return connection.protocol, connection.protocol_reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,10 +119,27 @@ def test_an_agent_behind_the_documented_list_answers_and_appears_in_home_assista
             paho.mqtt.publish.single(EXPLAIN, command, qos=1, hostname="127.0.0.1", port=broker.port, auth=dashboard)  # type: ignore[arg-type]  # the library's own TypedDict
             reply = home.wait_count(1, "edge/line-3/reply/explain", 20)[-1].json
             assert reply["outcome"] == "done"
+            for example in _documented_commands("cmd/set"):
+                _run_documented(example, broker)
+            values = [one.json["details"] for one in home.wait_count(2, "edge/line-3/reply/set", 20)]
+            assert values[0]["classifiers"]["inspect"]["enter"] == 0.8
+            assert (values[0]["kept"], values[1]["rate_hz"]) == (True, 5)
             home.wait_count(1, "edge/line-3/health", 20)
             assert agent.end() == 0, agent.stderr
         assert home.messages("edge/line-3/health")[-1].json["connection"]["limits"] == []
         assert "broker.commands_silent" not in agent.stderr
+
+
+def _documented_commands(topic: str) -> list[str]:
+    """The commands of the page that publish on ``topic``, each on one line."""
+    page = Path("docs/mqtt.md").read_text(encoding="utf-8").replace("\\\n", "")
+    return [line for line in page.splitlines() if line.startswith("mosquitto_pub ") and topic in line]
+
+
+def _run_documented(line: str, broker: MosquittoBroker) -> None:
+    user = f"-u dashboard -P {USERS['dashboard']}"
+    command = line.replace("-h BROKER", f"-h 127.0.0.1 -p {broker.port} {user}")
+    subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=20)
 
 
 _HOME = "\nuser home\ntopic read #\n"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agent.cli.config import check
 from agent.config.broker_address import BrokerAddress, ProxyAddress
 from agent.config.loader import load_config
 from agent.runtime.errors import ConfigError
@@ -105,3 +107,17 @@ def test_a_proxy_that_is_none_says_what_is_wrong_with_it(url: str, words: str) -
     with pytest.raises(ValueError, match="must look like http://host:3128") as caught:
         ProxyAddress.parse(url)
     assert words in str(caught.value)
+
+
+def test_the_check_tells_refused_options_beside_the_limits_of_a_service(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(
+        "version: 1\ndevice: {id: dut}\nmodels: {inspect: {package: demo, engine: ort-cpu, options: {thread: 2}}}\n"
+        "cameras: {front: {source: {type: pattern}, classify: [{model: inspect}]}}\n"
+        "mqtt: {broker: 'mqtt://host', profile: aws-iot}\n"
+    )
+    result = CliRunner().invoke(check, [str(path)])
+    assert isinstance(result.exception, ConfigError)
+    message = result.exception.message
+    assert "models.inspect.options.thread: engine ort-cpu has no option thread" in message
+    assert "mqtt.broker: mqtt://host:1883 has no TLS, but AWS IoT Core needs it" in message

@@ -185,6 +185,17 @@ def test_only_what_is_needed_and_failed_counts() -> None:
     assert report.as_dict()["ok"] is False
 
 
+def test_what_runs_otherwise_than_configured_is_in_the_verdict() -> None:
+    found = [("models", [Finding("inspect", "warning", "degraded", is_needed=True)])]
+    report = Report("agent.yaml", sections_from([*found, ("machine", [Finding("clock", "warning", "unsynced")])]))
+    assert (report.failures, report.reservations) == ([], ["models: inspect"])
+    assert report.as_dict()["reservations"] == ["models: inspect"]
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(render(report))
+    assert "can run, but not as configured: see models: inspect" in capture.get()
+
+
 @pytest.mark.parametrize("width", [60, 120])
 def test_the_picture_tells_every_finding_and_the_verdict(width: int) -> None:
     report = Report(

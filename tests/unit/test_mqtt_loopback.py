@@ -75,6 +75,7 @@ def test_a_topic_that_never_hears_itself_is_said_once_and_tried_again_until_it_d
         for _ in range(3):
             clock.advance(AGAIN_S)
             loopback.turn(line.send)
+            _confirm(loopback, line)
             _hear(loopback, line.sent[-1][1])
             clock.advance(WITHIN_S)
             loopback.turn(line.send)
@@ -85,6 +86,19 @@ def test_a_topic_that_never_hears_itself_is_said_once_and_tried_again_until_it_d
         loopback.turn(line.send)
     assert loopback.problems == ()
     assert [entry["event"] for entry in logs] == ["broker.commands_silent", "broker.commands_heard"]
+
+
+def test_a_probe_that_is_not_confirmed_yet_is_not_lost() -> None:
+    loopback, line, clock = _begun()
+    for _ in range(3):
+        clock.advance(WITHIN_S)
+        loopback.turn(line.send)
+    assert not loopback.wait_known(0.0)
+    _confirm(loopback, line)
+    clock.advance(WITHIN_S)
+    loopback.turn(line.send)
+    assert len(loopback.problems) == 1
+    assert len(line.sent) == len(TOPICS)
 
 
 def test_a_broker_that_refuses_the_probe_says_nothing_about_commands() -> None:
@@ -143,6 +157,14 @@ def test_a_refused_subscription_is_a_problem_of_its_own() -> None:
     assert line.sent == []
     assert "refused to subscribe" in loopback.problems[0]
     assert loopback.wait_known(0.0)
+
+
+def test_a_refused_subscription_to_something_else_leaves_the_commands_tried() -> None:
+    loopback, line = Loopback(TOPICS, ManualClock()), _Line()
+    loopback.subscribed("'edge/+/status': Not authorized", BROKER)
+    loopback.turn(line.send)
+    assert len(line.sent) == len(TOPICS)
+    assert loopback.problems == ()
 
 
 def test_without_commands_nothing_is_sent() -> None:

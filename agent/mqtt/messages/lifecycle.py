@@ -160,6 +160,10 @@ class Runtime(Message):
     """SHA-256 of the configuration in force."""
     previous_exit: str | None
     """How the previous session ended; null if that is unknown."""
+    protocol: str | None = None
+    """Version of MQTT in use; null if there has been no connection yet."""
+    protocol_reason: str | None = None
+    """Why it is not the newest version; null if it is."""
     overridden: dict[str, Scalar] = Field(default_factory=dict)
     """Keys of the configuration that `set` changed, with their values in the file; `cameras` has those in force."""
     changed: str | None = None

@@ -78,7 +78,7 @@ def _accepting(settings: MqttSettings, loaded: LoadedConfig) -> Iterator[Finding
     if (small := _small_packets(loaded, statistics.max_packet_bytes)) is not None:
         yield small
     for limit in statistics.limits:
-        yield Finding("broker", "warning", limit)
+        yield Finding("broker", "warning", limit, is_needed=True)
 
 
 def _small_packets(loaded: LoadedConfig, largest: int | None) -> Finding | None:

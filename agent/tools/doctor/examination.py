@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ def examine(
     threads = _FEW if loaded is None else _FEW + len(loaded.config.models) + 2 * len(loaded.config.cameras)
     executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="doctor")
     found: list[tuple[str, Sequence[Finding]]] = [("configuration", [*_configuration(kept, config_error)])]
-    with copied_cache(state_dir) as cache_dir:
+    with nullcontext(state_dir) if loaded is None else copied_cache(state_dir) as cache_dir:
         began_s = time.monotonic()
         try:
             started = [

@@ -57,11 +57,19 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """``area: name`` of everything that is needed and does not work."""
+        return self._needed("failed")
+
+    @property
+    def reservations(self) -> list[str]:
+        """``area: name`` of everything that is needed and works, but not as configured."""
+        return self._needed("warning")
+
+    def _needed(self, state: State) -> list[str]:
         return [
             f"{section.name}: {finding.name}"
             for section in self.sections
             for finding in section.findings
-            if finding.state == "failed" and finding.is_needed
+            if finding.state == state and finding.is_needed
         ]
 
     def as_dict(self) -> dict[str, object]:
@@ -70,6 +78,7 @@ class Report:
             "subject": self.subject,
             "ok": not self.failures,
             "failures": self.failures,
+            "reservations": self.reservations,
             "sections": {section.name: [one.as_dict() for one in section.findings] for section in self.sections},
         }
 

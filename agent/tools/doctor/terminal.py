@@ -41,6 +41,9 @@ def _add(table: Table, finding: Finding) -> None:
 
 
 def _verdict(report: Report) -> Text:
+    if not report.failures and report.reservations:
+        text = f"! Everything that {report.subject} needs can run, but not as configured: see "
+        return Text(text + ", ".join(report.reservations), style="bold yellow")
     if not report.failures:
         return Text(f"✔ Everything that {report.subject} needs can run.", style="bold green")
     count = len(report.failures)
