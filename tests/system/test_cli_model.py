@@ -74,14 +74,11 @@ def test_import_writes_a_package_that_loads_and_checks(material: Path, capsys: p
     assert "right" in out
 
 
-@pytest.mark.parametrize("output", ["models", "."])
-def test_a_package_is_written_and_checked_by_relative_paths(
-    material: Path, output: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_is_written_into_a_relative_folder(material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(material)
     command = ["model", "import", "Tree Net.onnx", "--labels", "labels.json", "--preset", "raw255", "--name", "part"]
-    assert main([*command, "--output", output]) == 0
-    assert main(["model", "check", f"{output}/part-1.0.0"]) == 0
+    assert main([*command, "--output", "models"]) == 0
+    assert load_package(material / "models/part-1.0.0").labels == tuple(LABELS)
 
 
 def test_nothing_is_left_behind_by_a_refused_import(material: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pydantic
 import pytest
 import yaml
 
 import engines
+from agent.commands.requests import REQUESTS
 from agent.commands.schemas import message_schemas
 from agent.config.loader import load_config
 from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig
@@ -38,6 +41,8 @@ _PAGES = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md")])
 _GENERATED = _ROOT / "docs" / "commands.md"
 _FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`((?:sudo )?(?:[\w./]*/)?agent (?:[^`\n]|\n(?!\n))+)`(?!`)")
+_SUBSTITUTION = re.compile(r"\$\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+"""A command or an arithmetic expression whose text the shell puts there, such as ``$(date +%s)``."""
 _SCRIPT = re.compile(r"(?<![\w/.-])(?:\./)?(scripts/[\w./-]+)")
 
 _BASE: dict[str, Any] = {
@@ -115,7 +120,27 @@ def _of_shell(block: Block) -> str | None:
         return syntax.stderr
     faults = [fault for call in agent_commands(block.script) if (fault := fault_of_call(call))]
     faults += [f"{name} does not exist" for name in _SCRIPT.findall(block.script) if not _is_script(name)]
+    faults += _faults_of_commands_over_mqtt(block.script)
     return "; ".join(faults) or _unmarked_prose(block.script)
+
+
+def _faults_of_commands_over_mqtt(script: str) -> list[str]:
+    """Each document that is published to ``cmd/<verb>`` is a command of that verb."""
+    faults = []
+    for line in script.replace("\\\n", " ").splitlines():
+        topic = re.search(r"-t '?\S+/cmd/(\w+)", line)
+        if topic is None or " -m " not in line:
+            continue
+        words = shlex.split(_SUBSTITUTION.sub("1", line), comments=True)
+        request = {str(verb): one for verb, one in REQUESTS.items()}.get(topic[1])
+        if request is None:
+            faults.append(f"there is no command {topic[1]}")
+            continue
+        try:
+            request.model_validate_json(words[words.index("-m") + 1])
+        except pydantic.ValidationError as exc:
+            faults.append(f"{topic[1]}: {exc}")
+    return faults
 
 
 def _is_script(name: str) -> bool:
@@ -265,6 +290,9 @@ _CHECKS: dict[str, Callable[[Block], str | None]] = {
         ("sh", "agent benchmark --rounds 1", "range"),
         ("sh", "agent benchmark --quick      seconds instead of minutes", "remark without #"),
         ("sh", "scripts/gone --all", "scripts/gone does not exist"),
+        ("sh", """mosquitto_pub -t edge/a/cmd/set -m '{"id": "1", "camara": "x"}'""", "camara"),
+        ("sh", """mosquitto_rr -m "{\\"id\\": \\"$(date +%s)\\"}" -t 'edge/a/cmd/snapshot' """, "camera"),
+        ("sh", "mosquitto_pub -t edge/a/cmd/fly -m '{}'", "no command fly"),
         ("console", "agent doctor", "no line begins with"),
         ("", "agent doctor  what can run", "without a language"),
         ("", "$ ls", "without a language"),
