@@ -111,7 +111,7 @@ class WebService:
         inference = Inference(self._models, bodies, decoders, max_json=config.max_json_mib * _MIB)
         app = HttpApp(inference, Gate(tokens, max_per_s=config.max_requests_per_s), loader)
         http = None if listening is None else HttpListener(app, config, listening, tls=tls)
-        return _Faces(http, (decoders, loader), tokens)
+        return _Faces(http, (decoders, loader), bodies, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,7 @@ class _Faces:
 
     http: HttpListener | None
     work: tuple[WorkThreads, ...]
+    bodies: Bodies
     tokens: Tokens | None
 
     def start(self) -> None:
