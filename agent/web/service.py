@@ -113,7 +113,7 @@ class WebService:
         inference = Inference(self._models, bodies, decoders, max_json=config.max_json_mib * _MIB)
         app = HttpApp(inference, Gate(tokens, max_per_s=config.max_requests_per_s), loader, self._metrics)
         http = None if listening is None else HttpListener(app, config, listening, tls=tls)
-        return _Faces(http, (decoders, loader), tokens)
+        return _Faces(http, (decoders, loader), bodies, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,7 @@ class _Faces:
 
     http: HttpListener | None
     work: tuple[WorkThreads, ...]
+    bodies: Bodies
     tokens: Tokens | None
 
     def start(self) -> None:

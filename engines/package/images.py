@@ -71,7 +71,7 @@ def has_16_bits(data: bytes) -> bool:
     return read_header(data).bits == 16
 
 
-def decode_image(data: bytes, *, name: str, bits: int | None = None) -> Images:
+def decode_image(data: bytes, *, name: str, bits: int | None = None, max_pixels: int = MAX_PIXELS) -> Images:
     """Decode ``data`` (of an animation the first image); ``name`` stands for it in messages.
 
     ``bits`` are the significant bits of the values in a file of 16 bits per channel, 9 to 16; None means all of them.
@@ -88,7 +88,7 @@ def decode_image(data: bytes, *, name: str, bits: int | None = None) -> Images:
         header = read_header(data)
     except HeaderError as exc:
         raise ImageRejected(f"{name}: {exc}", name=name, size=len(data)) from exc
-    _check_work(header, name)
+    _check_work(header, name, max_pixels)
     if header.damage:
         raise ImageRejected(
             f"{name}: truncated {header.kind} of {len(data)} bytes, {header.damage}. Copy it again",
@@ -132,16 +132,16 @@ def _scaled(decoded: npt.NDArray[Any], bits: int, name: str) -> Images:
     return np.ascontiguousarray(image >> (bits - 8), dtype=np.uint8)
 
 
-def _check_work(header: ImageHeader, name: str) -> None:
+def _check_work(header: ImageHeader, name: str, max_pixels: int) -> None:
     """Refuse what would take a decoder too long, before it starts: nothing can stop one.
 
     Raises:
         ImageRejected: too many pixels or scans.
     """
     pixels, size = header.width * header.height, f"{header.width}x{header.height}"
-    if pixels > MAX_PIXELS:
+    if pixels > max_pixels:
         raise ImageRejected(
-            f"{name}: {header.kind} of {size} = {pixels} pixels, but the limit is {MAX_PIXELS}. Scale it down",
+            f"{name}: {header.kind} of {size} = {pixels} pixels, but the limit is {max_pixels}. Scale it down",
             name=name,
             width=header.width,
             height=header.height,

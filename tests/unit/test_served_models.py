@@ -194,6 +194,9 @@ def test_an_encoded_image_is_resized_as_the_package_says_and_a_damaged_one_is_re
         for bad in (b"", b"\x89PNG\r\n", data.tobytes()[:-30]):
             with pytest.raises(BadInput, match="the image"):
                 model.decode(bad)
+        _, large = cv2.imencode(".png", np.zeros((4001, 4000, 3), np.uint8))
+        with pytest.raises(BadInput, match="16004000 pixels, but the limit is 16000000"):
+            model.decode(large.tobytes())
 
 
 def test_requests_under_reloads_never_fail() -> None:
@@ -245,9 +248,9 @@ def test_load_and_unload_need_permission_and_a_known_model() -> None:
 def test_an_unloaded_model_is_listed_and_not_ready() -> None:
     with _serving(BrightnessEngine(3)) as (pipeline, _):
         models = ServedModels(pipeline)
-        ready_before = models.is_ready
+        was_ready = models.is_ready
         pipeline.apply(_config(), {})
         assert [(entry.state, entry.reason) for entry in models.index()] == [("UNAVAILABLE", "unloaded")]
-        assert (ready_before, models.is_ready) == (True, False)
+        assert (was_ready, models.is_ready) == (True, False)
         with pytest.raises(NotReady, match="is unloaded"):
             models.get("inspect")
