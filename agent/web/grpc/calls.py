@@ -14,7 +14,15 @@ from google.protobuf.json_format import ParseDict
 from agent.web.descriptions import index_entry, model_config, model_metadata, server_metadata, statistics_of
 from agent.web.grpc.tensors import call_from_request, response_from_scores
 from agent.web.http.replies import Refusal, status_of
-from agent.web.served_models import VERSION, DeadlinePassed, QueueFull, RequestRefused, ServedModels
+from agent.web.served_models import (
+    VERSION,
+    BadInput,
+    DeadlinePassed,
+    QueueFull,
+    RequestRefused,
+    ServedModels,
+    UnknownModel,
+)
 from agent.web.tokens import Gate, TooManyRequests
 from agent.web.work import WorkThreads
 from engines import PROTOCOL_SERVICE, protocol_message
@@ -149,9 +157,15 @@ class InferenceCalls(grpc.GenericRpcHandler):
         return _filled("ModelConfigResponse", {"config": model_config(model)})
 
     def _model_statistics(self, request: Any, _: Any) -> Any:
-        names = (self._models.check(request.name, request.version),) if request.name else self._models.names
+        names = (self._known(request),) if request.name else self._models.names
         entries = [statistics_of(name, VERSION, self._models.statistics(name)) for name in names]
         return _filled("ModelStatisticsResponse", {"model_stats": entries})
+
+    def _known(self, request: Any) -> str:
+        try:
+            return self._models.check(request.name, request.version)
+        except UnknownModel as exc:  # for statistics alone Triton takes it for a bad argument
+            raise BadInput(exc.message) from exc
 
     def _index(self, request: Any, _: Any) -> Any:
         entries = [one for one in self._models.index() if one.state == "READY" or not request.ready]
