@@ -15,6 +15,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Run and watch": {
         "run": "Run the agent with a configuration file.",
         "reload": "Make the running service read its configuration again.",
+        "serve": "Serve model packages to programs over HTTP, without cameras.",
         "demo": "Run a bundled clip, model and broker for a first look.",
         "watch": "Show live what agents publish over MQTT.",
         "health": "Check whether the agent is well, for a container's health check.",

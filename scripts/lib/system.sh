@@ -14,6 +14,7 @@ test_needs=(
   gcc:gcc
   can_compile:libc6-dev
   strace:strace
+  curl:curl
 )
 
 # What `scripts/measure` needs beyond them.

@@ -245,9 +245,9 @@ def test_load_and_unload_need_permission_and_a_known_model() -> None:
 def test_an_unloaded_model_is_listed_and_not_ready() -> None:
     with _serving(BrightnessEngine(3)) as (pipeline, _):
         models = ServedModels(pipeline)
-        assert models.is_ready
+        was_ready = models.is_ready
         pipeline.apply(_config(), {})
         assert [(entry.state, entry.reason) for entry in models.index()] == [("UNAVAILABLE", "unloaded")]
-        assert not models.is_ready
+        assert (was_ready, models.is_ready) == (True, False)
         with pytest.raises(NotReady, match="is unloaded"):
             models.get("inspect")

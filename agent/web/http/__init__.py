@@ -5,6 +5,7 @@ infer         `POST /v2/models/M/infer`: the hot path, without a framework
 tensors       what a request and an answer of that path hold
 routes        the other calls of the protocol
 rest          `GET /v1/models`, `POST /v1/models/M:classify`
+forms         the files of a form
 openapi       the OpenAPI document and its page
 bodies        limits of bodies and of all bodies together
 replies       answers and errors

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-from urllib.parse import urlsplit
 
 from starlette.routing import BaseRoute, Match
 
@@ -19,6 +18,7 @@ from agent.web.tokens import Gate
 from agent.web.work import WorkThreads
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer\Z")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?\Z")
 _OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Answered without a token: probes of a service manager or a balancer. They tell nothing but yes or no."""
 
@@ -80,17 +80,18 @@ def _refuse_foreign_page(scope: Scope) -> None:
     origin = header(scope, b"origin")
     if origin is None:
         return
-    if urlsplit(origin).netloc.lower() != (header(scope, b"host") or "").lower():
+    if origin.partition("://")[2].lower() != (header(scope, b"host") or "").lower():
         raise Refusal(403, f"a page of {origin[:200]} may not call this server; call it from a program")
 
 
 def _refuse_foreign_name(scope: Scope) -> None:
     """Without tokens a name other than localhost may be one that a web site points at this machine (DNS rebinding)."""
-    host = urlsplit(f"//{header(scope, b'host') or 'localhost'}").hostname or ""
-    if host == "localhost":
+    given = header(scope, b"host") or "localhost"
+    host = given if (found := _HOST.match(given)) is None else found[1]
+    if host.lower() == "localhost":
         return
     try:
-        ipaddress.ip_address(host)
+        ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         raise Refusal(
             403,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import logging
 from typing import Any
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from agent.inference.classifications import top_binary, top_scores
+from agent.web.http.forms import files_of_form
 from agent.web.http.infer import Inference
 from agent.web.http.replies import Refusal
 from agent.web.http.routes import json_response
@@ -29,6 +28,8 @@ class RestRoutes:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
+        # It warns of each damaged form; the client gets the reason, and the log would be the client's to fill.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
     def routes(self) -> list[BaseRoute]:
         """All of them."""
@@ -48,7 +49,7 @@ class RestRoutes:
         top_k = _top_k(request)
         body = await self._inference.bodies.read(request.scope, request.receive)
         try:
-            encoded = await _images_of(body, request.headers, model)
+            encoded = _images_of(body, request.headers.get("content-type", ""), model)
             images = await self._inference.decoded(encoded, model, request.receive)
             answer = await self._inference.scores(images, model, request.receive)
         finally:
@@ -63,40 +64,20 @@ def _top_k(request: Request) -> int:
     return int(given)
 
 
-async def _images_of(body: bytes, headers: Headers, model: ServedModel) -> list[bytes]:
+def _images_of(body: bytes, content_type: str, model: ServedModel) -> list[bytes]:
     """The encoded images of a body: the body itself, or every file of a form's field `image`."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
         raise Refusal(
             415, "the body is JSON, but this call takes an image; send its bytes, such as with --data-binary"
         )
-    images = await _files_of(body, headers, model) if kind == _FORM else [body]
+    images = files_of_form(body, content_type, _FIELD) if kind == _FORM else [body]
     if not 1 <= len(images) <= model.max_batch:
         raise BadInput(
             f"the form has {len(images)} files in its field `{_FIELD}`, but model {model.name} takes 1 to "
             f"{model.max_batch}; send fewer in a request"
         )
     return images
-
-
-async def _files_of(body: bytes, headers: Headers, model: ServedModel) -> list[bytes]:
-    async def whole() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    # Nothing is spooled to a disk: the body is in memory already, and no part is larger than it.
-    parser = MultiPartParser(headers, whole(), max_files=model.max_batch, max_fields=8, max_part_size=4096)
-    parser.spool_max_size = len(body) + 1
-    try:
-        form = await parser.parse()
-    except MultiPartException as exc:
-        raise BadInput(f"the form cannot be read: {exc.message}") from exc
-    except KeyError as exc:  # no boundary in the content type
-        raise BadInput(f"the content type of the form has no {exc}; let the client write it") from exc
-    try:
-        files = [one for key, one in form.multi_items() if key == _FIELD and isinstance(one, UploadFile)]
-        return [await one.read() for one in files]
-    finally:
-        await form.close()
 
 
 def _described(model: ServedModel) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""The section `serve`: addresses, what they demand, and a model without a camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config.loader import LoadedConfig, load_config
+from agent.config.sections.serve import is_loopback, split_address
+from agent.runtime.errors import ConfigError
+from tests.fixtures.agent_process import write_config
+
+_CAMERAS = {"front": {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}}
+
+
+def _load(directory: Path, *, cameras: bool = True, model: bool = True, **serve: Any) -> LoadedConfig:
+    config: dict[str, Any] = {"models": {"inspect": {"package": "demo", **({"serve": True} if model else {})}}}
+    if cameras:
+        config["cameras"] = _CAMERAS
+    if serve:
+        config["serve"] = serve
+    return load_config(write_config(directory, config))
+
+
+def test_serving_is_off_without_an_address(tmp_path: Path) -> None:
+    loaded = _load(tmp_path, model=False)
+    assert not loaded.config.serve.is_on
+    assert loaded.config.served_models == ()
+    assert loaded.warnings == ()
+
+
+def test_a_model_may_be_loaded_for_programs_alone(tmp_path: Path) -> None:
+    loaded = _load(tmp_path, cameras=False, http="127.0.0.1:8000")
+    assert loaded.config.used_models == {"inspect"}
+    assert loaded.config.camera_models == frozenset()
+    assert loaded.warnings == ()
+
+
+@pytest.mark.parametrize(("model", "serve"), [(True, {}), (False, {"http": "127.0.0.1:8000"})])
+def test_neither_a_camera_nor_a_served_model_is_an_error(tmp_path: Path, model: bool, serve: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"cameras: there is no camera, and no model is served to programs: add"):
+        _load(tmp_path, cameras=False, model=model, **serve)
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port", "is_local"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1", 8000, True),
+        ("127.3.4.5:1", "127.3.4.5", 1, True),
+        ("localhost:0", "localhost", 0, True),
+        ("[::1]:8000", "::1", 8000, True),
+        ("0.0.0.0:8000", "0.0.0.0", 8000, False),
+        ("[::]:8000", "::", 8000, False),
+        ("localhost.example:8000", "localhost.example", 8000, False),
+        ("192.168.1.4:8000", "192.168.1.4", 8000, False),
+    ],
+)
+def test_addresses(tmp_path: Path, address: str, host: str, port: int, is_local: bool) -> None:
+    assert split_address(address) == (host, port)
+    assert is_loopback(address) is is_local
+    if is_local:
+        assert _load(tmp_path, http=address).warnings == ()
+        return
+    with pytest.raises(ConfigError, match=r"serve\.http: .* can be reached by other machines, but there is no tokens"):
+        _load(tmp_path, http=address)
+    (tmp_path / "tokens").touch()
+    (warning,) = _load(tmp_path, http=address, tokens_file="tokens").warnings
+    assert "in clear text; give `tls` a certificate" in warning
+
+
+@pytest.mark.parametrize(
+    ("serve", "message"),
+    [
+        ({"http": "8000"}, r"give host:port"),
+        ({"http": "http://127.0.0.1:8000"}, r"give host:port"),
+        ({"http": "::1:8000"}, r"give host:port"),
+        ({"http": "127.0.0.1:70000"}, r"serve\.http: port 70000 is above 65535"),
+        ({"http": "127.0.0.1:1", "tls": {"cert_file": "c"}}, "cert_file and key_file belong together"),
+        (
+            {"http": "127.0.0.1:1", "tls": {"cert_file": "c", "key_file": "k"}},
+            r"serve\.tls\.cert_file: there is no file",
+        ),
+        ({"http": "127.0.0.1:1", "tokens_file": "t"}, r"serve\.tokens_file: there is no file .*NAME TOKEN"),
+        ({"http": "127.0.0.1:1", "max_body_mib": 65}, "max_bodies_mib 64 is below max_body_mib 65"),
+        ({"http": "127.0.0.1:1", "min_share_ratio": 1.0}, r"serve\.min_share_ratio"),
+        ({"http": "127.0.0.1:1", "htttp": 1}, "unknown key"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(tmp_path: Path, serve: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _load(tmp_path, **serve)
+
+
+def test_half_a_configuration_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = _load(tmp_path).warnings
+    assert "no program can reach this model, because `serve` has no address" in warning
+    (warning,) = _load(tmp_path, model=False, http="127.0.0.1:8000").warnings
+    assert "programs are served no model" in warning
