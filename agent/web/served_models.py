@@ -181,8 +181,9 @@ class ServedModel:
         Raises:
             BadInput: it is no image, damaged, or too large.
         """
+        max_pixels = self._pipeline.config.serve.max_image_mpx * 1_000_000
         try:
-            image = decode_image(bytes(data), name="the image")
+            image = decode_image(bytes(data), name="the image", max_pixels=max_pixels)
         except ImageRejected as exc:
             raise BadInput(exc.message, model=self.name) from exc
         height, width = self.input_size

@@ -1,7 +1,7 @@
 """Reads width, height and completeness of an encoded image from its headers.
 
 A few hundred bytes can announce an image of gigabytes, so the size is known before a decoder runs.
-Source: JPEG ITU T.81 annex B; PNG 1.2 section 11.2.2; WebP container specification; TIFF 6.0 section 2.
+Source: JPEG ITU T.81 annex B; PNG 1.2 sections 5.3 and 11.2.2; WebP container specification; TIFF 6.0 section 2.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ _USUAL_SOF = frozenset({0xC0, 0xC1, 0xC2})
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT, _TIFF_LONG = 256, 257, 3, 4
 _TIFF_COMPRESSION, _TIFF_STRIPS, _TIFF_TILES, _TIFF_JPEG = 259, 273, 324, frozenset({6, 7})
 _MAX_TIFF_ENTRIES = 4096
+_PNG_CHUNKS_AT, _PNG_CHUNK_FRAME = 8, 12
+"""Length of the signature; bytes of a chunk beside its data."""
+_MAX_PNG_CHUNKS = 100_000
+"""Encoders write chunks of 8 KiB and more, so that is a file of 800 MB."""
 
 
 class HeaderError(Exception):
@@ -112,7 +116,23 @@ def _png(data: bytes) -> ImageHeader:
     width, height = struct.unpack_from(">II", data, 16)
     if data[12:16] != b"IHDR":
         raise HeaderError("a PNG whose first chunk is not IHDR")
-    return ImageHeader("PNG", width, height, None if b"IEND" in data[-1024:] else "the last chunk (IEND) is missing")
+    return ImageHeader("PNG", width, height, _png_damage(data))
+
+
+def _png_damage(data: bytes) -> str | None:
+    """Walk over the chunks: OpenCV reserves what a chunk announces, gigabytes in a file of some bytes."""
+    pos = _PNG_CHUNKS_AT
+    for _ in range(_MAX_PNG_CHUNKS):
+        if pos + 8 > len(data):
+            return "the last chunk (IEND) is missing"
+        length, kind = struct.unpack_from(">I4s", data, pos)
+        left = len(data) - pos - _PNG_CHUNK_FRAME
+        if length > left:
+            return f"a chunk announces {length} bytes, but {max(left, 0)} are left"
+        if kind == b"IEND":
+            return None
+        pos += _PNG_CHUNK_FRAME + length
+    raise HeaderError(f"a PNG of more than {_MAX_PNG_CHUNKS} chunks. Save it again")
 
 
 def _bmp(data: bytes) -> ImageHeader:

@@ -64,7 +64,7 @@ def read_image_bytes(path: Path) -> bytes:
         raise ImageRejected(f"image {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
 
 
-def decode_image(data: bytes, *, name: str) -> Images:
+def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Images:
     """Decode ``data`` (of an animation the first image); ``name`` stands for it in messages.
 
     Raises:
@@ -76,7 +76,7 @@ def decode_image(data: bytes, *, name: str) -> Images:
         header = read_header(data)
     except HeaderError as exc:
         raise ImageRejected(f"{name}: {exc}", name=name, size=len(data)) from exc
-    _check_work(header, name)
+    _check_work(header, name, max_pixels)
     if header.damage:
         raise ImageRejected(
             f"{name}: truncated {header.kind} of {len(data)} bytes, {header.damage}. Copy it again",
@@ -98,16 +98,16 @@ def decode_image(data: bytes, *, name: str) -> Images:
     return np.ascontiguousarray(image, dtype=np.uint8)
 
 
-def _check_work(header: ImageHeader, name: str) -> None:
+def _check_work(header: ImageHeader, name: str, max_pixels: int) -> None:
     """Refuse what would take a decoder too long, before it starts: nothing can stop one.
 
     Raises:
         ImageRejected: too many pixels or scans.
     """
     pixels, size = header.width * header.height, f"{header.width}x{header.height}"
-    if pixels > MAX_PIXELS:
+    if pixels > max_pixels:
         raise ImageRejected(
-            f"{name}: {header.kind} of {size} = {pixels} pixels, but the limit is {MAX_PIXELS}. Scale it down",
+            f"{name}: {header.kind} of {size} = {pixels} pixels, but the limit is {max_pixels}. Scale it down",
             name=name,
             width=header.width,
             height=header.height,

@@ -256,3 +256,15 @@ def test_a_tiff_of_jpegs_is_counted_by_its_scans(image: Image) -> None:
     assert "60x40 with 151 scans, but the limit is 100" in refusal(tiff + b"\xff\xda" * 150)
     lossless = encoded(".tiff", image) + b"\xff\xda" * 150
     assert decode_image(lossless, name="photo").shape == image.shape
+
+
+def test_a_png_chunk_that_announces_more_than_there_is_is_refused_before_it_is_decoded(image: Image) -> None:
+    """OpenCV would reserve and clear the announced gigabyte: seconds for a file of some bytes."""
+    data = encoded(".png", image)
+    at = data.index(b"IDAT") - 4
+    huge = data[:at] + struct.pack(">I", 0x3A000000) + data[at + 4 :]
+    assert "a chunk announces 973078528 bytes, but" in refusal(huge)
+    assert "the last chunk (IEND) is missing" in refusal(data[:-12])
+    empty = struct.pack(">I", 0) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))
+    assert "more than 100000 chunks" in refusal(data[:at] + empty * 100_001 + data[at:])
+    assert np.array_equal(decode_image(data[:at] + empty * 1000 + data[at:] + b"behind the end", name="photo"), image)

@@ -194,6 +194,9 @@ def test_an_encoded_image_is_resized_as_the_package_says_and_a_damaged_one_is_re
         for bad in (b"", b"\x89PNG\r\n", data.tobytes()[:-30]):
             with pytest.raises(BadInput, match="the image"):
                 model.decode(bad)
+        _, large = cv2.imencode(".png", np.zeros((4001, 4000, 3), np.uint8))
+        with pytest.raises(BadInput, match="16004000 pixels, but the limit is 16000000"):
+            model.decode(large.tobytes())
 
 
 def test_requests_under_reloads_never_fail() -> None:

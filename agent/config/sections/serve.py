@@ -74,6 +74,8 @@ class ServeConfig(Section):
     """Largest body of one request in MiB."""
     max_bodies_mib: int = Field(default=64, ge=1, le=4096)
     """Largest size of all bodies together that are being received or served, in MiB; at least `max_body_mib`."""
+    max_image_mpx: int = Field(default=16, ge=1, le=50)
+    """Largest encoded image in millions of pixels."""
     max_json_mib: int = Field(default=1, ge=1, le=64)
     """Largest JSON text of a request in MiB; tensors belong into binary data."""
     max_connections: int = Field(default=64, ge=1, le=4096)

@@ -65,7 +65,11 @@ def openapi_document() -> dict[str, Any]:
 
 def _rest_paths() -> dict[str, Any]:
     image = {"type": "string", "format": "binary"}
-    form = {"type": "object", "properties": {"image": {"type": "array", "items": image}}, "required": ["image"]}
+    form = {
+        "type": "object",
+        "properties": {"image": {"type": "array", "items": image, "minItems": 1}},
+        "required": ["image"],
+    }
     top_k = {"type": "integer", "minimum": 1, "maximum": 100, "default": 3}
     classify = _call(
         "Classify an image, or the images of a form",
@@ -88,11 +92,13 @@ def _protocol_paths() -> dict[str, Any]:
         "/v2/health/live": {"get": _call("Whether the server runs")},
         "/v2/health/ready": {"get": _call("Whether all models are ready")},
         "/v2/models/stats": {"get": _call("Counts and durations of all models", "Statistics")},
-        "/v2/repository/index": {"post": _call("All models and their state", "Index", content=_json("IndexRequest"))},
+        "/v2/repository/index": {
+            "post": _call("All models and their state", "Index", content=_json("IndexRequest"), is_required=False)
+        },
     }
     for action in ("load", "unload"):
         text = f"{action.capitalize()} a model; needs `serve.allow_load`"
-        call = _call(text, parameters=[_parameter("name")], content=_json("Empty"))
+        call = _call(text, parameters=[_parameter("name")], content=_json("Empty"), is_required=False)
         paths[f"/v2/repository/models/{{name}}/{action}"] = {"post": call}
     for path, names in (
         ("/v2/models/{name}", ["name"]),
@@ -119,6 +125,7 @@ def _call(
     *,
     parameters: list[dict[str, Any]] | None = None,
     content: dict[str, Any] | None = None,
+    is_required: bool = True,
 ) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "Success."}
     if schema is not None:
@@ -130,7 +137,7 @@ def _call(
     if parameters:
         call["parameters"] = parameters
     if content is not None:
-        call["requestBody"] = {"content": content, "required": True}
+        call["requestBody"] = {"content": content, "required": is_required}
     return call
 
 
@@ -150,54 +157,70 @@ def _list_of(items: object) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
+_TEXT, _NUMBER, _WHOLE, _YES_NO = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
+_TENSOR = {"name": _TEXT, "datatype": _TEXT, "shape": _list_of(_WHOLE)}
+_DATA = {"type": "array"}
+
+
 def _schemas() -> dict[str, Any]:
-    text, number, whole, yes_no = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
-    tensor = {"name": text, "datatype": text, "shape": _list_of(whole)}
-    label = _record("label confidence is_detected", label=text, confidence=number, is_detected=yes_no)
-    model = {"name": text, "package": text, "version": text, "is_ready": yes_no, "labels": _list_of(text)}
-    size = {"width": whole, "height": whole, "max_batch": whole}
     return {
         "Any": {"type": "object"},
         "Empty": {"type": "object"},
-        "Error": _record("error", error=text),
-        "IndexRequest": _record("", ready=yes_no),
-        "Models": _record("models", models=_list_of(_record("name version labels", **model, **size))),
-        "Classification": _record(
-            "model package version results",
-            model=text,
-            package=text,
-            version=text,
-            engine={"type": ["string", "null"]},
-            precision={"type": ["string", "null"]},
-            is_degraded=yes_no,
-            results=_list_of(_record("labels", labels=_list_of(label))),
-            queue_ms=number,
-            infer_ms=number,
-        ),
-        "Server": _record("name version extensions", name=text, version=text, extensions=_list_of(text)),
-        "Model": _record(
-            "name versions platform inputs outputs",
-            name=text,
-            versions=_list_of(text),
-            platform=text,
-            inputs=_list_of(_record("name datatype shape", **tensor)),
-            outputs=_list_of(_record("name datatype shape", **tensor)),
-        ),
+        "Error": _record("error", error=_TEXT),
+        **_rest_schemas(),
+        **_description_schemas(),
+        **_infer_schemas(),
+    }
+
+
+def _rest_schemas() -> dict[str, Any]:
+    label = _record("label confidence is_detected", label=_TEXT, confidence=_NUMBER, is_detected=_YES_NO)
+    model = _record(
+        "name version labels",
+        name=_TEXT,
+        package=_TEXT,
+        version=_TEXT,
+        is_ready=_YES_NO,
+        labels=_list_of(_TEXT),
+        width=_WHOLE,
+        height=_WHOLE,
+        max_batch=_WHOLE,
+    )
+    classification = _record(
+        "model package version results",
+        model=_TEXT,
+        package=_TEXT,
+        version=_TEXT,
+        engine={"type": ["string", "null"]},
+        precision={"type": ["string", "null"]},
+        is_degraded=_YES_NO,
+        results=_list_of(_record("labels", labels=_list_of(label))),
+        queue_ms=_NUMBER,
+        infer_ms=_NUMBER,
+    )
+    return {"Models": _record("models", models=_list_of(model)), "Classification": classification}
+
+
+def _description_schemas() -> dict[str, Any]:
+    tensors = _list_of(_record("name datatype shape", **_TENSOR))
+    model = {"name": _TEXT, "versions": _list_of(_TEXT), "platform": _TEXT, "inputs": tensors, "outputs": tensors}
+    return {
+        "Server": _record("name version extensions", name=_TEXT, version=_TEXT, extensions=_list_of(_TEXT)),
+        "Model": _record("name versions platform inputs outputs", **model),
         "Statistics": _record("model_stats", model_stats=_list_of({"type": "object"})),
-        "Index": _list_of(_record("name state", name=text, version=text, state=text, reason=text)),
-        "Infer": _record(
-            "inputs",
-            id=text,
-            inputs=_list_of(_record("name datatype shape", **tensor, data={"type": "array"})),
-            outputs=_list_of(_record("name", name=text, parameters={"type": "object"})),
-            parameters={"type": "object"},
-        ),
+        "IndexRequest": _record("", ready=_YES_NO),
+        "Index": _list_of(_record("name state", name=_TEXT, version=_TEXT, state=_TEXT, reason=_TEXT)),
+    }
+
+
+def _infer_schemas() -> dict[str, Any]:
+    tensors = _list_of(_record("name datatype shape", **_TENSOR, data=_DATA))
+    wanted = _list_of(_record("name", name=_TEXT, parameters={"type": "object"}))
+    inputs = {**tensors, "minItems": 1, "maxItems": 1}
+    return {
+        "Infer": _record("inputs", id=_TEXT, inputs=inputs, outputs=wanted, parameters={"type": "object"}),
         "Answer": _record(
-            "model_name model_version outputs",
-            id=text,
-            model_name=text,
-            model_version=text,
-            outputs=_list_of(_record("name datatype shape", **tensor, data={"type": "array"})),
+            "model_name model_version outputs", id=_TEXT, model_name=_TEXT, model_version=_TEXT, outputs=tensors
         ),
     }
 
