@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import uvloop
 
-from agent.config.loader import load_config
+from agent.config.loader import LoadedConfig, load_config
 from agent.inference.pipeline import Parts, Pipeline
 from agent.runtime.clock import SystemClock
 from agent.runtime.errors import AgentError, Unavailable
@@ -29,6 +29,7 @@ from tests.fixtures import grpc_core  # noqa: F401 it keeps gRPC alive
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.certificates import Authority
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.mosquitto import free_port
 from tests.fixtures.parts import SIDE, BrightnessEngine, ScriptedSource, plain_image, plain_package
 
 # libuv keeps one pipe per process from the first loop on; made here, it is no leak of a test.
@@ -79,6 +80,11 @@ def _scores(response: Any) -> Scores:
     return scores
 
 
+def _loaded(directory: Path, **serve: Any) -> LoadedConfig:
+    models = {"inspect": {"package": "demo", "serve": True}}
+    return load_config(write_config(directory, {"models": models, "serve": {"grpc": "127.0.0.1:0", **serve}}))
+
+
 @contextmanager
 def _face(
     directory: Path,
@@ -88,8 +94,7 @@ def _face(
     labels: Sequence[str] = LABELS,
     **serve: Any,
 ) -> Iterator[Face]:
-    models = {"inspect": {"package": "demo", "serve": True}}
-    loaded = load_config(write_config(directory, {"models": models, "serve": {"grpc": "127.0.0.1:0", **serve}}))
+    loaded = _loaded(directory, **serve)
     engine = BrightnessEngine(len(labels), on_infer=on_infer)
     parts = Parts(lambda *_: engine, lambda _: ScriptedSource([], is_live=True))
     packages = {"inspect": plain_package(*labels)}
@@ -313,6 +318,23 @@ def test_a_port_that_another_program_has_is_refused(face: Face, tmp_path: Path) 
         _face(tmp_path / "second", grpc=face.service.grpc_address),
     ):
         pytest.fail("it serves on a port that is taken")
+
+
+def test_a_reload_replaces_the_server_on_its_port_and_moves_it_to_another(tmp_path: Path) -> None:
+    port = free_port()
+    with _face(tmp_path / "first", grpc=f"127.0.0.1:{port}") as face:
+        for address, limit in ((f"127.0.0.1:{port}", 1), (f"127.0.0.1:{free_port()}", 2)):
+            apply_change = face.service.prepare(_loaded(tmp_path / address, grpc=address, max_body_mib=limit))
+            assert apply_change is not None
+            apply_change()
+            assert face.service.grpc_address == address
+            with grpc.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+                again = Face(face.service, face.pipeline, channel, face.engine)
+                assert _scores(again.infer(1)).argmax() == 1
+                request = {**_request(1), "raw_input_contents": [bytes((limit << 20) + 1000)]}
+                code, said = _refused(partial(again.call, "ModelInfer", **request))
+                assert code is _CODE.RESOURCE_EXHAUSTED, said
+        assert face.service.prepare(_loaded(tmp_path / "same", grpc=address, max_body_mib=limit)) is None
 
 
 def test_a_server_ends_while_a_call_runs(tmp_path: Path) -> None:
