@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -531,6 +533,28 @@ def test_an_address_in_use_a_bad_certificate_and_bad_tokens_are_errors_at_the_st
     tokens.chmod(0o644)
     with pytest.raises(ConfigError, match="every user of this machine"):
         WebService(serving_config(tmp_path, tokens_file="tokens"), models)
+
+
+def test_tls_by_the_configured_certificate_and_a_renewed_one_after_a_reload(tmp_path: Path) -> None:
+    def renew() -> None:
+        command = (
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+        )
+        more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+        subprocess.run([*command.split(), *more], cwd=tmp_path, check=True, capture_output=True)
+
+    renew()
+    tls = {"cert_file": "cert.pem", "key_file": "key.pem"}
+    with serving(tmp_path, tls=tls) as server:
+        address = f"https://{server.host}:{server.port}/v2/health/ready"
+        assert httpx.get(address, verify=ssl.create_default_context(cafile=tmp_path / "cert.pem")).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            server.client.get("/v2/health/ready")  # in clear text
+        renew()
+        change = server.service.prepare(serving_config(tmp_path, tls=tls))
+        assert change is not None
+        change()
+        assert httpx.get(address, verify=ssl.create_default_context(cafile=tmp_path / "cert.pem")).status_code == 200
 
 
 def test_stopping_answers_what_waits_and_ends_within_its_time(tmp_path: Path) -> None:
