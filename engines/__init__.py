@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from engines.backends.load import options_for
     from engines.backends.onnxruntime.options import provider_of, session_settings
+    from engines.backends.triton.messages import SERVICE as PROTOCOL_SERVICE
+    from engines.backends.triton.messages import message as protocol_message
     from engines.base import (
         PRECISIONS,
         Building,
@@ -97,6 +99,7 @@ __all__ = [
     "MAX_YAML_BYTES",
     "OUTPUT_NAME",
     "PRECISIONS",
+    "PROTOCOL_SERVICE",
     "Activation",
     "BuildCancelled",
     "BuildFailed",
@@ -181,6 +184,7 @@ __all__ = [
     "precise_graph",
     "prepared_precisions",
     "probe",
+    "protocol_message",
     "provider_of",
     "rank_of",
     "read_image",
@@ -241,6 +245,7 @@ _HOMES = {
     "OutOfMemory": "engines.errors",
     "OutputSpec": "engines.package.load",
     "PRECISIONS": "engines.base",
+    "PROTOCOL_SERVICE": "engines.backends.triton.messages:SERVICE",
     "PlanCache": "engines.store.plan_cache",
     "Precision": "engines.base",
     "PrecisionRejected": "engines.errors",
@@ -288,6 +293,7 @@ _HOMES = {
     "precise_graph": "engines.graph.precision",
     "probe": "engines.select.registry",
     "check_package": "engines.check.package_check",
+    "protocol_message": "engines.backends.triton.messages:message",
     "provider_of": "engines.backends.onnxruntime.options",
     "decode_image": "engines.package.images",
     "has_16_bits": "engines.package.images",

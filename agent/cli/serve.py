@@ -15,6 +15,7 @@ from agent.cli.options import package_directory
 @click.command()
 @click.option("--package", "packages", required=True, multiple=True, help="Model package, or demo; may be repeated.")
 @click.option("--http", default="127.0.0.1:8000", show_default=True, help="Address, as serve.http in a configuration.")
+@click.option("--grpc", help="Address of gRPC, as serve.grpc.  [default: none]")
 @click.option("--tokens", type=click.Path(path_type=Path), help="Tokens file, as serve.tokens_file.")
 @click.option("--engine", default="auto", show_default=True, help="Engine by name, see: agent doctor.")
 @click.option(
@@ -22,9 +23,16 @@ from agent.cli.options import package_directory
 )
 @click.option("--max-batch", type=click.IntRange(1, 64), help="Most images of a request.  [default: 4]")
 def serve(
-    *, packages: tuple[str, ...], http: str, tokens: Path | None, engine: str, precision: str, max_batch: int | None
+    *,
+    packages: tuple[str, ...],
+    http: str,
+    grpc: str | None,
+    tokens: Path | None,
+    engine: str,
+    precision: str,
+    max_batch: int | None,
 ) -> None:
-    """Serve model packages to programs over HTTP, without cameras.
+    """Serve model packages to programs over HTTP and gRPC, without cameras.
 
     Each package is served under its own name, until SIGTERM or SIGINT. For cameras beside it, write an address under
     `serve` in the agent's configuration instead.
@@ -41,7 +49,9 @@ def serve(
 
     serve_packages(
         [package_directory(one) for one in packages],
-        ServeOptions(http=http, tokens_file=tokens, engine=engine, precision=precision, max_batch=max_batch),
+        ServeOptions(
+            http=http, grpc=grpc, tokens_file=tokens, engine=engine, precision=precision, max_batch=max_batch
+        ),
         is_stopping=lambda: bool(stop_signals),
         on_ready=on_ready,
     )

@@ -30,6 +30,7 @@ class ServeOptions:
     """What the command line asks for; addresses and files as in the section `serve` of a configuration."""
 
     http: str
+    grpc: str | None
     tokens_file: Path | None
     engine: str
     precision: str
@@ -93,6 +94,8 @@ def _configuration(folder: Path, packages: Mapping[str, ModelPackage], options: 
     model = {"serve": True, "engine": options.engine, "precision": options.precision}
     batching = {} if options.max_batch is None else {"batching": {"max_size": options.max_batch}}
     serve: dict[str, object] = {"http": options.http}
+    if options.grpc is not None:
+        serve["grpc"] = options.grpc
     if options.tokens_file is not None:
         serve["tokens_file"] = str(options.tokens_file.absolute())
     document = {

@@ -1,10 +1,11 @@
-"""Models for programs: the Open Inference Protocol version 2 over HTTP, and plain REST.
+"""Models for programs: the Open Inference Protocol version 2 over HTTP and gRPC, and plain REST.
 
 served_models  the facade on which every face stands: models, requests, statistics, load and unload
 descriptions   metadata, configuration, statistics and index as the protocol has them
 tokens         who may call, and how often
 work           threads that decode images and load models
 http/          the HTTP face
+grpc/          the gRPC face
 service        the server of one configuration, which a reload replaces
 
 Nothing here is imported unless `serve` has an address.

@@ -6,12 +6,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.config.loader import LoadedConfig
 from agent.config.sections.serve import ServeConfig
-from agent.runtime.errors import ConfigError
+from agent.runtime.errors import ConfigError, Unavailable
 from agent.runtime.logs import get_logger
 from agent.web.http.app import HttpApp
 from agent.web.http.bodies import Bodies
@@ -22,11 +23,15 @@ from agent.web.served_models import ServedModels
 from agent.web.tokens import Gate, Tokens, read_tokens
 from agent.web.work import WorkThreads
 
+if TYPE_CHECKING:
+    from agent.web.grpc.listener import GrpcListener
+
 log = get_logger(__name__)
 
 _MIB = 1 << 20
 _DECODERS = 2
 _STOP_S = 0.5
+_GRPC_STOP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,14 @@ class WebService:
         self._is_stopped = False
         self._inputs, tokens, tls = _inputs(loaded)
         self._socket = _bound(self._inputs.config)
+        _require_free(self._inputs.config)
         self._faces = self._made(self._inputs.config, tokens, tls, self._socket)
 
     def start(self) -> None:
         """Start to answer."""
         self._faces.start()
-        log.info("serve.started", http=self.address, models=", ".join(self._models.names))
+        models = ", ".join(self._models.names)
+        log.info("serve.started", http=self.address, grpc=self.grpc_address, models=models)
 
     def stop(self) -> None:
         """End all connections, and wait for the threads. Idempotent."""
@@ -75,6 +82,12 @@ class WebService:
         return f"{self._inputs.config.http.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
 
     @property
+    def grpc_address(self) -> str | None:
+        """Where gRPC is served, with the port that was taken for port 0; None without gRPC."""
+        address, listener = self._inputs.config.grpc, self._faces.grpc
+        return None if address is None or listener is None else f"{address.rpartition(':')[0]}:{listener.port}"
+
+    @property
     def failure(self) -> Exception | None:
         """The exception that ended one of the threads."""
         return self._faces.failure
@@ -90,6 +103,8 @@ class WebService:
             return None
         is_same = inputs.config.http == self._inputs.config.http
         listening = self._socket if is_same else _bound(inputs.config)
+        if inputs.config.grpc != self._inputs.config.grpc:
+            _require_free(inputs.config)
 
         def apply_change() -> None:
             faces = self._made(inputs.config, tokens, tls, listening)
@@ -101,19 +116,22 @@ class WebService:
                 if self._is_stopped:
                     return
                 faces.start()
-            log.info("serve.changed", http=self.address)
+            log.info("serve.changed", http=self.address, grpc=self.grpc_address)
 
         return apply_change
 
     def _made(
-        self, config: ServeConfig, tokens: Tokens | None, tls: ssl.SSLContext | None, listening: socket.socket | None
+        self, config: ServeConfig, tokens: Tokens | None, tls: _Tls | None, listening: socket.socket | None
     ) -> _Faces:
         decoders, loader = WorkThreads("decode", _DECODERS), WorkThreads("load", 1)
         bodies = Bodies(max_body=config.max_body_mib * _MIB, max_all=config.max_bodies_mib * _MIB)
         inference = Inference(self._models, bodies, decoders, max_json=config.max_json_mib * _MIB)
-        app = HttpApp(inference, Gate(tokens, max_per_s=config.max_requests_per_s), loader, self._metrics)
-        http = None if listening is None else HttpListener(app, config, listening, tls=tls)
-        return _Faces(http, (decoders, loader), bodies, tokens)
+        gate = Gate(tokens, max_per_s=config.max_requests_per_s)
+        app = HttpApp(inference, gate, loader, self._metrics)
+        context = None if tls is None else tls.context
+        http = None if listening is None else HttpListener(app, config, listening, tls=context)
+        grpc = None if config.grpc is None else _grpc_listener(config, self._models, gate, loader, tls)
+        return _Faces(http, grpc, (decoders, loader), bodies, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +139,7 @@ class _Faces:
     """The threads of one server. ``tokens`` are kept so that no log shows them."""
 
     http: HttpListener | None
+    grpc: GrpcListener | None
     work: tuple[WorkThreads, ...]
     bodies: Bodies
     tokens: Tokens | None
@@ -128,16 +147,20 @@ class _Faces:
     def start(self) -> None:
         for threads in self.work:
             threads.start()
-        if self.http is not None:
-            self.http.start()
+        for listener in (self.http, self.grpc):
+            if listener is not None:
+                listener.start()
 
     def stop(self) -> None:
-        if self.http is not None:
-            self.http.stop()
+        for listener in (self.http, self.grpc):
+            if listener is not None:
+                listener.stop()
         for threads in self.work:
             threads.close()
         if self.http is not None and not self.http.join():
             log.warning("stop.cut_off", thread="serve-http")
+        if self.grpc is not None and not self.grpc.join(_GRPC_STOP_S):
+            log.warning("stop.cut_off", thread="serve-grpc")
         for threads in self.work:
             if not threads.join(_STOP_S):
                 log.warning("stop.cut_off", thread="serve-decode or serve-load")
@@ -148,26 +171,57 @@ class _Faces:
         return next((one for one in failures if one is not None), None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Tls:
+    """The certificate in the forms of both faces. Never logged: it holds the key."""
+
+    context: ssl.SSLContext
+    chain: bytes
+    key: bytes = field(repr=False)
+
+
+def _require_free(config: ServeConfig) -> None:
+    """Raises Unavailable if another program listens on the gRPC address, which gRPC itself would share."""
+    if config.grpc is not None:
+        bind(config.grpc, "grpc").close()
+
+
+def _grpc_listener(
+    config: ServeConfig, models: ServedModels, gate: Gate, loader: WorkThreads, tls: _Tls | None
+) -> GrpcListener:
+    try:
+        from agent.web.grpc.calls import InferenceCalls
+        from agent.web.grpc.listener import GrpcListener
+    except (ImportError, OSError) as exc:
+        raise Unavailable(
+            f'serve.grpc needs grpcio, but it cannot be imported: {exc}; pip install "edge-inference-agent[grpc]", or '
+            "remove serve.grpc"
+        ) from exc
+    pair = None if tls is None else (tls.key, tls.chain)
+    return GrpcListener(InferenceCalls(models, gate, loader), config, certificate=pair)
+
+
 def _bound(config: ServeConfig) -> socket.socket | None:
     return None if config.http is None else bind(config.http, "http")
 
 
-def _inputs(loaded: LoadedConfig) -> tuple[_Inputs, Tokens | None, ssl.SSLContext | None]:
+def _inputs(loaded: LoadedConfig) -> tuple[_Inputs, Tokens | None, _Tls | None]:
     config = loaded.config.serve
     tokens = None if config.tokens_file is None else read_tokens(loaded.resolve(config.tokens_file))
-    tls, certificate = None, b""
+    tls: _Tls | None = None
     if config.tls.cert_file is not None and config.tls.key_file is not None:
         files = loaded.resolve(config.tls.cert_file), loaded.resolve(config.tls.key_file)
-        tls, certificate = _context(*files)
+        tls = _tls(*files)
+    certificate = b"" if tls is None else tls.chain
     return _Inputs(config, None if tokens is None else dict(tokens.clients), certificate), tokens, tls
 
 
-def _context(cert_file: Path, key_file: Path) -> tuple[ssl.SSLContext, bytes]:
+def _tls(cert_file: Path, key_file: Path) -> _Tls:
     """The context, and the certificate's bytes, by which a renewed one is noticed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        certificate = cert_file.read_bytes()
+        chain, key = cert_file.read_bytes(), key_file.read_bytes()
         # An empty password instead of a question on the terminal.
         context.load_cert_chain(cert_file, key_file, password="")
     except (OSError, ssl.SSLError) as exc:
@@ -175,4 +229,4 @@ def _context(cert_file: Path, key_file: Path) -> tuple[ssl.SSLContext, bytes]:
             f"serve.tls: {cert_file} and {key_file} cannot be used: {exc.strerror or exc}; give a PEM certificate "
             "chain and its key without a password"
         ) from exc
-    return context, certificate
+    return _Tls(context, chain, key)

@@ -3,7 +3,7 @@
 # checkout, or come from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
 # They are pinned here, not in the lock: the build depends on the machine (CPU or CUDA), so no single hash fits everywhere.
 
-extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings prometheus)
+extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings triton prometheus)
 
 # test_extra NAME: make that environment and run the tests that need it. A missing engine, GStreamer or jtop fails there
 # instead of being skipped.
@@ -16,6 +16,7 @@ test_extra() {
     jtop) test_jtop ;;
     tensorrt-bindings) test_tensorrt_bindings ;;
     prometheus) test_prometheus ;;
+    triton) test_triton ;;
   esac
 }
 
@@ -91,6 +92,19 @@ test_prometheus() {
   need_system prometheus:prometheus promtool:prometheus
   seal_path "$environment/bin/python"
   REQUIRE_PROMETHEUS=1 run_pytest "$environment/bin/python" tests/system/test_prometheus.py
+}
+
+# A real Triton with its Python backend comes in the wheel nvidia-pytriton, for x86-64 alone; beside other pins pip would
+# take an old release of it. The client is of the same release; with NumPy 2 every output of that backend is empty.
+test_triton() {
+  local client server
+  client=$(test_environment_folder triton-client)
+  server=$(test_environment_folder triton-server)
+  have_packages "$client" 'tritonclient[http,grpc]==2.51.0' 'onnxruntime>=1.18,<1.24' 'numpy<2'
+  have_packages "$server" --no-deps nvidia-pytriton==0.7.0
+  TRITON_CLIENT_PYTHON=$client/bin/python \
+    TRITON_PACKAGES=$("$server/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
+    run_pytest "$environment/bin/python" -n 0 tests/integration/test_triton_oracle.py
 }
 
 # have_packages FOLDER REQUIREMENT...: make an environment with only these.

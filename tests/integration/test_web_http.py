@@ -215,7 +215,7 @@ def test_binary_data_that_does_not_fit_its_sizes(server: Server) -> None:
         ("POST", "/v2/cudasharedmemory/unregister", 501),
         ("GET", "/v2/models/nothing", 404),
         ("GET", "/v2/models/nothing/config", 404),
-        ("GET", "/v2/models/nothing/stats", 404),
+        ("GET", "/v2/models/nothing/stats", 400),  # as Triton
         ("POST", "/v2/models/nothing/infer", 404),
         ("POST", "/v2/models/inspect/versions/9/infer", 404),
         ("POST", "/v1/models/nothing:classify", 404),

@@ -56,6 +56,8 @@ class ServeConfig(Section):
 
     http: ListenAddress | None = None
     """Address of the HTTP server such as `127.0.0.1:8000`; port 0 takes a free one; null is off."""
+    grpc: ListenAddress | None = None
+    """Address of the gRPC server such as `127.0.0.1:8001`, which needs the extra `[grpc]`; null is off."""
     tls: ServeTlsConfig = ServeTlsConfig()
     """Certificate of the server."""
     tokens_file: str | None = None
@@ -108,7 +110,8 @@ class ServeConfig(Section):
     @property
     def addresses(self) -> dict[str, str]:
         """The addresses to listen on, by key; none while serving is off."""
-        return {} if self.http is None else {"http": self.http}
+        given = {"http": self.http, "grpc": self.grpc}
+        return {key: address for key, address in given.items() if address is not None}
 
     @property
     def is_on(self) -> bool:

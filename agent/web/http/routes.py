@@ -17,7 +17,7 @@ from agent.web.descriptions import index_entry, model_config, model_metadata, se
 from agent.web.http.bodies import Bodies
 from agent.web.http.infer import answered
 from agent.web.http.replies import Refusal
-from agent.web.served_models import VERSION, BadInput, RequestRefused, ServedModels
+from agent.web.served_models import VERSION, BadInput, RequestRefused, ServedModels, UnknownModel
 from agent.web.work import WorkThreads
 
 _NOT_READY = 400
@@ -86,8 +86,11 @@ class ProtocolRoutes:
         return json_response(model_config(self._models.get(*_name_and_version(request))))
 
     async def _statistics(self, request: Request) -> Response:
-        name, version = _name_and_version(request)
-        return json_response({"model_stats": [self._of_one(self._models.check(name, version))]})
+        try:
+            name = self._models.check(*_name_and_version(request))
+        except UnknownModel as exc:  # for statistics alone Triton answers 400
+            raise BadInput(exc.message) from exc
+        return json_response({"model_stats": [self._of_one(name)]})
 
     async def _all_statistics(self, _: Request) -> Response:
         return json_response({"model_stats": [self._of_one(name) for name in self._models.names]})

@@ -47,7 +47,7 @@ class InferCall:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class Tensor:
     """One input as it was sent: JSON ``data``, or raw bytes."""
 
     name: str
@@ -76,19 +76,31 @@ def parse_infer(body: bytes, json_length: int | None, model: ServedModel, *, max
     view = memoryview(body)
     document = _parsed(view[:length])
     parameters = _mapping(document.get("parameters", {}), "parameters")
-    _refuse_sequences(parameters)
     tensors, rest = [], view[length:]
     for entry in _list(document.get("inputs"), "inputs"):
         tensor, rest = _tensor(_mapping(entry, "inputs"), rest)
         tensors.append(tensor)
     if len(rest):
         raise BadInput(f"the body has {len(rest)} bytes more than its inputs name by binary_data_size")
+    return infer_call(tensors, document.get("outputs"), parameters, model, call_id=document.get("id"))
+
+
+def infer_call(
+    tensors: Sequence[Tensor], outputs: object, parameters: Mapping[str, Any], model: ServedModel, *, call_id: object
+) -> InferCall:
+    """The call of a request's inputs, the outputs that it names, and its parameters.
+
+    Raises:
+        BadInput: it does not fit the protocol or the model.
+        Refusal: 501, it needs what this server does not have.
+    """
+    _refuse_sequences(parameters)
     images, encoded = _inputs(tensors, model)
     return InferCall(
-        id=_id(document.get("id")),
+        id=_id(call_id),
         images=images,
         encoded=encoded,
-        outputs=_outputs(document.get("outputs"), parameters, model),
+        outputs=_outputs(outputs, parameters, model),
         priority=_whole(parameters.get("priority", 0), "priority"),
         timeout_s=_timeout_s(parameters),
     )
@@ -99,10 +111,10 @@ def infer_answer(call: InferCall, scores: Scores, model: ServedModel) -> tuple[b
     outputs: list[dict[str, object]] = []
     raw: list[bytes] = []
     for wanted in call.outputs:
-        datatype, shape, values = _output(wanted, scores, model)
+        datatype, shape, values = output_values(wanted, scores, model)
         entry: dict[str, object] = {"name": wanted.name, "datatype": datatype, "shape": shape}
         if wanted.is_binary:
-            data = _raw(values)
+            data = raw_bytes(values)
             entry["parameters"] = {"binary_data_size": len(data)}
             raw.append(data)
         else:
@@ -181,24 +193,25 @@ def _refuse_sequences(parameters: Mapping[str, Any]) -> None:
         raise BadInput(f"{given[0]} was given, but models of this server keep no state between requests; remove it")
 
 
-def _refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
+def refuse_shared_memory(parameters: Mapping[str, Any]) -> None:
+    """Refuse a tensor that is said to be in shared memory."""
     if "shared_memory_region" in parameters:
         raise Refusal(501, "shared memory is not supported; send binary data")
 
 
-def _tensor(entry: Mapping[str, Any], rest: memoryview) -> tuple[_Tensor, memoryview]:
+def _tensor(entry: Mapping[str, Any], rest: memoryview) -> tuple[Tensor, memoryview]:
     name, datatype = _text(entry.get("name"), "the name of an input"), _text(entry.get("datatype"), "datatype")
     shape = tuple(_whole(one, f"the shape of input '{name}'", most=_MAX_DIMENSION) for one in _shape(entry, name))
     parameters = _mapping(entry.get("parameters", {}), "parameters")
-    _refuse_shared_memory(parameters)
+    refuse_shared_memory(parameters)
     if "binary_data_size" not in parameters:
-        return _Tensor(name, datatype, shape, entry.get("data"), None), rest
+        return Tensor(name, datatype, shape, entry.get("data"), None), rest
     if "data" in entry:
         raise BadInput(f"input '{name}' has both data and binary_data_size; give one of them")
     size = _whole(parameters["binary_data_size"], "binary_data_size")
     if size > len(rest):
         raise BadInput(f"input '{name}' has a binary_data_size of {size}, but {len(rest)} bytes are left in the body")
-    return _Tensor(name, datatype, shape, None, rest[:size]), rest[size:]
+    return Tensor(name, datatype, shape, None, rest[:size]), rest[size:]
 
 
 def _shape(entry: Mapping[str, Any], name: str) -> list[Any]:
@@ -208,7 +221,7 @@ def _shape(entry: Mapping[str, Any], name: str) -> list[Any]:
     return shape
 
 
-def _inputs(tensors: Sequence[_Tensor], model: ServedModel) -> tuple[Images | None, tuple[bytes, ...]]:
+def _inputs(tensors: Sequence[Tensor], model: ServedModel) -> tuple[Images | None, tuple[bytes, ...]]:
     if len(tensors) != 1:
         raise BadInput(
             f"expected 1 inputs but got {len(tensors)} inputs for model '{model.name}': give `{IMAGES}` or `{ENCODED}`"
@@ -223,7 +236,7 @@ def _inputs(tensors: Sequence[_Tensor], model: ServedModel) -> tuple[Images | No
     )
 
 
-def _expect(tensor: _Tensor, datatype: str, model: ServedModel) -> None:
+def _expect(tensor: Tensor, datatype: str, model: ServedModel) -> None:
     if tensor.datatype != datatype:
         raise BadInput(
             f"inference input '{tensor.name}' data-type is '{tensor.datatype}', but model '{model.name}' expects "
@@ -231,7 +244,7 @@ def _expect(tensor: _Tensor, datatype: str, model: ServedModel) -> None:
         )
 
 
-def _images(tensor: _Tensor, model: ServedModel) -> Images:
+def _images(tensor: Tensor, model: ServedModel) -> Images:
     _expect(tensor, "UINT8", model)
     height, width = model.input_size
     if len(tensor.shape) != 4 or tensor.shape[1:] != (height, width, 3):
@@ -258,7 +271,7 @@ def _check_batch(size: int, model: ServedModel) -> None:
         )
 
 
-def _values(tensor: _Tensor, wanted: int) -> bytes:
+def _values(tensor: Tensor, wanted: int) -> bytes:
     """JSON numbers, flat or nested as the shape says; `bytes` is the fastest way to check their range."""
     values: object = tensor.data
     if not isinstance(values, list):
@@ -277,7 +290,7 @@ def _values(tensor: _Tensor, wanted: int) -> bytes:
         raise BadInput(f"the data of input '{tensor.name}' must be whole numbers of 0 to 255") from exc
 
 
-def _encoded(tensor: _Tensor, model: ServedModel) -> tuple[bytes, ...]:
+def _encoded(tensor: Tensor, model: ServedModel) -> tuple[bytes, ...]:
     _expect(tensor, "BYTES", model)
     if tensor.shape not in {(count := tensor.shape[0] if tensor.shape else 0,), (count, 1)}:
         raise BadInput(
@@ -324,14 +337,17 @@ def _wanted(entry: Mapping[str, Any], is_binary: bool, model: ServedModel) -> Wa
     if name not in {SCORES, LABELS}:
         raise BadInput(f"unexpected inference output '{name}' for model '{model.name}': it has `{SCORES}`, `{LABELS}`")
     parameters = _mapping(entry.get("parameters", {}), "parameters")
-    _refuse_shared_memory(parameters)
+    refuse_shared_memory(parameters)
     count = _whole(parameters.get("classification", 0), "classification")
     if count and name != SCORES:
         raise BadInput(f"classification was asked for output '{name}', but it is for `{SCORES}` only")
     return WantedOutput(name, parameters.get("binary_data", is_binary) is True, min(count, model.classes))
 
 
-def _output(wanted: WantedOutput, scores: Scores, model: ServedModel) -> tuple[str, list[int], Scores | list[str]]:
+def output_values(
+    wanted: WantedOutput, scores: Scores, model: ServedModel
+) -> tuple[str, list[int], Scores | list[str]]:
+    """Datatype, shape and values of one output."""
     if wanted.classification:
         count = wanted.classification
         return "BYTES", [len(scores), count], [text for row in scores for text in _classes(row, count, model)]
@@ -346,7 +362,8 @@ def _classes(row: Scores, count: int, model: ServedModel) -> list[str]:
     return [f"{one.confidence:f}:{one.index}:{one.label}" for one in top]
 
 
-def _raw(values: Scores | list[str]) -> bytes:
+def raw_bytes(values: Scores | list[str]) -> bytes:
+    """Values as raw little-endian bytes; each text behind its length."""
     if isinstance(values, np.ndarray):
         return values.astype("<f4", copy=False).tobytes()
     texts = [text.encode() for text in values]

@@ -64,7 +64,7 @@ class TritonEngine:
                 f"{exc}. Three in a row let a local engine take over",
                 engine="triton",
                 images=count,
-                reason=str(exc),
+                reason=f"{_place(self._options)}: {exc}",
             ) from exc
         check_scores(scores, engine="triton")
         return scores
@@ -176,11 +176,12 @@ def _info(
 
 
 def _unavailable(remote: RemoteOptions, error: Exception) -> EngineUnavailable:
-    reason = str(error.fields.get("reason")) if isinstance(error, ServerFailed) else str(error)
+    # A failed warm-up names the place itself.
+    fault = error.__cause__ if isinstance(error, ServerFailed) else error
     return EngineUnavailable(
-        f"engine triton needs {_place(remote)}, but {reason}. To get it, {_REMEDY}",
+        f"engine triton needs {_place(remote)}, but {fault}. To get it, {_REMEDY}",
         engine="triton",
-        reason=f"{_place(remote)}: {reason}",
+        reason=f"{_place(remote)}: {fault}",
         remedy=_REMEDY,
     )
 

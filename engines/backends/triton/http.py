@@ -335,4 +335,4 @@ def _faults() -> Any:
     except TimeoutError as exc:
         raise ServerFault("it did not answer in time") from exc
     except _FAULTS as exc:
-        raise ServerFault(one_line(exc) or type(exc).__name__) from exc
+        raise ServerFault(one_line(getattr(exc, "strerror", None) or exc) or type(exc).__name__) from exc

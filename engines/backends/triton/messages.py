@@ -123,6 +123,10 @@ InferBatchStatistics
   compute_input 2 StatisticDuration
   compute_infer 3 StatisticDuration
   compute_output 4 StatisticDuration
+MemoryUsage
+  type 1 string
+  id 2 int64
+  byte_size 3 uint64
 ModelStatistics
   name 1 string
   version 2 string
@@ -131,6 +135,7 @@ ModelStatistics
   execution_count 5 uint64
   inference_stats 6 InferStatistics
   batch_stats 7 InferBatchStatistics[]
+  memory_usage 8 MemoryUsage[]
 ModelStatisticsResponse
   model_stats 1 ModelStatistics[]
 ModelRepositoryParameter
@@ -170,13 +175,27 @@ ModelOutput
   label_filename 4 string
 ModelParameter
   string_value 1 string
+ModelVersionPolicy
+  latest 1 ModelVersionPolicy.Latest of policy_choice
+  all 2 ModelVersionPolicy.All of policy_choice
+  specific 3 ModelVersionPolicy.Specific of policy_choice
+ModelVersionPolicy.Latest
+  num_versions 1 uint32
+ModelVersionPolicy.All
+ModelVersionPolicy.Specific
+  versions 1 int64[]
+ModelDynamicBatching
+  priority_levels 4 uint64
+  default_priority_level 5 uint64
 ModelConfig
   name 1 string
   platform 2 string
   backend 17 string
+  version_policy 3 ModelVersionPolicy
   max_batch_size 4 int32
   input 5 ModelInput[]
   output 6 ModelOutput[]
+  dynamic_batching 11 ModelDynamicBatching of scheduling_choice
   parameters 14 ModelParameter{}
 """
 DATA_TYPES = (

@@ -1,0 +1,209 @@
+"""The calls of `GRPCInferenceService`. Those of trace, shared memory and log settings answer UNIMPLEMENTED."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.json_format import ParseDict
+
+from agent.web.descriptions import index_entry, model_config, model_metadata, server_metadata, statistics_of
+from agent.web.grpc.tensors import call_from_request, response_from_scores
+from agent.web.http.replies import Refusal, status_of
+from agent.web.served_models import (
+    VERSION,
+    BadInput,
+    DeadlinePassed,
+    QueueFull,
+    RequestRefused,
+    ServedModels,
+    UnknownModel,
+)
+from agent.web.tokens import Gate, TooManyRequests
+from agent.web.work import WorkThreads
+from engines import PROTOCOL_SERVICE, protocol_message
+
+T = TypeVar("T")
+_OPEN = frozenset({"ServerLive", "ServerReady"})
+"""Answered without a token, as over HTTP."""
+_STREAM = "ModelStreamInfer"
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+}
+"""By the status that HTTP answers; UNAVAILABLE for others."""
+
+
+class InferenceCalls(grpc.GenericRpcHandler):
+    """Finds the method of a call and runs it, with a token where one is needed. On many threads.
+
+    ``loader`` loads models, so no call holds a thread of the server longer than its client waits.
+    """
+
+    def __init__(self, models: ServedModels, gate: Gate, loader: WorkThreads) -> None:
+        self._models = models
+        self._gate = gate
+        self._loader = loader
+        self._methods: dict[str, Callable[[Any, Any], Any]] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+            "ModelInfer": self._infer,
+        }
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a call; None, which is UNIMPLEMENTED, for a method that is not there."""
+        service, _, name = handler_call_details.method.rpartition("/")
+        if service != PROTOCOL_SERVICE:
+            return None
+        if name == _STREAM:
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream,
+                request_deserializer=protocol_message("ModelInferRequest").FromString,
+                response_serializer=protocol_message("ModelStreamInferResponse").SerializeToString,
+            )
+        method = self._methods.get(name)
+        if method is None:
+            return None
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self._answer(name, method, request, context),
+            request_deserializer=protocol_message(f"{name}Request").FromString,
+            response_serializer=protocol_message(f"{name}Response").SerializeToString,
+        )
+
+    def _answer(self, name: str, method: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
+        try:
+            if name not in _OPEN:
+                self._admit(context)
+            return method(request, context)
+        except RequestRefused as exc:
+            _abort(context, exc)
+        except CancelledError:
+            context.abort(grpc.StatusCode.CANCELLED, "the client cancelled the call")
+
+    def _stream(self, requests: Iterable[Any], context: Any) -> Iterator[Any]:
+        """Answer one after the other; a request that is refused has its error in the stream, which goes on."""
+        try:
+            self._admit(context)
+        except RequestRefused as exc:
+            _abort(context, exc)
+        try:
+            for request in requests:
+                yield self._answer_in_stream(request, context)
+        except CancelledError:
+            return
+
+    def _answer_in_stream(self, request: Any, context: Any) -> Any:
+        response_of = protocol_message("ModelStreamInferResponse")
+        try:
+            return response_of(infer_response=self._infer(request, context))
+        except RequestRefused as exc:
+            return response_of(error_message=exc.message, infer_response={"id": request.id})
+
+    def _admit(self, context: Any) -> None:
+        given = dict(context.invocation_metadata()).get("authorization")
+        self._gate.admit(given if isinstance(given, str) else None)
+
+    def _infer(self, request: Any, context: Any) -> Any:
+        model = self._models.get(request.model_name, request.model_version)
+        call = call_from_request(request, model)
+        images = call.images
+        if images is None:
+            images = np.stack([model.decode(one) for one in call.encoded])
+        left_s = context.time_remaining()
+        timeout_s = min((one for one in (left_s, call.timeout_s) if one is not None), default=None)
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlinePassed("Request timeout expired: its deadline was over when it arrived")
+        future = model.submit(images, priority=call.priority, timeout_s=timeout_s)
+        return response_from_scores(call, _result(future, context).scores, model)
+
+    def _live(self, _: Any, __: Any) -> Any:
+        return protocol_message("ServerLiveResponse")(live=True)
+
+    def _ready(self, _: Any, __: Any) -> Any:
+        return protocol_message("ServerReadyResponse")(ready=self._models.is_ready)
+
+    def _model_ready(self, request: Any, _: Any) -> Any:
+        try:
+            is_ready = self._models.get(request.name, request.version).is_ready
+        except RequestRefused:
+            is_ready = False
+        return protocol_message("ModelReadyResponse")(ready=is_ready)
+
+    def _server_metadata(self, _: Any, __: Any) -> Any:
+        return _filled("ServerMetadataResponse", server_metadata())
+
+    def _model_metadata(self, request: Any, _: Any) -> Any:
+        return _filled("ModelMetadataResponse", model_metadata(self._models.get(request.name, request.version)))
+
+    def _model_config(self, request: Any, _: Any) -> Any:
+        model = self._models.get(request.name, request.version)
+        return _filled("ModelConfigResponse", {"config": model_config(model)})
+
+    def _model_statistics(self, request: Any, _: Any) -> Any:
+        names = (self._known(request),) if request.name else self._models.names
+        entries = [statistics_of(name, VERSION, self._models.statistics(name)) for name in names]
+        return _filled("ModelStatisticsResponse", {"model_stats": entries})
+
+    def _known(self, request: Any) -> str:
+        try:
+            return self._models.check(request.name, request.version)
+        except UnknownModel as exc:  # for statistics alone Triton takes it for a bad argument
+            raise BadInput(exc.message) from exc
+
+    def _index(self, request: Any, _: Any) -> Any:
+        entries = [one for one in self._models.index() if one.state == "READY" or not request.ready]
+        return _filled("RepositoryIndexResponse", {"models": [index_entry(one) for one in entries]})
+
+    def _load(self, request: Any, context: Any) -> Any:
+        if request.parameters:
+            raise Refusal(501, "a model cannot be loaded with parameters; change the configuration file instead")
+        _result(self._loader.submit(lambda: self._models.load(request.model_name)), context)
+        return protocol_message("RepositoryModelLoadResponse")()
+
+    def _unload(self, request: Any, context: Any) -> Any:
+        _result(self._loader.submit(lambda: self._models.unload(request.model_name)), context)
+        return protocol_message("RepositoryModelUnloadResponse")()
+
+
+def _result(future: Future[T], context: Any) -> T:
+    """The result of ``future``, which is cancelled when the call ends: its client went, or its deadline passed.
+
+    Raises:
+        CancelledError: the call ended first, also if the engine still works on it.
+        RequestRefused: see ``agent.web.served_models``.
+    """
+    ended = threading.Event()
+    future.add_done_callback(lambda _: ended.set())
+    if context.add_callback(ended.set):
+        ended.wait()
+    if not future.done():
+        future.cancel()
+        raise CancelledError
+    return future.result()
+
+
+def _filled(name: str, values: dict[str, Any]) -> Any:
+    return ParseDict(values, protocol_message(name)())
+
+
+def _abort(context: Any, error: RequestRefused) -> None:
+    if isinstance(error, QueueFull | TooManyRequests):
+        context.set_trailing_metadata((("retry-after", str(error.retry_after_s)),))
+    context.abort(_CODES.get(status_of(error), grpc.StatusCode.UNAVAILABLE), error.message)
