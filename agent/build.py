@@ -56,6 +56,7 @@ from engines import ModelPackage
 
 if TYPE_CHECKING:
     from agent.web.metrics.exposition import Metrics, MetricsFile
+    from agent.web.metrics.families import Sources
     from agent.web.service import WebService
 
 _COMMAND_IDS = "commands.json"
@@ -204,24 +205,32 @@ def _reloader(
 
 def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, reporter: Reporter) -> Metrics | None:
     """The figures for Prometheus; None if nothing serves or writes them."""
-    serve, pipeline = loaded.config.serve, parts.pipeline
-    if not serve.is_on and serve.metrics_file is None:
+    if not loaded.config.serve.is_on and loaded.config.serve.metrics_file is None:
         return None
     with _serve_part():
         from agent.web.metrics.exposition import Metrics
-        from agent.web.metrics.families import AgentCollector, Sources
-    sources = Sources(
-        version=agent.__version__,
-        device=identity.device,
-        started_unix_s=time.time(),
-        pipeline=pipeline.statistics,
+        from agent.web.metrics.families import AgentCollector
+    sources = replace(
+        metric_sources(parts.pipeline, device=identity.device),
         publisher=parts.publisher.statistics,
         thermal=parts.thermal.statistics,
         commands=parts.commands,
-        served=lambda: {name: pipeline.request_statistics(name) for name in pipeline.config.served_models},
     )
     reporter.watch_times(sources.histograms.observe)
     return Metrics(AgentCollector(sources))
+
+
+def metric_sources(pipeline: Pipeline, *, device: str) -> Sources:
+    """The figures of cameras, models and requests."""
+    from agent.web.metrics.families import Sources
+
+    return Sources(
+        version=agent.__version__,
+        device=device,
+        started_unix_s=time.time(),
+        pipeline=pipeline.statistics,
+        served=lambda: {name: pipeline.request_statistics(name) for name in pipeline.config.served_models},
+    )
 
 
 def _metrics_file(loaded: LoadedConfig, metrics: Metrics) -> MetricsFile | None:
@@ -254,17 +263,25 @@ def _web(
     return web, writer
 
 
-def make_web(loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader, metrics: Metrics) -> WebService:
+def make_web(
+    loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader, metrics: Metrics | None = None
+) -> WebService:
     """The server for programs; its libraries are imported here, so that an agent without one does not load them.
+
+    Without ``metrics`` it has those of cameras, models and requests.
 
     Raises:
         Unavailable: they are not installed, or the address is in use.
         ConfigError: the tokens or the certificate cannot be used.
     """
     with _serve_part():
+        from agent.web.metrics.exposition import Metrics
+        from agent.web.metrics.families import AgentCollector
         from agent.web.served_models import ModelControl, ServedModels
         from agent.web.service import WebService
     models = ServedModels(pipeline, ModelControl(reloader.load_model, reloader.unload_model))
+    if metrics is None:
+        metrics = Metrics(AgentCollector(metric_sources(pipeline, device=loaded.device_id)))
     return WebService(loaded, models, metrics)
 
 

@@ -49,7 +49,7 @@ class WebService:
     The sockets are bound at once, so an address that is in use is an error at the start, not later.
     """
 
-    def __init__(self, loaded: LoadedConfig, models: ServedModels, metrics: Metrics) -> None:
+    def __init__(self, loaded: LoadedConfig, models: ServedModels, metrics: Metrics | None = None) -> None:
         """Raises AgentError where the address, the tokens or the certificate cannot be used."""
         self._models = models
         self._metrics = metrics

@@ -28,14 +28,14 @@ _OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
 class HttpApp:
     """One server's application. ``load_work`` loads models, apart from the threads that decode images."""
 
-    def __init__(self, inference: Inference, gate: Gate, load_work: WorkThreads, metrics: Metrics) -> None:
+    def __init__(self, inference: Inference, gate: Gate, load_work: WorkThreads, metrics: Metrics | None) -> None:
         self._inference = inference
         self._gate = gate
         self._routes: list[BaseRoute] = [
             *ProtocolRoutes(inference.models, inference.bodies, load_work).routes(),
             *RestRoutes(inference).routes(),
             *documentation_routes(inference.models),
-            metrics_route(metrics),
+            *([] if metrics is None else [metrics_route(metrics)]),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -28,16 +28,19 @@ _CAMERA_STATES = ("connecting", "connected", "lost", "ended")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the figures come from; each callable is called once for each scrape, on any thread."""
+    """Where the figures come from; each callable is called once for each scrape, on any thread.
+
+    `agent serve` has no ``publisher`` and no ``thermal``, and so no series of them.
+    """
 
     version: str
     device: str
     started_unix_s: float
     pipeline: Callable[[], PipelineStatistics]
-    publisher: Callable[[], PublisherStatistics]
-    thermal: Callable[[], ThermalStatistics]
-    commands: Callable[[], Mapping[str, int]]
     served: Callable[[], Mapping[str, ModelStatistics]]
+    publisher: Callable[[], PublisherStatistics] | None = None
+    thermal: Callable[[], ThermalStatistics] | None = None
+    commands: Callable[[], Mapping[str, int]] = dict
     histograms: StageHistograms = field(default_factory=StageHistograms)
 
 
@@ -47,8 +50,8 @@ class _Seen:
 
     sources: Sources
     pipeline: PipelineStatistics
-    publisher: PublisherStatistics
-    thermal: ThermalStatistics
+    publisher: PublisherStatistics | None
+    thermal: ThermalStatistics | None
     commands: Mapping[str, int]
     served: Mapping[str, ModelStatistics]
 
@@ -84,8 +87,8 @@ class AgentCollector(Collector):
         seen = _Seen(
             sources,
             sources.pipeline(),
-            sources.publisher(),
-            sources.thermal(),
+            None if sources.publisher is None else sources.publisher(),
+            None if sources.thermal is None else sources.thermal(),
             sources.commands(),
             sources.served(),
         )
@@ -183,6 +186,19 @@ def _one(value: Callable[[_Seen], float | None]) -> Callable[[_Seen], Iterator[S
             yield (), found
 
     return samples
+
+
+def _of_publisher(value: Callable[[PublisherStatistics], float | None]) -> Callable[[_Seen], Iterator[Sample]]:
+    return _one(lambda seen: None if seen.publisher is None else value(seen.publisher))
+
+
+def _of_thermal(value: Callable[[ThermalStatistics], float | None]) -> Callable[[_Seen], Iterator[Sample]]:
+    return _one(lambda seen: None if seen.thermal is None else value(seen.thermal))
+
+
+def _hottest(seen: _Seen) -> Iterator[Sample]:
+    if seen.thermal is not None and seen.thermal.hottest_celsius is not None:
+        yield (seen.thermal.hottest_zone or "",), seen.thermal.hottest_celsius
 
 
 def _as_number(value: bool | None) -> float | None:
@@ -364,70 +380,70 @@ FAMILIES: tuple[Family, ...] = (
         "counter",
         "MQTT messages sent; at QoS 1 those that the broker confirmed.",
         (),
-        _one(lambda seen: seen.publisher.sent),
+        _of_publisher(lambda one: one.sent),
     ),
     Family(
         "agent_messages_dropped_total",
         "counter",
         "MQTT messages dropped.",
         ("reason",),
-        _counts(lambda seen: seen.publisher.dropped),
+        _counts(lambda seen: {} if seen.publisher is None else seen.publisher.dropped),
     ),
     Family(
         "agent_messages_rate_limited_total",
         "counter",
         "Results left out because of results.max_hz.",
         (),
-        _one(lambda seen: seen.publisher.rate_limited),
+        _of_publisher(lambda one: one.rate_limited),
     ),
     Family(
         "agent_messages_queued",
         "gauge",
         "Messages that wait for the publisher's thread.",
         (),
-        _one(lambda seen: seen.publisher.queued),
+        _of_publisher(lambda one: one.queued),
     ),
     Family(
         "agent_outbox_events",
         "gauge",
         "Events that wait for the broker's confirmation.",
         (),
-        _one(lambda seen: seen.publisher.stored),
+        _of_publisher(lambda one: one.stored),
     ),
     Family(
         "agent_outbox_oldest_event_seconds",
         "gauge",
         "Age of the oldest of these events; no series without one.",
         (),
-        _one(lambda seen: seen.publisher.delivery.oldest_event_s),
+        _of_publisher(lambda one: one.delivery.oldest_event_s),
     ),
     Family(
         "agent_topics_waiting",
         "gauge",
         "Topics that wait because the broker refused them.",
         (),
-        _one(lambda seen: len(seen.publisher.delivery.held)),
+        _of_publisher(lambda one: len(one.delivery.held)),
     ),
     Family(
         "agent_broker_connected",
         "gauge",
         "1 while the broker has accepted the connection.",
         (),
-        _one(lambda seen: float(seen.publisher.connection.state == "connected")),
+        _of_publisher(lambda one: float(one.connection.state == "connected")),
     ),
     Family(
         "agent_broker_reconnects_total",
         "counter",
         "Connections to the broker after the first one.",
         (),
-        _one(lambda seen: seen.publisher.connection.reconnects),
+        _of_publisher(lambda one: one.connection.reconnects),
     ),
     Family(
         "agent_broker_queued_bytes",
         "gauge",
         "Bytes for the broker that have not left this device.",
         (),
-        _one(lambda seen: seen.publisher.line.queued_bytes),
+        _of_publisher(lambda one: one.line.queued_bytes),
     ),
     Family(
         "agent_commands_total",
@@ -441,26 +457,22 @@ FAMILIES: tuple[Family, ...] = (
         "gauge",
         "The hottest thermal zone.",
         ("zone",),
-        lambda seen: (
-            []
-            if seen.thermal.hottest_celsius is None
-            else [((seen.thermal.hottest_zone or "",), seen.thermal.hottest_celsius)]
-        ),
+        _hottest,
     ),
-    Family("agent_power_watts", "gauge", "Power of the board.", (), _one(lambda seen: seen.thermal.total_watts)),
+    Family("agent_power_watts", "gauge", "Power of the board.", (), _of_thermal(lambda one: one.total_watts)),
     Family(
         "agent_throttled",
         "gauge",
         "1 while the board lowers its clocks; no series if it does not say.",
         (),
-        _one(lambda seen: _as_number(seen.thermal.is_throttling)),
+        _of_thermal(lambda one: _as_number(one.is_throttling)),
     ),
     Family(
         "agent_governor_rate_ratio",
         "gauge",
         "Share of the configured rate that the governor permits, 0 to 1.",
         (),
-        _one(lambda seen: seen.thermal.rate_ratio),
+        _of_thermal(lambda one: one.rate_ratio),
     ),
 )
 
