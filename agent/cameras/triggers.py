@@ -136,11 +136,12 @@ class Triggers:
             return True
 
     def expire(self) -> None:
-        """End those that are too late. Call it a few times a second."""
+        """End those that are too late, and forget those that have ended. Call it a few times a second."""
         now_ns = self._clock.monotonic_ns()
         with self._changed:
             late = [one for one in self._waiting if one.due_ns <= now_ns]
-            stuck = [one for one in self._taken if one.due_ns <= now_ns and not one.is_over]
+            self._taken = [one for one in self._taken if not one.is_over]  # their frames' memory is free again
+            stuck = [one for one in self._taken if one.due_ns <= now_ns]
             if late:
                 self._waiting = deque(one for one in self._waiting if one.due_ns > now_ns)
         for trigger in late:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -72,6 +74,19 @@ def test_each_trigger_has_a_frame_of_its_own_in_order_and_each_classifier_answer
         bench.counters.dropped(bench.given["two"].pop(0), "two", Drop.FAILED)
     assert bench.ends["b"].reason is None, "one of two answered"
     assert bench.ends["b"].dropped == {"two": "failed"}
+
+
+def test_an_answered_trigger_keeps_no_frame_in_memory() -> None:
+    source, clock = GatedSource(), SetClock()
+    with running(source, clock=clock) as bench:
+        bench.ask("a")
+        source.give(clock.now_ns)
+        bench.wait_captured(1)
+        trigger = weakref.ref(bench.given["c"][0].trigger)
+        bench.answer("c")
+        bench.camera.triggers.expire()
+        gc.collect()
+        assert trigger() is None
 
 
 def test_a_frame_that_no_classifier_answered_fails_its_trigger_with_the_reason() -> None:
