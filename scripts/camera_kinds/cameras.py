@@ -140,14 +140,21 @@ def _own(its: dict[str, Any] | None = None, **settings: Any) -> Callable[[Path, 
 
 
 def _http(path: str, its: dict[str, str] | None = None, **settings: Any) -> Callable[[Path, ExitStack], Stage]:
-    def make(folder: Path, _: ExitStack) -> Stage:
+    def make(folder: Path, stack: ExitStack) -> Stage:
         if its:
             _password(folder, "p@ss:/#w")
         port = free_port()
         config = HttpSource.model_validate(
             {"type": "http", "url": f"http://localhost:{port}{path}", "interval_s": 0.1, **(its or {})}
         )
-        return Stage(config, InProcess(lambda: http_camera(port=port, **{"period_s": 0.04, **settings})))
+        settings.setdefault("period_s", 0.04)
+        if path.startswith("/snapshot"):
+            # The server of the tests ends with its clients, and this one asks again and again.
+            settings["port"] = port
+            server = http_camera(**settings)
+            stack.callback(stack.enter_context(server).stopping.set)
+            return Stage(config)
+        return Stage(config, InProcess(lambda: http_camera(port=port, **settings)))
 
     return make
 

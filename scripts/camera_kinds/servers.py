@@ -89,8 +89,7 @@ def gst_rtsp(port: int, launch: str, *options: str) -> Process:
 
 def _listens(host: str, port: int) -> bool:
     """Whether the kernel's table has a listener: a connection would use up what a program serves once."""
-    table, family = ("/proc/net/tcp6", 6) if ":" in host else ("/proc/net/tcp", 4)
-    del family
+    table = "/proc/net/tcp6" if ":" in host else "/proc/net/tcp"
     wanted = f":{port:04X}"
     lines = [line.split() for line in Path(table).read_text().splitlines()[1:]]
     return any(line[1].endswith(wanted) and line[3] == "0A" for line in lines)

@@ -22,10 +22,15 @@ import numpy as np
 
 from agent.cameras.sources.ffmpeg import Video, open_video
 from agent.runtime.clock import SystemClock
+from engines import InputSpec, Resizer
 
 _NEVER = threading.Event()
 _SIDE = 224
 _ROUNDS = 3
+_CENTRE = InputSpec(
+    width=_SIDE, height=_SIDE, resize="shorter_side", resize_to=_SIDE, interpolation="linear_antialias"
+)
+_WHOLE = InputSpec(width=_SIDE, height=_SIDE, resize="stretch", interpolation="linear_antialias")
 
 
 def draw_clip(path: Path, width: int, height: int, frames: int) -> None:
@@ -45,13 +50,20 @@ def draw_clip(path: Path, width: int, height: int, frames: int) -> None:
         container.mux(stream.encode(None))
 
 
-def _with_agent(path: Path, *, every: int, decode: Any = "all") -> int:
-    """Read all frames; convert and resize one of ``every`` (0: none). Returns the frames of the clip."""
+def _with_agent(path: Path, *, every: int, decode: Any = "all", antialias: InputSpec | None = None) -> int:
+    """Read all frames; convert and resize one of ``every`` (0: none), by ``antialias`` if it is given.
+
+    Returns the frames of the clip.
+    """
+    resizer = None if antialias is None else Resizer(antialias)
+    row = np.empty((_SIDE, _SIDE, 3), np.uint8)
     video: Video = open_video(f"file:{path}", clock=SystemClock(), options={}, is_live=False, threads=1, decode=decode)
     count = 0
     try:
         while (frame := video.read(5.0, _NEVER)) is not None:
-            if every and count % every == 0:
+            if every and count % every == 0 and resizer is not None:
+                resizer.fill(frame.image(), row)
+            elif every and count % every == 0:
                 cv2.resize(frame.image(), (_SIDE, _SIDE))
             count += 1
         return video.frame_count or count
@@ -94,6 +106,12 @@ def main() -> None:
         rows = {
             "agent, decoding alone": lambda: _with_agent(clip, every=0),
             "agent, every frame converted and resized": lambda: _with_agent(clip, every=1),
+            "agent, the same with antialias, the centre of the image": lambda: _with_agent(
+                clip, every=1, antialias=_CENTRE
+            ),
+            "agent, the same with antialias, the whole image stretched": lambda: _with_agent(
+                clip, every=1, antialias=_WHOLE
+            ),
             "agent, one of 5 converted and resized": lambda: _with_agent(clip, every=5),
             "agent, `decode: keyframes`, every one converted and resized": lambda: _with_agent(
                 clip, every=1, decode="keyframes"

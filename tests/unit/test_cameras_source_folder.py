@@ -17,7 +17,7 @@ import pydantic
 import pytest
 import structlog
 
-from agent.cameras.sources.images.folder import WatchedFolder
+from agent.cameras.sources.images.folder import WatchedFolder, pause_s
 from agent.cameras.sources.images.rewritten_image import RewrittenImage
 from agent.config.sections.sources import FolderSource, ImageSource
 from agent.runtime.clock import SystemClock
@@ -50,6 +50,11 @@ def test_an_empty_folder_waits_and_takes_what_comes(tmp_path: Path) -> None:
         assert _levels(source, 2) == [-1, -1]
         _write(tmp_path / "inbox" / "a.png", 7)
         assert _levels(source, 3) == [7, -1, -1]
+
+
+@pytest.mark.parametrize(("looked_s", "pause"), [(0.0, 0.5), (0.01, 0.5), (0.1, 2.0), (30.0, 10.0)])
+def test_a_folder_that_takes_long_to_list_is_listed_less_often(looked_s: float, pause: float) -> None:
+    assert pause_s(0.5, looked_s) == pause
 
 
 @pytest.mark.parametrize(("order", "expected"), [("arrival", [1, 2, 3]), ("name", [2, 3, 1])])

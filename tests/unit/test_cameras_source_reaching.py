@@ -60,8 +60,8 @@ def test_no_server_is_there_under_a_name_that_does_not_exist(host: str) -> None:
     assert is_server_there(RtspSource(type="rtsp", url=f"rtsp://{host}/1"), _NEVER) is False
 
 
-@pytest.mark.parametrize("url", ["udp://239.0.0.1:5000", "srt://127.0.0.1:9000"])
-def test_nobody_can_be_asked_about_datagrams(url: str) -> None:
+@pytest.mark.parametrize("url", ["udp://239.0.0.1:5000", "srt://127.0.0.1:9000", "tcp://127.0.0.1:9000"])
+def test_nobody_is_asked_about_datagrams_and_bare_tcp(url: str) -> None:
     assert is_server_there(StreamSource(type="stream", url=url), _NEVER) is None
 
 

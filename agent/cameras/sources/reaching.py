@@ -69,12 +69,12 @@ class Opening(Generic[T]):
 def is_server_there(config: AddressedSource, interrupted: threading.Event) -> bool | None:
     """Whether the server of ``config`` accepts a connection, which is ended at once: no request, no login.
 
-    None for datagrams: nobody can be asked. Takes a second, or as long as the lookup of the name; False once
-    ``interrupted`` is set.
+    None for datagrams, where nobody can be asked, and for bare TCP, where a connection is the stream: some senders
+    serve one and end. Takes a second, or as long as the lookup of the name; False once ``interrupted`` is set.
     """
     parts = urlsplit(config.url)
     port = parts.port or DEFAULT_PORTS.get(parts.scheme.lower())
-    if parts.scheme.lower() in ("udp", "srt") or parts.hostname is None or port is None:
+    if parts.scheme.lower() in ("udp", "srt", "tcp") or parts.hostname is None or port is None:
         return None
     host = parts.hostname
 

@@ -25,6 +25,8 @@ log = get_logger(__name__)
 FOLDERS = "folders"
 _IDLE_S = 5.0
 """After so long without a file ``read`` returns None."""
+_LOOKS_PER_PAUSE, _MAX_PAUSE_S = 20.0, 10.0
+"""A look at a folder of very many files takes long: the pause is so many times as long, for at most 5 % of a core."""
 
 
 class WatchedFolder(SourceBase):
@@ -88,9 +90,12 @@ class WatchedFolder(SourceBase):
         deadline = time.monotonic() + self._idle_s
         while True:
             waiting = self._lifecycle.opened(self._waiting)
+            looked_s = 0.0
             try:
                 if not waiting:
+                    began = time.monotonic()
                     waiting.extend(self._whole())
+                    looked_s = time.monotonic() - began
                 capture = self._take(waiting.popleft()) if waiting else None
             except OSError as exc:
                 raise self._lifecycle.lost(
@@ -102,7 +107,7 @@ class WatchedFolder(SourceBase):
                 continue
             if time.monotonic() >= deadline:
                 return None
-            self._lifecycle.interrupted.wait(self._config.poll_s)
+            self._lifecycle.interrupted.wait(pause_s(self._config.poll_s, looked_s))
 
     def close(self) -> None:
         """See Source."""
@@ -175,6 +180,11 @@ class WatchedFolder(SourceBase):
         elif self._move_to is not None:
             shutil.move(path, _free_name(self._move_to / version.name))
         return self._delivered(image, started_ns, started_utc_ns, origin)
+
+
+def pause_s(poll_s: float, looked_s: float) -> float:
+    """Seconds until the next look, after one that took ``looked_s``."""
+    return max(poll_s, min(looked_s * _LOOKS_PER_PAUSE, _MAX_PAUSE_S))
 
 
 def _free_name(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from agent.cameras.sources.images.slow_images import NOTICED_AFTER_S, SlowImages
@@ -47,7 +48,7 @@ def read_image_file(path: Path, slow: SlowImages, bits: int | None = None) -> tu
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is read: no hidden one, and only the kinds that can be decoded."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - 5 x faster
 
 
 def sendable(text: str) -> str:
