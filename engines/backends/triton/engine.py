@@ -10,7 +10,6 @@ from types import TracebackType
 import numpy as np
 
 from engines.backends.batches import check_batch, check_scores
-from engines.backends.triton.http import HttpServer
 from engines.backends.triton.options import RemoteOptions, remote_options
 from engines.backends.triton.server import ServedSignature, Server, ServerFault, largest_batch
 from engines.base import EngineInfo, EngineOptions, Images, Scores
@@ -135,7 +134,10 @@ def connect(options: RemoteOptions, *, classes: int) -> Server:
     Raises:
         EngineUnavailable: a library or the token is missing. ServerFault: the server's name cannot be resolved, ...
     """
+    # Each is imported on use: opening another engine must not wait for a client of this one.
     if options.protocol == "http":
+        from engines.backends.triton.http import HttpServer
+
         return HttpServer(options, classes=classes)
     try:
         from engines.backends.triton.grpc import GrpcServer
