@@ -33,7 +33,7 @@ real server: GStreamer's RTSP server, the program ffmpeg, and those of the tests
 whose colours are in their places, or an error with its reason. "Loss" is from the end of the server until the camera
 counts as lost, "return" from its new start, 5 s later, until the next frame, with the start of the server itself.
 
-{versions}. {total} kinds, {differing} of them not as expected.
+{versions}. {total} kinds: {expected} as expected, {differing} not.
 """
 
 
@@ -64,7 +64,11 @@ def _kinds() -> Iterator[Kind]:
 
 
 def _cleaned(result: Result, folder: str) -> Result:
-    message = re.sub(r":\d{4,5}/#[0-9a-f]{8}", ":PORT/#HASH", redact(result.message).replace(folder + "/", ""))
+    message = re.sub(
+        r":\d{4,5}/#[0-9a-f]{8}",
+        ":PORT/#HASH",
+        redact(result.message).replace(f"{folder}/", "").replace(folder, "FOLDER"),
+    )
     message = re.sub(r"(127\.0\.0\.1|localhost|\[::1\]):\d{4,5}", r"\1:PORT", message)
     return replace(result, message=message)
 
@@ -84,7 +88,9 @@ def _page(results: list[Result], differing: int) -> str:
         f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}, PyAV {av.__version__}"
     )
     versions += f", OpenCV {cv2.__version__}"
-    lines = [_HEAD.format(versions=versions, total=len(results), differing=differing or "none")]
+    lines = [
+        _HEAD.format(versions=versions, total=len(results), expected=len(results) - differing, differing=differing)
+    ]
     for group in dict.fromkeys(result.kind.group for result in results):
         lines += [f"\n## {group}\n", "| kind | what came | first frame, s | loss, s | return, s | message | outcome |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]

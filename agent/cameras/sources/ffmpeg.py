@@ -37,7 +37,7 @@ log = get_logger(__name__)
 _METADATA: Mapping[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 _MAX_FPS = 1000.0
 _READ_SLICE_S = 4.0
-"""FFmpeg cannot be interrupted from another thread, so a longer wait is cut: a stop takes effect within this time."""
+"""FFmpeg's reading cannot be interrupted, so a longer wait is cut: a stop takes effect within this time."""
 _UNDECODABLE_S = 30.0
 """Longest time without a frame while data comes: longer than the interval between two key frames of most cameras."""
 _REMEMBERED_PACKETS = 64
