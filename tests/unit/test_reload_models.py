@@ -58,12 +58,17 @@ def _serving(directory: Path) -> Iterator[tuple[ServedModels, _Engines, Reloader
 
 def test_loading_and_unloading_fails_no_request_of_another_model(tmp_path: Path) -> None:
     with _serving(tmp_path) as (models, engines, _):
-        stop, failures, answered = threading.Event(), [], []
+        stop = threading.Event()
+        failures: list[BaseException] = []
+        answered: list[None] = []
 
         def send() -> None:
             while not stop.is_set():
                 error = models.get("watched").submit(_IMAGES).exception(5.0)
-                (answered if error is None else failures).append(error)
+                if error is None:
+                    answered.append(None)
+                else:
+                    failures.append(error)
 
         client = threading.Thread(target=send, name="client")
         client.start()
@@ -93,7 +98,7 @@ def test_a_model_that_cannot_be_loaded_again_stays_unloaded_and_the_others_serve
             "other": "UNAVAILABLE",
             "seen": "READY",
         }
-        assert models.get("watched").submit(_IMAGES).result(5.0)
+        assert models.get("watched").submit(_IMAGES).exception(5.0) is None
 
 
 def test_a_model_of_a_camera_is_not_unloaded(tmp_path: Path) -> None:

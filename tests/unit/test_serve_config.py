@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.build import make_web
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.sections.serve import is_loopback, split_address
-from agent.runtime.errors import ConfigError
+from agent.inference.pipeline import Parts, Pipeline
+from agent.reload import Reloader
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import ConfigError, Unavailable
 from tests.fixtures.agent_process import write_config
+from tests.fixtures.parts import BrightnessEngine, ScriptedSource
 
 _CAMERAS = {"front": {"source": {"type": "pattern"}, "classify": [{"model": "inspect"}]}}
 
@@ -98,3 +104,17 @@ def test_half_a_configuration_is_warned_of(tmp_path: Path) -> None:
     assert "no program can reach this model, because `serve` has no address" in warning
     (warning,) = _load(tmp_path, model=False, http="127.0.0.1:8000").warnings
     assert "programs are served no model" in warning
+
+
+def test_a_missing_library_is_named_with_the_part_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("agent.web.") or name == "agent.web"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    loaded = _load(tmp_path, cameras=False, http="127.0.0.1:0")
+    parts = Parts(lambda *_: BrightnessEngine(2), lambda _: ScriptedSource([], is_live=True))
+    pipeline = Pipeline(loaded.config, {}, parts, clock=SystemClock(), emit=lambda _: None)
+    reloader = Reloader(loaded, {}, pipeline, on_applied=lambda *_: None, expect_cameras=lambda _: None)
+    with pytest.raises(
+        Unavailable, match=r"library uvicorn is not installed; install the agent with its part \[serve\]"
+    ):
+        make_web(loaded, pipeline, reloader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -108,6 +109,22 @@ def test_requests_join_the_batches_of_cameras_and_every_frame_is_still_counted()
     assert records.labels == ["dent"] * 40
     assert (camera.counts.captured, camera.counts.classified, sum(camera.counts.dropped.values())) == (40, 40, 0)
     assert sum(seen) == 80
+
+
+def test_on_an_engine_that_gains_nothing_by_batches_requests_have_calls_of_their_own() -> None:
+    """A file of frames of brightness 1 never runs out of frames; still every request of brightness 2 is answered."""
+    calls: list[set[int]] = []
+    engine = BrightnessEngine(3, on_infer=lambda batch: calls.append(set(batch[:, 0, 0, 0].tolist())))
+    engine.info = replace(engine.info, gains_by_batches=False)
+    source = ScriptedSource([1] * 300, is_live=False)
+    with _serving(engine, source=source) as (pipeline, records):
+        model = ServedModels(pipeline).get("inspect")
+        futures = [model.submit(_batch(2, 2)) for _ in range(10)]
+        assert all(future.result(5.0).scores.argmax(axis=1).tolist() == [2, 2] for future in futures)
+        wait_until(lambda: pipeline.is_done)
+    assert records.labels == ["dent"] * 300
+    assert calls.count({2}) == 10
+    assert {frozenset(call) for call in calls} == {frozenset({1}), frozenset({2})}
 
 
 def test_a_failed_engine_call_fails_its_requests_with_the_reason() -> None:
