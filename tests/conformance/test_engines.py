@@ -38,7 +38,6 @@ _CASES: list[tuple[str, Precision, int | str]] = [
     *((name, "fp32", MAX_BATCH) for name in ENGINES),
     *((name, "int8", "batch") for name in ENGINES if name != "torch"),
     ("triton-http", "fp32", "batch"),
-    ("triton-http", "fp32", MAX_BATCH),
     ("triton-grpc", "fp32", "batch"),
 ]
 
