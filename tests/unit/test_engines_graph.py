@@ -342,8 +342,8 @@ def test_a_model_that_computes_with_uint8_keeps_it(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("data", TensorProto.UINT8, ["N", 3, 6, 8])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
         [
-            onnx.numpy_helper.from_array(np.float32(0.01), "scale"),
-            onnx.numpy_helper.from_array(np.uint8(7), "zero"),
+            onnx.numpy_helper.from_array(np.array(0.01, np.float32), "scale"),
+            onnx.numpy_helper.from_array(np.array(7, np.uint8), "zero"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
