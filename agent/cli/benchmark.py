@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.options import ENGINE_OPTION, PATH, package_directory
-from agent.cli.signals import sigterm_as_ctrl_c
+from agent.cli.io.options import ENGINE_OPTION, PATH, package_directory
+from agent.cli.io.signals import sigterm_as_ctrl_c
 from agent.tools.benchmark.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
 
 _GATE_HELP = "exit code 1 if this holds, like 'p99_ms>+10%' or 'p99_ms>20'."
 _MAX_BATCH = 64
@@ -119,7 +119,7 @@ def benchmark(ctx: click.Context, /, packages: tuple[str, ...], engines: tuple[s
     """
     if ctx.invoked_subcommand is not None:
         return 0
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
     from agent.runtime import logs
     from agent.tools.benchmark.job import Benchmark, Job
 
@@ -159,7 +159,7 @@ def compare(*, first: Path, second: Path, gates: tuple[str, ...], force: bool, a
 
 
 def _console() -> Console:
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
 
     console = Console(soft_wrap=True)
     # A file or a pipe has no width: the tables get the room that they need.

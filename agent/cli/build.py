@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from agent.cli.options import ENGINE_OPTION, PATH, package_directory
+from agent.cli.io.options import ENGINE_OPTION, PATH, package_directory
 from agent.config.state_dir import cache_dir_in, default_cache_dir
 from agent.runtime.errors import UsageError
 
@@ -178,7 +178,7 @@ def _progress(*, is_quiet: bool) -> Iterator[Progress]:
     """A progress bar on a terminal, log lines elsewhere; both on standard error."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
 
     console = Console(stderr=True)
     if is_quiet or not console.is_terminal:
@@ -307,7 +307,7 @@ def _entry_facts(entry: PlanEntry) -> dict[str, object]:
 def _print_entries(entries: list[PlanEntry]) -> None:
     from rich.table import Table
 
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
 
     table = Table("model", "engine", "precision", "TensorRT", "GPU", "batch", "MiB", "built", "used")
     for entry in entries:

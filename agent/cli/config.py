@@ -98,7 +98,7 @@ def _resolved(loaded: LoadedConfig) -> dict[str, object]:
 def _print_text(loaded: LoadedConfig, overrides: Sequence[str]) -> None:
     from rich.syntax import Syntax
 
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
 
     text = redact(public_yaml(loaded.config))
     console = Console(soft_wrap=True)

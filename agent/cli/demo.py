@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import PATH, own_command, seconds
-from agent.cli.signals import sigterm_as_ctrl_c
+from agent.cli.io.options import PATH, own_command, seconds
+from agent.cli.io.signals import sigterm_as_ctrl_c
 from agent.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _load(state_dir: Path) -> LoadedConfig:
 
 def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_json: bool) -> _Run:
     from agent.app import Agent
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
     from agent.mqtt.base import Sink
     from agent.publish.json_lines import JsonLinesSink
     from agent.runtime import logs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.find_cameras import find_cameras
-from agent.cli.options import PATH, seconds
+from agent.cli.io.options import PATH, seconds
 from agent.runtime.errors import ConfigError, Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def doctor(
 
 
 def _examine(path: Path | None, bundle: Path | None, *, with_cameras: bool, as_json: bool) -> int:
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
     from agent.config.state_dir import default_state_dir
     from agent.tools.doctor.bundle import check_target, write_bundle
     from agent.tools.doctor.examination import examine
@@ -149,7 +149,7 @@ def _refuse_bundle(bundle: Path | None) -> None:
 
 
 def _show_thermals(state_dir: Path, *, as_json: bool) -> int:
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
     from agent.tools.doctor import thermals
 
     day = thermals.day_of_heat(state_dir)
@@ -162,7 +162,7 @@ def _show_thermals(state_dir: Path, *, as_json: bool) -> int:
 
 
 def _print(report: Report, *, as_json: bool) -> None:
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
     from agent.tools.doctor.terminal import render
 
     if as_json:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import broker_options, seconds, subscribed, subscriber_settings
-from agent.cli.signals import sigterm_as_ctrl_c
+from agent.cli.io.options import broker_options, seconds, subscribed, subscriber_settings
+from agent.cli.io.signals import sigterm_as_ctrl_c
 
 
 @click.command()

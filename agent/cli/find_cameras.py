@@ -25,7 +25,7 @@ def find_cameras(
         Unavailable: none answers, or a host cannot be resolved.
         UsageError, ConfigError: an option, or the password file, cannot be used.
     """
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
     from agent.tools.find_cameras.discovery import find
     from agent.tools.find_cameras.report import as_text, ask_all
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from agent.cli.signals import sigterm_as_ctrl_c
+from agent.cli.io.signals import sigterm_as_ctrl_c
 from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import ConfigError, UsageError
 
@@ -334,7 +334,7 @@ def _print_table(columns: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
 
     table = Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:

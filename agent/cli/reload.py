@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import PATH
+from agent.cli.io.options import PATH
 
 
 @click.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.options import package_directory
+from agent.cli.io.options import package_directory
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from agent.cli.options import ENGINE_OPTION, package_directory
+from agent.cli.io.options import ENGINE_OPTION, package_directory
 from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import UsageError
 
@@ -77,7 +77,7 @@ def _print(certificate: Certificate) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
 
     precision: str = certificate.precision
     if certificate.int8_form is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.options import broker_options, seconds, subscribed, subscriber_settings
-from agent.cli.signals import sigterm_as_ctrl_c
+from agent.cli.io.options import broker_options, seconds, subscribed, subscriber_settings
+from agent.cli.io.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -101,7 +101,7 @@ def _print_lines(subscriber: Subscriber, view: FleetView, end_s: float) -> None:
 def _draw(subscriber: Subscriber, view: FleetView, end_s: float, topic: str) -> None:
     from rich.live import Live
 
-    from agent.cli.console import Console
+    from agent.cli.io.console import Console
     from agent.tools.watch.terminal import render
 
     console = Console()

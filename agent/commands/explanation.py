@@ -9,8 +9,8 @@ from agent.cameras.frame_counters import ClassifierCounts
 from agent.commands.contract import Details
 from agent.config.model import CameraConfig
 from agent.config.sections.decide import STALE
-from agent.inference.decisions import Decision
-from agent.inference.standing import why
+from agent.inference.decisions.decision import Decision
+from agent.inference.decisions.standing import why
 from agent.inference.worker import WorkerStatistics
 from agent.runtime.records import Standing
 

@@ -5,16 +5,12 @@ routing          which classifier of which camera is served by which worker
 binding          one classifier of one camera, as its worker sees it
 fair_queue       the order of frames that wait: fair shares within a priority, a minimum for lower ones
 batcher          the requests of one worker: the newest frame of live cameras, queues for files
-request_queue    requests of programs: priorities, deadlines, and their share beside the frames
-request_statistics  their counts and durations
+requests         requests of programs: their queue beside the frames, their counts and durations
 worker           the thread of one model: batch, resize, infer, decide
 engine_slot      a worker's engine: load, serve, replace, close
 engine_return    brings a remote engine back while a local one serves in its place
 engine_opening   opens the engine that the configuration asks for, or under heat a prepared one
-classifications  from scores to the published record
-votes            the votes of the latest results: counted, or by how long they hold
-decisions        from a stream of scores to a stable label, or to each of several
-standing         in words, where a decision stands and what would change it
+decisions        from scores to the published record, and to stable labels
 rate_sharing     shares the governor's ratio among cameras by priority
 heat_levers      large batches and cheaper engines, for the thermal governor
 supervision      interrupts hanging calls of an engine

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from agent.cameras.frame_counters import MAX_FILE_FRAMES, FrameCounters
 from agent.config.model import ClassifierConfig
 from agent.inference.batcher import Batcher
-from agent.inference.decisions import Decision
+from agent.inference.decisions.decision import Decision
 from agent.inference.fair_queue import Binding
 from agent.runtime.clock import Clock
 from agent.runtime.records import Classification, StateChange

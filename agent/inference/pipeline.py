@@ -16,10 +16,10 @@ from agent.cameras.sources.base import Source
 from agent.config.model import AgentConfig, CameraConfig, ModelConfig
 from agent.config.sections.sources import SourceConfig
 from agent.inference.binding import ClassifierBinding, Emit
-from agent.inference.decisions import Decision
+from agent.inference.decisions.decision import Decision
 from agent.inference.rate_sharing import share_ratio
-from agent.inference.request_queue import RequestLimits
-from agent.inference.request_statistics import ModelStatistics, RequestStatistics
+from agent.inference.requests.queue import RequestLimits
+from agent.inference.requests.statistics import ModelStatistics, RequestStatistics
 from agent.inference.routing import CameraPlan, plan_camera
 from agent.inference.worker import Worker, WorkerStatistics
 from agent.runtime.clock import Clock

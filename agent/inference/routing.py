@@ -10,7 +10,7 @@ from agent.cameras.camera import Route
 from agent.cameras.frame_counters import FrameCounters
 from agent.config.model import CameraConfig, ClassifierConfig
 from agent.inference.binding import ClassifierBinding, Dependent
-from agent.inference.decisions import Decision, LabelDecision, LabelSetDecision
+from agent.inference.decisions.decision import Decision, LabelDecision, LabelSetDecision
 from agent.inference.worker import Worker
 from agent.runtime.clock import Clock
 from engines import ModelPackage, Task

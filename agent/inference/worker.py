@@ -16,12 +16,12 @@ from agent.cameras.frame_counters import Drop
 from agent.config.model import ModelConfig
 from agent.inference.batcher import Batcher
 from agent.inference.binding import ClassifierBinding, Emit
-from agent.inference.classifications import classification, crop, found_labels, top_binary, top_scores
+from agent.inference.decisions.classifications import classification, crop, found_labels, top_binary, top_scores
 from agent.inference.engine_return import EngineReturn
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.inference.fair_queue import Request
-from agent.inference.request_queue import EngineFailed, InferenceRequest, RequestLimits, RequestQueue, RequestShare
-from agent.inference.request_statistics import RequestStatistics
+from agent.inference.requests.queue import EngineFailed, InferenceRequest, RequestLimits, RequestQueue, RequestShare
+from agent.inference.requests.statistics import RequestStatistics
 from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.heartbeat import Heartbeat

@@ -2,8 +2,8 @@ r"""What is written for people cannot control their terminal: one place for ever
 
 A message of a broker, a label, a file name, a node of a model or a JSON key may hold sequences that clear the screen,
 fill the clipboard (OSC 52), or turn the direction of text. So standard output and standard error escape them, as
-``\u001b``, which is right inside JSON, too. Colours of our own are written by ``agent.cli.console.Console`` and by the
-log, past this, after they have escaped the texts themselves.
+``\u001b``, which is right inside JSON, too. Colours of our own are written by ``agent.cli.io.console.Console`` and by
+the log, past this, after they have escaped the texts themselves.
 """
 
 from __future__ import annotations

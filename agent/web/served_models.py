@@ -27,7 +27,7 @@ import numpy as np
 from agent.config.model import ModelConfig
 from agent.inference.engine_slot import LoadedEngine
 from agent.inference.pipeline import Pipeline
-from agent.inference.request_queue import (
+from agent.inference.requests.queue import (
     MAX_PRIORITY,
     Answer,
     DeadlinePassed,
@@ -36,7 +36,7 @@ from agent.inference.request_queue import (
     QueueFull,
     RequestRefused,
 )
-from agent.inference.request_statistics import Duration, FailureReason, ModelStatistics
+from agent.inference.requests.statistics import Duration, FailureReason, ModelStatistics
 from agent.inference.worker import Worker
 from agent.runtime.errors import AgentError, UsageError
 from engines import EngineError, ImageRejected, Images, ModelPackage, Resizer, decode_image

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.sections.base import NAME
-from agent.inference.request_queue import RequestRefused
-from agent.inference.request_statistics import FailureReason
+from agent.inference.requests.queue import RequestRefused
+from agent.inference.requests.statistics import FailureReason
 from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import Secret, SecretKind, read_secret_bytes
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from agent.inference.request_queue import NotReady, QueueFull, RequestRefused
+from agent.inference.requests.queue import NotReady, QueueFull, RequestRefused
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.threads import StageThread
 

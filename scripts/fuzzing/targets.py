@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from onnx import TensorProto
 
-from agent.cli.console import Console
+from agent.cli.io.console import Console
 from agent.commands.contract import Answer, Details
 from agent.commands.requests import REQUESTS, Capture
 from agent.commands.server import CommandServer

@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 
 from agent.config.broker_address import BrokerAddress
-from agent.inference.classifications import top_scores
+from agent.inference.decisions.classifications import top_scores
 from agent.mqtt.client import MqttClient
 from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.mqtt.identity import Identity

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.config.sections.decide import DecideConfig
-from agent.inference.decisions import LabelDecision
-from agent.inference.votes import CountedVotes, Key, TimedVotes
+from agent.inference.decisions.decision import LabelDecision
+from agent.inference.decisions.votes import CountedVotes, Key, TimedVotes
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes
 
 _SERVED = ServedModel("m", "m", "1", "0" * 64, "ort-cpu", "fp32", degraded=False)

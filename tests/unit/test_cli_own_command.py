@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.options import own_command
+from agent.cli.io.options import own_command
 
 
 @pytest.fixture

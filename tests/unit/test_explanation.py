@@ -11,7 +11,7 @@ from agent.cameras.frame_counters import CameraCounts, ClassifierCounts
 from agent.commands.explanation import explanation
 from agent.config.model import CameraConfig
 from agent.config.sections.decide import DecideConfig
-from agent.inference.decisions import Decision, LabelDecision
+from agent.inference.decisions.decision import Decision, LabelDecision
 from agent.inference.worker import WorkerStatistics
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from agent.config.sections.decide import DecideConfig
-from agent.inference.classifications import top_binary, top_scores
-from agent.inference.decisions import LabelDecision
+from agent.inference.decisions.classifications import top_binary, top_scores
+from agent.inference.decisions.decision import LabelDecision
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes, StateChange
 
 _SERVED = ServedModel("m", "m", "1", "0" * 64, "ort-cpu", "fp32", degraded=False)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from agent.config.sections.decide import DecideConfig
-from agent.inference.classifications import found_labels, top_scores
-from agent.inference.decisions import LabelSetDecision
-from agent.inference.standing import why
+from agent.inference.decisions.classifications import found_labels, top_scores
+from agent.inference.decisions.decision import LabelSetDecision
+from agent.inference.decisions.standing import why
 from agent.runtime.records import Classification, Score, ServedModel, StageTimes, StateChange
 
 LABELS = ("helmet", "goggles", "vest")

@@ -13,7 +13,7 @@ from agent.cameras.sources.choose import make_source
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.sections.decide import DecideConfig
 from agent.inference.binding import ClassifierBinding
-from agent.inference.decisions import LabelDecision, LabelSetDecision
+from agent.inference.decisions.decision import LabelDecision, LabelSetDecision
 from agent.inference.pipeline import Parts, Pipeline
 from agent.reload import load_packages
 from agent.runtime.clock import SystemClock

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from agent.cameras.camera import CameraStatistics
 from agent.cameras.frame_counters import CameraCounts, ClassifierCounts, Drop
 from agent.inference.pipeline import PipelineStatistics
-from agent.inference.request_statistics import CallTimes, FailureReason, ModelStatistics, RequestStatistics
+from agent.inference.requests.statistics import CallTimes, FailureReason, ModelStatistics, RequestStatistics
 from agent.inference.worker import WorkerStatistics
 from agent.mqtt.base import SinkStatistics
 from agent.publish.publisher import PublisherStatistics

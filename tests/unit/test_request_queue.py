@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 
-from agent.inference.request_queue import (
+from agent.inference.requests.queue import (
     DeadlinePassed,
     EngineFailed,
     NotReady,
@@ -16,7 +16,7 @@ from agent.inference.request_queue import (
     RequestQueue,
     RequestShare,
 )
-from agent.inference.request_statistics import Duration, FailureReason, RequestStatistics
+from agent.inference.requests.statistics import Duration, FailureReason, RequestStatistics
 from engines import Images
 
 

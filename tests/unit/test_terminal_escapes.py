@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.console import Console
+from agent.cli.io.console import Console
 from agent.mqtt.base import Packet
 from agent.publish.json_lines import line_from_packet
 from agent.runtime import logs
@@ -201,7 +201,7 @@ def test_every_output_goes_through_the_streams_that_escape() -> None:
         text, place = path.read_text(encoding="utf-8"), str(path.relative_to(_ROOT))
         for call in re.findall(r"click\.(?:secho|echo)\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)", text):
             found += [f"{place}: {call}"] if "file=sys.stderr" not in call else []
-        if "rich.console" in text and place not in {"agent/cli/console.py"}:
+        if "rich.console" in text and place not in {"agent/cli/io/console.py"}:
             found += [
                 f"{place}: {line}" for line in re.findall(r"^ +from rich\.console import .*Console\b.*", text, re.M)
             ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.inference.standing import why
+from agent.inference.decisions.standing import why
 from agent.runtime.records import Standing
 from agent.tools.watch.documents import Document
 from agent.tools.watch.fleet import ClassifierView, DeviceView, FleetView

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from agent.inference.classifications import top_binary, top_scores
+from agent.inference.decisions.classifications import top_binary, top_scores
 from agent.web.http.forms import files_of_form
 from agent.web.http.infer import Inference
 from agent.web.http.replies import Refusal

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from agent.inference.classifications import top_binary, top_scores
+from agent.inference.decisions.classifications import top_binary, top_scores
 from agent.web.descriptions import ENCODED, IMAGES, LABELS, SCORES
 from agent.web.http.replies import Refusal
 from agent.web.served_models import BadInput, ServedModel

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from agent.cameras.frame_counters import Drop
 from agent.inference.pipeline import PipelineStatistics
-from agent.inference.request_statistics import ModelStatistics
+from agent.inference.requests.statistics import ModelStatistics
 from agent.publish.publisher import PublisherStatistics
 from agent.thermal.monitor import ThermalStatistics
 from agent.web.metrics.histograms import StageHistograms

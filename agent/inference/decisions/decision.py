@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from agent.config.sections.decide import STALE, DecideConfig, LabelRule
-from agent.inference.votes import Votes, votes_for
+from agent.inference.decisions.votes import Votes, votes_for
 from agent.runtime.records import Classification, Move, Standing, StateChange
 from engines import ModelPackage, Scores, Task
 

@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from agent.inference.request_statistics import CallTimes, FailureReason, RequestStatistics
+from agent.inference.requests.statistics import CallTimes, FailureReason, RequestStatistics
 from agent.runtime.errors import AgentError
 from engines import Images, Scores
 

@@ -1,0 +1,6 @@
+"""What commands share: their options, the terminal, signals.
+
+options  options that mean the same in every command
+console  text and tables on the terminal
+signals  how a command ends on a signal
+"""
