@@ -6,6 +6,7 @@ Preprocessing has the steps and constants of ``engines.graph.preprocessing``, in
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import pickle
 import struct
@@ -51,6 +52,7 @@ _LOAD_ERRORS = (
         pickle.UnpicklingError,
     ),
 )
+_OUTPUTS = "transformers.modeling_outputs"
 _TRIAL_IMAGES = 3
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
 """Tolerance between an image alone and in a batch, as in ``engines.graph.batch_dimension``."""
@@ -242,6 +244,7 @@ def _is_thread_count(value: object) -> bool:
 
 def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], Any]:
     """Return a function from uint8 ``(N, H, W, 3)`` BGR on ``device`` to float32 ``(N, classes)`` probabilities."""
+    _know_outputs(package)
     try:
         program = torch.export.load(str(package.model_path))
         model = program.module().to(device)
@@ -258,6 +261,20 @@ def _serving(package: ModelPackage, torch: Any, device: str) -> Callable[[Any], 
         return finish(call.scores(model, prepare(images)))
 
     return serve
+
+
+def _know_outputs(package: ModelPackage) -> None:
+    """Import transformers for a program that returns one of its outputs: PyTorch reads only types that it knows."""
+    if not read_program(package.model_path, name=package.title).returns.startswith(_OUTPUTS):
+        return
+    try:
+        importlib.import_module(_OUTPUTS)
+    except (ImportError, OSError, RuntimeError, AttributeError) as exc:
+        raise EngineUnavailable(
+            f"{package.title} returns an output of transformers, but transformers cannot be imported: {exc}. Install "
+            "it: pip install transformers, or export a model that returns a dict",
+            engine="torch",
+        ) from exc
 
 
 class _Call:

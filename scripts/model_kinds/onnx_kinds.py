@@ -24,7 +24,7 @@ from scripts.model_kinds.kind import CLASSES, SIDE, Kind, images, planes, run_al
 
 _RAW01 = ["--preset", "raw01"]
 _EXACT = 1e-4
-"""Beyond it the conversion itself rounds, and the reference is the converted model in plain ONNX Runtime."""
+"""Beyond it a conversion rounds, and the reference is the converted model in plain ONNX Runtime."""
 
 
 def network(

@@ -61,7 +61,8 @@ def _paddle(folder: Path, name: str, *, arch: str) -> None:
 
 def makers() -> dict[str, Callable[[Path, str], None]]:
     """Every kind by name."""
-    archs = ("resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_25", "mobilenet_v3_small")
+    # Not MobileNet and ShuffleNet: their random weights give logits that differ by less than fp32 rounds.
+    archs = ("resnet18", "squeezenet1_1")
     return {f"paddle-{arch}": partial(_paddle, arch=arch) for arch in archs}
 
 

@@ -61,6 +61,8 @@ class Program:
     nodes: tuple[Mapping[str, Any], ...]
     tensors: tuple[str, ...]
     """The name of each output inside the graph."""
+    returns: str = ""
+    """The type that it returns, such as ``builtins.dict``; empty for a tensor."""
 
 
 def read_program(path: Path, *, name: str) -> Program:
@@ -184,7 +186,8 @@ def _program_from(document: Any) -> Program:
     tensors = tuple(one.name for one in outputs)
     names = _output_names(module, len(outputs)) or tensors
     named = tuple(TensorFacts(name, one.dtype, one.shape) for name, one in zip(names, outputs, strict=True))
-    return Program(tuple(inputs), named, tuple(module["graph"].get("nodes", ())), tensors)
+    nodes = tuple(module["graph"].get("nodes", ()))
+    return Program(tuple(inputs), named, nodes, tensors, str(_output_tree(module).get("type") or ""))
 
 
 def _facts(argument: Any, known: Any) -> TensorFacts:
@@ -199,19 +202,23 @@ def _facts(argument: Any, known: Any) -> TensorFacts:
 
 def _output_names(module: Any, count: int) -> tuple[str, ...] | None:
     """The keys of a returned dict, in order; None if the program returns no dict, or one with more inside."""
-    calls = module.get("module_call_graph") or [{}]
-    text = (calls[0].get("signature") or {}).get("out_spec")
-    if not isinstance(text, str):
-        return None
-    spec = json.loads(text)
-    tree = spec[1] if isinstance(spec, list) and len(spec) > 1 else {}
-    if not isinstance(tree, dict) or len(tree.get("children_spec") or ()) != count:
+    tree = _output_tree(module)
+    if len(tree.get("children_spec") or ()) != count:
         return None
     context = tree.get("context")
     keys = json.loads(context) if isinstance(context, str) else context
     if isinstance(keys, list) and len(keys) == count and all(isinstance(key, str) for key in keys):
         return tuple(keys)
     return None
+
+
+def _output_tree(module: Any) -> dict[str, Any]:
+    """The tree of what the program returns; empty if the archive does not say."""
+    calls = module.get("module_call_graph") or [{}]
+    text = (calls[0].get("signature") or {}).get("out_spec")
+    spec = json.loads(text) if isinstance(text, str) else None
+    tree = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
+    return tree if isinstance(tree, dict) else {}
 
 
 def _check_inference_mode(document: Any, program: Program, name: str) -> None:
