@@ -292,8 +292,8 @@ def _serve_part() -> Iterator[None]:
         yield
     except ImportError as exc:
         raise Unavailable(
-            f"serve has an address or a metrics_file, but the library {exc.name} is not installed; install the agent "
-            "with its part [serve], or remove them"
+            f"serve has an address or a metrics_file, but the library {exc.name} is not installed; add the part "
+            "[serve] of the agent, as docs/installation.md says, or remove them"
         ) from exc
 
 

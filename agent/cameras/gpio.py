@@ -95,8 +95,8 @@ def _library() -> ModuleType:
         import gpiod.line
     except ImportError as exc:
         raise GpioUnavailable(
-            f"`trigger.gpio` is configured, but Python's package gpiod cannot be imported ({exc}); run: pip install "
-            "'edge-inference-agent[gpio]'"
+            f"`trigger.gpio` is configured, but Python's package gpiod cannot be imported ({exc}); add the part "
+            "[gpio] of the agent, as docs/installation.md says"
         ) from exc
     if not hasattr(gpiod, "request_lines"):
         version = getattr(gpiod, "__version__", "1")

@@ -194,8 +194,8 @@ def _grpc_listener(
         from agent.web.grpc.listener import GrpcListener
     except (ImportError, OSError) as exc:
         raise Unavailable(
-            f'serve.grpc needs grpcio, but it cannot be imported: {exc}; pip install "edge-inference-agent[grpc]", or '
-            "remove serve.grpc"
+            f"serve.grpc needs grpcio, but it cannot be imported: {exc}; add the part [grpc] of the agent, as "
+            "docs/installation.md says, or remove serve.grpc"
         ) from exc
     pair = None if tls is None else (tls.key, tls.chain)
     return GrpcListener(InferenceCalls(models, gate, loader), config, certificate=pair)

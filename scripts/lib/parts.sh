@@ -218,7 +218,7 @@ add_parts() {
   if has_extra demo; then
     add_part "amqtt (part demo)" "${wheel}[demo]" "there is no embedded broker" "sudo apt-get install mosquitto" || true
   fi
-  for extra in torch dev; do
+  for extra in gpio serve grpc report torch dev; do
     if has_extra $extra; then
       add_part "part $extra" "${wheel}[$extra]" "what needs $extra does not run" "$(again) --extras $extras" || true
     fi

@@ -142,7 +142,7 @@ def connect(options: RemoteOptions, *, classes: int) -> Server:
     try:
         from engines.backends.triton.grpc import GrpcServer
     except (ImportError, OSError) as exc:
-        remedy = 'install it: pip install "edge-inference-agent[grpc]", or set protocol: http'
+        remedy = "add the part [grpc] of the agent, as docs/installation.md says, or set protocol: http"
         raise EngineUnavailable(
             f"engine triton has protocol grpc, but grpcio cannot be imported: {exc}. To get it, {remedy}",
             engine="triton",

@@ -138,6 +138,31 @@ def test_a_broker_comes_along_where_the_configuration_wants_one_and_mosquitto_is
     assert "demo" not in parts()
 
 
+@pytest.mark.parametrize(
+    ("section", "part"),
+    [
+        ('serve: {http: "127.0.0.1:8000"}\n', "serve"),
+        ("serve:\n  http: 0.0.0.0:8000\n", "serve"),
+        ("serve:\n  metrics_file: /var/lib/node_exporter/agent.prom\n", "serve"),
+        ("serve: {grpc: 127.0.0.1:8001}\n", "grpc"),
+        ("      options: {url: host:8001, protocol: grpc}\n", "grpc"),
+        ("    trigger: {gpio: {chip: /dev/gpiochip0, line: 4}}\n", "gpio"),
+        ("serve: {http: null}\n# serve: {http: 127.0.0.1:8000}\n", None),
+        ("    source: {type: http, url: http://camera.local/snapshot.jpg}\n", None),
+    ],
+)
+def test_the_parts_that_the_configuration_needs_come_along(tmp_path: Path, section: str, part: str | None) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"version: 1\nmqtt: {{broker: mqtt://broker}}\n{section}")
+    arguments = ("--dry-run", "--root", str(tmp_path / "staged"), "--config", str(file))
+    result = run_script("install-jetson", *arguments)
+    assert result.returncode == 0, result.stderr
+    parts = result.stderr.partition("parts: ")[2].partition("\n")[0].split(",")
+    assert parts[1:] == ([] if part is None else [part])
+    result = run_script("install-jetson", *arguments, "--extras", "cpu")
+    assert "parts: cpu\n" in result.stderr, "a list that is given is the whole list"
+
+
 def test_a_dry_run_tells_of_the_drop_in_that_a_csi_camera_will_bring(tmp_path: Path) -> None:
     config = tmp_path / "csi.yaml"
     config.write_text((ROOT / "configs/csi-camera.yaml").read_text().replace("type: csi", 'type: "csi"'))
