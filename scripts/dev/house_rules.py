@@ -74,6 +74,7 @@ _TRACES = {
     "a path of one machine": re.compile(
         r"(?<![\w.*-])/(?:work|farm|root|builds|workspace|tmp/venv|tmp/w|home/(?!\$|<|(?:agent|someone|user|you)/)[\w-]+|Users/[\w-]+)/"
     ),
+    "a package that no index has, so a name that anybody may take": re.compile(r"edge-inference-agent\["),
     "an address of a package index": re.compile(
         r"--(?:(?:extra-)?index-url|find-links)|PIP_(?:EXTRA_)?INDEX_URL\s*=|https?://[^\s\"']*/simple(?:[/\"\s]|$)"
     ),

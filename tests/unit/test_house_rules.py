@@ -60,6 +60,11 @@ _BREACHES = {
         "docs/x.md:1: a path of one machine, '/ho" + "me/jane/'",
     ),
     "root's home": ("configs/x.yaml", "a: 1\nmodel: /ro" + "ot/model\n", "x.yaml:2: a path of one machine"),
+    "a name that anybody may take": (
+        "docs/x.md",
+        "pip install edge-inference-ag" + "ent[serve]\n",
+        "docs/x.md:1: a package that no index has",
+    ),
     "index option": ("scripts/x", "pip install --extra-ind" + "ex-url y\n", "x:1: an address of a package index"),
     "index address": (
         "README.md",

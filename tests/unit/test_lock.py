@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 
 _ROOT = Path(__file__).parents[2]
 _PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-_EXTRAS = {"tests/requirements.lock": {"cpu", "demo", "report", "dev"}, "scripts/demo.lock": {"cpu", "demo"}}
+_SERVED = {"cpu", "demo", "gpio", "grpc", "serve"}
+_EXTRAS = {"tests/requirements.lock": _SERVED | {"report", "dev"}, "scripts/demo.lock": _SERVED}
 
 
 def _entries(lock: str) -> list[tuple[Requirement, list[str]]]:
