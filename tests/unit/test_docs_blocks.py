@@ -297,7 +297,7 @@ _CHECKS: dict[str, Callable[[Block], str | None]] = {
         ("", "agent doctor  what can run", "without a language"),
         ("", "$ ls", "without a language"),
         ("yaml", "mqtt: {brokr: x}", "did you mean `broker`"),
-        ("yaml", "version: 1\nmodels: {}", "cameras"),
+        ("yaml", "version: 1\nmodels: {}", "empty section"),
         ("yaml", "source: {type: rtsp}", "url"),
         ("yaml", "decide: {enter: 2.0}", "enter"),
         ("yaml", "output: {activation: magic}", "activation"),
