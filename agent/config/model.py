@@ -34,7 +34,7 @@ class BatchingConfig(Section):
     """How frames of several cameras are combined into one call of the engine."""
 
     max_size: int | None = Field(default=None, ge=1, le=64)
-    """Most frames in one call; null is 4 on a GPU and 1 on a CPU, where batches only add latency."""
+    """Maximum number of frames in one call; null is 4 on a GPU and 1 on a CPU, where batches only add latency."""
     max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
     """How long a frame may wait for others to fill the batch; 0 never waits."""
     min_share_ratio: float = Field(default=0.05, ge=0.0, le=0.1)
@@ -54,13 +54,13 @@ class ModelConfig(Section):
     engine: str = "auto"
     """Engine by name (see `agent doctor`), `auto` or `fastest`."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Arithmetic of the model; fp16 and int8 are taken only when they keep its answers."""
+    """Arithmetic of the model; fp16 and int8 are used only if they pass the accuracy check."""
     strict: bool = False
-    """Refuse to start (exit code 69) rather than run with less than what is asked for."""
+    """Refuse to start (exit code 69) instead of running with less than what is configured."""
     serve: bool = False
     """Also serve programs, over the addresses of `serve`; the model is loaded even if no camera uses it."""
     batching: BatchingConfig = BatchingConfig()
-    """How frames share one call of the engine."""
+    """How frames are combined into one call of the engine."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options of that engine (threads, workspace, DLA core ...), validated by it."""
 
@@ -115,7 +115,7 @@ class CameraConfig(Section):
     enabled: bool = True
     """False disables the camera but keeps it in the file."""
     min_fps_ratio: Ratio = 0.2
-    """Reconnect a live camera that gives less than this share of its announced or usual rate for 10 s; 0 never."""
+    """Reconnect a live camera that sends less than this share of its announced or usual rate for 10 s; 0 never."""
     image_checks: ImageChecksConfig = ImageChecksConfig()
     """When a frame counts as black, frozen, covered or blurred."""
     classify: tuple[ClassifierConfig, ...] = Field(min_length=1)

@@ -30,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 0 where every block ended with 0, or with 1 where its mark allows that."""
     parser = argparse.ArgumentParser(prog="scripts/dev/first-hour", description=__doc__)
     parser.add_argument("--as-root", action="store_true", help="also the blocks that need root and no systemd")
+    parser.add_argument(
+        "--on-this-machine",
+        action="store_true",
+        help="also the blocks for a device, which install the service here; --service of the script has a view for it",
+    )
     parser.add_argument("--page", type=Path, default=_PAGE, help="the page to walk (default: docs/tutorial.md)")
     options = parser.parse_args(arguments)
     blocks = [block for block in blocks_of(options.page.read_text(encoding="utf-8")) if _is_walked(block, options)]
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _is_walked(block: Block, options: argparse.Namespace) -> bool:
     if block.file is not None:
         return True
-    kinds = {"run", "elsewhere"} if options.as_root else {"run"}
+    kinds = {"run", *(["elsewhere"] if options.as_root else []), *(["board"] if options.on_this_machine else [])}
     return block.language in SHELLS and block.what in kinds
 
 

@@ -119,8 +119,10 @@ def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, thrott
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    # A reader's style file could make it transparent, with dark letters on a dark page.
+    mpl.rcdefaults()
     mpl.rcParams["font.size"] = _LETTERS_POINTS
-    figure = Figure(figsize=(_WIDTH_INCHES, 6.4 * len(results)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(_WIDTH_INCHES, 6.4 * len(results)), dpi=110, layout="constrained", facecolor="white")
     figure.suptitle("Orin-like board without a fan, full load, 2 hours simulated")
     for place, (ambient, outcomes) in enumerate(results.items()):
         heat = figure.add_subplot(2 * len(results), 1, 2 * place + 1)

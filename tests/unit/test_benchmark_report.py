@@ -12,10 +12,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agent.tools.benchmark.conditions import Conditions
 from agent.tools.benchmark.judge import reasons_against, warnings_about, warnings_about_machine
 from agent.tools.benchmark.recommend import Limits, headline_of, measurements_for, recommend
+from agent.tools.benchmark.render.chart import LETTERS_POINTS, WIDTH_INCHES
 from agent.tools.benchmark.render.html import to_html
 from agent.tools.benchmark.render.markdown import to_markdown
 from agent.tools.benchmark.render.series import bar_panels, colours_of
@@ -140,11 +142,40 @@ def test_markdown_has_every_engine_and_what_was_not_measured() -> None:
     assert "ort-cpu int8 passed: its top-1 label matches ort-cpu fp32 on 98.0% of 60 images" in text
 
 
-def test_image_shows_the_bars(tmp_path: Path) -> None:
-    image = cv2.imdecode(np.frombuffer(png_drawn_by_child(_report(), tmp_path), np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None
+_DARK_STYLE = """
+savefig.transparent: True
+figure.facecolor: black
+axes.facecolor: black
+text.color: white
+xtick.color: white
+ytick.color: white
+"""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.uint8]:
+    """The report's PNG, shape (height, width, 4) uint8 BGRA, drawn for a user whose style is transparent and dark."""
+    drawn = png_drawn_by_child(_report(), tmp_path_factory.mktemp("image"), _DARK_STYLE)
+    found = cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert found is not None
+    return np.asarray(found, np.uint8)
+
+
+def test_image_shows_the_bars(image: NDArray[np.uint8]) -> None:
     assert image.shape[1] == 1600
-    assert len({bytes(pixel) for pixel in image[::5, ::5].reshape(-1, 3)}) > 20
+    assert len({bytes(pixel) for pixel in image[::5, ::5].reshape(-1, 4)}) > 20
+
+
+def test_image_has_its_own_background_and_ink_whatever_the_style_file_says(image: NDArray[np.uint8]) -> None:
+    assert image[:, :, 3].min() == 255, "transparent"
+    white = (image[:, :, :3] == 255).all(axis=2)
+    assert white[0, 0]
+    assert white.mean() > 0.7
+    assert (np.abs(image[:, :, :3].astype(int) - [0x33, 0x29, 0x1F]).max(axis=2) <= 2).sum() > 1000, "no dark letters"
+
+
+def test_letters_of_the_image_can_be_read_at_420_pixels() -> None:
+    assert LETTERS_POINTS / 72 * (420 / WIDTH_INCHES) >= 10  # a point is a 72nd of an inch
 
 
 def test_a_report_without_engines_has_no_charts(tmp_path: Path) -> None:
@@ -196,7 +227,7 @@ def test_page_has_colours_for_dark_and_light_and_charts_have_no_ink_of_their_own
         assert f"svg .{kind}" in page
 
 
-def test_page_and_png_show_every_engine_of_every_case(tmp_path: Path) -> None:
+def test_page_and_png_show_every_engine_of_every_case(image: NDArray[np.uint8]) -> None:
     report = _report()
     page = to_html(report)
     bars = [bar for panel in bar_panels(report) for _, group in panel.groups for bar in group]
@@ -204,11 +235,9 @@ def test_page_and_png_show_every_engine_of_every_case(tmp_path: Path) -> None:
     for bar in bars:
         assert f">{bar.label}</text>" in page
         assert f">{bar.words}</text>" in page
-    image = cv2.imdecode(np.frombuffer(png_drawn_by_child(report, tmp_path), np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None
     for colour in colours_of(report.engines).values():
         bgr = [int(colour[at : at + 2], 16) for at in (5, 3, 1)]
-        assert (np.abs(image.astype(int) - bgr).max(axis=2) <= 2).sum() > 1000, colour
+        assert (np.abs(image[:, :, :3].astype(int) - bgr).max(axis=2) <= 2).sum() > 1000, colour
 
 
 def test_invalid_case_marks_every_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,25 @@ def test_what_needs_root_runs_only_as_root(tmp_path: Path, capfd: pytest.Capture
     assert "installed" in _walk(tmp_path, capfd, page, "--as-root")[1]
 
 
+def test_the_service_is_installed_only_where_the_caller_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page = _block("echo model >&2") + _block("echo service >&2", "board") + _block("echo apt >&2", "elsewhere")
+    for options in ((), ("--as-root",)):
+        assert "service" not in _walk(tmp_path, capfd, page, *options)[1]
+    code, out = _walk(tmp_path, capfd, page, "--on-this-machine")
+    assert code == 0
+    assert out.index("model") < out.index("service")
+    assert "apt" not in out
+
+
+def test_another_root_without_a_view_is_refused() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "dev" / "first-hour"
+    done = subprocess.run([script, "--root", "/"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--root needs --service" in done.stderr
+
+
 def test_a_page_without_blocks_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         _walk(tmp_path, capfd, "# Nothing\n")
@@ -95,4 +115,6 @@ def test_the_tutorial_has_every_step() -> None:
     ]
     steps += ["cmd/explain", "agent verify", "agent benchmark", "cmd/reload"]
     assert [step for step in steps if step not in script] == []
-    assert any("install-jetson" in block.script for block in blocks if block.what == "board")
+    service = "".join(block.script for block in blocks if block.what == "board")
+    on_device = ["cp -r models agent.yaml /etc/agent", "install-jetson", "doctor -c /etc/agent", "is-enabled", "event"]
+    assert [step for step in on_device if step not in service] == []

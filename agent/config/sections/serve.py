@@ -63,9 +63,9 @@ class ServeConfig(Section):
     tokens_file: str | None = None
     """File with a line `NAME TOKEN` for each client; required on any address but loopback."""
     max_requests_per_s: float | None = Field(default=None, ge=0.1, le=100_000.0)
-    """Most requests per second of one token, or of all clients together without tokens; null is no limit."""
+    """Maximum requests per second of one token, or of all clients together without tokens; null is no limit."""
     max_waiting: int = Field(default=64, ge=1, le=1024)
-    """Most requests that wait for one model; more are refused with 429."""
+    """Maximum number of waiting requests per model; more are refused with 429."""
     timeout_ms: int = Field(default=10_000, ge=1, le=600_000)
     """How long a request may wait for its engine; a request may ask for less."""
     min_share_ratio: float = Field(default=0.2, ge=0.0, le=0.9)
@@ -77,9 +77,9 @@ class ServeConfig(Section):
     max_image_mpx: int = Field(default=16, ge=1, le=50)
     """Largest encoded image in millions of pixels."""
     max_json_mib: int = Field(default=1, ge=1, le=64)
-    """Largest JSON text of a request in MiB; tensors belong into binary data."""
+    """Largest JSON text of a request in MiB; send tensors as binary data."""
     max_connections: int = Field(default=64, ge=1, le=4096)
-    """Most open connections; more are answered with 503."""
+    """Maximum number of open connections; more are answered with 503."""
     read_timeout_s: float = Field(default=10.0, ge=0.1, le=600.0)
     """How long the head of a request, and then its body, may take to arrive."""
     metrics_file: str | None = None

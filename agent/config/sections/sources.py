@@ -40,7 +40,7 @@ class FolderSource(Section):
 
     type: Literal["folder"]
     path: str = Field(min_length=1)
-    """The folder, relative to the configuration file; subfolders and hidden files are left alone."""
+    """The folder, relative to the configuration file; subfolders and hidden files are ignored."""
     order: Literal["arrival", "name"] = "arrival"
     """Order of the images that wait: by the time of their last change, or by name."""
     existing: Literal["process", "skip"] = "process"
@@ -50,9 +50,9 @@ class FolderSource(Section):
     move_to: str | None = Field(default=None, min_length=1)
     """The folder for `after: move`, relative to the configuration file."""
     settle_s: float = Field(default=1.0, ge=0.0, le=60.0)
-    """A file is whole once its size and time have not changed for so long."""
+    """A file is complete once its size and time have not changed for this long."""
     poll_s: float = Field(default=0.5, ge=0.01, le=5.0)
-    """Time between two looks at the folder."""
+    """Time between two checks of the folder."""
     bits: int | None = Field(default=None, ge=9, le=16)
     """Significant bits of the values in files of 16 bits per channel: 12 for a 12-bit camera; null takes all 16."""
 
@@ -70,11 +70,11 @@ class ImageSource(Section):
     path: str = Field(min_length=1)
     """The file, relative to the configuration file."""
     poll_s: float = Field(default=0.2, ge=0.01, le=5.0)
-    """Time between two looks at the file."""
+    """Time between two checks of the file."""
     settle_s: float = Field(default=2.0, gt=0.0, le=60.0)
     """Longest time for which the file may be half written."""
     read_timeout_s: float = Field(default=60.0, gt=0.0, le=80.0)
-    """Longest time without a new content before the image counts as lost."""
+    """Longest time without new content before the image counts as lost."""
     bits: int | None = Field(default=None, ge=9, le=16)
     """Significant bits of the values in files of 16 bits per channel: 12 for a 12-bit camera; null takes all 16."""
 
@@ -100,7 +100,7 @@ class RtspSource(Section):
     decode_threads: int = Field(default=1, ge=1, le=16)
     """Decoder threads of FFmpeg; each one beyond the first delays every frame by one frame."""
     decode: DecodeMode = "all"
-    """Which frames FFmpeg decodes: `keyframes` only these, `auto` only these while they come as often as `rate_hz`."""
+    """Which frames FFmpeg decodes: `auto` decodes only key frames while they come as often as `rate_hz`."""
     reader: Literal["ffmpeg", "gstreamer"] = "ffmpeg"
     """`gstreamer` decodes in the hardware of a Jetson."""
     codec: Literal["h264", "h265", "mjpeg"] = "h264"
@@ -138,7 +138,7 @@ class StreamSource(Section):
     decode_threads: int = Field(default=1, ge=1, le=16)
     """Decoder threads of FFmpeg; each one beyond the first delays every frame by one frame."""
     decode: DecodeMode = "all"
-    """Which frames are decoded: `keyframes` only these, `auto` only these while they come as often as `rate_hz`."""
+    """Which frames are decoded: `auto` decodes only key frames while they come as often as `rate_hz`."""
 
     @field_validator("url")
     @classmethod

@@ -16,13 +16,13 @@ class MaxRateConfig(Section):
     """Limits over all topics, such as a broker's quota. Events and retained messages go first, results drop first."""
 
     messages_hz: float | None = Field(default=None, ge=0.1, le=100_000.0)
-    """Most messages per second; null is no limit."""
+    """Maximum messages per second; null is no limit."""
     bytes_per_s: float | None = Field(default=None, ge=100.0, le=1e9)
-    """Most bytes per second of topics, payloads and MQTT headers; null is no limit."""
+    """Maximum bytes per second of topics, payloads and MQTT headers; null is no limit."""
 
 
 class OutboxConfig(Section):
-    """Where events wait until the broker has confirmed them, also over a restart."""
+    """Where events wait until the broker has confirmed them, also across a restart."""
 
     max_mib: int = Field(default=256, ge=1, le=65536)
     """Size limit in MiB; above it the oldest events are dropped and counted."""
@@ -38,7 +38,7 @@ class CommandsConfig(Section):
     enabled: bool = False
     """Listen for commands."""
     allow: tuple[Verb, ...] = ()
-    """Allowed commands; no other one is subscribed to."""
+    """Allowed commands; the agent subscribes to no others."""
     max_per_minute: int = Field(default=60, ge=1, le=6000)
     """Commands per minute; more are refused."""
 

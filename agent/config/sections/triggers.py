@@ -21,15 +21,15 @@ class GpioConfig(Section):
     bias: Literal["as_is", "disabled", "pull_up", "pull_down"] = "as_is"
     """Resistor of the line; `as_is` leaves it as the board has set it."""
     debounce_ms: float = Field(default=5.0, ge=0.0, le=1000.0)
-    """The line must be stable for so long, ms; 0 counts every edge."""
+    """Time for which the line must be stable, in ms; 0 counts every edge."""
 
 
 class TriggerConfig(Section):
     """Classify frames only when asked: by the command `capture`, or by an edge of a GPIO line."""
 
     delay_ms: float = Field(default=0.0, ge=0.0, le=10_000.0)
-    """Frames that are captured within this time after the trigger do not count, ms."""
+    """Time after the trigger, in ms, in which captured frames are ignored."""
     timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Longest time from the trigger and its delay to the result."""
+    """Longest wait for the result, from the end of the trigger's delay."""
     gpio: GpioConfig | None = None
-    """Line whose edges ask for frames too; null only takes commands."""
+    """Line whose edges also ask for frames; null takes commands only."""

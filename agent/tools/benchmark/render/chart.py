@@ -6,6 +6,7 @@ Imported only when a PNG is asked for. Figures are made without pyplot: no globa
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,17 +28,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH_INCHES, _DPI = 8.0, 200
-"""1,600 pixels wide. Panels are stacked, so that letters of 11 points can be read on a phone too."""
-_ROW_INCHES, _CURVES_INCHES, _HEAD_INCHES = 0.27, 2.4, 1.0
+WIDTH_INCHES, _DPI = 6.4, 250
+"""1,600 pixels wide. Panels are stacked, so that letters are 10 pixels high where it is shown 420 pixels wide."""
+LETTERS_POINTS = 11
+_ROW_INCHES, _CURVES_INCHES = 0.27, 2.4
+_HEADLINE_INCHES, _LINE_INCHES = 0.55, 0.22
 _TITLE_INCHES, _TICKS_INCHES, _LEGEND_ROW_INCHES = 0.4, 0.45, 0.22
-_LEFT, _PLOT = 0.24, 0.56
+_LEFT, _PLOT = 0.27, 0.49
 """Where the bars begin, and how wide they are, as shares of the width. Names stand left, figures right of them."""
-_LEGEND_LETTERS = 92
+_LEGEND_LETTERS = 66
 _MARK_LETTERS = 5
-_INK, _FAINT, _GRID, _RED = "#1f2933", "#5b6773", "#e3e7eb", "#c0392b"
+_PAPER, _INK, _FAINT, _GRID, _RED = "#ffffff", "#1f2933", "#5b6773", "#e3e7eb", "#c0392b"
+"""Every colour is stated, the background too: pages may be dark, and matplotlib reads the user's style file."""
 _BAR_HEIGHT = 0.72
-_MAX_WORDS = 100
+_LINE_LETTERS, _MAX_LINES = 72, 2
 
 
 def check_can_draw() -> None:
@@ -69,14 +73,19 @@ def png_of(report: Report) -> bytes:
     if (curves := curve_panel(report)) is not None:
         panels.append(curves)
     legends = [_legend_rows(_entries(panel)) for panel in panels]
-    total = _HEAD_INCHES + sum(
+    head = _head_lines(report)
+    head_inches = _HEADLINE_INCHES + _LINE_INCHES * len(head)
+    total = head_inches + sum(
         _TITLE_INCHES + _LEGEND_ROW_INCHES * len(legend) + _plot_inches(panel) + _TICKS_INCHES
         for panel, legend in zip(panels, legends, strict=True)
     )
-    figure = Figure(figsize=(_WIDTH_INCHES, total), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH_INCHES, total), dpi=_DPI, facecolor=_PAPER)
     FigureCanvasAgg(figure)
-    _draw_head(figure, report, total)
-    y = total - _HEAD_INCHES
+    figure.text(0.03, 1 - 0.32 / total, headline(report)[0], fontsize=15, fontweight="bold", color=_INK)
+    for place, (words, colour) in enumerate(head, 1):
+        at = 1 - (0.32 + _LINE_INCHES * place) / total
+        figure.text(0.03, at, words, fontsize=LETTERS_POINTS, color=colour)
+    y = total - head_inches
     for panel, legend in zip(panels, legends, strict=True):
         figure.text(0.03, (y - _TITLE_INCHES / 2) / total, panel.title, fontsize=12, fontweight="bold", color=_INK)
         y -= _TITLE_INCHES
@@ -85,11 +94,11 @@ def png_of(report: Report) -> bytes:
             _draw_legend(figure, entries, y / total)
         y -= _plot_inches(panel)
         left, width = (0.08, 0.89) if isinstance(panel, CurvePanel) else (_LEFT, _PLOT)
-        axes = figure.add_axes((left, y / total, width, _plot_inches(panel) / total))
+        axes = figure.add_axes((left, y / total, width, _plot_inches(panel) / total), facecolor=_PAPER)
         _draw_panel(axes, panel)
         y -= _TICKS_INCHES
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
+    figure.savefig(image, format="png", dpi=_DPI, facecolor=_PAPER, transparent=False, pil_kwargs={"optimize": True})
     return image.getvalue()
 
 
@@ -117,22 +126,20 @@ def _legend_rows(entries: Sequence[tuple[str, str]]) -> list[list[tuple[str, str
     return rows
 
 
-def _draw_head(figure: Figure, report: Report, total: float) -> None:
-    title, facts = headline(report)
-    figure.text(0.03, 1 - 0.32 / total, title, fontsize=15, fontweight="bold", color=_INK)
-    figure.text(0.03, 1 - 0.56 / total, _shortened(facts), fontsize=10, color=_FAINT)
+def _head_lines(report: Report) -> list[tuple[str, str]]:
+    """What stands below the headline, and its colours; no paragraph is longer than its lines allow."""
+    paragraphs = [(headline(report)[1], _FAINT)]
     if report.invalid:
-        words = _shortened(f"Not valid, do not use: {report.invalid[0]}")
-        figure.text(0.03, 1 - 0.8 / total, words, fontsize=10, color=_RED)
-
-
-def _shortened(words: str) -> str:
-    """Cut between two words, with a sign that it is cut."""
-    return words if len(words) <= _MAX_WORDS else f"{words[:_MAX_WORDS].rpartition(' ')[0]} …"
+        paragraphs.append((f"Not valid, do not use: {report.invalid[0]}", _RED))
+    return [
+        (line, colour)
+        for words, colour in paragraphs
+        for line in textwrap.wrap(words, _LINE_LETTERS, max_lines=_MAX_LINES, placeholder=" …")
+    ]
 
 
 def _draw_panel(axes: Axes, panel: BarPanel | CurvePanel) -> None:
-    axes.tick_params(axis="both", length=0, labelcolor=_FAINT, labelsize=10)
+    axes.tick_params(axis="both", length=0, labelcolor=_FAINT, labelsize=LETTERS_POINTS)
     axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -148,11 +155,15 @@ def _draw_bars(axes: Axes, panel: BarPanel) -> None:
     # Across in shares of the axes, so that words stand beside them; up and down in rows.
     beside = axes.get_yaxis_transform()
     for heading, bars in panel.groups:
-        axes.text((0.03 - _LEFT) / _PLOT, row, heading, transform=beside, fontsize=10, color=_FAINT, va="center")
+        axes.text(
+            (0.03 - _LEFT) / _PLOT, row, heading, transform=beside, fontsize=LETTERS_POINTS, color=_FAINT, va="center"
+        )
         row += 1
         for bar in bars:
             _draw_bar(axes, panel, bar, row)
-            axes.text(1.015, row, bar.words, transform=beside, fontsize=10, color=_INK, va="center_baseline")
+            axes.text(
+                1.015, row, bar.words, transform=beside, fontsize=LETTERS_POINTS, color=_INK, va="center_baseline"
+            )
             names.append((row, bar.label))
             row += 1
     axes.set_yticks([at for at, _ in names], [name for _, name in names])
@@ -197,7 +208,7 @@ def _draw_legend(figure: Figure, entries: Sequence[tuple[str, str]], y: float) -
         loc="lower left",
         bbox_to_anchor=(0.023, y),
         ncols=len(entries),
-        fontsize=9,
+        fontsize=10,
         labelcolor=_INK,
         frameon=False,
         borderpad=0,

@@ -129,7 +129,7 @@ def curve_panel(report: Report) -> CurvePanel | None:
     ]
     # Bare sessions first, so that the engines are drawn over them.
     curves.sort(key=lambda one: not one.is_bare)
-    title = f"Share of calls answered within … ms, % ({results[0][1].case.name}, logarithmic)"
+    title = f"Calls answered within … ms, % ({results[0][1].case.name}, logarithmic)"
     return CurvePanel(title=title, curves=tuple(curves), low_ms=low_ms, high_ms=high_ms)
 
 
