@@ -165,9 +165,10 @@ def _schema(*, messages: bool, asyncapi: bool) -> object:
 
         return asyncapi_document()
     from agent.config.model import AgentConfig
+    from agent.runtime.field_docs import DescribedJsonSchema
 
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **AgentConfig.model_json_schema(),
+        **AgentConfig.model_json_schema(schema_generator=DescribedJsonSchema),
         "title": "Configuration of the edge inference agent",
     }

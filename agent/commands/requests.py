@@ -151,7 +151,14 @@ REQUESTS: dict[Verb, type[Request]] = {
 
 def request_schemas() -> dict[str, dict[str, Any]]:
     """The JSON Schema of each command by its topic (``cmd/snapshot``)."""
-    return {f"cmd/{verb}": model.model_json_schema() for verb, model in REQUESTS.items()}
+    return {f"cmd/{verb}": request_schema(verb) for verb in REQUESTS}
+
+
+def request_schema(verb: Verb) -> dict[str, Any]:
+    """The JSON Schema of one command."""
+    from agent.runtime.field_docs import DescribedJsonSchema
+
+    return REQUESTS[verb].model_json_schema(schema_generator=DescribedJsonSchema)
 
 
 def problem_of(fault: ErrorDetails) -> str:

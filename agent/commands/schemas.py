@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from agent import __version__
-from agent.commands.requests import REQUESTS
+from agent.commands.requests import REQUESTS, request_schema
 from agent.config.sections.subscribers import Verb
 from agent.mqtt.topics import CATALOG, Entry, Topics
+from agent.runtime.field_docs import DescribedJsonSchema
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -65,7 +66,7 @@ def asyncapi_document() -> dict[str, Any]:
 
 
 def _schema(entry: Entry) -> dict[str, Any]:
-    schema = TypeAdapter(entry.message).json_schema(mode="serialization")
+    schema = TypeAdapter(entry.message).json_schema(mode="serialization", schema_generator=DescribedJsonSchema)
     return {"$schema": DIALECT, "$id": f"urn:edge-inference-agent:{entry.schema_name}", **schema}
 
 
@@ -74,6 +75,7 @@ def _joint_schemas() -> tuple[dict[str, Any], dict[str, Any]]:
     by_name, joint = TypeAdapter.json_schemas(
         [(entry.name, "serialization", TypeAdapter(entry.message)) for entry in CATALOG],
         ref_template="#/components/schemas/{model}",
+        schema_generator=DescribedJsonSchema,
     )
     commands = {f"command-{verb}": _command_message(verb) for verb in REQUESTS}
     snapshot = {
@@ -133,7 +135,7 @@ def _snapshot_channel() -> dict[str, Any]:
 
 
 def _command_message(verb: Verb) -> dict[str, Any]:
-    schema = REQUESTS[verb].model_json_schema()
+    schema = request_schema(verb)
     return {
         "name": f"cmd/{verb}",
         "title": REQUESTS[verb].__name__,
@@ -148,7 +150,7 @@ def _command_operation(verb: Verb) -> dict[str, Any]:
     return {
         "action": "receive",
         "channel": {"$ref": f"#/channels/{channel}"},
-        "summary": REQUESTS[verb].model_json_schema().get("description", ""),
+        "summary": request_schema(verb).get("description", ""),
         "messages": [{"$ref": f"#/channels/{channel}/messages/{channel}"}],
         "reply": {
             "channel": {"$ref": "#/channels/reply"},

@@ -36,7 +36,7 @@ Constant = Number | Annotated[list[Number], Field(min_length=1, max_length=65_53
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class InputSection(_Section):

@@ -58,6 +58,9 @@ class PlacedError(ValueError):
 
 
 class Section(BaseModel):
-    """Base of every section: refuses unknown keys, and is frozen."""
+    """Base of every section: refuses unknown keys, and is frozen.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    ``agent.runtime.field_docs`` reads the docstrings below the fields.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)

@@ -16,11 +16,10 @@ from pydantic.dataclasses import dataclass
 
 PUBLIC = ConfigDict(
     extra="forbid",
-    use_attribute_docstrings=True,
     allow_inf_nan=False,
     json_schema_serialization_defaults_required=True,  # fields with a default are always sent
 )
-"""Configuration of every public class."""
+"""Configuration of every public class; ``agent.runtime.field_docs`` describes the fields in a schema."""
 
 ClockState = Literal["synced", "unsynced"]
 
