@@ -312,7 +312,7 @@ def beside(setting: Setting, _: LoadWatch) -> list[str]:
     lines = []
     rounds, seconds = (1, 3.0) if setting.is_quick else (2, 10.0)
     for title, name, fps in (
-        ("As fast as it goes, MobileNetV2 shape, 720p file:", "mobilenet", None),
+        ("Unpaced, MobileNetV2 shape, 720p file:", "mobilenet", None),
         ("Paced at 30 fps, MobileNetV2 shape, 720p:", "mobilenet", 30.0),
         ("Overload, ResNet-18 shape, 200 frames a second of 720p:", "resnet", 200.0),
     ):
