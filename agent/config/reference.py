@@ -37,7 +37,9 @@ def _tables(name: str, place: Place) -> Iterator[str]:
             is_kind = key == place.discriminator
             allowed = f"see [below](#{_anchor(nested[0][0])})" if nested else child.allowed()
             default = "" if field.is_required() else f"`{_default(field.get_default(call_default_factory=True))}`"
-            meaning = field.description or field_docs(section).get(key) or ("This kind." if is_kind else _summary(nested))
+            meaning = (
+                field.description or field_docs(section).get(key) or ("This kind." if is_kind else _summary(nested))
+            )
             yield f"| `{key}` | {allowed} | {default} | {meaning} |".replace("|  |", "| |")
         yield ""
         for path, child in below:
