@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from engines.backends.triton.messages import SERVICE as PROTOCOL_SERVICE
     from engines.backends.triton.messages import message as protocol_message
     from engines.base import (
+        INPUT_NAME,
+        OUTPUT_NAME,
         PRECISIONS,
         Building,
         BuildProgress,
@@ -67,9 +69,9 @@ if TYPE_CHECKING:
     from engines.graph.image_set import image_set_of
     from engines.graph.ort_library import library as onnxruntime_library
     from engines.graph.precision import precise_graph
-    from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME
     from engines.graph.resize import Resizer
-    from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
+    from engines.graph.serving import ServingGraph, serving_graph
+    from engines.graph.serving_model import build_serving_model
     from engines.host import available_cores
     from engines.package.decisions import answer_for
     from engines.package.images import IMAGE_SUFFIXES, decode_image, has_16_bits, read_image, read_image_bytes
@@ -226,7 +228,7 @@ _HOMES = {
     "GoldenResult": "engines.check.golden",
     "Gpu": "engines.environment",
     "IMAGE_SUFFIXES": "engines.package.images",
-    "INPUT_NAME": "engines.graph.preprocessing",
+    "INPUT_NAME": "engines.base",
     "ImageRejected": "engines.errors",
     "Images": "engines.base",
     "ImportRequest": "engines.check.import_request",
@@ -240,7 +242,7 @@ _HOMES = {
     "PackageCheck": "engines.check.package_check",
     "ModelRejected": "engines.errors",
     "ModelSignature": "engines.package.load",
-    "OUTPUT_NAME": "engines.graph.preprocessing",
+    "OUTPUT_NAME": "engines.base",
     "OptionsRejected": "engines.errors",
     "OutOfMemory": "engines.errors",
     "OutputSpec": "engines.package.load",
@@ -263,7 +265,7 @@ _HOMES = {
     "StrictYamlError": "engines.package.strict_yaml",
     "answer_for": "engines.package.decisions",
     "available_cores": "engines.host",
-    "build_serving_model": "engines.graph.serving",
+    "build_serving_model": "engines.graph.serving_model",
     "canonical_name": "engines.select.registry",
     "check_golden": "engines.check.golden",
     "golden_input": "engines.check.golden",

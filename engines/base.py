@@ -14,6 +14,10 @@ import numpy.typing as npt
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
+INPUT_NAME = "images"
+OUTPUT_NAME = "scores"
+"""Names of the input and the output of every serving graph."""
+
 Images = npt.NDArray[np.uint8]
 """A batch at the model's size: ``(N, H, W, 3)`` uint8 BGR, C-contiguous."""
 

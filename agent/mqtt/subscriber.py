@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from agent.mqtt.base import NullListener, Received, SinkStatistics
+from agent.mqtt.base import NullListener, Packet, Received, SinkStatistics
 from agent.mqtt.client import MqttClient
 from agent.mqtt.settings import MAX_LIVE_PACKET_BYTES, MqttSettings
 from agent.runtime.channel import Channel
@@ -30,6 +30,10 @@ class Subscriber:
     def receive(self, timeout_s: float | None = None) -> Received | None:
         """The oldest unread message; None after ``timeout_s`` without one."""
         return self._channel.receive(timeout_s)
+
+    def send(self, packet: Packet) -> str | None:
+        """Send one message on the same connection; the reason if it cannot be sent, see ``MqttClient.send``."""
+        return self._client.send(packet)
 
     @property
     def dropped(self) -> int:

@@ -1,19 +1,14 @@
-"""Opens a package on a backend by engine name. The only file that imports every backend."""
+"""Opens a package on a backend by engine name. The only file that imports every backend, each when it is opened."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engines.backends.onnxruntime.engine import open_onnxruntime
 from engines.backends.onnxruntime.options import known_options
-from engines.backends.tensorrt.engine import open_tensorrt
 from engines.backends.tensorrt.options import OPTION_NAMES as TENSORRT_OPTIONS
 from engines.backends.torch import OPTION_NAMES as TORCH_OPTIONS
-from engines.backends.torch import open_torch
-from engines.backends.triton.engine import open_triton
 from engines.backends.triton.options import OPTION_NAMES as TRITON_OPTIONS
 from engines.base import Engine, EngineOptions
-from engines.graph.precision import precise_graph
 from engines.package.load import ModelPackage
 
 
@@ -44,10 +39,19 @@ def open_backend(package: ModelPackage, options: EngineOptions, name: str) -> tu
         ``engines.open_engine``.
     """
     if name == "torch":
+        from engines.backends.torch import open_torch
+
         return open_torch(package, options), ()
     if name == "triton":
+        from engines.backends.triton.engine import open_triton
+
         return open_triton(package, options), ()
     if name == "tensorrt":
+        from engines.backends.tensorrt.engine import open_tensorrt
+
         return open_tensorrt(package, options)
+    from engines.backends.onnxruntime.engine import open_onnxruntime
+    from engines.graph.precision import precise_graph
+
     precise = precise_graph(package, cache_dir=options.cache_dir, precision=options.precision, engine=name)
     return open_onnxruntime(package, options, engine=name, graph=precise.graph), precise.kept_layers

@@ -23,8 +23,6 @@ import numpy as np
 from engines.backends.batches import check_batch, check_scores
 from engines.base import EngineInfo, EngineOptions, Images, Scores
 from engines.errors import EngineLost, EngineUnavailable, InferenceFailed, ModelRejected, OptionsRejected
-from engines.graph.batch_dimension import noise_images
-from engines.graph.preprocessing import GRAY_BGR
 from engines.host import MAX_THREADS, available_cores, cpu_model
 from engines.package.load import ModelPackage
 from engines.package.signature.base import TensorFacts
@@ -182,6 +180,8 @@ def _is_same_together(package: ModelPackage, serve: Callable[[Any], Any], torch:
     """
     if package.signature.batch is not None:
         return False
+    from engines.graph.batch_dimension import noise_images  # loads the onnx library
+
     images = torch.from_numpy(noise_images(package, _TRIAL_IMAGES)).to(device)
     try:
         with torch.inference_mode():
@@ -330,6 +330,8 @@ def _preparation(package: ModelPackage, torch: Any, device: str) -> Callable[[An
 
     std = np.asarray(spec.std, np.float64)
     factor, shift = plane(spec.scale / std), plane(-np.asarray(spec.mean, np.float64) / std)
+    from engines.graph.preprocessing import GRAY_BGR  # loads the onnx library
+
     gray = plane(GRAY_BGR)
     dtype = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}[signature.dtype]
 

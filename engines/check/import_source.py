@@ -11,7 +11,8 @@ from pathlib import Path
 from engines.check.import_request import ImportRequest
 from engines.errors import ModelRejected
 from engines.package.activation import last_operator
-from engines.package.model_file import check_model, read_model_bytes, read_onnx
+from engines.package.model_bytes import read_model_bytes
+from engines.package.model_file import check_model, read_onnx
 from engines.package.signature.base import ImageInput
 from engines.package.signature.onnx import onnx_image_input
 from engines.package.signature.pt2 import last_operation, pt2_image_input, read_program

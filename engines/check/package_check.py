@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from engines.backends.load import open_backend
-from engines.base import Engine, EngineOptions, Images
+from engines.base import OUTPUT_NAME, Engine, EngineOptions, Images
 from engines.check.golden import GoldenReport, run_golden
 from engines.errors import InferenceFailed, ModelRejected
 from engines.graph.agreement import BARS
 from engines.graph.batch_dimension import noise_images, run_serving_model
 from engines.graph.image_set import divided
-from engines.graph.preprocessing import OUTPUT_NAME
 from engines.graph.resize import Resizer
-from engines.graph.serving import build_serving_model, max_batch_of
+from engines.graph.serving_model import build_serving_model, max_batch_of
 from engines.package.activation import RawScores, judge_activation, last_operator, raw_scores
 from engines.package.graph_faults import quantised_operators
 from engines.package.images import read_image

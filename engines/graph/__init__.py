@@ -3,6 +3,7 @@
 ort_library.py      the boundary to ONNX Runtime as a library
 preprocessing.py    the nodes before and behind the model
 batch_dimension.py  making the batch dimension dynamic where the model allows it
+serving_model.py    building the fp32 serving graph
 serving.py          the fp32 serving graph, cached
 resize.py           frames to the model's size
 image_set.py        the images that engines are compared on and int8 is calibrated on

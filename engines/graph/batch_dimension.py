@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from engines.base import Images, Scores
+from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 from engines.errors import EngineUnavailable, ModelRejected
 from engines.graph.ort_library import library, library_errors
-from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME, PREFIX
+from engines.graph.preprocessing import PREFIX
 from engines.package.load import ModelPackage
 from engines.package.signature.onnx import set_shape, shape_of
 

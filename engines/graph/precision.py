@@ -10,24 +10,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import onnx
+from typing import TYPE_CHECKING
 
 from engines.base import Precision
 from engines.errors import PrecisionRejected
 from engines.graph.agreement import BARS, compare_scores
-from engines.graph.fp16 import half_model
 from engines.graph.image_set import divided, image_set_from
-from engines.graph.int8 import Int8Converter
 from engines.graph.int8_forms import Int8Form, int8_form
-from engines.graph.int8_search import quantise_to_agreement
 from engines.graph.ort_library import library
 from engines.graph.serving import ServingGraph, serving_graph
-from engines.package.graph_faults import quantised_operators
+from engines.host import installed_version
 from engines.package.images import image_hashes
 from engines.package.load import ModelPackage
 from engines.store.files import cache_errors, content_address, content_hash, read_with_checksum, write_with_checksum
 from engines.store.records import JsonRecord
+
+if TYPE_CHECKING:
+    import onnx
 
 # Raised when a converter gives another graph for the same input, so that cached graphs are converted again.
 _CONVERTER = 4
@@ -90,7 +89,7 @@ def conversion(package: ModelPackage, precision: Precision, engines: Iterable[st
     """Return what the graphs of ``engines`` depend on besides the fp32 one: converter, forms, images."""
     if precision == "fp32":
         return {}
-    facts: dict[str, object] = {"converter": _CONVERTER, "onnx": onnx.__version__}
+    facts: dict[str, object] = {"converter": _CONVERTER, "onnx": installed_version("onnx")}
     if precision == "int8":
         facts["forms"] = {engine: int8_form(engine).label for engine in engines}
         facts["images"] = _int8_images(package)
@@ -116,7 +115,7 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
             precision=precision,
             package=package.directory.name,
         )
-    sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": onnx.__version__}
+    sources: dict[str, object] = {"graph": base.sha256, "converter": _CONVERTER, "onnx": installed_version("onnx")}
     if precision == "int8":
         sources["images"] = _int8_images(package)
         sources["input"] = repr(package.input)
@@ -125,6 +124,10 @@ def _sources(package: ModelPackage, base: ServingGraph, precision: Precision) ->
 
 
 def _half(base: ServingGraph) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    import onnx
+
+    from engines.graph.fp16 import half_model
+
     try:
         return half_model(onnx.load(base.path)), ()
     except (onnx.shape_inference.InferenceError, ValueError, TypeError) as exc:
@@ -154,6 +157,12 @@ class _Ranges:
 def _int8(
     package: ModelPackage, base: ServingGraph, form: Int8Form, ranges: _Ranges
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    import onnx
+
+    from engines.graph.int8 import Int8Converter
+    from engines.graph.int8_search import quantise_to_agreement
+    from engines.package.graph_faults import quantised_operators
+
     count = quantised_operators(onnx.load(base.path))
     if count:
         raise PrecisionRejected(

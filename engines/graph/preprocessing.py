@@ -15,11 +15,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from engines.base import INPUT_NAME, OUTPUT_NAME
 from engines.package.model_file import subgraphs
 from engines.package.specs import Activation, InputSpec, ModelSignature
 
-INPUT_NAME = "images"
-OUTPUT_NAME = "scores"
 PREFIX = "serving/"
 """What the names of all added nodes and tensors begin with, but for the input's and the output's."""
 

@@ -5,7 +5,8 @@ strict_yaml.py    YAML without its traps, with the line of every value
 manifest.py       ``model.yaml``, checked key by key
 labels.py         label files in the shapes that exist in the field
 images.py  image_headers.py    image files, their size known before they are decoded
-model_file.py     model files as bytes: hashed, bounded, recognised
+model_bytes.py    model files as bytes: bounded, recognised
+model_file.py     ONNX models: parsed, hashed with their external data
 external_data.py  tensors that a model keeps in other files
 signature/        a model's input and output, held against the manifest
 activation.py     whether the model gives probabilities

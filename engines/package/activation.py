@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import numpy_helper
 
 from engines.errors import ModelRejected
 from engines.package.specs import Activation
+
+if TYPE_CHECKING:
+    import onnx
 
 SUM_TOLERANCE = 0.02
 """Tolerance for the sum 1 and the range 0 to 1; float16 models with 1000 classes stay within it."""
@@ -85,6 +87,8 @@ class _Ends:
 
     def _scales_up(self, node: onnx.NodeProto) -> bool:
         """Whether the constant of a product or quotient is positive: a negative one turns the order around."""
+        from onnx import numpy_helper
+
         factor = next((self._constants[name] for name in node.input if name in self._constants), None)
         return factor is not None and bool((numpy_helper.to_array(factor).astype(np.float64) > 0).all())
 

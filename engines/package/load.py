@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,12 @@ from pathlib import Path
 from engines.errors import ModelRejected
 from engines.package.activation import check_declared_activation, last_operator
 from engines.package.digest import check_digest, package_digest
-from engines.package.graph_faults import check_inference_mode
 from engines.package.images import IMAGE_SUFFIXES
 from engines.package.labels import MAX_BYTES as MAX_LABEL_BYTES
 from engines.package.labels import fit_labels, parse_labels
 from engines.package.manifest import MANIFEST_NAME, InputSection, Manifest, inside, read_manifest
-from engines.package.model_file import check_model, file_sha256, read_onnx
-from engines.package.signature.onnx import onnx_signature
+from engines.package.model_bytes import read_model_bytes
 from engines.package.signature.pt2 import last_operation, pt2_signature, read_program
-from engines.package.signature.selection import select
 from engines.package.specs import (
     Activation,
     Color,
@@ -46,6 +44,7 @@ __all__ = [
     "InputSpec",
     "Interpolation",
     "Layout",
+    "ModelFacts",
     "ModelFormat",
     "ModelPackage",
     "ModelSignature",
@@ -66,6 +65,14 @@ class GoldenImage:
     path: Path
     label: str
     min_confidence: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What reading a model file has found: its signature, and the operator that it ends in."""
+
+    signature: ModelSignature
+    last_operator: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +99,15 @@ class ModelPackage:
     calibration: tuple[Path, ...]
     evaluation: tuple[Path, ...]
     license: str | None
-    signature: ModelSignature
+    facts: ModelFacts
     digest: str
     is_digest_stated: bool = False
     model_title: str = ""
+
+    @property
+    def signature(self) -> ModelSignature:
+        """What the model file states."""
+        return self.facts.signature
 
     @property
     def title(self) -> str:
@@ -108,10 +120,13 @@ class ModelPackage:
         return tuple(dict.fromkeys((*(one.path for one in self.golden), *self.evaluation, *self.calibration)))
 
 
-def load_package(directory: Path, *, shown_as: Mapping[str, str] | None = None) -> ModelPackage:
+def load_package(
+    directory: Path, *, shown_as: Mapping[str, str] | None = None, known: ModelFacts | None = None
+) -> ModelPackage:
     """Read and check the package in ``directory``: manifest, paths, sha256, labels, model against manifest.
 
-    ``shown_as`` has other names for its files in messages: those that an import has copied.
+    ``shown_as`` has other names for its files in messages: those that an import has copied. ``known`` is what an
+    earlier reading of the same manifest and model has found: the model is then hashed but not parsed again.
 
     Raises:
         ModelRejected: anything that does not fit, with the two facts that disagree.
@@ -122,11 +137,8 @@ def load_package(directory: Path, *, shown_as: Mapping[str, str] | None = None) 
     model_path, model_format = _model_of(manifest, root)
     spec = input_spec(manifest.input)
     model_name = shown.get(manifest.file, model_path.name)
-    signature, last = _checked_signature(model_path, root, manifest, spec, name=model_name)
-    task = task_of(manifest.output, classes=signature.classes, last=last, name=model_name)
-    labels_name = shown.get(manifest.labels.file, manifest.labels.file)
-    labels = _labels(root, manifest, 2 if task is Task.BINARY else signature.classes, name=labels_name)
-    output, labels = output_of(manifest.output, task, labels, name=labels_name)
+    facts = _facts(known, model_path, root, manifest, spec, name=model_name)
+    output, labels = _output_and_labels(manifest, root, facts, name=model_name, shown=shown)
     golden = _golden(root, manifest, labels)
     folders = {what: _images(root, getattr(manifest, what), what=what) for what in ("calibration", "evaluation")}
     digest = package_digest(
@@ -153,11 +165,20 @@ def load_package(directory: Path, *, shown_as: Mapping[str, str] | None = None) 
         calibration=folders["calibration"],
         evaluation=folders["evaluation"],
         license=manifest.license,
-        signature=signature,
+        facts=facts,
         digest=digest,
         is_digest_stated=manifest.package_sha256 is not None,
         model_title=model_name,
     )
+
+
+def _output_and_labels(
+    manifest: Manifest, root: Path, facts: ModelFacts, *, name: str, shown: Mapping[str, str]
+) -> tuple[OutputSpec, tuple[str, ...]]:
+    classes, labels_name = facts.signature.classes, shown.get(manifest.labels.file, manifest.labels.file)
+    task = task_of(manifest.output, classes=classes, last=facts.last_operator, name=name)
+    labels = _labels(root, manifest, 2 if task is Task.BINARY else classes, name=labels_name)
+    return output_of(manifest.output, task, labels, name=labels_name)
 
 
 def _model_of(manifest: Manifest, root: Path) -> tuple[Path, ModelFormat]:
@@ -204,26 +225,31 @@ def check_sha256(found: str, stated: str, *, path: Path) -> None:
         )
 
 
-def _checked_signature(
-    path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str
-) -> tuple[ModelSignature, str]:
-    """Return the signature, and the operator that the model ends in."""
+def _facts(
+    known: ModelFacts | None, path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str
+) -> ModelFacts:
+    if known is None:
+        return _read_model(path, root, manifest, spec, name=name)
+    _check_bytes(path, manifest)
+    return known
+
+
+def _check_bytes(path: Path, manifest: Manifest) -> None:
+    check_sha256(hashlib.sha256(read_model_bytes(path)).hexdigest(), manifest.sha256, path=path)
+
+
+def _read_model(path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str) -> ModelFacts:
+    """Parse the model, and check it against the manifest."""
     output = manifest.output
     if path.suffix.lower() == ".pt2":
-        check_sha256(file_sha256(path), manifest.sha256, path=path)
+        _check_bytes(path, manifest)
         program = read_program(path, name=name)
         signature = pt2_signature(
             program, spec, name=name, output=output.name, constants=spec.constants, class_axis=output.class_axis
         )
         last = last_operation(program, signature.output_name)
     else:
-        model, found = read_onnx(path, root=root)
-        check_sha256(found, manifest.sha256, path=path)
-        check_model(model, name=name)
-        select(model, output=output.name, constants=spec.constants, name=name)
-        signature = onnx_signature(model, spec, name=name, class_axis=output.class_axis)
-        check_inference_mode(model, name=name)
-        last = last_operator(model, signature.output_name)
+        signature, last = _read_onnx(path, root, manifest, spec, name=name)
     check_declared_activation(last, output.activation, name=name)
     if signature.dtype == "uint8" and (spec.scale, set(spec.mean), set(spec.std)) != (1.0, {0.0}, {1.0}):
         raise ModelRejected(
@@ -232,7 +258,25 @@ def _checked_signature(
             dtype="uint8",
             scale=spec.scale,
         )
-    return signature, last
+    return ModelFacts(signature=signature, last_operator=last)
+
+
+def _read_onnx(
+    path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str
+) -> tuple[ModelSignature, str]:
+    # Imported here: an agent whose models have been read before does not load the onnx library.
+    from engines.package.graph_faults import check_inference_mode
+    from engines.package.model_file import check_model, read_onnx
+    from engines.package.signature.onnx import onnx_signature
+    from engines.package.signature.selection import select
+
+    model, found = read_onnx(path, root=root)
+    check_sha256(found, manifest.sha256, path=path)
+    check_model(model, name=name)
+    select(model, output=manifest.output.name, constants=spec.constants, name=name)
+    signature = onnx_signature(model, spec, name=name, class_axis=manifest.output.class_axis)
+    check_inference_mode(model, name=name)
+    return signature, last_operator(model, signature.output_name)
 
 
 def _labels(root: Path, manifest: Manifest, classes: int, *, name: str) -> tuple[str, ...]:

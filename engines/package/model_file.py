@@ -1,4 +1,4 @@
-"""Model files as bytes: read once, hashed, bounded in size, external data inside the package."""
+"""ONNX models: parsed, bounded in size, hashed with their external data, which lies inside the package."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from onnx.external_data_helper import uses_external_data
 from engines.errors import ModelRejected
 from engines.package.external_data import read_external_data
 from engines.package.manifest import inside
-from engines.store.files import read_regular
-
-MAX_BYTES = 512 << 20
-"""Largest model with its external data."""
+from engines.package.model_bytes import MAX_BYTES, read_model_bytes
 
 MAX_NODES = 100_000
 """Maximum number of nodes, including subgraphs and each call of a local function."""
@@ -25,59 +22,6 @@ MAX_FUNCTIONS = 1000
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
 
 _REASON_CHARACTERS = 400
-_ZIP = b"PK\x03\x04"
-_FOREIGN: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the model itself. Run git lfs pull"),
-    (0, b"version https://hawser.github.com/spec/", "a Git LFS pointer, not the model itself. Run git lfs pull"),
-    (0, b"\x89HDF", "an HDF5 (Keras) file. Export the model to ONNX"),
-    (0, b"\x1f\x8b", "gzip data. Unpack it"),
-    (0, b"\x80\x02", "a Python pickle. Export the model to ONNX or with torch.export"),
-    (0, b"ftrt", "a TensorRT plan. A package holds the ONNX file; plans are built from it on the device"),
-    (0, b"ptrt", "a TensorRT plan. A package holds the ONNX file; plans are built from it on the device"),
-    (4, b"TFL3", "a TensorFlow Lite model. Convert it to ONNX"),
-)
-
-
-def read_model_bytes(path: Path) -> bytes:
-    """Read the whole file.
-
-    Raises:
-        ModelRejected: it is missing, empty, too large or plainly not a model.
-    """
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelRejected(
-                f"{path} has {size} bytes, but the limit is {MAX_BYTES} (512 MiB)", path=str(path), size=size
-            )
-        data = read_regular(path, max_bytes=MAX_BYTES)
-    except ValueError as exc:
-        raise ModelRejected(f"model file {path} cannot be read: {exc}", path=str(path)) from exc
-    except OSError as exc:
-        raise ModelRejected(f"model file {path} cannot be read: {exc.strerror or exc}", path=str(path)) from exc
-    if not data:
-        raise ModelRejected(
-            f"{path} is empty (0 bytes), but a model was expected. Copy it again", path=str(path), size=0
-        )
-    foreign = _foreign_kind(data, path.suffix.lower())
-    if foreign:
-        raise ModelRejected(f"{path} is {foreign}", path=str(path), size=len(data))
-    return data
-
-
-def _foreign_kind(data: bytes, suffix: str) -> str | None:
-    for start, magic, kind in _FOREIGN:
-        if data[start : start + len(magic)] == magic:
-            return kind
-    # A byte order mark or blank lines may come before the first tag.
-    head = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "an HTML page, probably a download error or a login page. Download the file itself"
-    if data[:4] == _ZIP and suffix != ".pt2":
-        return "a zip archive. Unpack it; a torch.export archive is named .pt2"
-    if data[:4] != _ZIP and suffix == ".pt2":
-        return "not a torch.export archive (no zip header). Save it with torch.export.save"
-    return None
 
 
 def parse_onnx(data: bytes, *, name: str) -> onnx.ModelProto:

@@ -14,16 +14,24 @@ from pathlib import Path
 
 _PROGRAM = Path(__file__).resolve().parents[2]
 _SETUP = "import runpy, sys; sys.path[:] = {path}; "
-_MODULE = _SETUP + "runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+# The program's folder is never put on the path of another interpreter: an installed program lies in site-packages,
+# beside libraries that would replace those of that interpreter.
+_FINDER = (
+    "import importlib.machinery; "
+    "sys.meta_path.insert(0, type('Program', (), {{'find_spec': staticmethod(lambda name, path=None, target=None: "
+    "importlib.machinery.PathFinder.find_spec(name, [{program!r}]) if name in ('agent', 'engines') else None)}})); "
+)
+_MODULE = _SETUP + _FINDER + "runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
 _SCRIPT = _SETUP + "sys.argv[0] = {name!r}; runpy.run_path({name!r}, run_name='__main__')"
 
 
 def module_command(module: str, *arguments: str, python: str | None = None) -> list[str]:
     """``python -m module arguments``, isolated.
 
-    Another interpreter than this one (``python``) keeps its own path, after this program.
+    The packages of this program come from its own folder. Another interpreter than this one (``python``) has all
+    other libraries from its own path.
     """
-    return _command(_MODULE, module, arguments, python, first=(str(_PROGRAM),))
+    return _command(_MODULE, module, arguments, python)
 
 
 def script_command(script: Path, *arguments: str, python: str | None = None) -> list[str]:
@@ -57,13 +65,12 @@ def _is_here(entry: str) -> bool:
         return False
 
 
-def _command(
-    code: str, name: str, arguments: tuple[str, ...], python: str | None, *, first: tuple[str, ...] = ()
-) -> list[str]:
+def _command(code: str, name: str, arguments: tuple[str, ...], python: str | None) -> list[str]:
     if python is None or python == sys.executable:
         path = repr(import_path())
     else:
         given = _safe(os.environ.get("PYTHONPATH", "").split(os.pathsep))
-        path = f"{[*first, *given]!r} + sys.path"
+        path = f"{[*given]!r} + sys.path"
+    text = code.format(path=path, name=name, program=str(_PROGRAM))
     flags = ["-B"] if sys.dont_write_bytecode else []
-    return [python or sys.executable, "-I", "-u", *flags, "-c", code.format(path=path, name=name), *arguments]
+    return [python or sys.executable, "-I", "-u", *flags, "-c", text, *arguments]

@@ -6,6 +6,7 @@ See ``engines.sandbox.serve`` for the protocol. A refusal is an answer too: ``{"
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from engines.errors import EngineError
@@ -20,7 +21,7 @@ def main() -> None:
     result: dict[str, object] = {}
     try:
         if "package" in parent.job:
-            load_package(Path(parent.job["package"]))
+            result = {"facts": asdict(load_package(Path(parent.job["package"])).facts)}
         else:
             path = Path(parent.job["model"])
             model, _ = read_onnx(path, root=path.parent)

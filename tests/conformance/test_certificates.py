@@ -23,7 +23,8 @@ from engines.base import Images
 from engines.check.accuracy import compare
 from engines.check.certificate import Certificate
 from engines.graph.image_set import ImageSet
-from engines.graph.serving import ServingGraph, build_serving_model, serving_graph
+from engines.graph.serving import ServingGraph, serving_graph
+from engines.graph.serving_model import build_serving_model
 
 SIDE = 8
 IMAGES = 120

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from agent.__main__ import main
 from agent.config.loader import load_config
 from agent.reload import load_packages
 from engines import ImageRejected, ModelRejected, SandboxFailed, SandboxOptions, read_image
+from engines.package.load import load_package
 from engines.sandbox.package_check import check_in_sandbox, check_model_in_sandbox
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.packages import PackageFiles
@@ -190,3 +193,29 @@ def test_a_refusal_of_a_model_by_the_child_is_raised_unchanged(tmp_path: Path) -
         check_model_in_sandbox(model, tmp_path / "cache")
     assert caught.value.exit_code == 78
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_known_package_is_loaded_without_the_library_that_parses_models(package: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    code = (
+        "import sys; from pathlib import Path; from engines import load_unknown_package;"
+        "found = load_unknown_package(Path(sys.argv[1]), Path(sys.argv[2]));"
+        "print(found.signature, found.facts.last_operator, found.digest, 'onnx' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(package), str(cache)]
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout for _ in range(2)
+    )
+    assert first == second
+    assert second.split()[-1] == "False"
+    parsed = load_package(package)
+    assert second.startswith(f"{parsed.signature} {parsed.facts.last_operator} {parsed.digest} ")
+
+
+def test_a_model_replaced_behind_a_known_package_is_refused(package: Path, tmp_path: Path) -> None:
+    known = check_in_sandbox(package, tmp_path / "cache")
+    assert known is not None
+    (package / "model.onnx").write_bytes(b"x" + (package / "model.onnx").read_bytes()[1:])
+    with pytest.raises(ModelRejected, match="but the manifest states"):
+        load_package(package, known=known)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.errors import ModelRejected
 from engines.graph.batch_dimension import run_serving_model
-from engines.graph.serving import build_serving_model
+from engines.graph.serving_model import build_serving_model
 from engines.package.load import ModelPackage, load_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 from engines.errors import EngineUnavailable, ModelRejected
 from engines.graph.preprocessing import takes_float
 from engines.graph.resize import Resizer
-from engines.graph.serving import build_serving_model, serving_graph
+from engines.graph.serving import serving_graph
+from engines.graph.serving_model import build_serving_model
 from engines.package.load import InputSpec, ModelPackage, load_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 
@@ -210,7 +211,7 @@ def test_the_second_call_reads_the_graph_from_the_cache(tmp_path: Path) -> None:
     stamp = first.path.stat().st_mtime_ns
     assert serving_graph(package, cache_dir=tmp_path / "cache") == first
     assert first.path.stat().st_mtime_ns == stamp
-    assert sorted(path.suffix for path in first.path.parent.iterdir()) == [".onnx", ".sha256"]
+    assert sorted(path.suffix for path in first.path.parent.iterdir()) == [".json", ".onnx", ".sha256"]
 
 
 @pytest.mark.parametrize("victim", ["graph", "sidecar", "no sidecar"])

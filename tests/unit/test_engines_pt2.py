@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engines.errors import ModelRejected
-from engines.graph.serving import build_serving_model
+from engines.graph.serving_model import build_serving_model
 from engines.package.load import load_package
 from tests.fixtures.packages import PackageFiles, TinyModel
 

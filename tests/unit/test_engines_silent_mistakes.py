@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.check.import_request import crop_warning
 from engines.errors import ModelRejected
 from engines.graph.batch_dimension import noise_images, run_serving_model
-from engines.graph.serving import build_serving_model
+from engines.graph.serving_model import build_serving_model
 from engines.package.activation import (
     RawScores,
     guess_activation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -86,6 +87,35 @@ def test_another_interpreter_finds_the_program_and_not_the_current_directory(hos
     assert json.loads(_output(module_command("engines.probes.import_child", "json", python=python)))["version"]
     assert _ran(hostile) == []
 
+
+def test_another_interpreter_has_its_own_libraries_beside_an_installed_program(tmp_path: Path) -> None:
+    """As installed from a wheel: the program lies in a site-packages with libraries of its own."""
+    installed = tmp_path / "installed"
+    for name in ("agent", "engines"):
+        shutil.copytree(_ROOT / name, installed / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (installed / "onnx.py").write_text("__version__ = 'of the program'")
+    venv.create(tmp_path / "other", symlinks=True)
+    python = str(tmp_path / "other" / "bin" / "python")
+    (folder,) = (tmp_path / "other" / "lib").glob("python*/site-packages")
+    (folder / "onnx.py").write_text("__version__ = 'of the other'")
+    ask = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from engines import module_command;"
+        "import json; print(json.dumps(module_command('engines.probes.import_child', 'onnx', python=sys.argv[2])))"
+    )
+    command = json.loads(_output([sys.executable, "-c", ask, str(installed), python]))
+    assert json.loads(_output(command))["version"] == "of the other"
+    # A child of that child finds the program too.
+    again = _output([python, "-I", "-c", _GRANDCHILD, str(installed)])
+    assert json.loads(again)["version"] == "of the other"
+
+
+_GRANDCHILD = """import runpy, subprocess, sys
+sys.path.append(sys.argv[1])
+from engines.sandbox.isolated import module_command
+del sys.path[-1]
+command = module_command("engines.probes.import_child", "onnx")
+print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+"""
 
 _START = """import sys
 sys.path[:] = {path!r}

@@ -16,6 +16,7 @@ from agent.mqtt.settings import MqttSettings, settings_from_config
 from agent.mqtt.subscriber import open_subscriber
 from agent.mqtt.topics import Topics
 from agent.runtime.errors import AgentError
+from agent.tools.doctor.broker_way import way_finding
 from agent.tools.doctor.findings import Finding
 from agent.tools.profile_checks import compare_with_profile
 
@@ -77,15 +78,15 @@ def _accepting(settings: MqttSettings, loaded: LoadedConfig) -> Iterator[Finding
     yield Finding("broker", "ok", f"{settings.address}, {protocol}, {known}", is_needed=True, facts=facts)
     if (small := _small_packets(loaded, statistics.max_packet_bytes)) is not None:
         yield small
+    else:
+        yield way_finding(settings, Topics(mqtt.prefix, loaded.device_id), _result_bytes(loaded))
     for limit in statistics.limits:
         yield Finding("broker", "warning", limit, is_needed=True)
 
 
 def _small_packets(loaded: LoadedConfig, largest: int | None) -> Finding | None:
     """A broker that accepts no result: the agent connects, and every result is dropped."""
-    cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
-    top_k = min((use.decide.top_k for camera in cameras for use in camera.classify), default=0)
-    needed = _MIN_RESULT_BYTES + _MIN_CLASS_BYTES * top_k
+    needed = _result_bytes(loaded)
     if largest is None or largest >= needed:
         return None
     text = (
@@ -93,6 +94,13 @@ def _small_packets(loaded: LoadedConfig, largest: int | None) -> Finding | None:
     )
     remedy = "raise its limit (mosquitto: max_packet_size), or lower decide.top_k"
     return Finding("packets", "failed", text, remedy, is_needed=True)
+
+
+def _result_bytes(loaded: LoadedConfig) -> int:
+    """The size of the smallest result that the configuration asks for."""
+    cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
+    top_k = min((use.decide.top_k for camera in cameras for use in camera.classify), default=0)
+    return _MIN_RESULT_BYTES + _MIN_CLASS_BYTES * top_k
 
 
 def _embedded_finding() -> Finding:

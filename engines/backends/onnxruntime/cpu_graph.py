@@ -7,13 +7,9 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-from onnx import TensorProto
-
 from engines.backends.onnxruntime.options import SessionSettings
 from engines.backends.onnxruntime.session import CPU, session_options
 from engines.errors import EngineUnavailable
-from engines.graph.fp16 import LAYERS
 from engines.graph.ort_library import library, library_errors
 from engines.host import cpu_model
 from engines.store.files import cache_errors, content_address, read_with_checksum, write_with_checksum
@@ -60,8 +56,12 @@ def computes_in_half(graph: CpuGraph) -> bool:
     """
     if not graph.is_optimised:
         return True
+    import onnx
+
+    from engines.graph.fp16 import LAYERS
+
     model = onnx.load(graph.path)
-    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
     return any(name in half for node in model.graph.node if node.op_type in LAYERS for name in node.input)
 
 

@@ -14,8 +14,7 @@ from google.protobuf.message import DecodeError
 from engines.backends.triton.messages import SERVICE, message
 from engines.backends.triton.options import RemoteOptions
 from engines.backends.triton.server import ServedSignature, ServerFault, Tensor, one_line, scores_from
-from engines.base import Images, Scores
-from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME
+from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 
 _NO_CONFIG = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
 _FAULTS = (grpc.RpcError, DecodeError, OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError)

@@ -27,8 +27,7 @@ from engines.backends.triton.server import (
     one_line,
     scores_from,
 )
-from engines.base import Images, Scores
-from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME
+from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _MAX_ANSWER_BYTES = 16 * 2**20

@@ -8,8 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from engines.base import Images, Scores
-from engines.graph.preprocessing import INPUT_NAME, OUTPUT_NAME
+from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 from engines.package.load import ModelPackage
 
 _TEXT_CHARS = 300
