@@ -165,7 +165,7 @@ def _schema(*, messages: bool, asyncapi: bool) -> object:
 
         return asyncapi_document()
     from agent.config.model import AgentConfig
-    from agent.runtime.field_docs import DescribedJsonSchema
+    from agent.config.sections.field_docs import DescribedJsonSchema
 
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

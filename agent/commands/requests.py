@@ -156,7 +156,7 @@ def request_schemas() -> dict[str, dict[str, Any]]:
 
 def request_schema(verb: Verb) -> dict[str, Any]:
     """The JSON Schema of one command."""
-    from agent.runtime.field_docs import DescribedJsonSchema
+    from agent.config.sections.field_docs import DescribedJsonSchema
 
     return REQUESTS[verb].model_json_schema(schema_generator=DescribedJsonSchema)
 

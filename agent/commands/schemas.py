@@ -8,9 +8,9 @@ from pydantic import TypeAdapter
 
 from agent import __version__
 from agent.commands.requests import REQUESTS, request_schema
+from agent.config.sections.field_docs import DescribedJsonSchema
 from agent.config.sections.subscribers import Verb
 from agent.mqtt.topics import CATALOG, Entry, Topics
-from agent.runtime.field_docs import DescribedJsonSchema
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

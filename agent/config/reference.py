@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from agent.config.model import AgentConfig
+from agent.config.sections.field_docs import field_docs
 from agent.config.shape import Place, sections_of
-from agent.runtime.field_docs import field_docs
 
 
 def reference_markdown() -> str:

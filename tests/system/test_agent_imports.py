@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(120)
 _NOT_LOADED = {
     "onnx": "reads new models, in a child or once",
     "google.protobuf": "comes with onnx",
-    "agent.runtime.field_docs": "describes fields in schemas",
+    "agent.config.sections.field_docs": "describes fields in schemas",
     "agent.commands.schemas": "writes schemas",
     "agent.config.reference": "writes the documentation",
     "agent.tools": "tools for people",

@@ -60,7 +60,7 @@ class PlacedError(ValueError):
 class Section(BaseModel):
     """Base of every section: refuses unknown keys, and is frozen.
 
-    ``agent.runtime.field_docs`` reads the docstrings below the fields.
+    ``agent.config.sections.field_docs`` reads the docstrings below the fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)

@@ -19,7 +19,7 @@ PUBLIC = ConfigDict(
     allow_inf_nan=False,
     json_schema_serialization_defaults_required=True,  # fields with a default are always sent
 )
-"""Configuration of every public class; ``agent.runtime.field_docs`` describes the fields in a schema."""
+"""Configuration of every public class; ``agent.config.sections.field_docs`` describes the fields in a schema."""
 
 ClockState = Literal["synced", "unsynced"]
 
