@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.commands.overrides import FILE_NAME, kept_changes
 from agent.config.dump import public_config, public_yaml
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.model import ModelConfig
 from agent.config.problems import Problem, at, error_of
+from agent.config.state_dir import OVERRIDES_FILE
 from agent.runtime.errors import UsageError
 from agent.runtime.secrets import redact
 
@@ -44,13 +44,22 @@ def check(file: Path, *, as_json: bool) -> None:
     if profile is not None:
         found = tuple(problem.text(loaded.document.name) for problem in profile.warnings)
         loaded = replace(loaded, warnings=(*loaded.warnings, *found))
-    kept = kept_changes(loaded)
-    overrides = [*kept.in_force(), *kept.edited, *kept.unfit]
+    overrides = _overrides(loaded)
     if as_json:
         resolved = {**_resolved(loaded), "overrides": overrides}
         print(redact(json.dumps({**resolved, "config": public_config(loaded.config)}, indent=2)))
     else:
         _print_text(loaded, overrides)
+
+
+def _overrides(loaded: LoadedConfig) -> list[str]:
+    """What kept commands change of the configuration, and which of them do not any more."""
+    if not (loaded.state_dir / OVERRIDES_FILE).exists():
+        return []
+    from agent.commands.overrides import kept_changes  # the room of commands takes a tenth of a second
+
+    kept = kept_changes(loaded)
+    return [*kept.in_force(), *kept.edited, *kept.unfit]
 
 
 def _profile_report(loaded: LoadedConfig) -> ProfileReport | None:
@@ -110,7 +119,7 @@ def _print_text(loaded: LoadedConfig, overrides: Sequence[str]) -> None:
         if name not in {"warnings", "file"}:
             console.print(f"# {name:<10} {_in_words(value)}", highlight=False, markup=False, style="dim")
     for text in overrides:
-        console.print(f"# kept: {text} ({loaded.state_dir / FILE_NAME})", highlight=False, markup=False)
+        console.print(f"# kept: {text} ({loaded.state_dir / OVERRIDES_FILE})", highlight=False, markup=False)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     console.print(f"# {loaded.path} is valid", style="green", highlight=False, markup=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.find_cameras import find_cameras
+from agent.cli.io.found_cameras import find_cameras
 from agent.cli.io.options import PATH, seconds
 from agent.runtime.errors import ConfigError, Unavailable, UsageError
 

@@ -21,10 +21,11 @@ from agent.config.model import AgentConfig, CameraConfig, ClassifierConfig
 from agent.config.overridden import Value, file_config, in_words, overridden
 from agent.config.sections.base import Name, Section
 from agent.config.sections.decide import DecideConfig, LabelConfig
+from agent.config.state_dir import OVERRIDES_FILE
 from agent.runtime.logs import get_logger
 from engines import JsonRecord, RecordDamaged
 
-FILE_NAME = "overrides.json"
+FILE_NAME = OVERRIDES_FILE
 
 log = get_logger(__name__)
 

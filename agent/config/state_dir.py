@@ -9,6 +9,9 @@ from pathlib import Path
 
 from agent.runtime.errors import ConfigError
 
+OVERRIDES_FILE = "overrides.json"
+"""Kept changes of `set` commands, in the state directory."""
+
 
 def default_state_dir(environ: Mapping[str, str] | None = None) -> Path:
     """What ``state_dir: auto`` means: ``$STATE_DIRECTORY``, else ``.local/state/agent`` in the home directory.

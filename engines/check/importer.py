@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,7 +245,8 @@ def manifest_text(manifest: dict[str, object]) -> str:
 
 @contextmanager
 def _staging(out: Path, name: str) -> Iterator[Path]:
-    """A directory beside the target, deleted afterwards unless it was put in place."""
+    """A directory beside the target, deleted afterwards unless it was put in place; a new ``out`` too."""
+    is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         # In the target's own file system, so that putting it in place is one rename.
@@ -258,6 +259,9 @@ def _staging(out: Path, name: str) -> Iterator[Path]:
         yield stage
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # not empty: the package is in place
+                out.rmdir()
 
 
 def _put_in_place(stage: Path, target: Path) -> None:

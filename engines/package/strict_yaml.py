@@ -287,7 +287,8 @@ class _Builder:
     def _take_key(self, event: yaml.Event, level: _Level, key: object, line: int) -> None:
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise self._error(event, f"a key must be text, but this one is {_kind(key)}; quote it")
-        if key == "<<":
+        is_quoted = isinstance(event, yaml.ScalarEvent) and not event.implicit[0]
+        if key == "<<" and not is_quoted:
             raise self._error(event, "merge keys (<<) are not taken here; repeat the values")
         if key in level.first_lines:
             raise self._error(event, f"key {key!r} is there twice, first on line {level.first_lines[key]}; remove one")

@@ -105,6 +105,10 @@ def test_unsupported_yaml_is_refused_by_name(text: str, fact: str) -> None:
     assert fact in refused(text).message
 
 
+def test_a_quoted_merge_key_is_a_name_like_any_other() -> None:
+    assert load_strict('"<<": 1\n', name="n").data == {"<<": 1}
+
+
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
 def test_deep_nesting_is_refused_without_recursion(opening: str) -> None:
     error = refused(opening * 20_000)
