@@ -8,6 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder, generate_latest
 
+from agent.config.sections.serve import fault_of_metrics_file
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger
 from agent.web.metrics.families import AgentCollector
@@ -54,7 +55,10 @@ class MetricsFile:
         self._due_ns = now_ns + _FILE_EVERY_NS
         try:
             if not self._path.parent.is_dir():
-                raise FileNotFoundError(errno.ENOENT, f"there is no folder {self._path.parent}")
+                text = f"there is no folder {self._path.parent}; create it, and let the agent's user write there"
+                raise FileNotFoundError(errno.ENOENT, text)
+            if (fault := fault_of_metrics_file(self._path)) is not None:
+                raise FileExistsError(errno.EEXIST, fault)
             # The collector runs as another user: readable by all, as every metric is.
             write_atomic(self._path, self._metrics.plain(), is_durable=False, is_private=False)
         except OSError as exc:
