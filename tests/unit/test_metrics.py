@@ -251,6 +251,19 @@ def test_a_file_that_holds_something_else_is_never_replaced(tmp_path: Path) -> N
     assert "holds no metrics of the agent; move it away" in lines[0]["error"]
 
 
+def test_the_file_is_removed_at_the_stop_unless_it_holds_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "agent.prom"
+    writer = MetricsFile(path, _metrics()[0], clock=ManualClock())
+    writer.tick()
+    assert path.exists()
+    writer.remove()
+    assert not path.exists()
+    writer.remove()
+    path.write_bytes(b"models:\n")
+    writer.remove()
+    assert path.read_bytes() == b"models:\n"
+
+
 def test_a_file_that_cannot_be_written_is_logged_once_until_it_can(tmp_path: Path) -> None:
     path, clock = tmp_path / "later" / "agent.prom", ManualClock()
     writer = MetricsFile(path, _metrics()[0], clock=clock)

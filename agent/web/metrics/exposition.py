@@ -38,7 +38,7 @@ class Metrics:
 
 
 class MetricsFile:
-    """Writes the metrics into a file every 15 s. Main thread."""
+    """Writes the metrics into a file every 15 s, until ``remove``. Main thread."""
 
     def __init__(self, path: Path, metrics: Metrics, *, clock: Clock | None = None) -> None:
         self._path = path
@@ -69,3 +69,11 @@ class MetricsFile:
         if self._error is not None:
             log.info("metrics.file_written", file=str(self._path))
         self._error = None
+
+    def remove(self) -> None:
+        """Delete the file: what the agent last said must not be collected when it has stopped."""
+        try:
+            if fault_of_metrics_file(self._path) is None:
+                self._path.unlink(missing_ok=True)
+        except OSError as exc:
+            log.warning("metrics.file_not_removed", file=str(self._path), error=exc.strerror or str(exc))
