@@ -259,7 +259,7 @@ def _web(
     if not loaded.config.serve.is_on:
         return None, writer
     web = make_web(loaded, parts.pipeline, reloader, metrics)
-    reloader.add(web.prepare)
+    reloader.add(web.prepare, drop=web.drop)
     resources.callback(web.stop)
     return web, writer
 

@@ -55,9 +55,10 @@ class WebService:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._is_stopped = False
+        self._prepared: socket.socket | None = None
         self._inputs, tokens, tls = _inputs(loaded)
-        self._socket = _bound(self._inputs.config)
         _require_free(self._inputs.config)
+        self._socket = _bound(self._inputs.config)
         self._faces = self._made(self._inputs.config, tokens, tls, self._socket)
 
     def start(self) -> None:
@@ -93,7 +94,7 @@ class WebService:
         return self._faces.failure
 
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
-        """Check ``loaded`` and return what switches to it; None if nothing differs.
+        """Check ``loaded`` and return what switches to it; None if nothing differs. ``drop`` forgets it instead.
 
         Raises:
             AgentError: the address, the tokens or the certificate cannot be used.
@@ -101,12 +102,15 @@ class WebService:
         inputs, tokens, tls = _inputs(loaded)
         if inputs == self._inputs:
             return None
-        is_same = inputs.config.http == self._inputs.config.http
-        listening = self._socket if is_same else _bound(inputs.config)
         if inputs.config.grpc != self._inputs.config.grpc:
             _require_free(inputs.config)
+        if inputs.config.http == self._inputs.config.http:
+            listening = self._socket
+        else:
+            listening = self._prepared = _bound(inputs.config)
 
         def apply_change() -> None:
+            self._prepared = None
             faces = self._made(inputs.config, tokens, tls, listening)
             self._faces.stop()
             if self._socket is not listening and self._socket is not None:
@@ -119,6 +123,12 @@ class WebService:
             log.info("serve.changed", http=self.address, grpc=self.grpc_address)
 
         return apply_change
+
+    def drop(self) -> None:
+        """Close the socket of a prepared change that was not applied. On the thread of ``prepare``."""
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
 
     def _made(
         self, config: ServeConfig, tokens: Tokens | None, tls: _Tls | None, listening: socket.socket | None

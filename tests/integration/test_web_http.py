@@ -19,6 +19,7 @@ import pytest
 
 from agent.runtime.errors import ConfigError, Unavailable
 from agent.web.http.connection import MAX_HEAD_BYTES
+from agent.web.http.listener import bind
 from agent.web.http.openapi import openapi_document
 from agent.web.served_models import ModelControl, ServedModels
 from agent.web.service import WebService
@@ -533,6 +534,29 @@ def test_an_address_in_use_a_bad_certificate_and_bad_tokens_are_errors_at_the_st
     tokens.chmod(0o644)
     with pytest.raises(ConfigError, match="every user of this machine"):
         WebService(serving_config(tmp_path, tokens_file="tokens"), models)
+
+
+def test_a_refused_change_leaves_no_socket_behind(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path) as server,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        free = f"127.0.0.1:{other.getsockname()[1]}"
+        other.close()
+        with pytest.raises(Unavailable, match=r"serve\.grpc: the server cannot listen"):
+            server.service.prepare(serving_config(tmp_path, http=free, grpc=f"127.0.0.1:{taken.getsockname()[1]}"))
+        bind(free, "http").close()
+        assert server.service.prepare(serving_config(tmp_path, http=free)) is not None
+        with pytest.raises(Unavailable):
+            bind(free, "http")
+        server.service.drop()
+        bind(free, "http").close()
+        change = server.service.prepare(serving_config(tmp_path, http=free))
+        assert change is not None
+        change()
+        server.service.drop()
+        assert httpx.get(f"http://{free}/v2/health/ready").status_code == 200
 
 
 def test_tls_by_the_configured_certificate_and_a_renewed_one_after_a_reload(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent.cameras.sources.choose import make_source
-from agent.config.loader import load_config
+from agent.config.loader import LoadedConfig, load_config
 from agent.inference.pipeline import Parts, Pipeline
 from agent.reload import Reloader, load_packages
 from agent.runtime.clock import SystemClock
-from agent.runtime.errors import ReloadUnderWay
+from agent.runtime.errors import ConfigError, ReloadUnderWay
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.parts import BrightnessEngine
 
@@ -53,3 +53,21 @@ def test_a_metrics_file_that_is_set_changed_or_removed_builds_the_parts_again(
     assert reloader.reload_now() == "restarting"
     assert reloader.successor is not None
     assert reloader.successor.config.serve.metrics_file == after
+
+
+def test_what_was_prepared_is_dropped_when_another_part_refuses_the_file(tmp_path: Path) -> None:
+    reloader = _reloader(_write(tmp_path))
+    calls: list[str] = []
+
+    def refuse(loaded: LoadedConfig) -> None:
+        raise ConfigError(f"refused {loaded.path.name}")
+
+    def prepare(loaded: LoadedConfig) -> Callable[[], None]:
+        calls.append(f"prepare {loaded.path.name}")
+        return lambda: calls.append("apply")
+
+    reloader.add(prepare, drop=lambda: calls.append("drop"))
+    reloader.add(refuse, drop=lambda: None)
+    with pytest.raises(ConfigError, match="refused"):
+        reloader.reload_now()
+    assert calls == ["prepare agent.yaml", "drop"]
