@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from agent.config.loader import LoadedConfig
 from agent.config.sections.serve import ServeConfig
 from agent.runtime.errors import ConfigError
+from agent.runtime.secrets import SecretKind, read_secret_bytes
 from agent.web.tokens import Tokens, read_tokens
 
 
@@ -69,8 +70,9 @@ def _tls(loaded: LoadedConfig) -> Tls | None:
     cert_file, key_file = loaded.resolve(config.cert_file), loaded.resolve(config.key_file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    key = read_secret_bytes(key_file, SecretKind.KEY)
     try:
-        chain, key = cert_file.read_bytes(), key_file.read_bytes()
+        chain = cert_file.read_bytes()
         # An empty password instead of a question on the terminal.
         context.load_cert_chain(cert_file, key_file, password="")
     except (OSError, ssl.SSLError) as exc:

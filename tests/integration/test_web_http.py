@@ -514,6 +514,7 @@ def test_an_address_in_use_a_bad_certificate_and_bad_tokens_are_errors_at_the_st
     with pytest.raises(Unavailable, match=r"serve\.http: the server cannot listen on .*: Address already in use"):
         WebService(serving_config(tmp_path, http=f"{server.host}:{server.port}"), models)
     (tmp_path / "cert").write_text("no certificate")
+    (tmp_path / "cert").chmod(0o600)
     tls = {"cert_file": "cert", "key_file": "cert"}
     with pytest.raises(ConfigError, match=r"certificate .* cannot be used"):
         WebService(serving_config(tmp_path, tls=tls), models)

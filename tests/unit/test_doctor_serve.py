@@ -60,6 +60,9 @@ def test_a_certificate_that_a_start_refuses_is_refused_by_both(tmp_path: Path) -
     assert isinstance(result.exception, ConfigError)
     assert "serve.tls: the server's certificate" in result.exception.message
     assert _by_name(load_config(path))["tls"].state == "failed"
+    (tmp_path / "key.pem").chmod(0o604)
+    finding = _by_name(load_config(path))["tls"]
+    assert "has mode 604, so every user of this machine can reach it" in finding.detail
 
 
 def test_an_address_is_free_or_in_use_by_another_program_or_by_the_agent(tmp_path: Path) -> None:
