@@ -37,6 +37,24 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
+def _overlap(one: str, other: str) -> bool:
+    """Whether only one program can listen on both; two names of a host other than localhost are not looked up."""
+    (host, port), (other_host, other_port) = split_address(one), split_address(other)
+    if port == 0 or port != other_port:
+        return False
+    first, second = ("127.0.0.1" if name.lower() == "localhost" else name.lower() for name in (host, other_host))
+    return first == second or _holds(first, second) or _holds(second, first)
+
+
+def _holds(every: str, host: str) -> bool:
+    """Whether ``every`` stands for all addresses of the machine, so for ``host`` too; `::` takes IPv4 as well."""
+    try:
+        address = ipaddress.ip_address(every)
+    except ValueError:
+        return False
+    return address.is_unspecified and (address.version == 6 or ":" not in host)
+
+
 _METRICS_START = b"# HELP "
 
 
@@ -123,6 +141,12 @@ class ServeConfig(Section):
                     "127.0.0.1",
                     key,
                 )
+        if self.http is not None and self.grpc is not None and _overlap(self.http, self.grpc):
+            raise PlacedError(
+                f"http and grpc need an address each, but http has {self.http} and grpc {self.grpc}; give one of them "
+                "another port",
+                "grpc",
+            )
         if self.max_bodies_mib < self.max_body_mib:
             raise ValueError(
                 f"max_bodies_mib {self.max_bodies_mib} is below max_body_mib {self.max_body_mib}: raise it, because "
