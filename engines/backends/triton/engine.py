@@ -190,7 +190,7 @@ def _unavailable(remote: RemoteOptions, error: Exception) -> EngineUnavailable:
 
 
 _REMEDY = "see that the server runs, is reachable and has loaded this package's model"
-_TOKEN_REMEDY = "write a token that the server knows into a file, and name it with the option token_file"  # noqa: S105
+_TOKEN_REMEDY = "write a token that the server knows into a file, and name it with the option token_file"  # noqa: S105 a text
 
 
 def _place(remote: RemoteOptions) -> str:
