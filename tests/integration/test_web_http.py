@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import struct
@@ -9,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -535,6 +537,25 @@ def test_an_address_in_use_a_bad_certificate_and_bad_tokens_are_errors_at_the_st
     tokens.chmod(0o644)
     with pytest.raises(ConfigError, match="every user of this machine"):
         WebService(serving_config(tmp_path, tokens_file="tokens"), models)
+
+
+def test_only_the_surplus_connection_is_refused(tmp_path: Path) -> None:
+    def status(client: http.client.HTTPConnection) -> int:
+        client.request("GET", "/v2/health/live")
+        answer = client.getresponse()
+        answer.read()
+        return answer.status
+
+    with serving(tmp_path, max_connections=2) as server, ExitStack() as stack:
+        clients = [
+            stack.enter_context(closing(http.client.HTTPConnection(server.host, server.port, timeout=5)))
+            for _ in range(3)
+        ]
+        assert [status(client) for client in clients] == [200, 200, 503]
+        assert [status(client) for client in clients[:2]] == [200, 200]
+        clients[0].close()
+        wait_until(lambda: status(clients[2]) == 200, within_s=5)
+        assert status(clients[1]) == 200
 
 
 def test_a_refused_change_leaves_no_socket_behind(tmp_path: Path) -> None:
