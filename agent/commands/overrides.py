@@ -275,6 +275,12 @@ def _changes(model: _Override) -> bool:
 def _changed_camera(name: str, camera: CameraConfig, change: CameraOverride) -> CameraConfig:
     values: dict[str, object] = {}
     if change.rate_hz is not None:
+        if camera.trigger is not None:
+            raise CommandRefused(
+                "invalid",
+                f"rate_hz {change.rate_hz:g} was given, but camera {name} has a trigger, and so no rate; remove "
+                "`trigger` from the file, or send no rate",
+            )
         values["rate_hz"] = change.rate_hz
     if change.enabled is not None:
         values["enabled"] = change.enabled

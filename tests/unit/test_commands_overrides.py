@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from agent.commands.contract import CommandRefused
 from agent.commands.overrides import (
     CameraOverride,
     ClassifierOverride,
@@ -85,6 +86,21 @@ def test_one_key_that_does_not_fit_leaves_the_other_keys_of_its_camera_in_force(
         "cameras.front, classifier inspect: exit 0.9",
         "cameras.front, classifier inspect, label cat: exit 0.6",
     ]
+
+
+def test_a_camera_with_a_trigger_takes_no_rate(tmp_path: Path) -> None:
+    _keep(_loaded(tmp_path), rate_hz=4)
+    _keep(_loaded(tmp_path), classifier="inspect", enter=0.3)
+    loaded = _loaded(tmp_path, {"trigger": {}})
+    with capture_logs() as logs:
+        front = with_kept_changes(loaded).config.cameras["front"]
+    assert (front.rate_hz, front.classify[0].decide.enter) == (None, 0.3)
+    (problem,) = [entry["error"] for entry in logs if entry["event"] == "overrides.ignored"]
+    assert "rate_hz 4 was given, but camera front has a trigger" in problem
+    request = Set.model_validate({"id": "1", "camera": "front", "rate_hz": 4})
+    with pytest.raises(CommandRefused) as caught:
+        Overrides().with_change(request, loaded.config).applied_to(loaded.config)
+    assert caught.value.reason == "invalid"
 
 
 def test_keys_that_fit_only_together_stay_in_force_in_any_order() -> None:
