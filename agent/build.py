@@ -250,15 +250,16 @@ def _web(
     reloader: Reloader,
     resources: ExitStack,
 ) -> tuple[WebService | None, MetricsFile | None]:
-    """The server for programs, which ``resources`` stops, and the writer of `serve.metrics_file`; None without one."""
+    """The server for programs and the writer of `serve.metrics_file`, which ``resources`` ends; None without one."""
     metrics = _metrics(loaded, identity, parts, reporter)
     if metrics is None:
         return None, None
-    writer = _metrics_file(loaded, metrics)
+    if (writer := _metrics_file(loaded, metrics)) is not None:
+        resources.callback(writer.remove)
     if not loaded.config.serve.is_on:
         return None, writer
     web = make_web(loaded, parts.pipeline, reloader, metrics)
-    reloader.add(web.prepare)
+    reloader.add(web.prepare, drop=web.drop)
     resources.callback(web.stop)
     return web, writer
 

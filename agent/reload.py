@@ -111,13 +111,18 @@ class Reloader:
         self._asked: list[ReloadRequest] = []
         self._is_stopping = False
         self._turns = 0
+        self._drops: tuple[Callable[[], None], ...] = ()
         self.successor: LoadedConfig | None = None
         self.refused: str | None = None
         """Why the file was refused at the last read; None if it is in force."""
 
-    def add(self, other: Prepare) -> None:
-        """Prepare and change one more part at each reload. Before the first one."""
+    def add(self, other: Prepare, *, drop: Callable[[], None]) -> None:
+        """Prepare and change one more part at each reload. Before the first one.
+
+        ``drop`` is called at the end of each reload; it closes what was prepared but not applied.
+        """
         self._others = (*self._others, other)
+        self._drops = (*self._drops, drop)
 
     def request(self) -> ReloadRequest:
         """Read the configuration again at a ``tick``, once no other change runs."""
@@ -272,6 +277,9 @@ class Reloader:
         except (AgentError, EngineError) as exc:
             self.refused = exc.message
             raise
+        finally:
+            for drop in self._drops:
+                drop()
         self.refused = None
         return outcome
 
@@ -332,6 +340,7 @@ def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
     differs = {
         "device.id": old.device_id != new.device_id,
         "serve": old.config.serve.is_on != new.config.serve.is_on,
+        "serve.metrics_file": old.config.serve.metrics_file != new.config.serve.metrics_file,
         "state_dir": old.state_dir != new.state_dir,
         "mqtt.prefix": before.prefix != after.prefix,
         "mqtt.outbox": before.outbox != after.outbox,

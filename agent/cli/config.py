@@ -38,7 +38,7 @@ def check(file: Path, *, as_json: bool) -> None:
     """
     loaded = load_config(file)
     profile = _profile_report(loaded)
-    problems = [*_refused_options(loaded), *(() if profile is None else profile.errors)]
+    problems = [*_refused_options(loaded), *_serve_problems(loaded), *(() if profile is None else profile.errors)]
     if problems:
         raise error_of(problems, loaded.document.name)
     if profile is not None:
@@ -69,6 +69,15 @@ def _profile_report(loaded: LoadedConfig) -> ProfileReport | None:
     from agent.tools.profile_checks import compare_with_profile  # takes half a second
 
     return compare_with_profile(loaded)
+
+
+def _serve_problems(loaded: LoadedConfig) -> Iterator[Problem]:
+    """Tokens and certificates that the server would refuse."""
+    if loaded.config.serve.is_on:
+        from agent.web.inputs import input_faults
+
+        for key, fault in input_faults(loaded):
+            yield at(loaded.document, ("serve", key), fault)
 
 
 def _refused_options(loaded: LoadedConfig) -> Iterator[Problem]:

@@ -7,10 +7,10 @@ edited since, and wins.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -105,18 +105,87 @@ class Overrides(Section):
         return config.model_copy(update={"cameras": cameras})
 
     def fitting(self, config: AgentConfig) -> tuple[Overrides, list[str]]:
-        """The overrides that fit ``config``, and a problem for each camera whose overrides do not."""
-        kept, problems = Overrides(), []
-        for name, change in self.cameras.items():
-            # Added one by one, so that one that does not fit leaves the others in force.
-            more = Overrides(cameras={**kept.cameras, name: change})
-            try:
-                more.applied_to(config)
-            except CommandRefused as exc:
-                problems.append(exc.message)
+        """The overrides that fit ``config``, and a problem for each key whose override does not."""
+        kept, left = Overrides(), list(_single_changes(self))
+        while True:
+            kept, refused = _with_fitting(kept, left, config)
+            # One may fit only after another, as an `exit` does after the `enter` above it.
+            if len(refused) in {0, len(left)}:
+                return kept, list(refused.values())
+            left = list(refused)
+
+
+class _SingleChange(NamedTuple):
+    """The override of one key; ``over`` has what the file said when it was set, if that is known."""
+
+    camera: str
+    classifier: str | None
+    label: str | None
+    key: str
+    value: Value
+    is_over_known: bool
+    over: Value
+
+    def added_to(self, overrides: Overrides) -> Overrides:
+        """``overrides`` and this one."""
+        camera = overrides.cameras.get(self.camera, CameraOverride())
+        if self.classifier is None:
+            camera = self._with_key(camera)
+        else:
+            classifier = camera.classifiers.get(self.classifier, ClassifierOverride())
+            if self.label is None:
+                classifier = self._with_key(classifier)
             else:
-                kept = more
-        return kept, problems
+                label = self._with_key(classifier.labels.get(self.label, LabelOverride()))
+                classifier = classifier.model_copy(update={"labels": {**classifier.labels, self.label: label}})
+            camera = camera.model_copy(update={"classifiers": {**camera.classifiers, self.classifier: classifier}})
+        return Overrides(cameras={**overrides.cameras, self.camera: camera})
+
+    def _with_key(self, model: M) -> M:
+        over = dict(model.over)
+        if self.is_over_known:
+            over[self.key] = self.over
+        return model.model_copy(update={self.key: self.value, "over": over})
+
+    def text(self) -> str:
+        """Where it is, and what it says."""
+        place = f"cameras.{self.camera}"
+        place += "" if self.classifier is None else f", classifier {self.classifier}"
+        place += "" if self.label is None else f", label {self.label}"
+        return f"{place}: {self.key} {in_words(self.value)}"
+
+
+def _single_changes(overrides: Overrides) -> Iterator[_SingleChange]:
+    for camera, change in overrides.cameras.items():
+        yield from _keys_of(change, camera)
+        for classifier, one in change.classifiers.items():
+            yield from _keys_of(one, camera, classifier)
+            for label, rule in one.labels.items():
+                yield from _keys_of(rule, camera, classifier, label)
+
+
+def _keys_of(
+    model: _Override, camera: str, classifier: str | None = None, label: str | None = None
+) -> Iterator[_SingleChange]:
+    for key, value in model:
+        if value is not None and not isinstance(value, dict):
+            yield _SingleChange(camera, classifier, label, key, value, key in model.over, model.over.get(key))
+
+
+def _with_fitting(
+    kept: Overrides, changes: Iterable[_SingleChange], config: AgentConfig
+) -> tuple[Overrides, dict[_SingleChange, str]]:
+    """``kept`` and those of ``changes`` that fit ``config``; each other one with its problem."""
+    refused: dict[_SingleChange, str] = {}
+    for change in changes:
+        more = change.added_to(kept)
+        try:
+            more.applied_to(config)
+        except CommandRefused as exc:
+            refused[change] = f"{change.text()} is kept, but {exc.message}"
+        else:
+            kept = more
+    return kept, refused
 
 
 def _said_by(file: AgentConfig, camera: str, classifier: str | None = None) -> Mapping[str, Value]:
@@ -207,6 +276,12 @@ def _changes(model: _Override) -> bool:
 def _changed_camera(name: str, camera: CameraConfig, change: CameraOverride) -> CameraConfig:
     values: dict[str, object] = {}
     if change.rate_hz is not None:
+        if camera.trigger is not None:
+            raise CommandRefused(
+                "invalid",
+                f"rate_hz {change.rate_hz:g} was given, but camera {name} has a trigger, and so no rate; remove "
+                "`trigger` from the file, or send no rate",
+            )
         values["rate_hz"] = change.rate_hz
     if change.enabled is not None:
         values["enabled"] = change.enabled

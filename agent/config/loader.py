@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from agent.config.problems import (
     problems_of_values,
 )
 from agent.config.sections.base import Section
+from agent.config.sections.serve import fault_of_metrics_file
 from agent.config.shape import KeyPath
 from agent.config.source_address import known_addresses
 from agent.config.state_dir import default_state_dir, resolved_path
@@ -265,7 +267,7 @@ def _missing_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem
 
 
 def _missing_connection_files(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:
-    """Certificates, keys and tokens of the broker's connection and of the server."""
+    """Certificates, keys and tokens of the connections, and what the metrics would replace."""
     for section in (("mqtt", "tls"), ("serve", "tls")):
         for key, value in section_of(document.data, *section).items():
             # The password of a key: see _secrets.
@@ -280,6 +282,12 @@ def _missing_connection_files(document: StrictDocument, base_dir: Path) -> Itera
         text = f"there is no file {found}; make it with a line NAME TOKEN for each client"
         if (problem := _absence(found, Path.is_file, text)) is not None:
             yield at(document, ("serve", "tokens_file"), problem)
+    metrics_file = section_of(document.data, "serve").get("metrics_file")
+    if isinstance(metrics_file, str) and metrics_file.endswith(".prom"):
+        # What cannot be looked at is for the run to say: its user may differ.
+        with suppress(OSError):
+            if (problem := fault_of_metrics_file(resolved_path(metrics_file, base_dir))) is not None:
+                yield at(document, ("serve", "metrics_file"), problem)
 
 
 _NEEDED = {"file": "path", "images": "path", "http": "ca_file", "stream": "ca_file"}

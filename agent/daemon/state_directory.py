@@ -44,6 +44,27 @@ def blocked_in(directory: Path) -> list[Path]:
     return blocked
 
 
+def is_held(directory: Path) -> bool:
+    """Whether an agent runs with ``directory``.
+
+    Raises:
+        PermissionError: this user may not look.
+    """
+    try:
+        descriptor = os.open(directory / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class StateDirectory:
     """Holds the directory for this process while open.
 

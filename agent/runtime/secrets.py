@@ -114,6 +114,7 @@ class SecretKind(Enum):
     ``MQTT_PASSWORD``: MQTT carries 65,535 bytes (version 5.0, section 1.5.6), enough for a JSON Web Token.
     ``KEY_PASSWORD``: Python passes at most 1,023 bytes to OpenSSL. ``PROXY_PASSWORD``: SOCKS5 carries 255 bytes (RFC
     1929). ``HEADER``: what web servers usually accept. ``TOKENS``: all lines, for some hundred clients.
+    ``KEY``: a private key, PEM, which has some kilobytes.
     """
 
     PASSWORD = ("password", 4096)
@@ -122,6 +123,7 @@ class SecretKind(Enum):
     PROXY_PASSWORD = ("proxy password", 255)
     HEADER = ("header", 8192)
     TOKENS = ("tokens", 65536)
+    KEY = ("key", 65536)
 
     def __init__(self, noun: str, max_bytes: int) -> None:
         self.noun = noun

@@ -2,11 +2,12 @@
 
 served_models  the facade on which every face stands: models, requests, statistics, load and unload
 descriptions   metadata, configuration, statistics and index as the protocol has them
+inputs         the section, tokens and certificate of a server, read and checked
 tokens         who may call, and how often
 work           threads that decode images and load models
 http/          the HTTP face
 grpc/          the gRPC face
 service        the server of one configuration, which a reload replaces
 
-Nothing here is imported unless `serve` has an address.
+No library of the faces is imported unless `serve` has an address.
 """

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.config.loader import LoadedConfig
 from agent.config.sections.serve import ServeConfig
-from agent.runtime.errors import ConfigError, Unavailable
+from agent.runtime.errors import Unavailable
 from agent.runtime.logs import get_logger
 from agent.web.http.app import HttpApp
 from agent.web.http.bodies import Bodies
 from agent.web.http.infer import Inference
 from agent.web.http.listener import HttpListener, bind
+from agent.web.inputs import Tls, read_inputs
 from agent.web.metrics.exposition import Metrics
 from agent.web.served_models import ServedModels
-from agent.web.tokens import Gate, Tokens, read_tokens
+from agent.web.tokens import Gate, Tokens
 from agent.web.work import WorkThreads
 
 if TYPE_CHECKING:
@@ -32,15 +31,6 @@ _MIB = 1 << 20
 _DECODERS = 2
 _STOP_S = 0.5
 _GRPC_STOP_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What a server is made from; one whose inputs are the same need not be replaced."""
-
-    config: ServeConfig
-    clients: dict[bytes, str] | None
-    certificate: bytes
 
 
 class WebService:
@@ -55,9 +45,10 @@ class WebService:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._is_stopped = False
-        self._inputs, tokens, tls = _inputs(loaded)
-        self._socket = _bound(self._inputs.config)
+        self._prepared: socket.socket | None = None
+        self._inputs, tokens, tls = read_inputs(loaded)
         _require_free(self._inputs.config)
+        self._socket = _bound(self._inputs.config)
         self._faces = self._made(self._inputs.config, tokens, tls, self._socket)
 
     def start(self) -> None:
@@ -93,20 +84,23 @@ class WebService:
         return self._faces.failure
 
     def prepare(self, loaded: LoadedConfig) -> Callable[[], None] | None:
-        """Check ``loaded`` and return what switches to it; None if nothing differs.
+        """Check ``loaded`` and return what switches to it; None if nothing differs. ``drop`` forgets it instead.
 
         Raises:
             AgentError: the address, the tokens or the certificate cannot be used.
         """
-        inputs, tokens, tls = _inputs(loaded)
+        inputs, tokens, tls = read_inputs(loaded)
         if inputs == self._inputs:
             return None
-        is_same = inputs.config.http == self._inputs.config.http
-        listening = self._socket if is_same else _bound(inputs.config)
         if inputs.config.grpc != self._inputs.config.grpc:
             _require_free(inputs.config)
+        if inputs.config.http == self._inputs.config.http:
+            listening = self._socket
+        else:
+            listening = self._prepared = _bound(inputs.config)
 
         def apply_change() -> None:
+            self._prepared = None
             faces = self._made(inputs.config, tokens, tls, listening)
             self._faces.stop()
             if self._socket is not listening and self._socket is not None:
@@ -120,8 +114,14 @@ class WebService:
 
         return apply_change
 
+    def drop(self) -> None:
+        """Close the socket of a prepared change that was not applied. On the thread of ``prepare``."""
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
+
     def _made(
-        self, config: ServeConfig, tokens: Tokens | None, tls: _Tls | None, listening: socket.socket | None
+        self, config: ServeConfig, tokens: Tokens | None, tls: Tls | None, listening: socket.socket | None
     ) -> _Faces:
         decoders, loader = WorkThreads("decode", _DECODERS), WorkThreads("load", 1)
         bodies = Bodies(max_body=config.max_body_mib * _MIB, max_all=config.max_bodies_mib * _MIB)
@@ -171,15 +171,6 @@ class _Faces:
         return next((one for one in failures if one is not None), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tls:
-    """The certificate in the forms of both faces. Never logged: it holds the key."""
-
-    context: ssl.SSLContext
-    chain: bytes
-    key: bytes = field(repr=False)
-
-
 def _require_free(config: ServeConfig) -> None:
     """Raises Unavailable if another program listens on the gRPC address, which gRPC itself would share."""
     if config.grpc is not None:
@@ -187,7 +178,7 @@ def _require_free(config: ServeConfig) -> None:
 
 
 def _grpc_listener(
-    config: ServeConfig, models: ServedModels, gate: Gate, loader: WorkThreads, tls: _Tls | None
+    config: ServeConfig, models: ServedModels, gate: Gate, loader: WorkThreads, tls: Tls | None
 ) -> GrpcListener:
     try:
         from agent.web.grpc.calls import InferenceCalls
@@ -203,30 +194,3 @@ def _grpc_listener(
 
 def _bound(config: ServeConfig) -> socket.socket | None:
     return None if config.http is None else bind(config.http, "http")
-
-
-def _inputs(loaded: LoadedConfig) -> tuple[_Inputs, Tokens | None, _Tls | None]:
-    config = loaded.config.serve
-    tokens = None if config.tokens_file is None else read_tokens(loaded.resolve(config.tokens_file))
-    tls: _Tls | None = None
-    if config.tls.cert_file is not None and config.tls.key_file is not None:
-        files = loaded.resolve(config.tls.cert_file), loaded.resolve(config.tls.key_file)
-        tls = _tls(*files)
-    certificate = b"" if tls is None else tls.chain
-    return _Inputs(config, None if tokens is None else dict(tokens.clients), certificate), tokens, tls
-
-
-def _tls(cert_file: Path, key_file: Path) -> _Tls:
-    """The context, and the certificate's bytes, by which a renewed one is noticed."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        chain, key = cert_file.read_bytes(), key_file.read_bytes()
-        # An empty password instead of a question on the terminal.
-        context.load_cert_chain(cert_file, key_file, password="")
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError(
-            f"serve.tls: {cert_file} and {key_file} cannot be used: {exc.strerror or exc}; give a PEM certificate "
-            "chain and its key without a password"
-        ) from exc
-    return _Tls(context, chain, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import struct
@@ -9,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 
 from agent.runtime.errors import ConfigError, Unavailable
 from agent.web.http.connection import MAX_HEAD_BYTES
+from agent.web.http.listener import bind
 from agent.web.http.openapi import openapi_document
 from agent.web.served_models import ModelControl, ServedModels
 from agent.web.service import WebService
@@ -513,8 +516,9 @@ def test_an_address_in_use_a_bad_certificate_and_bad_tokens_are_errors_at_the_st
     with pytest.raises(Unavailable, match=r"serve\.http: the server cannot listen on .*: Address already in use"):
         WebService(serving_config(tmp_path, http=f"{server.host}:{server.port}"), models)
     (tmp_path / "cert").write_text("no certificate")
+    (tmp_path / "cert").chmod(0o600)
     tls = {"cert_file": "cert", "key_file": "cert"}
-    with pytest.raises(ConfigError, match=r"serve\.tls: .* cannot be used"):
+    with pytest.raises(ConfigError, match=r"certificate .* cannot be used"):
         WebService(serving_config(tmp_path, tls=tls), models)
     tokens = tmp_path / "tokens"
     for text, message in (
@@ -533,6 +537,48 @@ def test_an_address_in_use_a_bad_certificate_and_bad_tokens_are_errors_at_the_st
     tokens.chmod(0o644)
     with pytest.raises(ConfigError, match="every user of this machine"):
         WebService(serving_config(tmp_path, tokens_file="tokens"), models)
+
+
+def test_only_the_surplus_connection_is_refused(tmp_path: Path) -> None:
+    def status(client: http.client.HTTPConnection) -> int:
+        client.request("GET", "/v2/health/live")
+        answer = client.getresponse()
+        answer.read()
+        return answer.status
+
+    with serving(tmp_path, max_connections=2) as server, ExitStack() as stack:
+        clients = [
+            stack.enter_context(closing(http.client.HTTPConnection(server.host, server.port, timeout=5)))
+            for _ in range(3)
+        ]
+        assert [status(client) for client in clients] == [200, 200, 503]
+        assert [status(client) for client in clients[:2]] == [200, 200]
+        clients[0].close()
+        wait_until(lambda: status(clients[2]) == 200, within_s=5)
+        assert status(clients[1]) == 200
+
+
+def test_a_refused_change_leaves_no_socket_behind(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path) as server,
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        free = f"127.0.0.1:{other.getsockname()[1]}"
+        other.close()
+        with pytest.raises(Unavailable, match=r"serve\.grpc: the server cannot listen"):
+            server.service.prepare(serving_config(tmp_path, http=free, grpc=f"127.0.0.1:{taken.getsockname()[1]}"))
+        bind(free, "http").close()
+        assert server.service.prepare(serving_config(tmp_path, http=free)) is not None
+        with pytest.raises(Unavailable):
+            bind(free, "http")
+        server.service.drop()
+        bind(free, "http").close()
+        change = server.service.prepare(serving_config(tmp_path, http=free))
+        assert change is not None
+        change()
+        server.service.drop()
+        assert httpx.get(f"http://{free}/v2/health/ready").status_code == 200
 
 
 def test_tls_by_the_configured_certificate_and_a_renewed_one_after_a_reload(tmp_path: Path) -> None:

@@ -306,3 +306,12 @@ def test_what_is_no_file_is_refused_as_an_image(tmp_path: Path, make: Callable[[
 def test_an_absent_image_is_refused_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match=r"there is no image .*latest\.png"):
         _image(tmp_path).open()
+
+
+def test_an_absent_folder_or_image_is_there_once_it_exists(tmp_path: Path) -> None:
+    folder, image = _folder(tmp_path), _image(tmp_path)
+    (tmp_path / "inbox").rmdir()
+    assert (folder.is_there(), image.is_there()) == (False, False)
+    (tmp_path / "inbox").mkdir()
+    _write(tmp_path / "latest.png", 1)
+    assert (folder.is_there(), image.is_there()) == (True, True)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from agent.commands.contract import CommandRefused
 from agent.commands.overrides import (
     CameraOverride,
     ClassifierOverride,
+    LabelOverride,
     Overrides,
     forget_edited,
     kept_changes,
@@ -52,6 +54,64 @@ def test_fitting_overrides_apply_beside_others_that_do_not_fit() -> None:
     assert len(problems) == 2
     assert "there is no camera 'gone'" in problems[0]
     assert list(kept.fitting(_config())[0].cameras) == ["front", "side"]
+
+
+def test_one_key_that_does_not_fit_leaves_the_other_keys_of_its_camera_in_force() -> None:
+    kept = Overrides(
+        cameras={
+            "front": CameraOverride(
+                rate_hz=4.0,
+                over={"rate_hz": None},
+                classifiers={
+                    "gone": ClassifierOverride(enter=0.8, enabled=False),
+                    "inspect": ClassifierOverride(
+                        enter=0.8,
+                        exit=0.9,
+                        labels={"cat": LabelOverride(enter=0.4, exit=0.6), "dog": LabelOverride(enter=0.5)},
+                    ),
+                },
+            ),
+        }
+    )
+    fitting, problems = kept.fitting(_config())
+    front = fitting.cameras["front"]
+    assert (front.rate_hz, front.over) == (4.0, {"rate_hz": None})
+    assert list(front.classifiers) == ["inspect"]
+    inspect = front.classifiers["inspect"]
+    assert (inspect.enter, inspect.exit) == (0.8, None)
+    assert inspect.labels == {"cat": LabelOverride(enter=0.4), "dog": LabelOverride(enter=0.5)}
+    assert [problem.split(" is kept, but ")[0] for problem in problems] == [
+        "cameras.front, classifier gone: enter 0.8",
+        "cameras.front, classifier gone: enabled false",
+        "cameras.front, classifier inspect: exit 0.9",
+        "cameras.front, classifier inspect, label cat: exit 0.6",
+    ]
+
+
+def test_a_camera_with_a_trigger_takes_no_rate(tmp_path: Path) -> None:
+    _keep(_loaded(tmp_path), rate_hz=4)
+    _keep(_loaded(tmp_path), classifier="inspect", enter=0.3)
+    loaded = _loaded(tmp_path, {"trigger": {}})
+    with capture_logs() as logs:
+        front = with_kept_changes(loaded).config.cameras["front"]
+    assert (front.rate_hz, front.classify[0].decide.enter) == (None, 0.3)
+    (problem,) = [entry["error"] for entry in logs if entry["event"] == "overrides.ignored"]
+    assert "rate_hz 4 was given, but camera front has a trigger" in problem
+    request = Set.model_validate({"id": "1", "camera": "front", "rate_hz": 4})
+    with pytest.raises(CommandRefused) as caught:
+        Overrides().with_change(request, loaded.config).applied_to(loaded.config)
+    assert caught.value.reason == "invalid"
+
+
+def test_keys_that_fit_only_together_stay_in_force_in_any_order() -> None:
+    lower = Overrides(
+        cameras={"front": CameraOverride(classifiers={"inspect": ClassifierOverride(enter=0.2, exit=0.1)})}
+    )
+    raised = Overrides(
+        cameras={"front": CameraOverride(classifiers={"inspect": ClassifierOverride(enter=1, exit=0.95)})}
+    )
+    for kept in (lower, raised):
+        assert kept.fitting(_config()) == (kept, [])
 
 
 def test_overrides_never_disable_the_last_camera() -> None:

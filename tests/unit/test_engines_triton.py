@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from engines.backends.triton.engine import TritonEngine, open_triton
 from engines.backends.triton.options import remote_options
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.parts import SIDE, plain_package
-from tests.fixtures.v2_server import Faults, Model, grpc_server, http_server
+from tests.fixtures.v2_server import Faults, GrpcService, Model, grpc_server, http_server
 
 PACKAGE = plain_package("dark", "bright")
 URL = {"url": "127.0.0.1:8000", "model": "m"}
@@ -271,6 +272,54 @@ def test_a_token_file_that_is_missing_is_refused(tmp_path: Path) -> None:
         open_triton(PACKAGE, _options(1, token_file=str(tmp_path / "none")))
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_the_server_refuses_is_named_with_its_remedy(http: _Bench, tmp_path: Path, status: int) -> None:
+    file = tmp_path / "token"
+    file.write_text("wrong-CANARY\n")
+    http.faults.fault = lambda path: (status, {}, b'{"error": "the token is unknown"}')
+    with pytest.raises(EngineUnavailable, match=rf"refused the token \({status}\): the token is un") as caught:
+        http.open(token_file=str(file))
+    assert "token_file" in str(caught.value.fields["remedy"])
+    assert "CANARY" not in caught.value.message
+    with pytest.raises(EngineUnavailable, match=rf"refused a call without a token \({status}\)"):
+        http.open()
+
+
+def test_a_token_that_is_refused_over_grpc_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(service: GrpcService, request: object, context: Any) -> None:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you")
+
+    monkeypatch.setattr(GrpcService, "ModelReady", refuse)
+    (tmp_path / "token").write_text("wrong\n")
+    with _serving("grpc") as bench:
+        with pytest.raises(EngineUnavailable, match=r"refused the token \(UNAUTHENTICATED\): who are you") as caught:
+            bench.open(token_file=str(tmp_path / "token"))
+        assert "token_file" in str(caught.value.fields["remedy"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2", b'{"name": "odd"}'),
+        ("/v2", b"[]"),
+        ("/v2", b"hello"),
+        ("/v2/models/m", b'{"inputs": null, "outputs": []}'),
+        ("/v2/models/m", b'{"inputs": [1], "outputs": []}'),
+        ("/v2/models/m", b'{"inputs": [{"name": "images", "datatype": "UINT8", "shape": [NaN]}], "outputs": []}'),
+        ("/v2/models/m", b'{"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1e400]}], "outputs": []}'),
+        ("/v2/models/m/config", b"[]"),
+        ("/v2/models/m/config", b'{"input": ["images"]}'),
+        ("/v2/models/m/config", b'{"input": null}'),
+    ],
+)
+def test_a_server_of_another_protocol_is_refused_in_one_text(http: _Bench, path: str, body: bytes) -> None:
+    http.faults.fault = lambda asked: (200, {}, body) if asked == path else None
+    with pytest.raises(EngineUnavailable, match=r"but it answered what is no Open Inference Protocol: .* is needed\."):
+        http.open()
+
+
 # -- faulty answers --------------------------------------------------------------------------------------------------
 
 
@@ -288,17 +337,17 @@ _FAULTY: dict[str, tuple[Reply, str]] = {
     "error": ((500, {}, b'{"error": "out of memory\\n\\u001b[31mred"}'), r"it answered 500: out of memory +\[31mred"),
     "error as html": ((502, {}, b"<html>bad gateway"), "it answered 502: <html>bad gateway"),
     "redirect": ((302, {"Location": "http://elsewhere/"}, b""), "it answered 302"),
-    "no json": (_binary(b"{", b"12345678"), "unexpected|EOF|JSON"),
-    "no outputs": (_binary(b"{}", b"12345678"), "outputs"),
-    "another output": (_binary(_header(name="labels"), b"12345678"), "not enough values"),
+    "no json": (_binary(b"{", b"12345678"), "no Open Inference Protocol: JSON with 'scores'"),
+    "no outputs": (_binary(b"{}", b"12345678"), "no Open Inference Protocol"),
+    "another output": (_binary(_header(name="labels"), b"12345678"), "no Open Inference Protocol"),
     "another type": (_binary(_header(datatype="FP16"), b"1234"), r"FP16 \[1, 2\]"),
     "another shape": (_binary(_header(shape=[1, 3]), b"123456781234"), r"\[1, 3\] in 12 bytes"),
     "too short": (_binary(_header(), b"1234"), "in 4 bytes"),
     "too long": (_binary(_header(), b"1234567812345678"), "in 16 bytes"),
-    "wrong header length": (_binary(_header(), b"12345678", length=-5), "JSON|unexpected|trailing"),
+    "wrong header length": (_binary(_header(), b"12345678", length=-5), "no Open Inference Protocol"),
     "no number as header length": (
         (200, {"Inference-Header-Content-Length": "many"}, _header()),
-        "invalid literal",
+        "no Open Inference Protocol",
     ),
     "too large": ((200, {}, bytes(17 * 2**20)), "more than 16777216 bytes"),
 }

@@ -240,6 +240,30 @@ def test_the_file_for_node_exporter_is_replaced_every_15_s(tmp_path: Path) -> No
     assert path.read_bytes().startswith(first[:40])
 
 
+def test_a_file_that_holds_something_else_is_never_replaced(tmp_path: Path) -> None:
+    path, clock = tmp_path / "agent.prom", ManualClock()
+    path.write_bytes(b"models:\n")
+    writer = MetricsFile(path, _metrics()[0], clock=clock)
+    with capture_logs() as lines:
+        writer.tick()
+    assert path.read_bytes() == b"models:\n"
+    assert [line["event"] for line in lines] == ["metrics.file_not_written"]
+    assert "holds no metrics of the agent; move it away" in lines[0]["error"]
+
+
+def test_the_file_is_removed_at_the_stop_unless_it_holds_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "agent.prom"
+    writer = MetricsFile(path, _metrics()[0], clock=ManualClock())
+    writer.tick()
+    assert path.exists()
+    writer.remove()
+    assert not path.exists()
+    writer.remove()
+    path.write_bytes(b"models:\n")
+    writer.remove()
+    assert path.read_bytes() == b"models:\n"
+
+
 def test_a_file_that_cannot_be_written_is_logged_once_until_it_can(tmp_path: Path) -> None:
     path, clock = tmp_path / "later" / "agent.prom", ManualClock()
     writer = MetricsFile(path, _metrics()[0], clock=clock)

@@ -92,11 +92,54 @@ def test_addresses(tmp_path: Path, address: str, host: str, port: int, is_local:
         ({"http": "127.0.0.1:1", "max_body_mib": 65}, "max_bodies_mib 64 is below max_body_mib 65"),
         ({"http": "127.0.0.1:1", "min_share_ratio": 1.0}, r"serve\.min_share_ratio"),
         ({"http": "127.0.0.1:1", "htttp": 1}, "unknown key"),
+        *(
+            (
+                {"http": http, "grpc": grpc, "tokens_file": "t"},
+                rf"serve\.grpc: .* but http has .* and grpc {grpc}; give",
+            )
+            for http, grpc in (
+                ("127.0.0.1:8000", "127.0.0.1:8000"),
+                ("127.0.0.1:8000", "localhost:8000"),
+                ("0.0.0.0:8000", "127.0.0.1:8000"),
+                ("[::]:8000", "127.0.0.1:8000"),
+            )
+        ),
+        ({"metrics_file": ""}, r"serve\.metrics_file: must name a file that ends in \.prom"),
+        ({"metrics_file": "agent.yaml"}, r"serve\.metrics_file: must name a file that ends in \.prom"),
+        ({"metrics_file": ".prom"}, r"serve\.metrics_file: must name a file that ends in \.prom"),
+        ({"metrics_file": "folder/.prom"}, r"serve\.metrics_file: must name a file that ends in \.prom"),
     ],
 )
 def test_what_cannot_be_served_is_refused(tmp_path: Path, serve: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _load(tmp_path, **serve)
+
+
+@pytest.mark.parametrize("grpc", ["127.0.0.1:8001", "127.0.0.2:8000", "[::1]:8000"])
+def test_http_and_grpc_at_two_addresses_are_accepted(tmp_path: Path, grpc: str) -> None:
+    assert _load(tmp_path, http="127.0.0.1:8000", grpc=grpc).config.serve.grpc == grpc
+    (tmp_path / "tokens").touch()
+    assert _load(tmp_path, http="0.0.0.0:8000", grpc="[::1]:8000", tokens_file="tokens").config.serve.is_on
+    assert _load(tmp_path, http="127.0.0.1:0", grpc="127.0.0.1:0").config.serve.is_on
+
+
+def test_a_metrics_file_replaces_nothing_but_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "agent.prom"
+    for harmless in (None, b"", b"# HELP agent_info x\n"):
+        if harmless is not None:
+            path.write_bytes(harmless)
+        _load(tmp_path, metrics_file="agent.prom")
+    path.write_bytes(b"robot 0123456789abcdef\n")
+    with pytest.raises(ConfigError, match=r"serve\.metrics_file: would replace .* but that file holds no metrics"):
+        _load(tmp_path, metrics_file="agent.prom")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"serve\.metrics_file: must be a regular file"):
+        _load(tmp_path, metrics_file="agent.prom")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"serve\.metrics_file: its folder must be a directory"):
+        _load(tmp_path, metrics_file="file/agent.prom")
+    _load(tmp_path, metrics_file="later/agent.prom")
 
 
 def test_half_a_configuration_is_warned_of(tmp_path: Path) -> None:
@@ -114,7 +157,5 @@ def test_a_missing_library_is_named_with_the_part_to_install(tmp_path: Path, mon
     parts = Parts(lambda *_: BrightnessEngine(2), lambda _: ScriptedSource([], is_live=True))
     pipeline = Pipeline(loaded.config, {}, parts, clock=SystemClock(), emit=lambda _: None)
     reloader = Reloader(loaded, {}, pipeline, on_applied=lambda *_: None, expect_cameras=lambda _: None)
-    with pytest.raises(
-        Unavailable, match=r"library uvicorn is not installed; install the agent with its part \[serve\]"
-    ):
+    with pytest.raises(Unavailable, match=r"library uvicorn is not installed; add the part \[serve\] of the agent"):
         make_web(loaded, pipeline, reloader)

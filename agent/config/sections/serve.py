@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
@@ -34,6 +35,46 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether only one program can listen on both; two names of a host other than localhost are not looked up."""
+    (host, port), (other_host, other_port) = split_address(one), split_address(other)
+    if port == 0 or port != other_port:
+        return False
+    first, second = ("127.0.0.1" if name.lower() == "localhost" else name.lower() for name in (host, other_host))
+    return first == second or _holds(first, second) or _holds(second, first)
+
+
+def _holds(every: str, host: str) -> bool:
+    """Whether ``every`` stands for all addresses of the machine, so for ``host`` too; `::` takes IPv4 as well."""
+    try:
+        address = ipaddress.ip_address(every)
+    except ValueError:
+        return False
+    return address.is_unspecified and (address.version == 6 or ":" not in host)
+
+
+_METRICS_START = b"# HELP "
+
+
+def fault_of_metrics_file(path: Path) -> str | None:
+    """Why ``path`` must not be replaced by a file of metrics: it is there, and holds something else; None otherwise.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if path.parent.exists() and not path.parent.is_dir():
+        return f"its folder must be a directory, but {path.parent} is a file; name another path"
+    if not path.exists():
+        return None
+    if not path.is_file():
+        return f"must be a regular file, but {path} is something else; name another path"
+    with path.open("rb") as file:
+        start = file.read(len(_METRICS_START))
+    if start in {b"", _METRICS_START}:
+        return None
+    return f"would replace {path}, but that file holds no metrics of the agent; move it away, or name another path"
 
 
 class ServeTlsConfig(Section):
@@ -83,7 +124,7 @@ class ServeConfig(Section):
     read_timeout_s: float = Field(default=10.0, ge=0.1, le=600.0)
     """How long the head of a request, and then its body, may take to arrive."""
     metrics_file: str | None = None
-    """File with the metrics, such as `/var/lib/node_exporter/agent.prom`, written every 15 s; needs no address."""
+    """File of metrics, `NAME.prom`, such as `/var/lib/node_exporter/agent.prom`, every 15 s; needs no address."""
     allow_load: bool = False
     """Let clients load and unload models of this file."""
 
@@ -100,11 +141,25 @@ class ServeConfig(Section):
                     "127.0.0.1",
                     key,
                 )
+        if self.http is not None and self.grpc is not None and _overlap(self.http, self.grpc):
+            raise PlacedError(
+                f"http and grpc need an address each, but http has {self.http} and grpc {self.grpc}; give one of them "
+                "another port",
+                "grpc",
+            )
         if self.max_bodies_mib < self.max_body_mib:
             raise ValueError(
                 f"max_bodies_mib {self.max_bodies_mib} is below max_body_mib {self.max_body_mib}: raise it, because "
                 "a body of the largest size must fit"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_file_is_for_the_collector(self) -> ServeConfig:
+        given = self.metrics_file
+        if given is not None and (not given.endswith(".prom") or Path(given).name == ".prom"):
+            text = f"must name a file that ends in .prom, because node_exporter reads no other, but it is {given!r}"
+            raise PlacedError(f"{text}; write for example /var/lib/node_exporter/agent.prom", "metrics_file")
         return self
 
     @property

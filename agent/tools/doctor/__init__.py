@@ -5,6 +5,7 @@ checks        the machine, its engines, the cameras, the state directory
 models        the engine of each model, opened as at a start of the agent
 broker        each address of the broker, its limits, and whether commands arrive
 broker_way    how long a message takes to the broker and back
+serve         the server for programs: tokens, certificate, addresses
 findings      what a check found, and the report
 terminal      the report on a terminal
 bundle        an archive for a support request

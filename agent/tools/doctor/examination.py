@@ -20,10 +20,11 @@ from agent.tools.doctor.broker import broker_findings, profile_findings
 from agent.tools.doctor.findings import Finding, Report, sections_from
 from agent.tools.doctor.heat import heat_findings
 from agent.tools.doctor.models import copied_cache, label_findings, model_finding, used_models
+from agent.tools.doctor.serve import serve_findings
 from agent.tools.doctor.service import InstalledService
 from engines import describe, probe
 
-_FEW = 8
+_FEW = 9
 """Threads for the checks that always run, and one spare."""
 _ENGINES_S = 120.0
 _OTHERS_S = 20.0
@@ -109,6 +110,8 @@ def _checks_of_config(loaded: LoadedConfig, cache_dir: Path, *, with_cameras: bo
         if camera.enabled and camera.trigger is not None and (line := camera.trigger.gpio) is not None:
             yield _Check("cameras", name, partial(_line, name, line), is_needed=True)
     yield _Check("broker", "broker", lambda: broker_findings(loaded), is_needed=True)
+    if config.serve.is_on:
+        yield _Check("serve", "serve", lambda: [*serve_findings(loaded)], is_needed=True)
     yield _Check("broker", "profile", lambda: [*profile_findings(loaded)])
 
 

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 65_536
 _TIMED_OUT = (408, "the request did not arrive in time; send it faster, or raise serve.read_timeout_s")
+_TOO_MANY = (503, "the server has as many connections as serve.max_connections; try again later, or raise it")
 _TOO_LARGE = (431, "the head of the request is too large; send fewer or shorter headers")
 
 
@@ -24,6 +25,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _is_in_head = True
+    _is_surplus = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """See asyncio.Protocol."""
@@ -31,6 +33,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.connections) > 2 * self.max_connections:
             transport.abort()
         else:
+            self._is_surplus = len(self.connections) > self.max_connections
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -40,6 +43,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self._is_surplus:
+            # Only the one that came too late: those that were there before are served as ever.
+            if len(self.connections) > self.max_connections:
+                self._refuse(*_TOO_MANY)
+                return
+            self._is_surplus = False
         if self._is_in_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -101,7 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
 def limited_protocol(*, read_timeout_s: float, max_connections: int) -> type[LimitedProtocol]:
     """The protocol of a server: ``read_timeout_s`` for the head of a request and again for its body.
 
-    Above ``max_connections`` uvicorn answers 503; at twice as many, connections are closed unread.
+    A connection above ``max_connections`` is answered with 503 and closed; at twice as many, it is closed unread.
     """
     limits = {"read_timeout_s": read_timeout_s, "max_connections": max_connections}
     return type("ServerProtocol", (LimitedProtocol,), limits)

@@ -79,7 +79,6 @@ class HttpListener:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=config.max_connections + 1,
             backlog=_BACKLOG,
             timeout_keep_alive=_IDLE_S,
             timeout_graceful_shutdown=_DRAIN_S,

@@ -8,6 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder, generate_latest
 
+from agent.config.sections.serve import fault_of_metrics_file
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger
 from agent.web.metrics.families import AgentCollector
@@ -37,7 +38,7 @@ class Metrics:
 
 
 class MetricsFile:
-    """Writes the metrics into a file every 15 s. Main thread."""
+    """Writes the metrics into a file every 15 s, until ``remove``. Main thread."""
 
     def __init__(self, path: Path, metrics: Metrics, *, clock: Clock | None = None) -> None:
         self._path = path
@@ -54,7 +55,10 @@ class MetricsFile:
         self._due_ns = now_ns + _FILE_EVERY_NS
         try:
             if not self._path.parent.is_dir():
-                raise FileNotFoundError(errno.ENOENT, f"there is no folder {self._path.parent}")
+                text = f"there is no folder {self._path.parent}; create it, and let the agent's user write there"
+                raise FileNotFoundError(errno.ENOENT, text)
+            if (fault := fault_of_metrics_file(self._path)) is not None:
+                raise FileExistsError(errno.EEXIST, fault)
             # The collector runs as another user: readable by all, as every metric is.
             write_atomic(self._path, self._metrics.plain(), is_durable=False, is_private=False)
         except OSError as exc:
@@ -65,3 +69,11 @@ class MetricsFile:
         if self._error is not None:
             log.info("metrics.file_written", file=str(self._path))
         self._error = None
+
+    def remove(self) -> None:
+        """Delete the file: what the agent last said must not be collected when it has stopped."""
+        try:
+            if fault_of_metrics_file(self._path) is None:
+                self._path.unlink(missing_ok=True)
+        except OSError as exc:
+            log.warning("metrics.file_not_removed", file=str(self._path), error=exc.strerror or str(exc))

@@ -11,7 +11,7 @@ import numpy as np
 
 from engines.backends.batches import check_batch, check_scores
 from engines.backends.triton.options import RemoteOptions, remote_options
-from engines.backends.triton.server import ServedSignature, Server, ServerFault, largest_batch
+from engines.backends.triton.server import ServedSignature, Server, ServerFault, TokenRefused, largest_batch
 from engines.base import EngineInfo, EngineOptions, Images, Scores
 from engines.errors import EngineUnavailable, InferenceFailed, ServerFailed
 from engines.package.load import ModelPackage
@@ -180,15 +180,17 @@ def _info(
 def _unavailable(remote: RemoteOptions, error: Exception) -> EngineUnavailable:
     # A failed warm-up names the place itself.
     fault = error.__cause__ if isinstance(error, ServerFailed) else error
+    remedy = _TOKEN_REMEDY if isinstance(fault, TokenRefused) else _REMEDY
     return EngineUnavailable(
-        f"engine triton needs {_place(remote)}, but {fault}. To get it, {_REMEDY}",
+        f"engine triton needs {_place(remote)}, but {fault}. To get it, {remedy}",
         engine="triton",
         reason=f"{_place(remote)}: {fault}",
-        remedy=_REMEDY,
+        remedy=remedy,
     )
 
 
 _REMEDY = "see that the server runs, is reachable and has loaded this package's model"
+_TOKEN_REMEDY = "write a token that the server knows into a file, and name it with the option token_file"  # noqa: S105 a text
 
 
 def _place(remote: RemoteOptions) -> str:

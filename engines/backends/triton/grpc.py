@@ -13,10 +13,20 @@ from google.protobuf.message import DecodeError
 
 from engines.backends.triton.messages import SERVICE, message
 from engines.backends.triton.options import RemoteOptions
-from engines.backends.triton.server import ServedSignature, ServerFault, Tensor, one_line, scores_from
+from engines.backends.triton.server import (
+    SCORES_NEEDED,
+    ServedSignature,
+    ServerFault,
+    Tensor,
+    one_line,
+    reading,
+    scores_from,
+    token_refused,
+)
 from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 
 _NO_CONFIG = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+_TOKEN_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _FAULTS = (grpc.RpcError, DecodeError, OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError)
 _CHANNEL = (
     ("grpc.max_receive_message_length", 16 * 2**20),
@@ -74,7 +84,8 @@ class GrpcServer:
             request.parameters["timeout"].int64_param = max(1, int((deadline_s - time.monotonic()) * 1e6))
             request.raw_input_contents.append(np.ascontiguousarray(batch).tobytes())
             answer = self._call("ModelInfer", request, deadline_s)
-            return self._scores(answer, count=len(batch))
+            with reading(SCORES_NEEDED):
+                return self._scores(answer, count=len(batch))
 
     def interrupt(self) -> None:
         """See ``Server.interrupt``."""
@@ -124,6 +135,13 @@ class GrpcServer:
             undo.callback(self.close)
             try:
                 answer = call(request, timeout=left_s, metadata=self._metadata)
+            except grpc.RpcError as exc:
+                if _code(exc) in _TOKEN_REFUSED:
+                    refused: Any = exc
+                    raise token_refused(
+                        _code(exc).name, refused.details() or "", has_token=bool(self._metadata)
+                    ) from exc
+                raise
             finally:
                 self._is_running = False
             undo.pop_all()

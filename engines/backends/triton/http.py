@@ -20,12 +20,15 @@ import orjson
 
 from engines.backends.triton.options import RemoteOptions
 from engines.backends.triton.server import (
+    SCORES_NEEDED,
     ServedSignature,
     ServerFault,
     Tensor,
     batch_limit,
     one_line,
+    reading,
     scores_from,
+    token_refused,
 )
 from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 
@@ -34,6 +37,7 @@ _MAX_ANSWER_BYTES = 16 * 2**20
 _OK = 200
 # A server that does not have the model's configuration says so with one of these.
 _NO_CONFIG = (400, 404, 405, 501)
+_TOKEN_REFUSED = (401, 403)
 _FAULTS = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RuntimeError, MemoryError)
 
 
@@ -68,8 +72,9 @@ class HttpServer:
             status, _, content = self._call("GET", f"{self._path}/config", deadline_s=deadline_s)
             if status != _OK and status not in _NO_CONFIG:
                 raise ServerFault(_refusal(status, content))
-            config = orjson.loads(content) if status == _OK else None
-            return signature_from(server, model, config)
+            with reading("the server's name and version, and the model's inputs and outputs,"):
+                config = orjson.loads(content) if status == _OK else None
+                return signature_from(server, model, config)
 
     def infer(self, batch: Images, *, deadline_s: float) -> Scores:
         """See ``Server.infer``."""
@@ -85,8 +90,9 @@ class HttpServer:
             )
             if status != _OK:
                 raise ServerFault(_refusal(status, content))
-            length = headers.get(_HEADER_LENGTH)
-            return self._scores(content, None if length is None else int(length), count=len(batch))
+            with reading(SCORES_NEEDED):
+                length = headers.get(_HEADER_LENGTH)
+                return self._scores(content, None if length is None else int(length), count=len(batch))
 
     def interrupt(self) -> None:
         """See ``Server.interrupt``."""
@@ -125,9 +131,10 @@ class HttpServer:
         status, _, content = self._call(method, path, deadline_s=deadline_s)
         if status != _OK:
             raise ServerFault(_refusal(status, content))
-        answer = orjson.loads(content)
-        if not isinstance(answer, dict):
-            raise ServerFault(f"it answered {path} with something that is no JSON object")
+        with reading(f"a JSON object from {path}"):
+            answer = orjson.loads(content)
+            if not isinstance(answer, dict):
+                raise TypeError(path)
         return answer
 
     def _call(
@@ -158,6 +165,9 @@ class HttpServer:
             finally:
                 self._is_running = False
             undo.pop_all()
+        status, _, content = answer
+        if status in _TOKEN_REFUSED:
+            raise token_refused(status, _said(content), has_token=bool(self._headers))
         return answer
 
     def _exchange(
@@ -313,11 +323,14 @@ def _connect(
 
 
 def _refusal(status: int, content: bytes) -> str:
+    return f"it answered {status}: {one_line(_said(content))}"
+
+
+def _said(content: bytes) -> object:
     try:
-        said = orjson.loads(content)["error"]
+        return orjson.loads(content)["error"]
     except (ValueError, LookupError, TypeError):
-        said = content[:200].decode("ascii", "replace")
-    return f"it answered {status}: {one_line(said)}"
+        return content[:200].decode("ascii", "replace")
 
 
 @contextlib.contextmanager

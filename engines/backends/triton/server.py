@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,10 +13,36 @@ from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 from engines.package.load import ModelPackage
 
 _TEXT_CHARS = 300
+SCORES_NEEDED = f"JSON with {OUTPUT_NAME!r} among its outputs, and their datatype, shape and data,"
+"""What an answer with scores has; see ``reading``."""
 
 
 class ServerFault(Exception):
     """What went wrong between this device and the server, as one line; never the token."""
+
+
+class TokenRefused(ServerFault):
+    """The server does not know the token, or wants one."""
+
+
+def token_refused(code: object, said: object, *, has_token: bool) -> TokenRefused:
+    """The fault of a call that the server answered with ``code``, a status of HTTP or gRPC, and the words ``said``."""
+    what = "the token" if has_token else "a call without a token"
+    words = one_line(said)
+    return TokenRefused(f"it refused {what} ({code}){': ' if words else ''}{words}")
+
+
+@contextlib.contextmanager
+def reading(needed: str) -> Iterator[None]:
+    """Read an answer of the server inside, and do nothing else.
+
+    Raises:
+        ServerFault: the answer is none of the protocol, which has ``needed``.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
+        raise ServerFault(f"it answered what is no Open Inference Protocol: {needed} is needed") from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections import deque
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.images.image_file import is_image_name, read_image_file, sendable
+from agent.cameras.sources.images.image_file import can_be_looked_at, is_image_name, read_image_file, sendable
 from agent.cameras.sources.images.seen_files import FileVersion, SeenFiles
 from agent.cameras.sources.images.slow_images import SlowImages
 from agent.cameras.sources.lifecycle import SourceBase
@@ -108,6 +108,10 @@ class WatchedFolder(SourceBase):
             if time.monotonic() >= deadline:
                 return None
             self._lifecycle.interrupted.wait(pause_s(self._config.poll_s, looked_s))
+
+    def is_there(self) -> bool | None:
+        """See Source."""
+        return can_be_looked_at(self._path)
 
     def close(self) -> None:
         """See Source."""

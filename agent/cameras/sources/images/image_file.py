@@ -17,6 +17,15 @@ _MAX_OF_12_BITS = 16
 """The highest value of 12 bits, 4095, once a file of 16 was scaled to 8; OpenCV rounds for TIFF."""
 
 
+def can_be_looked_at(path: Path) -> bool:
+    """Whether ``path`` exists and its folders may be searched, so that opening it can succeed or tell more."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
 def read_image_file(path: Path, slow: SlowImages, bits: int | None = None) -> tuple[Image, ImageOrigin]:
     """The image, and its file's name and hash; ``slow`` knows the images that took too long before.
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.images.image_file import read_image_file, sendable
+from agent.cameras.sources.images.image_file import can_be_looked_at, read_image_file, sendable
 from agent.cameras.sources.images.slow_images import SlowImages
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.config.sections.sources import ImageSource
@@ -82,6 +82,10 @@ class RewrittenImage(SourceBase):
                     "`read_timeout_s`. Check the program that writes it, or raise that limit",
                 )
             lifecycle.interrupted.wait(self._config.poll_s)
+
+    def is_there(self) -> bool | None:
+        """See Source."""
+        return can_be_looked_at(self._path)
 
     def close(self) -> None:
         """See Source."""
