@@ -47,6 +47,9 @@ os.environ.update(sealed_path.seal(os.environ, Path(__file__).parents[1] / ".ven
 # Read when ONNX Runtime is imported, which otherwise writes below the home directory of whoever runs the tests.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+# Read when gRPC is imported. With it gRPC's core makes its descriptors again after each fork, which looks like a leak.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 # A shell makes what it starts in the background ignore Ctrl-C, nohup does so with SIGHUP, and every child inherits it.
 if threading.current_thread() is threading.main_thread():
     for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

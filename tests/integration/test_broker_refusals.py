@@ -147,6 +147,7 @@ def test_the_doctor_tries_every_address_and_one_that_works_is_enough(tmp_path: P
     broker = stack.enter_context(MosquittoBroker(tmp_path / "broker"))
     away = [f"mqtt://127.0.0.1:{free_port()}", f"unix://{tmp_path}/none"]
     found = broker_findings(load_config(_config(tmp_path, {"broker": [away[0], broker.url, away[1]]})))
+    found = [one for one in found if one.name.startswith("broker")]  # the ways to them are measured too
     assert [(one.name, one.state, one.is_needed) for one in found] == [
         ("broker 1", "warning", True),
         ("broker 2", "ok", True),
