@@ -291,6 +291,8 @@ class Camera:
                 return False
             self.heartbeat.beat(_READ_DEADLINE_S)
             self.source.wanted_hz = self.pacer.rate_hz
+            if isinstance(self.source, FetchingSource) and self.triggers.is_one_due:
+                self.source.fetch_now()  # again: one image answers one trigger
             capture = self.source.read()
             if capture is None and self.source.has_end:
                 return True

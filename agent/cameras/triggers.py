@@ -135,6 +135,12 @@ class Triggers:
                 return False
             return True
 
+    @property
+    def is_one_due(self) -> bool:
+        """Whether a frame captured now would be the right one for a trigger that waits."""
+        with self._changed:
+            return bool(self._waiting) and self._waiting[0].not_before_ns <= self._clock.monotonic_ns()
+
     def expire(self) -> None:
         """End those that are too late, and forget those that have ended. Call it a few times a second."""
         now_ns = self._clock.monotonic_ns()

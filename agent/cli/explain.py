@@ -28,12 +28,12 @@ def explain(
     ca_file: Path | None,
     camera: str | None,
     for_s: float,
-) -> None:
+) -> int:
     """Say why classifiers have decided a label, or none, from what agents publish at BROKER_URL.
 
     One line for each classifier: its state, the newest result against its threshold, the votes, and what would change
     the state. It only listens, so it needs no permission; the command `explain` over MQTT also counts dropped frames.
-    Exit code 69 if no agent, or no such camera, publishes there.
+    Exit code 69 if no agent, or no such camera, publishes there; 1 if every agent heard is stopped or offline.
     """
     from agent.mqtt.topics import level
     from agent.runtime import logs
@@ -60,3 +60,5 @@ def explain(
             "See: agent watch"
         )
     print("\n".join(lines))
+    asked = [device for device in view.devices.values() if camera in {None, *device.visible_cameras()}]
+    return 0 if any(device.is_running for device in asked) else 1

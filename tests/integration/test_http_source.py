@@ -117,6 +117,26 @@ def test_a_single_image_is_fetched_at_once_when_it_is_wanted(tmp_path: Path) -> 
     assert server.requests[-1] == '/snapshot.jpg "1"'
 
 
+def test_a_damaged_image_is_asked_for_again_when_it_was_wanted(tmp_path: Path) -> None:
+    """The server would answer that the damaged image has not changed."""
+    with http_camera() as server, closing(_camera(tmp_path, server.url("/snapshot.jpg"), interval_s=60)) as camera:
+        camera.open()
+        assert camera.read() is not None
+        whole, server.snapshot, server.etag = server.snapshot, server.snapshot[:40], '"2"'
+
+        def mend() -> None:
+            wait_until(lambda: bool(camera.statistics().skipped_by_reason))
+            server.snapshot = whole
+
+        writer = threading.Thread(target=mend)
+        writer.start()
+        camera.fetch_now()
+        assert _greys(camera, 1) == [120]
+        writer.join()
+    assert server.requests[2].strip() == "/snapshot.jpg"
+    assert camera.statistics().skipped_by_reason == {"unreadable_image": len(server.requests) - 2}
+
+
 def test_an_image_of_a_stream_began_after_the_one_before_it_was_complete(tmp_path: Path) -> None:
     with http_camera(period_s=0.05) as server, closing(_camera(tmp_path, server.url())) as camera:
         opened_ns = time.monotonic_ns()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from agent.cameras.frame_counters import Drop
-from agent.cameras.triggers import MAX_TRIGGERS, TriggerRefused
+from agent.cameras.sources.base import Capture
+from agent.cameras.triggers import MAX_TRIGGERS, Trigger, TriggerRefused
 from agent.config.model import CameraConfig
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.parts import ScriptedSource
@@ -245,3 +246,35 @@ def test_a_trigger_that_cannot_be_is_refused(camera: dict[str, Any], text: str) 
     whole = {"source": {"type": "pattern"}, "classify": [{"model": "m"}], **camera}
     with pytest.raises(ValueError, match=text):
         CameraConfig.model_validate(whole)
+
+
+class _FetchedSource(GatedSource):
+    """Takes one image when asked, however often it was asked meanwhile."""
+
+    def __init__(self, clock: SetClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._wanted = threading.Event()
+
+    def fetch_now(self) -> None:
+        self._wanted.set()
+
+    def read(self) -> Capture | None:
+        if self._wanted.wait(0.02):
+            self._wanted.clear()
+            self.give(self._clock.now_ns)
+            return super().read()
+        return None
+
+
+def test_each_open_trigger_gets_an_image_of_its_own_where_images_are_fetched() -> None:
+    clock = SetClock()
+    source = _FetchedSource(clock)
+    with running(source, clock=clock) as bench:
+        for key in ("a", "b", "c"):
+            bench.camera.triggers.add(
+                Trigger(key, not_before_ns=clock.now_ns, due_ns=clock.now_ns + 10**9, on_end=lambda _: None)
+            )
+        bench.wait_captured(3)
+        wait_until(lambda: len(bench.given["c"]) == 3)
+        assert [one.frame.trigger for one in bench.given["c"]] == ["a", "b", "c"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -10,6 +11,7 @@ from agent.mqtt.messages import (
     ClassifierRuntime,
     LabelRuntime,
     Runtime,
+    Status,
     result_from_classification,
     state_from_state_change,
 )
@@ -98,6 +100,20 @@ def test_several_labels_are_judged_by_their_own_rules() -> None:
     assert "ok: confidence 0.25 is not below exit 0.2" in line
     (line,) = explanation_lines(_view(replace(change, labels=()), None, labels=rules), None)
     assert line.endswith("is none: no result yet")
+
+
+@pytest.mark.parametrize("state", ["stopped", "offline"])
+def test_an_agent_that_does_not_run_is_named_instead_of_its_classifiers(state: Literal["stopped", "offline"]) -> None:
+    view = _view(UNKNOWN, UNSURE)
+    view.update(
+        TOPICS.status,
+        encode(Status(state=state, agent="1", since="2026-01-01T00:00:00.000Z", device=DEVICE, session=SESSION)),
+        now_s=0.0,
+    )
+    for camera in (None, "front"):
+        (line,) = explanation_lines(view, camera)
+        assert line.startswith(f"{DEVICE} is {state}: ")
+    assert list(explanation_lines(view, "back")) == []
 
 
 def test_an_agent_of_another_version_is_shown_without_a_reason() -> None:

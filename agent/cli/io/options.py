@@ -94,7 +94,7 @@ _BROKER_OPTIONS = (
 )
 
 
-def broker_options(command: Callable[..., None]) -> Callable[..., None]:
+def broker_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """How to reach a broker, and whose messages to receive: the same in every command that subscribes."""
     for option in reversed(_BROKER_OPTIONS):
         command = option(command)

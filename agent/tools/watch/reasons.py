@@ -13,8 +13,14 @@ _STALE = "stale"
 
 
 def explanation_lines(view: FleetView, camera: str | None) -> Iterator[str]:
-    """A line for each classifier, of ``camera`` alone if that is given; and one for a camera that is not connected."""
+    """A line for each classifier, of ``camera`` alone if that is given; and one for a camera that is not connected.
+
+    An agent that does not run has one line: what it said of its cameras and classifiers is no longer true.
+    """
     for device_name, device in sorted(view.devices.items()):
+        if not device.is_running:
+            yield from _of_stopped(device_name, device, camera)
+            continue
         for name in device.visible_cameras():
             if camera not in {None, name}:
                 continue
@@ -24,6 +30,18 @@ def explanation_lines(view: FleetView, camera: str | None) -> Iterator[str]:
                 yield f"{device_name} {name}: the camera is {state}" + (f": {error}" if error else "")
             for key, classifier in sorted(device.cameras[name].classifiers.items()):
                 yield f"{device_name} {name}/{key} is {explained(classifier, _rules(device, name, key))}"
+
+
+def _of_stopped(name: str, device: DeviceView, camera: str | None) -> Iterator[str]:
+    if camera is not None and camera not in device.visible_cameras():
+        return
+    if device.message("status").text("state") == "stopped":
+        yield f"{name} is stopped: the broker keeps what it published, but the agent has ended; start it again"
+    else:
+        yield (
+            f"{name} is offline: the broker keeps what it published, but has no connection to the agent; look at its "
+            "power, its network and its log"
+        )
 
 
 def reasons(device: DeviceView) -> Iterator[tuple[str, str, str]]:

@@ -30,6 +30,8 @@ from engines import ImageRejected, decode_image
 log = get_logger(__name__)
 
 _UNDECODABLE_S = 30.0
+_ASK_AGAIN_S = 0.2
+"""After an image that was wanted now but cannot be decoded."""
 _REPEAT_S = 30.0
 """An image that does not change is delivered again after this time, so that the check for frozen images sees it."""
 _STATUS_KINDS: dict[int, FailureKind] = {401: "unauthorized", 403: "forbidden", 404: "not_found"}
@@ -87,6 +89,8 @@ class HttpCamera(SourceBase):
         self._images: Iterator[bytes] | None = None
         self._wanted = threading.Event()
         """Set to end the wait for the next request: an image is wanted now, or the camera is interrupted."""
+        self._is_wanted = self._is_damaged = False
+        """Of the newest single image: it was wanted now; it could not be decoded."""
         self._not_before_ns = self._part_ended_ns = 0
 
     @property
@@ -131,7 +135,11 @@ class HttpCamera(SourceBase):
                 raise lifecycle.lost("ended", f"{self.description} ended the stream, or the connection broke")
             now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
             image = self._decoded(data, is_last=time.monotonic() > deadline)
-            if image is not None:
+            self._is_damaged = image is None
+            if image is None and self._is_wanted:
+                lifecycle.interrupted.wait(_ASK_AGAIN_S)
+                self._wanted.set()
+            elif image is not None:
                 return replace(self._delivered(image, now_ns, now_utc_ns), not_before_ns=self._not_before_ns)
 
     def is_there(self) -> bool | None:
@@ -243,19 +251,20 @@ class HttpCamera(SourceBase):
         while True:
             due = max(due + self._config.interval_s, time.monotonic())
             self._wanted.wait(max(0.0, due - time.monotonic()))
-            if is_wanted := self._wanted.is_set():
+            self._is_wanted = self._wanted.is_set()
+            if self._is_wanted:
                 self._wanted.clear()
                 due = time.monotonic()
             if self._lifecycle.interrupted.is_set():
                 return
             with self._limit.within(self._config.read_timeout_s, "no whole image came"):
-                response = self._ask(conditions)
+                response = self._ask(None if self._is_damaged else conditions)
                 is_new = response.status_code != 304
                 if is_new:
                     newest, conditions = _body(response), _conditions(response)
             if not is_new:
                 response.close()
-                if not is_wanted and time.monotonic() - delivered < _REPEAT_S:
+                if not self._is_wanted and time.monotonic() - delivered < _REPEAT_S:
                     continue
             delivered = time.monotonic()
             yield newest
