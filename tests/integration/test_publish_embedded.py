@@ -22,6 +22,7 @@ from agent.mqtt.embedded.broker import EmbeddedBroker
 from agent.mqtt.settings import MqttSettings
 from agent.publish.publisher import Publisher
 from agent.runtime.errors import BrokerUnavailable
+from tests.fixtures.processes import is_alive
 from tests.fixtures.publish_samples import IDENTITY, TOPICS, state_change
 from tests.fixtures.recorder import Recorder
 
@@ -91,7 +92,7 @@ def test_the_broker_dies_with_a_killed_agent(kind: str) -> None:
         agent.send_signal(signal.SIGKILL)
         agent.wait(10)
     deadline = time.monotonic() + 5.0
-    while broker.is_running() and broker.status() != psutil.STATUS_ZOMBIE:
+    while is_alive(broker):
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
             pytest.fail("the broker outlived its agent")

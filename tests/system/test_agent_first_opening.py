@@ -13,6 +13,7 @@ from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.hostile_models import endless_model, write_package
 from tests.fixtures.mosquitto import MosquittoBroker
+from tests.fixtures.processes import is_alive
 from tests.fixtures.recorder import Recorder
 
 pytestmark = pytest.mark.timeout(180)
@@ -62,4 +63,4 @@ def test_the_old_model_serves_while_an_endless_one_is_tried_and_a_stop_ends_the_
         assert child.is_running()
         assert {message.json["model"]["name"] for message in recorder.messages(_RESULT)} == {"conveyor"}
         assert agent.end() == 0, agent.stderr
-        wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: not is_alive(child))

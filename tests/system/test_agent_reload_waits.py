@@ -21,6 +21,7 @@ from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.nvidia import FakeNvidia
+from tests.fixtures.processes import is_alive
 from tests.fixtures.recorder import Recorder
 
 pytestmark = pytest.mark.timeout(180)
@@ -99,14 +100,10 @@ def waiting(tmp_path: Path, broker: MosquittoBroker, recorder: Recorder, nvidia:
         yield running
 
 
-def _has_gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def test_a_term_while_a_reload_builds_ends_the_agent_and_the_build_within_five_seconds(waiting: Waiting) -> None:
     builder = waiting.begin_to_build()
     assert waiting.agent.end(deadline_s=5.0) == 0, waiting.agent.stderr
-    assert _has_gone(builder)
+    assert not is_alive(builder)
     assert "config.reload_abandoned" in waiting.agent.stderr
     assert "stop.cut_off" not in waiting.agent.stderr
     assert "config.applied" not in waiting.agent.stderr

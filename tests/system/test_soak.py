@@ -17,6 +17,7 @@ from scripts.soak_harness.faults import FAULTS
 from scripts.soak_harness.soak import Plan, soak
 from scripts.soak_harness.stage import RESULTS, Stage
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.processes import is_alive
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -72,7 +73,7 @@ def test_a_soak_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path, moment
         process.terminate()
         assert process.wait(60) != 0
     assert len(session) > at_least, "its keeper, and itself, the broker, the camera and the agent as they come"
-    assert [one for one in session if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    assert [one for one in session if is_alive(one)] == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -21,6 +21,7 @@ from tests.fixtures.agent_process import AgentProcess, write_config
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.mosquitto import MosquittoBroker
 from tests.fixtures.nvidia import FakeNvidia
+from tests.fixtures.processes import is_alive
 from tests.fixtures.recorder import Recorder
 
 pytestmark = pytest.mark.timeout(180)
@@ -64,10 +65,6 @@ def _builders(agent: AgentProcess) -> list[psutil.Process]:
             if any("build_child" in part for part in child.cmdline()):
                 found.append(child)
     return found
-
-
-def _has_gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_frames_are_classified_from_the_first_second_and_the_plan_takes_over(
@@ -125,7 +122,7 @@ def test_a_kill_in_the_middle_of_a_build_takes_the_child_along_and_the_next_star
         (builder,) = _builders(agent)
         wait_until(lambda: list((tmp_path / "state" / "cache" / "building").iterdir()))
         agent.end(signal.SIGKILL)
-    wait_until(lambda: _has_gone(builder))
+    wait_until(lambda: not is_alive(builder))
     nvidia.set(build_s=0)
     with _agent(tmp_path, broker, nvidia) as agent:
         wait_until(lambda: _engines(recorder)[-1:] == ["tensorrt"], within_s=60)
@@ -142,7 +139,7 @@ def test_a_term_in_the_middle_of_a_build_ends_both(
         wait_until(lambda: _builders(agent), within_s=60)
         (builder,) = _builders(agent)
         assert agent.end() == 0, agent.stderr
-        assert _has_gone(builder)
+        assert not is_alive(builder)
         assert "stop.cut_off" not in agent.stderr
 
 

@@ -16,6 +16,7 @@ import pytest
 from engines import BuildCancelled, BuildFailed
 from engines.sandbox.child import ChildLimits, run_build
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.processes import is_alive
 
 _AMPLE = ChildLimits(timeout_s=60, memory_bytes=2**40, free_bytes=0)
 
@@ -174,11 +175,4 @@ def test_the_real_child_dies_with_its_parent(tmp_path: Path, monkeypatch: pytest
                 break
         parent.send_signal(signal.SIGKILL)
     assert children
-    wait_until(lambda: not any(_is_alive(child) for child in children))
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # gone between the two questions
-        return False
+    wait_until(lambda: not any(is_alive(child) for child in children))

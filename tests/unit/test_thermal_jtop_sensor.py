@@ -16,6 +16,7 @@ from agent.thermal.sensors.base import FanSample, GpuSample, PowerSample, Therma
 from agent.thermal.sensors.jtop import JtopSensor, JtopTimes, jtop_command
 from tests.fixtures.deadlines import wait_until
 from tests.fixtures.jtop_children import child
+from tests.fixtures.processes import is_alive
 from tests.fixtures.thermal_samples import ScriptedSensor
 
 QUICK = JtopTimes(fresh_s=0.3, first_sample_s=1.0, silence_s=0.5, first_wait_s=0.05, max_wait_s=0.1)
@@ -134,7 +135,7 @@ def test_stop_ends_the_child_with_everything_it_started() -> None:
     started = time.monotonic()
     jtop.stop()
     assert time.monotonic() - started < 5.0
-    wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
+    wait_until(lambda: not any(is_alive(process) for process in family))
 
 
 def test_child_that_ends_leaves_nothing_behind() -> None:
@@ -150,7 +151,7 @@ def test_child_that_ends_leaves_nothing_behind() -> None:
         family = started()
         wait_until(lambda: jtop.describe().state == "silent")
         assert jtop.describe().detail.startswith("ended: the child left with exit code 0")
-        wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in family))
+        wait_until(lambda: not any(is_alive(one) for one in family))
     finally:
         jtop.stop()
 
