@@ -46,7 +46,7 @@ def network(
         nodes.append(helper.make_node("Cast", [value], ["floats"], to=TensorProto.FLOAT))
         value = "floats"
     if dtype == TensorProto.UINT8:
-        weights["step"] = np.float32(1 / 255)
+        weights["step"] = np.array(1 / 255, np.float32)
         nodes.append(helper.make_node("Mul", [value, "step"], ["unit"]))
         value = "unit"
     if layout == "NHWC":

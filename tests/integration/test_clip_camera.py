@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import click
@@ -39,7 +40,7 @@ _FRAMES = 10
 def _write(path: Path, codec: str = "libx264", *, b_frames: int = 2) -> Path:
     """Frames that tell their number by their grey: 0, 20, 40 ... 180."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(_FPS))
+        stream: Any = container.add_stream(codec, rate=Fraction(_FPS))
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.options = {"bf": str(b_frames), "g": "5", "x265-params": "log-level=none"}
         for index in range(_FRAMES):

@@ -37,8 +37,8 @@ def several(*, packed: str = "") -> onnx.ModelProto:
             helper.make_node("ArgMax", ["final"], ["label"], axis=1, keepdims=0),
         ]
     )
-    graph.initializer.append(numpy_helper.from_array(np.float32(1 / 255), "step"))
-    graph.initializer.append(numpy_helper.from_array(np.uint8(0), "zero"))
+    graph.initializer.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "step"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), "zero"))
     del graph.output[:]
     if packed == "ZipMap":
         graph.node.append(
