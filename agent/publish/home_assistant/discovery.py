@@ -139,12 +139,12 @@ def _of_camera(
     if "set" in allowed and not camera.triggered:
         yield _key(name, "rate"), _rate(name, topics)
     if "capture" in allowed:
-        yield _key(name, "capture"), _capture(name, topics)
+        yield _key(name, "capture"), _button(name, "classify a frame", "capture", topics)
     if "set" in allowed:
         yield _key(name, "enabled"), _switch(name, topics)
     if "snapshot" in allowed and snapshots:
         yield _key(name, "image"), _image(name, topics)
-        yield _key(name, "take"), _button(name, topics)
+        yield _key(name, "take"), _button(name, "take snapshot", "snapshot", topics)
 
 
 def _of_classifier(
@@ -277,20 +277,12 @@ def _image(camera: str, topics: Topics) -> Component:
     return {"p": "image", "name": f"{camera} snapshot", "img_t": topics.snapshot(camera), "cont_type": "image/jpeg"}
 
 
-def _button(camera: str, topics: Topics) -> Component:
+def _button(camera: str, action: str, verb: str, topics: Topics) -> Component:
+    """A button that sends the command ``verb`` of a camera."""
     return {
         "p": "button",
-        "name": f"{camera} take snapshot",
-        "cmd_t": topics.command("snapshot"),
-        "cmd_tpl": f'{{{_ID},"camera":"{camera}"}}',
-    }
-
-
-def _capture(camera: str, topics: Topics) -> Component:
-    return {
-        "p": "button",
-        "name": f"{camera} classify a frame",
-        "cmd_t": topics.command("capture"),
+        "name": f"{camera} {action}",
+        "cmd_t": topics.command(verb),
         "cmd_tpl": f'{{{_ID},"camera":"{camera}"}}',
     }
 
