@@ -23,8 +23,8 @@ def _rows() -> Iterator[str]:
     for family in FAMILIES:
         yield _row(family.name, family.kind, family.labels, family.help)
     yield _row(STAGE_NAME, "histogram", STAGE_LABELS, STAGE_HELP)
-    for name, (text, labels, _) in TRITON_FAMILIES.items():
-        yield _row(name, "untyped", labels, text)
+    for family in TRITON_FAMILIES:
+        yield _row(family.name, family.kind, family.labels, family.help)
 
 
 def _row(name: str, kind: str, labels: tuple[str, ...], text: str) -> str:

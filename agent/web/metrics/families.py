@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from agent.cameras.frame_counters import Drop
@@ -22,7 +28,7 @@ from agent.thermal.monitor import ThermalStatistics
 from agent.web.metrics.histograms import StageHistograms
 
 Sample = tuple[tuple[str, ...], float]
-Kind = Literal["counter", "gauge"]
+Kind = Literal["counter", "gauge", "untyped"]
 _CAMERA_STATES = ("connecting", "connected", "lost", "ended")
 
 
@@ -56,9 +62,16 @@ class _Seen:
     served: Mapping[str, ModelStatistics]
 
 
+_MADE: dict[Kind, type[CounterMetricFamily | GaugeMetricFamily | UnknownMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "untyped": UnknownMetricFamily,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. ``name`` is as it is scraped, so a counter's ends in ``_total``."""
+    """One metric. ``name`` is as it is scraped, so a counter's ends in ``_total``. Triton's do not: ``untyped``."""
 
     name: str
     kind: Kind
@@ -68,8 +81,7 @@ class Family:
 
     def metric(self, seen: _Seen) -> Metric:
         """The metric with its samples, for prometheus_client."""
-        make = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
-        made = make(self.name, self.help, labels=self.labels)
+        made = _MADE[self.kind](self.name, self.help, labels=self.labels)
         for labels, value in self.samples(seen):
             made.add_metric(labels, value)
         return made
@@ -98,12 +110,8 @@ class AgentCollector(Collector):
         for model, stage, buckets, sum_s in sources.histograms.snapshot():
             stages.add_metric((model, stage), buckets, sum_s)
         yield stages
-        for name, (text, labels, samples) in TRITON_FAMILIES.items():
-            # Triton's counters have no `_total`, which both text formats demand of the type counter.
-            metric = Metric(name, text, "unknown")
-            for values, value in samples(seen):
-                metric.add_sample(name, dict(zip(labels, values, strict=True)), value)
-            yield metric
+        for family in TRITON_FAMILIES:
+            yield family.metric(seen)
 
 
 def _cameras(value: Callable[..., float | None]) -> Callable[[_Seen], Iterator[Sample]]:
@@ -496,55 +504,75 @@ def _nv_failures(seen: _Seen) -> Iterator[Sample]:
         yield from (((name, _VERSION, reason.value), count) for reason, count in one.failures.items())
 
 
-TRITON_FAMILIES: dict[str, tuple[str, tuple[str, ...], Callable[[_Seen], Iterator[Sample]]]] = {
-    "nv_inference_request_success": (
+TRITON_FAMILIES: tuple[Family, ...] = (
+    Family(
+        "nv_inference_request_success",
+        "untyped",
         "Number of successful inference requests, all batch sizes",
         _SERVED,
         _nv(lambda one: one.success.count),
     ),
-    "nv_inference_request_failure": (
+    Family(
+        "nv_inference_request_failure",
+        "untyped",
         "Number of failed inference requests, all batch sizes",
         (*_SERVED, "reason"),
         _nv_failures,
     ),
-    "nv_inference_count": (
+    Family(
+        "nv_inference_count",
+        "untyped",
         "Number of inferences performed (does not include cached requests)",
         _SERVED,
         _nv(lambda one: one.inference_count),
     ),
-    "nv_inference_exec_count": (
+    Family(
+        "nv_inference_exec_count",
+        "untyped",
         "Number of model executions performed (does not include cached requests)",
         _SERVED,
         _nv(lambda one: one.execution_count),
     ),
-    "nv_inference_pending_request_count": (
+    Family(
+        "nv_inference_pending_request_count",
+        "untyped",
         "Instantaneous number of pending requests awaiting execution per-model.",
         _SERVED,
         _nv(lambda one: one.waiting),
     ),
-    "nv_inference_request_duration_us": (
+    Family(
+        "nv_inference_request_duration_us",
+        "untyped",
         "Cumulative inference request duration in microseconds (includes cached requests)",
         _SERVED,
         _nv(lambda one: one.success.ns // 1000),
     ),
-    "nv_inference_queue_duration_us": (
+    Family(
+        "nv_inference_queue_duration_us",
+        "untyped",
         "Cumulative inference queuing duration in microseconds (includes cached requests)",
         _SERVED,
         _nv(lambda one: one.queue.ns // 1000),
     ),
-    "nv_inference_compute_input_duration_us": (
+    Family(
+        "nv_inference_compute_input_duration_us",
+        "untyped",
         "Cumulative compute input duration in microseconds (does not include cached requests)",
         _SERVED,
         _nv(lambda one: one.compute_input.ns // 1000),
     ),
-    "nv_inference_compute_infer_duration_us": (
+    Family(
+        "nv_inference_compute_infer_duration_us",
+        "untyped",
         "Cumulative compute inference duration in microseconds (does not include cached requests)",
         _SERVED,
         _nv(lambda one: one.compute_infer.ns // 1000),
     ),
-    "nv_inference_compute_output_duration_us": (
+    Family(
+        "nv_inference_compute_output_duration_us",
+        "untyped",
         "Cumulative inference compute output duration in microseconds (does not include cached requests)",
         _SERVED,
         _nv(lambda one: one.compute_output.ns // 1000),
     ),
-}
+)
