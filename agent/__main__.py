@@ -22,6 +22,7 @@ from agent.runtime.errors import AgentError
 from agent.runtime.journal import add_journal_priorities, log_plain_lines_as_errors
 from agent.runtime.secrets import redact
 from agent.runtime.terminal import escape_standard_streams
+from agent.runtime.threads import end_now_if_threads_are_left
 from engines import import_path
 
 EXIT_UNAVAILABLE = 69
@@ -43,6 +44,8 @@ def main(args: Sequence[str] | None = None) -> int:
     code = _guarded(args)
     _flush_or_discard(sys.stdout)
     _flush_or_discard(sys.stderr)
+    if args is None:
+        end_now_if_threads_are_left(code)
     return code
 
 

@@ -1,7 +1,12 @@
-"""A thread that keeps the exception that ended it: the one place where a stage's exceptions are caught."""
+"""A thread that keeps the exception that ended it: the one place where a stage's exceptions are caught.
+
+Also the end of a process in which a library's call still holds such a thread.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 from collections.abc import Callable
 
@@ -43,3 +48,20 @@ class StageThread:
             self.failure = exc
             if self._on_failure is not None:
                 self._on_failure(exc)
+
+
+def end_now_if_threads_are_left(exit_code: int) -> None:
+    """End this process if a daemon thread still runs; otherwise return.
+
+    Such a thread may be inside FFmpeg or another library. An ordinary end would free, beneath that call, the
+    interpreter and what the library keeps for the whole process: now and then the process crashed there instead of
+    exiting with its code. Python's exit functions run, those of C do not. The caller has flushed the standard streams.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    if not any(thread.daemon for thread in others):
+        return
+    for thread in others:
+        if not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()  # noqa: SLF001 - as the interpreter's own end does, which has no public name
+    os._exit(exit_code)
