@@ -68,7 +68,7 @@ function shot(name, { large = false } = {}) {
   if (store.hello.may.images) {
     const widths = store.hello.widths;
     const width = widths.find((one) => one >= (large ? 960 : 480)) ?? widths[widths.length - 1];
-    end = show(name, img, {
+    end = show(name, img, box, {
       width,
       periodMs: large ? 250 : 1000,
       onFrame(at, w, h) {
@@ -153,7 +153,7 @@ function decision(camera, classifier) {
   const unit = rules.hold_s ? " s" : "";
   const row = el("div", { class: "row" }, el("span", { class: `label${isUnsure ? " unsure" : ""}` }, label), el("span", { class: "small" }, state ? `for ${duration((now() - Date.parse(state.since)) / 1000)}` : ""));
   const newest = result ? `${classifier}: newest ${result.label} ${percent(result.confidence)}` : classifier;
-  const votes = standing && needed ? ` · ${number(standing.votes, unit ? 1 : 0)}${unit} of ${number(needed, unit ? 1 : 0)}${unit} ${unit ? "held" : "votes"}${standing.candidate && standing.candidate !== state?.label ? ` for ${standing.candidate}` : ""}` : "";
+  const votes = standing && needed ? ` · ${number(standing.votes, unit ? 1 : 0)}${unit}${unit ? " held" : standing.votes === 1 ? " vote" : " votes"}, ${number(needed, unit ? 1 : 0)}${unit} needed${standing.candidate && standing.candidate !== state?.label ? ` for ${standing.candidate}` : ""}` : "";
   return el("div", { class: "decision" }, row, meter(result?.confidence ?? 0, { tick: rules.enter, kind: isUnsure ? "warn" : "good", name: `Confidence of ${result?.label ?? "no label"}` }), el("p", { class: "small" }, newest + votes));
 }
 
@@ -164,14 +164,13 @@ export function camera(root, name) {
   root.append(
     el("div", { class: "head" }, el("p", {}, el("a", { href: "#/cameras" }, "← Cameras")), el("h2", {}, name), state),
     el("div", { class: "columns" },
-      el("div", {}, picture.node, trouble, el("section", { class: "panel" }, el("h2", {}, "Decisions"), decisions)),
+      el("div", {}, picture.node, trouble, el("section", { class: "panel" }, el("h2", {}, "Decisions"), decisions),
+        el("section", { class: "panel" }, el("h2", {}, "Why"), findings), controls(name)),
       el("div", {},
-        el("section", { class: "panel" }, el("h2", {}, "Why"), findings),
         el("section", { class: "panel" }, el("h2", {}, "Labels of the last minutes"), history),
         el("section", { class: "panel" }, el("h2", {}, "Best classes of the newest result"), top),
         el("section", { class: "panel" }, el("h2", {}, "Latency by stage, p50"), latency),
-        el("section", { class: "panel" }, el("h2", {}, "Figures"), facts),
-        controls(name))));
+        el("section", { class: "panel" }, el("h2", {}, "Figures"), facts))));
   const explain = async () => {
     try {
       const answer = await fetch(`api/cameras/${encodeURIComponent(name)}/explain`, { cache: "no-store" });

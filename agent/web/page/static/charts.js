@@ -1,7 +1,7 @@
 // Charts as SVG: stacked areas, lines and a timeline. Each has a text for those who do not see it.
 import { clock, el, svg } from "./dom.js";
 
-const W = 720, LEFT = 44, RIGHT = 8, TOP = 8, BOTTOM = 22;
+const W = 720, LEFT = 58, RIGHT = 8, TOP = 8, BOTTOM = 22;
 
 function scale(values) {
   const highest = Math.max(...values, 1e-9);

@@ -6,19 +6,19 @@ const shots = new Set();
 let running = 0;
 
 const watcher = new IntersectionObserver((entries) => {
-  for (const entry of entries) entry.target.shot.isVisible = entry.isIntersecting;
+  for (const entry of entries) for (const shot of shots) if (shot.box === entry.target) shot.isVisible = entry.isIntersecting;
   pump();
 });
 
-// Shows the newest frame of a camera in img; onFrame gets its age in ms and its size. Returns what ends it.
-export function show(camera, img, { width, periodMs = PERIOD_MS, onFrame, onNothing }) {
-  const shot = { camera, img, width, periodMs, onFrame, onNothing, isVisible: false, due: 0, busy: false, tag: null, url: null };
-  img.shot = shot;
+// Shows the newest frame of a camera in img, while box is on the screen: an img that is still hidden has no place there.
+// onFrame gets the time of the capture in ms and its size. Returns what ends it.
+export function show(camera, img, box, { width, periodMs = PERIOD_MS, onFrame, onNothing }) {
+  const shot = { camera, img, box, width, periodMs, onFrame, onNothing, isVisible: false, due: 0, busy: false, tag: null, url: null };
   shots.add(shot);
-  watcher.observe(img);
+  watcher.observe(box);
   return () => {
     shots.delete(shot);
-    watcher.unobserve(img);
+    watcher.unobserve(box);
     if (shot.url) URL.revokeObjectURL(shot.url);
   };
 }
