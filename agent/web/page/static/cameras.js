@@ -1,6 +1,6 @@
 // The cameras: all of them as cards, and one in detail.
 import { badge, clock, count, duration, el, listed, meter, ms, number, pairs, percent, put, sum, svg, table } from "./dom.js";
-import { stacked, timeline } from "./charts.js";
+import { lines, stacked, timeline } from "./charts.js";
 import { show } from "./images.js";
 import { command, confirmed, message, now, say, store } from "./page.js";
 
@@ -62,7 +62,7 @@ function step(event, grid) {
 function shot(name, { large = false } = {}) {
   const img = el("img", { alt: `Newest frame of ${name}`, hidden: true });
   const age = el("span", { class: "age", hidden: true }), nothing = el("p", {}, "No image yet");
-  const marks = svg("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const marks = svg("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", "aria-hidden": "true", hidden: "" });
   const box = el("div", { class: large ? "shot large" : "shot" }, nothing, img, marks, age);
   let seen = null, end = () => undefined;
   if (store.hello.may.images) {
@@ -75,6 +75,7 @@ function shot(name, { large = false } = {}) {
         seen = at;
         img.hidden = false;
         nothing.hidden = true;
+        marks.removeAttribute("hidden");
         age.hidden = false;
         if (w && h) box.style.aspectRatio = `${w} / ${h}`;
       },
@@ -159,7 +160,7 @@ function decision(camera, classifier) {
 
 export function camera(root, name) {
   const picture = shot(name, { large: true }), state = el("span", {}), decisions = el("div", { class: "body" }), findings = el("ul", { class: "plain" });
-  const latency = el("div", {}), history = el("div", {}), top = el("div", {}), facts = el("div", {}), trouble = el("div", {});
+  const latency = el("div", {}), history = el("div", {}), top = el("div", {}), trails = el("div", {}), facts = el("div", {}), trouble = el("div", {});
   const seen = []; // what the newest results said while this view was open
   root.append(
     el("div", { class: "head" }, el("p", {}, el("a", { href: "#/cameras" }, "← Cameras")), el("h2", {}, name), state),
@@ -169,6 +170,7 @@ export function camera(root, name) {
       el("div", {},
         el("section", { class: "panel" }, el("h2", {}, "Labels of the last minutes"), history),
         el("section", { class: "panel" }, el("h2", {}, "Best classes of the newest result"), top),
+        el("section", { class: "panel" }, el("h2", {}, "Best classes over time"), trails),
         el("section", { class: "panel" }, el("h2", {}, "Latency by stage, p50"), latency),
         el("section", { class: "panel" }, el("h2", {}, "Figures"), facts))));
   const explain = async () => {
@@ -194,6 +196,7 @@ export function camera(root, name) {
       remember(seen, name, Object.keys(runtime.classifiers));
       history.replaceChildren(...Object.keys(runtime.classifiers).map((one) => labels(name, one, seen)));
       top.replaceChildren(...Object.keys(runtime.classifiers).map((one) => best(name, one)));
+      trails.replaceChildren(...Object.keys(runtime.classifiers).map((one) => trail(name, one)));
       latency.replaceChildren(...[...new Set(Object.values(runtime.classifiers).map((one) => one.model))].map((one) => stages(one)));
       facts.replaceChildren(pairs([
         ["Source", `${runtime.source}: ${runtime.description}`],
@@ -231,6 +234,16 @@ function best(camera, classifier) {
   if (!result) return el("p", { class: "small" }, "No result yet");
   const classes = result.top_k ?? [{ label: result.label, confidence: result.confidence }];
   return el("div", { class: "body" }, classes.map((one) => el("div", { class: "decision" }, el("div", { class: "row" }, el("span", {}, one.label), el("span", { class: "small" }, percent(one.confidence))), meter(one.confidence, { tick: enter, name: one.label }))));
+}
+
+// The classes that were ever best, or nearly: five lines at most.
+function trail(camera, classifier) {
+  const points = store.trails.get(`camera/${topicLevel(camera)}/${topicLevel(classifier)}/result`) ?? [], best = new Map();
+  for (const { top } of points) for (const one of top) best.set(one.label, Math.max(best.get(one.label) ?? 0, one.confidence));
+  const names = [...best].sort((a, b) => b[1] - a[1]).slice(0, 5).map(([label]) => label);
+  if (points.length < 2) return el("p", { class: "small" }, "Not enough results yet: one a second is kept while this page is open.");
+  const series = names.map((label) => ({ name: label, values: points.map(({ top }) => 100 * (top.find((one) => one.label === label)?.confidence ?? 0)) }));
+  return lines(points.map((one) => one.at), series, "%", `Confidence of the best classes of ${classifier} since this page was opened`);
 }
 
 function stages(model) {

@@ -4,8 +4,9 @@ import { camera, cameras } from "./cameras.js";
 import { delivery, heat, logs, models, tools } from "./views.js";
 
 const QUIET_MS = 4000;
+const TRAIL_MS = 15 * 60e3; // of the best classes, one point a second
 
-export const store = { hello: null, messages: {}, events: [], latencies: [], log: [], offset: 0, heardAt: 0, isConnected: false, unread: 0 };
+export const store = { hello: null, messages: {}, trails: new Map(), events: [], latencies: [], log: [], offset: 0, heardAt: 0, isConnected: false, unread: 0 };
 // The time of the agent's clock, so that ages are right on a phone whose clock is wrong.
 export const now = () => Date.now() + store.offset;
 export const message = (topic) => store.messages[topic] ?? null;
@@ -51,6 +52,7 @@ function take(part) {
   for (const [topic, value] of Object.entries(part.messages)) {
     if (value === null) delete store.messages[topic];
     else store.messages[topic] = value;
+    if (value !== null && topic.endsWith("/result")) follow(topic, value);
   }
   keep(store.events, part.events, 500);
   keep(store.latencies, part.latencies, 180);
@@ -58,6 +60,15 @@ function take(part) {
   if (part.log.length && !isFirst && route().name !== "log") store.unread += part.log.length;
   if (!view) go();
   draw();
+}
+
+// The best classes of the results while this page is open: subscribers get no history either.
+function follow(topic, result) {
+  const trail = store.trails.get(topic) ?? [], at = Date.parse(result.captured_at);
+  if (trail.at(-1)?.at === at) return;
+  trail.push({ at, top: result.top_k });
+  while (trail[0].at < at - TRAIL_MS) trail.shift();
+  store.trails.set(topic, trail);
 }
 
 function keep(list, more, most) {
