@@ -126,7 +126,8 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.enter_context(pipeline)
     resources.callback(thermal.stop)
     reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer, resources)
-    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, lambda it: commands.receive(it))
+    receive: Callable[[Received], None] = lambda message: commands.receive(message)  # noqa: E731, PLW0108 - made below
+    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, receive)
     web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources, page)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
     resources.callback(commands.stop, 1.0)

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from agent.config.sections.base import LISTEN_ADDRESS, PlacedError, Section
 
 
-
 def _ip_address(given: str) -> str:
     try:
         return str(ipaddress.ip_address(given))
@@ -189,7 +188,9 @@ class ServeConfig(Section):
             raise PlacedError("page is true, but http has no address; write http: 127.0.0.1:8000", "page")
         for key in ("control", "proxy"):
             if getattr(self, key) and not self.page:
-                raise PlacedError(f"{key} is about the page, but page is false; write page: true, or leave it out", key)
+                raise PlacedError(
+                    f"{key} is about the page, but page is false; write page: true, or leave it out", key
+                )
         return self
 
     @model_validator(mode="after")

@@ -42,11 +42,11 @@ class HttpApp:
         self._gate = gate
         self._page = page
         self._routes: list[BaseRoute] = [
+            *([] if page is None else page.routes.routes()),  # before the documentation, which is at / too
             *ProtocolRoutes(inference.models, inference.bodies, load_work).routes(),
             *RestRoutes(inference).routes(),
             *documentation_routes(inference.models),
             *([] if metrics is None else [metrics_route(metrics)]),
-            *([] if page is None else page.routes.routes()),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -135,7 +135,10 @@ class PageFeed:
             return FeedPart(
                 self._version,
                 messages,
-                *(tuple(one for at, one in kept if at > version) for kept in (self._events, self._latencies, self._log)),
+                *(
+                    tuple(one for at, one in kept if at > version)
+                    for kept in (self._events, self._latencies, self._log)
+                ),
             )
 
 

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.mqtt.messages import utc_text
 from agent.cameras.jpeg import jpeg_from_image
+from agent.mqtt.messages import utc_text
 from agent.runtime.records import Frame
 
 WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)

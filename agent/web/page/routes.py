@@ -248,9 +248,13 @@ class PageRoutes:
         loop, feed = asyncio.get_running_loop(), self._sources.feed
         reply: asyncio.Future[bytes] = loop.create_future()
 
+        def answer(payload: bytes) -> None:
+            if not reply.done():
+                reply.set_result(payload)
+
         def on_reply(payload: bytes) -> None:
             with suppress(RuntimeError):  # the server has stopped meanwhile
-                loop.call_soon_threadsafe(lambda: reply.done() or reply.set_result(payload))
+                loop.call_soon_threadsafe(answer, payload)
 
         feed.expect(key, on_reply)
         try:

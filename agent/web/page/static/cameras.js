@@ -154,7 +154,7 @@ function decision(camera, classifier) {
   const unit = rules.hold_s ? " s" : "";
   const row = el("div", { class: "row" }, el("span", { class: `label${isUnsure ? " unsure" : ""}` }, label), el("span", { class: "small" }, state ? `for ${duration((now() - Date.parse(state.since)) / 1000)}` : ""));
   const newest = result ? `${classifier}: newest ${result.label} ${percent(result.confidence)}` : classifier;
-  const votes = standing && needed ? ` · ${number(standing.votes, unit ? 1 : 0)}${unit}${unit ? " held" : standing.votes === 1 ? " vote" : " votes"}, ${number(needed, unit ? 1 : 0)}${unit} needed${standing.candidate && standing.candidate !== state?.label ? ` for ${standing.candidate}` : ""}` : "";
+  const votes = standing && needed ? ` · ${unit ? `held for ${number(standing.votes)} s` : `${number(standing.votes, 0)} votes`}${standing.candidate && standing.candidate !== state?.label ? ` for ${standing.candidate}` : ""}, ${number(needed, unit ? 1 : 0)}${unit} needed` : "";
   return el("div", { class: "decision" }, row, meter(result?.confidence ?? 0, { tick: rules.enter, kind: isUnsure ? "warn" : "good", name: `Confidence of ${result?.label ?? "no label"}` }), el("p", { class: "small" }, newest + votes));
 }
 

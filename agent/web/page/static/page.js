@@ -116,7 +116,7 @@ function status() {
 function condition() {
   const health = message("health"), runtime = message("runtime");
   if (!runtime) return ["idle", store.hello ? "Starting" : "Connecting …"];
-  const lost = Object.keys(runtime.cameras).filter((name) => message(`camera/${name}/health`)?.state === "lost");
+  const lost = Object.keys(runtime.cameras).filter((name) => isLost(message(`camera/${name}/health`)));
   const governor = message("thermal")?.governor;
   if (message("status")?.state === "stopped") return ["bad", "Stopped"];
   if (lost.length) return ["bad", lost.length === 1 ? `Camera ${lost[0]} is lost` : `${lost.length} cameras are lost`];
@@ -126,8 +126,11 @@ function condition() {
   if (degraded) return ["warn", `Model ${degraded[0]} runs degraded`];
   if (governor?.state === "reduced") return ["warn", "Slowed down by heat"];
   if (health && health.connection.state !== "connected") return ["warn", "Running; no broker"];
-  return ["good", `Running · agent ${runtime.agent}`];
+  return ["good", "Running"];
 }
+
+// Lost, or never reached: it tries again and again, and says why it fails.
+const isLost = (health) => health?.state === "lost" || (health?.state === "connecting" && Boolean(health.error));
 
 function fail(text) {
   const banner = document.getElementById("banner");

@@ -110,7 +110,7 @@ export function logs(root) {
       const mark = `${store.log.length} ${newest?.timestamp ?? ""}`;
       if (mark === shown) return;
       shown = mark;
-      put(title, store.log.length ? `The last ${store.log.length} warnings and errors, newest first. docs/troubleshooting.md explains each by its name.` : "");
+      put(title, store.log.length ? "The last warnings and errors, newest first. docs/troubleshooting.md explains each by its name." : "");
       list.replaceChildren(...(store.log.length ? [...store.log].reverse().map(entry) : [el("li", {}, el("span", {}, "No warning and no error since the agent started."))]));
     },
   };
