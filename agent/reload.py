@@ -340,6 +340,7 @@ def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
     differs = {
         "device.id": old.device_id != new.device_id,
         "serve": old.config.serve.is_on != new.config.serve.is_on,
+        "serve.page": old.config.serve.page != new.config.serve.page,
         "serve.metrics_file": old.config.serve.metrics_file != new.config.serve.metrics_file,
         "state_dir": old.state_dir != new.state_dir,
         "mqtt.prefix": before.prefix != after.prefix,

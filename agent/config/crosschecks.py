@@ -249,7 +249,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
 
 def _warnings_of_serve(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
     asking = [name for name, model in config.models.items() if model.serve]
-    if config.serve.is_on and not asking:
+    if config.serve.is_on and not asking and not config.serve.page:
         yield at(document, ("serve",), "programs are served no model; write `serve: true` at a model")
     if asking and not config.serve.is_on:
         text = "no program can reach this model, because `serve` has no address; write http: 127.0.0.1:8000 there"

@@ -32,6 +32,7 @@ optional_programs=(
   gst-inspect-1.0 gst-launch-1.0 arv-fake-gv-camera-0.8
   nvidia-smi
   prometheus promtool
+  chromium
   nats-server rabbitmq-server
 )
 
