@@ -39,7 +39,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="Playwright or Chromium is missing: ./scripts/test --with browser"))
+            item.add_marker(
+                pytest.mark.skip(reason="Playwright or Chromium is missing: ./scripts/test --with browser")
+            )
 
 
 @pytest.fixture(scope="session")
