@@ -27,6 +27,10 @@ _NOT_LOADED = {
     "engines.check.importer": "imports models",
     "engines.graph.serving_model": "builds serving graphs",
     "engines.graph.int8": "converts models",
+    "rich.console": "draws for people",
+    "pygments": "comes with rich",
+    "attr": "comes with rich",
+    "unittest": "for tests",
     "torch": "another engine",
     "tensorrt": "another engine",
 }
