@@ -17,7 +17,6 @@ from pydantic.dataclasses import dataclass
 PUBLIC = ConfigDict(
     extra="forbid",
     allow_inf_nan=False,
-    defer_build=True,  # a kind's validators are made with its first message instead of at every start
     json_schema_serialization_defaults_required=True,  # fields with a default are always sent
 )
 """Configuration of every public class; ``agent.config.sections.field_docs`` describes the fields in a schema."""
