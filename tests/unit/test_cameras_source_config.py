@@ -43,6 +43,23 @@ def test_addresses_without_credentials_are_accepted(url: str) -> None:
     assert RtspSource(type="rtsp", url=url).url == url
 
 
+@pytest.mark.parametrize("scheme", ["udp", "tcp", "srt"])
+def test_a_stream_whose_scheme_has_no_usual_port_needs_one(scheme: str) -> None:
+    for url in (f"{scheme}://239.0.0.1", f"{scheme}://239.0.0.1?fifo_size=5:5", f"{scheme}://[ff02::1]/"):
+        with pytest.raises(pydantic.ValidationError, match=f"no port, but {scheme}:// has no usual one"):
+            StreamSource(type="stream", url=url)
+    for url in (f"{scheme}://239.0.0.1:5000", f"{scheme}://[ff02::1]:5000?fifo_size=5"):
+        assert StreamSource(type="stream", url=url).url == url
+        with pytest.raises(pydantic.ValidationError, match="has no login"):
+            StreamSource(type="stream", url=url, username="viewer")
+
+
+@pytest.mark.parametrize("url", ["udp://@239.0.0.1:5000", "udp://@:5000", "udp://:5000"])
+def test_other_writings_of_a_udp_address_are_refused_with_ours(url: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=r"udp://0\.0\.0\.0:5000 for all"):
+        StreamSource(type="stream", url=url)
+
+
 def test_password_without_a_user_is_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="password_file is given without username"):
         RtspSource(type="rtsp", url="rtsp://camera/1", password_file="password")

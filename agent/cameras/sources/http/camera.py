@@ -71,8 +71,8 @@ class HttpCamera(SourceBase):
 
     ``captured_at_ns`` is when the last bytes of an image came, ``capture_ms`` its decoding; ``not_before_ns`` is when
     a single image was asked for, and for a stream when the image before was complete. A single image is asked for
-    every ``interval_s``, and only delivered if it changed, or every 30 s. The head of the first answer has
-    ``open_timeout_s``, each image ``read_timeout_s``. An interruption takes effect at once.
+    every ``interval_s``, and only delivered if it changed, or every 30 s. The first answer, with its image if it is a
+    single one, has ``open_timeout_s``, each further image ``read_timeout_s``. An interruption takes effect at once.
     """
 
     is_live = True
@@ -99,7 +99,7 @@ class HttpCamera(SourceBase):
         return self._config.fps
 
     def open(self) -> None:
-        """See Source. Waits for the head of the first answer."""
+        """See Source. Waits for the head of a stream, or for the first single image."""
         self._lifecycle.check_open()
         if self._images is not None:
             return
@@ -110,10 +110,10 @@ class HttpCamera(SourceBase):
             self._limit.start()
             with self._limit.within(config.open_timeout_s, "no answer came"):
                 response = self._ask()
-            if response.headers.get("content-type", "").lower().startswith("multipart/"):
-                self._images = self._streamed(response)
-            else:
-                self._images = self._single(response)
+                if response.headers.get("content-type", "").lower().startswith("multipart/"):
+                    self._images = self._streamed(response)
+                else:
+                    self._images = self._single(_first_image(response), _conditions(response))
         except StreamFailed as exc:
             self.close()
             self._lifecycle.check_open()
@@ -242,11 +242,9 @@ class HttpCamera(SourceBase):
         self._not_before_ns, self._part_ended_ns = self._part_ended_ns, self._clock.monotonic_ns()
         return part
 
-    def _single(self, response: httpx.Response) -> Iterator[bytes]:
-        """The image of this answer, and of one each interval."""
+    def _single(self, newest: bytes, conditions: dict[str, str]) -> Iterator[bytes]:
+        """The image of the first answer, and of one each interval."""
         due = delivered = time.monotonic()
-        with self._limit.within(self._config.read_timeout_s, "no whole image came"):
-            newest, conditions = _body(response), _conditions(response)
         yield newest
         while True:
             due = max(due + self._config.interval_s, time.monotonic())
@@ -291,6 +289,17 @@ def _conditions(response: httpx.Response) -> dict[str, str]:
     """Ask for the image only if it differs from that of ``response``."""
     pairs = (("etag", "If-None-Match"), ("last-modified", "If-Modified-Since"))
     return {ask: response.headers[name] for name, ask in pairs if name in response.headers}
+
+
+def _first_image(response: httpx.Response) -> bytes:
+    """The body of the first answer, which tells whether the address is that of an image."""
+    data = _body(response)
+    try:
+        decode_image(data, name="it")
+    except ImageRejected as exc:
+        kind = response.headers.get("content-type", "no Content-Type")
+        raise StreamFailed("no_image", f"{kind}; {exc.message}") from exc
+    return data
 
 
 def _body(response: httpx.Response) -> bytes:
