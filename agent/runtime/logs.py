@@ -64,6 +64,7 @@ def configure(*, json: bool | None = None, level: Level = "info", stream: TextIO
 
 def _processors() -> list[Processor]:
     return [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         RateLimit(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
