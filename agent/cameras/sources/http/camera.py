@@ -100,11 +100,11 @@ class HttpCamera(SourceBase):
 
     def open(self) -> None:
         """See Source. Waits for the head of a stream, or for the first single image."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._images is not None:
             return
         config = self._config
-        self._access = read_access(config, self._base_dir, self._lifecycle)
+        self._access = read_access(config, self._base_dir, self)
         try:
             self._client = self._make_client(self._access)
             self._limit.start()
@@ -116,35 +116,35 @@ class HttpCamera(SourceBase):
                     self._images = self._single(_first_image(response), _conditions(response))
         except StreamFailed as exc:
             self.close()
-            self._lifecycle.check_open()
-            raise not_opened_because(exc.cleaned(self._access.cleaned), config, self._lifecycle) from None
+            self.check_open()
+            raise not_opened_because(exc.cleaned(self._access.cleaned), config, self) from None
 
     def read(self) -> Capture | None:
         """See Source. A further ``reason`` is ``damaged``: no image could be decoded for 30 s."""
-        lifecycle, deadline = self._lifecycle, time.monotonic() + _UNDECODABLE_S
+        deadline = time.monotonic() + _UNDECODABLE_S
         while True:
-            images = lifecycle.opened(self._images)
+            images = self.opened(self._images)
             try:
                 data = next(images, None)
             except StreamFailed as exc:
-                lifecycle.opened(self._images)
+                self.opened(self._images)
                 failure = exc if self._access is None else exc.cleaned(self._access.cleaned)
-                raise lost_because(failure, lifecycle, self._config.read_timeout_s) from None
-            lifecycle.opened(self._images)
+                raise lost_because(failure, self, self._config.read_timeout_s) from None
+            self.opened(self._images)
             if data is None:
-                raise lifecycle.lost("ended", f"{self.description} ended the stream, or the connection broke")
+                raise self.lost("ended", f"{self.description} ended the stream, or the connection broke")
             now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
             image = self._decoded(data, is_last=time.monotonic() > deadline)
             self._is_damaged = image is None
             if image is None and self._is_wanted:
-                lifecycle.interrupted.wait(_ASK_AGAIN_S)
+                self.interrupted.wait(_ASK_AGAIN_S)
                 self._wanted.set()
             elif image is not None:
                 return replace(self._delivered(image, now_ns, now_utc_ns), not_before_ns=self._not_before_ns)
 
     def is_there(self) -> bool | None:
         """See Source."""
-        return is_server_there(self._config, self._lifecycle.interrupted)
+        return is_server_there(self._config, self.interrupted)
 
     def close(self) -> None:
         """See Source."""
@@ -204,7 +204,7 @@ class HttpCamera(SourceBase):
         try:
             # Looking up the name and connecting cannot be interrupted.
             opening = Opening(lambda: client.send(request, stream=True), httpx.Response.close)
-            response = opening.wait(self._lifecycle.interrupted)
+            response = opening.wait(self.interrupted)
         except Interrupted:
             raise StreamFailed("failed", "interrupted") from None
         except httpx.HTTPError as exc:
@@ -253,7 +253,7 @@ class HttpCamera(SourceBase):
             if self._is_wanted:
                 self._wanted.clear()
                 due = time.monotonic()
-            if self._lifecycle.interrupted.is_set():
+            if self.interrupted.is_set():
                 return
             with self._limit.within(self._config.read_timeout_s, "no whole image came"):
                 response = self._ask(None if self._is_damaged else conditions)
@@ -276,10 +276,10 @@ class HttpCamera(SourceBase):
         try:
             return decode_image(data, name="an image")
         except ImageRejected as exc:
-            self._lifecycle.count_skipped("unreadable_image")
+            self.count_skipped("unreadable_image")
             log.warning("image.skipped", source=self.description, reason=exc.message)
             if is_last:
-                raise self._lifecycle.lost(
+                raise self.lost(
                     "damaged", f"{self.description} gave no image that can be decoded for 30 s: {exc.message}"
                 ) from exc
             return None
