@@ -11,6 +11,7 @@ FailureKind = Literal[
     "refused",  # nothing listens
     "unreachable",
     "unauthorized",  # 401
+    "login",  # 401, and it asks for a login that FFmpeg has not; `detail` names it
     "forbidden",  # 403
     "not_found",  # 404
     "status",  # another status of the server, see `status`

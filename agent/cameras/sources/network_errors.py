@@ -66,6 +66,9 @@ def _why_not_opened(failure: StreamFailed, config: AddressedSource) -> tuple[str
     """The reason as one word, and the text."""
     if failure.kind in ("unauthorized", "forbidden"):
         return "credentials", _refused(config, may_not=failure.kind == "forbidden")
+    if failure.kind == "login":
+        text = f"it asks for a login by {failure.detail}, but FFmpeg has only Basic and Digest with MD5"
+        return "credentials", f"{text}. Set the authentication of RTSP on the camera to Digest with MD5, or to Basic"
     parts = urlsplit(config.url)
     if failure.kind == "failed" and parts.scheme.lower() in _OVER_TLS:
         text = f"no TLS connection to {parts.netloc} came about ({failure.detail})"
@@ -136,8 +139,8 @@ def _refused(config: AddressedSource, *, may_not: bool) -> str:
         return f"it {demand}, but no user is configured. Set `username` and `password_file`"
     why = "the user may not view this stream (403)" if may_not else "the password is wrong (401)"
     return (
-        f"it refused the user {config.username!r}: {why}, the camera has locked out this device for a while, or it "
-        "asks for a login other than Basic and Digest with MD5. Check `username` and the first line of `password_file`"
+        f"it refused the user {config.username!r}: {why}, or the camera has locked out this device for a while. Check "
+        "`username` and the first line of `password_file`"
     )
 
 

@@ -9,7 +9,7 @@ from agent.cameras.sources.failures import Interrupted, StreamFailed
 from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
 from agent.cameras.sources.lifecycle import Lifecycle, SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
-from agent.cameras.sources.reaching import Opening, is_server_there
+from agent.cameras.sources.reaching import Opening, is_server_there, unknown_login
 from agent.config.sections.sources import RtspSource, StreamSource
 from agent.config.source_address import SourceAccess, public_address
 from agent.runtime.clock import Clock
@@ -143,16 +143,23 @@ def _open_stream(
     config: RtspSource | StreamSource, lifecycle: Lifecycle, access: SourceAccess, *, base_dir: Path, clock: Clock
 ) -> Video:
     def open_it() -> Video:
-        return open_video(
-            access.private.reveal(),
-            clock=clock,
-            options=_options(config, base_dir),
-            is_live=True,
-            open_timeout_s=config.open_timeout_s,
-            read_timeout_s=config.read_timeout_s,
-            threads=config.decode_threads,
-            decode=config.decode,
-        )
+        try:
+            return open_video(
+                access.private.reveal(),
+                clock=clock,
+                options=_options(config, base_dir),
+                is_live=True,
+                open_timeout_s=config.open_timeout_s,
+                read_timeout_s=config.read_timeout_s,
+                threads=config.decode_threads,
+                decode=config.decode,
+            )
+        except StreamFailed as exc:
+            if exc.kind == "unauthorized" and isinstance(config, RtspSource) and config.username is not None:
+                login = unknown_login(access.request_url.reveal(), config.open_timeout_s)
+                if login is not None:
+                    raise StreamFailed("login", login, exc.status) from None
+            raise
 
     try:
         return Opening(open_it, Video.close).wait(lifecycle.interrupted)
