@@ -295,7 +295,7 @@ def _first_image(response: httpx.Response) -> bytes:
     """The body of the first answer, which tells whether the address is that of an image."""
     data = _body(response)
     try:
-        decode_image(data, name="it")
+        decode_image(data, name="the answer")
     except ImageRejected as exc:
         kind = response.headers.get("content-type", "no Content-Type")
         raise StreamFailed("no_image", f"{kind}; {exc.message}") from exc
