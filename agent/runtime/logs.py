@@ -85,6 +85,7 @@ def _show_to_watchers(_logger: WrappedLogger, _method: str, event: EventDict) ->
 
 def _processors() -> list[Processor]:
     return [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         RateLimit(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
