@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
+from agent.config.overridden import Value
 from agent.mqtt.messages import (
     ClassifierRuntime,
     LabelRuntime,
@@ -142,7 +143,7 @@ def _overridden(
     ],
 )
 def test_every_view_names_what_commands_have_changed_and_what_the_file_says(
-    key: str, value: float | bool | None, words: str
+    key: str, value: Value, words: str
 ) -> None:
     view = _overridden({key: value})
     expected = f"{key} is set by command; the file says {words}"
@@ -162,7 +163,7 @@ def test_without_overrides_and_of_a_stopped_agent_none_is_named() -> None:
 
 def test_many_overrides_are_counted_and_strange_ones_change_no_terminal() -> None:
     view = _overridden({f"cameras.c{index}.rate_hz\x1b[2J": 1.0 for index in range(25)})
-    lines = [line for line in lines_from_fleet(view, now_s=1.0) if "by command" in line]
+    lines = [line for line in lines_from_fleet(view, now_s=1.0) if "by command; the file" in line]
     assert len(lines) == 20
     assert all(line.isprintable() for line in lines)
     assert f"{DEVICE} 5 more values are set by command" in [*lines_from_fleet(view, now_s=1.0)]
