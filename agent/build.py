@@ -126,10 +126,9 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.enter_context(pipeline)
     resources.callback(thermal.stop)
     reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer, resources)
-    receive: Callable[[Received], None] = lambda message: commands.receive(message)  # noqa: E731, PLW0108 - made below
-    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, receive)
-    web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources, page)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
+    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, commands.receive)
+    web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources, page)
     resources.callback(commands.stop, 1.0)
     resources.callback(reloader.abandon)
     return Parts(
