@@ -114,6 +114,11 @@ class Agent:
         return None if self._parts is None else self._parts.uplink.address
 
     @property
+    def page_url(self) -> str | None:
+        """Where the page for people is; None without one, and before the parts are built."""
+        return None if self._parts is None or self._parts.web is None else self._parts.web.page_url
+
+    @property
     def is_stop_requested(self) -> bool:
         """Whether a signal came, or `request_stop` was called."""
         return self._stop_requested

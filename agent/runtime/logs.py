@@ -70,13 +70,32 @@ def configure(*, json: bool | None = None, level: Level = "info", stream: TextIO
     logging.captureWarnings(capture=True)
 
 
+_watchers: list[Callable[[Mapping[str, Any]], None]] = []
+
+
+def watch_warnings(on_record: Callable[[Mapping[str, Any]], None]) -> Callable[[], None]:
+    """Call ``on_record`` with each warning and error that is written, on the thread that logs it; credentials are
+    masked. The returned function ends it."""
+    _watchers.append(on_record)
+    return lambda: _watchers.remove(on_record)
+
+
+def _show_to_watchers(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if _watchers and event.get("level") in {"warning", "error", "critical"}:
+        for watcher in tuple(_watchers):
+            watcher(dict(event))
+    return event
+
+
 def _processors() -> list[Processor]:
     return [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         RateLimit(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         redact_fields,
+        _show_to_watchers,
     ]
 
 

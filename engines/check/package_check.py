@@ -112,9 +112,9 @@ def _missing_for_int8(package: ModelPackage) -> list[str]:
     needed, found = BARS["int8"].min_images, len(divided(package).held_out)
     if found >= needed:
         return []
-    advice = f"typical of what the cameras see, into a folder of the package and name it in {MANIFEST_NAME}"
+    advice = f"that are typical of what the cameras see into a folder of the package, and name it in {MANIFEST_NAME}"
     fact = f"int8 would be judged on {found} images that it is not calibrated on, but a proof needs {needed}"
-    return [f"{fact}. Put {needed - found} more, {advice}: evaluation: evaluation/"]
+    return [f"{fact}. Put {needed - found} more {advice}: evaluation: evaluation/"]
 
 
 def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:

@@ -89,7 +89,9 @@ def fit_labels(labels: Sequence[str], *, classes: int, offset: int, name: str) -
 
 def _decode(data: bytes, name: str) -> str:
     if len(data) > MAX_BYTES:
-        raise ModelRejected(f"{name} has {len(data)} bytes, but the limit for labels is {MAX_BYTES}", file=name)
+        raise ModelRejected(
+            f"{name} has {len(data)} bytes, but the limit for labels is {MAX_BYTES}. Name the labels file", file=name
+        )
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
         raise ModelRejected(f"{name} is UTF-16 text, but labels must be UTF-8. Save it as UTF-8", file=name)
     try:

@@ -229,7 +229,10 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
         ModelRejected: it is absolute, leaves the package (``..`` or a link), or does not exist.
     """
     if PurePosixPath(relative).is_absolute() or "\x00" in relative or "\\" in relative:
-        raise ModelRejected(f"{what} {relative!r} must be a relative path with / inside the package {directory}")
+        raise ModelRejected(
+            f"{what} is {relative!r}, but must be a path with / inside the package {directory}. "
+            "Write it relative to that"
+        )
     root = directory.resolve()
     # resolve() follows links, so a link that leaves the package is caught as well.
     path = (root / relative).resolve()
