@@ -59,7 +59,7 @@ from engines import ModelPackage
 
 if TYPE_CHECKING:
     from agent.web.metrics.exposition import Metrics, MetricsFile
-    from agent.web.metrics.families import Sources
+    from agent.web.metrics.family import Sources
     from agent.web.page.feed import PageFeed
     from agent.web.page.sources import PageSources
     from agent.web.service import WebService
@@ -213,8 +213,8 @@ def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, rep
     if not loaded.config.serve.is_on and loaded.config.serve.metrics_file is None:
         return None
     with _serve_part():
+        from agent.web.metrics.collector import AgentCollector
         from agent.web.metrics.exposition import Metrics
-        from agent.web.metrics.families import AgentCollector
     sources = replace(
         metric_sources(parts.pipeline, device=identity.device),
         publisher=parts.publisher.statistics,
@@ -227,7 +227,7 @@ def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, rep
 
 def metric_sources(pipeline: Pipeline, *, device: str) -> Sources:
     """The figures of cameras, models and requests."""
-    from agent.web.metrics.families import Sources
+    from agent.web.metrics.family import Sources
 
     return Sources(
         version=agent.__version__,
@@ -334,8 +334,8 @@ def make_web(
         ConfigError: the tokens or the certificate cannot be used.
     """
     with _serve_part():
+        from agent.web.metrics.collector import AgentCollector
         from agent.web.metrics.exposition import Metrics
-        from agent.web.metrics.families import AgentCollector
         from agent.web.served_models import ModelControl, ServedModels
         from agent.web.service import WebService
     models = ServedModels(pipeline, ModelControl(reloader.load_model, reloader.unload_model))
