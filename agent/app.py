@@ -27,6 +27,7 @@ from agent.daemon.state_directory import StateDirectory
 from agent.inference.pipeline import PipelineStatistics
 from agent.mqtt.base import Sink
 from agent.publish.publisher import PublisherStatistics
+from agent.runtime import heap
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError
 from agent.runtime.logs import get_logger
@@ -86,6 +87,7 @@ class Agent:
             AgentError, EngineError: it could not start, or had to stop; everything has been closed.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        heap.bound_arenas()
         self._surroundings.control.open()
         try:
             successor = self._run_once(for_s, on_ready)
@@ -110,6 +112,11 @@ class Agent:
     def broker_address(self) -> BrokerAddress | None:
         """The broker's address; None before the parts are built."""
         return None if self._parts is None else self._parts.uplink.address
+
+    @property
+    def page_url(self) -> str | None:
+        """Where the page for people is; None without one, and before the parts are built."""
+        return None if self._parts is None or self._parts.web is None else self._parts.web.page_url
 
     @property
     def is_stop_requested(self) -> bool:

@@ -18,6 +18,9 @@ from agent.web.http.infer import Inference
 from agent.web.http.listener import HttpListener, bind
 from agent.web.inputs import Tls, read_inputs
 from agent.web.metrics.exposition import Metrics
+from agent.web.page.routes import ROOT as PAGE_ROOT
+from agent.web.page.routes import Page, make_page
+from agent.web.page.sources import PageSources
 from agent.web.served_models import ServedModels
 from agent.web.tokens import Gate, Tokens
 from agent.web.work import WorkThreads
@@ -39,10 +42,21 @@ class WebService:
     The sockets are bound at once, so an address that is in use is an error at the start, not later.
     """
 
-    def __init__(self, loaded: LoadedConfig, models: ServedModels, metrics: Metrics | None = None) -> None:
-        """Raises AgentError where the address, the tokens or the certificate cannot be used."""
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        models: ServedModels,
+        metrics: Metrics | None = None,
+        page: PageSources | None = None,
+    ) -> None:
+        """``page`` is what the page shows; None without one.
+
+        Raises:
+            AgentError: the address, the tokens or the certificate cannot be used.
+        """
         self._models = models
         self._metrics = metrics
+        self._page = page
         self._lock = threading.Lock()
         self._is_stopped = False
         self._prepared: socket.socket | None = None
@@ -71,6 +85,14 @@ class WebService:
         if self._inputs.config.http is None or self._socket is None:
             return None
         return f"{self._inputs.config.http.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
+
+    @property
+    def page_url(self) -> str | None:
+        """Where the page is; None without one."""
+        if self.address is None or not self._inputs.config.page or self._page is None:
+            return None
+        scheme = "http" if self._inputs.config.tls.cert_file is None else "https"
+        return f"{scheme}://{self.address}{PAGE_ROOT}/"
 
     @property
     def grpc_address(self) -> str | None:
@@ -127,11 +149,14 @@ class WebService:
         bodies = Bodies(max_body=config.max_body_mib * _MIB, max_all=config.max_bodies_mib * _MIB)
         inference = Inference(self._models, bodies, decoders, max_json=config.max_json_mib * _MIB)
         gate = Gate(tokens, max_per_s=config.max_requests_per_s)
-        app = HttpApp(inference, gate, loader, self._metrics)
+        page = None
+        if config.page and self._page is not None:
+            page = make_page(self._page, config, gate, is_secure=tls is not None)
+        app = HttpApp(inference, gate, loader, self._metrics, page)
         context = None if tls is None else tls.context
         http = None if listening is None else HttpListener(app, config, listening, tls=context)
         grpc = None if config.grpc is None else _grpc_listener(config, self._models, gate, loader, tls)
-        return _Faces(http, grpc, (decoders, loader), bodies, tokens)
+        return _Faces(http, grpc, (decoders, loader), bodies, tokens, page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +168,7 @@ class _Faces:
     work: tuple[WorkThreads, ...]
     bodies: Bodies
     tokens: Tokens | None
+    page: Page | None
 
     def start(self) -> None:
         for threads in self.work:
@@ -152,6 +178,8 @@ class _Faces:
                 listener.start()
 
     def stop(self) -> None:
+        if self.page is not None:
+            self.page.routes.close()
         for listener in (self.http, self.grpc):
             if listener is not None:
                 listener.stop()

@@ -244,7 +244,7 @@ def test_load_and_unload_run_the_control_and_report_its_errors(tmp_path: Path) -
         raise EngineUnavailable(f"{name} cannot be freed")
 
     control = ModelControl(calls.append, unload)
-    with serving(tmp_path, control=control, allow_load=True) as server:
+    with serving(tmp_path, model_control=control, allow_load=True) as server:
         post = server.client.post
         assert post("/v2/repository/models/inspect/load", json={}).status_code == 200
         assert calls == ["inspect"]
