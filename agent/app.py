@@ -27,6 +27,7 @@ from agent.daemon.state_directory import StateDirectory
 from agent.inference.pipeline import PipelineStatistics
 from agent.mqtt.base import Sink
 from agent.publish.publisher import PublisherStatistics
+from agent.runtime import heap
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError
 from agent.runtime.logs import get_logger
@@ -86,6 +87,7 @@ class Agent:
             AgentError, EngineError: it could not start, or had to stop; everything has been closed.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        heap.bound_arenas()
         self._surroundings.control.open()
         try:
             successor = self._run_once(for_s, on_ready)

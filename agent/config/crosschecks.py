@@ -237,6 +237,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
     yield from _warnings_of_devices(config, document)
     for name, camera in config.cameras.items():
         yield from _warnings_of_credentials(name, camera.source, document)
+        yield from _warnings_of_work(config, name, document)
         for index, use in enumerate(camera.classify):
             if use.when is None:
                 continue
@@ -276,6 +277,22 @@ def _warnings_of_credentials(name: str, source: SourceConfig, document: StrictDo
     if seems_to_hold_a_password(without):
         remedy = "move it to a file named by password_file, and write {password} where it belongs"
         yield at(document, ("cameras", name, "source", key), f"the {key} seems to hold a password; {remedy}")
+
+
+def _warnings_of_work(config: AgentConfig, name: str, document: StrictDocument) -> Iterator[Problem]:
+    """A camera that can never be opened, or whose frames nothing asks for."""
+    camera, commands = config.cameras[name], config.mqtt.commands
+    if not camera.enabled:
+        return
+    if camera.trigger is not None and camera.trigger.gpio is None:
+        missing = "`mqtt.commands.enabled` is false" if not commands.enabled else "`mqtt.commands.allow` lacks capture"
+        if not commands.enabled or "capture" not in commands.allow:
+            text = f"only the command `capture` can ask for a frame, but {missing}; nothing is ever classified"
+            yield at(document, ("cameras", name, "trigger"), f"{text}: allow the command, or give `gpio`")
+    if camera.source.type == "stream" and camera.source.url.startswith("srt://"):
+        text = "SRT needs an FFmpeg with libsrt, but PyAV's wheels come without it: with them this camera never opens"
+        remedy = "let a gateway such as ffmpeg or MediaMTX send MPEG-TS over UDP, RTSP or RTMP instead"
+        yield at(document, ("cameras", name, "source", "url"), f"{text}; {remedy}")
 
 
 def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:

@@ -140,6 +140,8 @@ class ResultsConfig(Section):
     """MQTT quality of service."""
     max_hz: float | None = Field(default=None, gt=0.0, le=1000.0)
     """Most results per second of one classifier; null publishes all."""
+    detail: Literal["compact", "full"] = "compact"
+    """`compact` sends what changes from frame to frame, `full` every field; `runtime` has what is left out."""
 
 
 _MAX_USERNAME_BYTES = 65535

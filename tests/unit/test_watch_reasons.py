@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -12,11 +12,12 @@ from agent.mqtt.messages import (
     LabelRuntime,
     Runtime,
     Status,
+    compact_from_classification,
     result_from_classification,
     state_from_state_change,
 )
 from agent.mqtt.topics import encode
-from agent.runtime.records import Standing, StateChange
+from agent.runtime.records import Classification, Score, Standing, StateChange
 from agent.tools.watch.fleet import FleetView
 from agent.tools.watch.lines import lines_from_fleet
 from agent.tools.watch.reasons import explanation_lines, reasons
@@ -43,7 +44,10 @@ def _runtime(**rules: object) -> Runtime:
     return replace(said, cameras={"front": replace(front, classifiers={"inspect": use})})
 
 
-def _view(change: StateChange, standing: Standing | None, **rules: object) -> FleetView:
+def _view(
+    change: StateChange, standing: Standing | None, *, compact: Classification | None = None, **rules: object
+) -> FleetView:
+    """``compact`` is sent as a compact result instead of a full one of ``standing``."""
     view = FleetView("edge")
     facts = {"device": DEVICE, "session": SESSION, "seq": 0, "clock_state": "synced"}
     state = state_from_state_change(change, at_utc_ns=0, **facts)  # type: ignore[arg-type]  # as above
@@ -53,6 +57,9 @@ def _view(change: StateChange, standing: Standing | None, **rules: object) -> Fl
     if standing is not None:
         result = result_from_classification(replace(classification(), standing=standing), **facts)  # type: ignore[arg-type]  # as above
         view.update(TOPICS.result("front", "inspect"), encode(result), now_s=0.0)
+    if compact is not None:
+        small = compact_from_classification(compact, session=SESSION, seq=0, clock_state="synced")
+        view.update(TOPICS.result("front", "inspect"), encode(small), now_s=0.0)
     return view
 
 
@@ -77,6 +84,38 @@ def test_a_state_without_a_label_has_a_reason(view: FleetView, expected: str) ->
     (reason,) = _reasons(view)
     assert expected in reason
     assert reason in next(iter(lines_from_fleet(view, now_s=0.0)))
+
+
+_SET = replace(UNKNOWN, label=None, labels=("ok",))
+_RULES = {"ok": LabelRuntime(enter=0.3, exit=0.2, needed=2), "dent": LabelRuntime(enter=0.9, exit=0.8, needed=2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "standing", "rules"),
+    [
+        (UNKNOWN, UNSURE, {}),
+        (UNKNOWN, replace(UNSURE, confidence=0.8), {}),
+        (state_change("ok", None), replace(UNSURE, label="ok", labels=("ok",), votes=5), {}),
+        (state_change("dent", None), replace(UNSURE, label="dent", labels=("dent",)), {}),
+        (_SET, Standing(None, ("ok",), "dent", 0.3, 0.9, 0, 2, 5, is_timed=False), {"labels": _RULES}),
+        (_SET, Standing(None, ("ok",), "ok", 0.4, 0.2, 3, 2, 5, is_timed=False), {"labels": _RULES}),
+    ],
+)  # fmt: skip
+def test_a_compact_result_explains_as_much_as_a_full_one(
+    change: StateChange, standing: Standing, rules: dict[str, Any]
+) -> None:
+    best = standing.confidence if standing.candidate == "ok" else 0.4
+    top = (Score(0, "ok", best), Score(1, "dent", 0.3))
+    record = replace(classification(), top=top, found=("ok",) if rules else None, standing=standing)
+    full = _view(change, None, **rules)
+    facts = {"device": DEVICE, "session": SESSION, "seq": 0, "clock_state": "synced"}
+    whole = result_from_classification(record, **facts)  # type: ignore[arg-type]  # as above
+    full.update(TOPICS.result("front", "inspect"), encode(whole), now_s=0.0)
+    (told,) = explanation_lines(_view(change, None, compact=record, **rules), None)
+    (expected,) = explanation_lines(full, None)
+    is_sure = standing.label == "ok"
+    assert told == (expected.replace("; next best dent 0.30", "") if is_sure else expected)
+    assert "votes" in told
 
 
 def test_a_decided_label_has_no_reason_but_an_explanation() -> None:

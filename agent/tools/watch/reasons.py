@@ -78,8 +78,11 @@ def _rules(device: DeviceView, camera: str, key: str) -> Document:
 
 def _standing(classifier: ClassifierView, rules: Document) -> Standing | None:
     """Where the decision stood with the newest result; None without one, or if the agent is of another version."""
-    decision = classifier.result.section("decision")
-    candidate, confidence, votes = decision.text("candidate"), decision.number("confidence"), decision.number("votes")
+    result, decision = classifier.result, classifier.result.section("decision")
+    # A compact result leaves out a candidate that is its own label.
+    speaks = decision if decision.text("candidate") is not None else result
+    candidate = decision.text("candidate") or (result.text("label") if decision else None)
+    confidence, votes = speaks.number("confidence"), decision.number("votes")
     own = rules.section("labels", candidate or "")
     # The rule of the label, else that of all.
     figures = {key: own.number(key) if own else rules.number(key) for key in ("enter", "exit", "needed")}
@@ -103,13 +106,14 @@ def _standing(classifier: ClassifierView, rules: Document) -> Standing | None:
         window=window,
         is_timed=rules.number("hold_s") is not None,
         # Of several labels each has its own threshold, so the next best says nothing.
-        runner_up=None if own else _runner_up(classifier.result, candidate),
+        runner_up=None if own else _runner_up(result, candidate),
     )
 
 
 def _runner_up(result: Document, candidate: str) -> tuple[str, float] | None:
     found = result.value("top_k")
-    for one in map(Document, filter(_is_object, found if isinstance(found, list) else [])):
+    ranked = found if isinstance(found, list) else [result.value("next_best")]
+    for one in map(Document, filter(_is_object, ranked)):
         label, confidence = one.text("label"), one.number("confidence")
         if label is not None and label != candidate and confidence is not None:
             return label, confidence
