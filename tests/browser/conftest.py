@@ -126,7 +126,7 @@ class PageAgent:
         with AgentProcess(self._folder, "run", "-c", str(self.config)) as process:
             process.wait_for_log("agent.ready", 60)
             yield process
-            process.end()
+            process.end(deadline_s=60)
 
 
 @pytest.fixture(scope="session")
