@@ -243,7 +243,7 @@ def test_login_and_reconnect_after_a_restart(look: Look, tmp_path: Path) -> None
 def test_camera_lost_and_back_is_shown(look: Look, tmp_path: Path) -> None:
     port = free_port()
     stream = ("demo", "--rtsp", "--listen", f"127.0.0.1:{port}")
-    camera = {**clip(2.0), "source": {"type": "rtsp", "url": f"rtsp://127.0.0.1:{port}"}}
+    camera = {**clip(2.0), "source": {"type": "rtsp", "url": f"rtsp://127.0.0.1:{port}/clip"}}
     agent = PageAgent(tmp_path / "agent", {"front": camera})
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
