@@ -141,10 +141,12 @@ def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, thrott
     # A reader's style file could make it transparent, with dark letters on a dark page.
     mpl.rcdefaults()
     mpl.rcParams["font.size"] = _LETTERS_POINTS
-    for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"):
-        mpl.rcParams[key] = look.ink
-    for key in ("axes.facecolor", "savefig.facecolor", "legend.facecolor"):
-        mpl.rcParams[key] = look.paper
+    mpl.rc("text", color=look.ink)
+    mpl.rc("axes", labelcolor=look.ink, edgecolor=look.ink, facecolor=look.paper)
+    for group in ("xtick", "ytick"):
+        mpl.rc(group, color=look.ink)
+    for group in ("savefig", "legend"):
+        mpl.rc(group, facecolor=look.paper)
     figure = Figure(figsize=(_WIDTH_INCHES, 6.4 * len(results)), dpi=110, layout="constrained", facecolor=look.paper)
     figure.suptitle("Orin-like board without a fan, full load, 2 hours simulated")
     for place, (ambient, outcomes) in enumerate(results.items()):
