@@ -115,7 +115,7 @@ class PageAgent:
         config = {
             "models": {"inspect": {"package": "demo"}},
             "cameras": cameras,
-            "mqtt": {"broker": "embedded", "commands": {"allow": ["set", "selftest", "reload", "explain"]}},
+            "mqtt": {"broker": "embedded", "commands": {"enabled": True, "allow": ["set", "selftest", "reload"]}},
             "serve": {"http": f"127.0.0.1:{self.port}", "page": True, **serve},
         }
         self.config = write_config(folder, config)
@@ -126,7 +126,7 @@ class PageAgent:
         with AgentProcess(self._folder, "run", "-c", str(self.config)) as process:
             process.wait_for_log("agent.ready", 60)
             yield process
-            process.end()
+            process.end(deadline_s=60)
 
 
 @pytest.fixture(scope="session")

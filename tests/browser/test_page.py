@@ -225,7 +225,10 @@ def test_login_and_reconnect_after_a_restart(look: Look, tmp_path: Path) -> None
         page.get_by_role("button", name="Log in").click()
         page.wait_for_selector("article[aria-label='Camera belt']", timeout=20_000)
         assert page.evaluate("document.cookie") == "", "a script can read the session"
-        assert "may only look" in look.open(agent.url, "camera/belt").locator("#main").inner_text()
+        assert page.evaluate("document.querySelector('#leave').hidden") is False
+        look.open(agent.url, "tools")
+        page.get_by_text("This page may only look.").wait_for()
+        look.open(agent.url)
     page.wait_for_selector("#state:has-text('Disconnected since')", timeout=20_000)
     assert page.locator("#banner").is_visible()
     with agent.running():
@@ -240,7 +243,7 @@ def test_login_and_reconnect_after_a_restart(look: Look, tmp_path: Path) -> None
 def test_camera_lost_and_back_is_shown(look: Look, tmp_path: Path) -> None:
     port = free_port()
     stream = ("demo", "--rtsp", "--listen", f"127.0.0.1:{port}")
-    camera = {**clip(2.0), "source": {"type": "rtsp", "url": f"rtsp://127.0.0.1:{port}/"}}
+    camera = {**clip(2.0), "source": {"type": "rtsp", "url": f"rtsp://127.0.0.1:{port}/clip"}}
     agent = PageAgent(tmp_path / "agent", {"front": camera})
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()

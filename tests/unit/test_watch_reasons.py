@@ -164,7 +164,7 @@ def test_an_agent_of_another_version_is_shown_without_a_reason() -> None:
 
 
 def _overridden(
-    in_file: dict[str, float | bool | None], *, state: Literal["online", "stopped"] = "online"
+    in_file: dict[str, str | int | float | bool | None], *, state: Literal["online", "stopped"] = "online"
 ) -> FleetView:
     view = _view(state_change(), None)
     view.update(TOPICS.runtime, encode(replace(_runtime(), overridden=in_file)), now_s=1.0)

@@ -66,7 +66,7 @@ function take(part) {
 function follow(topic, result) {
   const trail = store.trails.get(topic) ?? [], at = Date.parse(result.captured_at);
   if (trail.at(-1)?.at === at) return;
-  trail.push({ at, top: result.top_k });
+  trail.push({ at, top: result.top_k ?? [{ label: result.label, confidence: result.confidence }] });
   while (trail[0].at < at - TRAIL_MS) trail.shift();
   store.trails.set(topic, trail);
 }

@@ -142,7 +142,7 @@ export function tools(root) {
     answer.textContent = `${name}: ${reply.outcome}. ${reply.text}\n${Object.keys(reply.details ?? {}).length ? JSON.stringify(reply.details, null, 2) : ""}`;
   }
   root.append(el("div", { class: "head" }, el("h2", {}, "Tools")), el("div", { class: "columns" },
-    el("section", { class: "panel" }, el("h2", {}, "Commands"), buttons.length ? el("div", { class: "controls" }, buttons) : el("p", { class: "small" }, "This page may only look. To allow commands, write serve.control: true and name them in mqtt.commands.allow."), answer),
+    el("section", { class: "panel" }, el("h2", {}, "Commands"), buttons.length ? el("div", { class: "controls" }, buttons) : el("p", { class: "small" }, "This page may only look. To allow commands, write serve.control: true and mqtt.commands.enabled: true, and name them in mqtt.commands.allow."), answer),
     el("section", { class: "panel" }, el("h2", {}, "Benchmark reports"), list),
     el("section", { class: "panel" }, el("h2", {}, "Support bundle"), el("p", {}, "On the device, collect all that a maintainer needs, without passwords:"), el("p", { class: "answer" }, "agent doctor --bundle agent-bundle.tar.gz")),
     el("section", { class: "panel" }, el("h2", {}, "This device"), device())));
