@@ -41,10 +41,14 @@ def broken_links(page: Path) -> list[str]:
 
 
 def charts_for_light_pages_alone(page: Path) -> list[str]:
-    """The PNGs that ``page`` shows without another one for dark pages. Photos are JPEG, terminals dark SVG."""
+    """The PNGs that ``page`` shows without another one for dark pages.
+
+    Photos are JPEG, terminals dark SVG, and screenshots of the live page (`page-`) have its own look.
+    """
     text = _without_code(page.read_text(encoding="utf-8"))
     dark = set(re.findall(r'media="\(prefers-color-scheme: dark\)" srcset="([^"]+)"', text))
-    return [name for name in _SHOWN.findall(text) if f"{name.removesuffix('.png')}-dark.png" not in dark]
+    shown = [name for name in _SHOWN.findall(text) if not Path(name).name.startswith("page-")]
+    return [name for name in shown if f"{name.removesuffix('.png')}-dark.png" not in dark]
 
 
 def missing_paths(page: Path) -> list[str]:

@@ -167,7 +167,7 @@ def _overridden(
     in_file: dict[str, str | int | float | bool | None], *, state: Literal["online", "stopped"] = "online"
 ) -> FleetView:
     view = _view(state_change(), None)
-    view.update(TOPICS.runtime, encode(replace(_runtime(), overridden=in_file)), now_s=1.0)
+    view.update(TOPICS.runtime, encode(replace(_runtime(), overridden={**in_file})), now_s=1.0)
     status = Status(device=DEVICE, session=SESSION, state=state, agent="0.1.0", since="2026-11-20T10:00:00.000000Z")
     view.update(TOPICS.status, encode(status), now_s=1.0)
     return view
