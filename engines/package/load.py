@@ -132,7 +132,7 @@ def load_package(
         ModelRejected: anything that does not fit, with the two facts that disagree.
     """
     shown = shown_as or {}
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, name=shown.get(MANIFEST_NAME))
     root = directory.resolve()
     model_path, model_format = _model_of(manifest, root)
     spec = input_spec(manifest.input)

@@ -143,10 +143,10 @@ def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, thrott
     mpl.rcParams["font.size"] = _LETTERS_POINTS
     mpl.rc("text", color=look.ink)
     mpl.rc("axes", labelcolor=look.ink, edgecolor=look.ink, facecolor=look.paper)
-    for group in ("xtick", "ytick"):
-        mpl.rc(group, color=look.ink)
-    for group in ("savefig", "legend"):
-        mpl.rc(group, facecolor=look.paper)
+    mpl.rc("xtick", color=look.ink)
+    mpl.rc("ytick", color=look.ink)
+    mpl.rc("savefig", facecolor=look.paper)
+    mpl.rc("legend", facecolor=look.paper)
     figure = Figure(figsize=(_WIDTH_INCHES, 6.4 * len(results)), dpi=110, layout="constrained", facecolor=look.paper)
     figure.suptitle("Orin-like board without a fan, full load, 2 hours simulated")
     for place, (ambient, outcomes) in enumerate(results.items()):
