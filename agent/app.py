@@ -19,6 +19,7 @@ from agent.build import Parts, Surroundings, build
 from agent.commands.overrides import with_kept_changes
 from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
+from agent.daemon import heap
 from agent.daemon.control import ControlSocket
 from agent.daemon.exit_deadline import ExitDeadline
 from agent.daemon.notify import Notifier
@@ -86,6 +87,7 @@ class Agent:
             AgentError, EngineError: it could not start, or had to stop; everything has been closed.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        heap.bound_arenas()
         self._surroundings.control.open()
         try:
             successor = self._run_once(for_s, on_ready)
@@ -110,6 +112,11 @@ class Agent:
     def broker_address(self) -> BrokerAddress | None:
         """The broker's address; None before the parts are built."""
         return None if self._parts is None else self._parts.uplink.address
+
+    @property
+    def page_url(self) -> str | None:
+        """Where the page for people is; None without one, and before the parts are built."""
+        return None if self._parts is None or self._parts.web is None else self._parts.web.page_url
 
     @property
     def is_stop_requested(self) -> bool:

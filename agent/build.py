@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import agent
 from agent.cameras.sources.choose import make_source
+from agent.commands.contract import Details
+from agent.commands.explanation import explanation
 from agent.commands.handlers import CommandHandlers, HandlerParts
 from agent.commands.overrides import forget_edited, with_kept_changes
 from agent.commands.server import CommandCounters, CommandServer
@@ -31,7 +33,7 @@ from agent.inference.heat_levers import CoolerEngines, LargeBatches
 from agent.inference.pipeline import Parts as PipelineParts
 from agent.inference.pipeline import Pipeline, RateMeter
 from agent.inference.supervision import HangMonitor
-from agent.mqtt.base import Sink
+from agent.mqtt.base import Received, Sink
 from agent.mqtt.identity import Identity
 from agent.mqtt.messages import utc_text
 from agent.mqtt.topics import Topics
@@ -40,6 +42,7 @@ from agent.reload import Reloader, load_packages
 from agent.runtime.clock import Clock
 from agent.runtime.clock_sync import ClockWatch
 from agent.runtime.errors import Unavailable
+from agent.runtime.logs import watch_warnings
 from agent.telemetry.reporter import ReportedParts, Reporter
 from agent.telemetry.runtime import RuntimeAnnouncer
 from agent.telemetry.thermal import thermal_message
@@ -47,7 +50,7 @@ from agent.thermal.clocks import clock_levers
 from agent.thermal.decision import GovernorDecision
 from agent.thermal.levers import Lever
 from agent.thermal.minutes import FILE_NAME as MINUTES_NAME
-from agent.thermal.minutes import MinuteFile
+from agent.thermal.minutes import MinuteFile, minutes_for_people, read_minutes
 from agent.thermal.monitor import ThermalMonitor
 from agent.thermal.reloadable import ReloadableMonitor
 from agent.thermal.sensors.base import Sensor
@@ -56,7 +59,9 @@ from engines import ModelPackage
 
 if TYPE_CHECKING:
     from agent.web.metrics.exposition import Metrics, MetricsFile
-    from agent.web.metrics.families import Sources
+    from agent.web.metrics.family import Sources
+    from agent.web.page.feed import PageFeed
+    from agent.web.page.sources import PageSources
     from agent.web.service import WebService
 
 _COMMAND_IDS = "commands.json"
@@ -102,10 +107,9 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     forget_edited(loaded)
     clock, packages = surroundings.clock, load_packages(loaded)
     identity, hang_monitor = _identity(loaded, state.session, clock), HangMonitor()
-    reporter = Reporter(identity, hang_monitor, clock=clock)
-    uplink = Uplink(
-        loaded, identity, clock=clock, extra_sinks=surroundings.extra_sinks, on_result_sent=reporter.result_sent
-    )
+    reporter, feed = Reporter(identity, hang_monitor, clock=clock), _page_feed(loaded, identity, clock, resources)
+    sinks = (*surroundings.extra_sinks, *([] if feed is None else [feed]))
+    uplink = Uplink(loaded, identity, clock=clock, extra_sinks=sinks, on_result_sent=reporter.result_sent)
     resources.callback(uplink.close)
     opener = EngineOpener(
         lambda: announcer.loaded, cache_dir=lambda: state.cache_dir, workers=lambda: len(pipeline.workers)
@@ -122,8 +126,9 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.enter_context(pipeline)
     resources.callback(thermal.stop)
     reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer, resources)
-    web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
+    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, commands.receive)
+    web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources, page)
     resources.callback(commands.stop, 1.0)
     resources.callback(reloader.abandon)
     return Parts(
@@ -208,8 +213,8 @@ def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, rep
     if not loaded.config.serve.is_on and loaded.config.serve.metrics_file is None:
         return None
     with _serve_part():
+        from agent.web.metrics.collector import AgentCollector
         from agent.web.metrics.exposition import Metrics
-        from agent.web.metrics.families import AgentCollector
     sources = replace(
         metric_sources(parts.pipeline, device=identity.device),
         publisher=parts.publisher.statistics,
@@ -222,7 +227,7 @@ def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, rep
 
 def metric_sources(pipeline: Pipeline, *, device: str) -> Sources:
     """The figures of cameras, models and requests."""
-    from agent.web.metrics.families import Sources
+    from agent.web.metrics.family import Sources
 
     return Sources(
         version=agent.__version__,
@@ -242,6 +247,54 @@ def _metrics_file(loaded: LoadedConfig, metrics: Metrics) -> MetricsFile | None:
     return MetricsFile(loaded.resolve(path), metrics)
 
 
+def _page_feed(loaded: LoadedConfig, identity: Identity, clock: Clock, resources: ExitStack) -> PageFeed | None:
+    """What keeps the messages for the page; None without one. ``resources`` ends its look at the log."""
+    if not loaded.config.serve.page:
+        return None
+    from agent.web.page.feed import PageFeed
+
+    feed = PageFeed(identity.topics, clock)
+    resources.callback(watch_warnings(feed.log))
+    return feed
+
+
+def _page(
+    feed: PageFeed,
+    identity: Identity,
+    pipeline: Pipeline,
+    announcer: RuntimeAnnouncer,
+    state: StateDirectory,
+    receive: Callable[[Received], None],
+) -> PageSources:
+    """What the page shows beside the messages in ``feed``, and where its commands go."""
+    from agent.web.page.sources import PageSources
+
+    def explain(camera: str) -> Details:
+        runs = pipeline.cameras.get(camera)
+        return explanation(
+            announcer.loaded.config.cameras[camera],
+            None if runs is None else runs.statistics(),
+            {key: worker.statistics() for key, worker in pipeline.workers.items()},
+            {} if runs is None else pipeline.decisions(camera),
+            rate_ratio=1.0 if runs is None else runs.pacer.ratio,
+            now_ns=time.monotonic_ns(),
+        )
+
+    loaded = announcer.loaded
+    commands = loaded.config.mqtt.commands
+    return PageSources(
+        feed=feed,
+        topics=identity.topics,
+        agent=identity.agent,
+        verbs=tuple(commands.allow) if commands.enabled else (),
+        newest_frame=lambda camera: pipeline.cameras[camera].newest_frame(),
+        explain=explain,
+        receive=receive,
+        heat=lambda: minutes_for_people(read_minutes(state.path / MINUTES_NAME)),
+        reports_dir=loaded.resolve(loaded.config.serve.reports_dir),
+    )
+
+
 def _web(
     loaded: LoadedConfig,
     identity: Identity,
@@ -249,6 +302,7 @@ def _web(
     reporter: Reporter,
     reloader: Reloader,
     resources: ExitStack,
+    page: PageSources | None,
 ) -> tuple[WebService | None, MetricsFile | None]:
     """The server for programs and the writer of `serve.metrics_file`, which ``resources`` ends; None without one."""
     metrics = _metrics(loaded, identity, parts, reporter)
@@ -258,14 +312,18 @@ def _web(
         resources.callback(writer.remove)
     if not loaded.config.serve.is_on:
         return None, writer
-    web = make_web(loaded, parts.pipeline, reloader, metrics)
+    web = make_web(loaded, parts.pipeline, reloader, metrics, page)
     reloader.add(web.prepare, drop=web.drop)
     resources.callback(web.stop)
     return web, writer
 
 
 def make_web(
-    loaded: LoadedConfig, pipeline: Pipeline, reloader: Reloader, metrics: Metrics | None = None
+    loaded: LoadedConfig,
+    pipeline: Pipeline,
+    reloader: Reloader,
+    metrics: Metrics | None = None,
+    page: PageSources | None = None,
 ) -> WebService:
     """The server for programs; its libraries are imported here, so that an agent without one does not load them.
 
@@ -276,14 +334,14 @@ def make_web(
         ConfigError: the tokens or the certificate cannot be used.
     """
     with _serve_part():
+        from agent.web.metrics.collector import AgentCollector
         from agent.web.metrics.exposition import Metrics
-        from agent.web.metrics.families import AgentCollector
         from agent.web.served_models import ModelControl, ServedModels
         from agent.web.service import WebService
     models = ServedModels(pipeline, ModelControl(reloader.load_model, reloader.unload_model))
     if metrics is None:
         metrics = Metrics(AgentCollector(metric_sources(pipeline, device=loaded.device_id)))
-    return WebService(loaded, models, metrics)
+    return WebService(loaded, models, metrics, page)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from agent.config.labels import check_labels, unknown_labels
+from agent.config.labels import check_labels, idle_thresholds, unknown_labels
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.state_dir import cache_dir_in
 from agent.daemon import control
@@ -62,6 +62,8 @@ def load_packages(
     check_labels(loaded, packages)
     for label in unknown_labels(loaded, packages):
         log.warning("overrides.ignored", error=label)
+    for threshold in idle_thresholds(loaded, packages):
+        log.warning("decide.threshold_idle", error=threshold)
     return packages
 
 
@@ -340,6 +342,7 @@ def _to_restart(old: LoadedConfig, new: LoadedConfig) -> list[str]:
     differs = {
         "device.id": old.device_id != new.device_id,
         "serve": old.config.serve.is_on != new.config.serve.is_on,
+        "serve.page": old.config.serve.page != new.config.serve.page,
         "serve.metrics_file": old.config.serve.metrics_file != new.config.serve.metrics_file,
         "state_dir": old.state_dir != new.state_dir,
         "mqtt.prefix": before.prefix != after.prefix,

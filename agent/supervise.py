@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from agent.build import Parts
 from agent.config.loader import LoadedConfig
+from agent.daemon import heap
 from agent.daemon.watchdog import Watchdog
 from agent.runtime.errors import SourceUnavailable, StageFailed
 from agent.runtime.logs import get_logger
@@ -51,6 +52,7 @@ class Supervisor:
         self._wait_for_engines()
         if self._is_stopping():
             return False
+        heap.trim()
         loaded = parts.announcer.loaded
         parts.announcer.applied(loaded, parts.packages)
         parts.pipeline.start_cameras()
@@ -135,6 +137,7 @@ class Supervisor:
         pipeline = self._parts.pipeline
         changed = self._engine_changes.changes(pipeline.worker_statistics(), arriving=pipeline.loading_statistics())
         if changed is not None:
+            heap.trim()
             self._parts.announcer.engines_changed(changed)
 
     def _observe(self) -> Observation:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from engines.check.import_request import ImportRequest
     from engines.check.importer import import_model
     from engines.check.package_check import PackageCheck, check_package
-    from engines.environment import EnvironmentRecord, Gpu, describe
+    from engines.environment import DeviceRecord, EnvironmentRecord, Gpu, describe, describe_device
     from engines.errors import (
         BuildCancelled,
         BuildFailed,
@@ -109,6 +109,7 @@ __all__ = [
     "BuildProgress",
     "Building",
     "Certificate",
+    "DeviceRecord",
     "Engine",
     "EngineError",
     "EngineInfo",
@@ -164,6 +165,7 @@ __all__ = [
     "content_address",
     "decode_image",
     "describe",
+    "describe_device",
     "golden_input",
     "golden_result",
     "has_16_bits",
@@ -221,6 +223,7 @@ _HOMES = {
     "EngineOptions": "engines.base",
     "EngineUnavailable": "engines.errors",
     "PlanEntry": "engines.store.plan_cache",
+    "DeviceRecord": "engines.environment",
     "EnvironmentRecord": "engines.environment",
     "SandboxOptions": "engines.base",
     "GoldenImage": "engines.package.load",
@@ -273,6 +276,7 @@ _HOMES = {
     "check_options": "engines.select.open",
     "content_address": "engines.store.files",
     "describe": "engines.environment",
+    "describe_device": "engines.environment",
     "import_path": "engines.sandbox.isolated",
     "import_model": "engines.check.importer",
     "load_package": "engines.package.load",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,8 +42,8 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnvironmentRecord:
-    """The runtime of this device. None: not installed; ``broken: ...``: installed, but cannot be loaded.
+class DeviceRecord:
+    """The device itself. None: unknown, or there is none.
 
     ``cuda`` is the newest CUDA version that the driver supports, ``cpu_cores`` what this process may use.
     """
@@ -61,6 +61,12 @@ class EnvironmentRecord:
     gpus: tuple[Gpu, ...]
     driver: str | None
     cuda: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentRecord(DeviceRecord):
+    """The device and its libraries. None: not installed; ``broken: ...``: installed, but cannot be loaded."""
+
     tensorrt: str | None
     onnxruntime: str | None
     onnxruntime_providers: tuple[str, ...]
@@ -95,8 +101,30 @@ def describe(
     answers = dict(zip(installed, imports, strict=True))
     ort = answers.get("onnxruntime", ChildAnswer())
     providers = ort.values.get("providers")
-    l4t = environ.get("AGENT_L4T") or installed_l4t(root)
+    device = _device_record(cuda, root, environ)
     return EnvironmentRecord(
+        **{field.name: getattr(device, field.name) for field in fields(device)},
+        tensorrt=_optional_version("tensorrt", answers),
+        onnxruntime=_optional_version("onnxruntime", answers),
+        onnxruntime_providers=tuple(map(str, providers)) if isinstance(providers, list) else (),
+        torch=_optional_version("torch", answers),
+        numpy=installed_version("numpy"),
+        opencv=installed_version("opencv"),
+        onnx=installed_version("onnx"),
+    )
+
+
+def describe_device(
+    *, root: Path = _ROOT, environ: Mapping[str, str] | None = None, timeout_s: float = _DESCRIBE_TIMEOUT_S
+) -> DeviceRecord:
+    """Describe the device alone, see ``describe``. Asks the CUDA driver in a child process, and imports no library."""
+    (cuda,) = run_children([("cuda_child",)], timeout_s=timeout_s)
+    return _device_record(cuda, root, os.environ if environ is None else environ)
+
+
+def _device_record(cuda: ChildAnswer, root: Path, environ: Mapping[str, str]) -> DeviceRecord:
+    l4t = environ.get("AGENT_L4T") or installed_l4t(root)
+    return DeviceRecord(
         board=environ.get("AGENT_BOARD") or board_name(root),
         l4t=l4t,
         jetpack=jetpack_of(l4t),
@@ -110,13 +138,6 @@ def describe(
         gpus=gpus_from_answer(cuda),
         driver=driver_version(root),
         cuda=cuda.text("cuda_driver"),
-        tensorrt=_optional_version("tensorrt", answers),
-        onnxruntime=_optional_version("onnxruntime", answers),
-        onnxruntime_providers=tuple(map(str, providers)) if isinstance(providers, list) else (),
-        torch=_optional_version("torch", answers),
-        numpy=installed_version("numpy"),
-        opencv=installed_version("opencv"),
-        onnx=installed_version("onnx"),
     )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from structlog.contextvars import bound_contextvars
+
 from agent.cameras.frame_counters import MAX_FILE_FRAMES, CameraCounts, Drop, FrameCounters, InFlightFrame
 from agent.cameras.frame_rate import WINDOW_S, FrameRateMonitor
 from agent.cameras.gpio import EdgeLine, GpioTrigger, open_line
@@ -36,10 +38,10 @@ _FIRST_REFUSED_BACKOFF_S, _MAX_REFUSED_BACKOFF_S = 15.0, 300.0
 """After a refused password. A camera that boots may refuse for a moment, so it is tried again; many cameras lock an
 address out after a few wrong passwords, so not often."""
 _MAX_RETURN_BACKOFF_S = 2.0
-"""For a camera that was seen before and has no stream now: its server is starting."""
+"""For a camera that was seen before, or whose server is there without its stream: both may be starting."""
 _AWAY = frozenset({"refused", "unreachable", "no_answer", "unknown_host", "missing"})
 """Reasons for which nobody may be there. No login was sent, so asking again costs nothing."""
-_STARTING = _AWAY | {"no_such_stream", "no_stream"}
+_STARTING = frozenset({"no_such_stream", "no_stream", "refused_by_camera"})
 _ASK_EVERY_S = 0.5
 _MAX_ABSENT_S = 300.0
 """An absent camera is opened after this time all the same: over a slow line only an opening may reach it."""
@@ -221,7 +223,9 @@ class Camera:
 
     def _main(self) -> None:
         try:
-            self._read_until_stopped()
+            # Sources do not know their camera: what they log on its thread has its name all the same.
+            with bound_contextvars(camera=self.name):
+                self._read_until_stopped()
         finally:
             self.heartbeat.rest()
             self.source.close()
@@ -230,7 +234,7 @@ class Camera:
     def _read_until_stopped(self) -> None:
         failures = refusals = 0
         while not self._stop.is_set():
-            opened_ns, reason = None, None
+            opened_ns, reason, is_closed = None, None, False
             self.heartbeat.beat(_OPEN_DEADLINE_S)
             try:
                 self.source.open()
@@ -247,7 +251,7 @@ class Camera:
                 if self.source.has_end:
                     self._set_state("ended", exc.message)
                     return
-                reason = exc.fields.get("reason")
+                reason, is_closed = exc.fields.get("reason"), isinstance(exc, SourceUnavailable)
                 self._image_checks.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
             finally:
@@ -256,11 +260,14 @@ class Camera:
             was_stable = opened_ns is not None and self._clock.monotonic_ns() - opened_ns > _STABLE_AFTER_NS
             # A slow camera is reachable: ten seconds of frames per connection are better than a long pause.
             failures = 0 if was_stable or reason == "low_frame_rate" else failures + 1
-            refusals = refusals + 1 if reason == "credentials" else 0
+            # Until it opens: one that locks this device out hangs up, and must not be asked more often for that.
+            refusals = 0 if opened_ns is not None else refusals + (reason == "credentials")
             if reason in _AWAY and self._is_absent():
                 self._wait_for_return()
+                failures = 0  # an outage of hours is one failure
                 continue
-            backoff_s = self._refused_backoff_s(refusals) if refusals else self._backoff_s(failures, reason)
+            is_starting = is_closed and (self._frames > 0 or reason in _STARTING)
+            backoff_s = self._refused_backoff_s(refusals) if refusals else self._backoff_s(failures, is_starting)
             self.heartbeat.beat(backoff_s + _READ_DEADLINE_S)
             self._clock.wait(self._stop, backoff_s)
 
@@ -275,9 +282,9 @@ class Camera:
             if self._clock.monotonic_ns() >= deadline_ns or not self._is_absent():
                 return
 
-    def _backoff_s(self, failures: int, reason: object) -> float:
+    def _backoff_s(self, failures: int, is_starting: bool) -> float:
+        limit_s = _MAX_RETURN_BACKOFF_S if is_starting else _MAX_BACKOFF_S
         # Jitter: after a power cut, agents must not all reconnect at the same moment. The first attempt has none.
-        limit_s = _MAX_RETURN_BACKOFF_S if self._frames and reason in _STARTING else _MAX_BACKOFF_S
         ceiling = min(_FIRST_BACKOFF_S * 2.0 ** max(failures - 1, 0), limit_s)
         return ceiling * self._chance.uniform(0.8, 1.0) if ceiling > _FIRST_BACKOFF_S else ceiling
 

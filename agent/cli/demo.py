@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,11 +109,22 @@ class _Run:
 
 
 def _load(state_dir: Path) -> LoadedConfig:
-    """The bundled configuration, with a state directory apart from an agent that runs on this machine."""
+    """The bundled configuration, with a state directory apart from an agent that runs on this machine.
+
+    Without the libraries of the page it runs without one.
+    """
     import agent.demo
     from agent.config.loader import load_config
+    from agent.config.sections.serve import ServeConfig
 
-    return replace(load_config(Path(agent.demo.__file__).with_name("demo.yaml")), state_dir=state_dir)
+    loaded = load_config(Path(agent.demo.__file__).with_name("demo.yaml"))
+    if not _has_page():
+        loaded = replace(loaded, config=loaded.config.model_copy(update={"serve": ServeConfig()}))
+    return replace(loaded, state_dir=state_dir)
+
+
+def _has_page() -> bool:
+    return all(find_spec(name) is not None for name in ("httptools", "starlette", "uvicorn", "uvloop"))
 
 
 def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_json: bool) -> _Run:
@@ -137,6 +149,10 @@ def _run(loaded: LoadedConfig, *, for_s: float | None, is_printing: bool, as_jso
         ready_s.append(time.monotonic())
         here = f"{own_command()} watch {agent.broker_address}"
         print(f"Publishing to {agent.broker_address}. See it there: {here}", file=sys.stderr)
+        if agent.page_url is None:
+            print("Without a page: it needs the part [serve], see docs/installation.md", file=sys.stderr)
+        else:
+            print(f"In a browser: {agent.page_url}", file=sys.stderr)
 
     with ExitStack() as resources:
         if not is_printing:

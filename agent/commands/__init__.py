@@ -8,7 +8,6 @@ In reading order:
 - ``handlers``: carries the commands out on the running agent
 - ``overrides``: what ``set`` changed, applied on top of the configuration
 - ``explanation``: the findings of ``explain``
-- ``jpeg``: encodes a snapshot
 - ``schemas``: JSON Schemas and the AsyncAPI document, generated from the message classes
 
 Threads: ``commands``, owned by ``CommandServer``, carries out one command after the other; ``stop`` ends it. Commands

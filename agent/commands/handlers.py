@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from agent.cameras.camera import Camera
+from agent.cameras.jpeg import jpeg_from_image
 from agent.cameras.triggers import TriggerEnd, TriggerRefused
 from agent.commands.contract import Answer, CommandRefused, Details, require_known
 from agent.commands.explanation import explanation
-from agent.commands.jpeg import jpeg_from_image
 from agent.commands.overrides import Overrides, change_kept, load_overrides
 from agent.commands.requests import Benchmark, Capture, Explain, Selftest, Set, Snapshot
 from agent.config.labels import exit_problem, stated_thresholds

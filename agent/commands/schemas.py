@@ -25,7 +25,7 @@ _PARAMETERS = {
 
 
 def message_schemas() -> dict[str, dict[str, Any]]:
-    """The JSON Schema of each message by its name and version (``result/1``)."""
+    """The JSON Schema of each message by its name and version (``state/1``)."""
     return {entry.schema_name: _schema(entry) for entry in CATALOG}
 
 

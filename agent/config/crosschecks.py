@@ -41,6 +41,7 @@ class _Use:
     model: str | None
     key: str | None
     waits_for: str | None
+    waits_at: KeyPath
 
 
 def cross_problems(document: StrictDocument) -> Iterator[Problem]:
@@ -106,8 +107,10 @@ def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
             if isinstance(entry, dict):
                 model = _text(entry.get("model"))
                 key = _text(entry.get("name")) or model
-                waits_for = _text(section_of(entry, "when").get("classifier"))
-                uses.append(_Use(("cameras", camera, "classify", index), model, key, waits_for))
+                gate, partner = _text(section_of(entry, "when").get("classifier")), _text(entry.get("mean_with"))
+                path: KeyPath = ("cameras", camera, "classify", index)
+                waits_at: KeyPath = (*path, "mean_with") if gate is None else (*path, "when", "classifier")
+                uses.append(_Use(path, model, key, partner if gate is None else gate, waits_at))
         yield str(camera), uses
 
 
@@ -175,7 +178,7 @@ def _gates_open(document: StrictDocument, camera: str, uses: Sequence[_Use]) -> 
     for use in uses:
         if use.waits_for is None:
             continue
-        path = (*use.path, "when", "classifier")
+        path = use.waits_at
         if use.waits_for == use.key:
             yield at(document, path, f"`{use.key}` waits for itself; name another classifier of camera {camera}")
         elif use.waits_for not in by_key:
@@ -237,6 +240,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
     yield from _warnings_of_devices(config, document)
     for name, camera in config.cameras.items():
         yield from _warnings_of_credentials(name, camera.source, document)
+        yield from _warnings_of_work(config, name, document)
         for index, use in enumerate(camera.classify):
             if use.when is None:
                 continue
@@ -249,7 +253,7 @@ def warnings_of(config: AgentConfig, document: StrictDocument) -> Iterator[Probl
 
 def _warnings_of_serve(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
     asking = [name for name, model in config.models.items() if model.serve]
-    if config.serve.is_on and not asking:
+    if config.serve.is_on and not asking and not config.serve.page:
         yield at(document, ("serve",), "programs are served no model; write `serve: true` at a model")
     if asking and not config.serve.is_on:
         text = "no program can reach this model, because `serve` has no address; write http: 127.0.0.1:8000 there"
@@ -276,6 +280,22 @@ def _warnings_of_credentials(name: str, source: SourceConfig, document: StrictDo
     if seems_to_hold_a_password(without):
         remedy = "move it to a file named by password_file, and write {password} where it belongs"
         yield at(document, ("cameras", name, "source", key), f"the {key} seems to hold a password; {remedy}")
+
+
+def _warnings_of_work(config: AgentConfig, name: str, document: StrictDocument) -> Iterator[Problem]:
+    """A camera that can never be opened, or whose frames nothing asks for."""
+    camera, commands = config.cameras[name], config.mqtt.commands
+    if not camera.enabled:
+        return
+    if camera.trigger is not None and camera.trigger.gpio is None:
+        missing = "`mqtt.commands.enabled` is false" if not commands.enabled else "`mqtt.commands.allow` lacks capture"
+        if not commands.enabled or "capture" not in commands.allow:
+            text = f"only the command `capture` can ask for a frame, but {missing}; nothing is ever classified"
+            yield at(document, ("cameras", name, "trigger"), f"{text}: allow the command, or give `gpio`")
+    if camera.source.type == "stream" and camera.source.url.startswith("srt://"):
+        text = "SRT needs an FFmpeg with libsrt, but PyAV's wheels come without it: with them this camera never opens"
+        remedy = "let a gateway such as ffmpeg or MediaMTX send MPEG-TS over UDP, RTSP or RTMP instead"
+        yield at(document, ("cameras", name, "source", "url"), f"{text}; {remedy}")
 
 
 def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:

@@ -135,8 +135,10 @@ def known_addresses(sources: list[SourceConfig]) -> tuple[Secret, ...]:
 
 
 def _hidden(text: str, public: str) -> Secret:
-    # The name of a single element is no secret, and GStreamer's errors are about it.
-    return Secret(text, shown=public if "=" in text or "/" in text else text)
+    # Nothing is hidden of an address that ends with its port: it is the beginning of its public form, which would be
+    # replaced again. The name of a single element is no secret either, and GStreamer's errors are about it.
+    is_whole = "#" in public or "@" in text
+    return Secret(text, shown=public if is_whole and ("=" in text or "/" in text) else text)
 
 
 def _as_written(source: AddressedSource | GStreamerSource) -> str:

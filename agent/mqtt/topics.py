@@ -12,8 +12,10 @@ import orjson
 
 from agent.mqtt.base import Packet
 from agent.mqtt.messages import (
+    AnyMessage,
     BriefHealth,
     CameraHealth,
+    CompactResult,
     Event,
     Health,
     Latency,
@@ -130,13 +132,13 @@ _STREAM_EXPIRY_S = 30
 """An MQTT 5 broker drops a result or latency message that it could not deliver by then."""
 
 
-def encode(message: Message) -> bytes:
+def encode(message: AnyMessage) -> bytes:
     """The UTF-8 JSON of ``message`` as it is sent.
 
     Raises:
         orjson.JSONEncodeError: a text holds half a surrogate, or an integer has more than 64 bits.
     """
-    return orjson.dumps(message)
+    return orjson.dumps(message.sent() if isinstance(message, CompactResult) else message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Entry:
     """One kind of message. ``qos`` is None if the configuration sets it; ``topic`` reads the names in the topic
     (camera, classifier, verb) from the message."""
 
-    message: type[Message]
+    message: type[AnyMessage]
     topic: Callable[[Topics, Any], str]
     qos: Literal[0, 1] | None
     retain: bool
@@ -166,14 +168,17 @@ class Entry:
         """The name without its version."""
         return self.schema_name.partition("/")[0]
 
-    def packet(self, message: Message, topics: Topics, *, qos: Literal[0, 1] = 0) -> Packet:
-        """``message`` as a packet; ``qos`` applies if the table leaves it to the configuration.
+    def packet(
+        self, message: AnyMessage, topics: Topics, *, qos: Literal[0, 1] = 0, names: object | None = None
+    ) -> Packet:
+        """``message`` as a packet; ``qos`` applies if the table leaves it to the configuration. ``names`` has camera
+        and classifier for the topic, if the message leaves them out.
 
         Raises:
             orjson.JSONEncodeError: see ``encode``.
         """
         return Packet(
-            self.topic(topics, message),
+            self.topic(topics, message if names is None else names),
             encode(message),
             qos if self.qos is None else self.qos,
             self.retain,
@@ -193,7 +198,15 @@ RESULT = Entry(
     lambda topics, message: topics.result(message.camera, message.classifier),
     qos=None,
     retain=False,
-    summary="Every classification.",
+    summary="Every classification with all its fields, with `detail: full`.",
+    expiry_s=_STREAM_EXPIRY_S,
+)
+COMPACT_RESULT = Entry(
+    CompactResult,
+    lambda topics, names: topics.result(names.camera, names.classifier),
+    qos=None,
+    retain=False,
+    summary="Every classification: what changes from frame to frame. The rest is in `runtime`.",
     expiry_s=_STREAM_EXPIRY_S,
 )
 STATE = Entry(
@@ -220,6 +233,7 @@ CATALOG = (
         retain=True,
         summary="What runs on this device: versions, the engines that really run, cameras.",
     ),
+    COMPACT_RESULT,
     RESULT,
     STATE,
     EVENT,

@@ -13,13 +13,17 @@ from agent.mqtt.messages import (
     Health,
     Message,
     brief_from_health,
+    compact_from_classification,
     event_from_move,
     result_from_classification,
     state_from_state_change,
 )
-from agent.mqtt.topics import EVENT, RESULT, STATE, encode, packet_from_message
+from agent.mqtt.topics import COMPACT_RESULT, EVENT, RESULT, STATE, encode, packet_from_message
 from agent.runtime.clock_sync import ClockState
 from agent.runtime.records import Classification, StateChange
+
+ResultDetail = Literal["compact", "full"]
+"""``compact``: what changes from frame to frame; ``full``: every field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +131,30 @@ class PacketFactory:
     JSONEncodeError if a text cannot be encoded, such as half a surrogate.
     """
 
-    def __init__(self, identity: Identity, clock_state: Callable[[], ClockState]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        clock_state: Callable[[], ClockState],
+        *,
+        result_qos: Literal[0, 1] = 0,
+        result_detail: ResultDetail = "compact",
+    ) -> None:
+        """``result_qos`` and ``result_detail`` may be set later, by any thread."""
+        self.result_qos, self.result_detail = result_qos, result_detail
         self._identity = identity
         self._clock_state = clock_state
 
-    def result(self, classification: Classification, seq: int, *, qos: Literal[0, 1]) -> Packet:
+    def result(self, classification: Classification, seq: int) -> Packet:
         """The packet of a result."""
+        identity, clock_state, qos = self._identity, self._clock_state(), self.result_qos
+        session = identity.session
+        if self.result_detail == "compact":
+            compact = compact_from_classification(classification, session=session, seq=seq, clock_state=clock_state)
+            return COMPACT_RESULT.packet(compact, identity.topics, qos=qos, names=classification)
         message = result_from_classification(
-            classification,
-            device=self._identity.device,
-            session=self._identity.session,
-            seq=seq,
-            clock_state=self._clock_state(),
+            classification, device=identity.device, session=session, seq=seq, clock_state=clock_state
         )
-        return RESULT.packet(message, self._identity.topics, qos=qos)
+        return RESULT.packet(message, identity.topics, qos=qos)
 
     def events(self, item: NumberedChange) -> Iterator[Packet]:
         """The packets of the events, in order."""

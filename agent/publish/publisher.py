@@ -21,7 +21,7 @@ from agent.publish.delivery.retained_topics import RetainedLedger
 from agent.publish.delivery.send_rate import SendRate
 from agent.publish.listener_gate import ListenerGate
 from agent.publish.outbox.base import REPLY, Durability, MemoryOutbox, Outbox
-from agent.publish.packets import NumberedChange, Outgoing, PacketFactory, ResultRate, SequenceNumbers
+from agent.publish.packets import NumberedChange, Outgoing, PacketFactory, ResultDetail, ResultRate, SequenceNumbers
 from agent.publish.result_stream import ResultStream
 from agent.runtime.channel import Channel, ChannelClosed
 from agent.runtime.clock import Clock, SystemClock
@@ -98,6 +98,7 @@ class Publisher:
         *,
         identity: Identity,
         result_qos: Literal[0, 1] = 0,
+        result_detail: ResultDetail = "compact",
         result_max_hz: float | None = None,
         outbox: Outbox | None = None,
         ledger: RetainedLedger | None = None,
@@ -116,13 +117,12 @@ class Publisher:
         self._move: _Move | None = None
         self._hold_until = 0.0
         self._identity = identity
-        self._result_qos = result_qos
         self._rate_limit = None if result_max_hz is None else ResultRate(result_max_hz)
         self._numbers = SequenceNumbers()
         self._outbox = outbox or MemoryOutbox()
         self._extra_sinks = tuple(extra_sinks)
         self._clock = clock or SystemClock()
-        self._packets = PacketFactory(identity, clock_state)
+        self._packets = PacketFactory(identity, clock_state, result_qos=result_qos, result_detail=result_detail)
         self._on_failure = on_failure
         self.heartbeat = Heartbeat("publisher")
         self._counters = DeliveryCounters()
@@ -183,9 +183,9 @@ class Publisher:
         for topic in topics:
             self.offer(Packet(topic, b"", 1, retain=True))
 
-    def change_results(self, *, qos: Literal[0, 1], max_hz: float | None) -> None:
-        """Change QoS and rate limit of results. Any thread."""
-        self._result_qos = qos
+    def change_results(self, *, qos: Literal[0, 1], max_hz: float | None, detail: ResultDetail) -> None:
+        """Change QoS, rate limit and detail of results. Any thread."""
+        self._packets.result_qos, self._packets.result_detail = qos, detail
         self._rate_limit = None if max_hz is None else ResultRate(max_hz)
 
     def change_rate(self, rate: SendRate) -> None:
@@ -417,7 +417,7 @@ class Publisher:
             log.error("publish.invalid", problem=str(exc))  # noqa: TRY400 (the trace would add nothing)
 
     def _publish_result(self, result: Classification, offered_ns: int) -> None:
-        packet = self._packets.result(result, self._numbers.of_result(result), qos=self._result_qos)
+        packet = self._packets.result(result, self._numbers.of_result(result))
         self._result_stream.send(result, packet, offered_ns)
 
     def _publish_change(self, item: NumberedChange) -> None:

@@ -80,6 +80,7 @@ class Uplink:
                 self._make_client(self._inputs),
                 identity=identity,
                 result_qos=config.results.qos,
+                result_detail=config.results.detail,
                 result_max_hz=config.results.max_hz,
                 outbox=outbox,
                 ledger=self._ledger,
@@ -117,7 +118,8 @@ class Uplink:
 
         def apply_change() -> None:
             before, self._mqtt = self._mqtt, mqtt
-            self.publisher.change_results(qos=mqtt.results.qos, max_hz=mqtt.results.max_hz)
+            results = mqtt.results
+            self.publisher.change_results(qos=results.qos, max_hz=results.max_hz, detail=results.detail)
             if mqtt.max_rate != before.max_rate:
                 self.publisher.change_rate(self._send_rate(mqtt.max_rate))
             self._home.switch_to(loaded)

@@ -53,9 +53,9 @@ class StageThread:
 def end_now_if_threads_are_left(exit_code: int) -> None:
     """End this process if a daemon thread still runs; otherwise return.
 
-    Such a thread may be inside FFmpeg or another library. An ordinary end would free, beneath that call, the
-    interpreter and what the library keeps for the whole process: now and then the process crashed there instead of
-    exiting with its code. Python's exit functions run, those of C do not. The caller has flushed the standard streams.
+    Such a thread may be inside FFmpeg, which asks PyAV several times a second whether to go on, and PyAV asks the
+    interpreter. After an ordinary end there is none, and now and then the process crashed instead of exiting with its
+    code. Python's exit functions run, those of C do not. The caller has flushed the standard streams.
     """
     others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
     if not any(thread.daemon for thread in others):

@@ -16,7 +16,7 @@ from agent.publish.uplink import Uplink
 from agent.runtime.clock import Clock
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.reports import camera_runtimes, library_versions, model_runtime
-from engines import EnvironmentRecord, ModelPackage, describe
+from engines import DeviceRecord, ModelPackage, describe_device
 
 
 def runtime_message(
@@ -25,7 +25,7 @@ def runtime_message(
     pipeline: Pipeline,
     *,
     identity: Identity,
-    environment: EnvironmentRecord,
+    environment: DeviceRecord,
     at: str,
     previous_exit: str | None,
     connection: SinkStatistics,
@@ -101,7 +101,7 @@ class RuntimeAnnouncer:
         return self._loaded
 
     def describe_device(self) -> None:
-        """Read the versions of libraries and device. Takes a moment, so call it while engines load."""
+        """Read what the device is. Takes a moment, so call it while engines load."""
         _ = self._environment
 
     def applied(self, loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
@@ -126,8 +126,8 @@ class RuntimeAnnouncer:
                 self._announce({key: one.package for key, one in self._pipeline.workers.items()}, self._changed)
 
     @cached_property
-    def _environment(self) -> EnvironmentRecord:
-        return describe()
+    def _environment(self) -> DeviceRecord:
+        return describe_device()
 
     def _announce(self, packages: Mapping[str, ModelPackage], changed: str | None) -> None:
         connection = self._uplink.publisher.connection()

@@ -188,6 +188,21 @@ def read_minutes(path: Path) -> DayOfHeat:
     return DayOfHeat(tuple(fitting), damaged + len(found) - len(fitting))
 
 
+def minutes_for_people(day: DayOfHeat) -> list[dict[str, float | None]]:
+    """The minutes as JSON objects, oldest first; temperatures in degrees Celsius, power in watts."""
+    return [
+        {
+            "at": one.utc_s,
+            "celsius": one.max_celsius,
+            "rate_ratio": one.rate_ratio,
+            "clock_ratio": one.clock_ratio,
+            "watts": one.watts,
+            "throttled_s": sum(one.throttled_s.values()),
+        }
+        for one in day.minutes
+    ]
+
+
 def _packed(number: int, minute: Minute) -> bytes:
     body = _RECORD.pack(
         number,

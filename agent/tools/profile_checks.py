@@ -26,8 +26,9 @@ from engines import EngineError, ModelPackage, load_unknown_package
 _UNKNOWN_BYTES = 2048
 """Room for what only the device knows of its ``runtime`` message: board, libraries, rejected engines. The documented
 example has 0.8 kB of it."""
-_RESULT_BYTES, _CLASS_BYTES = 1000, 70
-"""A ``result`` message without its classes, and each class; the documented example has 0.97 kB and 62 bytes."""
+_COMPACT_BYTES, _RESULT_BYTES, _CLASS_BYTES = 450, 1000, 70
+"""A compact result with its topic and headers; a full one without its classes, and each class: the documented
+examples have 0.3 kB, 0.97 kB and 62 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,9 @@ class _Comparison:
             )
             yield self._at(path, f"{text} of every kind; {remedy}")
         top_k = max((use.decide.top_k for _, camera in uses for use in camera.classify), default=0)
-        size, most = _RESULT_BYTES + _CLASS_BYTES * top_k, self.profile.max_publish_bytes_hz
+        is_compact = self._config.mqtt.results.detail == "compact"
+        size = _COMPACT_BYTES if is_compact else _RESULT_BYTES + _CLASS_BYTES * top_k
+        most = self.profile.max_publish_bytes_hz
         if most is not None and total * size > most:
             text = f"results make up to {total * size:,.0f} bytes a second, but {title} accepts {most:,}; {remedy}"
             yield self._at(("mqtt", "results"), text)

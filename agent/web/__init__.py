@@ -7,6 +7,7 @@ tokens         who may call, and how often
 work           threads that decode images and load models
 http/          the HTTP face
 grpc/          the gRPC face
+page/          the page for people, on the HTTP face
 service        the server of one configuration, which a reload replaces
 
 No library of the faces is imported unless `serve` has an address.

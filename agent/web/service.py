@@ -18,11 +18,15 @@ from agent.web.http.infer import Inference
 from agent.web.http.listener import HttpListener, bind
 from agent.web.inputs import Tls, read_inputs
 from agent.web.metrics.exposition import Metrics
+from agent.web.page.routes import ROOT as PAGE_ROOT
+from agent.web.page.routes import Page, make_page
+from agent.web.page.sources import PageSources
 from agent.web.served_models import ServedModels
 from agent.web.tokens import Gate, Tokens
 from agent.web.work import WorkThreads
 
 if TYPE_CHECKING:
+    from agent.web.grpc.calls import InferenceCalls
     from agent.web.grpc.listener import GrpcListener
 
 log = get_logger(__name__)
@@ -39,10 +43,21 @@ class WebService:
     The sockets are bound at once, so an address that is in use is an error at the start, not later.
     """
 
-    def __init__(self, loaded: LoadedConfig, models: ServedModels, metrics: Metrics | None = None) -> None:
-        """Raises AgentError where the address, the tokens or the certificate cannot be used."""
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        models: ServedModels,
+        metrics: Metrics | None = None,
+        page: PageSources | None = None,
+    ) -> None:
+        """``page`` is what the page shows; None without one.
+
+        Raises:
+            AgentError: the address, the tokens or the certificate cannot be used.
+        """
         self._models = models
         self._metrics = metrics
+        self._page = page
         self._lock = threading.Lock()
         self._is_stopped = False
         self._prepared: socket.socket | None = None
@@ -73,6 +88,14 @@ class WebService:
         return f"{self._inputs.config.http.rpartition(':')[0]}:{self._socket.getsockname()[1]}"
 
     @property
+    def page_url(self) -> str | None:
+        """Where the page is; None without one."""
+        if self.address is None or not self._inputs.config.page or self._page is None:
+            return None
+        scheme = "http" if self._inputs.config.tls.cert_file is None else "https"
+        return f"{scheme}://{self.address}{PAGE_ROOT}/"
+
+    @property
     def grpc_address(self) -> str | None:
         """Where gRPC is served, with the port that was taken for port 0; None without gRPC."""
         address, listener = self._inputs.config.grpc, self._faces.grpc
@@ -92,6 +115,8 @@ class WebService:
         inputs, tokens, tls = read_inputs(loaded)
         if inputs == self._inputs:
             return None
+        if inputs.config.grpc is not None:
+            _grpc_face()
         if inputs.config.grpc != self._inputs.config.grpc:
             _require_free(inputs.config)
         if inputs.config.http == self._inputs.config.http:
@@ -127,11 +152,14 @@ class WebService:
         bodies = Bodies(max_body=config.max_body_mib * _MIB, max_all=config.max_bodies_mib * _MIB)
         inference = Inference(self._models, bodies, decoders, max_json=config.max_json_mib * _MIB)
         gate = Gate(tokens, max_per_s=config.max_requests_per_s)
-        app = HttpApp(inference, gate, loader, self._metrics)
+        page = None
+        if config.page and self._page is not None:
+            page = make_page(self._page, config, gate, is_secure=tls is not None)
+        app = HttpApp(inference, gate, loader, self._metrics, page)
         context = None if tls is None else tls.context
         http = None if listening is None else HttpListener(app, config, listening, tls=context)
         grpc = None if config.grpc is None else _grpc_listener(config, self._models, gate, loader, tls)
-        return _Faces(http, grpc, (decoders, loader), bodies, tokens)
+        return _Faces(http, grpc, (decoders, loader), bodies, tokens, page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +171,7 @@ class _Faces:
     work: tuple[WorkThreads, ...]
     bodies: Bodies
     tokens: Tokens | None
+    page: Page | None
 
     def start(self) -> None:
         for threads in self.work:
@@ -152,6 +181,8 @@ class _Faces:
                 listener.start()
 
     def stop(self) -> None:
+        if self.page is not None:
+            self.page.routes.close()
         for listener in (self.http, self.grpc):
             if listener is not None:
                 listener.stop()
@@ -180,6 +211,13 @@ def _require_free(config: ServeConfig) -> None:
 def _grpc_listener(
     config: ServeConfig, models: ServedModels, gate: Gate, loader: WorkThreads, tls: Tls | None
 ) -> GrpcListener:
+    listener, calls = _grpc_face()
+    pair = None if tls is None else (tls.key, tls.chain)
+    return listener(calls(models, gate, loader), config, certificate=pair)
+
+
+def _grpc_face() -> tuple[type[GrpcListener], type[InferenceCalls]]:
+    """The parts of the gRPC face; raises Unavailable without its library."""
     try:
         from agent.web.grpc.calls import InferenceCalls
         from agent.web.grpc.listener import GrpcListener
@@ -188,8 +226,7 @@ def _grpc_listener(
             f"serve.grpc needs grpcio, but it cannot be imported: {exc}; add the part [grpc] of the agent, as "
             "docs/installation.md says, or remove serve.grpc"
         ) from exc
-    pair = None if tls is None else (tls.key, tls.chain)
-    return GrpcListener(InferenceCalls(models, gate, loader), config, certificate=pair)
+    return GrpcListener, InferenceCalls
 
 
 def _bound(config: ServeConfig) -> socket.socket | None:

@@ -49,7 +49,8 @@ def _rtsp_kinds() -> Iterator[Kind]:
     yield Kind("rtsp", "H.264 over UDP", _gst(_ENCODERS["H.264"], "--udp", transport="udp"))
     yield Kind("rtsp", "only UDP, configured for TCP", _gst(_ENCODERS["H.264"], "--udp"))
     yield Kind("rtsp", "H.264, IPv6", _gst(_ENCODERS["H.264"], "--host", "::1"))
-    yield Kind("rtsp", "H.264 over TLS (rtsps)", _gst_tls)
+    yield Kind("rtsp", "H.264 over TLS (rtsps)", _gst_tls())
+    yield Kind("rtsp", "H.264 over TLS (rtsps), wrong password", _gst_tls("hunter3"), "credentials")
     yield Kind("rtsp", "H.264, `reader: gstreamer`", _gst(_ENCODERS["H.264"], reader="gstreamer"))
     yield Kind("rtsp", "H.265, `reader: gstreamer`", _gst(_ENCODERS["H.265"], reader="gstreamer", codec="h265"))
     yield Kind("rtsp", "MJPEG, `reader: gstreamer`", _gst(_ENCODERS["MJPEG"], reader="gstreamer", codec="mjpeg"))
@@ -68,6 +69,8 @@ def _login_kinds() -> Iterator[Kind]:
         yield Kind(
             "rtsp", f"{method.capitalize()}, wrong password", _login(method, "secret", "hunter3"), "credentials"
         )
+    yield Kind("rtsp", "Digest with SHA-256 alone", _own(
+        its=_USER, credentials=("admin", "p@ss:/#w"), digest=True, algorithm="SHA-256"), "credentials")  # fmt: skip
     yield Kind("rtsp", "login, none configured", _login("digest", "secret", None), "credentials")
 
 
@@ -103,11 +106,18 @@ def _gst(encoder: str, *options: str, **settings: Any) -> Callable[[Path, ExitSt
     return make
 
 
-def _gst_tls(folder: Path, _: ExitStack) -> Stage:
-    made = Authority(folder / "ca").server("camera")
-    port = free_port()
-    server = gst_rtsp(port, _SCENE.format(encoder=_ENCODERS["H.264"]), "--tls", str(made.certificate), str(made.key))
-    return Stage(RtspSource(type="rtsp", url=f"rtsps://127.0.0.1:{port}/camera"), server)
+def _gst_tls(given: str | None = None) -> Callable[[Path, ExitStack], Stage]:
+    def make(folder: Path, _: ExitStack) -> Stage:
+        made = Authority(folder / "ca").server("camera")
+        port = free_port()
+        options, settings = ["--tls", str(made.certificate), str(made.key)], dict[str, Any]()
+        if given is not None:
+            options += ["--login", "digest", "viewer", "secret"]
+            settings = {"username": "viewer", "password_file": _password(folder, given)}
+        config = RtspSource(type="rtsp", url=f"rtsps://127.0.0.1:{port}/camera", **settings)
+        return Stage(config, gst_rtsp(port, _SCENE.format(encoder=_ENCODERS["H.264"]), *options))
+
+    return make
 
 
 def _login(method: str, password: str, given: str | None) -> Callable[[Path, ExitStack], Stage]:
@@ -133,6 +143,8 @@ def _password(folder: Path, text: str) -> str:
 def _own(its: dict[str, Any] | None = None, **settings: Any) -> Callable[[Path, ExitStack], Stage]:
     def make(folder: Path, _: ExitStack) -> Stage:
         port = free_port()
+        if its is _USER:
+            _password(folder, "p@ss:/#w")
         config = RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{port}/camera", **(its or {}))
         return Stage(config, InProcess(lambda: RtspServer(folder, port=port, **settings)))
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from agent.config.sections.sources import HttpSource, RtspSource, StreamSource
+from agent.config.sections.sources import CsiSource, HttpSource, RtspSource, StreamSource, V4l2Source
 from scripts.camera_kinds.kinds import Kind, Stage
 from scripts.camera_kinds.servers import answering
 from tests.fixtures.certificates import Authority
@@ -44,13 +44,20 @@ def fault_kinds() -> Iterator[Kind]:
     yield Kind("fault", "rtsps, but the port speaks no TLS", _answers(lambda _: b"RTSP/1.0 400 Bad\r\n\r\n", "rtsps"),
                "not_understood")  # fmt: skip
     yield Kind("fault", "RTSP, stops sending and stays connected", _stalled, "stalled")
-    yield Kind("fault", "HTTP, a page instead of an image", _http(b"text/html", b"<html>" * 9), "damaged")
-    yield Kind("fault", "HTTP, an empty answer", _http(b"image/jpeg", b""), "damaged")
+    yield Kind("fault", "HTTP, a page instead of an image", _http(b"text/html", b"<html>" * 9), "not_understood")
+    yield Kind("fault", "HTTP, an empty answer", _http(b"image/jpeg", b""), "not_understood")
+    yield Kind("fault", "USB, not plugged in", _usb("/dev/video99"), "missing")
+    yield Kind("fault", "USB, a device that is no camera", _usb("/dev/null"), "not_a_camera")
+    yield Kind("fault", "CSI, not on a Jetson", lambda _, __: Stage(CsiSource(type="csi")), "no_element")
     yield Kind("fault", "stream, a page instead of HLS", _page, "not_understood")
 
 
 def _rtsp(url: str, **settings: Any) -> Stage:
     return Stage(RtspSource(type="rtsp", url=url, **settings))
+
+
+def _usb(device: str) -> Callable[[Path, ExitStack], Stage]:
+    return lambda _, __: Stage(V4l2Source(type="v4l2", device=device))
 
 
 def _at(url: Callable[[], str]) -> Callable[[Path, ExitStack], Stage]:

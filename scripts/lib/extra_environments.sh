@@ -3,7 +3,7 @@
 # checkout, or come from the system. Sourced, not run; needs environment.sh, and $lock and run_pytest of its caller.
 # They are pinned here, not in the lock: the build depends on the machine (CPU or CUDA), so no single hash fits everywhere.
 
-extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings triton prometheus)
+extra_environments=(torch openvino gpu-wheel gstreamer jtop tensorrt-bindings triton prometheus browser)
 
 # test_extra NAME: make that environment and run the tests that need it. A missing engine, GStreamer or jtop fails there
 # instead of being skipped.
@@ -17,6 +17,7 @@ test_extra() {
     tensorrt-bindings) test_tensorrt_bindings ;;
     prometheus) test_prometheus ;;
     triton) test_triton ;;
+    browser) test_browser ;;
   esac
 }
 
@@ -92,6 +93,20 @@ test_prometheus() {
   need_system prometheus:prometheus promtool:prometheus
   seal_path "$environment/bin/python"
   REQUIRE_PROMETHEUS=1 run_pytest "$environment/bin/python" tests/system/test_prometheus.py
+}
+
+# The page in Debian's Chromium. Playwright's own browsers are downloads; its driver and axe come in their wheels.
+test_browser() {
+  local folder
+  need_system chromium:chromium
+  folder=$(test_environment_folder browser)
+  have_environment "$folder" "$lock" install_browser
+  REQUIRE_BROWSER=1 run_pytest "$folder/bin/python" -n 0 tests/browser
+}
+
+# install_browser FOLDER
+install_browser() {
+  pip_install "$1" playwright==1.65.2 axe-playwright-python==0.1.8
 }
 
 # A real Triton with its Python backend comes in the wheel nvidia-pytriton, for x86-64 alone; beside other pins pip would

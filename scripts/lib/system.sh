@@ -9,6 +9,7 @@
 # shellcheck disable=SC2034  # used by scripts/test
 test_needs=(
   mosquitto:mosquitto
+  mosquitto_pub:mosquitto-clients
   openssl:openssl
   git:git
   gcc:gcc
@@ -31,7 +32,7 @@ optional_programs=(
   gst-inspect-1.0 gst-launch-1.0 arv-fake-gv-camera-0.8
   nvidia-smi
   prometheus promtool
-  mosquitto_pub mosquitto_sub
+  chromium
   nats-server rabbitmq-server
 )
 

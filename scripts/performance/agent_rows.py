@@ -346,7 +346,7 @@ def shared_session_row(package: Path, cache: Path) -> Row:
             config = config_of(package, [pattern(30.0)] * cameras, broker.port)
             seen = watch_agent(config, cache, broker, lambda _, seconds: seconds >= _SETTLE_S)
         resident.append(seen.resident[-1] / _MIB)
-        batches.append(max(one["batch"] for one in seen.results))
+        batches.append(max(one.get("batch", 1) for one in seen.results))
     return Row(
         "Q26 four cameras on one model: largest batch; memory",
         f"{batches[1]}; {resident[1]:.0f} MiB",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import paho.mqtt.publish
 import pytest
@@ -145,7 +145,7 @@ def _run_documented(line: str, broker: MosquittoBroker) -> None:
 _HOME = "\nuser home\ntopic read #\n"
 
 
-def _agent_config(broker: MosquittoBroker) -> dict[str, object]:
+def _agent_config(broker: MosquittoBroker) -> dict[str, Any]:
     camera = {"source": {"type": "pattern", "fps": 5}, "classify": [{"model": "inspect"}]}
     return {
         "device": {"id": "line-3"},
@@ -165,9 +165,12 @@ def test_the_doctor_names_silenced_commands_and_packets_that_are_too_small(tmp_p
     (tmp_path / "mqtt-password").chmod(0o600)
     broker = MosquittoBroker(tmp_path / "broker", users=USERS, acl=SILENT, options=["max_packet_size 400"])
     with broker:
-        loaded = load_config(write_config(tmp_path, _agent_config(broker)), environ={})
+        config = _agent_config(broker)
+        config["mqtt"] |= {"results": {"detail": "full"}}
+        loaded = load_config(write_config(tmp_path, config), environ={})
         found = {(one.name, one.state): one for one in broker_findings(loaded)}
     assert found["broker", "ok"].is_needed
+    assert "set mqtt.results.detail to compact" in found["packets", "failed"].remedy
     assert found["packets", "failed"].is_needed
     assert "the broker accepts packets of at most 400" in found["packets", "failed"].detail
     assert "commands do not arrive" in found["broker", "warning"].detail

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
 import random
 import threading
 import time
@@ -16,9 +18,11 @@ import pytest
 from agent.cameras.camera import Camera, CameraStatistics
 from agent.cameras.frame_counters import FrameCounters
 from agent.cameras.sources.base import Capture, Source
+from agent.cameras.sources.images.all_images import ImageFolder
 from agent.cameras.sources.network_stream import NetworkStream
 from agent.config.model import CameraConfig
-from agent.config.sections.sources import RtspSource
+from agent.config.sections.sources import ImagesSource, RtspSource
+from agent.runtime import logs
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import SourceUnavailable
 from tests.fixtures.deadlines import wait_until
@@ -105,9 +109,9 @@ def test_two_hundred_losses_leave_nothing_behind() -> None:
 
 def test_the_first_reconnect_comes_soon_and_later_ones_within_half_a_minute() -> None:
     clock = _HurriedClock()
-    source = ScriptedSource([1, "ended", *["unavailable"] * 60, 2], is_live=True, period_s=0.001)
-    with _camera(source, clock) as camera:
-        wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
+    source = ScriptedSource([1, *["ended"] * 61, 2], is_live=True, period_s=0.001)
+    with _camera(source, clock):
+        wait_until(lambda: source.statistics().delivered >= 2, within_s=10)
     waits = clock.waits[:61]
     assert waits[0] == 1.0
     for wait_s, ceiling_s in zip(waits, [1, 2, 4, 8, 16, *[30] * 56], strict=True):
@@ -171,6 +175,48 @@ def test_a_camera_that_no_question_reaches_is_opened_every_five_minutes() -> Non
     assert sum(clock.waits) == pytest.approx(900.0, abs=10.0)
 
 
+class _Flapping(_Away):
+    """As the first ``unavailable``, each further one has its own reason."""
+
+    def __init__(self, script: list[int | str], *, reasons: list[str], answers: list[bool]) -> None:
+        super().__init__(script, reason="", answers=answers)
+        self._reasons = reasons
+
+    def open(self) -> None:
+        if self._script and self._script[0] == "unavailable":
+            self._reason = self._reasons.pop(0)
+        super().open()
+
+
+def test_hours_without_a_camera_count_as_one_failure() -> None:
+    clock = _HurriedClock()
+    reasons = [*["no_answer"] * 12, "codec", "codec"]
+    source = _Flapping([*["unavailable"] * 14, 1], reasons=reasons, answers=[False] * 7000)
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().state == "connected", within_s=20)
+    assert next(wait_s for wait_s in clock.waits if wait_s != 0.5) == 1.0
+    assert max(clock.waits) <= 2.0
+
+
+def test_a_camera_that_hangs_up_after_wrong_passwords_is_not_asked_more_often() -> None:
+    clock = _HurriedClock()
+    reasons = ["credentials", "credentials", "not_understood", "credentials"]
+    source = _Flapping([1, "ended", *["unavailable"] * 4, 2], reasons=reasons, answers=[])
+    with _camera(source, clock) as camera:
+        wait_until(lambda: camera.statistics().reconnects == 1, within_s=10)
+    assert clock.waits[:5] == [1.0, 15.0, 30.0, 30.0, 60.0]
+
+
+def test_what_a_source_logs_on_its_cameras_thread_has_the_cameras_name(tmp_path: Path) -> None:
+    logs.configure(json=True, stream=(stream := io.StringIO()))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    source = ImageFolder(ImagesSource(type="images", path="."), base_dir=tmp_path, clock=SystemClock())
+    with _camera(source, SystemClock()) as camera:
+        wait_until(lambda: camera.statistics().state == "ended", within_s=10)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["camera"] for line in lines if line["event"] == "image.skipped"] == ["cam"]
+
+
 def test_a_refused_login_is_never_repeated_because_the_camera_is_there() -> None:
     clock = _HurriedClock()
     source = _Away([1, "ended", *["unavailable"] * 3, 2], reason="credentials", answers=[False])
@@ -180,14 +226,22 @@ def test_a_refused_login_is_never_repeated_because_the_camera_is_there() -> None
     assert source.asked == 0
 
 
+_SEEN: list[int | str] = [1, "ended", *["unavailable"] * 8, 2]
+
+
 @pytest.mark.parametrize(
-    ("script", "longest_s"), [([1, "ended", *["unavailable"] * 8, 2], 2.0), ([*["unavailable"] * 8, 2], 30.0)]
+    ("script", "reason", "longest_s"),
+    [
+        *((_SEEN, reason, 2.0) for reason in ("no_such_stream", "refused_by_camera", "not_understood", "permission")),
+        *((_SEEN[2:], reason, 2.0) for reason in ("no_such_stream", "no_stream", "refused_by_camera")),
+        (_SEEN[2:], "codec", 30.0),
+    ],
 )
-def test_a_server_that_starts_gives_back_a_camera_that_was_seen_before_within_two_seconds(
-    script: list[int | str], longest_s: float
+def test_a_camera_that_may_be_starting_is_asked_every_two_seconds(
+    script: list[int | str], reason: str, longest_s: float
 ) -> None:
     clock = _HurriedClock()
-    with _camera(_Away(script, reason="no_such_stream", answers=[]), clock) as camera:
+    with _camera(_Away(list(script), reason=reason, answers=[]), clock) as camera:
         wait_until(lambda: camera.statistics().state == "connected" and camera.statistics().fps > 0, within_s=10)
         wait_until(lambda: len(clock.waits) >= 8, within_s=10)
     assert 0.8 * longest_s <= max(clock.waits[:8]) <= longest_s

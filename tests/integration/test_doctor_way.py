@@ -28,12 +28,12 @@ def broker(tmp_path: Path) -> Iterator[MosquittoBroker]:
         yield running
 
 
-def _way(directory: Path, url: str, *, top_k: int = 3) -> Finding:
+def _way(directory: Path, url: str, *, top_k: int = 3, detail: str = "compact") -> Finding:
     use = {"model": "inspect", "decide": {"top_k": top_k}}
     config = {
         "models": {"inspect": {"package": "demo"}},
         "cameras": {"belt": {"source": {"type": "pattern"}, "classify": [use]}},
-        "mqtt": {"broker": url},
+        "mqtt": {"broker": url, "results": {"detail": detail}},
     }
     found = broker_findings(load_config(write_config(directory, config), environ={}))
     assert found[0].state == "ok", found[0].detail
@@ -41,12 +41,15 @@ def _way(directory: Path, url: str, *, top_k: int = 3) -> Finding:
     return way
 
 
-def test_the_way_is_measured_with_messages_of_a_results_size(tmp_path: Path, broker: MosquittoBroker) -> None:
+@pytest.mark.parametrize(("detail", "size_bytes"), [("compact", 300), ("full", 600 + 4 * 45)])
+def test_the_way_is_measured_with_messages_of_a_results_size(
+    tmp_path: Path, broker: MosquittoBroker, detail: str, size_bytes: int
+) -> None:
     with Recorder(broker.port, ["edge/dut/doctor/#"]) as recorder:
-        way = _way(tmp_path, broker.url, top_k=4)
+        way = _way(tmp_path, broker.url, top_k=4, detail=detail)
         sizes = {len(one.payload) for one in recorder.wait_count(MESSAGES)}
     assert way.facts["received"] == way.facts["sent"] == MESSAGES
-    assert sizes == {way.facts["bytes"]} == {600 + 4 * 45}
+    assert sizes == {way.facts["bytes"]} == {size_bytes}
     assert 0 < float(str(way.facts["p50_ms"])) <= float(str(way.facts["p99_ms"]))
 
 

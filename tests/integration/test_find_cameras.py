@@ -97,6 +97,20 @@ def test_a_login_goes_only_to_the_host_that_answered() -> None:
         assert other.requests == []
 
 
+@pytest.mark.parametrize(
+    ("stream", "host"),
+    [("rtsp://10.9.8.7:554/live/{token}", "10.9.8.7"), ("rtsps://elsewhere.example/{token}", "elsewhere.example")],
+)
+@pytest.mark.parametrize("login", [LOGIN, None])
+def test_a_stream_on_another_host_becomes_no_section(stream: str, host: str, login: Login | None) -> None:
+    with onvif_device(stream=stream) as device:
+        camera = _asked(device, login)
+    assert yaml.safe_load(as_text([camera])) is None, "comments alone"
+    error = camera.profiles[0].error
+    assert error is not None
+    assert f"it answers at 127.0.0.1, but names {host} for the stream" in error
+
+
 def test_a_late_camera_is_found_while_there_is_time_and_spoils_nothing_after_it() -> None:
     with onvif_device(delay_s=0.4) as device:
         assert len(find(1.5, at=[("127.0.0.1", device.udp_port)])) == 1
@@ -184,6 +198,7 @@ def test_the_command_prints_sources_or_json(tmp_path: Path) -> None:
     ("arguments", "error", "text"),
     [
         (("--at", "127.0.0.1:1"), Unavailable, "no ONVIF camera answered"),
+        (("--wait", "99h"), UsageError, "at most 60 s"),
         (("--at", "127.0.0.1:0"), UsageError, "--at"),
         (("--at", "http://camera"), UsageError, "--at"),
         (("--at", "no-such-host.invalid"), Unavailable, "cannot be resolved"),

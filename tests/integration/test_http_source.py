@@ -283,12 +283,26 @@ def test_an_answer_that_trickles_in_is_no_answer(tmp_path: Path, scheme: str, st
 )
 def test_an_image_that_trickles_in_counts_as_none(tmp_path: Path, headers: bytes) -> None:
     with trickling_server(_OK + headers) as server:
-        camera = _camera(tmp_path, f"http://127.0.0.1:{server.port}/", open_timeout_s=60.0, read_timeout_s=0.3)
-        with closing(camera), pytest.raises(SourceLost) as caught:
+        url, is_single = f"http://127.0.0.1:{server.port}/", b"image/jpeg" in headers
+        limits = {"open_timeout_s": 0.3 if is_single else 60.0, "read_timeout_s": 60.0 if is_single else 0.3}
+        camera = _camera(tmp_path, url, **limits)
+        with closing(camera), pytest.raises((SourceLost, SourceUnavailable)) as caught:
             camera.open()
             camera.read()
-        assert caught.value.fields["reason"] == "stalled", caught.value.message
+        assert caught.value.fields["reason"] == ("no_answer" if is_single else "stalled"), caught.value.message
         _check_all_given_back(server)
+
+
+@pytest.mark.parametrize(("body", "words"), [(b"<html><h1>Login</h1>", "begins with b'<html"), (b"", "0 bytes")])
+def test_a_page_instead_of_an_image_is_named_and_never_counts_as_a_camera(
+    tmp_path: Path, body: bytes, words: str
+) -> None:
+    with http_camera(snapshot=body, etag="") as server:
+        refusal = _refusal(_camera(tmp_path, server.url("/snapshot.jpg")))
+    assert refusal.fields["reason"] == "not_understood"
+    assert "image/jpeg" in refusal.message
+    assert words in refusal.message
+    assert "Set `url` to the address of the image" in refusal.message
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

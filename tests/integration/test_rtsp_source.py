@@ -211,7 +211,9 @@ def test_a_wrong_password_is_tried_once_and_a_right_one_gets_a_different_error(t
     right, wrong = _password(tmp_path, "p@ss:/#w"), _password(tmp_path, "another", name="wrong")
     with RtspServer(tmp_path, fps=100.0, credentials=("admin", "p@ss:/#w"), digest=digest) as server:
         _unavailable(_stream(tmp_path, server.url, username="admin", password_file=wrong))
-        assert len([line for line in server.requests() if line.startswith("DESCRIBE")]) == 2
+        # Without a login, with it, and without it again: which logins the camera offers.
+        assert len([line for line in server.requests() if line.startswith("DESCRIBE")]) == 3
+        assert server.requests().count("LOGIN") == 1
         elsewhere = server.url.replace("camera", "elsewhere")
         path = _unavailable(_stream(tmp_path, elsewhere, username="admin", password_file=right))
         udp = _stream(tmp_path, server.url, username="admin", password_file=right, transport="udp", open_timeout_s=3.0)
@@ -219,6 +221,17 @@ def test_a_wrong_password_is_tried_once_and_a_right_one_gets_a_different_error(t
     assert path.fields["reason"] == "no_such_stream"
     assert transport.fields["reason"] == "no_stream"
     assert "It is udp: set the other" in transport.message
+
+
+def test_a_login_that_ffmpeg_lacks_is_named_instead_of_a_wrong_password(tmp_path: Path) -> None:
+    password = _password(tmp_path, "p@ss:/#w")
+    with RtspServer(tmp_path, credentials=("admin", "p@ss:/#w"), digest=True, algorithm="SHA-256") as server:
+        refusal = _unavailable(_stream(tmp_path, server.url, username="admin", password_file=password))
+        assert "LOGIN" not in server.requests()
+    assert refusal.fields["reason"] == "credentials"
+    assert (
+        "it asks for a login by Digest with SHA-256, but FFmpeg has only Basic and Digest with MD5" in refusal.message
+    )
 
 
 def test_password_file_that_others_can_read_is_refused(tmp_path: Path) -> None:

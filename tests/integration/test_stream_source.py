@@ -108,7 +108,7 @@ def test_a_protocol_that_this_ffmpeg_lacks_is_reported_as_such() -> None:
     config = StreamSource(type="stream", url="srt://127.0.0.1:1")
     error = not_opened_because(StreamFailed("protocol", "Protocol not found"), config, Lifecycle("a stream"))
     assert error.fields["reason"] == "not_supported"
-    assert "does not speak this protocol" in error.message
+    assert "does not speak srt. Let a gateway" in error.message
 
 
 def test_frames_of_a_segment_are_spread_by_their_time_stamps() -> None:

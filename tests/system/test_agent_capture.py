@@ -94,7 +94,7 @@ def test_every_kind_of_camera_gives_one_new_frame_for_each_command(controller: C
             reply = controller.reply(f"{camera}-{number}")
             assert (reply["outcome"], reply["details"]["camera"]) == ("done", camera), reply
             assert set(reply["details"]["labels"]) == ({"left", "right"} if camera == "pattern" else {"inspect"})
-    schema = jsonschema.Draft202012Validator(message_schemas()["result/1"])
+    schema = jsonschema.Draft202012Validator(message_schemas()["result-compact/1"])
     for camera in cameras:
         per_frame = 2 if camera == "pattern" else 1
         results = controller.results(camera)

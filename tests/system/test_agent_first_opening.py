@@ -61,6 +61,8 @@ def test_the_old_model_serves_while_an_endless_one_is_tried_and_a_stop_ends_the_
         seen = len(recorder.messages(_RESULT))
         recorder.wait_count(seen + 10, _RESULT, 30)
         assert child.is_running()
-        assert {message.json["model"]["name"] for message in recorder.messages(_RESULT)} == {"conveyor"}
+        models = {message.json["ran"][0] for message in recorder.messages(_RESULT)}
+        (runtime,) = {message.json["models"]["inspect"]["sha256"] for message in recorder.messages("edge/dut/runtime")}
+        assert models == {runtime[:8]}
         assert agent.end() == 0, agent.stderr
         wait_until(lambda: not is_alive(child))

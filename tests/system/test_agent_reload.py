@@ -127,7 +127,7 @@ def test_a_model_that_cannot_be_served_leaves_the_old_one(running: _Reloading) -
     running.write({"stays": _camera(), "goes": _camera(1)}, models=models)
     running.reload("config.rejected")
     running.more_results("stays")
-    assert running.results("stays")[-1]["engine"]["name"] == "ort-cpu"
+    assert running.results("stays")[-1]["ran"][1] == "ort-cpu"
 
 
 def test_another_prefix_restarts_everything_in_the_same_process(running: _Reloading) -> None:

@@ -108,7 +108,7 @@ def test_a_term_while_a_reload_builds_ends_the_agent_and_the_build_within_five_s
     assert "stop.cut_off" not in waiting.agent.stderr
     assert "config.applied" not in waiting.agent.stderr
     results = waiting.recorder.messages(RESULT)
-    assert {one.json["engine"]["name"] for one in results} == {"ort-cpu"}
+    assert {one.json["ran"][1] for one in results} == {"ort-cpu"}
 
 
 def test_a_term_while_a_commanded_reload_builds_ends_the_agent_within_five_seconds(waiting: Waiting) -> None:

@@ -45,8 +45,8 @@ def _server(port: int, package: Path) -> Iterator[subprocess.Popen[str]]:
 
 def _serves(recorder: Recorder, engine: str, *, degraded: bool) -> bool:
     results = recorder.messages(_RESULT)
-    said = results[-1].json["engine"] if results else {}
-    return bool(said) and (said["name"], said["degraded"]) == (engine, degraded)
+    said = results[-1].json if results else None
+    return said is not None and (said["ran"][1], said.get("degraded", False)) == (engine, degraded)
 
 
 def test_frames_sum_up_when_the_server_is_killed_and_restarted(

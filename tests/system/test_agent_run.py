@@ -115,7 +115,7 @@ def test_four_cameras_share_a_model_two_models_share_a_camera_and_the_books_bala
 def test_the_stages_of_every_result_add_up_to_its_total(
     tmp_path: Path, broker: MosquittoBroker, recorder: Recorder
 ) -> None:
-    with _run(tmp_path, broker, {"cam": _pattern()}) as agent:
+    with _run(tmp_path, broker, {"cam": _pattern()}, mqtt={"results": {"detail": "full"}}) as agent:
         results = recorder.wait_count(30, "edge/dut/camera/cam/inspect/result", 60)
         assert agent.end() == 0
     for message in results:
@@ -356,4 +356,4 @@ def test_printed_messages_are_the_published_ones(tmp_path: Path, broker: Mosquit
         assert agent.end() == 0
     lines = [json.loads(line) for line in agent.stdout.splitlines()]
     schemas = {line["message"]["schema"] for line in lines}
-    assert {"status/1", "runtime/1", "result/1", "state/1", "health/1", "camera-health/1"} <= schemas
+    assert {"status/1", "runtime/1", "result-compact/1", "state/1", "health/1", "camera-health/1"} <= schemas

@@ -71,11 +71,11 @@ def _in_file(directory: Path) -> int:
 def test_a_disk_that_takes_three_seconds_for_each_commit_holds_up_no_frame(
     tmp_path: Path, agent: AgentProcess
 ) -> None:
-    before = len(_said(agent, "result/1"))
+    before = len(_said(agent, "result-compact/1"))
     slow = f"delay_enter={_SLOW_S * 1e6:.0f}"
     with faulty_calls(agent.process.pid, "fsync,fdatasync", slow, tmp_path) as listing:
         wait_until(lambda: len(disturbed(listing)) >= 2, within_s=60)
-        during = _said(agent, "result/1")[before:]
+        during = _said(agent, "result-compact/1")[before:]
         threads = {line.split()[0] for line in disturbed(listing)}
         assert agent.end(deadline_s=_MAX_STOP_S) == 0
     gap_s = _max_gap_s(during)
@@ -94,10 +94,10 @@ def test_events_wait_in_memory_while_the_disk_reports_errors_and_go_to_it_afterw
     with faulty_calls(agent.process.pid, calls, "error=EIO", tmp_path, files) as listing:
         agent.wait_for_log("outbox.in_memory", 60)
         told = len(_said(agent, "health/1"))
-        before = len(_said(agent, "result/1"))
+        before = len(_said(agent, "result-compact/1"))
         wait_until(lambda: len(_said(agent, "health/1")) > told, within_s=30)
         health = _said(agent, "health/1")[-1]["publisher"]
-        during = _said(agent, "result/1")[before:]
+        during = _said(agent, "result-compact/1")[before:]
         assert disturbed(listing)
         assert "outbox.recovered" not in agent.stderr, "a file that opens and takes nothing has not recovered"
     assert health["durability"] == "memory"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import subprocess
 import threading
@@ -22,10 +21,6 @@ from tests.fixtures.recorder import Recorder
 from tests.fixtures.recording_broker import RecordingBroker
 from tests.fixtures.recording_link import NOT_AUTHORISED, QUOTA_EXCEEDED, SERVER_MOVED, is_match
 
-needs_mosquitto_clients = pytest.mark.skipif(
-    shutil.which("mosquitto_pub") is None or shutil.which("mosquitto_sub") is None,
-    reason="mosquitto_pub is not installed: apt-get install mosquitto-clients",
-)
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 VERSIONS = pytest.mark.parametrize("version", ["311", "5"])
 
@@ -75,7 +70,6 @@ def _mosquitto_pub(broker: RecordingBroker, *arguments: str) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
 
-@needs_mosquitto_clients
 @VERSIONS
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_it_serves_mosquitto_pub_and_mosquitto_sub(broker: RecordingBroker, version: str, qos: int) -> None:
@@ -195,7 +189,6 @@ def test_grants_reach_the_client(broker: RecordingBroker) -> None:
     }
 
 
-@needs_mosquitto_clients
 def test_a_moved_server_names_the_other_one(broker: RecordingBroker) -> None:
     broker.connect_code = SERVER_MOVED
     broker.grants[Property.SERVER_REFERENCE] = "other.example:1884"
@@ -247,7 +240,6 @@ def test_no_wildcards_means_none(broker: RecordingBroker) -> None:
     assert codes == [0xA2, 1]
 
 
-@needs_mosquitto_clients
 @pytest.mark.parametrize("way", ["closed", "refused", "unknown"])
 def test_protocol_5_is_closed_or_refused_and_3_1_1_is_not(
     broker: RecordingBroker, way: Literal["closed", "refused", "unknown"]
@@ -316,7 +308,6 @@ def test_the_same_client_id_ends_the_older_connection(broker: RecordingBroker) -
         assert older.ends == [0x8E]
 
 
-@needs_mosquitto_clients
 def test_it_starts_again_on_its_port_and_remembers(broker: RecordingBroker) -> None:
     assert _mosquitto_pub(broker, "-q", "1", "-t", "a", "-m", "1").returncode == 0
     broker.kill()

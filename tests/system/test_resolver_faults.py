@@ -52,7 +52,7 @@ def _agent(directory: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _results(directory: Path) -> int:
-    return (directory / "stdout").read_text().count('"result/1"')
+    return (directory / "stdout").read_text().count('"result-compact/1"')
 
 
 def _questions_left(pid: int) -> bool:
@@ -90,4 +90,4 @@ def test_a_resolver_that_never_answers_holds_up_neither_results_nor_the_end(tmp_
         assert agent.wait(_MAX_STOP_S) == 0
     note(seen_s=seen_s)
     last = [orjson.loads(line)["message"] for line in (tmp_path / "stdout").read_bytes().splitlines()]
-    assert [one["seq"] for one in last if one["schema"] == "result/1"] == list(range(_results(tmp_path)))
+    assert [one["seq"] for one in last if one["schema"] == "result-compact/1"] == list(range(_results(tmp_path)))

@@ -54,7 +54,7 @@ def _agent(directory: Path, broker: MosquittoBroker, nvidia: FakeNvidia, **model
 
 
 def _engines(recorder: Recorder) -> list[str]:
-    names = [message.json["engine"]["name"] for message in recorder.messages(_RESULT)]
+    names = [message.json["ran"][1] for message in recorder.messages(_RESULT)]
     return [name for name, _ in itertools.groupby(names)]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pydantic
 import pytest
 
 from agent.config.sections.sources import HttpSource, RtspSource, StreamSource
+from agent.config.source_address import known_addresses, open_access, public_address
+from agent.runtime.secrets import redact
 
 CANARY = "hunter2-CANARY"
 
@@ -43,6 +47,23 @@ def test_addresses_without_credentials_are_accepted(url: str) -> None:
     assert RtspSource(type="rtsp", url=url).url == url
 
 
+@pytest.mark.parametrize("scheme", ["udp", "tcp", "srt"])
+def test_a_stream_whose_scheme_has_no_usual_port_needs_one(scheme: str) -> None:
+    for url in (f"{scheme}://239.0.0.1", f"{scheme}://239.0.0.1?fifo_size=5:5", f"{scheme}://[ff02::1]/"):
+        with pytest.raises(pydantic.ValidationError, match=f"no port, but {scheme}:// has no usual one"):
+            StreamSource(type="stream", url=url)
+    for url in (f"{scheme}://239.0.0.1:5000", f"{scheme}://[ff02::1]:5000?fifo_size=5"):
+        assert StreamSource(type="stream", url=url).url == url
+        with pytest.raises(pydantic.ValidationError, match="has no login"):
+            StreamSource(type="stream", url=url, username="viewer")
+
+
+@pytest.mark.parametrize("url", ["udp://@239.0.0.1:5000", "udp://@:5000", "udp://:5000"])
+def test_other_writings_of_a_udp_address_are_refused_with_ours(url: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=r"udp://0\.0\.0\.0:5000 for all"):
+        StreamSource(type="stream", url=url)
+
+
 def test_password_without_a_user_is_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="password_file is given without username"):
         RtspSource(type="rtsp", url="rtsp://camera/1", password_file="password")
@@ -57,3 +78,20 @@ def test_an_authority_without_tls_is_refused(url: str) -> None:
             HttpSource(type="http", url=url, ca_file="ca.pem")
     assert HttpSource(type="http", url="https://camera/1", ca_file="ca.pem").ca_file == "ca.pem"
     assert StreamSource(type="stream", url="rtmps://camera/1", ca_file="ca.pem").ca_file == "ca.pem"
+
+
+@pytest.mark.parametrize("url", ["rtsp://cam-17.example", "rtsp://cam-17.example:554", "rtsp://cam-17.example:8554"])
+def test_an_address_without_a_path_is_shown_as_it_is_published(url: str) -> None:
+    source = RtspSource(type="rtsp", url=url)
+    known = known_addresses([source])
+    access = open_access(source, Path())
+    assert redact(f"{public_address(source)} is lost") == f"{public_address(source)} is lost"
+    assert access.cleaned(public_address(source)) == public_address(source)
+    assert len(known) == 1
+
+
+def test_a_path_is_hidden_all_the_same() -> None:
+    source = RtspSource(type="rtsp", url="rtsp://cam-18.example/token-CANARY")
+    known = known_addresses([source])
+    assert redact(f"at {source.url}") == f"at {public_address(source)}"
+    assert "token-CANARY" not in str(known) + repr(known)

@@ -8,9 +8,11 @@ import threading
 import pytest
 
 from agent.cameras.sources.failures import Interrupted, StreamFailed
-from agent.cameras.sources.reaching import Opening, is_server_there
+from agent.cameras.sources.reaching import Opening, is_server_there, unknown_login
 from agent.config.sections.sources import HttpSource, RtspSource, StreamSource
+from scripts.camera_kinds.servers import answering
 from tests.fixtures.deadlines import wait_until
+from tests.fixtures.rtsp_server import silent_listener
 
 _NEVER = threading.Event()
 
@@ -53,6 +55,39 @@ def test_a_server_is_there_if_it_accepts_a_connection_on_which_nothing_is_sent()
             assert connection.recv(16) == b""
     assert is_server_there(RtspSource(type="rtsp", url=f"rtsp://127.0.0.1:{port}/1"), _NEVER) is False
     assert is_server_there(HttpSource(type="http", url=f"http://127.0.0.1:{port}/1"), _NEVER) is False
+
+
+_SHA = 'Digest realm="a", nonce="b", algorithm=SHA-256'
+
+
+@pytest.mark.parametrize(
+    ("challenges", "login"),
+    [
+        ([_SHA], "Digest with SHA-256"),
+        ([_SHA, _SHA.replace("SHA-256", '"SHA-512-256"')], "Digest with SHA-256 or Digest with SHA-512-256"),
+        (["Negotiate"], "Negotiate"),
+        ([_SHA, 'Digest realm="a", nonce="b"'], None),
+        ([_SHA, 'digest realm="a", algorithm=md5'], None),
+        (['Basic realm="a"', _SHA], None),
+        ([], None),
+    ],
+)  # fmt: skip
+def test_a_login_that_ffmpeg_lacks_is_known_by_what_the_camera_offers(
+    challenges: list[str], login: str | None
+) -> None:
+    lines = "".join(f"WWW-Authenticate: {one}\r\n" for one in challenges)
+    answer = f"RTSP/1.0 401 Unauthorized\r\nCSeq: 1\r\n{lines}\r\n".encode()
+    with answering(lambda _: answer) as port:
+        assert unknown_login(f"rtsp://127.0.0.1:{port}/1", 20.0) == login
+
+
+def test_no_login_is_known_of_a_camera_that_says_nothing() -> None:
+    with answering(lambda _: b"") as port:
+        assert unknown_login(f"rtsp://127.0.0.1:{port}/1", 20.0) is None
+        assert unknown_login(f"rtsps://127.0.0.1:{port}/1", 20.0) is None
+    with silent_listener() as port:
+        assert unknown_login(f"rtsp://127.0.0.1:{port}/1", 0.1) is None
+    assert unknown_login(f"rtsp://127.0.0.1:{port}/1", 1.0) is None
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 80], ids=["unknown", "empty-part", "long"])

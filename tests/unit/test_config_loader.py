@@ -377,6 +377,37 @@ def test_the_regular_messages_have_the_interval_and_about_the_size_that_the_warn
 
 
 @pytest.mark.parametrize(
+    ("camera", "commands", "words"),
+    [
+        ("trigger: {}", "", "`mqtt.commands.enabled` is false"),
+        ("trigger: {}", "{enabled: true, allow: [set]}", "`mqtt.commands.allow` lacks capture"),
+        ("trigger: {}", "{enabled: false, allow: [capture]}", "`mqtt.commands.enabled` is false"),
+        ("trigger: {}", "{enabled: true, allow: [capture]}", None),
+        ("trigger: {gpio: {line: 5}}", "", None),
+        ("trigger: {}\n    enabled: false", "", None),
+    ],
+)
+def test_a_trigger_that_nothing_can_fire_is_a_warning(
+    tmp_path: Path, camera: str, commands: str, words: str | None
+) -> None:
+    text = CASCADE + f"  back:\n    source: {{type: pattern}}\n    {camera}\n    classify: [{{model: parts}}]\n"
+    text += f"mqtt: {{commands: {commands}}}\n" if commands else ""
+    warnings = load(tmp_path, text).warnings
+    assert len(warnings) == (words is not None)
+    for warning in warnings:
+        assert ": cameras.back.trigger: only the command `capture` can ask for a frame, but" in warning
+        assert str(words) in warning
+
+
+def test_a_stream_over_srt_is_a_warning_with_its_remedy(tmp_path: Path) -> None:
+    text = CASCADE.replace("{type: pattern}", "{type: stream, url: 'srt://10.0.0.1:9000'}")
+    (warning,) = load(tmp_path, text).warnings
+    assert "cameras.front.source.url: SRT needs an FFmpeg with libsrt, but PyAV's wheels come without it" in warning
+    assert "MPEG-TS over UDP" in warning
+    assert load(tmp_path, text.replace("srt://", "tcp://")).warnings == ()
+
+
+@pytest.mark.parametrize(
     ("front", "back", "device"),
     [
         ("{type: v4l2}", "{type: v4l2, device: /dev/video0, fps: 5}", "/dev/video0"),

@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from engines import describe, probe
+from engines import describe, describe_device, probe
 from engines.environment import Gpu, device_facts, gpus_from_answer
 from engines.host import available_cores
 from engines.probes.child import ChildAnswer, run_child, run_children
@@ -102,6 +103,23 @@ def test_a_package_that_hangs_on_import_does_not_delay_the_description(
     _write_package(tmp_path, "tensorrt", "import time; time.sleep(600)")
     _on_path(tmp_path, monkeypatch)
     assert describe(environ={}, timeout_s=0.5).tensorrt is None
+
+
+def test_the_device_alone_is_described_without_loading_a_library_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    for name in ("tensorrt", "torch"):
+        _write_package(tmp_path, name, f"open({str(seen / name)!r}, 'w').close()\n__version__ = '1'")
+    _on_path(tmp_path, monkeypatch)
+    device = describe_device(root=_tree(tmp_path / "root", _ORIN), environ={}, timeout_s=30)
+    assert list(seen.iterdir()) == [], "an import in a child delays the first frame"
+    whole = describe(root=tmp_path / "root", environ={}, timeout_s=30)
+    assert len(list(seen.iterdir())) == 2
+    assert {name: getattr(whole, name) for name in asdict(device)} == {
+        name: getattr(device, name) for name in asdict(device)
+    }
 
 
 def test_describing_imports_none_of_the_heavy_libraries() -> None:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from agent.mqtt.messages import (
+    AnyMessage,
     Message,
+    compact_from_classification,
     result_from_classification,
     state_from_state_change,
 )
@@ -43,7 +45,13 @@ def changed(message: Message, **changes: object) -> bytes:
 
 
 def heard(
-    view: FleetView, topics: Topics = TOPICS, *, seconds: int = 5, rate: int = 15, state: str = "online"
+    view: FleetView,
+    topics: Topics = TOPICS,
+    *,
+    seconds: int = 5,
+    rate: int = 15,
+    state: str = "online",
+    is_compact: bool = True,
 ) -> None:
     """One device with one camera, whose classifier answered for ``seconds``, from 0 on."""
     view.update(topics.status, json.dumps({"state": state}).encode(), now_s=0.0)
@@ -55,9 +63,13 @@ def heard(
     )
     view.update(topics.state("front", "inspect"), encode(change), now_s=0.0)
     for index in range(seconds * rate):
-        result = result_from_classification(
+        result: AnyMessage = result_from_classification(
             classification(index), device=DEVICE, session=SESSION, seq=index, clock_state="synced"
         )
+        if is_compact:
+            result = compact_from_classification(
+                classification(index), session=SESSION, seq=index, clock_state="synced"
+            )
         view.update(topics.result("front", "inspect"), encode(result), now_s=index / rate)
 
 
@@ -155,9 +167,10 @@ def test_a_classifier_without_results_for_a_while_says_so() -> None:
     assert "1 min 35 s ago" in text_of(view, now_s=100.0)
 
 
-def test_rates_and_latencies_are_of_the_last_seconds_only() -> None:
+@pytest.mark.parametrize("is_compact", [True, False])
+def test_rates_and_latencies_are_of_the_last_seconds_only(*, is_compact: bool) -> None:
     view = FleetView("edge")
-    heard(view, seconds=20, rate=10)
+    heard(view, seconds=20, rate=10, is_compact=is_compact)
     classifier = view.devices[DEVICE].cameras["front"].classifiers["inspect"]
     assert classifier.results == 200
     assert classifier.rate_hz(20.0) == pytest.approx(10.0, abs=0.5)

@@ -45,10 +45,8 @@ def make_source(config: SourceConfig, *, base_dir: Path, clock: Clock, state_dir
         return VideoFile(config, base_dir=base_dir, clock=clock)
     if isinstance(config, ImagesSource):
         from agent.cameras.sources.images.all_images import ImageFolder
-        from agent.cameras.sources.images.slow_images import SlowImages
 
-        slow = SlowImages(base_dir / config.path, state_dir)
-        return ImageFolder(config, base_dir=base_dir, clock=clock, slow=slow)
+        return ImageFolder(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
     if isinstance(config, FolderSource):
         from agent.cameras.sources.images.folder import WatchedFolder
 

@@ -11,6 +11,7 @@ FailureKind = Literal[
     "refused",  # nothing listens
     "unreachable",
     "unauthorized",  # 401
+    "login",  # 401, and it asks for a login that FFmpeg has not; `detail` names it
     "forbidden",  # 403
     "not_found",  # 404
     "status",  # another status of the server, see `status`
@@ -19,6 +20,7 @@ FailureKind = Literal[
     "certificate",  # nobody that is trusted signed it, or it is for another name
     "redirect",  # it sends the agent elsewhere, without end or to what is no HTTP
     "not_understood",  # the answer is not what was asked for
+    "no_image",  # an answer over HTTP that is no image
     "no_video",  # there is no video in it
     "codec",  # no decoder for it
     "undecodable",  # data comes, but no frame can be decoded

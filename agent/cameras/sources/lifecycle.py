@@ -23,7 +23,7 @@ class Lifecycle:
     def __init__(self, description: str) -> None:
         self.description = description
         self.interrupted = threading.Event()
-        self._delivered = 0
+        self._frames = 0
         self._skipped: Counter[str] = Counter()
 
     def interrupt(self) -> None:
@@ -33,15 +33,16 @@ class Lifecycle:
     def statistics(self) -> SourceStatistics:
         """See Source."""
         skipped = dict(self._skipped)
-        return SourceStatistics(delivered=self._delivered, skipped=sum(skipped.values()), skipped_by_reason=skipped)
+        return SourceStatistics(delivered=self._frames, skipped=sum(skipped.values()), skipped_by_reason=skipped)
 
     def count_delivered(self) -> None:
         """One more frame delivered."""
-        self._delivered += 1
+        self._frames += 1
 
-    def count_skipped(self, reason: str) -> None:
-        """One more unreadable frame skipped."""
-        self._skipped[reason] += 1
+    def count_skipped(self, reason: str, count: int = 1) -> None:
+        """So many more unreadable frames skipped."""
+        if count:
+            self._skipped[reason] += count
 
     def check_open(self) -> None:
         """Refuse to open a source that was interrupted.
@@ -73,15 +74,15 @@ class Lifecycle:
         return SourceLost(message, reason=reason, source=self.description, **fields)
 
 
-class SourceBase:
+class SourceBase(Lifecycle):
     """The part of Source that all sources share; each kind adds how it opens, reads and closes."""
 
     is_live: bool
 
     def __init__(self, description: str, *, clock: Clock) -> None:
+        super().__init__(description)
         self.wanted_hz: float | None = None
         self._clock = clock
-        self._lifecycle = Lifecycle(description)
 
     @property
     def has_end(self) -> bool:
@@ -89,30 +90,26 @@ class SourceBase:
         return not self.is_live
 
     @property
-    def description(self) -> str:
+    def fps(self) -> float | None:
         """See Source."""
-        return self._lifecycle.description
+        return None
 
     def is_there(self) -> bool | None:
         """See Source."""
         return None
 
-    def interrupt(self) -> None:
-        """See Source."""
-        self._lifecycle.interrupt()
+    def _delivered(self, picture: Image | LazyImage, captured_at_ns: int, captured_at_utc_ns: int) -> Capture:
+        """Count ``picture`` and wrap it, ready at this moment."""
+        self.count_delivered()
+        return self._capture(picture, captured_at_ns, captured_at_utc_ns)
 
-    def statistics(self) -> SourceStatistics:
-        """See Source."""
-        return self._lifecycle.statistics()
-
-    def _delivered(
+    def _capture(
         self,
         picture: Image | LazyImage,
         captured_at_ns: int,
         captured_at_utc_ns: int,
         origin: ImageOrigin | None = None,
     ) -> Capture:
-        """Count ``picture`` and wrap it, ready at this moment."""
-        self._lifecycle.count_delivered()
+        """``picture`` as a frame, ready at this moment."""
         capture_ms = (self._clock.monotonic_ns() - captured_at_ns) / 1e6
         return Capture(picture, captured_at_ns, captured_at_utc_ns, capture_ms, origin)

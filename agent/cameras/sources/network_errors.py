@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 
 from agent.cameras.sources.failures import StreamFailed
 from agent.cameras.sources.lifecycle import Lifecycle
-from agent.config.sections.sources import AddressedSource, GStreamerSource, RtspSource
+from agent.config.sections.sources import AddressedSource, GStreamerSource, RtspSource, StreamSource
 from agent.config.source_address import SourceAccess, open_access
 from agent.runtime.errors import ConfigError, SourceLost, SourceUnavailable
 
 _REACH = "Check the address, the camera's power and the network"
+_GATEWAY = "Let a gateway such as ffmpeg or MediaMTX send MPEG-TS over UDP, RTSP or RTMP instead"
 _OVER_TLS = ("rtsps", "https", "rtmps")
 _STATUS_REMEDY = {
     400: "it does not understand the request: correct the path and the parameters in `url`",
@@ -65,6 +66,9 @@ def _why_not_opened(failure: StreamFailed, config: AddressedSource) -> tuple[str
     """The reason as one word, and the text."""
     if failure.kind in ("unauthorized", "forbidden"):
         return "credentials", _refused(config, may_not=failure.kind == "forbidden")
+    if failure.kind == "login":
+        text = f"it asks for a login by {failure.detail}, but FFmpeg has only Basic and Digest with MD5"
+        return "credentials", f"{text}. Set the authentication of RTSP on the camera to Digest with MD5, or to Basic"
     parts = urlsplit(config.url)
     if failure.kind == "failed" and parts.scheme.lower() in _OVER_TLS:
         text = f"no TLS connection to {parts.netloc} came about ({failure.detail})"
@@ -97,10 +101,15 @@ def _no_stream(failure: StreamFailed, config: AddressedSource) -> dict[str, tupl
     not_found = (
         "the camera answers but has no such stream (404). Correct the path in `url`; the camera's manual lists it"
     )
+    expected = "a stream" if isinstance(config, StreamSource) else parts.scheme.upper()
     not_understood = (
-        f"{parts.netloc} closed the connection, or gave an answer that is not {parts.scheme.upper()} "
+        f"{parts.netloc} closed the connection, or gave an answer that is not {expected} "
         f"({failure.detail}). Check the port; some cameras do so with too many viewers or after wrong passwords: "
         "close other viewers, and wait"
+    )
+    no_image = (
+        f"{parts.netloc} answers, but with no image ({failure.detail}). Set `url` to the address of the image or the "
+        "MJPEG stream itself, as the camera's manual lists it: a page, often the one for the login, is for browsers"
     )
     redirect = (
         f"{parts.netloc} redirects the agent, but to no image ({failure.detail}). Set `url` to the address of the "
@@ -110,9 +119,10 @@ def _no_stream(failure: StreamFailed, config: AddressedSource) -> dict[str, tupl
         "not_found": ("no_such_stream", not_found),
         "transport": ("no_stream", f"it does not send over this transport ({failure.detail}). {_transport(config)}"),
         "certificate": ("certificate", f"{failure.detail}. Name the authority that signed it in `ca_file`"),
-        "protocol": ("not_supported", "the FFmpeg of this installation does not speak this protocol"),
+        "protocol": ("not_supported", f"the FFmpeg of this installation does not speak {parts.scheme}. {_GATEWAY}"),
         "redirect": ("no_stream", redirect),
         "not_understood": ("not_understood", not_understood),
+        "no_image": ("not_understood", no_image),
         "no_video": ("no_stream", f"{failure.detail}. Correct the path in `url`"),
         "codec": ("codec", f"{failure.detail}. Set the camera to H.264"),
         "status": ("refused_by_camera", _status(failure)),
@@ -129,8 +139,8 @@ def _refused(config: AddressedSource, *, may_not: bool) -> str:
         return f"it {demand}, but no user is configured. Set `username` and `password_file`"
     why = "the user may not view this stream (403)" if may_not else "the password is wrong (401)"
     return (
-        f"it refused the user {config.username!r}: {why}, the camera has locked out this device for a while, or it "
-        "asks for a login other than Basic and Digest with MD5. Check `username` and the first line of `password_file`"
+        f"it refused the user {config.username!r}: {why}, or the camera has locked out this device for a while. Check "
+        "`username` and the first line of `password_file`"
     )
 
 

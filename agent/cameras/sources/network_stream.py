@@ -9,7 +9,7 @@ from agent.cameras.sources.failures import Interrupted, StreamFailed
 from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
 from agent.cameras.sources.lifecycle import Lifecycle, SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
-from agent.cameras.sources.reaching import Opening, is_server_there
+from agent.cameras.sources.reaching import Opening, is_server_there, unknown_login
 from agent.config.sections.sources import RtspSource, StreamSource
 from agent.config.source_address import SourceAccess, public_address
 from agent.runtime.clock import Clock
@@ -93,31 +93,28 @@ class NetworkStream(SourceBase):
 
     def open(self) -> None:
         """See Source. Waits for the first packet."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._video is not None:
             return
-        access = self._access = read_access(self._config, self._base_dir, self._lifecycle)
-        self._video = _open_stream(self._config, self._lifecycle, access, base_dir=self._base_dir, clock=self._clock)
+        access = self._access = read_access(self._config, self._base_dir, self)
+        self._video = _open_stream(self._config, self, access, base_dir=self._base_dir, clock=self._clock)
         self._playback = Playback() if self._config.url.lower().startswith("http") else None
 
     def read(self) -> Capture | None:
         """See Source."""
-        video = self._lifecycle.opened(self._video)
-        damaged = video.damaged
+        video = self.opened(self._video)
         frame = self._next(video)
-        for _ in range(video.damaged - damaged):
-            self._lifecycle.count_skipped("damaged_data")
         if self._playback is not None and frame.pts_s is not None:
             wait_s = self._playback.wait_s(frame.pts_s, self._clock.monotonic_ns() / 1e9)
-            if self._clock.wait(self._lifecycle.interrupted, wait_s):
-                self._lifecycle.opened(self._video)
+            if self._clock.wait(self.interrupted, wait_s):
+                self.opened(self._video)
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         arrived_ns = frame.arrived_ns if self._playback is None else now_ns
         return self._delivered(frame, arrived_ns, now_utc_ns - (now_ns - arrived_ns))
 
     def is_there(self) -> bool | None:
         """See Source."""
-        return is_server_there(self._config, self._lifecycle.interrupted)
+        return is_server_there(self._config, self.interrupted)
 
     def close(self) -> None:
         """See Source."""
@@ -126,17 +123,19 @@ class NetworkStream(SourceBase):
             self._video = None
 
     def _next(self, video: Video) -> DecodedFrame:
-        lifecycle, timeout_s = self._lifecycle, self._config.read_timeout_s
+        timeout_s, damaged = self._config.read_timeout_s, video.damaged
         try:
-            frame = video.read(timeout_s, lifecycle.interrupted, self.wanted_hz)
+            frame = video.read(timeout_s, self.interrupted, self.wanted_hz)
         except Interrupted:
-            lifecycle.opened(self._video)
+            self.opened(self._video)
             raise
         except StreamFailed as exc:
             failure = exc if self._access is None else exc.cleaned(self._access.cleaned)
-            raise lost_because(failure, lifecycle, timeout_s) from None
+            raise lost_because(failure, self, timeout_s) from None
+        finally:
+            self.count_skipped("damaged_data", video.damaged - damaged)
         if frame is None:
-            raise lifecycle.lost("ended", f"{self.description} ended the stream, or the connection broke")
+            raise self.lost("ended", f"{self.description} ended the stream, or the connection broke")
         return frame
 
 
@@ -144,16 +143,23 @@ def _open_stream(
     config: RtspSource | StreamSource, lifecycle: Lifecycle, access: SourceAccess, *, base_dir: Path, clock: Clock
 ) -> Video:
     def open_it() -> Video:
-        return open_video(
-            access.private.reveal(),
-            clock=clock,
-            options=_options(config, base_dir),
-            is_live=True,
-            open_timeout_s=config.open_timeout_s,
-            read_timeout_s=config.read_timeout_s,
-            threads=config.decode_threads,
-            decode=config.decode,
-        )
+        try:
+            return open_video(
+                access.private.reveal(),
+                clock=clock,
+                options=_options(config, base_dir),
+                is_live=True,
+                open_timeout_s=config.open_timeout_s,
+                read_timeout_s=config.read_timeout_s,
+                threads=config.decode_threads,
+                decode=config.decode,
+            )
+        except StreamFailed as exc:
+            if exc.kind == "unauthorized" and isinstance(config, RtspSource) and config.username is not None:
+                login = unknown_login(access.request_url.reveal(), config.open_timeout_s)
+                if login is not None:
+                    raise StreamFailed("login", login, exc.status) from None
+            raise
 
     try:
         return Opening(open_it, Video.close).wait(lifecycle.interrupted)

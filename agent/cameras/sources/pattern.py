@@ -41,19 +41,19 @@ class Pattern(SourceBase):
 
     def open(self) -> None:
         """See Source."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._painter is None:
             self._painter = PatternPainter(self._config.width, self._config.height, self._config.seed)
             self._started_ns, self._next = self._clock.monotonic_ns(), 0
 
     def read(self) -> Capture | None:
         """See Source."""
-        painter = self._lifecycle.opened(self._painter)
+        painter = self.opened(self._painter)
         elapsed_ns = self._clock.monotonic_ns() - self._started_ns
         number = max(self._next, int(elapsed_ns * self._config.fps / 1e9))
         wait_s = number / self._config.fps - elapsed_ns / 1e9
-        if wait_s > 0 and self._clock.wait(self._lifecycle.interrupted, wait_s):
-            painter = self._lifecycle.opened(self._painter)
+        if wait_s > 0 and self._clock.wait(self.interrupted, wait_s):
+            painter = self.opened(self._painter)
         captured_at_ns, captured_at_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         self._next = number + 1
         return self._delivered(painter.draw(number), captured_at_ns, captured_at_utc_ns)

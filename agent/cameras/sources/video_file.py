@@ -17,7 +17,6 @@ from agent.runtime.errors import SourceLost, SourceUnavailable
 _READ_TIMEOUT_S = 60.0
 _MISSING_FRAMES = 2
 _MISSING_RATIO = 0.02
-_MAX_BOXES = 64
 
 
 class VideoFile(SourceBase):
@@ -46,7 +45,7 @@ class VideoFile(SourceBase):
 
     def open(self) -> None:
         """See Source."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._video is not None:
             return
         path = self._path()
@@ -57,14 +56,14 @@ class VideoFile(SourceBase):
             options = {"protocol_whitelist": "file"}
             self._video = open_video(f"file:{path}", clock=self._clock, options=options, is_live=False, threads=0)
         except StreamFailed as exc:
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "unreadable", f"{path} cannot be opened as a video: {_why_unreadable(path, exc)}"
             ) from exc
         self._frames_of_pass, self._position_s, self._ended = 0, 0.0, False
 
     def read(self) -> Capture | None:
         """See Source."""
-        video = self._lifecycle.opened(self._video)
+        video = self.opened(self._video)
         if self._ended:
             return None
         started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
@@ -90,35 +89,34 @@ class VideoFile(SourceBase):
         """The next frame; None at the end of the file, also at an early one."""
         damaged = video.damaged
         try:
-            return video.read(_READ_TIMEOUT_S, self._lifecycle.interrupted)
+            return video.read(_READ_TIMEOUT_S, self.interrupted)
         except Interrupted:
-            self._lifecycle.opened(self._video)
+            self.opened(self._video)
             raise
         except StreamFailed as exc:
             if exc.kind != "undecodable":
                 return None
-            raise self._lifecycle.lost(
+            raise self.lost(
                 "damaged", f"{self.description} holds no frame that can be decoded ({exc.detail}). Record it again"
             ) from exc
         finally:
-            for _ in range(video.damaged - damaged):
-                self._lifecycle.count_skipped("damaged_data")
+            self.count_skipped("damaged_data", video.damaged - damaged)
 
     def _check_file(self, path: Path) -> None:
         try:
             mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError) as exc:
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "missing", f"there is no file {path}. Relative paths start at {self._base_dir}; correct `path`"
             ) from exc
         except OSError as exc:
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "permission",
                 f"{path} cannot be reached ({exc.strerror}) by the agent's user (uid {os.geteuid()}). Give that user "
                 "execute permission on every folder of the path, or correct `path`",
             ) from exc
         if not stat.S_ISREG(mode):
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "not_a_file",
                 f"{path} is not a file, but `type: file` reads one video. For a folder use `type: images`",
             )
@@ -136,8 +134,8 @@ class VideoFile(SourceBase):
         try:
             self.open()
         except SourceUnavailable as exc:
-            raise self._lifecycle.lost("missing", f"{self.description} cannot loop: {exc.message}") from exc
-        video = self._lifecycle.opened(self._video)
+            raise self.lost("missing", f"{self.description} cannot loop: {exc.message}") from exc
+        video = self.opened(self._video)
         frame = self._next(video)
         if frame is None:
             raise self._truncated(0, video.frame_count)
@@ -163,7 +161,7 @@ class VideoFile(SourceBase):
 
     def _truncated(self, frames: int, announced: int | None) -> SourceLost:
         container = "announces no number" if announced is None else f"announces {announced}"
-        return self._lifecycle.lost(
+        return self.lost(
             "truncated",
             f"{self.description} ended after {frames} frames, but its container {container}: the file is truncated or "
             "damaged. Copy or record it again",
@@ -175,37 +173,20 @@ class VideoFile(SourceBase):
 def _why_unreadable(path: Path, failure: StreamFailed) -> str:
     """The likely cause by the file's size and first bytes, and the remedy."""
     try:
-        size, boxes = path.stat().st_size, _mp4_boxes(path)
+        with path.open("rb") as stream:
+            start, size = stream.read(8), path.stat().st_size
     except OSError as exc:
         return f"it cannot be read ({exc.strerror}). Give the agent's user (uid {os.geteuid()}) read permission"
     if size == 0:
         return "it is empty (0 bytes). Copy or record it again"
-    if boxes and "moov" not in boxes:
+    if start[4:] == b"ftyp" and failure.detail.startswith("moov atom not found"):
+        # Source: ISO/IEC 14496-12, 4.3. FFmpeg takes a file for an MP4 by its name too.
         return (
-            f"it is an MP4 without its index (boxes {', '.join(boxes)}, no moov): the recording was cut off. Record "
-            "it again, or repair it with a complete recording of the same camera"
+            f"it is an MP4 without its index ({failure.detail}): the recording was cut off. Record it again, or "
+            "repair it with a complete recording of the same camera"
         )
     if failure.kind == "codec":
         return f"{failure.detail}. Convert it to MP4 with H.264"
     return (
         f"FFmpeg finds no video in its {size} bytes ({failure.detail}). If it is a video, convert it to MP4 with H.264"
     )
-
-
-def _mp4_boxes(path: Path) -> list[str]:
-    """Types of the top-level boxes; empty if the file is not an MP4. Source: ISO/IEC 14496-12, 4.2."""
-    boxes: list[str] = []
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        place = 0
-        while place + 8 <= size and len(boxes) < _MAX_BOXES:
-            stream.seek(place)
-            header = stream.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if length == 1:  # a 64-bit size follows the type
-                length = int.from_bytes(header[8:16], "big")
-            boxes.append(header[4:8].decode("ascii", "replace"))
-            if length < 8:
-                break
-            place += length
-    return boxes if boxes and boxes[0] == "ftyp" else []

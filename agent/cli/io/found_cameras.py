@@ -29,10 +29,12 @@ def find_cameras(
     from agent.tools.find_cameras.discovery import find
     from agent.tools.find_cameras.report import as_text, ask_all
 
+    if wait_s > _MAX_WAIT_S:
+        raise UsageError(f"--wait is {wait_s:g} s, but cameras answer within seconds: give at most {_MAX_WAIT_S:g} s")
     login, places = _login(username, password_file), [_place(one) for one in at]
     with Console(stderr=True).status("asking for cameras ..."):
         try:
-            found = find(min(wait_s, _MAX_WAIT_S), at=places)
+            found = find(wait_s, at=places)
         except socket.gaierror as exc:
             raise Unavailable(
                 f"a host given with --at cannot be resolved ({exc.strerror}); write its address"

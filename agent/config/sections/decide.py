@@ -60,7 +60,7 @@ class DecideConfig(Section):
     """How a stream of scores becomes a stable label."""
 
     top_k: int = Field(default=3, ge=1, le=100)
-    """Number of best classes in every result."""
+    """Number of best classes in every event, and in every result with `mqtt.results.detail: full`."""
     enter: Ratio = 0.7
     """Confidence from which a result votes for its class."""
     exit: Ratio = 0.5

@@ -6,10 +6,19 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from agent.config.sections.base import LISTEN_ADDRESS, PlacedError, Section
 
+
+def _ip_address(given: str) -> str:
+    try:
+        return str(ipaddress.ip_address(given))
+    except ValueError:
+        raise ValueError(f"{given!r} is no IP address; write it like 127.0.0.1 or ::1") from None
+
+
+IpAddress = Annotated[str, AfterValidator(_ip_address)]
 ListenAddress = Annotated[str, StringConstraints(pattern=LISTEN_ADDRESS)]
 """``host:port``; a host is a name, an IPv4 address, or an IPv6 address in brackets."""
 
@@ -92,6 +101,15 @@ class ServeTlsConfig(Section):
         return self
 
 
+class ProxyConfig(Section):
+    """A reverse proxy whose own login is trusted by the page."""
+
+    address: IpAddress
+    """Address from which its requests come, such as 127.0.0.1."""
+    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "Remote-User"
+    """Header in which it names the user; it must remove this header from what clients send."""
+
+
 class ServeConfig(Section):
     """Models for programs: the Open Inference Protocol, and plain REST. Needs the extra `[serve]`."""
 
@@ -125,6 +143,16 @@ class ServeConfig(Section):
     """How long the head of a request, and then its body, may take to arrive."""
     metrics_file: str | None = None
     """File of metrics, `NAME.prom`, such as `/var/lib/node_exporter/agent.prom`, every 15 s; needs no address."""
+    page: bool = False
+    """Serve the page for people at /page/, beside the calls of programs; needs `http`."""
+    page_images: bool = True
+    """Show the cameras' images on the page; false shows figures and labels alone."""
+    control: bool = False
+    """Let the page send the commands that `mqtt.commands` allows."""
+    reports_dir: str = "reports"
+    """Folder whose reports of `agent benchmark` (HTML, JSON, Markdown) the page lists."""
+    proxy: ProxyConfig | None = None
+    """Reverse proxy that logs users of the page in; null trusts none."""
     allow_load: bool = False
     """Let clients load and unload models of this file."""
 
@@ -152,6 +180,17 @@ class ServeConfig(Section):
                 f"max_bodies_mib {self.max_bodies_mib} is below max_body_mib {self.max_body_mib}: raise it, because "
                 "a body of the largest size must fit"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _page_has_its_server(self) -> ServeConfig:
+        if self.page and self.http is None:
+            raise PlacedError("page is true, but http has no address; write http: 127.0.0.1:8000", "page")
+        for key in ("control", "proxy"):
+            if getattr(self, key) and not self.page:
+                raise PlacedError(
+                    f"{key} is about the page, but page is false; write page: true, or leave it out", key
+                )
         return self
 
     @model_validator(mode="after")

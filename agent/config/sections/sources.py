@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -143,11 +144,17 @@ class StreamSource(Section):
     @field_validator("url")
     @classmethod
     def _url_is_an_address(cls, url: str) -> str:
-        return _checked_url(url, "https://host/path/stream.m3u8, rtmp://host/path or udp://group:port")
+        return _checked_url(_checked_port(url), "https://host/path/stream.m3u8, rtmp://host/path or udp://group:port")
 
     @model_validator(mode="after")
     def _password_has_its_user(self) -> StreamSource:
         _check_credentials(self.url, self.username, self.password_file)
+        scheme = self.url.partition("://")[0]
+        if self.username is not None and scheme in _WITHOUT_PORT:
+            raise ValueError(
+                f"username is given, but the url starts with {scheme}://, which has no login: remove username and "
+                "password_file"
+            )
         _check_ca_file(self.url, self.ca_file)
         return self
 
@@ -167,7 +174,7 @@ class HttpSource(Section):
     interval_s: float = Field(default=1.0, ge=0.01, le=60.0)
     """Time between two requests, for a camera that answers with one image."""
     open_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
-    """Longest wait for the connection and the head of the first answer."""
+    """Longest wait for the connection and the first answer: the head of a stream, or a whole image."""
     read_timeout_s: float = Field(default=5.0, gt=0.0, le=60.0)
     """Longest wait for a whole image before the camera counts as lost."""
     fps: float | None = Field(default=None, gt=0.0, le=240.0)
@@ -202,6 +209,25 @@ def _checked_url(url: str, example: str) -> str:
         raise ValueError(f"the url's host or port is malformed: write {example}")
     if not host or not has_port:
         raise ValueError(f"the URL has no host, or its port is 0: write {example}")
+    return url
+
+
+_WITHOUT_PORT = ("udp", "tcp", "srt")
+"""Schemes that have neither a usual port nor a login."""
+
+
+def _checked_port(url: str) -> str:
+    """``url``, unless it needs a port and has none."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in _WITHOUT_PORT:
+        return url
+    if scheme == "udp" and rest.startswith(("@", ":")):
+        raise ValueError(
+            "a udp:// url names a group, or an address of this machine, but this one begins with @ or a colon: "
+            "write udp://239.0.0.1:5000, or udp://0.0.0.0:5000 for all addresses of this machine"
+        )
+    if not re.match(r"[^/?#]+:[0-9]+([/?#]|\Z)", rest):
+        raise ValueError(f"the url has no port, but {scheme}:// has no usual one: write {scheme}://host:port")
     return url
 
 

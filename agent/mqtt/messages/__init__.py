@@ -6,7 +6,8 @@ validates; ``agent.mqtt.topics.encode`` makes the bytes that are sent.
 
 from __future__ import annotations
 
-from agent.mqtt.messages.base import PUBLIC, ClockState, Message, utc_text
+from agent.mqtt.messages.base import PUBLIC, AnyMessage, ClockState, Message, utc_text
+from agent.mqtt.messages.compact import STAGES, CompactDecision, CompactResult, compact_from_classification
 from agent.mqtt.messages.lifecycle import (
     CameraRuntime,
     ClassifierRuntime,
@@ -54,6 +55,8 @@ from agent.mqtt.messages.vitals import (
 
 __all__ = [
     "PUBLIC",
+    "STAGES",
+    "AnyMessage",
     "BriefHealth",
     "CameraAccounting",
     "CameraHealth",
@@ -61,6 +64,8 @@ __all__ = [
     "ClassifierAccounting",
     "ClassifierRuntime",
     "ClockState",
+    "CompactDecision",
+    "CompactResult",
     "Connection",
     "DecisionNow",
     "Engine",
@@ -91,6 +96,7 @@ __all__ = [
     "TopClass",
     "WaitingTopic",
     "brief_from_health",
+    "compact_from_classification",
     "event_from_move",
     "result_from_classification",
     "state_from_state_change",

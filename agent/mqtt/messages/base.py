@@ -34,10 +34,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, kw_only=True, config=PUBLIC)
-class Message:
-    """Base of all messages. Descriptions are in the fields, because pydantic does not inherit docstrings of fields."""
+class AnyMessage:
+    """Base of all messages, also of those that leave to the topic which device they are of."""
 
     schema: str
+
+
+@dataclass(frozen=True, kw_only=True, config=PUBLIC)
+class Message(AnyMessage):
+    """Base of the messages that name their device.
+
+    Descriptions are in the fields, because pydantic does not inherit docstrings of fields.
+    """
+
     device: Annotated[str, Field(description="Id of the device that sent the message.")]
     session: Annotated[
         int, Field(ge=0, description="Number of this start of the agent on the device: each start adds one.")

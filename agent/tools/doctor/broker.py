@@ -23,8 +23,10 @@ from agent.tools.profile_checks import compare_with_profile
 _BROKER_S = 4.0
 _LISTEN_S = 0.3
 _COMMANDS_S = WITHIN_S + 1.0
+_COMPACT_BYTES = 300
+"""A compact `result` message; the documented example has about as many."""
 _MIN_RESULT_BYTES, _MIN_CLASS_BYTES = 600, 45
-"""A `result` message without its classes, and each class; the documented example has 621 and 51 bytes."""
+"""A full `result` message without its classes, and each class; the documented example has 621 and 51 bytes."""
 
 
 def broker_findings(loaded: LoadedConfig) -> list[Finding]:
@@ -92,12 +94,16 @@ def _small_packets(loaded: LoadedConfig, largest: int | None) -> Finding | None:
     text = (
         f"a result has at least {needed} bytes, but the broker accepts packets of at most {largest}: all are dropped"
     )
-    remedy = "raise its limit (mosquitto: max_packet_size), or lower decide.top_k"
+    is_full = loaded.config.mqtt.results.detail == "full"
+    remedy = "raise its limit (mosquitto: max_packet_size)"
+    remedy += ", or set mqtt.results.detail to compact" if is_full else ""
     return Finding("packets", "failed", text, remedy, is_needed=True)
 
 
 def _result_bytes(loaded: LoadedConfig) -> int:
     """The size of the smallest result that the configuration asks for."""
+    if loaded.config.mqtt.results.detail == "compact":
+        return _COMPACT_BYTES
     cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
     top_k = min((use.decide.top_k for camera in cameras for use in camera.classify), default=0)
     return _MIN_RESULT_BYTES + _MIN_CLASS_BYTES * top_k

@@ -161,6 +161,13 @@ class _Session:
             is_other = fault["type"] == "string_pattern_mismatch"
             problem = "it is no rtsp address" if is_other else fault["msg"].removeprefix("Value error, ")
             return None, f"the address that it names for the stream cannot be used: {problem}"
+        host = host_of(url, ("rtsp", "rtsps"))
+        if host != self._host:
+            # Pasted with a login, the section would send it to a host that only this answer names.
+            return None, (
+                f"it answers at {self._host}, but names {host} for the stream; correct the address in its network "
+                "settings. If the stream is there, write its section by hand"
+            )
         return section, None
 
     def _ask(self, address: str, request: str, *, is_open: bool = False) -> Element:

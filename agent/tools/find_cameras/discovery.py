@@ -51,11 +51,11 @@ class Found:
         return tuple(url for url in self.addresses if host_of(url) == self.sender)
 
 
-def host_of(url: str) -> str | None:
-    """The host of an HTTP address in its usual form; None if it is no such address."""
+def host_of(url: str, schemes: Sequence[str] = ("http", "https")) -> str | None:
+    """The host of an address of these schemes in its usual form; None if it is no such address."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname if parts.scheme in {"http", "https"} and parts.port != 0 else None
+        host = parts.hostname if parts.scheme in schemes and parts.port != 0 else None
     except ValueError:
         return None
     return None if host is None else _usual(host)

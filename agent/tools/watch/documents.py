@@ -61,6 +61,12 @@ class Document:
         found = self.value(*path)
         return [printable(one) for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
+    def numbers(self, *path: str) -> list[float]:
+        """The numbers of the list at ``path``; what is no number is left out."""
+        found = self.value(*path)
+        parts = [Document({"one": one}).number("one") for one in found] if isinstance(found, list) else []
+        return [one for one in parts if one is not None]
+
     def total(self, *path: str) -> int:
         """The sum of the numbers of the object at ``path``."""
         section = self.section(*path)

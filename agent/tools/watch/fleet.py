@@ -20,6 +20,12 @@ _OF_DEVICE = frozenset({"status", "runtime", "latency", "thermal", "health"})
 _OF_CLASSIFIER = frozenset({"result", "state", "event"})
 
 
+def _total_ms(result: Document) -> float:
+    """From the start of the capture to the decision; 0 if the result does not say it."""
+    total = result.number("latency_ms", "total")
+    return sum(result.numbers("stages_ms")) if total is None else total
+
+
 @dataclass(slots=True)
 class ClassifierView:
     """One classifier: its newest messages, and the times and latencies of recent results."""
@@ -38,7 +44,7 @@ class ClassifierView:
         label = result.text("label")
         if label is not None and (label in self.labels or len(self.labels) < _MAX_PARTS):
             self.labels[label] = self.labels.get(label, 0) + 1
-        self._recent.append((now_s, result.number("latency_ms", "total") or 0.0))
+        self._recent.append((now_s, _total_ms(result)))
 
     def rate_hz(self, now_s: float) -> float:
         """Results per second over the window; 0 if it has none."""

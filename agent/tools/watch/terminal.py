@@ -10,10 +10,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agent.tools.watch.documents import Document
+from agent.tools.watch.documents import Document, printable
 from agent.tools.watch.fleet import CameraView, ClassifierView, DeviceView, FleetView
 from agent.tools.watch.history import curve
-from agent.tools.watch.reasons import reasons
+from agent.tools.watch.reasons import overrides, reasons
 
 _STALE_S = 3.0
 _BAR_CELLS = 8
@@ -67,6 +67,7 @@ def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> 
         parts.append(Padding(cameras, (1, 0, 0, 0)))
     parts += _errors(device)
     parts += [Text(f"{camera}/{key}: {text}", style=_WARNING) for camera, key, text in reasons(device)]
+    parts += [Text(text, style=_WARNING) for text in overrides(device)]
     border = _BAD if state == "offline" else _FAINT
     return Panel(Group(*parts), title=title, title_align="left", border_style=border, padding=(0, 1))
 
@@ -272,13 +273,18 @@ def _errors(device: DeviceView) -> Iterator[Text]:
             yield Text(f"{name}: {error}", style=_BAD)
 
 
+def _labels_of(result: Document) -> list[str]:
+    """The labels of a frame: a list, or in a compact result an object with their confidences."""
+    return result.texts("labels") or [printable(label) for label in result.section("labels").names()]
+
+
 def _classifier(classifier: ClassifierView, now_s: float, *, with_bar: bool) -> list[Text]:
     """Label, confidence, rate, p50 and p99."""
     decided = classifier.decided
     result = classifier.result
     label = Text(decided or "", style="bold cyan")
     found = result.value("labels")
-    seen = result.text("label") if found is None else ", ".join(result.texts("labels")) or "none"
+    seen = result.text("label") if found is None else ", ".join(_labels_of(result)) or "none"
     if seen is not None and seen != decided:
         label.append(f" ({seen})" if decided else f"({seen})", style=_FAINT)
     p50, p99 = classifier.latency_ms(now_s, 50), classifier.latency_ms(now_s, 99)

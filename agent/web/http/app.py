@@ -15,6 +15,8 @@ from agent.web.http.replies import ClientGone, Receive, Refusal, Scope, Send, he
 from agent.web.http.rest import RestRoutes
 from agent.web.http.routes import ProtocolRoutes
 from agent.web.metrics.exposition import Metrics
+from agent.web.page.routes import ROOT as PAGE_ROOT
+from agent.web.page.routes import Page
 from agent.web.served_models import NotReady, RequestRefused
 from agent.web.tokens import Gate
 from agent.web.work import WorkThreads
@@ -28,10 +30,19 @@ _OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
 class HttpApp:
     """One server's application. ``load_work`` loads models, apart from the threads that decode images."""
 
-    def __init__(self, inference: Inference, gate: Gate, load_work: WorkThreads, metrics: Metrics | None) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        gate: Gate,
+        load_work: WorkThreads,
+        metrics: Metrics | None,
+        page: Page | None = None,
+    ) -> None:
         self._inference = inference
         self._gate = gate
+        self._page = page
         self._routes: list[BaseRoute] = [
+            *([] if page is None else page.routes.routes()),  # before the documentation, which is at / too
             *ProtocolRoutes(inference.models, inference.bodies, load_work).routes(),
             *RestRoutes(inference).routes(),
             *documentation_routes(inference.models),
@@ -54,8 +65,12 @@ class HttpApp:
         if scope["path"] in _OPEN:
             return
         _refuse_foreign_page(scope)
-        if not self._gate.needs_tokens:
+        page = self._page
+        user = None if page is None else page.access.user_of_proxy(scope)
+        if not self._gate.needs_tokens and user is None:
             _refuse_foreign_name(scope)
+        if page is not None and (scope["path"] == "/" or scope["path"].startswith(f"{PAGE_ROOT}/")):
+            return  # its routes admit by a session too
         self._gate.admit(header(scope, b"authorization"))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

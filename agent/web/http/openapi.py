@@ -32,7 +32,7 @@ _SECURITY = (
 
 
 def documentation_routes(models: ServedModels) -> list[BaseRoute]:
-    """`/openapi.json` and the page at `/`."""
+    """`/openapi.json`, and the same to read at `/docs`, and at `/` where the page for people does not take it."""
 
     async def document(_: Request) -> Response:
         return json_response(openapi_document())
@@ -41,7 +41,8 @@ def documentation_routes(models: ServedModels) -> list[BaseRoute]:
         text = _page(openapi_document(), models.names)
         return Response(text, media_type="text/html", headers={"content-security-policy": _SECURITY})
 
-    return [Route("/openapi.json", document, methods=["GET"]), Route("/", page, methods=["GET"])]
+    paths = {"/openapi.json": document, "/docs": page, "/": page}
+    return [Route(path, call, methods=["GET"]) for path, call in paths.items()]
 
 
 def openapi_document() -> dict[str, Any]:

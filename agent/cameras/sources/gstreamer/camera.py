@@ -51,7 +51,7 @@ class GStreamerCamera(SourceBase):
         super().__init__(_description(config), clock=clock)
         self._config = config
         self._base_dir = base_dir
-        self._identity = CameraIdentity(config, self._lifecycle) if isinstance(config, V4l2Source) else None
+        self._identity = CameraIdentity(config, self) if isinstance(config, V4l2Source) else None
         self._access: SourceAccess | None = None
         self._pipeline: RunningPipeline | None = None
         self._first: Capture | None = None
@@ -68,34 +68,34 @@ class GStreamerCamera(SourceBase):
 
     def open(self) -> None:
         """See Source. Waits for the first frame."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._pipeline is not None:
             return
         pipeline = self._start()
         try:
-            first = pipeline.pull(self._open_timeout_s, self._lifecycle.interrupted)
+            first = pipeline.pull(self._open_timeout_s, self.interrupted)
         except (PipelineFailed, PipelineEnded, UnsupportedImage) as exc:
             pipeline.stop()
             raise self._not_opened(self._cleaned(exc) or "the pipeline ended at once") from exc
         if first is None:
             pipeline.stop()
-            self._lifecycle.check_open()
+            self.check_open()
             raise self._not_opened(f"no frame within {self._open_timeout_s:g} s")
-        self._pipeline, self._first = pipeline, self._capture(first)
+        self._pipeline, self._first = pipeline, self._capture_of(first)
 
     def read(self) -> Capture | None:
         """See Source."""
-        pipeline = self._lifecycle.opened(self._pipeline)
+        pipeline = self.opened(self._pipeline)
         capture, self._first = self._first, None
         if capture is None:
-            capture = self._capture(self._pull(pipeline))
-        self._lifecycle.count_delivered()
+            capture = self._capture_of(self._pull(pipeline))
+        self.count_delivered()
         return capture
 
     def is_there(self) -> bool | None:
         """See Source."""
         if isinstance(self._config, RtspSource):
-            return is_server_there(self._config, self._lifecycle.interrupted)
+            return is_server_there(self._config, self.interrupted)
         return None if self._identity is None else self._identity.is_plugged_in()
 
     def close(self) -> None:
@@ -111,26 +111,26 @@ class GStreamerCamera(SourceBase):
 
     def _start(self) -> RunningPipeline:
         """The started pipeline."""
-        config, lifecycle = self._config, self._lifecycle
+        config = self._config
         try:
             gst = load_gstreamer()
         except GStreamerMissing as exc:
-            raise lifecycle.unavailable("no_gstreamer", f"{self.description} needs GStreamer: {exc}") from exc
+            raise self.unavailable("no_gstreamer", f"{self.description} needs GStreamer: {exc}") from exc
 
         def has(element: str) -> bool:
             return gst.ElementFactory.find(element) is not None
 
         if isinstance(config, RtspSource | GStreamerSource):
-            self._access = read_access(config, self._base_dir, lifecycle)
+            self._access = read_access(config, self._base_dir, self)
         try:
             plan = plan_for(config, has=has, access=self._access)
         except UnsupportedFormat as exc:
-            raise lifecycle.unavailable("format", f"{self.description}: {exc}. Set one of these") from exc
+            raise self.unavailable("format", f"{self.description}: {exc}. Set one of these") from exc
         self._check_elements(plan.missing(has))
         plan = self._with_device(plan)
         if isinstance(config, RtspSource) and self._access is not None and self._access.password is not None:
             # GStreamer sends a wrong password eight times, and many cameras lock an address out after a few.
-            ask_camera(config, lifecycle, self._access, clock=self._clock)
+            ask_camera(config, self, self._access, clock=self._clock)
         log.info("pipeline.selected", source=self.description, elements=_elements(config, plan))
         try:
             return RunningPipeline(gst, plan)
@@ -149,19 +149,19 @@ class GStreamerCamera(SourceBase):
         """
         if self._identity is None:
             return plan
-        device = check_device(Path(self._identity.locate()), self._lifecycle)
+        device = check_device(Path(self._identity.locate()), self)
         self._identity.check(device)
         return replace(plan, properties={**plan.properties, "source.device": str(device)})
 
-    def _capture(self, sample: Sample) -> Capture:
+    def _capture_of(self, sample: Sample) -> Capture:
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        return Capture(sample.image, now_ns - sample.age_ns, now_utc_ns - sample.age_ns, sample.age_ns / 1e6)
+        return self._capture(sample.image, now_ns - sample.age_ns, now_utc_ns - sample.age_ns)
 
     def _check_elements(self, missing: dict[str, str]) -> None:
         if missing:
             packages = " ".join(sorted(set(missing.values())))
             advice = "It comes with JetPack" if "nvidia" in packages else f"Run: apt-get install {packages}"
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "no_element",
                 f"{self.description} needs the GStreamer element {', '.join(missing)} of {packages}, which is not "
                 f"installed. {advice}",
@@ -169,18 +169,18 @@ class GStreamerCamera(SourceBase):
             )
 
     def _pull(self, pipeline: RunningPipeline) -> Sample:
-        lifecycle, timeout_s = self._lifecycle, self._config.read_timeout_s
+        timeout_s = self._config.read_timeout_s
         try:
-            sample = pipeline.pull(timeout_s, lifecycle.interrupted)
+            sample = pipeline.pull(timeout_s, self.interrupted)
         except PipelineEnded as exc:
-            raise lifecycle.lost("ended", f"{self.description} reached the end of the stream") from exc
+            raise self.lost("ended", f"{self.description} reached the end of the stream") from exc
         except PipelineFailed as exc:
-            raise lifecycle.lost("ended", f"{self.description} failed: {self._cleaned(exc)}") from exc
+            raise self.lost("ended", f"{self.description} failed: {self._cleaned(exc)}") from exc
         except UnsupportedImage as exc:
-            raise lifecycle.lost("format", f"{self.description} gives frames of {exc}. {_ADVICE}") from exc
+            raise self.lost("format", f"{self.description} gives frames of {exc}. {_ADVICE}") from exc
         if sample is None:
-            lifecycle.opened(self._pipeline)
-            raise lifecycle.lost(
+            self.opened(self._pipeline)
+            raise self.lost(
                 "stalled",
                 f"{self.description} runs but gave no frame within {timeout_s:g} s. Raise `read_timeout_s` for "
                 "cameras slower than that",
@@ -195,7 +195,7 @@ class GStreamerCamera(SourceBase):
         """
         config = self._config
         if isinstance(config, RtspSource) and self._access is not None:
-            ask_camera(config, self._lifecycle, self._access, clock=self._clock)
+            ask_camera(config, self, self._access, clock=self._clock)
         advice = {
             "rtsp": "FFmpeg can read it: set `codec` to what the camera sends, try the other `transport`, or "
             "`reader: ffmpeg`",
@@ -203,7 +203,7 @@ class GStreamerCamera(SourceBase):
             "v4l2": "Check `device`, its size and format (v4l2-ctl --list-formats-ext), and that no program holds it",
             "gstreamer": "Try it by hand: gst-launch-1.0 <pipeline> ! videoconvert ! fakesink",
         }[config.type]
-        return self._lifecycle.unavailable("no_stream", f"{self.description} cannot be opened: {detail}. {advice}")
+        return self.unavailable("no_stream", f"{self.description} cannot be opened: {detail}. {advice}")
 
 
 def _description(config: CsiSource | RtspSource | V4l2Source | GStreamerSource) -> str:

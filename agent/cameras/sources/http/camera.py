@@ -71,8 +71,8 @@ class HttpCamera(SourceBase):
 
     ``captured_at_ns`` is when the last bytes of an image came, ``capture_ms`` its decoding; ``not_before_ns`` is when
     a single image was asked for, and for a stream when the image before was complete. A single image is asked for
-    every ``interval_s``, and only delivered if it changed, or every 30 s. The head of the first answer has
-    ``open_timeout_s``, each image ``read_timeout_s``. An interruption takes effect at once.
+    every ``interval_s``, and only delivered if it changed, or every 30 s. The first answer, with its image if it is a
+    single one, has ``open_timeout_s``, each further image ``read_timeout_s``. An interruption takes effect at once.
     """
 
     is_live = True
@@ -99,52 +99,52 @@ class HttpCamera(SourceBase):
         return self._config.fps
 
     def open(self) -> None:
-        """See Source. Waits for the head of the first answer."""
-        self._lifecycle.check_open()
+        """See Source. Waits for the head of a stream, or for the first single image."""
+        self.check_open()
         if self._images is not None:
             return
         config = self._config
-        self._access = read_access(config, self._base_dir, self._lifecycle)
+        self._access = read_access(config, self._base_dir, self)
         try:
             self._client = self._make_client(self._access)
             self._limit.start()
             with self._limit.within(config.open_timeout_s, "no answer came"):
                 response = self._ask()
-            if response.headers.get("content-type", "").lower().startswith("multipart/"):
-                self._images = self._streamed(response)
-            else:
-                self._images = self._single(response)
+                if response.headers.get("content-type", "").lower().startswith("multipart/"):
+                    self._images = self._streamed(response)
+                else:
+                    self._images = self._single(_first_image(response), _conditions(response))
         except StreamFailed as exc:
             self.close()
-            self._lifecycle.check_open()
-            raise not_opened_because(exc.cleaned(self._access.cleaned), config, self._lifecycle) from None
+            self.check_open()
+            raise not_opened_because(exc.cleaned(self._access.cleaned), config, self) from None
 
     def read(self) -> Capture | None:
         """See Source. A further ``reason`` is ``damaged``: no image could be decoded for 30 s."""
-        lifecycle, deadline = self._lifecycle, time.monotonic() + _UNDECODABLE_S
+        deadline = time.monotonic() + _UNDECODABLE_S
         while True:
-            images = lifecycle.opened(self._images)
+            images = self.opened(self._images)
             try:
                 data = next(images, None)
             except StreamFailed as exc:
-                lifecycle.opened(self._images)
+                self.opened(self._images)
                 failure = exc if self._access is None else exc.cleaned(self._access.cleaned)
-                raise lost_because(failure, lifecycle, self._config.read_timeout_s) from None
-            lifecycle.opened(self._images)
+                raise lost_because(failure, self, self._config.read_timeout_s) from None
+            self.opened(self._images)
             if data is None:
-                raise lifecycle.lost("ended", f"{self.description} ended the stream, or the connection broke")
+                raise self.lost("ended", f"{self.description} ended the stream, or the connection broke")
             now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
             image = self._decoded(data, is_last=time.monotonic() > deadline)
             self._is_damaged = image is None
             if image is None and self._is_wanted:
-                lifecycle.interrupted.wait(_ASK_AGAIN_S)
+                self.interrupted.wait(_ASK_AGAIN_S)
                 self._wanted.set()
             elif image is not None:
                 return replace(self._delivered(image, now_ns, now_utc_ns), not_before_ns=self._not_before_ns)
 
     def is_there(self) -> bool | None:
         """See Source."""
-        return is_server_there(self._config, self._lifecycle.interrupted)
+        return is_server_there(self._config, self.interrupted)
 
     def close(self) -> None:
         """See Source."""
@@ -204,7 +204,7 @@ class HttpCamera(SourceBase):
         try:
             # Looking up the name and connecting cannot be interrupted.
             opening = Opening(lambda: client.send(request, stream=True), httpx.Response.close)
-            response = opening.wait(self._lifecycle.interrupted)
+            response = opening.wait(self.interrupted)
         except Interrupted:
             raise StreamFailed("failed", "interrupted") from None
         except httpx.HTTPError as exc:
@@ -242,11 +242,9 @@ class HttpCamera(SourceBase):
         self._not_before_ns, self._part_ended_ns = self._part_ended_ns, self._clock.monotonic_ns()
         return part
 
-    def _single(self, response: httpx.Response) -> Iterator[bytes]:
-        """The image of this answer, and of one each interval."""
+    def _single(self, newest: bytes, conditions: dict[str, str]) -> Iterator[bytes]:
+        """The image of the first answer, and of one each interval."""
         due = delivered = time.monotonic()
-        with self._limit.within(self._config.read_timeout_s, "no whole image came"):
-            newest, conditions = _body(response), _conditions(response)
         yield newest
         while True:
             due = max(due + self._config.interval_s, time.monotonic())
@@ -255,7 +253,7 @@ class HttpCamera(SourceBase):
             if self._is_wanted:
                 self._wanted.clear()
                 due = time.monotonic()
-            if self._lifecycle.interrupted.is_set():
+            if self.interrupted.is_set():
                 return
             with self._limit.within(self._config.read_timeout_s, "no whole image came"):
                 response = self._ask(None if self._is_damaged else conditions)
@@ -278,10 +276,10 @@ class HttpCamera(SourceBase):
         try:
             return decode_image(data, name="an image")
         except ImageRejected as exc:
-            self._lifecycle.count_skipped("unreadable_image")
+            self.count_skipped("unreadable_image")
             log.warning("image.skipped", source=self.description, reason=exc.message)
             if is_last:
-                raise self._lifecycle.lost(
+                raise self.lost(
                     "damaged", f"{self.description} gave no image that can be decoded for 30 s: {exc.message}"
                 ) from exc
             return None
@@ -291,6 +289,17 @@ def _conditions(response: httpx.Response) -> dict[str, str]:
     """Ask for the image only if it differs from that of ``response``."""
     pairs = (("etag", "If-None-Match"), ("last-modified", "If-Modified-Since"))
     return {ask: response.headers[name] for name, ask in pairs if name in response.headers}
+
+
+def _first_image(response: httpx.Response) -> bytes:
+    """The body of the first answer, which tells whether the address is that of an image."""
+    data = _body(response)
+    try:
+        decode_image(data, name="the answer")
+    except ImageRejected as exc:
+        kind = response.headers.get("content-type", "no Content-Type")
+        raise StreamFailed("no_image", f"{kind}; {exc.message}") from exc
+    return data
 
 
 def _body(response: httpx.Response) -> bytes:

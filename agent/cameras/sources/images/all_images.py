@@ -7,19 +7,15 @@ from collections import deque
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.images.image_file import is_image_name, read_image_file, sendable
+from agent.cameras.sources.images.image_file import ImageFiles, is_image_name, sendable
 from agent.cameras.sources.images.slow_images import SlowImages
-from agent.cameras.sources.lifecycle import SourceBase
 from agent.config.sections.sources import ImagesSource
 from agent.runtime.clock import Clock
 from agent.runtime.errors import SourceUnavailable
-from agent.runtime.logs import get_logger
 from engines import IMAGE_SUFFIXES, ImageRejected
 
-log = get_logger(__name__)
 
-
-class ImageFolder(SourceBase):
+class ImageFolder(ImageFiles):
     """The images of a folder in the order of their names, without subfolders; nothing is dropped.
 
     Unreadable images are skipped, counted and logged. ``captured_at_ns`` is when the reading of an image began. With
@@ -29,11 +25,17 @@ class ImageFolder(SourceBase):
     is_live = False
     kind = "images"
 
-    def __init__(self, config: ImagesSource, *, base_dir: Path, clock: Clock, slow: SlowImages | None = None) -> None:
-        super().__init__(f"images {config.path}", clock=clock)
+    def __init__(
+        self,
+        config: ImagesSource,
+        *,
+        base_dir: Path,
+        clock: Clock,
+        state_dir: Path | None = None,
+        slow: SlowImages | None = None,
+    ) -> None:
+        super().__init__(config, base_dir=base_dir, clock=clock, state_dir=state_dir, slow=slow)
         self._config = config
-        self._path = base_dir / config.path
-        self._slow = slow or SlowImages(self._path, None)
         self._waiting: deque[Path] | None = None
         self._has_delivered = False
         self._last_refusal = ""
@@ -43,14 +45,9 @@ class ImageFolder(SourceBase):
         """See Source. One that loops waits for images, also if there are none for a while."""
         return not self._config.loop
 
-    @property
-    def fps(self) -> float | None:
-        """See Source."""
-        return None
-
     def open(self) -> None:
         """See Source."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._waiting is None:
             self._waiting = self._list()
             self._slow.start()
@@ -59,10 +56,10 @@ class ImageFolder(SourceBase):
     def read(self) -> Capture | None:
         """See Source. A further ``reason`` is ``unreadable``: no image of a whole pass could be read."""
         while True:
-            waiting = self._lifecycle.opened(self._waiting)
+            waiting = self.opened(self._waiting)
             if not waiting:
                 if not self._has_delivered:
-                    raise self._lifecycle.lost(
+                    raise self.lost(
                         "unreadable",
                         f"{self.description}: no image can be read; the last error: {self._last_refusal}",
                     )
@@ -80,38 +77,37 @@ class ImageFolder(SourceBase):
         self._slow.stop()
 
     def _read_image(self, path: Path) -> Capture | None:
-        started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         try:
-            image, origin = read_image_file(path, self._slow, self._config.bits)
+            capture = self._read_file(path)
         except (ImageRejected, FileNotFoundError) as exc:
             self._last_refusal = sendable(str(exc))
-            self._lifecycle.count_skipped("unreadable_image")
-            log.warning("image.skipped", path=sendable(str(path)), reason=self._last_refusal)
+            self._skip_file(str(path), self._last_refusal)
             return None
         self._has_delivered = True
-        return self._delivered(image, started_ns, started_utc_ns, origin)
+        self.count_delivered()
+        return capture
 
     def _start_again(self) -> None:
         self._has_delivered = False
         try:
             self._waiting = self._list()
         except SourceUnavailable as exc:
-            raise self._lifecycle.lost("missing", f"{self.description} cannot loop: {exc.message}") from exc
+            raise self.lost("missing", f"{self.description} cannot loop: {exc.message}") from exc
 
     def _list(self) -> deque[Path]:
-        path, lifecycle = self._path, self._lifecycle
+        path = self._path
         try:
             if path.is_file():
                 return deque([path])
             found = sorted(path.iterdir(), key=lambda entry: entry.name)
             images = deque(entry for entry in found if _is_image(entry))
         except OSError as exc:
-            raise lifecycle.unavailable(
+            raise self.unavailable(
                 "missing", f"the folder or image {path} cannot be read ({exc.strerror}). Correct `path`"
             ) from exc
         if not images:
             kinds = " ".join(sorted(IMAGE_SUFFIXES))
-            raise lifecycle.unavailable(
+            raise self.unavailable(
                 "empty", f"the folder {path} has {len(found)} entries but no image ({kinds}). Correct `path`"
             )
         return images

@@ -11,16 +11,11 @@ from collections import deque
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.images.image_file import can_be_looked_at, is_image_name, read_image_file, sendable
+from agent.cameras.sources.images.image_file import ImageFiles, is_image_name, sendable
 from agent.cameras.sources.images.seen_files import FileVersion, SeenFiles
-from agent.cameras.sources.images.slow_images import SlowImages
-from agent.cameras.sources.lifecycle import SourceBase
 from agent.config.sections.sources import FolderSource
 from agent.runtime.clock import Clock
-from agent.runtime.logs import get_logger
 from engines import ImageRejected
-
-log = get_logger(__name__)
 
 FOLDERS = "folders"
 _IDLE_S = 5.0
@@ -29,7 +24,7 @@ _LOOKS_PER_PAUSE, _MAX_PAUSE_S = 20.0, 10.0
 """A look at a folder of very many files takes long: the pause is so many times as long, for at most 5 % of a core."""
 
 
-class WatchedFolder(SourceBase):
+class WatchedFolder(ImageFiles):
     """The images of a folder as they come; nothing is dropped, and there is no end.
 
     It is listed every ``poll_s``, which works on network drives too. A file counts as whole once its size and time
@@ -45,26 +40,19 @@ class WatchedFolder(SourceBase):
         self, config: FolderSource, *, base_dir: Path, clock: Clock, state_dir: Path | None, idle_s: float = _IDLE_S
     ) -> None:
         """``state_dir`` None forgets at the end of the process what was taken. ``read`` waits for ``idle_s``."""
-        super().__init__(f"folder {config.path}", clock=clock)
+        super().__init__(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
         self._config = config
-        self._path = base_dir / config.path
         self._move_to = None if config.move_to is None else base_dir / config.move_to
         name = hashlib.sha256(os.fsencode(self._path.absolute())).hexdigest()[:16]
         self._seen = SeenFiles(None if state_dir is None else state_dir / FOLDERS / name)
-        self._slow = SlowImages(self._path, state_dir)
         self._idle_s = idle_s
         self._waiting: deque[FileVersion] | None = None
         self._unchanged_since: dict[FileVersion, float] = {}
         self._odd: set[str] = set()
 
-    @property
-    def fps(self) -> float | None:
-        """See Source."""
-        return None
-
     def open(self) -> None:
         """See Source."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._waiting is not None:
             return
         try:
@@ -77,7 +65,7 @@ class WatchedFolder(SourceBase):
                 self._move_to.mkdir(parents=True, exist_ok=True)
                 self._check_moves_away(self._move_to)
         except OSError as exc:
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "missing",
                 f"{self.description} cannot be watched: {exc.strerror or exc} ({sendable(str(exc.filename))}). Create "
                 "it, or correct `path`, `move_to` or its permissions",
@@ -89,7 +77,7 @@ class WatchedFolder(SourceBase):
         """See Source. ``missing``: the folder is gone, or a file cannot be moved or deleted."""
         deadline = time.monotonic() + self._idle_s
         while True:
-            waiting = self._lifecycle.opened(self._waiting)
+            waiting = self.opened(self._waiting)
             looked_s = 0.0
             try:
                 if not waiting:
@@ -98,7 +86,7 @@ class WatchedFolder(SourceBase):
                     looked_s = time.monotonic() - began
                 capture = self._take(waiting.popleft()) if waiting else None
             except OSError as exc:
-                raise self._lifecycle.lost(
+                raise self.lost(
                     "missing", f"{self.description}: {exc.strerror or exc} ({sendable(str(exc.filename))})"
                 ) from exc
             if capture is not None:
@@ -107,11 +95,7 @@ class WatchedFolder(SourceBase):
                 continue
             if time.monotonic() >= deadline:
                 return None
-            self._lifecycle.interrupted.wait(pause_s(self._config.poll_s, looked_s))
-
-    def is_there(self) -> bool | None:
-        """See Source."""
-        return can_be_looked_at(self._path)
+            self.interrupted.wait(pause_s(self._config.poll_s, looked_s))
 
     def close(self) -> None:
         """See Source."""
@@ -141,7 +125,7 @@ class WatchedFolder(SourceBase):
 
     def _check_moves_away(self, move_to: Path) -> None:
         if move_to.samefile(self._path):
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "move_to",
                 f"{self.description}: `move_to` must be another folder, but {sendable(str(self._config.move_to))} is "
                 f"{sendable(os.path.realpath(move_to))}, which is the watched folder. Correct `move_to`, for example "
@@ -151,8 +135,7 @@ class WatchedFolder(SourceBase):
     def _skip_odd(self, entry: os.DirEntry[str], error: OSError) -> None:
         """Count and name an entry that cannot be looked at, such as a loop of links, once and not at each look."""
         if entry.name not in self._odd:
-            self._lifecycle.count_skipped("unreadable_image")
-            log.warning("image.skipped", path=sendable(entry.path), reason=error.strerror or str(error))
+            self._skip_file(entry.path, error.strerror or str(error))
 
     def _whole(self) -> list[FileVersion]:
         """The new files that nobody writes to any more."""
@@ -166,15 +149,13 @@ class WatchedFolder(SourceBase):
 
     def _take(self, version: FileVersion) -> Capture | None:
         """Read one file; None if it is gone or no image."""
-        started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         path = self._path / version.name
         try:
-            image, origin = read_image_file(path, self._slow, self._config.bits)
+            capture = self._read_file(path)
         except FileNotFoundError:
             return None
         except ImageRejected as exc:
-            self._lifecycle.count_skipped("unreadable_image")
-            log.warning("image.skipped", path=sendable(str(path)), reason=sendable(exc.message))
+            self._skip_file(str(path), exc.message)
             self._seen.add(version)
             return None
         if self._config.after == "keep":
@@ -183,7 +164,8 @@ class WatchedFolder(SourceBase):
             path.unlink(missing_ok=True)
         elif self._move_to is not None:
             shutil.move(path, _free_name(self._move_to / version.name))
-        return self._delivered(image, started_ns, started_utc_ns, origin)
+        self.count_delivered()
+        return capture
 
 
 def pause_s(poll_s: float, looked_s: float) -> float:

@@ -7,15 +7,14 @@ import time
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
-from agent.cameras.sources.images.image_file import can_be_looked_at, read_image_file, sendable
-from agent.cameras.sources.images.slow_images import SlowImages
-from agent.cameras.sources.lifecycle import SourceBase
+from agent.cameras.sources.images.image_file import ImageFiles, sendable
 from agent.config.sections.sources import ImageSource
 from agent.runtime.clock import Clock
+from agent.runtime.records import ImageOrigin
 from engines import ImageRejected
 
 
-class RewrittenImage(SourceBase):
+class RewrittenImage(ImageFiles):
     """A live image: each new content is a frame, and an unchanged one is none.
 
     Looked at every ``poll_s``. A file that does not decode is being written: it is read again at the next look, and
@@ -26,45 +25,38 @@ class RewrittenImage(SourceBase):
     kind = "image"
 
     def __init__(self, config: ImageSource, *, base_dir: Path, clock: Clock, state_dir: Path | None = None) -> None:
-        super().__init__(f"image {config.path}", clock=clock)
+        super().__init__(config, base_dir=base_dir, clock=clock, state_dir=state_dir)
         self._config = config
-        self._path = base_dir / config.path
-        self._slow = SlowImages(self._path, state_dir)
         self._is_open = False
-        self._delivered_hash = ""
+        self._delivered_origin: ImageOrigin | None = None
         self._looked_at: tuple[int, int, int] | None = None
-
-    @property
-    def fps(self) -> float | None:
-        """See Source."""
-        return None
 
     def open(self) -> None:
         """See Source."""
-        self._lifecycle.check_open()
+        self.check_open()
         try:
             mode = self._path.stat().st_mode
         except OSError as exc:
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "missing", f"there is no image {self._path} ({exc.strerror}). Correct `path`, or start what writes it"
             ) from exc
         if not stat.S_ISREG(mode):
             what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-            raise self._lifecycle.unavailable(
+            raise self.unavailable(
                 "no_file",
                 f"{self._path} must be an image file, but it is {what}. Correct `path`; for images in a folder take "
                 "`type: folder`, for a device `type: v4l2`",
             )
         # The image is the first frame of each connection, changed or not.
         self._slow.start()
-        self._is_open, self._delivered_hash, self._looked_at = True, "", None
+        self._is_open, self._delivered_origin, self._looked_at = True, None, None
 
     def read(self) -> Capture | None:
         """See Source. ``stalled`` is a file that did not change for ``read_timeout_s``, ``damaged`` one that is no
         image."""
-        lifecycle, began, refusal = self._lifecycle, time.monotonic(), ""
+        began, refusal = time.monotonic(), ""
         while True:
-            lifecycle.opened(self._is_open or None)
+            self.opened(self._is_open or None)
             try:
                 capture = self._look()
                 refusal = ""
@@ -73,19 +65,15 @@ class RewrittenImage(SourceBase):
             if capture is not None:
                 return capture
             if refusal and time.monotonic() - began > self._config.settle_s:
-                lifecycle.count_skipped("unreadable_image")
-                raise lifecycle.lost("damaged", f"{self.description} is no whole image: {refusal}")
+                self.count_skipped("unreadable_image")
+                raise self.lost("damaged", f"{self.description} is no whole image: {refusal}")
             if time.monotonic() - began > self._config.read_timeout_s:
-                raise lifecycle.lost(
+                raise self.lost(
                     "stalled",
                     f"{self.description} has not changed for {self._config.read_timeout_s:g} s, which is its "
                     "`read_timeout_s`. Check the program that writes it, or raise that limit",
                 )
-            lifecycle.interrupted.wait(self._config.poll_s)
-
-    def is_there(self) -> bool | None:
-        """See Source."""
-        return can_be_looked_at(self._path)
+            self.interrupted.wait(self._config.poll_s)
 
     def close(self) -> None:
         """See Source."""
@@ -98,10 +86,10 @@ class RewrittenImage(SourceBase):
         version = (status.st_mtime_ns, status.st_size, status.st_ino)
         if version == self._looked_at:
             return None
-        started_ns, started_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        image, origin = read_image_file(self._path, self._slow, self._config.bits)
+        capture = self._read_file(self._path)
         self._looked_at = version
-        if origin.sha256 == self._delivered_hash:
+        if capture.origin == self._delivered_origin:
             return None
-        self._delivered_hash = origin.sha256
-        return self._delivered(image, started_ns, started_utc_ns, origin)
+        self._delivered_origin = capture.origin
+        self.count_delivered()
+        return capture

@@ -62,7 +62,7 @@ class V4l2Camera(SourceBase):
         self._is_video = is_video
         self._modes = list_modes
         self._proc = proc
-        self._identity = CameraIdentity(config, self._lifecycle, sys=sys)
+        self._identity = CameraIdentity(config, self, sys=sys)
 
     @property
     def fps(self) -> float | None:
@@ -71,7 +71,7 @@ class V4l2Camera(SourceBase):
 
     def open(self) -> None:
         """See Source."""
-        self._lifecycle.check_open()
+        self.check_open()
         if self._decoder is None:
             self._decoder = self._open_decoder()
 
@@ -87,7 +87,7 @@ class V4l2Camera(SourceBase):
 
     def read(self) -> Capture | None:
         """See Source."""
-        decoder = self._lifecycle.opened(self._decoder)
+        decoder = self.opened(self._decoder)
         self._grab(decoder)
         now_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         age_ns = now_ns - round(decoder.position_ms * 1e6)
@@ -108,13 +108,13 @@ class V4l2Camera(SourceBase):
     def _not_opened(self, device: str) -> SourceUnavailable:
         failed = f"{device} exists but cannot be opened for capture with {self._requested()}"
         if found := list(holders(Path(device), proc=self._proc)):
-            return self._lifecycle.unavailable(
+            return self.unavailable(
                 "busy", f"{failed}: {', '.join(found)} holds it. Stop that program, or configure another camera"
             )
         modes = self._modes(device)
         listed = format_modes(modes, self._requested_size)
         has = f"it has {listed}" if modes else "it lists no formats, as a metadata device does"
-        return self._lifecycle.unavailable(
+        return self.unavailable(
             "busy",
             f"{failed}: another program holds it (see: sudo fuser -v {device}), it is a camera's metadata device, "
             f"or it does not support these settings; {has}. Stop that program, or correct `device` or `fourcc`",
@@ -126,7 +126,7 @@ class V4l2Camera(SourceBase):
         Raises:
             SourceUnavailable: missing, not a video device, no permission, or a different camera than before.
         """
-        device = check_device(Path(self._identity.locate()), self._lifecycle, is_video=self._is_video)
+        device = check_device(Path(self._identity.locate()), self, is_video=self._is_video)
         self._identity.check(device)
         return str(device)
 
@@ -165,7 +165,7 @@ class V4l2Camera(SourceBase):
             return
         decoder.release()
         listed = format_modes(self._modes(device), (None, None)) or f"see v4l2-ctl --list-formats-ext -d {device}"
-        raise self._lifecycle.unavailable(
+        raise self.unavailable(
             "size",
             f"{self.description} gives {width}x{height}, but the configuration asks for {config.width or width}x"
             f"{config.height or height}. Configure a size that it supports: {listed}",
@@ -191,7 +191,7 @@ class V4l2Camera(SourceBase):
         Raises:
             SourceLost: it cannot be decoded, or its format is not supported.
         """
-        lost = self._lifecycle.lost
+        lost = self.lost
         try:
             image = decoder.retrieve()
         except UnsupportedImage as exc:
@@ -203,20 +203,20 @@ class V4l2Camera(SourceBase):
 
     def _grab(self, decoder: Decoder) -> None:
         """Wait for a frame in the library's steps of one second."""
-        lifecycle, timeout_s = self._lifecycle, self._config.read_timeout_s
+        timeout_s = self._config.read_timeout_s
         deadline = time.monotonic() + timeout_s
         while True:
             before = time.monotonic()
             if decoder.grab():
                 return
             now = time.monotonic()
-            if lifecycle.interrupted.is_set():
-                lifecycle.opened(self._decoder)
+            if self.interrupted.is_set():
+                self.opened(self._decoder)
             # A stalled camera uses up the whole step; only an unplugged one fails at once.
             if now - before < _IMMEDIATE_S:
-                raise lifecycle.lost("ended", f"{self.description} failed at once instead of waiting: it is unplugged")
+                raise self.lost("ended", f"{self.description} failed at once instead of waiting: it is unplugged")
             if now >= deadline:
-                raise lifecycle.lost(
+                raise self.lost(
                     "stalled",
                     f"{self.description} is plugged in but gave no frame within {timeout_s:g} s. Unplug it and plug "
                     "it in again; if USB bandwidth is short, use MJPG, a smaller size or another USB port",

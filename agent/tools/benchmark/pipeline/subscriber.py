@@ -16,6 +16,7 @@ import orjson
 from agent.config.broker_address import BrokerAddress
 from agent.mqtt.base import NullListener, Received
 from agent.mqtt.client import MqttClient
+from agent.mqtt.messages import STAGES
 from agent.mqtt.settings import MqttSettings
 from agent.runtime.errors import BrokerUnavailable
 
@@ -90,4 +91,7 @@ def _arrival(at_ns: int, message: Received) -> Arrival:
     values = orjson.loads(message.payload)
     captured = datetime.fromisoformat(values["captured_at"].replace("Z", "+00:00"))
     whole = int(captured.timestamp()) * 1_000_000_000 + captured.microsecond * 1000
-    return Arrival(at_ns, values["camera"], values["seq"], whole, values["latency_ms"])
+    # A compact result leaves its camera to the topic: .../camera/<camera>/<classifier>/result
+    camera = values.get("camera") or message.topic.split("/")[-3]
+    stages = values.get("latency_ms") or dict(zip(STAGES, values["stages_ms"], strict=True))
+    return Arrival(at_ns, camera, values["seq"], whole, stages)
