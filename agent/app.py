@@ -19,6 +19,7 @@ from agent.build import Parts, Surroundings, build
 from agent.commands.overrides import with_kept_changes
 from agent.config.broker_address import BrokerAddress
 from agent.config.loader import LoadedConfig
+from agent.daemon import heap
 from agent.daemon.control import ControlSocket
 from agent.daemon.exit_deadline import ExitDeadline
 from agent.daemon.notify import Notifier
@@ -27,7 +28,6 @@ from agent.daemon.state_directory import StateDirectory
 from agent.inference.pipeline import PipelineStatistics
 from agent.mqtt.base import Sink
 from agent.publish.publisher import PublisherStatistics
-from agent.runtime import heap
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.errors import AgentError
 from agent.runtime.logs import get_logger

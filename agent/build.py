@@ -59,7 +59,7 @@ from engines import ModelPackage
 
 if TYPE_CHECKING:
     from agent.web.metrics.exposition import Metrics, MetricsFile
-    from agent.web.metrics.families import Sources
+    from agent.web.metrics.family import Sources
     from agent.web.page.feed import PageFeed
     from agent.web.page.sources import PageSources
     from agent.web.service import WebService
@@ -126,10 +126,9 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.enter_context(pipeline)
     resources.callback(thermal.stop)
     reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer, resources)
-    receive: Callable[[Received], None] = lambda message: commands.receive(message)  # noqa: E731, PLW0108 - made below
-    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, receive)
-    web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources, page)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
+    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, commands.receive)
+    web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources, page)
     resources.callback(commands.stop, 1.0)
     resources.callback(reloader.abandon)
     return Parts(
@@ -214,8 +213,8 @@ def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, rep
     if not loaded.config.serve.is_on and loaded.config.serve.metrics_file is None:
         return None
     with _serve_part():
+        from agent.web.metrics.collector import AgentCollector
         from agent.web.metrics.exposition import Metrics
-        from agent.web.metrics.families import AgentCollector
     sources = replace(
         metric_sources(parts.pipeline, device=identity.device),
         publisher=parts.publisher.statistics,
@@ -228,7 +227,7 @@ def _metrics(loaded: LoadedConfig, identity: Identity, parts: ReportedParts, rep
 
 def metric_sources(pipeline: Pipeline, *, device: str) -> Sources:
     """The figures of cameras, models and requests."""
-    from agent.web.metrics.families import Sources
+    from agent.web.metrics.family import Sources
 
     return Sources(
         version=agent.__version__,
@@ -335,8 +334,8 @@ def make_web(
         ConfigError: the tokens or the certificate cannot be used.
     """
     with _serve_part():
+        from agent.web.metrics.collector import AgentCollector
         from agent.web.metrics.exposition import Metrics
-        from agent.web.metrics.families import AgentCollector
         from agent.web.served_models import ModelControl, ServedModels
         from agent.web.service import WebService
     models = ServedModels(pipeline, ModelControl(reloader.load_model, reloader.unload_model))

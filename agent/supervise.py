@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from agent.build import Parts
 from agent.config.loader import LoadedConfig
+from agent.daemon import heap
 from agent.daemon.watchdog import Watchdog
-from agent.runtime import heap
 from agent.runtime.errors import SourceUnavailable, StageFailed
 from agent.runtime.logs import get_logger
 from agent.telemetry.engine_changes import EngineChanges

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+import numpy.typing as npt
+
 from agent.cameras.triggers import Trigger
 from agent.runtime.records import Frame
 
@@ -65,7 +68,7 @@ class CameraCounts:
 class InFlightFrame:
     """One frame on its way through its classifiers; only the FrameCounters that created it may change it."""
 
-    __slots__ = ("drop", "frame", "is_classified", "pending", "trigger")
+    __slots__ = ("drop", "frame", "is_classified", "means", "pending", "trigger")
 
     def __init__(self, frame: Frame, pending: int, trigger: Trigger | None = None) -> None:
         self.frame = frame
@@ -73,6 +76,9 @@ class InFlightFrame:
         self.pending = pending  # classifiers that have not answered yet
         self.is_classified = False
         self.drop: Drop | None = None
+        # By classifier, for those that take the mean with it: how many models, and the mean of their scores. Written
+        # by the classifier's worker before it passes the frame on, so no lock is needed.
+        self.means: dict[str, tuple[int, npt.NDArray[np.float32]]] = {}
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Prepare a device": {
         "doctor": "Check what can run on this machine, and how to fix what cannot.",
         "config": "Check a configuration file, or print its schema.",
+        "plan": "Say whether this device carries a configuration, from measured figures.",
         "build": "Build TensorRT engines ahead of time.",
     },
     "Models and engines": {

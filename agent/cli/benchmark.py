@@ -16,7 +16,7 @@ from agent.tools.benchmark.scenarios import SCENARIOS
 if TYPE_CHECKING:
     from agent.cli.io.console import Console
 
-_GATE_HELP = "exit code 1 if this holds, like 'p99_ms>+10%' or 'p99_ms>20'."
+_GATE_HELP = "Exit code 1 if this holds, like 'p99_ms>+10%' or 'p99_ms>20'."
 _MAX_BATCH = 64
 _WIDTH_ELSEWHERE = 160
 _NUMBER = re.compile(r"[0-9]{1,4}\Z")

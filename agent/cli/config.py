@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.io.options import plan_options
 from agent.config.dump import public_config, public_yaml
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.model import ModelConfig
 from agent.config.problems import Problem, at, error_of
 from agent.config.state_dir import OVERRIDES_FILE
-from agent.runtime.errors import UsageError
+from agent.runtime.errors import Unavailable, UsageError
 from agent.runtime.secrets import redact
 
 if TYPE_CHECKING:
@@ -30,9 +31,15 @@ def config() -> None:
 
 @config.command()
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
+@plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(file: Path, *, as_json: bool) -> None:
+def check(
+    file: Path, *, reports: tuple[Path, ...], clips: dict[str, Path], figures: tuple[str, ...], as_json: bool
+) -> None:
     """Check FILE and print the resulting configuration with all defaults, and what kept commands change of it.
+
+    With --report, --clip or --figure, as in `agent plan`, it also warns of each limit of this device that the
+    configuration exceeds.
 
     Exit code 78 if it is not valid; each error is printed with its line.
     """
@@ -44,12 +51,37 @@ def check(file: Path, *, as_json: bool) -> None:
     if profile is not None:
         found = tuple(problem.text(loaded.document.name) for problem in profile.warnings)
         loaded = replace(loaded, warnings=(*loaded.warnings, *found))
+    if reports or clips or figures:
+        loaded = replace(loaded, warnings=(*loaded.warnings, *_exceeded(loaded, reports, clips, figures)))
     overrides = _overrides(loaded)
     if as_json:
         resolved = {**_resolved(loaded), "overrides": overrides}
         print(redact(json.dumps({**resolved, "config": public_config(loaded.config)}, indent=2)))
     else:
         _print_text(loaded, overrides)
+
+
+def _exceeded(
+    loaded: LoadedConfig, reports: tuple[Path, ...], clips: dict[str, Path], figures: tuple[str, ...]
+) -> list[str]:
+    """The limits of this device that the configuration exceeds, or which figures are missing to know that."""
+    from agent.tools.benchmark.report import load_report
+    from agent.tools.plan.figures import stated_figures
+    from agent.tools.plan.load import plan, this_device
+    from agent.tools.plan.words import exceeded
+
+    try:
+        found = plan(
+            loaded,
+            device=this_device(),
+            reports={report.name: load_report(report) for report in reports},
+            clips=clips,
+            stated=stated_figures(figures),
+            keep_free=0.0,
+        )
+    except Unavailable as exc:
+        return [exc.message]
+    return [*found.warnings, *exceeded(found)]
 
 
 def _overrides(loaded: LoadedConfig) -> list[str]:

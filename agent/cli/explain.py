@@ -32,8 +32,9 @@ def explain(
     """Say why classifiers have decided a label, or none, from what agents publish at BROKER_URL.
 
     One line for each classifier: its state, the newest result against its threshold, the votes, and what would change
-    the state. It only listens, so it needs no permission; the command `explain` over MQTT also counts dropped frames.
-    Exit code 69 if no agent, or no such camera, publishes there; 1 if every agent heard is stopped or offline.
+    the state; then the values that commands have changed. It only listens, so it needs no permission; the command
+    `explain` over MQTT also counts dropped frames. Exit code 69 if no agent, or no such camera, publishes there; 1 if
+    every agent heard is stopped or offline.
     """
     from agent.mqtt.topics import level
     from agent.runtime import logs

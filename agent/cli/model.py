@@ -100,13 +100,19 @@ def _constants(
     "--checkpoint", type=click.Path(path_type=Path), help="Weights of a model of timm: import timm:resnet18."
 )
 @click.option("--name", help="Name of the package.  [default: name of FILE]")
-@click.option("--version", default="1.0.0", show_default=True)
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the package.")
 @click.option(
     "--size", metavar="WIDTHxHEIGHT", callback=_size, help="Input size of a model with dynamic width and height."
 )
-@click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), help="[default: as in the preset]")
 @click.option(
-    "--resize", type=click.Choice(["stretch", "shorter_side", "letterbox"]), help="[default: as in the preset]"
+    "--color",
+    type=click.Choice(["rgb", "bgr", "gray"]),
+    help="Colours that the model was trained on.  [default: as in the preset]",
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["stretch", "shorter_side", "letterbox"]),
+    help="How an image gets the model's shape.  [default: as in the preset]",
 )
 @click.option("--resize-to", type=click.IntRange(min=1), help="Shorter side in pixels before the centre crop.")
 @click.option(

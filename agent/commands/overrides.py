@@ -304,10 +304,11 @@ def _changed_classifiers(
         )
     left = {one.key for one in kept}
     for one in kept:
-        if one.when is not None and one.when.classifier not in left:
+        if one.follows is not None and one.follows not in left:
+            what = "mean" if one.when is None else "gate"
             raise CommandRefused(
                 "needed_by_gate",
-                f"the gate of {one.key} needs {one.when.classifier}, which would be disabled; disable {one.key} first",
+                f"the {what} of {one.key} needs {one.follows}, which would be disabled; disable {one.key} first",
             )
     return kept
 

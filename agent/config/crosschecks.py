@@ -41,6 +41,7 @@ class _Use:
     model: str | None
     key: str | None
     waits_for: str | None
+    waits_at: KeyPath
 
 
 def cross_problems(document: StrictDocument) -> Iterator[Problem]:
@@ -106,8 +107,10 @@ def _uses_by_camera(data: object) -> Iterator[tuple[str, list[_Use]]]:
             if isinstance(entry, dict):
                 model = _text(entry.get("model"))
                 key = _text(entry.get("name")) or model
-                waits_for = _text(section_of(entry, "when").get("classifier"))
-                uses.append(_Use(("cameras", camera, "classify", index), model, key, waits_for))
+                gate, partner = _text(section_of(entry, "when").get("classifier")), _text(entry.get("mean_with"))
+                path: KeyPath = ("cameras", camera, "classify", index)
+                waits_at: KeyPath = (*path, "mean_with") if gate is None else (*path, "when", "classifier")
+                uses.append(_Use(path, model, key, partner if gate is None else gate, waits_at))
         yield str(camera), uses
 
 
@@ -175,7 +178,7 @@ def _gates_open(document: StrictDocument, camera: str, uses: Sequence[_Use]) -> 
     for use in uses:
         if use.waits_for is None:
             continue
-        path = (*use.path, "when", "classifier")
+        path = use.waits_at
         if use.waits_for == use.key:
             yield at(document, path, f"`{use.key}` waits for itself; name another classifier of camera {camera}")
         elif use.waits_for not in by_key:

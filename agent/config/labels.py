@@ -16,10 +16,11 @@ def check_labels(loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> 
     """Check gates and rules against the packages, by their key under ``models``; other models are not checked.
 
     Raises:
-        ConfigError: see ``check_when_labels`` and ``check_decide_labels``.
+        ConfigError: see ``check_when_labels``, ``check_means`` and ``check_decide_labels``.
     """
     labels = {key: package.labels for key, package in packages.items()}
     check_when_labels(loaded, labels)
+    check_means(loaded, packages)
     check_decide_labels(loaded, labels, stated_thresholds(packages))
 
 
@@ -32,6 +33,23 @@ def unknown_labels(loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -
             for label in use.decide.labels:
                 if package is not None and label not in known:
                     yield f"camera {name}, {use.key}: model {use.model} finds no label {label!r} any more"
+
+
+def idle_thresholds(loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> Iterator[str]:
+    """The binary models whose stated threshold finds labels that `enter` then never confirms."""
+    for name, camera in loaded.config.cameras.items():
+        for use in camera.classify:
+            package = packages.get(use.model)
+            if package is None or package.output.task is not Task.BINARY or not package.output.stated:
+                continue
+            label, threshold = package.output.stated[0]
+            lowest = round(min(threshold, 1 - threshold), 6)
+            if lowest < use.decide.enter:
+                yield (
+                    f"camera {name}, {use.key}: model {use.model} states threshold {threshold:g} for {label!r}, so "
+                    f"confidences begin at {lowest:g}, but those below enter {use.decide.enter:g} decide nothing; for "
+                    f"every result to count set decide.enter to {lowest:g}, and decide.exit no higher"
+                )
 
 
 def stated_thresholds(packages: Mapping[str, ModelPackage]) -> dict[str, dict[str, float]]:
@@ -63,6 +81,41 @@ def check_when_labels(loaded: LoadedConfig, labels_by_model: Mapping[str, Sequen
                     problems.append(at(loaded.document, path, text))
     if problems:
         raise error_of(problems, loaded.document.name)
+
+
+def check_means(loaded: LoadedConfig, packages: Mapping[str, ModelPackage]) -> None:
+    """Refuse a mean of two models whose scores do not mean the same: other labels, another order, another task.
+
+    Raises:
+        ConfigError: with the line of each such `mean_with` and the first difference.
+    """
+    problems: list[Problem] = []
+    for name, camera in loaded.config.cameras.items():
+        model_of = {use.key: use.model for use in camera.classify}
+        for index, use in enumerate(camera.classify):
+            partner = None if use.mean_with is None else model_of[use.mean_with]
+            if partner is None or partner not in packages or use.model not in packages:
+                continue
+            difference = _difference(packages[partner], packages[use.model])
+            if difference is not None:
+                text = (
+                    f"{difference[0]} in model {partner}, but {difference[1]} in model {use.model}; a mean needs the "
+                )
+                path = ("cameras", name, "classify", index, "mean_with")
+                problems.append(at(loaded.document, path, f"{text}same task and the same labels in the same order"))
+    if problems:
+        raise error_of(problems, loaded.document.name)
+
+
+def _difference(first: ModelPackage, second: ModelPackage) -> tuple[str, str] | None:
+    if first.output.task is not second.output.task:
+        return f"output.task is {first.output.task.value}", second.output.task.value
+    if len(first.labels) != len(second.labels):
+        return f"there are {len(first.labels)} labels", str(len(second.labels))
+    for place, (one, other) in enumerate(zip(first.labels, second.labels, strict=True)):
+        if one != other:
+            return f"label {place} is `{one}`", f"`{other}`"
+    return None
 
 
 def check_decide_labels(

@@ -85,6 +85,8 @@ class ClassifierConfig(Section):
     """Region of interest x0 y0 x1 y1 as shares of the frame, 0 to 1."""
     when: WhenConfig | None = None
     """Run only if another classifier of the camera gave certain labels; null runs on every frame."""
+    mean_with: Name | None = None
+    """Another classifier of the camera, with the same labels: the mean of both probabilities is decided."""
     decide: DecideConfig = DecideConfig()
     """How results become a stable label."""
 
@@ -94,6 +96,20 @@ class ClassifierConfig(Section):
         if x1 <= x0 or y1 <= y0:
             raise ValueError(f"roi {list(self.roi)} has no area: x1 must be above x0 and y1 above y0")
         return self
+
+    @model_validator(mode="after")
+    def _follows_one(self) -> ClassifierConfig:
+        if self.when is not None and self.mean_with is not None:
+            raise ValueError(
+                f"when waits for labels of {self.when.classifier}, but mean_with takes every frame of "
+                f"{self.mean_with}: remove one, or give {self.mean_with} the gate"
+            )
+        return self
+
+    @property
+    def follows(self) -> str | None:
+        """The classifier of the same camera that must answer to a frame first; None if there is none."""
+        return self.mean_with if self.when is None else self.when.classifier
 
     @property
     def key(self) -> str:

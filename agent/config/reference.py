@@ -24,7 +24,7 @@ def _tables(name: str, place: Place) -> Iterator[str]:
         yield f"### {_heading(name)}\n\n`{place.discriminator}` chooses one of: {', '.join(place.tags())}.\n"
     for tag, section in sections_of(place):
         yield f"#### type: {tag}\n" if place.discriminator is not None else f"### {_heading(name)}\n"
-        yield f"{inspect.cleandoc(section.__doc__ or '')}\n"
+        yield f"{_one_line(section.__doc__)}\n"
         yield "| key | value | default | meaning |"
         yield "| --- | --- | --- | --- |"
         below: list[tuple[str, Place]] = []
@@ -40,7 +40,7 @@ def _tables(name: str, place: Place) -> Iterator[str]:
             meaning = (
                 field.description or field_docs(section).get(key) or ("This kind." if is_kind else _summary(nested))
             )
-            yield f"| `{key}` | {allowed} | {default} | {meaning} |".replace("|  |", "| |")
+            yield f"| `{key}` | {allowed} | {default} | {_one_line(meaning)} |".replace("|  |", "| |")
         yield ""
         for path, child in below:
             yield from _tables(path, child)
@@ -64,7 +64,12 @@ def _nested(path: str, place: Place) -> list[tuple[str, Place]]:
 
 def _summary(nested: list[tuple[str, Place]]) -> str:
     sections = sections_of(nested[0][1]) if nested else []
-    return inspect.cleandoc(sections[0][1].__doc__ or "").splitlines()[0] if len(sections) == 1 else ""
+    return _one_line(inspect.cleandoc(sections[0][1].__doc__ or "").split("\n\n")[0]) if len(sections) == 1 else ""
+
+
+def _one_line(text: str | None) -> str:
+    """A row of a table ends with its line."""
+    return " ".join((text or "").split())
 
 
 def _default(value: object) -> str:

@@ -1,4 +1,4 @@
-"""One classifier of one camera: what its worker needs to serve it, and the classifiers gated by its label."""
+"""One classifier of one camera: what its worker needs to serve it, and the classifiers that follow it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ Emit = Callable[[Classification | StateChange], None]
 
 @dataclass(frozen=True, slots=True)
 class Dependent:
-    """A classifier gated by this one: frames that show one of ``labels`` go to its ``batcher``."""
+    """A classifier that follows this one: frames that show one of ``labels`` go to its ``batcher``.
+
+    ``labels`` is None for one that takes the mean of its probabilities with this one's: then all frames do.
+    """
 
     binding: ClassifierBinding
     batcher: Batcher[ClassifierBinding]
-    labels: frozenset[str]
+    labels: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

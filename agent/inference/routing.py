@@ -9,6 +9,7 @@ from functools import partial
 from agent.cameras.camera import Route
 from agent.cameras.frame_counters import FrameCounters
 from agent.config.model import CameraConfig, ClassifierConfig
+from agent.config.sections.decide import DecideConfig
 from agent.inference.binding import ClassifierBinding, Dependent
 from agent.inference.decisions.decision import Decision, LabelDecision, LabelSetDecision
 from agent.inference.worker import Worker
@@ -18,7 +19,7 @@ from engines import ModelPackage, Task
 
 @dataclass(frozen=True, slots=True)
 class CameraPlan:
-    """One camera's bindings by classifier, and the routes to those without a gate."""
+    """One camera's bindings by classifier, and the routes to those that follow no other."""
 
     bindings: Mapping[str, ClassifierBinding]
     routes: tuple[Route, ...]
@@ -36,7 +37,7 @@ def plan_camera(
 ) -> CameraPlan:
     """The bindings of one camera. Decisions of ``kept`` continue if the classifier's model and rules are the same.
 
-    Gates form no cycle: the configuration loader refuses cycles.
+    Gates and means form no cycle: the configuration loader refuses cycles.
     """
     by_key = {classifier.key: classifier for classifier in config.classify}
     bindings: dict[str, ClassifierBinding] = {}
@@ -45,7 +46,7 @@ def plan_camera(
         # Recursive, because bindings are immutable: the dependents must exist first.
         if key not in bindings:
             classifier = by_key[key]
-            behind = [one for one in config.classify if one.when is not None and one.when.classifier == key]
+            behind = [one for one in config.classify if one.follows == key]
             bindings[key] = ClassifierBinding(
                 camera=name,
                 classifier=key,
@@ -56,9 +57,12 @@ def plan_camera(
                 counters=counters,
                 decision=_decision(name, classifier, (kept or {}).get(key), workers[classifier.model].package, clock),
                 dependents=tuple(
-                    Dependent(binding_of(one.key), workers[one.model].batcher, frozenset(one.when.labels))
+                    Dependent(
+                        binding_of(one.key),
+                        workers[one.model].batcher,
+                        None if one.when is None else frozenset(one.when.labels),
+                    )
                     for one in behind
-                    if one.when is not None
                 ),
             )
         return bindings[key]
@@ -66,7 +70,7 @@ def plan_camera(
     routes = tuple(
         Route(classifier.key, partial(workers[classifier.model].batcher.put, binding_of(classifier.key)))
         for classifier in config.classify
-        if classifier.when is None
+        if classifier.follows is None
     )
     return CameraPlan(bindings, routes)
 
@@ -74,7 +78,7 @@ def plan_camera(
 def _decision(
     camera: str, classifier: ClassifierConfig, kept: ClassifierBinding | None, package: ModelPackage, clock: Clock
 ) -> Decision:
-    is_same = kept is not None and kept.config.model == classifier.model and kept.config.decide == classifier.decide
+    is_same = kept is not None and _what_decides(kept.config) == _what_decides(classifier)
     if kept is not None and is_same and kept.decision.fits(package):
         return kept.decision
     before = None if kept is None else kept.decision
@@ -91,3 +95,7 @@ def _decision(
         utc_ns=utc_ns,
         before=before,
     )
+
+
+def _what_decides(classifier: ClassifierConfig) -> tuple[str, str | None, DecideConfig]:
+    return classifier.model, classifier.mean_with, classifier.decide

@@ -16,7 +16,14 @@ from agent.cameras.frame_counters import Drop
 from agent.config.model import ModelConfig
 from agent.inference.batcher import Batcher
 from agent.inference.binding import ClassifierBinding, Emit
-from agent.inference.decisions.classifications import classification, crop, found_labels, top_binary, top_scores
+from agent.inference.decisions.classifications import (
+    classification,
+    crop,
+    found_labels,
+    mean_scores,
+    top_binary,
+    top_scores,
+)
 from agent.inference.engine_return import EngineReturn
 from agent.inference.engine_slot import EngineSlot, Lease, LoadedEngine, OpenEngine, SlotState, load
 from agent.inference.fair_queue import Request
@@ -349,6 +356,7 @@ class Worker:
         served: ServedModel,
     ) -> None:
         binding = request.binding
+        row = mean_scores(request, row)
         top, margin = self._best(row, binding.config.decide.top_k)
         # argmax treats NaN as the greatest value, so checking the best score covers the whole row.
         if not math.isfinite(top[0].confidence):
@@ -374,12 +382,12 @@ class Worker:
         return top_scores(row, labels, top_k)
 
     def _pass_on(self, binding: ClassifierBinding, request: Request[ClassifierBinding], labels: set[str]) -> None:
-        """Offer the frame to the classifiers gated by this one; it shows ``labels``.
+        """Offer the frame to the classifiers that follow this one; it shows ``labels``.
 
         Call it before this result is counted: a frame with no pending classifier would be closed.
         """
         for dependent in binding.dependents:
-            if labels.isdisjoint(dependent.labels):
+            if dependent.labels is not None and labels.isdisjoint(dependent.labels):
                 binding.counters.skip(dependent.binding.classifier)
                 continue
             binding.counters.offer(request.in_flight, dependent.binding.classifier)

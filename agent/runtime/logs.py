@@ -18,14 +18,18 @@ from typing import Any, Literal, TextIO
 import orjson
 
 from agent.runtime import journal
-from agent.runtime.absent import absent
 from agent.runtime.secrets import redact
 from agent.runtime.terminal import escaped, escaped_json, unescaped
 
-# structlog would load rich, pygments and attrs for tracebacks that the agent does not show: 5 MiB and 0.05 s.
-with absent("rich"):
+try:
+    # structlog would load rich, pygments and attrs for tracebacks that the agent does not show: 5 MiB and 0.05 s. None
+    # stands for a module that cannot be imported.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # as the import system documents it
     import structlog
     from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+finally:
+    if sys.modules.get("rich") is None:
+        sys.modules.pop("rich", None)
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")

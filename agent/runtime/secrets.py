@@ -150,7 +150,10 @@ def read_secret_bytes(path: Path, kind: SecretKind) -> bytes:
     """
     content = _content_of(path, kind)
     if len(content) > kind.max_bytes:
-        raise ConfigError(f"the {kind.noun} file {path} is larger than {kind.max_bytes} bytes", file=str(path))
+        raise ConfigError(
+            f"the {kind.noun} file {path} has more than {kind.max_bytes} bytes. Name the right file",
+            file=str(path),
+        )
     return content
 
 
@@ -168,7 +171,10 @@ def _content_of(path: Path, kind: SecretKind) -> bytes:
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"the {kind.noun} file {path} is not a regular file", file=str(path))
+            raise ConfigError(
+                f"the {kind.noun} file {path} is a folder, pipe or device, but a regular file is needed. Name one",
+                file=str(path),
+            )
         if status.st_mode & stat.S_IRWXO:
             mode = stat.S_IMODE(status.st_mode)
             raise ConfigError(
@@ -179,7 +185,9 @@ def _content_of(path: Path, kind: SecretKind) -> bytes:
             )
         return _read(fd, kind.max_bytes + _LINE_ENDS + 1)
     except OSError as exc:
-        raise ConfigError(f"the {kind.noun} file {path} cannot be read: {exc.strerror}", file=str(path)) from exc
+        raise ConfigError(
+            f"the {kind.noun} file {path} cannot be read: {exc.strerror}. Check its disk", file=str(path)
+        ) from exc
     finally:
         os.close(fd)
 
@@ -212,4 +220,4 @@ def _secret_from_bytes(content: bytes, path: Path, kind: SecretKind) -> Secret:
         return Secret(line.decode("utf-8"))
     except UnicodeDecodeError:
         # Without the exception, which holds the bytes.
-        raise ConfigError(f"the {kind.noun} file {path} is not UTF-8 text", file=str(path)) from None
+        raise ConfigError(f"the {kind.noun} file {path} is not UTF-8 text. Save it as UTF-8", file=str(path)) from None

@@ -237,6 +237,7 @@ def _classifier_runtime(classifier: ClassifierConfig, package: ModelPackage | No
         roi=classifier.roi,
         when_classifier=None if classifier.when is None else classifier.when.classifier,
         when_labels=() if classifier.when is None else classifier.when.labels,
+        mean_with=classifier.mean_with,
         enter=decide.enter,
         exit=decide.exit,
         unknown=decide.unknown,

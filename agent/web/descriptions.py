@@ -24,6 +24,10 @@ EXTENSIONS = (
 PLATFORM = "edge_inference_agent"
 IMAGES, ENCODED, SCORES, LABELS = "images", "encoded", "scores", "labels"
 
+NO_TRACE = "this server has no trace settings; /metrics and the statistics tell where the time of a request goes"
+NO_SHARED_MEMORY = "this server has no shared memory; send tensors as binary data"
+NO_LOG_SETTINGS = "this server has no log settings; `agent --help` names the options of its log"
+
 
 def server_metadata() -> dict[str, Any]:
     """Of `GET /v2`."""

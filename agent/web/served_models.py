@@ -322,5 +322,5 @@ def _state_of(worker: Worker) -> tuple[State, str]:
         return "UNAVAILABLE", "its engine failed"
     state = worker.state.value
     if state == "closed":
-        return "UNAVAILABLE", "the agent stops"
+        return "UNAVAILABLE", "it was unloaded, or the agent stops"
     return ("LOADING", "loading") if worker.loaded is None else ("READY", "")

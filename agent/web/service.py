@@ -26,6 +26,7 @@ from agent.web.tokens import Gate, Tokens
 from agent.web.work import WorkThreads
 
 if TYPE_CHECKING:
+    from agent.web.grpc.calls import InferenceCalls
     from agent.web.grpc.listener import GrpcListener
 
 log = get_logger(__name__)
@@ -114,6 +115,8 @@ class WebService:
         inputs, tokens, tls = read_inputs(loaded)
         if inputs == self._inputs:
             return None
+        if inputs.config.grpc is not None:
+            _grpc_face()
         if inputs.config.grpc != self._inputs.config.grpc:
             _require_free(inputs.config)
         if inputs.config.http == self._inputs.config.http:
@@ -208,6 +211,13 @@ def _require_free(config: ServeConfig) -> None:
 def _grpc_listener(
     config: ServeConfig, models: ServedModels, gate: Gate, loader: WorkThreads, tls: Tls | None
 ) -> GrpcListener:
+    listener, calls = _grpc_face()
+    pair = None if tls is None else (tls.key, tls.chain)
+    return listener(calls(models, gate, loader), config, certificate=pair)
+
+
+def _grpc_face() -> tuple[type[GrpcListener], type[InferenceCalls]]:
+    """The parts of the gRPC face; raises Unavailable without its library."""
     try:
         from agent.web.grpc.calls import InferenceCalls
         from agent.web.grpc.listener import GrpcListener
@@ -216,8 +226,7 @@ def _grpc_listener(
             f"serve.grpc needs grpcio, but it cannot be imported: {exc}; add the part [grpc] of the agent, as "
             "docs/installation.md says, or remove serve.grpc"
         ) from exc
-    pair = None if tls is None else (tls.key, tls.chain)
-    return GrpcListener(InferenceCalls(models, gate, loader), config, certificate=pair)
+    return GrpcListener, InferenceCalls
 
 
 def _bound(config: ServeConfig) -> socket.socket | None:

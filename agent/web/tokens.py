@@ -58,7 +58,10 @@ def read_tokens(path: Path) -> Tokens:
         text = read_secret_bytes(path, SecretKind.TOKENS).decode("ascii")
     except UnicodeDecodeError:
         # Without the exception, which holds the bytes.
-        raise ConfigError(f"the tokens file {path} is not ASCII text", file=str(path)) from None
+        raise ConfigError(
+            f"the tokens file {path} is not ASCII text. Names and tokens have ASCII letters, digits and signs only",
+            file=str(path),
+        ) from None
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             name, token = _parsed(line, f"{path}:{number}")

@@ -101,10 +101,10 @@ class Certificate:
         needed = self.bars.min_images
         if not needed:
             return ""
-        others = " that are not in its calibration folder" if self.requested_precision == "int8" else ""
+        others = " and are not in its calibration folder" if self.requested_precision == "int8" else ""
         advice = (
-            f"Put them, typical of what the cameras see{others}, into a folder of the package and name it in "
-            "model.yaml: evaluation: evaluation/"
+            f"Put images that are typical of what the cameras see{others} into a folder of the package, and name it "
+            "in model.yaml: evaluation: evaluation/"
         )
         if self.source == DRAWN:
             return f"the package has no images, but {needed} are needed. {advice}"

@@ -78,7 +78,10 @@ def golden_result(package: ModelPackage, golden: GoldenImage, scores: Scores, *,
     """
     row = scores[0]
     if not np.isfinite(row).all():
-        raise InferenceFailed(f"{engine} gave NaN or infinity for {golden.path}", image=str(golden.path))
+        raise InferenceFailed(
+            f"{engine} gave NaN or infinity for {golden.path}. Use fp32, and check the model: agent verify",
+            image=str(golden.path),
+        )
     got, confidence = answer_for(package, row, golden.label)
     return GoldenResult(
         path=golden.path,

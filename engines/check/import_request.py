@@ -206,6 +206,18 @@ def _size(request: ImportRequest, facts: TrainingFacts, width: int | None, heigh
     """Width and height: the model's own, and where it leaves them open the option or the files."""
     asked = request.size or facts.size or (None, None)
     found = shape_text((height, width))
+    if (
+        request.size is None
+        and facts.size is not None
+        and None not in (width, height)
+        and facts.size != (width, height)
+    ):
+        raise ModelRejected(
+            f"{request.model.name}: the model's input is {found} (height x width), but {facts.sources['size']} says "
+            f"{shape_text((facts.size[1], facts.size[0]))}. Correct that file, or give --size {width}x{height} if the "
+            "model is right",
+            shape=found,
+        )
     width, height = width or asked[0], height or asked[1]
     if width is None or height is None or (request.size and request.size != (width, height)):
         raise ModelRejected(

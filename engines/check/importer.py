@@ -54,7 +54,7 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
         source = copy_model(path, request, stage)
         facts = _facts(place, source)
         manifest = _manifest(request, facts, source, name, stage)
-        shown_as = {source.file: str(path)}
+        shown_as = {source.file: str(path), MANIFEST_NAME: str(target / MANIFEST_NAME)}
         if request.labels is not None:
             shown_as |= {f"labels{suffix}": str(request.labels) for suffix in (".txt", ".json")}
         manifest["output"] = _output(request, facts, _activation(request, facts, source) or "none")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,8 @@ from engines.sandbox.load import load_in_sandbox
 
 REFERENCE_ENGINES: dict[ModelFormat, str] = {"onnx": "ort-cpu", "pt2": "torch"}
 _NOISE_IMAGES = 4
+_RESERVED = ("unknown", "stale")
+"""The agent's words for a state without a label; see agent/config/sections/decide.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +83,7 @@ def check_package(package: ModelPackage) -> PackageCheck:
             f"the model computes in int8 already ({count} quantised operators), so precision fp32 runs it as it is, "
             "and int8 is refused. To compare precisions, import the fp32 model"
         )
-    if twice := repeated_labels(package.labels):
-        named = ", ".join(map(repr, twice[:5]))
-        warnings.append(f"several classes have the label {named}, so results cannot tell them apart. Rename them")
+    warnings += _label_warnings(package.labels)
     if not package.golden:
         warnings.append("there are no golden images, so wrong preprocessing would go unnoticed")
     if not package.is_digest_stated:
@@ -108,13 +108,27 @@ def check_package(package: ModelPackage) -> PackageCheck:
     )
 
 
+def _label_warnings(labels: Sequence[str]) -> list[str]:
+    warnings = []
+    if twice := repeated_labels(labels):
+        named = ", ".join(map(repr, twice[:5]))
+        warnings.append(f"several classes have the label {named}, so results cannot tell them apart. Rename them")
+    if reserved := [label for label in _RESERVED if label in labels]:
+        named = " and ".join(map(repr, reserved))
+        warnings.append(
+            f"there is a label {named}, but the agent has this word for unsure or missing results, and refuses it. "
+            "Rename it, or for 'unknown' set decide.unknown to another word"
+        )
+    return warnings
+
+
 def _missing_for_int8(package: ModelPackage) -> list[str]:
     needed, found = BARS["int8"].min_images, len(divided(package).held_out)
     if found >= needed:
         return []
-    advice = f"typical of what the cameras see, into a folder of the package and name it in {MANIFEST_NAME}"
+    advice = f"that are typical of what the cameras see into a folder of the package, and name it in {MANIFEST_NAME}"
     fact = f"int8 would be judged on {found} images that it is not calibrated on, but a proof needs {needed}"
-    return [f"{fact}. Put {needed - found} more, {advice}: evaluation: evaluation/"]
+    return [f"{fact}. Put {needed - found} more {advice}: evaluation: evaluation/"]
 
 
 def measure_raw_scores(package: ModelPackage) -> tuple[RawScores, str]:

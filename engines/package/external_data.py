@@ -68,7 +68,8 @@ def read_external_data(
     wanted = sum(place.length for place in places)
     if wanted > allowed_bytes:
         raise ModelRejected(
-            f"{name} keeps {len(places)} tensors of {wanted} bytes in other files, but the limit is {allowed_bytes}",
+            f"{name} keeps {len(places)} tensors of {wanted} bytes in other files, but the limit is {allowed_bytes}. "
+            "Use a smaller model",
             size=wanted,
         )
     # By name, because the order of tensors in the file depends on the exporter.
@@ -91,7 +92,9 @@ def _place_of(tensor: onnx.TensorProto, name: str) -> _Place:
             f"{what} states {', '.join(repeated)} more than once, but each has one value. Export it again"
         )
     if "location" not in values or not set(values) <= _KEYS:
-        raise ModelRejected(f"{what} states {sorted(values)}, but location, offset and length are what it has")
+        raise ModelRejected(
+            f"{what} states {sorted(values)}, but location, offset and length are what it has. Export it again"
+        )
     if tensor.raw_data or len(tensor.string_data):
         raise ModelRejected(f"{what}: the tensor also has data of its own, but only one can be right. Export it again")
     needed = _bytes_of(tensor, what)
@@ -130,7 +133,7 @@ def _read(path: Path, allowed_bytes: int, name: str) -> bytes:
     if size > allowed_bytes:
         raise ModelRejected(
             f"external data {path} of {name} has {size} bytes, but {allowed_bytes} is the limit for a "
-            "model and its external data together",
+            "model and its external data together. Use a smaller model",
             size=size,
         )
     return data

@@ -57,7 +57,9 @@ def read_image_bytes(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ImageRejected(
-                f"{path} has {size} bytes, but the limit for an image is {MAX_FILE_BYTES}", path=str(path), size=size
+                f"{path} has {size} bytes, but the limit for an image is {MAX_FILE_BYTES}. Scale it down",
+                path=str(path),
+                size=size,
             )
         return read_regular(path, max_bytes=MAX_FILE_BYTES)
     except ValueError as exc:
@@ -83,7 +85,7 @@ def decode_image(data: bytes, *, name: str, bits: int | None = None, max_pixels:
             values above ``bits``.
     """
     if not data:
-        raise ImageRejected(f"{name} is empty (0 bytes), but an image was expected", name=name, size=0)
+        raise ImageRejected(f"{name} is empty (0 bytes), but an image was expected. Copy it again", name=name, size=0)
     try:
         header = read_header(data)
     except HeaderError as exc:

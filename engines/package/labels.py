@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -69,7 +70,12 @@ def fit_labels(labels: Sequence[str], *, classes: int, offset: int, name: str) -
     if len(labels) + offset == classes:
         return (BACKGROUND,) * offset + tuple(labels)
     hint = "Give one label per class"
-    if offset == 0 and len(labels) == classes - 1:
+    if classes == 1 and len(labels) == _PAIR and not offset:
+        hint = (
+            "Does its score speak for one of both? Then set output.task: binary and output.positive (agent model "
+            f"import: --task binary --positive {shlex.quote(labels[1])})"
+        )
+    elif offset == 0 and len(labels) == classes - 1:
         hint = f"Has the model a background class first? Then set labels.offset: 1 ({_FLAG} 1)"
     elif offset and len(labels) == classes:
         hint = f"The labels name every class: set labels.offset: 0 ({_FLAG} 0)"
@@ -89,7 +95,9 @@ def fit_labels(labels: Sequence[str], *, classes: int, offset: int, name: str) -
 
 def _decode(data: bytes, name: str) -> str:
     if len(data) > MAX_BYTES:
-        raise ModelRejected(f"{name} has {len(data)} bytes, but the limit for labels is {MAX_BYTES}", file=name)
+        raise ModelRejected(
+            f"{name} has {len(data)} bytes, but the limit for labels is {MAX_BYTES}. Name the labels file", file=name
+        )
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
         raise ModelRejected(f"{name} is UTF-16 text, but labels must be UTF-8. Save it as UTF-8", file=name)
     try:
@@ -116,7 +124,7 @@ def _from_lines(text: str, name: str, offset: int) -> list[str]:
     table = _from_table(lines, name, offset)
     if table is not None:
         return table
-    trailing = _numbers_behind(lines, offset)
+    trailing = _numbers_behind(lines)
     if trailing is not None:
         return _by_index(trailing, name, offset)
     for pattern in (_SYNSET, _NUMBERED):
@@ -158,11 +166,13 @@ def _from_table(lines: Sequence[str], name: str, offset: int) -> list[str] | Non
     return _by_index(pairs, name, offset) if pairs else None
 
 
-def _numbers_behind(lines: Sequence[str], offset: int) -> list[tuple[int, str]] | None:
-    """The labels of lines like ``name,0``; None unless every line has a number and they run without a gap."""
+def _numbers_behind(lines: Sequence[str]) -> list[tuple[int, str]] | None:
+    """The labels of lines like ``name,0``; None unless every line has a number, and they have no gap."""
     found = [_TRAILING.match(line) for line in lines]
     pairs = [(int(match.group(2)), _unquote(match.group(1).strip())) for match in found if match]
-    is_whole = len(pairs) == len(lines) > 1 and _is_run([number for number, _ in pairs], offset)
+    numbers = sorted(number for number, _ in pairs)
+    # A run from another number is refused later, with advice: it is no part of the names.
+    is_whole = len(pairs) == len(lines) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     # "0,1" may be either way round, so the number in front counts there.
     return pairs if is_whole and not all(label.isdigit() for _, label in pairs) else None
 

@@ -132,7 +132,7 @@ def load_package(
         ModelRejected: anything that does not fit, with the two facts that disagree.
     """
     shown = shown_as or {}
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, name=shown.get(MANIFEST_NAME))
     root = directory.resolve()
     model_path, model_format = _model_of(manifest, root)
     spec = input_spec(manifest.input)
@@ -185,7 +185,9 @@ def _model_of(manifest: Manifest, root: Path) -> tuple[Path, ModelFormat]:
     path = inside(root, manifest.file, what="file")
     model_format = _FORMATS.get(path.suffix.lower())
     if model_format is None:
-        raise ModelRejected(f"file {manifest.file!r} ends in {path.suffix!r}, but a model is .onnx or .pt2")
+        raise ModelRejected(
+            f"file {manifest.file!r} ends in {path.suffix!r}, but a model is .onnx or .pt2. Export it as one of them"
+        )
     return path, model_format
 
 
@@ -312,11 +314,14 @@ def _images(root: Path, stated: str | None, *, what: str) -> tuple[Path, ...]:
         return ()
     folder = inside(root, stated, what=what)
     if not folder.is_dir():
-        raise ModelRejected(f"{what} {stated!r} is a file, but a directory of images was expected")
+        raise ModelRejected(
+            f"{what} {stated!r} is a file, but a directory of images was expected. Name one in model.yaml"
+        )
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not 0 < len(found) <= MAX_FOLDER_IMAGES:
         raise ModelRejected(
-            f"{what} {stated!r} holds {len(found)} images, but it may hold 1 to {MAX_FOLDER_IMAGES}",
+            f"{what} {stated!r} holds {len(found)} images, but it may hold 1 to {MAX_FOLDER_IMAGES}. "
+            "Add or remove images, or leave the key out",
             images=len(found),
         )
     return tuple(inside(root, path.relative_to(root).as_posix(), what=f"{what} image") for path in found)

@@ -140,8 +140,8 @@ _SECTIONS: dict[str, type[_Section]] = {
 }
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of the package in ``directory``.
+def read_manifest(directory: Path, *, name: str | None = None) -> Manifest:
+    """Return the manifest of the package in ``directory``; ``name`` stands for its path in messages.
 
     Raises:
         ModelRejected: there is none, or it is invalid; the message names file and line.
@@ -159,7 +159,7 @@ def read_manifest(directory: Path) -> Manifest:
         ) from exc
     except (OSError, ValueError) as exc:
         raise ModelRejected(f"{path} cannot be read: {exc}", path=str(path)) from exc
-    return parse_manifest(text, name=str(path))
+    return parse_manifest(text, name=name or str(path))
 
 
 def parse_manifest(text: str, *, name: str) -> Manifest:
@@ -229,7 +229,10 @@ def inside(directory: Path, relative: str, *, what: str) -> Path:
         ModelRejected: it is absolute, leaves the package (``..`` or a link), or does not exist.
     """
     if PurePosixPath(relative).is_absolute() or "\x00" in relative or "\\" in relative:
-        raise ModelRejected(f"{what} {relative!r} must be a relative path with / inside the package {directory}")
+        raise ModelRejected(
+            f"{what} is {relative!r}, but must be a path with / inside the package {directory}. "
+            "Write it relative to that"
+        )
     root = directory.resolve()
     # resolve() follows links, so a link that leaves the package is caught as well.
     path = (root / relative).resolve()

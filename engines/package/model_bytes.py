@@ -33,7 +33,9 @@ def read_model_bytes(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ModelRejected(
-                f"{path} has {size} bytes, but the limit is {MAX_BYTES} (512 MiB)", path=str(path), size=size
+                f"{path} has {size} bytes, but the limit is {MAX_BYTES} (512 MiB). Use a smaller model",
+                path=str(path),
+                size=size,
             )
         data = read_regular(path, max_bytes=MAX_BYTES)
     except ValueError as exc:

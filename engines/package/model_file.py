@@ -91,7 +91,7 @@ def _check_size(model: onnx.ModelProto, *, name: str) -> None:
         raise ModelRejected(f"{name} has local functions that call themselves, but ONNX allows none. Export it again")
     nodes = _size(_calls(model.graph), sizes)
     if nodes > MAX_NODES:
-        raise ModelRejected(f"{name} has {nodes} nodes, but the limit is {MAX_NODES}", path=name)
+        raise ModelRejected(f"{name} has {nodes} nodes, but the limit is {MAX_NODES}. Use a smaller model", path=name)
 
 
 def _check_text(model: onnx.ModelProto, *, name: str) -> None:

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.web.metrics.families import FAMILIES, STAGE_HELP, STAGE_LABELS, STAGE_NAME, TRITON_FAMILIES
+from agent.web.metrics.families import FAMILIES, STAGE_HELP, STAGE_LABELS, STAGE_NAME
+from agent.web.metrics.triton import TRITON_FAMILIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 _MARK = "<!-- metrics -->\n"

@@ -66,6 +66,10 @@ become_systemd() {
   ln -s pts/ptmx "$view/dev/ptmx"
   mount -t tmpfs tmpfs "$view/dev/shm"
   mount -t tmpfs -o mode=755 tmpfs "$view/run"
+  if [ -d "$view/../host" ]; then # what a script lets the view see of this machine
+    mkdir "$view/run/host"
+    mount --rbind "$view/../host" "$view/run/host"
+  fi
   mount -t tmpfs -o mode=1777 tmpfs "$view/tmp"
   cd "$view"
   mkdir -p .old

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from pathlib import Path
 import httpx
 import orjson
 import psutil
-import yaml
 
 _VIEWERS = (0, 1, 20)
 _ROUNDS = 3
@@ -121,7 +121,7 @@ def measure(cameras: int, seconds: float) -> dict[int, list[_Sample]]:
     samples: dict[int, list[_Sample]] = {viewers: [] for viewers in _VIEWERS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "agent.yaml").write_text(yaml.safe_dump(_config(cameras)))
+        (folder / "agent.yaml").write_text(json.dumps(_config(cameras)))
         command = [sys.executable, "-m", "agent", "run", "-c", str(folder / "agent.yaml")]
         with (folder / "log").open("wb") as log:
             agent = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)

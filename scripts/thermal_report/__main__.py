@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,21 @@ SILICON = "without governor"
 OURS = "governor, rate alone"
 CLOCKS = "governor, clocks allowed"
 
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Colours of a chart for a light or dark page; ``dark`` has those that replace lines a dark page would hide."""
+
+    paper: str
+    ink: str
+    grid: str
+    dark: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, policy: str) -> str:
+        """The colour of a policy's line."""
+        return self.dark.get(policy, COLOURS[policy])
+
+
 COLOURS = {
     SILICON: "#dc3c3c",
     "on/off": "#f0a028",
@@ -48,6 +64,9 @@ COLOURS = {
     CLOCKS: "#961eaa",
     ORACLE: "#3c966e",
 }
+LIGHT = Look("#ffffff", "#1f2933", "#e1e1e1")
+DARK = Look("#0d1117", "#e4e9ee", "#333d47", {OURS: "#58a6ff", CLOCKS: "#d48ae6"})
+"""The paper is that of a code host's dark page."""
 
 
 def compare(board: str, ambient: float) -> tuple[dict[str, Outcome], float]:
@@ -111,7 +130,7 @@ def averaged(outcome: Outcome, window_s: int = 60) -> list[tuple[float, float]]:
     ]
 
 
-def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, throttle: float) -> Figure:
+def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, throttle: float, look: Look) -> Figure:
     """One board, for each ambient the temperature and below it the rate. Needs matplotlib.
 
     One column with letters of a thirty-sixth of its width, so that a phone shows them at 11 pixels.
@@ -122,26 +141,32 @@ def chart_of(results: Mapping[float, Mapping[str, Outcome]], soft: float, thrott
     # A reader's style file could make it transparent, with dark letters on a dark page.
     mpl.rcdefaults()
     mpl.rcParams["font.size"] = _LETTERS_POINTS
-    figure = Figure(figsize=(_WIDTH_INCHES, 6.4 * len(results)), dpi=110, layout="constrained", facecolor="white")
+    mpl.rc("text", color=look.ink)
+    mpl.rc("axes", labelcolor=look.ink, edgecolor=look.ink, facecolor=look.paper)
+    mpl.rc("xtick", color=look.ink)
+    mpl.rc("ytick", color=look.ink)
+    mpl.rc("savefig", facecolor=look.paper)
+    mpl.rc("legend", facecolor=look.paper)
+    figure = Figure(figsize=(_WIDTH_INCHES, 6.4 * len(results)), dpi=110, layout="constrained", facecolor=look.paper)
     figure.suptitle("Orin-like board without a fan, full load, 2 hours simulated")
     for place, (ambient, outcomes) in enumerate(results.items()):
         heat = figure.add_subplot(2 * len(results), 1, 2 * place + 1)
         rate = figure.add_subplot(2 * len(results), 1, 2 * place + 2)
         for name in ("on/off", SILICON, ORACLE, CLOCKS, OURS):
             seconds, celsius = zip(*((at, hottest) for at, hottest, _ in outcomes[name].track[::10]), strict=True)
-            heat.plot([at / 60 for at in seconds], celsius, color=COLOURS[name], label=name)
+            heat.plot([at / 60 for at in seconds], celsius, color=look.of(name), label=name)
             seconds, percents = zip(*averaged(outcomes[name]), strict=True)
-            rate.plot([at / 60 for at in seconds], percents, color=COLOURS[name])
+            rate.plot([at / 60 for at in seconds], percents, color=look.of(name))
         # Above and below both lines and the curves at them.
         for limit, words, away in ((throttle, "the SoC throttles", 14), (soft, "closest soft limit", -24)):
-            heat.axhline(limit, color="#5a5a5a", linestyle="--", linewidth=1)
+            heat.axhline(limit, color=look.ink, linestyle="--", linewidth=1)
             text = f"{words}, {limit:g} °C"
             heat.annotate(text, (118, limit), (0, away), textcoords="offset points", ha="right", va="center")
         heat.set(title=f"Hottest zone, air at {ambient:g} °C", ylabel="°C", ylim=(40, 110), xlim=(0, 120))
         rate.set(title=f"Frames classified, of those requested, air at {ambient:g} °C", ylabel="%", ylim=(0, 100))
         rate.set(xlim=(0, 120), xlabel="minutes")
         for axes in (heat, rate):
-            axes.grid(visible=True, color="#e1e1e1")
+            axes.grid(visible=True, color=look.grid)
         if place == 0:
             figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -164,7 +189,12 @@ def changes_in(outcome: Outcome, after: int) -> int:
 def main() -> None:
     """Print the table; write the chart where asked."""
     parser = argparse.ArgumentParser(prog="scripts/thermal-report", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, metavar="FILE.png", help="also write the chart of the Orin-like board")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.png",
+        help="also write the chart of the Orin-like board, and FILE-dark.png for dark pages",
+    )
     arguments = parser.parse_args()
     _check_output(parser, arguments.output)
     print(TABLE_HEAD)
@@ -178,7 +208,9 @@ def main() -> None:
     print(f"\nChanges of the rate by the governor in the second hour, Orin, {AMBIENTS[-1]:g} °C: ", end="")
     print(changes_in(charted[AMBIENTS[-1]][OURS], SETTLED_S))
     if arguments.output is not None:
-        chart_of(charted, *limits_of_board("orin")).savefig(arguments.output)
+        dark = arguments.output.with_stem(f"{arguments.output.stem}-dark")
+        for path, look in ((arguments.output, LIGHT), (dark, DARK)):
+            chart_of(charted, *limits_of_board("orin"), look).savefig(path)
 
 
 def _check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:

@@ -17,11 +17,11 @@ import orjson
 import pytest
 import structlog
 
+from agent.cameras.jpeg import jpeg_from_image
 from agent.mqtt.base import Packet, Received
 from agent.mqtt.topics import Topics
 from agent.runtime.clock import SystemClock
 from agent.runtime.records import Frame
-from agent.web.page import images as images_module
 from agent.web.page.feed import PageFeed
 from agent.web.page.sources import PageSources
 from tests.fixtures.serving import Server, serving
@@ -157,13 +157,13 @@ def test_a_frame_is_encoded_once_for_all_who_look_and_never_without(
 ) -> None:
     server, agent = page
     encodings: list[int] = []
-    real = images_module.jpeg_from_image
+    real = jpeg_from_image
 
     def counted(image: Any, **how: Any) -> Any:
         encodings.append(how["max_width"])
         return real(image, **how)
 
-    monkeypatch.setattr(images_module, "jpeg_from_image", counted)
+    monkeypatch.setattr("agent.web.page.images.jpeg_from_image", counted)
     url = "/page/api/cameras/front/frame.jpg?width=160"
     assert server.client.get(url).status_code == 204
     agent.frames["front"] = _frame(1)
@@ -249,7 +249,8 @@ def test_with_tokens_nothing_is_shown_before_a_login(tmp_path: Path) -> None:
         assert server.client.post("/page/api/command", json={"verb": "set"}).status_code == 401
         wrong = server.client.post("/page/api/login", json={"token": "wrong-wrong-wrong"})
         assert (wrong.status_code, "set-cookie" in wrong.headers) == (401, False)
-        for body in ([], {}, {"token": 3}):
+        bodies: tuple[object, ...] = ([], {}, {"token": 3})
+        for body in bodies:
             assert server.client.post("/page/api/login", json=body).status_code == 400
         right = server.client.post("/page/api/login", json={"token": _TOKEN})
         cookie = right.headers["set-cookie"]

@@ -16,7 +16,7 @@ from agent.runtime.clock import SystemClock
 from agent.runtime.errors import ReloadAbandoned, StageFailed
 from agent.runtime.records import Classification, StateChange
 from engines import EngineLost, EngineUnavailable, InferenceFailed, ModelPackage
-from engines.base import Images
+from engines.base import Images, Scores
 from tests.fixtures.parts import BrightnessEngine, ScriptedSource, plain_package
 
 _LABELS = ("zero", "one", "two", "three")
@@ -201,6 +201,56 @@ def test_a_cascade_runs_its_second_step_only_behind_an_open_gate(second_model: s
     assert [result.frame_index % 6 for result in bench.results("cam", "second")] == [1, 3, 4] * 10
     one = bench.pipeline.statistics().cameras[0].counts.classifiers["second"]
     assert (one.offered, one.classified, one.skipped) == (60, 30, 30)
+
+
+class _Constant(BrightnessEngine):
+    """Gives the same probabilities for every image, in an array that the next call overwrites."""
+
+    def __init__(self, *row: float) -> None:
+        super().__init__(len(row))
+        self._row, self._memory = np.array(row, np.float32), np.empty((4, len(row)), np.float32)
+
+    def infer(self, batch: Images) -> Scores:
+        self._memory[:] = np.nan
+        self._memory[: len(batch)] = self._row
+        return self._memory[: len(batch)]
+
+
+def test_an_ensemble_decides_by_the_mean_of_its_models_with_one_weight_each() -> None:
+    rows = {"a": (0.6, 0.4, 0.0, 0.0), "b": (0.2, 0.8, 0.0, 0.0), "c": (0.1, 0.0, 0.9, 0.0)}
+    config = _config(
+        {
+            "cam": {
+                "classify": [
+                    {"model": "c", "mean_with": "b"},
+                    {"model": "b", "mean_with": "a"},
+                    {"model": "a"},
+                ]
+            }
+        },
+        {key: {"package": "x"} for key in rows},
+    )
+    bench = _Bench(config, [ScriptedSource([0] * 20, is_live=False)], lambda key, *_: _Constant(*rows[key]))
+    bench.run_to_end()
+    for key, label, confidence in (("a", "zero", 0.6), ("b", "one", 0.6), ("c", "one", 0.4)):
+        results = bench.results("cam", key)
+        assert [result.frame_index for result in results] == list(range(20))
+        assert {result.top[0].label for result in results} == {label}
+        assert [result.top[0].confidence for result in results] == pytest.approx([confidence] * 20, abs=1e-6)
+    bench.check_books()
+
+
+def test_what_the_first_model_of_an_ensemble_does_not_answer_the_second_does_not_see() -> None:
+    config = _config(
+        {"cam": {"classify": [{"model": "a"}, {"model": "b", "mean_with": "a"}]}},
+        {"a": {"package": "x"}, "b": {"package": "x"}},
+    )
+    rows = {"a": (np.nan, 0.5, 0.5, 0.0), "b": (0.9, 0.1, 0.0, 0.0)}
+    bench = _Bench(config, [ScriptedSource([0] * 5, is_live=False)], lambda key, *_: _Constant(*rows[key]))
+    bench.run_to_end()
+    assert bench.results("cam", "b") == []
+    assert bench.pipeline.statistics().cameras[0].counts.dropped == {"not_finite": 5}
+    bench.check_books()
 
 
 def test_a_region_of_interest_is_what_the_model_sees() -> None:

@@ -219,9 +219,21 @@ def test_an_input_that_does_not_fit_is_refused(face: Face, change: Any, message:
 
 
 def test_shared_memory_is_unimplemented_as_a_call_and_as_a_parameter(face: Face) -> None:
-    for method in ("SystemSharedMemoryStatus", "CudaSharedMemoryRegister", "TraceSetting", "LogSettings", "Nothing"):
+    texts = {
+        "SystemSharedMemoryStatus": "no shared memory; send tensors as binary data",
+        "CudaSharedMemoryRegister": "no shared memory; send tensors as binary data",
+        "TraceSetting": "no trace settings; /metrics",
+        "LogSettings": "no log settings; `agent --help`",
+        "Nothing": "no such call here; use those of the Open Inference Protocol",
+    }
+    for method, text in texts.items():
         call = face.channel.unary_unary(f"{PROTOCOL_SERVICE}/{method}")
-        assert _refused(partial(call, b""))[0] is _CODE.UNIMPLEMENTED
+        code, said = _refused(partial(call, b""))
+        assert code is _CODE.UNIMPLEMENTED
+        assert text in said
+    code, said = _refused(partial(face.channel.unary_unary("/grpc.health.v1.Health/Check"), b""))
+    assert code is _CODE.UNIMPLEMENTED
+    assert "has the service" in said
     request = _request(1)
     request["inputs"][0]["parameters"] = {"shared_memory_region": {"string_param": "r"}}
     assert _refused(lambda: face.call("ModelInfer", **request))[0] is _CODE.UNIMPLEMENTED

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import orjson
 import pytest
 
 from agent.runtime.errors import ConfigError, Unavailable
-from agent.web.http.connection import MAX_HEAD_BYTES
+from agent.web.http.connection import CHUNK_BYTES, MAX_HEAD_BYTES
 from agent.web.http.listener import bind
 from agent.web.http.openapi import openapi_document
 from agent.web.served_models import ModelControl, ServedModels
@@ -435,8 +436,8 @@ def test_bodies_are_limited_one_by_one_and_together(tmp_path: Path) -> None:
             )
             holding.sendall(head.encode() + b"x" * half)
             bodies = server.service._faces.bodies
-            wait_until(lambda: bodies.held == half)
-            together = post("/v1/models/inspect:classify", content=b"x" * half)
+            wait_until(lambda: bodies.held > half - CHUNK_BYTES)
+            together = post("/v1/models/inspect:classify", content=b"x" * (half + CHUNK_BYTES))
             assert (together.status_code, together.headers["retry-after"]) == (429, "1")
         wait_until(lambda: bodies.held == 0)
         assert post("/v1/models/inspect:classify", content=png(1)).status_code == 200
@@ -537,6 +538,32 @@ def test_an_address_in_use_a_bad_certificate_and_bad_tokens_are_errors_at_the_st
     tokens.chmod(0o644)
     with pytest.raises(ConfigError, match="every user of this machine"):
         WebService(serving_config(tmp_path, tokens_file="tokens"), models)
+
+
+@pytest.mark.parametrize(
+    "head", [b"nothing of HTTP\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n"]
+)
+def test_what_is_no_http_is_refused_in_json(server: Server, head: bytes) -> None:
+    with socket.create_connection((server.host, server.port), timeout=10) as client:
+        client.sendall(head)
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert (answer.status, answer.headers["content-type"]) == (400, "application/json")
+        assert "Send plain HTTP/1.1, and https only where serve.tls is set" in orjson.loads(answer.read())["error"]
+        assert client.recv(1) == b""
+
+
+def test_a_change_that_needs_an_absent_library_is_refused_before_it_is_applied(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("agent.web.grpc")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(
+        Unavailable, match=r"serve\.grpc needs grpcio, but it cannot be imported.*add the part \[grpc\]"
+    ):
+        server.service.prepare(serving_config(tmp_path, grpc="127.0.0.1:0"))
+    assert server.client.get("/v2/health/ready").status_code == 200
 
 
 def test_only_the_surplus_connection_is_refused(tmp_path: Path) -> None:

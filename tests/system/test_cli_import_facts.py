@@ -110,6 +110,17 @@ def test_a_folder_of_hugging_face_is_imported(place: str, tmp_path: Path) -> Non
     assert (package.input.mean, package.input.std) == ((0.5,) * 3, (0.25,) * 3)
 
 
+def test_a_size_that_the_model_contradicts_is_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model(tmp_path / "best.onnx", {**ULTRALYTICS, "imgsz": "[16, 8]"})
+    assert _import(model, tmp_path, "--preset", "raw255") == 78
+    error = capsys.readouterr().err
+    assert "input is 8x8 (height x width), but metadata of best.onnx (Ultralytics) says 16x8" in error
+    assert "give --size 8x8" in error
+    assert _import(model, tmp_path, "--preset", "raw255", "--size", "8x8") == 0
+
+
 @pytest.mark.parametrize(
     ("names", "words"), [((), "it has none. Export the model first"), (("a.onnx", "b.onnx"), "a.onnx, b.onnx")]
 )
@@ -150,6 +161,15 @@ def test_a_label_of_several_classes_is_a_warning(tmp_path: Path, capsys: pytest.
     model = _model(tmp_path / "best.onnx", {**ULTRALYTICS, "names": str(names)})
     assert _import(model, tmp_path) == 0
     assert f"several classes have the label {LABELS[0]!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["unknown", "stale"])
+def test_a_label_that_is_a_word_of_the_agent_is_a_warning(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model(tmp_path / "best.onnx", {**ULTRALYTICS, "names": str({**dict(enumerate(LABELS)), 4: word})})
+    assert _import(model, tmp_path) == 0
+    assert f"there is a label {word!r}, but the agent has this word" in capsys.readouterr().err
 
 
 def test_one_of_several_models_in_a_folder_may_be_named(tmp_path: Path) -> None:

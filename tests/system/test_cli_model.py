@@ -297,13 +297,16 @@ def test_external_data_is_merged_into_one_file(material: Path) -> None:
         (["--golden", "nowhere.jpg=ash"], 78, "nowhere.jpg"),
         (["--calibration", "nowhere"], 78, "nowhere is not a directory"),
         (["--labels", "nowhere"], 78, "nowhere"),
+        (["--task", "binary"], 78, "out/tree-net-1.0.0/model.yaml:"),
     ],
 )
 def test_an_invalid_request_is_refused_with_the_reason(
     material: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, fact: str
 ) -> None:
     assert import_(material, *options) == code
-    assert fact in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert fact in error
+    assert ".import-" not in error  # where the package is made until it is whole
     assert not (material / "out").exists() or not list((material / "out").iterdir())
 
 

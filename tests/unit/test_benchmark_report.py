@@ -22,7 +22,7 @@ from agent.tools.benchmark.render.html import to_html
 from agent.tools.benchmark.render.markdown import to_markdown
 from agent.tools.benchmark.render.series import bar_panels, colours_of
 from agent.tools.benchmark.render.svg import charts_of
-from agent.tools.benchmark.render.tables import perf_analyzer_csv
+from agent.tools.benchmark.render.tables import perf_analyzer_csv, summary_sentence
 from agent.tools.benchmark.report import Report
 from agent.tools.benchmark.scenarios import cases_of
 from agent.tools.benchmark.statistics import spread_of
@@ -322,3 +322,19 @@ def test_soak_tells_how_much_slower_a_warm_device_is() -> None:
     sustained = case_result(replace(case, part="sustained"), made_up_rounds(3.0, seed=2))
     text = to_markdown(report_of([engine_result("ort-cpu", "fp32", [burst, sustained])]))
     assert re.search(r"a call on the warm device takes 1\.[45]\d times as long", text)
+
+
+def test_report_ends_with_one_sentence_to_paste() -> None:
+    last = shown(_report()).rstrip().splitlines()[-1]
+    assert re.fullmatch(
+        r"m 1\.0\.0 \(8x8\) on a CPU, 2 cores: ort-cpu int8 takes 1\.\d\d ms for a frame "
+        r"\(p99 \d\.\d\d ms, paced 30 fps\) and 1\.\d\d ms of CPU; agent 0\.1\.0, 2026-01-02",
+        last,
+    )
+    busy = case_result(PACED, made_up_rounds(3.0, seed=1))
+    bad = report_of([engine_result("ort-cpu", "fp32", [replace(busy, invalid=("busy machine (others 80 %)",))])])
+    assert shown(bad).rstrip().splitlines()[-1].endswith("; not valid: busy machine")
+
+
+def test_report_without_engines_has_no_sentence() -> None:
+    assert summary_sentence(report_of([])) is None

@@ -59,6 +59,11 @@ def test_the_reference_of_the_documentation_is_that_of_the_program() -> None:
     assert reference == reference_markdown(), "write it again below the mark: python -m agent.config.reference"
 
 
+def test_each_row_of_the_reference_is_one_line_and_ends_in_a_whole_sentence() -> None:
+    rows = [line for line in reference_markdown().splitlines() if line.startswith("| `")]
+    assert [row for row in rows if not row.endswith(". |")] == []
+
+
 def test_every_key_has_a_line_of_documentation() -> None:
     undocumented = [
         line for line in reference_markdown().splitlines() if line.startswith("| `") and line.endswith("| |")

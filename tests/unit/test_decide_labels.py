@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.commands.overrides import CameraOverride, ClassifierOverride, LabelOverride, Overrides
-from agent.config.labels import check_labels, unknown_labels
+from agent.config.labels import check_labels, idle_thresholds, unknown_labels
 from agent.config.loader import LoadedConfig, load_config
 from agent.config.sections.decide import DecideConfig
 from agent.reload import load_packages
 from agent.runtime.errors import ConfigError
-from engines import OutputSpec, Task
+from engines import ModelPackage, OutputSpec, Task
 from tests.fixtures.agent_process import write_config
 from tests.fixtures.packages import PackageFiles, TinyModel
 from tests.fixtures.parts import plain_package
@@ -73,6 +73,55 @@ def test_labels_of_a_model_that_finds_several_are_refused(
         check_labels(_loaded(tmp_path, decide), {"ppe": package})
     for word in words:
         assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (plain_package("ok", "no"), []),
+        (
+            plain_package("no", "ok"),
+            ["label 0 is `ok` in model a, but `no` in model b", "the same labels in the same"],
+        ),
+        (plain_package("ok", "no", "dent"), ["there are 2 labels in model a, but 3 in model b"]),
+        (
+            replace(plain_package("ok", "no"), output=SEVERAL),
+            ["output.task is single_label in model a, but multi_label in model b"],
+        ),
+    ],
+)
+def test_a_mean_needs_models_whose_scores_mean_the_same(
+    tmp_path: Path, second: ModelPackage, words: list[str]
+) -> None:
+    one = {"source": {"type": "pattern"}, "classify": [{"model": "a"}, {"model": "b", "mean_with": "a"}]}
+    models = {"a": {"package": "demo"}, "b": {"package": "demo"}}
+    loaded = load_config(write_config(tmp_path, {"models": models, "cameras": {"gate": one}}))
+    check_labels(loaded, {"a": plain_package("ok", "no")})  # one that is not known is not checked
+    if not words:
+        check_labels(loaded, {"a": plain_package("ok", "no"), "b": second})
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_labels(loaded, {"a": plain_package("ok", "no"), "b": second})
+    for word in [*words, "agent.yaml:", "cameras.gate.classify[1].mean_with"]:
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("task", "stated", "decide", "lowest"),
+    [
+        (Task.BINARY, (("dent", 0.3),), {}, "0.3"),
+        (Task.BINARY, (("dent", 0.8),), {}, "0.2"),  # of the other label
+        (Task.BINARY, (("dent", 0.3),), {"enter": 0.3, "exit": 0.2}, None),
+        (Task.BINARY, (), {}, None),
+        (Task.MULTI_LABEL, (("dent", 0.3),), {}, None),  # there it is the label's `enter`
+    ],
+)
+def test_a_stated_threshold_that_decides_nothing_is_told(
+    tmp_path: Path, task: Task, stated: tuple[tuple[str, float], ...], decide: dict[str, Any], lowest: str | None
+) -> None:
+    package = replace(plain_package("dent", "ok"), output=OutputSpec(task=task, stated=stated))
+    told = list(idle_thresholds(_loaded(tmp_path, decide), {"ppe": package}))
+    assert [f"set decide.enter to {lowest}" in text for text in told] == ([] if lowest is None else [True])
 
 
 def test_a_kept_override_of_a_lost_label_is_logged_and_does_not_prevent_a_start(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_labels_of_several_classes_are_found() -> None:
 
 def test_numbers_may_start_at_the_offset() -> None:
     assert parse_labels(b"1: cat\n2: dog\n", name="labels", offset=1) == ("cat", "dog")
+    assert parse_labels(b"dog,2\ncat,1\n", name="labels", offset=1) == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,8 @@ def test_numbers_may_start_at_the_offset() -> None:
         (b"caf\xe9\n", ["labels:1", "UTF-8"]),
         ("cat\ndog".encode("utf-16"), ["UTF-16", "UTF-8"]),
         (b"1: cat\n2: dog\n", ["begin at 1", "offset: 1"]),
+        (b"cat,1\ndog,2\n", ["begin at 1", "offset: 1"]),
+        (b"dog,6\ncat,5\n", ["begin at 5"]),
         (b"0: cat\n2: dog\n", ["0 to 1", "1 is missing"]),
         (b"0: cat\n0: dog\n", ["0 to 1", "0 is there twice"]),
         (b"my trees\n0,cat\n1,dog\n", ["'my trees'", "0,name", "header"]),
@@ -98,6 +101,7 @@ def test_other_files_are_refused_with_the_reason(data: bytes, facts: list[str]) 
         (("labels", "a", "b"), 2, 0, "header"),
         (("background", "a", "b"), 2, 0, "does not have"),
         (("a", "b"), 9, 0, "one label per class"),
+        (("ok", "a dent"), 1, 0, "--task binary --positive 'a dent'"),
     ],
 )
 def test_a_wrong_count_is_refused_with_both_numbers_and_a_hint(

@@ -17,7 +17,7 @@ import pytest
 from scripts.fresh_machine import jobs
 from scripts.fresh_machine.__main__ import _python_of, _remove_what_is_left
 from scripts.fresh_machine.chamber import Chamber, ChamberError
-from scripts.fresh_machine.host import Carried, carried, mirrors_in
+from scripts.fresh_machine.host import Carried, carried, lines, mirrors_in
 from scripts.fresh_machine.jobs import JOBS, Job
 from scripts.fresh_machine.report import Result, document, table
 from scripts.fresh_machine.roots import ROOTS
@@ -163,6 +163,8 @@ def test_pips_configuration_is_carried_with_the_places_that_the_root_sees(tmp_pa
     assert f"file:///run/host{index} https://index.example/a/b" in found.pip_configuration
     assert f"\t/run/host{wheels}\n\t/not/there\n" in found.pip_configuration
     assert found.mounts[Path(f"/run/host{authority}")] == authority
+    assert f"variable\tPIP_CERT\t/run/host{authority}" in lines(found)
+    assert f"mount\t/run/host{authority}\t{authority}" in lines(found)
     # The pages of a local index name files beside it.
     assert found.mounts[Path(f"/run/host{index.parent}")] == index.parent
 

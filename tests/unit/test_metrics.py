@@ -23,9 +23,12 @@ from agent.mqtt.base import SinkStatistics
 from agent.publish.publisher import PublisherStatistics
 from agent.runtime.records import StageTimes
 from agent.thermal.monitor import ThermalStatistics
+from agent.web.metrics.collector import AgentCollector
 from agent.web.metrics.exposition import Metrics, MetricsFile
-from agent.web.metrics.families import FAMILIES, STAGE_NAME, TRITON_FAMILIES, AgentCollector, Sources
+from agent.web.metrics.families import FAMILIES, STAGE_NAME
+from agent.web.metrics.family import Sources
 from agent.web.metrics.histograms import StageHistograms
+from agent.web.metrics.triton import TRITON_FAMILIES
 from scripts.dev.metrics_reference import PAGE, page
 from tests.fixtures.model_broker import ManualClock
 

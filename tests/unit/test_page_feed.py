@@ -39,7 +39,7 @@ def test_a_cleared_topic_is_null_and_an_encoded_part_is_json() -> None:
     feed.send(Packet("edge/line-3/camera/old/health", b"", 1, retain=True))
     feed.send(_packet("camera/front/inspect/event", to_label="dent"))
     feed.send(_packet("latency", window_s=5))
-    feed.log({"event": "camera.lost", "level": "warning", 3: object()})
+    feed.log({"event": "camera.lost", "level": "warning", "error": OSError("no such device")})
     part = orjson.loads(encoded(feed.since(0)))
     assert part["messages"] == {"camera/old/health": None, "latency": {"window_s": 5}}
     assert part["events"] == [{"to_label": "dent"}]
@@ -72,7 +72,8 @@ def test_everything_that_it_keeps_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_reply_goes_to_the_one_who_waits_for_its_id_and_is_shown_to_nobody() -> None:
-    feed, heard = _feed(), [[], []]  # type: ignore[var-annotated]
+    feed = _feed()
+    heard: list[list[bytes]] = [[], []]
     feed.expect("a", heard[0].append)
     feed.expect("b", heard[1].append)
     feed.forget("b")

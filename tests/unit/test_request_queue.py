@@ -57,6 +57,21 @@ def test_requests_leave_in_order_of_priority_then_arrival_and_wake_the_worker() 
     assert _values(queue) == [3, 5, 1, 4, 2]
 
 
+def test_an_answer_is_counted_before_its_client_has_it() -> None:
+    queue = _queue(_Clock())
+    counted: list[tuple[int, int]] = []
+    for _ in range(2):
+        future = queue.submit(_images())
+        future.add_done_callback(
+            lambda _: counted.append(
+                (queue.statistics.snapshot().inference_count, queue.statistics.snapshot().execution_count)
+            )
+        )
+    taken = queue.take(8, max_requests=8, largest=8)
+    queue.answer(taken, np.ones((2, 3), np.float32), (1_000_000_000,) * 3)
+    assert counted == [(2, 1), (2, 1)]
+
+
 def test_a_request_is_not_split_and_none_overtakes_it() -> None:
     queue = _queue(_Clock())
     queue.submit(_images(2, 1))

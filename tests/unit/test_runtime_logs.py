@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -176,3 +178,24 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_program(stream: io.Strin
     logs.configure(stream=stream)
     stream.close()
     logs.get_logger("a").error("disk.full")
+
+
+def test_logs_load_no_rich_and_programs_that_want_it_still_do() -> None:
+    code = (
+        "import sys, agent.runtime.logs as logs\n"
+        "print('rich' in sys.modules)\n"
+        "import rich.console\n"
+        "logs.configure(json=False)\n"
+        "try: 1 / 0\n"
+        "except ZeroDivisionError: logs.get_logger('x').error('went.wrong', exc_info=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False"]
+    assert "went.wrong" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_logs_leave_a_rich_that_is_loaded_as_it_is() -> None:
+    code = "import sys, rich, agent.runtime.logs\nprint(sys.modules['rich'] is rich)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True"]

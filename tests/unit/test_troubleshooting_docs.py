@@ -16,18 +16,41 @@ _EVENT = re.compile(r"[a-z_]+\.[a-z_]+\Z")
 def logged(levels: frozenset[str]) -> set[str]:
     """The events that the source logs at these levels."""
     return {
-        str(part.value)
+        event
         for folder in ("agent", "engines")
         for file in (_ROOT / folder).rglob("*.py")
-        for call in _calls(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(call.func, ast.Attribute) and call.func.attr in levels and call.args
-        for part in ast.walk(call.args[0])  # both events of a conditional expression
-        if isinstance(part, ast.Constant) and _EVENT.match(str(part.value))
+        for event in events_of(file.read_text(encoding="utf-8"), levels)
     }
 
 
-def _calls(tree: ast.Module) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+def events_of(source: str, levels: frozenset[str]) -> Iterator[str]:
+    """The events of one file, also where a level was chosen before: `record = log.warning if ... else log.info`."""
+    tree = ast.parse(source)
+    chosen = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and any(_is_level(part, levels) for part in ast.walk(node.value))
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not call.args:
+            continue
+        is_logged = isinstance(call.func, ast.Attribute) and call.func.attr in levels
+        if is_logged or (isinstance(call.func, ast.Name) and call.func.id in chosen):
+            for part in ast.walk(call.args[0]):  # both events of a conditional expression
+                if isinstance(part, ast.Constant) and _EVENT.match(str(part.value)):
+                    yield str(part.value)
+
+
+def _is_level(node: ast.AST, levels: frozenset[str]) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in levels and getattr(node.value, "id", "") == "log"
+
+
+def test_an_event_whose_level_was_chosen_before_is_found() -> None:
+    source = 'record = log.warning if hot else log.info\nrecord("a.b")\nother("c.d")\nlog.info("e.f")'
+    assert [*events_of(source, _SERIOUS)] == ["a.b"]
+    assert sorted(events_of(source, frozenset({"info"}))) == ["a.b", "e.f"]
 
 
 def _rows(heading: str) -> list[str]:

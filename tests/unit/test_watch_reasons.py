@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
+from rich.console import Console
 
+from agent.config.overridden import Value
 from agent.mqtt.messages import (
     ClassifierRuntime,
     LabelRuntime,
@@ -21,6 +23,7 @@ from agent.runtime.records import Classification, Score, Standing, StateChange
 from agent.tools.watch.fleet import FleetView
 from agent.tools.watch.lines import lines_from_fleet
 from agent.tools.watch.reasons import explanation_lines, reasons
+from agent.tools.watch.terminal import render
 from tests.fixtures.publish_samples import (
     DEVICE,
     SESSION,
@@ -158,3 +161,50 @@ def test_an_agent_that_does_not_run_is_named_instead_of_its_classifiers(state: L
 def test_an_agent_of_another_version_is_shown_without_a_reason() -> None:
     (line,) = explanation_lines(_view(UNKNOWN, UNSURE, needed=None, window=None), None)
     assert line.endswith("is unknown: its newest result gives no reason")
+
+
+def _overridden(
+    in_file: dict[str, str | int | float | bool | None], *, state: Literal["online", "stopped"] = "online"
+) -> FleetView:
+    view = _view(state_change(), None)
+    view.update(TOPICS.runtime, encode(replace(_runtime(), overridden=in_file)), now_s=1.0)
+    status = Status(device=DEVICE, session=SESSION, state=state, agent="0.1.0", since="2026-11-20T10:00:00.000000Z")
+    view.update(TOPICS.status, encode(status), now_s=1.0)
+    return view
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("cameras.front.rate_hz", 10.0, "10"),
+        ("cameras.front.rate_hz", None, "null"),
+        ("cameras.front.enabled", True, "true"),
+    ],
+)
+def test_every_view_names_what_commands_have_changed_and_what_the_file_says(
+    key: str, value: Value, words: str
+) -> None:
+    view = _overridden({key: value})
+    expected = f"{key} is set by command; the file says {words}"
+    console = Console(width=160, color_system=None)
+    with console.capture() as capture:
+        console.print(render(view, now_s=1.0, width=160))
+    assert expected in capture.get()
+    for lines in (lines_from_fleet(view, now_s=1.0), explanation_lines(view, None), explanation_lines(view, "front")):
+        assert f"{DEVICE} {expected}" in [*lines]
+    assert expected not in " ".join(explanation_lines(view, "other"))
+
+
+def test_without_overrides_and_of_a_stopped_agent_none_is_named() -> None:
+    for view in (_overridden({}), _overridden({"cameras.front.rate_hz": 1.0}, state="stopped")):
+        assert "by command" not in " ".join([*lines_from_fleet(view, now_s=1.0), *explanation_lines(view, None)])
+
+
+def test_many_overrides_are_counted_and_strange_ones_change_no_terminal() -> None:
+    view = _overridden({f"cameras.c{index}.rate_hz\x1b[2J": 1.0 for index in range(25)})
+    lines = [line for line in lines_from_fleet(view, now_s=1.0) if "by command; the file" in line]
+    assert len(lines) == 20
+    assert all(line.isprintable() for line in lines)
+    assert f"{DEVICE} 5 more values are set by command" in [*lines_from_fleet(view, now_s=1.0)]
+    view.update(TOPICS.runtime, b'{"overridden": {"a": [1], "b": {"c": 1}, "d": "text"}}', now_s=2.0)
+    assert "by command" not in " ".join(lines_from_fleet(view, now_s=2.0))

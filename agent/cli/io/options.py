@@ -163,3 +163,38 @@ def subscribed(settings: MqttSettings, topic: str) -> Iterator[Subscriber]:
 
     with open_subscriber(settings, [topic], timeout_s=_CONNECT_S) as subscriber:
         yield subscriber
+
+
+def _clips(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for value in values:
+        name, sign, path = value.partition("=")
+        if not sign or not name or not path:
+            raise click.BadParameter(f"{value!r} is not CAMERA=FILE, like front=front.mp4")
+        if name in found:
+            raise click.BadParameter(f"camera {name} has {found[name]}, but also {path}; give one of them")
+        found[name] = Path(path)
+    return found
+
+
+_PLAN_OPTIONS = (
+    click.option(
+        "--report", "reports", type=PATH, multiple=True, metavar="FILE",
+        help="Report of a model on this device, from: agent benchmark --scenario latency,pipeline --output FILE.json",
+    ),
+    click.option(
+        "--clip", "clips", multiple=True, callback=_clips, metavar="CAMERA=FILE",
+        help="A recording of a camera, which is decoded here for up to 10 s.",
+    ),
+    click.option(
+        "--figure", "figures", multiple=True, metavar="NAME=VALUE",
+        help="A figure that you state, like cameras.front.rate_hz=5. It replaces a measured one.",
+    ),
+)  # fmt: skip
+
+
+def plan_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Where the figures of a plan come from: the same in every command that plans."""
+    for option in reversed(_PLAN_OPTIONS):
+        command = option(command)
+    return command

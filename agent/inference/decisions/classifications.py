@@ -10,6 +10,7 @@ import numpy.typing as npt
 from agent.inference.binding import ClassifierBinding
 from agent.inference.fair_queue import Request
 from agent.runtime.records import Classification, Image, Score, ServedModel, StageTimes
+from engines import Scores
 
 
 def classification(
@@ -48,6 +49,25 @@ def classification(
         found=found,
         trigger=frame.trigger,
     )
+
+
+def mean_scores(request: Request[ClassifierBinding], row: Scores) -> Scores:
+    """The scores that decide: ``row``, or its mean with those of the classifiers named by ``mean_with``.
+
+    Args:
+        row: ``(classes,)`` float32, the probabilities of the request's own model.
+
+    In a chain every model has the same weight. The mean is kept with the frame for the classifiers that follow.
+    """
+    binding, means = request.binding, request.in_flight.means
+    models = 1
+    if (partner := binding.config.mean_with) is not None:
+        others, mean = means[partner]
+        models += others
+        row = (mean + (row - mean) / models).astype(np.float32)
+    if any(dependent.labels is None for dependent in binding.dependents):
+        means[binding.classifier] = models, row.copy()  # the engine may use the row's memory again
+    return row
 
 
 def top_scores(row: npt.NDArray[np.float32], labels: Sequence[str], top_k: int) -> tuple[tuple[Score, ...], float]:

@@ -184,7 +184,7 @@ class RequestQueue:
         """
         taken_ns, copied_ns, inferred_ns = stamps
         self._call_ns = (7 * self._call_ns + (inferred_ns - taken_ns)) // 8
-        answered, times = 0, None
+        answers: list[tuple[InferenceRequest, Answer]] = []
         for request in requests:
             rows = scores[first : first + len(request.images)]
             first += len(request.images)
@@ -196,10 +196,12 @@ class RequestQueue:
                 taken_ns - request.arrived_ns, copied_ns - taken_ns, inferred_ns - copied_ns, done_ns - inferred_ns
             )
             self.statistics.succeeded(len(rows), times, done_ns - request.arrived_ns)
-            answered += len(rows)
-            request.future.set_result(Answer(rows, times))
-        if times is not None:
-            self.statistics.executed(answered, times)
+            answers.append((request, Answer(rows, times)))
+        if answers:
+            self.statistics.executed(sum(len(one.scores) for _, one in answers), answers[-1][1].times)
+        # Last: a client that asks for statistics after its answer finds it counted.
+        for request, answer in answers:
+            request.future.set_result(answer)
 
     def fail(self, request: InferenceRequest, error: RequestRefused) -> None:
         """End a request that waits or runs by ``error``; no effect on one that has ended."""

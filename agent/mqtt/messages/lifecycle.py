@@ -104,6 +104,8 @@ class ClassifierRuntime:
     """Classifier of the same camera whose label opens the gate; null if there is no gate."""
     when_labels: tuple[str, ...] = ()
     """Labels of that classifier that open the gate."""
+    mean_with: str | None = None
+    """Classifier of the same camera; the mean of its probabilities and this model's is decided; null: this one's."""
     enter: Share | None = None
     """Minimum confidence for a result to vote for its class."""
     exit: Share | None = None

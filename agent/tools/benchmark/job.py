@@ -122,11 +122,15 @@ class Benchmark:
         if job.gates and job.baseline is None:
             raise UsageError("--fail-if needs --baseline FILE, the report to compare with")
         if job.baseline is not None and len(job.packages) > 1:
-            raise UsageError(f"--baseline is the report of one package, and --package names {len(job.packages)}")
+            raise UsageError(
+                f"--baseline is the report of one package, but --package names {len(job.packages)}. Give one"
+            )
         if job.model is not None and job.apply_path is None:
             raise UsageError("--model is for --apply: the model to write to. To measure another package use --package")
         if job.model is not None and len(job.packages) > 1:
-            raise UsageError(f"--model is one model of the configuration, and --package names {len(job.packages)}")
+            raise UsageError(
+                f"--model is one model of the configuration, but --package names {len(job.packages)}. Give one"
+            )
         if job.options and job.apply_path is not None:
             raise UsageError("--apply does not write options: measure without --option, or write them by hand")
         for gate in job.gates:

@@ -233,7 +233,10 @@ def load_report(path: Path) -> Report:
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes, but a report has less than {_MAX_BYTES}")
+            raise UsageError(
+                f"{path} has {path.stat().st_size} bytes, but a report has less than {_MAX_BYTES}. "
+                "Name a report of agent benchmark"
+            )
         values = json.loads(path.read_bytes())
     except OSError as exc:
         raise UsageError(f"the report {path} cannot be read: {exc.strerror}") from exc

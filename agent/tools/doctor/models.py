@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.config.labels import check_labels
+from agent.config.labels import check_labels, idle_thresholds
 from agent.config.loader import LoadedConfig
 from agent.config.state_dir import cache_dir_in
 from agent.inference.engine_opening import EngineOpener
@@ -148,6 +148,8 @@ def label_findings(loaded: LoadedConfig) -> Iterator[Finding]:
         with suppress(EngineError):
             packages[name] = load_unknown_package(loaded.package_dir(name), None)
     check_labels(loaded, packages)
+    for threshold in idle_thresholds(loaded, packages):
+        yield Finding("labels", "warning", threshold, is_needed=True)
     cameras = [camera for camera in loaded.config.cameras.values() if camera.enabled]
-    if any(use.when is not None or use.decide.labels for camera in cameras for use in camera.classify):
-        yield Finding("labels", "ok", "gates and rules name labels that their models have", is_needed=True)
+    if any(use.follows is not None or use.decide.labels for camera in cameras for use in camera.classify):
+        yield Finding("labels", "ok", "gates, means and rules fit the labels of their models", is_needed=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.tools.watch.fleet import DeviceView, FleetView
-from agent.tools.watch.reasons import reason
+from agent.tools.watch.reasons import overrides, reason
 
 
 def lines_from_fleet(view: FleetView, *, now_s: float) -> Iterator[str]:
-    """One line per classifier, and one for a device without any; ``now_s`` is monotonic."""
+    """One line per classifier, one for a device without any, one per override; ``now_s`` is monotonic."""
     if not view.devices:
         yield f"no messages under {view.prefix}/ yet"
     for name in sorted(view.devices):
@@ -33,3 +33,4 @@ def _lines_of_device(name: str, device: DeviceView, now_s: float) -> Iterator[st
                 f"{head} {camera_name}/{key}: {label} {confidence:.2f}, {classifier.rate_hz(now_s):.1f} results/s, "
                 f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, dropped {dropped}" + (f"; {text}" if text else "")
             )
+    yield from (f"{name} {text}" for text in overrides(device))

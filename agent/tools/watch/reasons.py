@@ -1,20 +1,24 @@
-"""Why a classifier has decided its labels or none, from its messages."""
+"""Why a classifier has decided its labels or none, and what commands have changed, from an agent's messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agent.config.overridden import in_words
 from agent.inference.decisions.standing import why
 from agent.runtime.records import Standing
-from agent.tools.watch.documents import Document
+from agent.tools.watch.documents import Document, printable
 from agent.tools.watch.fleet import ClassifierView, DeviceView, FleetView
 
 _STALE = "stale"
+_MAX_OVERRIDES = 20
+"""Sentences for one device; the rest is counted."""
 
 
 def explanation_lines(view: FleetView, camera: str | None) -> Iterator[str]:
     """A line for each classifier, of ``camera`` alone if that is given; and one for a camera that is not connected.
 
+    The values that commands have changed follow, for all cameras of the device.
     An agent that does not run has one line: what it said of its cameras and classifiers is no longer true.
     """
     for device_name, device in sorted(view.devices.items()):
@@ -30,6 +34,8 @@ def explanation_lines(view: FleetView, camera: str | None) -> Iterator[str]:
                 yield f"{device_name} {name}: the camera is {state}" + (f": {error}" if error else "")
             for key, classifier in sorted(device.cameras[name].classifiers.items()):
                 yield f"{device_name} {name}/{key} is {explained(classifier, _rules(device, name, key))}"
+        if camera in {None, *device.visible_cameras()}:
+            yield from (f"{device_name} {text}" for text in overrides(device))
 
 
 def _of_stopped(name: str, device: DeviceView, camera: str | None) -> Iterator[str]:
@@ -50,6 +56,18 @@ def reasons(device: DeviceView) -> Iterator[tuple[str, str, str]]:
         for key, classifier in sorted(device.cameras[camera].classifiers.items()):
             if (text := reason(device, camera, key, classifier)) is not None:
                 yield camera, key, text
+
+
+def overrides(device: DeviceView) -> Iterator[str]:
+    """A sentence for each key of the configuration that a command has changed, while the agent runs."""
+    in_file = device.message("runtime").section("overridden")
+    names = in_file.names() if device.is_running else []
+    for name in names[:_MAX_OVERRIDES]:
+        value = in_file.value(name)
+        if value is None or isinstance(value, bool | int | float):
+            yield f"{printable(name)} is set by command; the file says {in_words(value)}"
+    if len(names) > _MAX_OVERRIDES:
+        yield f"{len(names) - _MAX_OVERRIDES} more values are set by command"
 
 
 def reason(device: DeviceView, camera: str, key: str, classifier: ClassifierView) -> str | None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from agent.tools.watch.documents import Document, printable
 from agent.tools.watch.fleet import CameraView, ClassifierView, DeviceView, FleetView
 from agent.tools.watch.history import curve
-from agent.tools.watch.reasons import reasons
+from agent.tools.watch.reasons import overrides, reasons
 
 _STALE_S = 3.0
 _BAR_CELLS = 8
@@ -67,6 +67,7 @@ def _device(name: str, device: DeviceView, now_s: float, *, is_narrow: bool) -> 
         parts.append(Padding(cameras, (1, 0, 0, 0)))
     parts += _errors(device)
     parts += [Text(f"{camera}/{key}: {text}", style=_WARNING) for camera, key, text in reasons(device)]
+    parts += [Text(text, style=_WARNING) for text in overrides(device)]
     border = _BAD if state == "offline" else _FAINT
     return Panel(Group(*parts), title=title, title_align="left", border_style=border, padding=(0, 1))
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import grpc
 import numpy as np
 from google.protobuf.json_format import ParseDict
 
-from agent.web.descriptions import index_entry, model_config, model_metadata, server_metadata, statistics_of
+from agent.web.descriptions import (
+    NO_LOG_SETTINGS,
+    NO_SHARED_MEMORY,
+    NO_TRACE,
+    index_entry,
+    model_config,
+    model_metadata,
+    server_metadata,
+    statistics_of,
+)
 from agent.web.grpc.tensors import call_from_request, response_from_scores
 from agent.web.http.replies import Refusal, status_of
 from agent.web.served_models import (
@@ -31,6 +40,15 @@ T = TypeVar("T")
 _OPEN = frozenset({"ServerLive", "ServerReady"})
 """Answered without a token, as over HTTP."""
 _STREAM = "ModelStreamInfer"
+_ABSENT = {
+    "TraceSetting": NO_TRACE,
+    "LogSettings": NO_LOG_SETTINGS,
+    **{
+        f"{kind}SharedMemory{call}": NO_SHARED_MEMORY
+        for kind in ("System", "Cuda")
+        for call in ("Status", "Register", "Unregister")
+    },
+}
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -53,7 +71,7 @@ class InferenceCalls(grpc.GenericRpcHandler):
         self._models = models
         self._gate = gate
         self._loader = loader
-        self._methods: dict[str, Callable[[Any, Any], Any]] = {
+        methods: dict[str, Callable[[Any, Any], Any]] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ModelReady": self._model_ready,
@@ -66,21 +84,22 @@ class InferenceCalls(grpc.GenericRpcHandler):
             "RepositoryModelUnload": self._unload,
             "ModelInfer": self._infer,
         }
+        self._handlers = {name: self._handler(name, method) for name, method in methods.items()}
+        self._handlers[_STREAM] = grpc.stream_stream_rpc_method_handler(
+            self._stream,
+            request_deserializer=protocol_message("ModelInferRequest").FromString,
+            response_serializer=protocol_message("ModelStreamInferResponse").SerializeToString,
+        )
+        self._handlers |= {name: _unimplemented(text) for name, text in _ABSENT.items()}
 
     def service(self, handler_call_details: Any) -> Any:
-        """The handler of a call; None, which is UNIMPLEMENTED, for a method that is not there."""
+        """The handler of a call; one that answers UNIMPLEMENTED with what to do for a method that is not there."""
         service, _, name = handler_call_details.method.rpartition("/")
         if service != PROTOCOL_SERVICE:
-            return None
-        if name == _STREAM:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream,
-                request_deserializer=protocol_message("ModelInferRequest").FromString,
-                response_serializer=protocol_message("ModelStreamInferResponse").SerializeToString,
-            )
-        method = self._methods.get(name)
-        if method is None:
-            return None
+            return _OTHER_SERVICE
+        return self._handlers.get(name, _OTHER_CALL)
+
+    def _handler(self, name: str, method: Callable[[Any, Any], Any]) -> Any:
         return grpc.unary_unary_rpc_method_handler(
             lambda request, context: self._answer(name, method, request, context),
             request_deserializer=protocol_message(f"{name}Request").FromString,
@@ -189,14 +208,19 @@ def _result(future: Future[T], context: Any) -> T:
         CancelledError: the call ended first, also if the engine still works on it.
         RequestRefused: see ``agent.web.served_models``.
     """
-    ended = threading.Event()
-    future.add_done_callback(lambda _: ended.set())
-    if context.add_callback(ended.set):
-        ended.wait()
+    ended: SimpleQueue[object] = SimpleQueue()
+    future.add_done_callback(ended.put)
+    if context.add_callback(lambda: ended.put(None)):
+        ended.get()
     if not future.done():
         future.cancel()
         raise CancelledError
     return future.result()
+
+
+def _unimplemented(text: str) -> Any:
+    """A handler that refuses a call, whatever its message is."""
+    return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, text))
 
 
 def _filled(name: str, values: dict[str, Any]) -> Any:
@@ -207,3 +231,9 @@ def _abort(context: Any, error: RequestRefused) -> None:
     if isinstance(error, QueueFull | TooManyRequests):
         context.set_trailing_metadata((("retry-after", str(error.retry_after_s)),))
     context.abort(_CODES.get(status_of(error), grpc.StatusCode.UNAVAILABLE), error.message)
+
+
+_OTHER_CALL = _unimplemented(
+    f"{PROTOCOL_SERVICE} has no such call here; use those of the Open Inference Protocol version 2"
+)
+_OTHER_SERVICE = _unimplemented(f"this server has the service {PROTOCOL_SERVICE} alone; call that one")

@@ -1,5 +1,7 @@
-"""Limits of one connection, which uvicorn does not have: how long and how large the head of a request may be, how long
-its body may take, and how many connections there may be.
+"""What uvicorn lacks for one connection: errors as JSON, and limits.
+
+The limits are how long and how large the head of a request may be, how long its body may take, and how many
+connections there may be.
 
 A client that sends a byte now and then would otherwise hold a connection for ever.
 """
@@ -12,8 +14,11 @@ from typing import Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 65_536
+CHUNK_BYTES = 262_144
+"""How much of a body is passed on at once: an image of 150 KB arrives in several reads, but wakes its call once."""
 _TIMED_OUT = (408, "the request did not arrive in time; send it faster, or raise serve.read_timeout_s")
 _TOO_MANY = (503, "the server has as many connections as serve.max_connections; try again later, or raise it")
+_SEND_HTTP = "Send plain HTTP/1.1, and https only where serve.tls is set"
 _TOO_LARGE = (431, "the head of the request is too large; send fewer or shorter headers")
 
 
@@ -68,10 +73,24 @@ class LimitedProtocol(HttpToolsProtocol):
         self._start_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """See httptools.HTTPProtocol."""
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) >= CHUNK_BYTES:
+            self.flow.pause_reading()
+            cycle.message_event.set()
+
     def on_message_complete(self) -> None:
         """See httptools.HTTPProtocol."""
         self._stop_timer()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """See uvicorn, whose answer is plain text."""
+        self._refuse(400, f"{msg} {_SEND_HTTP}")
 
     def end_unless_whole(self) -> None:
         """Close the connection if a request is still arriving: the server stops."""

@@ -19,6 +19,8 @@ from engines import Images
 T = TypeVar("T")
 _LENGTH = b"inference-header-content-length"
 _MAX_DIGITS = 12
+_WATCH_S = 0.01
+"""When a call begins to look whether its client is still there."""
 
 
 class Inference:
@@ -82,21 +84,40 @@ async def answered(future: Future[T], receive: Receive) -> T:
     Raises:
         ClientGone: the connection was closed before the result.
     """
-    result = asyncio.wrap_future(future)
-    gone = asyncio.ensure_future(_disconnected(receive))
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    future.add_done_callback(lambda _: _end_on(loop, ended))
+    gone: list[asyncio.Task[None]] = []
+    # A task costs as much as the rest of a short call, and most are over before it would see anything.
+    watch = loop.call_later(_WATCH_S, lambda: gone.append(loop.create_task(_disconnected(receive, ended))))
     try:
-        await asyncio.wait((result, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
+        await ended
+        if not future.done():
             raise ClientGone
-        return result.result()
+        return future.result()
     finally:
-        result.cancel()
-        gone.cancel()
+        watch.cancel()
+        ended.cancel()
+        future.cancel()
+        for task in gone:
+            task.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+def _end_on(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+    """End ``ended``, which waits on ``loop``, from any thread; the loop may have stopped meanwhile."""
+    if not ended.done() and not loop.is_closed():
+        loop.call_soon_threadsafe(_end, ended)
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
+async def _disconnected(receive: Receive, ended: asyncio.Future[None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    _end(ended)
 
 
 def _json_length(scope: Scope) -> int | None:

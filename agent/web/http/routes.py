@@ -13,7 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from agent.web.descriptions import index_entry, model_config, model_metadata, server_metadata, statistics_of
+from agent.web.descriptions import (
+    NO_LOG_SETTINGS,
+    NO_SHARED_MEMORY,
+    NO_TRACE,
+    index_entry,
+    model_config,
+    model_metadata,
+    server_metadata,
+    statistics_of,
+)
 from agent.web.http.bodies import Bodies
 from agent.web.http.infer import answered
 from agent.web.http.replies import Refusal
@@ -23,11 +32,11 @@ from agent.web.work import WorkThreads
 _NOT_READY = 400
 """As Triton answers; clients look at 200 or not."""
 _UNSUPPORTED = {
-    "trace/setting": "trace settings",
-    "models/{name}/trace/setting": "trace settings",
-    "logging": "log settings",
-    "systemsharedmemory/{rest:path}": "shared memory",
-    "cudasharedmemory/{rest:path}": "shared memory",
+    "trace/setting": NO_TRACE,
+    "models/{name}/trace/setting": NO_TRACE,
+    "logging": NO_LOG_SETTINGS,
+    "systemsharedmemory/{rest:path}": NO_SHARED_MEMORY,
+    "cudasharedmemory/{rest:path}": NO_SHARED_MEMORY,
 }
 
 
@@ -139,8 +148,8 @@ def _name_and_version(request: Request) -> tuple[str, str]:
     return request.path_params["name"], request.path_params.get("version", "")
 
 
-def _unsupported(what: str) -> Callable[[Request], Awaitable[Response]]:
+def _unsupported(text: str) -> Callable[[Request], Awaitable[Response]]:
     async def refuse(_: Request) -> Response:
-        raise Refusal(501, f"this server has no {what}")
+        raise Refusal(501, text)
 
     return refuse

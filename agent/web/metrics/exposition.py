@@ -11,7 +11,7 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from agent.config.sections.serve import fault_of_metrics_file
 from agent.runtime.clock import Clock, SystemClock
 from agent.runtime.logs import get_logger
-from agent.web.metrics.families import AgentCollector
+from agent.web.metrics.collector import AgentCollector
 from engines import write_atomic
 
 log = get_logger(__name__)

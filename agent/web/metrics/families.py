@@ -1,121 +1,23 @@
-"""Every metric: its name, what it says, its labels, and where its value comes from.
+"""Every metric of the agent's own: its name, what it says, its labels, and where its value comes from.
 
 Counters start at 0 with the process. A camera or model that leaves the configuration takes its series along.
-Names and units: https://prometheus.io/docs/practices/naming. Those of ``nv_inference`` have Triton's meaning:
-Triton Inference Server, docs/user_guide/metrics.md.
+Names and units: https://prometheus.io/docs/practices/naming.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
-
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-    UnknownMetricFamily,
-)
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Iterator, Mapping
 
 from agent.cameras.frame_counters import Drop
-from agent.inference.pipeline import PipelineStatistics
-from agent.inference.requests.statistics import ModelStatistics
 from agent.publish.publisher import PublisherStatistics
 from agent.thermal.monitor import ThermalStatistics
-from agent.web.metrics.histograms import StageHistograms
+from agent.web.metrics.family import Family, Sample, Seen
 
-Sample = tuple[tuple[str, ...], float]
-Kind = Literal["counter", "gauge", "untyped"]
 _CAMERA_STATES = ("connecting", "connected", "lost", "ended")
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where the figures come from; each callable is called once for each scrape, on any thread.
-
-    `agent serve` has no ``publisher`` and no ``thermal``, and so no series of them.
-    """
-
-    version: str
-    device: str
-    started_unix_s: float
-    pipeline: Callable[[], PipelineStatistics]
-    served: Callable[[], Mapping[str, ModelStatistics]]
-    publisher: Callable[[], PublisherStatistics] | None = None
-    thermal: Callable[[], ThermalStatistics] | None = None
-    commands: Callable[[], Mapping[str, int]] = dict
-    histograms: StageHistograms = field(default_factory=StageHistograms)
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One look at all sources."""
-
-    sources: Sources
-    pipeline: PipelineStatistics
-    publisher: PublisherStatistics | None
-    thermal: ThermalStatistics | None
-    commands: Mapping[str, int]
-    served: Mapping[str, ModelStatistics]
-
-
-_MADE: dict[Kind, type[CounterMetricFamily | GaugeMetricFamily | UnknownMetricFamily]] = {
-    "counter": CounterMetricFamily,
-    "gauge": GaugeMetricFamily,
-    "untyped": UnknownMetricFamily,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric. ``name`` is as it is scraped, so a counter's ends in ``_total``. Triton's do not: ``untyped``."""
-
-    name: str
-    kind: Kind
-    help: str
-    labels: tuple[str, ...]
-    samples: Callable[[_Seen], Iterable[Sample]]
-
-    def metric(self, seen: _Seen) -> Metric:
-        """The metric with its samples, for prometheus_client."""
-        made = _MADE[self.kind](self.name, self.help, labels=self.labels)
-        for labels, value in self.samples(seen):
-            made.add_metric(labels, value)
-        return made
-
-
-class AgentCollector(Collector):
-    """Makes all metrics from one look at the parts."""
-
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-
-    def collect(self) -> Iterator[Metric]:
-        """See Collector."""
-        sources = self._sources
-        seen = _Seen(
-            sources,
-            sources.pipeline(),
-            None if sources.publisher is None else sources.publisher(),
-            None if sources.thermal is None else sources.thermal(),
-            sources.commands(),
-            sources.served(),
-        )
-        for family in FAMILIES:
-            yield family.metric(seen)
-        stages = HistogramMetricFamily(STAGE_NAME, STAGE_HELP, labels=STAGE_LABELS)
-        for model, stage, buckets, sum_s in sources.histograms.snapshot():
-            stages.add_metric((model, stage), buckets, sum_s)
-        yield stages
-        for family in TRITON_FAMILIES:
-            yield family.metric(seen)
-
-
-def _cameras(value: Callable[..., float | None]) -> Callable[[_Seen], Iterator[Sample]]:
-    def samples(seen: _Seen) -> Iterator[Sample]:
+def _cameras(value: Callable[..., float | None]) -> Callable[[Seen], Iterator[Sample]]:
+    def samples(seen: Seen) -> Iterator[Sample]:
         for camera in seen.pipeline.cameras:
             found = value(camera)
             if found is not None:
@@ -124,7 +26,7 @@ def _cameras(value: Callable[..., float | None]) -> Callable[[_Seen], Iterator[S
     return samples
 
 
-def _camera_drops(seen: _Seen) -> Iterator[Sample]:
+def _camera_drops(seen: Seen) -> Iterator[Sample]:
     for camera in seen.pipeline.cameras:
         yield from (((camera.name, reason), count) for reason, count in _by_reason(camera.counts.dropped))
 
@@ -134,24 +36,24 @@ def _by_reason(dropped: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     return ((reason.value, dropped.get(reason.value, 0)) for reason in Drop)
 
 
-def _camera_skips(seen: _Seen) -> Iterator[Sample]:
+def _camera_skips(seen: Seen) -> Iterator[Sample]:
     for camera in seen.pipeline.cameras:
         yield from (((camera.name, reason), count) for reason, count in camera.skipped.items())
 
 
-def _camera_states(seen: _Seen) -> Iterator[Sample]:
+def _camera_states(seen: Seen) -> Iterator[Sample]:
     for camera in seen.pipeline.cameras:
         yield from (((camera.name, state), float(camera.state == state)) for state in _CAMERA_STATES)
 
 
-def _image_faults(seen: _Seen) -> Iterator[Sample]:
+def _image_faults(seen: Seen) -> Iterator[Sample]:
     for camera in seen.pipeline.cameras:
         if camera.image_fault is not None:
             yield (camera.name, camera.image_fault), 1.0
 
 
-def _classifiers(value: Callable[..., float]) -> Callable[[_Seen], Iterator[Sample]]:
-    def samples(seen: _Seen) -> Iterator[Sample]:
+def _classifiers(value: Callable[..., float]) -> Callable[[Seen], Iterator[Sample]]:
+    def samples(seen: Seen) -> Iterator[Sample]:
         for camera in seen.pipeline.cameras:
             for name, counts in camera.counts.classifiers.items():
                 yield (camera.name, name), value(counts)
@@ -159,14 +61,14 @@ def _classifiers(value: Callable[..., float]) -> Callable[[_Seen], Iterator[Samp
     return samples
 
 
-def _classifier_drops(seen: _Seen) -> Iterator[Sample]:
+def _classifier_drops(seen: Seen) -> Iterator[Sample]:
     for camera in seen.pipeline.cameras:
         for name, counts in camera.counts.classifiers.items():
             yield from (((camera.name, name, reason), count) for reason, count in _by_reason(counts.dropped))
 
 
-def _models(value: Callable[..., float | None]) -> Callable[[_Seen], Iterator[Sample]]:
-    def samples(seen: _Seen) -> Iterator[Sample]:
+def _models(value: Callable[..., float | None]) -> Callable[[Seen], Iterator[Sample]]:
+    def samples(seen: Seen) -> Iterator[Sample]:
         for worker in seen.pipeline.workers:
             found = value(worker)
             if found is not None:
@@ -175,36 +77,36 @@ def _models(value: Callable[..., float | None]) -> Callable[[_Seen], Iterator[Sa
     return samples
 
 
-def _engines(seen: _Seen) -> Iterator[Sample]:
+def _engines(seen: Seen) -> Iterator[Sample]:
     for worker in seen.pipeline.workers:
         if (info := worker.info) is not None:
             yield (worker.model, info.name, info.requested, info.precision), 1.0
 
 
-def _counts(value: Callable[[_Seen], Mapping[str, int]]) -> Callable[[_Seen], Iterator[Sample]]:
-    def samples(seen: _Seen) -> Iterator[Sample]:
+def _counts(value: Callable[[Seen], Mapping[str, int]]) -> Callable[[Seen], Iterator[Sample]]:
+    def samples(seen: Seen) -> Iterator[Sample]:
         yield from (((key,), count) for key, count in value(seen).items())
 
     return samples
 
 
-def _one(value: Callable[[_Seen], float | None]) -> Callable[[_Seen], Iterator[Sample]]:
-    def samples(seen: _Seen) -> Iterator[Sample]:
+def _one(value: Callable[[Seen], float | None]) -> Callable[[Seen], Iterator[Sample]]:
+    def samples(seen: Seen) -> Iterator[Sample]:
         if (found := value(seen)) is not None:
             yield (), found
 
     return samples
 
 
-def _of_publisher(value: Callable[[PublisherStatistics], float | None]) -> Callable[[_Seen], Iterator[Sample]]:
+def _of_publisher(value: Callable[[PublisherStatistics], float | None]) -> Callable[[Seen], Iterator[Sample]]:
     return _one(lambda seen: None if seen.publisher is None else value(seen.publisher))
 
 
-def _of_thermal(value: Callable[[ThermalStatistics], float | None]) -> Callable[[_Seen], Iterator[Sample]]:
+def _of_thermal(value: Callable[[ThermalStatistics], float | None]) -> Callable[[Seen], Iterator[Sample]]:
     return _one(lambda seen: None if seen.thermal is None else value(seen.thermal))
 
 
-def _hottest(seen: _Seen) -> Iterator[Sample]:
+def _hottest(seen: Seen) -> Iterator[Sample]:
     if seen.thermal is not None and seen.thermal.hottest_celsius is not None:
         yield (seen.thermal.hottest_zone or "",), seen.thermal.hottest_celsius
 
@@ -487,92 +389,3 @@ FAMILIES: tuple[Family, ...] = (
 STAGE_NAME = "agent_stage_duration_seconds"
 STAGE_HELP = "Time of a frame in each stage, and in all of them (total); new frames are added every five seconds."
 STAGE_LABELS = ("model", "stage")
-
-_SERVED = ("model", "version")
-_VERSION = "1"
-
-
-def _nv(value: Callable[[ModelStatistics], float]) -> Callable[[_Seen], Iterator[Sample]]:
-    def samples(seen: _Seen) -> Iterator[Sample]:
-        yield from (((name, _VERSION), value(one)) for name, one in seen.served.items())
-
-    return samples
-
-
-def _nv_failures(seen: _Seen) -> Iterator[Sample]:
-    for name, one in seen.served.items():
-        yield from (((name, _VERSION, reason.value), count) for reason, count in one.failures.items())
-
-
-TRITON_FAMILIES: tuple[Family, ...] = (
-    Family(
-        "nv_inference_request_success",
-        "untyped",
-        "Number of successful inference requests, all batch sizes",
-        _SERVED,
-        _nv(lambda one: one.success.count),
-    ),
-    Family(
-        "nv_inference_request_failure",
-        "untyped",
-        "Number of failed inference requests, all batch sizes",
-        (*_SERVED, "reason"),
-        _nv_failures,
-    ),
-    Family(
-        "nv_inference_count",
-        "untyped",
-        "Number of inferences performed (does not include cached requests)",
-        _SERVED,
-        _nv(lambda one: one.inference_count),
-    ),
-    Family(
-        "nv_inference_exec_count",
-        "untyped",
-        "Number of model executions performed (does not include cached requests)",
-        _SERVED,
-        _nv(lambda one: one.execution_count),
-    ),
-    Family(
-        "nv_inference_pending_request_count",
-        "untyped",
-        "Instantaneous number of pending requests awaiting execution per-model.",
-        _SERVED,
-        _nv(lambda one: one.waiting),
-    ),
-    Family(
-        "nv_inference_request_duration_us",
-        "untyped",
-        "Cumulative inference request duration in microseconds (includes cached requests)",
-        _SERVED,
-        _nv(lambda one: one.success.ns // 1000),
-    ),
-    Family(
-        "nv_inference_queue_duration_us",
-        "untyped",
-        "Cumulative inference queuing duration in microseconds (includes cached requests)",
-        _SERVED,
-        _nv(lambda one: one.queue.ns // 1000),
-    ),
-    Family(
-        "nv_inference_compute_input_duration_us",
-        "untyped",
-        "Cumulative compute input duration in microseconds (does not include cached requests)",
-        _SERVED,
-        _nv(lambda one: one.compute_input.ns // 1000),
-    ),
-    Family(
-        "nv_inference_compute_infer_duration_us",
-        "untyped",
-        "Cumulative compute inference duration in microseconds (does not include cached requests)",
-        _SERVED,
-        _nv(lambda one: one.compute_infer.ns // 1000),
-    ),
-    Family(
-        "nv_inference_compute_output_duration_us",
-        "untyped",
-        "Cumulative inference compute output duration in microseconds (does not include cached requests)",
-        _SERVED,
-        _nv(lambda one: one.compute_output.ns // 1000),
-    ),
-)

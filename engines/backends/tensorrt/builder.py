@@ -104,12 +104,17 @@ class PlanBuilder:
             if config.add_optimization_profile(profile) < 0:
                 raise BuilderRefused(f"the profile {job.profile} is rejected: {self.log.errors(mark)}")
         if network.num_inputs != 1:
-            raise BuilderRefused(f"the model has {network.num_inputs} inputs after parsing, but 1 is needed")
+            raise BuilderRefused(
+                f"the model has {network.num_inputs} inputs after parsing, but 1 is needed. Export it with one input"
+            )
 
     def _use_dla(self, builder: Any, config: Any, core: int) -> None:
         cores = int(getattr(builder, "num_DLA_cores", 0))
         if core >= cores:
-            raise BuilderRefused(f"option dla_core is {core}, but this device has {cores} DLA core(s)")
+            raise BuilderRefused(
+                f"option dla_core is {core}, but this device has {cores} DLA core(s). "
+                "Give a lower number, or leave the option out"
+            )
         config.default_device_type = self.trt.DeviceType.DLA
         config.DLA_core = core
         if self.job.gpu_fallback:

@@ -22,6 +22,7 @@ from engines.backends.triton.server import (
     reading,
     scores_from,
     token_refused,
+    translated,
 )
 from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 
@@ -59,7 +60,7 @@ class GrpcServer:
 
     def signature(self, *, deadline_s: float) -> ServedSignature:
         """See ``Server.signature``."""
-        with _faults():
+        with translated(_FAULTS, _failure):
             named = {"name": self._options.model, "version": self._options.version}
             if not self._ask("ModelReady", deadline_s, **named).ready:
                 raise ServerFault(f"its model {self._options.model} is not ready")
@@ -77,7 +78,7 @@ class GrpcServer:
 
     def infer(self, batch: Images, *, deadline_s: float) -> Scores:
         """See ``Server.infer``."""
-        with _faults():
+        with translated(_FAULTS, _failure):
             request = message("ModelInferRequest")(model_name=self._options.model, model_version=self._options.version)
             request.inputs.add(name=INPUT_NAME, datatype="UINT8", shape=batch.shape)
             request.outputs.add(name=OUTPUT_NAME)
@@ -168,23 +169,6 @@ def _credentials(options: RemoteOptions) -> Any:
         raise ServerFault(f"ca_file {options.ca_file} cannot be used: {one_line(exc)}") from exc
 
 
-@contextlib.contextmanager
-def _faults() -> Any:
-    """Translate what gRPC and protobuf raise.
-
-    Raises:
-        ServerFault: always that.
-    """
-    try:
-        yield
-    except ServerFault:
-        raise
-    except grpc.RpcError as exc:
-        raise ServerFault(_failure(exc)) from exc
-    except _FAULTS as exc:
-        raise ServerFault(one_line(exc) or type(exc).__name__) from exc
-
-
 def _code(error: object) -> Any:
     return error.code() if isinstance(error, grpc.Call) else None
 
@@ -193,5 +177,5 @@ def _failure(error: object) -> str:
     if _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
         return "it did not answer in time"
     if not isinstance(error, grpc.Call):
-        return one_line(error) or type(error).__name__
+        return one_line(error)
     return f"{_code(error).name}: {one_line(error.details() or 'without a reason')}"

@@ -29,6 +29,7 @@ from engines.backends.triton.server import (
     reading,
     scores_from,
     token_refused,
+    translated,
 )
 from engines.base import INPUT_NAME, OUTPUT_NAME, Images, Scores
 
@@ -65,7 +66,7 @@ class HttpServer:
 
     def signature(self, *, deadline_s: float) -> ServedSignature:
         """See ``Server.signature``."""
-        with _faults():
+        with translated(_FAULTS, _failure):
             if self._call("GET", f"{self._path}/ready", deadline_s=deadline_s)[0] != _OK:
                 raise ServerFault(f"its model {self._options.model} is not ready")
             server, model = (self._json("GET", path, deadline_s) for path in ("/v2", self._path))
@@ -78,7 +79,7 @@ class HttpServer:
 
     def infer(self, batch: Images, *, deadline_s: float) -> Scores:
         """See ``Server.infer``."""
-        with _faults():
+        with translated(_FAULTS, _failure):
             pixels = np.ascontiguousarray(batch).data.cast("B")
             header = self._request(batch.shape, len(pixels), deadline_s)
             status, headers, content = self._call(
@@ -333,18 +334,7 @@ def _said(content: bytes) -> object:
         return content[:200].decode("ascii", "replace")
 
 
-@contextlib.contextmanager
-def _faults() -> Any:
-    """Translate what sockets, HTTP and JSON raise.
-
-    Raises:
-        ServerFault: always that.
-    """
-    try:
-        yield
-    except ServerFault:
-        raise
-    except TimeoutError as exc:
-        raise ServerFault("it did not answer in time") from exc
-    except _FAULTS as exc:
-        raise ServerFault(one_line(getattr(exc, "strerror", None) or exc) or type(exc).__name__) from exc
+def _failure(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    return one_line(getattr(error, "strerror", None) or error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,21 @@ def token_refused(code: object, said: object, *, has_token: bool) -> TokenRefuse
     what = "the token" if has_token else "a call without a token"
     words = one_line(said)
     return TokenRefused(f"it refused {what} ({code}){': ' if words else ''}{words}")
+
+
+@contextlib.contextmanager
+def translated(kinds: tuple[type[Exception], ...], said: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn the exceptions of ``kinds``, which a library raises, into a fault with what ``said`` makes of each.
+
+    Raises:
+        ServerFault: always that.
+    """
+    try:
+        yield
+    except ServerFault:
+        raise
+    except kinds as exc:
+        raise ServerFault(said(exc) or type(exc).__name__) from exc
 
 
 @contextlib.contextmanager

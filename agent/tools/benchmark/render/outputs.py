@@ -42,7 +42,7 @@ def check_output(path: Path) -> None:
         check_can_draw()
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder} to write {path.name} into")
+        raise UsageError(f"there is no folder {folder} to write {path.name} into. Make it, or name another")
     if path.is_dir():
         raise UsageError(f"{path} is a folder, but the report is written into a file. Give a file's name")
     if not os.access(path if path.exists() else folder, os.W_OK):

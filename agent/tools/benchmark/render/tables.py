@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.tools.benchmark.compare import Comparison, Line
+from agent.tools.benchmark.recommend import headline_of
 from agent.tools.benchmark.report import CaseResult, EngineResult, PipelineResult, Report
 from agent.tools.benchmark.statistics import Ratio, Spread
 
@@ -118,6 +119,31 @@ def notes(report: Report) -> list[str]:
 def recommended(report: Report) -> str:
     """How a recommendation is introduced."""
     return "Would be recommended if the figures were valid" if report.invalid else "Recommended"
+
+
+def summary_sentence(report: Report) -> str | None:
+    """What the run found, in one sentence to paste; None where no engine was measured.
+
+    It is about the recommended engine, else about the fastest, and says if the figures are not valid.
+    """
+    choice = report.recommendation
+    measured = [(one, result) for one in report.engines if not one.is_bare and (result := headline_of(one))]
+    if not measured:
+        return None
+    wanted = None if choice is None else (choice.engine, choice.precision)
+    chosen = [pair for pair in measured if (pair[0].name, pair[0].precision) == wanted]
+    engine, result = min(chosen or measured, key=lambda pair: pair[1].spread.p50_ms)
+    spread, model, where = result.spread, report.model, report.environment
+    closed = [one.throughput_hz for one in engine.cases if one.case.mode == "closed"]
+    machine = where.get("board") or f"{where.get('cpu')}, {where.get('cpu_cores')} cores"
+    most = f", at most {max(closed):.0f} a second" if closed else ""
+    doubt = f"; not valid: {report.invalid[0].partition(':')[0]}" if report.invalid else ""
+    return (
+        f"{model.name} {model.version} ({model.width}x{model.height}) on {machine}: {engine.label} takes "
+        f"{spread.p50_ms:.2f} ms for a frame (p99 {spread.p99_ms:.2f} ms, {result.case.name}) and "
+        f"{result.cpu_ms_per_image:.2f} ms of CPU{most}; agent {report.agent}, {report.started_at[:10]}"
+        f"{', quick run' if report.is_quick else ''}{doubt}"
+    )
 
 
 def accuracy_sentences(report: Report) -> list[str]:

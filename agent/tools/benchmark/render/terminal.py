@@ -19,12 +19,13 @@ from agent.tools.benchmark.render.tables import (
     recommended,
     report_tables,
     soak_sentences,
+    summary_sentence,
 )
 from agent.tools.benchmark.report import Report
 
 
 def print_report(report: Report, console: Console, *, package: str) -> None:
-    """Print everything; the verdict comes last, where it is seen."""
+    """Print everything; the verdict comes last, where it is seen, and then one sentence to paste."""
     for table in report_tables(report):
         console.print(_rich(table))
     for result in report.pipelines:
@@ -43,6 +44,8 @@ def print_report(report: Report, console: Console, *, package: str) -> None:
         _say(console, f"\nNothing can be recommended: {choice.reason}", style="bold")
     for why in report.invalid:
         _say(console, f"not valid: {why}", style="red")
+    if (summary := summary_sentence(report)) is not None:
+        _say(console, f"\n{summary}")
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

@@ -232,8 +232,9 @@ function labels(camera, classifier, seen) {
 function best(camera, classifier) {
   const result = of(camera, classifier, "result"), enter = runtimeOf(camera)?.classifiers[classifier]?.enter;
   if (!result) return el("p", { class: "small" }, "No result yet");
+  const more = result.top_k ? "" : el("p", { class: "small" }, "Results are compact: with mqtt.results.detail: full the page shows the next best classes too.");
   const classes = result.top_k ?? [{ label: result.label, confidence: result.confidence }];
-  return el("div", { class: "body" }, classes.map((one) => el("div", { class: "decision" }, el("div", { class: "row" }, el("span", {}, one.label), el("span", { class: "small" }, percent(one.confidence))), meter(one.confidence, { tick: enter, name: one.label }))));
+  return el("div", { class: "body" }, classes.map((one) => el("div", { class: "decision" }, el("div", { class: "row" }, el("span", {}, one.label), el("span", { class: "small" }, percent(one.confidence))), meter(one.confidence, { tick: enter, name: one.label }))), more);
 }
 
 // The classes that were ever best, or nearly: five lines at most.
@@ -242,7 +243,9 @@ function trail(camera, classifier) {
   for (const { top } of points) for (const one of top) best.set(one.label, Math.max(best.get(one.label) ?? 0, one.confidence));
   const names = [...best].sort((a, b) => b[1] - a[1]).slice(0, 5).map(([label]) => label);
   if (points.length < 2) return el("p", { class: "small" }, "Not enough results yet: one a second is kept while this page is open.");
-  const series = names.map((label) => ({ name: label, values: points.map(({ top }) => 100 * (top.find((one) => one.label === label)?.confidence ?? 0)) }));
+  // Compact results name the best class alone.
+  const isCompact = points.every(({ top }) => top.length === 1);
+  const series = isCompact ? [{ name: "best class", values: points.map(({ top }) => 100 * top[0].confidence) }] : names.map((label) => ({ name: label, values: points.map(({ top }) => 100 * (top.find((one) => one.label === label)?.confidence ?? 0)) }));
   return lines(points.map((one) => one.at), series, "%", `Confidence of the best classes of ${classifier} since this page was opened`);
 }
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 _THREADS = 8
 _ARENAS = f"""
 import ctypes, re, sys, threading
-from agent.runtime import heap
+from agent.daemon import heap
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
 said = heap.bound_arenas()
@@ -34,7 +34,7 @@ print(said, len(re.findall("<heap nr=", open(sys.argv[1]).read())))
 """
 _TRIM = """
 import ctypes
-from agent.runtime import heap
+from agent.daemon import heap
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20

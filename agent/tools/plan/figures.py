@@ -1,0 +1,198 @@
+"""What is known of a device: figures with their names and where they come from."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.cameras.sources.failures import StreamFailed
+from agent.cameras.sources.ffmpeg import Video, open_video
+from agent.config.model import ModelConfig
+from agent.config.sections.sources import DecodeMode
+from agent.runtime.clock import SystemClock
+from agent.runtime.errors import UsageError
+from agent.tools.benchmark.recommend import headline_of
+from agent.tools.benchmark.report import EngineResult, PipelineResult, Report
+from engines import canonical_name
+from engines.select.registry import AUTO_ORDER
+
+CLIP_S = 10.0
+"""A clip is decoded up to here."""
+_READ_WITHIN_S = 5.0
+_PATTERN = "pattern "
+_MIB = 1 << 20
+_SAME = ("architecture", "board", "cpu", "cpu_cores", "gpus", "power_mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A value and where it comes from. Its name has the unit."""
+
+    value: float
+    source: str
+
+
+def stated_figures(texts: Sequence[str]) -> dict[str, Figure]:
+    """Figures of ``NAME=VALUE``, as given on the command line.
+
+    Raises:
+        UsageError: one has no name, or its value is no number from 0 on.
+    """
+    found: dict[str, Figure] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not sign or not name or not 0 <= number < math.inf:
+            raise UsageError(f"{text!r} is not NAME=VALUE with a number from 0 on, like cameras.front.rate_hz=5")
+        if name in found:
+            raise UsageError(f"{name} is given as {found[name].value:g}, but also as {number:g}: give one of them")
+        found[name] = Figure(number, "stated")
+    return found
+
+
+def other_device(report: Report, environment: Mapping[str, object]) -> str | None:
+    """In what the device of ``report`` differs from the one of ``environment``; None if they are the same."""
+    for key in _SAME:
+        measured, here = report.environment.get(key), environment.get(key)
+        if _plain(measured) != _plain(here):
+            return f"{key} {measured}, but this device has {key} {here}"
+    return None
+
+
+def _plain(value: object) -> object:
+    # A report that was read from its file has lists where the environment has tuples.
+    return list(value) if isinstance(value, tuple) else value
+
+
+def engine_in(report: Report, model: ModelConfig) -> EngineResult:
+    """The engine of ``report`` that would serve ``model``.
+
+    Raises:
+        UsageError: the report does not have it.
+    """
+    wanted = canonical_name(model.engine)
+    engines = [one for one in report.engines if not one.is_bare and one.precision == model.precision]
+    engines = [one for one in engines if headline_of(one) is not None]
+    if wanted not in ("auto", "fastest"):
+        engines = [one for one in engines if one.name == wanted]
+    if not engines:
+        there = ", ".join(one.label for one in report.engines if not one.is_bare) or "no engine"
+        raise UsageError(
+            f"the report of {report.model.name} has {there}, but the configuration asks for {wanted} "
+            f"{model.precision}. Measure that: agent benchmark --engines {wanted} --precisions {model.precision}"
+        )
+    if wanted == "fastest":
+        return min(engines, key=_infer_ms)
+    return min(engines, key=lambda one: AUTO_ORDER.index(one.name) if one.name in AUTO_ORDER else len(AUTO_ORDER))
+
+
+def report_figures(key: str, model: ModelConfig, report: Report, source: str) -> dict[str, Figure]:
+    """What ``report`` says of the model ``key``. ``source``: the name of its file.
+
+    Raises:
+        UsageError: it does not have the engine that would serve the model.
+    """
+    engine = engine_in(report, model)
+    found = {
+        f"models.{key}.infer_ms": Figure(_infer_ms(engine), f"{source}: mean of one frame on {engine.label}"),
+        f"models.{key}.further_mib": Figure(engine.own_bytes / _MIB, f"{source}: what {engine.label} took"),
+    }
+    paths = sorted(_paths(report, engine), key=lambda one: one.cameras)
+    if paths:
+        first, last = paths[0], paths[-1]
+        found[f"models.{key}.cpu_ms"] = Figure(first.cpu_ms_per_frame, f"{source}: {first.name}")
+        if first.cameras == 1:
+            found[f"models.{key}.memory_mib"] = Figure(first.resident_bytes / _MIB, f"{source}: {first.name}")
+        if last.cameras > first.cameras:
+            each = max(0.0, last.resident_bytes - first.resident_bytes) / (last.cameras - first.cameras)
+            found["camera_mib"] = Figure(each / _MIB, f"{source}: {last.name}, less {first.cameras}")
+    return found
+
+
+def _infer_ms(engine: EngineResult) -> float:
+    result = headline_of(engine)
+    return math.inf if result is None else result.spread.mean_ms / result.case.samples
+
+
+def _paths(report: Report, engine: EngineResult) -> Iterator[PipelineResult]:
+    """The agent's own path with pattern cameras: a clip would count its decoding twice."""
+    for one in report.pipelines:
+        is_same = (one.engine, one.precision) == (engine.name, engine.precision)
+        if is_same and one.source.startswith(_PATTERN) and one.results:
+            yield one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipCost:
+    """What a clip costs to read here: CPU for a second of the stream, and for one frame that becomes an image."""
+
+    decode_ms: float
+    convert_ms: float
+    fps: float
+    width: int
+    height: int
+
+
+def clip_cost(clip: Path, *, decode: DecodeMode = "all", wanted_hz: float | None = None) -> ClipCost:
+    """Decode up to ten seconds of ``clip`` twice, with one thread: without images, and with all of them.
+
+    Raises:
+        UsageError: it cannot be read, or has fewer than two frames.
+    """
+    bare, _ = _read(clip, decode, wanted_hz, is_converted=False)
+    whole, (height, width) = _read(clip, decode, wanted_hz, is_converted=True)
+    return ClipCost(
+        decode_ms=bare.cpu_s * 1e3 / bare.stream_s,
+        convert_ms=max(0.0, whole.cpu_s - bare.cpu_s) * 1e3 / whole.frames,
+        fps=bare.fps,
+        width=width,
+        height=height,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    cpu_s: float
+    frames: int
+    stream_s: float
+    fps: float
+
+
+def _read(
+    clip: Path, decode: DecodeMode, wanted_hz: float | None, *, is_converted: bool
+) -> tuple[_Reading, tuple[int, int]]:
+    try:
+        video = open_video(f"file:{clip}", clock=SystemClock(), options={}, is_live=False, threads=1, decode=decode)
+    except StreamFailed as exc:
+        raise UsageError(f"the clip {clip} cannot be read: {exc}") from exc
+    try:
+        return _decoded(video, clip, wanted_hz, is_converted=is_converted)
+    except StreamFailed as exc:
+        raise UsageError(f"the clip {clip} cannot be decoded: {exc}") from exc
+    finally:
+        video.close()
+
+
+def _decoded(
+    video: Video, clip: Path, wanted_hz: float | None, *, is_converted: bool
+) -> tuple[_Reading, tuple[int, int]]:
+    never, size, frames, last_s = threading.Event(), (0, 0), 0, 0.0
+    began = time.process_time()
+    while (frame := video.read(_READ_WITHIN_S, never, wanted_hz)) is not None:
+        frames, last_s = frames + 1, video.position_s(frame)
+        if is_converted:
+            height, width = frame.image().shape[:2]
+            size = (height, width)
+        if last_s >= CLIP_S:
+            break
+    cpu_s = time.process_time() - began
+    if frames < 2 or last_s <= 0 or not video.fps:
+        raise UsageError(f"the clip {clip} has {frames} frames with a time, but two are needed: record ten seconds")
+    return _Reading(cpu_s, frames, last_s + 1 / video.fps, video.fps), size

@@ -1,0 +1,199 @@
+"""The scripts that the agent is compared with: one camera, one model of ONNX Runtime, results over MQTT.
+
+    python peer_pipeline.py naive|tuned|pyav|gstreamer SOURCE MODEL PORT [--live]
+
+No part of the agent is used, so it runs in an environment of its own (onnxruntime, paho-mqtt, numpy, and the reader).
+SOURCE is a clip, read again and again as fast as the model takes it, or with `--live` an RTSP address.
+
+naive      OpenCV, preprocessing in numpy at full size as tutorials do it, a queue without limit, default threads
+tuned      OpenCV, only the newest frame, resized first, ONNX Runtime's threads asleep between two frames
+pyav       as tuned, with FFmpeg through PyAV, which scales the decoder's planes to the model's size
+gstreamer  as tuned, with a GStreamer pipeline that scales to the model's size
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+Frame = npt.NDArray[Any]
+Captured = tuple[Frame, float]
+
+_WIDTH, _HEIGHT = 160, 120
+_MEAN = np.array([0.288, 0.299, 0.291], np.float32)
+_STD = np.array([0.176, 0.173, 0.176], np.float32)
+_TOPIC = "benchmark/peer/camera1/result"
+
+
+def opencv_frames(source: str, *, is_live: bool, is_resized: bool) -> Iterator[Captured]:
+    """BGR frames at full size, or resized RGB."""
+    import cv2
+
+    video = cv2.VideoCapture(source)
+    while True:
+        is_read, frame = video.read()
+        at = time.time()
+        if not is_read and is_live:
+            raise SystemExit("the stream ended")
+        if not is_read:
+            video.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        elif is_resized:
+            yield cv2.cvtColor(cv2.resize(frame, (_WIDTH, _HEIGHT)), cv2.COLOR_BGR2RGB), at
+        else:
+            yield frame, at
+
+
+def pyav_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
+    """RGB frames, scaled from the decoder's planes."""
+    import av
+
+    while True:
+        with av.open(source, options={"rtsp_transport": "tcp"} if is_live else {}) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for frame in container.decode(video=0):
+                at = time.time()
+                yield frame.reformat(width=_WIDTH, height=_HEIGHT, format="rgb24").to_ndarray(), at
+        if is_live:
+            raise SystemExit("the stream ended")
+
+
+def gstreamer_frames(source: str, *, is_live: bool) -> Iterator[Captured]:
+    """RGB frames, scaled in the pipeline; its sink keeps the newest one of a live stream."""
+    import gi
+
+    gi.require_version("Gst", "1.0")
+    from gi.repository import Gst
+
+    Gst.init(None)
+    caps = f"video/x-raw,format=RGB,width={_WIDTH},height={_HEIGHT}"
+    sink = f"appsink name=out sync=false max-buffers={1 if is_live else 2} drop={'true' if is_live else 'false'}"
+    reader = (
+        f"rtspsrc location={source} latency=0 protocols=tcp ! rtph264depay ! h264parse"
+        if is_live
+        else f"filesrc location={source} ! qtdemux ! h264parse"
+    )
+    pipeline = Gst.parse_launch(f"{reader} ! avdec_h264 max-threads=1 ! videoscale ! videoconvert ! {caps} ! {sink}")
+    pipeline.set_state(Gst.State.PLAYING)
+    out = pipeline.get_by_name("out")
+    while True:
+        sample = out.emit("pull-sample")
+        at = time.time()
+        if sample is None and is_live:
+            raise SystemExit("the stream ended")
+        if sample is None:
+            pipeline.seek_simple(Gst.Format.TIME, Gst.SeekFlags.FLUSH, 0)
+            continue
+        buffer = sample.get_buffer()
+        yield np.frombuffer(buffer.extract_dup(0, buffer.get_size()), np.uint8).reshape(_HEIGHT, _WIDTH, 3), at
+
+
+class Newest:
+    """Holds one frame. A live reader replaces it; a reader of a file waits until it was taken."""
+
+    def __init__(self, *, is_live: bool) -> None:
+        self._is_live = is_live
+        self._changed = threading.Condition()
+        self._frame: Captured | None = None
+
+    def put(self, frame: Captured) -> None:
+        """Offer a frame."""
+        with self._changed:
+            while self._frame is not None and not self._is_live:
+                self._changed.wait()
+            self._frame = frame
+            self._changed.notify_all()
+
+    def get(self) -> Captured:
+        """Take the frame, once there is one."""
+        with self._changed:
+            while self._frame is None:
+                self._changed.wait()
+            frame, self._frame = self._frame, None
+            self._changed.notify_all()
+            return frame
+
+
+def _tensor(rgb: Frame) -> Frame:
+    tensor: Frame = ((rgb.astype(np.float32) / 255 - _MEAN) / _STD).transpose(2, 0, 1)[None]
+    return tensor
+
+
+def _naive_tensor(bgr: Frame) -> Frame:
+    import cv2
+
+    return _tensor(cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), (_WIDTH, _HEIGHT)))
+
+
+def _session(model: str, *, sleeps: bool) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    if sleeps:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options)
+
+
+def _reader(kind: str, source: str, *, is_live: bool) -> Iterator[Captured]:
+    if kind == "pyav":
+        return pyav_frames(source, is_live=is_live)
+    if kind == "gstreamer":
+        return gstreamer_frames(source, is_live=is_live)
+    return opencv_frames(source, is_live=is_live, is_resized=kind == "tuned")
+
+
+def _feed(frames: Iterator[Captured], put: Callable[[Captured], None]) -> None:
+    for frame in frames:
+        put(frame)
+
+
+def main() -> None:
+    """Run until killed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=("naive", "tuned", "pyav", "gstreamer"))
+    parser.add_argument("source")
+    parser.add_argument("model")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--live", action="store_true")
+    given = parser.parse_args()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.connect("127.0.0.1", given.port)
+    client.loop_start()
+    is_naive = given.kind == "naive"
+    session = _session(given.model, sleeps=not is_naive)
+    # Of a file the queue must be short: it would fill the memory within a minute.
+    waiting: Any = queue.Queue(0 if given.live else 2) if is_naive else Newest(is_live=given.live)
+    frames = _reader(given.kind, given.source, is_live=given.live)
+    threading.Thread(target=_feed, args=(frames, waiting.put), daemon=True).start()
+    number = 0
+    while True:
+        frame, captured = waiting.get()
+        tensor = _naive_tensor(frame) if is_naive else _tensor(frame)
+        began = time.monotonic()
+        logits = session.run(None, {"image": np.ascontiguousarray(tensor)})[0][0]
+        infer_ms = (time.monotonic() - began) * 1e3
+        scores = np.exp(logits - logits.max())
+        best = int(scores.argmax())
+        message = {
+            "camera": "camera1",
+            "seq": number,
+            "captured_at": datetime.fromtimestamp(captured, timezone.utc).isoformat(timespec="microseconds"),
+            "label": best,
+            "confidence": float(scores[best] / scores.sum()),
+            "latency_ms": {"capture": 0.0, "infer": infer_ms},
+        }
+        client.publish(_TOPIC, json.dumps(message))
+        number += 1
+
+
+if __name__ == "__main__":
+    main()
