@@ -236,7 +236,7 @@ def test_login_and_reconnect_after_a_restart(look: Look, tmp_path: Path) -> None
         page.wait_for_selector(".login", timeout=30_000)
         page.get_by_label("Token").fill(_TOKEN)
         page.get_by_role("button", name="Log in").click()
-        page.wait_for_selector(".head .badge:has-text('connected')", timeout=30_000)
+        page.wait_for_selector(".card .badge:has-text('connected')", timeout=30_000)
         assert page.locator("#banner").is_hidden()
 
 
