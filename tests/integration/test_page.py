@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import orjson
 import pytest
 import structlog
 
-from agent.cameras.jpeg import jpeg_from_image
 from agent.mqtt.base import Packet, Received
 from agent.mqtt.topics import Topics
 from agent.runtime.clock import SystemClock
@@ -157,13 +157,13 @@ def test_a_frame_is_encoded_once_for_all_who_look_and_never_without(
 ) -> None:
     server, agent = page
     encodings: list[int] = []
-    real = jpeg_from_image
+    real = cv2.imencode
 
-    def counted(image: Any, **how: Any) -> Any:
-        encodings.append(how["max_width"])
-        return real(image, **how)
+    def counted(kind: str, image: Any, *how: Any) -> Any:
+        encodings.append(image.shape[1])
+        return real(kind, image, *how)
 
-    monkeypatch.setattr("agent.web.page.images.jpeg_from_image", counted)
+    monkeypatch.setattr(cv2, "imencode", counted)
     url = "/page/api/cameras/front/frame.jpg?width=160"
     assert server.client.get(url).status_code == 204
     agent.frames["front"] = _frame(1)
