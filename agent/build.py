@@ -267,6 +267,7 @@ def _page(
     receive: Callable[[Received], None],
 ) -> PageSources:
     """What the page shows beside the messages in ``feed``, and where its commands go."""
+    from agent.web.page.bundle import support_bundle
     from agent.web.page.sources import PageSources
 
     def explain(camera: str) -> Details:
@@ -292,6 +293,7 @@ def _page(
         receive=receive,
         heat=lambda: minutes_for_people(read_minutes(state.path / MINUTES_NAME)),
         reports_dir=loaded.resolve(loaded.config.serve.reports_dir),
+        bundle=partial(support_bundle, loaded.path),
     )
 
 

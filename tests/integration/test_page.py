@@ -57,6 +57,7 @@ class Agent:
             receive=self._receive,
             heat=lambda: [{"at": 1, "celsius": 50.0}],
             reports_dir=self.reports_dir,
+            bundle=lambda: b"\x1f\x8b of the device",
         )
 
     def publish(self, topic: str, **fields: object) -> None:
@@ -143,7 +144,7 @@ def test_the_stream_says_what_is_there_and_then_what_changes(page: tuple[Server,
     assert (name, hello["device"], hello["may"]) == (
         "hello",
         "line-3",
-        {"images": True, "commands": ["set", "selftest"]},
+        {"images": True, "commands": ["set", "selftest"], "bundle": True},
     )
     assert next(events)[1]["messages"] == {"health": {"uptime_s": 1}}
     agent.publish("camera/front/inspect/result", label="ok")
@@ -201,7 +202,7 @@ def test_images_and_commands_are_for_those_who_may(tmp_path: Path) -> None:
         answer = server.client.get("/page/api/cameras/front/frame.jpg")
         assert (answer.status_code, "serve.page_images is false" in answer.json()["error"]) == (403, True)
         hello = next(_events(server, 1))[1]
-        assert hello["may"] == {"images": False, "commands": []}
+        assert hello["may"] == {"images": False, "commands": [], "bundle": False}
         headers = {"x-csrf-token": hello["csrf"]}
         answer = server.client.post("/page/api/command", json={"verb": "set"}, headers=headers)
         assert (answer.status_code, "serve.control is false" in answer.json()["error"]) == (403, True)
@@ -286,6 +287,16 @@ def test_reports_are_listed_and_nothing_else_is_read(page: tuple[Server, Agent],
     assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
     for name in ("notes.txt", "link.json", "..%2fsecret.json", "%2e%2e%2fsecret.json", "nothing.json"):
         assert server.client.get(f"/page/api/reports/{name}").status_code == 404, name
+
+
+def test_a_bundle_is_made_for_those_who_may_command(tmp_path: Path) -> None:
+    for control, status in ((True, 200), (False, 403)):
+        with _page(tmp_path, control=control) as (server, _):
+            assert server.client.get("/page/api/bundle").status_code == 405
+            assert server.client.post("/page/api/bundle").status_code == 403
+            answer = server.client.post("/page/api/bundle", headers={"x-csrf-token": _csrf(server)})
+            assert answer.status_code == status
+            assert answer.content.startswith(b"\x1f\x8b") == control
 
 
 def test_a_stop_ends_open_streams_at_once_and_quietly(tmp_path: Path) -> None:

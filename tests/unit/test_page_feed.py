@@ -71,6 +71,23 @@ def test_everything_that_it_keeps_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
         assert [one["number"] for one in part[name]] == list(range(1000 - limit, 1000)), name
 
 
+def test_the_changes_of_engines_are_kept_once_each() -> None:
+    feed = _feed()
+    for at, changed in (
+        (1, None),
+        (2, "auto -> tensorrt"),
+        (3, "auto -> tensorrt"),
+        (4, "back"),
+        (5, None),
+        (6, "back"),
+    ):
+        feed.send(_packet("runtime", at=at, changed=changed))
+    assert orjson.loads(encoded(feed.since(0)))["changes"] == [
+        {"at": 2, "changed": "auto -> tensorrt"},
+        {"at": 4, "changed": "back"},
+    ]
+
+
 def test_a_reply_goes_to_the_one_who_waits_for_its_id_and_is_shown_to_nobody() -> None:
     feed = _feed()
     heard: list[list[bytes]] = [[], []]

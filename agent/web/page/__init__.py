@@ -5,6 +5,7 @@ access    who may see the page: a token, a session's cookie, or the header of a 
 images    the newest frame of a camera as JPEG, encoded once for all who look
 files     the page's files, which are in `static`
 sources   what the page shows and does, as functions that the agent gives it
+bundle    a support bundle to download
 routes    all calls below `/page`
 
 The page shows the messages that subscribers get, in the same form; docs/mqtt.md describes them. Nothing is encoded or

@@ -18,6 +18,8 @@ MAX_TOPICS = 4096
 """More than a configuration has; the topic that has been silent longest goes first."""
 MAX_EVENTS = 200
 MAX_LOG = 200
+MAX_CHANGES = 50
+"""Last changes of engines that `runtime` told of."""
 MAX_LATENCIES = 180
 """Fifteen minutes of the `latency` message, which comes every five seconds."""
 _JSON = "application/json"
@@ -27,7 +29,7 @@ _JSON = "application/json"
 class FeedPart:
     """What has come since ``version`` of an earlier part; ``messages`` by topic below the device's root.
 
-    ``messages``, ``events``, ``latencies`` and ``log`` hold encoded JSON objects, oldest first.
+    All hold encoded JSON objects, oldest first; ``changes`` those of engines.
     """
 
     version: int
@@ -35,6 +37,7 @@ class FeedPart:
     events: tuple[bytes, ...]
     latencies: tuple[bytes, ...]
     log: tuple[bytes, ...]
+    changes: tuple[bytes, ...]
 
 
 class PageFeed:
@@ -51,6 +54,7 @@ class PageFeed:
         self._events: deque[tuple[int, bytes]] = deque(maxlen=MAX_EVENTS)
         self._latencies: deque[tuple[int, bytes]] = deque(maxlen=MAX_LATENCIES)
         self._log: deque[tuple[int, bytes]] = deque(maxlen=MAX_LOG)
+        self._changes: deque[tuple[int, bytes]] = deque(maxlen=MAX_CHANGES)
         self._waiting: dict[str, Callable[[bytes], None]] = {}
 
     def start(self, listener: SinkListener) -> None:
@@ -79,11 +83,21 @@ class PageFeed:
             return
         if topic == "latency":
             self._latencies.append((self._version, payload))
+        if topic == "runtime":
+            self._remember_change(payload)
         # A topic that was cleared is null on the page.
         self._messages[topic] = (self._version, payload or b"null")
         self._messages.move_to_end(topic)
         if len(self._messages) > MAX_TOPICS:
             self._messages.popitem(last=False)
+
+    def _remember_change(self, payload: bytes) -> None:
+        runtime = orjson.loads(payload or b"{}")
+        text = runtime.get("changed")
+        last = orjson.loads(self._changes[-1][1]) if self._changes else {}
+        # It is repeated with every later `runtime` of the connection.
+        if text is not None and text != last.get("changed"):
+            self._changes.append((self._version, orjson.dumps({"at": runtime["at"], "changed": text})))
 
     def _waiting_for(self, payload: bytes) -> Callable[[bytes], None] | None:
         """Who waits for this reply; replies are parsed only while somebody waits for one."""
@@ -137,7 +151,7 @@ class PageFeed:
                 messages,
                 *(
                     tuple(one for at, one in kept if at > version)
-                    for kept in (self._events, self._latencies, self._log)
+                    for kept in (self._events, self._latencies, self._log, self._changes)
                 ),
             )
 
@@ -145,6 +159,6 @@ class PageFeed:
 def encoded(part: FeedPart) -> bytes:
     """``part`` as one JSON object, without decoding what it holds."""
     messages = b",".join(orjson.dumps(topic) + b":" + payload for topic, payload in part.messages.items())
-    lists = (("events", part.events), ("latencies", part.latencies), ("log", part.log))
+    lists = (("events", part.events), ("latencies", part.latencies), ("log", part.log), ("changes", part.changes))
     named = b"".join(b',"%s":[%s]' % (name.encode(), b",".join(ones)) for name, ones in lists)
     return b'{"now":%d,"messages":{%s}%s}' % (round(time.time() * 1000), messages, named)

@@ -92,7 +92,8 @@ class PageRoutes:
             ("reports/{name}", self._report),
         ]
         calls += [Route(f"{_API}/{path}", self._admitted(call), methods=["GET"]) for path, call in seen]
-        return [*calls, Route(f"{_API}/command", self._admitted(self._command), methods=["POST"])]
+        changing: list[tuple[str, Endpoint]] = [("command", self._command), ("bundle", self._bundle)]
+        return [*calls, *(Route(f"{_API}/{path}", self._admitted(call), methods=["POST"]) for path, call in changing)]
 
     def _admitted(self, endpoint: Endpoint) -> Endpoint:
         async def call(request: Request) -> Response:
@@ -176,7 +177,7 @@ class PageRoutes:
             "device": topics.device,
             "agent": self._sources.agent,
             "csrf": self._access.csrf,
-            "may": {"images": config.page_images, "commands": [*self._verbs]},
+            "may": {"images": config.page_images, "commands": [*self._verbs], "bundle": config.control},
             "widths": WIDTHS,
         }
 
@@ -235,6 +236,15 @@ class PageRoutes:
             raise Refusal(404, f"the report cannot be read: {exc.strerror}") from None
         headers = {**_NEEDED, **_UNCACHED, "content-security-policy": _REPORT_POLICY}
         return Response(content, headers={**headers, "content-type": _REPORT_TYPES[path.suffix]})
+
+    async def _bundle(self, request: Request) -> Response:
+        """A support bundle. A request that changes nothing, but costs: so it needs what a command needs."""
+        self._access.require_csrf(request.scope)
+        if not self._config.control:
+            raise Refusal(403, "this page makes no support bundle, because serve.control is false")
+        content = await run_in_threadpool(self._sources.bundle)
+        headers = {**_UNCACHED, "content-disposition": 'attachment; filename="agent-bundle.tar.gz"'}
+        return Response(content, media_type="application/gzip", headers=headers)
 
     async def _command(self, request: Request) -> Response:
         """Carry out a command as if it had come by MQTT, and answer with its reply."""

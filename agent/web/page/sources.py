@@ -20,7 +20,8 @@ class PageSources:
 
     ``receive`` takes a command as the broker's connection does; its reply comes as a message. ``verbs`` are the
     commands that it accepts. ``heat`` returns the minutes of the last day, oldest first. ``reports_dir`` is where
-    reports of `agent benchmark` lie.
+    reports of `agent benchmark` lie. ``bundle`` makes a support bundle, a tar.gz, and raises RequestRefused; it takes
+    up to minutes.
     """
 
     feed: PageFeed
@@ -32,3 +33,4 @@ class PageSources:
     receive: Callable[[Received], None]
     heat: Callable[[], Sequence[Mapping[str, JsonValue]]]
     reports_dir: Path
+    bundle: Callable[[], bytes]

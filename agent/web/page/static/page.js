@@ -6,7 +6,7 @@ import { delivery, heat, logs, models, tools } from "./views.js";
 const QUIET_MS = 4000;
 const TRAIL_MS = 15 * 60e3; // of the best classes, one point a second
 
-export const store = { hello: null, messages: {}, trails: new Map(), events: [], latencies: [], log: [], offset: 0, heardAt: 0, isConnected: false, unread: 0 };
+export const store = { hello: null, messages: {}, trails: new Map(), events: [], latencies: [], log: [], changes: [], offset: 0, heardAt: 0, isConnected: false, unread: 0 };
 // The time of the agent's clock, so that ages are right on a phone whose clock is wrong.
 export const now = () => Date.now() + store.offset;
 export const message = (topic) => store.messages[topic] ?? null;
@@ -19,7 +19,7 @@ function connect() {
   source?.close();
   source = new EventSource("api/events");
   source.addEventListener("hello", (event) => {
-    Object.assign(store, { hello: JSON.parse(event.data), messages: {}, events: [], latencies: [], log: [], isConnected: true, heardAt: Date.now() });
+    Object.assign(store, { hello: JSON.parse(event.data), messages: {}, events: [], latencies: [], log: [], changes: [], isConnected: true, heardAt: Date.now() });
     document.title = `${store.hello.device} · edge inference agent`;
     put(document.getElementById("device"), store.hello.device);
     document.getElementById("leave").hidden = !hasSession();
@@ -57,6 +57,7 @@ function take(part) {
   keep(store.events, part.events, 500);
   keep(store.latencies, part.latencies, 180);
   keep(store.log, part.log, 200);
+  keep(store.changes, part.changes, 50);
   if (part.log.length && !isFirst && route().name !== "log") store.unread += part.log.length;
   if (!view) go();
   draw();

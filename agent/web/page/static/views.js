@@ -22,7 +22,7 @@ export function models(root) {
           ["SHA-256", one.sha256.slice(0, 16)],
         ]),
         one.rejected.length ? table(["Rejected", "Reason", "Remedy"], one.rejected.map((no) => [no.engine, no.reason, no.remedy])) : ""));
-      const changed = runtime?.changed ? [el("section", { class: "panel" }, el("h2", {}, "Last change"), el("p", {}, runtime.changed))] : [];
+      const changed = store.changes.length ? [el("section", { class: "panel" }, el("h2", {}, "Changes of engines"), table(["Time", "What"], [...store.changes].reverse().map((one) => [moment(one.at), one.changed])))] : [];
       box.replaceChildren(...(builds.length + loaded.length ? [...builds, ...loaded, ...changed] : [el("p", { class: "empty" }, "No model is loaded yet.")]));
     },
   };
@@ -124,7 +124,7 @@ function entry(record) {
 
 export function tools(root) {
   const answer = el("div", { class: "answer", role: "status", hidden: true }), list = el("div", {}, el("p", { class: "small" }, "Loading …"));
-  const allowed = store.hello.may.commands;
+  const allowed = store.hello.may.commands, said = el("p", { class: "small", role: "status" });
   const all = [
     ["selftest", "Self-test", "Classify the golden images of every package now? Frames wait for a moment."],
     ["benchmark", "Benchmark", "Measure every engine for up to five seconds? It shares the engine with the cameras."],
@@ -144,7 +144,8 @@ export function tools(root) {
   root.append(el("div", { class: "head" }, el("h2", {}, "Tools")), el("div", { class: "columns" },
     el("section", { class: "panel" }, el("h2", {}, "Commands"), buttons.length ? el("div", { class: "controls" }, buttons) : el("p", { class: "small" }, "This page may only look. To allow commands, write serve.control: true and mqtt.commands.enabled: true, and name them in mqtt.commands.allow."), answer),
     el("section", { class: "panel" }, el("h2", {}, "Benchmark reports"), list),
-    el("section", { class: "panel" }, el("h2", {}, "Support bundle"), el("p", {}, "On the device, collect all that a maintainer needs, without passwords:"), el("p", { class: "answer" }, "agent doctor --bundle agent-bundle.tar.gz")),
+    el("section", { class: "panel" }, el("h2", {}, "Support bundle"), el("p", {}, "What a maintainer needs to see, without passwords: configuration, checks, log, last messages."), el("p", { class: "answer" }, "agent doctor -c /etc/agent/agent.yaml --bundle agent-bundle.tar.gz"),
+      store.hello.may.bundle ? el("button", { type: "button", onclick: (event) => void bundle(event.target, said) }, "Make and download one") : "", said),
     el("section", { class: "panel" }, el("h2", {}, "This device"), device())));
   void (async () => {
     try {
@@ -155,6 +156,23 @@ export function tools(root) {
     }
   })();
   return {};
+}
+
+async function bundle(button, said) {
+  button.disabled = true;
+  put(said, "Collecting; this takes up to a few minutes …");
+  try {
+    const answer = await fetch("api/bundle", { method: "POST", headers: { "x-csrf-token": store.hello.csrf } });
+    if (answer.ok) {
+      const link = el("a", { href: URL.createObjectURL(await answer.blob()), download: `${store.hello.device}-bundle.tar.gz` });
+      link.click();
+      URL.revokeObjectURL(link.href);
+      put(said, "Downloaded.");
+    } else put(said, (await answer.json()).error);
+  } catch {
+    put(said, "The agent does not answer; try again.");
+  }
+  button.disabled = false;
 }
 
 function device() {
