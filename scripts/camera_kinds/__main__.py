@@ -34,8 +34,8 @@ whose colours are in their places, or an error with its reason. "Loss" is from t
 counts as lost, "return" from its new start, 5 s later, until the next frame, with the start of the server itself.
 
 Not tried here, for want of a device or a server: a real USB camera (V4L2), a CSI camera, Aravis with a real camera,
-MediaMTX, and MPEG-4 part 2 and MPEG-2 over RTSP, which GStreamer's server delivers to no client here (ffprobe
-neither); both codecs were read from files, and MPEG-2 as MPEG-TS over UDP.
+MediaMTX, and MPEG-4 part 2 and MPEG-2 over RTSP, which GStreamer's server did not deliver to PyAV here;
+both codecs were read from files, and MPEG-2 as MPEG-TS over UDP.
 
 {versions}. {total} kinds: {expected} as expected, {differing} not.
 """
