@@ -292,7 +292,7 @@ def _page(
         explain=explain,
         receive=receive,
         heat=lambda: minutes_for_people(read_minutes(state.path / MINUTES_NAME)),
-        reports_dir=loaded.resolve(loaded.config.serve.reports_dir),
+        reports_dir=lambda: announcer.loaded.resolve(announcer.loaded.config.serve.reports_dir),
         bundle=partial(support_bundle, loaded.path),
     )
 

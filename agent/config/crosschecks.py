@@ -255,6 +255,9 @@ def _warnings_of_serve(config: AgentConfig, document: StrictDocument) -> Iterato
     asking = [name for name, model in config.models.items() if model.serve]
     if config.serve.is_on and not asking and not config.serve.page:
         yield at(document, ("serve",), "programs are served no model; write `serve: true` at a model")
+    if config.serve.control and not (config.mqtt.commands.enabled and config.mqtt.commands.allow):
+        text = "the page may send commands, but mqtt.commands allows none; enable them there, and name them in allow"
+        yield at(document, ("serve", "control"), text)
     if asking and not config.serve.is_on:
         text = "no program can reach this model, because `serve` has no address; write http: 127.0.0.1:8000 there"
         yield from (at(document, ("models", name, "serve"), text) for name in asking)

@@ -19,7 +19,7 @@ from agent.web.http.listener import HttpListener, bind
 from agent.web.inputs import Tls, read_inputs
 from agent.web.metrics.exposition import Metrics
 from agent.web.page.routes import ROOT as PAGE_ROOT
-from agent.web.page.routes import Page, make_page
+from agent.web.page.routes import PageRoutes, make_page
 from agent.web.page.sources import PageSources
 from agent.web.served_models import ServedModels
 from agent.web.tokens import Gate, Tokens
@@ -171,7 +171,7 @@ class _Faces:
     work: tuple[WorkThreads, ...]
     bodies: Bodies
     tokens: Tokens | None
-    page: Page | None
+    page: PageRoutes | None
 
     def start(self) -> None:
         for threads in self.work:
@@ -182,7 +182,7 @@ class _Faces:
 
     def stop(self) -> None:
         if self.page is not None:
-            self.page.routes.close()
+            self.page.close()
         for listener in (self.http, self.grpc):
             if listener is not None:
                 listener.stop()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.sections.serve import ProxyConfig
 from agent.web.http.replies import Refusal, Scope
 from agent.web.page.access import COOKIE, MAX_SESSIONS, SESSION_S, Access
 from agent.web.tokens import ANYBODY, Gate, Unauthorized, read_tokens
@@ -27,7 +26,7 @@ def _scope(client: str = "192.0.2.7", **headers: str) -> Scope:
 
 def test_a_session_admits_until_it_ends(gate: Gate) -> None:
     now_s = 0.0
-    access = Access(gate, None, monotonic_s=lambda: now_s)
+    access = Access(gate, monotonic_s=lambda: now_s)
     cookie, client = access.log_in(_TOKEN)
     assert client == "dashboard"
     scope = _scope(cookie=f"theme=dark; {COOKIE}={cookie}; x=y")
@@ -41,7 +40,7 @@ def test_a_session_admits_until_it_ends(gate: Gate) -> None:
 
 
 def test_a_session_ends_with_its_logout_and_with_too_many_later_ones(gate: Gate) -> None:
-    access = Access(gate, None)
+    access = Access(gate)
     cookies = [access.log_in(_TOKEN)[0] for _ in range(MAX_SESSIONS + 1)]
     with pytest.raises(Unauthorized):
         access.admit(_scope(cookie=f"{COOKIE}={cookies[0]}"))
@@ -58,17 +57,17 @@ def test_a_session_ends_with_its_logout_and_with_too_many_later_ones(gate: Gate)
 )
 def test_nobody_else_is_admitted(gate: Gate, headers: dict[str, str]) -> None:
     with pytest.raises(Unauthorized):
-        Access(gate, None).admit(_scope(**headers))
+        Access(gate).admit(_scope(**headers))
 
 
 def test_a_token_admits_without_a_session(gate: Gate) -> None:
-    assert Access(gate, None).admit(_scope(authorization=f"Bearer {_TOKEN}")) == "dashboard"
-    assert Access(Gate(None, max_per_s=None), None).admit(_scope()) == ANYBODY
+    assert Access(gate).admit(_scope(authorization=f"Bearer {_TOKEN}")) == "dashboard"
+    assert Access(Gate(None, max_per_s=None)).admit(_scope()) == ANYBODY
 
 
 def test_failed_logins_are_limited_and_good_ones_do_not_count(gate: Gate) -> None:
     now_s = 0.0
-    access = Access(gate, None, monotonic_s=lambda: now_s)
+    access = Access(gate, monotonic_s=lambda: now_s)
     for _ in range(20):
         access.log_in(_TOKEN)
     for _ in range(10):
@@ -82,27 +81,12 @@ def test_failed_logins_are_limited_and_good_ones_do_not_count(gate: Gate) -> Non
     access.log_in(_TOKEN)
 
 
-def test_the_header_of_the_proxy_counts_from_its_address_alone(gate: Gate) -> None:
-    access = Access(gate, ProxyConfig(address="127.0.0.1", header="Remote-User"))
-    assert access.admit(_scope("127.0.0.1", remote_user="anna")) == "anna"
-    for scope in (_scope("192.0.2.7", remote_user="anna"), _scope("127.0.0.1", remote_user=""), _scope("127.0.0.1")):
-        with pytest.raises(Unauthorized):
-            access.admit(scope)
-
-
-def test_a_proxy_that_names_nobody_is_refused_without_tokens_too() -> None:
-    access = Access(Gate(None, max_per_s=None), ProxyConfig(address="::1"))
-    with pytest.raises(Unauthorized, match="has no header Remote-User"):
-        access.admit(_scope("::1"))
-    assert access.admit(_scope("::1", remote_user="anna")) == "anna"
-
-
 @pytest.mark.parametrize("given", [None, "", "x", "\xff"])
 def test_a_change_needs_the_value_that_only_the_page_can_read(gate: Gate, given: str | None) -> None:
-    access = Access(gate, None)
+    access = Access(gate)
     headers = {} if given is None else {"x_csrf_token": given}
     with pytest.raises(Refusal) as refused:
         access.require_csrf(_scope(**headers))
     assert refused.value.status == 403
     access.require_csrf(_scope(x_csrf_token=access.csrf))
-    assert access.csrf != Access(gate, None).csrf
+    assert access.csrf != Access(gate).csrf

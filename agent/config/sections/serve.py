@@ -6,19 +6,10 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from agent.config.sections.base import LISTEN_ADDRESS, PlacedError, Section
 
-
-def _ip_address(given: str) -> str:
-    try:
-        return str(ipaddress.ip_address(given))
-    except ValueError:
-        raise ValueError(f"{given!r} is no IP address; write it like 127.0.0.1 or ::1") from None
-
-
-IpAddress = Annotated[str, AfterValidator(_ip_address)]
 ListenAddress = Annotated[str, StringConstraints(pattern=LISTEN_ADDRESS)]
 """``host:port``; a host is a name, an IPv4 address, or an IPv6 address in brackets."""
 
@@ -101,15 +92,6 @@ class ServeTlsConfig(Section):
         return self
 
 
-class ProxyConfig(Section):
-    """A reverse proxy whose own login is trusted by the page."""
-
-    address: IpAddress
-    """Address from which its requests come, such as 127.0.0.1."""
-    header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "Remote-User"
-    """Header in which it names the user; it must remove this header from what clients send."""
-
-
 class ServeConfig(Section):
     """Models for programs: the Open Inference Protocol, and plain REST. Needs the extra `[serve]`."""
 
@@ -151,8 +133,6 @@ class ServeConfig(Section):
     """Let the page send the commands that `mqtt.commands` allows."""
     reports_dir: str = "reports"
     """Folder whose reports of `agent benchmark` (HTML, JSON, Markdown) the page lists."""
-    proxy: ProxyConfig | None = None
-    """Reverse proxy that logs users of the page in; null trusts none."""
     allow_load: bool = False
     """Let clients load and unload models of this file."""
 
@@ -186,11 +166,10 @@ class ServeConfig(Section):
     def _page_has_its_server(self) -> ServeConfig:
         if self.page and self.http is None:
             raise PlacedError("page is true, but http has no address; write http: 127.0.0.1:8000", "page")
-        for key in ("control", "proxy"):
-            if getattr(self, key) and not self.page:
-                raise PlacedError(
-                    f"{key} is about the page, but page is false; write page: true, or leave it out", key
-                )
+        if self.control and not self.page:
+            raise PlacedError(
+                "control is about the page, but page is false; write page: true, or leave it out", "control"
+            )
         return self
 
     @model_validator(mode="after")

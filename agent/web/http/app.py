@@ -16,7 +16,7 @@ from agent.web.http.rest import RestRoutes
 from agent.web.http.routes import ProtocolRoutes
 from agent.web.metrics.exposition import Metrics
 from agent.web.page.routes import ROOT as PAGE_ROOT
-from agent.web.page.routes import Page
+from agent.web.page.routes import PageRoutes
 from agent.web.served_models import NotReady, RequestRefused
 from agent.web.tokens import Gate
 from agent.web.work import WorkThreads
@@ -36,13 +36,13 @@ class HttpApp:
         gate: Gate,
         load_work: WorkThreads,
         metrics: Metrics | None,
-        page: Page | None = None,
+        page: PageRoutes | None = None,
     ) -> None:
         self._inference = inference
         self._gate = gate
         self._page = page
         self._routes: list[BaseRoute] = [
-            *([] if page is None else page.routes.routes()),  # before the documentation, which is at / too
+            *([] if page is None else page.routes()),  # before the documentation, which is at / too
             *ProtocolRoutes(inference.models, inference.bodies, load_work).routes(),
             *RestRoutes(inference).routes(),
             *documentation_routes(inference.models),
@@ -65,11 +65,9 @@ class HttpApp:
         if scope["path"] in _OPEN:
             return
         _refuse_foreign_page(scope)
-        page = self._page
-        user = None if page is None else page.access.user_of_proxy(scope)
-        if not self._gate.needs_tokens and user is None:
+        if not self._gate.needs_tokens:
             _refuse_foreign_name(scope)
-        if page is not None and (scope["path"] == "/" or scope["path"].startswith(f"{PAGE_ROOT}/")):
+        if self._page is not None and (scope["path"] == "/" or scope["path"].startswith(f"{PAGE_ROOT}/")):
             return  # its routes admit by a session too
         self._gate.admit(header(scope, b"authorization"))
 

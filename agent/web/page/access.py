@@ -1,4 +1,4 @@
-"""Who may see the page: with a token, with the cookie of a session, or by the header of a trusted proxy."""
+"""Who may see the page: with a token, which a proxy may add, or with the cookie of a session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.config.sections.serve import ProxyConfig
 from agent.web.http.replies import Refusal, Scope, header
 from agent.web.tokens import ANYBODY, Gate, Unauthorized
 
@@ -37,12 +36,9 @@ class Access:
     this server can read it.
     """
 
-    def __init__(
-        self, gate: Gate, proxy: ProxyConfig | None, *, monotonic_s: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, gate: Gate, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self.csrf = secrets.token_urlsafe(24)
         self._gate = gate
-        self._proxy = proxy
         self._monotonic_s = monotonic_s
         self._lock = threading.Lock()
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
@@ -54,8 +50,6 @@ class Access:
         Raises:
             Unauthorized: nobody that this server knows.
         """
-        if (user := self.user_of_proxy(scope)) is not None:
-            return user
         if header(scope, b"authorization") is not None:
             return self._gate.admit(header(scope, b"authorization"))
         session = self._session(scope)
@@ -63,19 +57,7 @@ class Access:
             return session.client
         if self._gate.needs_tokens:
             raise Unauthorized("this page needs a token: log in with one of serve.tokens_file")
-        if self._proxy is not None and _peer(scope) == self._proxy.address:
-            raise Unauthorized(
-                f"the request comes from the proxy {self._proxy.address}, but has no header {self._proxy.header}; let "
-                "the proxy set it after its own login"
-            )
         return ANYBODY
-
-    def user_of_proxy(self, scope: Scope) -> str | None:
-        """The user that the trusted proxy names; None without one."""
-        proxy = self._proxy
-        if proxy is None or _peer(scope) != proxy.address:
-            return None
-        return header(scope, proxy.header.lower().encode()) or None
 
     def log_in(self, token: str) -> tuple[str, str]:
         """Open a session for ``token``: its cookie's value, and the client's name.
@@ -140,8 +122,3 @@ def _cookie(scope: Scope) -> str:
         if name == COOKIE:
             return value
     return ""
-
-
-def _peer(scope: Scope) -> str | None:
-    client = scope.get("client")
-    return None if client is None else str(client[0])

@@ -27,11 +27,13 @@ class EncodedFrame:
 
 
 class Images:
-    """Encodes frames. Any thread; two that ask for the same frame wait for one encoding."""
+    """Encodes frames. Any thread; two that ask for the same camera wait for one encoding."""
 
     def __init__(self, newest_frame: Callable[[str], Frame | None]) -> None:
         self._newest_frame = newest_frame
         self._lock = threading.Lock()
+        self._encoding: dict[str, threading.Lock] = {}
+        """One lock for each camera that was asked for; there are no more than cameras."""
         self._kept: OrderedDict[tuple[str, int], EncodedFrame] = OrderedDict()
 
     def tag(self, camera: str, width: int) -> str | None:
@@ -54,11 +56,17 @@ class Images:
             return None
         key, tag = (camera, width), _tag(frame, width)
         with self._lock:
-            kept = self._kept.get(key)
+            encoding = self._encoding.setdefault(camera, threading.Lock())
+        with encoding:
+            with self._lock:
+                kept = self._kept.get(key)
             if kept is not None and kept.tag == tag:
                 return kept
             content, _, _ = jpeg_from_image(frame.image, max_width=width, quality=_QUALITY)
-            encoded = EncodedFrame(tag, content, utc_text(frame.captured_at_utc_ns))
+            return self._keep(key, EncodedFrame(tag, content, utc_text(frame.captured_at_utc_ns)))
+
+    def _keep(self, key: tuple[str, int], encoded: EncodedFrame) -> EncodedFrame:
+        with self._lock:
             self._kept[key] = encoded
             self._kept.move_to_end(key)
             while len(self._kept) > _KEPT:

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -124,6 +124,8 @@ class PageRoutes:
             raise Refusal(400, 'the body must be {"token": "..."}; send the token of this client')
         cookie, client = self._access.log_in(token)
         response = json_response({"client": client})
+        # A proxy that ends TLS says so; whoever else sends the header only restricts their own cookie.
+        is_secure = self._is_secure or request.headers.get("x-forwarded-proto") == "https"
         response.set_cookie(
             COOKIE,
             cookie,
@@ -131,7 +133,7 @@ class PageRoutes:
             path=ROOT,
             httponly=True,
             samesite="strict",
-            secure=self._is_secure,
+            secure=is_secure,
         )
         return response
 
@@ -214,11 +216,11 @@ class PageRoutes:
         return json_response({"minutes": await run_in_threadpool(self._sources.heat)})
 
     async def _reports(self, _: Request) -> Response:
-        folder = self._sources.reports_dir
+        folder = self._sources.reports_dir()
 
         def listed() -> list[dict[str, Any]]:
             with suppress(OSError):
-                files = [path for path in folder.iterdir() if path.suffix in _REPORT_TYPES and path.is_file()]
+                files = [path for path in folder.iterdir() if _is_report(path)]
                 stats = sorted(((path.stat(), path.name) for path in files), key=lambda one: -one[0].st_mtime)
                 return [{"name": name, "bytes": stat.st_size, "at": round(stat.st_mtime)} for stat, name in stats]
             return []
@@ -226,14 +228,14 @@ class PageRoutes:
         return json_response({"reports": await run_in_threadpool(listed)})
 
     async def _report(self, request: Request) -> Response:
-        path = self._sources.reports_dir / request.path_params["name"]
-        # A name without a separator, of a regular file that is no link: nothing outside the folder can be read.
-        if path.suffix not in _REPORT_TYPES or path.is_symlink() or not path.is_file():
-            raise Refusal(404, "there is no such report")
+        # The name has no separator, and links are refused: nothing outside the folder can be read.
+        path = self._sources.reports_dir() / request.path_params["name"]
         try:
-            content = await run_in_threadpool(path.read_bytes)
-        except OSError as exc:
-            raise Refusal(404, f"the report cannot be read: {exc.strerror}") from None
+            content = await run_in_threadpool(lambda: path.read_bytes() if _is_report(path) else None)
+        except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+            raise Refusal(404, f"the report cannot be read: {exc}") from None
+        if content is None:
+            raise Refusal(404, "there is no such report")
         headers = {**_NEEDED, **_UNCACHED, "content-security-policy": _REPORT_POLICY}
         return Response(content, headers={**headers, "content-type": _REPORT_TYPES[path.suffix]})
 
@@ -278,18 +280,9 @@ class PageRoutes:
         return Response(content, media_type="application/json", headers=_UNCACHED)
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The page of one server."""
-
-    access: Access
-    routes: PageRoutes
-
-
-def make_page(sources: PageSources, config: ServeConfig, gate: Gate, *, is_secure: bool) -> Page:
+def make_page(sources: PageSources, config: ServeConfig, gate: Gate, *, is_secure: bool) -> PageRoutes:
     """The page for ``config``, whose tokens ``gate`` knows."""
-    access = Access(gate, config.proxy)
-    return Page(access, PageRoutes(sources, config, access, is_secure=is_secure))
+    return PageRoutes(sources, config, Access(gate), is_secure=is_secure)
 
 
 class _Stream(Response):
@@ -318,6 +311,10 @@ class _Stream(Response):
 async def _until_gone(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _is_report(path: Path) -> bool:
+    return path.suffix in _REPORT_TYPES and not path.is_symlink() and path.is_file()
 
 
 def _unknown_camera(name: str) -> Refusal:

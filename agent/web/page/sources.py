@@ -19,7 +19,7 @@ class PageSources:
     """``newest_frame`` and ``explain`` raise KeyError for a camera that does not run.
 
     ``receive`` takes a command as the broker's connection does; its reply comes as a message. ``verbs`` are the
-    commands that it accepts. ``heat`` returns the minutes of the last day, oldest first. ``reports_dir`` is where
+    commands that it accepts. ``heat`` returns the minutes of the last day, oldest first. ``reports_dir`` returns where
     reports of `agent benchmark` lie. ``bundle`` makes a support bundle, a tar.gz, and raises RequestRefused; it takes
     up to minutes.
     """
@@ -32,5 +32,5 @@ class PageSources:
     explain: Callable[[str], Mapping[str, JsonValue]]
     receive: Callable[[Received], None]
     heat: Callable[[], Sequence[Mapping[str, JsonValue]]]
-    reports_dir: Path
+    reports_dir: Callable[[], Path]
     bundle: Callable[[], bytes]
