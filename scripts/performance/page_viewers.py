@@ -1,10 +1,10 @@
-"""What viewers of the page cost the agent: CPU, bytes, and the latency of frames.
+"""What the page and its viewers cost the agent: CPU, bytes, memory, and the latency of frames.
 
     python -m scripts.performance.page_viewers [--cameras 8] [--seconds 20]
 
-Runs an agent with cameras at one frame a second, and lets no, one and twenty viewers look at it, three rounds in turn.
-A viewer does what a browser does: it reads the stream, and asks for each camera's image once a second, with its
-validator.
+Runs an agent with cameras at one frame a second: without a page, with a page that nobody looks at, and with one and
+twenty viewers, three rounds in turn. A viewer does what a browser does: it reads the stream, and asks for each camera's
+image once a second, with its validator. Latencies are those of the `latency` messages, which the agent prints.
 """
 
 from __future__ import annotations
@@ -25,50 +25,49 @@ import httpx
 import orjson
 import psutil
 
-_VIEWERS = (0, 1, 20)
+_NO_PAGE = -1
+_VIEWERS = (_NO_PAGE, 0, 1, 20)
+_NAMES = {_NO_PAGE: "no page", 0: "page, nobody looks"}
 _ROUNDS = 3
 _WIDTH = 480
+_WARM_S = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
     cpu_percent: float
     kb_per_s: float
-    p95_ms: float | None
+    p95_ms: float
     rss_mib: float
 
 
-def _config(cameras: int) -> dict[str, object]:
+def _config(cameras: int, *, has_page: bool) -> dict[str, object]:
     source = {"type": "file", "path": "demo", "loop": True}
     return {
         "version": 1,
-        "models": {"inspect": {"package": "demo", "engine": "ort-cpu"}},
+        "models": {"inspect": {"package": "demo", "engine": "ort-cpu", "serve": True}},
         "cameras": {
             f"belt-{number}": {"source": source, "rate_hz": 1, "classify": [{"model": "inspect"}]}
             for number in range(1, cameras + 1)
         },
         "mqtt": {"broker": "embedded"},
-        "serve": {"http": "127.0.0.1:0", "page": True, "max_connections": 256},
+        "serve": {"http": "127.0.0.1:0", "page": has_page, "max_connections": 256},
     }
 
 
 class _Viewer:
-    """One browser. ``got`` counts the bytes of bodies, ``p95_ms`` holds those of the `latency` messages."""
+    """One browser. ``got`` counts the bytes of responses: heads and bodies, as they came."""
 
     def __init__(self, client: httpx.AsyncClient, cameras: int) -> None:
         self._client = client
         self._names = [f"belt-{number}" for number in range(1, cameras + 1)]
         self.got = 0
-        self.p95_ms: list[float] = []
 
     async def stream(self) -> None:
         async with self._client.stream("GET", "/page/api/events") as stream:
-            async for line in stream.aiter_lines():
-                self.got += len(line)
-                if line.startswith("data: {") and '"latency":{' in line:
-                    total = orjson.loads(line[6:])["messages"]["latency"]["models"]["inspect"]["total"]
-                    if total is not None:
-                        self.p95_ms.append(total["p95"])
+            self.got += _head_bytes(stream)
+            async for chunk in stream.aiter_raw():
+                self.got += len(chunk)
 
     async def images(self) -> None:
         tags: dict[str, str] = {}
@@ -77,32 +76,48 @@ class _Viewer:
             for name in self._names:
                 headers = {"if-none-match": tags[name]} if name in tags else {}
                 answer = await self._client.get(f"/page/api/cameras/{name}/frame.jpg?width={_WIDTH}", headers=headers)
-                self.got += len(answer.content)
+                self.got += _head_bytes(answer) + answer.num_bytes_downloaded
                 tags[name] = answer.headers.get("etag", "")
             await asyncio.sleep(max(0.0, 1.0 - (time.monotonic() - began)))
 
 
-async def _look(url: str, process: psutil.Process, viewers: int, cameras: int, seconds: float) -> _Sample:
+def _head_bytes(answer: httpx.Response) -> int:
+    return len("HTTP/1.1 200 OK\r\n\r\n") + sum(len(name) + len(value) + 4 for name, value in answer.headers.raw)
+
+
+async def _look(
+    url: str, process: psutil.Process, printed: Path, viewers: int, cameras: int, seconds: float
+) -> _Sample:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
-        # One stream alone tells the latency, also where nobody looks at images.
-        listener, looking = _Viewer(client, cameras), [_Viewer(client, cameras) for _ in range(viewers)]
-        calls = [listener.stream(), *(call for one in looking for call in (one.stream(), one.images()))]
-        tasks = [asyncio.ensure_future(call) for call in calls]
+        looking = [_Viewer(client, cameras) for _ in range(viewers)]
+        tasks = [asyncio.ensure_future(call) for one in looking for call in (one.stream(), one.images())]
         await asyncio.sleep(2)
         before, got, began = process.cpu_times(), sum(one.got for one in looking), time.monotonic()
+        skipped = printed.stat().st_size
         await asyncio.sleep(seconds)
         after, wall_s = process.cpu_times(), time.monotonic() - began
-        sample = _Sample(
-            cpu_percent=100 * (after.user + after.system - before.user - before.system) / wall_s,
-            kb_per_s=(sum(one.got for one in looking) - got) / wall_s / 1000,
-            p95_ms=statistics.median(listener.p95_ms[1:]) if len(listener.p95_ms) > 1 else None,
-            rss_mib=process.memory_info().rss / 2**20,
-        )
+        got = sum(one.got for one in looking) - got
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return sample
+    return _Sample(
+        cpu_percent=100 * (after.user + after.system - before.user - before.system) / wall_s,
+        kb_per_s=got / wall_s / 1000,
+        p95_ms=_p95_ms(printed.read_bytes()[skipped:]),
+        rss_mib=process.memory_info().rss / 2**20,
+    )
+
+
+def _p95_ms(lines: bytes) -> float:
+    """The median of the 95th percentiles in the `latency` messages among ``lines``."""
+    found = []
+    for line in lines.splitlines()[1:]:  # the first may be cut
+        if b"/latency" in line and line.endswith(b"}"):
+            total = orjson.loads(line)["message"]["models"]["inspect"]["total"]
+            if total is not None:
+                found.append(total["p95"])
+    return statistics.median(found)
 
 
 def _url_of(log: Path) -> str:
@@ -116,26 +131,23 @@ def _url_of(log: Path) -> str:
     raise TimeoutError(f"the agent did not start: {log.read_text(encoding='utf-8')[-2000:]}")
 
 
-def measure(cameras: int, seconds: float) -> dict[int, list[_Sample]]:
-    """The samples of each number of viewers."""
-    samples: dict[int, list[_Sample]] = {viewers: [] for viewers in _VIEWERS}
+def _sample(viewers: int, cameras: int, seconds: float) -> _Sample:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "agent.yaml").write_text(json.dumps(_config(cameras)))
-        command = [sys.executable, "-m", "agent", "run", "-c", str(folder / "agent.yaml")]
-        with (folder / "log").open("wb") as log:
-            agent = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)
+        (folder / "agent.yaml").write_text(json.dumps(_config(cameras, has_page=viewers != _NO_PAGE)))
+        command = [sys.executable, "-m", "agent", "run", "--print", "-c", str(folder / "agent.yaml")]
+        with (folder / "log").open("wb") as log, (folder / "printed").open("wb") as output:
+            agent = subprocess.Popen(command, stderr=log, stdout=output)
         try:
             url = _url_of(folder / "log")
-            time.sleep(6)
+            time.sleep(_WARM_S)
             process = psutil.Process(agent.pid)
-            for _ in range(_ROUNDS):
-                for viewers in _VIEWERS:
-                    samples[viewers].append(asyncio.run(_look(url, process, viewers, cameras, seconds)))
+            printed = folder / "printed"
+            looking = _look(url, process, printed, viewers=max(0, viewers), cameras=cameras, seconds=seconds)
+            return asyncio.run(looking)
         finally:
             agent.terminate()
             agent.wait(20)
-    return samples
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -144,17 +156,20 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args(args)
+    samples: dict[int, list[_Sample]] = {viewers: [] for viewers in _VIEWERS}
+    for _ in range(_ROUNDS):
+        for viewers, ones in samples.items():
+            ones.append(_sample(viewers, given.cameras, given.seconds))
     print("| viewers | CPU, % of a core | to all viewers, KB/s | frame p95, ms | memory, MiB |")
     print("| --- | --- | --- | --- | --- |")
-    for viewers, ones in measure(given.cameras, given.seconds).items():
-        p95 = [one.p95_ms for one in ones if one.p95_ms is not None]
+    for viewers, ones in samples.items():
         figures = (
             f"{statistics.median(one.cpu_percent for one in ones):.1f}",
-            f"{statistics.median(one.kb_per_s for one in ones):.0f}",
-            f"{statistics.median(p95):.1f}" if p95 else "none",
+            f"{statistics.median(one.kb_per_s for one in ones):,.0f}",
+            f"{statistics.median(one.p95_ms for one in ones):.1f}",
             f"{statistics.median(one.rss_mib for one in ones):.0f}",
         )
-        print(f"| {viewers} | {' | '.join(figures)} |")
+        print(f"| {_NAMES.get(viewers, viewers)} | {' | '.join(figures)} |")
 
 
 if __name__ == "__main__":
