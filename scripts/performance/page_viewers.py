@@ -3,8 +3,8 @@
     python -m scripts.performance.page_viewers [--cameras 8] [--seconds 20]
 
 Runs an agent with cameras at one frame a second: without a page, with a page that nobody looks at, and with one and
-twenty viewers, three rounds in turn. A viewer does what a browser does: it reads the stream, and asks for each camera's
-image once a second, with its validator. Latencies are those of the `latency` messages, which the agent prints.
+twenty viewers, three rounds in turn. A viewer does what a browser does: it reads the stream, and asks for the image of
+each camera once a second, with its validator. Latencies are from the `latency` messages, which the agent prints.
 """
 
 from __future__ import annotations

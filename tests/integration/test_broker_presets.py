@@ -105,7 +105,9 @@ def test_every_message_of_a_preset_arrives_and_is_within_the_limits(
     recorder = stack.enter_context(Recorder(broker.port, username="recorder", password="another"))
     # The longest prefix that the profiles allow.
     identity = replace(IDENTITY, topics=Topics("plant/hall/line", "line-3"))
-    publisher = Publisher(MqttClient(settings, will=identity.status("offline")), identity=identity)
+    # The larger of the two kinds of result.
+    client = MqttClient(settings, will=identity.status("offline"))
+    publisher = Publisher(client, identity=identity, result_detail="full")
     stack.callback(publisher.stop)
     publisher.start()
     recorder.wait_for(lambda one: one.topic == identity.topics.status)  # before that a result would be dropped

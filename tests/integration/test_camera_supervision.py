@@ -191,7 +191,7 @@ class _Flapping(_Away):
 def test_hours_without_a_camera_count_as_one_failure() -> None:
     clock = _HurriedClock()
     reasons = [*["no_answer"] * 12, "codec", "codec"]
-    source = _Flapping([*["unavailable"] * 14, 1], reasons=reasons, answers=[False] * 7000)
+    source = _Flapping([*["unavailable"] * 14, 1], reasons=reasons, answers=[False] * 20_000)
     with _camera(source, clock) as camera:
         wait_until(lambda: camera.statistics().state == "connected", within_s=20)
     assert next(wait_s for wait_s in clock.waits if wait_s != 0.5) == 1.0

@@ -110,7 +110,11 @@ def test_everything_that_is_sent_fits_the_published_schemas(broker: MosquittoBro
         publisher.offer(state_change())
         publisher.offer(state_change("dent", None))
         publisher.offer(Outgoing(TOPICS.reply("snapshot"), reply(), 1, is_kept=True))
-        for index in range(20):
+        for index in range(10):
+            publisher.offer(classification(index))
+        recorder.wait_count(10, RESULT)
+        publisher.change_results(qos=0, max_hz=None, detail="full")
+        for index in range(10, 20):
             publisher.offer(classification(index))
         publisher.stop()
         recorder.wait_for(_is_status("stopped"))

@@ -302,7 +302,7 @@ def test_a_password_file_that_is_not_safe_or_not_usable_is_refused(
 def test_a_password_file_that_is_a_pipe_or_a_directory_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     for file in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(ConfigError, match="not a regular file"):
+        with pytest.raises(ConfigError, match="but a regular file is needed"):
             read_secret(file)
 
 

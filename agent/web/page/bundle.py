@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 
 from agent.runtime.logs import get_logger
 from agent.web.served_models import NotReady
+from engines import module_command
 
 log = get_logger(__name__)
 
@@ -33,13 +33,10 @@ def support_bundle(config: Path, *, within_s: float = _WITHIN_S) -> bytes:
 
 
 def _made(config: Path, target: Path, within_s: float) -> bytes:
-    command = [sys.executable, "-m", "agent", "doctor", "-c", str(config.absolute()), "--bundle", str(target)]
+    command = module_command("agent", "doctor", "-c", str(config.absolute()), "--bundle", str(target))
     log.info("bundle.started")
     try:
-        # From the root directory, where no stray module lies. Findings make it fail, and the bundle is there anyway.
-        done = subprocess.run(
-            command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=within_s, check=False
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=within_s, check=False)
     except subprocess.TimeoutExpired:
         raise NotReady(f"agent doctor has not ended within {within_s:.0f} s; run it on the device") from None
     if not target.exists():
