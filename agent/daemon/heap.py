@@ -38,8 +38,8 @@ def keep_image_memory() -> bool:
 
     By default glibc adjusts both thresholds to the largest block freed so far, and whether each image is then given
     back and faulted in again depends on what else lies in the arena. Setting either ends the adjustment (mallopt(3)),
-    and the trim threshold alone would map and unmap each image: so it is set only after the other. What the environment
-    sets goes before. Returns whether both are set.
+    and the trim threshold alone would map and unmap each image: so it is set only after the other. What the
+    environment sets goes before. Returns whether both are set.
     """
     mallopt = _of_libc("mallopt")
     tunables = os.environ.get("GLIBC_TUNABLES", "")
