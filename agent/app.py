@@ -88,6 +88,7 @@ class Agent:
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         heap.bound_arenas()
+        heap.keep_image_memory()
         self._surroundings.control.open()
         try:
             successor = self._run_once(for_s, on_ready)

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+
+from agent.app import Agent
+from agent.daemon import heap
+from agent.daemon.control import ControlSocket
 
 pytestmark = pytest.mark.skipif(
     not hasattr(__import__("ctypes").CDLL(None), "malloc_trim"), reason="the C library is not glibc"
@@ -44,10 +49,38 @@ for one in blocks[:-1]: libc.free(ctypes.c_void_p(one))
 full = resident()
 print(heap.trim(), full - resident())
 """
+_IMAGES = """
+import ctypes, resource, sys, threading
+from agent.daemon import heap
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+said = heap.keep_image_memory()
+def faults(size, rounds=20):
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for _ in range(rounds):
+        blocks = [ctypes.c_void_p(libc.malloc(size)) for _ in range(2)]
+        for one in blocks: ctypes.memset(one, 1, size)
+        for one in blocks: libc.free(one)
+    return (resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before) // rounds
+def camera():
+    for size in (1280 * 720 * 3, 3840 * 2160 * 3):
+        faults(size, 1)
+        print(faults(size))
+print(said)
+if sys.argv[1] == "asked": sys.exit()
+camera()
+thread = threading.Thread(target=camera)
+thread.start(); thread.join()
+"""
+_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072",
+}
 
 
 def _run(code: str, *arguments: str, **environ: str) -> list[str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MALLOC_ARENA_MAX", *_ENVIRONMENT)}
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(
         command, env={**inherited, **environ}, capture_output=True, text=True, check=True, timeout=60
@@ -71,3 +104,55 @@ def test_trim_gives_back_what_was_freed_below_a_block_in_use() -> None:
     was_any, given_back = _run(_TRIM)
     assert was_any == "True"
     assert int(given_back) > 50, "of about 76 MiB"
+
+
+_IS_64_BIT = sys.maxsize > 2**32
+
+
+@pytest.mark.skipif(not _IS_64_BIT, reason="the threshold is above the largest one of 32 bits")
+def test_images_come_from_memory_that_stays() -> None:
+    said, *faults = _run(_IMAGES, "kept")
+    assert said == "True"
+    assert len(faults) == 4, "720p and 4K, in the main thread and in another one"
+    assert all(int(count) < 50 for count in faults), "of 1350 pages at 720p"
+
+
+@pytest.mark.parametrize("name", _ENVIRONMENT)
+def test_thresholds_of_the_environment_go_before(name: str) -> None:
+    assert _run(_IMAGES, "asked", **{name: _ENVIRONMENT[name]}) == ["False"]
+
+
+@pytest.mark.parametrize("answers", [None, 0])
+def test_a_c_library_without_the_setting_is_left_alone(answers: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def refusing(number: int, _: int) -> int:
+        asked.append(number)
+        return 0
+
+    monkeypatch.setattr(heap, "_of_libc", lambda _: None if answers is None else refusing)
+    for name in _ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    assert not heap.keep_image_memory()
+    assert asked == ([] if answers is None else [-3]), "the trim threshold alone would make it worse"
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_the_agent_asks_for_both_before_it_opens_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Control(ControlSocket):
+        def open(self) -> None:
+            done.append("open")
+            raise _Stop
+
+    monkeypatch.setattr(heap, "bound_arenas", lambda: done.append("arenas"))
+    monkeypatch.setattr(heap, "keep_image_memory", lambda: done.append("images"))
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    nothing: Any = None
+    with pytest.raises(_Stop):
+        Agent(nothing, control=Control(None)).run()
+    assert done == ["arenas", "images", "open"]
