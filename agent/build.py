@@ -127,7 +127,7 @@ def build(loaded: LoadedConfig, state: StateDirectory, surroundings: Surrounding
     resources.callback(thermal.stop)
     reloader = _reloader(loaded, packages, pipeline, uplink, thermal, announcer, resources)
     commands = _command_server(lambda: announcer.loaded, identity, uplink, pipeline, reloader, counters, clock=clock)
-    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, commands.receive)
+    page = None if feed is None else _page(feed, identity, pipeline, announcer, state, commands.offer)
     web, metrics_file = _web(loaded, identity, reported, reporter, reloader, resources, page)
     resources.callback(commands.stop, 1.0)
     resources.callback(reloader.abandon)
@@ -264,7 +264,7 @@ def _page(
     pipeline: Pipeline,
     announcer: RuntimeAnnouncer,
     state: StateDirectory,
-    receive: Callable[[Received], None],
+    receive: Callable[[Received], bool],
 ) -> PageSources:
     """What the page shows beside the messages in ``feed``, and where its commands go."""
     from agent.web.page.bundle import support_bundle

@@ -65,11 +65,13 @@ def _exceeded(
     loaded: LoadedConfig, reports: tuple[Path, ...], clips: dict[str, Path], figures: tuple[str, ...]
 ) -> list[str]:
     """The limits of this device that the configuration exceeds, or which figures are missing to know that."""
+    from agent.runtime import logs
     from agent.tools.benchmark.report import load_report
     from agent.tools.plan.figures import stated_figures
-    from agent.tools.plan.load import plan, this_device
+    from agent.tools.plan.load import KEEP_FREE, plan, this_device
     from agent.tools.plan.words import exceeded
 
+    logs.configure(level="error")  # libraries that decode clips have much to say
     try:
         found = plan(
             loaded,
@@ -77,7 +79,7 @@ def _exceeded(
             reports={report.name: load_report(report) for report in reports},
             clips=clips,
             stated=stated_figures(figures),
-            keep_free=0.0,
+            keep_free=KEEP_FREE,
         )
     except Unavailable as exc:
         return [exc.message]

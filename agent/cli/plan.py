@@ -14,7 +14,7 @@ from agent.cli.io.options import PATH, plan_options
 @click.option("-c", "--config", "path", type=PATH, required=True, help="The configuration to plan for.")
 @plan_options
 @click.option(
-    "--keep-free", type=click.FloatRange(0, 90), default=20.0, show_default=True, metavar="PERCENT",
+    "--keep-free", type=click.IntRange(0, 90), default=20, show_default=True, metavar="PERCENT",
     help="Share of every resource to leave unused, for peaks.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -24,7 +24,7 @@ def plan(
     reports: tuple[Path, ...],
     clips: dict[str, Path],
     figures: tuple[str, ...],
-    keep_free: float,
+    keep_free: int,
     as_json: bool,
 ) -> int:
     """Compare what a configuration needs with what this device has, before it is mounted on a wall.

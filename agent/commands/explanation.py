@@ -60,6 +60,7 @@ def explanation(
                 **(_of_decision(decisions[name], now_ns) if name in decisions else {}),
             }
             for name, counts in camera.counts.classifiers.items()
+            if name in {use.key for use in config.classify}
         },
         "findings": [*findings] or ["no problem found: results are published, and every classifier has decided"],
     }

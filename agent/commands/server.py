@@ -192,10 +192,14 @@ class CommandServer:
 
     def receive(self, message: Received) -> None:
         """Handle one message; any topic and payload are safe. Never blocks."""
+        self.offer(message)
+
+    def offer(self, message: Received) -> bool:
+        """``receive``; whether a reply comes, now or when the command has been carried out."""
         verb = self._verbs.get(message.topic)
         if verb is None or message.retain:
             self.counters.add("ignored")
-            return
+            return False
         try:
             request = self._admit(verb, message)
             if isinstance(request, Capture):
@@ -203,7 +207,8 @@ class CommandServer:
             else:
                 self._queue(verb, request, message)
         except CommandRefused as refusal:
-            self._refuse(verb, message, refusal)
+            return self._refuse(verb, message, refusal)
+        return True
 
     def _queue(self, verb: Verb, request: Request, message: Received) -> None:
         try:
@@ -261,22 +266,24 @@ class CommandServer:
             raise CommandRefused("expires_too_late", "expires_at is more than one hour ahead")
         return request.expires_at
 
-    def _refuse(self, verb: Verb, message: Received, refusal: CommandRefused) -> None:
-        """Answer a command that was not queued, if its sender can recognise the reply and few were refused lately.
+    def _refuse(self, verb: Verb, message: Received, refusal: CommandRefused) -> bool:
+        """Answer a command that was not queued, if its sender can recognise the reply and few were refused lately;
+        whether it was answered.
 
         At QoS 1 the broker may deliver a command twice; its sender waits for one reply, so a repeated id gets none.
         """
         self.counters.add(refusal.reason)
         if refusal.reason == "replayed" or not self._answered.take():
-            return
+            return False
         key = _id_of(message.payload)
         if key is None and (message.response_topic is None or not self._may_reply_to(message.response_topic)):
             log.warning(
                 "command.refused", verb=verb, reason=refusal.reason, error=refusal.message, reply="none: no id"
             )
-            return
+            return False
         # Not kept: refusals must not fill the outbox.
         self._reply_error(verb, message, key, refusal, is_kept=False)
+        return True
 
     def _may_reply_to(self, topic: str) -> bool:
         """Whether replies may go to ``topic``. A request must not make the agent publish on its own message topics."""

@@ -117,7 +117,7 @@ def _p95_ms(lines: bytes) -> float:
             total = orjson.loads(line)["message"]["models"]["inspect"]["total"]
             if total is not None:
                 found.append(total["p95"])
-    return statistics.median(found)
+    return float(statistics.median(found))
 
 
 def _url_of(log: Path) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from agent.runtime.clock import SystemClock
 from agent.runtime.records import Frame
 from agent.web.page.feed import PageFeed
 from agent.web.page.sources import PageSources
+from tests.fixtures.deadlines import wait_until
 from tests.fixtures.serving import Server, serving
 
 _TOPICS = Topics("edge", "line-3")
@@ -43,6 +44,8 @@ class Agent:
     reports_dir: Path
     frames: dict[str, Frame | None] = field(default_factory=lambda: {"front": None})
     commands: list[dict[str, Any]] = field(default_factory=list)
+    answers: bool = True
+    is_flooded: bool = False
     feed: PageFeed = field(default_factory=lambda: PageFeed(_TOPICS, SystemClock()))
 
     @property
@@ -63,11 +66,15 @@ class Agent:
     def publish(self, topic: str, **fields: object) -> None:
         self.feed.send(Packet(f"edge/line-3/{topic}", orjson.dumps(fields)))
 
-    def _receive(self, message: Received) -> None:
+    def _receive(self, message: Received) -> bool:
+        if self.is_flooded:
+            return False
         command = orjson.loads(message.payload)
         self.commands.append({"topic": message.topic, **command})
         verb = message.topic.rpartition("/")[2]
-        threading.Timer(0.01, self.publish, (f"reply/{verb}",), {"id": command["id"], "outcome": "done"}).start()
+        if self.answers:
+            threading.Timer(0.01, self.publish, (f"reply/{verb}",), {"id": command["id"], "outcome": "done"}).start()
+        return True
 
 
 @contextmanager
@@ -219,9 +226,41 @@ def test_a_command_goes_the_way_of_mqtt_and_brings_its_reply(page: tuple[Server,
     assert agent.commands[0]["id"].startswith("page-"), "the page cannot pass for another client"
     refused = server.client.post("/page/api/command", json={"verb": "reload"}, headers=headers)
     assert (refused.status_code, "allowed: set, selftest" in refused.json()["error"]) == (403, True)
-    for content, status in ((b"[]", 400), (b"{", 400), (b" " * 9000, 413)):
+    bodies = ((b"[]", 400), (b"{", 400), (b"{}", 400), (b'{"verb":3}', 400), (b'{"verb":"set","keep":true}', 400))
+    for content, status in (*bodies, (b" " * 9000, 413)):
         assert server.client.post("/page/api/command", content=content, headers=headers).status_code == status
     assert len(agent.commands) == 1
+
+
+def test_a_command_that_nobody_will_answer_is_refused_at_once(page: tuple[Server, Agent]) -> None:
+    server, agent = page
+    agent.is_flooded = True
+    headers = {"x-csrf-token": _csrf(server)}
+    refused = server.client.post("/page/api/command", json={"verb": "set"}, headers=headers)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+    assert "max_per_minute" in refused.json()["error"]
+
+
+def test_a_stop_answers_a_command_that_still_waits(tmp_path: Path) -> None:
+    with _page(tmp_path, control=True) as (server, agent):
+        agent.answers = False
+        headers = {"x-csrf-token": _csrf(server)}
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(server.client.post, "/page/api/command", json={"verb": "set"}, headers=headers)
+            wait_until(lambda: bool(agent.commands), within_s=5)
+            server.service.stop()
+            answer = waiting.result(5)
+    assert (answer.status_code, "load the page again" in answer.json()["error"]) == (503, True)
+
+
+def test_viewers_leave_half_of_the_connections_to_programs(tmp_path: Path) -> None:
+    with _page(tmp_path, max_connections=8) as (server, _), ExitStack() as stack:
+        for _ in range(4):
+            stream = server.client.stream("GET", "/page/api/events")
+            assert stack.enter_context(stream).status_code == 200
+        refused = server.client.get("/page/api/events")
+        assert (refused.status_code, "half of serve.max_connections" in refused.json()["error"]) == (503, True)
+        assert server.client.get("/v2/health/live").status_code == 200
 
 
 def test_another_site_changes_nothing(page: tuple[Server, Agent]) -> None:
@@ -291,6 +330,7 @@ def test_reports_are_listed_and_nothing_else_is_read(page: tuple[Server, Agent],
     agent.reports_dir.mkdir()
     (agent.reports_dir / "today.html").write_text("<script>alert(1)</script>")
     (agent.reports_dir / "notes.txt").write_text("no report")
+    (agent.reports_dir / ".hidden.json").write_text("{}")
     (tmp_path / "secret.json").write_text("{}")
     (agent.reports_dir / "link.json").symlink_to(tmp_path / "secret.json")
     names = [one["name"] for one in server.client.get("/page/api/reports").json()["reports"]]

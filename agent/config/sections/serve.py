@@ -131,7 +131,7 @@ class ServeConfig(Section):
     """Show the cameras' images on the page; false shows figures and labels alone."""
     control: bool = False
     """Let the page send the commands that `mqtt.commands` allows."""
-    reports_dir: str = "reports"
+    reports_dir: str = Field(default="reports", min_length=1)
     """Folder whose reports of `agent benchmark` (HTML, JSON, Markdown) the page lists."""
     allow_load: bool = False
     """Let clients load and unload models of this file."""

@@ -19,6 +19,10 @@ _MS_PER_S = 1000.0
 _GPU_ENGINES = ("tensorrt", "ort-tensorrt", "ort-cuda")
 
 
+KEEP_FREE = 0.2
+"""Share of every resource that is left unused for peaks, unless another is stated."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """One thing of which the device has only so much. ``parts``: who needs what of it, in ``unit``."""

@@ -76,6 +76,8 @@ class Access:
                     f"{_LOGINS} logins failed within a minute; try again in {wait_s} s",
                     headers={"retry-after": str(wait_s)},
                 )
+        if not self._gate.needs_tokens:
+            raise Refusal(400, "this server needs no login, because serve.tokens_file names no file")
         try:
             client = self._gate.admit(f"Bearer {token}")
         except Unauthorized:

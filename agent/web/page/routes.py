@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from agent.config.sections.serve import ServeConfig
 from agent.mqtt.base import Received
+from agent.runtime.logs import get_logger
 from agent.web.http.replies import ClientGone, Refusal, Scope
 from agent.web.http.routes import json_response
 from agent.web.page.access import COOKIE, SESSION_S, Access
@@ -26,7 +27,9 @@ from agent.web.page.files import page_files
 from agent.web.page.images import WIDTHS, Images
 from agent.web.page.sources import PageSources
 from agent.web.served_models import NotReady
-from agent.web.tokens import Gate
+from agent.web.tokens import Gate, Unauthorized
+
+log = get_logger(__name__)
 
 ROOT = "/page"
 _API = f"{ROOT}/api"
@@ -66,6 +69,7 @@ class PageRoutes:
         self._files = page_files()
         self._images = Images(sources.newest_frame)
         self._is_closed = False
+        self._streams = 0
         self._part: tuple[int, int, bytes] | None = None
         """The last encoded part of the stream, from and up to a version: viewers share it."""
 
@@ -122,9 +126,13 @@ class PageRoutes:
         token = body.get("token")
         if not isinstance(token, str):
             raise Refusal(400, 'the body must be {"token": "..."}; send the token of this client')
-        cookie, client = self._access.log_in(token)
+        try:
+            cookie, client = self._access.log_in(token)
+        except Unauthorized:
+            log.warning("page.login_failed", client=str((request.client or ("unknown", 0))[0]))
+            raise
         response = json_response({"client": client})
-        # A proxy that ends TLS says so; whoever else sends the header only restricts their own cookie.
+        # A proxy that ends TLS says so; others who send the header only restrict their own cookie.
         is_secure = self._is_secure or request.headers.get("x-forwarded-proto") == "https"
         response.set_cookie(
             COOKIE,
@@ -145,12 +153,34 @@ class PageRoutes:
         response.delete_cookie(COOKIE, path=ROOT)
         return response
 
+    async def _answer_to(self, verb: str, reply: asyncio.Future[bytes]) -> bytes:
+        until_s = time.monotonic() + _REPLY_S
+        while not reply.done():
+            if self._is_closed:
+                raise NotReady(f"this server ended before {verb} was answered; load the page again to see what holds")
+            if time.monotonic() > until_s:
+                raise NotReady(f"the command {verb} has not been answered within {_REPLY_S:.0f} s; see the log")
+            await asyncio.wait((reply,), timeout=_LOOK_S)
+        return reply.result()
+
     async def _events(self, _: Request) -> Response:
+        # Programs, and probes of their health, need connections too.
+        if self._streams >= max(1, self._config.max_connections // 2):
+            text = "half of serve.max_connections are viewers of this page already; close some, or raise it"
+            raise Refusal(503, text, headers={"retry-after": "10"})
         return _Stream(self._stream())
 
     async def _stream(self) -> AsyncIterator[bytes]:
         """Server-sent events: what is kept, then each second what has changed."""
         yield b"retry: 1000\nevent: hello\ndata: " + orjson.dumps(self._hello()) + b"\n\n"
+        self._streams += 1
+        try:
+            async for part in self._changes():
+                yield part
+        finally:
+            self._streams -= 1
+
+    async def _changes(self) -> AsyncIterator[bytes]:
         version, quiet_s = 0, 0.0
         while not self._is_closed:
             if self._sources.feed.version != version:
@@ -253,9 +283,13 @@ class PageRoutes:
         self._access.require_csrf(request.scope)
         body = _object(await _body(request))
         verb = body.pop("verb", None)
+        if not isinstance(verb, str):
+            raise Refusal(400, 'the body has no verb; send, for example, {"verb": "selftest"}')
+        if "keep" in body:
+            raise Refusal(400, "keep is not taken from a page: what it changes holds until the agent restarts")
         if verb not in self._verbs:
             allowed = ", ".join(self._verbs) or "none, because serve.control is false or mqtt.commands allows none"
-            raise Refusal(403, f"the command {str(verb)[:40]!r} is not allowed here; allowed: {allowed}")
+            raise Refusal(403, f"the command {verb[:40]!r} is not allowed here; allowed: {allowed}")
         key = f"page-{secrets.token_hex(8)}"
         loop, feed = asyncio.get_running_loop(), self._sources.feed
         reply: asyncio.Future[bytes] = loop.create_future()
@@ -271,10 +305,11 @@ class PageRoutes:
         feed.expect(key, on_reply)
         try:
             payload = orjson.dumps({**body, "id": key})
-            self._sources.receive(Received(self._sources.topics.command(verb), payload, 1, retain=False))
-            content = await asyncio.wait_for(reply, _REPLY_S)
-        except asyncio.TimeoutError:
-            raise NotReady(f"the command {verb} has not been answered within {_REPLY_S:.0f} s; see the log") from None
+            message = Received(self._sources.topics.command(verb), payload, 1, retain=False)
+            if not self._sources.receive(message):
+                text = "more commands than mqtt.commands.max_per_minute allows were sent; try again later"
+                raise Refusal(429, text, headers={"retry-after": "10"})
+            content = await self._answer_to(verb, reply)
         finally:
             feed.forget(key)
         return Response(content, media_type="application/json", headers=_UNCACHED)
@@ -314,7 +349,7 @@ async def _until_gone(receive: Any) -> None:
 
 
 def _is_report(path: Path) -> bool:
-    return path.suffix in _REPORT_TYPES and not path.is_symlink() and path.is_file()
+    return path.suffix in _REPORT_TYPES and not path.name.startswith(".") and not path.is_symlink() and path.is_file()
 
 
 def _unknown_camera(name: str) -> Refusal:

@@ -18,7 +18,7 @@ from agent.web.page.feed import PageFeed
 class PageSources:
     """``newest_frame`` and ``explain`` raise KeyError for a camera that does not run.
 
-    ``receive`` takes a command as the broker's connection does; its reply comes as a message. ``verbs`` are the
+    ``receive`` takes a command as the broker's connection does; whether a reply comes, as a message. ``verbs`` are the
     commands that it accepts. ``heat`` returns the minutes of the last day, oldest first. ``reports_dir`` returns where
     reports of `agent benchmark` lie. ``bundle`` makes a support bundle, a tar.gz, and raises RequestRefused; it takes
     up to minutes.
@@ -30,7 +30,7 @@ class PageSources:
     verbs: Sequence[str]
     newest_frame: Callable[[str], Frame | None]
     explain: Callable[[str], Mapping[str, JsonValue]]
-    receive: Callable[[Received], None]
+    receive: Callable[[Received], bool]
     heat: Callable[[], Sequence[Mapping[str, JsonValue]]]
     reports_dir: Callable[[], Path]
     bundle: Callable[[], bytes]
