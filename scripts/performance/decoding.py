@@ -1,14 +1,17 @@
 """CPU per frame of reading a camera, stage by stage, by the agent's reader and by OpenCV's VideoCapture.
 
-    python -m scripts.performance.decoding [--size 1280x720] [--frames 400]
+    python -m scripts.performance.decoding [--size 1280x720] [--frames 400] [--videos 3] [--default-heap]
 
-Draws a clip (H.264, a key frame every 25 frames), reads it with one decoder thread, and prints a table.
+Draws a clip (H.264, a key frame every 25 frames), reads it with one decoder thread, and prints a table. ``--videos``
+prints the stages alone, for so many videos one after the other; ``--default-heap`` leaves out the agent's settings of
+the C library's heap.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+import resource
 import statistics
 import tempfile
 import threading
@@ -23,6 +26,7 @@ import cv2
 import numpy as np
 
 from agent.cameras.sources.ffmpeg import Video, open_video
+from agent.daemon import heap
 from agent.runtime.clock import SystemClock
 from engines import InputSpec, Resizer
 
@@ -84,30 +88,46 @@ def _with_opencv(path: Path, *, every: int) -> int:
     return count
 
 
-def _stages_ms(path: Path, antialias: InputSpec) -> dict[str, float]:
-    """CPU of each stage of one frame, all in one run: medians of the reading thread's own time, which other work on
-    the machine lengthens least."""
+def _stages(path: Path, antialias: InputSpec) -> tuple[dict[str, float], float]:
+    """CPU of each stage of one frame in ms, all in one run: medians of the reading thread's own time, which other work
+    on the machine lengthens least. And the mean of the page faults of a conversion."""
     resizer, row = Resizer(antialias), np.empty((_SIDE, _SIDE, 3), np.uint8)
     video = open_video(f"file:{path}", clock=SystemClock(), options={}, is_live=False, threads=1)
     found: dict[str, list[int]] = {"decoding": [], "conversion": [], "resize": [], "resize with antialias": []}
+    faults: list[int] = []
     try:
         while True:
             times = [time.thread_time_ns()]
             frame = video.read(5.0, _NEVER)
             if frame is None:
                 break
+            before = _page_faults()
             times.append(time.thread_time_ns())
             image = frame.image()
             times.append(time.thread_time_ns())
+            faults.append(_page_faults() - before)
             cv2.resize(image, (_SIDE, _SIDE))
             times.append(time.thread_time_ns())
             resizer.fill(image, row)
             times.append(time.thread_time_ns())
-            for spent, (before, after) in zip(found.values(), pairwise(times), strict=True):
-                spent.append(after - before)
+            for spent, (start, end) in zip(found.values(), pairwise(times), strict=True):
+                spent.append(end - start)
     finally:
         video.close()
-    return {stage: statistics.median(spent) / 1e6 for stage, spent in found.items()}
+    return {stage: statistics.median(spent) / 1e6 for stage, spent in found.items()}, statistics.mean(faults)
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+
+def _print_stages(path: Path, videos: int) -> None:
+    for number in range(1, videos + 1):
+        stages_ms, faults = _stages(path, _CENTRE)
+        print(f"\n| stage, all in one run, video {number} | CPU, ms per frame, median |\n| --- | --- |")
+        for stage, spent_ms in stages_ms.items():
+            print(f"| {stage} | {spent_ms:.2f} |")
+        print(f"\n{faults:.0f} page faults per conversion")
 
 
 def _cpu_ms(read: Callable[[], int]) -> float:
@@ -125,12 +145,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--videos", type=int)
+    parser.add_argument("--default-heap", action="store_true")
     options = parser.parse_args()
+    if not options.default_heap:
+        heap.bound_arenas()
+        heap.keep_image_memory()
     width, height = (int(part) for part in options.size.split("x"))
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         draw_clip(clip, width, height, options.frames)
+        if options.videos:
+            _print_stages(clip, options.videos)
+            return
         rows = {
             "agent, decoding alone": lambda: _with_agent(clip, every=0),
             "agent, every frame converted and resized": lambda: _with_agent(clip, every=1),
@@ -153,9 +181,7 @@ def main() -> None:
         print("| reader | CPU, ms per frame of the stream |\n| --- | --- |")
         for name, read in rows.items():
             print(f"| {name} | {_cpu_ms(read):.2f} |")
-        print("\n| stage, all in one run | CPU, ms per frame, median |\n| --- | --- |")
-        for stage, spent_ms in _stages_ms(clip, _CENTRE).items():
-            print(f"| {stage} | {spent_ms:.2f} |")
+        _print_stages(clip, 1)
 
 
 if __name__ == "__main__":
