@@ -18,7 +18,7 @@ from agent.inference.pipeline import Pipeline
 from agent.runtime.errors import AgentError, ReloadAbandoned, ReloadUnderWay, UsageError
 from agent.runtime.logs import get_logger
 from agent.runtime.threads import StageThread
-from engines import EngineError, ModelPackage, load_unknown_package
+from engines import EngineError, ModelPackage
 
 log = get_logger(__name__)
 
@@ -54,11 +54,7 @@ def load_packages(
     config = loaded.config
     known, cache_dir = known or {}, cache_dir_in(loaded.state_dir)
     used = config.camera_models.union(set(config.served_models).difference(unloaded))
-    packages = {
-        key: known.get(key) or load_unknown_package(loaded.package_dir(key), cache_dir)
-        for key in config.models
-        if key in used
-    }
+    packages = {key: known.get(key) or loaded.read_package(key, cache_dir) for key in config.models if key in used}
     check_labels(loaded, packages)
     for label in unknown_labels(loaded, packages):
         log.warning("overrides.ignored", error=label)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.io.options import ENGINE_OPTION, PATH, package_directory
+from agent.cli.io.options import ENGINE_OPTION, MAX_FILE_OPTION, PATH, package_directory
 from agent.cli.io.signals import sigterm_as_ctrl_c
 from agent.tools.benchmark.scenarios import SCENARIOS
 
@@ -93,6 +93,7 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     help="Python interpreter for an engine whose libraries are installed in another environment.",
 )  # fmt: skip
 @ENGINE_OPTION
+@MAX_FILE_OPTION
 @click.option("--max-p99-ms", type=float, help="Do not recommend an engine with a higher p99.")
 @click.option("--max-watts", type=float, help="Do not recommend an engine that draws more power.")
 @click.option(

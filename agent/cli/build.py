@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from agent.cli.io.options import ENGINE_OPTION, PATH, package_directory
+from agent.cli.io.options import ENGINE_OPTION, MAX_FILE_OPTION, PATH, package_directory
 from agent.config.state_dir import cache_dir_in, default_cache_dir
 from agent.runtime.errors import UsageError
 
@@ -56,6 +56,7 @@ class _BuildRequest:
     help="Largest batch: the value of batching.max_size in the configuration.",
 )
 @ENGINE_OPTION
+@MAX_FILE_OPTION
 @click.option("--force", is_flag=True, help="Build again even if the plan exists.")
 @click.option("--list", "is_listing", is_flag=True, help="List the plans in the cache.")
 @click.option("--prune", "is_pruning", is_flag=True, help="Delete plans, the least recently used first.")
@@ -70,6 +71,7 @@ def build(
     precision: str,
     max_batch: int,
     options: dict[str, object],
+    max_file_mib: int,
     force: bool,
     is_listing: bool,
     is_pruning: bool,
@@ -83,6 +85,8 @@ def build(
     agent will run with, or its configuration. A plan is kept only if it passes the accuracy check. Exit code 69 if it
     cannot be built here or fails the check.
     """
+    from engines import EngineOptions, load_unknown_package
+
     chosen = [name for name, value in (("-c", config), ("--package", package)) if value]
     if is_listing or is_pruning:
         return _list_or_prune(_cache_of(config, cache), keep_mib if is_pruning else None, as_json=as_json)
@@ -92,33 +96,27 @@ def build(
         requests = _from_config(config, cache, engine)
         _warn_of_different_cache(config, requests[0].options.cache_dir)
     else:
-        requests = [_from_options(str(package), cache, engine, cast("Precision", precision), max_batch, options)]
+        wanted = EngineOptions(
+            cache_dir=cache or default_cache_dir(),
+            engine=engine,
+            precision=cast("Precision", precision),
+            strict=True,
+            max_batch=max_batch,
+            options=options,
+        )
+        directory = package_directory(str(package))
+        known = load_unknown_package(directory, wanted.cache_dir, max_bytes=max_file_mib << 20)
+        requests = [_BuildRequest(known, wanted)]
     infos = [_build(request, force=force, is_quiet=as_json) for request in requests]
     if as_json:
         print(json.dumps([_facts(info) for info in infos], indent=2))
     return 0
 
 
-def _from_options(
-    package: str, cache: Path | None, engine: Built, precision: Precision, max_batch: int, given: dict[str, object]
-) -> _BuildRequest:
-    from engines import EngineOptions, load_unknown_package
-
-    options = EngineOptions(
-        cache_dir=cache or default_cache_dir(),
-        engine=engine,
-        precision=precision,
-        strict=True,
-        max_batch=max_batch,
-        options=given,
-    )
-    return _BuildRequest(load_unknown_package(package_directory(package), options.cache_dir), options)
-
-
 def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_BuildRequest]:
     """Return the engines of a configuration's models that need a build."""
     from agent.config.loader import load_config
-    from engines import CHOOSERS, EngineOptions, canonical_name, load_unknown_package, options_for
+    from engines import CHOOSERS, EngineOptions, canonical_name, options_for
 
     loaded = load_config(path)
     requests = []
@@ -135,7 +133,7 @@ def _from_config(path: Path, cache: Path | None, engine: Built) -> list[_BuildRe
             max_batch=model.batching.engine_batch,
             options=options_for(name, model.options),
         )
-        package = load_unknown_package(loaded.package_dir(key), options.cache_dir)
+        package = loaded.read_package(key, options.cache_dir)
         requests.append(_BuildRequest(package, options))
     if not requests:
         raise UsageError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from agent.cli.io.options import MAX_FILE_OPTION
 from agent.cli.io.signals import sigterm_as_ctrl_c
 from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import ConfigError, UsageError
@@ -172,6 +173,7 @@ def _constants(
     metavar="DIRECTORY",
     help="Where the package is written.  [default: .]",
 )
+@MAX_FILE_OPTION
 @click.option("--force", is_flag=True, help="Replace an existing package.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_(
@@ -194,8 +196,9 @@ def import_(
 
 @model.command()
 @click.argument("directory", type=click.Path(path_type=Path))
+@MAX_FILE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(directory: Path, *, as_json: bool) -> int:
+def check(directory: Path, *, max_file_mib: int, as_json: bool) -> int:
     """Check the package in DIRECTORY: manifest, sha256, labels, serving graph, golden images.
 
     Exit code 1 if a golden image gets another label, 78 if the package cannot be served.
@@ -203,20 +206,21 @@ def check(directory: Path, *, as_json: bool) -> int:
     from engines import check_package, load_unknown_package
 
     with sigterm_as_ctrl_c():
-        result = check_package(load_unknown_package(directory, None))
+        result = check_package(load_unknown_package(directory, None, max_bytes=max_file_mib << 20))
     _print_check(result, as_json=as_json)
     return 0 if result.has_passed else 1
 
 
 @model.command("list")
 @click.argument("directory", type=click.Path(path_type=Path))
+@MAX_FILE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(directory: Path, *, as_json: bool) -> int:
+def list_(directory: Path, *, max_file_mib: int, as_json: bool) -> int:
     """List the packages below DIRECTORY; exit code 1 if one of them cannot be used."""
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory; give the directory that contains the packages")
     cache_dir = _cache_dir()
-    rows = [_row(path, cache_dir) for path in _packages_below(directory)]
+    rows = [_row(path, cache_dir, max_file_mib << 20) for path in _packages_below(directory)]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
@@ -238,11 +242,12 @@ def _cache_dir() -> Path | None:
         return None
 
 
-def _row(directory: Path, cache_dir: Path | None) -> dict[str, object]:
+def _row(directory: Path, cache_dir: Path | None, max_bytes: int) -> dict[str, object]:
     from engines import ModelRejected, SandboxFailed, load_unknown_package
 
     try:
-        return {**_facts(load_unknown_package(directory, cache_dir)), "directory": str(directory)}
+        package = load_unknown_package(directory, cache_dir, max_bytes=max_bytes)
+        return {**_facts(package), "directory": str(directory)}
     except (ModelRejected, SandboxFailed) as exc:
         return {"directory": str(directory), "rejected": exc.message}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from agent.cli.io.options import package_directory
+from agent.cli.io.options import MAX_FILE_OPTION, package_directory
 
 
 @click.command()
@@ -22,6 +22,7 @@ from agent.cli.io.options import package_directory
     "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="Precision."
 )
 @click.option("--max-batch", type=click.IntRange(1, 64), help="Most images of a request.  [default: 4]")
+@MAX_FILE_OPTION
 def serve(
     *,
     packages: tuple[str, ...],
@@ -31,6 +32,7 @@ def serve(
     engine: str,
     precision: str,
     max_batch: int | None,
+    max_file_mib: int,
 ) -> None:
     """Serve model packages to programs over HTTP and gRPC, without cameras.
 
@@ -50,7 +52,13 @@ def serve(
     serve_packages(
         [package_directory(one) for one in packages],
         ServeOptions(
-            http=http, grpc=grpc, tokens_file=tokens, engine=engine, precision=precision, max_batch=max_batch
+            http=http,
+            grpc=grpc,
+            tokens_file=tokens,
+            engine=engine,
+            precision=precision,
+            max_batch=max_batch,
+            max_file_mib=max_file_mib,
         ),
         is_stopping=lambda: bool(stop_signals),
         on_ready=on_ready,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from agent.cli.io.options import ENGINE_OPTION, package_directory
+from agent.cli.io.options import ENGINE_OPTION, MAX_FILE_OPTION, package_directory
 from agent.config.state_dir import default_cache_dir
 from agent.runtime.errors import UsageError
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     help="Folder for graphs and plans.  [default: the agent's]",
 )
 @ENGINE_OPTION
+@MAX_FILE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(
     *,
@@ -44,6 +45,7 @@ def verify(
     max_batch: int,
     cache: Path | None,
     options: dict[str, object],
+    max_file_mib: int,
     as_json: bool,
 ) -> int:
     """Compare an engine's results with ONNX Runtime's CPU provider in fp32.
@@ -62,7 +64,7 @@ def verify(
         options=options,
     )
     try:
-        known = load_unknown_package(package_directory(package), wanted.cache_dir)
+        known = load_unknown_package(package_directory(package), wanted.cache_dir, max_bytes=max_file_mib << 20)
         certificate = compare(known, wanted, images)
     except FileNotFoundError as exc:
         raise UsageError(str(exc)) from exc

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -38,6 +39,9 @@ from agent.runtime.errors import ConfigError
 from agent.runtime.secrets import MIN_CHARS, Secret, SecretKind, read_secret
 from engines import MAX_YAML_BYTES as MAX_BYTES
 from engines import StrictDocument, StrictYamlError, load_strict, path_exists
+
+if TYPE_CHECKING:
+    from engines import ModelPackage
 
 MQTT_PASSWORD = "mqtt-password"  # noqa: S105 - the name of a file
 """The file beside the configuration, and the systemd credential, used if ``mqtt.password_file`` names none."""
@@ -78,6 +82,14 @@ class LoadedConfig:
     def package_dir(self, model: str) -> Path:
         """The package directory of one model, by its key under ``models``."""
         return _package_dir(self.config.models[model].package, self.base_dir)
+
+    def read_package(self, model: str, cache_dir: Path | None) -> ModelPackage:
+        """The package of one model, by its key under ``models``; see ``load_unknown_package``."""
+        from engines import load_unknown_package  # reading a configuration needs no library for models
+
+        return load_unknown_package(
+            self.package_dir(model), cache_dir, max_bytes=self.config.models[model].max_file_bytes
+        )
 
     def resolved_mqtt(self) -> MqttConfig:
         """The section ``mqtt`` with absolute paths."""

@@ -55,6 +55,8 @@ class ModelConfig(Section):
     """Engine by name (see `agent doctor`), `auto` or `fastest`."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """Arithmetic of the model; fp16 and int8 are used only if they pass the accuracy check."""
+    max_file_mib: int = Field(default=512, ge=1, le=2000)
+    """Largest model file with its external data, in MiB; reading one takes about six times its size in memory."""
     strict: bool = False
     """Refuse to start (exit code 69) instead of running with less than what is configured."""
     serve: bool = False
@@ -63,6 +65,11 @@ class ModelConfig(Section):
     """How frames are combined into one call of the engine."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Options of that engine (threads, workspace, DLA core ...), validated by it."""
+
+    @property
+    def max_file_bytes(self) -> int:
+        """``max_file_mib`` in bytes."""
+        return self.max_file_mib << 20
 
 
 class WhenConfig(Section):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import orjson
 
@@ -21,7 +20,7 @@ from agent.mqtt.settings import client_id_of
 from agent.mqtt.topics import Topics, encode
 from agent.publish.home_assistant.discovery import discovery_message, object_id
 from agent.telemetry.reports import camera_runtimes
-from engines import EngineError, ModelPackage, load_unknown_package
+from engines import EngineError, ModelPackage
 
 _UNKNOWN_BYTES = 2048
 """Room for what only the device knows of its ``runtime`` message: board, libraries, rejected engines. The documented
@@ -43,19 +42,21 @@ class ProfileReport:
 
 
 def compare_with_profile(
-    loaded: LoadedConfig, *, load: Callable[[Path], ModelPackage] = lambda path: load_unknown_package(path, None)
+    loaded: LoadedConfig, *, load: Callable[[str], ModelPackage] | None = None
 ) -> ProfileReport | None:
-    """The configuration compared with its profile; None if it names none. ``load`` reads a model package."""
+    """The configuration compared with its profile; None if it names none. ``load`` reads the package of a model, by
+    its key; by default as the configuration says.
+    """
     name = loaded.config.mqtt.profile
     if name is None:
         return None
-    comparison = _Comparison(loaded, PROFILES[name], load)
+    comparison = _Comparison(loaded, PROFILES[name], load or (lambda model: loaded.read_package(model, None)))
     profile = comparison.profile
     return ProfileReport(profile.title, profile.unverified, tuple(comparison.errors()), tuple(comparison.warnings()))
 
 
 class _Comparison:
-    def __init__(self, loaded: LoadedConfig, profile: BrokerProfile, load: Callable[[Path], ModelPackage]) -> None:
+    def __init__(self, loaded: LoadedConfig, profile: BrokerProfile, load: Callable[[str], ModelPackage]) -> None:
         self.profile = profile
         self._loaded = loaded
         self._config = loaded.config
@@ -65,9 +66,9 @@ class _Comparison:
         for model in loaded.config.models:
             self._read(model, load)
 
-    def _read(self, model: str, load: Callable[[Path], ModelPackage]) -> None:
+    def _read(self, model: str, load: Callable[[str], ModelPackage]) -> None:
         try:
-            self._packages[model] = load(self._loaded.package_dir(model))
+            self._packages[model] = load(model)
         except EngineError as exc:
             self._unreadable[model] = exc.message
 

@@ -35,6 +35,7 @@ class ServeOptions:
     engine: str
     precision: str
     max_batch: int | None
+    max_file_mib: int
 
 
 def serve_packages(
@@ -49,7 +50,7 @@ def serve_packages(
     Raises:
         AgentError, EngineError: a package, the address or the tokens cannot be used, or a thread failed.
     """
-    packages = _read(directories)
+    packages = _read(directories, options.max_file_mib << 20)
     with tempfile.TemporaryDirectory(prefix="agent-serve-") as folder, ExitStack() as resources:
         loaded = _configuration(Path(folder), packages, options)
         known = load_packages(loaded, known=packages)
@@ -75,11 +76,11 @@ def serve_packages(
         _supervise(pipeline, lambda: web.failure, is_stopping, lambda: on_ready(web.address or "", tuple(known)))
 
 
-def _read(directories: Sequence[Path]) -> dict[str, ModelPackage]:
+def _read(directories: Sequence[Path], max_bytes: int) -> dict[str, ModelPackage]:
     cache_dir = cache_dir_in(default_state_dir())
     packages: dict[str, ModelPackage] = {}
     for directory in directories:
-        package = load_unknown_package(directory, cache_dir)
+        package = load_unknown_package(directory, cache_dir, max_bytes=max_bytes)
         if package.name in packages:
             raise UsageError(
                 f"{directory} and {packages[package.name].directory} are both named {package.name}, but each model "
@@ -91,7 +92,12 @@ def _read(directories: Sequence[Path]) -> dict[str, ModelPackage]:
 
 def _configuration(folder: Path, packages: Mapping[str, ModelPackage], options: ServeOptions) -> LoadedConfig:
     """A configuration file as a user would write it, so that every check of the loader applies."""
-    model = {"serve": True, "engine": options.engine, "precision": options.precision}
+    model = {
+        "serve": True,
+        "max_file_mib": options.max_file_mib,
+        "engine": options.engine,
+        "precision": options.precision,
+    }
     batching = {} if options.max_batch is None else {"batching": {"max_size": options.max_batch}}
     serve: dict[str, object] = {"http": options.http}
     if options.grpc is not None:

@@ -63,7 +63,7 @@ class ImportRequest:
     and ``std`` have one value per channel, or one for all. ``size`` is width and height in pixels, for models with a
     dynamic size. ``activation`` None runs the model to find out. ``positive`` is the label that the one score of a
     binary model speaks for. ``output_name``, ``class_axis`` and ``constants`` are as in the manifest. ``out`` is the
-    directory in which the package directory is created.
+    directory in which the package directory is created. ``max_file_mib`` limits the model with its external data.
     """
 
     model: Path
@@ -87,6 +87,7 @@ class ImportRequest:
     class_axis: int | None = None
     constants: Constants = ()
     checkpoint: Path | None = None
+    max_file_mib: int = 512
     offset: int = 0
     golden: Sequence[tuple[Path, str]] = ()
     calibration: Path | None = None

@@ -64,11 +64,11 @@ def copy_model(path: Path, request: ImportRequest, stage: Path) -> ImportSource:
     """
     name = str(path)
     if path.suffix.lower() == ".pt2":
-        (stage / "model.pt2").write_bytes(read_model_bytes(path))
+        (stage / "model.pt2").write_bytes(read_model_bytes(path, max_bytes=request.max_file_mib << 20))
         program = read_program(stage / "model.pt2", name=name)
         takes, output = pt2_image_input(program, output=request.output_name, constants=request.constants, name=name)
         return ImportSource(path=path, file="model.pt2", takes=takes, last=last_operation(program, output))
-    model, digest = read_onnx(path.resolve(), root=path.resolve().parent)
+    model, digest = read_onnx(path.resolve(), root=path.resolve().parent, max_bytes=request.max_file_mib << 20)
     check_model(model, name=name)
     shutil.copyfile(path, stage / "model.onnx")
     if hashlib.sha256((stage / "model.onnx").read_bytes()).hexdigest() != digest:

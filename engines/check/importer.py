@@ -42,6 +42,7 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
     """
     name = request.name or _name_from(request.model)
     _check_name(name, request.version)
+    max_bytes = request.max_file_mib << 20
     target = request.out / f"{name}-{request.version}"
     if os.path.lexists(target) and not request.force:
         raise ModelRejected(
@@ -50,7 +51,7 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
     with model_place(request) as place, _staging(request.out, target.name) as stage:
         path = place.file
         if path.suffix.lower() == ".onnx":
-            check_model_in_sandbox(path, cache_dir)
+            check_model_in_sandbox(path, cache_dir, max_bytes=max_bytes)
         source = copy_model(path, request, stage)
         facts = _facts(place, source)
         manifest = _manifest(request, facts, source, name, stage)
@@ -60,17 +61,19 @@ def import_model(request: ImportRequest, cache_dir: Path | None = None) -> Packa
         manifest["output"] = _output(request, facts, _activation(request, facts, source) or "none")
         if _activation(request, facts, source) is None:
             _write(stage, manifest)
-            measured = _measured_activation(load_package(stage, shown_as=shown_as))
+            measured = _measured_activation(load_package(stage, shown_as=shown_as, max_bytes=max_bytes))
             manifest["output"] = _output(request, facts, measured)
         _write(stage, manifest)
-        manifest["package_sha256"] = load_package(stage, shown_as=shown_as).digest
+        manifest["package_sha256"] = load_package(stage, shown_as=shown_as, max_bytes=max_bytes).digest
         _write(stage, manifest)
-        check = check_package(load_package(stage, shown_as=shown_as))
+        check = check_package(load_package(stage, shown_as=shown_as, max_bytes=max_bytes))
         _require_golden(request, check)
         _put_in_place(stage, target)
     cropped = crop_warning(input_section(request, facts, source.takes))
     warnings = (*check.warnings, *contradictions(request, facts), *([cropped] if cropped else []))
-    return replace(check, package=load_package(target), warnings=warnings, taken=_taken(request, facts))
+    return replace(
+        check, package=load_package(target, max_bytes=max_bytes), warnings=warnings, taken=_taken(request, facts)
+    )
 
 
 def _name_from(model: Path) -> str:
@@ -122,7 +125,7 @@ def _manifest(
         "name": name,
         "version": request.version,
         "file": source.file,
-        "sha256": file_sha256(stage / source.file),
+        "sha256": file_sha256(stage / source.file, max_bytes=request.max_file_mib << 20),
         "input": input_section(request, facts, source.takes),
         "output": {},
         "labels": {"file": labels, "offset": request.offset},

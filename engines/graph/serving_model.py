@@ -45,7 +45,7 @@ def build_serving_model(package: ModelPackage) -> onnx.ModelProto:
             "Use engine: torch, or export the model to ONNX",
             format=package.format,
         )
-    model, found = read_onnx(package.model_path, root=package.directory)
+    model, found = read_onnx(package.model_path, root=package.directory, max_bytes=package.max_file_bytes)
     check_sha256(found, package.sha256, path=package.model_path)
     name = package.title
     select(model, output=package.output.name, constants=package.input.constants, name=name)

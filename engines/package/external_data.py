@@ -15,6 +15,7 @@ from typing import Protocol
 import onnx
 
 from engines.errors import ModelRejected
+from engines.package.model_bytes import limit_advice
 from engines.store.files import read_regular
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
@@ -54,11 +55,13 @@ def read_external_data(
     find: Callable[[str], Path],
     digest: _Digest,
     allowed_bytes: int,
+    size_before: int,
     name: str,
 ) -> None:
     """Put the bytes of ``tensors`` into them, and update ``digest`` with each file, in the order of the names.
 
-    ``find`` gives the path of a location, or raises ModelRejected.
+    ``find`` gives the path of a location, or raises ModelRejected. ``size_before`` is the size in bytes of the model's
+    own file, which no longer counts in ``allowed_bytes``.
 
     Raises:
         ModelRejected: a tensor states its place twice or not at all, its size differs from its shape, it lies outside
@@ -68,14 +71,14 @@ def read_external_data(
     wanted = sum(place.length for place in places)
     if wanted > allowed_bytes:
         raise ModelRejected(
-            f"{name} keeps {len(places)} tensors of {wanted} bytes in other files, but the limit is {allowed_bytes}. "
-            "Use a smaller model",
+            f"{name} keeps {len(places)} tensors of {wanted} bytes in other files, but {allowed_bytes} is the limit "
+            f"beside its own {size_before}. {limit_advice(size_before + wanted)}",
             size=wanted,
         )
     # By name, because the order of tensors in the file depends on the exporter.
     for location in sorted({place.location for place in places}):
         path = find(location)
-        data = _read(path, allowed_bytes, name)
+        data = _read(path, allowed_bytes, size_before, name)
         digest.update(data)
         for place in places:
             if place.location == location:
@@ -120,7 +123,7 @@ def _number(text: str, what: str) -> int:
     return int(text)
 
 
-def _read(path: Path, allowed_bytes: int, name: str) -> bytes:
+def _read(path: Path, allowed_bytes: int, size_before: int, name: str) -> bytes:
     try:
         size = path.stat().st_size
         data = b"" if size > allowed_bytes else read_regular(path, max_bytes=allowed_bytes)
@@ -132,8 +135,8 @@ def _read(path: Path, allowed_bytes: int, name: str) -> bytes:
         ) from exc
     if size > allowed_bytes:
         raise ModelRejected(
-            f"external data {path} of {name} has {size} bytes, but {allowed_bytes} is the limit for a "
-            "model and its external data together. Use a smaller model",
+            f"external data {path} of {name} has {size} bytes, but {allowed_bytes} is the limit for the "
+            f"model's external data beside its own {size_before}. {limit_advice(size_before + size)}",
             size=size,
         )
     return data

@@ -17,7 +17,7 @@ from engines.package.images import IMAGE_SUFFIXES
 from engines.package.labels import MAX_BYTES as MAX_LABEL_BYTES
 from engines.package.labels import fit_labels, parse_labels
 from engines.package.manifest import MANIFEST_NAME, InputSection, Manifest, inside, read_manifest
-from engines.package.model_bytes import read_model_bytes
+from engines.package.model_bytes import DEFAULT_MAX_BYTES, read_model_bytes
 from engines.package.signature.pt2 import last_operation, pt2_signature, read_program
 from engines.package.specs import (
     Activation,
@@ -83,7 +83,7 @@ class ModelPackage:
     calibration and evaluation images; ``is_digest_stated`` tells whether the manifest states it, so that it was
     checked. A binary model has one score and two labels: the second is the one that its score speaks against.
     ``calibration`` and ``evaluation`` are the images of these folders; ``engines.graph.image_set`` says which are used
-    for what.
+    for what. ``max_file_bytes`` is the limit of the model with its external data, which each further reading keeps.
     """
 
     directory: Path
@@ -103,6 +103,7 @@ class ModelPackage:
     digest: str
     is_digest_stated: bool = False
     model_title: str = ""
+    max_file_bytes: int = DEFAULT_MAX_BYTES
 
     @property
     def signature(self) -> ModelSignature:
@@ -121,12 +122,16 @@ class ModelPackage:
 
 
 def load_package(
-    directory: Path, *, shown_as: Mapping[str, str] | None = None, known: ModelFacts | None = None
+    directory: Path,
+    *,
+    shown_as: Mapping[str, str] | None = None,
+    known: ModelFacts | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> ModelPackage:
     """Read and check the package in ``directory``: manifest, paths, sha256, labels, model against manifest.
 
-    ``shown_as`` has other names for its files in messages: those that an import has copied. ``known`` is what an
-    earlier reading of the same manifest and model has found: the model is then hashed but not parsed again.
+    ``shown_as`` names files in messages that an import has copied. ``known`` is what an earlier reading of the same
+    files has found: the model is then hashed but not parsed. ``max_bytes`` limits it with its external data.
 
     Raises:
         ModelRejected: anything that does not fit, with the two facts that disagree.
@@ -137,18 +142,13 @@ def load_package(
     model_path, model_format = _model_of(manifest, root)
     spec = input_spec(manifest.input)
     model_name = shown.get(manifest.file, model_path.name)
-    facts = _facts(known, model_path, root, manifest, spec, name=model_name)
+    facts = _facts(known, model_path, root, manifest, spec, name=model_name, max_bytes=max_bytes)
     output, labels = _output_and_labels(manifest, root, facts, name=model_name, shown=shown)
     golden = _golden(root, manifest, labels)
     folders = {what: _images(root, getattr(manifest, what), what=what) for what in ("calibration", "evaluation")}
+    images = [(one.path, one.label, one.min_confidence) for one in golden]
     digest = package_digest(
-        model=manifest.sha256,
-        spec=spec,
-        output=output,
-        labels=labels,
-        golden=[(one.path, one.label, one.min_confidence) for one in golden],
-        folders=folders,
-        root=root,
+        model=manifest.sha256, spec=spec, output=output, labels=labels, golden=images, folders=folders, root=root
     )
     check_digest(digest, manifest.package_sha256, name=MANIFEST_NAME)
     return ModelPackage(
@@ -169,6 +169,7 @@ def load_package(
         digest=digest,
         is_digest_stated=manifest.package_sha256 is not None,
         model_title=model_name,
+        max_file_bytes=max_bytes,
     )
 
 
@@ -228,30 +229,40 @@ def check_sha256(found: str, stated: str, *, path: Path) -> None:
 
 
 def _facts(
-    known: ModelFacts | None, path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str
+    known: ModelFacts | None,
+    path: Path,
+    root: Path,
+    manifest: Manifest,
+    spec: InputSpec,
+    *,
+    name: str,
+    max_bytes: int,
 ) -> ModelFacts:
     if known is None:
-        return _read_model(path, root, manifest, spec, name=name)
-    _check_bytes(path, manifest)
+        return _read_model(path, root, manifest, spec, name=name, max_bytes=max_bytes)
+    _check_bytes(path, manifest, max_bytes)
     return known
 
 
-def _check_bytes(path: Path, manifest: Manifest) -> None:
-    check_sha256(hashlib.sha256(read_model_bytes(path)).hexdigest(), manifest.sha256, path=path)
+def _check_bytes(path: Path, manifest: Manifest, max_bytes: int) -> None:
+    found = hashlib.sha256(read_model_bytes(path, max_bytes=max_bytes)).hexdigest()
+    check_sha256(found, manifest.sha256, path=path)
 
 
-def _read_model(path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str) -> ModelFacts:
+def _read_model(
+    path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str, max_bytes: int
+) -> ModelFacts:
     """Parse the model, and check it against the manifest."""
     output = manifest.output
     if path.suffix.lower() == ".pt2":
-        _check_bytes(path, manifest)
+        _check_bytes(path, manifest, max_bytes)
         program = read_program(path, name=name)
         signature = pt2_signature(
             program, spec, name=name, output=output.name, constants=spec.constants, class_axis=output.class_axis
         )
         last = last_operation(program, signature.output_name)
     else:
-        signature, last = _read_onnx(path, root, manifest, spec, name=name)
+        signature, last = _read_onnx(path, root, manifest, spec, name=name, max_bytes=max_bytes)
     check_declared_activation(last, output.activation, name=name)
     if signature.dtype == "uint8" and (spec.scale, set(spec.mean), set(spec.std)) != (1.0, {0.0}, {1.0}):
         raise ModelRejected(
@@ -264,7 +275,7 @@ def _read_model(path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, 
 
 
 def _read_onnx(
-    path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str
+    path: Path, root: Path, manifest: Manifest, spec: InputSpec, *, name: str, max_bytes: int
 ) -> tuple[ModelSignature, str]:
     # Imported here: an agent whose models have been read before does not load the onnx library.
     from engines.package.graph_faults import check_inference_mode
@@ -272,7 +283,7 @@ def _read_onnx(
     from engines.package.signature.onnx import onnx_signature
     from engines.package.signature.selection import select
 
-    model, found = read_onnx(path, root=root)
+    model, found = read_onnx(path, root=root, max_bytes=max_bytes)
     check_sha256(found, manifest.sha256, path=path)
     check_model(model, name=name)
     select(model, output=manifest.output.name, constants=spec.constants, name=name)

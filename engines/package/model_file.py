@@ -14,7 +14,7 @@ from onnx.external_data_helper import uses_external_data
 from engines.errors import ModelRejected
 from engines.package.external_data import read_external_data
 from engines.package.manifest import inside
-from engines.package.model_bytes import MAX_BYTES, read_model_bytes
+from engines.package.model_bytes import DEFAULT_MAX_BYTES, read_model_bytes
 
 MAX_NODES = 100_000
 """Maximum number of nodes, including subgraphs and each call of a local function."""
@@ -125,16 +125,17 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max((int(entry.version) for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=1)
 
 
-def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
+def read_onnx(path: Path, *, root: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[onnx.ModelProto, str]:
     """Return the model at ``path`` with its external data loaded, and the sha256 of all its bytes.
 
     The sha256 is of the file; if the model keeps tensors in other files, of the file followed by those in the order of
     their names.
 
     Raises:
-        ModelRejected: see ``read_model_bytes`` and ``parse_onnx``; external data outside ``root`` or too large.
+        ModelRejected: see ``read_model_bytes`` and ``parse_onnx``; external data outside ``root``, or more than
+            ``max_bytes`` with it.
     """
-    data = read_model_bytes(path)
+    data = read_model_bytes(path, max_bytes=max_bytes)
     model = parse_onnx(data, name=str(path))
     digest = hashlib.sha256(data)
     base = path.parent.resolve().relative_to(root.resolve()).as_posix()
@@ -147,21 +148,22 @@ def read_onnx(path: Path, *, root: Path) -> tuple[onnx.ModelProto, str]:
         [tensor for tensor in _all_tensors(model) if uses_external_data(tensor)],
         find=find,
         digest=digest,
-        allowed_bytes=MAX_BYTES - len(data),
+        allowed_bytes=max_bytes - len(data),
+        size_before=len(data),
         name=str(path),
     )
     return model, digest.hexdigest()
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> str:
     """Return the sha256 that a manifest must state for the model at ``path``, in lower-case hex.
 
     Raises:
         ModelRejected: the file cannot be read or is not a model.
     """
     if path.suffix.lower() == ".onnx":
-        return read_onnx(path, root=path.parent)[1]
-    return hashlib.sha256(read_model_bytes(path)).hexdigest()
+        return read_onnx(path, root=path.parent, max_bytes=max_bytes)[1]
+    return hashlib.sha256(read_model_bytes(path, max_bytes=max_bytes)).hexdigest()
 
 
 def check_model(model: onnx.ModelProto, *, name: str) -> None:

@@ -130,6 +130,7 @@ def _run(package: ModelPackage, options: EngineOptions, name: str, limits: Sandb
 def _job(package: ModelPackage, options: EngineOptions, name: str) -> dict[str, object]:
     return {
         "package": str(package.directory),
+        "max_file_bytes": package.max_file_bytes,
         "sha256": package.sha256,
         "activation": package.output.activation,
         "cache_dir": str(options.cache_dir.absolute()),

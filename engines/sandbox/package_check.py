@@ -23,7 +23,7 @@ from engines.errors import SandboxFailed
 from engines.host import installed_version
 from engines.package.load import ModelFacts, ModelPackage, ModelSignature, load_package
 from engines.package.manifest import MANIFEST_NAME, inside, read_manifest
-from engines.package.model_bytes import read_model_bytes
+from engines.package.model_bytes import DEFAULT_MAX_BYTES, read_model_bytes
 from engines.sandbox.child import ChildLimits, ErrorTexts, run_in_sandbox
 from engines.sandbox.load import error_from, is_part_of_program
 from engines.sandbox.memory import default_memory_bytes
@@ -37,17 +37,24 @@ _READER = 1
 T = TypeVar("T")
 
 
-def load_unknown_package(directory: Path, cache_dir: Path | None) -> ModelPackage:
+def load_unknown_package(
+    directory: Path, cache_dir: Path | None, *, max_bytes: int = DEFAULT_MAX_BYTES
+) -> ModelPackage:
     """``load_package``, after a child process has read a package that is new to this device.
 
     Raises:
         ModelRejected, SandboxFailed: see ``check_in_sandbox``.
     """
-    return load_package(directory, known=check_in_sandbox(directory, cache_dir))
+    known = check_in_sandbox(directory, cache_dir, max_bytes=max_bytes)
+    return load_package(directory, known=known, max_bytes=max_bytes)
 
 
 def check_in_sandbox(
-    directory: Path, cache_dir: Path | None, limits: SandboxOptions | None = None
+    directory: Path,
+    cache_dir: Path | None,
+    limits: SandboxOptions | None = None,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> ModelFacts | None:
     """Load the package in ``directory`` in a child process, unless that has worked here before; without a child if it
     is a part of the program.
@@ -61,7 +68,7 @@ def check_in_sandbox(
     """
     root = directory.resolve()
     manifest = read_manifest(root)
-    model = read_model_bytes(inside(root, manifest.file, what="file"))
+    model = read_model_bytes(inside(root, manifest.file, what="file"), max_bytes=max_bytes)
     facts = {
         "manifest": hashlib.sha256(read_regular(root / MANIFEST_NAME)).hexdigest(),
         "model": hashlib.sha256(model).hexdigest(),
@@ -71,15 +78,22 @@ def check_in_sandbox(
     found = None if record is None else record.load()
     if found is None:
         if is_part_of_program(root):
-            found = load_package(root).facts
+            found = load_package(root, max_bytes=max_bytes).facts
         else:
-            result = _run("package", root, f"{manifest.name}-{manifest.version}", limits or SandboxOptions())
+            job: dict[str, object] = {"package": str(root), "max_bytes": max_bytes}
+            result = _run("package", job, f"{manifest.name}-{manifest.version}", limits or SandboxOptions())
             found = facts_from(result["facts"])
         _remember(record, found)
     return found if facts["model"] == manifest.sha256 else None
 
 
-def check_model_in_sandbox(model: Path, cache_dir: Path | None, limits: SandboxOptions | None = None) -> None:
+def check_model_in_sandbox(
+    model: Path,
+    cache_dir: Path | None,
+    limits: SandboxOptions | None = None,
+    *,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+) -> None:
     """Read and check the ONNX file ``model``, which is in no package yet, as ``check_in_sandbox`` does a package.
 
     Raises:
@@ -87,10 +101,10 @@ def check_model_in_sandbox(model: Path, cache_dir: Path | None, limits: SandboxO
         SandboxFailed: the child was killed by a signal or exceeded a limit.
     """
     path = model.resolve()
-    facts = {"model": hashlib.sha256(read_model_bytes(path)).hexdigest()}
+    facts = {"model": hashlib.sha256(read_model_bytes(path, max_bytes=max_bytes)).hexdigest()}
     record = _record(facts, cache_dir, encode=str, decode=str)
     if record is None or record.load() is None:
-        _run("model", path, model.name, limits or SandboxOptions())
+        _run("model", {"model": str(path), "max_bytes": max_bytes}, model.name, limits or SandboxOptions())
         _remember(record, datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
@@ -120,11 +134,13 @@ def facts_from(stated: Mapping[str, Any]) -> ModelFacts:
     return ModelFacts(signature=ModelSignature(**signature), last_operator=stated["last_operator"])
 
 
-def _run(kind: Literal["package", "model"], path: Path, model: str, limits: SandboxOptions) -> Mapping[str, Any]:
-    doubt = f"The {kind} {path} may be broken, hostile or too large for this machine: check where it comes from"
+def _run(
+    kind: Literal["package", "model"], job: dict[str, object], model: str, limits: SandboxOptions
+) -> Mapping[str, Any]:
+    doubt = f"The {kind} {job[kind]} may be broken, hostile or too large for this machine: check where it comes from"
     result = run_in_sandbox(
         _CHILD,
-        {kind: str(path)},
+        job,
         texts=ErrorTexts(
             subject=f"the first reading of {model}",
             failed=doubt,

@@ -21,10 +21,12 @@ def main() -> None:
     result: dict[str, object] = {}
     try:
         if "package" in parent.job:
-            result = {"facts": asdict(load_package(Path(parent.job["package"])).facts)}
+            result = {
+                "facts": asdict(load_package(Path(parent.job["package"]), max_bytes=parent.job["max_bytes"]).facts)
+            }
         else:
             path = Path(parent.job["model"])
-            model, _ = read_onnx(path, root=path.parent)
+            model, _ = read_onnx(path, root=path.parent, max_bytes=parent.job["max_bytes"])
             check_model(model, name=str(path))
     except EngineError as exc:
         result = {"error": stated(exc)}

@@ -31,7 +31,7 @@ def main() -> None:
 def _open(parent: Parent) -> dict[str, object]:
     job = parent.job
     parent.say({"phase": "loading it in a sandbox"})
-    package = load_package(Path(job["package"]))
+    package = load_package(Path(job["package"]), max_bytes=job["max_file_bytes"])
     if package.sha256 != job["sha256"]:
         raise ModelRejected(
             f"{package.model_path} has sha256 {package.sha256}, but a moment ago it was {job['sha256']}. Do not "

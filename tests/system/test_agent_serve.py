@@ -99,6 +99,8 @@ def test_a_command_line_that_cannot_be_served_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packages: int, http: str, text: str
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
-    options = ServeOptions(http=http, grpc=None, tokens_file=None, engine="auto", precision="fp32", max_batch=None)
+    options = ServeOptions(
+        http=http, grpc=None, tokens_file=None, engine="auto", precision="fp32", max_batch=None, max_file_mib=512
+    )
     with pytest.raises(UsageError, match=text):
         serve_packages([demo_package()] * packages, options, is_stopping=lambda: True, on_ready=lambda *_: None)

@@ -137,7 +137,7 @@ def test_messages_with_many_labels_are_compared_with_the_size_limit(
 ) -> None:
     package = Package(tuple(f"label {number:05d}" for number in range(count)))
     loaded = load_config(_file(tmp_path), check_files=False)
-    report = compare_with_profile(loaded, load=lambda _directory: package)  # type: ignore[arg-type, return-value]  # see Package
+    report = compare_with_profile(loaded, load=lambda _model: package)  # type: ignore[arg-type, return-value]  # see Package
     assert report is not None
     assert [error.key for error in report.errors] == ["models"] * is_large
     for error in report.errors:

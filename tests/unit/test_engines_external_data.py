@@ -118,7 +118,8 @@ def test_many_tensors_of_one_sparse_file_do_not_fill_the_memory(tmp_path: Path) 
     command = [sys.executable, "-c", _LIMITED, str(tmp_path / "model.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     message, grown_mib = done.stdout.splitlines()
-    assert "keeps 24 tensors of 1610612736 bytes in other files, but the limit is" in message
+    assert "keeps 24 tensors of 1610612736 bytes in other files, but " in message
+    assert "max_file_mib in the configuration, or the command's --max-file-mib, to 1537 if" in message
     assert int(grown_mib) < 32
 
 
@@ -126,3 +127,15 @@ def test_a_file_larger_than_the_limit_is_refused_without_reading_it(tmp_path: Pa
     with (tmp_path / "sparse").open("wb") as stream:
         stream.truncate(2 << 30)
     assert "has 2147483648 bytes, but" in _refusal(tmp_path, _model({"location": "sparse"}))
+
+
+def test_a_model_and_its_external_data_share_one_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(_FOUR)
+    model = _model({"location": "a"})
+    _read(tmp_path, model)
+    size = (tmp_path / "model.onnx").stat().st_size
+    assert read_onnx(tmp_path / "model.onnx", root=tmp_path, max_bytes=size + 16)
+    with pytest.raises(
+        ModelRejected, match=rf"1 tensors of 16 bytes in other files, but 15 is the limit beside .* {size}"
+    ):
+        read_onnx(tmp_path / "model.onnx", root=tmp_path, max_bytes=size + 15)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx.external_data_helper import convert_model_to_external_data
 
+from agent.cli.io.options import MAX_FILE_OPTION
+from agent.config.model import ModelConfig
 from engines.errors import ModelRejected
+from engines.graph.serving_model import build_serving_model
 from engines.package.load import GoldenImage, load_package
+from engines.package.model_bytes import DEFAULT_MAX_BYTES, MAX_FILE_MIB
 from engines.package.model_file import file_sha256
 from tests.fixtures.hostile_models import endless_model, exploding_model, write_package
 from tests.fixtures.packages import LABELS, PackageFiles, TinyModel
@@ -284,8 +290,37 @@ def test_a_model_above_the_limit_is_refused_with_both_sizes(tmp_path: Path) -> N
     with (directory / "model.onnx").open("r+b") as stream:
         stream.truncate((512 << 20) + 1)
     message = refusal(directory)
-    assert str((512 << 20) + 1) in message
-    assert str(512 << 20) in message
+    assert f"has {(512 << 20) + 1} bytes, but the limit is {512 << 20} (512 MiB)" in message
+    assert "Raise models.NAME.max_file_mib in the configuration, or the command's --max-file-mib, to 513" in message
+    assert "3078 MiB of memory" in message
+
+
+def test_the_limit_of_a_model_can_be_raised_and_lowered(tmp_path: Path) -> None:
+    directory = PackageFiles.of().write(tmp_path)
+    size = (directory / "model.onnx").stat().st_size
+    assert load_package(directory, max_bytes=size).max_file_bytes == size
+    with pytest.raises(ModelRejected, match=f"has {size} bytes, but the limit is {size - 1} "):
+        load_package(directory, max_bytes=size - 1)
+    with pytest.raises(ModelRejected, match=f"has {size} bytes, but the limit is {size - 1} "):
+        build_serving_model(replace(load_package(directory), max_file_bytes=size - 1))
+
+
+def test_above_what_onnx_can_hold_no_higher_limit_is_advised(tmp_path: Path) -> None:
+    directory = PackageFiles.of().write(tmp_path)
+    with (directory / "model.onnx").open("r+b") as stream:
+        stream.truncate((2000 << 20) + 1)
+    message = refusal(directory)
+    assert "Use a smaller model: the limit (max_file_mib) can be 2000 MiB at most" in message
+    assert "Raise" not in message
+
+
+def test_the_configuration_and_the_commands_have_the_same_limits() -> None:
+    command = click.command()(MAX_FILE_OPTION(lambda: None))
+    (limits,) = command.params
+    assert isinstance(limits.type, click.IntRange)
+    field = ModelConfig.model_json_schema()["properties"]["max_file_mib"]
+    assert (field["minimum"], field["maximum"]) == (limits.type.min, limits.type.max) == (1, MAX_FILE_MIB)
+    assert field["default"] << 20 == limits.to_info_dict()["default"] << 20 == DEFAULT_MAX_BYTES
 
 
 def test_the_error_for_a_wrong_directory_says_how_to_make_a_package(tmp_path: Path) -> None:

@@ -70,6 +70,16 @@ ENGINE_OPTION = click.option(
 """The same in every command that opens engines."""
 
 
+MAX_FILE_OPTION = click.option(
+    "--max-file-mib",
+    type=click.IntRange(1, 2000),
+    default=512,
+    show_default=True,
+    help="Largest model file with its external data in MiB, as models.NAME.max_file_mib.",
+)
+"""The same in every command that reads a package which no configuration names."""
+
+
 def package_directory(package: str) -> Path:
     """The directory of a package, or of the bundled one for ``demo``."""
     from agent.demo import demo_package

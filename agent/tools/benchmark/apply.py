@@ -12,7 +12,7 @@ from agent.config.state_dir import cache_dir_in
 from agent.runtime.errors import ConfigError, UsageError
 from agent.tools.benchmark.edit import with_engine
 from agent.tools.benchmark.report import Recommendation
-from engines import EngineOptions, Measurement, ModelPackage, load_unknown_package, remember_selection
+from engines import EngineOptions, Measurement, ModelPackage, remember_selection
 
 
 def apply_to(path: Path, choice: Recommendation, package: ModelPackage, *, model: str | None = None) -> list[str]:
@@ -101,13 +101,13 @@ def _users_of(loaded: LoadedConfig, package: ModelPackage) -> list[str]:
     found = []
     for key in loaded.config.models:
         folder = loaded.package_dir(key)
-        if folder.is_dir() and (folder.samefile(package.directory) or _digest(loaded, folder) == package.digest):
+        if folder.is_dir() and (folder.samefile(package.directory) or _digest(loaded, key) == package.digest):
             found.append(key)
     return found
 
 
-def _digest(loaded: LoadedConfig, folder: Path) -> str:
-    return load_unknown_package(folder, cache_dir_in(loaded.state_dir)).digest
+def _digest(loaded: LoadedConfig, key: str) -> str:
+    return loaded.read_package(key, cache_dir_in(loaded.state_dir)).digest
 
 
 def _loaded_text(text: str, path: Path) -> LoadedConfig:

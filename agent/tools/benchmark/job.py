@@ -48,6 +48,7 @@ class Job:
     size: tuple[int, int]
     pythons: dict[str, str]
     options: dict[str, object]
+    max_file_mib: int
     max_p99_ms: float | None
     max_watts: float | None
     outputs: tuple[Path, ...]
@@ -141,7 +142,7 @@ class Benchmark:
 
     def _check_files(self) -> None:
         job = self._job
-        found = [load_unknown_package(package, self._cache_dir()) for _, package in job.packages]
+        found = [self._read(package) for _, package in job.packages]
         if len({(one.name, one.version) for one in found}) < len(found):
             raise UsageError("two packages have the same name and version; their reports would have the same name")
         for package in found:
@@ -169,9 +170,13 @@ class Benchmark:
             pythons=job.pythons,
             options=job.options,
             images=job.images,
+            max_file_mib=job.max_file_mib,
             limits=Limits(max_p99_ms=job.max_p99_ms, max_watts=job.max_watts),
             pipeline=PipelineRequest(cameras=job.cameras, clips=job.clips, size=job.size),
         )
+
+    def _read(self, directory: Path) -> ModelPackage:
+        return load_unknown_package(directory, self._cache_dir(), max_bytes=self._job.max_file_mib << 20)
 
     def _cache_dir(self) -> Path:
         return self._job.cache or default_cache_dir()
@@ -211,7 +216,7 @@ class Benchmark:
                 "quiet machine, or add --force",
             )
             return
-        package = load_unknown_package(directory, self._cache_dir())
+        package = self._read(directory)
         keys = apply_to(path, choice, package, model=self._job.model)
         remember_for(path, keys, package, measurements_for(report.engines, choice))
         words = f"{path}: {', '.join(keys)} now runs {choice.engine} in {choice.precision}"

@@ -51,6 +51,7 @@ class Request:
     options: Mapping[str, object] = field(default_factory=dict)
     pythons: Mapping[str, str] = field(default_factory=dict)
     images: Path | None = None
+    max_file_mib: int = 512
     limits: Limits = field(default_factory=Limits)
     pipeline: PipelineRequest = field(default_factory=PipelineRequest)
 
@@ -64,7 +65,7 @@ def run_study(request: Request, progress: Progress) -> Report:
     """
     began_s, started_at = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     load_before, locked = os.getloadavg()[0], clocks_are_locked()
-    package = load_unknown_package(request.package_dir, request.cache_dir)
+    package = load_unknown_package(request.package_dir, request.cache_dir, max_bytes=request.max_file_mib << 20)
     environment = describe()
     found = _run(request, progress)
     if not found.pipelines and not any(not engine.is_bare for engine in found.engines):
@@ -160,6 +161,7 @@ def _plan(request: Request, names: Sequence[str]) -> Plan:
         options=request.options,
         pythons={**dict.fromkeys(names, sys.executable), **request.pythons},
         images=request.images,
+        max_file_mib=request.max_file_mib,
     )
 
 

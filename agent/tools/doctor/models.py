@@ -30,7 +30,6 @@ from engines import (
     EngineInfo,
     ModelPackage,
     OptionsRejected,
-    load_unknown_package,
 )
 
 _OPEN_WITHIN_S = 100.0
@@ -97,7 +96,7 @@ def model_finding(name: str, loaded: LoadedConfig, cache_dir: Path) -> Finding:
     directory = loaded.package_dir(name)
     try:
         # Nothing is remembered, see above.
-        package = load_unknown_package(directory, None)
+        package = loaded.read_package(name, None)
     except EngineError as exc:
         return Finding(name, "failed", exc.message, f"look closer with: agent model check {directory}", is_needed=True)
     text = f"{package.name} {package.version}, {len(package.labels)} labels"
@@ -146,7 +145,7 @@ def label_findings(loaded: LoadedConfig) -> Iterator[Finding]:
     packages: dict[str, ModelPackage] = {}
     for name in used_models(loaded):
         with suppress(EngineError):
-            packages[name] = load_unknown_package(loaded.package_dir(name), None)
+            packages[name] = loaded.read_package(name, None)
     check_labels(loaded, packages)
     for threshold in idle_thresholds(loaded, packages):
         yield Finding("labels", "warning", threshold, is_needed=True)

@@ -14,7 +14,7 @@ from agent.demo import demo_clip
 from agent.runtime.errors import Unavailable, UsageError
 from agent.tools.benchmark.report import EngineResult, Report
 from agent.tools.plan.figures import ClipCost, Figure, clip_cost, engine_in, other_device, report_figures
-from engines import canonical_name, describe, load_unknown_package, nearest_key
+from engines import canonical_name, describe, nearest_key
 
 CHOOSERS = ("auto", "fastest")
 _MODEL = ("infer_ms", "cpu_ms", "memory_mib", "further_mib")
@@ -151,7 +151,7 @@ def _from_reports(loaded: LoadedConfig, reports: Mapping[str, Report]) -> Known:
         return known
     environment = describe().as_dict()
     cache = cache_dir_in(loaded.state_dir)
-    hashes = {key: load_unknown_package(loaded.package_dir(key), cache).sha256 for key in used_models(loaded)}
+    hashes = {key: loaded.read_package(key, cache).sha256 for key in used_models(loaded)}
     for file, report in reports.items():
         if (difference := other_device(report, environment)) is not None:
             raise UsageError(f"{file} was measured with {difference}: measure on this device")

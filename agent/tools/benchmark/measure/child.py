@@ -84,7 +84,7 @@ def _private_pipes() -> tuple[Iterator[Answer], TextIO]:
 
 def _open(request: Mapping[str, object], resources: contextlib.ExitStack, answers: TextIO) -> tuple[_Opened, Answer]:
     target = Target(**cast("dict[str, Any]", request["target"]))
-    package = load_package(Path(str(request["package"])))
+    package = load_package(Path(str(request["package"])), max_bytes=int(str(request["max_file_mib"])) << 20)
     options = EngineOptions(
         cache_dir=Path(str(request["cache"])),
         engine=target.engine,

@@ -41,6 +41,7 @@ class Plan:
     pythons: Mapping[str, str] = field(default_factory=dict)
     """Interpreters of engines whose libraries are installed in another environment."""
     images: Path | None = None
+    max_file_mib: int = 512
 
     @property
     def expected_s(self) -> float:
@@ -207,6 +208,7 @@ def _opening(plan: Plan, target: Target) -> dict[str, object]:
     return {
         "do": "open",
         "package": str(plan.package_dir),
+        "max_file_mib": plan.max_file_mib,
         "cache": str(plan.cache_dir),
         "target": {"engine": target.engine, "precision": target.precision, "kind": target.kind},
         "max_batch": plan.max_batch,

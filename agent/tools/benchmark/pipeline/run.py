@@ -127,6 +127,7 @@ def _config(plan: Plan, target: Target, setup: Setup, address: BrokerAddress) ->
         "models": {
             "measured": {
                 "package": str(plan.package_dir.resolve()),
+                "max_file_mib": plan.max_file_mib,
                 "engine": target.engine,
                 "precision": target.precision,
                 "strict": True,
