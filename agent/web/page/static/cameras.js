@@ -233,7 +233,7 @@ function best(camera, classifier) {
   const result = of(camera, classifier, "result"), enter = runtimeOf(camera)?.classifiers[classifier]?.enter;
   if (!result) return el("p", { class: "small" }, "No result yet");
   const more = result.top_k ? "" : el("p", { class: "small" }, "Results are compact: with mqtt.results.detail: full the page shows the next best classes too.");
-  const classes = result.top_k ?? [{ label: result.label, confidence: result.confidence }];
+  const classes = result.top_k ?? [{ label: result.label, confidence: result.confidence }, ...(result.next_best ? [result.next_best] : [])];
   return el("div", { class: "body" }, classes.map((one) => el("div", { class: "decision" }, el("div", { class: "row" }, el("span", {}, one.label), el("span", { class: "small" }, percent(one.confidence))), meter(one.confidence, { tick: enter, name: one.label }))), more);
 }
 
