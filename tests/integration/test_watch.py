@@ -143,7 +143,7 @@ def test_on_a_terminal_a_picture_is_drawn_until_a_signal_which_leaves_it_as_it_w
         except OSError:  # how a terminal tells that the other side is closed
             pass
         os.close(ours)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=30) == 0, seen[-2000:]
     assert DEVICE.encode() in seen
     assert b"\x1b[?1049l" in seen, "the screen from before comes back"
     assert b"Traceback" not in seen

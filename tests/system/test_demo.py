@@ -106,6 +106,8 @@ def test_the_demo_ends_when_its_terminal_is_closed_or_its_reader_goes_away(tmp_p
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"demo online")
         if is_hung_up:
+            while b"belt" not in process.stdout.readline():  # the first label
+                assert process.poll() is None
             process.send_signal(signal.SIGHUP)
             assert b"labels seen:" in process.stdout.read()
         process.stdout.close()

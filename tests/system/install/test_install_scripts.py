@@ -130,7 +130,7 @@ def test_a_broker_comes_along_where_the_configuration_wants_one_and_mosquitto_is
         return result.stderr.partition("parts: ")[2].partition("\n")[0]
 
     assert parts("--extras", "cpu") == "cpu"
-    assert parts().endswith(",demo")
+    assert "demo" in parts().split(",")
     assert "demo" not in parts("--config", str(ROOT / "configs/usb-camera.yaml"))
     mosquitto = tmp_path / "staged/usr/sbin/mosquitto"
     mosquitto.parent.mkdir(parents=True)
