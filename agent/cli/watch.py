@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.io.options import broker_options, seconds, subscribed, subscriber_settings
-from agent.cli.io.signals import sigterm_as_ctrl_c
+from agent.cli.io.signals import signals_end_loop, sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -112,10 +112,10 @@ def _draw(subscriber: Subscriber, view: FleetView, end_s: float, topic: str) -> 
         heading = f"{topic} at {connection.address} · {connection.state}{reason} · Ctrl-C ends"
         return render(view, now_s=time.monotonic(), width=console.width, heading=heading)
 
-    try:
+    # An exception in the middle of drawing would leave the library, and so the terminal, in a state between two.
+    with signals_end_loop() as is_ending:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            while (now_s := time.monotonic()) < end_s:
+            while (now_s := time.monotonic()) < end_s and not is_ending():
                 _receive(subscriber, view, min(end_s, now_s + _REDRAW_S))
                 live.update(tables(), refresh=True)
-    finally:
         console.print(tables())
