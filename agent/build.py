@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 import agent
 from agent.cameras.sources.choose import make_source
-from agent.commands.contract import Details
-from agent.commands.explanation import explanation
+from agent.commands.explanation import explain_camera
 from agent.commands.handlers import CommandHandlers, HandlerParts
 from agent.commands.overrides import forget_edited, with_kept_changes
 from agent.commands.server import CommandCounters, CommandServer
@@ -270,17 +269,6 @@ def _page(
     from agent.web.page.bundle import support_bundle
     from agent.web.page.sources import PageSources
 
-    def explain(camera: str) -> Details:
-        runs = pipeline.cameras.get(camera)
-        return explanation(
-            announcer.loaded.config.cameras[camera],
-            None if runs is None else runs.statistics(),
-            {key: worker.statistics() for key, worker in pipeline.workers.items()},
-            {} if runs is None else pipeline.decisions(camera),
-            rate_ratio=1.0 if runs is None else runs.pacer.ratio,
-            now_ns=time.monotonic_ns(),
-        )
-
     loaded = announcer.loaded
     commands = loaded.config.mqtt.commands
     return PageSources(
@@ -289,7 +277,7 @@ def _page(
         agent=identity.agent,
         verbs=tuple(commands.allow) if commands.enabled else (),
         newest_frame=lambda camera: pipeline.cameras[camera].newest_frame(),
-        explain=explain,
+        explain=lambda camera: explain_camera(camera, announcer.loaded.config.cameras[camera], pipeline),
         receive=receive,
         heat=lambda: minutes_for_people(read_minutes(state.path / MINUTES_NAME)),
         reports_dir=lambda: announcer.loaded.resolve(announcer.loaded.config.serve.reports_dir),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 
 from agent.cameras.camera import CameraStatistics
@@ -11,12 +12,26 @@ from agent.config.model import CameraConfig
 from agent.config.sections.decide import STALE
 from agent.inference.decisions.decision import Decision
 from agent.inference.decisions.standing import why
+from agent.inference.pipeline import Pipeline
 from agent.inference.worker import WorkerStatistics
 from agent.runtime.records import Standing
 
 _LATE_S = 5.0
 _MAX_LABELS = 64
 """Labels of one classifier whose figures are given, those nearest to a change first."""
+
+
+def explain_camera(name: str, config: CameraConfig, pipeline: Pipeline) -> Details:
+    """The explanation of the camera ``name``, which has ``config`` and may be disabled, as things are now."""
+    camera = pipeline.cameras.get(name)
+    return explanation(
+        config,
+        None if camera is None else camera.statistics(),
+        {key: worker.statistics() for key, worker in pipeline.workers.items()},
+        pipeline.decisions(name),
+        rate_ratio=1.0 if camera is None else camera.pacer.ratio,
+        now_ns=time.monotonic_ns(),
+    )
 
 
 def explanation(

@@ -14,7 +14,7 @@ from agent.cameras.camera import Camera
 from agent.cameras.jpeg import jpeg_from_image
 from agent.cameras.triggers import TriggerEnd, TriggerRefused
 from agent.commands.contract import Answer, CommandRefused, Details, require_known
-from agent.commands.explanation import explanation
+from agent.commands.explanation import explain_camera
 from agent.commands.overrides import Overrides, change_kept, load_overrides
 from agent.commands.requests import Benchmark, Capture, Explain, Selftest, Set, Snapshot
 from agent.config.labels import exit_problem, stated_thresholds
@@ -180,16 +180,7 @@ class CommandHandlers:
         base = self._parts.base()
         require_known(base.config.cameras, request.camera, "camera")
         config = self._changes(base).applied_to(base.config).cameras[request.camera]
-        camera = self._parts.pipeline.cameras.get(request.camera)
-        workers = {key: worker.statistics() for key, worker in self._parts.pipeline.workers.items()}
-        details = explanation(
-            config,
-            None if camera is None else camera.statistics(),
-            workers,
-            self._parts.pipeline.decisions(request.camera),
-            rate_ratio=1.0 if camera is None else camera.pacer.ratio,
-            now_ns=time.monotonic_ns(),
-        )
+        details = explain_camera(request.camera, config, self._parts.pipeline)
         start = f"cameras.{request.camera}."
         return {**details, "overrides": [text for text in self._overrides(base) if text.startswith(start)]}
 

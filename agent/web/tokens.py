@@ -65,7 +65,7 @@ def read_tokens(path: Path) -> Tokens:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             name, token = _parsed(line, f"{path}:{number}")
-            digest = _digest(token)
+            digest = digest_of(token)
             if name in clients.values() or digest in clients:
                 raise ConfigError(f"{path}:{number}: the name or the token is there twice; give each client its own")
             clients[digest] = name
@@ -90,7 +90,8 @@ def _parsed(line: str, place: str) -> tuple[str, str]:
     return name, token
 
 
-def _digest(token: str) -> bytes:
+def digest_of(token: str) -> bytes:
+    """What a token, or the cookie of a session, is known by: its SHA-256."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
@@ -133,7 +134,7 @@ class Gate:
         if given[: len(_BEARER)].lower() != _BEARER:
             raise Unauthorized("the call has no token, but this server requires one: send Authorization: Bearer TOKEN")
         # By its hash, so that the time of the look-up tells nothing about the tokens.
-        client = self._tokens.clients.get(_digest(given[len(_BEARER) :].strip()))
+        client = self._tokens.clients.get(digest_of(given[len(_BEARER) :].strip()))
         if client is None:
             raise Unauthorized("the token is unknown to this server; take one of its tokens file")
         return client

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.web.http.replies import Refusal, Scope, header
-from agent.web.tokens import ANYBODY, Gate, Unauthorized
+from agent.web.tokens import ANYBODY, Gate, Unauthorized, digest_of
 
 COOKIE = "agent_session"
 SESSION_S = 12 * 3600.0
@@ -86,7 +85,7 @@ class Access:
             raise
         value = secrets.token_urlsafe(32)
         with self._lock:
-            self._sessions[_digest(value)] = _Session(client, now_s + SESSION_S)
+            self._sessions[digest_of(value)] = _Session(client, now_s + SESSION_S)
             while len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
         return value, client
@@ -94,7 +93,7 @@ class Access:
     def log_out(self, scope: Scope) -> None:
         """End the session of this request, if it has one."""
         with self._lock:
-            self._sessions.pop(_digest(_cookie(scope)), None)
+            self._sessions.pop(digest_of(_cookie(scope)), None)
 
     def require_csrf(self, scope: Scope) -> None:
         """Raises Refusal unless the request brings the value that only this page can read."""
@@ -107,15 +106,11 @@ class Access:
         if not value:
             return None
         with self._lock:
-            session = self._sessions.get(_digest(value))
+            session = self._sessions.get(digest_of(value))
             if session is not None and session.until_s < self._monotonic_s():
-                del self._sessions[_digest(value)]
+                del self._sessions[digest_of(value)]
                 return None
             return session
-
-
-def _digest(value: str) -> bytes:
-    return hashlib.sha256(value.encode("utf-8", "surrogateescape")).digest()
 
 
 def _cookie(scope: Scope) -> str:
