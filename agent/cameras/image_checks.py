@@ -55,7 +55,7 @@ def measure_image(image: Image | Planes) -> ImageMetrics:
     gray = cv2.cvtColor(part, cv2.COLOR_BGR2GRAY) if depth else part
     small = cv2.resize(gray, (max(width // shrink, 1), bands), interpolation=cv2.INTER_AREA)
     if isinstance(image, Planes):
-        small = cv2.convertScaleAbs(cv2.subtract(small, float(image.black[0])), alpha=image.contrast)
+        small = np.rint(np.clip((small - float(image.black[0])) * image.contrast, 0.0, 255.0)).astype(np.uint8)
     mean, deviation = cv2.meanStdDev(small)
     return ImageMetrics(
         brightness=float(mean.ravel()[0]),

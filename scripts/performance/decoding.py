@@ -10,6 +10,7 @@ the C library's heap.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import resource
 import statistics
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,18 @@ from engines import InputSpec, Resizer
 _NEVER = threading.Event()
 _SIDE = 224
 _ROUNDS = 3
-_STAGES = (
-    "decoding",
-    "planes resized and converted",
-    "the same with antialias, the centre",
-    "instead: full conversion",
-    "and resize",
-    "and resize with antialias, the centre",
-)
 _PLAIN = InputSpec(width=_SIDE, height=_SIDE)
 _CENTRE = InputSpec(
     width=_SIDE, height=_SIDE, resize="shorter_side", resize_to=_SIDE, interpolation="linear_antialias"
 )
 _WHOLE = InputSpec(width=_SIDE, height=_SIDE, resize="stretch", interpolation="linear_antialias")
+_WAYS = {
+    "planes resized, then converted": (False, _PLAIN),
+    "converted, then resized": (True, _PLAIN),
+    "planes resized with antialias, the centre, then converted": (False, _CENTRE),
+    "converted, then resized with antialias, the centre": (True, _CENTRE),
+}
+"""By name: whether the whole frame is converted, and how it is resized."""
 
 
 def draw_clip(path: Path, width: int, height: int, frames: int) -> None:
@@ -96,39 +96,32 @@ def _with_opencv(path: Path, *, every: int) -> int:
     return count
 
 
-def _stages(path: Path) -> tuple[dict[str, float], float, float]:
-    """CPU of each stage of one frame in ms, all in one run: medians of the reading thread's own time, which other work
-    on the machine lengthens least. And the mean of the page faults by planes, and of those of a full conversion."""
-    plain, antialias, row = Resizer(_PLAIN), Resizer(_CENTRE), np.empty((_SIDE, _SIDE, 3), np.uint8)
+def _stages(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """CPU of decoding and of each way to a small image, in ms: medians of the reading thread's own time, which other
+    work on the machine lengthens least. And the mean of the page faults of each way.
+
+    The ways take turns, a frame each: the first one that reads a frame finds it in no cache.
+    """
+    row = np.empty((_SIDE, _SIDE, 3), np.uint8)
+    resizers = [(name, is_full, Resizer(spec)) for name, (is_full, spec) in _WAYS.items()]
     video = open_video(f"file:{path}", clock=SystemClock(), options={}, is_live=False, threads=1)
-    found: dict[str, list[int]] = {stage: [] for stage in _STAGES}
-    faults: list[tuple[int, int]] = []
+    spent: dict[str, list[int]] = {name: [] for name in ("decoding", *_WAYS)}
+    faults: dict[str, list[int]] = {name: [] for name in _WAYS}
     try:
-        while True:
-            times = [time.thread_time_ns()]
+        for name, is_full, resizer in cycle(resizers):
+            began = time.thread_time_ns()
             frame = video.read(5.0, _NEVER)
             if frame is None:
                 break
-            times.append(time.thread_time_ns())
-            pages = [_page_faults()]
-            plain.fill(planes_or_image(frame), row)
-            times.append(time.thread_time_ns())
-            pages.append(_page_faults())
-            antialias.fill(planes_or_image(frame), row)
-            times.append(time.thread_time_ns())
-            image = frame.image()
-            times.append(time.thread_time_ns())
-            faults.append((pages[1] - pages[0], _page_faults() - pages[1]))
-            plain.fill(image, row)
-            times.append(time.thread_time_ns())
-            antialias.fill(image, row)
-            times.append(time.thread_time_ns())
-            for spent, (start, end) in zip(found.values(), pairwise(times), strict=True):
-                spent.append(end - start)
+            decoded, pages = time.thread_time_ns(), _page_faults()
+            resizer.fill(frame.image() if is_full else planes_or_image(frame), row)
+            spent["decoding"].append(decoded - began)
+            spent[name].append(time.thread_time_ns() - decoded)
+            faults[name].append(_page_faults() - pages)
     finally:
         video.close()
-    by_planes, in_full = (statistics.mean(column) for column in zip(*faults, strict=True))
-    return {stage: statistics.median(spent) / 1e6 for stage, spent in found.items()}, by_planes, in_full
+    cpu_ms = {name: statistics.median(of_one) / 1e6 for name, of_one in spent.items()}
+    return cpu_ms, {name: statistics.mean(of_one) for name, of_one in faults.items()}
 
 
 def _page_faults() -> int:
@@ -137,11 +130,11 @@ def _page_faults() -> int:
 
 def _print_stages(path: Path, videos: int) -> None:
     for number in range(1, videos + 1):
-        stages_ms, by_planes, in_full = _stages(path)
-        print(f"\n| stage, all in one run, video {number} | CPU, ms per frame, median |\n| --- | --- |")
-        for stage, spent_ms in stages_ms.items():
-            print(f"| {stage} | {spent_ms:.2f} |")
-        print(f"\n{by_planes:.0f} page faults per frame by planes, {in_full:.0f} per full conversion")
+        cpu_ms, faults = _stages(path)
+        print(f"\n| stage, all in one run, video {number} | CPU, ms per frame, median | page faults, mean |")
+        print("| --- | --: | --: |")
+        for name, of_one in cpu_ms.items():
+            print(f"| {name} | {of_one:.2f} | {faults.get(name, math.nan):.0f} |")
 
 
 def _cpu_ms(read: Callable[[], int]) -> float:

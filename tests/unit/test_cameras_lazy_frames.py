@@ -91,7 +91,8 @@ def test_the_source_knows_the_rate_that_is_classified() -> None:
 
 
 def test_a_frame_with_planes_is_never_converted_for_a_classifier_or_the_image_checks() -> None:
-    planes = Planes(*(np.full(side, 99, np.uint8) for side in ((8, 8), (4, 4), (4, 4))), _TO_BGR)
+    y, u, v = (np.full((side, side), 99, np.uint8) for side in (8, 4, 4))
+    planes = Planes(y, u, v, _TO_BGR)
     source = _Lazy(5, planes)
     given = _run(source, image_checks={"enabled": True})
     assert planes_or_image(given[0].frame.picture) is planes

@@ -14,8 +14,9 @@ import av
 import numpy as np
 import pytest
 
+from agent.cameras.sources.decoded_frame import DecodedFrame
 from agent.cameras.sources.failures import Interrupted, StreamFailed
-from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
+from agent.cameras.sources.ffmpeg import Video, open_video
 from agent.cameras.sources.video_file import VideoFile
 from agent.config.sections.sources import FileSource
 from agent.demo import demo_clip, demo_package

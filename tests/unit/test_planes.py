@@ -55,7 +55,7 @@ def test_the_small_image_is_that_of_the_full_conversion(
     interpolation: str, resize: str, step: int, is_full_range: bool
 ) -> None:
     planes = _frame(270, 480, step, is_full_range=is_full_range)
-    settings = {"interpolation": interpolation, "resize": resize}
+    settings: dict[str, Any] = {"interpolation": interpolation, "resize": resize}
     settings |= {"resize_to": 64} if resize == "shorter_side" else {}
     small, expected = _resized(planes, **settings), _resized(_converted(planes), **settings)
     assert _difference(small, expected) < 0.6
@@ -73,7 +73,8 @@ def test_bars_of_a_letterbox_are_black() -> None:
 def test_one_resizer_takes_planes_and_images_in_turn() -> None:
     resizer, planes = Resizer(InputSpec(width=56, height=48)), _frame(90, 160)
     outs = np.zeros((4, 48, 56, 3), np.uint8)
-    for out, image in zip(outs, (planes, _converted(planes), planes, _converted(planes)), strict=True):
+    images: list[Image | Planes] = [planes, _converted(planes)] * 2
+    for out, image in zip(outs, images, strict=True):
         resizer.fill(image, out)
     assert np.array_equal(outs[0], outs[2])
     assert np.array_equal(outs[1], outs[3])
@@ -119,5 +120,6 @@ def test_the_colours_are_those_of_the_standard(shares: tuple[float, float]) -> N
 def test_planes_that_do_not_cover_each_other_are_refused() -> None:
     matrix = yuv_to_bgr(*_BT601, is_full_range=False)
     for shapes in (((4, 6), (2, 3), (2, 2)), ((5, 6), (2, 3), (2, 3)), ((4, 6), (4, 3), (4, 3))):
+        y, u, v = (np.zeros(shape, np.uint8) for shape in shapes)
         with pytest.raises(ValueError, match="but u is"):
-            Planes(*(np.zeros(shape, np.uint8) for shape in shapes), matrix)
+            Planes(y, u, v, matrix)

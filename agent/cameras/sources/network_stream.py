@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
+from agent.cameras.sources.decoded_frame import DecodedFrame
 from agent.cameras.sources.failures import Interrupted, StreamFailed
-from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
+from agent.cameras.sources.ffmpeg import Video, open_video
 from agent.cameras.sources.lifecycle import Lifecycle, SourceBase
 from agent.cameras.sources.network_errors import lost_because, not_opened_because, read_access
 from agent.cameras.sources.reaching import Opening, is_server_there, unknown_login

@@ -7,8 +7,9 @@ import stat
 from pathlib import Path
 
 from agent.cameras.sources.base import Capture
+from agent.cameras.sources.decoded_frame import DecodedFrame
 from agent.cameras.sources.failures import Interrupted, StreamFailed
-from agent.cameras.sources.ffmpeg import DecodedFrame, Video, open_video
+from agent.cameras.sources.ffmpeg import Video, open_video
 from agent.cameras.sources.lifecycle import SourceBase
 from agent.config.sections.sources import FileSource
 from agent.runtime.clock import Clock

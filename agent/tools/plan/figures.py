@@ -145,7 +145,8 @@ class ClipCost:
 
 
 def clip_cost(clip: Path, *, decode: DecodeMode = "all", wanted_hz: float | None = None) -> ClipCost:
-    """Decode up to ten seconds of ``clip`` twice, with one thread: without conversion, and with all frames converted that must be.
+    """Decode up to ten seconds of ``clip`` twice with one thread: without conversion, and with that of each frame that
+    cannot be scaled as its planes.
 
     Raises:
         UsageError: it cannot be read, or has fewer than two frames.
