@@ -324,6 +324,21 @@ def test_a_proxy_with_a_token_serves_under_any_name_and_nobody_else_does(tmp_pat
             assert server.client.get(f"/page/api/{call}", headers=foreign).status_code == 403, call
 
 
+def test_an_internal_error_is_answered_in_json_and_logged_once(page: tuple[Server, Agent]) -> None:
+    server, agent = page
+    del agent.frames  # so that the page's question for an explanation ends in an exception that nobody expects
+    with structlog.testing.capture_logs() as lines:
+        answer = server.client.get("/page/api/cameras/front/explain")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/json")
+    assert "the agent's log has it as serve.call_failed" in answer.json()["error"]
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("serve.call_failed", "error")
+    assert line["error"] == "AttributeError: 'Agent' object has no attribute 'frames'"
+    assert line["exc_info"][0] is AttributeError
+    assert server.client.get("/page/api/heat").status_code == 200
+    assert server.service.failure is None
+
+
 def test_reports_are_listed_and_nothing_else_is_read(page: tuple[Server, Agent], tmp_path: Path) -> None:
     server, agent = page
     assert server.client.get("/page/api/reports").json() == {"reports": []}
