@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.config.loader import LoadedConfig
 from agent.config.sections.serve import ServeConfig
-from agent.runtime.errors import Unavailable
+from agent.runtime.errors import BROKEN_IMPORT, PartMissing
 from agent.runtime.logs import get_logger
 from agent.web.http.app import HttpApp
 from agent.web.http.bodies import Bodies
@@ -217,15 +217,12 @@ def _grpc_listener(
 
 
 def _grpc_face() -> tuple[type[GrpcListener], type[InferenceCalls]]:
-    """The parts of the gRPC face; raises Unavailable without its library."""
+    """The parts of the gRPC face; raises PartMissing without its library."""
     try:
         from agent.web.grpc.calls import InferenceCalls
         from agent.web.grpc.listener import GrpcListener
-    except (ImportError, OSError) as exc:
-        raise Unavailable(
-            f"serve.grpc needs grpcio, but it cannot be imported: {exc}; add the part [grpc] of the agent, as "
-            "docs/installation.md says, or remove serve.grpc"
-        ) from exc
+    except BROKEN_IMPORT as exc:
+        raise PartMissing("serve.grpc", "grpc", exc) from exc
     return GrpcListener, InferenceCalls
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 import pytest
 
-from agent.runtime.errors import ConfigError, Unavailable
+from agent.runtime.errors import ConfigError, PartMissing, Unavailable
 from agent.web.http.connection import CHUNK_BYTES, MAX_HEAD_BYTES
 from agent.web.http.listener import bind
 from agent.web.http.openapi import openapi_document
@@ -548,9 +548,7 @@ def test_a_change_that_needs_an_absent_library_is_refused_before_it_is_applied(
     for name in [name for name in sys.modules if name.startswith("agent.web.grpc")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "grpc", None)
-    with pytest.raises(
-        Unavailable, match=r"serve\.grpc needs grpcio, but it cannot be imported.*add the part \[grpc\]"
-    ):
+    with pytest.raises(PartMissing, match=r"serve\.grpc needs libraries that cannot be imported: .* install .*grpcio"):
         server.service.prepare(serving_config(tmp_path, grpc="127.0.0.1:0"))
     assert server.client.get("/v2/health/ready").status_code == 200
 
