@@ -1,4 +1,4 @@
-"""Numbers on the command line. Python's own conversion takes more than one means: ``1_0``, ``１``, ``nan``, ``1e400``."""
+"""Numbers on the command line. Python's conversion takes ``1_0``, ``１``, ``nan`` and ``1e400`` too."""
 
 from __future__ import annotations
 
