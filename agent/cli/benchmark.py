@@ -75,7 +75,13 @@ def _pythons(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     "--quick",
     "is_quick",
     is_flag=True,
-    help="Measure each engine and precision for 7 s instead of 35 s; the report says so.",
+    help="Measure each engine and precision for 7 s; the report says so.",
+)
+@click.option(
+    "--full",
+    "is_full",
+    is_flag=True,
+    help="Measure each engine and precision for 35 s, enough for p99.  [default: at most 90 s for all of them]",
 )
 @click.option(
     "--images",
