@@ -111,15 +111,23 @@ install_browser() {
 
 # A real Triton with its Python backend comes in the wheel nvidia-pytriton, for x86-64 alone; beside other pins pip would
 # take an old release of it. The client is of the same release; with NumPy 2 every output of that backend is empty.
+triton_client=('tritonclient[http,grpc]==2.51.0' 'onnxruntime>=1.18,<1.24' 'numpy<2')
+
 test_triton() {
-  local client server
+  local client packages
   client=$(test_environment_folder triton-client)
-  server=$(test_environment_folder triton-server)
-  have_packages "$client" 'tritonclient[http,grpc]==2.51.0' 'onnxruntime>=1.18,<1.24' 'numpy<2'
-  have_packages "$server" --no-deps nvidia-pytriton==0.7.0
-  TRITON_CLIENT_PYTHON=$client/bin/python \
-    TRITON_PACKAGES=$("$server/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
+  have_packages "$client" "${triton_client[@]}"
+  packages=$(triton_packages)
+  TRITON_CLIENT_PYTHON=$client/bin/python TRITON_PACKAGES=$packages \
     run_pytest "$environment/bin/python" -n 0 tests/integration/test_triton_oracle.py
+}
+
+# triton_packages: make the server's environment, and print the folder with the content of its wheel.
+triton_packages() {
+  local server
+  server=$(test_environment_folder triton-server)
+  have_packages "$server" --no-deps nvidia-pytriton==0.7.0
+  "$server/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'
 }
 
 # have_packages FOLDER REQUIREMENT...: make an environment with only these.
