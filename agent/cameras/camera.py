@@ -252,7 +252,7 @@ class Camera:
                 self._set_state("connected", None)
                 if self._read_until_end():
                     self._set_state("ended", None)
-                    return
+                return
             except (SourceUnavailable, SourceLost) as exc:
                 if self._stop.is_set():
                     return
