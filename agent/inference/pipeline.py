@@ -118,6 +118,11 @@ class Pipeline:
         for key, worker in self._workers.items():
             worker.start(self._bindings_of(key))
 
+    def open_cameras(self) -> None:
+        """Start to open the sources, which takes a second or more with a network camera, while the engines load."""
+        for camera in self._cameras.values():
+            camera.open_early()
+
     def start_cameras(self) -> None:
         """Start to read; call it once the workers are ready."""
         for camera in self._cameras.values():

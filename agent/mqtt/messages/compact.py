@@ -7,7 +7,18 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from agent.mqtt.messages.base import PUBLIC, Amount, AnyMessage, ClockState, Count, Duration, Instant, Share, utc_text
+from agent.mqtt.messages.base import (
+    PUBLIC,
+    Amount,
+    AnyMessage,
+    BuiltOnce,
+    ClockState,
+    Count,
+    Duration,
+    Instant,
+    Share,
+    utc_text,
+)
 from agent.mqtt.messages.results import (
     ImageFile,
     Make,
@@ -30,7 +41,7 @@ _SPARSE = ConfigDict(**{**PUBLIC, "json_schema_serialization_defaults_required":
 
 
 @dataclass(frozen=True, kw_only=True, config=_SPARSE)
-class CompactDecision:
+class CompactDecision(BuiltOnce):
     """Where the decision stands with this result; thresholds and needed votes are in `runtime`."""
 
     label: str | None = None
