@@ -252,7 +252,6 @@ class Camera:
                 self._set_state("connected", None)
                 if self._read_until_end():
                     self._set_state("ended", None)
-                return
             except (SourceUnavailable, SourceLost) as exc:
                 if self._stop.is_set():
                     return
@@ -262,6 +261,8 @@ class Camera:
                 reason, is_closed = exc.fields.get("reason"), isinstance(exc, SourceUnavailable)
                 self._image_checks.reset()
                 self._set_state("lost" if self._frames else "connecting", exc.message)
+            else:
+                return
             finally:
                 # Close before the backoff, not after it: many cameras accept only a few viewers.
                 self.source.close()
