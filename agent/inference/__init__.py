@@ -1,6 +1,7 @@
 """From a camera's frames to decided labels.
 
 pipeline         all cameras and workers of one configuration: start, apply a new configuration, stop
+stopping         ends cameras and workers within their deadlines
 routing          which classifier of which camera is served by which worker
 binding          one classifier of one camera, as its worker sees it
 fair_queue       the order of frames that wait: fair shares within a priority, a minimum for lower ones
