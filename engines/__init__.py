@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     )
     from engines.graph.image_set import image_set_of
     from engines.graph.ort_library import library as onnxruntime_library
+    from engines.graph.planes import Planes, yuv_to_bgr
     from engines.graph.precision import precise_graph
     from engines.graph.resize import Resizer
     from engines.graph.serving import ServingGraph, serving_graph
@@ -139,6 +140,7 @@ __all__ = [
     "PackageCheck",
     "PlanCache",
     "PlanEntry",
+    "Planes",
     "Precision",
     "PrecisionRejected",
     "ProbeResult",
@@ -203,6 +205,7 @@ __all__ = [
     "session_settings",
     "verify",
     "write_atomic",
+    "yuv_to_bgr",
 ]
 
 # Imported on first use: reading a configuration must not wait for numpy, OpenCV and ONNX.
@@ -252,6 +255,7 @@ _HOMES = {
     "PRECISIONS": "engines.base",
     "PROTOCOL_SERVICE": "engines.backends.triton.messages:SERVICE",
     "PlanCache": "engines.store.plan_cache",
+    "Planes": "engines.graph.planes",
     "Precision": "engines.base",
     "PrecisionRejected": "engines.errors",
     "ProbeResult": "engines.select.registry",
@@ -315,6 +319,7 @@ _HOMES = {
     "session_settings": "engines.backends.onnxruntime.options",
     "verify": "engines.select.verify",
     "write_atomic": "engines.store.files",
+    "yuv_to_bgr": "engines.graph.planes",
 }
 
 

@@ -33,7 +33,7 @@ from agent.runtime.channel import ChannelClosed
 from agent.runtime.clock import Clock
 from agent.runtime.heartbeat import Heartbeat
 from agent.runtime.logs import get_logger
-from agent.runtime.records import Image, Score, ServedModel, StageTimes
+from agent.runtime.records import Image, Score, ServedModel, StageTimes, planes_or_image
 from engines import BuildProgress, Engine, EngineInfo, EngineLost, InferenceFailed, ModelPackage, Scores, Task
 
 log = get_logger(__name__)
@@ -296,7 +296,8 @@ class Worker:
     ) -> None:
         taken_ns = time.monotonic_ns()
         for row, request in zip(loaded.batch, frames, strict=False):
-            loaded.resizer.fill(crop(request.in_flight.frame.image, request.binding.config.roi), row)
+            frame = planes_or_image(request.in_flight.frame.picture)
+            loaded.resizer.fill(crop(frame, request.binding.config.roi), row)
         size = len(frames)
         for one in requests:
             loaded.batch[size : size + len(one.images)] = one.images

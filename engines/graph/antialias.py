@@ -10,6 +10,7 @@ with a = -0.5). Images of 8 bits are also rounded between the passes there, whic
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,11 +91,13 @@ class AntialiasScaler:
         crop: tuple[slice, slice],
         window: tuple[slice, slice],
         skipped: tuple[int, int] = (0, 0),
+        channels: tuple[int, ...] = (3,),
     ) -> AntialiasScaler:
         """For frames of ``size`` (height, width) that become ``scaled``, of which ``crop`` goes to ``window``.
 
-        ``skipped`` pixels at both ends of each side are cut off before.
+        ``skipped`` pixels at both ends of each side are cut off before. ``channels`` is (3,), or () for one plane.
         """
+        depth = math.prod(channels)
         factors = [_reduction(side, side / to) for side, to in zip(size, scaled, strict=True)]
         if 1 in factors and max(factors) <= _MAX_UNEVEN:
             factors = [1, 1]
@@ -109,29 +112,32 @@ class AntialiasScaler:
             rows,
             columns,
             window,
-            np.empty((highest, columns.count * 3), np.float32),
-            np.empty((rows.length, columns.count * 3), np.float32),
-            np.empty((columns.length, rows.length * 3), np.float32),
+            np.empty((highest, columns.count * depth), np.float32),
+            np.empty((rows.length, columns.count * depth), np.float32),
+            np.empty((columns.length, rows.length * depth), np.float32),
         )
 
     def fill(self, image: Images, out: Images) -> None:
-        """Write ``image``, ``(H, W, 3)`` uint8, into ``window`` of ``out``, ``(height, width, 3)`` uint8."""
-        rows, columns = self.rows, self.columns
+        """Write ``image``, ``(H, W, 3)`` or ``(H, W)`` uint8, into ``window`` of ``out`` with the same channels."""
+        rows, columns, channels = self.rows, self.columns, image.shape[2:]
         part = image[rows.source, columns.source]
         if (rows.factor, columns.factor) != (1, 1):
             part = np.asarray(cv2.resize(part, (columns.count, rows.count), interpolation=cv2.INTER_AREA), np.uint8)
         for target, source, weights in rows.blocks:
             tall = self.tall[: source.stop - source.start]
-            np.copyto(tall.reshape(-1, columns.count, 3), part[source])
+            np.copyto(tall.reshape(-1, columns.count, *channels), part[source])
             _multiply(weights, tall, self.half[target])
-        turned: _Float = np.asarray(cv2.transpose(self.half.reshape(rows.length, columns.count, 3)), np.float32)
+        turned: _Float = np.asarray(
+            cv2.transpose(self.half.reshape(rows.length, columns.count, *channels)), np.float32
+        )
         turned = turned.reshape(columns.count, -1)
         for target, source, weights in columns.blocks:
             _multiply(weights, turned[source], self.done[target])
         # The cubic filter overshoots. Adding a half and cutting off rounds to the nearest.
         np.clip(self.done, 0.0, 255.0, out=self.done)
         np.add(self.done, 0.5, out=self.done)
-        np.copyto(out[self.window], cv2.transpose(self.done.astype(np.uint8).reshape(columns.length, rows.length, 3)))
+        done = self.done.astype(np.uint8).reshape(columns.length, rows.length, *channels)
+        np.copyto(out[self.window], cv2.transpose(done))
 
 
 def _multiply(weights: _Float, values: _Float, out: _Float) -> None:
