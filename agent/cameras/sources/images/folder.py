@@ -165,7 +165,7 @@ class WatchedFolder(ImageFiles):
             is_known = self._seen.has_content(version, content)
             self._seen.add(version, content)
             if is_known:
-                return None  # only its inode is another one
+                return None  # only its inode differs
         elif self._config.after == "delete":
             path.unlink(missing_ok=True)
         elif self._move_to is not None:

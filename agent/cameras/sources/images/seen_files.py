@@ -37,7 +37,7 @@ class SeenFiles:
     """The versions that were taken, one line each in ``record``; in memory alone if that is None.
 
     A version is written down before its image is delivered, so a crash never delivers it twice. Some file systems
-    (FAT, some network drives) number their files anew when they are mounted, so a version that differs in its inode
+    (FAT, some network drives) give their files new numbers when they are mounted, so a version that differs in its inode
     alone is known by its content. Used by one thread.
     """
 
