@@ -37,8 +37,8 @@ class SeenFiles:
     """The versions that were taken, one line each in ``record``; in memory alone if that is None.
 
     A version is written down before its image is delivered, so a crash never delivers it twice. Some file systems
-    (FAT, some network drives) give their files new numbers when they are mounted, so a version that differs in its inode
-    alone is known by its content. Used by one thread.
+    (FAT, some network drives) give their files new numbers at each mount, so a version that differs in its inode alone
+    is known by its content. Used by one thread.
     """
 
     def __init__(self, record: Path | None) -> None:
