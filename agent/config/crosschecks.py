@@ -295,10 +295,6 @@ def _warnings_of_work(config: AgentConfig, name: str, document: StrictDocument) 
         if not commands.enabled or "capture" not in commands.allow:
             text = f"only the command `capture` can ask for a frame, but {missing}; nothing is ever classified"
             yield at(document, ("cameras", name, "trigger"), f"{text}: allow the command, or give `gpio`")
-    if camera.source.type == "stream" and camera.source.url.startswith("srt://"):
-        text = "SRT needs an FFmpeg with libsrt, but PyAV's wheels come without it: with them this camera never opens"
-        remedy = "let a gateway such as ffmpeg or MediaMTX send MPEG-TS over UDP, RTSP or RTMP instead"
-        yield at(document, ("cameras", name, "source", "url"), f"{text}; {remedy}")
 
 
 def _warnings_of_devices(config: AgentConfig, document: StrictDocument) -> Iterator[Problem]:
