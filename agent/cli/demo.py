@@ -124,7 +124,8 @@ def demo_configuration(state_dir: Path) -> LoadedConfig:
     except PartMissing as exc:
         print(f"Without a page: {exc.message}", file=sys.stderr)
         # The document too, because the agent reads the configuration from it again for what was kept over MQTT.
-        document = replace(loaded.document, data={**loaded.document.data, "serve": {}})
+        given = loaded.document.data
+        document = replace(loaded.document, data={**given, "serve": {}} if isinstance(given, dict) else given)
         config = loaded.config.model_copy(update={"serve": ServeConfig()})
         loaded = replace(loaded, config=config, document=document)
     return replace(loaded, state_dir=state_dir)
