@@ -140,6 +140,7 @@ def _constants(
 @click.option(
     "--class-axis", type=click.IntRange(0, 7), help="Axis of the classes in that output, where it is not the last."
 )
+@click.option("--features", metavar="NAME", help="The tensor with each image's embedding, to publish it for drift.")
 @click.option(
     "--constant",
     "constants",
@@ -265,6 +266,7 @@ def _facts(package: ModelPackage) -> dict[str, object]:
         "activation": package.output.activation,
         "task": package.output.task.value,
         "classes": signature.classes,
+        "features": f"{package.output.features}, {signature.features} values" if signature.features else None,
         "golden": len(package.golden),
         "calibration": len(package.calibration),
         "evaluation": len(package.evaluation),
