@@ -178,7 +178,7 @@ def test_engines_that_give_scores_only_refuse_the_package(tmp_path: Path) -> Non
             continue
         with pytest.raises(EngineUnavailable, match="gives scores only, but features: true") as caught:
             require_runnable(package, name, Prober())
-        assert "ort-cpu" in caught.value.fields["remedy"]
+        assert "ort-cpu" in str(caught.value.fields["remedy"])
     with pytest.raises(ModelRejected, match=r"names 'embedding', but .* is a torch\.export program"):
         files = embedding_package()
         files.manifest["file"] = "model.pt2"

@@ -112,7 +112,7 @@ def test_engines_that_give_scores_only_are_refused_by_the_file_as_by_the_engines
     for name in {canonical_name(one) for one in ENGINES} - set(CHOOSERS):
         assert _gives_scores_only(package, name) == (name in refused), name
     assert refused == {"tensorrt", "torch", "triton"}
-    assert _loaded(tmp_path, "demo", engine="tensorrt")
+    assert _loaded(tmp_path, "demo", engine="tensorrt").config.models["inspect"].features is False
 
 
 def test_the_recipe_of_the_documentation_finds_drift_and_nothing_else(tmp_path: Path) -> None:
