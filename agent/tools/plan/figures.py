@@ -126,7 +126,7 @@ class ClipCost:
 
 
 def clip_cost(clip: Path, *, decode: DecodeMode = "all", wanted_hz: float | None = None) -> ClipCost:
-    """Decode up to ten seconds of ``clip`` twice, with one thread: without conversion, and with all frames converted that must be.
+    """Decode up to ten seconds of ``clip`` twice on one thread: bare, and with the conversions that its frames need.
 
     Raises:
         UsageError: it cannot be read, or has fewer than two frames.
