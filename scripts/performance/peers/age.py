@@ -29,7 +29,7 @@ _IMAGES = ("ok_1.png", "scratch_1.png")
 def draw_turns(path: Path, width: int, height: int, *, turns: int = _TURNS, fps: int = FPS) -> None:
     """The clip, with grain, about 4 Mb/s at 720p. An even number of ``turns``, so it can be read again and again."""
     golden = demo_package() / "golden"
-    images = [cv2.resize(cv2.imread(str(golden / name)), (width, height)) for name in _IMAGES]
+    images = [cv2.resize(np.asarray(cv2.imread(str(golden / name))), (width, height)) for name in _IMAGES]
     chance = np.random.default_rng(3)
     grains = [chance.integers(0, 7, (height, width, 3), np.uint8) for _ in range(4)]
     with av.open(str(path), "w") as container:

@@ -169,7 +169,9 @@ def _dead(place: Place, count: int) -> Iterator[Work]:
 
 def _draw_changes(path: Path) -> None:
     golden = demo_package() / "golden"
-    images = [cv2.resize(cv2.imread(str(golden / name)), (320, 240)) for name in ("ok_1.png", "scratch_1.png")]
+    images = [
+        cv2.resize(np.asarray(cv2.imread(str(golden / name))), (320, 240)) for name in ("ok_1.png", "scratch_1.png")
+    ]
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=50)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
