@@ -152,7 +152,7 @@ class Classification:
     ``top`` is sorted by falling confidence, ties by rising index, and holds at least one class. ``margin`` is the
     difference of the best two. ``served`` is what computed it; ``decided_at_ns`` is monotonic. ``found`` has the
     labels of the frame if the model finds several, else None; ``top`` holds them too. ``standing`` is that of the
-    decision with this result.
+    decision with this result. ``features`` are the numbers made from the model's embedding, None without one.
     """
 
     camera: str
@@ -171,6 +171,7 @@ class Classification:
     trigger: str | None = None
     found: tuple[str, ...] | None = None
     standing: Standing | None = None
+    features: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

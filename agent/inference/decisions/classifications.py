@@ -21,6 +21,7 @@ def classification(
     stamps: tuple[int, int, int, int],
     served: ServedModel,
     found: tuple[str, ...] | None = None,
+    features: tuple[float, ...] | None = None,
 ) -> Classification:
     """The record of one result; ``stamps`` are monotonic times: taken from the batcher, resized, inferred, decided."""
     frame = request.in_flight.frame
@@ -48,6 +49,7 @@ def classification(
         origin=frame.origin,
         found=found,
         trigger=frame.trigger,
+        features=features,
     )
 
 
