@@ -38,7 +38,7 @@ class Planes:
     @property
     def step(self) -> int:
         """Pixels of ``y`` on each side that share one of ``u`` and ``v``."""
-        return max(self.y.shape[0] // max(self.u.shape[0], 1), 1)
+        return max(int(self.y.shape[0]) // max(int(self.u.shape[0]), 1), 1)
 
     @property
     def black(self) -> tuple[int, int, int]:

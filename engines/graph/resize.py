@@ -73,7 +73,7 @@ class Resizer:
         if isinstance(image, Planes):
             for plane, scaled, bar in zip((image.y, image.u, image.v), self._scaled, image.black, strict=True):
                 self._fill(plane, scaled, bar)
-            cv2.transform(cv2.merge(self._scaled), image.to_bgr, dst=out)
+            cv2.transform(cv2.merge(list(self._scaled)), image.to_bgr, dst=out)
             return
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"image is {image.shape} {image.dtype}, but (H, W, 3) uint8 was expected")
