@@ -58,7 +58,7 @@ def draw_clip(path: Path, width: int, height: int, frames: int) -> None:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
-        stream.options = {"preset": "veryfast", "g": "25", "bf": "0"}
+        stream.options = {"preset": "veryfast", "g": "25", "bf": "0", "sc_threshold": "0"}
         for index in range(frames):
             image = cv2.add(scene[:height, index * 2 : index * 2 + width], grains[index % len(grains)])
             frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="bgr24")

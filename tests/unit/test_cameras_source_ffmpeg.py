@@ -37,12 +37,13 @@ def _opened(path: Path, **settings: Any) -> Iterator[Video]:
         video.close()
 
 
-def _write(path: Path, pixel_format: str, frames: int = 3, **colours: int) -> Path:
-    """A video, lossless but for MJPEG, whose left half is red and whose upper right quarter is blue, on black."""
+def _write(path: Path, pixel_format: str, frames: int = 3, *, codec: str | None = None, **colours: int) -> Path:
+    """A video whose left half is red and whose upper right quarter is blue, on black; by default lossless."""
     image = np.zeros((48, 64, 3), np.uint8)
     image[:, :32, 0], image[:24, 32:, 2] = 255, 255
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("mjpeg" if pixel_format.startswith("yuvj") else "ffv1", rate=25)
+        stream: Any = container.add_stream(codec or ("mjpeg" if pixel_format.startswith("yuvj") else "ffv1"), rate=25)
+        stream.options = {"bf": "0"} if codec == "libx264" else {}
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
         for name, value in colours.items():
             setattr(stream.codec_context, name, value)
@@ -154,6 +155,32 @@ def test_frames_of_the_clip_are_classified_as_after_their_full_conversion(tmp_pa
         small, full = (np.concatenate([engine.infer(row[None]) for row in way]) for way in rows)
     best, unlike = np.sort(full, axis=1), small.argmax(axis=1) != full.argmax(axis=1)
     assert float((best[:, -1] - best[:, -2])[unlike].max(initial=0.0)) < 0.02
+
+
+class _CountingClock(SystemClock):
+    """Ten milliseconds pass with each look at the time: Video looks when it is opened, and at each packet."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def monotonic_ns(self) -> int:
+        self._now_ns += 10_000_000
+        return self._now_ns
+
+
+@pytest.mark.parametrize(
+    ("codec", "is_live", "first_ms"),
+    [("libx264", True, 10), ("libx264", False, 20), ("ffv1", True, 20)],
+    ids=["a stream of H.264 gives a frame when the next begins", "a file gives it whole", "so does another codec"],
+)
+def test_a_frame_is_as_old_as_its_first_bytes(tmp_path: Path, codec: str, is_live: bool, first_ms: int) -> None:
+    path = _write(tmp_path / "clip.mkv", "yuv420p", frames=6, codec=codec)
+    video = open_video(f"file:{path}", clock=_CountingClock(), options={}, is_live=is_live)
+    try:
+        arrived_ms = [_first(video).arrived_ns // 1_000_000 for _ in range(4)]
+    finally:
+        video.close()
+    assert arrived_ms == [first_ms + 10 * index for index in range(4)]
 
 
 def test_an_empty_packet_is_no_end(tmp_path: Path) -> None:
