@@ -69,6 +69,17 @@ def test_the_way_to_the_process_of_a_model_is_time_of_its_server() -> None:
     assert median(found.beside_session_ms) == pytest.approx(0.9)
 
 
+def test_the_session_is_measured_between_infers_and_without_them() -> None:
+    machine = _Machine()
+
+    def session() -> None:
+        machine.ns += 3 * _MS
+
+    servers = {"agent": machine.server("agent", own_ms=50.0)}
+    _, session_ms = measure(servers, session, rounds=2, count=10, now_ns=machine.now_ns, thread_ns=machine.now_ns)
+    assert session_ms == pytest.approx([3.0, 3.0])
+
+
 def test_infers_with_a_delayed_acknowledgement_are_counted() -> None:
     machine, calls = _Machine(), []
 
