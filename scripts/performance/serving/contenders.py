@@ -71,7 +71,7 @@ class Contender:
 
 
 def session_of(package: ModelPackage, cache: Path) -> Callable[[], object]:
-    """``session.run`` alone, as the agent's engine runs it."""
+    """``session.run`` alone, as the agent's engine runs it, on the thread of the caller."""
     options = EngineOptions(cache_dir=cache, engine="ort-cpu", options={"threads": 1})
     session, given = BareSession(package, options), image()
     return lambda: session.infer(given)

@@ -10,7 +10,7 @@ from scripts.performance.serving.cameras import REQUESTS_HZ, SLOW_CLIENTS, Ages
 from scripts.performance.serving.contenders import PROTOCOLS
 from scripts.performance.serving.rounds import Infers
 from scripts.performance.serving.starts import Start
-from scripts.performance.verdict import Bar, Row
+from scripts.performance.verdict import ANY_LOAD, Bar, Row
 
 _CPU_MS = 0.35
 _TIMES_TRITON = 1.2
@@ -132,6 +132,7 @@ def _starts(starts: Mapping[str, Sequence[Start]]) -> Iterator[Row]:
             f"without serve {off:.1f} MiB",
             f"at most {_MEMORY_MIB:g} MiB more",
             (Bar(measured=used - off, limit=_MEMORY_MIB, unit="MiB"),),
+            ANY_LOAD,
         )
     loaded, known = _modules(starts["off"]), _modules(starts["both"])
     yield Row(
@@ -141,6 +142,7 @@ def _starts(starts: Mapping[str, Sequence[Start]]) -> Iterator[Row]:
         "none",
         # A server without modules was not seen at all.
         (Bar(measured=float(loaded) if known else float("nan"), limit=0.0, unit="modules"),),
+        ANY_LOAD,
     )
 
 
