@@ -48,8 +48,9 @@ _MAX_ABSENT_S = 300.0
 _STABLE_AFTER_NS = 30 * 1_000_000_000
 _RATE_WINDOW_NS = 10 * 1_000_000_000
 _JOIN_POLL_S = 0.5
-_OPEN_DEADLINE_S = 150.0
-"""More than the maximum of `open_timeout_s` and `read_timeout_s` together (60 s each): later, the library is stuck."""
+_OPEN_DEADLINE_S = 210.0
+"""More than the maximum of an opening: `open_timeout_s` for the answer and again for the first data, then
+`read_timeout_s` (60 s each). Later, the library is stuck."""
 _READ_DEADLINE_S = 90.0
 
 

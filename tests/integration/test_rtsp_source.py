@@ -424,6 +424,18 @@ def test_a_status_of_the_camera_has_its_own_remedy(tmp_path: Path, status: str, 
     assert remedy in error.message
 
 
+@pytest.mark.parametrize(
+    ("transport", "remedy"), [("udp", "try `transport: tcp`"), ("tcp", "check that its encoder is on")]
+)
+def test_a_camera_that_plays_and_sends_nothing_is_not_opened(tmp_path: Path, transport: str, remedy: str) -> None:
+    settings = {"transport": transport, "open_timeout_s": 0.8, "read_timeout_s": 0.2}
+    with RtspServer(tmp_path, transports=("udp",), silent_after=0) as server:
+        error = _unavailable(_stream(tmp_path, server.url, **settings))
+    assert error.fields["reason"] == "no_stream"
+    assert f"127.0.0.1:{server.port} plays the stream, but sent no data" in error.message
+    assert remedy in error.message
+
+
 def test_udp_is_requested_only_if_configured(tmp_path: Path, server: RtspServer) -> None:
     with closing(_stream(tmp_path, server.url)) as stream:
         stream.open()
