@@ -25,6 +25,7 @@ FailureKind = Literal[
     "codec",  # no decoder for it
     "silent",  # it plays the stream, but no data comes
     "undecodable",  # data comes, but no frame can be decoded
+    "colours",  # FFmpeg does not convert its colours
     "failed",
 ]
 
