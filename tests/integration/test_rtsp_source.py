@@ -120,6 +120,16 @@ def test_server_that_stalls_before_the_opening_ends_in_the_open_timeout(tmp_path
     assert error.fields["reason"] == "no_answer"
 
 
+def test_a_camera_that_answers_late_but_within_the_open_timeout_is_opened(tmp_path: Path, server: RtspServer) -> None:
+    server.stall()
+    late = threading.Timer(2.2, server.resume)  # more than half: one question has all of the time
+    late.start()
+    with closing(_stream(tmp_path, server.url, open_timeout_s=4.0)) as stream:
+        stream.open()
+        late.join()
+        assert stream.read() is not None
+
+
 def test_an_interruption_while_the_camera_is_silent_takes_effect_at_once(tmp_path: Path) -> None:
     """The open timeout is longer than the test waits; the library's thread ends when the server is gone."""
     with silent_listener() as port:
