@@ -17,8 +17,9 @@ EARLY_S = 5.0
 """How long a live source stays open before ``begin``: it is decoded for nothing, and a build takes minutes."""
 
 
-_OPEN_DEADLINE_S = 150.0
-"""More than the maximum of `open_timeout_s` and `read_timeout_s` together (60 s each): later, the library is stuck."""
+_OPEN_DEADLINE_S = 210.0
+"""More than the maximum of an opening: `open_timeout_s` for the answer and again for the first data, then
+`read_timeout_s` (60 s each). Later, the library is stuck."""
 
 
 class HeadStart:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -332,14 +333,24 @@ def _faults_of_source(source: Mapping[str, object], base_dir: Path) -> Iterator[
         if not isinstance(place, str) or not isinstance(kind, str) or (kind == "file" and place == DEMO):
             continue
         found = resolved_path(place, base_dir)
-        problem = None
-        if _NEEDED.get(kind) == key:
+        problem = _fault_of_path(place, found, kind)
+        if problem is None and _NEEDED.get(kind) == key:
             problem = _absence(found, Path.exists, f"there is no {found}")
         look, text = _OTHER_KIND.get((kind, key), (None, ""))
         if problem is None and look is not None and _absence(found, look, "other") is None:
             problem = f"{found} is {text}"
         if problem is not None:
             yield key, problem
+
+
+def _fault_of_path(place: str, found: Path, kind: str) -> str | None:
+    """An address or a pattern where a path belongs."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", place):
+        return f"is an address, but `type: {kind}` reads files; for an address write `type: rtsp`, `http` or `stream`"
+    if not set(place) & set("*?["):
+        return None
+    text = f"there is no {found}, and a pattern is not expanded; name one file, or a folder for all its images"
+    return _absence(found, Path.exists, text)
 
 
 def _moves_in_place(document: StrictDocument, base_dir: Path) -> Iterator[Problem]:

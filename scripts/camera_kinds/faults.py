@@ -44,6 +44,7 @@ def fault_kinds() -> Iterator[Kind]:
     yield Kind("fault", "rtsps, but the port speaks no TLS", _answers(lambda _: b"RTSP/1.0 400 Bad\r\n\r\n", "rtsps"),
                "not_understood")  # fmt: skip
     yield Kind("fault", "RTSP, stops sending and stays connected", _stalled, "stalled")
+    yield Kind("fault", "RTSP, plays and sends nothing", _mute, "no_stream")
     yield Kind("fault", "HTTP, a page instead of an image", _http(b"text/html", b"<html>" * 9), "not_understood")
     yield Kind("fault", "HTTP, an empty answer", _http(b"image/jpeg", b""), "not_understood")
     yield Kind("fault", "USB, not plugged in", _usb("/dev/video99"), "missing")
@@ -118,6 +119,11 @@ def _tls_port(folder: Path, stack: ExitStack) -> Stage:
 
 def _stalled(folder: Path, stack: ExitStack) -> Stage:
     server = stack.enter_context(RtspServer(folder, transports=("udp",), silent_after=5))
+    return _rtsp(server.url, transport="udp")
+
+
+def _mute(folder: Path, stack: ExitStack) -> Stage:
+    server = stack.enter_context(RtspServer(folder, transports=("udp",), silent_after=0))
     return _rtsp(server.url, transport="udp")
 
 

@@ -120,6 +120,16 @@ def test_server_that_stalls_before_the_opening_ends_in_the_open_timeout(tmp_path
     assert error.fields["reason"] == "no_answer"
 
 
+def test_a_camera_that_answers_late_but_within_the_open_timeout_is_opened(tmp_path: Path, server: RtspServer) -> None:
+    server.stall()
+    late = threading.Timer(2.2, server.resume)  # more than half: one question has all of the time
+    late.start()
+    with closing(_stream(tmp_path, server.url, open_timeout_s=4.0)) as stream:
+        stream.open()
+        late.join()
+        assert stream.read() is not None
+
+
 def test_an_interruption_while_the_camera_is_silent_takes_effect_at_once(tmp_path: Path) -> None:
     """The open timeout is longer than the test waits; the library's thread ends when the server is gone."""
     with silent_listener() as port:
@@ -421,6 +431,18 @@ def test_a_status_of_the_camera_has_its_own_remedy(tmp_path: Path, status: str, 
         error = _unavailable(_stream(tmp_path, f"rtsp://127.0.0.1:{port}/1"))
     assert error.fields["reason"] == "refused_by_camera"
     assert error.fields["status"] == int(status[:3])
+    assert remedy in error.message
+
+
+@pytest.mark.parametrize(
+    ("transport", "remedy"), [("udp", "try `transport: tcp`"), ("tcp", "check that its encoder is on")]
+)
+def test_a_camera_that_plays_and_sends_nothing_is_not_opened(tmp_path: Path, transport: str, remedy: str) -> None:
+    settings = {"transport": transport, "open_timeout_s": 0.8, "read_timeout_s": 0.2}
+    with RtspServer(tmp_path, transports=("udp",), silent_after=0) as server:
+        error = _unavailable(_stream(tmp_path, server.url, **settings))
+    assert error.fields["reason"] == "no_stream"
+    assert f"127.0.0.1:{server.port} plays the stream, but sent no data" in error.message
     assert remedy in error.message
 
 

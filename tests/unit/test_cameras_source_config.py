@@ -7,7 +7,7 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from agent.config.sections.sources import HttpSource, RtspSource, StreamSource
+from agent.config.sections.sources import HttpSource, RtspSource, StreamSource, V4l2Source
 from agent.config.source_address import known_addresses, open_access, public_address
 from agent.runtime.secrets import redact
 
@@ -56,6 +56,19 @@ def test_a_stream_whose_scheme_has_no_usual_port_needs_one(scheme: str) -> None:
         assert StreamSource(type="stream", url=url).url == url
         with pytest.raises(pydantic.ValidationError, match="has no login"):
             StreamSource(type="stream", url=url, username="viewer")
+
+
+@pytest.mark.parametrize("device", ["0", "video0", "rtsp://camera/1", "/dev/video*", "/dev/video 0", "/"])
+def test_a_device_is_one_file_by_its_whole_path(device: str) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        V4l2Source(type="v4l2", device=device)
+
+
+def test_a_listener_over_srt_names_an_address_of_this_machine() -> None:
+    with pytest.raises(pydantic.ValidationError, match=r"srt://0\.0\.0\.0:9000\?mode=listener for all"):
+        StreamSource(type="stream", url="srt://:9000?mode=listener")
+    url = "srt://0.0.0.0:9000?mode=listener"
+    assert StreamSource(type="stream", url=url).url == url
 
 
 def test_a_passphrase_of_srt_needs_its_place_and_no_user() -> None:

@@ -400,6 +400,28 @@ def test_a_trigger_that_nothing_can_fire_is_a_warning(
 
 
 @pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("type: images, path: 'photos/*.jpg'", "and a pattern is not expanded; name one file, or a folder"),
+        ("type: folder, path: 'in[bo]x'", "and a pattern is not expanded; name one file, or a folder"),
+        ("type: file, path: 'rtsp://10.0.0.1/1'", "is an address, but `type: file` reads files; for an address write"),
+        ("type: image, path: 'https://10.0.0.1/a.jpg'", "is an address, but `type: image` reads files"),
+        ("type: v4l2, device: 0", "give the path of one device file, such as /dev/video0"),
+        ("type: stream, url: 'rtsp://10.0.0.1/1'", "in small letters; for rtsp:// write `type: rtsp`"),
+    ],
+)
+def test_what_is_no_path_or_another_types_address_has_its_remedy(tmp_path: Path, source: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, CASCADE.replace("{type: pattern}", f"{{{source}}}"))
+    assert text in str(caught.value)
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a[1]*.mp4").write_bytes(b"no video, which is seen later")
+    load(tmp_path, CASCADE.replace("{type: pattern}", "{type: file, path: 'a[1]*.mp4'}"))
+
+
+@pytest.mark.parametrize(
     ("front", "back", "device"),
     [
         ("{type: v4l2}", "{type: v4l2, device: /dev/video0, fps: 5}", "/dev/video0"),

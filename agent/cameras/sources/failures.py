@@ -23,6 +23,7 @@ FailureKind = Literal[
     "no_image",  # an answer over HTTP that is no image
     "no_video",  # there is no video in it
     "codec",  # no decoder for it
+    "silent",  # it plays the stream, but no data comes
     "undecodable",  # data comes, but no frame can be decoded
     "colours",  # FFmpeg does not convert its colours
     "failed",

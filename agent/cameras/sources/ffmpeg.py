@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import av
@@ -105,6 +106,19 @@ class Video:
                 raise StreamFailed("undecodable", self._last_line or "no key frame came")
         frame = self._ready.popleft()
         return DecodedFrame(frame, self._converter, self._came.pop(frame.pts, self._last_packet_ns))
+
+    def await_data(self, timeout_s: float, interrupted: threading.Event) -> None:
+        """Wait for the first packet of a stream, which ``read`` then begins with: an opening alone sees none.
+
+        Raises:
+            Interrupted: see ``read``.
+            StreamFailed: see its kinds; ``silent`` if nothing came within ``timeout_s``.
+        """
+        try:
+            first = self._next_packet(timeout_s, interrupted)
+        except StreamFailed as exc:
+            raise StreamFailed("silent" if exc.kind == "timeout" else exc.kind, exc.detail, exc.status) from None
+        self._packets = chain(() if first is None else (first,), self._packets)
 
     def position_s(self, frame: DecodedFrame) -> float:
         """Time of ``frame`` from the start of the file."""

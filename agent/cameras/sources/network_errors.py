@@ -120,7 +120,9 @@ def _no_stream(failure: StreamFailed, config: AddressedSource) -> dict[str, tupl
         f"{parts.netloc} redirects the agent, but to no image ({failure.detail}). Set `url` to the address of the "
         "images itself, or correct the redirection on the server"
     )
+    silent = f"{parts.netloc} plays the stream, but sent no data. {_silence(config)}"
     return {
+        "silent": ("no_stream", silent),
         "not_found": ("no_such_stream", not_found),
         "transport": ("no_stream", f"it does not send over this transport ({failure.detail}). {_transport(config)}"),
         "certificate": ("certificate", f"{failure.detail}. Name the authority that signed it in `ca_file`"),
@@ -136,6 +138,12 @@ def _no_stream(failure: StreamFailed, config: AddressedSource) -> dict[str, tupl
 
 def _transport(config: AddressedSource) -> str:
     return f"It is {config.transport}: set the other `transport`" if isinstance(config, RtspSource) else _REACH
+
+
+def _silence(config: AddressedSource) -> str:
+    if isinstance(config, RtspSource) and config.transport == "udp":
+        return "A firewall may stop its datagrams: try `transport: tcp`, or restart the camera"
+    return "Restart the camera, and check that its encoder is on"
 
 
 def _refused(config: AddressedSource, *, may_not: bool) -> str:

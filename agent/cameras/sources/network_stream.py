@@ -145,7 +145,7 @@ def _open_stream(
 ) -> Video:
     def open_it() -> Video:
         try:
-            return open_video(
+            video = open_video(
                 access.private.reveal(),
                 clock=clock,
                 options=_options(config, base_dir),
@@ -155,6 +155,7 @@ def _open_stream(
                 threads=config.decode_threads,
                 decode=config.decode,
             )
+            return _with_data(video, config.read_timeout_s, lifecycle)
         except StreamFailed as exc:
             if exc.kind == "unauthorized" and isinstance(config, RtspSource) and config.username is not None:
                 login = unknown_login(access.request_url.reveal(), config.open_timeout_s)
@@ -170,6 +171,16 @@ def _open_stream(
     except StreamFailed as exc:
         lifecycle.check_open()
         raise not_opened_because(exc.cleaned(access.cleaned), config, lifecycle) from None
+
+
+def _with_data(video: Video, timeout_s: float, lifecycle: Lifecycle) -> Video:
+    """``video``, once it sends something; closed otherwise."""
+    try:
+        video.await_data(timeout_s, lifecycle.interrupted)
+    except (Interrupted, StreamFailed):
+        video.close()
+        raise
+    return video
 
 
 def _options(config: RtspSource | StreamSource, base_dir: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ HOST_NAME = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 HTTP_URL = r"^https?://[^\s]+$"
 LISTEN_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*):[0-9]{1,5}$"
 STREAM_URL = r"^(https?|rtmps?|srt|udp|tcp)://[^\s]+$"
+VIDEO_DEVICE = r"^/[^\s*?]+$"
 
 PATTERNS_IN_WORDS: Mapping[str, str] = {
     DEVICE_ID: "1 to 64 lower-case letters, digits, - and _ that start with a letter or digit",
@@ -34,8 +35,11 @@ PATTERNS_IN_WORDS: Mapping[str, str] = {
     LISTEN_ADDRESS: "host:port, such as 127.0.0.1:8000 or [::1]:8000",
     RTSP_URL: "an address without blanks that starts with rtsp:// or rtsps:// in small letters; the types `http` and "
     "`stream` take others",
-    HTTP_URL: "an address without blanks that starts with http:// or https:// in small letters",
-    STREAM_URL: "an address that starts with http://, https://, rtmp://, rtmps://, srt://, udp:// or tcp://",
+    HTTP_URL: "an address without blanks that starts with http:// or https:// in small letters; for rtsp:// write "
+    "`type: rtsp`",
+    STREAM_URL: "an address without blanks that starts with http://, https://, rtmp://, rtmps://, srt://, udp:// or "
+    "tcp:// in small letters; for rtsp:// write `type: rtsp`",
+    VIDEO_DEVICE: "the path of one device file, such as /dev/video0: it starts with / and has no blanks and no * or ?",
 }
 """What an error message and the reference say instead of the pattern."""
 

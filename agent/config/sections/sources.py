@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from agent.config.credentials import PASSWORD, USERNAME, check_placeholders, placeholders, without_user_info
-from agent.config.sections.base import FOURCC, HTTP_URL, RTSP_URL, STREAM_URL, Section
+from agent.config.sections.base import FOURCC, HTTP_URL, RTSP_URL, STREAM_URL, VIDEO_DEVICE, Section
 
 DecodeMode = Literal["all", "keyframes", "auto"]
 
@@ -229,6 +229,11 @@ def _checked_port(url: str) -> str:
             "a udp:// url names a group, or an address of this machine, but this one begins with @ or a colon: "
             "write udp://239.0.0.1:5000, or udp://0.0.0.0:5000 for all addresses of this machine"
         )
+    if scheme == "srt" and rest.startswith(":"):
+        raise ValueError(
+            "an srt:// url names the sender, or an address of this machine, but this one begins with a colon: write "
+            "srt://host:9000, or srt://0.0.0.0:9000?mode=listener for all addresses of this machine"
+        )
     if not re.match(r"[^/?#]+:[0-9]+([/?#]|\Z)", rest):
         raise ValueError(f"the url has no port, but {scheme}:// has no usual one: write {scheme}://host:port")
     return url
@@ -267,7 +272,7 @@ class V4l2Source(Section):
     """A USB camera or another V4L2 device."""
 
     type: Literal["v4l2"]
-    device: str = Field(default="/dev/video0", min_length=1)
+    device: str = Field(default="/dev/video0", pattern=VIDEO_DEVICE)
     """Device file; a link below /dev/v4l/by-id names the same camera on any port."""
     serial: str | None = Field(default=None, min_length=1, max_length=128)
     """Serial number of a USB camera, which finds it on any port; replaces `device`."""
