@@ -18,9 +18,6 @@ A message says what happened, the two facts that disagree and what to do. ``fiel
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
-import shlex
 import sys
 
 BROKEN_IMPORT = (ImportError, OSError, AttributeError, RuntimeError, TypeError, SyntaxError)
@@ -102,6 +99,10 @@ def install_command(part: str) -> str:
 
     Each is named, because no package index has the agent itself. Without its metadata, a checkout is named.
     """
+    import importlib.metadata  # these three take time that every start would pay
+    import re
+    import shlex
+
     try:
         given = importlib.metadata.requires("edge-inference-agent") or []
     except importlib.metadata.PackageNotFoundError:

@@ -120,21 +120,32 @@ test_schemathesis() {
 
 # A real Triton with its Python backend comes in the wheel nvidia-pytriton, for x86-64 alone; beside other pins pip would
 # take an old release of it. The client is of the same release; with NumPy 2 every output of that backend is empty.
-# perf_analyzer lies in the wheel of the client, and needs libraries that do not.
+triton_client=('tritonclient[http,grpc]==2.51.0' 'onnxruntime>=1.18,<1.24' 'numpy<2')
+
+# perf_analyzer lies in the wheel of the client, but two of its libraries do not.
 test_triton() {
-  local client server
+  local client packages
   ldconfig -p | grep -q 'libb64[.]so[.]0d' || apt_install libb64-0d ||
     give_up "perf_analyzer needs a library. Install it, on Debian and Ubuntu: sudo apt-get install libb64-0d"
   client=$(test_environment_folder triton-client)
-  server=$(test_environment_folder triton-server)
-  have_packages "$client" 'tritonclient[http,grpc]==2.51.0' 'onnxruntime>=1.18,<1.24' 'numpy<2' \
-    nvidia-cuda-runtime-cu12==12.9.79
-  have_packages "$server" --no-deps nvidia-pytriton==0.7.0
-  PERF_ANALYZER=$client/bin/perf_analyzer \
-    PERF_ANALYZER_LIBRARIES=$("$client/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/nvidia/cuda_runtime/lib \
-    TRITON_CLIENT_PYTHON=$client/bin/python \
-    TRITON_PACKAGES=$("$server/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))') \
+  have_packages "$client" "${triton_client[@]}" nvidia-cuda-runtime-cu12==12.9.79
+  packages=$(triton_packages)
+  TRITON_CLIENT_PYTHON=$client/bin/python TRITON_PACKAGES=$packages PERF_ANALYZER=$client/bin/perf_analyzer \
+    PERF_ANALYZER_LIBRARIES=$(site_packages "$client")/nvidia/cuda_runtime/lib \
     run_pytest "$environment/bin/python" -n 0 tests/integration/test_triton_oracle.py
+}
+
+# triton_packages: make the server's environment, and print the folder with the content of its wheel.
+triton_packages() {
+  local server
+  server=$(test_environment_folder triton-server)
+  have_packages "$server" --no-deps nvidia-pytriton==0.7.0
+  site_packages "$server"
+}
+
+# site_packages FOLDER: print where that environment has its packages.
+site_packages() {
+  "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))'
 }
 
 # have_packages FOLDER REQUIREMENT...: make an environment with only these.

@@ -127,8 +127,9 @@ def test_models_are_loaded_and_unloaded_under_traffic_without_a_failed_request(t
     http = f"127.0.0.1:{free_port()}"
     package = str(PackageFiles.of(TinyModel()).write(tmp_path))
     model = {"package": package, "engine": "ort-cpu", "serve": True}
+    names = ("steady", "again", "cycled")
     config = {
-        "models": {name: dict(model) for name in ("steady", "again", "cycled")},
+        "models": {name: dict(model) for name in names},
         "mqtt": {"broker": "mqtt://127.0.0.1:1"},
         "serve": {"http": http, "allow_load": True},
     }
@@ -137,7 +138,7 @@ def test_models_are_loaded_and_unloaded_under_traffic_without_a_failed_request(t
     with AgentProcess(tmp_path, "run", "-c", "agent.yaml") as agent, ExitStack() as stack:
         agent.wait_for_log("agent.ready")
         control = stack.enter_context(httpx.Client(base_url=f"http://{http}/v2/repository/models", timeout=30.0))
-        steady, again, cycled = (stack.enter_context(_Traffic(http, name, body)) for name in config["models"])
+        steady, again, cycled = (stack.enter_context(_Traffic(http, name, body)) for name in names)
         wait_until(lambda: all(one.answers["200"] for one in (steady, again, cycled)))
         for _ in range(_CYCLES):
             served = cycled.answers["200"]
